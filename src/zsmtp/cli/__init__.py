@@ -1,0 +1,1 @@
+"""The ``zsmtp`` command."""

@@ -1,0 +1,1 @@
+"""One message's way to its recipients: the attempt, its outcome, the report."""

@@ -1,0 +1,1 @@
+"""From a host name to the addresses its mail goes to."""

@@ -1,0 +1,100 @@
+"""DNS questions and answers as values (RFC 1035, RFC 4033).
+
+A :class:`Query` is an effect: destination rules yield it and are sent an :class:`Answer`. A failed lookup is an answer
+too, and the ways to fail are kept apart, because mail treats them differently: NXDOMAIN is final (RFC 7504 and
+RFC 5321 5.1), a timeout or SERVFAIL means "later", and a bogus answer must never be taken for "no such record".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class RecordType(Enum):
+    """The record types that mail delivery asks for; the value is the mnemonic."""
+
+    A = "A"
+    AAAA = "AAAA"
+    MX = "MX"
+    PTR = "PTR"
+    TXT = "TXT"
+    TLSA = "TLSA"
+    WKS = "WKS"
+
+
+class Status(Enum):
+    """How a lookup ended."""
+
+    OK = "ok"  # there are records
+    NODATA = "no data"  # the name exists, without records of this type
+    NXDOMAIN = "no such domain"
+    SERVFAIL = "server failure"  # SERVFAIL, REFUSED and every other failure said by a server
+    TIMEOUT = "no answer in time"  # or no server could be asked
+    BOGUS = "bogus"  # DNSSEC validation failed
+
+
+TEMPORARY = frozenset({Status.SERVFAIL, Status.TIMEOUT, Status.BOGUS})
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question: ``name`` is a host name without final dot, in A-labels."""
+
+    name: str
+    type: RecordType
+
+
+@dataclass(frozen=True, slots=True)
+class MX:
+    """One mail exchanger; ``exchange`` is "" for the root (null MX, RFC 7505), else without final dot."""
+
+    preference: int
+    exchange: str
+
+
+@dataclass(frozen=True, slots=True)
+class WKS:
+    """The TCP or UDP services of one address (RFC 1035 3.4.2); ``protocol`` is the IP protocol number (6 is TCP)."""
+
+    address: str
+    protocol: int
+    ports: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class TLSA:
+    """Certificate association (RFC 6698 2.1)."""
+
+    usage: int
+    selector: int
+    matching: int
+    data: bytes
+
+
+Record = str | MX | WKS | TLSA | tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a lookup brought.
+
+    ``records`` holds ``str`` for A and AAAA (canonical text of the address) and PTR (a name), :class:`MX`,
+    :class:`WKS`, :class:`TLSA`, or a tuple of octet strings for TXT; it is empty unless ``status`` is OK.
+    ``canonical`` is the name at the end of the CNAME chain (the query's own name where there was none).
+    ``ttl`` is the least TTL seen, in seconds. ``secure`` is true only if the resolver is trusted and set the AD bit.
+    ``problem`` is a text for people where the status alone does not say it all.
+    """
+
+    query: Query
+    status: Status
+    records: tuple[Record, ...] = ()
+    canonical: str = ""
+    ttl: int = 0
+    secure: bool = False
+    problem: str = ""
+
+    @property
+    def temporary(self) -> bool:
+        """Whether asking again later may bring something else."""
+        return self.status in TEMPORARY

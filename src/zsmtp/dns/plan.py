@@ -1,0 +1,68 @@
+"""The Plan: where a message can go, in which order, and how that was found out, as one value.
+
+Destination rules (``zsmtp.dns.destination``) make it, delivery executes it, and whoever explains a delivery prints
+it: they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from zsmtp.dns.answer import Answer
+
+
+class Family(Enum):
+    """The kind of an endpoint's address."""
+
+    INET = "IPv4"
+    INET6 = "IPv6"
+    UNIX = "UNIX"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a connection can be made to.
+
+    ``host`` is the mail exchanger's name, or the literal without brackets, or the socket's path; ``address`` the
+    numeric address or the path; ``port`` is 0 for UNIX sockets. ``literal`` tells that no name led here.
+    """
+
+    host: str
+    address: str
+    port: int
+    family: Family
+    literal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One endpoint of the plan with the MX preference it comes from (0 without MX)."""
+
+    endpoint: Endpoint
+    preference: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoute:
+    """Why a plan has no candidates. ``status`` is an enhanced status code such as ``5.1.2`` (RFC 3463)."""
+
+    permanent: bool
+    status: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The result of the destination rules: either candidates in the order of trying, or the reason why there are none.
+
+    ``lookups`` are the answers it rests on in the order asked, ``notes`` the decisions taken, in words.
+    ``exchangers`` are the names of the mail exchangers considered, in lower case, best first.
+    """
+
+    destination: str
+    candidates: tuple[Candidate, ...] = ()
+    failure: NoRoute | None = None
+    lookups: tuple[Answer, ...] = ()
+    notes: tuple[str, ...] = ()
+    exchangers: tuple[str, ...] = ()

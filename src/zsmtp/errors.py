@@ -1,0 +1,94 @@
+"""The exceptions of zsmtp, in one tree.
+
+A refusal by a mail server is an outcome, not an exception (a 550 is data: see ``zsmtp.proto.reply``). Exceptions are
+for what was not to be expected: a misuse of the API, a peer that breaks the protocol, the transport, DNS, a bad spool
+file::
+
+    ZsmtpError
+     ├── LocalError            this side is at fault: a value or a call that cannot be honoured
+     │    ├── CommandError     a command that must not reach the wire (control characters, over-long, bad syntax)
+     │    ├── ContentError     the message content could not be read to its end
+     │    └── ConfigError      an option, configuration file or value that cannot be used
+     ├── RemoteError           the peer is at fault
+     │    ├── ReplyError       a malformed, unasked-for, contradictory or over-long reply
+     │    └── ServiceClosing   the peer said 421 and closes the connection (RFC 5321 3.8)
+     ├── TransportError        the connection is at fault
+     │    ├── ConnectError     no connection could be made
+     │    ├── ConnectionLost   the connection broke, or the peer closed it
+     │    ├── WaitTimeout      a wait ran into its deadline
+     │    └── Interrupted      this program was told to stop
+     ├── ResolverError         the DNS library or its configuration failed (a failed lookup is an answer, not an error)
+     └── SpoolError            a control or message file is not what it must be; says which file and where
+"""
+
+from __future__ import annotations
+
+
+class ZsmtpError(Exception):
+    """Base of all exceptions this package raises on purpose."""
+
+
+class LocalError(ZsmtpError):
+    """This side is at fault: a value or a call that cannot be honoured."""
+
+
+class CommandError(LocalError, ValueError):
+    """A command that must not reach the wire: control characters, over-long, or not of its syntax."""
+
+
+class ContentError(LocalError):
+    """The message content could not be read to its end."""
+
+
+class ConfigError(LocalError, ValueError):
+    """An option, a configuration file or a value that cannot be used."""
+
+
+class RemoteError(ZsmtpError):
+    """The peer is at fault."""
+
+
+class ReplyError(RemoteError):
+    """A malformed, unasked-for, contradictory or over-long reply: the session ends (RFC 5321 4.2)."""
+
+
+class ServiceClosing(RemoteError):
+    """The peer answered 421 and closes the connection (RFC 5321 3.8)."""
+
+
+class TransportError(ZsmtpError):
+    """The connection is at fault."""
+
+
+class ConnectError(TransportError):
+    """No connection could be made."""
+
+
+class ConnectionLost(TransportError):
+    """The connection broke, or the peer closed it."""
+
+
+class WaitTimeout(TransportError):
+    """A wait ran into its deadline (RFC 5321 4.5.3.2)."""
+
+
+class Interrupted(TransportError):
+    """This program was told to stop before the work was done."""
+
+
+class ResolverError(ZsmtpError):
+    """The DNS library or its configuration failed; a lookup that fails is an answer instead."""
+
+
+class SpoolError(ZsmtpError):
+    """A control or message file is not what it must be.
+
+    ``path`` names the file, ``offset`` the byte where the trouble is (None where there is none to name).
+    """
+
+    def __init__(self, path: str, offset: int | None, problem: str) -> None:
+        self.path = path
+        self.offset = offset
+        self.problem = problem
+        where = path if offset is None else f"{path}, byte {offset}"
+        super().__init__(f"{where}: {problem}")
