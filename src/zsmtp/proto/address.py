@@ -1,0 +1,89 @@
+"""Mail addresses as SMTP carries them: paths, quoting, xtext, internationalised addresses.
+
+A path (RFC 5321 4.1.2) is kept as the octets between ``<`` and ``>``, exactly as the sender's system wrote them; this
+module decides whether they may stand there. Local parts are the receiving system's business, so any atom or quoted
+string passes, also the source routes and backslash quotes of RFC 821; control characters, blanks outside quotes and
+angle brackets do not, whatever they were meant for: they would end the path early and smuggle parameters or commands
+behind it.
+
+Non-ASCII addresses (RFC 6531) need SMTPUTF8 from the server; without it a domain still has its A-label form
+(RFC 5890), a local part has none.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_PATH = 256  # octets with the angle brackets (RFC 5321 4.5.3.1.3)
+MAX_DOMAIN = 255  # octets (RFC 5321 4.5.3.1.2)
+
+_PATH = re.compile(
+    rb"(?: [^\x00-\x20\x7f<>\"\\]"  # what may stand for itself
+    rb" | \\[\x20-\x7e]"  # RFC 821 quoted character
+    rb" | \"(?: [^\x00-\x1f\x7f\"\\] | \\[\x20-\x7e] )*\""  # quoted string
+    rb")*",
+    re.VERBOSE,
+)
+_XTEXT_UNSAFE = re.compile(rb"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
+_XTEXT = re.compile(rb"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
+
+
+def path_problem(address: bytes) -> str | None:
+    """Why ``address`` (the octets between the angle brackets) cannot be sent as a path, or None if it can."""
+    if not _PATH.fullmatch(address):
+        if re.search(rb"[\x00-\x1f\x7f]", address):
+            return "control character in the address"
+        return "blank, angle bracket or unfinished quote in the address"
+    if len(address) + 2 > MAX_PATH:
+        return f"address of {len(address)} octets; {MAX_PATH - 2} are the limit"
+    if len(domain_of(address)) > MAX_DOMAIN:
+        return f"domain of more than {MAX_DOMAIN} octets"
+    if not address.isascii():
+        try:
+            address.decode("utf-8")
+        except UnicodeDecodeError:
+            return "address is neither ASCII nor UTF-8"
+    return None
+
+
+def domain_of(address: bytes) -> bytes:
+    """What stands behind the last ``@``; empty if there is none, as in ``postmaster``."""
+    _, at, domain = address.rpartition(b"@")
+    return domain if at else b""
+
+
+def downgrade(address: bytes) -> bytes | None:
+    """``address`` in ASCII, its domain in A-labels; None if its local part has no ASCII form or the domain is bad."""
+    if address.isascii():
+        return address
+    local, _, domain = address.rpartition(b"@")
+    if not local.isascii():
+        return None
+    import idna  # only the rare address needs its tables
+
+    try:
+        return local + b"@" + idna.encode(domain.decode("utf-8"), uts46=True)
+    except (idna.IDNAError, UnicodeError):
+        return None
+
+
+def encode_xtext(octets: bytes) -> bytes:
+    """RFC 3461 4: everything but printable ASCII without ``+`` and ``=`` becomes ``+XX``."""
+    return _XTEXT_UNSAFE.sub(lambda match: b"+%02X" % match[0][0], octets)
+
+
+def is_xtext(octets: bytes) -> bool:
+    """Whether ``octets`` are well-formed xtext."""
+    return _XTEXT.fullmatch(octets) is not None
+
+
+def original_recipient(given: bytes | None, address: bytes) -> bytes:
+    """The ORCPT value (RFC 3461 4.2): ``given`` if it is well formed, else made from ``address``."""
+    if given is not None:
+        kind, semicolon, value = given.partition(b";")
+        if semicolon and re.fullmatch(rb"[A-Za-z0-9-]{1,40}", kind):
+            if is_xtext(value) and value:
+                return given
+            if kind.lower() == b"rfc822" and value:
+                return b"rfc822;" + encode_xtext(value)
+    return b"rfc822;" + encode_xtext(address)

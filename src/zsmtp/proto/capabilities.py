@@ -1,0 +1,138 @@
+"""What a server announced in its answer to EHLO or LHLO, as a frozen value (RFC 5321 4.1.1.1).
+
+Keywords are compared ignoring case. A parameter that is not of its syntax disables that extension only and is noted in
+:attr:`Capabilities.problems`: a broken SIZE is ignored, not obeyed. The extensions read here: PIPELINING (RFC 2920),
+SIZE (RFC 1870), 8BITMIME (RFC 6152), DSN (RFC 3461), ENHANCEDSTATUSCODES (RFC 2034), CHUNKING and BINARYMIME
+(RFC 3030), SMTPUTF8 (RFC 6531), STARTTLS (RFC 3207), DELIVERBY (RFC 2852), REQUIRETLS (RFC 8689), AUTH (RFC 4954),
+LIMITS (RFC 9422), and X-RCPTLIMIT, an older way to say LIMITS RCPTMAX.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from zsmtp.errors import ReplyError
+from zsmtp.proto.reply import printable
+
+MAX_KEYWORDS = 1000
+MAX_SIZE = (1 << 63) - 1
+
+_KEYWORD = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]*")
+_NUMBER = re.compile(rb"\d{1,20}")
+_LIMIT = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*)=(\d{1,6})")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """The extensions a server offers; all off for a server that was greeted with HELO.
+
+    ``size`` is the largest message taken, in octets (0: offered without a limit; None: not offered). ``deliver_by`` is
+    the shortest time taken, in seconds (0: none named; None: not offered). ``auth`` holds the mechanisms in upper
+    case. ``rcpt_max``, ``mail_max`` and ``rcpt_domain_max`` are the LIMITS (None: none told).
+    ``keywords`` are all keyword lines as they came, for logs.
+    """
+
+    pipelining: bool = False
+    size: int | None = None
+    eight_bit_mime: bool = False
+    dsn: bool = False
+    enhanced_status_codes: bool = False
+    chunking: bool = False
+    binary_mime: bool = False
+    smtputf8: bool = False
+    starttls: bool = False
+    deliver_by: int | None = None
+    require_tls: bool = False
+    auth: tuple[str, ...] = ()
+    rcpt_max: int | None = None
+    mail_max: int | None = None
+    rcpt_domain_max: int | None = None
+    keywords: tuple[bytes, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def without(self, *names: str) -> Capabilities:
+        """The same with the boolean extensions ``names`` (attribute names) off: what this side does not want to use."""
+        off: dict[str, bool] = dict.fromkeys(names, False)
+        return replace(self, **off)  # type: ignore[arg-type]
+
+
+_FLAGS = {
+    b"PIPELINING": "pipelining",
+    b"8BITMIME": "eight_bit_mime",
+    b"DSN": "dsn",
+    b"ENHANCEDSTATUSCODES": "enhanced_status_codes",
+    b"CHUNKING": "chunking",
+    b"BINARYMIME": "binary_mime",
+    b"SMTPUTF8": "smtputf8",
+    b"STARTTLS": "starttls",
+    b"REQUIRETLS": "require_tls",
+}
+
+
+def parse_ehlo(lines: Sequence[bytes]) -> Capabilities:
+    """Read the lines of a positive answer to EHLO or LHLO; the first one holds the server's name and is not read.
+
+    Raises :class:`~zsmtp.errors.ReplyError` for more than 1000 keywords.
+    """
+    if len(lines) - 1 > MAX_KEYWORDS:
+        raise ReplyError(f"more than {MAX_KEYWORDS} EHLO keywords")
+    found: dict[str, object] = {}
+    problems: list[str] = []
+    for line in lines[1:]:
+        words = line.split()
+        if not words or not _KEYWORD.fullmatch(words[0].partition(b"=")[0]):
+            continue
+        keyword, parameters = words[0].upper(), words[1:]
+        if keyword in _FLAGS:
+            found[_FLAGS[keyword]] = True
+        elif keyword == b"AUTH" or keyword.startswith(b"AUTH="):
+            # "AUTH=LOGIN" is how servers spoke before RFC 2554; some still say it beside the right form
+            names = ([words[0][5:]] if keyword != b"AUTH" else []) + parameters
+            known = found.get("auth", ())
+            assert isinstance(known, tuple)
+            fresh = [n.decode("ascii", "replace").upper() for n in names if n]
+            found["auth"] = tuple(dict.fromkeys((*known, *fresh)))
+        else:
+            try:
+                found |= _parameters(keyword, parameters)
+            except ValueError:
+                problems.append(f"broken parameter ignored: {printable(line, 80)}")
+    return Capabilities(**found, keywords=tuple(lines[1:]), problems=tuple(problems))  # type: ignore[arg-type]
+
+
+def _parameters(keyword: bytes, parameters: list[bytes]) -> dict[str, object]:
+    """The attributes that a keyword with numbers brings; raises ValueError if they are not of their syntax."""
+    if keyword == b"SIZE":
+        return {"size": _number(parameters, MAX_SIZE)}
+    if keyword == b"DELIVERBY":
+        return {"deliver_by": _number(parameters[0].split(b",")[:1] if parameters else [], 999_999_999)}
+    if keyword == b"X-RCPTLIMIT":
+        return {"rcpt_max": _number(parameters, 999_999) or None}
+    if keyword == b"LIMITS":
+        return _limits(parameters)
+    return {}
+
+
+def _number(parameters: list[bytes], largest: int) -> int:
+    """The one optional number; 0 if there is none."""
+    if not parameters:
+        return 0
+    if len(parameters) > 1 or not _NUMBER.fullmatch(parameters[0]) or int(parameters[0]) > largest:
+        raise ValueError
+    return int(parameters[0])
+
+
+def _limits(parameters: list[bytes]) -> dict[str, object]:
+    """RFC 9422 3: ``name=value`` words; unknown names are skipped, zero is no limit anybody can mean."""
+    names = {b"RCPTMAX": "rcpt_max", b"MAILMAX": "mail_max", b"RCPTDOMAINMAX": "rcpt_domain_max"}
+    found: dict[str, object] = {}
+    for word in parameters:
+        match = _LIMIT.fullmatch(word)
+        if match is None:
+            raise ValueError
+        name = names.get(match[1].upper())
+        if name is not None and int(match[2]) > 0:
+            found[name] = int(match[2])
+    return found

@@ -1,0 +1,114 @@
+"""Every command's octets, and the only place where injection is refused (RFC 5321 4.1).
+
+Each function returns one complete command line with its CRLF, or raises :class:`~zsmtp.errors.CommandError` if a value
+would not stay inside its place: a line end, a control character, a blank or an angle bracket in the wrong spot, a
+parameter that is not of its syntax, or a line over the limit. Nobody else puts octets of a command together, so nobody
+else has to think about it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from zsmtp.errors import CommandError
+from zsmtp.proto.address import is_xtext, path_problem
+from zsmtp.proto.reply import printable
+
+MAX_COMMAND = 2048  # octets; every extension used here adds its share to the 512 of RFC 5321 4.5.3.1.4
+
+DATA = b"DATA\r\n"
+RSET = b"RSET\r\n"
+NOOP = b"NOOP\r\n"
+QUIT = b"QUIT\r\n"
+LONE_DOT = b".\r\n"
+
+_NAME = re.compile(rb"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9:._-]{1,255}\]")
+_ORCPT = re.compile(rb"[A-Za-z0-9-]{1,40};(.+)", re.DOTALL)
+_NOTIFY = re.compile(rb"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}", re.IGNORECASE)
+_BY = re.compile(rb"-?\d{1,9};[NR]T?")
+
+
+def hello(verb: bytes, name: bytes) -> bytes:
+    """``EHLO``, ``HELO`` or ``LHLO`` with the client's name: a domain or an address literal."""
+    if not _NAME.fullmatch(name):
+        raise CommandError(f"not a name to greet with: {printable(name, 100)!r}")
+    return verb + b" " + name + b"\r\n"
+
+
+def mail(
+    address: bytes,
+    *,
+    size: int | None = None,
+    body: bytes | None = None,
+    ret: bytes | None = None,
+    envid: bytes | None = None,
+    by: bytes | None = None,
+    smtputf8: bool = False,
+) -> bytes:
+    """``MAIL FROM:<address>`` with its parameters; an empty ``address`` is the null reverse-path.
+
+    ``size`` in octets (RFC 1870), ``body`` 7BIT, 8BITMIME or BINARYMIME (RFC 6152, 3030), ``ret`` FULL or HDRS and
+    ``envid`` xtext of at most 100 octets (RFC 3461 4.3, 4.4), ``by`` seconds;mode (RFC 2852 4).
+    """
+    words = [b"MAIL FROM:<" + _path(address) + b">"]
+    if size is not None:
+        words.append(b"SIZE=%d" % size)
+    if body is not None:
+        words.append(b"BODY=" + _one_of(body, b"7BIT", b"8BITMIME", b"BINARYMIME"))
+    if ret is not None:
+        words.append(b"RET=" + _one_of(ret, b"FULL", b"HDRS"))
+    if envid is not None:
+        if not envid or len(envid) > 100 or not is_xtext(envid):
+            raise CommandError(f"not an envelope identifier: {printable(envid, 100)!r}")
+        words.append(b"ENVID=" + envid)
+    if by is not None:
+        if not _BY.fullmatch(by):
+            raise CommandError(f"not a delivery time: {printable(by, 100)!r}")
+        words.append(b"BY=" + by)
+    if smtputf8:
+        words.append(b"SMTPUTF8")
+    return _line(words)
+
+
+def rcpt(address: bytes, *, notify: bytes | None = None, orcpt: bytes | None = None) -> bytes:
+    """``RCPT TO:<address>`` with the DSN parameters ``notify`` and ``orcpt`` (``type;xtext``, RFC 3461 4.1, 4.2)."""
+    words = [b"RCPT TO:<" + _path(address) + b">"]
+    if not address:
+        raise CommandError("empty forward-path")
+    if notify is not None:
+        if not _NOTIFY.fullmatch(notify):
+            raise CommandError(f"not a NOTIFY value: {printable(notify, 100)!r}")
+        words.append(b"NOTIFY=" + notify)
+    if orcpt is not None:
+        match = _ORCPT.fullmatch(orcpt)
+        if match is None or len(orcpt) > 500 or not is_xtext(match[1]):
+            raise CommandError(f"not an original recipient: {printable(orcpt, 100)!r}")
+        words.append(b"ORCPT=" + orcpt)
+    return _line(words)
+
+
+def bdat(octets: int, *, last: bool) -> bytes:
+    """``BDAT octets [LAST]`` (RFC 3030 2); the octets follow without a go-ahead."""
+    if octets < 0:
+        raise CommandError(f"a chunk of {octets} octets")
+    return b"BDAT %d LAST\r\n" % octets if last else b"BDAT %d\r\n" % octets
+
+
+def _path(address: bytes) -> bytes:
+    problem = path_problem(address)
+    if problem is not None:
+        raise CommandError(f"{problem}: {printable(address, 100)!r}")
+    return address
+
+
+def _one_of(value: bytes, *allowed: bytes) -> bytes:
+    if value not in allowed:
+        raise CommandError(f"not a parameter value: {printable(value, 100)!r}")
+    return value
+
+
+def _line(words: list[bytes]) -> bytes:
+    line = b" ".join(words) + b"\r\n"
+    if len(line) > MAX_COMMAND:
+        raise CommandError(f"command line of {len(line)} octets; {MAX_COMMAND} are the limit")
+    return line

@@ -1,0 +1,215 @@
+"""From an envelope and a server's capabilities to command groups: a pure function, and its result is a value.
+
+Commands of one group may leave in one segment; the next group waits until everything before it is answered (RFC 2920
+3.1, command pipelining). With PIPELINING a transaction is ``MAIL RCPT... DATA`` and then the content; without it each
+command is a group of its own. With CHUNKING (RFC 3030) the content follows ``BDAT n LAST`` without a go-ahead, so one
+round trip less is needed. Which recipients fit into one transaction is decided here too: RFC 5321 4.5.3.1.8 promises
+100, LIMITS (RFC 9422) or X-RCPTLIMIT may say otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from zsmtp.errors import CommandError
+from zsmtp.proto import command
+from zsmtp.proto.address import domain_of, downgrade, original_recipient, path_problem
+from zsmtp.proto.capabilities import Capabilities
+from zsmtp.proto.phase import Phase
+from zsmtp.proto.status import EnhancedStatus
+
+MAX_RECIPIENTS = 100  # in one transaction (RFC 5321 4.5.3.1.8)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """A forward-path with its DSN wishes (RFC 3461): ``notify`` as in NOTIFY=, ``orcpt`` as in ORCPT= (or None)."""
+
+    address: bytes
+    notify: bytes | None = None
+    orcpt: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Reverse-path (empty: the null one), recipients, and the message's DSN and DELIVERBY wishes.
+
+    ``deliver_by`` is the RFC 2852 pair of seconds left and mode (``b"R"`` or ``b"N"``, perhaps with ``T``).
+    """
+
+    sender: bytes
+    recipients: tuple[Recipient, ...]
+    ret: bytes | None = None
+    envid: bytes | None = None
+    deliver_by: tuple[int, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContentForm:
+    """What the commands must know of the content: exact octets (RFC 1870), 8-bit octets or not, and how to get it.
+
+    ``data`` yields it for DATA: dot-stuffed, ending with the final dot. ``chunk`` yields it for BDAT: exactly ``size``
+    octets. Either may be called again for another transaction.
+    """
+
+    size: int
+    header_size: int
+    eight_bit: bool
+    data: Callable[[], Iterator[bytes]]
+    chunk: Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One command on its way: its phase, octets, and for RCPT which recipient of the transaction it names.
+
+    ``gated`` steps wait until everything sent before is answered.
+    """
+
+    phase: Phase
+    wire: bytes
+    gated: bool = True
+    recipient: int = -1
+
+    @property
+    def shown(self) -> bytes:
+        """The command line for logs and reports."""
+        return self.wire[:-2] if self.wire else b"."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transaction:
+    """The planned transaction: steps in order, for ``recipients`` (indexes into these are ``Step.recipient``)."""
+
+    steps: tuple[Step, ...]
+    recipients: tuple[Recipient, ...]
+    content: ContentForm
+
+    @property
+    def groups(self) -> tuple[tuple[Step, ...], ...]:
+        """The steps as the command groups they leave in."""
+        groups: list[list[Step]] = []
+        for step in self.steps:
+            if step.gated or not groups:
+                groups.append([])
+            groups[-1].append(step)
+        return tuple(tuple(group) for group in groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an address or a message is refused on this side, before anything reaches the wire."""
+
+    status: EnhancedStatus
+    text: str
+
+
+def capacity(recipients: Sequence[Recipient], capabilities: Capabilities) -> int:
+    """How many of ``recipients``, from the first on, go into one transaction."""
+    limit = min(capabilities.rcpt_max or MAX_RECIPIENTS, MAX_RECIPIENTS)
+    if capabilities.rcpt_domain_max is None:
+        return min(limit, len(recipients))
+    domains: set[bytes] = set()
+    for count, recipient in enumerate(recipients[:limit]):
+        domains.add(domain_of(recipient.address).lower())
+        if len(domains) > capabilities.rcpt_domain_max:
+            return count
+    return min(limit, len(recipients))
+
+
+def sender_refusal(envelope: Envelope, capabilities: Capabilities) -> Refusal | None:
+    """Whether the reverse-path can be sent to a server with these capabilities."""
+    return _address_refusal(envelope.sender, capabilities, EnhancedStatus(5, 1, 7))
+
+
+def recipient_refusal(recipient: Recipient, capabilities: Capabilities) -> Refusal | None:
+    """Whether the forward-path can be sent to a server with these capabilities."""
+    if not recipient.address:
+        return Refusal(EnhancedStatus(5, 1, 3), "empty recipient address")
+    return _address_refusal(recipient.address, capabilities, EnhancedStatus(5, 1, 3))
+
+
+def size_refusal(content: ContentForm, capabilities: Capabilities) -> Refusal | None:
+    """Whether the message is larger than the server takes (RFC 1870 6.1)."""
+    if not capabilities.size or content.size <= capabilities.size:
+        return None
+    text = f"Message of {content.size} octets exceeds the limit given by the remote system: {capabilities.size}"
+    return Refusal(EnhancedStatus(5, 3, 4), text)
+
+
+def _address_refusal(address: bytes, capabilities: Capabilities, bad_syntax: EnhancedStatus) -> Refusal | None:
+    problem = path_problem(address)
+    if problem is not None:
+        return Refusal(bad_syntax, problem)
+    if address.isascii() or capabilities.smtputf8:
+        return None
+    if downgrade(address) is None:
+        text = "the address needs SMTPUTF8, which the remote system does not offer"
+        return Refusal(EnhancedStatus(5, 6, 7), text)
+    return None
+
+
+def plan_transaction(
+    envelope: Envelope,
+    content: ContentForm,
+    capabilities: Capabilities,
+) -> Transaction:
+    """Plan one transaction for all recipients of ``envelope``.
+
+    The capabilities are those to be used: what is not wanted was taken out before (``Capabilities.without``). Sender
+    and recipients must have passed :func:`sender_refusal` and :func:`recipient_refusal`; raises
+    :class:`~zsmtp.errors.CommandError` otherwise.
+    """
+    internationalised = not envelope.sender.isascii() or any(not r.address.isascii() for r in envelope.recipients)
+    smtputf8 = internationalised and capabilities.smtputf8
+    gated = not capabilities.pipelining
+    steps = [Step(Phase.MAIL, _mail(envelope, content, capabilities, smtputf8=smtputf8))]
+    for index, recipient in enumerate(envelope.recipients):
+        wire = _rcpt(recipient, capabilities, smtputf8=smtputf8)
+        steps.append(Step(Phase.RCPT, wire, gated=gated, recipient=index))
+    if capabilities.chunking:
+        steps.append(Step(Phase.LAST, command.bdat(content.size, last=True)))
+    else:
+        steps.append(Step(Phase.DATA, command.DATA, gated=gated))
+        steps.append(Step(Phase.CONTENT, b""))
+    return Transaction(tuple(steps), envelope.recipients, content)
+
+
+def _mail(envelope: Envelope, content: ContentForm, capabilities: Capabilities, *, smtputf8: bool) -> bytes:
+    return command.mail(
+        _address(envelope.sender, smtputf8=smtputf8),
+        size=content.size if capabilities.size is not None else None,
+        body=b"8BITMIME" if content.eight_bit and capabilities.eight_bit_mime else None,
+        ret=envelope.ret if capabilities.dsn else None,
+        envid=envelope.envid if capabilities.dsn else None,
+        by=_deliver_by(envelope, capabilities),
+        smtputf8=smtputf8,
+    )
+
+
+def _rcpt(recipient: Recipient, capabilities: Capabilities, *, smtputf8: bool) -> bytes:
+    address = _address(recipient.address, smtputf8=smtputf8)
+    if not capabilities.dsn:
+        return command.rcpt(address)
+    orcpt = original_recipient(recipient.orcpt, recipient.address) if recipient.address.isascii() else None
+    if orcpt is not None and len(orcpt) > 500:  # RFC 3461 4.2; a longer one helps nobody
+        orcpt = None
+    return command.rcpt(address, notify=recipient.notify, orcpt=orcpt)
+
+
+def _address(address: bytes, *, smtputf8: bool) -> bytes:
+    ascii_form = address if smtputf8 else downgrade(address)
+    if ascii_form is None:
+        raise CommandError("address needs SMTPUTF8")
+    return ascii_form
+
+
+def _deliver_by(envelope: Envelope, capabilities: Capabilities) -> bytes | None:
+    """BY= if the server offers it, the time has not run out, and is not shorter than the server's minimum."""
+    if envelope.deliver_by is None or capabilities.deliver_by is None:
+        return None
+    seconds, mode = envelope.deliver_by
+    if seconds <= 0 or seconds < capabilities.deliver_by:
+        return None
+    return b"%d;%s" % (seconds, mode)

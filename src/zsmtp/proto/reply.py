@@ -1,0 +1,123 @@
+"""Replies of a mail server, read incrementally and within bounds (RFC 5321 4.2).
+
+A reply is one or more lines ``code [separator text] CRLF``; ``-`` as separator announces a further line, a blank or
+nothing ends the reply. :class:`ReplyParser` is fed octets in any portions and hands out complete replies; it never
+guesses: a code outside 200-599, a separator that is none, lines of one reply with different codes, or more octets
+than the caps allow raise :class:`~zsmtp.errors.ReplyError`, and what follows is not looked at again. A bare LF as line
+end is tolerated and noted in :attr:`Reply.bare_lf` (it is what broken servers send, and it misleads nobody here).
+
+The text of a reply is hostile: it may hold any octet but LF. Show it through :func:`printable` only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zsmtp.errors import ReplyError
+
+MAX_LINE = 64 * 1024  # octets; RFC 5321 4.5.3.1.5 asks for 512
+MAX_REPLY = 256 * 1024  # octets of all lines of one reply
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One complete reply.
+
+    ``lines`` are the texts behind code and separator, without line ends, one for each line.
+    """
+
+    code: int
+    lines: tuple[bytes, ...]
+    bare_lf: bool = False
+
+    @property
+    def raw_lines(self) -> tuple[bytes, ...]:
+        """The lines as they came, code and separator included, without line ends."""
+        code, last = b"%d" % self.code, len(self.lines) - 1
+        return tuple(code + (b"-" if i < last else b" " if text else b"") + text for i, text in enumerate(self.lines))
+
+    def __str__(self) -> str:
+        return f"{self.code} {printable(b' / '.join(self.lines))}".rstrip()
+
+
+def printable(octets: bytes, limit: int = 500) -> str:
+    r"""Text that is safe on a terminal, in a log and in a report: everything but printable ASCII and UTF-8 is ``\xNN``.
+
+    At most ``limit`` characters, the rest replaced by ``...``.
+    """
+    text = octets[: limit * 4].decode("utf-8", "backslashreplace")
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else _escape(c) for c in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _escape(character: str) -> str:
+    return "".join(f"\\x{octet:02x}" for octet in character.encode("utf-8", "surrogatepass"))
+
+
+class ReplyParser:
+    """Octets in, replies out. Feed with :meth:`receive_data`, then call :meth:`next_reply` until it returns None."""
+
+    def __init__(self, *, max_line: int = MAX_LINE, max_reply: int = MAX_REPLY) -> None:
+        self._max_line = max_line
+        self._max_reply = max_reply
+        self._buffer = bytearray()
+        self._searched = 0  # octets of the buffer known to hold no LF
+        self._code = 0
+        self._lines: list[bytes] = []
+        self._octets = 0
+        self._bare_lf = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether octets have come that no complete reply accounts for."""
+        return bool(self._buffer) or bool(self._lines)
+
+    def receive_data(self, data: bytes) -> None:
+        """Take ``data`` as the octets that came next."""
+        self._buffer += data
+
+    def next_reply(self) -> Reply | None:
+        """The next complete reply, or None if more octets are needed.
+
+        Raises :class:`~zsmtp.errors.ReplyError` if what came cannot be a reply.
+        """
+        while True:
+            end = self._buffer.find(b"\n", self._searched)
+            if end < 0:
+                self._searched = len(self._buffer)
+                if self._searched > self._max_line:
+                    raise ReplyError(f"reply line of more than {self._max_line} octets")
+                return None
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            self._searched = 0
+            if self._take_line(line):
+                reply = Reply(self._code, tuple(self._lines), self._bare_lf)
+                self._lines.clear()
+                self._octets = 0
+                self._bare_lf = False
+                return reply
+
+    def _take_line(self, line: bytes) -> bool:
+        """Account for one line without its LF; tells whether it ends the reply."""
+        if len(line) > self._max_line:
+            raise ReplyError(f"reply line of more than {self._max_line} octets")
+        self._octets += len(line) + 1
+        if self._octets > self._max_reply:
+            raise ReplyError(f"reply of more than {self._max_reply} octets")
+        if line.endswith(b"\r"):
+            line = line[:-1]
+        else:
+            self._bare_lf = True
+        code = line[:3]
+        if not (len(code) == 3 and code.isdigit() and 50 <= code[0] <= 53):
+            raise ReplyError(f"not a reply: {printable(line, 100)!r}")
+        separator = line[3:4]
+        if separator not in (b" ", b"-", b""):
+            raise ReplyError(f"not a reply: {printable(line, 100)!r}")
+        if self._lines and int(code) != self._code:
+            raise ReplyError(f"lines of one reply have the codes {self._code} and {int(code)}")
+        self._code = int(code)
+        self._lines.append(line[4:])
+        return separator != b"-"

@@ -1,0 +1,388 @@
+"""One SMTP or LMTP session on one connection: octets in, events out; octets out on request.
+
+The session holds what was asked of it as a queue of steps with two cursors. The send cursor moves on as far as the
+steps' gates allow, the receive cursor matches replies to what was sent, strictly by count. Five verbs drive it::
+
+    session.receive_data(data, now)    octets came
+    session.receive_eof(now)           the peer closed its side
+    session.next_event()               what happened, until None
+    session.data_to_send(now)          octets to write next, until empty; then tell data_written(count, now)
+    session.deadline()                 when to call handle_timer(now) at the latest
+
+``now`` is the caller's monotonic clock in seconds; the session has none. Work is given with :meth:`Session.command` and
+:meth:`Session.transact`.
+
+The rules that keep verdicts true are held here: a reply counts only if it is complete, well formed, asked for, of the
+set its phase allows, and read after the last octet of its command was written (RFC 5321 4.2, 4.3.2; RFC 2920 3.2).
+Anything else ends the session with one :class:`Lost` event, and what was in doubt then, a message whose last octet was
+written and whose final reply is missing, is named in it. After ``Lost`` nothing is taken and nothing given out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from zsmtp.errors import ConnectionLost, ReplyError, ServiceClosing, WaitTimeout, ZsmtpError
+from zsmtp.events import ContentProgress, ContentSent, LineReceived, LineSent, Observer, Remark, ignore
+from zsmtp.proto import command
+from zsmtp.proto.phase import FINAL_PHASES, RULES, Phase, Result, Timeouts, judge
+from zsmtp.proto.plan import Step, Transaction
+from zsmtp.proto.reply import Reply, ReplyParser
+
+_UNKNOWN = 1 << 62  # the end of a step whose last octet is not given out yet
+
+WRITE_UNIT = 64 * 1024  # octets that must be taken within Timeouts.write
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A step was answered; ``result`` is SUCCESS, TRANSIENT or PERMANENT. ``recipient`` is an index (-1: none)."""
+
+    step: Step
+    reply: Reply
+    result: Result
+    transaction: Transaction | None = None
+    recipient: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All steps of a transaction are answered, or need not be sent any more.
+
+    ``completed`` tells that the server has no transaction open any more: the next MAIL needs no RSET before it.
+    """
+
+    transaction: Transaction
+    completed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The session is over. ``step`` is what was waited for, ``in_doubt`` the transactions whose fate nobody told."""
+
+    error: ZsmtpError
+    step: Step | None = None
+    in_doubt: tuple[Transaction, ...] = ()
+
+
+SessionEvent = Answer | Finished | Lost
+
+
+@dataclass(slots=True, eq=False)
+class _Progress:
+    """Where a transaction stands."""
+
+    transaction: Transaction
+    unanswered: int  # steps not yet answered nor dropped
+    started: float = 0.0
+    content_started: float = 0.0
+    mail: Result | None = None
+    accepted: list[int] = field(default_factory=list)
+    go_ahead: bool = False
+    dropped: bool = False
+    completed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Sent:
+    """A step whose octets were given out; ``end`` is the position of its last octet in the stream."""
+
+    step: Step
+    end: int
+    progress: _Progress | None
+    replies: int = 1
+
+
+class Session:
+    """The protocol engine of one connection. ``lmtp`` makes it speak RFC 2033: one final reply per recipient."""
+
+    def __init__(self, *, timeouts: Timeouts, lmtp: bool = False, observer: Observer = ignore) -> None:
+        self._timeouts = timeouts
+        self._lmtp = lmtp
+        self._observe = observer
+        self._quiet = observer is ignore
+        self._parser = ReplyParser()
+        self._events: deque[SessionEvent] = deque()
+        self._unsent: deque[tuple[Step, _Progress | None]] = deque()
+        self._awaited: deque[_Sent] = deque()
+        self._content: Iterator[bytes] | None = None
+        self._content_of: _Sent | None = None
+        self._content_start = 0
+        self._ahead = b""
+        self._out = memoryview(b"")
+        self._produced = 0  # octets given out, written or not
+        self._written = 0
+        self._write_since = 0.0
+        self._write_mark = 0
+        self._reply_since: float | None = None  # set when the session is first looked at
+        self._error: ZsmtpError | None = None
+        self._awaited.append(_Sent(Step(Phase.GREETING, b""), 0, None))
+
+    # ------------------------------------------------------------------ work
+
+    def command(self, phase: Phase, wire: bytes) -> None:
+        """Ask for one command outside a transaction; it waits until everything before it is answered."""
+        self._unsent.append((Step(phase, wire), None))
+
+    def transact(self, transaction: Transaction) -> None:
+        """Ask for a transaction; it starts when everything before it is answered."""
+        progress = _Progress(transaction, len(transaction.steps))
+        self._unsent.extend((step, progress) for step in transaction.steps)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything asked for is done."""
+        return not (self._unsent or self._awaited or self._events or self._out)
+
+    @property
+    def lost(self) -> ZsmtpError | None:
+        """Why the session is over, or None while it lives."""
+        return self._error
+
+    @property
+    def final_reply_due(self) -> bool:
+        """Whether the last octet of some message is written and its final reply not in: now patience pays."""
+        return any(sent.step.phase in FINAL_PHASES and sent.end <= self._written for sent in self._awaited)
+
+    # ----------------------------------------------------------------- input
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        """Take octets that came from the peer. Never raises for what they are."""
+        if self._error is not None:
+            return
+        self._parser.receive_data(data)
+        try:
+            while self._error is None:
+                reply = self._parser.next_reply()
+                if reply is None:
+                    break
+                self._take_reply(reply, now)
+        except ReplyError as error:
+            self.fail(error)
+
+    def receive_eof(self, now: float) -> None:
+        """The peer closed its side of the connection."""
+        if self._error is None:
+            inside = " in the middle of a reply" if self._parser.pending else ""
+            self.fail(ConnectionLost(f"the peer closed the connection{inside}"))
+
+    def fail(self, error: ZsmtpError) -> None:
+        """End the session: the transport broke, a wait ran out, or this side gives up. Only the first call counts."""
+        if self._error is not None:
+            return
+        self._error = error
+        step = self._awaited[0].step if self._awaited else None
+        doubtful = tuple(
+            sent.progress.transaction
+            for sent in self._awaited
+            if sent.progress is not None and sent.step.phase in FINAL_PHASES and sent.end <= self._written
+        )
+        self._events.append(Lost(error, step, doubtful))
+        self._unsent.clear()
+        self._awaited.clear()
+        self._out = memoryview(b"")
+        self._content = None
+
+    def next_event(self) -> SessionEvent | None:
+        """What happened next, or None. Call until None after each of the other verbs."""
+        return self._events.popleft() if self._events else None
+
+    def _take_reply(self, reply: Reply, now: float) -> None:
+        if not self._quiet:
+            for line in reply.raw_lines:
+                self._observe(LineReceived(line))
+        if reply.bare_lf:
+            self._observe(Remark("reply line ended by a bare LF"))
+        if not self._awaited or self._awaited[0].end > self._written:
+            if reply.code == 421:
+                self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
+            else:
+                self.fail(ReplyError(f"reply that nothing asked for: {reply}"))
+            return
+        sent = self._awaited[0]
+        result = judge(sent.step.phase, reply.code)
+        if result is Result.DISORDER:
+            self.fail(ReplyError(f"unexpected reply when {RULES[sent.step.phase].words}: {reply}"))
+            return
+        recipient = sent.step.recipient
+        progress = sent.progress
+        if self._lmtp and progress is not None and progress.accepted and sent.step.phase in FINAL_PHASES:
+            recipient = progress.accepted[len(progress.accepted) - sent.replies]
+        transaction = progress.transaction if progress is not None else None
+        self._events.append(Answer(sent.step, reply, result, transaction, recipient))
+        sent.replies -= 1
+        self._reply_since = now
+        if sent.replies == 0:
+            self._awaited.popleft()
+            if progress is not None:
+                self._advance(progress, sent.step, result)
+        if reply.code == 421 and self._error is None:
+            self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
+
+    def _advance(self, progress: _Progress, step: Step, result: Result) -> None:
+        """Account for an answered step of a transaction, and drop the steps it made pointless."""
+        progress.unanswered -= 1
+        good = result is Result.SUCCESS
+        if step.phase is Phase.MAIL:
+            progress.mail = result
+        elif step.phase is Phase.RCPT:
+            if good and progress.mail is Result.SUCCESS:
+                progress.accepted.append(step.recipient)
+        elif step.phase is Phase.DATA:
+            progress.go_ahead = good
+        else:
+            progress.completed = True
+        self._drop_pointless(progress)
+        if progress.unanswered == 0:
+            self._events.append(Finished(progress.transaction, progress.completed))
+
+    def _drop_pointless(self, progress: _Progress) -> None:
+        """Take the unsent steps of a transaction out of the queue once they can no longer lead to a delivery."""
+        while self._unsent and self._unsent[0][1] is progress:
+            phase = self._unsent[0][0].phase
+            undecided = any(s.progress is progress for s in self._awaited)
+            if progress.mail is not None and progress.mail is not Result.SUCCESS and phase is not Phase.CONTENT:
+                pointless = True  # MAIL was refused and nothing more has left
+            elif phase is Phase.CONTENT:
+                pointless = not undecided and not progress.go_ahead
+            elif phase in (Phase.DATA, Phase.LAST):
+                rcpt_left = undecided or progress.mail is None
+                pointless = not rcpt_left and not progress.accepted
+            else:
+                pointless = False
+            if not pointless:
+                return
+            self._unsent.popleft()
+            progress.unanswered -= 1
+
+    # ---------------------------------------------------------------- output
+
+    def data_to_send(self, now: float) -> memoryview:
+        """The octets to write next, at most one block of content at a time; empty if there is nothing to write now.
+
+        The same octets are given again until :meth:`data_written` tells that they are gone. May raise what the content
+        raises when it cannot be read (:class:`~zsmtp.errors.ContentError`); the session is then to be failed.
+        """
+        if self._reply_since is None:
+            self._reply_since = now
+        if not self._out and self._error is None:
+            block = self._next_block(now)
+            if block:
+                self._out = memoryview(block)
+                self._produced += len(block)
+                self._write_since = now
+                self._write_mark = self._written
+        return self._out
+
+    def data_written(self, count: int, now: float) -> None:
+        """Tell that the transport took the first ``count`` of the octets that :meth:`data_to_send` gave."""
+        if self._error is not None:
+            return
+        head_was_out = bool(self._awaited) and self._awaited[0].end <= self._written
+        self._out = self._out[count:]
+        self._written += count
+        if self._written - self._write_mark >= WRITE_UNIT:
+            self._write_mark = self._written
+            self._write_since = now
+        if self._awaited and not head_was_out and self._awaited[0].end <= self._written:
+            self._reply_since = now
+        if self._content_of is not None:
+            self._report_content(self._content_of, now)
+
+    def _report_content(self, sent: _Sent, now: float) -> None:
+        progress = sent.progress
+        assert progress is not None
+        form = progress.transaction.content
+        if self._written < sent.end:
+            if not self._quiet:
+                octets = max(self._written - self._content_start, 0)
+                self._observe(ContentProgress(min(octets, form.size), form.size))
+            return
+        self._content_of = None
+        if not self._quiet:
+            envelope, content = progress.content_started - progress.started, now - progress.content_started
+            accepted = len(progress.accepted)
+            self._observe(ContentSent(form.size, form.header_size, accepted, envelope, content))
+
+    def _next_block(self, now: float) -> bytes:
+        """The octets that may leave now: all commands up to the next closed gate, or the next block of content."""
+        if self._content is not None:
+            return self._next_content()
+        parts: list[bytes] = []
+        position = self._produced
+        while self._unsent:
+            step, progress = self._unsent[0]
+            if step.gated and self._awaited:
+                break
+            self._unsent.popleft()
+            if step.phase is Phase.MAIL and progress is not None:
+                progress.started = now
+            if step.phase is Phase.CONTENT and progress is not None and not progress.accepted:
+                if self._lmtp:
+                    self.fail(ReplyError("354 to DATA although no recipient was accepted"))
+                    return b""
+                step = Step(Phase.CONTENT, command.LONE_DOT, recipient=step.recipient)  # RFC 2920 3.1
+                progress.go_ahead = False
+            sent = _Sent(step, position + len(step.wire), progress)
+            self._awaited.append(sent)
+            if step.wire:
+                parts.append(step.wire)
+                position = sent.end
+                if not self._quiet:
+                    self._observe(LineSent(step.shown))
+            if step.phase in FINAL_PHASES and progress is not None and progress.accepted:
+                return self._begin_content(b"".join(parts), sent, progress, now)
+        return b"".join(parts)
+
+    def _begin_content(self, head: bytes, sent: _Sent, progress: _Progress, now: float) -> bytes:
+        form = progress.transaction.content
+        progress.content_started = now
+        if self._lmtp:
+            sent.replies = len(progress.accepted)
+        sent.end = _UNKNOWN
+        self._content_of = sent
+        self._content_start = self._produced + len(head)
+        self._content = form.chunk() if sent.step.phase is Phase.LAST else form.data()
+        self._ahead = next(self._content, b"")
+        return head + self._next_content(len(head))
+
+    def _next_content(self, head: int = 0) -> bytes:
+        """The next block of content; one more is looked at, so that the position of the last octet is known in time."""
+        assert self._content is not None
+        assert self._content_of is not None
+        block = self._ahead
+        self._ahead = next(self._content, b"")
+        if not self._ahead:
+            self._content = None
+            self._content_of.end = self._produced + head + len(block)
+            if self._content_of.step.phase is Phase.CONTENT and not self._quiet:
+                self._observe(LineSent(b"."))
+        return block
+
+    # ----------------------------------------------------------------- waits
+
+    def deadline(self) -> float | None:
+        """When the present wait is over, on the caller's clock; None if nothing is waited for."""
+        if self._error is not None:
+            return None
+        waits = []
+        if self._out:
+            waits.append(self._write_since + self._timeouts.write)
+        if self._awaited and self._awaited[0].end <= self._written and self._reply_since is not None:
+            waits.append(self._reply_since + self._timeouts.of(RULES[self._awaited[0].step.phase].wait))
+        return min(waits) if waits else None
+
+    def handle_timer(self, now: float) -> None:
+        """Call when :meth:`deadline` has come: a wait that ran out ends the session."""
+        deadline = self.deadline()
+        if deadline is None or now < deadline:
+            return
+        if self._out and now >= self._write_since + self._timeouts.write:
+            self.fail(
+                WaitTimeout(f"the peer took nothing for {self._timeouts.write:.0f} s while this side was writing")
+            )
+            return
+        rule = RULES[self._awaited[0].step.phase]
+        self.fail(WaitTimeout(f"no reply within {self._timeouts.of(rule.wait):.0f} s when {rule.words}"))

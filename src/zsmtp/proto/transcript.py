@@ -1,0 +1,35 @@
+"""The end of the dialogue, as people read it in reports and bounces.
+
+``\\r<<- RCPT TO:<a@example.org>\\r->> 550 5.1.1 no such user``: what was sent behind ``<<-``, what came back behind
+``->>``, each line started by a CR, which stands for a line break in reports. Replies are hostile text and are escaped;
+the whole is bounded, the oldest lines give way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from zsmtp.proto.reply import Reply, printable
+
+MAX_LINES = 8  # of one reply
+MAX_TEXT = 1500  # characters of the whole
+
+
+def exchange(command: bytes, reply: Reply | None) -> str:
+    """One command (empty: the reply came unasked, as a greeting does) and its reply (None: no reply came)."""
+    text = "\r<<- " + printable(command, 300) if command else ""
+    if reply is not None:
+        lines = reply.raw_lines
+        if len(lines) > MAX_LINES:
+            lines = (*lines[: MAX_LINES - 1], lines[-1])
+        text += "".join("\r->> " + printable(line, 300) for line in lines)
+    return text
+
+
+def join(exchanges: Iterable[str]) -> str:
+    """The exchanges in order, at most 1500 characters: the end of a dialogue is what tells."""
+    text = "".join(exchanges)
+    if len(text) <= MAX_TEXT:
+        return text
+    cut = text.find("\r", len(text) - MAX_TEXT)
+    return text[cut:] if cut >= 0 else text[-MAX_TEXT:]
