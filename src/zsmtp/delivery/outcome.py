@@ -1,12 +1,35 @@
-"""All failure policy in one place. (The rules follow below the values.)"""
+"""All failure policy in one place: from what happened to what becomes of the recipients.
+
+The rest of the program knows what happened: a reply in a phase, a broken session, a plan without candidates, an address
+that cannot be sent. This module alone says what that means: {delivered, failed, deferred}, for how much of the work
+(recipient, message, host, session), with which enhanced status code (RFC 3463) and which words.
+
+Two rules stand over the tables. "Delivered" comes only from a well-formed 2xx to the end of the content; "failed for
+good" only from a well-formed 5xx or a check on this side. Everything else is deferred.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from zsmtp.dns.plan import Endpoint
-from zsmtp.proto.status import EnhancedStatus
+from zsmtp.dns.plan import Endpoint, Family, NoRoute
+from zsmtp.errors import (
+    ConnectionLost,
+    ContentError,
+    Interrupted,
+    ReplyError,
+    ServiceClosing,
+    WaitTimeout,
+    ZsmtpError,
+)
+from zsmtp.proto.phase import FINAL_PHASES, Phase, Result
+from zsmtp.proto.plan import Refusal
+from zsmtp.proto.reply import Reply, printable
+from zsmtp.proto.status import EnhancedStatus, default_status, given_status
+
+HOST_REST = 60  # seconds a host is left alone after no session with it could be opened
 
 
 class Fate(Enum):
@@ -28,7 +51,7 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who was talked to: the endpoint, and this side's ``(address, port)`` (None for UNIX sockets and no connection)."""
+    """Who was talked to: the endpoint, and this side's ``(address, port)``, None where there is none (UNIX sockets)."""
 
     endpoint: Endpoint
     local: tuple[str, int] | None = None
@@ -57,3 +80,171 @@ class Verdict:
     in_doubt: bool = False
     passed_on: bool = False
     peer: Peer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectFailure:
+    """One connection attempt that failed, and why."""
+
+    endpoint: Endpoint
+    reason: str
+
+    def __str__(self) -> str:
+        e = self.endpoint
+        where = f"UNIX:{e.address}" if e.family is Family.UNIX else f"{e.host} [{e.address}|{e.port}]"
+        return f"connect to {where}: {self.reason}"
+
+
+_LEVELS = {
+    Phase.GREETING: Level.HOST,
+    Phase.EHLO: Level.HOST,
+    Phase.HELO: Level.HOST,
+    Phase.LHLO: Level.HOST,
+    Phase.MAIL: Level.MESSAGE,
+    Phase.RCPT: Level.RECIPIENT,
+    Phase.DATA: Level.MESSAGE,
+    Phase.CONTENT: Level.MESSAGE,
+    Phase.LAST: Level.MESSAGE,
+}
+
+TOO_MANY = EnhancedStatus(4, 5, 3)
+
+
+def from_reply(
+    phase: Phase, reply: Reply, result: Result, text: str, *, enhanced: bool, peer: Peer, passed_on: bool = False
+) -> Verdict:
+    """The verdict that a well-formed reply of its phase brings on those it concerns.
+
+    ``enhanced`` tells whether the server offered ENHANCEDSTATUSCODES; ``text`` is the end of the dialogue.
+    """
+    last = reply.lines[-1]
+    given = given_status(reply.code, last) if enhanced else None
+    status = given or default_status(reply.code)
+    if given is not None:
+        last = last[len(str(given)) :].lstrip()
+    if result is Result.SUCCESS:
+        fate = Fate.DELIVERED
+    elif result is Result.PERMANENT and not _speaks_of_the_dialogue(phase, reply.code):
+        fate = Fate.FAILED
+    else:
+        fate = Fate.DEFERRED
+        status = status._replace(cls=4)
+    level = _LEVELS[phase]
+    return Verdict(
+        fate,
+        status,
+        _diagnostic("smtp", reply.code, last),
+        text,
+        level=level,
+        retry_after=HOST_REST if level is Level.HOST and fate is Fate.DEFERRED else 0,
+        at_final_dot=phase in FINAL_PHASES,
+        passed_on=passed_on,
+        peer=peer,
+    )
+
+
+def _speaks_of_the_dialogue(phase: Phase, code: int) -> bool:
+    """Whether a 5xx refuses the dialogue rather than the mail: 503 anywhere, 500 to 504 to a greeting command.
+
+    Somebody is confused then, or the wrong protocol is spoken; that must not bounce mail.
+    """
+    return code == 503 or (500 <= code <= 504 and phase in (Phase.EHLO, Phase.HELO, Phase.LHLO))
+
+
+def asks_for_another_transaction(reply: Reply, *, enhanced: bool, accepted: int) -> bool:
+    """Whether a refused RCPT only says "too many recipients" (RFC 5321 4.5.3.1.10).
+
+    A 452, or a 552 from servers of old, counts as such once some recipients were accepted, unless its status code says
+    that it means the mailbox.
+    """
+    if reply.code not in (452, 552) or accepted == 0:
+        return False
+    given = given_status(reply.code, reply.lines[-1]) if enhanced else None
+    return given is None or (given.subject, given.detail) in ((5, 3), (3, 1), (0, 0), (5, 0))
+
+
+def from_refusal(refusal: Refusal, peer: Peer | None, *, level: Level = Level.RECIPIENT) -> Verdict:
+    """The verdict of a check on this side."""
+    code = {"5.3.4": 552, "5.1.3": 501, "5.1.7": 501, "5.6.7": 553}.get(str(refusal.status), 550)
+    diagnostic = _diagnostic("smtp", code, refusal.text.encode())
+    return Verdict(Fate.FAILED, refusal.status, diagnostic, refusal.text, level=level, peer=peer)
+
+
+def from_no_route(failure: NoRoute) -> Verdict:
+    """The verdict of a plan that has no candidates."""
+    status = EnhancedStatus.parse(failure.status)
+    code = 500 if failure.permanent else 466
+    diagnostic = _diagnostic("smtp", code, failure.text.encode())
+    fate = Fate.FAILED if failure.permanent else Fate.DEFERRED
+    rest = 0 if failure.permanent else HOST_REST
+    return Verdict(
+        fate, status, diagnostic, failure.text, comment="DNS lookup report", level=Level.HOST, retry_after=rest
+    )
+
+
+def from_connect_failures(failures: Sequence[ConnectFailure]) -> Verdict:
+    """The verdict when no candidate took a connection: every attempt is named."""
+    words = "\r".join(str(failure) for failure in failures) or "no address left to try"
+    last = failures[-1] if failures else None
+    return Verdict(
+        Fate.DEFERRED,
+        EnhancedStatus(4, 4, 1),
+        _diagnostic("smtp", 466, str(last or words).encode()),
+        words,
+        comment="TCP/IP-connection failure",
+        level=Level.HOST,
+        retry_after=HOST_REST,
+        peer=Peer(last.endpoint) if last is not None else None,
+    )
+
+
+def combine_host_failures(failures: Sequence[ConnectFailure], refusals: Sequence[Verdict]) -> Verdict:
+    """The verdict when no candidate opened a session: an error only if every one of them refused for good."""
+    if not refusals:
+        return from_connect_failures(failures)
+    words = [str(failure) for failure in failures] + [refusal.text.lstrip("\r") for refusal in refusals]
+    temporary = next((r for r in refusals if r.fate is not Fate.FAILED), None)
+    if temporary is None and failures:
+        return replace(from_connect_failures(failures), text="\r".join(words))
+    return replace(temporary or refusals[-1], text="\r".join(words))
+
+
+_LOST = {
+    ServiceClosing: EnhancedStatus(4, 3, 2),
+    ReplyError: EnhancedStatus(4, 5, 0),
+    WaitTimeout: EnhancedStatus(4, 4, 2),
+    ConnectionLost: EnhancedStatus(4, 4, 2),
+    Interrupted: EnhancedStatus(4, 3, 2),
+    ContentError: EnhancedStatus(4, 3, 0),
+}
+
+
+def from_loss(error: ZsmtpError, dialogue: str, peer: Peer | None, *, level: Level = Level.SESSION) -> Verdict:
+    """The verdict on those left undecided by a session that ended: deferred, whatever ended it."""
+    reason = printable(str(error).encode(), 400)
+    return Verdict(
+        Fate.DEFERRED,
+        _LOST.get(type(error), EnhancedStatus(4, 4, 2)),
+        _diagnostic("smtp", 466, reason.encode()),
+        f"{dialogue}\r{reason}",
+        level=level,
+        retry_after=HOST_REST if level is Level.HOST else 0,
+        peer=peer,
+    )
+
+
+def in_doubt(verdict: Verdict) -> Verdict:
+    """The same for recipients of a message whose last octet was sent and whose final reply is missing."""
+    text = f"{verdict.text}\rin doubt: the message was sent to its end, and no reply said whether it was taken"
+    return replace(verdict, text=text, comment="in doubt", at_final_dot=True, in_doubt=True)
+
+
+def next_candidate_may_help(error: ZsmtpError) -> bool:
+    """Whether undecided recipients may be tried at the next candidate at once, rather than be deferred."""
+    return isinstance(error, (ServiceClosing, ConnectionLost))
+
+
+def _diagnostic(kind: str, code: int, text: bytes) -> str:
+    """``smtp; 550 (text)``: parentheses in the text become brackets, since it is a comment of RFC 822."""
+    words = printable(text, 300).replace("(", "[").replace(")", "]")
+    return f"{kind}; {code} ({words})"

@@ -1,0 +1,122 @@
+"""The books of one transaction: replies come in, verdicts go out.
+
+The session tells which reply answers which command; this module knows what that says about recipients: who is
+accepted, who is refused, who is to come again in another transaction, who got the message, and who is in doubt when
+the session breaks. It asks ``zsmtp.delivery.outcome`` for every verdict and gives each to the ledger once.
+"""
+
+from __future__ import annotations
+
+from zsmtp.delivery.outcome import Peer, Verdict, asks_for_another_transaction, from_loss, from_reply, in_doubt
+from zsmtp.delivery.report import Ledger
+from zsmtp.errors import ZsmtpError
+from zsmtp.proto.capabilities import Capabilities
+from zsmtp.proto.phase import FINAL_PHASES, Phase, Result
+from zsmtp.proto.plan import Transaction
+from zsmtp.proto.reply import Reply
+from zsmtp.proto.session import Answer, Lost
+from zsmtp.proto.transcript import exchange, join
+
+
+class TransactionBook:
+    """The books of ``transaction``, whose recipient ``i`` is number ``batch[i]`` in ``ledger``."""
+
+    def __init__(
+        self, transaction: Transaction, batch: list[int], ledger: Ledger, peer: Peer, capabilities: Capabilities
+    ) -> None:
+        self._transaction = transaction
+        self._batch = batch
+        self._ledger = ledger
+        self._peer = peer
+        self._enhanced = capabilities.enhanced_status_codes
+        self._passed_on = capabilities.dsn
+        self._common: list[str] = []  # the exchanges that concern every recipient
+        self._rcpt: dict[int, str] = {}
+        self._accepted: list[int] = []
+        self._mail_taken = False
+        self.again: list[int] = []  # ledger numbers of those to be sent in another transaction
+        self.any_reply = False
+
+    def answered(self, answer: Answer) -> None:
+        """Account for one reply."""
+        self.any_reply = True
+        phase = answer.step.phase
+        if phase is Phase.MAIL:
+            self._mail(answer)
+        elif not self._mail_taken:
+            return  # everybody had MAIL's answer; what comes behind it says nothing
+        elif phase is Phase.RCPT:
+            self._recipient(answer)
+        elif phase is Phase.DATA:
+            self._data(answer)
+        elif phase in FINAL_PHASES:
+            self._final(answer)
+
+    def lost(self, lost: Lost) -> None:
+        """The session is over: give those in doubt their verdict. The others stay open in the ledger."""
+        if self._transaction not in lost.in_doubt:
+            return
+        for index in self._accepted:
+            verdict = in_doubt(self.loss_verdict(lost.error, index))
+            self._ledger.settle_all([self._batch[index]], verdict)
+
+    def loss_verdict(self, error: ZsmtpError, index: int | None = None) -> Verdict:
+        """The verdict on recipients left undecided by ``error``."""
+        return from_loss(error, self._dialogue(index), self._peer)
+
+    def _mail(self, answer: Answer) -> None:
+        self._common.append(exchange(answer.step.shown, answer.reply))
+        if answer.result is Result.SUCCESS:
+            self._mail_taken = True
+        elif answer.reply.code != 421:
+            self._ledger.settle_all(self._batch, self._verdict(answer, None))
+
+    def _recipient(self, answer: Answer) -> None:
+        index = answer.step.recipient
+        self._rcpt[index] = exchange(answer.step.shown, answer.reply)
+        if answer.result is Result.SUCCESS:
+            self._accepted.append(index)
+        elif answer.reply.code == 421:
+            return  # it answers the command and ends the session: undecided
+        elif asks_for_another_transaction(answer.reply, enhanced=self._enhanced, accepted=len(self._accepted)):
+            self.again.append(self._batch[index])
+        else:
+            self._ledger.settle(self._batch[index], self._verdict(answer, index))
+
+    def _data(self, answer: Answer) -> None:
+        self._common.append(exchange(answer.step.shown, answer.reply))
+        if answer.result is not Result.SUCCESS and answer.reply.code != 421:
+            self._settle_accepted(answer)
+
+    def _final(self, answer: Answer) -> None:
+        if not self._accepted:
+            return  # the answer to a lone dot: nobody was to get anything
+        if answer.recipient >= 0:
+            self._ledger.settle(self._batch[answer.recipient], self._verdict(answer, answer.recipient, answer.reply))
+        else:
+            self._common.append(exchange(answer.step.shown, answer.reply))
+            self._settle_accepted(answer)
+
+    def _settle_accepted(self, answer: Answer) -> None:
+        for index in self._accepted:
+            self._ledger.settle(self._batch[index], self._verdict(answer, index))
+
+    def _verdict(self, answer: Answer, index: int | None, own_reply: Reply | None = None) -> Verdict:
+        text = self._dialogue(index)
+        if own_reply is not None:
+            text = join([text, exchange(answer.step.shown, own_reply)])
+        passed_on = self._passed_on and answer.step.phase in FINAL_PHASES
+        return from_reply(
+            answer.step.phase,
+            answer.reply,
+            answer.result,
+            text,
+            enhanced=self._enhanced,
+            peer=self._peer,
+            passed_on=passed_on,
+        )
+
+    def _dialogue(self, index: int | None) -> str:
+        """MAIL, this recipient's RCPT, and what followed, as far as it came."""
+        own = self._rcpt.get(index, "") if index is not None else ""
+        return join([*self._common[:1], own, *self._common[1:]])
