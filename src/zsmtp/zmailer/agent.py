@@ -1,0 +1,113 @@
+"""``smtp``: the command, from its arguments to its exit status.
+
+The scheduler starts many of these and waits for the first ``#hungry`` of each, so what is read here before it is said
+is next to nothing: the options. The delivery engine is loaded while the scheduler looks for a job.
+
+Everything written on standard error starts with ``#``: the scheduler reads it as it reads standard output, and takes
+any other line for a report.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from zsmtp import __version__
+from zsmtp.errors import ConfigError
+from zsmtp.zmailer.options import Options, help_text, parse, usage
+
+EX_OK = 0
+EX_USAGE = 64
+EX_NOINPUT = 66
+EX_SOFTWARE = 70
+EX_IOERR = 74
+EX_CONFIG = 78
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the agent with these arguments (without the program's name); the exit status, one of ``<sysexits.h>``."""
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        complain(str(error))
+        write_error(usage())
+        return EX_USAGE
+    if options.show_version:
+        return _show(f"zsmtp smtp {__version__}\n")
+    if options.show_help:
+        return _show(help_text())
+    try:
+        return _check_security(options) or _serve(options)
+    except KeyboardInterrupt:
+        return EX_OK
+    except Exception:
+        _write_traceback()
+        return EX_SOFTWARE
+
+
+def _serve(options: Options) -> int:
+    if options.connect_only:
+        from zsmtp.zmailer.connect import try_connecting
+
+        return try_connecting(options)
+    try:
+        os.write(1, b"#hungry\n")
+    except OSError:
+        return EX_IOERR
+    from zsmtp.zmailer.loop import Loop
+
+    return Loop(options, complain).run()
+
+
+def _check_security(options: Options) -> int:
+    """What protects mail must work or be refused: an exit status, 0 to go on."""
+    if options.auth_file is not None:
+        if not os.access(options.auth_file, os.R_OK):
+            complain(f"-A {options.auth_file}: cannot be read")
+            return EX_NOINPUT
+        complain(f"-A {options.auth_file}: this release has no SMTP AUTH; nothing is sent without logging in")
+        return EX_CONFIG
+    if options.tls_conf is not None:
+        from zsmtp.zmailer import tlsconf
+
+        try:
+            complain(tlsconf.check(options.tls_conf))
+        except ConfigError as error:
+            complain(f"-S {error}")
+            return EX_CONFIG
+        except OSError as error:
+            complain(f"-S {options.tls_conf}: {error.strerror}; mail goes in clear")
+    return EX_OK
+
+
+def complain(text: str) -> None:
+    """One or more lines about trouble, on standard error."""
+    for line in text.splitlines():
+        write_error(f"smtp: {line}")
+
+
+def write_error(line: str) -> None:
+    """One comment line on standard error; if that is closed, nobody wants to know."""
+    try:
+        os.write(2, b"# " + line.encode("utf-8", "backslashreplace") + b"\n")
+    except OSError:
+        return
+
+
+def _show(text: str) -> int:
+    try:
+        os.write(1, text.encode())
+    except OSError:
+        return EX_IOERR
+    return EX_OK
+
+
+def _write_traceback() -> None:
+    import traceback
+
+    for line in traceback.format_exc().splitlines():
+        write_error(f"smtp: internal error: {line}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""``smtp -D host``: see whether a connection to the host can be made, and tell a person at a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from typing import Any
+
+from zsmtp.dns.destination import plan_destination
+from zsmtp.dns.plan import Family, Plan
+from zsmtp.errors import ConfigError
+from zsmtp.events import ignore
+from zsmtp.net.blocking import Stop
+from zsmtp.net.effects import Close, Connect, ConnectResult
+from zsmtp.zmailer import environment, zenv
+from zsmtp.zmailer.options import Options
+
+EX_OK = 0
+EX_NOHOST = 68
+EX_TEMPFAIL = 75
+EX_CONFIG = 78
+
+
+def try_connecting(options: Options) -> int:
+    """Connect to the destination's candidates in order until one takes the connection; the exit status."""
+    destination = options.force_destination or options.host or ""
+    try:
+        driver = environment.driver(options, zenv.load(os.environ), Stop(), ignore, _say)
+    except ConfigError as error:
+        _say(f"smtp: {error}")
+        return EX_CONFIG
+    plan = driver.run(plan_destination(environment.destination_request(options, destination)))
+    if plan.failure is not None:
+        _say(f"{destination}: {plan.failure.text}")
+        return EX_NOHOST if plan.failure.permanent else EX_TEMPFAIL
+    return driver.run(_walk(plan, options.connect_timeout))
+
+
+def _walk(plan: Plan, timeout: float) -> Generator[Any, Any, int]:
+    for candidate in plan.candidates:
+        endpoint = candidate.endpoint
+        where = "UNIX" if endpoint.family is Family.UNIX else f"{endpoint.address}|{endpoint.port}"
+        result: ConnectResult = yield Connect((endpoint,), timeout)
+        if result.stream is not None:
+            _say(f"Trying {endpoint.host} [{where}] ... connected!")
+            yield Close(result.stream)
+            return EX_OK
+        reason = "; ".join(text for _, text in result.failures) or "told to stop"
+        _say(f"Trying {endpoint.host} [{where}] ... {reason}")
+    return EX_TEMPFAIL
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,463 @@
+"""The message control file: the record format of ZMailer's ``transport/`` directory.
+
+A control file is lines. The first byte of a line is its record tag, the second its state tag, content starts at the
+third. Records build on those above them: an ``r`` (recipient) belongs to the nearest ``s`` (sender) above, an ``N``,
+``n`` or ``R`` (RFC 3461 data) to the recipient just above, and an ``m`` block (the header that is sent) to all
+recipients above that have none yet. Whoever parses therefore needs the whole file::
+
+    control = parse("A/B/12345-6789", data)
+    for recipient in control.recipients:
+        sender, header = control.senders[recipient.sender], control.headers[recipient.header]
+
+:func:`parse` does no I/O. It refuses (:class:`~zsmtp.errors.SpoolError`, naming the byte offset) whatever could make
+mail go out with a shortened header or to a shortened address: a file cut off anywhere but within a trailing ``d``
+record, which other processes append at any time. What does no harm when left out (a malformed word of an ``N``
+record, an unknown tag) becomes a remark. ``zsmtp.zmailer.locks`` reads such files and changes their state tags.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from zsmtp.errors import SpoolError
+from zsmtp.zmailer.dsnwords import NO_DSN_WORDS, By, DsnWords, DsnWordsReader, valid_envid
+
+__all__ = ["By", "ControlFile", "DsnWords", "HeaderBlock", "Recipient", "Sender", "file_id", "message_path", "parse"]
+
+FILE_LIMIT = 64 * 1024 * 1024
+HEADER_LIMIT = 4 * 1024 * 1024
+LINE_LIMIT = 64 * 1024
+RECORD_LIMIT = 1_000_000  # of recipients, senders and header blocks, each
+REMARK_LIMIT = 20
+
+FLAG_LOCK_FIELD = 0x1
+FLAG_DELAY_FIELD = 0x2
+FLAG_MIME_BLOCK = 0x4
+_KNOWN_FLAGS = FLAG_LOCK_FIELD | FLAG_DELAY_FIELD | FLAG_MIME_BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """An ``s`` record. ``offset`` is that of its tag in the file; the fields are as in :class:`Recipient`."""
+
+    offset: int
+    channel: bytes
+    host: bytes
+    user: bytes
+    privilege: bytes
+
+    @property
+    def null(self) -> bool:
+        """Whether this is the null reverse-path ``<>`` (RFC 5321 4.5.5): channel ``error``, or written so."""
+        return self.channel == b"error" or not self.user
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """An ``r`` record with the facts of the records that belong to it.
+
+    ``offset`` is that of the ``r``; ``state`` the one byte after it, as it was when the file was read: blank (to do),
+    ``~`` (locked), ``+`` (delivered), ``-`` (failed). ``user`` is the address without enclosing angle brackets.
+    ``sender`` and ``header`` are indexes into the file's senders and headers. ``dsn_offset`` is the offset of the
+    (first) ``N`` record, -1 without one. ``envid`` is the ``ENVID=`` value, still xtext; ``ret`` is FULL or HDRS.
+    ``lock_field`` tells whether 6 bytes for a process id follow the state tag.
+    """
+
+    offset: int
+    state: bytes
+    channel: bytes
+    host: bytes
+    user: bytes
+    privilege: bytes
+    sender: int
+    header: int
+    dsn: DsnWords = NO_DSN_WORDS
+    dsn_offset: int = -1
+    envid: bytes | None = None
+    ret: bytes | None = None
+    lock_field: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderBlock:
+    """An ``m`` block. ``offset`` is that of the first header byte; ``data`` are lines, each ended by LF, none empty."""
+
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ControlFile:
+    """A whole control file.
+
+    ``id`` is the number reports name it by. ``body_offset`` is where the body starts in the message file, in octets.
+    ``verbose_log`` is the path of a ``v`` record. ``format_flags`` are the bits of the ``@`` record (0 without one).
+    A ``turn_request`` (ETRN) file is not a message: it has neither recipients nor message name. ``remarks`` are
+    texts for people, printable ASCII, at most ``REMARK_LIMIT`` and one more.
+    """
+
+    path: str
+    id: bytes
+    message_name: bytes
+    body_offset: int
+    log_identity: bytes
+    verbose_log: bytes | None
+    senders: tuple[Sender, ...]
+    headers: tuple[HeaderBlock, ...]
+    recipients: tuple[Recipient, ...]
+    remarks: tuple[str, ...] = ()
+    turn_request: bool = False
+    format_flags: int = 0
+
+
+def message_path(path: str, message_name: bytes) -> str:
+    """The message file of the control file ``path``: hash directories in front of it exist below ``../queue/`` too.
+
+    ``A/B/12345-6789`` has ``../queue/A/B/<message_name>``. Raises SpoolError for a name that is no plain file name,
+    and for a path that is absolute or climbs.
+    """
+    if message_name in {b"", b".", b".."} or b"/" in message_name or b"\0" in message_name:
+        raise SpoolError(path, None, "the i record is not a plain file name")
+    directory = path.rpartition("/")[0]
+    if path.startswith("/") or ".." in directory.split("/"):
+        raise SpoolError(path, None, "not a spool path relative to the transport directory")
+    return "/".join(part for part in ("../queue", directory, os.fsdecode(message_name)) if part)
+
+
+def file_id(path: str) -> bytes:
+    """The leading decimal digits of the base name of ``path``, which name the file in reports; SpoolError without."""
+    match = _LEADING_DIGITS.match(path.rpartition("/")[2])
+    if match is None:
+        raise SpoolError(path, None, "not a control file: its name does not start with a number")
+    return match[0].encode("ascii")
+
+
+def parse(path: str, data: bytes) -> ControlFile:
+    """Read a whole control file; ``path`` is for its number, its hash directories and for messages.
+
+    Raises SpoolError, naming the byte offset, when anything is wrong that could lead to wrong mail: then nothing of the
+    file may be sent.
+    """
+    identity = file_id(path)
+    if len(data) > FILE_LIMIT:
+        raise SpoolError(path, FILE_LIMIT, f"longer than {FILE_LIMIT} bytes")
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise SpoolError(path, nul, "a NUL byte")
+    parser = _Parser(path, data)
+    parser.records()
+    return parser.result(identity)
+
+
+_LEADING_DIGITS = re.compile(r"[0-9]+")
+_NUMBER = re.compile(rb"[ \t]*+(?:0[xX]([0-9A-Fa-f]{1,16})|0([0-7]{1,22})|([1-9][0-9]{0,19}|0))[ \t]*+")
+_BODY_OFFSET = re.compile(rb"[ \t]*+([0-9]{1,18})[ \t]*+")
+_LOCK_FIELD = re.compile(rb"[ 0-9]{6}")
+
+# RFC 821 paths: blanks inside "...", <...> and [...] and after a backslash do not end a field. A quote that is never
+# closed matches nothing, which refuses the record. A bracket never closed stands for itself, and none holds another of
+# its kind: so no octet is looked at more than twice, however many are opened.
+_FIELD = re.compile(
+    rb"""(?:[^ \t\n"\\<\[]++
+      |"(?:[^"\\\n]++|\\[^\n])*+"
+      |\\[^\n]
+      |<(?:[^<>"\\\n]++|"(?:[^"\\\n]++|\\[^\n])*+"|\\[^\n])*+>
+      |\[[^\[\]\n]*+\]
+      |[<\[]
+      )++""",
+    re.VERBOSE,
+)
+
+
+class _Draft:
+    """A recipient whose header and DSN data are still to come."""
+
+    __slots__ = ("dsn", "dsn_offset", "envid", "fields", "lock_field", "offset", "ret", "sender", "state")
+
+    def __init__(
+        self, offset: int, state: bytes, fields: list[bytes], sender: int, envid: bytes | None, ret: bytes | None
+    ) -> None:
+        self.offset = offset
+        self.state = state
+        self.fields = fields
+        self.sender = sender
+        self.lock_field = True
+        self.dsn = NO_DSN_WORDS
+        self.dsn_offset = -1
+        self.envid = envid
+        self.ret = ret
+
+
+class _Parser:
+    """One pass over the records; the methods named after tags take the offsets of a record's tag and of its LF."""
+
+    def __init__(self, path: str, data: bytes) -> None:
+        self.path = path
+        self.data = data
+        self.flags = 0
+        self.message_name = b""
+        self.body_offset = -1
+        self.log_identity = b""
+        self.verbose_log: bytes | None = None
+        self.turn_request = False
+        self.envid: bytes | None = None
+        self.ret: bytes | None = None
+        self.senders: list[Sender] = []
+        self.headers: list[HeaderBlock] = []
+        self.recipients: list[Recipient] = []
+        self.waiting: list[_Draft] = []  # the recipients since the last m block
+        self.current: _Draft | None = None
+        self.remarks: list[str] = []
+
+    def refuse(self, offset: int, problem: str) -> SpoolError:
+        return SpoolError(self.path, offset, problem)
+
+    def remark(self, offset: int, text: str) -> None:
+        if len(self.remarks) < REMARK_LIMIT:
+            self.remarks.append(f"byte {offset}: {text}")
+        elif len(self.remarks) == REMARK_LIMIT:
+            self.remarks.append("more of this kind is left out")
+
+    def count(self, offset: int, present: int, what: str) -> None:
+        if present >= RECORD_LIMIT:
+            raise self.refuse(offset, f"more than {RECORD_LIMIT} {what}")
+
+    def records(self) -> None:
+        """Read all records; raises SpoolError."""
+        data, start = self.data, 0
+        while start < len(data):
+            end = data.find(b"\n", start)
+            tag = data[start]
+            if end < 0:
+                if tag == _DIAGNOSTIC:  # being appended this moment, or left so by a crash
+                    break
+                raise self.refuse(start, "cut off: the last line has no line end")
+            if end - start > LINE_LIMIT and tag != _DIAGNOSTIC:
+                raise self.refuse(start, f"a line of more than {LINE_LIMIT} bytes")
+            if tag == _RECIPIENT:
+                self.recipient(start, end)
+            elif tag in _BLOCKS:
+                end = self.block(start, end)
+            elif tag in _HANDLERS:
+                _HANDLERS[tag](self, start, end)
+            elif tag not in _IGNORED:
+                self.remark(start, f"skipped: not a known record: {data[start : min(end, start + 20)]!r}")
+            start = end + 1
+
+    def result(self, identity: bytes) -> ControlFile:
+        """The file as a value; raises SpoolError if a record is missing."""
+        end = len(self.data)
+        if not self.turn_request:
+            if not self.message_name:
+                raise self.refuse(end, "no i record (message file)")
+            if self.body_offset < 0:
+                raise self.refuse(end, "no o record (body offset)")
+            if self.waiting:
+                raise self.refuse(self.waiting[0].offset, "no m record (headers) for this recipient")
+        return ControlFile(
+            path=self.path,
+            id=identity,
+            message_name=self.message_name,
+            body_offset=max(self.body_offset, 0),
+            log_identity=self.log_identity,
+            verbose_log=self.verbose_log,
+            senders=tuple(self.senders),
+            headers=tuple(self.headers),
+            recipients=() if self.turn_request else tuple(self.recipients),
+            remarks=tuple(self.remarks),
+            turn_request=self.turn_request,
+            format_flags=self.flags,
+        )
+
+    def format_flags(self, start: int, end: int) -> None:
+        match = _NUMBER.fullmatch(self.data, start + 1, end)
+        if match is None:
+            raise self.refuse(start, "the @ record is not a number")
+        hexadecimal, octal, decimal = match.groups()
+        flags = int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
+        if flags & ~_KNOWN_FLAGS:
+            raise self.refuse(start, f"unknown format flags {flags & ~_KNOWN_FLAGS:#x}")
+        self.flags = flags
+
+    def content(self, start: int, end: int) -> bytes:
+        """The content of a record whose state tag must be blank: else its first byte might be mistaken for the tag."""
+        if self.data[start + 1] != _BLANK:
+            raise self.refuse(start, f"no blank after the tag {chr(self.data[start])}")
+        return self.data[start + 2 : end]
+
+    def message_file(self, start: int, end: int) -> None:
+        name = self.content(start, end)
+        if self.message_name:
+            raise self.refuse(start, "a second i record")
+        if not name or name in {b".", b".."} or b"/" in name:
+            raise self.refuse(start, "the i record is not a plain file name")
+        self.message_name = name
+
+    def body(self, start: int, end: int) -> None:
+        match = _BODY_OFFSET.fullmatch(self.content(start, end))
+        if match is None:
+            raise self.refuse(start, "the o record is not a decimal number")
+        if self.body_offset >= 0:
+            raise self.refuse(start, "a second o record")
+        self.body_offset = int(match[1])
+
+    def identity(self, start: int, end: int) -> None:
+        self.log_identity = self.data[start + 2 : end]
+
+    def verbose(self, start: int, end: int) -> None:
+        if self.data[start + 1] == _BLANK and end > start + 2:
+            self.verbose_log = self.data[start + 2 : end]
+        else:
+            self.remark(start, "a malformed v record is skipped")
+
+    def turn(self, start: int, end: int) -> None:
+        self.turn_request = True
+
+    def fields(self, start: int, end: int) -> list[bytes]:
+        """The address fields of a record from ``start`` on; an empty list if they are malformed."""
+        data, match_field = self.data, _FIELD.match
+        found: list[bytes] = []
+        while True:
+            while data[start] in b" \t":
+                start += 1
+            if start >= end:
+                return found
+            match = match_field(data, start, end)
+            if match is None:
+                return []
+            found.append(match[0])
+            start = match.end()
+
+    def sender(self, start: int, end: int) -> None:
+        self.content(start, end)
+        fields = self.fields(start + 2, end)
+        if fields and fields[0] == b"error":  # nothing else of it is ever used
+            fields = [*fields, b"", b"", b""][:4]
+        if len(fields) != 4:
+            raise self.refuse(start, "the s record is not channel, host, user, privilege")
+        self.count(start, len(self.senders), "senders")
+        channel, host, user, privilege = fields
+        self.senders.append(Sender(start, channel, host, _without_brackets(user), privilege))
+        self.current = None
+
+    def recipient(self, start: int, end: int) -> None:
+        data, at = self.data, start + 2
+        if at >= end:
+            raise self.refuse(start, "the r record is empty")
+        locked = _LOCK_FIELD.match(data, at) is not None
+        if locked:
+            at += 6
+            if self.flags & FLAG_DELAY_FIELD or data[at] in b" 0123456789":
+                at += 4
+        elif self.flags & FLAG_LOCK_FIELD:
+            raise self.refuse(start, "the lock field is not 6 digits and blanks")
+        elif self.flags & FLAG_DELAY_FIELD:
+            at += 4
+        if at >= end or len(fields := self.fields(at, end)) != 4:
+            raise self.refuse(start, "the r record is not channel, host, user, privilege")
+        if not self.senders:
+            raise self.refuse(start, "no s record (sender) above this recipient")
+        self.count(start, len(self.waiting) + len(self.recipients), "recipients")
+        draft = _Draft(start, data[start + 1 : start + 2], fields, len(self.senders) - 1, self.envid, self.ret)
+        draft.lock_field = locked
+        self.waiting.append(draft)
+        self.current = draft
+
+    def dsn(self, start: int, end: int) -> None:
+        if self.current is None or self.data[start + 1] != _BLANK:
+            self.remark(start, "an N record without recipient or blank is skipped")
+            return
+        reader = DsnWordsReader(self.current.dsn)
+        reader.read(self.data[start + 2 : end])
+        for text in reader.remarks:
+            self.remark(start, text)
+        self.current.dsn = reader.words
+        if self.current.dsn_offset < 0:
+            self.current.dsn_offset = start
+
+    def envelope_id(self, start: int, end: int) -> None:
+        value = self.data[start + 2 : end].strip(b" \t")
+        if self.data[start + 1] != _BLANK or not valid_envid(value):
+            self.remark(start, "a malformed ENVID is left out")
+        elif self.current is None:
+            self.envid = value
+        else:
+            self.current.envid = value
+
+    def returned(self, start: int, end: int) -> None:
+        value = self.data[start + 2 : end].strip(b" \t").upper()
+        if self.data[start + 1] != _BLANK or value not in {b"FULL", b"HDRS"}:
+            self.remark(start, "a malformed RET is left out")
+        elif self.current is None:
+            self.ret = value
+        else:
+            self.current.ret = value
+
+    def skipped_recipient(self, start: int, end: int) -> None:
+        self.remark(start, "skipped: an XOR set of recipients")
+        self.current = None
+
+    def block(self, start: int, end: int) -> int:
+        """Read the m or skip the M block at ``start``; returns the offset of the LF that is its empty line."""
+        data = self.data
+        if end != start + 1:
+            raise self.refuse(start, f"characters after the tag {chr(data[start])}")
+        last = data.find(b"\n\n", end, end + HEADER_LIMIT + 2)
+        if last < 0:
+            if len(data) > end + HEADER_LIMIT:
+                raise self.refuse(start, f"a header block of more than {HEADER_LIMIT} bytes")
+            raise self.refuse(start, "cut off: the header block runs off the end of the file")
+        if data[start] == _HEADER:
+            self.count(start, len(self.headers), "header blocks")
+            self.headers.append(HeaderBlock(end + 1, data[end + 1 : last + 1]))
+            header = len(self.headers) - 1
+            self.recipients.extend(_recipient(draft, header) for draft in self.waiting)
+            self.waiting = []
+        self.current = None
+        return last + 1
+
+
+def _recipient(draft: _Draft, header: int) -> Recipient:
+    channel, host, user, privilege = draft.fields
+    return Recipient(
+        draft.offset,
+        draft.state,
+        channel,
+        host,
+        _without_brackets(user),
+        privilege,
+        draft.sender,
+        header,
+        draft.dsn,
+        draft.dsn_offset,
+        draft.envid,
+        draft.ret,
+        draft.lock_field,
+    )
+
+
+def _without_brackets(user: bytes) -> bytes:
+    return user[1:-1] if user[:1] == b"<" and user.find(b">") == len(user) - 1 else user
+
+
+_BLANK = ord(" ")
+_RECIPIENT = ord("r")
+_HEADER = ord("m")
+_DIAGNOSTIC = ord("d")
+_BLOCKS = b"mM"
+_IGNORED = b"debx\n"  # and empty lines
+_HANDLERS = {
+    ord("@"): _Parser.format_flags,
+    ord("i"): _Parser.message_file,
+    ord("o"): _Parser.body,
+    ord("l"): _Parser.identity,
+    ord("v"): _Parser.verbose,
+    ord("s"): _Parser.sender,
+    ord("N"): _Parser.dsn,
+    ord("n"): _Parser.envelope_id,
+    ord("R"): _Parser.returned,
+    ord("X"): _Parser.skipped_recipient,
+    ord("T"): _Parser.turn,
+}

@@ -1,0 +1,115 @@
+"""From options and the ZENV file to the values the engine is led by."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from zsmtp.delivery.settings import Greeting, SessionSettings
+from zsmtp.dns.destination import DestinationRequest
+from zsmtp.dns.resolver import CachingResolver, Resolver
+from zsmtp.errors import ConfigError
+from zsmtp.events import Observer
+from zsmtp.net.blocking import BlockingDriver, Stop
+from zsmtp.net.identity import parse_identity
+from zsmtp.proto.phase import Timeouts
+from zsmtp.zmailer.options import Options
+from zsmtp.zmailer.zenv import Zenv
+
+HOSTS_FILE = Path("/etc/hosts")
+
+
+def session_settings(options: Options) -> SessionSettings:
+    """How sessions are led."""
+    if options.lmtp:
+        greeting = Greeting.LHLO
+    elif options.seven_bit == 2:
+        greeting = Greeting.HELO
+    elif options.esmtp_if_announced:
+        greeting = Greeting.IF_ANNOUNCED
+    else:
+        greeting = Greeting.EHLO
+    return SessionSettings(
+        greeting=greeting,
+        helo_name=options.helo_name,
+        host_name=os.uname().nodename,
+        pipelining=options.pipelining,
+        eight_bit=options.seven_bit == 0,
+        timeouts=Timeouts(
+            connect=options.connect_timeout,
+            write=options.write_timeout,
+            command=options.command_timeout,
+            data=options.data_timeout,
+            final=options.dot_timeout,
+            short=min(30.0, options.command_timeout),
+            quit=min(10.0, options.command_timeout),
+        ),
+    )
+
+
+def destination_request(options: Options, destination: str) -> DestinationRequest:
+    """What is asked of the destination rules for ``destination``."""
+    settings = session_settings(options)
+    names = (settings.helo_name, settings.host_name)
+    return DestinationRequest(
+        destination=destination,
+        shuffle=random.SystemRandom().shuffle,
+        port=options.port or 25,
+        use_mx=options.mx_lookup,
+        allow_self=options.allow_self,
+        prefer_ipv6=options.prefer_ipv6,
+        check_wks=options.check_wks,
+        own_names=frozenset(name.lower() for name in names if name),
+        allow_unix=destination == options.force_destination,
+    )
+
+
+def driver(
+    options: Options, zenv: Zenv, stop: Stop, observer: Observer, complain: Callable[[str], None]
+) -> BlockingDriver:
+    """The driver, with the resolver and the local identity that were asked for.
+
+    Raises :class:`~zsmtp.errors.ConfigError` for a local identity or a resolver address that is none.
+    """
+    text = options.local_identity or zenv.get("BINDADDR")
+    make_resolver = _resolver_maker(options, zenv, complain)
+    return BlockingDriver(
+        make_resolver,
+        stop,
+        identity=parse_identity(text) if text else None,
+        reserved_port=options.reserved_port,
+        send_buffer=options.send_buffer,
+        observer=observer,
+    )
+
+
+def _resolver_maker(options: Options, zenv: Zenv, complain: Callable[[str], None]) -> Callable[[], Resolver]:
+    nameserver = zenv.get("RESOLVER") or None
+    trusted = zenv.flag("RESOLVER_TRUSTED") if "RESOLVER_TRUSTED" in zenv else None
+
+    def make() -> Resolver:
+        from zsmtp.dns.dnspython import DnspythonResolver
+
+        try:
+            resolver: Resolver = DnspythonResolver(nameserver, trusted=trusted)
+        except ConfigError as error:
+            complain(f"RESOLVER: {error}; the system's name servers are asked instead")
+            resolver = DnspythonResolver()
+        resolver = CachingResolver(resolver, time.monotonic)
+        return resolver if options.mx_lookup else _with_hosts_file(resolver)
+
+    return make
+
+
+def _with_hosts_file(resolver: Resolver) -> Resolver:
+    """Without MX lookups (-x) names also come from the hosts file."""
+    from zsmtp.dns.hosts import HostsResolver, parse_hosts
+
+    try:
+        text = HOSTS_FILE.read_text("utf-8", "replace")
+    except OSError:
+        return resolver
+    return HostsResolver(parse_hosts(text), resolver)

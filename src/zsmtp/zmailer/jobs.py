@@ -1,0 +1,268 @@
+"""One job: from a control file and a host to settled recipients.
+
+A job opens its control file, takes the locks of the recipients meant for its channel and host, groups them into
+messages (same sender, same header block, same DSN wishes; VERP recipients alone) and has each delivered. Every
+recipient taken is marked and reported the moment its verdict is known; whatever happens on the way, none stays locked.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from zsmtp.body.encode import Content, prepare
+from zsmtp.body.headers import add_for_clause, expand_tabs
+from zsmtp.body.source import Source
+from zsmtp.delivery.envelope import Message
+from zsmtp.delivery.outcome import Fate, Level, Verdict, from_loss
+from zsmtp.delivery.report import Ledger
+from zsmtp.dns.answer import Query, RecordType, Status
+from zsmtp.errors import Interrupted, SpoolError
+from zsmtp.events import Observer, Remark
+from zsmtp.proto.address import domain_of
+from zsmtp.proto.capabilities import Capabilities
+from zsmtp.proto.plan import ContentForm, Envelope
+from zsmtp.proto.plan import Recipient as Forward
+from zsmtp.proto.status import EnhancedStatus
+from zsmtp.zmailer.control import ControlFile, Recipient, message_path
+from zsmtp.zmailer.diagnostics import Report, Reporter
+from zsmtp.zmailer.locks import MessageFile, MessageMissing, OpenControl, open_message
+from zsmtp.zmailer.logs import Attempt, Conversion
+from zsmtp.zmailer.options import Options
+from zsmtp.zmailer.spoolid import spool_id, verp
+from zsmtp.zmailer.zenv import Zenv
+
+
+class Deliverer(Protocol):
+    """Who brings a message to the host of the job: the agent, with its route and driver."""
+
+    def deliver(self, message: Message, ledger: Ledger) -> None:
+        """Settle every recipient of ``ledger``."""
+
+    def run_effects(self, work: Generator[Any, Any, bytes]) -> bytes:
+        """Carry out the effects of ``work``."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no new message is to be started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all jobs of a process share. ``told`` hears each report for the logs, with the attempt for syslog."""
+
+    options: Options
+    zenv: Zenv
+    reporter: Reporter
+    observer: Observer
+    complain: Callable[[str], None]
+    told: Callable[[Report, Attempt], None]
+
+
+class Job:
+    """The work on one open control file, for the recipients ``taken``."""
+
+    def __init__(self, surroundings: Surroundings, opened: OpenControl) -> None:
+        self._all = surroundings
+        self._opened = opened
+        self._message: MessageFile | None = None
+        self._unsettled: dict[int, Recipient] = {}
+        self._started = time.time()
+        self._sent = False
+
+    @property
+    def control(self) -> ControlFile:
+        """The parsed control file."""
+        return self._opened.control
+
+    def take(self, wanted: Iterable[Recipient]) -> list[Recipient]:
+        """Lock those of ``wanted`` that nobody else has."""
+        taken = [recipient for recipient in wanted if self._opened.take(recipient, pid=os.getpid())]
+        self._unsettled.update((recipient.offset, recipient) for recipient in taken)
+        return taken
+
+    def deliver(self, taken: list[Recipient], deliverer: Deliverer) -> None:
+        """Deliver to the recipients ``taken``; each has its report and its mark when this returns."""
+        try:
+            ready = self._open_message(taken)
+            for group in group_recipients(taken, alone=not self._all.options.ignore_ezmlm) if ready else ():
+                if deliverer.stopping:
+                    break
+                self._deliver_group(group, deliverer)
+        finally:
+            self.settle_rest(from_loss(Interrupted("told to stop"), "", None))
+            if self._message is not None:
+                self._message.close()
+                self._message = None
+
+    def settle_rest(self, verdict: Verdict) -> None:
+        """Give everyone taken who has no verdict yet this one: nothing stays locked."""
+        for recipient in list(self._unsettled.values()):
+            self._settle(recipient, verdict)
+
+    def _open_message(self, taken: list[Recipient]) -> bool:
+        """Open the message file; if that fails everyone is settled, and it is False."""
+        path = message_path(self.control.path, self.control.message_name)
+        try:
+            self._message = open_message(path, self.control.body_offset)
+        except MessageMissing as error:
+            self._all.complain(str(error))
+            text = "message file is missing"
+            status = EnhancedStatus(5, 3, 0)
+            verdict = Verdict(Fate.FAILED, status, f"local; 550 ({text})", text, level=Level.MESSAGE)
+        except SpoolError as error:
+            self._all.complain(str(error))
+            status = EnhancedStatus(4, 3, 0)
+            verdict = Verdict(
+                Fate.DEFERRED, status, f"local; 450 ({error.problem})", error.problem, level=Level.MESSAGE
+            )
+        else:
+            return True
+        for recipient in taken:
+            self._settle(recipient, verdict)
+        return False
+
+    def _deliver_group(self, group: list[Recipient], deliverer: Deliverer) -> None:
+        group = [recipient for recipient in group if not self._refuse_without_tls(recipient)]
+        if not group:
+            return
+        self._sent = False
+        message = Message(self._envelope(group, deliverer), self._content_for(group))
+        ledger = Ledger(len(group), lambda index, verdict: self._settle(group[index], verdict))
+        deliverer.deliver(message, ledger)
+
+    def _refuse_without_tls(self, recipient: Recipient) -> bool:
+        """RFC 8689: a message that requires TLS does not leave without it."""
+        if not recipient.dsn.requiretls:
+            return False
+        text = "REQUIRETLS was asked for, and this release has no TLS"
+        status = EnhancedStatus(4, 7, 30)
+        self._settle(recipient, Verdict(Fate.DEFERRED, status, f"local; 450 ({text})", text))
+        return True
+
+    def _settle(self, recipient: Recipient, verdict: Verdict) -> None:
+        del self._unsettled[recipient.offset]
+        now = time.time()
+        lmtp = self._all.options.lmtp
+        report = self._all.reporter.settle(self._opened, recipient, verdict, epoch=int(now), lmtp=lmtp)
+        if self._message is None:
+            attempt = Attempt(
+                self.control.id.decode("ascii"), now - self._started, now - self._started, Conversion.UNKNOWN
+            )
+        else:
+            conversion = Conversion.NONE if self._sent else Conversion.UNKNOWN
+            age = now - self._message.mtime_ns / 1e9
+            attempt = Attempt(self._spool_id(), age, now - self._started, conversion)
+        self._all.told(report, attempt)
+
+    def _spool_id(self) -> str:
+        assert self._message is not None
+        return spool_id(self._message.inode, self._message.mtime_ns)
+
+    # -------------------------------------------------------------- envelope
+
+    def _envelope(self, group: list[Recipient], deliverer: Deliverer) -> Envelope:
+        first = group[0]
+        sender = self.control.senders[first.sender]
+        reverse = b"" if sender.null else sender.user
+        if first.dsn.ezmlm is not None and not self._all.options.ignore_ezmlm:
+            reverse = verp(reverse, first.dsn.ezmlm, self._spool_id())
+        forwards = tuple(
+            Forward(self._forward_path(recipient, deliverer), recipient.dsn.notify, recipient.dsn.orcpt)
+            for recipient in group
+        )
+        return Envelope(reverse, forwards, first.ret, first.envid, self._deliver_by(first))
+
+    def _forward_path(self, recipient: Recipient, deliverer: Deliverer) -> bytes:
+        if not self._all.zenv.flag("CANONIZE_RCPT"):
+            return recipient.user
+        return deliverer.run_effects(canonical_address(recipient.user))
+
+    def _deliver_by(self, recipient: Recipient) -> tuple[int, bytes] | None:
+        """The time that is left of DELIVERBY, which counts from the arrival of the message (RFC 2852 4)."""
+        by = recipient.dsn.by
+        if by is None or self._message is None:
+            return None
+        return int(by.seconds - (time.time() - self._message.mtime_ns / 1e9)), by.flags
+
+    # --------------------------------------------------------------- content
+
+    def _content_for(self, group: list[Recipient]) -> Callable[[Capabilities], ContentForm]:
+        """The content for these recipients; looked through when the first server asks for it, and then kept."""
+        kept: list[Content] = []
+
+        def content_for(capabilities: Capabilities) -> ContentForm:
+            if not kept:
+                kept.append(self._prepare(group))
+            content = kept[0]
+            eight_bit = capabilities.eight_bit_mime or self._all.options.eight_bit
+            for text in content.remarks_for(offers_8bitmime=eight_bit):
+                self._all.observer(Remark(text))
+            self._sent = True
+            return ContentForm(
+                content.size,
+                content.header_size,
+                content.facts.eight_bit,
+                content.data_blocks,
+                content.chunk_blocks,
+            )
+
+        return content_for
+
+    def _prepare(self, group: list[Recipient]) -> Content:
+        assert self._message is not None
+        zenv = self._all.zenv
+        header = self.control.headers[group[0].header].data
+        if not zenv.flag("RFC822TABS", default=True):
+            header = expand_tabs(header)
+        if zenv.flag("RECEIVED_FOR_CLAUSE") and len(group) == 1:
+            header = add_for_clause(header, group[0].user)
+        return prepare(header, Source(self._message.file, self.control.body_offset, self._message.size))
+
+
+def group_recipients(recipients: list[Recipient], *, alone: bool) -> list[list[Recipient]]:
+    """Those who can share a transaction, in file order; ``alone`` keeps VERP recipients by themselves."""
+    groups: dict[object, list[Recipient]] = {}
+    for r in recipients:
+        by = (r.dsn.by.seconds, r.dsn.by.flags) if r.dsn.by is not None else None
+        key: object = (r.sender, r.header, r.envid, r.ret, by)
+        if alone and r.dsn.ezmlm is not None:
+            key = r.offset
+        groups.setdefault(key, []).append(r)
+    return list(groups.values())
+
+
+def canonical_address(address: bytes) -> Generator[Query, Any, bytes]:
+    """``address`` with its domain replaced by the canonical name if it is an alias (ZENV ``CANONIZE_RCPT``).
+
+    A rule of RFC 974's time that RFC 5321 5.1 does not have any more; a failed lookup leaves the address alone.
+    """
+    domain = domain_of(address)
+    if not domain.isascii() or not domain or domain.startswith(b"["):
+        return address
+    name = domain.decode("ascii").rstrip(".")
+    answer = yield Query(name, RecordType.MX)
+    if answer.status not in (Status.OK, Status.NODATA) or not answer.canonical:
+        return address
+    if answer.canonical.lower() == name.lower():
+        return address
+    canonical: bytes = answer.canonical.encode("ascii", "ignore")
+    return address[: len(address) - len(domain)] + canonical
+
+
+def matching(control: ControlFile, channel: bytes, host: bytes) -> list[Recipient]:
+    """The recipients still to do for this channel and host; hosts are compared without case."""
+    wanted = host.lower()
+    return [r for r in control.recipients if r.state == b" " and r.channel == channel and r.host.lower() == wanted]
+
+
+def other_hosts(control: ControlFile, channel: bytes, host: bytes) -> dict[bytes, list[Recipient]]:
+    """The recipients still to do for this channel at other hosts, by host in lower case."""
+    found: dict[bytes, list[Recipient]] = {}
+    for r in control.recipients:
+        if r.state == b" " and r.channel == channel and r.host.lower() != host.lower():
+            found.setdefault(r.host.lower(), []).append(r)
+    return found

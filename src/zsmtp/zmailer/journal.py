@@ -1,0 +1,84 @@
+"""All logs of one agent behind one observer: ``-l``, the control file's ``v``, ``-d``, ``-s``, syslog."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from zsmtp.events import Event, Observer
+from zsmtp.zmailer.control import ControlFile
+from zsmtp.zmailer.diagnostics import Report
+from zsmtp.zmailer.logs import Attempt, DialogueLog, ProcessTitle, Syslog, VerboseLog, debug_observer
+from zsmtp.zmailer.options import Options
+from zsmtp.zmailer.zenv import Zenv
+
+
+class Journal:
+    """Hears every event and passes it to the logs that were asked for.
+
+    ``debug`` takes the lines of ``-d``; ``complain`` hears why a log cannot be kept.
+    """
+
+    def __init__(
+        self, options: Options, zenv: Zenv, debug: Callable[[bytes], None], complain: Callable[[str], None]
+    ) -> None:
+        clock = time.time
+        self._clock = clock
+        self._dialogue = None
+        if options.log_file is not None:
+            self._dialogue = DialogueLog(
+                options.log_file, os.getpid(), clock(), clock=clock, complain=complain, verbose=options.verbose
+            )
+        self._title = ProcessTitle() if options.show_progress else None
+        self._syslog = Syslog(zenv.get("SYSLOGFLG", "T"))
+        self._verbose: VerboseLog | None = None
+        standing: list[Observer | None] = [self._dialogue, self._title]
+        if options.debug:
+            standing.append(debug_observer(debug, clock=clock))
+        self._standing = tuple(one for one in standing if one is not None)
+        self._listeners = self._standing
+
+    def __call__(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
+
+    def begin(self, control: ControlFile, complain: Callable[[str], None]) -> None:
+        """The work on a control file starts; its sender may have asked for a log of his own."""
+        if control.verbose_log is not None:
+            self._verbose = VerboseLog(control.verbose_log, clock=self._clock, complain=complain)
+            self._listeners = (*self._standing, self._verbose)
+        if self._dialogue is not None:
+            self._dialogue.message(control.id, control.log_identity)
+            for remark in control.remarks:
+                self._dialogue.remark(remark)
+
+    def end(self) -> None:
+        """The work on a control file is done."""
+        self._listeners = self._standing
+        if self._verbose is not None:
+            self._verbose.close()
+            self._verbose = None
+
+    def report(self, report: Report, attempt: Attempt) -> None:
+        """A recipient was reported to the scheduler."""
+        if self._dialogue is not None:
+            self._dialogue.diag(report)
+        if self._verbose is not None:
+            self._verbose.diag(report)
+        self._syslog.report(report, attempt)
+
+    def jobspec(self, line: bytes) -> None:
+        """A job line came."""
+        if self._dialogue is not None:
+            self._dialogue.jobspec(line)
+
+    def remark(self, text: str) -> None:
+        """A line for the dialogue log only."""
+        if self._dialogue is not None:
+            self._dialogue.remark(text)
+
+    def state(self, text: str) -> None:
+        """What the process is at between jobs, for ps(1)."""
+        if self._title is not None:
+            self._title.state(text)

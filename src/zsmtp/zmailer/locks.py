@@ -1,0 +1,325 @@
+"""Control files on disk: opening them, taking and releasing recipients, appending diagnostics.
+
+No other module opens a control file for writing. A recipient is locked by the state tag ``~`` and a process id in
+the 6 bytes after it; ``+``, ``-`` and blank release it. Those 7 bytes, and ``d`` records at the end, are all that is
+ever written: the file is never rewritten, truncated or created::
+
+    with open_control("12345-6789") as spool:
+        taken = [r for r in spool.control.recipients if spool.take(r, pid=os.getpid())]
+        ...
+        spool.release(taken[0], Mark.DELIVERED)
+
+Two agents may race for one recipient. Here the test for a blank tag and the write over it happen under an ``fcntl``
+record lock on those bytes, so one of them wins; an agent that ignores record locks still does not get past a ``~``
+that is there, and what was written is read back. The lock is the bytes in the file; the record lock is held for
+microseconds. Whatever was taken and not released is blanked when the file is closed. :func:`open_message` opens the
+message file beside it. Neither waits for a FIFO or a device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import stat
+import time
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Self
+
+from zsmtp.errors import SpoolError
+from zsmtp.zmailer.control import FILE_LIMIT, ControlFile, Recipient, parse
+
+PATIENCE = 2.0  # seconds to wait for a record lock; those of other agents last for microseconds
+
+_OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_LOCKED_BY_ANOTHER = frozenset({errno.EACCES, errno.EAGAIN})
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+
+class Mark(Enum):
+    """What a recipient is released with: its new state tag."""
+
+    DELIVERED = b"+"  # the remote server took it
+    FAILED = b"-"  # for good
+    TODO = b" "  # deferred: to be tried again
+
+
+class MessageMissing(SpoolError):
+    """There is no message file, or something that is no regular file: the message can never be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageFile:
+    """An open message file: ``file`` is unbuffered and stands at the first octet of the body.
+
+    ``inode`` and ``mtime_ns`` (time of last change, nanoseconds since 1970) make the spool id; ``size`` is in octets.
+    """
+
+    path: str
+    file: io.FileIO
+    inode: int
+    mtime_ns: int
+    size: int
+
+    def close(self) -> None:
+        """Close the file; once is enough."""
+        self.file.close()
+
+
+def open_control(path: str, *, patience: float = PATIENCE) -> OpenControl:
+    """Open and read the control file ``path``; ``patience`` is how long :meth:`OpenControl.take` waits, in seconds.
+
+    Raises SpoolError if it cannot be opened, is not a regular file, or is not a valid control file.
+    """
+    fd = _open(path, os.O_RDWR)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise SpoolError(path, None, "not a regular file")
+        control = parse(path, _read_all(path, fd, status.st_size))
+    except BaseException as problem:
+        os.close(fd)
+        if isinstance(problem, OSError):
+            raise _system_error(path, "read", problem) from problem
+        raise
+    return OpenControl(control, fd, patience)
+
+
+def open_message(path: str, body_offset: int) -> MessageFile:
+    """Open the message file ``path``, whose body starts at ``body_offset``.
+
+    Raises MessageMissing if there is none or it is not a regular file (every recipient has failed), plain SpoolError
+    if it is shorter than ``body_offset`` or the system fails to open it (nothing is sent; a later try may succeed).
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
+    except (OSError, ValueError) as problem:
+        code = problem.errno if isinstance(problem, OSError) else errno.EINVAL
+        if code in _NOT_THERE:
+            raise MessageMissing(path, None, "message file is missing") from problem
+        if code == errno.ENXIO:  # a socket, or a device without driver
+            raise MessageMissing(path, None, "message file is missing (not a regular file)") from problem
+        raise _system_error(path, "open", problem) from problem
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise MessageMissing(path, None, "message file is missing (not a regular file)")
+        if status.st_size < body_offset:
+            raise SpoolError(path, body_offset, f"the body starts beyond the end of the message ({status.st_size})")
+        os.lseek(fd, body_offset, os.SEEK_SET)
+        file = io.FileIO(fd, "rb")
+    except BaseException as problem:
+        os.close(fd)
+        if isinstance(problem, OSError):
+            raise _system_error(path, "read", problem) from problem
+        raise
+    return MessageFile(path, file, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+class OpenControl:
+    """A control file that is open for marking (see :func:`open_control`). Not for use by several threads at once."""
+
+    def __init__(self, control: ControlFile, fd: int, patience: float) -> None:
+        self.control = control
+        self._fd = fd
+        self._append_fd = -1
+        self._patience = patience
+        self._taken: dict[int, _Lock] = {}  # by offset of the state tag
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Blank what is still locked by this process, and close the file; once is enough.
+
+        A mark that could not be written is tried again; if that fails, the recipient stays locked: to say it is to be
+        done would send a delivered message twice.
+        """
+        if self._fd < 0:
+            return
+        for at, lock in list(self._taken.items()):
+            with contextlib.suppress(SpoolError):
+                self._replace(at, lock)
+        self._taken.clear()
+        os.close(self._fd)
+        if self._append_fd >= 0:
+            os.close(self._append_fd)
+        self._fd = self._append_fd = -1
+
+    def take(self, recipient: Recipient, *, pid: int) -> bool:
+        """Lock a recipient for the process ``pid``; False if its state tag is not blank (any more).
+
+        Of a process id of more than 6 digits the last 6 are written. Raises SpoolError if the file cannot be read or
+        written, or another process sits on the record lock for longer than the patience.
+        """
+        lock = _Lock(_lock_bytes(recipient, pid))
+        at, length = recipient.offset + 1, len(lock.data)
+        self._record_lock(at, length)
+        try:
+            before = self._bytes(recipient.offset, 1 + length)
+            if before[:2] != b"r ":
+                return False
+            self._taken[at] = lock
+            self._write_or_restore(at, lock.data, before[1:])
+            # An agent that does not use record locks may have written over it.
+            if self._bytes(at, length) != lock.data:
+                del self._taken[at]
+                return False
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._fd, fcntl.LOCK_UN, length, at)
+        return True
+
+    def holds(self, recipient: Recipient) -> bool:
+        """Whether the recipient is taken, and the file still says so: worth a look before its address is sent.
+
+        Raises SpoolError if the file cannot be read.
+        """
+        lock = self._taken.get(recipient.offset + 1)
+        return lock is not None and self._bytes(recipient.offset + 1, len(lock.data)) == lock.data
+
+    def release(self, recipient: Recipient, mark: Mark) -> bool:
+        """Write ``mark`` and blank the lock field, in one write.
+
+        False, and nothing is written, if the bytes are not this process's lock any more: someone else thinks it may
+        decide on this recipient. Raises SpoolError if the file cannot be written (:meth:`close` will try again),
+        and ValueError for a recipient that was not taken.
+        """
+        at = recipient.offset + 1
+        lock = self._taken.get(at)
+        if lock is None:
+            raise ValueError(f"the recipient at byte {recipient.offset} is not taken")
+        lock.mark = mark
+        written = self._replace(at, lock)
+        del self._taken[at]
+        return written
+
+    def append(self, record: bytes) -> None:
+        """Append one ``d`` record, with its LF, and wait until it is on the disk.
+
+        It starts a line of its own even if the last one was left unfinished. Raises SpoolError if it could not be
+        written whole, ValueError for anything but one line of a ``d`` record.
+        """
+        if not (record.startswith(b"d") and record.find(b"\n") == len(record) - 1) or b"\0" in record:
+            raise ValueError("not one line of a d record")
+        fd = self._appending()
+        try:
+            size = os.fstat(fd).st_size
+            if size and os.pread(self._fd, 1, size - 1) != b"\n":
+                record = b"\n" + record
+            written = os.write(fd, record)
+            os.fsync(fd)
+        except OSError as problem:
+            raise _system_error(self.control.path, "append a diagnostic to", problem) from problem
+        if written != len(record):
+            raise SpoolError(self.control.path, size, f"only {written} of {len(record)} bytes of a diagnostic written")
+
+    def _appending(self) -> int:
+        """A descriptor of the same file in append mode: a mode that the descriptor for marks must not have."""
+        if self._append_fd < 0:
+            fd = _open(self.control.path, os.O_WRONLY | os.O_APPEND)
+            try:
+                same = os.path.sameopenfile(fd, self._fd)
+            except OSError:
+                same = False
+            if not same:
+                os.close(fd)
+                raise SpoolError(self.control.path, None, "the file was replaced by another one")
+            self._append_fd = fd
+        return self._append_fd
+
+    def _record_lock(self, at: int, length: int) -> None:
+        deadline = time.monotonic() + self._patience
+        pause = 0.001
+        while True:
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, length, at)
+                return
+            except OSError as problem:
+                if problem.errno not in _LOCKED_BY_ANOTHER:
+                    raise _system_error(self.control.path, "lock a record of", problem) from problem
+                if time.monotonic() + pause > deadline:
+                    raise SpoolError(self.control.path, at, "another process keeps the record lock") from problem
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+
+    def _replace(self, at: int, lock: _Lock) -> bool:
+        if self._bytes(at, len(lock.data)) != lock.data:
+            return False
+        self._write(at, lock.mark.value.ljust(len(lock.data)))
+        return True
+
+    def _bytes(self, at: int, length: int) -> bytes:
+        try:
+            data = os.pread(self._fd, length, at)
+        except OSError as problem:
+            raise _system_error(self.control.path, "read", problem) from problem
+        if len(data) != length:
+            raise SpoolError(self.control.path, at, "the file has become shorter")
+        return data
+
+    def _write(self, at: int, data: bytes) -> None:
+        try:
+            written = os.pwrite(self._fd, data, at)
+        except OSError as problem:
+            raise _system_error(self.control.path, "mark a recipient in", problem) from problem
+        if written != len(data):
+            raise SpoolError(self.control.path, at, f"only {written} of {len(data)} bytes of a mark written")
+
+    def _write_or_restore(self, at: int, data: bytes, before: bytes) -> None:
+        try:
+            self._write(at, data)
+        except SpoolError:
+            with contextlib.suppress(SpoolError):
+                self._write(at, before)
+            raise
+
+
+class _Lock:
+    """The bytes that are a lock of this process, and what they give way to."""
+
+    __slots__ = ("data", "mark")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.mark = Mark.TODO
+
+
+def _lock_bytes(recipient: Recipient, pid: int) -> bytes:
+    if pid <= 0:
+        raise ValueError(f"not a process id: {pid}")
+    return b"~" + (b"%6d" % pid)[-6:] if recipient.lock_field else b"~"
+
+
+def _open(path: str, mode: int) -> int:
+    try:
+        return os.open(path, mode | _OPEN_FLAGS)
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
+        raise _system_error(path, "open", problem) from problem
+
+
+def _read_all(path: str, fd: int, size: int) -> bytes:
+    """All of the file: also what was appended since its size was taken."""
+    if size > FILE_LIMIT:
+        raise SpoolError(path, FILE_LIMIT, f"longer than {FILE_LIMIT} bytes")
+    parts, total = [], 0
+    while part := os.read(fd, max(size - total, 0) + 4096):
+        parts.append(part)
+        total += len(part)
+        if total > FILE_LIMIT:
+            raise SpoolError(path, FILE_LIMIT, f"longer than {FILE_LIMIT} bytes")
+    return b"".join(parts)
+
+
+def _system_error(path: str, doing: str, problem: OSError | ValueError) -> SpoolError:
+    reason = problem.strerror if isinstance(problem, OSError) else None
+    return SpoolError(path, None, f"cannot {doing} it: {reason or problem}")

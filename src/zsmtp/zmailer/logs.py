@@ -1,0 +1,460 @@
+"""What people can read of a delivery: dialogue log, sender's verbose log, process title, syslog, debug remarks.
+
+Each is an adapter from the events of :mod:`zsmtp.events` to lines, and each is an ``Observer``: call it with an event.
+:func:`combine` makes one observer of several. None of them may disturb a delivery: a log that cannot be written is
+switched off with one complaint, nothing here waits, nothing here raises.
+
+Peers choose part of what is logged. :func:`escape` is the one way from their octets to text: whatever could move a
+cursor, end a line or hide a letter becomes ``\\r``, ``\\x1b`` or ``\\u202e``, and what is not UTF-8 becomes ``\\xff``.
+Secrets do not come this far, the session replaces them in its events; message content is never logged, only its size.
+
+The forms of the lines are those of ZMailer's own agent, so that the tools of its administrators go on working.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from zsmtp import events
+from zsmtp.dns.plan import Endpoint, Family
+
+if TYPE_CHECKING:
+    from zsmtp.zmailer.diagnostics import Report
+
+Complain = Callable[[str], None]
+Clock = Callable[[], float]
+
+_LINE_LIMIT = 8192  # characters; a reply line may be 64 KiB, and octets grow fourfold when escaped
+_NAMED_ESCAPES = {"\r": "\\r", "\n": "\\n", "\t": "\\t"}
+
+
+def escape(data: bytes | str) -> str:
+    """Printable text: control and format characters, line ends and octets that are not UTF-8 become escapes."""
+    text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if character in _NAMED_ESCAPES:
+        return _NAMED_ESCAPES[character]
+    if 0xDC80 <= code <= 0xDCFF:  # an octet that was not UTF-8 (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def socket_name(endpoint: Endpoint) -> str:
+    """``192.0.2.1|25``, ``ipv6 2001:db8::1|25`` or ``UNIX:/path``."""
+    if endpoint.family is Family.UNIX:
+        return f"UNIX:{endpoint.address}"
+    prefix = "ipv6 " if endpoint.family is Family.INET6 else ""
+    return f"{prefix}{endpoint.address}|{endpoint.port}"
+
+
+def _host_name(endpoint: Endpoint) -> str:
+    return f"UNIX:{endpoint.host}" if endpoint.family is Family.UNIX else endpoint.host
+
+
+def combine(*observers: events.Observer) -> events.Observer:
+    """One observer that tells all of ``observers``, in this order."""
+    listeners = tuple(observer for observer in observers if observer is not events.ignore)
+    if not listeners:
+        return events.ignore
+    if len(listeners) == 1:
+        return listeners[0]
+
+    def tell_all(event: events.Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell_all
+
+
+def _remark_text(event: events.Event, now: float) -> str | None:
+    """The words for an event that is neither a line of dialogue nor progress; they still need :func:`escape`."""
+    match event:
+        case events.Remark(text) | events.Detail(text):
+            return text
+        case events.Connecting(endpoint):
+            return f"(Connecting to `{_host_name(endpoint)}' [{socket_name(endpoint)}] {time.ctime(now)})"
+        case events.ConnectFailed(endpoint, reason):
+            return f"; 500 (connect to {_host_name(endpoint)} [{socket_name(endpoint)}]: {reason})"
+        case events.Connected(endpoint, local):
+            here = f"|{local[0]}|{local[1]}" if local else ""
+            return f"(Connected to `{_host_name(endpoint)}' [{socket_name(endpoint)}{here}])"
+        case events.ContentSent():
+            return (
+                f"{event.octets} bytes, {event.header_octets} in header, {event.recipients} recipients, "
+                f"{int(event.envelope_seconds)} secs for envelope, {int(event.content_seconds)} secs for body xfer"
+            )
+        case events.Closed(reason):
+            return f"(closed SMTP channel - {reason})"
+    return None
+
+
+class _AppendedFile:
+    """A file that grows by whole lines, each one ``write``; the first failure closes it and is complained of once."""
+
+    def __init__(self, path: str | bytes, flags: int, mode: int, complain: Complain, *, plain: bool) -> None:
+        self._path = path
+        self._complain = complain
+        self._fd: int | None = None
+        try:
+            # A FIFO without reader must not hold the delivery up, neither when opened nor when written.
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | flags, mode)
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+            return
+        self._fd = fd
+        if plain and not _is_plain(fd):
+            self.close()
+            self._give_up("not a regular file with one name")
+
+    def write(self, line: str) -> None:
+        """Append ``line``, which is escaped text, and a line end."""
+        if self._fd is None:
+            return
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            complete = os.write(self._fd, data) == len(data)
+        except OSError as error:
+            self.close()
+            self._give_up(error)
+            return
+        if not complete:
+            self.close()
+            self._give_up("no room for a whole line")
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _give_up(self, reason: object) -> None:
+        why = reason.strerror if isinstance(reason, OSError) else reason
+        self._complain(f"no log to {escape(self._path)}: {why}")
+
+
+def _is_plain(fd: int) -> bool:
+    status = os.fstat(fd)
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+
+
+def _cut(text: str) -> str:
+    """Escaped text of bounded length; the cut is shown."""
+    # One character becomes at least one, so what lies beyond the limit before escaping cannot come back.
+    text = escape(text[: _LINE_LIMIT + 1])
+    return text if len(text) <= _LINE_LIMIT else text[:_LINE_LIMIT] + "..."
+
+
+def _line_text(line: bytes) -> str:
+    return _cut(line[: 4 * _LINE_LIMIT + 4].decode("utf-8", "surrogateescape"))
+
+
+class DialogueLog:
+    """The log of ``-l``: ``PPPPPHHHH-NNNN-SSSSx<TAB>text``, many agents to one file.
+
+    ``PPPPP`` is the process id, ``HHHH`` the low 16 bits of the start time, ``NNNN`` the running number of the line and
+    ``SSSS`` the seconds since the start (both begin again at 10000), ``x`` one of ``r`` received, ``w`` written and
+    ``#`` remark. ``clock`` tells the time in seconds since 1970; ``complain`` hears, once, why there is no log (any
+    more). With ``verbose`` above 0 the details are logged too.
+    """
+
+    def __init__(
+        self, path: str, pid: int, start_epoch: float, *, clock: Clock, complain: Complain, verbose: int = 0
+    ) -> None:
+        self._start = int(start_epoch)
+        self._tag = f"{pid % 100000:05d}{self._start & 0xFFFF:04X}"
+        self._number = 0
+        self._clock = clock
+        self._verbose = verbose
+        self._file = _AppendedFile(path, os.O_CREAT, 0o640, complain, plain=False)
+        started = time.strftime("%a, %d %b %Y %H:%M:%S %z", time.localtime(self._start))
+        self.remark(f"Start time: {started}")
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.LineReceived(line):
+                self._write("r", _line_text(line))
+            case events.LineSent(line):
+                self._write("w", _line_text(line))
+            case events.Detail() | events.Connected() if self._verbose == 0:
+                pass
+            case _:
+                text = _remark_text(event, self._clock())
+                if text is not None:
+                    self.remark(text)
+
+    def remark(self, text: str) -> None:
+        """A line of this program's own."""
+        self._write("#", _cut(text))
+
+    def jobspec(self, line: bytes) -> None:
+        """The job line as it came from the scheduler, without its line end; the TAB before the host stays one."""
+        path, tab, host = line.partition(b"\t")
+        self._write("#", f"jobspec: {_line_text(path)}{tab.decode()}{_line_text(host)}")
+
+    def message(self, id: bytes, log_identity: bytes) -> None:
+        """The message now at work: the number of its control file, and what logs know it by (its Message-ID)."""
+        self._write("#", f"{_line_text(id)}: {_line_text(log_identity)}")
+
+    def diag(self, report: Report) -> None:
+        """What was decided about a recipient, with all that a delivery status notification would show."""
+        self._write("#", _diag_text(report))
+
+    def close(self) -> None:
+        """Close the file; later events go nowhere."""
+        self._file.close()
+
+    def _write(self, kind: str, text: str) -> None:
+        elapsed = max(int(self._clock()) - self._start, 0) % 10000
+        self._file.write(f"{self._tag}-{self._number:04d}-{elapsed:04d}{kind}\t{text}")
+        self._number = (self._number + 1) % 10000
+
+
+def _diag_text(report: Report) -> str:
+    recipient = report.recipient
+    via = escape(report.remote.partition(" (")[0])  # "" for UNIX sockets, which have no name to be known by
+    through = f" WTT='{via}'" if via else ""
+    # "L" was the file offset of the lock; the lock is not told of here, and 0 is what readers know for "none".
+    return (
+        f"DIAG: C='{_line_text(recipient.channel)}' H='{_line_text(recipient.host)}' U='{_line_text(recipient.user)}' "
+        f"P='{_line_text(recipient.privilege)}' ID={_line_text(report.id)}/{recipient.offset} L=0 "
+        f"-- stat='{escape(report.word)}' notary='{_line_text(report.notary)}'{through}  "
+        f"MSG='{_line_text(report.message)}'"
+    )
+
+
+class VerboseLog:
+    """The log a sender asked for (``mail -v``; the control file's ``v`` record): the dialogue and the reasons.
+
+    The path comes from a spool file, so only a regular file with one name is written to, never what a symbolic link,
+    a FIFO or a device would lead to; a file that is not there is made, readable to its owner. Whatever prevents
+    the log is told to ``complain`` once.
+    """
+
+    def __init__(self, path: str | bytes, *, clock: Clock, complain: Complain) -> None:
+        self._clock = clock
+        self._file = _AppendedFile(path, os.O_CREAT | os.O_NOFOLLOW, 0o600, complain, plain=True)
+
+    def __call__(self, event: events.Event) -> None:
+        line = _plain_line(event, self._clock())
+        if line is not None:
+            self._file.write(line)
+
+    def diag(self, report: Report) -> None:
+        """What was decided about a recipient."""
+        self._file.write(_diag_text(report))
+
+    def close(self) -> None:
+        """Close the file; later events go nowhere."""
+        self._file.close()
+
+
+def _plain_line(event: events.Event, now: float) -> str | None:
+    """An event as one line, the dialogue with the arrows of reports: ``<<-`` what was sent, ``->>`` the answer."""
+    match event:
+        case events.LineSent(line):
+            return f"<<- {_line_text(line)}"
+        case events.LineReceived(line):
+            return f"->> {_line_text(line)}"
+    text = _remark_text(event, now)
+    return None if text is None else _cut(text)
+
+
+def debug_observer(write: Callable[[bytes], None], *, clock: Clock) -> events.Observer:
+    """The observer of ``-d``: each event, progress too, as one line ``# ...`` handed to ``write``.
+
+    An OSError of ``write`` (a closed standard output) silences it for good.
+    """
+    silent = False
+
+    def debug(event: events.Event) -> None:
+        nonlocal silent
+        if silent:
+            return
+        if isinstance(event, events.ContentProgress):
+            line: str | None = f"content: {event.octets} of {event.total} octets"
+        else:
+            line = _plain_line(event, clock())
+        try:
+            if line is not None:
+                write(f"# {line}\n".encode("utf-8", "backslashreplace"))
+        except OSError:
+            silent = True
+
+    return debug
+
+
+_VERBS = frozenset(b"EHLO HELO LHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY EXPN HELP ETRN".split())
+
+
+class ProcessTitle:
+    """Progress for ps(1), switched on by ``-s``: ``>192.0.2.1|25 mx.example DATA 34567/120000 (29%)``.
+
+    ``setter`` takes the title; without one it is setproctitle's, imported now, and where that is missing nothing is
+    shown. Content progress is shown when its percentage changes, however often it is told.
+    """
+
+    def __init__(self, setter: Callable[[str], object] | None = None) -> None:
+        self._set = setter or _system_setter()
+        self._peer = ""
+        self._state = ""
+        self._percentage = -1
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.Connecting(endpoint):
+                self._peer = f"{socket_name(endpoint)} {_host_name(endpoint)} "
+                self.state("connecting")
+            case events.Connected():
+                self.state("greeting wait")
+            case events.LineSent(line):
+                verb = line[:9].split(b" ", 1)[0].upper()
+                if verb in _VERBS:  # never an AUTH response
+                    self.state(f"{verb.decode('ascii')} wait")
+            case events.ContentProgress(octets, total):
+                self._progress(octets, total)
+            case events.ContentSent():
+                self.state("dot wait")
+            case events.ConnectFailed() | events.Closed():
+                self._peer = ""
+                self.state("closed")
+
+    def state(self, text: str) -> None:
+        """Show ``text`` as what goes on (``#hungry``, ``#idle``)."""
+        self._percentage = -1
+        self._show(text)
+
+    def _progress(self, octets: int, total: int) -> None:
+        percentage = min(octets * 100 // total, 100) if total > 0 else 100
+        if percentage != self._percentage:
+            self._percentage = percentage
+            self._show(f"DATA {octets}/{total} ({percentage}%)")
+
+    def _show(self, state: str) -> None:
+        if state == self._state or self._set is None:
+            return
+        self._state = state
+        try:
+            self._set(escape(f">{self._peer}{state}"[:200]))
+        except Exception:  # a title is never worth a delivery, whatever the setter is made of
+            self._set = None
+
+
+def _system_setter() -> Callable[[str], object] | None:
+    try:
+        from setproctitle import setproctitle
+    except ImportError:
+        return None
+    return setproctitle
+
+
+class Conversion(Enum):
+    """How the content was changed for the server; the value is the word in syslog."""
+
+    NONE = "NONE"  # sent as stored
+    QP = "QP"  # to quoted-printable
+    EIGHT_BIT = "8BIT"  # decoded to 8-bit
+    MULTIPART_QP = "MPQP"  # parts of a multipart to quoted-printable
+    UNKNOWN = "UNKNOWN"  # nothing was sent
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The attempt a syslog line tells of: age of the message and length of the attempt are in seconds."""
+
+    spool_id: str
+    delay: float
+    xdelay: float
+    conversion: Conversion = Conversion.NONE
+
+
+def syslog_line(report: Report, attempt: Attempt, *, separator: str = ", ") -> str:
+    """``SPOOLID: to=<address>, delay=HH:MM:SS, xdelay=HH:MM:SS, mailer=channel, relay=host ([ip]), stat=...``.
+
+    ``separator`` stands between the fields: ", ", or a TAB. The text after the status is the end of the dialogue, at
+    most 400 characters of it.
+    """
+    recipient = report.recipient
+    fields = [
+        f"to=<{_line_text(recipient.user)[:200]}>",
+        f"delay={_clock_form(attempt.delay)}",
+        f"xdelay={_clock_form(attempt.xdelay)}",
+        f"mailer={_line_text(recipient.channel)[:80]}",
+    ]
+    if report.peer is not None:
+        fields.append(f"relay={escape(_relay(report.peer.endpoint))[:300]}")
+    text = _line_text(report.message.replace(b"\r", b" ").strip())
+    if len(text) > 400:
+        text = "..." + text[-397:]
+    ending = "\t" if separator == "\t" else " "
+    fields.append(
+        ending.join(part for part in (f"stat={escape(report.word)}", text, f"cvt={attempt.conversion.value}") if part)
+    )
+    first = "\t" if separator == "\t" else " "
+    return f"{attempt.spool_id}:{first}{separator.join(fields)}"
+
+
+def _relay(endpoint: Endpoint) -> str:
+    if endpoint.family is Family.UNIX:
+        return f"UNIX:{endpoint.address}"
+    return f"{f'[{endpoint.host}]' if endpoint.literal else endpoint.host} ([{endpoint.address}])"
+
+
+def _clock_form(seconds: float) -> str:
+    """``HH:MM:SS``; more than 99 hours take the room they need."""
+    whole = max(int(seconds), 0)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+class SyslogBackend(Protocol):
+    """What is used of the standard library's ``syslog``."""
+
+    LOG_PID: int
+    LOG_MAIL: int
+    LOG_INFO: int
+
+    def openlog(self, ident: str, logoption: int, facility: int) -> None: ...
+
+    def syslog(self, priority: int, message: str) -> None: ...
+
+
+class Syslog:
+    """One line per recipient to syslog: facility mail, ``smtp[pid]``.
+
+    ``flags`` is ZENV's ``SYSLOGFLG``, ``T`` where it is not set: a ``T`` in it gives lines with commas, a ``t`` lines
+    with TABs (the first of the two counts), neither gives no lines. ``backend`` is the standard library's module,
+    imported when the first line is written.
+    """
+
+    def __init__(self, flags: str, backend: SyslogBackend | None = None) -> None:
+        letters = [letter for letter in flags if letter in "Tt"]
+        self.enabled = bool(letters)
+        self._separator = "\t" if letters[:1] == ["t"] else ", "
+        self._backend = backend
+        self._open = False
+
+    def report(self, report: Report, attempt: Attempt) -> None:
+        """Tell syslog of one recipient."""
+        if not self.enabled:
+            return
+        line = syslog_line(report, attempt, separator=self._separator)
+        if self._backend is None:
+            import syslog
+
+            self._backend = syslog
+        if not self._open:
+            self._backend.openlog("smtp", self._backend.LOG_PID, self._backend.LOG_MAIL)
+            self._open = True
+        self._backend.syslog(self._backend.LOG_INFO, line)

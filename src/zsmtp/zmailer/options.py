@@ -1,0 +1,329 @@
+"""The command line of ``smtp``: single-letter options in clusters, as C's getopt(3) reads them.
+
+:func:`parse` turns the arguments into :class:`Options` and refuses with :class:`~zsmtp.errors.ConfigError` what cannot
+be honoured: an unknown option, a value that is no value, two options that contradict each other. The agent then prints
+the reason and :func:`usage` on standard error and exits 64 (``EX_USAGE`` of ``<sysexits.h>``).
+
+One table names every option once; the usage line, :func:`help_text` and the parser all read it. Options may stand
+before or after the host; ``--`` ends them.
+
+Every agent reads its options before it says its first ``#hungry``, so this module imports nothing that costs time:
+the standard library's own getopt loads gettext and re, dataclasses load inspect, and either takes longer than all the
+work done here.
+"""
+
+from __future__ import annotations
+
+from zsmtp.errors import ConfigError
+
+TYPE_CHECKING = False  # as typing has it; importing typing itself would cost milliseconds
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Letter, name of the value ("" for a flag), what it does.
+_OPTIONS: tuple[tuple[str, str, str], ...] = (
+    ("1", "", "one message per connection"),
+    ("6", "", "try IPv6 addresses first"),
+    ("7", "", "treat the server as 7-bit only; -77: also use HELO and no extension at all"),
+    ("8", "", "send 8-bit content whatever the server offers (with -77: without ESMTP)"),
+    ("A", "file", "secrets for SMTP AUTH"),
+    ("c", "channel", "take recipients of this channel (default: smtp)"),
+    ("D", "", "only try to connect, tell the result on standard error, exit"),
+    ("d", "", "write debugging remarks to standard output, each line starting with #"),
+    ("E", "", "say EHLO only if the greeting mentions ESMTP"),
+    ("e", "", "also take recipients whose own mail exchangers include the connected host"),
+    ("F", "dest", "connect to this host, literal or UNIX:/path for all mail"),
+    ("H", "", "leave 8-bit message headers as they are"),
+    ("h", "name", "name to greet with (default: that of the local address)"),
+    ("L", "ident", "local identity: iface:eth0, [192.0.2.1], any, any6 or a host name"),
+    ("l", "file", "append the SMTP dialogue to this file"),
+    ("M", "", "speak LMTP; needs -p other than 25 or -F UNIX:/path"),
+    ("O", "keywords", "ignore-ezmlm: no VERP; ta-diagnostics: extended status words (comma separated)"),
+    ("P", "", "do not use PIPELINING"),
+    ("p", "port", "remote port, a number or a service name (default: 25)"),
+    ("r", "", "connect from a port below 1024 (needs privilege)"),
+    ("S", "file", "TLS configuration; without it STARTTLS is not used"),
+    ("s", "", "show progress in the process title"),
+    ("T", "timeouts", "conn=3m,tcpw=5m,cmd=5m,data=2m,dot=20m; a bare value is cmd; units d h m s"),
+    ("V", "", "print the version and exit (also --version)"),
+    ("v", "", "log more"),
+    ("W", "", "require a WKS record that lists SMTP"),
+    ("w", "octets", "size of the socket's send buffer"),
+    ("X", "", "with -x: allow connections to this host itself"),
+    ("x", "", "no MX lookup: connect to the host's own addresses"),
+    ("Z", "text", "ignored"),
+)
+
+_TAKES_VALUE = {letter: value != "" for letter, value, _ in _OPTIONS}
+
+_FLAGS: dict[str, tuple[str, bool]] = {
+    "1": ("one_message", True),
+    "6": ("prefer_ipv6", True),
+    "8": ("eight_bit", True),
+    "D": ("connect_only", True),
+    "d": ("debug", True),
+    "E": ("esmtp_if_announced", True),
+    "e": ("mx_match", True),
+    "H": ("convert_headers", False),
+    "M": ("lmtp", True),
+    "P": ("pipelining", False),
+    "r": ("reserved_port", True),
+    "s": ("show_progress", True),
+    "V": ("show_version", True),
+    "W": ("check_wks", True),
+    "X": ("allow_self", True),
+    "x": ("mx_lookup", False),
+}
+
+_TEXTS = {
+    "A": "auth_file",
+    "c": "channel",
+    "F": "force_destination",
+    "h": "helo_name",
+    "L": "local_identity",
+    "l": "log_file",
+    "S": "tls_conf",
+}
+
+_KEYWORDS = {"ignore-ezmlm": "ignore_ezmlm", "ta-diagnostics": "ta_diagnostics"}
+
+# Submode of -T: attribute, least value in seconds.
+_TIMEOUTS = {
+    "conn": ("connect_timeout", 10),
+    "tcpw": ("write_timeout", 10),
+    "cmd": ("command_timeout", 5),
+    "data": ("data_timeout", 10),
+    "dot": ("dot_timeout", 10),
+}
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+# poll(2) counts milliseconds in an int; a week stays far below its end and above any use.
+_LONGEST_TIMEOUT = 7 * 86400
+_LARGEST_BUFFER = 1 << 30
+_LONGEST_NAME = 255  # RFC 5321 4.5.3.1.2
+
+
+class Options:
+    """What the command line asks for. Times are in seconds, sizes in octets; a text that was not given is None."""
+
+    host: str | None = None  # the destination of job lines that name none
+    channel: str = "smtp"  # -c
+    helo_name: str | None = None  # -h
+    port: int | None = None  # -p; None: the default, 25
+    lmtp: bool = False  # -M (RFC 2033)
+    mx_lookup: bool = True  # -x turns it off
+    allow_self: bool = False  # -X
+    check_wks: bool = False  # -W (RFC 974)
+    mx_match: bool = False  # -e
+    esmtp_if_announced: bool = False  # -E
+    force_destination: str | None = None  # -F
+    local_identity: str | None = None  # -L
+    log_file: str | None = None  # -l
+    reserved_port: bool = False  # -r
+    show_progress: bool = False  # -s
+    pipelining: bool = True  # -P turns it off (RFC 2920)
+    tls_conf: str | None = None  # -S
+    auth_file: str | None = None  # -A
+    prefer_ipv6: bool = False  # -6
+    seven_bit: int = 0  # 1 for -7, 2 for -77
+    eight_bit: bool = False  # -8
+    convert_headers: bool = True  # -H turns it off (RFC 2047)
+    debug: bool = False  # -d
+    verbose: int = 0  # how often -v was given
+    connect_only: bool = False  # -D
+    one_message: bool = False  # -1
+    ignore_ezmlm: bool = False  # -O ignore-ezmlm
+    ta_diagnostics: bool = False  # -O ta-diagnostics
+    send_buffer: int | None = None  # -w; None: the system's default
+    connect_timeout: int = 180  # -T conn=
+    write_timeout: int = 300  # -T tcpw=
+    command_timeout: int = 300  # -T cmd= or a bare value
+    data_timeout: int = 120  # -T data=
+    dot_timeout: int = 1200  # -T dot=
+    show_version: bool = False  # -V, --version
+    show_help: bool = False  # --help
+
+
+def parse(argv: list[str]) -> Options:
+    """The options in ``argv`` (the arguments after the program's name).
+
+    ``-V``, ``--version`` and ``--help`` end the reading at once: whatever follows them is not judged.
+    Raises :class:`~zsmtp.errors.ConfigError` with a reason fit for a terminal.
+    """
+    options = Options()
+    hosts: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument == "--":
+            hosts.extend(arguments)
+        elif argument.startswith("--"):
+            _long_option(options, argument)
+        elif argument.startswith("-") and argument != "-":
+            _cluster(options, argument[1:], arguments)
+        else:
+            hosts.append(argument)
+        if options.show_version or options.show_help:
+            return options
+    if len(hosts) > 1:
+        raise ConfigError(f"more than one host: {hosts[0]!r} and {hosts[1]!r}")
+    if hosts:
+        options.host = _text(hosts[0], "host")
+    _check_combinations(options)
+    return options
+
+
+def _long_option(options: Options, argument: str) -> None:
+    if argument == "--version":
+        options.show_version = True
+    elif argument == "--help":
+        options.show_help = True
+    else:
+        raise ConfigError(f"unknown option {argument!r}")
+
+
+def _cluster(options: Options, letters: str, arguments: Iterator[str]) -> None:
+    """``-8H`` is ``-8 -H``; the first letter that takes a value takes the rest, or else the next argument."""
+    for position, letter in enumerate(letters, 1):
+        takes_value = _TAKES_VALUE.get(letter)
+        if takes_value is None:
+            raise ConfigError(f"unknown option {'-' + letter!r}")
+        if takes_value:
+            value = letters[position:] or next(arguments, None)
+            if value is None:
+                raise ConfigError(f"option -{letter} needs a value")
+            _set_value(options, letter, value)
+            return
+        if letter == "7":
+            options.seven_bit = min(options.seven_bit + 1, 2)
+        elif letter == "v":
+            options.verbose += 1
+        else:
+            attribute, state = _FLAGS[letter]
+            setattr(options, attribute, state)
+
+
+def _set_value(options: Options, letter: str, value: str) -> None:
+    if letter in _TEXTS:
+        text = _greeting_name(value) if letter == "h" else _text(value, f"value of -{letter}")
+        if letter == "c" and " " in text:
+            raise ConfigError(f"bad channel {value!r}: it holds a blank")
+        setattr(options, _TEXTS[letter], text)
+    elif letter == "p":
+        options.port = _port(value)
+    elif letter == "w":
+        options.send_buffer = _number(value, f"send buffer {value!r}", _LARGEST_BUFFER)
+    elif letter == "T":
+        _set_timeouts(options, value)
+    elif letter == "O":
+        _set_keywords(options, value)
+
+
+def _text(value: str, what: str) -> str:
+    """``value`` if it is some text without control characters (which would end up in logs and reports)."""
+    if not value:
+        raise ConfigError(f"empty {what}")
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in value):
+        raise ConfigError(f"bad {what}: control character in {value!r}")
+    return value
+
+
+def _greeting_name(value: str) -> str:
+    """A name that can follow HELO (RFC 5321 4.1.1.1): ASCII without blanks."""
+    _text(value, "value of -h")
+    if not value.isascii() or " " in value:
+        raise ConfigError(f"bad greeting name {value!r}: not a host name (write IDN labels as xn--...)")
+    if len(value) > _LONGEST_NAME:
+        raise ConfigError(f"bad greeting name: over {_LONGEST_NAME} octets")
+    return value
+
+
+def _number(value: str, what: str, largest: int) -> int:
+    """A decimal number from 1 to ``largest``."""
+    if not (value.isascii() and value.isdigit()) or len(value) > 10 or not 1 <= int(value) <= largest:
+        raise ConfigError(f"bad {what}: not a number from 1 to {largest}")
+    return int(value)
+
+
+def _port(value: str) -> int:
+    if value.isascii() and value.isdigit():
+        return _number(value, f"port {value!r}", 65535)
+    import socket  # only a service name is worth its load time
+
+    try:
+        return socket.getservbyname(value, "tcp")
+    except (OSError, ValueError):
+        raise ConfigError(f"bad port {value!r}: no such service") from None
+
+
+def _set_timeouts(options: Options, value: str) -> None:
+    for part in value.split(","):
+        name, equals, text = part.partition("=")
+        if not equals:
+            name, text = "cmd", part
+        if name not in _TIMEOUTS:
+            raise ConfigError(f"bad timeout {part!r}: the kinds are {', '.join(_TIMEOUTS)}")
+        attribute, least = _TIMEOUTS[name]
+        seconds = _interval(text)
+        if seconds is None:
+            raise ConfigError(f"bad timeout {part!r}: write an interval like 90, 2m or 1h30m")
+        if seconds < least:
+            raise ConfigError(f"bad timeout {part!r}: below {least} seconds")
+        if seconds > _LONGEST_TIMEOUT:
+            raise ConfigError(f"bad timeout {part!r}: above {_LONGEST_TIMEOUT // 86400} days")
+        setattr(options, attribute, seconds)
+
+
+def _interval(text: str) -> int | None:
+    """The seconds of ``1h30m``, ``2m``, ``90`` (a last number without unit counts seconds); None if it is no such."""
+    total, digits = 0, ""
+    if not text or len(text) > 40:
+        return None
+    for character in text:
+        if "0" <= character <= "9":
+            digits += character
+        elif character in _UNITS and digits:
+            total += int(digits) * _UNITS[character]
+            digits = ""
+        else:
+            return None
+    return total + int(digits or "0")
+
+
+def _set_keywords(options: Options, value: str) -> None:
+    for keyword in value.split(","):
+        attribute = _KEYWORDS.get(keyword.strip().lower())
+        if attribute is None:
+            raise ConfigError(f"unknown keyword {keyword!r} after -O; known: {', '.join(_KEYWORDS)}")
+        setattr(options, attribute, True)
+
+
+def _check_combinations(options: Options) -> None:
+    if options.seven_bit == 1 and options.eight_bit:
+        raise ConfigError("-7 and -8 contradict each other (-77 -8 is 8-bit without ESMTP)")
+    if options.lmtp:
+        if options.seven_bit == 2:
+            raise ConfigError("-M and -77 contradict each other: LMTP has no HELO")
+        if options.port in (None, 25) and not _is_socket(options.force_destination):
+            raise ConfigError("-M needs -p with a port other than 25, or -F UNIX:/path")
+    if options.connect_only and options.host is None and options.force_destination is None:
+        raise ConfigError("-D needs a host")
+
+
+def _is_socket(destination: str | None) -> bool:
+    return destination is not None and destination.strip(' "').lower().startswith("unix:")
+
+
+def usage() -> str:
+    """The usage line, without line end."""
+    flags = "".join(letter for letter, value, _ in _OPTIONS if not value)
+    values = " ".join(f"[-{letter} {value}]" for letter, value, _ in _OPTIONS if value)
+    return f"Usage: smtp [-{flags}] {values} [host]"
+
+
+def help_text() -> str:
+    """Usage and one line for each option, each line ended."""
+    lines = [usage(), ""]
+    for letter, value, meaning in _OPTIONS:
+        option = f"-{letter} {value}".rstrip()
+        lines.append(f"  {option:<12} {meaning}")
+    lines.append(f"  {'--help':<12} this text")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,512 @@
+"""Taking and releasing recipients on real files: races, rivals, full disks, and things that are no files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import zsmtp
+from zsmtp.errors import SpoolError
+from zsmtp.zmailer import locks
+from zsmtp.zmailer.locks import Mark, MessageMissing, OpenControl, open_control, open_message
+
+SOURCE = Path(zsmtp.__file__).parent.parent
+TOP = b"@ 0x7\ni 1-2\no 5\ns smtp - a@example.org 1\n"
+TAIL = b"m\nSubject: x\n\n"
+RECORD = b"r           smtp h u%d@example.net 1\n"
+DIAGNOSTIC = b"d 40:80:-1::1700000000\t\ttext\n"
+
+
+def control_file(path: Path, recipients: int = 2) -> bytes:
+    data = TOP + b"".join(RECORD % number for number in range(recipients)) + TAIL
+    path.write_bytes(data)
+    return data
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "1-2"
+    control_file(path)
+    return path
+
+
+@pytest.fixture
+def spool(path: Path) -> Iterator[OpenControl]:
+    with open_control(str(path), patience=0.05) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def python() -> Callable[..., subprocess.Popen[bytes]]:
+    def start(program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={"PYTHONPATH": str(SOURCE)},
+        )
+
+    return start
+
+
+class TestTake:
+    def test_the_bytes_that_change(self, path: Path, spool: OpenControl) -> None:
+        before = path.read_bytes()
+        first, second = spool.control.recipients
+        assert spool.take(first, pid=321)
+        data = path.read_bytes()
+        assert data[first.offset : first.offset + 12] == b"r~   321    "
+        assert len(data) == len(before)
+        assert data[: first.offset] + data[first.offset + 8 :] == before[: first.offset] + before[first.offset + 8 :]
+        assert data[second.offset : second.offset + 12] == b"r           "
+        assert spool.holds(first)
+        assert not spool.holds(second)
+
+    @pytest.mark.parametrize(("pid", "column"), [
+        (1, b"     1"), (32768, b" 32768"), (999999, b"999999"), (4194304, b"194304"), (1000042, b"000042"),
+    ])  # fmt: skip
+    def test_process_ids(self, path: Path, spool: OpenControl, pid: int, column: bytes) -> None:
+        one = spool.control.recipients[0]
+        assert spool.take(one, pid=pid)
+        assert path.read_bytes()[one.offset + 1 : one.offset + 8] == b"~" + column
+        assert spool.release(one, Mark.DELIVERED)
+
+    @pytest.mark.parametrize("pid", [0, -1])
+    def test_what_is_no_process_id(self, spool: OpenControl, pid: int) -> None:
+        with pytest.raises(ValueError, match="process id"):
+            spool.take(spool.control.recipients[0], pid=pid)
+
+    @pytest.mark.parametrize("there", [b"~ 12345", b"+      ", b"-      ", b"~   321"])
+    def test_only_a_blank_tag_is_taken(self, path: Path, there: bytes) -> None:
+        with open_control(str(path)) as late:
+            one = late.control.recipients[0]
+            with path.open("r+b") as other:
+                other.seek(one.offset + 1)
+                other.write(there)
+            data = path.read_bytes()
+            assert not late.take(one, pid=321)
+            assert not late.holds(one)
+        assert path.read_bytes() == data
+
+    def test_not_twice(self, spool: OpenControl) -> None:
+        one = spool.control.recipients[0]
+        assert spool.take(one, pid=321)
+        assert not spool.take(one, pid=321)
+        assert spool.release(one, Mark.TODO)
+        assert spool.take(one, pid=321)
+
+    def test_a_record_without_lock_field(self, tmp_path: Path) -> None:
+        path = tmp_path / "3"
+        data = TOP.replace(b"0x7", b"0x0") + b"r smtp h u@example.net 1\n" + TAIL
+        path.write_bytes(data)
+        with open_control(str(path)) as spool:
+            (one,) = spool.control.recipients
+            assert spool.take(one, pid=321)
+            assert path.read_bytes() == data.replace(b"r smtp h", b"r~smtp h")
+            assert spool.release(one, Mark.FAILED)
+        assert path.read_bytes() == data.replace(b"r smtp h", b"r-smtp h")
+
+    def test_a_rival_that_ignores_record_locks(
+        self, path: Path, spool: OpenControl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has read the blank tag before, and writes its own lock over ours: what is read back tells."""
+        one = spool.control.recipients[0]
+        write = os.pwrite
+
+        def overtaken(fd: int, data: bytes, at: int) -> int:
+            written = write(fd, data, at)
+            write(fd, b"~   999", at)
+            return written
+
+        monkeypatch.setattr(os, "pwrite", overtaken)
+        assert not spool.take(one, pid=321)
+        monkeypatch.undo()
+        spool.close()
+        assert path.read_bytes()[one.offset : one.offset + 8] == b"r~   999"
+
+    def test_a_record_lock_that_is_never_given_up(
+        self, path: Path, spool: OpenControl, python: Callable[..., subprocess.Popen[bytes]]
+    ) -> None:
+        program = (
+            "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX);"
+            "print(flush=True); sys.stdin.read()"
+        )
+        before = path.read_bytes()
+        with python(program, str(path)) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"\n"
+            with pytest.raises(SpoolError, match="record lock"):
+                spool.take(spool.control.recipients[0], pid=321)
+            holder.communicate()
+        assert path.read_bytes() == before
+        assert spool.take(spool.control.recipients[0], pid=321)
+
+    def test_no_record_lock_stays(
+        self, path: Path, spool: OpenControl, python: Callable[..., subprocess.Popen[bytes]]
+    ) -> None:
+        first, second = spool.control.recipients
+        assert spool.take(first, pid=321)
+        assert not spool.take(first, pid=321)
+        assert spool.take(second, pid=321)
+        program = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        with python(program, str(path)) as other:
+            other.communicate()
+        assert other.returncode == 0
+
+    def test_a_file_system_without_record_locks(self, spool: OpenControl, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "lockf", refuse)
+        with pytest.raises(SpoolError, match="No locks available"):
+            spool.take(spool.control.recipients[0], pid=321)
+
+    def test_a_file_that_was_cut_off_since(self, path: Path, spool: OpenControl) -> None:
+        second = spool.control.recipients[1]
+        os.truncate(path, second.offset + 5)
+        with pytest.raises(SpoolError, match="shorter"):
+            spool.take(second, pid=321)
+        assert path.stat().st_size == second.offset + 5
+
+
+class TestFailingDisk:
+    def test_a_lock_that_cannot_be_written(
+        self, path: Path, spool: OpenControl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        before = path.read_bytes()
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(SpoolError, match="No space left") as caught:
+            spool.take(spool.control.recipients[0], pid=321)
+        assert caught.value.path == str(path)
+        assert path.read_bytes() == before
+
+    def test_half_a_lock_is_taken_back(self, path: Path, spool: OpenControl, monkeypatch: pytest.MonkeyPatch) -> None:
+        write = os.pwrite
+
+        def short(fd: int, data: bytes, at: int) -> int:
+            monkeypatch.undo()
+            return write(fd, data[:3], at)
+
+        before = path.read_bytes()
+        monkeypatch.setattr(os, "pwrite", short)
+        with pytest.raises(SpoolError, match="only 3 of 7"):
+            spool.take(spool.control.recipients[0], pid=321)
+        assert path.read_bytes() == before
+
+    def test_a_lock_that_cannot_be_read_back_does_not_stay(
+        self, path: Path, spool: OpenControl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read = os.pread
+        reads = iter([read])
+
+        def once(fd: int, length: int, at: int) -> bytes:
+            for function in reads:
+                return function(fd, length, at)
+            raise OSError(errno.EIO, "Input/output error")
+
+        before = path.read_bytes()
+        monkeypatch.setattr(os, "pread", once)
+        with pytest.raises(SpoolError, match="Input/output"):
+            spool.take(spool.control.recipients[0], pid=321)
+        monkeypatch.undo()
+        spool.close()
+        assert path.read_bytes() == before
+
+    @pytest.mark.parametrize(("recovers", "left"), [(True, b"r+      "), (False, b"r~   321")])
+    def test_a_delivered_mark_that_cannot_be_written_never_becomes_to_do(
+        self, path: Path, spool: OpenControl, monkeypatch: pytest.MonkeyPatch, recovers: bool, left: bytes
+    ) -> None:
+        def broken(*_: object) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+        one = spool.control.recipients[0]
+        assert spool.take(one, pid=321)
+        monkeypatch.setattr(os, "pwrite", broken)
+        with pytest.raises(SpoolError, match="Input/output"):
+            spool.release(one, Mark.DELIVERED)
+        if recovers:
+            monkeypatch.undo()
+        spool.close()
+        assert path.read_bytes()[one.offset : one.offset + 8] == left
+
+
+class TestRelease:
+    @pytest.mark.parametrize("mark", list(Mark))
+    def test_marks(self, path: Path, spool: OpenControl, mark: Mark) -> None:
+        one = spool.control.recipients[1]
+        before = path.read_bytes()
+        assert spool.take(one, pid=321)
+        assert spool.release(one, mark)
+        expected = before[: one.offset + 1] + mark.value + b" " * 6 + before[one.offset + 8 :]
+        assert path.read_bytes() == expected
+        assert not spool.holds(one)
+
+    def test_only_over_the_own_lock(self, path: Path, spool: OpenControl) -> None:
+        one = spool.control.recipients[0]
+        assert spool.take(one, pid=321)
+        with path.open("r+b") as other:
+            other.seek(one.offset + 1)
+            other.write(b"~   999")
+        data = path.read_bytes()
+        assert not spool.holds(one)
+        assert not spool.release(one, Mark.DELIVERED)
+        spool.close()
+        assert path.read_bytes() == data
+
+    def test_what_was_not_taken(self, spool: OpenControl) -> None:
+        one = spool.control.recipients[0]
+        with pytest.raises(ValueError, match="not taken"):
+            spool.release(one, Mark.TODO)
+        assert spool.take(one, pid=321)
+        assert spool.release(one, Mark.DELIVERED)
+        with pytest.raises(ValueError, match="not taken"):
+            spool.release(one, Mark.TODO)
+
+    def test_closing_blanks_what_is_left(self, path: Path) -> None:
+        before = path.read_bytes()
+        with contextlib.suppress(KeyError), open_control(str(path)) as spool:
+            first, second = spool.control.recipients
+            assert spool.take(first, pid=321)
+            assert spool.take(second, pid=321)
+            assert spool.release(second, Mark.FAILED)
+            raise KeyError
+        assert path.read_bytes() == before.replace(b"r           smtp h u1", b"r-          smtp h u1")
+        spool.close()
+
+
+RACER = """
+import sys
+from zsmtp.zmailer.locks import open_control
+with open_control(sys.argv[1]) as spool:
+    print(flush=True)
+    sys.stdin.readline()
+    taken = [r for r in spool.control.recipients if spool.take(r, pid=int(sys.argv[2]))]
+    print(*(r.offset for r in taken), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_agents_that_race_share_the_recipients(tmp_path: Path, python: Callable[..., subprocess.Popen[bytes]]) -> None:
+    path = tmp_path / "1-2"
+    data = control_file(path, 3000)
+    racers = [python(RACER, str(path), str(pid)) for pid in (111, 222, 333)]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == b"\n"
+    taken: list[list[int]] = []
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write(b"\n")
+        racer.stdin.flush()
+    for racer in racers:
+        assert racer.stdout is not None
+        taken.append([int(offset) for offset in racer.stdout.readline().split()])
+    locked = path.read_bytes()
+    for racer in racers:
+        racer.communicate(b"\n")
+        assert racer.returncode == 0
+    with open_control(str(path)) as spool:
+        offsets = [one.offset for one in spool.control.recipients]
+    assert sorted(offset for mine in taken for offset in mine) == offsets
+    for pid, mine in zip((111, 222, 333), taken, strict=True):
+        assert all(locked[offset : offset + 8] == b"r~%6d" % pid for offset in mine)
+    assert path.read_bytes() == data
+
+
+class TestAppend:
+    def test_records_go_to_the_end(self, path: Path, spool: OpenControl) -> None:
+        before = path.read_bytes()
+        one = spool.control.recipients[0]
+        assert spool.take(one, pid=321)
+        spool.append(DIAGNOSTIC)
+        assert spool.release(one, Mark.FAILED)
+        spool.append(DIAGNOSTIC)
+        assert path.read_bytes() == before.replace(b"r           smtp h u0", b"r-          smtp h u0") + DIAGNOSTIC * 2
+        with open_control(str(path)) as again:
+            assert again.control.remarks == ()
+
+    def test_an_unfinished_line_is_ended_first(self, path: Path, spool: OpenControl) -> None:
+        with path.open("ab") as other:
+            other.write(b"d half")
+        before = path.read_bytes()
+        spool.append(DIAGNOSTIC)
+        assert path.read_bytes() == before + b"\n" + DIAGNOSTIC
+
+    def test_what_others_appended_stays(self, path: Path, spool: OpenControl) -> None:
+        spool.append(DIAGNOSTIC)
+        with path.open("ab") as other:
+            other.write(b"d of another\n")
+        spool.append(DIAGNOSTIC)
+        assert path.read_bytes().endswith(DIAGNOSTIC + b"d of another\n" + DIAGNOSTIC)
+
+    @pytest.mark.parametrize("record", [b"", b"\n", b"d", b"d x", b"d x\n\n", b"d x\nr+\n", b"x 1\n", b"d \0\n"])
+    def test_what_is_no_record(self, path: Path, spool: OpenControl, record: bytes) -> None:
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match="d record"):
+            spool.append(record)
+        assert path.read_bytes() == before
+
+    def test_it_is_on_the_disk(self, spool: OpenControl, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[str] = []
+        write, sync = os.write, os.fsync
+
+        def writing(fd: int, data: bytes) -> int:
+            calls.append("write")
+            return write(fd, data)
+
+        def syncing(fd: int) -> None:
+            calls.append("fsync")
+            sync(fd)
+
+        monkeypatch.setattr(os, "write", writing)
+        monkeypatch.setattr(os, "fsync", syncing)
+        spool.append(DIAGNOSTIC)
+        assert calls == ["write", "fsync"]
+
+    @pytest.mark.parametrize(("room", "problem"), [(10, "only 10 of 29"), (0, "File too large")])
+    def test_no_room(self, path: Path, spool: OpenControl, room: int, problem: str) -> None:
+        before = path.read_bytes()
+        assert len(DIAGNOSTIC) == 29
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, hard))
+        try:
+            with pytest.raises(SpoolError, match=problem):
+                spool.append(DIAGNOSTIC)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        spool.append(DIAGNOSTIC)
+        assert path.read_bytes().endswith(b"\n" + DIAGNOSTIC)
+        with open_control(str(path)) as again:
+            assert again.control.recipients == spool.control.recipients
+
+    def test_a_file_that_was_replaced(self, path: Path, spool: OpenControl) -> None:
+        path.rename(path.with_name("old"))
+        with pytest.raises(SpoolError):
+            spool.append(DIAGNOSTIC)
+        other = control_file(path, 1)
+        with pytest.raises(SpoolError, match="replaced"):
+            spool.append(DIAGNOSTIC)
+        assert path.read_bytes() == other
+
+
+class TestOpenControl:
+    def test_what_is_no_file(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "1")
+        (tmp_path / "2").mkdir()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "3"))
+            for name in ("1", "2", "3", "4", "5\0", "2/6", "1/7"):
+                with pytest.raises(SpoolError) as caught:
+                    open_control(str(tmp_path / name))
+                assert caught.value.path == str(tmp_path / name)
+
+    def test_what_is_no_control_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "1"
+        path.write_bytes(b"")
+        with pytest.raises(SpoolError, match="no i record"):
+            open_control(str(path))
+        with path.open("wb") as sparse:
+            sparse.truncate(2**40)
+        with pytest.raises(SpoolError, match="longer than"):
+            open_control(str(path))
+
+    def test_a_refused_file_is_closed_and_unchanged(self, path: Path) -> None:
+        data = path.read_bytes()[:-3]
+        path.write_bytes(data)
+        before = len(os.listdir("/dev/fd"))
+        with pytest.raises(SpoolError, match="cut off"):
+            open_control(str(path))
+        assert len(os.listdir("/dev/fd")) == before
+        assert path.read_bytes() == data
+
+    def test_no_descriptor_stays(self, path: Path) -> None:
+        before = len(os.listdir("/dev/fd"))
+        with open_control(str(path)) as spool:
+            spool.append(DIAGNOSTIC)
+        spool.close()
+        assert len(os.listdir("/dev/fd")) == before
+
+    def test_a_read_error(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, "read", broken)
+        with pytest.raises(SpoolError, match="cannot read it: Input/output error"):
+            open_control(str(path))
+
+    def test_a_file_that_grows_while_it_is_read(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = path.read_bytes()
+        parts = iter([data[:20], data[20:], DIAGNOSTIC, b""])
+        monkeypatch.setattr(os, "read", lambda fd, size: next(parts))
+        with open_control(str(path)) as spool:
+            assert len(spool.control.recipients) == 2
+        grown = iter([b"d" * 50] * 10)
+        monkeypatch.setattr(locks, "FILE_LIMIT", 300)
+        monkeypatch.setattr(os, "read", lambda fd, size: next(grown))
+        with pytest.raises(SpoolError, match="longer than"):
+            open_control(str(path))
+
+
+class TestOpenMessage:
+    def test_a_message(self, tmp_path: Path) -> None:
+        path = tmp_path / "m"
+        path.write_bytes(b"head\nbody\n")
+        os.utime(path, ns=(0, 1_672_574_400_000_000_005))
+        found = open_message(str(path), 5)
+        try:
+            assert (found.path, found.size, found.inode) == (str(path), 10, path.stat().st_ino)
+            assert found.mtime_ns == 1_672_574_400_000_000_005
+            assert found.file.read() == b"body\n"
+        finally:
+            found.close()
+        assert found.file.closed
+
+    def test_an_empty_body(self, tmp_path: Path) -> None:
+        path = tmp_path / "m"
+        path.write_bytes(b"head\n")
+        found = open_message(str(path), 5)
+        assert found.file.read() == b""
+        found.close()
+
+    def test_a_body_beyond_the_end_is_not_a_missing_message(self, tmp_path: Path) -> None:
+        path = tmp_path / "m"
+        path.write_bytes(b"head\n")
+        before = len(os.listdir("/dev/fd"))
+        with pytest.raises(SpoolError) as caught:
+            open_message(str(path), 6)
+        assert not isinstance(caught.value, MessageMissing)
+        assert caught.value.offset == 6
+        assert len(os.listdir("/dev/fd")) == before
+
+    def test_what_is_missing_or_no_regular_file(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "directory").mkdir()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "socket"))
+            for name in ("fifo", "directory", "socket", "nothing", "A/B/nothing", "fifo/nothing"):
+                with pytest.raises(MessageMissing, match="message file is missing"):
+                    open_message(str(tmp_path / name), 0)
+        with pytest.raises(MessageMissing, match="regular"):
+            open_message("/dev/null", 0)
+
+    def test_other_trouble_may_pass(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def exhausted(*_: object) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(os, "open", exhausted)
+        with pytest.raises(SpoolError, match="Too many open files") as caught:
+            open_message(str(tmp_path / "m"), 0)
+        assert not isinstance(caught.value, MessageMissing)
