@@ -1,0 +1,66 @@
+# Two commands for everybody: "make run" shows the agent at work, "make test" checks everything.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+INTEROP_DIR ?= $(or $(ZSMTP_INTEROP_DIR),$(HOME)/.cache/zsmtp-interop)
+
+.PHONY: help run test check format lint types tests interop bench lock clean
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make run      a post office in a temporary folder, a receiver, and the agent between them (MSG=file.eml TO=a@b)
+run: $(READY)
+	@$(BIN)/python examples/postoffice.py $(if $(MSG),--message "$(MSG)") $(if $(TO),--to "$(TO)")
+
+## make test     format, lint, types, tests: what CI runs
+test: check
+
+check: format lint types tests
+
+format: $(READY)
+	$(BIN)/ruff format --check .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+tests: $(READY)
+	$(BIN)/python -m pytest -q -m "not interop"
+
+## make interop  deliver to real servers from Debian (root; fetched once into INTEROP_DIR)
+interop: $(READY)
+	tests/interop/install.sh "$(INTEROP_DIR)"
+	ZSMTP_INTEROP_DIR="$(INTEROP_DIR)" $(BIN)/python -m pytest -q -m interop tests/interop
+
+## make bench    what things cost, beside peers, in ratios
+bench: $(READY)
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/body.py
+
+## make lock     pin the development environment anew
+lock: $(READY)
+	$(BIN)/python -m pip install -q pip-tools
+	$(BIN)/pip-compile -q --no-header --no-annotate --strip-extras --allow-unsafe \
+	    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links -o requirements/dev.lock requirements/dev.in
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv makes the environment where it is at hand, venv and pip do where it is not.
+$(READY): requirements/dev.lock pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+	    uv venv -q --allow-existing --python $(PYTHON) $(VENV) && \
+	    uv pip install -q --python $(BIN)/python -r requirements/dev.lock && \
+	    uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
+	else \
+	    $(PYTHON) -m venv $(VENV) && \
+	    $(BIN)/python -m pip install -q --disable-pip-version-check -r requirements/dev.lock && \
+	    $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
+	fi
+	@touch $(READY)
