@@ -11,8 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from zsmtp import events
 from zsmtp.delivery.outcome import Peer
@@ -28,7 +26,6 @@ from zsmtp.zmailer.logs import (
     VerboseLog,
     combine,
     debug_observer,
-    escape,
     socket_name,
     syslog_line,
 )
@@ -113,33 +110,6 @@ def lines(path: Path) -> list[str]:
     content = path.read_text(encoding="utf-8")
     assert content.endswith("\n")
     return [re.sub(r"^\d{5}[0-9A-F]{4}-\d{4}-\d{4}(?=[rw#]\t)", "", line) for line in content[:-1].split("\n")]
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        (b"250 2.6.0 Message accepted", "250 2.6.0 Message accepted"),
-        (b"", ""),
-        ("größe 日本".encode(), "größe 日本"),
-        (b"a\tb\r\nc", "a\\tb\\r\\nc"),
-        (b"\x00\x01\x1b[2J\x7f", "\\x00\\x01\\x1b[2J\\x7f"),
-        (b"\xff\xc3(", "\\xff\\xc3("),
-        (b"back\\slash", "back\\slash"),
-        ("\x85\u202e\u2028\ufeff", "\\u0085\\u202e\\u2028\\ufeff"),
-        ("\U000e0001", "\\U000e0001"),
-        ("\udcff\ud800", "\\xff\\ud800"),
-    ],
-)
-def test_escape(data: bytes | str, expected: str) -> None:
-    assert escape(data) == expected
-
-
-@given(st.binary() | st.text())
-def test_what_is_escaped_is_printable_and_stays_so(data: bytes | str) -> None:
-    text = escape(data)
-    assert text.isprintable()
-    assert escape(text) == text
-    text.encode("utf-8")
 
 
 @pytest.mark.parametrize(

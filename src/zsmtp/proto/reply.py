@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zsmtp.errors import ReplyError
+from zsmtp.escape import escape
 
 MAX_LINE = 64 * 1024  # octets; RFC 5321 4.5.3.1.5 asks for 512
 MAX_REPLY = 256 * 1024  # octets of all lines of one reply
@@ -41,18 +42,9 @@ class Reply:
 
 
 def printable(octets: bytes, limit: int = 500) -> str:
-    r"""Text that is safe on a terminal, in a log and in a report: everything but printable ASCII and UTF-8 is ``\xNN``.
-
-    At most ``limit`` characters, the rest replaced by ``...``.
-    """
-    text = octets[: limit * 4].decode("utf-8", "backslashreplace")
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else _escape(c) for c in text)
+    """:func:`~zsmtp.escape.escape`, at most ``limit`` characters, the rest replaced by ``...``."""
+    text = escape(octets[: limit * 4])
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _escape(character: str) -> str:
-    return "".join(f"\\x{octet:02x}" for octet in character.encode("utf-8", "surrogatepass"))
 
 
 class ReplyParser:

@@ -14,6 +14,7 @@ import sys
 
 from zsmtp import __version__
 from zsmtp.errors import ConfigError
+from zsmtp.escape import escape
 from zsmtp.zmailer.options import Options, help_text, parse, usage
 
 EX_OK = 0
@@ -89,7 +90,7 @@ def complain(text: str) -> None:
 def write_error(line: str) -> None:
     """One comment line on standard error; if that is closed, nobody wants to know."""
     try:
-        os.write(2, b"# " + line.encode("utf-8", "backslashreplace") + b"\n")
+        os.write(2, f"# {escape(line)}\n".encode())
     except OSError:
         return
 

@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Protocol
 from zsmtp.delivery.outcome import Fate, Level, Peer, Verdict
 from zsmtp.dns.plan import Family
 from zsmtp.errors import SpoolError
+from zsmtp.escape import escape
 from zsmtp.zmailer.locks import Mark
-from zsmtp.zmailer.logs import escape, socket_name
+from zsmtp.zmailer.logs import socket_name
 
 if TYPE_CHECKING:
     from zsmtp.zmailer.control import ControlFile, Recipient

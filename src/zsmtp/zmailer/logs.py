@@ -4,7 +4,7 @@ Each is an adapter from the events of :mod:`zsmtp.events` to lines, and each is 
 :func:`combine` makes one observer of several. None of them may disturb a delivery: a log that cannot be written is
 switched off with one complaint, nothing here waits, nothing here raises.
 
-Peers choose part of what is logged. :func:`escape` is the one way from their octets to text: whatever could move a
+Peers choose part of what is logged. :func:`zsmtp.escape.escape` is the one way from their octets to text: whatever could move a
 cursor, end a line or hide a letter becomes ``\\r``, ``\\x1b`` or ``\\u202e``, and what is not UTF-8 becomes ``\\xff``.
 Secrets do not come this far, the session replaces them in its events; message content is never logged, only its size.
 
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from zsmtp import events
 from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.escape import escape
 
 if TYPE_CHECKING:
     from zsmtp.zmailer.diagnostics import Report
@@ -31,26 +32,6 @@ Complain = Callable[[str], None]
 Clock = Callable[[], float]
 
 _LINE_LIMIT = 8192  # characters; a reply line may be 64 KiB, and octets grow fourfold when escaped
-_NAMED_ESCAPES = {"\r": "\\r", "\n": "\\n", "\t": "\\t"}
-
-
-def escape(data: bytes | str) -> str:
-    """Printable text: control and format characters, line ends and octets that are not UTF-8 become escapes."""
-    text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else _escaped(character) for character in text)
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if character in _NAMED_ESCAPES:
-        return _NAMED_ESCAPES[character]
-    if 0xDC80 <= code <= 0xDCFF:  # an octet that was not UTF-8 (PEP 383)
-        return f"\\x{code - 0xDC00:02x}"
-    if code < 0x80:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def socket_name(endpoint: Endpoint) -> str:

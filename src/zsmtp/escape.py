@@ -1,0 +1,28 @@
+"""Text that cannot mislead: what peers, files and job lines hold, made fit for terminals, logs and reports.
+
+Whatever is not printable becomes an escape: control and format characters, line ends, octets that are not UTF-8. This
+module imports nothing, because the agent needs it before its first word.
+"""
+
+from __future__ import annotations
+
+_NAMED_ESCAPES = {"\r": "\\r", "\n": "\\n", "\t": "\\t"}
+
+
+def escape(data: bytes | str) -> str:
+    """Printable text: control and format characters, line ends and octets that are not UTF-8 become escapes."""
+    text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if character in _NAMED_ESCAPES:
+        return _NAMED_ESCAPES[character]
+    if 0xDC80 <= code <= 0xDCFF:  # an octet that was not UTF-8 (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
