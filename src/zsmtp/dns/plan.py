@@ -66,3 +66,7 @@ class Plan:
     lookups: tuple[Answer, ...] = ()
     notes: tuple[str, ...] = ()
     exchangers: tuple[str, ...] = ()
+
+    def exhausted(self, tried: set[Endpoint]) -> bool:
+        """Whether every candidate is in ``tried``."""
+        return all(candidate.endpoint in tried for candidate in self.candidates)

@@ -1,0 +1,362 @@
+"""Destination rules: from the text of a destination to the Plan of where its mail can go (RFC 5321 5, RFC 7505).
+
+:func:`plan_destination` is a generator of effects. It yields a ``Query`` and is sent the ``Answer``, or yields
+:class:`OwnAddresses` and is sent the addresses of this machine; its return value is the Plan. A driver only carries
+effects out (``zsmtp.dns.resolver.carry_out`` is the plain one); no rule is anywhere else.
+
+- An address literal needs no lookup. Otherwise the MX set, or with none the name's own addresses (implicit MX).
+- An alias is followed: a resolver normally has done so; an answer that is NODATA under another canonical name is asked
+  again for that name, at most 8 times, loops refused. A chain the resolver itself gave up on is NODATA with a problem.
+- Of the exchangers only those better than this machine itself are used, lest mail goes round in circles.
+- Order is preference, then chance, then the two address families by turns (RFC 8305 in spirit).
+
+Chance is an argument: ``DestinationRequest.shuffle`` is ``random.shuffle`` in life and something tame in tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
+
+from zsmtp.dns.answer import MX, WKS, Answer, Query, RecordType, Status
+from zsmtp.dns.ip import canonical_ip, ip_family, is_loopback, is_unspecified, unmapped
+from zsmtp.dns.literal import Literal, domain_problem, parse_destination, shown
+from zsmtp.dns.plan import Candidate, Endpoint, Family, NoRoute, Plan
+
+SMTP_PORT = 25
+MAX_ALIAS_STEPS = 8
+_TCP = 6  # IP protocol number in a WKS record
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAddresses:
+    """Effect: which IP addresses does this machine have now? Answered with a set of canonical texts."""
+
+
+Effect = Query | OwnAddresses
+Sent = Answer | frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationRequest:
+    """What is asked of the destination rules.
+
+    ``destination`` is a text as ``zsmtp.dns.literal`` reads it (``UNIX:/path`` only with ``allow_unix``); ``port`` is
+    used where the destination names none. ``use_mx`` off (-x) takes the name's own addresses; ``allow_self`` (-X) then
+    lets them be this machine's. ``own_names`` are the names this machine greets with. ``check_wks`` (-W) wants a WKS
+    record of SMTP for each host. ``shuffle`` brings a list into random order in place.
+    """
+
+    destination: str
+    shuffle: Callable[[list[Any]], None]
+    port: int = SMTP_PORT
+    use_mx: bool = True
+    allow_self: bool = False
+    prefer_ipv6: bool = False
+    check_wks: bool = False
+    own_names: frozenset[str] = frozenset()
+    allow_unix: bool = False
+    max_hosts: int = 100
+    max_addresses: int = 20
+
+
+class _Exchanger(NamedTuple):
+    """One host that may take the mail. ``implicit`` tells that no MX record named it."""
+
+    preference: int
+    host: str
+    implicit: bool = False
+
+
+class _Found(NamedTuple):
+    """What the address lookups of one host brought; ``problem`` and the rest matter only if there is no address."""
+
+    addresses: tuple[str, ...]
+    temporary: bool = False
+    problem: str = ""
+    no_such_domain: bool = False
+
+
+class _NoRouteError(Exception):
+    """Leaves the rules early; caught where the Plan is made, never seen outside."""
+
+    def __init__(self, failure: NoRoute) -> None:
+        self.failure = failure
+        super().__init__(failure.text)
+
+
+def plan_destination(request: DestinationRequest) -> Generator[Effect, Sent, Plan]:
+    """The Plan for a destination. Never raises for what a name or an answer holds: a failure is part of the Plan."""
+    rules = _Rules(request)
+    candidates: list[Candidate] = []
+    failure = None
+    parsed = parse_destination(request.destination, allow_unix=request.allow_unix)
+    try:
+        if isinstance(parsed, NoRoute):
+            failure = parsed
+        elif isinstance(parsed, Literal):
+            candidates = [Candidate(_literal_endpoint(parsed, request.port))]
+        else:
+            found = yield from rules.find_exchangers(parsed.domain)
+            candidates = yield from rules.find_candidates(rules.without_own_names(found))
+    except _NoRouteError as reason:
+        failure = reason.failure
+    return Plan(
+        destination=request.destination,
+        candidates=tuple(candidates),
+        failure=failure,
+        lookups=tuple(rules.lookups),
+        notes=tuple(rules.notes),
+        exchangers=tuple(exchanger.host for exchanger in rules.exchangers),
+    )
+
+
+def exchanger_names(request: DestinationRequest) -> Generator[Effect, Sent, tuple[str, ...]]:
+    """The hosts that may take mail for a destination, best first, without looking up their addresses.
+
+    This is what ``-e`` compares with: empty for literals and for every destination whose exchangers cannot be known
+    now.
+    """
+    parsed = parse_destination(request.destination)
+    if isinstance(parsed, NoRoute | Literal):
+        return ()
+    rules = _Rules(request)
+    try:
+        found = yield from rules.find_exchangers(parsed.domain)
+        return tuple(exchanger.host for exchanger in rules.without_own_names(found))
+    except _NoRouteError:
+        return ()
+
+
+def _literal_endpoint(literal: Literal, port: int) -> Endpoint:
+    if literal.family is Family.UNIX:
+        return Endpoint(literal.address, literal.address, 0, Family.UNIX, literal=True)
+    port = port if literal.port is None else literal.port
+    return Endpoint(literal.address, literal.address, port, literal.family, literal=True)
+
+
+class _Rules:
+    """The rules at work on one request: what was asked and noted so far, and the steps as sub-generators."""
+
+    def __init__(self, request: DestinationRequest) -> None:
+        self.request = request
+        self.lookups: list[Answer] = []
+        self.notes: list[str] = []
+        self.exchangers: list[_Exchanger] = []
+        self._own_names = frozenset(name.rstrip(".").lower() for name in request.own_names if name)
+        self._own_addresses: frozenset[str] | None = None
+        self._is_exchanger_itself = False
+
+    def _ask(self, query: Query) -> Generator[Effect, Sent, Answer]:
+        """One question, its aliases followed."""
+        seen = {query.name}
+        while True:
+            answer = yield query
+            assert isinstance(answer, Answer)
+            self.lookups.append(answer)
+            alias = answer.canonical.lower()
+            if answer.status is not Status.NODATA or answer.problem or alias in ("", query.name):
+                return answer
+            problem = domain_problem(alias)
+            if alias in seen:
+                problem = "is part of a loop of aliases"
+            elif len(seen) > MAX_ALIAS_STEPS:
+                problem = f"is more than {MAX_ALIAS_STEPS} aliases away"
+            if problem is not None:
+                return Answer(query, Status.NODATA, canonical=alias, problem=f"alias {shown(alias)} {problem}")
+            self.notes.append(f"{query.name} is an alias of {alias}")
+            seen.add(alias)
+            query = Query(alias, query.type)
+
+    def find_exchangers(self, domain: str) -> Generator[Effect, Sent, list[_Exchanger]]:
+        """The exchangers of a domain, best first and at random among equals; the implicit one if there is no MX."""
+        if not self.request.use_mx:
+            self.notes.append(f"MX records are not asked for: the addresses of {domain} itself")
+            return [_Exchanger(0, domain, implicit=True)]
+        answer = yield from self._ask(Query(domain, RecordType.MX))
+        if answer.status is Status.NXDOMAIN:
+            self._refuse("5.1.2", f"no such domain: {domain}")
+        if answer.temporary:
+            self._defer(f"lookup of MX for {domain} failed: {_reason(answer)}")
+        if answer.status is Status.NODATA:
+            if answer.problem:
+                self._refuse("5.4.4", f"no route to {domain}: {answer.problem}")
+            host = answer.canonical.lower() or answer.query.name
+            self.notes.append(f"{host} has no MX records: implicit MX, its own addresses")
+            return [_Exchanger(0, host, implicit=True)]
+        if answer.canonical.lower() not in ("", answer.query.name):
+            self.notes.append(f"{answer.query.name} is an alias of {shown(answer.canonical)}")
+        return self._sort(domain, [record for record in answer.records if isinstance(record, MX)])
+
+    def _sort(self, domain: str, records: list[MX]) -> list[_Exchanger]:
+        named = [MX(record.preference, record.exchange.rstrip(".").lower()) for record in records]
+        if named and not any(record.exchange for record in named):
+            self._refuse("5.1.10", f"{domain} does not accept mail (null MX)")
+        best: dict[str, int] = {}
+        for record in named:
+            problem = domain_problem(record.exchange)
+            if not record.exchange:
+                self.notes.append("a null MX beside other MX records is ignored")  # RFC 7505 3
+            elif problem is not None:
+                self.notes.append(f"MX {shown(record.exchange)} is skipped: it {problem}")
+            else:
+                best[record.exchange] = min(record.preference, best.get(record.exchange, record.preference))
+        if not best:
+            self._refuse("5.4.4", f"no MX of {domain} names a usable host")
+        exchangers = [_Exchanger(preference, host) for host, preference in best.items()]
+        self.request.shuffle(exchangers)
+        exchangers.sort(key=lambda exchanger: exchanger.preference)  # a stable sort: chance stays among equals
+        return exchangers
+
+    def _may_be_own(self, exchanger: _Exchanger) -> bool:
+        """Whether it would be a loop if this exchanger were this machine.
+
+        Other ports do not lead back to the server on port 25. -X is a word about a host whose own addresses are used;
+        it does not make a backup exchanger send to its equals.
+        """
+        return self.request.port == SMTP_PORT and not (exchanger.implicit and self.request.allow_self)
+
+    def without_own_names(self, exchangers: list[_Exchanger]) -> list[_Exchanger]:
+        """The exchangers better than the best one that is this machine by name, no more than the limit.
+
+        Without MX (-x) the name is what the caller said; only its addresses tell where it leads.
+        """
+        own = next((one for one in exchangers if one.host in self._own_names and self._may_be_own(one)), None)
+        if own is not None and self.request.use_mx:
+            exchangers = self._better_than(own, exchangers, "its name is ours")
+        limit = self.request.max_hosts
+        if len(exchangers) > limit:
+            self.notes.append(f"{len(exchangers) - limit} MX hosts beyond the limit of {limit} are left out")
+        self.exchangers = exchangers[:limit]
+        return self.exchangers
+
+    def _better_than(self, own: _Exchanger, exchangers: list[_Exchanger], why: str) -> list[_Exchanger]:
+        self.exchangers = []
+        if own.implicit:
+            self._refuse("5.4.6", f"{own.host} is this machine: {why}")
+        self.notes.append(f"MX {own.host} is this machine ({why}): preference {own.preference} and worse is dropped")
+        self._is_exchanger_itself = True
+        self.exchangers = [exchanger for exchanger in exchangers if exchanger.preference < own.preference]
+        if not self.exchangers:
+            self._refuse_as_best()
+        return self.exchangers
+
+    def _own_among(self, exchanger: _Exchanger, addresses: tuple[str, ...]) -> Generator[Effect, Sent, str | None]:
+        """The first of an exchanger's addresses that leads back to this machine."""
+        if not addresses or not self._may_be_own(exchanger):
+            return None
+        if self._own_addresses is None:
+            sent = yield OwnAddresses()
+            assert isinstance(sent, frozenset)
+            self._own_addresses = frozenset(unmapped(canonical_ip(address) or address) for address in sent)
+        for address in addresses:
+            if is_loopback(address) or is_unspecified(address) or unmapped(address) in self._own_addresses:
+                return address
+        return None
+
+    def find_candidates(self, exchangers: list[_Exchanger]) -> Generator[Effect, Sent, list[Candidate]]:
+        """The candidates of the exchangers, one preference after the other until there are enough."""
+        request = self.request
+        candidates: dict[str, Candidate] = {}
+        failures: list[_Found] = []
+        for preference, group in _by_preference(exchangers):
+            if len(candidates) >= request.max_addresses:
+                break
+            # The whole group is looked up before any of it is used: each of its hosts may turn out to be this machine.
+            hosts: list[tuple[str, str]] = []
+            for exchanger in group:
+                found = yield from self._find_addresses(exchanger)
+                own = yield from self._own_among(exchanger, found.addresses)
+                if own is not None:
+                    self._better_than(exchanger, exchangers, f"{own} is an address of ours")
+                    return self._enough(candidates) or self._nothing_usable(failures)
+                if found.addresses and request.check_wks:
+                    found = yield from self._check_wks(exchanger, found)
+                if not found.addresses:
+                    failures.append(found)
+                    self.notes.append(f"{exchanger.host} is skipped: {found.problem}")
+                hosts += [(exchanger.host, address) for address in found.addresses]
+            for host, address in _by_turns(hosts, prefer_ipv6=request.prefer_ipv6):
+                endpoint = Endpoint(host, address, request.port, ip_family(address))
+                candidates.setdefault(address, Candidate(endpoint, preference))
+        return self._enough(candidates) or self._nothing_usable(failures)
+
+    def _enough(self, candidates: dict[str, Candidate]) -> list[Candidate]:
+        limit = self.request.max_addresses
+        if len(candidates) > limit:
+            self.notes.append(f"{len(candidates) - limit} addresses beyond the limit of {limit} are left out")
+        return list(candidates.values())[:limit]
+
+    def _nothing_usable(self, failures: list[_Found]) -> NoReturn:
+        problems = "; ".join(dict.fromkeys(found.problem for found in failures[:5])) or "no host can be used"
+        if any(found.temporary for found in failures):
+            self._defer(problems)
+        if self._is_exchanger_itself:  # those before this machine exist in name only
+            self._refuse_as_best()
+        if not self.request.use_mx and any(found.no_such_domain for found in failures):
+            self._refuse("5.1.2", problems)
+        self._refuse("5.4.4", problems)
+
+    def _find_addresses(self, exchanger: _Exchanger) -> Generator[Effect, Sent, _Found]:
+        """Both address lookups of one host; what one of them fails to bring the other may still have."""
+        addresses: list[str] = []
+        reasons: list[str] = []
+        temporary = False
+        for record_type, family in ((RecordType.A, Family.INET), (RecordType.AAAA, Family.INET6)):
+            answer = yield from self._ask(Query(exchanger.host, record_type))
+            if answer.status is Status.NXDOMAIN:
+                return _Found((), problem=f"no such domain: {exchanger.host}", no_such_domain=True)
+            if answer.temporary:
+                temporary = True
+                reasons.append(f"lookup of {record_type.value} for {exchanger.host} failed: {_reason(answer)}")
+            elif answer.problem:
+                reasons.append(answer.problem)
+            for record in answer.records:
+                address = canonical_ip(record) if isinstance(record, str) else None
+                if address is not None and ip_family(address) is family:
+                    addresses.append(address)
+        return _Found(
+            tuple(addresses), temporary, ", ".join(dict.fromkeys(reasons)) or f"{exchanger.host} has no address"
+        )
+
+    def _check_wks(self, exchanger: _Exchanger, found: _Found) -> Generator[Effect, Sent, _Found]:
+        """Keep the addresses only if the host says in a WKS record that it takes SMTP (RFC 974, RFC 1035 3.4.2)."""
+        answer = yield from self._ask(Query(exchanger.host, RecordType.WKS))
+        services = [record for record in answer.records if isinstance(record, WKS)]
+        if any(service.protocol == _TCP and SMTP_PORT in service.ports for service in services):
+            return found
+        if answer.temporary:
+            return _Found((), temporary=True, problem=f"lookup of WKS for {exchanger.host} failed: {_reason(answer)}")
+        return _Found((), problem=f"{exchanger.host} has no WKS record of SMTP")
+
+    def _refuse_as_best(self) -> NoReturn:
+        self._refuse("5.4.6", "we are the best MX, but this is not our domain")
+
+    def _refuse(self, status: str, text: str) -> NoReturn:
+        raise _NoRouteError(NoRoute(permanent=True, status=status, text=text))
+
+    def _defer(self, text: str) -> NoReturn:
+        raise _NoRouteError(NoRoute(permanent=False, status="4.4.3", text=text))
+
+
+def _reason(answer: Answer) -> str:
+    return f"{answer.status.value} ({answer.problem})" if answer.problem else answer.status.value
+
+
+def _by_preference(exchangers: list[_Exchanger]) -> list[tuple[int, list[_Exchanger]]]:
+    """The groups of equal preference of a sorted list, in its order."""
+    groups: dict[int, list[_Exchanger]] = {}
+    for exchanger in exchangers:
+        groups.setdefault(exchanger.preference, []).append(exchanger)
+    return list(groups.items())
+
+
+def _by_turns(hosts: list[tuple[str, str]], *, prefer_ipv6: bool) -> list[tuple[str, str]]:
+    """Pairs of host and address with the families taking turns, so that one dead family costs one attempt at a time."""
+    first_family = Family.INET6 if prefer_ipv6 else Family.INET
+    first = [pair for pair in hosts if ip_family(pair[1]) is first_family]
+    second = [pair for pair in hosts if ip_family(pair[1]) is not first_family]
+    both = min(len(first), len(second))
+    turns = [pair for pairs in zip(first, second, strict=False) for pair in pairs]
+    return turns + first[both:] + second[both:]

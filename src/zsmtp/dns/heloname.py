@@ -1,0 +1,71 @@
+"""The name this side greets with in EHLO, HELO and LHLO (RFC 5321 4.1.1.1 and 4.1.3).
+
+A receiver may hold the greeting against the address it comes from, so the best name is the one the DNS has for that
+address, in both directions. :func:`helo_name` chooses: the configured name; else the name of the local address of this
+connection, if its reverse lookup is confirmed by a forward one; else the host's own name if it is qualified; else the
+address as a literal, which is always true. It is a generator of lookups like the destination rules; a lookup that fails
+only moves on to the next choice, and whoever carries the lookups out bounds the time they may take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from zsmtp.dns.answer import Answer, Query, RecordType
+from zsmtp.dns.ip import canonical_ip, ip_family, is_link_local, is_loopback, is_unspecified, reverse_name, unmapped
+from zsmtp.dns.literal import domain_problem, to_ascii
+from zsmtp.dns.plan import Family
+
+_MAX_POINTERS = 3  # names tried of an address that has many
+
+
+def helo_name(local_address: str | None, *, configured: str | None, host_name: str) -> Generator[Query, Answer, str]:
+    """The name to greet with; never empty.
+
+    ``local_address`` is the numeric address of this side of the connection, None on a UNIX socket. ``configured`` is
+    the value of ``-h`` and taken as it is. ``host_name`` is what the system calls itself, good or not.
+    """
+    if configured:
+        return configured
+    own = _domain(host_name)
+    address = None if local_address is None else canonical_ip(local_address.partition("%")[0])
+    if address is None:
+        return own or "localhost"
+    address = unmapped(address)
+    if not (is_loopback(address) or is_unspecified(address) or is_link_local(address)):
+        confirmed = yield from _confirmed_name(address)
+        if confirmed is not None:
+            return confirmed
+    if own is not None and _is_qualified(own):
+        return own
+    return "localhost" if is_unspecified(address) else address_literal(address)
+
+
+def address_literal(address: str) -> str:
+    """An address as it stands for a name in SMTP: ``[192.0.2.1]``, ``[IPv6:2001:db8::1]`` (RFC 5321 4.1.3)."""
+    return f"[IPv6:{address}]" if ip_family(address) is Family.INET6 else f"[{address}]"
+
+
+def _confirmed_name(address: str) -> Generator[Query, Answer, str | None]:
+    """A name of the address that has the address among its own."""
+    forward = RecordType.AAAA if ip_family(address) is Family.INET6 else RecordType.A
+    answer = yield Query(reverse_name(address), RecordType.PTR)
+    names = [_domain(record) for record in answer.records[:_MAX_POINTERS] if isinstance(record, str)]
+    for name in names:
+        if name is None or not _is_qualified(name):
+            continue
+        answer = yield Query(name, forward)
+        if any(isinstance(record, str) and canonical_ip(record) == address for record in answer.records):
+            return name
+    return None
+
+
+def _domain(text: str) -> str | None:
+    """A text as a host name in A-labels, None if it is none."""
+    name = to_ascii(text)
+    return name if name is not None and domain_problem(name) is None else None
+
+
+def _is_qualified(name: str) -> bool:
+    """Whether a host name says more than the machine's given name; the installers' default domain does not."""
+    return "." in name and not name.endswith(".localdomain")

@@ -1,0 +1,156 @@
+"""What a destination says: an address literal, a UNIX socket, or a host name (RFC 5321 4.1.3, RFC 1035 2.3, RFC 5890).
+
+The text after the channel in a job line, or of ``-F``, takes one of these forms, each also inside double quotes::
+
+    [192.0.2.1]   [192.0.2.1]:2525          IPv4 literal, with a port of its own
+    [IPv6:2001:db8::1]   [IPv6.2001:db8::1]   [IPv6 2001:db8::1]   [2001:db8::1]    IPv6 literal, port as above
+    UNIX:/run/lmtp.sock                     only where the caller allows it
+    mail.example.org                        anything else is a host name
+
+:func:`parse_destination` answers with a :class:`Literal`, a :class:`Name` (lower case, A-labels, no final dot), or a
+``NoRoute`` that says what is wrong. A name of digits and dots alone is refused: it is an address without its brackets,
+and looking it up would ask the root servers about it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from zsmtp.dns.ip import canonical_ip, ip_family
+from zsmtp.dns.plan import Family, NoRoute
+
+MAX_NAME = 253
+"""Octets of a host name in text form, without its final dot (RFC 1035 2.3.4)."""
+
+_MAX_TEXT = 1024  # a destination longer than this is no name in any encoding
+_MAX_SOCKET_PATH = 107  # octets of sun_path without its final NUL
+_LITERAL = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?")
+_IPV6_TAG = re.compile(r"ipv6[:. ]\s*", re.IGNORECASE | re.ASCII)
+# Underscores are not host name syntax, but they are in the DNS and in use; the hyphen rule is RFC 1035 2.3.1.
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A destination that needs no lookup: ``address`` is a canonical IP address or a socket path.
+
+    ``port`` is the port the literal itself names, or None.
+    """
+
+    address: str
+    family: Family
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A host name: lower case, A-labels, no final dot, of valid syntax."""
+
+    domain: str
+
+
+def parse_destination(text: str, *, allow_unix: bool = False) -> Literal | Name | NoRoute:
+    """Read a destination. Never raises: what cannot be a destination is a permanent NoRoute 5.1.2."""
+    bare = text.strip()
+    if len(bare) > _MAX_TEXT:
+        return _refused(bare, "is too long for a host name")
+    if len(bare) >= 2 and bare[0] == bare[-1] == '"':
+        bare = bare[1:-1].strip()
+    if not bare:
+        return _refused(text, "names no host")
+    if allow_unix and bare[:5].lower() == "unix:":
+        return _parse_socket_path(bare[5:])
+    if bare[0] == "[":
+        return _parse_literal(bare)
+    domain = to_ascii(bare)
+    if domain is None:
+        return _refused(bare, "cannot be turned into a domain name")
+    problem = domain_problem(domain)
+    if problem is None:
+        return Name(domain)
+    return _refused(bare, problem if canonical_ip(domain) is None else "is an address, and belongs in brackets")
+
+
+def _parse_literal(text: str) -> Literal | NoRoute:
+    match = _LITERAL.fullmatch(text)
+    if match is None:
+        return _refused(text, "is not a valid address literal")
+    inner, port_text = match[1].strip(), match[2]
+    tag = _IPV6_TAG.match(inner)
+    address = canonical_ip(inner[tag.end() :] if tag else inner)
+    if address is None or (tag and ":" not in address):
+        return _refused(text, "is not a valid address literal")
+    port = None if port_text is None else int(port_text)
+    if port is not None and not 1 <= port <= 65535:
+        return _refused(text, "has a port out of range")
+    return Literal(address, ip_family(address), port)
+
+
+def _parse_socket_path(path: str) -> Literal | NoRoute:
+    length = len(path.encode("utf-8", "surrogateescape")) if _encodable(path) else _MAX_SOCKET_PATH + 1
+    if not path.startswith("/") or "\0" in path or length > _MAX_SOCKET_PATH:
+        return _refused("UNIX:" + path, f"is not an absolute socket path of at most {_MAX_SOCKET_PATH} octets")
+    return Literal(path, Family.UNIX)
+
+
+def _encodable(path: str) -> bool:
+    """Whether a path is octets after all: lone surrogates other than those of surrogateescape are not."""
+    try:
+        path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refused(text: str, problem: str) -> NoRoute:
+    return NoRoute(permanent=True, status="5.1.2", text=f"destination {shown(text)} {problem}")
+
+
+def shown(text: str) -> str:
+    """A foreign text fit for a message: printable ASCII, quoted, at most 120 characters of it."""
+    cut = text if len(text) <= 120 else text[:117] + "..."
+    return ascii(cut)
+
+
+def domain_problem(domain: str) -> str | None:
+    """What makes an ASCII text unfit as a host name ("is ...", "has ..."), or None if nothing does.
+
+    RFC 1035 2.3.1 and 2.3.4, with underscores let through; the last label must not be all digits (RFC 3696 2).
+    """
+    if not domain:
+        return "is empty"
+    if len(domain) > MAX_NAME:
+        return f"is longer than {MAX_NAME} characters"
+    labels = domain.split(".")
+    if labels[-1].isdigit():
+        return "is a number, not a host name"
+    if not all(_LABEL.fullmatch(label) for label in labels):
+        return "is not a valid host name"
+    return None
+
+
+def to_ascii(name: str) -> str | None:
+    """A host name in lower case and A-labels (RFC 5891 4), without its final dot; None if it has no such form.
+
+    IDNA 2008 first, with the mapping of UTS 46 for what people type; what it refuses (symbols in names registered long
+    ago) still goes through IDNA 2003 of the standard library, for such names exist and have mail exchangers. The
+    syntax of the result is :func:`domain_problem`'s to judge.
+    """
+    if name.isascii():
+        return name.removesuffix(".").lower()
+    try:
+        import idna
+    except ImportError:  # an installation without its dependencies still knows the older rules
+        return _to_ascii_2003(name)
+    try:
+        return idna.encode(name, uts46=True).decode("ascii").removesuffix(".").lower()
+    except UnicodeError:
+        return _to_ascii_2003(name)
+
+
+def _to_ascii_2003(name: str) -> str | None:
+    try:
+        return name.encode("idna").decode("ascii").removesuffix(".").lower()
+    except UnicodeError:
+        return None

@@ -1,0 +1,72 @@
+"""Resolvers: whoever answers DNS questions, and the plain way to let rules ask them.
+
+A :class:`Resolver` has one method. ``zsmtp.dns.dnspython`` asks name servers, ``zsmtp.dns.static`` a table in memory,
+``zsmtp.dns.hosts`` the hosts file before another resolver, and :class:`CachingResolver` remembers what another one
+answered. A lookup that fails is an answer, never an exception, and it comes back by its deadline.
+
+:func:`carry_out` runs a generator of effects (destination rules, the choice of a HELO name) to its end::
+
+    plan = carry_out(plan_destination(request), resolver, deadline=now + 60, own_addresses=own_addresses)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, TypeVar
+
+from zsmtp.dns.answer import Answer, Query
+from zsmtp.dns.cache import AnswerCache
+from zsmtp.dns.destination import Effect
+
+T = TypeVar("T")
+
+
+class Resolver(Protocol):
+    """Answers DNS questions."""
+
+    def lookup(self, query: Query, deadline: float) -> Answer:
+        """The answer to one question, no later than ``deadline`` (on the clock of ``time.monotonic``).
+
+        Raises nothing: a server that fails, lies or keeps silent gives an answer with the status that says so.
+        """
+        ...
+
+
+class CachingResolver:
+    """A resolver that asks another one only what it does not know already."""
+
+    def __init__(self, resolver: Resolver, clock: Callable[[], float], cache: AnswerCache | None = None) -> None:
+        """``clock`` is ``time.monotonic`` outside of tests; ``cache`` may be shared between resolvers of one trust."""
+        self._resolver = resolver
+        self._clock = clock
+        self._cache = AnswerCache() if cache is None else cache
+
+    def lookup(self, query: Query, deadline: float) -> Answer:
+        """The answer kept from before, or a new one, kept if it may be."""
+        known = self._cache.get(query, self._clock())
+        if known is not None:
+            return known
+        answer = self._resolver.lookup(query, deadline)
+        self._cache.put(answer, self._clock())
+        return answer
+
+
+def carry_out(
+    decision: Generator[Effect, Any, T],
+    resolver: Resolver,
+    *,
+    deadline: float,
+    own_addresses: Callable[[], frozenset[str]],
+) -> T:
+    """Run a decision to its end, answering its effects; returns what the generator returns.
+
+    All lookups together end by ``deadline``: what could not be asked in time is answered with a timeout by the
+    resolver, so that a destination of a hundred dead name servers costs no more than one.
+    """
+    try:
+        effect = next(decision)
+        while True:
+            effect = decision.send(resolver.lookup(effect, deadline) if isinstance(effect, Query) else own_addresses())
+    except StopIteration as end:
+        value: T = end.value
+        return value
