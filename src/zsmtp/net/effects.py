@@ -1,0 +1,65 @@
+"""What the rules ask the outside world for, as values.
+
+Wherever a decision needs an answer from outside it is a generator: it yields one of these effects, or a
+:class:`~zsmtp.dns.answer.Query`, or :class:`~zsmtp.dns.destination.OwnAddresses`, and is sent the answer. The drivers
+(``zsmtp.net.blocking``, ``zsmtp.net.scripted``) carry effects out and decide nothing. :class:`ConnectResult` and the
+session events are the answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from zsmtp.dns.plan import Endpoint
+from zsmtp.proto.session import Session
+
+
+class Stream(Protocol):
+    """A connection that stands. Who yields effects only passes it on; drivers know what is behind it."""
+
+    @property
+    def local(self) -> tuple[str, int] | None:
+        """This side's address and port; None for UNIX sockets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Connect to the first of ``endpoints`` that takes a connection; later ones start early while earlier ones hang.
+
+    ``timeout`` in seconds bounds each attempt. The answer is a :class:`ConnectResult`.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectResult:
+    """The connection made (``stream`` and ``endpoint``), or both None; ``failures`` are the attempts that failed.
+
+    ``interrupted`` tells that there is no connection because this program was told to stop.
+    """
+
+    stream: Stream | None
+    endpoint: Endpoint | None
+    failures: tuple[tuple[Endpoint, str], ...] = ()
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Let ``session`` and its peer talk until there is an event; the answer is that event, or None if all is done."""
+
+    stream: Stream
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the stream at once; the answer is None."""
+
+    stream: Stream
+
+
+Effect = Connect | Exchange | Close

@@ -1,0 +1,58 @@
+"""Which address to try when: addresses in order, the next one early while an earlier one hangs (RFC 8305 in spirit).
+
+A state machine without I/O: the driver tells what happened, with its clock's time, and asks what to start. The first
+connection to stand wins; whatever else is under way is given up before a word of SMTP is spoken on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zsmtp.dns.plan import Endpoint
+
+SAME_HOST = 0.25  # seconds before another address of the same host is tried beside the first
+OTHER_HOST = 2.0  # seconds before the next host is: it may be a worse one
+
+
+class Race:
+    """One race over ``endpoints``; ``timeout`` seconds bound each attempt."""
+
+    def __init__(self, endpoints: Sequence[Endpoint], timeout: float, now: float) -> None:
+        self._waiting = list(endpoints)
+        self._timeout = timeout
+        self._running: dict[Endpoint, float] = {}  # with the time it started
+        self._next_start = now
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is under way and nothing is left to start."""
+        return not self._waiting and not self._running
+
+    def start(self, now: float) -> Endpoint | None:
+        """The endpoint to start connecting to now, or None. Call again until None."""
+        if not self._waiting or (self._running and now < self._next_start):
+            return None
+        endpoint = self._waiting.pop(0)
+        self._running[endpoint] = now
+        if self._waiting:
+            self._next_start = now + (SAME_HOST if self._waiting[0].host == endpoint.host else OTHER_HOST)
+        return endpoint
+
+    def failed(self, endpoint: Endpoint) -> None:
+        """An attempt ended without a connection; the next may start at once."""
+        self._running.pop(endpoint, None)
+        self._next_start = 0.0
+
+    def expired(self, now: float) -> list[Endpoint]:
+        """The attempts whose time is over; they count as failed."""
+        late = [endpoint for endpoint, started in self._running.items() if now >= started + self._timeout]
+        for endpoint in late:
+            self.failed(endpoint)
+        return late
+
+    def deadline(self) -> float | None:
+        """When to look again at the latest: the next early start or the next expiry."""
+        times = [started + self._timeout for started in self._running.values()]
+        if self._waiting:
+            times.append(self._next_start)
+        return min(times) if times else None

@@ -1,0 +1,89 @@
+"""A connection over a socket, as the drivers use it: never blocking, closed once, errors as exceptions of zsmtp."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+
+from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.errors import ConnectionLost
+
+READ_UNIT = 64 * 1024  # octets asked for in one read
+
+_FAMILIES = {Family.INET: socket.AF_INET, Family.INET6: socket.AF_INET6, Family.UNIX: socket.AF_UNIX}
+
+
+class SocketStream:
+    """A connected, non-blocking socket."""
+
+    def __init__(self, sock: socket.socket, family: Family) -> None:
+        self._sock = sock
+        self.local: tuple[str, int] | None = None
+        if family is not Family.UNIX:
+            name = sock.getsockname()
+            self.local = (str(name[0]), int(name[1]))
+
+    def fileno(self) -> int:
+        """The descriptor, to wait on; -1 once closed."""
+        return self._sock.fileno()
+
+    def receive(self) -> bytes | None:
+        """What came: octets, ``b""`` at the end of the stream, None if nothing is there now.
+
+        Raises :class:`~zsmtp.errors.ConnectionLost`.
+        """
+        try:
+            return self._sock.recv(READ_UNIT)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise ConnectionLost(f"connection lost: {os.strerror(error.errno or 0)}") from error
+
+    def send(self, data: memoryview) -> int:
+        """Hand octets to the transport; tells how many it took (0: none now). Raises ConnectionLost."""
+        try:
+            return self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise ConnectionLost(f"connection lost: {os.strerror(error.errno or 0)}") from error
+
+    def close(self) -> None:
+        """Close; what was not sent yet is given up."""
+        with contextlib.suppress(OSError):
+            self._sock.close()
+
+
+def new_socket(endpoint: Endpoint, send_buffer: int | None) -> socket.socket:
+    """A non-blocking socket for ``endpoint``: keep-alive on, small segments not delayed. Raises OSError."""
+    sock = socket.socket(_FAMILIES[endpoint.family], socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if endpoint.family is not Family.UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if send_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def begin_connect(sock: socket.socket, endpoint: Endpoint) -> bool:
+    """Start connecting; True if the connection stands already. Raises OSError if it cannot be."""
+    address = endpoint.address if endpoint.family is Family.UNIX else (endpoint.address, endpoint.port)
+    code = sock.connect_ex(address)
+    if code in (errno.EINPROGRESS, errno.EINTR):
+        return False
+    if code:
+        raise OSError(code, os.strerror(code))
+    return True
+
+
+def finish_connect(sock: socket.socket) -> None:
+    """Call when the socket is writable: raises OSError if the connection failed."""
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
