@@ -1,0 +1,81 @@
+"""Where a message body is read from: a stretch of an open file.
+
+A message file holds an envelope and the original header first; the body starts at an offset and runs to the end of
+the file. A :class:`Source` is that stretch, ``[start, end)`` in octets, as an object that can be read any number of
+times (a message may go to several servers, in several transactions). It opens nothing: whoever hands the file in
+keeps it open for as long as the source is in use, and closes it.
+
+The end is fixed when the source is made. A file that turns out shorter is an error, never a shorter message::
+
+    with open(path, "rb", buffering=0) as file:
+        source = Source(file, start=512, end=os.fstat(file.fileno()).st_size)
+        for block in source.blocks():
+            ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Protocol
+
+from zsmtp.errors import ContentError
+
+BLOCK_SIZE = 262_144
+"""Octets read at a time: large enough that the work per block hides Python's own cost, small enough to be flat."""
+
+
+class BinaryFile(Protocol):
+    """What a source asks of a file. ``read`` may return fewer octets than asked for; ``b""`` is the end."""
+
+    def seek(self, offset: int, /) -> object: ...
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+
+class Source:
+    """The octets ``[start, end)`` of an open file.
+
+    Raises :class:`~zsmtp.errors.ContentError` if the range is none (``start`` negative or beyond ``end``).
+    """
+
+    __slots__ = ("end", "file", "start")
+
+    def __init__(self, file: BinaryFile, start: int, end: int) -> None:
+        if not 0 <= start <= end:
+            raise ContentError(f"the body cannot lie at octets {start} to {end}")
+        self.file = file
+        self.start = start
+        self.end = end
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Source:
+        """A source of octets already in memory."""
+        return cls(BytesIO(data), 0, len(data))
+
+    @property
+    def size(self) -> int:
+        """Octets in the file, before any conversion."""
+        return self.end - self.start
+
+    def blocks(self, block_size: int = BLOCK_SIZE) -> Iterator[bytes]:
+        """The octets from the start, in blocks of at most ``block_size``; each call starts anew.
+
+        Every read seeks first, so that iterations over one open file do not disturb one another. Raises
+        :class:`~zsmtp.errors.ContentError`, naming the offset in the file, if it ends early or cannot be read.
+        """
+        offset = self.start
+        while offset < self.end:
+            block = self._read(offset, min(block_size, self.end - offset))
+            offset += len(block)
+            yield block
+
+    def _read(self, offset: int, size: int) -> bytes:
+        try:
+            self.file.seek(offset)
+            block = self.file.read(size)
+        except (OSError, ValueError) as error:  # ValueError: the file was closed meanwhile
+            raise ContentError(f"the message cannot be read at octet {offset}: {error}") from error
+        if not block:
+            raise ContentError(f"the message ends at octet {offset}, {self.end - offset} octets early")
+        return block
