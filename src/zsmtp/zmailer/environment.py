@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.dns.destination import DestinationRequest
@@ -19,7 +18,8 @@ from zsmtp.proto.phase import Timeouts
 from zsmtp.zmailer.options import Options
 from zsmtp.zmailer.zenv import Zenv
 
-HOSTS_FILE = Path("/etc/hosts")
+HOSTS_FILE = "/etc/hosts"
+MAX_HOSTS_FILE = 1 << 20  # characters
 
 
 def session_settings(options: Options) -> SessionSettings:
@@ -56,7 +56,7 @@ def destination_request(options: Options, destination: str) -> DestinationReques
     names = (settings.helo_name, settings.host_name)
     return DestinationRequest(
         destination=destination,
-        shuffle=random.SystemRandom().shuffle,
+        shuffle=_shuffle,
         port=options.port or 25,
         use_mx=options.mx_lookup,
         allow_self=options.allow_self,
@@ -65,6 +65,12 @@ def destination_request(options: Options, destination: str) -> DestinationReques
         own_names=frozenset(name.lower() for name in names if name),
         allow_unix=destination == options.force_destination,
     )
+
+
+def _shuffle(items: list[Any]) -> None:
+    import random  # only names with several exchangers need chance
+
+    random.SystemRandom().shuffle(items)
 
 
 def driver(
@@ -109,7 +115,8 @@ def _with_hosts_file(resolver: Resolver) -> Resolver:
     from zsmtp.dns.hosts import HostsResolver, parse_hosts
 
     try:
-        text = HOSTS_FILE.read_text("utf-8", "replace")
+        with open(HOSTS_FILE, encoding="utf-8", errors="replace") as file:
+            text = file.read(MAX_HOSTS_FILE)
     except OSError:
         return resolver
     return HostsResolver(parse_hosts(text), resolver)

@@ -4,7 +4,7 @@ Each is an adapter from the events of :mod:`zsmtp.events` to lines, and each is 
 :func:`combine` makes one observer of several. None of them may disturb a delivery: a log that cannot be written is
 switched off with one complaint, nothing here waits, nothing here raises.
 
-Peers choose part of what is logged. :func:`zsmtp.escape.escape` is the one way from their octets to text: whatever could move a
+Peers choose part of what is logged. :func:`zsmtp.escape.escape` is the one way from octets to text: what could move a
 cursor, end a line or hide a letter becomes ``\\r``, ``\\x1b`` or ``\\u202e``, and what is not UTF-8 becomes ``\\xff``.
 Secrets do not come this far, the session replaces them in its events; message content is never logged, only its size.
 

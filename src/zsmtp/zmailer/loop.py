@@ -86,7 +86,7 @@ class Loop:
             return EX_CONFIG
         status = EX_OK
         try:
-            while self._next_job():
+            while self._next_job() and not self._stop.requested:
                 self._reporter.hungry()
                 if self._reporter.stdout_closed:
                     self._complain("standard output is closed: nobody hears the reports")
