@@ -51,6 +51,7 @@ def _serve(options: Options) -> int:
         from zsmtp.zmailer.connect import try_connecting
 
         return try_connecting(options)
+    _leave_on_signals()
     try:
         os.write(1, b"#hungry\n")
     except OSError:
@@ -58,6 +59,15 @@ def _serve(options: Options) -> int:
     from zsmtp.zmailer.loop import Loop
 
     return Loop(options, complain).run()
+
+
+def _leave_on_signals() -> None:
+    """Until the loop takes them over nothing is locked and nothing reported: a signal just ends the process well."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda _number, _frame: os._exit(EX_OK))
 
 
 def _check_security(options: Options) -> int:
