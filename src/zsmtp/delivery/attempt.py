@@ -15,20 +15,29 @@ from typing import Any
 
 from zsmtp.delivery.envelope import Message
 from zsmtp.delivery.opening import Link, Opener
-from zsmtp.delivery.outcome import Level, Verdict, from_loss, from_no_route, from_refusal, next_candidate_may_help
+from zsmtp.delivery.outcome import (
+    Fate,
+    Level,
+    Verdict,
+    from_loss,
+    from_no_route,
+    from_refusal,
+    next_candidate_may_help,
+)
 from zsmtp.delivery.pool import Route
 from zsmtp.delivery.report import Ledger
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.delivery.transaction import TransactionBook
 from zsmtp.dns.destination import plan_destination
 from zsmtp.dns.plan import Endpoint, Plan
-from zsmtp.errors import ConnectionLost, ContentError, Interrupted
+from zsmtp.errors import CommandError, ConnectionLost, ContentError, Interrupted
 from zsmtp.events import Closed, Detail, Observer, Remark, ignore
 from zsmtp.net.effects import Close, Exchange
 from zsmtp.proto import command
 from zsmtp.proto.phase import Phase, Result
 from zsmtp.proto.plan import (
     ContentForm,
+    Refusal,
     capacity,
     plan_transaction,
     recipient_refusal,
@@ -36,6 +45,7 @@ from zsmtp.proto.plan import (
     size_refusal,
 )
 from zsmtp.proto.session import Answer, Lost
+from zsmtp.proto.status import EnhancedStatus
 
 IDLE_LIMIT = 20.0  # seconds of rest after which a connection is asked with RSET whether it still lives
 
@@ -91,7 +101,9 @@ class Courier:
             failure = yield from self.open(route, skip)
             if failure is not None or route.link is None:
                 assert failure is not None
-                ledger.settle_all(ledger.unsettled, failure)
+                # A candidate that broke off before did not refuse for good, whatever the remaining ones say.
+                final = last if last is not None and failure.fate is Fate.FAILED else failure
+                ledger.settle_all(ledger.unsettled, final)
                 return
             link = route.link
             broken = yield from self._over(route, link, message, ledger, idle if reused else 0.0)
@@ -103,9 +115,8 @@ class Courier:
             if not (stale or next_candidate_may_help(broken.lost.error)):
                 ledger.settle_all(ledger.unsettled, last)
                 return
-            skip = skip or set()
             if not reused:
-                skip.add(link.peer.endpoint)
+                skip = (skip or set()) | {link.peer.endpoint}
 
     def deliver_on_link(self, route: Route, message: Message, ledger: Ledger) -> Generator[Any, Any, None]:
         """Deliver over the link that is open, and over no other: whom it leaves undecided is deferred."""
@@ -173,7 +184,12 @@ class Courier:
         """One transaction for the recipients ``batch``; those to be sent in another one are returned."""
         envelope = message.envelope
         envelope = replace(envelope, recipients=tuple(envelope.recipients[i] for i in batch))
-        transaction = plan_transaction(envelope, content, link.capabilities)
+        try:
+            transaction = plan_transaction(envelope, content, link.capabilities)
+        except CommandError as error:  # a DSN wish or another parameter that must not reach the wire
+            refusal = Refusal(EnhancedStatus(5, 5, 4), str(error))
+            ledger.settle_all(batch, from_refusal(refusal, link.peer, level=Level.MESSAGE))
+            return []
         book = TransactionBook(transaction, batch, ledger, link.peer, link.capabilities)
         link.transactions += 1
         link.session.transact(transaction)

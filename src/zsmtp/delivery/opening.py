@@ -126,7 +126,7 @@ class Opener:
             yield Close(stream)
             return self._stopped(heard, "", peer)
         if heard.result is not Result.SUCCESS:
-            verdict = self._refused(heard, exchange(b"", heard.reply), peer)
+            verdict = self._refused(heard, exchange(b"(connecting)", heard.reply), peer)
             return (yield from self._leave(stream, session, verdict))
         phase = _first_word(greeting, heard.reply)
         while True:

@@ -121,7 +121,7 @@ def from_reply(
     given = given_status(reply.code, last) if enhanced else None
     status = given or default_status(reply.code)
     if given is not None:
-        last = last[len(str(given)) :].lstrip()
+        last = last.partition(b" ")[2].lstrip()
     if result is Result.SUCCESS:
         fate = Fate.DELIVERED
     elif result is Result.PERMANENT and not _speaks_of_the_dialogue(phase, reply.code):
@@ -203,10 +203,11 @@ def combine_host_failures(failures: Sequence[ConnectFailure], refusals: Sequence
     if not refusals:
         return from_connect_failures(failures)
     words = [str(failure) for failure in failures] + [refusal.text.lstrip("\r") for refusal in refusals]
+    text = "".join(f"\r{word}" for word in words)
     temporary = next((r for r in refusals if r.fate is not Fate.FAILED), None)
     if temporary is None and failures:
-        return replace(from_connect_failures(failures), text="\r".join(words))
-    return replace(temporary or refusals[-1], text="\r".join(words))
+        return replace(from_connect_failures(failures), text=text)
+    return replace(temporary or refusals[-1], text=text)
 
 
 _LOST = {

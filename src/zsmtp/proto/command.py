@@ -32,7 +32,7 @@ def hello(verb: bytes, name: bytes) -> bytes:
     """``EHLO``, ``HELO`` or ``LHLO`` with the client's name: a domain or an address literal."""
     if not _NAME.fullmatch(name):
         raise CommandError(f"not a name to greet with: {printable(name, 100)!r}")
-    return verb + b" " + name + b"\r\n"
+    return _one_of(verb, b"EHLO", b"HELO", b"LHLO") + b" " + name + b"\r\n"
 
 
 def mail(
@@ -55,12 +55,12 @@ def mail(
         words.append(b"SIZE=%d" % size)
     if body is not None:
         words.append(b"BODY=" + _one_of(body, b"7BIT", b"8BITMIME", b"BINARYMIME"))
-    if ret is not None:
-        words.append(b"RET=" + _one_of(ret, b"FULL", b"HDRS"))
     if envid is not None:
         if not envid or len(envid) > 100 or not is_xtext(envid):
             raise CommandError(f"not an envelope identifier: {printable(envid, 100)!r}")
         words.append(b"ENVID=" + envid)
+    if ret is not None:
+        words.append(b"RET=" + _one_of(ret, b"FULL", b"HDRS"))
     if by is not None:
         if not _BY.fullmatch(by):
             raise CommandError(f"not a delivery time: {printable(by, 100)!r}")

@@ -144,10 +144,12 @@ def _address_refusal(address: bytes, capabilities: Capabilities, bad_syntax: Enh
         return Refusal(bad_syntax, problem)
     if address.isascii() or capabilities.smtputf8:
         return None
-    if downgrade(address) is None:
+    ascii_form = downgrade(address)
+    if ascii_form is None:
         text = "the address needs SMTPUTF8, which the remote system does not offer"
         return Refusal(EnhancedStatus(5, 6, 7), text)
-    return None
+    problem = path_problem(ascii_form)  # A-labels are longer than what they stand for
+    return None if problem is None else Refusal(bad_syntax, f"in A-labels: {problem}")
 
 
 def plan_transaction(

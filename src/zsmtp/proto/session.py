@@ -81,7 +81,6 @@ class _Progress:
     mail: Result | None = None
     accepted: list[int] = field(default_factory=list)
     go_ahead: bool = False
-    dropped: bool = False
     completed: bool = False
 
 
@@ -173,11 +172,14 @@ class Session:
         if self._error is not None:
             return
         self._error = error
-        step = self._awaited[0].step if self._awaited else None
+        step = self._awaited[0].step if self._awaited and self._awaited[0].end <= self._written else None
         doubtful = tuple(
             sent.progress.transaction
             for sent in self._awaited
-            if sent.progress is not None and sent.step.phase in FINAL_PHASES and sent.end <= self._written
+            if sent.progress is not None
+            and sent.progress.accepted  # a lone dot carries no message
+            and sent.step.phase in FINAL_PHASES
+            and sent.end <= self._written
         )
         self._events.append(Lost(error, step, doubtful))
         self._unsent.clear()
@@ -216,10 +218,10 @@ class Session:
         self._reply_since = now
         if sent.replies == 0:
             self._awaited.popleft()
-            if progress is not None:
-                self._advance(progress, sent.step, result)
-        if reply.code == 421 and self._error is None:
+        if reply.code == 421:  # the command is answered, the transaction is not finished but lost
             self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
+        elif sent.replies == 0 and progress is not None:
+            self._advance(progress, sent.step, result)
 
     def _advance(self, progress: _Progress, step: Step, result: Result) -> None:
         """Account for an answered step of a transaction, and drop the steps it made pointless."""
@@ -345,15 +347,20 @@ class Session:
         self._content_of = sent
         self._content_start = self._produced + len(head)
         self._content = form.chunk() if sent.step.phase is Phase.LAST else form.data()
-        self._ahead = next(self._content, b"")
+        self._ahead = self._read_ahead()
         return head + self._next_content(len(head))
+
+    def _read_ahead(self) -> bytes:
+        """The block after the present one; ``b""`` is the end, so an empty block on the way must not pass for it."""
+        assert self._content is not None
+        return next((block for block in self._content if block), b"")
 
     def _next_content(self, head: int = 0) -> bytes:
         """The next block of content; one more is looked at, so that the position of the last octet is known in time."""
         assert self._content is not None
         assert self._content_of is not None
         block = self._ahead
-        self._ahead = next(self._content, b"")
+        self._ahead = self._read_ahead()
         if not self._ahead:
             self._content = None
             self._content_of.end = self._produced + head + len(block)

@@ -16,8 +16,8 @@ MAX_TEXT = 1500  # characters of the whole
 
 
 def exchange(command: bytes, reply: Reply | None) -> str:
-    """One command (empty: the reply came unasked, as a greeting does) and its reply (None: no reply came)."""
-    text = "\r<<- " + printable(command, 300) if command else ""
+    """One command and its reply (None: no reply came)."""
+    text = "\r<<- " + printable(command, 300)
     if reply is not None:
         lines = reply.raw_lines
         if len(lines) > MAX_LINES:

@@ -1,0 +1,312 @@
+"""Scripts for servers that exist in memory only, and what they do with one connection (RFC 5321, 2033, 3030).
+
+A :class:`Script` tells what the server says at connect and to which command, when it closes, resets or falls silent,
+and how octets travel. A :class:`ScriptedConnection` follows it: it is given the client's octets and the time, and tells
+what has arrived for the client by then. It keeps what the client wrote and which messages came in to their end, for
+tests to look at. ``zsmtp.net.scripted`` is the network around it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import cycle
+
+from zsmtp.dns.plan import Endpoint
+from zsmtp.errors import ConnectionLost
+
+NEVER = float("inf")
+LOCAL = ("192.0.2.200", 40025)  # the client's end of every connection
+
+
+class Then(Enum):
+    """What a server does after a reaction."""
+
+    GO_ON = "go on"
+    CLOSE = "close"  # in an orderly way: the client reads the end of the stream
+    RESET = "reset"  # the client's next read or write fails
+    HANG = "hang"  # say nothing more; octets are still taken
+    STALL = "stall"  # say nothing more and take nothing more
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What a server does at one point of the dialogue.
+
+    ``say`` is the reply: ``str`` are lines and get their line end, ``bytes`` leave exactly as they are (b"": nothing).
+    It leaves ``delay`` seconds later, and with ``drip`` one octet at a time, so many seconds apart.
+    """
+
+    say: str | bytes
+    then: Then = Then.GO_ON
+    delay: float = 0.0
+    drip: float = 0.0
+
+    @property
+    def octets(self) -> bytes:
+        """What goes on the wire."""
+        return self.say if isinstance(self.say, bytes) else self.say.encode() + b"\r\n"
+
+
+class Pace(Enum):
+    """When a server acts on what it has received."""
+
+    AT_ONCE = "at once"  # after every write of the client
+    PATIENT = "patient"  # when the client has nothing left to write: the way back is longer than the way there
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a server does on one connection.
+
+    ``replies`` holds reactions per command (its verb, ``DOT`` for the end of DATA, ``BDAT`` for a chunk), used in
+    turn, the last one again and again. ``keywords`` are offered in the answer to EHLO and LHLO. ``in_content`` is taken
+    once so many octets of content have come. ``read_sizes`` and ``write_sizes`` tell, in turn and over again, how many
+    octets one read of the client brings and one write of it takes at most (empty: all). ``connect_time`` is how long
+    connecting takes, in seconds.
+    """
+
+    greeting: Reaction = Reaction("220 server.example ESMTP")
+    keywords: Sequence[str] = ()
+    replies: Mapping[str, Sequence[Reaction]] = field(default_factory=dict)
+    in_content: tuple[int, Reaction] | None = None
+    lmtp: bool = False
+    pace: Pace = Pace.PATIENT
+    read_sizes: Sequence[int] = ()
+    write_sizes: Sequence[int] = ()
+    connect_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A message content that a server received to its last octet, and the reply it gave for one recipient."""
+
+    path: bytes
+    reply: bytes
+    content: bytes
+
+
+class ScriptedConnection:
+    """One connection, as the server saw it; also the stream the client holds.
+
+    ``written`` are the client's octets with the times they came, ``acceptances`` what was received to its end;
+    ``closed_at`` is when the client closed it, None before.
+    """
+
+    local = LOCAL
+
+    def __init__(self, endpoint: Endpoint, script: Script, now: float) -> None:
+        self.endpoint = endpoint
+        self.script = script
+        self.opened_at = now
+        self.closed_at: float | None = None
+        self.written: list[tuple[float, bytes]] = []
+        self.acceptances: list[Acceptance] = []
+        self._arrivals: list[tuple[float, bytes]] = []  # to the client, in order of time
+        self._end: tuple[float, Then] | None = None
+        self._inbox = b""
+        self._content: bytearray | None = None  # of the message under way
+        self._chunk_left: int | None = None
+        self._chunk_is_last = False
+        self._in_transaction = False
+        self._paths: list[bytes] = []  # the recipients accepted in it
+        self._counts: Counter[str] = Counter()
+        self._free_at = now  # one reaction leaves after the other
+        self._reads = cycle(script.read_sizes or (1 << 30,))
+        self._writes = cycle(script.write_sizes or (1 << 30,))
+        self._react(script.greeting)
+
+    @property
+    def client_octets(self) -> bytes:
+        """Everything the client wrote."""
+        return b"".join(octets for _, octets in self.written)
+
+    @property
+    def lines(self) -> list[str]:
+        """What the client wrote, line by line."""
+        return self.client_octets.decode("latin-1").split("\r\n")[:-1]
+
+    # ------------------------------------------------------ the client's view
+
+    def receive(self, now: float) -> bytes | None:
+        """Octets that have arrived, b"" at the end of the stream, None if there is nothing. Raises ConnectionLost."""
+        arrived = b""
+        while self._arrivals and self._arrivals[0][0] <= now:
+            arrived += self._arrivals.pop(0)[1]
+        if arrived:
+            size = next(self._reads)
+            if arrived[size:]:
+                self._arrivals.insert(0, (now, arrived[size:]))
+            return arrived[:size]
+        if self._end is not None and self._end[0] <= now and not self._arrivals:
+            if self._end[1] is Then.RESET:
+                raise ConnectionLost("connection lost: Connection reset by peer")
+            if self._end[1] is Then.CLOSE:
+                return b""
+        return None
+
+    def take(self, octets: memoryview, now: float) -> int:
+        """Take octets the client writes; tells how many, 0 for none."""
+        if self.stalled:
+            return 0
+        count = min(len(octets), next(self._writes))
+        self.written.append((now, bytes(octets[:count])))
+        if self._end is None:
+            self._inbox += octets[:count]
+            if self.script.pace is Pace.AT_ONCE:
+                self.act(now)
+        return count
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the server takes nothing any more."""
+        return self._end is not None and self._end[1] is Then.STALL
+
+    def next_arrival(self) -> float:
+        """When the client will have something to read at the earliest."""
+        if self._arrivals:
+            return self._arrivals[0][0]
+        silent = self._end is None or self._end[1] in (Then.HANG, Then.STALL)
+        return NEVER if silent or self._end is None else self._end[0]
+
+    # ------------------------------------------------------ the server's work
+
+    def act(self, now: float) -> None:
+        """Work on what was received, as far as it goes."""
+        self._free_at = max(self._free_at, now)
+        while self._end is None and self._inbox:
+            if self._content is not None and self._chunk_left is None:
+                if not self._take_data():
+                    return
+            elif self._chunk_left:
+                self._take_chunk()
+            else:
+                line, end, rest = self._inbox.partition(b"\r\n")
+                if not end:
+                    return
+                self._inbox = rest
+                self._obey(line)
+
+    def _react(self, reaction: Reaction) -> bytes:
+        """Let the octets of a reaction leave, and do what comes after it; returns the octets."""
+        at = self._free_at + reaction.delay
+        pieces = [reaction.octets] if reaction.octets else []
+        if reaction.drip:
+            pieces = [bytes([octet]) for octet in reaction.octets]
+        for piece in pieces:
+            at += reaction.drip
+            self._arrivals.append((at, piece))
+        self._free_at = at
+        if reaction.then is not Then.GO_ON:
+            self._end = (at, reaction.then)
+        return reaction.octets
+
+    def _answer(self, verb: str, friendly: str | Reaction) -> bytes:
+        steps = self.script.replies.get(verb, ())
+        count = self._counts[verb]
+        self._counts[verb] += 1
+        if steps:
+            return self._react(steps[min(count, len(steps) - 1)])
+        return self._react(Reaction(friendly) if isinstance(friendly, str) else friendly)
+
+    def _obey(self, line: bytes) -> None:
+        verb = line.split(b" ", 1)[0].decode("latin-1").upper()
+        if verb == "BDAT":
+            self._begin_chunk(line)
+            return
+        reply = self._answer(verb, self._friendly(verb))
+        if verb in ("MAIL", "RSET", "EHLO", "HELO", "LHLO"):
+            self._paths = []
+            self._in_transaction = verb == "MAIL" and reply.startswith(b"2")
+        elif verb == "RCPT" and self._in_transaction and reply.startswith(b"25"):
+            self._paths.append(line[line.index(b"<") + 1 : line.rindex(b">")])
+        elif verb == "DATA" and reply.startswith(b"354"):
+            self._content = bytearray()
+
+    def _friendly(self, verb: str) -> str | Reaction:
+        if verb == ("LHLO" if self.script.lmtp else "EHLO"):
+            lines = ["server.example", *self.script.keywords]
+            last = len(lines) - 1
+            return "\r\n".join(f"250{' ' if i == last else '-'}{text}" for i, text in enumerate(lines))
+        if verb == "DATA" and not self._paths:
+            return "503 5.5.1 no valid recipients"
+        if verb == "QUIT":
+            return Reaction("221 2.0.0 bye", Then.CLOSE)
+        texts = {
+            "HELO": "250 server.example",
+            "MAIL": "250 2.1.0 sender ok",
+            "RCPT": "250 2.1.5 recipient ok",
+            "DATA": "354 go ahead",
+            "RSET": "250 2.0.0 reset",
+            "NOOP": "250 2.0.0 ok",
+        }
+        if self.script.lmtp:
+            del texts["HELO"]
+        return texts.get(verb, "500 5.5.2 unknown command")
+
+    def _take_data(self) -> bool:
+        """Take content up to the final dot; False if more octets are needed."""
+        assert self._content is not None
+        self._content += self._inbox
+        self._inbox = b""
+        if self._content.startswith(b".\r\n"):  # no content at all
+            end, after = 0, 3
+        else:
+            end = self._content.find(b"\r\n.\r\n") + 2
+            after = end + 3
+        whole = end >= 2 or after == 3
+        if self._interrupted(end if whole else len(self._content)):
+            return False
+        if not whole:
+            return False
+        content, self._inbox = bytes(self._content[:end]), bytes(self._content[after:])
+        self._content = None
+        self._finish_content("DOT", content)
+        return True
+
+    def _begin_chunk(self, line: bytes) -> None:
+        words = line.split()
+        self._content = self._content if self._content is not None else bytearray()
+        self._chunk_left = int(words[1])
+        self._chunk_is_last = len(words) > 2
+        if self._chunk_left == 0:
+            self._end_chunk()
+
+    def _take_chunk(self) -> None:
+        assert self._content is not None
+        assert self._chunk_left is not None
+        self._content += self._inbox[: self._chunk_left]
+        self._inbox, taken = self._inbox[self._chunk_left :], len(self._inbox[: self._chunk_left])
+        self._chunk_left -= taken
+        if not self._interrupted(len(self._content)) and self._chunk_left == 0:
+            self._end_chunk()
+
+    def _end_chunk(self) -> None:
+        assert self._content is not None
+        if self._chunk_is_last:
+            content = bytes(self._content)
+            self._content, self._chunk_left = None, None
+            self._finish_content("BDAT", content)
+        else:
+            self._answer("BDAT", "250 2.0.0 chunk ok")
+
+    def _interrupted(self, octets: int) -> bool:
+        if self.script.in_content is None or self._counts["in content"] or octets < self.script.in_content[0]:
+            return False
+        self._counts["in content"] = 1
+        self._react(self.script.in_content[1])
+        return self._end is not None
+
+    def _finish_content(self, verb: str, content: bytes) -> None:
+        paths, self._paths = self._paths, []
+        if not self.script.lmtp:
+            reply = self._answer(verb, "250 2.0.0 accepted" if paths else "554 5.5.1 no valid recipients")
+            self.acceptances += [Acceptance(path, reply, content) for path in paths]
+            return
+        for path in paths:
+            if self._end is not None:
+                return
+            reply = self._answer(verb, "250 2.0.0 accepted")
+            self.acceptances.append(Acceptance(path, reply, content))

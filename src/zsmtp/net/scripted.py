@@ -1,0 +1,203 @@
+"""A network in memory, for tests and documentation: scripted servers, tables for DNS, and a clock that jumps.
+
+:class:`ScriptedNetwork` is a driver like ``zsmtp.net.blocking``: it carries out the same effects by the same rules, but
+its servers follow a :class:`~zsmtp.net.script.Script`, its names come from a table, and its time is a number that moves
+on only when everybody waits. A delivery that takes hours of patience is over in a millisecond, and always goes the same
+way::
+
+    from zsmtp.net.script import Reaction, Script
+
+    script = Script(replies={"RCPT": [Reaction("550 5.1.1 no such user")]})
+    network = ScriptedNetwork({"192.0.2.1": [script]}, dns="example.org A 192.0.2.1")
+    network.run(courier.deliver(route, message, ledger))
+    assert network.connections[0].lines == ["EHLO client.example", "MAIL FROM:<a@example.org>", ...]
+
+What a script does not mention is answered as a friendly server of RFC 5321 would (RFC 2033 with ``lmtp``). How octets
+travel is part of the script too: how many a read brings, how many a write takes, how slowly they drip, and whether the
+server answers while the client still writes. None of that may ever change what becomes of a message.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from zsmtp.dns.answer import Query
+from zsmtp.dns.destination import OwnAddresses
+from zsmtp.dns.plan import Endpoint
+from zsmtp.dns.resolver import Resolver
+from zsmtp.dns.static import StaticResolver
+from zsmtp.errors import ConnectionLost, ContentError, Interrupted, LocalError
+from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange
+from zsmtp.net.race import Race
+from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection
+from zsmtp.proto.session import Session, SessionEvent
+
+QUERY_TIME = 15.0  # seconds for one lookup
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """An address where no connection can be made: refused after ``after`` seconds (NEVER: nothing comes back)."""
+
+    reason: str = "Connection refused"
+    after: float = 0.0
+
+
+Host = Script | Unreachable
+
+
+class ScriptedNetwork:
+    """The driver. ``hosts`` gives for each address what its connections are like, in turn, the last one repeated.
+
+    Addresses not named refuse connections. ``dns`` is a table for :class:`~zsmtp.dns.static.StaticResolver`, or a
+    resolver. ``now`` is the time in seconds; ``stop_at`` is when the program is told to stop. ``connections`` are all
+    connections made, ``attempts`` all endpoints tried, with the time.
+    """
+
+    def __init__(
+        self,
+        hosts: Mapping[str, Sequence[Host]],
+        *,
+        dns: str | Resolver = "",
+        own_addresses: frozenset[str] = frozenset({LOCAL[0]}),
+        now: float = 1000.0,
+        stop_at: float = NEVER,
+    ) -> None:
+        self.now = now
+        self.stop_at = stop_at
+        self.connections: list[ScriptedConnection] = []
+        self.attempts: list[tuple[float, Endpoint]] = []
+        self.events: list[SessionEvent] = []
+        self._hosts = hosts
+        self._resolver = StaticResolver(dns) if isinstance(dns, str) else dns
+        self._own_addresses = own_addresses
+        self._tried: Counter[str] = Counter()
+
+    def run(self, work: Generator[Any, Any, T]) -> T:
+        """Run ``work`` to its end and return its result."""
+        answer: object = None
+        try:
+            while True:
+                answer = self._perform(work.send(answer))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _perform(self, effect: object) -> object:
+        if isinstance(effect, Exchange):
+            assert isinstance(effect.stream, ScriptedConnection)
+            event = self._exchange(effect.stream, effect.session)
+            if event is not None:
+                self.events.append(event)
+            return event
+        if isinstance(effect, Query):
+            return self._resolver.lookup(effect, self.now + QUERY_TIME)
+        if isinstance(effect, Connect):
+            return self._connect(effect)
+        if isinstance(effect, Close):
+            assert isinstance(effect.stream, ScriptedConnection)
+            effect.stream.closed_at = self.now
+            return None
+        if isinstance(effect, OwnAddresses):
+            return self._own_addresses
+        raise LocalError(f"not an effect this driver knows: {effect!r}")
+
+    @property
+    def _stopped(self) -> bool:
+        return self.now >= self.stop_at
+
+    def _exchange(self, peer: ScriptedConnection, session: Session) -> SessionEvent | None:
+        """Move octets until the session has an event to tell; None if it has nothing left to do."""
+        if peer.closed_at is not None:
+            raise LocalError("an exchange on a stream that was closed")
+        while (event := session.next_event()) is None:
+            try:
+                out = session.data_to_send(self.now)
+            except ContentError as error:
+                session.fail(error)
+                continue
+            deadline = session.deadline()
+            if not out and deadline is None:
+                return session.next_event()
+            if self._stopped and not session.final_reply_due:
+                session.fail(Interrupted("told to stop"))
+                continue
+            try:
+                moved = self._move(peer, session, out)
+            except ConnectionLost as error:
+                session.fail(error)
+                continue
+            if not moved:
+                self._wait(peer, NEVER if deadline is None else deadline, session)
+            session.handle_timer(self.now)
+        return event
+
+    def _move(self, peer: ScriptedConnection, session: Session, out: memoryview) -> bool:
+        """Read what has arrived; only when that is nothing, write. Whether anything moved."""
+        if not out:
+            peer.act(self.now)
+        data = peer.receive(self.now)
+        if data is not None:
+            if data:
+                session.receive_data(data, self.now)
+            else:
+                session.receive_eof(self.now)
+            return True
+        count = peer.take(out, self.now) if out else 0
+        if count:
+            session.data_written(count, self.now)
+        return count > 0
+
+    def _wait(self, peer: ScriptedConnection, deadline: float, session: Session) -> None:
+        """Let time pass until something can happen."""
+        moments = [deadline, peer.next_arrival()]
+        if self.stop_at > self.now and not session.final_reply_due:
+            moments.append(self.stop_at)
+        moment = min(moments)
+        if moment == NEVER:
+            raise LocalError("everybody waits for ever")
+        self.now = max(self.now, moment)
+
+    def _connect(self, effect: Connect) -> ConnectResult:
+        race = Race(effect.endpoints, effect.timeout, self.now)
+        failures: list[tuple[Endpoint, str]] = []
+        running: dict[Endpoint, tuple[float, Host]] = {}
+        while not race.over:
+            if self._stopped:
+                return ConnectResult(None, None, tuple(failures), interrupted=True)
+            while (endpoint := race.start(self.now)) is not None:
+                host = self._next_host(endpoint)
+                running[endpoint] = (self.now + _time_to_connect(host), host)
+                self.attempts.append((self.now, endpoint))
+            due = [endpoint for endpoint, (at, _) in running.items() if at <= self.now]
+            for endpoint in due:
+                host = running.pop(endpoint)[1]
+                if isinstance(host, Script):
+                    connection = ScriptedConnection(endpoint, host, self.now)
+                    self.connections.append(connection)
+                    return ConnectResult(connection, endpoint, tuple(failures))
+                race.failed(endpoint)
+                failures.append((endpoint, host.reason))
+            for endpoint in race.expired(self.now):
+                del running[endpoint]
+                failures.append((endpoint, "Connection timed out"))
+            if not due and not race.over:
+                deadline = race.deadline()
+                moments = [self.stop_at, NEVER if deadline is None else deadline]
+                self.now = max(self.now, min(moments + [at for at, _ in running.values()]))
+        return ConnectResult(None, None, tuple(failures))
+
+    def _next_host(self, endpoint: Endpoint) -> Host:
+        hosts = self._hosts.get(endpoint.address) or (Unreachable(),)
+        count = self._tried[endpoint.address]
+        self._tried[endpoint.address] += 1
+        return hosts[min(count, len(hosts) - 1)]
+
+
+def _time_to_connect(host: Host) -> float:
+    return host.connect_time if isinstance(host, Script) else host.after

@@ -1,0 +1,173 @@
+"""From a plan to an open session: greetings, EHLO and its way back, and who is tried next."""
+
+import pytest
+from tests.support.network import World, message, run, world
+
+from zsmtp.delivery.outcome import Fate, Level
+from zsmtp.delivery.settings import Greeting, SessionSettings
+from zsmtp.events import ConnectFailed, Remark
+from zsmtp.net.script import NEVER, Reaction, Script, Then
+from zsmtp.net.scripted import Unreachable
+
+
+def settings_with(greeting: Greeting) -> SessionSettings:
+    return SessionSettings(helo_name="client.example", greeting=greeting)
+
+
+def hellos(there: World) -> list[list[str]]:
+    return [[line for line in c.lines if line[1:4] in ("HLO", "ELO")] for c in there.network.connections]
+
+
+EHLO, HELO = "EHLO client.example", "HELO client.example"
+
+
+@pytest.mark.parametrize(
+    ("greeting", "banner", "said"),
+    [
+        (Greeting.EHLO, "220 hi", [EHLO]),
+        (Greeting.HELO, "220 hi ESMTP", [HELO]),
+        (Greeting.IF_ANNOUNCED, "220 hi", [HELO]),
+        (Greeting.IF_ANNOUNCED, "220 hi esmtp", [EHLO]),
+        (Greeting.IF_ANNOUNCED, "220-hi\r\n220 EsMtP here", [EHLO]),
+    ],
+)
+def test_which_greeting_is_said(greeting: Greeting, banner: str, said: list[str]) -> None:
+    there = run(Script(greeting=Reaction(banner)), settings=settings_with(greeting))
+    assert hellos(there) == [said]
+    assert there.fates == [Fate.DELIVERED]
+
+
+def test_helo_uses_no_extension() -> None:
+    there = run(Script(keywords=("SIZE", "PIPELINING")), settings=settings_with(Greeting.HELO))
+    assert "MAIL FROM:<a@example.net>" in there.lines()
+
+
+@pytest.mark.parametrize("refusal", ["500 what", "502 no", "550 no", "450 later"])
+def test_ehlo_refused_falls_back_to_helo_on_the_same_connection(refusal: str) -> None:
+    there = run(Script(replies={"EHLO": [Reaction(refusal)]}))
+    assert hellos(there) == [[EHLO, HELO]]
+    assert there.fates == [Fate.DELIVERED]
+
+
+@pytest.mark.parametrize("then", [Then.CLOSE, Then.RESET])
+def test_a_connection_lost_on_ehlo_is_made_anew_once_with_helo(then: Then) -> None:
+    there = run(Script(replies={"EHLO": [Reaction(b"", then)]}))
+    assert hellos(there) == [[EHLO], [HELO]]
+    assert there.fates == [Fate.DELIVERED]
+
+
+def test_a_connection_lost_on_both_hands_over_to_the_next_host() -> None:
+    gone = [Reaction(b"", Then.CLOSE)]
+    there = run(Script(replies={"EHLO": gone, "HELO": gone}), Script())
+    assert hellos(there) == [[EHLO], [HELO], [EHLO]]
+    assert there.fates == [Fate.DELIVERED]
+
+
+def test_lmtp_has_no_way_back() -> None:
+    there = run(Script(lmtp=True, replies={"LHLO": [Reaction("500 no")]}), settings=settings_with(Greeting.LHLO))
+    assert hellos(there) == [["LHLO client.example"]]
+    assert there.fates == [Fate.DEFERRED]
+
+
+def test_421_to_ehlo_goes_to_the_next_host_and_not_to_helo() -> None:
+    there = run(Script(replies={"EHLO": [Reaction("421 busy")]}), Script())
+    assert hellos(there) == [[EHLO], [EHLO]]
+
+
+@pytest.mark.parametrize(
+    ("greetings", "fates"),
+    [
+        (("554 no", "220 hi"), [Fate.DELIVERED]),
+        (("450 busy", "220 hi"), [Fate.DELIVERED]),
+        (("421 busy", "220 hi"), [Fate.DELIVERED]),
+        (("nonsense", "220 hi"), [Fate.DELIVERED]),
+        (("554 no", "554 no"), [Fate.FAILED]),
+        (("554 no", "450 busy"), [Fate.DEFERRED]),
+        (("421 busy", "554 no"), [Fate.DEFERRED]),
+        (("nonsense", "554 no"), [Fate.DEFERRED]),
+        (("554 no", "250 not a greeting"), [Fate.DEFERRED]),
+    ],
+)
+def test_greetings_along_the_list(greetings: tuple[str, ...], fates: list[Fate]) -> None:
+    there = run(*(Script(greeting=Reaction(text)) for text in greetings))
+    assert there.fates == fates
+    assert len(there.network.connections) == 2
+
+
+def test_a_host_that_refused_is_told_quit() -> None:
+    there = run(Script(greeting=Reaction("554 no")), Script())
+    assert there.lines(0) == ["QUIT"]
+
+
+def test_an_unreachable_host_beside_one_that_refuses_is_no_error() -> None:
+    assert run(Unreachable(), Script(greeting=Reaction("554 no"))).fates == [Fate.DEFERRED]
+
+
+def test_nobody_to_be_reached() -> None:
+    there = world(Unreachable(), Unreachable("No route to host"), observed=True)
+    verdict = there.deliver(message())[0]
+    assert (verdict.fate, str(verdict.status), verdict.level) == (Fate.DEFERRED, "4.4.1", Level.HOST)
+    assert "mx0.example.org [192.0.2.1|25]: Connection refused" in verdict.text
+    assert "mx1.example.org [192.0.2.2|25]: No route to host" in verdict.text
+    assert len([event for event in there.heard if isinstance(event, ConnectFailed)]) == 2
+    assert there.route.failure == verdict
+
+
+def test_a_silent_greeting_costs_its_time_and_no_more() -> None:
+    there = run(Script(greeting=Reaction(b"", Then.HANG)), Script())
+    assert there.fates == [Fate.DELIVERED]
+    assert there.network.connections[1].opened_at == there.network.connections[0].opened_at + 300
+
+
+def test_a_dripping_greeting_costs_the_same() -> None:
+    there = run(Script(greeting=Reaction("220-" + "x" * 1000, drip=10)), Script())
+    assert there.network.connections[1].opened_at == there.network.connections[0].opened_at + 300
+
+
+def test_too_many_keywords_are_refused() -> None:
+    there = run(Script(keywords=["X"] * 1001), Script())
+    assert len(there.network.connections) == 2
+    assert there.fates == [Fate.DELIVERED]
+
+
+def test_a_broken_keyword_is_noted_and_the_others_are_used() -> None:
+    there = world(Script(keywords=("SIZE lots", "DSN")), observed=True)
+    there.deliver(message())
+    assert any("SIZE lots" in event.text for event in there.heard if isinstance(event, Remark))
+    assert there.lines()[1:3] == ["MAIL FROM:<a@example.net>", "RCPT TO:<r0@example.org> ORCPT=rfc822;r0@example.org"]
+
+
+def test_the_name_is_an_address_literal_rather_than_an_unqualified_one() -> None:
+    there = run(Script(), settings=SessionSettings(host_name="box"))
+    assert hellos(there) == [["EHLO [192.0.2.200]"]]
+
+
+def test_the_name_found_for_an_address_is_looked_up_once() -> None:
+    dns = """
+        200.2.0.192.in-addr.arpa PTR client.example.net
+        client.example.net A 192.0.2.200
+        example.org MX 10 mx.example.org
+        mx.example.org A 192.0.2.1
+    """
+    there = world(Script(), dns=dns, settings=SessionSettings(host_name="box"))
+    for _ in range(2):
+        there.deliver(message())
+        there.close()
+    assert hellos(there) == [["EHLO client.example.net"]] * 2
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        Script(connect_time=NEVER),
+        Script(greeting=Reaction(b"", Then.HANG)),
+        Script(replies={"EHLO": [Reaction(b"", Then.HANG)]}),
+    ],
+)
+def test_a_stop_ends_the_opening_without_a_word_about_the_host(first: Script) -> None:
+    there = world(first, stop_at=1001.0)
+    verdict = there.deliver(message())[0]
+    assert (verdict.fate, str(verdict.status), verdict.level) == (Fate.DEFERRED, "4.3.2", Level.SESSION)
+    assert there.network.now == 1001.0
+    assert there.route.failure is None
+    assert all(connection.closed_at is not None for connection in there.network.connections)

@@ -1,0 +1,96 @@
+"""The order of the layers, held by walking every import: also those inside functions and under TYPE_CHECKING."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src"
+MODULES = sorted((SOURCE / "zsmtp").rglob("*.py"))
+
+# Each room with those it may import from, beside itself.
+BELOW = {
+    "errors": set(),
+    "escape": set(),
+    "events": {"errors"},
+    "proto": {"errors", "escape", "events"},
+    "body": {"errors", "escape", "events"},
+    "dns": {"errors", "escape", "events", "proto", "body"},
+    "tls": {"errors", "escape", "events", "proto", "body", "dns"},  # DANE reads answers; dns knows nothing of TLS
+    "net": {"errors", "escape", "events", "proto", "body", "dns", "tls"},
+    "delivery": {"errors", "escape", "events", "proto", "body", "dns", "tls", "net"},
+}
+ENGINE = set(BELOW)
+TOPS = {"zmailer", "queue", "cli"}
+# The event that tells of a connection names its endpoint; this is the one type seen from below.
+EXCEPTIONS = {("zsmtp.events", "zsmtp.dns.plan")}
+
+FORBIDDEN = {"socket", "asyncio", "ssl", "time", "logging", "os", "random", "selectors", "threading"}
+PURE_ROOMS = {"proto", "body", "delivery", "errors", "escape", "events"}
+PURE_MODULES = {
+    f"zsmtp.dns.{name}"
+    for name in ("answer", "plan", "ip", "literal", "destination", "heloname", "cache", "static", "hosts")
+} | {f"zsmtp.net.{name}" for name in ("race", "effects", "script", "scripted")}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """The full names of everything a module imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides where it leads"
+            assert node.module is not None
+            found.update({f"{node.module}.{alias.name}" for alias in node.names} | {node.module})
+    return found
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_the_walk_sees_what_is_there() -> None:
+    names = {name_of(path) for path in MODULES}
+    assert names >= PURE_MODULES
+    assert {room_of(name) for name in names if name != "zsmtp"} <= ENGINE | TOPS
+    assert "os" in imports(SOURCE / "zsmtp/net/blocking.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_from_below_only(path: Path) -> None:
+    module = name_of(path)
+    room = room_of(module)
+    for imported in imports(path):
+        if not imported.startswith("zsmtp.") or (module, imported.rpartition(".")[0]) in EXCEPTIONS:
+            continue
+        target = room_of(imported)
+        if (module, imported) in EXCEPTIONS or target in ("", room, "__version__"):
+            continue
+        allowed = BELOW.get(room, ENGINE | ({room} if room != "cli" else TOPS))
+        assert target in allowed, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room_of(name_of(p)) == "delivery"], ids=name_of)
+def test_delivery_knows_of_the_network_only_its_effects(path: Path) -> None:
+    assert not [name for name in imports(path) if name.startswith("zsmtp.net") and "effects" not in name]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if room_of(name_of(p)) in PURE_ROOMS or name_of(p) in PURE_MODULES], ids=name_of
+)
+def test_the_core_does_no_io(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN
+    calls = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not {"open", "print", "input"} & calls
