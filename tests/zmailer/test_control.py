@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from zsmtp.errors import SpoolError
 from zsmtp.zmailer import control
 from zsmtp.zmailer.control import By, ControlFile, DsnWords, Recipient, parse
+from zsmtp.zmailer.paths import file_id, message_path
 
 HEADER = (
     b"Received: from submit.example.org ([192.0.2.7]) by ta.example.org with ESMTP\n"
@@ -385,24 +386,24 @@ class TestPaths:
         ],
     )
     def test_hash_directories(self, path: str, expected: str) -> None:
-        assert control.message_path(path, b"m") == expected
+        assert message_path(path, b"m") == expected
 
     def test_names_of_any_bytes(self) -> None:
-        assert control.message_path("1", b"m\xff").encode("utf-8", "surrogateescape") == b"../queue/m\xff"
+        assert message_path("1", b"m\xff").encode("utf-8", "surrogateescape") == b"../queue/m\xff"
 
     @pytest.mark.parametrize("path", ["/A/1", "../1", "A/../../1"])
     def test_paths_outside_the_spool(self, path: str) -> None:
         with pytest.raises(SpoolError):
-            control.message_path(path, b"m")
+            message_path(path, b"m")
 
     @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"a\0b"])
     def test_names_that_are_none(self, name: bytes) -> None:
         with pytest.raises(SpoolError):
-            control.message_path("1", name)
+            message_path("1", name)
 
     @pytest.mark.parametrize(("path", "number"), [("12345-6789", b"12345"), ("A/B/7", b"7"), ("12x", b"12")])
     def test_the_number_of_a_file(self, path: str, number: bytes) -> None:
-        assert control.file_id(path) == number
+        assert file_id(path) == number
         assert parse(path, head(ONE)).id == number
 
 

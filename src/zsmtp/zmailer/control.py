@@ -17,14 +17,14 @@ record, an unknown tag) becomes a remark. ``zsmtp.zmailer.locks`` reads such fil
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 
 from zsmtp.errors import SpoolError
 from zsmtp.zmailer.dsnwords import NO_DSN_WORDS, By, DsnWords, DsnWordsReader, valid_envid
+from zsmtp.zmailer.paths import file_id
 
-__all__ = ["By", "ControlFile", "DsnWords", "HeaderBlock", "Recipient", "Sender", "file_id", "message_path", "parse"]
+__all__ = ["By", "ControlFile", "DsnWords", "HeaderBlock", "Recipient", "Sender", "parse"]
 
 FILE_LIMIT = 64 * 1024 * 1024
 HEADER_LIMIT = 4 * 1024 * 1024
@@ -112,28 +112,6 @@ class ControlFile:
     format_flags: int = 0
 
 
-def message_path(path: str, message_name: bytes) -> str:
-    """The message file of the control file ``path``: hash directories in front of it exist below ``../queue/`` too.
-
-    ``A/B/12345-6789`` has ``../queue/A/B/<message_name>``. Raises SpoolError for a name that is no plain file name,
-    and for a path that is absolute or climbs.
-    """
-    if message_name in {b"", b".", b".."} or b"/" in message_name or b"\0" in message_name:
-        raise SpoolError(path, None, "the i record is not a plain file name")
-    directory = path.rpartition("/")[0]
-    if path.startswith("/") or ".." in directory.split("/"):
-        raise SpoolError(path, None, "not a spool path relative to the transport directory")
-    return "/".join(part for part in ("../queue", directory, os.fsdecode(message_name)) if part)
-
-
-def file_id(path: str) -> bytes:
-    """The leading decimal digits of the base name of ``path``, which name the file in reports; SpoolError without."""
-    match = _LEADING_DIGITS.match(path.rpartition("/")[2])
-    if match is None:
-        raise SpoolError(path, None, "not a control file: its name does not start with a number")
-    return match[0].encode("ascii")
-
-
 def parse(path: str, data: bytes) -> ControlFile:
     """Read a whole control file; ``path`` is for its number, its hash directories and for messages.
 
@@ -151,7 +129,6 @@ def parse(path: str, data: bytes) -> ControlFile:
     return parser.result(identity)
 
 
-_LEADING_DIGITS = re.compile(r"[0-9]+")
 _NUMBER = re.compile(rb"[ \t]*+(?:0[xX]([0-9A-Fa-f]{1,16})|0([0-7]{1,22})|([1-9][0-9]{0,19}|0))[ \t]*+")
 _BODY_OFFSET = re.compile(rb"[ \t]*+([0-9]{1,18})[ \t]*+")
 _LOCK_FIELD = re.compile(rb"[ 0-9]{6}")

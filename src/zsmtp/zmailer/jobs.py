@@ -27,11 +27,12 @@ from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope
 from zsmtp.proto.plan import Recipient as Forward
 from zsmtp.proto.status import EnhancedStatus
-from zsmtp.zmailer.control import ControlFile, Recipient, message_path
+from zsmtp.zmailer.control import ControlFile, Recipient
 from zsmtp.zmailer.diagnostics import Report, Reporter
 from zsmtp.zmailer.locks import MessageFile, MessageMissing, OpenControl, open_message
 from zsmtp.zmailer.logs import Attempt, Conversion
 from zsmtp.zmailer.options import Options
+from zsmtp.zmailer.paths import message_path
 from zsmtp.zmailer.spoolid import spool_id, verp
 from zsmtp.zmailer.zenv import Zenv
 

@@ -1,0 +1,36 @@
+"""Names in the spool: where a control file's message is, and the number by which reports name a control file.
+
+Both files of a message have names of their own, usually the same one; with hash directories (``A/B/12345-6789``) they
+lie in directories of the same names below ``transport/`` and ``queue/``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from zsmtp.errors import SpoolError
+
+_LEADING_DIGITS = re.compile(r"[0-9]+")
+
+
+def message_path(path: str, message_name: bytes) -> str:
+    """The message file of the control file ``path``: hash directories in front of it exist below ``../queue/`` too.
+
+    ``A/B/12345-6789`` has ``../queue/A/B/<message_name>``. Raises SpoolError for a name that is no plain file name,
+    and for a path that is absolute or climbs.
+    """
+    if message_name in {b"", b".", b".."} or b"/" in message_name or b"\0" in message_name:
+        raise SpoolError(path, None, "the i record is not a plain file name")
+    directory = path.rpartition("/")[0]
+    if path.startswith("/") or ".." in directory.split("/"):
+        raise SpoolError(path, None, "not a spool path relative to the transport directory")
+    return "/".join(part for part in ("../queue", directory, os.fsdecode(message_name)) if part)
+
+
+def file_id(path: str) -> bytes:
+    """The leading decimal digits of the base name of ``path``, which name the file in reports; SpoolError without."""
+    match = _LEADING_DIGITS.match(path.rpartition("/")[2])
+    if match is None:
+        raise SpoolError(path, None, "not a control file: its name does not start with a number")
+    return match[0].encode("ascii")
