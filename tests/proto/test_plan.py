@@ -57,14 +57,14 @@ def test_a_chunk_waits_for_the_recipients_to_be_known() -> None:
 
 
 def test_nothing_is_said_that_was_not_offered() -> None:
-    recipient = Recipient(b"r@example.org", notify=b"SUCCESS", orcpt=b"rfc822;x@example.org")
-    planned = plan(Capabilities(), recipient, eight_bit=True, ret=b"FULL", envid=b"id", deliver_by=(60, b"R"))
+    recipient = Recipient(b"r@example.org", b"SUCCESS", b"rfc822;x@example.org", (60, b"R"))
+    planned = plan(Capabilities(), recipient, eight_bit=True, ret=b"FULL", envid=b"id")
     assert wires(planned)[:2] == [[b"MAIL FROM:<a@example.net>\r\n"], [b"RCPT TO:<r@example.org>\r\n"]]
 
 
 def test_everything_wanted_is_said_where_it_is_offered() -> None:
-    recipient = Recipient(b"r@example.org", notify=b"SUCCESS", orcpt=b"rfc822;x@example.org")
-    group = wires(plan(EVERYTHING, recipient, eight_bit=True, ret=b"FULL", envid=b"id", deliver_by=(60, b"R")))[0]
+    recipient = Recipient(b"r@example.org", b"SUCCESS", b"rfc822;x@example.org", (60, b"R"))
+    group = wires(plan(EVERYTHING, recipient, eight_bit=True, ret=b"FULL", envid=b"id"))[0]
     assert set(group[0].split()) == {
         b"MAIL",
         b"FROM:<a@example.net>",
@@ -83,7 +83,7 @@ def test_body_is_said_only_of_eight_bit_content() -> None:
 
 @pytest.mark.parametrize(("seconds", "least", "said"), [(60, 0, True), (60, 60, True), (59, 60, False), (0, 0, False)])
 def test_deliver_by_is_said_while_it_can_be_met(seconds: int, least: int, *, said: bool) -> None:
-    planned = plan(Capabilities(deliver_by=least), deliver_by=(seconds, b"N"))
+    planned = plan(Capabilities(deliver_by=least), Recipient(b"r@example.org", deliver_by=(seconds, b"N")))
     assert (b" BY=" in planned.steps[0].wire) is said
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from zsmtp.delivery.attempt import Courier
-from zsmtp.delivery.envelope import Message
+from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.outcome import Fate, Verdict
 from zsmtp.delivery.pool import Route
 from zsmtp.delivery.report import Ledger
@@ -84,9 +84,9 @@ class World:
 
         ledger = Ledger(len(one.envelope.recipients), settle)
         if on_link:
-            self.network.run(self.courier.deliver_on_link(self.route, one, ledger))
+            self.network.run(self.courier.deliver_on_link(self.route, Delivery(one, ledger)))
         else:
-            self.network.run(self.courier.deliver(self.route, one, ledger, idle=idle))
+            self.network.run(self.courier.deliver(self.route, Delivery(one, ledger), idle=idle))
         assert not ledger.unsettled
         verdicts = [found[index] for index in range(len(one.envelope.recipients))]
         self.verdicts.append(verdicts)

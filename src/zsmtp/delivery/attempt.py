@@ -1,19 +1,20 @@
-"""One message's way over a route: sessions, transactions, and what to do when one of them breaks.
+"""Messages on their way over a route: sessions, and what to do when one of them breaks.
 
-:meth:`Courier.deliver` is a generator of effects. It walks the plan: opens a session unless the route has one, runs as
-many transactions as the recipients need, and after a 421 or a lost connection tries the next candidate at once with
-those nobody decided about. It returns when every recipient of the ledger is settled, whatever happened.
+:meth:`Courier.deliver` is a generator of effects. It walks the plan: opens a session unless the route has one, lets the
+messages fly over it (``zsmtp.delivery.flight``), and after a 421 or a lost connection tries the next candidate at once
+with those nobody decided about. It returns when every recipient of every ledger is settled, whatever happened.
 
 RFC 5321 3.3 is the transaction, 4.5.3.1.10 the second one for recipients that were too many, 5.1 the next candidate.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass, replace
 from typing import Any
 
-from zsmtp.delivery.envelope import Message
+from zsmtp.delivery.envelope import Delivery
+from zsmtp.delivery.flight import Broken, Flights, More, Work
 from zsmtp.delivery.opening import Link, Opener
 from zsmtp.delivery.outcome import (
     Fate,
@@ -21,42 +22,36 @@ from zsmtp.delivery.outcome import (
     Verdict,
     from_loss,
     from_no_route,
-    from_refusal,
     next_candidate_may_help,
 )
+from zsmtp.delivery.pace import Pace
 from zsmtp.delivery.pool import Route
-from zsmtp.delivery.report import Ledger
 from zsmtp.delivery.settings import SessionSettings
-from zsmtp.delivery.transaction import TransactionBook
 from zsmtp.dns.destination import plan_destination
 from zsmtp.dns.plan import Endpoint, Plan
-from zsmtp.errors import CommandError, ConnectionLost, ContentError, Interrupted
+from zsmtp.errors import ConnectionLost, ContentError, Interrupted, ReplyError
 from zsmtp.events import Closed, Detail, Observer, Remark, ignore
 from zsmtp.net.effects import Close, Exchange
 from zsmtp.proto import command
 from zsmtp.proto.phase import Phase, Result
-from zsmtp.proto.plan import (
-    ContentForm,
-    Refusal,
-    capacity,
-    plan_transaction,
-    recipient_refusal,
-    sender_refusal,
-    size_refusal,
-)
-from zsmtp.proto.session import Answer, Lost
-from zsmtp.proto.status import EnhancedStatus
+from zsmtp.proto.session import Lost
 
 IDLE_LIMIT = 20.0  # seconds of rest after which a connection is asked with RSET whether it still lives
+MAX_PACES = 1000  # peers whose behaviour is remembered
 
 
-@dataclass(frozen=True, slots=True)
-class _Broken:
-    """A session that ended under a message. ``untouched``: before any reply to this message's commands came."""
+def _no_more() -> Delivery | None:
+    return None
 
-    lost: Lost
-    verdict: Verdict
-    untouched: bool
+
+def _settle_all(works: deque[Work], verdict: Verdict) -> None:
+    for work in works:
+        work.delivery.ledger.settle_all(work.delivery.ledger.unsettled, verdict)
+
+
+def _settle_lost(works: deque[Work], broken: Broken) -> None:
+    for work in works:
+        work.delivery.ledger.settle_all(work.delivery.ledger.unsettled, broken.verdict_for(work))
 
 
 class Courier:
@@ -65,6 +60,7 @@ class Courier:
     def __init__(self, settings: SessionSettings, observer: Observer = ignore) -> None:
         self._opener = Opener(settings, observer)
         self._observe = observer
+        self._paces: dict[Endpoint, Pace] = {}
 
     def open(self, route: Route, skip: set[Endpoint] | None = None) -> Generator[Any, Any, Verdict | None]:
         """See that ``route`` has an open session; a verdict if it cannot have one.
@@ -88,45 +84,59 @@ class Courier:
         return failure
 
     def deliver(
-        self, route: Route, message: Message, ledger: Ledger, *, idle: float = 0.0
+        self, route: Route, delivery: Delivery, more: More = _no_more, *, idle: float = 0.0
     ) -> Generator[Any, Any, None]:
-        """Deliver to every recipient that ``ledger`` has open; ``idle`` is for how many seconds the link has rested."""
+        """Deliver to every recipient that the delivery's ledger has open, and whatever ``more`` gives meanwhile.
+
+        ``more`` is asked for further deliveries to the same destination as long as they can ride along; it returns
+        None when there is none at hand. ``idle`` is for how many seconds the route's link has rested.
+        """
+        works = deque([Work(delivery)])
         skip: set[Endpoint] | None = None
-        last: Verdict | None = None
-        while ledger.unsettled:
-            reused = route.link is not None
+        last: Broken | None = None
+        while works:
+            link = route.link
+            reused = link is not None
             if last is not None and route.plan is not None and route.plan.exhausted(skip or set()):
-                ledger.settle_all(ledger.unsettled, last)
+                _settle_lost(works, last)
                 return
             failure = yield from self.open(route, skip)
-            if failure is not None or route.link is None:
+            link = route.link
+            if failure is not None or link is None:
                 assert failure is not None
                 # A candidate that broke off before did not refuse for good, whatever the remaining ones say.
-                final = last if last is not None and failure.fate is Fate.FAILED else failure
-                ledger.settle_all(ledger.unsettled, final)
+                if last is not None and failure.fate is Fate.FAILED:
+                    _settle_lost(works, last)
+                else:
+                    _settle_all(works, failure)
                 return
-            link = route.link
-            broken = yield from self._over(route, link, message, ledger, idle if reused else 0.0)
+            broken = yield from self._over(link, works, more, idle if reused else 0.0)
+            while works and works[0].done:
+                works.popleft()
             if broken is None:
+                if works:
+                    yield from self.close(route, "to go on with a new session")
                 continue
+            last = broken
+            fresh = not reused and link.finished == 0
             yield from self._drop(route, str(broken.lost.error))
-            last = broken.verdict
-            stale = reused and broken.untouched and not isinstance(broken.lost.error, (Interrupted, ContentError))
-            if not (stale or next_candidate_may_help(broken.lost.error)):
-                ledger.settle_all(ledger.unsettled, last)
+            if not self._try_again(works, broken, link, reused=not fresh):
                 return
-            if not reused:
+            if fresh and next_candidate_may_help(broken.lost.error):
                 skip = (skip or set()) | {link.peer.endpoint}
+            for work in works:
+                work.start_over()
 
-    def deliver_on_link(self, route: Route, message: Message, ledger: Ledger) -> Generator[Any, Any, None]:
+    def deliver_on_link(self, route: Route, delivery: Delivery) -> Generator[Any, Any, None]:
         """Deliver over the link that is open, and over no other: whom it leaves undecided is deferred."""
+        works = deque([Work(delivery)])
         if route.link is not None:
-            broken = yield from self._over(route, route.link, message, ledger, 0.0)
+            broken = yield from self._over(route.link, works, _no_more, 0.0)
             if broken is not None:
+                _settle_lost(works, broken)
                 yield from self._drop(route, str(broken.lost.error))
-                ledger.settle_all(ledger.unsettled, broken.verdict)
         gone = ConnectionLost("the connection that serves this destination is gone")
-        ledger.settle_all(ledger.unsettled, from_loss(gone, "", None))
+        _settle_all(works, from_loss(gone, "", None))
 
     def close(self, route: Route, reason: str) -> Generator[Any, Any, None]:
         """End the route's session with QUIT, if there is one. Nothing that happens now changes a verdict."""
@@ -147,62 +157,34 @@ class Courier:
 
     # ------------------------------------------------------------ on one link
 
-    def _over(
-        self, route: Route, link: Link, message: Message, ledger: Ledger, idle: float
-    ) -> Generator[Any, Any, _Broken | None]:
-        """Run transactions until all are settled, the link breaks, or the link has done what it may."""
-        try:
-            content = message.content_for(link.capabilities)
-        except ContentError as error:
-            verdict = from_loss(error, "", None, level=Level.MESSAGE)
-            ledger.settle_all(ledger.unsettled, verdict)
-            return None
-        self._refuse_here(link, message, content, ledger)
+    def _over(self, link: Link, works: deque[Work], more: More, idle: float) -> Generator[Any, Any, Broken | None]:
+        """Let the works fly over the link; one that rested for long is asked first whether it still lives."""
         if idle > IDLE_LIMIT:
-            link.needs_reset = True
-        pending = ledger.unsettled
-        while pending:
-            if link.capabilities.mail_max and link.transactions >= link.capabilities.mail_max:
-                yield from self.close(route, "LIMITS MAILMAX reached")
-                return None
-            if link.needs_reset:
-                lost = yield from self._ask(link, Phase.RSET, command.RSET)
-                if lost is not None:
-                    return _Broken(lost, from_loss(lost.error, "", link.peer), untouched=True)
-                link.needs_reset = False
-            recipients = message.envelope.recipients
-            batch = pending[: capacity([recipients[i] for i in pending], link.capabilities)]
-            outcome = yield from self._transaction(link, message, content, batch, ledger)
-            if isinstance(outcome, _Broken):
-                return outcome
-            pending = outcome + pending[len(batch) :]
-        return None
+            lost = yield from self._ask(link, Phase.RSET, command.RSET)
+            if lost is not None:
+                return Broken(lost, from_loss(lost.error, "", link.peer), works[0], untouched=True, out_of_step=False)
+        return (yield from Flights(link, self._pace(link.peer.endpoint), works, more).run())
 
-    def _transaction(
-        self, link: Link, message: Message, content: ContentForm, batch: list[int], ledger: Ledger
-    ) -> Generator[Any, Any, _Broken | list[int]]:
-        """One transaction for the recipients ``batch``; those to be sent in another one are returned."""
-        envelope = message.envelope
-        envelope = replace(envelope, recipients=tuple(envelope.recipients[i] for i in batch))
-        try:
-            transaction = plan_transaction(envelope, content, link.capabilities)
-        except CommandError as error:  # a DSN wish or another parameter that must not reach the wire
-            refusal = Refusal(EnhancedStatus(5, 5, 4), str(error))
-            ledger.settle_all(batch, from_refusal(refusal, link.peer, level=Level.MESSAGE))
-            return []
-        book = TransactionBook(transaction, batch, ledger, link.peer, link.capabilities)
-        link.transactions += 1
-        link.session.transact(transaction)
-        while True:
-            event = yield Exchange(link.stream, link.session)
-            if isinstance(event, Answer):
-                book.answered(event)
-            elif isinstance(event, Lost):
-                book.lost(event)
-                return _Broken(event, book.loss_verdict(event.error), untouched=not book.any_reply)
-            else:
-                link.needs_reset = not event.completed
-                return book.again
+    def _try_again(self, works: deque[Work], broken: Broken, link: Link, *, reused: bool) -> bool:
+        """What becomes of those a broken session left undecided; False if they are all settled now.
+
+        Whoever is not to blame is sent again at once, on another session: if it was idle and had gone stale, if its
+        replies got out of step while messages were riding (then strictly), if the peer closed it.
+        """
+        error = broken.lost.error
+        if isinstance(error, Interrupted):
+            _settle_lost(works, broken)
+            return False
+        if isinstance(error, ReplyError) and broken.out_of_step:
+            self._pace(link.peer.endpoint).got_out_of_step()
+            return bool(works)
+        stale = reused and broken.untouched and not isinstance(error, ContentError)
+        if not (stale or next_candidate_may_help(error)) and broken.culprit is not None:
+            ledger = broken.culprit.delivery.ledger
+            ledger.settle_all(ledger.unsettled, broken.verdict)
+            while works and works[0].done:
+                works.popleft()
+        return bool(works)
 
     def _ask(self, link: Link, phase: Phase, wire: bytes) -> Generator[Any, Any, Lost | None]:
         """Send one command; None if it was answered well, else what to take for the end of the session."""
@@ -214,17 +196,13 @@ class Courier:
             return Lost(ConnectionLost(f"{phase.value} was refused: {event.reply}"))
         return None
 
-    def _refuse_here(self, link: Link, message: Message, content: ContentForm, ledger: Ledger) -> None:
-        """Settle what needs no word from the server: bad addresses, a message over the server's size limit."""
-        capabilities = link.capabilities
-        refusal = sender_refusal(message.envelope, capabilities) or size_refusal(content, capabilities)
-        if refusal is not None:
-            ledger.settle_all(ledger.unsettled, from_refusal(refusal, link.peer, level=Level.MESSAGE))
-            return
-        for index in ledger.unsettled:
-            refusal = recipient_refusal(message.envelope.recipients[index], capabilities)
-            if refusal is not None:
-                ledger.settle(index, from_refusal(refusal, link.peer))
+    def _pace(self, endpoint: Endpoint) -> Pace:
+        pace = self._paces.get(endpoint)
+        if pace is None:
+            while len(self._paces) >= MAX_PACES:
+                del self._paces[next(iter(self._paces))]
+            pace = self._paces[endpoint] = Pace()
+        return pace
 
     def _drop(self, route: Route, reason: str) -> Generator[Any, Any, None]:
         link, route.link = route.link, None

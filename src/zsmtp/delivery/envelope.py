@@ -1,10 +1,11 @@
-"""A message to deliver: its envelope, and its content in the form that a server's capabilities call for."""
+"""A message to deliver: its envelope, its content by capabilities, and the books its verdicts go into."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from zsmtp.delivery.report import Ledger
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope
 
@@ -19,3 +20,11 @@ class Message:
 
     envelope: Envelope
     content_for: Callable[[Capabilities], ContentForm]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message and the ledger of its recipients: what is asked for, and where the answer goes."""
+
+    message: Message
+    ledger: Ledger

@@ -41,8 +41,7 @@ Effects = Generator[Any, Any, Any]  # of Effect, Query and OwnAddresses
 class Link:
     """An open session with its server: what is kept between messages.
 
-    ``capabilities`` are those to be used. ``transactions`` counts what was done on it; ``needs_reset`` tells that the
-    server still has a transaction open.
+    ``capabilities`` are those to be used. ``transactions`` counts those started on it, ``finished`` those answered.
     """
 
     stream: Stream
@@ -50,7 +49,7 @@ class Link:
     peer: Peer
     capabilities: Capabilities
     transactions: int = 0
-    needs_reset: bool = False
+    finished: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,22 @@ from zsmtp.proto.transcript import exchange, join
 
 
 class TransactionBook:
-    """The books of ``transaction``, whose recipient ``i`` is number ``batch[i]`` in ``ledger``."""
+    """The books of ``transaction``, whose recipient ``i`` is number ``batch[i]`` in ``ledger``.
+
+    ``riding`` tells that it started before the one ahead of it was answered. Who has no verdict when all replies are
+    in is to be sent again. ``taken`` and ``put_off`` tell of the last reply to the content, ``out_of_step`` that the
+    peer did not follow a riding transaction.
+    """
 
     def __init__(
-        self, transaction: Transaction, batch: list[int], ledger: Ledger, peer: Peer, capabilities: Capabilities
+        self,
+        transaction: Transaction,
+        batch: list[int],
+        ledger: Ledger,
+        peer: Peer,
+        capabilities: Capabilities,
+        *,
+        riding: bool = False,
     ) -> None:
         self._transaction = transaction
         self._batch = batch
@@ -34,14 +46,19 @@ class TransactionBook:
         self._rcpt: dict[int, str] = {}
         self._accepted: list[int] = []
         self._mail_taken = False
-        self.again: list[int] = []  # ledger numbers of those to be sent in another transaction
+        self._riding = riding
         self.any_reply = False
+        self.taken = False
+        self.put_off = False
+        self.out_of_step = False
 
     def answered(self, answer: Answer) -> None:
         """Account for one reply."""
         self.any_reply = True
         phase = answer.step.phase
-        if phase is Phase.MAIL:
+        if self._riding and answer.reply.code == 503:
+            self.out_of_step = True  # it speaks of the order of commands: no verdict is drawn from it
+        elif phase is Phase.MAIL:
             self._mail(answer)
         elif not self._mail_taken:
             return  # everybody had MAIL's answer; what comes behind it says nothing
@@ -78,9 +95,7 @@ class TransactionBook:
             self._accepted.append(index)
         elif answer.reply.code == 421:
             return  # it answers the command and ends the session: undecided
-        elif asks_for_another_transaction(answer.reply, enhanced=self._enhanced, accepted=len(self._accepted)):
-            self.again.append(self._batch[index])
-        else:
+        elif not asks_for_another_transaction(answer.reply, enhanced=self._enhanced, accepted=len(self._accepted)):
             self._ledger.settle(self._batch[index], self._verdict(answer, index))
 
     def _data(self, answer: Answer) -> None:
@@ -90,7 +105,9 @@ class TransactionBook:
 
     def _final(self, answer: Answer) -> None:
         if not self._accepted:
-            return  # the answer to a lone dot: nobody was to get anything
+            return  # the answer to a lone dot, or to content that nobody was to get
+        self.taken = self.taken or answer.result is Result.SUCCESS
+        self.put_off = self.put_off or answer.result is Result.TRANSIENT
         if answer.recipient >= 0:
             self._ledger.settle(self._batch[answer.recipient], self._verdict(answer, answer.recipient, answer.reply))
         else:

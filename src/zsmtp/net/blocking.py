@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import socket
 import time
@@ -132,6 +133,11 @@ class BlockingDriver:
             event = session.next_event()
             if event is not None:
                 return event
+            if self._stop.requested and not session.idle:
+                session.stop()
+                if not session.final_reply_due:
+                    session.fail(Interrupted("told to stop"))
+                    continue
             try:
                 out = session.data_to_send(self._clock())
             except ContentError as error:
@@ -140,9 +146,6 @@ class BlockingDriver:
             deadline = session.deadline()
             if not out and deadline is None:
                 return session.next_event()
-            if self._stop.requested and not session.final_reply_due:
-                session.fail(Interrupted("told to stop"))
-                continue
             ready = self._wait(stream, deadline, want_write=bool(out))
             try:
                 self._move(stream, session, out, ready)
@@ -208,6 +211,10 @@ class BlockingDriver:
             return any(key.fd == fileno for key, _ in self._select(deadline))
         finally:
             self._selector.unregister(fileno)
+
+    def is_readable(self, fileno: int) -> bool:
+        """Whether ``fileno`` can be read without waiting."""
+        return bool(select.select([fileno], [], [], 0)[0])
 
     # ------------------------------------------------------------ connecting
 

@@ -9,7 +9,7 @@ way::
 
     script = Script(replies={"RCPT": [Reaction("550 5.1.1 no such user")]})
     network = ScriptedNetwork({"192.0.2.1": [script]}, dns="example.org A 192.0.2.1")
-    network.run(courier.deliver(route, message, ledger))
+    network.run(courier.deliver(route, Delivery(message, ledger)))
     assert network.connections[0].lines == ["EHLO client.example", "MAIL FROM:<a@example.org>", ...]
 
 What a script does not mention is answered as a friendly server of RFC 5321 would (RFC 2033 with ``lmtp``). How octets
@@ -116,6 +116,11 @@ class ScriptedNetwork:
         if peer.closed_at is not None:
             raise LocalError("an exchange on a stream that was closed")
         while (event := session.next_event()) is None:
+            if self._stopped and not session.idle:
+                session.stop()
+                if not session.final_reply_due:
+                    session.fail(Interrupted("told to stop"))
+                    continue
             try:
                 out = session.data_to_send(self.now)
             except ContentError as error:
@@ -124,9 +129,6 @@ class ScriptedNetwork:
             deadline = session.deadline()
             if not out and deadline is None:
                 return session.next_event()
-            if self._stopped and not session.final_reply_due:
-                session.fail(Interrupted("told to stop"))
-                continue
             try:
                 moved = self._move(peer, session, out)
             except ConnectionLost as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from zsmtp.errors import CommandError
 from zsmtp.proto import command
@@ -22,27 +23,35 @@ from zsmtp.proto.status import EnhancedStatus
 MAX_RECIPIENTS = 100  # in one transaction (RFC 5321 4.5.3.1.8)
 
 
+class Flow(Enum):
+    """How far the commands of a transaction run ahead of the answers."""
+
+    STEPWISE = "the transaction starts when everything before it is answered"
+    RIDING = "it starts right behind the content of the message before (RFC 2920 3.1)"
+    BLIND = "its content, too, follows without waiting for an answer (RFC 3030)"
+
+
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """A forward-path with its DSN wishes (RFC 3461): ``notify`` as in NOTIFY=, ``orcpt`` as in ORCPT= (or None)."""
+    """A forward-path with its DSN wishes (RFC 3461): ``notify`` as in NOTIFY=, ``orcpt`` as in ORCPT= (or None).
+
+    ``deliver_by`` is the RFC 2852 pair of seconds left and mode (``b"R"`` or ``b"N"``, perhaps with ``T``).
+    """
 
     address: bytes
     notify: bytes | None = None
     orcpt: bytes | None = None
+    deliver_by: tuple[int, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Reverse-path (empty: the null one), recipients, and the message's DSN and DELIVERBY wishes.
-
-    ``deliver_by`` is the RFC 2852 pair of seconds left and mode (``b"R"`` or ``b"N"``, perhaps with ``T``).
-    """
+    """Reverse-path (empty: the null one), recipients, and the message's DSN wishes."""
 
     sender: bytes
     recipients: tuple[Recipient, ...]
     ret: bytes | None = None
     envid: bytes | None = None
-    deliver_by: tuple[int, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,7 @@ class Transaction:
     steps: tuple[Step, ...]
     recipients: tuple[Recipient, ...]
     content: ContentForm
+    flow: Flow = Flow.STEPWISE
 
     @property
     def groups(self) -> tuple[tuple[Step, ...], ...]:
@@ -106,8 +116,15 @@ class Refusal:
 
 
 def capacity(recipients: Sequence[Recipient], capabilities: Capabilities) -> int:
-    """How many of ``recipients``, from the first on, go into one transaction."""
+    """How many of ``recipients``, from the first on, go into one transaction.
+
+    BY= is a parameter of MAIL (RFC 2852 4), so only those who share it go together where it is used.
+    """
     limit = min(capabilities.rcpt_max or MAX_RECIPIENTS, MAX_RECIPIENTS)
+    if capabilities.deliver_by is not None and recipients:
+        first = recipients[0].deliver_by
+        together = next((i for i, r in enumerate(recipients[:limit]) if r.deliver_by != first), limit)
+        limit = min(limit, together)
     if capabilities.rcpt_domain_max is None:
         return min(limit, len(recipients))
     domains: set[bytes] = set()
@@ -156,8 +173,9 @@ def plan_transaction(
     envelope: Envelope,
     content: ContentForm,
     capabilities: Capabilities,
+    flow: Flow = Flow.STEPWISE,
 ) -> Transaction:
-    """Plan one transaction for all recipients of ``envelope``.
+    """Plan one transaction for all recipients of ``envelope``, running ahead as far as ``flow`` allows.
 
     The capabilities are those to be used: what is not wanted was taken out before (``Capabilities.without``). Sender
     and recipients must have passed :func:`sender_refusal` and :func:`recipient_refusal`; raises
@@ -166,16 +184,16 @@ def plan_transaction(
     internationalised = not envelope.sender.isascii() or any(not r.address.isascii() for r in envelope.recipients)
     smtputf8 = internationalised and capabilities.smtputf8
     gated = not capabilities.pipelining
-    steps = [Step(Phase.MAIL, _mail(envelope, content, capabilities, smtputf8=smtputf8))]
+    steps = [Step(Phase.MAIL, _mail(envelope, content, capabilities, smtputf8=smtputf8), gated=flow is Flow.STEPWISE)]
     for index, recipient in enumerate(envelope.recipients):
         wire = _rcpt(recipient, capabilities, smtputf8=smtputf8)
         steps.append(Step(Phase.RCPT, wire, gated=gated, recipient=index))
     if capabilities.chunking:
-        steps.append(Step(Phase.LAST, command.bdat(content.size, last=True)))
+        steps.append(Step(Phase.LAST, command.bdat(content.size, last=True), gated=flow is not Flow.BLIND))
     else:
         steps.append(Step(Phase.DATA, command.DATA, gated=gated))
         steps.append(Step(Phase.CONTENT, b""))
-    return Transaction(tuple(steps), envelope.recipients, content)
+    return Transaction(tuple(steps), envelope.recipients, content, flow)
 
 
 def _mail(envelope: Envelope, content: ContentForm, capabilities: Capabilities, *, smtputf8: bool) -> bytes:
@@ -209,9 +227,10 @@ def _address(address: bytes, *, smtputf8: bool) -> bytes:
 
 def _deliver_by(envelope: Envelope, capabilities: Capabilities) -> bytes | None:
     """BY= if the server offers it, the time has not run out, and is not shorter than the server's minimum."""
-    if envelope.deliver_by is None or capabilities.deliver_by is None:
+    wish = envelope.recipients[0].deliver_by if envelope.recipients else None
+    if wish is None or capabilities.deliver_by is None:
         return None
-    seconds, mode = envelope.deliver_by
+    seconds, mode = wish
     if seconds <= 0 or seconds < capabilities.deliver_by:
         return None
     return b"%d;%s" % (seconds, mode)

@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from zsmtp.errors import ConnectionLost, ReplyError, ServiceClosing, WaitTimeout, ZsmtpError
+from zsmtp.errors import ConnectionLost, ContentError, ReplyError, ServiceClosing, WaitTimeout, ZsmtpError
 from zsmtp.events import ContentProgress, ContentSent, LineReceived, LineSent, Observer, Remark, ignore
 from zsmtp.proto import command
 from zsmtp.proto.phase import FINAL_PHASES, RULES, Phase, Result, Timeouts, judge
@@ -60,11 +60,16 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The session is over. ``step`` is what was waited for, ``in_doubt`` the transactions whose fate nobody told."""
+    """The session is over.
+
+    ``step`` is what was waited for, ``transaction`` the one at work then (or the one whose content failed this side),
+    ``in_doubt`` the transactions whose fate nobody told.
+    """
 
     error: ZsmtpError
     step: Step | None = None
     in_doubt: tuple[Transaction, ...] = ()
+    transaction: Transaction | None = None
 
 
 SessionEvent = Answer | Finished | Lost
@@ -76,12 +81,20 @@ class _Progress:
 
     transaction: Transaction
     unanswered: int  # steps not yet answered nor dropped
+    rcpt_unanswered: int
     started: float = 0.0
     content_started: float = 0.0
+    content_position: int = 0
     mail: Result | None = None
     accepted: list[int] = field(default_factory=list)
     go_ahead: bool = False
     completed: bool = False
+
+    @property
+    def may_deliver(self) -> bool:
+        """Whether somebody is accepted, or may be once the answers are in: a lone dot carries no message."""
+        undecided = self.mail is None or (self.mail is Result.SUCCESS and self.rcpt_unanswered > 0)
+        return bool(self.accepted) or undecided
 
 
 @dataclass(slots=True, eq=False)
@@ -106,10 +119,10 @@ class Session:
         self._events: deque[SessionEvent] = deque()
         self._unsent: deque[tuple[Step, _Progress | None]] = deque()
         self._awaited: deque[_Sent] = deque()
-        self._content: Iterator[bytes] | None = None
-        self._content_of: _Sent | None = None
-        self._content_start = 0
-        self._ahead = b""
+        self._content: Iterator[bytes] | None = None  # what is left of the content being given out
+        self._ahead = b""  # its next block
+        self._leaving: deque[_Sent] = deque()  # steps with content that is not yet written to its end
+        self._open_transaction = False  # the server may still have one that came to no end
         self._out = memoryview(b"")
         self._produced = 0  # octets given out, written or not
         self._written = 0
@@ -117,6 +130,7 @@ class Session:
         self._write_mark = 0
         self._reply_since: float | None = None  # set when the session is first looked at
         self._error: ZsmtpError | None = None
+        self._stopped = False
         self._awaited.append(_Sent(Step(Phase.GREETING, b""), 0, None))
 
     # ------------------------------------------------------------------ work
@@ -126,9 +140,13 @@ class Session:
         self._unsent.append((Step(phase, wire), None))
 
     def transact(self, transaction: Transaction) -> None:
-        """Ask for a transaction; it starts when everything before it is answered."""
-        progress = _Progress(transaction, len(transaction.steps))
+        """Ask for a transaction; its steps tell what each of them waits for (``zsmtp.proto.plan``)."""
+        progress = _Progress(transaction, len(transaction.steps), len(transaction.recipients))
         self._unsent.extend((step, progress) for step in transaction.steps)
+
+    def stop(self) -> None:
+        """Send nothing more, not even the rest of what was begun; replies that are due are still heard."""
+        self._stopped = True
 
     @property
     def idle(self) -> bool:
@@ -177,15 +195,26 @@ class Session:
             sent.progress.transaction
             for sent in self._awaited
             if sent.progress is not None
-            and sent.progress.accepted  # a lone dot carries no message
+            and sent.progress.may_deliver
             and sent.step.phase in FINAL_PHASES
             and sent.end <= self._written
         )
-        self._events.append(Lost(error, step, doubtful))
+        self._events.append(Lost(error, step, doubtful, self._at_work(error)))
         self._unsent.clear()
         self._awaited.clear()
+        self._leaving.clear()
         self._out = memoryview(b"")
         self._content = None
+
+    def _at_work(self, error: ZsmtpError) -> Transaction | None:
+        """The transaction that ``error`` strikes first."""
+        if isinstance(error, ContentError) and self._leaving:
+            strikes = self._leaving[-1].progress
+        else:
+            strikes = next((sent.progress for sent in self._awaited if sent.progress is not None), None)
+            if strikes is None and self._unsent:
+                strikes = self._unsent[0][1]
+        return strikes.transaction if strikes is not None else None
 
     def next_event(self) -> SessionEvent | None:
         """What happened next, or None. Call until None after each of the other verbs."""
@@ -204,17 +233,27 @@ class Session:
                 self.fail(ReplyError(f"reply that nothing asked for: {reply}"))
             return
         sent = self._awaited[0]
+        if self._lmtp and not sent.replies and sent.progress is not None:
+            sent.replies = max(len(sent.progress.accepted), 1)
         result = judge(sent.step.phase, reply.code)
         if result is Result.DISORDER:
             self.fail(ReplyError(f"unexpected reply when {RULES[sent.step.phase].words}: {reply}"))
             return
         recipient = sent.step.recipient
         progress = sent.progress
+        if sent.step.phase is Phase.LAST and result is Result.SUCCESS and progress and not progress.accepted:
+            self.fail(ReplyError(f"content taken although no recipient was accepted: {reply}"))
+            return
         if self._lmtp and progress is not None and progress.accepted and sent.step.phase in FINAL_PHASES:
             recipient = progress.accepted[len(progress.accepted) - sent.replies]
         transaction = progress.transaction if progress is not None else None
         self._events.append(Answer(sent.step, reply, result, transaction, recipient))
         sent.replies -= 1
+        if sent.step.phase is Phase.RSET:
+            self._open_transaction = False
+            if result is not Result.SUCCESS:
+                self.fail(ConnectionLost(f"RSET was refused: {reply}"))
+                return
         self._reply_since = now
         if sent.replies == 0:
             self._awaited.popleft()
@@ -230,14 +269,16 @@ class Session:
         if step.phase is Phase.MAIL:
             progress.mail = result
         elif step.phase is Phase.RCPT:
+            progress.rcpt_unanswered -= 1
             if good and progress.mail is Result.SUCCESS:
                 progress.accepted.append(step.recipient)
         elif step.phase is Phase.DATA:
             progress.go_ahead = good
         else:
-            progress.completed = True
+            progress.completed = good or bool(progress.accepted) or step.phase is Phase.CONTENT
         self._drop_pointless(progress)
         if progress.unanswered == 0:
+            self._open_transaction = not progress.completed
             self._events.append(Finished(progress.transaction, progress.completed))
 
     def _drop_pointless(self, progress: _Progress) -> None:
@@ -269,6 +310,8 @@ class Session:
         """
         if self._reply_since is None:
             self._reply_since = now
+        if self._stopped:
+            return memoryview(b"")
         if not self._out and self._error is None:
             block = self._next_block(now)
             if block:
@@ -290,81 +333,89 @@ class Session:
             self._write_since = now
         if self._awaited and not head_was_out and self._awaited[0].end <= self._written:
             self._reply_since = now
-        if self._content_of is not None:
-            self._report_content(self._content_of, now)
+        while self._leaving and self._report_content(self._leaving[0], now):
+            self._leaving.popleft()
 
-    def _report_content(self, sent: _Sent, now: float) -> None:
+    def _report_content(self, sent: _Sent, now: float) -> bool:
+        """Tell how far a message's content is on its way; whether it is written to its end."""
         progress = sent.progress
         assert progress is not None
-        form = progress.transaction.content
-        if self._written < sent.end:
-            if not self._quiet:
-                octets = max(self._written - self._content_start, 0)
-                self._observe(ContentProgress(min(octets, form.size), form.size))
-            return
-        self._content_of = None
-        if not self._quiet:
+        form, done = progress.transaction.content, self._written >= sent.end
+        if self._quiet:
+            return done
+        if done:
             envelope, content = progress.content_started - progress.started, now - progress.content_started
-            accepted = len(progress.accepted)
-            self._observe(ContentSent(form.size, form.header_size, accepted, envelope, content))
+            self._observe(ContentSent(form.size, form.header_size, len(progress.accepted), envelope, content))
+        elif self._written > progress.content_position:
+            self._observe(ContentProgress(min(self._written - progress.content_position, form.size), form.size))
+        return done
 
     def _next_block(self, now: float) -> bytes:
-        """The octets that may leave now: all commands up to the next closed gate, or the next block of content."""
-        if self._content is not None:
-            return self._next_content()
+        """The octets that may leave now, up to the next closed gate or about 64 KiB: commands, content, commands."""
         parts: list[bytes] = []
         position = self._produced
-        while self._unsent:
-            step, progress = self._unsent[0]
-            if step.gated and self._awaited:
+        while position - self._produced < WRITE_UNIT:
+            if self._content is not None:
+                part = self._next_content(position)
+            elif not self._unsent or (self._unsent[0][0].gated and self._awaited):
                 break
-            self._unsent.popleft()
-            if step.phase is Phase.MAIL and progress is not None:
-                progress.started = now
-            if step.phase is Phase.CONTENT and progress is not None and not progress.accepted:
-                if self._lmtp:
-                    self.fail(ReplyError("354 to DATA although no recipient was accepted"))
+            else:
+                step, progress = self._next_step()
+                if self._error is not None:
                     return b""
-                step = Step(Phase.CONTENT, command.LONE_DOT, recipient=step.recipient)  # RFC 2920 3.1
-                progress.go_ahead = False
-            sent = _Sent(step, position + len(step.wire), progress)
-            self._awaited.append(sent)
-            if step.wire:
-                parts.append(step.wire)
-                position = sent.end
-                if not self._quiet:
-                    self._observe(LineSent(step.shown))
-            if step.phase in FINAL_PHASES and progress is not None and progress.accepted:
-                return self._begin_content(b"".join(parts), sent, progress, now)
+                part = self._give_out(step, progress, position, now)
+            parts.append(part)
+            position += len(part)
         return b"".join(parts)
 
-    def _begin_content(self, head: bytes, sent: _Sent, progress: _Progress, now: float) -> bytes:
-        form = progress.transaction.content
-        progress.content_started = now
-        if self._lmtp:
-            sent.replies = len(progress.accepted)
-        sent.end = _UNKNOWN
-        self._content_of = sent
-        self._content_start = self._produced + len(head)
-        self._content = form.chunk() if sent.step.phase is Phase.LAST else form.data()
-        self._ahead = self._read_ahead()
-        return head + self._next_content(len(head))
+    def _next_step(self) -> tuple[Step, _Progress | None]:
+        """Take the next step from the queue, or the one that has to come before it or instead of it."""
+        step, progress = self._unsent[0]
+        if step.phase is Phase.MAIL and self._open_transaction:
+            self._open_transaction = False
+            return Step(Phase.RSET, command.RSET), None  # RFC 5321 4.1.1.5
+        self._unsent.popleft()
+        if step.phase is Phase.CONTENT and progress is not None and not progress.accepted:
+            if self._lmtp:
+                self.fail(ReplyError("354 to DATA although no recipient was accepted"))
+            return Step(Phase.CONTENT, command.LONE_DOT), progress  # RFC 2920 3.1
+        return step, progress
+
+    def _give_out(self, step: Step, progress: _Progress | None, position: int, now: float) -> bytes:
+        """Account for a step whose octets leave now at ``position``; its octets, without content."""
+        sent = _Sent(step, position + len(step.wire), progress)
+        self._awaited.append(sent)
+        if not self._quiet and step.wire:
+            self._observe(LineSent(step.shown))
+        if progress is None:
+            return step.wire
+        if step.phase is Phase.MAIL:
+            progress.started = now
+        if step.phase in FINAL_PHASES and step.wire != command.LONE_DOT:
+            form = progress.transaction.content
+            progress.content_started, progress.content_position = now, sent.end
+            if self._lmtp:
+                sent.replies = 0  # known when the first of them comes
+            sent.end = _UNKNOWN
+            self._leaving.append(sent)
+            self._content = form.chunk() if step.phase is Phase.LAST else form.data()
+            self._ahead = self._read_ahead()
+        return step.wire
 
     def _read_ahead(self) -> bytes:
         """The block after the present one; ``b""`` is the end, so an empty block on the way must not pass for it."""
         assert self._content is not None
         return next((block for block in self._content if block), b"")
 
-    def _next_content(self, head: int = 0) -> bytes:
+    def _next_content(self, position: int) -> bytes:
         """The next block of content; one more is looked at, so that the position of the last octet is known in time."""
-        assert self._content is not None
-        assert self._content_of is not None
         block = self._ahead
         self._ahead = self._read_ahead()
         if not self._ahead:
+            sent = self._leaving[-1]
             self._content = None
-            self._content_of.end = self._produced + head + len(block)
-            if self._content_of.step.phase is Phase.CONTENT and not self._quiet:
+            sent.end = position + len(block)
+            if sent.step.phase is Phase.CONTENT and not self._quiet:
                 self._observe(LineSent(b"."))
         return block
 
@@ -375,7 +426,7 @@ class Session:
         if self._error is not None:
             return None
         waits = []
-        if self._out:
+        if self._out and not self._stopped:
             waits.append(self._write_since + self._timeouts.write)
         if self._awaited and self._awaited[0].end <= self._written and self._reply_since is not None:
             waits.append(self._reply_since + self._timeouts.of(RULES[self._awaited[0].step.phase].wait))
@@ -386,7 +437,7 @@ class Session:
         deadline = self.deadline()
         if deadline is None or now < deadline:
             return
-        if self._out and now >= self._write_since + self._timeouts.write:
+        if self._out and not self._stopped and now >= self._write_since + self._timeouts.write:
             self.fail(
                 WaitTimeout(f"the peer took nothing for {self._timeouts.write:.0f} s while this side was writing")
             )

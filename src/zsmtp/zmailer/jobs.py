@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from zsmtp.body.encode import Content, prepare
 from zsmtp.body.headers import add_for_clause, expand_tabs
 from zsmtp.body.source import Source
-from zsmtp.delivery.envelope import Message
+from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.outcome import Fate, Level, Verdict, from_loss
 from zsmtp.delivery.report import Ledger
 from zsmtp.dns.answer import Query, RecordType, Status
@@ -37,23 +38,12 @@ from zsmtp.zmailer.spoolid import spool_id, verp
 from zsmtp.zmailer.zenv import Zenv
 
 
-class Deliverer(Protocol):
-    """Who brings a message to the host of the job: the agent, with its route and driver."""
-
-    def deliver(self, message: Message, ledger: Ledger) -> None:
-        """Settle every recipient of ``ledger``."""
-
-    def run_effects(self, work: Generator[Any, Any, bytes]) -> bytes:
-        """Carry out the effects of ``work``."""
-
-    @property
-    def stopping(self) -> bool:
-        """Whether no new message is to be started."""
-
-
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all jobs of a process share. ``told`` hears each report for the logs, with the attempt for syslog."""
+    """What all jobs of a process share.
+
+    ``told`` hears each report for the logs, with the attempt for syslog; ``run`` carries out the effects of a lookup.
+    """
 
     options: Options
     zenv: Zenv
@@ -61,48 +51,85 @@ class Surroundings:
     observer: Observer
     complain: Callable[[str], None]
     told: Callable[[Report, Attempt], None]
+    run: Callable[[Generator[Any, Any, bytes]], bytes]
 
 
 class Job:
-    """The work on one open control file, for the recipients ``taken``."""
+    """The work on one control file, which is None if it cannot be worked on.
 
-    def __init__(self, surroundings: Surroundings, opened: OpenControl) -> None:
+    ``settled`` is called whenever the last recipient taken has its verdict; ``nobody`` tells the scheduler that there
+    was nobody to be taken.
+    """
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        opened: OpenControl | None,
+        settled: Callable[[], None],
+        nobody: Callable[[], None],
+    ) -> None:
+        self.opened = opened
+        self.looked_further = opened is None
         self._all = surroundings
-        self._opened = opened
+        self._settled = settled
+        self._nobody = nobody
         self._message: MessageFile | None = None
+        self._groups: deque[list[Recipient]] = deque()
         self._unsettled: dict[int, Recipient] = {}
+        self._taken = 0
         self._started = time.time()
-        self._sent = False
 
     @property
     def control(self) -> ControlFile:
         """The parsed control file."""
-        return self._opened.control
+        assert self.opened is not None
+        return self.opened.control
 
-    def take(self, wanted: Iterable[Recipient]) -> list[Recipient]:
-        """Lock those of ``wanted`` that nobody else has."""
-        taken = [recipient for recipient in wanted if self._opened.take(recipient, pid=os.getpid())]
-        self._unsettled.update((recipient.offset, recipient) for recipient in taken)
-        return taken
+    @property
+    def done(self) -> bool:
+        """Whether everybody taken has a verdict."""
+        return not self._unsettled
 
-    def deliver(self, taken: list[Recipient], deliverer: Deliverer) -> None:
-        """Deliver to the recipients ``taken``; each has its report and its mark when this returns."""
-        try:
-            ready = self._open_message(taken)
-            for group in group_recipients(taken, alone=not self._all.options.ignore_ezmlm) if ready else ():
-                if deliverer.stopping:
-                    break
-                self._deliver_group(group, deliverer)
-        finally:
-            self.settle_rest(from_loss(Interrupted("told to stop"), "", None))
-            if self._message is not None:
-                self._message.close()
-                self._message = None
+    @property
+    def has_own_log(self) -> bool:
+        """Whether the sender asked for a log, in which nobody else's dialogue may stand."""
+        return self.opened is not None and self.control.verbose_log is not None
 
-    def settle_rest(self, verdict: Verdict) -> None:
-        """Give everyone taken who has no verdict yet this one: nothing stays locked."""
+    def take(self, wanted: Iterable[Recipient]) -> None:
+        """Lock those of ``wanted`` that nobody else has, and make messages for them."""
+        assert self.opened is not None
+        taken = []
+        for recipient in wanted:
+            if self.opened.take(recipient, pid=os.getpid()):
+                self._unsettled[recipient.offset] = recipient
+                taken.append(recipient)
+        self._taken += len(taken)
+        if taken and (self._message is not None or self._open_message(taken)):
+            self._groups += group_recipients(taken, alone=not self._all.options.ignore_ezmlm)
+
+    def next_delivery(self) -> Delivery | None:
+        """The next message, None if there is no further one."""
+        while self._groups:
+            group = [recipient for recipient in self._groups.popleft() if not self._refuse_without_tls(recipient)]
+            if group:
+                return self._delivery(group)
+        return None
+
+    def give_up(self) -> None:
+        """Put off everybody who has no verdict yet: nothing stays locked."""
+        self._groups.clear()
+        verdict = from_loss(Interrupted("told to stop"), "", None)
         for recipient in list(self._unsettled.values()):
             self._settle(recipient, verdict)
+
+    def close(self) -> None:
+        """The work is done: let go of the files."""
+        if self._message is not None:
+            self._message.close()
+        if self.opened is not None:
+            self.opened.close()
+        if not self._taken:
+            self._nobody()
 
     def _open_message(self, taken: list[Recipient]) -> bool:
         """Open the message file; if that fails everyone is settled, and it is False."""
@@ -126,14 +153,9 @@ class Job:
             self._settle(recipient, verdict)
         return False
 
-    def _deliver_group(self, group: list[Recipient], deliverer: Deliverer) -> None:
-        group = [recipient for recipient in group if not self._refuse_without_tls(recipient)]
-        if not group:
-            return
-        self._sent = False
-        message = Message(self._envelope(group, deliverer), self._content_for(group))
-        ledger = Ledger(len(group), lambda index, verdict: self._settle(group[index], verdict))
-        deliverer.deliver(message, ledger)
+    def _delivery(self, group: list[Recipient]) -> Delivery:
+        message = Message(self._envelope(group), self._content_for(group))
+        return Delivery(message, Ledger(len(group), lambda index, verdict: self._settle(group[index], verdict)))
 
     def _refuse_without_tls(self, recipient: Recipient) -> bool:
         """RFC 8689: a message that requires TLS does not leave without it."""
@@ -148,16 +170,19 @@ class Job:
         del self._unsettled[recipient.offset]
         now = time.time()
         lmtp = self._all.options.lmtp
-        report = self._all.reporter.settle(self._opened, recipient, verdict, epoch=int(now), lmtp=lmtp)
+        assert self.opened is not None
+        report = self._all.reporter.settle(self.opened, recipient, verdict, epoch=int(now), lmtp=lmtp)
         if self._message is None:
             attempt = Attempt(
                 self.control.id.decode("ascii"), now - self._started, now - self._started, Conversion.UNKNOWN
             )
         else:
-            conversion = Conversion.NONE if self._sent else Conversion.UNKNOWN
+            conversion = Conversion.NONE if verdict.at_final_dot else Conversion.UNKNOWN
             age = now - self._message.mtime_ns / 1e9
             attempt = Attempt(self._spool_id(), age, now - self._started, conversion)
         self._all.told(report, attempt)
+        if not self._unsettled:
+            self._settled()
 
     def _spool_id(self) -> str:
         assert self._message is not None
@@ -165,22 +190,19 @@ class Job:
 
     # -------------------------------------------------------------- envelope
 
-    def _envelope(self, group: list[Recipient], deliverer: Deliverer) -> Envelope:
+    def _envelope(self, group: list[Recipient]) -> Envelope:
         first = group[0]
         sender = self.control.senders[first.sender]
         reverse = b"" if sender.null else sender.user
         if first.dsn.ezmlm is not None and not self._all.options.ignore_ezmlm:
             reverse = verp(reverse, first.dsn.ezmlm, self._spool_id())
-        forwards = tuple(
-            Forward(self._forward_path(recipient, deliverer), recipient.dsn.notify, recipient.dsn.orcpt)
-            for recipient in group
-        )
-        return Envelope(reverse, forwards, first.ret, first.envid, self._deliver_by(first))
+        forwards = tuple(Forward(self._forward_path(r), r.dsn.notify, r.dsn.orcpt, self._deliver_by(r)) for r in group)
+        return Envelope(reverse, forwards, first.ret, first.envid)
 
-    def _forward_path(self, recipient: Recipient, deliverer: Deliverer) -> bytes:
+    def _forward_path(self, recipient: Recipient) -> bytes:
         if not self._all.zenv.flag("CANONIZE_RCPT"):
             return recipient.user
-        return deliverer.run_effects(canonical_address(recipient.user))
+        return self._all.run(canonical_address(recipient.user))
 
     def _deliver_by(self, recipient: Recipient) -> tuple[int, bytes] | None:
         """The time that is left of DELIVERBY, which counts from the arrival of the message (RFC 2852 4)."""
@@ -202,7 +224,6 @@ class Job:
             eight_bit = capabilities.eight_bit_mime or self._all.options.eight_bit
             for text in content.remarks_for(offers_8bitmime=eight_bit):
                 self._all.observer(Remark(text))
-            self._sent = True
             return ContentForm(
                 content.size,
                 content.header_size,
@@ -228,8 +249,7 @@ def group_recipients(recipients: list[Recipient], *, alone: bool) -> list[list[R
     """Those who can share a transaction, in file order; ``alone`` keeps VERP recipients by themselves."""
     groups: dict[object, list[Recipient]] = {}
     for r in recipients:
-        by = (r.dsn.by.seconds, r.dsn.by.flags) if r.dsn.by is not None else None
-        key: object = (r.sender, r.header, r.envid, r.ret, by)
+        key: object = (r.sender, r.header, r.envid, r.ret)
         if alone and r.dsn.ezmlm is not None:
             key = r.offset
         groups.setdefault(key, []).append(r)

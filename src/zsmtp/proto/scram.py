@@ -1,0 +1,198 @@
+"""SCRAM-SHA-256 and SCRAM-SHA-256-PLUS: a login that shows the password to nobody (RFC 5802, RFC 7677).
+
+Both sides prove that they know (a derivative of) the password; a server that does not is found out before its "yes" is
+believed. With PLUS the proof also covers the TLS channel, so that it cannot be relayed from another one. The octets::
+
+    C: n,,n=user,r=<client nonce>
+    S: r=<client nonce><server nonce>,s=<salt>,i=<iterations>
+    C: c=<binding>,r=<both nonces>,p=<proof>
+    S: v=<server signature>
+    C: (empty)
+
+The server names the number of iterations, hence the work this side has to do: it is held between 4096 (RFC 7677 4) and
+a million, about half a second. :class:`Scram` is a :class:`zsmtp.proto.sasl.Mechanism`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from base64 import b64decode, b64encode
+from enum import Enum
+
+from zsmtp.errors import ConfigError, ReplyError
+from zsmtp.proto.reply import printable
+from zsmtp.proto.sasl import ChannelBinding, Credentials
+
+MIN_ITERATIONS = 4096
+MAX_ITERATIONS = 1_000_000
+MIN_NONCE = 18  # octets
+MAX_MESSAGE = 4096  # octets of a message of the server
+MAX_SALT = 1024  # octets
+
+
+class Binding(Enum):
+    """What the client says of channel binding; the value starts the GS2 header (RFC 5801 4)."""
+
+    UNSUPPORTED = "n"  # this side has nothing to bind to, or the server would not know it
+    NOT_OFFERED = "y"  # this side could, and believes that the server cannot
+    USED = "p"
+
+
+class _Awaits(Enum):
+    """What the server has to say next."""
+
+    SERVER_FIRST = "salt and iterations"
+    SERVER_FINAL = "its own proof"
+    NOTHING = "nothing"
+
+
+class Scram:
+    """The client's side of one login.
+
+    ``channel`` is needed for ``Binding.USED``. Raises :class:`~zsmtp.errors.ConfigError` if the user's name or the
+    password cannot be prepared (RFC 4013), or the nonce is not one.
+    """
+
+    def __init__(
+        self, credentials: Credentials, nonce: bytes, binding: Binding, channel: ChannelBinding | None = None
+    ) -> None:
+        if len(nonce) < MIN_NONCE or any(not 0x21 <= octet <= 0x7E or octet == 0x2C for octet in nonce):
+            raise ConfigError("not a nonce")
+        if (binding is Binding.USED) is not (channel is not None):
+            raise ConfigError("channel binding data come with channel binding and only then")
+        self.name = "SCRAM-SHA-256-PLUS" if binding is Binding.USED else "SCRAM-SHA-256"
+        self._nonce = nonce
+        self._password = prepare(credentials.secret.reveal(), "password")
+        user = prepare(credentials.user, "user").replace(b"=", b"=3D").replace(b",", b"=2C")
+        self._first_bare = b"n=" + user + b",r=" + nonce
+        self._header = binding.value.encode()
+        self._channel_data = b""
+        if channel is not None:
+            self._header += b"=" + channel.name.encode("ascii")
+            self._channel_data = channel.data
+        self._header += b",,"
+        self._signature = b""
+        self._awaits = _Awaits.SERVER_FIRST
+
+    def initial(self) -> bytes | None:
+        """The client's first message."""
+        return self._header + self._first_bare
+
+    def respond(self, challenge: bytes) -> bytes:
+        """The answer to the server's first or final message."""
+        if len(challenge) > MAX_MESSAGE:
+            raise ReplyError(f"a challenge of {len(challenge)} octets")
+        if self._awaits is _Awaits.SERVER_FIRST:
+            response = self._client_final(challenge)
+            self._awaits = _Awaits.SERVER_FINAL
+            return response
+        if self._awaits is _Awaits.SERVER_FINAL:
+            self._check_server(challenge)
+            self._awaits = _Awaits.NOTHING
+            return b""
+        raise ReplyError("a challenge too many")
+
+    def doubt(self) -> str | None:
+        """Only a server that has proved itself is believed."""
+        return None if self._awaits is _Awaits.NOTHING else "it has not proved that it knows the password"
+
+    def _client_final(self, server_first: bytes) -> bytes:
+        nonce, salt, iterations = self._parse_first(server_first)
+        salted = hashlib.pbkdf2_hmac("sha256", self._password, salt, iterations)
+        client_key = hmac.digest(salted, b"Client Key", "sha256")
+        stored_key = hashlib.sha256(client_key).digest()
+        without_proof = b"c=" + b64encode(self._header + self._channel_data) + b",r=" + nonce
+        message = self._first_bare + b"," + server_first + b"," + without_proof
+        client_signature = hmac.digest(stored_key, message, "sha256")
+        self._signature = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), message, "sha256")
+        proof = bytes(a ^ b for a, b in zip(client_key, client_signature, strict=True))
+        return without_proof + b",p=" + b64encode(proof)
+
+    def _parse_first(self, message: bytes) -> tuple[bytes, bytes, int]:
+        """Nonce, salt and iterations, in this order and before any extension (RFC 5802 7)."""
+        fields = message.split(b",")
+        if fields[0].startswith(b"m="):
+            raise ReplyError("it asks for an extension that is not known here")
+        if len(fields) < 3 or [field[:2] for field in fields[:3]] != [b"r=", b"s=", b"i="]:
+            raise ReplyError(f"not the server's first message of SCRAM: {printable(message, 80)!r}")
+        nonce, salt, count = fields[0][2:], _base64(fields[1][2:], "salt"), fields[2][2:]
+        if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce):
+            raise ReplyError("the nonce is not one of this login")
+        if any(not 0x21 <= octet <= 0x7E for octet in nonce):
+            raise ReplyError("the nonce holds what no nonce may")
+        if not 1 <= len(salt) <= MAX_SALT:
+            raise ReplyError(f"a salt of {len(salt)} octets")
+        if not count.isdigit() or len(count) > 9:
+            raise ReplyError(f"not a number of iterations: {printable(count, 40)!r}")
+        if not MIN_ITERATIONS <= int(count) <= MAX_ITERATIONS:
+            raise ReplyError(f"{int(count)} iterations; {MIN_ITERATIONS} to {MAX_ITERATIONS} are done here")
+        return nonce, salt, int(count)
+
+    def _check_server(self, message: bytes) -> None:
+        field = message.split(b",")[0]
+        if field.startswith(b"e="):
+            raise ReplyError(f"the server says {printable(field[2:], 80)!r}")
+        if not field.startswith(b"v="):
+            raise ReplyError(f"not the server's final message of SCRAM: {printable(message, 80)!r}")
+        if not hmac.compare_digest(_base64(field[2:], "signature"), self._signature):
+            raise ReplyError("the server does not know the password")
+
+
+def _base64(text: bytes, what: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except ValueError:
+        raise ReplyError(f"a {what} that is not base64") from None
+
+
+def prepare(octets: bytes, what: str) -> bytes:
+    """SASLprep (RFC 4013): different ways to type the same text become the same octets.
+
+    Raises :class:`~zsmtp.errors.ConfigError` for text that is not UTF-8, is empty or holds prohibited characters; the
+    text itself is not in the error's words.
+    """
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"the {what} is not UTF-8") from None
+    prepared = text if text.isascii() else _mapped(text)
+    if not prepared:
+        raise ConfigError(f"the {what} is empty")
+    if any(character < " " or character == "\x7f" for character in prepared) or (
+        not prepared.isascii() and _is_prohibited(prepared)
+    ):
+        raise ConfigError(f"the {what} holds characters that SCRAM prohibits")
+    return prepared.encode("utf-8")
+
+
+def _mapped(text: str) -> str:
+    """Non-ASCII blanks are blanks, soft hyphens and the like are nothing, then normalization form KC (2.1, 2.2)."""
+    import stringprep  # with its tables, only for those whose password needs them
+    from unicodedata import ucd_3_2_0
+
+    kept = (" " if stringprep.in_table_c12(c) else c for c in text if not stringprep.in_table_b1(c))
+    return ucd_3_2_0.normalize("NFKC", "".join(kept))
+
+
+def _is_prohibited(text: str) -> bool:
+    """Prohibited output, and right-to-left text mixed with left-to-right (RFC 4013 2.3, 2.4)."""
+    import stringprep
+
+    tables = (
+        stringprep.in_table_c12,
+        stringprep.in_table_c21_c22,
+        stringprep.in_table_c3,
+        stringprep.in_table_c4,
+        stringprep.in_table_c5,
+        stringprep.in_table_c6,
+        stringprep.in_table_c7,
+        stringprep.in_table_c8,
+        stringprep.in_table_c9,
+    )
+    if any(table(character) for table in tables for character in text):
+        return True
+    if not any(stringprep.in_table_d1(character) for character in text):
+        return False
+    ends_right_to_left = stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1])
+    return not ends_right_to_left or any(stringprep.in_table_d2(character) for character in text)

@@ -1,0 +1,113 @@
+"""Where deliveries go: one route at a time, kept open between jobs, and hosts left alone after a failure."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from zsmtp.delivery.attempt import Courier
+from zsmtp.delivery.envelope import Delivery
+from zsmtp.delivery.flight import More
+from zsmtp.delivery.opening import Link
+from zsmtp.delivery.outcome import Verdict
+from zsmtp.delivery.pool import Route
+from zsmtp.dns.destination import exchanger_names
+from zsmtp.events import Observer
+from zsmtp.net.blocking import BlockingDriver
+from zsmtp.zmailer import environment
+from zsmtp.zmailer.options import Options
+
+MAX_RESTING = 1000  # destinations remembered as failing
+MAX_OTHER_HOSTS = 100  # destinations looked up for one job under -e
+
+T = TypeVar("T")
+
+
+class Dispatcher:
+    """Brings deliveries to the destination chosen last, over ``driver``."""
+
+    def __init__(self, options: Options, driver: BlockingDriver, observer: Observer) -> None:
+        self._options = options
+        self._driver = driver
+        self._courier = Courier(environment.session_settings(options), observer)
+        self._route: Route | None = None
+        self._resting: dict[str, tuple[float, Verdict]] = {}
+        self._last_use = 0.0
+
+    @property
+    def link(self) -> Link | None:
+        """The open session, if there is one."""
+        return self._route.link if self._route is not None else None
+
+    def run(self, work: Generator[Any, Any, T]) -> T:
+        """Carry out the effects of ``work``."""
+        return self._driver.run(work)
+
+    def choose(self, destination: str) -> None:
+        """Have the route to ``destination``; a route to another one is ended first."""
+        if self._route is not None and self._route.request.destination == destination:
+            return
+        self.end("new host")
+        self._route = Route(environment.destination_request(self._options, destination))
+
+    def end(self, reason: str) -> None:
+        """Say good-bye to the host, if a session is open, and forget the route."""
+        if self._route is not None:
+            self._driver.run(self._courier.close(self._route, reason))
+        self._route = None
+
+    def keep_alive(self) -> None:
+        """Ask an idle session whether it still lives; it is dropped quietly if not."""
+        if self._route is not None:
+            self._driver.run(self._courier.keep_alive(self._route))
+
+    def deliver(self, delivery: Delivery, more: More) -> None:
+        """Settle every recipient of ``delivery``, and of what ``more`` gives meanwhile (see ``Courier.deliver``).
+
+        A host that failed as a whole is left alone for as long as its verdict says: its mail is put off at once.
+        """
+        route = self._route
+        assert route is not None
+        destination = route.request.destination
+        rest = self._resting.get(destination)
+        if rest is not None and route.link is None:
+            if time.monotonic() < rest[0]:
+                delivery.ledger.settle_all(delivery.ledger.unsettled, rest[1])
+                return
+            del self._resting[destination]
+        route.failure = None
+        idle = time.monotonic() - self._last_use
+        self._driver.run(self._courier.deliver(route, delivery, more, idle=idle))
+        self._last_use = time.monotonic()
+        self._remember(destination, route.failure)
+        if self._options.one_message:
+            self._driver.run(self._courier.close(route, "one message per connection"))
+
+    def deliver_on_link(self, delivery: Delivery) -> None:
+        """As :meth:`deliver`, but over the link that is open now or not at all."""
+        assert self._route is not None
+        self._driver.run(self._courier.deliver_on_link(self._route, delivery))
+        self._last_use = time.monotonic()
+
+    def served_here(self, hosts: list[bytes]) -> set[bytes]:
+        """Those of ``hosts`` whose mail exchangers include the host now connected to; connects if need be (``-e``)."""
+        route = self._route
+        if route is None or not hosts:
+            return set()
+        if route.link is None and self._driver.run(self._courier.open(route)) is not None:
+            return set()
+        assert route.link is not None
+        here = route.link.peer.endpoint.host.lower()
+        requests = {
+            name: environment.destination_request(self._options, os.fsdecode(name)) for name in hosts[:MAX_OTHER_HOSTS]
+        }
+        return {name for name, request in requests.items() if here in self._driver.run(exchanger_names(request))}
+
+    def _remember(self, destination: str, failure: Verdict | None) -> None:
+        if failure is None or not failure.retry_after:
+            return
+        while len(self._resting) >= MAX_RESTING:
+            del self._resting[next(iter(self._resting))]
+        self._resting[destination] = (time.monotonic() + failure.retry_after, failure)
