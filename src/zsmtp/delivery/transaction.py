@@ -45,6 +45,7 @@ class TransactionBook:
         self._common: list[str] = []  # the exchanges that concern every recipient
         self._rcpt: dict[int, str] = {}
         self._accepted: list[int] = []
+        self._declined: set[int] = set()
         self._mail_taken = False
         self._riding = riding
         self.any_reply = False
@@ -73,9 +74,9 @@ class TransactionBook:
         """The session is over: give those in doubt their verdict. The others stay open in the ledger."""
         if self._transaction not in lost.in_doubt:
             return
-        for index in self._accepted:
-            verdict = in_doubt(self.loss_verdict(lost.error, index))
-            self._ledger.settle_all([self._batch[index]], verdict)
+        for index, number in enumerate(self._batch):
+            if index not in self._declined:
+                self._ledger.settle_all([number], in_doubt(self.loss_verdict(lost.error, index)))
 
     def loss_verdict(self, error: ZsmtpError, index: int | None = None) -> Verdict:
         """The verdict on recipients left undecided by ``error``."""
@@ -93,9 +94,11 @@ class TransactionBook:
         self._rcpt[index] = exchange(answer.step.shown, answer.reply)
         if answer.result is Result.SUCCESS:
             self._accepted.append(index)
-        elif answer.reply.code == 421:
+            return
+        self._declined.add(index)
+        if answer.reply.code == 421:
             return  # it answers the command and ends the session: undecided
-        elif not asks_for_another_transaction(answer.reply, enhanced=self._enhanced, accepted=len(self._accepted)):
+        if not asks_for_another_transaction(answer.reply, enhanced=self._enhanced, accepted=len(self._accepted)):
             self._ledger.settle(self._batch[index], self._verdict(answer, index))
 
     def _data(self, answer: Answer) -> None:

@@ -89,12 +89,13 @@ class _Progress:
     accepted: list[int] = field(default_factory=list)
     go_ahead: bool = False
     completed: bool = False
+    contradicted: bool = False
 
     @property
     def may_deliver(self) -> bool:
         """Whether somebody is accepted, or may be once the answers are in: a lone dot carries no message."""
         undecided = self.mail is None or (self.mail is Result.SUCCESS and self.rcpt_unanswered > 0)
-        return bool(self.accepted) or undecided
+        return bool(self.accepted) or undecided or self.contradicted
 
 
 @dataclass(slots=True, eq=False)
@@ -122,7 +123,8 @@ class Session:
         self._content: Iterator[bytes] | None = None  # what is left of the content being given out
         self._ahead = b""  # its next block
         self._leaving: deque[_Sent] = deque()  # steps with content that is not yet written to its end
-        self._open_transaction = False  # the server may still have one that came to no end
+        self._open_transaction = False  # the server still has one, which came to no end
+        self._reset_sent = False  # and nothing since
         self._out = memoryview(b"")
         self._produced = 0  # octets given out, written or not
         self._written = 0
@@ -242,6 +244,7 @@ class Session:
         recipient = sent.step.recipient
         progress = sent.progress
         if sent.step.phase is Phase.LAST and result is Result.SUCCESS and progress and not progress.accepted:
+            progress.contradicted = True
             self.fail(ReplyError(f"content taken although no recipient was accepted: {reply}"))
             return
         if self._lmtp and progress is not None and progress.accepted and sent.step.phase in FINAL_PHASES:
@@ -371,15 +374,28 @@ class Session:
     def _next_step(self) -> tuple[Step, _Progress | None]:
         """Take the next step from the queue, or the one that has to come before it or instead of it."""
         step, progress = self._unsent[0]
-        if step.phase is Phase.MAIL and self._open_transaction:
-            self._open_transaction = False
+        if step.phase is Phase.MAIL and self._may_be_open():
+            self._open_transaction, self._reset_sent = False, True
             return Step(Phase.RSET, command.RSET), None  # RFC 5321 4.1.1.5
+        if step.phase is Phase.MAIL:
+            self._reset_sent = False
         self._unsent.popleft()
         if step.phase is Phase.CONTENT and progress is not None and not progress.accepted:
             if self._lmtp:
                 self.fail(ReplyError("354 to DATA although no recipient was accepted"))
             return Step(Phase.CONTENT, command.LONE_DOT), progress  # RFC 2920 3.1
         return step, progress
+
+    def _may_be_open(self) -> bool:
+        """Whether the server may still have a transaction open when the next MAIL reaches it.
+
+        It has one if the last came to no end. It may have one if content was sent blindly and nobody turns out to be
+        accepted: some servers keep the sender then, and would take the next message in his name (RFC 3030 3).
+        """
+        if self._reset_sent:
+            return False
+        blind = any(sent.step.phase is Phase.LAST and not sent.step.gated for sent in self._awaited)
+        return self._open_transaction or blind
 
     def _give_out(self, step: Step, progress: _Progress | None, position: int, now: float) -> bytes:
         """Account for a step whose octets leave now at ``position``; its octets, without content."""
