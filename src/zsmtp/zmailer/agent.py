@@ -71,23 +71,31 @@ def _leave_on_signals() -> None:
 
 
 def _check_security(options: Options) -> int:
-    """What protects mail must work or be refused: an exit status, 0 to go on."""
-    if options.auth_file is not None:
-        if not os.access(options.auth_file, os.R_OK):
-            complain(f"-A {options.auth_file}: cannot be read")
-            return EX_NOINPUT
-        complain(f"-A {options.auth_file}: this release has no SMTP AUTH; nothing is sent without logging in")
-        return EX_CONFIG
-    if options.tls_conf is not None:
-        from zsmtp.zmailer import tlsconf
+    """What protects mail must work or be refused: an exit status, 0 to go on.
 
-        try:
-            complain(tlsconf.check(options.tls_conf))
-        except ConfigError as error:
-            complain(f"-S {error}")
-            return EX_CONFIG
-        except OSError as error:
-            complain(f"-S {options.tls_conf}: {error.strerror}; mail goes in clear")
+    This release reads both files but has neither STARTTLS nor AUTH: where one of them is demanded it does not run.
+    """
+    try:
+        if options.auth_file is not None:
+            from zsmtp.zmailer.authfile import AuthFile
+
+            AuthFile.load(options.auth_file)
+            raise ConfigError(f"{options.auth_file}: this release has no SMTP AUTH; nothing is sent without logging in")
+        if options.tls_conf is not None:
+            from zsmtp.zmailer import tlsconf
+
+            config = tlsconf.load(options.tls_conf)
+            for remark in config.remarks:
+                complain(remark)
+            if config.demanding:
+                raise ConfigError(f"{options.tls_conf} demands TLS, which this release does not have: nothing is sent")
+            complain(f"{options.tls_conf}: this release has no STARTTLS; mail goes in clear")
+    except ConfigError as error:
+        complain(str(error))
+        return EX_CONFIG
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}")
+        return EX_NOINPUT
     return EX_OK
 
 

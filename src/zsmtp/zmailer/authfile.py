@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 
 from zsmtp.errors import ConfigError
 from zsmtp.proto.sasl import Credentials, Secret, SecretKind
+from zsmtp.zmailer.configfile import read_config_file
 
 FILE_LIMIT = 1 << 20  # octets
 ENTRY_LIMIT = 10_000
@@ -77,19 +78,8 @@ class AuthFile:
 
         Raises OSError if it cannot be read, :class:`~zsmtp.errors.ConfigError` if it is no regular file or too long.
         """
-        # A FIFO must not hold the agent up until someone writes to it.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-        try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise ConfigError(f"{path}: not a regular file")
-            with open(fd, "rb", closefd=False) as file:
-                data = file.read(FILE_LIMIT + 1)
-        finally:
-            os.close(fd)
-        if len(data) > FILE_LIMIT:
-            raise ConfigError(f"{path}: longer than {FILE_LIMIT} octets")
-        return parse(data, path, mode=found.st_mode)
+        file = read_config_file(path, FILE_LIMIT)
+        return parse(file.data, path, mode=file.mode)
 
     def credentials(self, channel: str, server_host: str, destination: str) -> Credentials | None:
         """Who logs in at ``server_host`` for mail of ``channel`` to ``destination``; None if no line matches.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
 
+from zsmtp.body.target import NonMime8Bit, Signed8Bit, Target
 from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.resolver import CachingResolver, Resolver
@@ -20,6 +22,8 @@ from zsmtp.zmailer.zenv import Zenv
 
 HOSTS_FILE = "/etc/hosts"
 MAX_HOSTS_FILE = 1 << 20  # characters
+
+C = TypeVar("C", bound=Enum)
 
 
 def session_settings(options: Options) -> SessionSettings:
@@ -48,6 +52,29 @@ def session_settings(options: Options) -> SessionSettings:
             quit=min(10.0, options.command_timeout),
         ),
     )
+
+
+def content_target(options: Options, zenv: Zenv, complain: Callable[[str], None]) -> Target:
+    """What options and ZENV say of the form of content; what the server offers is still to be filled in."""
+    return Target(
+        seven_bit=options.seven_bit > 0,
+        send_eight_bit=options.eight_bit,
+        convert_headers=options.convert_headers,
+        default_charset=zenv.get("DEFCHARSET", "UNKNOWN-8BIT").encode("ascii", "replace"),
+        signed_8bit=_choice(zenv, "SIGNED_8BIT", Signed8Bit.AS_IS, complain),
+        nonmime_8bit=_choice(zenv, "NONMIME_8BIT", NonMime8Bit.CONVERT, complain),
+    )
+
+
+def _choice(zenv: Zenv, name: str, default: C, complain: Callable[[str], None]) -> C:
+    """The member of an enum that ZENV names by its value; ``default`` if it names none."""
+    word = zenv.get(name).lower().replace("-", "_")
+    for member in type(default):
+        if member.value == word:
+            return member
+    if word:
+        complain(f"{zenv.name}: {name}={word!r} is none of {', '.join(str(m.value) for m in type(default))}")
+    return default
 
 
 def destination_request(options: Options, destination: str) -> DestinationRequest:

@@ -11,12 +11,13 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from zsmtp.body.encode import Content, prepare
-from zsmtp.body.headers import add_for_clause, expand_tabs
 from zsmtp.body.source import Source
+from zsmtp.body.stored import Stored, prepare
+from zsmtp.body.target import Refusal as ContentRefusal
+from zsmtp.body.target import Target
 from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.outcome import Fate, Level, Verdict, from_loss
 from zsmtp.delivery.report import Ledger
@@ -25,7 +26,7 @@ from zsmtp.errors import Interrupted, SpoolError
 from zsmtp.events import Observer, Remark
 from zsmtp.proto.address import domain_of
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Envelope
+from zsmtp.proto.plan import ContentForm, Envelope, Refusal
 from zsmtp.proto.plan import Recipient as Forward
 from zsmtp.proto.status import EnhancedStatus
 from zsmtp.zmailer.control import ControlFile, Recipient
@@ -42,11 +43,13 @@ from zsmtp.zmailer.zenv import Zenv
 class Surroundings:
     """What all jobs of a process share.
 
-    ``told`` hears each report for the logs, with the attempt for syslog; ``run`` carries out the effects of a lookup.
+    ``target`` is what is known of every server's content before its capabilities are. ``told`` hears each report for
+    the logs, with the attempt for syslog; ``run`` carries out the effects of a lookup.
     """
 
     options: Options
     zenv: Zenv
+    target: Target
     reporter: Reporter
     observer: Observer
     complain: Callable[[str], None]
@@ -76,6 +79,7 @@ class Job:
         self._message: MessageFile | None = None
         self._groups: deque[list[Recipient]] = deque()
         self._unsettled: dict[int, Recipient] = {}
+        self._conversions: dict[int, Conversion] = {}  # by offset of the recipient
         self._taken = 0
         self._started = time.time()
 
@@ -154,7 +158,8 @@ class Job:
         return False
 
     def _delivery(self, group: list[Recipient]) -> Delivery:
-        message = Message(self._envelope(group), self._content_for(group))
+        envelope = self._envelope(group)
+        message = Message(envelope, self._content_for(group, envelope))
         return Delivery(message, Ledger(len(group), lambda index, verdict: self._settle(group[index], verdict)))
 
     def _refuse_without_tls(self, recipient: Recipient) -> bool:
@@ -177,7 +182,8 @@ class Job:
                 self.control.id.decode("ascii"), now - self._started, now - self._started, Conversion.UNKNOWN
             )
         else:
-            conversion = Conversion.NONE if verdict.at_final_dot else Conversion.UNKNOWN
+            done = self._conversions.get(recipient.offset, Conversion.NONE)
+            conversion = done if verdict.at_final_dot else Conversion.UNKNOWN
             age = now - self._message.mtime_ns / 1e9
             attempt = Attempt(self._spool_id(), age, now - self._started, conversion)
         self._all.told(report, attempt)
@@ -213,35 +219,52 @@ class Job:
 
     # --------------------------------------------------------------- content
 
-    def _content_for(self, group: list[Recipient]) -> Callable[[Capabilities], ContentForm]:
+    def _content_for(
+        self, group: list[Recipient], envelope: Envelope
+    ) -> Callable[[Capabilities], ContentForm | Refusal]:
         """The content for these recipients; looked through when the first server asks for it, and then kept."""
-        kept: list[Content] = []
+        kept: list[Stored] = []
+        internationalised = not all(a.isascii() for a in (envelope.sender, *(r.address for r in envelope.recipients)))
 
-        def content_for(capabilities: Capabilities) -> ContentForm:
+        def content_for(capabilities: Capabilities) -> ContentForm | Refusal:
             if not kept:
                 kept.append(self._prepare(group))
-            content = kept[0]
-            eight_bit = capabilities.eight_bit_mime or self._all.options.eight_bit
-            for text in content.remarks_for(offers_8bitmime=eight_bit):
+            content = kept[0].content(self._target(capabilities, internationalised=internationalised))
+            if isinstance(content, ContentRefusal):
+                return Refusal(EnhancedStatus.parse(content.status), content.text)
+            for text in content.remarks:
                 self._all.observer(Remark(text))
+            self._conversions.update((r.offset, Conversion(content.conversion.value)) for r in group)
             return ContentForm(
                 content.size,
                 content.header_size,
-                content.facts.eight_bit,
+                content.body_parameter,
                 content.data_blocks,
                 content.chunk_blocks,
+                content.needs_smtputf8,
             )
 
         return content_for
 
-    def _prepare(self, group: list[Recipient]) -> Content:
+    def _target(self, capabilities: Capabilities, *, internationalised: bool) -> Target:
+        return replace(
+            self._all.target,
+            eight_bit_mime=capabilities.eight_bit_mime,
+            binary_mime=capabilities.binary_mime and capabilities.chunking,
+            smtputf8=capabilities.smtputf8,
+            internationalised=internationalised,
+        )
+
+    def _prepare(self, group: list[Recipient]) -> Stored:
         assert self._message is not None
         zenv = self._all.zenv
         header = self.control.headers[group[0].header].data
-        if not zenv.flag("RFC822TABS", default=True):
-            header = expand_tabs(header)
-        if zenv.flag("RECEIVED_FOR_CLAUSE") and len(group) == 1:
-            header = add_for_clause(header, group[0].user)
+        expand, clause = not zenv.flag("RFC822TABS", default=True), zenv.flag("RECEIVED_FOR_CLAUSE")
+        if expand or clause:
+            from zsmtp.body.headers import add_for_clause, expand_tabs  # old habits cost only those who have them
+
+            header = expand_tabs(header) if expand else header
+            header = add_for_clause(header, group[0].user) if clause and len(group) == 1 else header
         return prepare(header, Source(self._message.file, self.control.body_offset, self._message.size))
 
 

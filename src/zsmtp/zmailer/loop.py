@@ -76,6 +76,7 @@ class Loop:
         self._surroundings = Surroundings(
             self._options,
             self._zenv,
+            environment.content_target(self._options, self._zenv, self._complain),
             self._reporter,
             self._journal,
             self._complain,

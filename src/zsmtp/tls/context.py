@@ -1,0 +1,193 @@
+"""What OpenSSL needs before a handshake, and the CA certificates to judge chains with: built once per process.
+
+A context depends only on :class:`ContextOptions`, a value; asking again for the same options gives the same object.
+It verifies nothing (the verdict comes after the handshake, from ``zsmtp.tls.judgement``), so it loads no CA
+certificates: those are read on the first chain that is to be verified, and kept::
+
+    context = client_context(ContextOptions(certificates=(ClientCertificate("cert.pem", "key.pem"),)))
+    anchors = trust_anchors("", "")        # the system's CA certificates
+
+The protocol floor is TLS 1.2 unless something else is asked for (RFC 8996, RFC 9325 3.1.1). Opportunistic TLS is
+glad of any key exchange, since the alternative is clear text (RFC 7435); where TLS is required, keys and ciphers must
+reach 112 bits of strength (OpenSSL's security level 2).
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from zsmtp.errors import ConfigError
+from zsmtp.tls.chain import TrustAnchors
+from zsmtp.tls.policy import Level
+
+if TYPE_CHECKING:
+    import ssl
+
+MIN_PROTOCOLS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+"""The words for a protocol floor, lowest first."""
+
+SYSTEM_CA_FILES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+"""Where systems keep all CA certificates in one file; looked at if OpenSSL's own default is not there."""
+
+MAX_CA_FILE = 16 << 20  # octets
+MAX_CA_FILES = 4096  # files of one directory
+_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]{1,3}")  # c_rehash(1)
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s(.*?)-----END CERTIFICATE-----", re.DOTALL)
+
+
+class Strength(Enum):
+    """How choosy a handshake is about algorithms; the value is OpenSSL's security level."""
+
+    OPPORTUNISTIC = 0  # anything beats clear text
+    MANDATORY = 2
+
+    @classmethod
+    def of(cls, level: Level) -> Strength:
+        """What a requirement's level calls for."""
+        return cls.OPPORTUNISTIC if level in (Level.NONE, Level.MAY) else cls.MANDATORY
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """The names of two PEM files; ``key_file`` may be the same file, or "" for that."""
+
+    certificate_file: str
+    key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextOptions:
+    """All that a context depends on.
+
+    ``min_protocol`` is one of ``MIN_PROTOCOLS``. ``ciphers`` is a cipher list as OpenSSL reads it (for TLS 1.2 and
+    below); "" is its default, without suites that authenticate nobody. ``certificates`` are offered to servers that
+    ask: one of each kind of key.
+    """
+
+    min_protocol: str = "TLSv1.2"
+    ciphers: str = ""
+    certificates: tuple[ClientCertificate, ...] = ()
+    strength: Strength = Strength.OPPORTUNISTIC
+
+
+@lru_cache(maxsize=16)
+def client_context(options: ContextOptions) -> ssl.SSLContext:
+    """The context for these options. Raises ConfigError if a file, the cipher list or the protocol cannot be used."""
+    import ssl
+    import warnings
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    if options.min_protocol not in MIN_PROTOCOLS:
+        raise ConfigError(f"not a protocol: {options.min_protocol!r}; known: {' '.join(MIN_PROTOCOLS)}")
+    level = options.strength.value
+    if MIN_PROTOCOLS.index(options.min_protocol) < MIN_PROTOCOLS.index("TLSv1.2"):
+        level = 0  # OpenSSL 3 has no TLS 1.0 and 1.1 above it
+    ciphers = options.ciphers or "DEFAULT:!aNULL:!eNULL"
+    if "@SECLEVEL" not in ciphers.upper():
+        ciphers = f"{ciphers}:@SECLEVEL={level}"
+    try:
+        context.set_ciphers(ciphers)
+    except ssl.SSLError as error:
+        raise ConfigError(f"the cipher list {options.ciphers!r} selects no cipher") from error
+    with warnings.catch_warnings():  # who asks for an old protocol knows that it is old
+        warnings.simplefilter("ignore", DeprecationWarning)
+        name = options.min_protocol.replace(".", "_")
+        context.minimum_version = ssl.TLSVersion[name]
+    for certificate in options.certificates:
+        _load_certificate(context, certificate)
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, certificate: ClientCertificate) -> None:
+    def no_password() -> bytes:  # without it OpenSSL would ask the terminal, and wait
+        raise ConfigError(f"the key in {certificate.key_file or certificate.certificate_file} is encrypted")
+
+    key_file = certificate.key_file or certificate.certificate_file
+    for path in (certificate.certificate_file, key_file):
+        try:  # OpenSSL does not say which of the two files it could not open
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+    try:
+        context.load_cert_chain(certificate.certificate_file, key_file, no_password)
+    except OSError as error:  # ssl.SSLError is one
+        reason = getattr(error, "reason", None) or error.strerror or "not PEM"
+        raise ConfigError(f"certificate {certificate.certificate_file}, key {key_file}: {reason}") from error
+
+
+@lru_cache(maxsize=16)
+def trust_anchors(ca_file: str, ca_path: str) -> TrustAnchors:
+    """The CA certificates of a PEM file and of a directory with hashed names; both "": those of the system.
+
+    Raises ConfigError if a file or directory that was named cannot be read, or holds no certificate at all.
+    """
+    if not ca_file and not ca_path:
+        return TrustAnchors(_system_certificates())
+    certificates: list[bytes] = []
+    try:
+        if ca_file:
+            certificates += _read_pem(ca_file)
+        if ca_path:
+            certificates += _read_directory(ca_path)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
+    anchors = TrustAnchors(certificates)
+    if not anchors.size:
+        raise ConfigError(f"no CA certificate in {' '.join(filter(None, (ca_file, ca_path)))}")
+    return anchors
+
+
+def _system_certificates() -> Iterable[bytes]:
+    """What the system trusts; nothing if that cannot be found, which every verdict will then tell."""
+    import ssl
+
+    paths = ssl.get_default_verify_paths()
+    named = os.environ.get(paths.openssl_cafile_env) or os.environ.get(paths.openssl_capath_env)
+    for path in (paths.cafile, *(() if named else SYSTEM_CA_FILES)):
+        if path is not None and os.path.isfile(path):
+            try:
+                return _read_pem(path)
+            except OSError:
+                continue
+    try:
+        return list(_read_directory(paths.capath)) if paths.capath else []
+    except OSError:
+        return []
+
+
+def _read_directory(path: str) -> Iterator[bytes]:
+    names = sorted(name for name in os.listdir(path) if _HASHED_NAME.fullmatch(name))
+    for name in names[:MAX_CA_FILES]:
+        try:
+            yield from _read_pem(os.path.join(path, name))
+        except OSError:  # a link that leads nowhere spoils nothing
+            continue
+
+
+def _read_pem(path: str) -> list[bytes]:
+    """The certificates of a PEM file in DER; what is around them, and whatever is none, is passed over."""
+    with open(path, "rb") as file:
+        text = file.read(MAX_CA_FILE)
+    found = []
+    for block in _PEM.finditer(text):
+        try:
+            found.append(base64.b64decode(block[1], validate=False))
+        except ValueError:
+            continue
+    return found

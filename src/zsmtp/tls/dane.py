@@ -1,0 +1,114 @@
+"""DANE for SMTP: TLSA records and what they say of a peer's certificates (RFC 6698, RFC 7671, RFC 7672).
+
+A domain that signs its zone can publish, next to its mail exchanger, which key or which authority that host's
+certificate must go back to. A record has a certificate *usage* (for SMTP only DANE-TA, an authority of the domain's
+own, and DANE-EE, the certificate itself), a *selector* (the whole certificate or its public key) and a *matching type*
+(the octets themselves or a hash of them)::
+
+    records = usable(answer.records)              # what this program can judge; empty means: encrypt, unauthenticated
+    end_entity_match(records, leaf)               # DANE-EE: names and dates do not matter (RFC 7672 3.1.1)
+    anchors(records, chain)                       # DANE-TA: verify the chain up to one of these, and the name
+
+Where the records are looked for, and what a failed lookup means, is written in ``zsmtp.tls.tlsa``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+from zsmtp.dns.answer import TLSA, Answer, Query, RecordType
+from zsmtp.tls.certificate import Certificate, read_certificate
+
+DANE_TA = 2
+DANE_EE = 3
+CERTIFICATE, PUBLIC_KEY = 0, 1  # selectors
+FULL, SHA256, SHA512 = 0, 1, 2  # matching types
+
+MAX_RECORDS = 64
+"""Records of one host that are looked at; an honest set has a handful."""
+
+_DIGEST_SIZES = {SHA256: 32, SHA512: 64}
+
+
+def usable(records: Iterable[object]) -> tuple[TLSA, ...]:
+    """The records of an answer that can be judged, weaker digests left out where a stronger one stands beside them.
+
+    Usages PKIX-TA and PKIX-EE are not usable in SMTP (RFC 7672 3.1.3), nor are unknown parameters, digests of a wrong
+    length and octets that are no certificate or key. Digest agility (RFC 7671 9): among the digests of one usage and
+    selector only the strongest counts; octets in full always do.
+    """
+    found = [r for r in list(records)[:MAX_RECORDS] if isinstance(r, TLSA) and _is_usable(r)]
+    strongest: dict[tuple[int, int], int] = {}
+    for record in found:
+        key = (record.usage, record.selector)
+        strongest[key] = max(strongest.get(key, FULL), record.matching)
+    kept = (r for r in found if r.matching in (FULL, strongest[r.usage, r.selector]))
+    return tuple(dict.fromkeys(kept))
+
+
+def _is_usable(record: TLSA) -> bool:
+    if record.usage not in (DANE_TA, DANE_EE) or record.selector not in (CERTIFICATE, PUBLIC_KEY):
+        return False
+    if record.matching != FULL:
+        return len(record.data) == _DIGEST_SIZES.get(record.matching)
+    if record.selector == PUBLIC_KEY:
+        return record.data[:1] == b"\x30"  # a SEQUENCE; anything else can match nothing
+    try:
+        read_certificate(record.data)
+    except ValueError:
+        return False
+    return True
+
+
+def matches(record: TLSA, certificate: Certificate) -> bool:
+    """Whether the record's data is of this certificate (RFC 6698 2.1.2, 2.1.3)."""
+    selected = certificate.der if record.selector == CERTIFICATE else certificate.public_key
+    if record.matching == SHA256:
+        selected = hashlib.sha256(selected).digest()
+    elif record.matching == SHA512:
+        selected = hashlib.sha512(selected).digest()
+    return selected == record.data
+
+
+def end_entity_match(records: Sequence[TLSA], leaf: Certificate) -> TLSA | None:
+    """The DANE-EE record that the peer's own certificate matches, if there is one."""
+    return next((record for record in records if record.usage == DANE_EE and matches(record, leaf)), None)
+
+
+def anchors(records: Sequence[TLSA], chain: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The certificates, in DER, that DANE-TA records make trust anchors of.
+
+    Those are certificates of the chain that match, and those that a record holds in full, sent or not (RFC 7671
+    5.2). A bare key (selector 1, type 0) counts if a certificate with it was sent, as it must be (RFC 7672 3.1.2).
+    """
+    authorities = [record for record in records if record.usage == DANE_TA]
+    found: dict[bytes, None] = {}
+    for der in chain:
+        try:
+            certificate = read_certificate(der)
+        except ValueError:
+            continue
+        if any(matches(record, certificate) for record in authorities):
+            found[der] = None
+    for record in authorities:
+        if record.selector == CERTIFICATE and record.matching == FULL:
+            found[record.data] = None
+    return tuple(found)
+
+
+def described(record: TLSA) -> str:
+    """``3 1 1 0b9fa5a5...``: the record for people, its data cut short."""
+    digits = record.data[:8].hex()
+    return f"{record.usage} {record.selector} {record.matching} {digits}{'...' if len(record.data) > 8 else ''}"
+
+
+def resolver_validates() -> Generator[Query, Any, bool | None]:
+    """Whether the resolver's answers can be secure at all, found out by asking about the root, which is signed.
+
+    A generator that yields one Query. None means that no answer could be had. Without a validating resolver there is
+    no DANE: nothing fails, but it is worth one warning.
+    """
+    answer: Answer = yield Query("", RecordType.TXT)
+    return None if answer.temporary else answer.secure

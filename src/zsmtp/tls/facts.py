@@ -1,0 +1,71 @@
+"""What a handshake agreed on and whom it met: the facts that rules judge and logs tell.
+
+``zsmtp.net.tlslayer`` states them, ``zsmtp.tls.judgement`` compares them with what was required. The chain is kept as
+it came, leaf first and unverified; nothing here says that the peer is who it claims to be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from zsmtp.escape import escape
+from zsmtp.tls.certificate import Certificate, read_certificate
+
+_MAX_NAMES = 6  # names of a certificate shown in one line
+
+
+@dataclass(frozen=True, slots=True)
+class TLSFacts:
+    """One handshake. ``protocol`` is ``TLSv1.3`` and the like, ``cipher`` the suite's name in OpenSSL's spelling.
+
+    ``bits`` is the strength of the cipher. ``key_exchange`` is a group (``x25519``), or ``RSA``; "" if it could not be
+    seen. ``server_name`` is the name asked for (SNI, RFC 6066 3), "" if none was. ``chain`` are the peer's
+    certificates in DER as they came, leaf first; for a ``resumed`` session those of the handshake it goes back to.
+    """
+
+    protocol: str
+    cipher: str
+    bits: int
+    key_exchange: str = ""
+    server_name: str = ""
+    chain: tuple[bytes, ...] = field(default=(), repr=False)
+    resumed: bool = False
+
+    @property
+    def leaf(self) -> Certificate | None:
+        """The peer's own certificate; None if there is none or it cannot be read."""
+        if not self.chain:
+            return None
+        try:
+            return read_certificate(self.chain[0])
+        except ValueError:
+            return None
+
+    @property
+    def session(self) -> str:
+        """``TLSv1.3 TLS_AES_256_GCM_SHA384 256 bits x25519 resumed``: for logs, one line."""
+        words = [self.protocol, self.cipher, f"{self.bits} bits", self.key_exchange, "resumed" if self.resumed else ""]
+        return escape(" ".join(filter(None, words)))
+
+    @property
+    def peer(self) -> str:
+        """Subject, names, issuer and validity of the peer's certificate: for logs, one line, unverified."""
+        if not self.chain:
+            return "no certificate"
+        leaf = self.leaf
+        if leaf is None:
+            return "a certificate that cannot be read"
+        names = " ".join(leaf.names[:_MAX_NAMES]) or "none"
+        more = len(leaf.names) - _MAX_NAMES
+        if more > 0:
+            names += f" and {more} more"
+        subject, issuer = leaf.subject or "(empty)", leaf.issuer or "(empty)"
+        valid = f"{shown_time(leaf.not_before)} to {shown_time(leaf.not_after)}"
+        return f"subject {subject}; names {names}; issuer {issuer}; valid {valid}"
+
+
+def shown_time(seconds: int) -> str:
+    """A time in seconds since 1970, for people, in UTC."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%MZ")

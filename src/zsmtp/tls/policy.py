@@ -1,0 +1,296 @@
+"""Which protection a session with a candidate must have, and on whose word: the rules of precedence.
+
+Four parties may ask for TLS: the administrator (a level for all mail or for a destination), the destination itself
+through DNSSEC (DANE, RFC 7672) or through HTTPS (MTA-STS, RFC 8461), and the sender of the message (RFC 8689). The
+generator :func:`requirement` hears them all, asking for TLSA records where DANE may apply, and gives one value: a
+:class:`Requirement` that ``zsmtp.tls.judgement`` holds a session against, or :class:`Barred`, if the candidate must
+not be used now. Nothing here is ever weaker than asked:
+
+- What the administrator pins down (fingerprints, names of his own choice) stands; nobody else is heard.
+- DANE comes before MTA-STS (RFC 8461 2), both before a level that is merely configured.
+- TLSA records that cannot be used leave the others in force, and at least encryption (RFC 7672 2.2).
+- MTA-STS in testing mode requires nothing, but what it would have required is carried along as ``trial``, is judged as
+  well, and is reported.
+- REQUIRETLS raises whatever the result is to an authenticated level; ``TLS-Required: No`` silences DANE and MTA-STS,
+  not the administrator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from zsmtp.dns.answer import TLSA, Query
+from zsmtp.dns.literal import Literal, Name, parse_destination
+from zsmtp.dns.plan import Endpoint, Family, Plan
+from zsmtp.errors import ConfigError
+from zsmtp.tls.problem import Problem
+from zsmtp.tls.tlsa import Finding, TLSAFinding, find_tlsa, mx_is_secure
+
+
+class Level(Enum):
+    """How much protection; the value is the word in configuration files."""
+
+    NONE = "none"  # no TLS
+    MAY = "may"  # TLS where it is to be had, with anybody
+    ENCRYPT = "encrypt"  # TLS or nothing, with anybody
+    FINGERPRINT = "fingerprint"  # TLS with a known certificate or key
+    VERIFY = "verify"  # TLS, chain and name of the exchanger as the DNS told it
+    SECURE = "secure"  # TLS, chain and name of the destination, which the DNS cannot change
+    DANE = "dane"  # as TLSA records say; MAY where there are none
+    DANE_ONLY = "dane-only"  # as TLSA records say, or not at all
+
+
+class Source(Enum):
+    """On whose word a requirement rests."""
+
+    CONFIGURED = "configured"
+    DANE = "dane"
+    MTA_STS = "mta-sts"
+    REQUIRETLS = "requiretls"
+
+
+class SenderWish(Enum):
+    """What the message itself asks for (RFC 8689)."""
+
+    NONE = "none"
+    REQUIRETLS = "requiretls"  # the SMTP extension: authenticated TLS on every hop, or no delivery
+    TLS_OPTIONAL = "tls-required: no"  # the header field: delivery matters more than the destination's policies
+
+
+class STSMode(Enum):
+    """The mode of an MTA-STS policy (RFC 8461 5); policies of mode ``none`` are no policies here."""
+
+    ENFORCE = "enforce"
+    TESTING = "testing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class STSFinding:
+    """The destination's MTA-STS policy as it concerns one exchanger.
+
+    ``listed`` tells whether the exchanger's name matches one of the policy's mx patterns.
+    """
+
+    mode: STSMode
+    listed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What is configured for a destination.
+
+    ``match`` are the names a certificate may speak for: host names, ``.domain`` for everything below it, and the words
+    ``hostname`` (the exchanger), ``nexthop`` (the destination), ``dot-nexthop`` (everything below it); empty means
+    ``hostname`` for VERIFY and the other two for SECURE. ``fingerprints`` are SHA-256 or SHA-512 digests of
+    certificates or public keys. ``dane`` asks for TLSA lookups at every level. ``server_name`` replaces the name
+    asked for in the handshake (SNI).
+    """
+
+    level: Level = Level.MAY
+    match: tuple[str, ...] = ()
+    fingerprints: tuple[bytes, ...] = ()
+    dane: bool = False
+    server_name: str = ""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the administrator named the peer so closely that nobody else's word can count for more."""
+        return self.level is Level.FINGERPRINT or (self.level in (Level.VERIFY, Level.SECURE) and bool(self.match))
+
+
+@dataclass(frozen=True, slots=True)
+class Barred:
+    """The candidate must not be used now; ``reason`` in words, ``problem`` for reports, ``source`` on whose word."""
+
+    reason: str
+    source: Source
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """What a session with one candidate must be, and why.
+
+    ``level`` is one of NONE, MAY, ENCRYPT, FINGERPRINT, VERIFY, SECURE and DANE, the last always with usable ``tlsa``
+    records. ``names`` are the references a certificate is matched with (see ``zsmtp.tls.names``); VERIFY and SECURE
+    differ only in them. ``server_name`` is the SNI to send, "" for none. ``trial`` is what MTA-STS in testing mode
+    would require: to be judged and reported, not to be enforced.
+    """
+
+    level: Level
+    reason: str
+    source: Source = Source.CONFIGURED
+    names: tuple[str, ...] = ()
+    fingerprints: tuple[bytes, ...] = ()
+    tlsa: tuple[TLSA, ...] = ()
+    server_name: str = ""
+    trial: Requirement | Barred | None = None
+
+    @property
+    def wants_tls(self) -> bool:
+        """Whether STARTTLS is to be used where it is offered."""
+        return self.level is not Level.NONE
+
+    @property
+    def needs_tls(self) -> bool:
+        """Whether nothing may be sent without TLS."""
+        return self.level not in (Level.NONE, Level.MAY)
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether the peer must prove who it is."""
+        return self.needs_tls and self.level is not Level.ENCRYPT
+
+
+def requirement(
+    plan: Plan,
+    endpoint: Endpoint,
+    policy: Policy,
+    *,
+    sts: STSFinding | None = None,
+    wish: SenderWish = SenderWish.NONE,
+) -> Generator[Query, Any, Requirement | Barred]:
+    """The requirement for one candidate of ``plan``. A generator: yields TLSA queries, is sent their answers.
+
+    ``sts`` is what the destination's MTA-STS policy says of this exchanger, None if there is no policy.
+    """
+    base = _configured(plan, endpoint, policy)
+    use_dane = policy.dane or policy.level in (Level.DANE, Level.DANE_ONLY)
+    if wish is SenderWish.TLS_OPTIONAL:
+        sts = None
+        use_dane = policy.level is Level.DANE_ONLY
+    result: Requirement | Barred = base
+    if not policy.pinned:
+        found = None
+        if use_dane:
+            found = yield from find_tlsa(plan, endpoint)
+        result = _heard_all(base, policy, endpoint, found, sts)
+    if wish is SenderWish.REQUIRETLS:
+        result = _raised(result, policy, plan, endpoint)
+    return result
+
+
+def _configured(plan: Plan, endpoint: Endpoint, policy: Policy) -> Requirement:
+    """The administrator's part. What DANE levels mean without TLSA records is MAY."""
+    level = Level.MAY if policy.level in (Level.DANE, Level.DANE_ONLY) else policy.level
+    names: tuple[str, ...] = ()
+    if level in (Level.VERIFY, Level.SECURE):
+        names = _names(policy, plan, endpoint)
+    return Requirement(
+        level=level,
+        reason=f"configured level {policy.level.value}",
+        names=names,
+        fingerprints=policy.fingerprints if level is Level.FINGERPRINT else (),
+        server_name=policy.server_name or _host_name(endpoint),
+    )
+
+
+def _heard_all(
+    base: Requirement, policy: Policy, endpoint: Endpoint, found: TLSAFinding | None, sts: STSFinding | None
+) -> Requirement | Barred:
+    """The word of DANE, else of MTA-STS, else of the configuration."""
+    if found is not None:
+        if found.finding is Finding.FAILED:
+            return Barred(found.reason, Source.DANE, Problem.DNSSEC_INVALID)
+        if found.finding is Finding.USABLE:
+            return Requirement(
+                level=Level.DANE,
+                reason=found.reason,
+                source=Source.DANE,
+                names=found.names,
+                tlsa=found.records,
+                server_name=found.base,
+            )
+        if policy.level is Level.DANE_ONLY:
+            problem = Problem.TLSA_INVALID if found.finding is Finding.UNUSABLE else Problem.DANE_REQUIRED
+            return Barred(f"level dane-only: {found.reason}", Source.CONFIGURED, problem)
+        base = replace(base, reason=f"{base.reason}; {found.reason}")
+    result = base if sts is None else _with_sts(base, endpoint, sts)
+    if found is not None and found.finding is Finding.UNUSABLE and isinstance(result, Requirement):
+        if not result.needs_tls:
+            result = replace(result, level=Level.ENCRYPT, source=Source.DANE, reason=found.reason)
+        result = replace(result, server_name=policy.server_name or found.base)
+    return result
+
+
+def _with_sts(base: Requirement, endpoint: Endpoint, sts: STSFinding) -> Requirement | Barred:
+    """The word of MTA-STS on top of the configured one."""
+    host = endpoint.host.lower()
+    enforced: Requirement | Barred
+    if sts.listed:
+        enforced = Requirement(
+            level=Level.SECURE,
+            reason=f"MTA-STS policy, mode {sts.mode.value}",
+            source=Source.MTA_STS,
+            names=(host,),
+            server_name=_host_name(endpoint),
+        )
+    else:
+        reason = f"{host} is not among the exchangers of the MTA-STS policy"
+        enforced = Barred(reason, Source.MTA_STS, Problem.VALIDATION_FAILURE)
+    if sts.mode is STSMode.ENFORCE:
+        return enforced
+    level = Level.MAY if base.level is Level.NONE else base.level
+    return replace(base, level=level, trial=enforced)
+
+
+def _raised(result: Requirement | Barred, policy: Policy, plan: Plan, endpoint: Endpoint) -> Requirement | Barred:
+    """REQUIRETLS (RFC 8689 4.2.1): an authenticated peer, whose name came from a secure answer or a policy.
+
+    With an exchanger that only an insecure answer named, a certificate for the destination itself will do.
+    """
+    if isinstance(result, Barred):
+        return result
+    if result.trial is not None:  # testing mode counts here: the sender asked
+        return result.trial
+    if result.source is not Source.CONFIGURED and result.authenticates:
+        return result
+    if policy.pinned or result.level is Level.SECURE:
+        return result
+    secure = mx_is_secure(plan)
+    wanted = Policy(level=Level.VERIFY if secure else Level.SECURE)
+    return replace(
+        result,
+        level=wanted.level,
+        names=_names(wanted, plan, endpoint),
+        source=Source.REQUIRETLS,
+        reason=f"REQUIRETLS, {'a secure' if secure else 'an insecure'} MX answer",
+    )
+
+
+def _names(policy: Policy, plan: Plan, endpoint: Endpoint) -> tuple[str, ...]:
+    """The reference names of VERIFY and SECURE."""
+    default = ("hostname",) if policy.level is Level.VERIFY else ("nexthop", "dot-nexthop")
+    parsed = parse_destination(plan.destination)
+    nexthop, is_name = "", isinstance(parsed, Name)
+    if isinstance(parsed, Name):
+        nexthop = parsed.domain
+    elif isinstance(parsed, Literal) and parsed.family is not Family.UNIX:
+        nexthop = parsed.address
+    words = {
+        "hostname": endpoint.host.lower() if endpoint.family is not Family.UNIX else "",
+        "nexthop": nexthop,
+        "dot-nexthop": f".{nexthop}" if is_name else "",
+    }
+    names = (words.get(name.lower(), name.lower()) for name in policy.match or default)
+    return tuple(filter(None, dict.fromkeys(names)))
+
+
+def _host_name(endpoint: Endpoint) -> str:
+    """The name to ask for in the handshake; addresses are not asked for (RFC 6066 3)."""
+    return "" if endpoint.literal or endpoint.family is Family.UNIX else endpoint.host.lower()
+
+
+def parse_fingerprint(text: str) -> bytes:
+    """A SHA-256 or SHA-512 digest in hexadecimal, with or without colons. Raises ConfigError."""
+    digits = text.strip().replace(":", "")
+    try:
+        digest = bytes.fromhex(digits)
+    except ValueError:
+        digest = b""
+    if len(digest) not in (32, 64):
+        raise ConfigError(f"not a SHA-256 or SHA-512 fingerprint: {text[:140]!r}")
+    return digest

@@ -1,0 +1,36 @@
+"""A configuration file's octets: a regular file of bounded size, and who may read or write it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import NamedTuple
+
+from zsmtp.errors import ConfigError
+
+
+class ConfigFile(NamedTuple):
+    """The content of a file, and its mode as in ``st_mode``."""
+
+    data: bytes
+    mode: int
+
+
+def read_config_file(path: str, limit: int) -> ConfigFile:
+    """Read the file ``path`` of at most ``limit`` octets.
+
+    Raises OSError if it cannot be read, :class:`~zsmtp.errors.ConfigError` if it is no regular file or longer.
+    """
+    # A FIFO must not hold the agent up until someone writes to it.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            raise ConfigError(f"{path}: not a regular file")
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(fd)
+    if len(data) > limit:
+        raise ConfigError(f"{path}: longer than {limit} octets")
+    return ConfigFile(data, mode)

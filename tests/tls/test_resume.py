@@ -1,0 +1,65 @@
+"""Sessions that are kept, and the verdicts kept with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from zsmtp.tls.context import ContextOptions, Strength
+from zsmtp.tls.judgement import Judgement, Verified
+from zsmtp.tls.policy import Level, Requirement
+from zsmtp.tls.problem import Problem
+from zsmtp.tls.resume import ResumableSession, SessionCache, SessionKey
+
+KEY = SessionKey("192.0.2.1", 25, "mx.example.org", ContextOptions())
+VERIFY = Requirement(level=Level.VERIFY, reason="test", names=("mx.example.org",))
+GOOD = Judgement(True, "fine", Verified.CHAIN)
+SESSION = ResumableSession("ticket", (b"leaf",), VERIFY, GOOD, since=100.0)
+
+
+def test_only_the_same_place_name_and_context_find_a_session() -> None:
+    cache = SessionCache()
+    cache.put(KEY, SESSION)
+    assert cache.get(KEY, 101.0) is SESSION
+    for other in (
+        replace(KEY, address="192.0.2.2"),
+        replace(KEY, port=26),
+        replace(KEY, server_name=""),
+        replace(KEY, options=ContextOptions(strength=Strength.MANDATORY)),
+    ):
+        assert cache.get(other, 101.0) is None
+
+
+def test_time_counts_from_the_first_handshake() -> None:
+    cache = SessionCache(lifetime=60.0)
+    cache.put(KEY, SESSION)
+    resumed = replace(SESSION, session="newer ticket")
+    cache.put(KEY, resumed)
+    assert cache.get(KEY, 159.9) is resumed
+    assert cache.get(KEY, 160.0) is None
+    assert len(cache) == 0
+
+
+def test_the_oldest_make_room() -> None:
+    cache = SessionCache(max_entries=2)
+    keys = [replace(KEY, port=port) for port in (1, 2, 3)]
+    cache.put(keys[0], SESSION)
+    cache.put(keys[1], SESSION)
+    cache.put(keys[0], SESSION)
+    cache.put(keys[2], SESSION)
+    assert [cache.get(key, 101.0) is not None for key in keys] == [True, False, True]
+
+
+def test_forgetting() -> None:
+    cache = SessionCache()
+    cache.forget(KEY)
+    cache.put(KEY, SESSION)
+    cache.forget(KEY)
+    assert cache.get(KEY, 101.0) is None
+
+
+def test_a_verdict_counts_for_the_very_same_requirement_only() -> None:
+    assert SESSION.verdict_for(Requirement(level=Level.VERIFY, reason="test", names=("mx.example.org",))) is GOOD
+    assert SESSION.verdict_for(replace(VERIFY, names=("mx.example.net",))) is None
+    assert SESSION.verdict_for(replace(VERIFY, level=Level.SECURE)) is None
+    bad = replace(SESSION, judgement=Judgement(False, "wrong", problem=Problem.CERTIFICATE_NOT_TRUSTED))
+    assert bad.verdict_for(VERIFY) is None
