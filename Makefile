@@ -41,6 +41,8 @@ interop: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/body.py
+	$(BIN)/python bench/conversion.py
+	$(BIN)/python bench/tls.py
 
 ## make lock     pin the development environment anew
 lock: $(READY)

@@ -11,9 +11,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zsmtp.body.encode import KEEP_LIMIT, Content, Facts, prepare
+from zsmtp.body.encode import KEEP_LIMIT, Content, Facts, as_stored, examine
 from zsmtp.body.source import Source
 from zsmtp.errors import ContentError
+
+
+def prepare(header: bytes, source: Source) -> Content:
+    return as_stored(examine(header, source), source)
+
 
 HEADER = b"From: a@example.org\nTo: b@example.net\n"
 HEADER_WIRE = b"From: a@example.org\r\nTo: b@example.net\r\n\r\n"
@@ -104,6 +109,22 @@ def test_empty_header_and_body() -> None:
     assert list(prepare(b"", Source.from_bytes(b"")).data_blocks()) == [b"\r\n.\r\n"]
 
 
+@pytest.mark.parametrize(("size", "readings"), [(KEEP_LIMIT, 1), (KEEP_LIMIT + 1, 3)])
+def test_only_small_bodies_are_kept(size: int, readings: int) -> None:
+    class CountingFile(BytesIO):
+        read_from_start = 0
+
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            self.read_from_start += offset == 0
+            return super().seek(offset, whence)
+
+    file = CountingFile(b"x" * 63 * 5000)
+    content = prepare(HEADER, Source(file, 0, size))
+    for _ in range(2):
+        assert sum(map(len, content.chunk_blocks())) == content.size == len(HEADER_WIRE) + size + 2
+    assert file.read_from_start == readings
+
+
 def test_header_rides_with_the_first_block_of_a_large_body() -> None:
     content = prepare(HEADER, SmallBlocks(b"one\ntwo\n", [4]))
     assert list(content.chunk_blocks()) == [HEADER_WIRE + b"one\r\n", b"two\r\n"]
@@ -160,10 +181,18 @@ def collect(blocks: Iterator[bytes], sent: bytearray) -> None:
         lambda file: file.truncate(300_000),
         lambda file: (file.seek(639_999), file.write(b"x")),
         lambda file: (file.seek(639_998), file.write(b"\n")),
+        lambda file: (file.seek(63), file.write(b"x")),
         lambda file: (file.seek(0), file.write(b"\n" * 640_000)),
         lambda file: (file.seek(300_000), file.write(b"\xe4")),
     ],
-    ids=["cut short", "last line end gone", "one line end more", "nothing but line ends", "8-bit octets"],
+    ids=[
+        "cut short",
+        "last line end gone",
+        "one line end more",
+        "one line end less",
+        "nothing but line ends",
+        "8-bit octets",
+    ],
 )
 def test_a_file_that_changes_never_goes_out_whole(change: Callable[[BytesIO], object]) -> None:
     assert len(LARGE) == 640_000
@@ -193,14 +222,7 @@ def test_remarks() -> None:
 def test_ordinary_mail_has_no_remarks() -> None:
     content = prepare(HEADER, Source.from_bytes(b"Hello\n"))
     assert content.facts == Facts(eight_bit=False, nul=False, long_lines=False, bare_cr=0)
-    assert content.remarks_for(offers_8bitmime=False) == ()
-
-
-def test_8_bit_content_is_remarked_on_where_it_is_not_offered() -> None:
-    content = prepare(HEADER, Source.from_bytes(b"p\xe4iv\xe4\xe4\n"))
-    assert content.remarks_for(offers_8bitmime=True) == ()
-    (remark,) = content.remarks_for(offers_8bitmime=False)
-    assert "8BITMIME" in remark
+    assert content.remarks == ()
 
 
 def test_unreadable_file() -> None:

@@ -1,30 +1,32 @@
 """The content of a message as it goes on the wire: header block, empty line, body (RFC 5321 2.3.1).
 
-:func:`prepare` looks at the whole message once and tells what must be known before the first command is sent: the
+:func:`examine` looks at the whole message once and tells what must be known before the first command is sent: the
 exact size for ``SIZE`` (RFC 1870), whether ``BODY=8BITMIME`` is needed (RFC 6152), and what a strict server could
-object to. The :class:`Content` it gives can then be sent any number of times, in either form: dot-stuffed for
+object to. The :class:`Content` made of that can then be sent any number of times, in either form: dot-stuffed for
 ``DATA``, or as it is for ``BDAT`` (RFC 3030).
 
 Small messages are read once and kept; of large ones only a few blocks are in memory at any time, and they are read
 again for every sending. If the file has changed by then, nothing that contradicts what was announced goes out whole:
 an iteration raises before its last block::
 
-    content = prepare(header, source)
+    content = as_stored(examine(header, source), source)
     mail_from = b"MAIL FROM:<a@example.org> SIZE=%d" % content.size
     for block in content.data_blocks():
         send(block)
 
-Nothing is converted here: content that would need it goes as it is, and :meth:`Content.remarks_for` says so.
+Nothing is converted here; :mod:`zsmtp.body.stored` chooses among all forms a message can have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from zsmtp.body.dots import DotStuffer
 from zsmtp.body.lines import CRLF, LineConverter, LineSurvey, canonical_blocks, canonical_header
 from zsmtp.body.source import BLOCK_SIZE, Source
+from zsmtp.body.target import Conversion
 from zsmtp.errors import ContentError
 
 KEEP_LIMIT = BLOCK_SIZE
@@ -45,32 +47,90 @@ class Facts:
     """CRs that no LF followed; none of them is in what is sent (RFC 5321 2.3.8)."""
 
 
-class Content:
-    """One message's content, ready to be sent. Made by :func:`prepare`.
+class Examination(NamedTuple):
+    """What one look at a message gave: its canonical header, and facts about header and body apart.
 
-    ``size`` is in octets as SIZE counts them (RFC 1870 3): every line with its CRLF, without dot-stuffing and the
-    final dot. ``header_size`` is the part of it before the body, with the empty line. ``remarks`` say in words what
-    was changed (bare CRs) and what would need conversion for any server and goes as it is.
+    ``kept`` is the whole canonical content of a message small enough to be kept, ``stored`` its body as it was read.
     """
 
-    __slots__ = ("_head", "_kept", "_source", "facts", "header_size", "remarks", "size")
+    head: bytes
+    header: Facts
+    body: Facts
+    size: int
+    kept: bytes | None
+    stored: bytes | None
+
+    @property
+    def facts(self) -> Facts:
+        """About header and body together."""
+        return combined(self.header, self.body)
+
+
+def combined(a: Facts, b: Facts) -> Facts:
+    """The facts about two stretches of a message taken together."""
+    return Facts(a.eight_bit or b.eight_bit, a.nul or b.nul, a.long_lines or b.long_lines, a.bare_cr + b.bare_cr)
+
+
+class Content:
+    """One message's content, ready to be sent. Made by :func:`prepare` and by ``Stored.content``.
+
+    ``size`` is in octets as SIZE counts them (RFC 1870 3): every line with its CRLF, without dot-stuffing and the
+    final dot. ``header_size`` is the part of it before the body, with the empty line. ``facts`` and ``remarks`` are of
+    what is sent; remarks say in words what was changed and what a server could object to.
+
+    ``body_parameter`` is what ``MAIL`` must say in BODY= (``8BITMIME``, ``BINARYMIME``, or None); content that needs
+    BINARYMIME can go with BDAT only. ``needs_smtputf8``: header or envelope do. ``conversion`` is the word for logs.
+    """
+
+    __slots__ = (
+        "_body",
+        "_head",
+        "_kept",
+        "body_parameter",
+        "conversion",
+        "facts",
+        "header_size",
+        "needs_smtputf8",
+        "remarks",
+        "size",
+    )
 
     def __init__(
-        self, head: bytes, source: Source, kept: bytes | None, *, size: int, facts: Facts, remarks: tuple[str, ...]
+        self,
+        head: bytes,
+        body: Callable[[], Iterator[bytes]],
+        kept: bytes | None,
+        *,
+        size: int,
+        facts: Facts,
+        remarks: tuple[str, ...],
+        conversion: Conversion = Conversion.NONE,
     ) -> None:
         self.size = size
         self.header_size = len(head)
         self.facts = facts
         self.remarks = remarks
+        self.body_parameter: bytes | None = None
+        self.needs_smtputf8 = False
+        self.conversion = conversion
         self._head = head  # canonical, with the empty line
-        self._source = source
+        self._body = body
         self._kept = kept  # the whole canonical content, if small
 
-    def remarks_for(self, *, offers_8bitmime: bool) -> tuple[str, ...]:
-        """:attr:`remarks`, and the one that depends on what the server offers."""
-        if self.facts.eight_bit and not offers_8bitmime:
-            return (*self.remarks, "8-bit content goes as it is to a server that does not offer 8BITMIME")
-        return self.remarks
+    def announced(self, *, body: bytes | None, smtputf8: bool, remarks: tuple[str, ...]) -> Content:
+        """The same content with what is said about it to one server."""
+        same = Content(
+            self._head,
+            self._body,
+            self._kept,
+            size=self.size,
+            facts=self.facts,
+            remarks=remarks,
+            conversion=self.conversion,
+        )
+        same.body_parameter = body
+        same.needs_smtputf8 = smtputf8
+        return same
 
     def data_blocks(self) -> Iterator[bytes]:
         """All octets that follow the 354: the content, dot-stuffed, and the final dot.
@@ -78,6 +138,8 @@ class Content:
         Raises :class:`~zsmtp.errors.ContentError` if the file cannot be read to its end or has changed, always
         before the final dot: the server cannot take what it has for a message.
         """
+        if self.body_parameter == b"BINARYMIME":
+            raise ContentError("BINARYMIME content cannot go with DATA")  # RFC 3030 3
         dots = DotStuffer()
         waiting = b""
         for block in self.chunk_blocks():
@@ -109,7 +171,7 @@ class Content:
 
     def _stored_blocks(self) -> Iterator[bytes]:
         """The content read anew; the header rides with the first block, so that it needs no write of its own."""
-        body = canonical_blocks(self._source.blocks(), LineConverter())
+        body = self._body()
         yield self._head + next(body, b"")
         yield from body
 
@@ -121,8 +183,8 @@ class Content:
             raise ContentError("the message changed while it was sent: 8-bit octets, none were announced")
 
 
-def prepare(header: bytes, source: Source) -> Content:
-    """Look at a message once and make it ready to be sent.
+def examine(header: bytes, source: Source) -> Examination:
+    """Look at a message once.
 
     ``header`` is the block as stored (lines ended by LF, no empty line at its end), ``source`` the body, which may be
     empty. Raises :class:`~zsmtp.errors.ContentError` if the body cannot be read to its end.
@@ -131,49 +193,54 @@ def prepare(header: bytes, source: Source) -> Content:
     head = field_lines + CRLF
     survey = LineSurvey()
     survey.feed(field_lines)
-    eight_bit = header_eight_bit = not head.isascii()
-    nul = b"\0" in head
+    header_facts = Facts(not head.isascii(), b"\0" in head, survey.long_lines, header_bare_cr)
+    survey = LineSurvey()
     kept: bytes | None = None
+    stored: bytes | None = None
+    eight_bit = nul = False
     if source.size <= KEEP_LIMIT:
-        body = b"".join(source.blocks())
-        survey.feed(body)
-        eight_bit = eight_bit or not body.isascii()
-        nul = nul or b"\0" in body
-        kept = b"".join((head, *canonical_blocks((body,), LineConverter())))
+        stored = b"".join(source.blocks())
+        survey.feed(stored)
+        eight_bit = not stored.isascii()
+        nul = b"\0" in stored
+        kept = b"".join((head, *canonical_blocks((stored,), LineConverter())))
     else:
         for block in source.blocks():
             survey.feed(block)
             eight_bit = eight_bit or not block.isascii()
             nul = nul or b"\0" in block
     survey.finish()
+    body_facts = Facts(eight_bit, nul, survey.long_lines, survey.bare_cr)
+    return Examination(head, header_facts, body_facts, len(head) + survey.octets, kept, stored)
+
+
+def as_stored(seen: Examination, source: Source) -> Content:
+    """The content of an examined message as it is."""
     return Content(
-        head,
-        source,
-        kept,
-        size=survey.octets + len(CRLF),
-        facts=Facts(eight_bit, nul, survey.long_lines, header_bare_cr + survey.bare_cr),
-        remarks=_remarks(
-            header_eight_bit=header_eight_bit,
-            nul=nul,
-            long_lines=survey.long_lines,
-            header_bare_cr=header_bare_cr,
-            body_bare_cr=survey.bare_cr,
-        ),
+        seen.head,
+        lambda: canonical_blocks(source.blocks(), LineConverter()),
+        seen.kept,
+        size=seen.size,
+        facts=seen.facts,
+        remarks=remarks(seen.header, seen.body),
     )
 
 
-def _remarks(
-    *, header_eight_bit: bool, nul: bool, long_lines: bool, header_bare_cr: int, body_bare_cr: int
-) -> tuple[str, ...]:
-    remarks = []
-    if header_bare_cr:
-        remarks.append(f"bare CRs in the header block made blanks: {header_bare_cr}")
-    if body_bare_cr:
-        remarks.append(f"bare CRs in the body made line ends: {body_bare_cr}")
-    if header_eight_bit:
-        remarks.append("8-bit octets in the header block go as they are")
-    if nul:
-        remarks.append("NUL octets go as they are")
-    if long_lines:
-        remarks.append("lines of over 998 octets go as they are")
-    return tuple(remarks)
+def remarks(header: Facts, body: Facts, *, binary: bool = False, smtputf8: bool = False) -> tuple[str, ...]:
+    """What to say about a header block and a body that go out with these facts.
+
+    ``binary``: with BINARYMIME, so that NULs and long lines in the body are nothing to remark on; ``smtputf8``: with
+    SMTPUTF8, and then UTF-8 in the header is not.
+    """
+    said = []
+    if header.bare_cr:
+        said.append(f"bare CRs in the header block made blanks: {header.bare_cr}")
+    if body.bare_cr:
+        said.append(f"bare CRs in the body made line ends: {body.bare_cr}")
+    if header.eight_bit and not smtputf8:
+        said.append("8-bit octets in the header block go as they are")
+    if header.nul or (body.nul and not binary):
+        said.append("NUL octets go as they are")
+    if header.long_lines or (body.long_lines and not binary):
+        said.append("lines of over 998 octets go as they are")
+    return tuple(said)

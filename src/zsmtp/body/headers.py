@@ -45,7 +45,7 @@ def is_signed(header: bytes) -> bool:
     if _SIGNATURE.search(header):
         return True
     for name, value in _CONTENT_FIELD.findall(header):
-        word = b"".join(_outside_quotes(value).partition(b";")[0].split()).lower()
+        word = b"".join(outside_quotes(value).partition(b";")[0].split()).lower()
         if name.lower() == b"conversion":
             if word == b"prohibited":
                 return True
@@ -65,20 +65,37 @@ def add_for_clause(header: bytes, recipient: bytes) -> bytes:
     Lines are kept within 78 columns where folding can do it. The block comes back unchanged if it is signed, has no
     ``Received:``, if the field has no ``;`` or a for-clause already, or if the address is not printable ASCII.
     """
+    if not _FIT_FOR_CLAUSE.fullmatch(recipient) or is_signed(header):
+        return header
+    return _add_clause(header, b"for <" + recipient + b">", unless=_FOR_WORD)
+
+
+def add_convert_clause(header: bytes, what: bytes) -> bytes:
+    """The block with `` convert rfc822-to-what`` in its first ``Received:`` field, before the date's ``;``.
+
+    ``what`` is the form the content was brought into: ``quoted-printable``, ``base64`` or ``8bit``. The block comes
+    back unchanged if it has no such field, or no ``;`` in it.
+    """
+    return _add_clause(header, b"convert rfc822-to-" + what, unless=None)
+
+
+def _add_clause(header: bytes, words: bytes, *, unless: re.Pattern[bytes] | None) -> bytes:
     received = _RECEIVED.search(header)
-    if received is None or not _FIT_FOR_CLAUSE.fullmatch(recipient) or is_signed(header):
+    if received is None:
         return header
     field = received.group()
-    outside = _outside_quotes(field)
+    outside = outside_quotes(field)
     date = outside.rfind(b";")
-    if date < 0 or _FOR_WORD.search(outside, 0, date):
+    if date < 0 or (unless is not None and unless.search(outside, 0, date)):
         return header
-    edited = _insert_for(field, date, recipient)
-    return header[: received.start()] + edited + header[received.end() :]
+    return header[: received.start()] + _insert_clause(field, date, words) + header[received.end() :]
 
 
-def _outside_quotes(value: bytes) -> bytes:
-    """``value`` with its comments (nested too) and quoted strings made blanks, octet for octet (RFC 5322 3.2)."""
+def outside_quotes(value: bytes, *, strings: bool = True) -> bytes:
+    """``value`` with its comments (nested too) and quoted strings made blanks, octet for octet (RFC 5322 3.2).
+
+    With ``strings`` false quoted strings stay; what looks like a comment inside them is none.
+    """
     pieces = []
     done = 0  # what lies before is in pieces
     depth = 0  # of comments
@@ -86,24 +103,26 @@ def _outside_quotes(value: bytes) -> bytes:
     for match in _QUOTING.finditer(value):
         token = match.group()
         if quoted or depth:
-            depth += 0 if quoted else (token == b"(") - (token == b")")
-            quoted = quoted and token != b'"'
-            if not quoted and not depth:
-                pieces.append(b" " * (match.end() - done))
-                done = match.end()
+            pieces.append(b" " * (match.end() - done) if depth or strings else value[done : match.end()])
+            done = match.end()
+            if quoted:
+                quoted = token != b'"'
+            else:
+                depth += (token == b"(") - (token == b")")
         elif token == b'"' or token == b"(":
             quoted = token == b'"'
             depth = 0 if quoted else 1
             pieces.append(value[done : match.start()])
             done = match.start()
-    pieces.append(b" " * (len(value) - done) if quoted or depth else value[done:])
+    hidden = depth or (quoted and strings)
+    pieces.append(b" " * (len(value) - done) if hidden else value[done:])
     return b"".join(pieces)
 
 
-def _insert_for(field: bytes, date: int, recipient: bytes) -> bytes:
-    """Put the clause before the ``;`` at ``date``, folding at the date first, then before the clause."""
+def _insert_clause(field: bytes, date: int, words: bytes) -> bytes:
+    """Put ``words`` before the ``;`` at ``date``, folding at the date first, then before them."""
     before = field[:date].rstrip()
-    clause = b"for <" + recipient + b">;"
+    clause = words + b";"
     rest = field[date + 1 :]
     line = before[before.rfind(b"\n") + 1 :] + b" " + clause
     first_of_rest = rest.partition(b"\n")[0]

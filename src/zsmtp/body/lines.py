@@ -71,6 +71,26 @@ class LineConverter:
         return block.replace(CRLF, b"\n").replace(b"\r", b"\n").replace(b"\n", CRLF)
 
 
+class LineUnifier:
+    """Makes every line end of one text a single LF, as :class:`LineConverter` makes it CRLF: for what reads lines."""
+
+    __slots__ = ("_converter",)
+
+    def __init__(self) -> None:
+        self._converter = LineConverter()
+
+    @property
+    def bare_cr(self) -> int:
+        """CRs so far that no LF followed."""
+        return self._converter.bare_cr
+
+    def unify(self, block: bytes) -> bytes:
+        """The next octets of the text with LF line ends; may be empty."""
+        if b"\r" not in block and not self._converter._after_cr:
+            return block
+        return self._converter.convert(block).replace(CRLF, b"\n")
+
+
 class LineSurvey:
     """What :class:`LineConverter` will make of a message, told without making it.
 
@@ -142,6 +162,12 @@ def canonical_header(header: bytes) -> tuple[bytes, int]:
     header field that nobody wrote, or end the block early. Empty lines inside the block are left out for the same
     reason. A last line without end gets one.
     """
+    header, bare_cr = unified_header(header)
+    return header.replace(b"\n", CRLF), bare_cr
+
+
+def unified_header(header: bytes) -> tuple[bytes, int]:
+    """What :func:`canonical_header` gives, with LF line ends: the form in which blocks are edited."""
     bare_cr = 0
     if b"\r" in header:
         bare_cr = header.count(b"\r") - header.count(CRLF)
@@ -150,4 +176,4 @@ def canonical_header(header: bytes) -> tuple[bytes, int]:
         header = re.sub(rb"\n{2,}", b"\n", header).removeprefix(b"\n")
     if header and not header.endswith(b"\n"):
         header += b"\n"
-    return header.replace(b"\n", CRLF), bare_cr
+    return header, bare_cr

@@ -53,6 +53,12 @@ class Source:
         """A source of octets already in memory."""
         return cls(BytesIO(data), 0, len(data))
 
+    def part(self, start: int, end: int) -> Source:
+        """The octets ``[start, end)`` of this source; raises as the class does if they are not within it."""
+        if end > self.end - self.start:
+            raise ContentError(f"the body has no octets {start} to {end}")
+        return Source(self.file, self.start + start, self.start + end)
+
     @property
     def size(self) -> int:
         """Octets in the file, before any conversion."""

@@ -1,0 +1,315 @@
+"""Choosing the form of a message for one server: what is converted, and why nothing more.
+
+The rules, from what has to be told apart first:
+
+1. A signed or encrypted message is never touched (RFC 6376, RFC 1847), unless the operator wants it converted.
+2. 8-bit leaves are encoded for a server without 8BITMIME (RFC 6152 3); NULs, lines over 998 octets and parts that are
+   called binary, for one without BINARYMIME (RFC 3030). A leaf is encoded whole; all others stay octet for octet.
+3. 8-bit text without MIME fields gets them (RFC 1428 appendix A), or is stripped if the operator wants that.
+4. Text that has lost its 8-bit octets says so in its MIME fields; quoted-printable text is decoded with ``-8``.
+5. 8-bit header fields become encoded words (RFC 2047), unless SMTPUTF8 (RFC 6531) is in use.
+
+:func:`choose` gives a :class:`Plan`, a value; what it holds is carried out by :mod:`zsmtp.body.convert`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from zsmtp.body import edit
+from zsmtp.body.convert import Form, Segment
+from zsmtp.body.encode import Facts
+from zsmtp.body.fields import Description, TransferEncoding, split_fields
+from zsmtp.body.headers import add_convert_clause, is_signed, outside_quotes
+from zsmtp.body.lines import CRLF, MAX_LINE
+from zsmtp.body.mime import Kind, Part, Structure
+from zsmtp.body.target import Conversion, NonMime8Bit, Refusal, Signed8Bit, Target
+from zsmtp.body.words import charset_of, encode_header, fold_long_lines
+
+_ASCII_SUPERSET = re.compile(rb"iso-8859-.*|koi8.*|utf-8")
+_TOKEN = re.compile(rb"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]{1,40}")
+_CHANGED_ENCODINGS = (TransferEncoding.EIGHT_BIT, TransferEncoding.BINARY)
+_ENCODING_WORDS = {
+    Form.QP: b"QUOTED-PRINTABLE",
+    Form.QP_IN_MULTIPART: b"QUOTED-PRINTABLE",
+    Form.BASE64_OCTETS: b"BASE64",
+    Form.BASE64_LINES: b"BASE64",
+    Form.DECODE_QP: b"8BIT",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A stored message, as far as choosing needs it.
+
+    ``header``: its block with LF line ends; ``size``: octets of the stored body. ``structure`` and ``blocks`` read the
+    body, when they are called.
+    """
+
+    header: bytes
+    description: Description
+    header_facts: Facts
+    body_facts: Facts
+    size: int
+    structure: Callable[[], Structure]
+    blocks: Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a message goes out. ``header`` is None and ``segments`` are empty where nothing changes.
+
+    ``binary``: BINARYMIME is needed. ``smtputf8``: it is in use. ``said`` is what is worth a remark.
+    """
+
+    header: bytes | None = None
+    segments: tuple[Segment, ...] = ()
+    conversion: Conversion = Conversion.NONE
+    binary: bool = False
+    smtputf8: bool = False
+    said: tuple[str, ...] = ()
+
+
+class _Needs(NamedTuple):
+    """What the server cannot take: 8-bit octets; NULs, long lines and binary parts."""
+
+    seven: bool
+    lines: bool
+
+
+def choose(message: Message, target: Target, *, decode: bool) -> Plan | Refusal:
+    """The form of ``message`` for ``target``, or why it cannot be sent there.
+
+    ``decode`` false: quoted-printable text stays, although the target wants it decoded.
+    """
+    forced = not target.send_eight_bit and _forced_qp(message.header)
+    seven_bit = (target.seven_bit and not target.send_eight_bit) or forced
+    able = target.send_eight_bit or (target.eight_bit_mime and not seven_bit)
+    binary_able = target.binary_mime and not target.seven_bit and not forced
+    header, body = message.header_facts, message.body_facts
+    utf8_header = header.eight_bit and charset_of(message.header, b"") == b"UTF-8"
+    smtputf8 = target.smtputf8 and (target.internationalised or (utf8_header and able))
+    binary = body.nul or body.long_lines or _called_binary(message)
+    # BINARYMIME takes 8-bit octets as well, whether or not 8BITMIME is offered beside it.
+    needs = _Needs(seven=body.eight_bit and not able and not (binary and binary_able), lines=binary and not binary_able)
+    binary = binary and binary_able
+    plain = Plan(smtputf8=smtputf8)
+    header_needs = header.eight_bit or header.nul or header.long_lines
+    touched = needs.seven or needs.lines or (header.eight_bit and not able)
+    if is_signed(message.header) and not (touched and target.signed_8bit is Signed8Bit.CONVERT):
+        return _sealed(message, target, plain, needs, binary=binary)
+    block = message.header
+    if header_needs:
+        edited = _header_for(message, target, smtputf8=smtputf8)
+        if isinstance(edited, Refusal):
+            return edited
+        block = edited
+    plain = plain if block == message.header else replace(plain, header=block)
+    if needs.seven or needs.lines:
+        return _body_plan(message, target, plain, needs, binary=binary)
+    if binary:
+        return _binary(message, plain)
+    return _text_plan(message, target, plain, decode=decode)
+
+
+def _called_binary(message: Message) -> bool:
+    """Whether the message or a part of it is called binary; a multipart should say so when a part is, and may not."""
+    if message.description.encoding is TransferEncoding.BINARY:
+        return True
+    may_have_parts = message.description.maintype in (b"multipart", b"message")
+    return may_have_parts and message.body_facts.eight_bit and any(part.raw for part in message.structure().parts())
+
+
+def default_charset(target: Target) -> bytes:
+    """The charset the operator named, or the one RFC 1428 has for not knowing."""
+    named = target.default_charset
+    return named if _TOKEN.fullmatch(named) else b"UNKNOWN-8BIT"
+
+
+def _forced_qp(header: bytes) -> bool:
+    return any(
+        name == b"content-conversion" and outside_quotes(header[value:end]).strip().lower() == b"forced-qp"
+        for name, _, value, end in split_fields(header)
+    )
+
+
+def _header_for(message: Message, target: Target, *, smtputf8: bool) -> bytes | Refusal:
+    block = message.header
+    if message.header_facts.eight_bit and target.convert_headers:
+        encoded = encode_header(block, default_charset=default_charset(target), keep_utf8=smtputf8)
+        if encoded.needs_smtputf8:
+            return Refusal("5.6.7", "an address in the header needs SMTPUTF8, which the server does not offer")
+        block = encoded.block
+    if message.header_facts.nul or message.header_facts.long_lines:
+        block = fold_long_lines(block)
+    return block
+
+
+def _sealed(message: Message, target: Target, plain: Plan, needs: _Needs, *, binary: bool) -> Plan | Refusal:
+    """What must not be touched: as it is, whatever the server is."""
+    if needs.seven and target.signed_8bit is Signed8Bit.BOUNCE:
+        return Refusal("5.6.3", "a signed or encrypted message has 8-bit content, which the server does not take")
+    if binary:
+        return _binary(message, plain)
+    said = ("signed or encrypted content is not converted",) if needs.seven or needs.lines else ()
+    return replace(plain, said=said)
+
+
+def _binary(message: Message, plain: Plan) -> Plan:
+    """As it is, with BINARYMIME: parts that are octets keep every one."""
+    structure = message.structure()
+    raw = (part for part in structure.parts() if part.raw and part.size) if structure.whole else iter(())
+    return replace(
+        plain, segments=tuple(Segment(part.body_start, part.body_end, Form.OCTETS) for part in raw), binary=True
+    )
+
+
+# ---------------------------------------------------------------------------- bodies
+
+
+def _body_plan(message: Message, target: Target, plain: Plan, needs: _Needs, *, binary: bool) -> Plan | Refusal:
+    """Something in the body is more than the server can take."""
+    if not message.description.is_mime:
+        return _without_mime(message, target, plain, needs)
+    structure = message.structure()
+    if structure.sealed and target.signed_8bit is not Signed8Bit.CONVERT:
+        return _sealed(message, target, replace(plain, header=None), needs, binary=binary)
+    if not structure.whole:
+        return replace(plain, said=("content is too intricate to be converted",))
+    block = message.header if plain.header is None else plain.header
+    return _converted(structure, plain, needs, block, eight_bit=message.body_facts.eight_bit)
+
+
+def _text_plan(message: Message, target: Target, plain: Plan, *, decode: bool) -> Plan:
+    """The body is nothing to worry about; its fields may say more than is true, or it may be decoded."""
+    description = message.description
+    block = message.header if plain.header is None else plain.header
+    if not (description.is_mime and description.is_text):
+        return plain
+    if description.encoding is TransferEncoding.EIGHT_BIT and not message.body_facts.eight_bit:
+        if _ASCII_SUPERSET.fullmatch(description.charset) is None:
+            return plain
+        block = edit.with_encoding(block, b"7BIT")
+        return replace(plain, header=edit.with_charset_ascii(block) if description.subtype == b"plain" else block)
+    is_plain_qp = description.subtype == b"plain" and description.encoding is TransferEncoding.QUOTED_PRINTABLE
+    if not (decode and is_plain_qp and target.send_eight_bit):
+        return plain
+    return replace(
+        plain,
+        header=add_convert_clause(edit.with_encoding(block, b"8BIT"), b"8bit"),
+        segments=(Segment(0, message.size, Form.DECODE_QP),),
+        conversion=Conversion.EIGHT_BIT,
+    )
+
+
+def _without_mime(message: Message, target: Target, plain: Plan, needs: _Needs) -> Plan:
+    facts = message.body_facts
+    block = message.header if plain.header is None else plain.header
+    if needs.seven and not needs.lines and target.nonmime_8bit is NonMime8Bit.STRIP:
+        said = ("8-bit octets without MIME fields were stripped to seven bits",)
+        return replace(plain, segments=(Segment(0, message.size, Form.STRIP),), said=said)
+    if not facts.eight_bit:
+        charset = b"US-ASCII"
+    elif _is_utf8(message.blocks()):
+        charset = b"UTF-8"
+    else:
+        charset = default_charset(target)
+    guessed = charset not in (b"UTF-8", b"US-ASCII")
+    block = edit.with_new_mime_fields(block, charset, warn=needs.seven, guessed=guessed)
+    return replace(plain, header=block, segments=(Segment(0, message.size, Form.QP),), conversion=Conversion.QP)
+
+
+def _is_utf8(blocks: Iterator[bytes]) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for block in blocks:
+            decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------------------- parts
+
+
+def _converted(structure: Structure, plain: Plan, needs: _Needs, block: bytes, *, eight_bit: bool) -> Plan:
+    """The plan for a MIME message of which some parts must be encoded."""
+    segments = []
+    done = set()
+    for part in structure.parts():
+        form = _leaf_form(part, needs)
+        word = _ENCODING_WORDS.get(form) if form else _relabelled(part, needs, eight_bit=eight_bit)
+        header = _part_header(block if part.parent is None else part.header, part, needs, word)
+        if part.parent is None:
+            block = header
+        elif header != part.header:
+            literal = header.replace(b"\n", CRLF) + CRLF
+            segments.append(Segment(part.header_start, part.body_start, Form.LITERAL, literal))
+        if form:
+            segments.append(Segment(part.body_start, part.body_end, form))
+            done.add(word)
+    segments += [
+        Segment(filler.start, filler.end, Form.QP_IN_MULTIPART)
+        for filler in structure.fillers
+        if (needs.seven and filler.tally.high) or (needs.lines and (filler.tally.nul or filler.tally.long_lines))
+    ]
+    if needs.lines:
+        segments += [Segment(start, end, Form.LITERAL) for start, end in structure.loose]
+    if not structure.root.description.has_version:
+        block = edit.with_version(block)
+    if done - {None}:
+        what = b"quoted-printable" if b"QUOTED-PRINTABLE" in done else b"base64"
+        block = add_convert_clause(block, what)
+    return replace(
+        plain,
+        header=block,
+        segments=tuple(sorted(segments, key=lambda segment: segment[:2])),
+        conversion=Conversion.QP if structure.root.kind is Kind.LEAF else Conversion.MULTIPART_QP,
+    )
+
+
+def _leaf_form(part: Part, needs: _Needs) -> Form | None:
+    """What becomes of a part's content, or None if it stays."""
+    tally = part.tally
+    encoding = part.description.encoding
+    for_lines = tally.nul or tally.long_lines or encoding is TransferEncoding.BINARY
+    if part.kind is not Kind.LEAF or not ((needs.seven and tally.high) or (needs.lines and for_lines)):
+        return None
+    if encoding is TransferEncoding.QUOTED_PRINTABLE:
+        return Form.MEND_QP
+    if encoding is TransferEncoding.BASE64:
+        return Form.WRAP_BASE64
+    if part.raw:
+        return Form.BASE64_OCTETS
+    if not part.description.is_text and (tally.nul or tally.high * 6 > part.size):
+        return Form.BASE64_LINES
+    return Form.QP_IN_MULTIPART if part.in_multipart else Form.QP
+
+
+def _relabelled(part: Part, needs: _Needs, *, eight_bit: bool) -> bytes | None:
+    """The transfer encoding to name for content that stays, if it is to be another one."""
+    encoding = part.description.encoding
+    if encoding not in _CHANGED_ENCODINGS:
+        return None
+    if not eight_bit or needs.seven:
+        return b"7BIT"
+    return b"8BIT" if needs.lines and encoding is TransferEncoding.BINARY else None
+
+
+def _part_header(block: bytes, part: Part, needs: _Needs, word: bytes | None) -> bytes:
+    if word is not None:
+        block = edit.with_encoding(block, word)
+    if part.parent is None:
+        return block
+    if word in _ENCODING_WORDS.values() and part.parent.kind is Kind.MESSAGE and not part.description.has_version:
+        block = edit.with_version(block)
+    if needs.seven and not block.isascii():
+        block = encode_header(block, default_charset=b"UNKNOWN-8BIT", keep_utf8=False).block
+    if needs.lines and (b"\0" in block or any(len(line) > MAX_LINE for line in block.split(b"\n"))):
+        block = fold_long_lines(block)
+    return block

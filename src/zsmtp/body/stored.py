@@ -1,0 +1,203 @@
+"""A stored message and the forms it can go out in.
+
+:func:`prepare` looks at the message once. What a server can take is known later, and may differ from one server to the
+next: :meth:`Stored.content` gives the content for each, with the exact size of that form (RFC 1870), or the reason why
+there is none. Results are kept, so that many transactions cost one decision and one counting::
+
+    stored = prepare(header, source)
+    content = stored.content(Target(eight_bit_mime=True))
+    if isinstance(content, Refusal): ...
+    mail_from = b"MAIL FROM:<a@example.org> SIZE=%d" % content.size
+
+Most messages need nothing, and for those nothing more is read or imported than for sending them as they are. The rules
+are in :mod:`zsmtp.body.choose`. A form that is not the stored one is made while it is sent; for its size it is made
+once before, and counted. The file must stay open as long as any content is in use.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from zsmtp.body.encode import KEEP_LIMIT, Content, Examination, Facts, as_stored, combined, examine, remarks
+from zsmtp.body.lines import CRLF, LineSurvey
+from zsmtp.body.source import Source
+from zsmtp.body.target import Conversion, Refusal, Target
+
+if TYPE_CHECKING:
+    from zsmtp.body.choose import Message, Plan
+    from zsmtp.body.mime import Structure
+
+# Only with one of these can a message of clean 7-bit lines go out in another form than the stored one.
+_MATTERS = re.compile(rb"^content-transfer-encoding[ \t]*+:", re.IGNORECASE | re.MULTILINE)
+
+
+def prepare(header: bytes, source: Source) -> Stored:
+    """Look at a message once, so that its content can be asked for.
+
+    ``header`` is the block as stored (lines ended by LF, no empty line at its end), ``source`` the body, which may be
+    empty. Raises :class:`~zsmtp.errors.ContentError` if the body cannot be read to its end.
+    """
+    return Stored(examine(header, source), source)
+
+
+class _Made(NamedTuple):
+    """A content with the facts about its header and body apart."""
+
+    content: Content
+    header: Facts
+    body: Facts
+
+
+class Stored:
+    """One stored message. ``facts`` are about it as it is."""
+
+    __slots__ = ("_contents", "_made", "_message", "_seen", "_simple", "_source", "_structure", "facts")
+
+    def __init__(self, seen: Examination, source: Source) -> None:
+        self.facts = seen.facts
+        facts = self.facts
+        clean = not (facts.eight_bit or facts.nul or facts.long_lines)
+        self._simple = clean and not _MATTERS.search(seen.head)
+        unchanged = _Made(as_stored(seen, source), seen.header, seen.body)
+        # A small body is not read from the file again; what will never be converted need not be kept twice.
+        self._source = source if seen.stored is None else Source.from_bytes(b"" if self._simple else seen.stored)
+        self._seen = seen._replace(stored=None)
+        self._contents: dict[Target, Content | Refusal] = {}
+        self._made: dict[Plan | None, _Made] = {None: unchanged}
+        self._message: Message | None = None
+        self._structure: Structure | None = None
+
+    def content(self, target: Target) -> Content | Refusal:
+        """The content for ``target``, or why there is none.
+
+        Raises :class:`~zsmtp.errors.ContentError` if the body cannot be read to its end.
+        """
+        content = self._contents.get(target)
+        if content is None:
+            content = self._contents[target] = self._simple_content(target) if self._simple else self._choose(target)
+        return content
+
+    def _simple_content(self, target: Target) -> Content:
+        content = self._made[None].content
+        if target.internationalised and target.smtputf8:
+            return content.announced(body=None, smtputf8=True, remarks=content.remarks)
+        return content
+
+    def _choose(self, target: Target) -> Content | Refusal:
+        from zsmtp.body.choose import choose
+
+        plan = choose(self._described(), target, decode=True)
+        made = None if isinstance(plan, Refusal) else self._make(plan)
+        if made is None:  # decoded, it could not be sent as lines
+            plan = choose(self._described(), target, decode=False)
+            made = None if isinstance(plan, Refusal) else self._make(plan)
+        if isinstance(plan, Refusal) or made is None:
+            assert isinstance(plan, Refusal)
+            return plan
+        offered = target.eight_bit_mime and (target.send_eight_bit or not target.seven_bit)
+        body: bytes | None = None
+        said = remarks(made.header, made.body, binary=plan.binary, smtputf8=plan.smtputf8) + plan.said
+        if plan.binary:
+            body = b"BINARYMIME"
+        elif made.content.facts.eight_bit and offered:
+            body = b"8BITMIME"
+        elif made.content.facts.eight_bit:
+            said += ("8-bit content goes as it is to a server that does not offer 8BITMIME",)
+        return made.content.announced(body=body, smtputf8=plan.smtputf8, remarks=said)
+
+    def _described(self) -> Message:
+        """What the rules ask about the message; made when they are asked first."""
+        if self._message is None:
+            from zsmtp.body.choose import Message
+            from zsmtp.body.fields import describe
+
+            header = self._seen.head.removesuffix(CRLF).replace(CRLF, b"\n")
+            self._message = Message(
+                header,
+                describe(header),
+                self._seen.header,
+                self._seen.body,
+                self._source.size,
+                self._scanned,
+                self._source.blocks,
+            )
+        return self._message
+
+    def _scanned(self) -> Structure:
+        if self._structure is None:
+            from zsmtp.body.mime import StructureScan
+
+            scan = StructureScan(self._described().header)
+            for block in self._source.blocks():
+                scan.feed(block)
+            self._structure = scan.finish()
+        return self._structure
+
+    # ---------------------------------------------------------------- making
+
+    def _make(self, plan: Plan) -> _Made | None:
+        """The content of a plan, counted; None if it is one for decoding and that cannot be."""
+        key = None if plan.header is None and not plan.segments else plan
+        made = self._made.get(key)
+        if made is None:
+            made = self._make_body(plan) if plan.segments else self._make_header(plan)
+            if made is not None:
+                self._made[key] = made
+        return made
+
+    def _make_header(self, plan: Plan) -> _Made:
+        """Another header before the same body, which need not be counted again."""
+        head, header = self._head(plan)
+        seen = self._seen
+        content = as_stored(
+            seen._replace(
+                head=head,
+                header=header,
+                size=seen.size - len(seen.head) + len(head),
+                kept=None if seen.kept is None else head + seen.kept[len(seen.head) :],
+            ),
+            self._source,
+        )
+        return _Made(content, header, seen.body)
+
+    def _make_body(self, plan: Plan) -> _Made | None:
+        from zsmtp.body.convert import ConvertedBody
+
+        source, segments = self._source, plan.segments
+        head, header = self._head(plan)
+        converted = ConvertedBody(source, segments)
+        survey = LineSurvey()
+        size = len(head)
+        eight_bit = nul = False
+        kept: list[bytes] | None = [head]
+        for block in converted.blocks():
+            survey.feed(block)
+            size += len(block)
+            eight_bit = eight_bit or not block.isascii()
+            nul = nul or b"\0" in block
+            if kept is not None:
+                kept.append(block)
+                kept = kept if size <= KEEP_LIMIT else None
+        if converted.unfit or (plan.conversion is Conversion.EIGHT_BIT and survey.long_lines):
+            return None
+        body = Facts(eight_bit, nul, survey.long_lines, converted.bare_cr)
+        content = Content(
+            head,
+            lambda: ConvertedBody(source, segments).blocks(),
+            None if kept is None else b"".join(kept),
+            size=size,
+            facts=combined(header, body),
+            remarks=(),
+            conversion=plan.conversion,
+        )
+        return _Made(content, header, body)
+
+    def _head(self, plan: Plan) -> tuple[bytes, Facts]:
+        """The canonical header of a plan, with the empty line, and the facts about it."""
+        if plan.header is None:
+            return self._seen.head, self._seen.header
+        head = plan.header.replace(b"\n", CRLF) + CRLF
+        survey = LineSurvey()
+        survey.feed(head)
+        return head, Facts(not head.isascii(), b"\0" in head, survey.long_lines, self._seen.header.bare_cr)

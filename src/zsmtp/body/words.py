@@ -1,0 +1,414 @@
+"""Encoded words: 8-bit text in header fields, in ASCII (RFC 2047), and parameters likewise (RFC 2231).
+
+An encoded word says ``=?charset?Q?text?=``. It may stand for words of unstructured text, for words of a phrase (the
+name before an address), and inside comments; nowhere else, and never in an address (RFC 2047 5). Blanks between two
+encoded words are not shown, so neighbours become one text with its blanks inside; plain words stay plain. Each encoded
+word has at most 75 octets and never ends inside a character, lines that hold one at most 76.
+
+:func:`encode_header` edits a block as :mod:`zsmtp.body.fields` takes it. What has no ASCII form stays as it is and is
+reported in the result: octets in structured tokens, and addresses that need SMTPUTF8 (RFC 6531)::
+
+    encoded = encode_header(header, default_charset=b"ISO-8859-1", keep_utf8=False)
+    if encoded.needs_smtputf8: ...
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from binascii import b2a_base64
+from typing import NamedTuple
+
+from zsmtp.body.fields import parameters, split_fields
+from zsmtp.body.lines import MAX_LINE
+
+MAX_WORD = 75
+MAX_COLUMNS = 76
+
+_ADDRESS_FIELDS = frozenset(
+    b"from sender reply-to to cc bcc resent-from resent-sender resent-reply-to resent-to resent-cc resent-bcc"
+    b" return-path errors-to apparently-to disposition-notification-to return-receipt-to mail-followup-to"
+    b" mail-reply-to list-id list-post x-original-to delivered-to keywords".split()
+)
+_PARAMETER_FIELDS = frozenset([b"content-type", b"content-disposition"])
+_STRUCTURED_FIELDS = frozenset(
+    b"received date resent-date message-id resent-message-id in-reply-to references mime-version content-id"
+    b" content-transfer-encoding content-location content-base content-md5 content-language content-features"
+    b" list-help list-subscribe list-unsubscribe list-unsubscribe-post list-owner list-archive archived-at"
+    b" auto-submitted authentication-results received-spf content-conversion precedence importance priority"
+    b" sensitivity expires path newsgroups".split()
+)
+_PIECE = re.compile(rb"([ \t\n]*+)([^ \t\n]++|\Z)")
+_ENCODED_WORD = re.compile(rb"=\?[^?\s]+\?[BbQq]\?[^?\s]*\?=")
+_Q_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")  # RFC 2047 5 (3)
+_Q_FORM = [chr(n).encode() if n in _Q_SAFE else b"_" if n == 0x20 else b"=%02X" % n for n in range(256)]
+_TOKEN = re.compile(
+    rb"(?P<blank>[ \t\n]++)|(?P<string>\"(?:[^\"\\]|\\[\s\S])*+\"?)"
+    rb"|(?P<angle><(?:[^>\"]|\"(?:[^\"\\]|\\[\s\S])*+\"?)*+>?)"
+    rb"|(?P<open>\()|(?P<special>[,:;])|(?P<atom>[^ \t\n\"<(,:;]++)"
+)
+_COMMENT_TOKEN = re.compile(rb"[()]|\\[\s\S]|[^()\\]++")
+_QUOTED_PAIR = re.compile(rb"\\([\s\S])")
+_ATTRIBUTE_SAFE = frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$&+-.^_`{|}~"
+)  # RFC 2231 7
+_UNFOLDED = re.compile(rb"\n+")
+
+
+class EncodedHeader(NamedTuple):
+    """An edited block. ``left`` tells that 8-bit octets are left where encoded words cannot be.
+
+    ``needs_smtputf8`` tells of an address whose local part has no ASCII form.
+    """
+
+    block: bytes
+    left: bool
+    needs_smtputf8: bool
+
+
+def encode_header(block: bytes, *, default_charset: bytes, keep_utf8: bool) -> EncodedHeader:
+    """``block`` with its 8-bit text encoded, in UTF-8 where it is valid UTF-8 and else in ``default_charset``.
+
+    ``keep_utf8``: fields in valid UTF-8 stay, as SMTPUTF8 allows. Fields without 8-bit octets stay octet for octet.
+    """
+    done = 0
+    pieces = []
+    needs_smtputf8 = False
+    for name, start, value, end in split_fields(block):
+        field = block[value:end].rstrip(b" \t\n")
+        if field.isascii():
+            continue
+        charset = charset_of(field, default_charset)
+        if keep_utf8 and charset == b"UTF-8":
+            continue
+        writer = _Writer(charset, block[start:value])
+        if name in _PARAMETER_FIELDS:
+            edited = _parameters_encoded(field, charset)
+            if edited.isascii():
+                writer.put(b"", edited)
+            else:
+                _encode_comments(edited, writer)
+        elif name in _ADDRESS_FIELDS:
+            needs_smtputf8 |= _encode_addresses(field, writer)
+        elif name in _STRUCTURED_FIELDS:
+            _encode_comments(field, writer)
+        else:
+            _encode_text(field, writer)
+        pieces += [block[done:start], writer.field() + b"\n"]
+        done = end
+    encoded = b"".join([*pieces, block[done:]])
+    return EncodedHeader(encoded, not encoded.isascii(), needs_smtputf8)
+
+
+def charset_of(text: bytes, default: bytes) -> bytes:
+    """The charset to name for 8-bit ``text``."""
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return default
+    return b"UTF-8"
+
+
+def fold_long_lines(block: bytes) -> bytes:
+    """``block`` with its lines of over 998 octets folded, at blanks where there are any; NULs become blanks."""
+    return re.sub(rb"[^\n]{999,}", _fold_line, block.replace(b"\0", b" "))
+
+
+def _fold_line(match: re.Match[bytes]) -> bytes:
+    line = match[0]
+    pieces = []
+    while len(line) > MAX_LINE:
+        # A fold may not leave a line of blanks alone: so it stands before a blank that something follows.
+        cut = max(line.rfind(b" ", 1, MAX_LINE + 1), line.rfind(b"\t", 1, MAX_LINE + 1))
+        if cut > 0 and line[:cut].strip() and line[cut:].strip():
+            pieces.append(line[:cut])
+            line = line[cut:]
+        else:
+            pieces.append(line[: MAX_LINE - 1])
+            line = b" " + line[MAX_LINE - 1 :]
+    return b"\n".join([*pieces, line])
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+class _Writer:
+    """Puts a field together, folding before words where a line with encoded words would get too long."""
+
+    def __init__(self, charset: bytes, name: bytes) -> None:
+        self.charset = charset
+        self._pieces = [name]
+        self._column = len(name)
+
+    def put(self, blanks: bytes, word: bytes) -> None:
+        """``word`` as it is, ``blanks`` before it."""
+        end = self._column + len(blanks) + len(word)
+        if blanks and b"\n" not in blanks and end > MAX_COLUMNS - 2 and word.strip():  # room for a comma or bracket
+            blanks = b"\n" + blanks
+        self._append(blanks + word)
+
+    def encode(self, blanks: bytes, text: bytes) -> None:
+        """``text`` as encoded words; on each line room is left for the brackets that may follow."""
+        start = len(blanks) - blanks.rfind(b"\n") - 1 if b"\n" in blanks else self._column + len(blanks)
+        text = _UNFOLDED.sub(b"", text)
+        room = MAX_COLUMNS - 4 - start
+        if room < 40 and b"\n" not in blanks and _q_size(text, self.charset) > room:
+            blanks = b"\n" + (blanks or b" ")
+            room = MAX_COLUMNS - 4 - len(blanks)
+        words = _encoded_words(text, self.charset, room)
+        self._append(blanks + b"\n ".join(words))
+
+    def field(self) -> bytes:
+        """The whole field without its last line end."""
+        return b"".join(self._pieces)
+
+    def _append(self, text: bytes) -> None:
+        self._pieces.append(text)
+        last = text.rfind(b"\n")
+        self._column = self._column + len(text) if last < 0 else len(text) - last - 1
+
+
+def _encoded_words(text: bytes, charset: bytes, first: int) -> list[bytes]:
+    """``text`` as encoded words; the first has at most ``first`` octets if that is possible at all."""
+    overhead = len(b"=??Q??=") + len(charset)
+    letters = _characters(text, charset)
+    q_size = _q_size(text, charset)
+    as_base64 = q_size > MAX_WORD and q_size - overhead > 4 * (len(text) + 2) // 3
+    words = []
+    room = min(first, MAX_WORD)
+    at = 0
+    while at < len(letters):
+        limit = max(room - overhead, 12)
+        size = 0
+        end = at
+        while end < len(letters):
+            cost = len(letters[end]) if as_base64 else sum(len(_Q_FORM[octet]) for octet in letters[end])
+            total = size + cost
+            if (4 * ((total + 2) // 3) if as_base64 else total) > limit and end > at:
+                break
+            size = total
+            end += 1
+        octets = b"".join(letters[at:end])
+        if as_base64:
+            words.append(b"=?%s?B?%s?=" % (charset, b2a_base64(octets, newline=False)))
+        else:
+            words.append(b"=?%s?Q?%s?=" % (charset, b"".join(map(_Q_FORM.__getitem__, octets))))
+        at = end
+        room = MAX_WORD - 4
+    return words
+
+
+def _q_size(text: bytes, charset: bytes) -> int:
+    """Octets of ``text`` as one encoded word in Q form."""
+    return len(b"=??Q??=") + len(charset) + sum(map(len, map(_Q_FORM.__getitem__, text)))
+
+
+def _characters(text: bytes, charset: bytes) -> list[bytes]:
+    """``text`` in pieces that must not be torn; single octets where the charset is unknown."""
+    try:
+        name = codecs.lookup(charset.decode("ascii")).name
+        letters = [letter.encode(name) for letter in text.decode(name)]
+    except (LookupError, UnicodeError, ValueError):
+        letters = []
+    return letters if b"".join(letters) == text else [text[n : n + 1] for n in range(len(text))]
+
+
+# ---------------------------------------------------------------------------- words
+
+
+class _Word(NamedTuple):
+    """A word with the blanks before it: as it stands in the field, and as it is meant."""
+
+    blanks: bytes
+    raw: bytes
+    meant: bytes
+
+
+def _encode_text(text: bytes, writer: _Writer, *, escapes: bool = False) -> bytes:
+    """Encode the words of ``text`` that need it; gives the blanks at its end, which are not written.
+
+    ``escapes``: backslashes in it are those of a comment.
+    """
+    words = [_Word(m[1], m[2], _QUOTED_PAIR.sub(rb"\1", m[2]) if escapes else m[2]) for m in _PIECE.finditer(text)]
+    trailing = words.pop().blanks if words and not words[-1].raw else b""
+    _put_words(words, writer)
+    return trailing
+
+
+def _put_words(words: list[_Word], writer: _Writer) -> None:
+    """Words with 8-bit octets become encoded words, neighbours together; the others stay."""
+    at = 0
+    after_encoded = False
+    while at < len(words):
+        blanks, raw, meant = words[at]
+        at += 1
+        if raw.isascii():
+            writer.put(blanks, raw)
+            after_encoded = _ENCODED_WORD.fullmatch(raw) is not None
+            continue
+        run = [meant]
+        while at < len(words) and not words[at].raw.isascii():
+            run += [words[at].blanks, words[at].meant]
+            at += 1
+        # Blanks between encoded words are not shown: those that must be are in the text.
+        if after_encoded:
+            run.insert(0, blanks)
+            blanks = b" "
+        if at < len(words) and _ENCODED_WORD.fullmatch(words[at].raw):
+            run.append(words[at].blanks)
+        writer.encode(blanks, b"".join(run))
+        after_encoded = True
+
+
+# ---------------------------------------------------------------------------- structured fields
+
+
+def _encode_comments(value: bytes, writer: _Writer) -> None:
+    """A structured field: only its comments are text."""
+    at = 0
+    blanks = b""
+    while at < len(value):
+        token = _TOKEN.match(value, at)
+        assert token is not None  # the pattern has a branch for every octet
+        at = token.end()
+        if token.lastgroup == "blank":
+            blanks = token[0]
+            continue
+        if token.lastgroup == "open":
+            at = _encode_comment(value, at, blanks, writer)
+        else:
+            writer.put(blanks, token[0])
+        blanks = b""
+
+
+def _encode_comment(value: bytes, at: int, blanks: bytes, writer: _Writer) -> int:
+    """The comment whose ``(`` stands before ``at``; gives where it ends. Brackets may touch encoded words."""
+    writer.put(blanks, b"(")
+    depth = 1
+    text: list[bytes] = []
+    while depth and at < len(value):
+        token = _COMMENT_TOKEN.match(value, at)
+        if token is None:  # a backslash that ends the field
+            at = len(value)
+            break
+        at = token.end()
+        if token[0] in (b"(", b")"):
+            writer.put(_encode_text(b"".join(text), writer, escapes=True), token[0])
+            text.clear()
+            depth += 1 if token[0] == b"(" else -1
+        else:
+            text.append(token[0])
+    _encode_text(b"".join(text), writer, escapes=True)
+    return at
+
+
+class _Mailboxes:
+    """Writes the addresses of one field; ``needs_smtputf8`` is what came of it."""
+
+    def __init__(self, writer: _Writer) -> None:
+        self.needs_smtputf8 = False
+        self._writer = writer
+        self._words: list[_Word] = []  # read and not written: a name, or an address, as what follows will tell
+
+    def word(self, blanks: bytes, raw: bytes, meant: bytes) -> None:
+        """A word of a name or address."""
+        if not blanks and self._words:
+            before = self._words.pop()
+            self._words.append(_Word(before.blanks, before.raw + raw, before.meant + meant))
+        else:
+            self._words.append(_Word(blanks, raw, meant))
+
+    def name(self) -> bool:
+        """The words read are a name; tells whether it ends with 8-bit text."""
+        words, self._words = self._words, []
+        _put_words(words, self._writer)
+        return bool(words) and not words[-1].raw.isascii()
+
+    def address_or_name(self) -> None:
+        """Nothing told what the words read are: an address has an ``@``."""
+        if not any(b"@" in word.raw for word in self._words):
+            self.name()
+            return
+        for word in self._words:
+            self._writer.put(word.blanks, self.address(word.raw))
+        self._words = []
+
+    def address(self, address: bytes) -> bytes:
+        """An address in ASCII as far as there is a form: its domain in A-labels (RFC 5890)."""
+        local, at, domain = address.rpartition(b"@")
+        if address.isascii() or not at or charset_of(address, b"") != b"UTF-8":
+            return address
+        if not local.isascii():
+            self.needs_smtputf8 = True
+            return address
+        import idna  # only the rare address needs its tables
+
+        closing = b">" if domain.endswith(b">") else b""
+        try:
+            return local + at + idna.encode(domain.removesuffix(b">").decode("utf-8").strip(), uts46=True) + closing
+        except (idna.IDNAError, UnicodeError):
+            return address
+
+
+def _encode_addresses(value: bytes, writer: _Writer) -> bool:
+    """A field of mailboxes and groups (RFC 5322 3.4); tells whether an address needs SMTPUTF8."""
+    boxes = _Mailboxes(writer)
+    at = 0
+    blanks = b""
+    while at < len(value):
+        token = _TOKEN.match(value, at)
+        assert token is not None
+        at = token.end()
+        text = token[0]
+        kind = token.lastgroup
+        if kind == "blank":
+            blanks = text
+            continue
+        if kind == "string":
+            boxes.word(blanks, text, _QUOTED_PAIR.sub(rb"\1", text[1:].removesuffix(b'"')))
+        elif kind == "atom":
+            boxes.word(blanks, text, text)
+        elif kind == "angle":
+            encoded = boxes.name()
+            writer.put(blanks or (b" " if encoded else b""), boxes.address(text))
+        else:
+            if text == b":":
+                boxes.name()
+            else:
+                boxes.address_or_name()
+            if kind == "open":
+                at = _encode_comment(value, at, blanks, writer)
+            else:
+                writer.put(blanks, text)
+        blanks = b""
+    boxes.address_or_name()
+    return boxes.needs_smtputf8
+
+
+def _parameters_encoded(value: bytes, charset: bytes) -> bytes:
+    """A field value with its 8-bit parameters in the form of RFC 2231; a boundary stays, the body has it too."""
+    pieces = []
+    done = 0
+    for name, text, start, end in parameters(value):
+        if text.isascii() or name.endswith(b"*") or name == b"boundary" or not name.isascii():
+            continue
+        line = value[value.rfind(b"\n", 0, start) + 1 : start]
+        fold = b"\n\t" if line.strip() or b"\n" not in value[:start] else b""
+        pieces += [value[done:start].rstrip(b" \t") if fold else value[done:start], fold]
+        pieces.append(_extended_parameter(name, text, charset))
+        done = end
+    return b"".join([*pieces, value[done:]])
+
+
+def _extended_parameter(name: bytes, text: bytes, charset: bytes) -> bytes:
+    octets = [b"%c" % n if n in _ATTRIBUTE_SAFE else b"%%%02X" % n for n in text]
+    whole = charset + b"''" + b"".join(octets)
+    if len(name) + len(b"*=") + len(whole) < MAX_COLUMNS - 2:
+        return name + b"*=" + whole
+    room = max(MAX_COLUMNS - len(name) - 12, 12)
+    sections = [charset + b"''"]
+    for octet in octets:
+        if len(sections[-1]) + len(octet) > room:
+            sections.append(b"")
+        sections[-1] += octet
+    return b";\n\t".join(b"%s*%d*=%s" % (name, number, section) for number, section in enumerate(sections))
