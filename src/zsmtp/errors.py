@@ -15,6 +15,8 @@ file::
      ├── TransportError        the connection is at fault
      │    ├── ConnectError     no connection could be made
      │    ├── ConnectionLost   the connection broke, or the peer closed it
+     │    │    └── TLSBroken   the TLS layer under a session broke: cut off without close_notify, or a bad record
+     │    ├── TLSError         TLS could not be established: the handshake failed
      │    ├── WaitTimeout      a wait ran into its deadline
      │    └── Interrupted      this program was told to stop
      ├── ResolverError         the DNS library or its configuration failed (a failed lookup is an answer, not an error)
@@ -66,6 +68,14 @@ class ConnectError(TransportError):
 
 class ConnectionLost(TransportError):
     """The connection broke, or the peer closed it."""
+
+
+class TLSBroken(ConnectionLost):
+    """The TLS layer under a session broke: the stream was cut off without close_notify, or a record was bad."""
+
+
+class TLSError(TransportError):
+    """TLS could not be established: the handshake was refused, or what came was no TLS."""
 
 
 class WaitTimeout(TransportError):

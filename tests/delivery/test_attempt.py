@@ -251,7 +251,7 @@ def test_content_that_breaks_off_ends_the_session_without_a_dot() -> None:
         yield b"\r\n"
         raise ContentError("short file")
 
-    form = ContentForm(100, 0, False, broken, broken)  # type: ignore[arg-type]
+    form = ContentForm(100, 0, None, broken, broken)  # type: ignore[arg-type]
     there = run(Script(), Script(), one=message(content=form))
     assert there.fates == [L]
     assert not there.verdicts[0][0].in_doubt

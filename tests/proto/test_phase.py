@@ -10,6 +10,8 @@ def test_every_phase_has_its_row_and_every_wait_its_time() -> None:
 
 
 SUCCESS = {
+    Phase.STARTTLS: {220},
+    Phase.AUTH: {235, 334},
     Phase.GREETING: {220},
     Phase.RCPT: {250, 251, 252},
     Phase.DATA: {354},

@@ -361,7 +361,7 @@ def test_an_empty_chunk() -> None:
 def test_an_empty_block_is_not_the_end_of_the_content() -> None:
     blocks = [b"", b"one\r\n", b"", b"", b"two\r\n", b".\r\n", b""]
     talk = Talk()
-    talk.transact(content=ContentForm(10, 0, False, lambda: iter(blocks), lambda: iter(blocks)))
+    talk.transact(content=ContentForm(10, 0, None, lambda: iter(blocks), lambda: iter(blocks)))
     talk.client()
     talk.server(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n")
     assert talk.client() == b"one\r\ntwo\r\n.\r\n"
@@ -374,7 +374,7 @@ def test_content_that_cannot_be_read_ends_the_session_before_its_last_octet() ->
         raise ContentError("gone")
 
     talk = Talk()
-    talk.transact(content=ContentForm(100, 0, False, blocks, blocks))
+    talk.transact(content=ContentForm(100, 0, None, blocks, blocks))
     talk.client()
     talk.server(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n")
     with pytest.raises(ContentError) as raised:

@@ -44,7 +44,9 @@ def content_form(content: bytes = CONTENT, *, block: int = 1 << 20, eight_bit: b
         for start in range(0, len(octets), block):
             yield octets[start : start + block]
 
-    return ContentForm(len(content), 0, eight_bit, lambda: blocks(content + b".\r\n"), lambda: blocks(content))
+    return ContentForm(
+        len(content), 0, b"8BITMIME" if eight_bit else None, lambda: blocks(content + b".\r\n"), lambda: blocks(content)
+    )
 
 
 def message(

@@ -29,7 +29,7 @@ from zsmtp.delivery.pool import Route
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.destination import plan_destination
 from zsmtp.dns.plan import Endpoint, Plan
-from zsmtp.errors import ConnectionLost, ContentError, Interrupted, ReplyError
+from zsmtp.errors import ConnectionLost, ContentError, Interrupted
 from zsmtp.events import Closed, Detail, Observer, Remark, ignore
 from zsmtp.net.effects import Close, Exchange
 from zsmtp.proto import command
@@ -98,8 +98,9 @@ class Courier:
             link = route.link
             reused = link is not None
             if last is not None and route.plan is not None and route.plan.exhausted(skip or set()):
-                _settle_lost(works, last)
-                return
+                _settle_lost(deque([works.popleft()]), last)
+                skip = last = None  # the others have had no fair try yet
+                continue
             failure = yield from self.open(route, skip)
             link = route.link
             if failure is not None or link is None:
@@ -110,18 +111,21 @@ class Courier:
                 else:
                     _settle_all(works, failure)
                 return
+            first = works[0]
             broken = yield from self._over(link, works, more, idle if reused else 0.0)
             while works and works[0].done:
                 works.popleft()
+            if works and works[0] is not first:
+                skip = last = None  # what was learned on behalf of one message is not held against the next
             if broken is None:
                 if works:
                     yield from self.close(route, "to go on with a new session")
                 continue
-            last = broken
-            fresh = not reused and link.finished == 0
+            fresh = not reused and link.finished == 0 and not first.done
             yield from self._drop(route, str(broken.lost.error))
             if not self._try_again(works, broken, link, reused=not fresh):
                 return
+            last = broken
             if fresh and next_candidate_may_help(broken.lost.error):
                 skip = (skip or set()) | {link.peer.endpoint}
             for work in works:
@@ -175,7 +179,7 @@ class Courier:
         if isinstance(error, Interrupted):
             _settle_lost(works, broken)
             return False
-        if isinstance(error, ReplyError) and broken.out_of_step:
+        if broken.out_of_step:
             self._pace(link.peer.endpoint).got_out_of_step()
             return bool(works)
         stale = reused and broken.untouched and not isinstance(error, ContentError)

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from zsmtp.delivery.report import Ledger
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Envelope
+from zsmtp.proto.plan import ContentForm, Envelope, Refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message for one destination.
 
-    ``content_for`` gives the content for a server with the given capabilities. It may raise
-    :class:`~zsmtp.errors.ContentError` if the content cannot be read.
+    ``content_for`` gives the content for a server with the given capabilities, or why it cannot be sent there. It may
+    raise :class:`~zsmtp.errors.ContentError` if the content cannot be read.
     """
 
     envelope: Envelope
-    content_for: Callable[[Capabilities], ContentForm]
+    content_for: Callable[[Capabilities], ContentForm | Refusal]
 
 
 @dataclass(frozen=True, slots=True)

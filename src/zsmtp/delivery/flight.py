@@ -17,7 +17,7 @@ from zsmtp.delivery.opening import Link
 from zsmtp.delivery.outcome import Level, Verdict, from_loss, from_refusal
 from zsmtp.delivery.pace import Pace
 from zsmtp.delivery.transaction import TransactionBook
-from zsmtp.errors import CommandError, ContentError
+from zsmtp.errors import CommandError, ContentError, ReplyError, WaitTimeout
 from zsmtp.net.effects import Exchange
 from zsmtp.proto.plan import (
     ContentForm,
@@ -46,7 +46,7 @@ class Work:
     @property
     def done(self) -> bool:
         """Whether everybody has a verdict."""
-        return not self.delivery.ledger.unsettled
+        return self.delivery.ledger.settled
 
     def start_over(self) -> None:
         """Forget what was made for the link before."""
@@ -61,6 +61,7 @@ class _Flight:
     work: Work
     batch: list[int]
     book: TransactionBook
+    octets: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Broken:
     """A session that ended under its messages.
 
     ``culprit`` is the work whose reply was waited for, or whose content could not be read; ``untouched`` tells that no
-    reply to it had come, ``out_of_step`` that messages were riding, which may be why.
+    reply to it had come, ``out_of_step`` that it may be the peer's trouble with messages that were riding.
     """
 
     lost: Lost
@@ -94,23 +95,26 @@ class Flights:
     works: deque[Work]
     more: More
     _flying: dict[Transaction, _Flight] = field(default_factory=dict)
+    _octets: int = 0  # of content under way
+    _to_start: deque[Work] = field(default_factory=deque)  # works that may have somebody pending
     _rode: bool = False
     _winding_up: bool = False
 
     def run(self) -> Generator[Any, Any, Broken | None]:
         """Deliver until all works are settled or the link has done what it may (None), or the session breaks."""
-        while True:
-            self._start_what_fits()
-            if not self._flying:
-                return None
+        self._to_start = deque(self.works)
+        self._start_what_fits()
+        while self._flying:
             event = yield Exchange(self.link.stream, self.link.session)
             if isinstance(event, Answer):
                 if event.transaction is not None:
                     self._flying[event.transaction].book.answered(event)
             elif isinstance(event, Finished):
                 self._land(self._flying.pop(event.transaction))
+                self._start_what_fits()
             else:
                 return self._break_off(event)
+        return None
 
     # -------------------------------------------------------------- starting
 
@@ -126,25 +130,26 @@ class Flights:
             self._start(work)
 
     def _has_room(self) -> bool:
-        octets = sum(transaction.content.size for transaction in self._flying)
-        return self.pace.room(self.link.capabilities, len(self._flying), octets)
+        return self.pace.room(self.link.capabilities, len(self._flying), self._octets)
 
     def _next_work(self) -> Work | None:
         """The first work with somebody to be sent; another delivery, if something is under way to ride behind."""
         while self.works and self.works[0].done:
             self.works.popleft()
-        for work in self.works:
-            if work.pending is None:
-                self._prepare(work)
-            if work.pending:
-                return work
-        if not self._flying:
-            return None
-        delivery = self.more()
-        if delivery is None:
-            return None
-        self.works.append(Work(delivery))
-        return self._next_work()
+        while True:
+            while self._to_start:
+                work = self._to_start[0]
+                if work.pending is None:
+                    self._prepare(work)
+                if work.pending:
+                    return work
+                self._to_start.popleft()
+            delivery = self.more() if self._flying else None
+            if delivery is None:
+                return None
+            work = Work(delivery)
+            self.works.append(work)
+            self._to_start.append(work)
 
     def _prepare(self, work: Work) -> None:
         """Choose the content for this link, and settle what needs no word from the server."""
@@ -152,11 +157,13 @@ class Flights:
         link = self.link
         work.pending = []
         try:
-            work.content = message.content_for(link.capabilities)
+            content = message.content_for(link.capabilities)
         except ContentError as error:
             ledger.settle_all(ledger.unsettled, from_loss(error, "", None, level=Level.MESSAGE))
             return
-        refusal = sender_refusal(message.envelope, link.capabilities) or size_refusal(work.content, link.capabilities)
+        refusal = sender_refusal(message.envelope, link.capabilities)
+        if refusal is None:
+            refusal = content if isinstance(content, Refusal) else size_refusal(content, link.capabilities)
         if refusal is not None:
             ledger.settle_all(ledger.unsettled, from_refusal(refusal, link.peer, level=Level.MESSAGE))
             return
@@ -164,6 +171,8 @@ class Flights:
             refusal = recipient_refusal(message.envelope.recipients[index], link.capabilities)
             if refusal is not None:
                 ledger.settle(index, from_refusal(refusal, link.peer))
+        assert isinstance(content, ContentForm)
+        work.content = content
         work.pending = ledger.unsettled
 
     def _start(self, work: Work) -> None:
@@ -174,7 +183,9 @@ class Flights:
         everybody = work.delivery.message.envelope.recipients
         limit = capacity([everybody[i] for i in work.pending], link.capabilities)
         batch, work.pending = work.pending[:limit], work.pending[limit:]
-        envelope = replace(work.delivery.message.envelope, recipients=tuple(everybody[i] for i in batch))
+        envelope = work.delivery.message.envelope
+        if len(batch) < len(everybody):
+            envelope = replace(envelope, recipients=tuple(everybody[i] for i in batch))
         flow = self.pace.flow(link.capabilities, work.content.size)
         try:
             transaction = plan_transaction(envelope, work.content, link.capabilities, flow)
@@ -185,7 +196,8 @@ class Flights:
         riding = bool(self._flying)
         self._rode = self._rode or riding
         book = TransactionBook(transaction, batch, work.delivery.ledger, link.peer, link.capabilities, riding=riding)
-        self._flying[transaction] = _Flight(work, batch, book)
+        self._flying[transaction] = _Flight(work, batch, book, work.content.size)
+        self._octets += work.content.size
         link.transactions += 1
         link.session.transact(transaction)
 
@@ -194,6 +206,7 @@ class Flights:
     def _land(self, flight: _Flight) -> None:
         """All replies to a transaction are in: who is to be sent again comes first again."""
         book, work = flight.book, flight.work
+        self._octets -= flight.octets
         if book.out_of_step:
             self.pace.got_out_of_step()
             self._winding_up = True  # on a clean session, and strictly
@@ -201,10 +214,20 @@ class Flights:
             self.pace.was_put_off()
         elif book.taken:
             self.pace.went_well()
-        again = [index for index in flight.batch if index in work.delivery.ledger.unsettled]
+        again = () if work.done else [index for index in work.delivery.ledger.unsettled if index in flight.batch]
         if again:
-            work.pending = again + (work.pending or [])
+            work.pending = [*again, *(work.pending or ())]
+            if work not in self._to_start:
+                self._to_start.appendleft(work)
         self.link.finished += 1
+
+    def _out_of_step(self, lost: Lost, at_work: _Flight | None) -> bool:
+        """Whether it may be for messages riding that the session ended: nonsense then, or silence, or worse."""
+        if any(flight.book.out_of_step for flight in self._flying.values()):
+            return True
+        if isinstance(lost.error, WaitTimeout):
+            return at_work is not None and at_work.book.riding and not at_work.book.any_reply
+        return self._rode and isinstance(lost.error, ReplyError)
 
     def _break_off(self, lost: Lost) -> Broken:
         """The session is over: settle who is in doubt; everybody else stays open in the ledgers."""
@@ -218,5 +241,5 @@ class Flights:
             flight.book.loss_verdict(lost.error) if flight else from_loss(lost.error, "", self.link.peer),
             flight.work if flight is not None else None,
             untouched=flight is None or not flight.book.any_reply,
-            out_of_step=self._rode,
+            out_of_step=self._out_of_step(lost, flight),
         )

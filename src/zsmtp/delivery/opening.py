@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zsmtp.delivery.outcome import (
     ConnectFailure,
@@ -20,7 +20,9 @@ from zsmtp.delivery.outcome import (
     combine_host_failures,
     from_loss,
     from_reply,
+    from_security,
 )
+from zsmtp.delivery.protection import InClear, Secured, Unfit
 from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.dns.heloname import helo_name
 from zsmtp.dns.plan import Endpoint, Plan
@@ -33,6 +35,11 @@ from zsmtp.proto.phase import Phase, Result
 from zsmtp.proto.reply import Reply
 from zsmtp.proto.session import Answer, Lost, Session
 from zsmtp.proto.transcript import exchange
+
+if TYPE_CHECKING:
+    from zsmtp.delivery.security import SecurityStage
+    from zsmtp.tls.facts import TLSFacts
+    from zsmtp.tls.policy import Requirement
 
 Effects = Generator[Any, Any, Any]  # of Effect, Query and OwnAddresses
 
@@ -56,12 +63,14 @@ class Link:
 class _Stopped:
     """A candidate that opened no session: the verdict if it was the only one, and what else is to be known.
 
-    ``dropped_hello`` tells that the connection was lost on EHLO: HELO may work.
+    ``dropped_hello`` tells that the connection was lost on EHLO: HELO may work; ``clear_may_work`` that TLS failed
+    where it was only wished for.
     """
 
     verdict: Verdict
     interrupted: bool = False
     dropped_hello: bool = False
+    clear_may_work: bool = False
 
 
 class Opener:
@@ -71,6 +80,11 @@ class Opener:
         self._settings = settings
         self._observe = observer
         self._names: dict[str | None, bytes] = {}
+        self._stage: SecurityStage | None = None
+        if settings.security is not None:
+            from zsmtp.delivery.security import SecurityStage  # what it imports costs only those who use it
+
+            self._stage = SecurityStage(settings.security, settings.timeouts.command, observer)
 
     def open(self, plan: Plan, skip: set[Endpoint]) -> Generator[Any, Any, Link | Verdict]:
         """Walk the candidates of ``plan`` that are not in ``skip``; a verdict if none of them opens a session."""
@@ -84,7 +98,7 @@ class Opener:
             if result.stream is None or result.endpoint is None:
                 break
             remaining.remove(result.endpoint)
-            opened = yield from self._hello_twice(result.stream, result.endpoint)
+            opened = yield from self._try_all_ways(result.stream, result.endpoint, plan)
             if isinstance(opened, Link):
                 return opened
             if opened.interrupted:
@@ -102,23 +116,48 @@ class Opener:
             self._observe(Connected(result.endpoint, result.stream.local))
         return result
 
-    def _hello_twice(self, stream: Stream, endpoint: Endpoint) -> Generator[Any, Any, Link | _Stopped]:
-        """Greet, and if the peer drops the connection on EHLO, greet with HELO on a second one."""
-        opened = yield from self._hello(stream, endpoint, self._settings.greeting)
-        if isinstance(opened, _Stopped) and opened.dropped_hello:
-            self._observe(Remark("connection lost on EHLO: trying HELO on a new one"))
+    def _try_all_ways(self, stream: Stream, endpoint: Endpoint, plan: Plan) -> Generator[Any, Any, Link | _Stopped]:
+        """Open a session, on a second connection if need be.
+
+        With HELO if the peer drops the connection on EHLO; in clear if TLS fails and was not required (RFC 7435).
+        """
+        required: Requirement | None = None
+        if self._stage is not None:
+            found = yield from self._stage.required(plan, endpoint)
+            if isinstance(found, Unfit):
+                yield Close(stream)
+                return _Stopped(found.verdict)
+            required = found
+        greeting = self._settings.greeting
+        opened = yield from self._hello(stream, endpoint, plan, greeting, required)
+        while isinstance(opened, _Stopped) and (opened.dropped_hello or opened.clear_may_work):
+            if opened.clear_may_work:
+                self._observe(Remark("TLS failed: trying in clear on a new connection"))
+                required = None
+            else:
+                self._observe(Remark("connection lost on EHLO: trying HELO on a new one"))
+                greeting = Greeting.HELO
             again: ConnectResult = yield Connect((endpoint,), self._settings.timeouts.connect)
             if again.interrupted:
                 return _Stopped(from_loss(Interrupted("told to stop while connecting"), "", None), interrupted=True)
-            if again.stream is not None:
-                self._observe(Connected(endpoint, again.stream.local))
-                opened = yield from self._hello(again.stream, endpoint, Greeting.HELO)
+            if again.stream is None:
+                return opened
+            self._observe(Connected(endpoint, again.stream.local))
+            opened = yield from self._hello(again.stream, endpoint, plan, greeting, required)
         return opened
 
-    def _hello(self, stream: Stream, endpoint: Endpoint, greeting: Greeting) -> Generator[Any, Any, Link | _Stopped]:
-        """Hear the greeting and say hello; closes the stream unless a link comes of it."""
+    def _hello(
+        self, stream: Stream, endpoint: Endpoint, plan: Plan, greeting: Greeting, required: Requirement | None
+    ) -> Generator[Any, Any, Link | _Stopped]:
+        """Hear the greeting, say hello, and make the session as secure as it must be; closes it otherwise."""
         session = Session(timeouts=self._settings.timeouts, lmtp=self._settings.lmtp, observer=self._observe)
         peer = Peer(endpoint, stream.local)
+        facts: TLSFacts | None = None
+        if self._stage is not None and self._stage.security.implicit and required is not None:
+            secured = yield from self._stage.handshake(stream, required, peer)
+            if not isinstance(secured, Secured):
+                return (yield from self._not_secure(stream, session, secured, peer))
+            stream, facts = secured.stream, secured.facts
         name = yield from self._name(stream)
         heard = yield Exchange(stream, session)
         if isinstance(heard, Lost):
@@ -128,6 +167,30 @@ class Opener:
             verdict = self._refused(heard, exchange(b"(connecting)", heard.reply), peer)
             return (yield from self._leave(stream, session, verdict))
         phase = _first_word(greeting, heard.reply)
+        offered = yield from self._say_hello(stream, session, peer, name, phase)
+        if not isinstance(offered, Capabilities):
+            return offered
+        if self._stage is not None and required is not None and facts is None:
+            secured = yield from self._stage.start_tls(stream, session, offered, required, peer)
+            if isinstance(secured, Secured):  # what was known before the handshake counts no more (RFC 3207 4.2)
+                stream, facts = secured.stream, secured.facts
+                offered = yield from self._say_hello(stream, session, peer, name, phase)
+                if not isinstance(offered, Capabilities):
+                    return offered
+            elif not isinstance(secured, InClear) or secured.broken:
+                return (yield from self._not_secure(stream, session, secured, peer))
+        if self._stage is not None:
+            unfit = yield from self._stage.log_in(stream, session, offered, plan, peer, facts)
+            if unfit is not None:
+                return (yield from self._not_secure(stream, session, unfit, peer))
+        usable = self._settings.usable(offered)
+        self._observe(Detail(f"used: {_names(usable)}"))
+        return Link(stream, session, peer, usable)
+
+    def _say_hello(
+        self, stream: Stream, session: Session, peer: Peer, name: bytes, phase: Phase
+    ) -> Generator[Any, Any, Capabilities | _Stopped]:
+        """Say hello; HELO is the way back for servers that do not know EHLO."""
         while True:
             wire = command.hello(phase.value.encode(), name)
             session.command(phase, wire)
@@ -141,23 +204,25 @@ class Opener:
                 verdict = self._refused(heard, exchange(wire[:-2], heard.reply), peer)
                 return (yield from self._leave(stream, session, verdict))
             phase = Phase.HELO
-        return (yield from self._link(stream, session, peer, phase, heard.reply))
-
-    def _link(
-        self, stream: Stream, session: Session, peer: Peer, phase: Phase, reply: Reply
-    ) -> Generator[Any, Any, Link | _Stopped]:
-        offered = Capabilities()
-        if phase is not Phase.HELO:
-            try:
-                offered = parse_ehlo(reply.lines)
-            except ReplyError as error:
-                yield Close(stream)
-                return _Stopped(from_loss(error, "", peer, level=Level.HOST))
+        if phase is Phase.HELO:
+            return Capabilities()
+        try:
+            offered = parse_ehlo(heard.reply.lines)
+        except ReplyError as error:
+            yield Close(stream)
+            return _Stopped(from_loss(error, "", peer, level=Level.HOST))
         for problem in offered.problems:
             self._observe(Remark(f"{phase.value}: {problem}"))
-        usable = self._settings.usable(offered)
-        self._observe(Detail(f"{phase.value} accepted; used: {_names(usable)}"))
-        return Link(stream, session, peer, usable)
+        return offered
+
+    def _not_secure(
+        self, stream: Stream, session: Session, outcome: InClear | Unfit, peer: Peer
+    ) -> Generator[Any, Any, _Stopped]:
+        """Give up a connection that is not, or no more, what it must be."""
+        yield Close(stream)
+        if isinstance(outcome, Unfit):
+            return _Stopped(outcome.verdict, interrupted=outcome.interrupted)
+        return _Stopped(from_security(outcome.reason, peer, final=False), clear_may_work=True)
 
     def _leave(self, stream: Stream, session: Session, verdict: Verdict) -> Generator[Any, Any, _Stopped]:
         """Say QUIT to a server that does not want to talk."""

@@ -165,7 +165,7 @@ def asks_for_another_transaction(reply: Reply, *, enhanced: bool, accepted: int)
 
 def from_refusal(refusal: Refusal, peer: Peer | None, *, level: Level = Level.RECIPIENT) -> Verdict:
     """The verdict of a check on this side."""
-    code = {"5.3.4": 552, "5.1.3": 501, "5.1.7": 501, "5.6.7": 553}.get(str(refusal.status), 550)
+    code = {"5.3.4": 552, "5.1.3": 501, "5.1.7": 501, "5.6.3": 554, "5.6.7": 553}.get(str(refusal.status), 550)
     diagnostic = _diagnostic("smtp", code, refusal.text.encode())
     return Verdict(Fate.FAILED, refusal.status, diagnostic, refusal.text, level=level, peer=peer)
 
@@ -232,6 +232,25 @@ def from_loss(error: ZsmtpError, dialogue: str, peer: Peer | None, *, level: Lev
         retry_after=HOST_REST if level is Level.HOST else 0,
         peer=peer,
     )
+
+
+def from_security(text: str, peer: Peer | None, *, final: bool) -> Verdict:
+    """The verdict when no session was as secure as it must be (RFC 3207, RFC 7672, RFC 8461)."""
+    fate = Fate.FAILED if final else Fate.DEFERRED
+    status = EnhancedStatus(5, 7, 3) if final else EnhancedStatus(4, 7, 5)
+    return _local(fate, status, text, "security required", peer)
+
+
+def from_login(text: str, peer: Peer | None) -> Verdict:
+    """The verdict when the login that was asked for did not come about (RFC 4954 6): the mail waits."""
+    return _local(Fate.DEFERRED, EnhancedStatus(4, 7, 8), text, "login", peer)
+
+
+def _local(fate: Fate, status: EnhancedStatus, text: str, comment: str, peer: Peer | None) -> Verdict:
+    words = printable(text.encode("utf-8", "replace"), 400)
+    diagnostic = _diagnostic("local", 550 if fate is Fate.FAILED else 450, words.encode())
+    rest = 0 if fate is Fate.FAILED else HOST_REST
+    return Verdict(fate, status, diagnostic, words, comment=comment, level=Level.HOST, retry_after=rest, peer=peer)
 
 
 def in_doubt(verdict: Verdict) -> Verdict:

@@ -20,6 +20,11 @@ class Ledger:
         """The recipients without a verdict, in order."""
         return list(self._open)
 
+    @property
+    def settled(self) -> bool:
+        """Whether everybody has a verdict."""
+        return not self._open
+
     def settle(self, recipient: int, verdict: Verdict) -> None:
         """Give ``recipient`` its verdict; raises :class:`~zsmtp.errors.LocalError` if it has one already."""
         if recipient not in self._open:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import Timeouts
+
+if TYPE_CHECKING:
+    from zsmtp.delivery.security import Security
 
 
 class Greeting(Enum):
@@ -23,7 +27,8 @@ class SessionSettings:
     """The choices for every session.
 
     ``helo_name`` is used as it is, if given; else ``host_name`` is the last resort before an address literal.
-    ``pipelining`` and ``eight_bit`` allow the use of PIPELINING and 8BITMIME where they are offered.
+    ``pipelining`` and ``eight_bit`` allow the use of PIPELINING and 8BITMIME where they are offered. ``security`` is
+    what is asked in the way of TLS and login; None for neither.
     """
 
     greeting: Greeting = Greeting.EHLO
@@ -32,6 +37,7 @@ class SessionSettings:
     pipelining: bool = True
     eight_bit: bool = True
     timeouts: Timeouts = field(default_factory=Timeouts)
+    security: Security | None = None
 
     @property
     def lmtp(self) -> bool:

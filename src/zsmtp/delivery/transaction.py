@@ -47,7 +47,7 @@ class TransactionBook:
         self._accepted: list[int] = []
         self._declined: set[int] = set()
         self._mail_taken = False
-        self._riding = riding
+        self.riding = riding
         self.any_reply = False
         self.taken = False
         self.put_off = False
@@ -55,10 +55,12 @@ class TransactionBook:
 
     def answered(self, answer: Answer) -> None:
         """Account for one reply."""
-        self.any_reply = True
         phase = answer.step.phase
-        if self._riding and answer.reply.code == 503:
-            self.out_of_step = True  # it speaks of the order of commands: no verdict is drawn from it
+        self.any_reply = self.any_reply or phase is not Phase.RSET
+        if self.riding and self._speaks_of_order(answer):
+            self.out_of_step = True  # no verdict is drawn from it
+            if phase is Phase.RCPT:
+                self._declined.add(answer.step.recipient)
         elif phase is Phase.MAIL:
             self._mail(answer)
         elif not self._mail_taken:
@@ -81,6 +83,16 @@ class TransactionBook:
     def loss_verdict(self, error: ZsmtpError, index: int | None = None) -> Verdict:
         """The verdict on recipients left undecided by ``error``."""
         return from_loss(error, self._dialogue(index), self._peer)
+
+    def _speaks_of_order(self, answer: Answer) -> bool:
+        """Whether a reply says that the command did not come in its place.
+
+        503 does, but behind recipients all refused it is what DATA and BDAT get in any case; RSET has no wrong place.
+        """
+        phase, code = answer.step.phase, answer.reply.code
+        if phase is Phase.RSET:
+            return answer.result is not Result.SUCCESS and code != 421
+        return code == 503 and (phase in (Phase.MAIL, Phase.RCPT) or bool(self._accepted))
 
     def _mail(self, answer: Answer) -> None:
         self._common.append(exchange(answer.step.shown, answer.reply))

@@ -1,4 +1,4 @@
-"""The blocking driver: carries out the effects of one generator at a time, with ``selectors`` and a clock.
+"""The blocking driver: carries out the effects of one generator at a time, with ``poll`` and a clock.
 
 It reads while it writes, so that a peer that stops reading until its replies are read cannot lock the session up; it
 waits in one place, on the connection and on a descriptor that becomes readable when this program is told to stop; and
@@ -9,30 +9,49 @@ the wait for a final reply: that is what prevents duplicates.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
-import selectors
 import socket
 import time
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.destination import OwnAddresses
 from zsmtp.dns.plan import Endpoint
 from zsmtp.dns.resolver import Resolver
-from zsmtp.errors import ConnectError, ConnectionLost, ContentError, Interrupted, LocalError
+from zsmtp.errors import (
+    ConfigError,
+    ConnectError,
+    ConnectionLost,
+    ContentError,
+    Interrupted,
+    LocalError,
+    TransportError,
+)
 from zsmtp.events import Connecting, Observer, ignore
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange
+from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, TLSResult
 from zsmtp.net.identity import LocalIdentity, bind_socket, own_addresses
 from zsmtp.net.race import Race
 from zsmtp.net.transport import SocketStream, begin_connect, finish_connect, new_socket
 from zsmtp.proto.session import Session, SessionEvent
 
+if TYPE_CHECKING:
+    from zsmtp.tls.chain import TrustAnchors
+
 QUERY_TIME = 15.0  # seconds for one lookup
 LOOKUPS_TIME = 60.0  # seconds for all lookups of one generator
 
+_READABLE = select.POLLIN
+_WRITABLE = select.POLLOUT
+_LONGEST_POLL = (1 << 31) - 1  # milliseconds
+
 T = TypeVar("T")
+
+
+def _nothing() -> None:
+    """What most users have to do before a wait."""
 
 
 class Stop:
@@ -58,6 +77,8 @@ class BlockingDriver:
 
     ``identity`` is the local address to connect from (None: the system's choice), ``reserved_port`` asks for a source
     port below 1024, ``send_buffer`` is SO_SNDBUF in octets.
+
+    :attr:`before_wait` is called whenever something is going to be waited for: the time to do what was put off.
     """
 
     def __init__(
@@ -80,10 +101,12 @@ class BlockingDriver:
         self._observe = observer
         self._clock = clock
         self._lookups_end = 0.0
-        self._selector = selectors.PollSelector()
-        self._selector.register(stop, selectors.EVENT_READ)
+        self.before_wait: Callable[[], None] = _nothing
+        self._poll = select.poll()
+        self._poll.register(stop, _READABLE)
         self._stop_heard = False
         self._watched: SocketStream | None = None
+        self._watched_fd = -1
         self._wanted = 0
 
     def run(self, work: Generator[Any, Any, T]) -> T:
@@ -99,16 +122,16 @@ class BlockingDriver:
 
     def _perform(self, effect: object) -> object:
         if isinstance(effect, Exchange):
-            assert isinstance(effect.stream, SocketStream)
-            return self._exchange(effect.stream, effect.session)
+            return self._exchange(cast(SocketStream, effect.stream), effect.session)
         if isinstance(effect, Query):
             return self._look_up(effect)
         if isinstance(effect, Connect):
             return self._connect(effect)
         if isinstance(effect, Close):
-            assert isinstance(effect.stream, SocketStream)
-            self._close(effect.stream)
+            self._close(cast(SocketStream, effect.stream))
             return None
+        if isinstance(effect, StartTLS):
+            return self._start_tls(effect)
         if isinstance(effect, OwnAddresses):
             return own_addresses()
         raise LocalError(f"not an effect this driver knows: {effect!r}")
@@ -123,6 +146,7 @@ class BlockingDriver:
             return Answer(query, Status.TIMEOUT, problem=f"lookups took more than {LOOKUPS_TIME:.0f} s in all")
         if self._resolver is None:
             self._resolver = self._make_resolver()
+        self.before_wait()
         return self._resolver.lookup(query, min(now + QUERY_TIME, self._lookups_end))
 
     # --------------------------------------------------------------- session
@@ -138,57 +162,75 @@ class BlockingDriver:
                 if not session.final_reply_due:
                     session.fail(Interrupted("told to stop"))
                     continue
+            now = self._clock()
             try:
-                out = session.data_to_send(self._clock())
+                out = session.data_to_send(now)
             except ContentError as error:
                 session.fail(error)
                 continue
             deadline = session.deadline()
             if not out and deadline is None:
                 return session.next_event()
-            ready = self._wait(stream, deadline, want_write=bool(out))
+            if deadline is not None and now >= deadline:  # also if octets come, but no reply of them
+                session.handle_timer(now)
+                continue
+            ready = self._wait(stream, None if deadline is None else deadline - now, want_write=bool(out))
             try:
                 self._move(stream, session, out, ready)
             except ConnectionLost as error:
                 session.fail(error)
 
-    def _wait(self, stream: SocketStream, deadline: float | None, *, want_write: bool) -> int:
-        """Wait on the stream; the ``selectors`` events it is ready for."""
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if want_write else 0)
+    def _wait(self, stream: SocketStream, patience: float | None, *, want_write: bool) -> int:
+        """Wait on the stream for so many seconds; the poll events it is ready for."""
+        if stream.pending:
+            return _READABLE
+        wanted = _READABLE | _WRITABLE if want_write or stream.wants_write else _READABLE
         if self._watched is not stream:
             self._forget_stream()
-            self._selector.register(stream, wanted)
-            self._watched, self._wanted = stream, wanted
+            self._watch(stream, wanted)
         elif self._wanted != wanted:
-            self._selector.modify(stream, wanted)
+            self._poll.modify(self._watched_fd, wanted)
             self._wanted = wanted
-        return next((events for key, events in self._select(deadline) if key.fileobj is stream), 0)
+        for fd, events in self._ready(patience):
+            if fd == self._watched_fd:
+                return events
+        return 0
 
     def _move(self, stream: SocketStream, session: Session, out: memoryview, ready: int) -> None:
         """Read before writing: what came before a command was written is no answer to it."""
-        if ready & selectors.EVENT_READ:
+        if ready & ~_WRITABLE:  # readable, or broken: reading will tell
             data = stream.receive()
             if data:
                 session.receive_data(data, self._clock())
             elif data is not None:
                 session.receive_eof(self._clock())
-        if ready & selectors.EVENT_WRITE and session.lost is None:
-            session.data_written(stream.send(out), self._clock())
-        session.handle_timer(self._clock())
+        if ready & ~_READABLE and session.lost is None:
+            if out:
+                session.data_written(stream.send(out), self._clock())
+            else:
+                stream.flush()
 
-    def _select(self, deadline: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for any registered descriptor, until ``deadline`` at the latest."""
-        timeout = None if deadline is None else max(deadline - self._clock(), 0.0)
-        events = self._selector.select(timeout)
+    def _ready(self, patience: float | None) -> list[tuple[int, int]]:
+        """Wait for any registered descriptor for so many seconds at most: pairs of descriptor and events."""
+        self.before_wait()
+        timeout = None if patience is None else min(math.ceil(max(patience, 0.0) * 1000), _LONGEST_POLL)
+        events = self._poll.poll(timeout)
         if self._stop.requested and not self._stop_heard:
             self._stop_heard = True
-            self._selector.unregister(self._stop)  # it stays readable; waits that go on must not spin on it
+            self._poll.unregister(self._stop)  # it stays readable; waits that go on must not spin on it
         return events
+
+    def _until(self, deadline: float | None) -> float | None:
+        return None if deadline is None else deadline - self._clock()
+
+    def _watch(self, stream: SocketStream, wanted: int) -> None:
+        self._watched, self._watched_fd, self._wanted = stream, stream.fileno(), wanted
+        self._poll.register(self._watched_fd, wanted)
 
     def _forget_stream(self) -> None:
         if self._watched is not None:
-            self._selector.unregister(self._watched)
-            self._watched = None
+            self._poll.unregister(self._watched_fd)
+            self._watched, self._watched_fd = None, -1
 
     def _close(self, stream: SocketStream) -> None:
         if self._watched is stream:
@@ -201,20 +243,47 @@ class BlockingDriver:
         The descriptor is only waited on: its mode is not changed.
         """
         self._forget_stream()
-        self._selector.register(fileno, selectors.EVENT_READ)
-        if isinstance(stream, SocketStream):
-            self._selector.register(stream, selectors.EVENT_READ)
-            self._watched, self._wanted = stream, selectors.EVENT_READ
+        self._poll.register(fileno, _READABLE)
+        if stream is not None:
+            self._watch(cast(SocketStream, stream), _READABLE)
         try:
             if self._stop.requested:
                 return False
-            return any(key.fd == fileno for key, _ in self._select(deadline))
+            return any(fd == fileno for fd, _ in self._ready(self._until(deadline)))
         finally:
-            self._selector.unregister(fileno)
+            self._poll.unregister(fileno)
 
     def is_readable(self, fileno: int) -> bool:
         """Whether ``fileno`` can be read without waiting."""
         return bool(select.select([fileno], [], [], 0)[0])
+
+    # ------------------------------------------------------------------- TLS
+
+    def _start_tls(self, effect: StartTLS) -> TLSResult:
+        """The handshake; on failure the stream below is closed."""
+        from zsmtp.net.tlslayer import Step, TLSLayer, handshake
+        from zsmtp.tls.context import client_context, trust_anchors
+
+        stream = cast(SocketStream, effect.stream)
+        deadline = self._clock() + effect.timeout
+
+        def anchors() -> TrustAnchors:
+            return trust_anchors(effect.ca_file, effect.ca_path)
+
+        def wait(step: Step) -> bool:
+            if not self._stop.requested:
+                self._wait(stream, self._until(deadline), want_write=step is Step.WANT_WRITE)
+            return not self._stop.requested and self._clock() < deadline
+
+        try:
+            layer = TLSLayer(stream, client_context(effect.options), server_name=effect.server_name)
+            handshake(layer, wait)
+            facts = layer.facts()
+        except (TransportError, ConfigError) as error:
+            self._close(stream)
+            return TLSResult(None, None, time.time(), anchors, str(error), interrupted=self._stop.requested)
+        self._forget_stream()
+        return TLSResult(layer, facts, time.time(), anchors)
 
     # ------------------------------------------------------------ connecting
 
@@ -255,9 +324,9 @@ class BlockingDriver:
                 self._failed(race, failures, endpoint, error)
                 continue
             running[endpoint] = sock
-            self._selector.register(sock, selectors.EVENT_WRITE)
+            self._poll.register(sock, _WRITABLE)
             if connected:
-                self._selector.unregister(sock)
+                self._poll.unregister(sock)
                 return endpoint
         return None
 
@@ -268,7 +337,7 @@ class BlockingDriver:
         if race.over:
             return None
         self._forget_stream()
-        ready = {key.fd for key, _ in self._select(race.deadline())}
+        ready = {fd for fd, _ in self._ready(self._until(race.deadline()))}
         for endpoint, sock in list(running.items()):
             if sock.fileno() not in ready:
                 continue
@@ -278,7 +347,7 @@ class BlockingDriver:
                 self._abandon(running.pop(endpoint))
                 self._failed(race, failures, endpoint, error)
                 continue
-            self._selector.unregister(sock)
+            self._poll.unregister(sock)
             return endpoint
         for endpoint in race.expired(self._clock()):
             self._abandon(running.pop(endpoint))
@@ -303,5 +372,5 @@ class BlockingDriver:
         return tuple(str(record) for answer in answers for record in answer.records)
 
     def _abandon(self, sock: socket.socket) -> None:
-        self._selector.unregister(sock)
+        self._poll.unregister(sock)
         sock.close()

@@ -8,11 +8,17 @@ session events are the answers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from zsmtp.dns.plan import Endpoint
 from zsmtp.proto.session import Session
+
+if TYPE_CHECKING:
+    from zsmtp.tls.chain import TrustAnchors
+    from zsmtp.tls.context import ContextOptions
+    from zsmtp.tls.facts import TLSFacts
 
 
 class Stream(Protocol):
@@ -62,4 +68,35 @@ class Close:
     stream: Stream
 
 
-Effect = Connect | Exchange | Close
+@dataclass(frozen=True, slots=True)
+class StartTLS:
+    """Do a TLS handshake on ``stream`` within ``timeout`` seconds; the answer is a :class:`TLSResult`.
+
+    ``server_name`` is asked for in the handshake. ``ca_file`` and ``ca_path`` name the trust anchors for the judgement.
+    """
+
+    stream: Stream
+    options: ContextOptions
+    server_name: str
+    timeout: float
+    ca_file: str = ""
+    ca_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TLSResult:
+    """The stream over the TLS connection with the facts of its handshake, or both None and ``error`` in words.
+
+    ``now`` (seconds since 1970) and ``anchors`` are what a judgement on the facts needs. Without a new stream the old
+    one is of no use any more.
+    """
+
+    stream: Stream | None
+    facts: TLSFacts | None
+    now: float
+    anchors: Callable[[], TrustAnchors]
+    error: str = ""
+    interrupted: bool = False
+
+
+Effect = Connect | Exchange | Close | StartTLS

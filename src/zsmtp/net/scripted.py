@@ -30,7 +30,7 @@ from zsmtp.dns.plan import Endpoint
 from zsmtp.dns.resolver import Resolver
 from zsmtp.dns.static import StaticResolver
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted, LocalError
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange
+from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, TLSResult
 from zsmtp.net.race import Race
 from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection
 from zsmtp.proto.session import Session, SessionEvent
@@ -38,6 +38,10 @@ from zsmtp.proto.session import Session, SessionEvent
 QUERY_TIME = 15.0  # seconds for one lookup
 
 T = TypeVar("T")
+
+
+def _no_anchors() -> Any:
+    raise LocalError("the scripted network has no TLS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,8 @@ class ScriptedNetwork:
             assert isinstance(effect.stream, ScriptedConnection)
             effect.stream.closed_at = self.now
             return None
+        if isinstance(effect, StartTLS):
+            return TLSResult(None, None, 0.0, _no_anchors, "the scripted network has no TLS")
         if isinstance(effect, OwnAddresses):
             return self._own_addresses
         raise LocalError(f"not an effect this driver knows: {effect!r}")

@@ -50,6 +50,19 @@ class SocketStream:
         except OSError as error:
             raise ConnectionLost(f"connection lost: {os.strerror(error.errno or 0)}") from error
 
+    @property
+    def pending(self) -> bool:
+        """Whether something can be received although the descriptor is not readable; never here."""
+        return False
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether octets wait here for the descriptor to become writable; never here."""
+        return False
+
+    def flush(self) -> None:
+        """Hand on what waits here; nothing does."""
+
     def close(self) -> None:
         """Close; what was not sent yet is given up."""
         with contextlib.suppress(OSError):

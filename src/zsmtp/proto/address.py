@@ -13,6 +13,7 @@ Non-ASCII addresses (RFC 6531) need SMTPUTF8 from the server; without it a domai
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 MAX_PATH = 256  # octets with the angle brackets (RFC 5321 4.5.3.1.3)
 MAX_DOMAIN = 255  # octets (RFC 5321 4.5.3.1.2)
@@ -28,6 +29,7 @@ _XTEXT_UNSAFE = re.compile(rb"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
 _XTEXT = re.compile(rb"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 
 
+@lru_cache(128)  # asked several times on a message's way, and many messages have the same sender
 def path_problem(address: bytes) -> str | None:
     """Why ``address`` (the octets between the angle brackets) cannot be sent as a path, or None if it can."""
     if not _PATH.fullmatch(address):

@@ -24,6 +24,8 @@ class Phase(Enum):
     CONTENT = "end of data"  # the final dot; LMTP: one reply for each accepted recipient
     BDAT = "BDAT"  # a chunk that is not the last one
     LAST = "BDAT LAST"  # the last chunk; LMTP: one reply for each accepted recipient
+    STARTTLS = "STARTTLS"
+    AUTH = "AUTH"  # the command, and each further line of the login
     RSET = "RSET"
     NOOP = "NOOP"
     QUIT = "QUIT"
@@ -83,6 +85,8 @@ RULES: dict[Phase, Rule] = {
     Phase.CONTENT: Rule(None, Wait.FINAL, "sending end of data"),
     Phase.BDAT: Rule(None, Wait.FINAL, "sending a chunk"),
     Phase.LAST: Rule(None, Wait.FINAL, "sending the last chunk"),
+    Phase.STARTTLS: Rule(frozenset({220}), Wait.COMMAND, "sending STARTTLS"),
+    Phase.AUTH: Rule(frozenset({235, 334}), Wait.COMMAND, "logging in"),
     Phase.RSET: Rule(None, Wait.SHORT, "sending RSET"),
     Phase.NOOP: Rule(None, Wait.SHORT, "sending NOOP"),
     Phase.QUIT: Rule(None, Wait.QUIT, "sending QUIT"),

@@ -56,34 +56,41 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class ContentForm:
-    """What the commands must know of the content: exact octets (RFC 1870), 8-bit octets or not, and how to get it.
+    """What the commands must know of the content: exact octets (RFC 1870), what BODY= says of it, how to get it.
 
+    ``body`` is b"8BITMIME" or b"BINARYMIME" where the content needs it (RFC 6152, RFC 3030), else None; ``smtputf8``
+    tells that its headers need SMTPUTF8 (RFC 6531).
     ``data`` yields it for DATA: dot-stuffed, ending with the final dot. ``chunk`` yields it for BDAT: exactly ``size``
     octets. Either may be called again for another transaction.
     """
 
     size: int
     header_size: int
-    eight_bit: bool
+    body: bytes | None
     data: Callable[[], Iterator[bytes]]
     chunk: Callable[[], Iterator[bytes]]
+    smtputf8: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """One command on its way: its phase, octets, and for RCPT which recipient of the transaction it names.
 
-    ``gated`` steps wait until everything sent before is answered.
+    ``gated`` steps wait until everything sent before is answered. ``masked`` stands for the line where it is shown,
+    if the line itself holds a secret.
     """
 
     phase: Phase
     wire: bytes
     gated: bool = True
     recipient: int = -1
+    masked: bytes | None = None
 
     @property
     def shown(self) -> bytes:
         """The command line for logs and reports."""
+        if self.masked is not None:
+            return self.masked
         return self.wire[:-2] if self.wire else b"."
 
 
@@ -182,7 +189,7 @@ def plan_transaction(
     :class:`~zsmtp.errors.CommandError` otherwise.
     """
     internationalised = not envelope.sender.isascii() or any(not r.address.isascii() for r in envelope.recipients)
-    smtputf8 = internationalised and capabilities.smtputf8
+    smtputf8 = (internationalised or content.smtputf8) and capabilities.smtputf8
     gated = not capabilities.pipelining
     steps = [Step(Phase.MAIL, _mail(envelope, content, capabilities, smtputf8=smtputf8), gated=flow is Flow.STEPWISE)]
     for index, recipient in enumerate(envelope.recipients):
@@ -200,12 +207,16 @@ def _mail(envelope: Envelope, content: ContentForm, capabilities: Capabilities, 
     return command.mail(
         _address(envelope.sender, smtputf8=smtputf8),
         size=content.size if capabilities.size is not None else None,
-        body=b"8BITMIME" if content.eight_bit and capabilities.eight_bit_mime else None,
+        body=content.body if _body_is_known(content.body, capabilities) else None,
         ret=envelope.ret if capabilities.dsn else None,
         envid=envelope.envid if capabilities.dsn else None,
         by=_deliver_by(envelope, capabilities),
         smtputf8=smtputf8,
     )
+
+
+def _body_is_known(body: bytes | None, capabilities: Capabilities) -> bool:
+    return capabilities.binary_mime if body == b"BINARYMIME" else capabilities.eight_bit_mime
 
 
 def _rcpt(recipient: Recipient, capabilities: Capabilities, *, smtputf8: bool) -> bytes:

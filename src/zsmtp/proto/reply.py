@@ -34,6 +34,9 @@ class Reply:
     @property
     def raw_lines(self) -> tuple[bytes, ...]:
         """The lines as they came, code and separator included, without line ends."""
+        if len(self.lines) == 1:
+            text = self.lines[0]
+            return (b"%d %b" % (self.code, text) if text else b"%d" % self.code,)
         code, last = b"%d" % self.code, len(self.lines) - 1
         return tuple(code + (b"-" if i < last else b" " if text else b"") + text for i, text in enumerate(self.lines))
 
@@ -43,6 +46,8 @@ class Reply:
 
 def printable(octets: bytes, limit: int = 500) -> str:
     """:func:`~zsmtp.escape.escape`, at most ``limit`` characters, the rest replaced by ``...``."""
+    if len(octets) <= limit and octets.isascii() and (plain := octets.decode("ascii")).isprintable():
+        return plain
     text = escape(octets[: limit * 4])
     return text if len(text) <= limit else text[: limit - 3] + "..."
 

@@ -22,16 +22,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from zsmtp.errors import ConnectionLost, ContentError, ReplyError, ServiceClosing, WaitTimeout, ZsmtpError
 from zsmtp.events import ContentProgress, ContentSent, LineReceived, LineSent, Observer, Remark, ignore
 from zsmtp.proto import command
 from zsmtp.proto.phase import FINAL_PHASES, RULES, Phase, Result, Timeouts, judge
 from zsmtp.proto.plan import Step, Transaction
+from zsmtp.proto.progress import Progress, Sent, note
 from zsmtp.proto.reply import Reply, ReplyParser
 
 _UNKNOWN = 1 << 62  # the end of a step whose last octet is not given out yet
+
+_RSET = Step(Phase.RSET, command.RSET, gated=False)
 
 WRITE_UNIT = 64 * 1024  # octets that must be taken within Timeouts.write
 
@@ -75,39 +78,6 @@ class Lost:
 SessionEvent = Answer | Finished | Lost
 
 
-@dataclass(slots=True, eq=False)
-class _Progress:
-    """Where a transaction stands."""
-
-    transaction: Transaction
-    unanswered: int  # steps not yet answered nor dropped
-    rcpt_unanswered: int
-    started: float = 0.0
-    content_started: float = 0.0
-    content_position: int = 0
-    mail: Result | None = None
-    accepted: list[int] = field(default_factory=list)
-    go_ahead: bool = False
-    completed: bool = False
-    contradicted: bool = False
-
-    @property
-    def may_deliver(self) -> bool:
-        """Whether somebody is accepted, or may be once the answers are in: a lone dot carries no message."""
-        undecided = self.mail is None or (self.mail is Result.SUCCESS and self.rcpt_unanswered > 0)
-        return bool(self.accepted) or undecided or self.contradicted
-
-
-@dataclass(slots=True, eq=False)
-class _Sent:
-    """A step whose octets were given out; ``end`` is the position of its last octet in the stream."""
-
-    step: Step
-    end: int
-    progress: _Progress | None
-    replies: int = 1
-
-
 class Session:
     """The protocol engine of one connection. ``lmtp`` makes it speak RFC 2033: one final reply per recipient."""
 
@@ -118,13 +88,12 @@ class Session:
         self._quiet = observer is ignore
         self._parser = ReplyParser()
         self._events: deque[SessionEvent] = deque()
-        self._unsent: deque[tuple[Step, _Progress | None]] = deque()
-        self._awaited: deque[_Sent] = deque()
+        self._unsent: deque[tuple[Step, Progress | None]] = deque()
+        self._awaited: deque[Sent] = deque()
         self._content: Iterator[bytes] | None = None  # what is left of the content being given out
         self._ahead = b""  # its next block
-        self._leaving: deque[_Sent] = deque()  # steps with content that is not yet written to its end
-        self._open_transaction = False  # the server still has one, which came to no end
-        self._reset_sent = False  # and nothing since
+        self._leaving: deque[Sent] = deque()  # steps with content that is not yet written to its end
+        self._before: Progress | None = None  # the last transaction begun, which may still be open at the server
         self._out = memoryview(b"")
         self._produced = 0  # octets given out, written or not
         self._written = 0
@@ -133,17 +102,24 @@ class Session:
         self._reply_since: float | None = None  # set when the session is first looked at
         self._error: ZsmtpError | None = None
         self._stopped = False
-        self._awaited.append(_Sent(Step(Phase.GREETING, b""), 0, None))
+        self._awaited.append(Sent(Step(Phase.GREETING, b""), 0, None))
 
     # ------------------------------------------------------------------ work
 
-    def command(self, phase: Phase, wire: bytes) -> None:
-        """Ask for one command outside a transaction; it waits until everything before it is answered."""
-        self._unsent.append((Step(phase, wire), None))
+    def command(self, phase: Phase, wire: bytes, *, shown: bytes | None = None) -> None:
+        """Ask for one command outside a transaction; it waits until everything before it is answered.
+
+        ``shown`` stands for it in logs, if it holds a secret.
+        """
+        self._unsent.append((Step(phase, wire, masked=shown), None))
+
+    def clean(self) -> bool:
+        """Whether nothing has come that no reply accounts for, and nothing is due: as it must be before a handshake."""
+        return self._error is None and not self._parser.pending and not self._awaited and not self._events
 
     def transact(self, transaction: Transaction) -> None:
         """Ask for a transaction; its steps tell what each of them waits for (``zsmtp.proto.plan``)."""
-        progress = _Progress(transaction, len(transaction.steps), len(transaction.recipients))
+        progress = Progress(transaction, len(transaction.steps), len(transaction.recipients))
         self._unsent.extend((step, progress) for step in transaction.steps)
 
     def stop(self) -> None:
@@ -252,39 +228,29 @@ class Session:
         transaction = progress.transaction if progress is not None else None
         self._events.append(Answer(sent.step, reply, result, transaction, recipient))
         sent.replies -= 1
-        if sent.step.phase is Phase.RSET:
-            self._open_transaction = False
-            if result is not Result.SUCCESS:
-                self.fail(ConnectionLost(f"RSET was refused: {reply}"))
-                return
+        if sent.step.phase is Phase.RSET and result is not Result.SUCCESS and reply.code != 421:
+            self.fail(ConnectionLost(f"RSET was refused: {reply}"))
+            return
         self._reply_since = now
         if sent.replies == 0:
             self._awaited.popleft()
         if reply.code == 421:  # the command is answered, the transaction is not finished but lost
+            if progress is not None:
+                note(progress, sent.step, result)
             self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
         elif sent.replies == 0 and progress is not None:
             self._advance(progress, sent.step, result)
 
-    def _advance(self, progress: _Progress, step: Step, result: Result) -> None:
+    def _advance(self, progress: Progress, step: Step, result: Result) -> None:
         """Account for an answered step of a transaction, and drop the steps it made pointless."""
         progress.unanswered -= 1
-        good = result is Result.SUCCESS
-        if step.phase is Phase.MAIL:
-            progress.mail = result
-        elif step.phase is Phase.RCPT:
-            progress.rcpt_unanswered -= 1
-            if good and progress.mail is Result.SUCCESS:
-                progress.accepted.append(step.recipient)
-        elif step.phase is Phase.DATA:
-            progress.go_ahead = good
-        else:
-            progress.completed = good or bool(progress.accepted) or step.phase is Phase.CONTENT
-        self._drop_pointless(progress)
+        note(progress, step, result)
+        if self._unsent:
+            self._drop_pointless(progress)
         if progress.unanswered == 0:
-            self._open_transaction = not progress.completed
             self._events.append(Finished(progress.transaction, progress.completed))
 
-    def _drop_pointless(self, progress: _Progress) -> None:
+    def _drop_pointless(self, progress: Progress) -> None:
         """Take the unsent steps of a transaction out of the queue once they can no longer lead to a delivery."""
         while self._unsent and self._unsent[0][1] is progress:
             phase = self._unsent[0][0].phase
@@ -339,7 +305,7 @@ class Session:
         while self._leaving and self._report_content(self._leaving[0], now):
             self._leaving.popleft()
 
-    def _report_content(self, sent: _Sent, now: float) -> bool:
+    def _report_content(self, sent: Sent, now: float) -> bool:
         """Tell how far a message's content is on its way; whether it is written to its end."""
         progress = sent.progress
         assert progress is not None
@@ -371,14 +337,17 @@ class Session:
             position += len(part)
         return b"".join(parts)
 
-    def _next_step(self) -> tuple[Step, _Progress | None]:
+    def _next_step(self) -> tuple[Step, Progress | None]:
         """Take the next step from the queue, or the one that has to come before it or instead of it."""
         step, progress = self._unsent[0]
-        if step.phase is Phase.MAIL and self._may_be_open():
-            self._open_transaction, self._reset_sent = False, True
-            return Step(Phase.RSET, command.RSET), None  # RFC 5321 4.1.1.5
-        if step.phase is Phase.MAIL:
-            self._reset_sent = False
+        if step.phase is Phase.MAIL and progress is not None:
+            before, self._before = self._before, None
+            if before is not None and not (before.concluded or before.completed):
+                progress.unanswered += 1
+                return _RSET, progress  # RFC 5321 4.1.1.5
+            self._before = progress
+        elif step.phase is Phase.RSET:
+            self._before = None
         self._unsent.popleft()
         if step.phase is Phase.CONTENT and progress is not None and not progress.accepted:
             if self._lmtp:
@@ -386,20 +355,9 @@ class Session:
             return Step(Phase.CONTENT, command.LONE_DOT), progress  # RFC 2920 3.1
         return step, progress
 
-    def _may_be_open(self) -> bool:
-        """Whether the server may still have a transaction open when the next MAIL reaches it.
-
-        It has one if the last came to no end. It may have one if content was sent blindly and nobody turns out to be
-        accepted: some servers keep the sender then, and would take the next message in his name (RFC 3030 3).
-        """
-        if self._reset_sent:
-            return False
-        blind = any(sent.step.phase is Phase.LAST and not sent.step.gated for sent in self._awaited)
-        return self._open_transaction or blind
-
-    def _give_out(self, step: Step, progress: _Progress | None, position: int, now: float) -> bytes:
+    def _give_out(self, step: Step, progress: Progress | None, position: int, now: float) -> bytes:
         """Account for a step whose octets leave now at ``position``; its octets, without content."""
-        sent = _Sent(step, position + len(step.wire), progress)
+        sent = Sent(step, position + len(step.wire), progress)
         self._awaited.append(sent)
         if not self._quiet and step.wire:
             self._observe(LineSent(step.shown))
@@ -407,6 +365,10 @@ class Session:
             return step.wire
         if step.phase is Phase.MAIL:
             progress.started = now
+        if step.phase in FINAL_PHASES:
+            # Behind BDAT LAST a server may keep a transaction open whose recipients it all refused (RFC 3030 2); it
+            # would take the next message in the name of the last sender then. So somebody must be known to be accepted.
+            progress.concluded = step.phase is Phase.CONTENT or bool(progress.accepted)
         if step.phase in FINAL_PHASES and step.wire != command.LONE_DOT:
             form = progress.transaction.content
             progress.content_started, progress.content_position = now, sent.end

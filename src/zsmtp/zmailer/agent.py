@@ -19,10 +19,8 @@ from zsmtp.zmailer.options import Options, help_text, parse, usage
 
 EX_OK = 0
 EX_USAGE = 64
-EX_NOINPUT = 66
 EX_SOFTWARE = 70
 EX_IOERR = 74
-EX_CONFIG = 78
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.show_help:
         return _show(help_text())
     try:
-        return _check_security(options) or _serve(options)
+        return _serve(options)
     except KeyboardInterrupt:
         return EX_OK
     except Exception:
@@ -68,35 +66,6 @@ def _leave_on_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda _number, _frame: os._exit(EX_OK))
-
-
-def _check_security(options: Options) -> int:
-    """What protects mail must work or be refused: an exit status, 0 to go on.
-
-    This release reads both files but has neither STARTTLS nor AUTH: where one of them is demanded it does not run.
-    """
-    try:
-        if options.auth_file is not None:
-            from zsmtp.zmailer.authfile import AuthFile
-
-            AuthFile.load(options.auth_file)
-            raise ConfigError(f"{options.auth_file}: this release has no SMTP AUTH; nothing is sent without logging in")
-        if options.tls_conf is not None:
-            from zsmtp.zmailer import tlsconf
-
-            config = tlsconf.load(options.tls_conf)
-            for remark in config.remarks:
-                complain(remark)
-            if config.demanding:
-                raise ConfigError(f"{options.tls_conf} demands TLS, which this release does not have: nothing is sent")
-            complain(f"{options.tls_conf}: this release has no STARTTLS; mail goes in clear")
-    except ConfigError as error:
-        complain(str(error))
-        return EX_CONFIG
-    except OSError as error:
-        complain(f"{error.filename}: {error.strerror}")
-        return EX_NOINPUT
-    return EX_OK
 
 
 def complain(text: str) -> None:

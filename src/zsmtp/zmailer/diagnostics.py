@@ -162,6 +162,9 @@ def report_message(text: str) -> bytes:
     A dialogue ends with what matters, a line begins with it: so whole lines are dropped from the front, and one that
     is too long by itself loses its end.
     """
+    plain = text.replace("\r", "")
+    if plain.isascii() and plain.isprintable() and len(text) <= MESSAGE_LIMIT:
+        return text.encode("ascii")
     lines = [_clean(line) for line in text.replace("\r\n", "\r").replace("\n", "\r").split("\r")]
     if sum(len(line) + 1 for line in lines) - 1 <= MESSAGE_LIMIT:
         return b"\r".join(lines)
@@ -175,7 +178,8 @@ def report_message(text: str) -> bytes:
 
 def report_line(id: bytes, offset: int, notary: bytes, word: str, message: bytes) -> bytes:
     """One line for the scheduler. ``notary`` and ``message`` are as the functions above make them."""
-    return b"%b/%d\t%b\t%b\n" % (_field(id), offset, notary, f"{word} ".encode("ascii") + message)
+    name = id if id.isdigit() and len(id) <= _FIELD_LIMIT else _field(id)
+    return b"%b/%d\t%b\t%b %b\n" % (name, offset, notary, word.encode("ascii"), message)
 
 
 def diagnostic_record(recipient: Recipient, header_offset: int, epoch: int, notary: bytes, message: bytes) -> bytes:
@@ -209,18 +213,36 @@ class Reporter:
     ``write`` takes whole lines and has them on their way when it returns (flushed), or raises OSError. When it did,
     standard output counts as closed: ``stdout_closed`` is true, later reports are skipped, and what a report would
     have told, and would be lost otherwise, goes into the control file as a ``d`` record. ``pid`` is that of this
-    process; ``extended`` stands for ``-O ta-diagnostics``.
+    process; ``extended`` stands for ``-O ta-diagnostics``. With ``logged`` a :class:`Report` has all its fields; else
+    those are left empty that only logs would show.
+
+    With ``gather`` what nobody is harmed by when it comes late, ``#hungry`` and successes already marked, is held
+    until the next line of another kind or until :meth:`flush`, which is to be called before every wait: so one write
+    tells of all messages whose replies came together.
     """
 
-    def __init__(self, write: Callable[[bytes], object], *, pid: int, extended: bool) -> None:
+    def __init__(
+        self, write: Callable[[bytes], object], *, pid: int, extended: bool, gather: bool = False, logged: bool = True
+    ) -> None:
         self.stdout_closed = False
+        self.logged = logged
+        self._gather = gather
+        self._held: list[bytes] = []
         self._write = write
         self._pid = pid
         self._extended = extended
 
     def hungry(self) -> None:
         """Ask for the next job line."""
-        self._send(b"#hungry\n")
+        if self._gather:
+            self._held.append(b"#hungry\n")
+        else:
+            self._send(b"#hungry\n")
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._held:
+            self._send(b"")
 
     def resync(self, path: bytes) -> None:
         """Have the scheduler forget the control file ``path`` (as its job line wrote it) and look at it again."""
@@ -241,13 +263,14 @@ class Reporter:
         report from going out; the trouble is told as a comment.
         """
         wanted = action(verdict, success_requested=success_requested(recipient), lmtp=lmtp)
-        full = notary_fields(recipient.user, verdict, pid=self._pid, action=wanted)
+        show = self.logged or wanted != "-"
+        full = notary_fields(recipient.user, verdict, pid=self._pid, action=wanted) if show else b""
         told = Report(
             id=open_control.control.id,
             recipient=recipient,
             word=status_word(verdict, extended=self._extended, action=wanted, lmtp=lmtp),
             notary=full,
-            remote=remote_mta(verdict.peer),
+            remote=remote_mta(verdict.peer) if self.logged else "",
             message=report_message(verdict.text),
             peer=verdict.peer,
         )
@@ -268,7 +291,9 @@ class Reporter:
         notary = b"" if wanted == "-" else told.notary
         if verdict.fate is Fate.DELIVERED:
             self._mark(open_control, told, verdict)
-            if not self._report(told, notary) and wanted in _RECORDED:
+            if self._gather and not notary:
+                self._held.append(_line_of(told, notary))
+            elif not self._report(told, notary) and wanted in _RECORDED:
                 self._record(open_control, told, epoch)
             return
         heard = self._report(told, notary)
@@ -300,10 +325,13 @@ class Reporter:
         return True
 
     def _report(self, told: Report, notary: bytes) -> bool:
-        return self._send(report_line(told.id, told.recipient.offset, notary, told.word, told.message))
+        return self._send(_line_of(told, notary))
 
     def _send(self, line: bytes) -> bool:
         """Whether ``line`` is on its way."""
+        if self._held:
+            line = b"".join((*self._held, line))
+            self._held.clear()
         if self.stdout_closed:
             return False
         try:
@@ -312,6 +340,10 @@ class Reporter:
             self.stdout_closed = True
             return False
         return True
+
+
+def _line_of(told: Report, notary: bytes) -> bytes:
+    return report_line(told.id, told.recipient.offset, notary, told.word, told.message)
 
 
 # Actions that a delivery status notification is made of; for "delayed" the scheduler decides when it is time.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery
@@ -19,6 +19,9 @@ from zsmtp.net.blocking import BlockingDriver
 from zsmtp.zmailer import environment
 from zsmtp.zmailer.options import Options
 
+if TYPE_CHECKING:
+    from zsmtp.delivery.security import Security
+
 MAX_RESTING = 1000  # destinations remembered as failing
 MAX_OTHER_HOSTS = 100  # destinations looked up for one job under -e
 
@@ -28,10 +31,12 @@ T = TypeVar("T")
 class Dispatcher:
     """Brings deliveries to the destination chosen last, over ``driver``."""
 
-    def __init__(self, options: Options, driver: BlockingDriver, observer: Observer) -> None:
+    def __init__(
+        self, options: Options, driver: BlockingDriver, observer: Observer, security: Security | None = None
+    ) -> None:
         self._options = options
         self._driver = driver
-        self._courier = Courier(environment.session_settings(options), observer)
+        self._courier = Courier(environment.session_settings(options, security), observer)
         self._route: Route | None = None
         self._resting: dict[str, tuple[float, Verdict]] = {}
         self._last_use = 0.0

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zsmtp.body.target import NonMime8Bit, Signed8Bit, Target
 from zsmtp.delivery.settings import Greeting, SessionSettings
@@ -20,13 +20,28 @@ from zsmtp.proto.phase import Timeouts
 from zsmtp.zmailer.options import Options
 from zsmtp.zmailer.zenv import Zenv
 
+if TYPE_CHECKING:
+    from zsmtp.delivery.security import Security
+
 HOSTS_FILE = "/etc/hosts"
 MAX_HOSTS_FILE = 1 << 20  # characters
 
 C = TypeVar("C", bound=Enum)
 
 
-def session_settings(options: Options) -> SessionSettings:
+def security(options: Options, zenv: Zenv, complain: Callable[[str], None]) -> Security | None:
+    """What ``-S``, ``-A`` and ZENV ask in the way of TLS and login; None if nothing.
+
+    Raises OSError or :class:`~zsmtp.errors.ConfigError` for files that cannot be used.
+    """
+    if options.tls_conf is None and options.auth_file is None:
+        return None
+    from zsmtp.zmailer.security import read_security
+
+    return read_security(options, zenv, complain)
+
+
+def session_settings(options: Options, security: Security | None = None) -> SessionSettings:
     """How sessions are led."""
     if options.lmtp:
         greeting = Greeting.LHLO
@@ -51,6 +66,7 @@ def session_settings(options: Options) -> SessionSettings:
             short=min(30.0, options.command_timeout),
             quit=min(10.0, options.command_timeout),
         ),
+        security=security,
     )
 
 

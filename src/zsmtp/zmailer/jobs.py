@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from zsmtp.body.source import Source
@@ -177,18 +178,20 @@ class Job:
         lmtp = self._all.options.lmtp
         assert self.opened is not None
         report = self._all.reporter.settle(self.opened, recipient, verdict, epoch=int(now), lmtp=lmtp)
-        if self._message is None:
-            attempt = Attempt(
-                self.control.id.decode("ascii"), now - self._started, now - self._started, Conversion.UNKNOWN
-            )
-        else:
-            done = self._conversions.get(recipient.offset, Conversion.NONE)
-            conversion = done if verdict.at_final_dot else Conversion.UNKNOWN
-            age = now - self._message.mtime_ns / 1e9
-            attempt = Attempt(self._spool_id(), age, now - self._started, conversion)
-        self._all.told(report, attempt)
+        if self._all.reporter.logged:
+            self._all.told(report, self._attempt(recipient, verdict, now))
         if not self._unsettled:
             self._settled()
+
+    def _attempt(self, recipient: Recipient, verdict: Verdict, now: float) -> Attempt:
+        """What syslog is told of the attempt besides the report."""
+        if self._message is None:
+            name = self.control.id.decode("ascii")
+            return Attempt(name, now - self._started, now - self._started, Conversion.UNKNOWN)
+        done = self._conversions.get(recipient.offset, Conversion.NONE)
+        conversion = done if verdict.at_final_dot else Conversion.UNKNOWN
+        age = now - self._message.mtime_ns / 1e9
+        return Attempt(self._spool_id(), age, now - self._started, conversion)
 
     def _spool_id(self) -> str:
         assert self._message is not None
@@ -229,7 +232,7 @@ class Job:
         def content_for(capabilities: Capabilities) -> ContentForm | Refusal:
             if not kept:
                 kept.append(self._prepare(group))
-            content = kept[0].content(self._target(capabilities, internationalised=internationalised))
+            content = kept[0].content(_target(self._all.target, capabilities, internationalised=internationalised))
             if isinstance(content, ContentRefusal):
                 return Refusal(EnhancedStatus.parse(content.status), content.text)
             for text in content.remarks:
@@ -246,15 +249,6 @@ class Job:
 
         return content_for
 
-    def _target(self, capabilities: Capabilities, *, internationalised: bool) -> Target:
-        return replace(
-            self._all.target,
-            eight_bit_mime=capabilities.eight_bit_mime,
-            binary_mime=capabilities.binary_mime and capabilities.chunking,
-            smtputf8=capabilities.smtputf8,
-            internationalised=internationalised,
-        )
-
     def _prepare(self, group: list[Recipient]) -> Stored:
         assert self._message is not None
         zenv = self._all.zenv
@@ -266,6 +260,18 @@ class Job:
             header = expand_tabs(header) if expand else header
             header = add_for_clause(header, group[0].user) if clause and len(group) == 1 else header
         return prepare(header, Source(self._message.file, self.control.body_offset, self._message.size))
+
+
+@lru_cache(4)
+def _target(known: Target, capabilities: Capabilities, *, internationalised: bool) -> Target:
+    """What content has to be like for a server with these capabilities."""
+    return replace(
+        known,
+        eight_bit_mime=capabilities.eight_bit_mime,
+        binary_mime=capabilities.binary_mime and capabilities.chunking,
+        smtputf8=capabilities.smtputf8,
+        internationalised=internationalised,
+    )
 
 
 def group_recipients(recipients: list[Recipient], *, alone: bool) -> list[list[Recipient]]:

@@ -60,6 +60,11 @@ class Journal:
             self._verbose.close()
             self._verbose = None
 
+    @property
+    def hears_reports(self) -> bool:
+        """Whether any log that stands tells of reports; a sender's own may come and go."""
+        return self._dialogue is not None or self._syslog.enabled
+
     def report(self, report: Report, attempt: Attempt) -> None:
         """A recipient was reported to the scheduler."""
         if self._dialogue is not None:

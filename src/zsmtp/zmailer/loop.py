@@ -29,6 +29,7 @@ from zsmtp.zmailer.locks import OpenControl, open_control
 from zsmtp.zmailer.options import Options
 
 EX_OK = 0
+EX_NOINPUT = 66
 EX_IOERR = 74
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
@@ -49,7 +50,7 @@ class Loop:
         self._stop = Stop()
         self._zenv = zenv.load(os.environ)
         extended = options.ta_diagnostics or self._zenv.flag("TA_DIAGNOSTICS")
-        self._reporter = Reporter(self._channel.write, pid=os.getpid(), extended=extended)
+        self._reporter = Reporter(self._channel.write, pid=os.getpid(), extended=extended, gather=True)
         self._journal = Journal(options, self._zenv, self._debug, complain)
         self._begun: deque[Job] = deque()  # jobs not yet answered with #hungry, in the order of their lines
         self._next: bytes | None = None  # a line taken from the feed that could not ride along
@@ -69,10 +70,15 @@ class Loop:
             self._driver: BlockingDriver = environment.driver(
                 self._options, self._zenv, self._stop, self._journal, self._complain
             )
+            security = environment.security(self._options, self._zenv, self._complain)
         except ConfigError as error:
             self._complain(str(error))
             return EX_CONFIG
-        self._dispatcher = Dispatcher(self._options, self._driver, self._journal)
+        except OSError as error:
+            self._complain(f"{error.filename}: {error.strerror}")
+            return EX_NOINPUT
+        self._driver.before_wait = self._reporter.flush
+        self._dispatcher = Dispatcher(self._options, self._driver, self._journal, security)
         self._surroundings = Surroundings(
             self._options,
             self._zenv,
@@ -87,16 +93,18 @@ class Loop:
             return self._work()
         finally:
             self._dispatcher.end("final close")
+            self._reporter.flush()
 
     def _work(self) -> int:
         try:
-            while self._next_line_done():
-                if self._reporter.stdout_closed:
-                    self._complain("standard output is closed: nobody hears the reports")
-                    return EX_IOERR
+            while not self._reporter.stdout_closed and self._next_line_done():
+                pass
         except OSError as error:
             self._complain(f"the job feed broke off: {error.strerror}")
             return EX_TEMPFAIL
+        if self._reporter.stdout_closed:
+            self._complain("standard output is closed: nobody hears the reports")
+            return EX_IOERR
         return EX_OK
 
     def _heed_signals(self) -> None:
@@ -145,6 +153,9 @@ class Loop:
             line = self._feed.take()
             if line is not None or self._feed.ended or self._stop.requested:
                 return line
+            self._reporter.flush()
+            if self._reporter.stdout_closed:
+                return None
             link = self._dispatcher.link
             deadline = None if link is None else time.monotonic() + NOOP_INTERVAL
             stream = None if link is None else link.stream
@@ -179,6 +190,8 @@ class Loop:
         """Lock the recipients of a control file; one that could not be opened makes a job with nothing to do."""
         job = Job(self._surroundings, opened, self._answer_done, lambda: self._resync(path))
         self._begun.append(job)
+        own_log = opened is not None and opened.control.verbose_log is not None
+        self._reporter.logged = own_log or self._journal.hears_reports
         if opened is not None:
             self._journal.begin(opened.control, self._complain)
             try:
@@ -207,7 +220,8 @@ class Loop:
     def _ride_along(self) -> bool:
         """Begin the next job if the feed holds its line already and it is for the same host."""
         options = self._options
-        alone = options.one_message or options.mx_match or any(job.has_own_log for job in self._begun)
+        logging = bool(self._begun) and self._begun[-1].has_own_log
+        alone = options.one_message or options.mx_match or logging
         if alone or self._next is not None:
             return False
         if (line := self._feed.take()) is None:

@@ -86,12 +86,6 @@ class TLSConfig:
         """Whether there is any TLS at all."""
         return self.policy.level is not Level.NONE or bool(self.table.entries)
 
-    @property
-    def demanding(self) -> bool:
-        """Whether some mail must not go in clear: by a level, a policy of the destination's, or implicit TLS."""
-        asked = bool(self.policy.dane or self.dane or self.mta_sts not in (None, STSUse.OFF) or self.implicit)
-        return asked or is_demanding(self.policy.level) or bool(self.table.entries)
-
     def policy_for(self, destination: str) -> Policy:
         """What is asked for mail to ``destination``, as job lines name it.
 

@@ -1,0 +1,36 @@
+"""What came of making a session secure: the three ways it can end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zsmtp.delivery.outcome import Verdict
+from zsmtp.net.effects import Stream
+
+if TYPE_CHECKING:
+    from zsmtp.tls.facts import TLSFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """A handshake that was judged good enough; ``stream`` is to be used from now on."""
+
+    stream: Stream
+    facts: TLSFacts
+
+
+@dataclass(frozen=True, slots=True)
+class InClear:
+    """No TLS, and none was required. ``broken`` tells that clear text needs another connection."""
+
+    reason: str
+    broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """The session cannot be as secure as it must be, or somebody told this program to stop."""
+
+    verdict: Verdict
+    interrupted: bool = False

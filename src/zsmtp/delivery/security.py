@@ -1,0 +1,177 @@
+"""Making a session as secure as it must be: STARTTLS, the verdict on the peer's certificate, and the login.
+
+RFC 3207 is the command, RFC 4954 the login; which protection a candidate must have is decided in ``zsmtp.tls.policy``,
+whether it has it in ``zsmtp.tls.judgement``. Here the steps are taken in order, and three things are never done:
+nothing is said over a session before it was judged good enough, nothing known from before the handshake is used after
+it, and no mail goes out without a login that was asked for. All methods are generators of effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zsmtp.delivery.outcome import Peer, from_login, from_loss, from_security
+from zsmtp.delivery.protection import InClear, Secured, Unfit
+from zsmtp.dns.ip import is_loopback
+from zsmtp.dns.plan import Endpoint, Family, Plan
+from zsmtp.errors import ConfigError, Interrupted, ZsmtpError
+from zsmtp.events import Observer, Remark
+from zsmtp.net.effects import Exchange, StartTLS, Stream, TLSResult
+from zsmtp.proto import sasl
+from zsmtp.proto.capabilities import Capabilities
+from zsmtp.proto.phase import Phase, Result
+from zsmtp.proto.session import Lost, Session
+from zsmtp.tls.certificate import server_end_point
+from zsmtp.tls.context import ContextOptions, Strength
+from zsmtp.tls.facts import TLSFacts
+from zsmtp.tls.judgement import judge, without_tls
+from zsmtp.tls.policy import Barred, Policy, Requirement, requirement
+from zsmtp.tls.problem import Problem
+
+STARTTLS = b"STARTTLS\r\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Security:
+    """What is asked of sessions.
+
+    ``policy_for`` gives the policy for a destination and ``credentials_for`` who logs in at a server for mail to a
+    destination; both raise ConfigError where the configuration for it cannot be used: its mail is to wait. ``context``
+    are the options of every handshake but its strength; ``ca_file`` and ``ca_path`` hold the trust anchors, "" both:
+    the system's. ``nonce`` gives fresh random text for a login.
+    """
+
+    policy_for: Callable[[str], Policy]
+    credentials_for: Callable[[str, str], sasl.Credentials | None]
+    nonce: Callable[[], bytes]
+    context: ContextOptions = ContextOptions()  # noqa: RUF009
+    ca_file: str = ""
+    ca_path: str = ""
+    implicit: bool = False
+    allow_cleartext: bool = False
+    failure_is_final: bool = False
+
+
+class SecurityStage:
+    """Takes the steps for one configuration; ``timeout`` bounds a handshake, in seconds."""
+
+    def __init__(self, security: Security, timeout: float, observer: Observer) -> None:
+        self.security = security
+        self._timeout = timeout
+        self._observe = observer
+
+    def required(self, plan: Plan, endpoint: Endpoint) -> Generator[Any, Any, Requirement | Unfit]:
+        """What a session with this candidate must be, or why the candidate must not be used now."""
+        try:
+            policy = self.security.policy_for(plan.destination)
+        except ConfigError as error:
+            return Unfit(from_security(str(error), Peer(endpoint), final=False))
+        found = yield from requirement(plan, endpoint, policy)
+        if isinstance(found, Barred):
+            self._observe(Remark(f"{endpoint.host}: not used: {found.reason}"))
+            return Unfit(from_security(found.reason, Peer(endpoint), final=False))
+        if self.security.implicit and not found.needs_tls:
+            return replace(found, server_name=found.server_name or endpoint.host)
+        return found
+
+    def start_tls(
+        self, stream: Stream, session: Session, offered: Capabilities, required: Requirement, peer: Peer
+    ) -> Generator[Any, Any, Secured | InClear | Unfit]:
+        """STARTTLS after a first EHLO, if it is wanted and offered."""
+        if not required.wants_tls:
+            return InClear("no TLS is wanted")
+        if not offered.starttls:
+            return self._in_clear(required, Problem.STARTTLS_NOT_SUPPORTED, "STARTTLS is not offered", peer)
+        session.command(Phase.STARTTLS, STARTTLS)
+        heard = yield Exchange(stream, session)
+        if isinstance(heard, Lost):
+            return self._broken(heard.error, required, peer)
+        if heard.result is not Result.SUCCESS:
+            text = f"STARTTLS was refused: {heard.reply}"
+            return self._in_clear(required, Problem.STARTTLS_NOT_SUPPORTED, text, peer)
+        if not session.clean():
+            injected = "octets in clear came behind the answer to STARTTLS"
+            return Unfit(from_security(injected, peer, final=False))
+        return (yield from self.handshake(stream, required, peer))
+
+    def handshake(
+        self, stream: Stream, required: Requirement, peer: Peer
+    ) -> Generator[Any, Any, Secured | InClear | Unfit]:
+        """The handshake and the judgement on it; ``stream`` is of no use any more unless the result is Secured."""
+        options = replace(self.security.context, strength=Strength.of(required.level))
+        result: TLSResult = yield StartTLS(
+            stream, options, required.server_name, self._timeout, self.security.ca_file, self.security.ca_path
+        )
+        if result.interrupted:
+            return Unfit(from_loss(Interrupted("told to stop"), "", peer), interrupted=True)
+        if result.stream is None or result.facts is None:
+            outcome = self._in_clear(required, Problem.VALIDATION_FAILURE, result.error, peer)
+            return replace(outcome, broken=True) if isinstance(outcome, InClear) else outcome
+        judgement = judge(required, result.facts, now=result.now, anchors=result.anchors)
+        self._observe(Remark(f"TLS {result.facts.session}; peer {result.facts.peer}"))
+        self._observe(Remark(f"TLS {'good enough' if judgement.ok else 'NOT good enough'}: {judgement.text}"))
+        if not judgement.ok:
+            return Unfit(from_security(judgement.text, peer, final=self.security.failure_is_final))
+        return Secured(result.stream, result.facts)
+
+    def log_in(
+        self, stream: Stream, session: Session, offered: Capabilities, plan: Plan, peer: Peer, facts: TLSFacts | None
+    ) -> Generator[Any, Any, Unfit | None]:
+        """AUTH, if somebody is to log in here and the server offers it; None if all is well."""
+        if not offered.auth:
+            return None
+        try:
+            credentials = self.security.credentials_for(peer.endpoint.host, plan.destination)
+        except ConfigError as error:
+            return Unfit(from_login(str(error), peer))
+        if credentials is None:
+            return None
+        chosen = sasl.choose(
+            offered.auth,
+            credentials,
+            cleartext_allowed=facts is not None or self.security.allow_cleartext or _stays_here(peer.endpoint),
+            channel_binding=_binding(facts),
+            nonce=self.security.nonce(),
+        )
+        if isinstance(chosen, sasl.NoMechanism):
+            return Unfit(from_login(chosen.reason, peer))
+        login = sasl.Authentication(chosen)
+        step: sasl.Line | sasl.Accepted | sasl.Refused = login.start()
+        while isinstance(step, sasl.Line):
+            session.command(Phase.AUTH, step.wire, shown=step.shown)
+            heard = yield Exchange(stream, session)
+            if isinstance(heard, Lost):
+                return Unfit(from_login(str(heard.error), peer), interrupted=isinstance(heard.error, Interrupted))
+            step = login.hear(heard.reply)
+        if isinstance(step, sasl.Refused):
+            return Unfit(from_login(step.reason, peer))
+        self._observe(Remark(f"logged in with {step.mechanism}"))
+        return None
+
+    def _in_clear(self, required: Requirement, problem: Problem, text: str, peer: Peer) -> InClear | Unfit:
+        judgement = without_tls(required, problem, text)
+        self._observe(Remark(f"no TLS: {judgement.text}"))
+        if self.security.implicit:
+            return Unfit(from_security(text, peer, final=False))
+        if judgement.ok:
+            return InClear(judgement.text)
+        return Unfit(from_security(judgement.text, peer, final=self.security.failure_is_final))
+
+    def _broken(self, error: ZsmtpError, required: Requirement, peer: Peer) -> InClear | Unfit:
+        if isinstance(error, Interrupted):
+            return Unfit(from_loss(error, "", peer), interrupted=True)
+        outcome = self._in_clear(required, Problem.STARTTLS_NOT_SUPPORTED, f"STARTTLS: {error}", peer)
+        return replace(outcome, broken=True) if isinstance(outcome, InClear) else outcome
+
+
+def _stays_here(endpoint: Endpoint) -> bool:
+    return endpoint.family is Family.UNIX or is_loopback(endpoint.address)
+
+
+def _binding(facts: TLSFacts | None) -> sasl.ChannelBinding | None:
+    """RFC 5929 4: a digest of the server's certificate binds the login to this session."""
+    leaf = facts.leaf if facts is not None else None
+    data = server_end_point(leaf) if leaf is not None else None
+    return sasl.ChannelBinding("tls-server-end-point", data) if data else None

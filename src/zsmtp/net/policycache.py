@@ -1,0 +1,156 @@
+"""MTA-STS policies on disk, shared by all processes of a site (RFC 8461 3.2, 10.2).
+
+A policy protects because it is remembered: for weeks, across restarts, by agents that live for one message. It is kept
+as the text that was fetched, in an SQLite database that any number of processes read and write::
+
+    cache = PolicyCache("/var/spool/postoffice/mta-sts.db", complain)
+    lookup = driver.run(find_policy(domain, cache.get(domain, now), now))
+    if lookup.store is not None:
+        cache.put(lookup.store, now)
+
+No trouble with the database stops mail: a cache that cannot be used says so once, remembers for the life of the process
+only, and a file that is no database is moved aside. Times are seconds since 1970, given by the caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from zsmtp.tls.mtasts import MAX_AGE, CachedPolicy
+
+if TYPE_CHECKING:
+    import sqlite3
+
+MAX_DOMAINS = 50_000  # on disk
+MAX_IN_MEMORY = 1000
+BUSY_TIME = 2.0  # seconds to wait for another process that writes
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS policies (
+    domain TEXT PRIMARY KEY, id TEXT NOT NULL, text BLOB NOT NULL, fetched REAL NOT NULL,
+    failed_id TEXT NOT NULL, failed REAL NOT NULL, stored REAL NOT NULL
+) WITHOUT ROWID
+"""
+_SELECT = "SELECT domain, id, text, fetched, failed_id, failed FROM policies WHERE domain = ?"
+_INSERT = "INSERT OR REPLACE INTO policies VALUES (?, ?, ?, ?, ?, ?, ?)"
+_EXPIRE = "DELETE FROM policies WHERE stored < ?"
+_COUNT = "SELECT count(*) FROM policies"
+_SHRINK = """
+DELETE FROM policies WHERE domain IN (SELECT domain FROM policies ORDER BY stored LIMIT ?)
+"""
+
+
+class PolicyCache:
+    """What is known of domains' policies. ``complain`` hears once why the disk is not used."""
+
+    def __init__(self, path: str, complain: Callable[[str], None], *, max_domains: int = MAX_DOMAINS) -> None:
+        self._path = path
+        self._complain = complain
+        self._max_domains = max_domains
+        self._database: sqlite3.Connection | None = None
+        self._given_up = False
+        self._memory: OrderedDict[str, CachedPolicy] = OrderedDict()
+
+    def get(self, domain: str) -> CachedPolicy | None:
+        """What is kept of ``domain``, or None."""
+        domain = domain.lower()
+        row = self._run(lambda database: database.execute(_SELECT, (domain,)).fetchone())
+        return _entry(row) or self._memory.get(domain)
+
+    def put(self, entry: CachedPolicy, now: float) -> None:
+        """Keep ``entry`` in place of what is kept of its domain."""
+        domain = entry.domain.lower()
+        values = (domain, entry.id, entry.text, entry.fetched, entry.failed_id, entry.failed, now)
+
+        def write(database: sqlite3.Connection) -> bool:
+            with database:  # one transaction
+                database.execute(_INSERT, values)
+                database.execute(_EXPIRE, (now - MAX_AGE,))
+                excess = database.execute(_COUNT).fetchone()[0] - self._max_domains
+                if excess > 0:
+                    database.execute(_SHRINK, (excess,))
+            return True
+
+        self._memory.pop(domain, None)
+        if not self._run(write):
+            self._memory[domain] = entry
+            if len(self._memory) > MAX_IN_MEMORY:
+                self._memory.popitem(last=False)
+
+    def close(self) -> None:
+        """Let go of the database; it is opened again when needed."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _run(self, work: Callable[[sqlite3.Connection], object]) -> object:
+        """The result of ``work``; None if the database cannot be used now."""
+        import sqlite3
+
+        if self._given_up:
+            return None
+        for retried in (False, True):
+            try:
+                if self._database is None:
+                    self._database = self._open()
+                return work(self._database)
+            except sqlite3.DatabaseError as error:
+                self.close()
+                if not retried and _is_damaged(error) and self._set_aside():
+                    continue
+                if _is_busy(error):
+                    return None
+                self._give_up(str(error))
+            except OSError as error:
+                self._give_up(error.strerror or str(error))
+            return None
+        return None
+
+    def _open(self) -> sqlite3.Connection:
+        import sqlite3
+
+        # Made here, so that nobody else's umask decides who may change what is trusted.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640))
+        database = sqlite3.connect(self._path, timeout=BUSY_TIME)
+        try:
+            database.execute(_TABLE)
+            database.commit()
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _set_aside(self) -> bool:
+        """Move a damaged file away, so that a new one can take its place; whether that worked."""
+        with contextlib.suppress(OSError):
+            os.replace(self._path, f"{self._path}.damaged")
+            for suffix in ("-journal", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path + suffix)
+            self._complain(f"{self._path}: damaged, moved to {self._path}.damaged; policies are learned anew")
+            return True
+        return False
+
+    def _give_up(self, reason: str) -> None:
+        self._given_up = True
+        self._complain(f"{self._path}: {reason}; MTA-STS policies are not kept beyond this process")
+
+
+def _is_damaged(error: sqlite3.DatabaseError) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT"))
+
+
+def _is_busy(error: sqlite3.DatabaseError) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _entry(row: object) -> CachedPolicy | None:
+    """The entry in a row; None if somebody has put anything else there."""
+    match row:
+        case (str(domain), str(id_), bytes(text), float(fetched), str(failed_id), float(failed)):
+            return CachedPolicy(domain, id_, text, fetched, failed_id, failed)
+    return None

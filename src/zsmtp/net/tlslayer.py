@@ -1,0 +1,319 @@
+"""TLS between a session and its socket: plain octets on one side, records on the other, never blocking.
+
+The layer has the face of the stream it wraps (``zsmtp.net.transport.SocketStream``): ``receive``, ``send``, ``close``,
+``fileno``. Records are made and read by OpenSSL over two memory buffers (``ssl.MemoryBIO``), so that every driver,
+waiting in its own way, uses the same code. The handshake is taken step by step, each step telling what to wait for::
+
+    layer = TLSLayer(stream, context, server_name="mx.example.org")
+    handshake(layer, wait)          # or: layer.handshake_step() until DONE, waiting as it says
+    layer.facts()                   # to be judged before anything is sent
+
+Three contracts keep what is above honest. ``send`` counts an octet only when the record that holds it has left
+completely, as a reply may only be believed if its command was written. ``receive`` gives ``b""`` only for the peer's
+close_notify; a stream that merely ends was cut off and raises :class:`~zsmtp.errors.TLSBroken` (RFC 8446 6.1). And
+after ``receive`` nothing readable is left inside unless ``pending`` says so: who waits on the descriptor must look at
+``pending`` first, and wait for writing too while ``wants_write`` is true.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Protocol
+
+from zsmtp.errors import ConnectionLost, LocalError, TLSBroken, TLSError, TransportError, WaitTimeout
+from zsmtp.escape import escape
+from zsmtp.tls.facts import TLSFacts
+from zsmtp.tls.keyexchange import KeyExchangeWatcher
+from zsmtp.tls.resume import ResumableSession
+
+MAX_HANDSHAKE = 512 * 1024
+"""Octets a peer may send before the handshake is done."""
+
+MAX_UNSENT = 256 * 1024
+"""Octets of records that wait for a peer that does not read, beyond one batch."""
+
+_RECORD = 16 * 1024  # octets of plain text in the largest record
+_BATCH = 4 * _RECORD  # octets encrypted before the transport is asked to take them
+_MAX_CHAIN = 32  # certificates kept
+
+
+class Step(Enum):
+    """What a handshake waits for."""
+
+    WANT_READ = "read"
+    WANT_WRITE = "write"
+    DONE = "done"
+
+
+class Stream(Protocol):
+    """What the layer needs of the stream below; ``zsmtp.net.transport.SocketStream`` is one."""
+
+    local: tuple[str, int] | None
+
+    def fileno(self) -> int: ...
+    def receive(self) -> bytes | None: ...
+    def send(self, data: memoryview) -> int: ...
+    def close(self) -> None: ...
+
+
+class TLSLayer:
+    """One side of one TLS connection over ``stream``, as a client.
+
+    ``server_name`` is asked for in the handshake (SNI); "" for none. ``resume`` is a session to take up again; the
+    server may decline. Raises TLSError if the name cannot be asked for.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        context: ssl.SSLContext,
+        *,
+        server_name: str = "",
+        resume: ResumableSession | None = None,
+    ) -> None:
+        self._stream = stream
+        self.local = stream.local
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._server_name = server_name
+        self._resume = resume
+        try:
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name or None)
+        except (ValueError, TypeError, ssl.SSLError) as error:  # TypeError is what a NUL in the name raises
+            raise TLSError(f"no TLS with the name {escape(server_name)!r}: {error}") from error
+        if resume is not None and isinstance(resume.session, ssl.SSLSession):
+            with contextlib.suppress(ValueError):  # a session of another context: a full handshake, then
+                self._tls.session = resume.session
+        self._watcher = KeyExchangeWatcher()
+        self._handshaken = 0  # octets received before the handshake was done
+        self._done = False
+        self._plain = b""  # decrypted, not yet given out
+        self._ended = False  # close_notify came
+        self._failure: TransportError | None = None  # to be told once what came before it is given out
+        self._records = memoryview(b"")  # encrypted, not yet taken by the stream
+        self._sealed = 0  # octets of plain text in the records on their way
+
+    def fileno(self) -> int:
+        """The descriptor, to wait on; -1 once closed."""
+        return self._stream.fileno()
+
+    # ------------------------------------------------------------- handshake
+
+    def handshake_step(self) -> Step:
+        """Go on with the handshake as far as can be without waiting. Raises TLSError; the peer is told why."""
+        try:
+            return self._step()
+        except ssl.SSLError as error:
+            with contextlib.suppress(TransportError):
+                self._flush()  # the alert
+            raise TLSError(f"TLS handshake failed: {_reason(error)}") from error
+        except ConnectionLost as error:
+            raise TLSError(f"TLS handshake failed: {error}") from error
+
+    def _step(self) -> Step:
+        while not self._done:
+            try:
+                self._tls.do_handshake()
+                self._done = True
+            except ssl.SSLWantReadError:
+                if not self._flush():
+                    return Step.WANT_WRITE
+                data = self._stream.receive()
+                if data is None:
+                    return Step.WANT_READ
+                if not data:
+                    raise TLSError("TLS handshake failed: the peer closed the connection") from None
+                self._handshaken += len(data)
+                if self._handshaken > MAX_HANDSHAKE:
+                    raise TLSError("TLS handshake failed: it does not come to an end") from None
+                self._watcher.receive_data(data)
+                self._incoming.write(data)
+        if not self._flush():
+            return Step.WANT_WRITE
+        self._decrypt()  # what the peer sent along with the end of its handshake
+        return Step.DONE
+
+    # ------------------------------------------------------------- receiving
+
+    @property
+    def pending(self) -> bool:
+        """Whether ``receive`` has something to tell without waiting for the descriptor."""
+        return bool(self._plain) or self._ended or self._failure is not None
+
+    def receive(self) -> bytes | None:
+        """What came: octets, ``b""`` after the peer's close_notify, None if nothing is there now.
+
+        Raises :class:`~zsmtp.errors.TLSBroken` for a stream that was cut off or a record that is none, and
+        :class:`~zsmtp.errors.ConnectionLost`.
+        """
+        if not self.pending:
+            data = self._stream.receive()
+            if data is None:
+                return None
+            if data:
+                self._incoming.write(data)
+                self._decrypt()
+            else:
+                self._failure = TLSBroken("connection cut off: it ended without the peer's close_notify")
+        if self._plain:
+            plain, self._plain = self._plain, b""
+            return plain
+        if self._failure is not None:
+            raise self._failure
+        return b"" if self._ended else None
+
+    def _decrypt(self) -> None:
+        """Decrypt all that is there, and send what reading gave rise to (key updates, alerts)."""
+        parts: list[bytes] = [self._plain]
+        try:
+            while True:
+                part = self._tls.read(_RECORD)
+                if not part:
+                    self._ended = True
+                    break
+                parts.append(part)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self._ended = True
+        except ssl.SSLError as error:
+            self._failure = TLSBroken(f"TLS failed: {_reason(error)}")
+        self._plain = b"".join(parts)
+        try:
+            self._flush()
+        except ConnectionLost as error:
+            self._failure = self._failure or error
+        if self._outgoing.pending > MAX_UNSENT:
+            self._failure = self._failure or TLSBroken("the peer makes this side answer and reads no answer")
+
+    # --------------------------------------------------------------- sending
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether records wait to be written although nothing need be sent: then call ``flush`` when writable."""
+        return bool(self._records) or self._outgoing.pending > 0
+
+    def send(self, data: memoryview) -> int:
+        """Hand octets over; tells how many have left, in complete records, since the last call.
+
+        What has not left must be given again, from the first such octet on, until it has. Raises ConnectionLost,
+        TLSBroken.
+        """
+        if self._sealed > len(data):
+            raise LocalError("send: octets given before were not given again")
+        left = 0
+        while self._flush():
+            left += self._sealed
+            self._sealed = 0
+            batch = data[left : left + _BATCH]
+            if not batch:
+                break
+            self._seal(batch)
+            self._sealed = len(batch)
+        return left
+
+    def flush(self) -> None:
+        """Write records that wait, as far as the stream takes them. Raises ConnectionLost."""
+        self._flush()
+
+    def _seal(self, batch: memoryview) -> None:
+        try:
+            while batch:
+                batch = batch[self._tls.write(batch) :]
+        except ssl.SSLError as error:
+            raise TLSBroken(f"TLS failed: {_reason(error)}") from error
+
+    def _flush(self) -> bool:
+        """Hand records to the stream; whether all are gone."""
+        while True:
+            if not self._records:
+                self._records = memoryview(self._outgoing.read())
+                if not self._records:
+                    return True
+            taken = self._stream.send(self._records)
+            if not taken:
+                return False
+            self._records = self._records[taken:]
+
+    # ---------------------------------------------------------------- ending
+
+    def close(self) -> None:
+        """Say close_notify, as far as that goes without waiting, and close the stream."""
+        if self._done and self._failure is None:
+            with contextlib.suppress(ssl.SSLError, TransportError):
+                try:
+                    self._tls.unwrap()
+                except ssl.SSLWantReadError:  # the peer's own close_notify is not waited for
+                    pass
+                finally:
+                    self._flush()
+        self._stream.close()
+
+    # ----------------------------------------------------------------- facts
+
+    def facts(self) -> TLSFacts:
+        """What the handshake agreed on. Raises TLSError if a resumed session shows another peer than it had."""
+        cipher = self._tls.cipher() or ("", "", 0)
+        resumed = bool(self._tls.session_reused)
+        chain = self._peer_chain()
+        if resumed and self._resume is not None:  # a session holds the peer's own certificate at best
+            if chain and chain[0] != self._resume.chain[0]:
+                raise TLSError("a resumed session has another certificate than before")
+            chain = self._resume.chain
+        return TLSFacts(
+            protocol=self._tls.version() or "",
+            cipher=cipher[0],
+            bits=cipher[2],
+            key_exchange=self._watcher.name(cipher[0]),
+            server_name=self._server_name,
+            chain=chain,
+            resumed=resumed,
+        )
+
+    def session(self) -> ssl.SSLSession | None:
+        """The session as it can be resumed now; None if it cannot. TLS 1.3 tickets come after the handshake."""
+        session = self._tls.session
+        if session is None or not (session.has_ticket or (self._tls.version() != "TLSv1.3" and session.id)):
+            return None
+        return session
+
+    def tls_unique(self) -> bytes | None:
+        """The ``tls-unique`` channel binding (RFC 5929 3); None under TLS 1.3, which has none."""
+        return None if self._tls.version() == "TLSv1.3" else self._tls.get_channel_binding("tls-unique")
+
+    def _peer_chain(self) -> tuple[bytes, ...]:
+        """The certificates sent, in DER. Python has the method in public from 3.13 on, where it gives octets."""
+        tls: Any = self._tls
+        try:
+            found = (tls if hasattr(tls, "get_unverified_chain") else tls._sslobj).get_unverified_chain()
+        except (AttributeError, ssl.SSLError):
+            found = None
+        if not found:
+            leaf = self._tls.getpeercert(binary_form=True)
+            return (leaf,) if leaf else ()
+        return tuple(
+            one if isinstance(one, bytes) else one.public_bytes(ssl._ssl.ENCODING_DER)  # type: ignore[attr-defined]
+            for one in found[:_MAX_CHAIN]
+        )
+
+
+def handshake(layer: TLSLayer, wait: Callable[[Step], bool]) -> None:
+    """Take the handshake to its end. ``wait`` waits for what the step asks for, False once the time is over.
+
+    Raises TLSError, or WaitTimeout, after which the layer is of no use. A driver whose wait yields to others takes
+    ``handshake_step`` itself.
+    """
+    while (step := layer.handshake_step()) is not Step.DONE:
+        if not wait(step):
+            raise WaitTimeout("the TLS handshake took too long")
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """OpenSSL's words for what went wrong, fit for people."""
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    if reason in ("wrong version number", "http request", "packet length too long", "record layer failure"):
+        return f"what the peer sends is no TLS ({reason})"
+    return escape(reason)[:200]

@@ -1,0 +1,329 @@
+"""The one GET of MTA-STS against real HTTPS servers on the loopback: true ones, false ones and slow ones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import trustme
+
+from zsmtp.net.https import fetch_policy, pkix_context
+from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy
+from zsmtp.tls.problem import Problem
+
+HOST = "mta-sts.example.org"
+POLICY = b"version: STSv1\nmode: none\nmax_age: 60\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n" % len(POLICY) + POLICY
+
+Talk = Callable[[ssl.SSLSocket], None]
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+@pytest.fixture(scope="module")
+def context(authority: trustme.CA) -> ssl.SSLContext:
+    context = pkix_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def server_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST).configure_cert(context)
+    return context
+
+
+class Server:
+    """Takes one connection after another on 127.0.0.1 and talks to each; keeps what was asked."""
+
+    def __init__(self, context: ssl.SSLContext | None, talk: Talk | bytes) -> None:
+        self._context = context
+        self._talk = talk
+        self.requests: list[bytes] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(10)
+                if self._context is None:
+                    assert isinstance(self._talk, bytes)
+                    connection.sendall(self._talk)
+                    connection.recv(1000)
+                    continue
+                with self._context.wrap_socket(connection, server_side=True) as stream:
+                    self._converse(stream)
+
+    def _converse(self, stream: ssl.SSLSocket) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            part = stream.recv(1000)
+            if not part:
+                return
+            request += part
+        self.requests.append(request)
+        if isinstance(self._talk, bytes):
+            stream.sendall(self._talk)
+            stream.unwrap()
+        else:
+            self._talk(stream)
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+Serve = Callable[[Talk | bytes], Server]
+
+
+@pytest.fixture
+def serve(server_context: ssl.SSLContext) -> Iterator[Serve]:
+    servers: list[Server] = []
+
+    def start(talk: Talk | bytes) -> Server:
+        servers.append(Server(server_context, talk))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def get(
+    server: Server, context: ssl.SSLContext, *, host: str = HOST, seconds: float = 20.0, interrupt: int | None = None
+) -> FetchedPolicy:
+    request = FetchPolicy(host, ("127.0.0.1",))
+    end = time.monotonic() + seconds
+    return fetch_policy(request, context, deadline=end, port=server.port, interrupt=interrupt)
+
+
+def problem(fetched: FetchedPolicy, failure: Problem = Problem.STS_POLICY_FETCH_ERROR) -> str:
+    assert fetched.failure is failure, fetched
+    assert fetched.body == b""
+    return fetched.problem
+
+
+# ------------------------------------------------------------------ good answers
+
+
+def test_the_policy_comes(serve: Serve, context: ssl.SSLContext) -> None:
+    server = serve(OK)
+    assert get(server, context) == FetchedPolicy(POLICY)
+    (request,) = server.requests
+    head, *headers = request.decode().split("\r\n")
+    assert head == "GET /.well-known/mta-sts.txt HTTP/1.1"
+    assert f"host: {HOST}" in [header.lower() for header in headers]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-type: Text/Plain\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"%x\r\n%s\r\n0\r\n\r\n" % (len(POLICY), POLICY),
+        b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n" + POLICY,
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK,
+    ],
+)
+def test_the_forms_of_http(serve: Serve, context: ssl.SSLContext, answer: bytes) -> None:
+    assert get(serve(answer), context) == FetchedPolicy(POLICY)
+
+
+def test_an_answer_in_single_octets(serve: Serve, context: ssl.SSLContext) -> None:
+    def drip(stream: ssl.SSLSocket) -> None:
+        for octet in OK:
+            stream.sendall(bytes([octet]))
+        stream.unwrap()
+
+    assert get(serve(drip), context) == FetchedPolicy(POLICY)
+
+
+def test_the_next_address_is_tried(serve: Serve, context: ssl.SSLContext) -> None:
+    server = serve(OK)
+    request = FetchPolicy(HOST, ("127.0.0.2", "127.0.0.1"))
+    assert fetch_policy(request, context, deadline=time.monotonic() + 20, port=server.port).body == POLICY
+
+
+# ------------------------------------------------------------------- bad answers
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 301 Moved\r\nLocation: https://evil.test/\r\nContent-Length: 0\r\n\r\n", "redirects"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "404"),
+        (b"HTTP/1.1 204 None\r\n\r\n", "204"),
+        (OK.replace(b"text/plain", b"text/html"), "text/html"),
+        (OK.replace(b"Content-Type", b"X-Type"), "no content type"),
+        (OK.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n", 1), "encoding"),
+        (b"220 mail.example.org ESMTP\r\n", "does not speak HTTP"),
+        (b"", "without an answer|does not speak"),
+        (OK[:-5], "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20000 + b"\r\n", "does not speak HTTP|more than"),
+        (b"HTTP/1.1 103 X\r\n\r\n" * 10000, "more than"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70000,
+            "more than 65536",
+        ),
+    ],
+)
+def test_an_answer_that_brings_no_policy(serve: Serve, context: ssl.SSLContext, answer: bytes, words: str) -> None:
+    found = problem(get(serve(answer), context))
+    assert any(word in found for word in words.split("|")), found
+
+
+def test_a_stream_without_end_is_cut_off(serve: Serve, context: ssl.SSLContext) -> None:
+    def flood(stream: ssl.SSLSocket) -> None:
+        stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+        while True:
+            stream.sendall(b"x" * 10000)
+
+    assert "more than 65536" in problem(get(serve(flood), context))
+
+
+def test_an_answer_cut_short_is_none(serve: Serve, context: ssl.SSLContext) -> None:
+    def cut(stream: ssl.SSLSocket) -> None:
+        stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n" + POLICY)
+        stream.shutdown(socket.SHUT_RDWR)  # without close_notify
+
+    assert "TLS with" in problem(get(serve(cut), context))
+
+
+def test_a_server_that_resets(serve: Serve, context: ssl.SSLContext) -> None:
+    def reset(stream: ssl.SSLSocket) -> None:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        os.close(stream.detach())
+
+    assert problem(get(serve(reset), context))
+
+
+# ----------------------------------------------------------------- certificates
+
+
+def failure_with(context: ssl.SSLContext, server_context: ssl.SSLContext | None, talk: bytes = OK) -> FetchedPolicy:
+    server = Server(server_context, talk)
+    try:
+        return get(server, context)
+    finally:
+        server.close()
+
+
+def with_certificate(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+def test_a_certificate_for_another_name(authority: trustme.CA, context: ssl.SSLContext) -> None:
+    found = failure_with(context, with_certificate(authority.issue_cert("www.example.org")))
+    assert "mismatch" in problem(found, Problem.STS_WEBPKI_INVALID).lower()
+
+
+def test_a_certificate_of_an_unknown_authority(context: ssl.SSLContext) -> None:
+    stranger = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    problem(failure_with(context, with_certificate(stranger.issue_cert(HOST))), Problem.STS_WEBPKI_INVALID)
+
+
+def test_an_expired_certificate(authority: trustme.CA, context: ssl.SSLContext) -> None:
+    import datetime
+
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    expired = authority.issue_cert(HOST, not_before=past, not_after=past + datetime.timedelta(days=1))
+    found = failure_with(context, with_certificate(expired))
+    assert "expired" in problem(found, Problem.STS_WEBPKI_INVALID)
+
+
+def test_a_wildcard_certificate_is_true_for_the_host(authority: trustme.CA, context: ssl.SSLContext) -> None:
+    assert failure_with(context, with_certificate(authority.issue_cert("*.example.org"))).body == POLICY
+
+
+def test_the_common_name_alone_is_no_name(authority: trustme.CA, context: ssl.SSLContext) -> None:
+    only = authority.issue_cert("other.example", common_name=HOST)
+    problem(failure_with(context, with_certificate(only)), Problem.STS_WEBPKI_INVALID)
+
+
+def test_a_server_without_tls(context: ssl.SSLContext) -> None:
+    assert "TLS with" in problem(failure_with(context, None, b"HTTP/1.1 200 OK\r\n\r\n"))
+
+
+# ----------------------------------------------------------------------- waits
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """A listening socket whose connections are never served."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def wait_for(listener: socket.socket, context: ssl.SSLContext, seconds: float, interrupt: int | None = None) -> str:
+    request = FetchPolicy(HOST, ("127.0.0.1",))
+    port = listener.getsockname()[1]
+    end = time.monotonic() + seconds
+    return problem(fetch_policy(request, context, deadline=end, interrupt=interrupt, port=port))
+
+
+def test_a_handshake_that_hangs(silent: socket.socket, context: ssl.SSLContext) -> None:
+    assert "took too long" in wait_for(silent, context, 0.2)
+
+
+def test_an_answer_that_hangs(serve: Serve, context: ssl.SSLContext) -> None:
+    released = threading.Event()
+
+    def hang(stream: ssl.SSLSocket) -> None:
+        stream.sendall(OK[:50])
+        released.wait(10)
+
+    try:
+        assert "took too long" in problem(get(serve(hang), context, seconds=0.5))
+    finally:
+        released.set()
+
+
+def test_a_stop_ends_the_wait(silent: socket.socket, context: ssl.SSLContext) -> None:
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, b"!")
+        assert "told to stop" in wait_for(silent, context, 60, reader)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_nobody_listens(context: ssl.SSLContext) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    request = FetchPolicy(HOST, ("127.0.0.1", "::1"))
+    assert "failed: " in problem(fetch_policy(request, context, deadline=time.monotonic() + 20, port=port))
+    assert "no address" in problem(fetch_policy(FetchPolicy(HOST, ()), context, deadline=time.monotonic() + 20))
+
+
+@pytest.mark.parametrize("host", ["", ".example.org", "a" * 300, "a\0b"])
+def test_a_host_that_is_none(serve: Serve, context: ssl.SSLContext, host: str) -> None:
+    assert problem(get(serve(OK), context, host=host))
+
+
+def test_no_connection_is_left_behind(serve: Serve, context: ssl.SSLContext) -> None:
+    server = serve(b"HTTP/1.1 500 X\r\n\r\n")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        get(server, context)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # the server may still hold its end of the last one
