@@ -25,10 +25,11 @@ _TRANSACTION = re.compile(rb"^\s*(?:by .*? with .*? )?id (\S+?);?$", re.MULTILIN
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message in the spool, and what a server must have stored of it."""
+    """A message in the spool, and what a server must have stored of it if it needs no conversion."""
 
     job: Job
     stored: bytes
+    original: bytes
 
 
 class Exchange:
@@ -54,12 +55,26 @@ class Exchange:
         extra: str = "",
     ) -> Message:
         """Spool one message. ``mime`` are further header lines, ``words`` those of each recipient's ``N`` record."""
-        self._posted += 1
         header = (
-            f"{_FIRST_LINE}{self._posted:06};\n\tSun, 1 Jan 2023 12:00:00 +0000\n"
-            f"From: Sender <{SENDER}>\nTo: undisclosed-recipients:;\nSubject: message {self._posted}\n"
-            f"Date: Sun, 1 Jan 2023 12:00:00 +0000\nMessage-Id: <{self._posted}@example.org>\n{mime}"
+            f"From: Sender <{SENDER}>\nTo: undisclosed-recipients:;\nSubject: message {self._posted + 1}\n"
+            f"Date: Sun, 1 Jan 2023 12:00:00 +0000\nMessage-Id: <{self._posted + 1}@example.org>\n{mime}"
         )
+        return self.post_message(mailboxes, header.encode(), body, sender=sender, words=words, extra=extra)
+
+    def post_message(
+        self,
+        mailboxes: Iterable[str],
+        own_header: bytes,
+        body: bytes,
+        *,
+        sender: str = f"smtp example.org {SENDER} 99",
+        words: str = "",
+        extra: str = "",
+    ) -> Message:
+        """Spool a message with this header, under a line by which it is known again."""
+        self._posted += 1
+        first = f"{_FIRST_LINE}{self._posted:06};\n\tSun, 1 Jan 2023 12:00:00 +0000\n"
+        header = (first.encode() + own_header).decode("latin-1")
         job = self.office.post(
             [Rcpt(f"{mailbox}@{DOMAIN}", host=DOMAIN, words=words) for mailbox in mailboxes],
             name=str(1000 + self._posted),
@@ -68,7 +83,8 @@ class Exchange:
             body=body,
             extra=extra,
         )
-        return Message(job, wire_content(header, body, stuffed=False).replace(b"\r\n", b"\n"))
+        stored = wire_content(header, body, stuffed=False).replace(b"\r\n", b"\n")
+        return Message(job, stored, header.encode("latin-1") + b"\n" + body)
 
     def run(self, messages: Sequence[Message], *flags: str) -> Result:
         """Have the agent deliver them, all fed at once; it must end well and report every recipient once."""
