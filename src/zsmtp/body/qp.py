@@ -28,7 +28,8 @@ MAX_ENCODED_LINE = 76
 
 # What is looked for in the result of b2a_qp, all of it at line ends. No line may start so, after a soft break neither;
 # and b2a_qp makes lines too long when it escapes a blank at their end: from 76 octets on a marker does it better.
-_LONG_END = rb"(?<==20\r\n)(?<=[^\n]{77}\n)|(?<==09\r\n)(?<=[^\n]{77}\n)"
+# Whether it is a blank, and not =00 or =29, is seen when such a line is put right.
+_LONG_END = rb"(?<==[02][09]\r\n)(?<=[^\n]{77}\n)"
 _PLACE = re.compile(rb"\n(?:" + _LONG_END + rb"|\.|From )")
 _PLACE_IN_MULTIPART = re.compile(rb"\n(?:" + _LONG_END + rb"|\.|From |--)")
 _START = re.compile(rb"\n(?:\.|From )")
