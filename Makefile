@@ -39,8 +39,7 @@ interop: $(READY)
 
 ## make bench    what things cost, beside peers, in ratios
 bench: $(READY)
-	$(BIN)/python bench/startup.py
-	$(BIN)/python bench/body.py
+	$(BIN)/python bench/run.py
 	$(BIN)/python bench/conversion.py
 	$(BIN)/python bench/tls.py
 

@@ -31,7 +31,7 @@ from zsmtp.errors import (
     TransportError,
 )
 from zsmtp.events import Connecting, Observer, ignore
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, TLSResult
+from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, TLSResult, carry_out
 from zsmtp.net.identity import LocalIdentity, bind_socket, own_addresses
 from zsmtp.net.race import Race
 from zsmtp.net.transport import SocketStream, begin_connect, finish_connect, new_socket
@@ -112,13 +112,7 @@ class BlockingDriver:
     def run(self, work: Generator[Any, Any, T]) -> T:
         """Run ``work`` to its end and return its result."""
         self._lookups_end = self._clock() + LOOKUPS_TIME
-        answer: object = None
-        try:
-            while True:
-                answer = self._perform(work.send(answer))
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        return carry_out(work, self._perform)
 
     def _perform(self, effect: object) -> object:
         if isinstance(effect, Exchange):

@@ -8,9 +8,9 @@ session events are the answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from zsmtp.dns.plan import Endpoint
 from zsmtp.proto.session import Session
@@ -100,3 +100,16 @@ class TLSResult:
 
 
 Effect = Connect | Exchange | Close | StartTLS
+
+T = TypeVar("T")
+
+
+def carry_out(work: Generator[Any, Any, T], perform: Callable[[object], object]) -> T:
+    """Run ``work`` to its end, each effect carried out by ``perform``, and return its result."""
+    answer: object = None
+    try:
+        while True:
+            answer = perform(work.send(answer))
+    except StopIteration as end:
+        result: T = end.value
+        return result

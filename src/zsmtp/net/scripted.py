@@ -30,7 +30,7 @@ from zsmtp.dns.plan import Endpoint
 from zsmtp.dns.resolver import Resolver
 from zsmtp.dns.static import StaticResolver
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted, LocalError
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, TLSResult
+from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, TLSResult, carry_out
 from zsmtp.net.race import Race
 from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection
 from zsmtp.proto.session import Session, SessionEvent
@@ -84,13 +84,7 @@ class ScriptedNetwork:
 
     def run(self, work: Generator[Any, Any, T]) -> T:
         """Run ``work`` to its end and return its result."""
-        answer: object = None
-        try:
-            while True:
-                answer = self._perform(work.send(answer))
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        return carry_out(work, self._perform)
 
     def _perform(self, effect: object) -> object:
         if isinstance(effect, Exchange):
