@@ -177,7 +177,8 @@ class TestMailExchangers:
         assert sum("skipped" in note for note in made.notes) == 2
 
     def test_no_exchanger_has_an_address(self) -> None:
-        made = plan("example.com MX 5 gone.example\nexample.com MX 10 empty.example\nempty.example TXT x")
+        zone = 'example.com MX 5 gone.example\nexample.com MX 10 empty.example\nempty.example TXT "x"'
+        made = plan(zone)
         assert failure(made) == (PERMANENT, "5.4.4")
 
     def test_one_exchanger_may_have_an_address_later(self) -> None:

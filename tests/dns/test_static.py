@@ -18,7 +18,7 @@ ZONE = """
     1.2.0.192.in-addr.arpa      PTR    mx.example.com
     _25._tcp.mx.example.com     TLSA   3 1 1 AB01 02
     mx.example.com              WKS    192.0.2.1 6 25 80
-    example.com                 TXT    "v=spf1 -all" "more"
+    example.com                 TXT    "v=spf1;  -all" "more" ; a comment
     slow.example                FAIL   timeout
     half.example                FAIL   SERVFAIL AAAA TLSA
     half.example                A      192.0.2.2
@@ -40,7 +40,7 @@ def ask(name: str, record_type: RecordType, **options: bool) -> Answer:
     ("name", "record_type", "records"),
     [
         ("example.com", RecordType.MX, (MX(10, "mx.example.com"), MX(20, "backup.example"))),
-        ("EXAMPLE.com", RecordType.TXT, ((b"v=spf1 -all", b"more"),)),
+        ("EXAMPLE.com", RecordType.TXT, ((b"v=spf1;  -all", b"more"),)),
         ("mx.example.com", RecordType.A, ("192.0.2.1",)),
         ("mx.example.com", RecordType.AAAA, ("2001:db8::1",)),
         ("1.2.0.192.in-addr.arpa", RecordType.PTR, ("mx.example.com",)),

@@ -166,15 +166,10 @@ CACHED = CachedPolicy("example.org", "1", TEXT, NOW - 1000)
 
 
 class Web:
-    """Carries the effects out: lookups against a table, the fetch against one prepared answer.
-
-    TXT records are kept apart, because a semicolon starts a comment in the table.
-    """
+    """Carries the effects out: lookups against a table, the fetch against one prepared answer."""
 
     def __init__(self, zone: str, answer: FetchedPolicy | None = None) -> None:
-        lines = zone.splitlines()
-        self.resolver = StaticResolver("\n".join(line for line in lines if " TXT " not in line))
-        self.texts = [line.partition(" TXT ")[2].strip('"').encode() for line in lines if " TXT " in line]
+        self.resolver = StaticResolver(zone)
         self.answer = answer
         self.fetches: list[FetchPolicy] = []
 
@@ -196,10 +191,7 @@ class Web:
 
     def carry_out(self, effect: Query | FetchPolicy) -> Answer | FetchedPolicy:
         if isinstance(effect, Query):
-            answer = self.resolver.lookup(effect, 0.0)
-            if effect.type is RecordType.TXT and self.texts:
-                return Answer(effect, Status.OK, tuple((text,) for text in self.texts))
-            return answer
+            return self.resolver.lookup(effect, 0.0)
         assert self.answer is not None, "nothing was to be fetched"
         self.fetches.append(effect)
         return self.answer

@@ -20,6 +20,7 @@ a comment. A name in the table, or above one, exists; any other name is NXDOMAIN
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from zsmtp.dns.answer import MX, TLSA, WKS, Answer, Query, Record, RecordType, Status
@@ -32,6 +33,8 @@ DEFAULT_TTL = 300
 MAX_ALIAS_STEPS = 8
 _FAILURES = {"SERVFAIL": Status.SERVFAIL, "TIMEOUT": Status.TIMEOUT, "BOGUS": Status.BOGUS}
 _TYPES = {record_type.value: record_type for record_type in RecordType}
+
+_FIELD = re.compile(r'"[^"]*"|;.*|[^\s;"]+')  # a text between quotes, a comment, a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class StaticResolver:
         self._secure: set[str] = set()
         self._names: set[str] = set()
         for number, line in enumerate(table.splitlines(), 1):
-            fields = line.split(";", 1)[0].split()
+            fields = [field for field in _FIELD.findall(line) if not field.startswith(";")]
             if fields:
                 try:
                     self._read(fields)
@@ -149,8 +152,9 @@ def _record(record_type: RecordType, data: list[str]) -> Record:
         return TLSA(int(data[0]), int(data[1]), int(data[2]), bytes.fromhex("".join(data[3:])))
     if record_type is RecordType.WKS:
         return WKS(_address(data[0], Family.INET), int(data[1]), frozenset(map(int, data[2:])))
-    # Between quotes blanks were already folded into one; no table of ours needs two in a row.
-    return tuple(part.encode() for part in " ".join(data).split('"')[1::2])
+    if not all(text.startswith('"') for text in data):
+        raise ValueError("text that is not between quotes")
+    return tuple(text.strip('"').encode() for text in data)
 
 
 def _address(text: str, family: Family) -> str:
