@@ -19,7 +19,6 @@ file::
      │    ├── TLSError         TLS could not be established: the handshake failed
      │    ├── WaitTimeout      a wait ran into its deadline
      │    └── Interrupted      this program was told to stop
-     ├── ResolverError         the DNS library or its configuration failed (a failed lookup is an answer, not an error)
      └── SpoolError            a control or message file is not what it must be; says which file and where
 """
 
@@ -84,10 +83,6 @@ class WaitTimeout(TransportError):
 
 class Interrupted(TransportError):
     """This program was told to stop before the work was done."""
-
-
-class ResolverError(ZsmtpError):
-    """The DNS library or its configuration failed; a lookup that fails is an answer instead."""
 
 
 class SpoolError(ZsmtpError):

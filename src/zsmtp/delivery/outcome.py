@@ -107,8 +107,6 @@ _LEVELS = {
     Phase.LAST: Level.MESSAGE,
 }
 
-TOO_MANY = EnhancedStatus(4, 5, 3)
-
 
 def from_reply(
     phase: Phase, reply: Reply, result: Result, text: str, *, enhanced: bool, peer: Peer, passed_on: bool = False
