@@ -15,7 +15,7 @@ from typing import Any
 
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.flight import Broken, Flights, More, Work
-from zsmtp.delivery.opening import Link, Opener
+from zsmtp.delivery.opening import Link, Opener, say_quit
 from zsmtp.delivery.outcome import (
     Fate,
     Level,
@@ -148,9 +148,7 @@ class Courier:
         if link is None:
             return
         if link.session.lost is None:
-            link.session.command(Phase.QUIT, command.QUIT)
-            while link.session.lost is None and (yield Exchange(link.stream, link.session)) is not None:
-                pass
+            yield from say_quit(link.stream, link.session)
         yield from self._drop(route, reason)
 
     def keep_alive(self, route: Route) -> Generator[Any, Any, None]:

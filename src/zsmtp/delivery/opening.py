@@ -226,9 +226,7 @@ class Opener:
 
     def _leave(self, stream: Stream, session: Session, verdict: Verdict) -> Generator[Any, Any, _Stopped]:
         """Say QUIT to a server that does not want to talk."""
-        session.command(Phase.QUIT, command.QUIT)
-        while session.lost is None and (yield Exchange(stream, session)) is not None:
-            pass
+        yield from say_quit(stream, session)
         yield Close(stream)
         return _Stopped(verdict)
 
@@ -250,6 +248,13 @@ class Opener:
             name = yield from helo_name(address, configured=settings.helo_name, host_name=settings.host_name)
             self._names[address] = name.encode("ascii", "replace")
         return self._names[address]
+
+
+def say_quit(stream: Stream, session: Session) -> Generator[Any, Any, None]:
+    """Say QUIT and hear the peer out. The stream is still to be closed."""
+    session.command(Phase.QUIT, command.QUIT)
+    while session.lost is None and (yield Exchange(stream, session)) is not None:
+        pass
 
 
 def _first_word(greeting: Greeting, banner: Reply) -> Phase:

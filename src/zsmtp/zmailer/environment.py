@@ -95,8 +95,7 @@ def _choice(zenv: Zenv, name: str, default: C, complain: Callable[[str], None]) 
 
 def destination_request(options: Options, destination: str) -> DestinationRequest:
     """What is asked of the destination rules for ``destination``."""
-    settings = session_settings(options)
-    names = (settings.helo_name, settings.host_name)
+    names = (options.helo_name, os.uname().nodename)
     return DestinationRequest(
         destination=destination,
         shuffle=_shuffle,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from zsmtp.events import Event, Observer
 from zsmtp.zmailer.control import ControlFile
 from zsmtp.zmailer.diagnostics import Report
-from zsmtp.zmailer.logs import Attempt, DialogueLog, ProcessTitle, Syslog, VerboseLog, debug_observer
+from zsmtp.zmailer.logs import Attempt, DialogueLog, ProcessTitle, Syslog, VerboseLog, combine, debug_observer
 from zsmtp.zmailer.options import Options
 from zsmtp.zmailer.zenv import Zenv
 
@@ -33,21 +33,20 @@ class Journal:
         self._title = ProcessTitle() if options.show_progress else None
         self._syslog = Syslog(zenv.get("SYSLOGFLG", "T"))
         self._verbose: VerboseLog | None = None
-        standing: list[Observer | None] = [self._dialogue, self._title]
+        standing: list[Observer] = [one for one in (self._dialogue, self._title) if one is not None]
         if options.debug:
             standing.append(debug_observer(debug, clock=clock))
-        self._standing = tuple(one for one in standing if one is not None)
-        self._listeners = self._standing
+        self._standing = combine(*standing)
+        self._tell = self._standing
 
     def __call__(self, event: Event) -> None:
-        for listener in self._listeners:
-            listener(event)
+        self._tell(event)
 
     def begin(self, control: ControlFile, complain: Callable[[str], None]) -> None:
         """The work on a control file starts; its sender may have asked for a log of his own."""
         if control.verbose_log is not None:
             self._verbose = VerboseLog(control.verbose_log, clock=self._clock, complain=complain)
-            self._listeners = (*self._standing, self._verbose)
+            self._tell = combine(self._standing, self._verbose)
         if self._dialogue is not None:
             self._dialogue.message(control.id, control.log_identity)
             for remark in control.remarks:
@@ -55,7 +54,7 @@ class Journal:
 
     def end(self) -> None:
         """The work on a control file is done."""
-        self._listeners = self._standing
+        self._tell = self._standing
         if self._verbose is not None:
             self._verbose.close()
             self._verbose = None

@@ -190,8 +190,7 @@ class Loop:
         """Lock the recipients of a control file; one that could not be opened makes a job with nothing to do."""
         job = Job(self._surroundings, opened, self._answer_done, lambda: self._resync(path))
         self._begun.append(job)
-        own_log = opened is not None and opened.control.verbose_log is not None
-        self._reporter.logged = own_log or self._journal.hears_reports
+        self._reporter.logged = job.has_own_log or self._journal.hears_reports
         if opened is not None:
             self._journal.begin(opened.control, self._complain)
             try:
