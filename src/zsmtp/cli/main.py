@@ -1,30 +1,84 @@
 """``zsmtp``: everything that is not the agent itself, by subcommand.
 
-``zsmtp smtp ...`` runs the transport agent as the command ``smtp`` does; it is there for installations where another
-program of that name comes first on the PATH.
+Each subcommand is a module with one function ``run(arguments) -> status``; it is imported when it is asked for and not
+before. What goes wrong on the way out ends here: one line on standard error, the exit status of sysexits(3), never a
+traceback. ``zsmtp smtp ...`` runs the transport agent as the command ``smtp`` does; it is there for installations where
+another program of that name comes first on the PATH.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
+from collections.abc import Callable
+from importlib import import_module
 
 from zsmtp import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "smtp": ("zsmtp.cli.agent", "run the transport agent: the same as the command smtp(8)"),
+}
+"""The module of each subcommand and what it does, in one line."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command with these arguments (without the program's name); the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    if arguments[:1] == ["smtp"]:
-        from zsmtp.zmailer.agent import main as agent
+    if arguments and arguments[0] in COMMANDS:
+        name = arguments[0]
+        run: Callable[[list[str]], int] = import_module(COMMANDS[name][0]).run
+        return run(arguments[1:]) if name == "smtp" else _guarded(name, run, arguments[1:])
+    _parse(arguments)
+    return 0
 
-        return agent(arguments[1:])
-    parser = argparse.ArgumentParser(prog="zsmtp", description="The outbound half of a mail system.")
+
+def _parse(arguments: list[str]) -> None:
+    """``--help``, ``--version``, and whatever is no command: ends the program."""
+    from zsmtp.cli.arguments import Parser
+
+    parser = Parser(prog="zsmtp", description="The outbound half of a mail system.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"zsmtp {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands.add_parser("smtp", help="run the transport agent: the same as the command smtp(8)", add_help=False)
+    for name, (_, help_text) in COMMANDS.items():
+        commands.add_parser(name, help=help_text, add_help=False)
     parser.parse_args(arguments)
-    return 0
+
+
+def _guarded(name: str, run: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run a subcommand; what ends it early becomes a line and a status."""
+    from zsmtp.cli.failure import CommandFailed, reason
+    from zsmtp.cli.sysexits import Exit
+    from zsmtp.errors import ConfigError, ZsmtpError
+    from zsmtp.escape import escape
+
+    try:
+        status = run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        _drop_output()
+        return Exit.BROKEN_PIPE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except CommandFailed as error:
+        status, text = error.status, str(error)
+    except ConfigError as error:
+        status, text = Exit.CONFIG, escape(str(error))
+    except (ZsmtpError, RecursionError, MemoryError) as error:
+        status, text = Exit.SOFTWARE, escape(str(error) or type(error).__name__)
+    except OSError as error:
+        _drop_output()
+        status, text = Exit.IO, escape(reason(error))
+    else:
+        return status
+    sys.stderr.write(f"zsmtp {name}: {text}\n")
+    return status
+
+
+def _drop_output() -> None:
+    """What is still buffered for standard output goes nowhere, in silence: the interpreter would try once more."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""What ends a command early: one line for the person at the terminal, and the exit status that goes with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from zsmtp.cli.sysexits import Exit
+from zsmtp.escape import escape
+
+
+class CommandFailed(Exception):
+    """The command cannot go on; ``str()`` is the line to print, without the program's name."""
+
+    def __init__(self, status: Exit, text: str) -> None:
+        self.status = status
+        super().__init__(text)
+
+
+def reason(error: OSError) -> str:
+    """What the system said, in words."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn what goes wrong when ``path`` is read into the failure that says so."""
+    try:
+        yield
+    except PermissionError as error:
+        raise CommandFailed(Exit.NO_PERMISSION, f"{escape(path)}: {reason(error)}") from error
+    except OSError as error:
+        raise CommandFailed(Exit.NO_INPUT, f"{escape(path)}: {reason(error)}") from error
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """All of a file (``-``: standard input), which must not be longer than ``limit`` octets. Raises CommandFailed."""
+    with reading(path):
+        if path == "-":
+            data = sys.stdin.buffer.read(limit + 1)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(limit + 1)
+    if len(data) > limit:
+        raise CommandFailed(Exit.DATA, f"{escape(path)}: longer than {limit} octets")
+    return data
