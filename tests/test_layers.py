@@ -24,8 +24,21 @@ BELOW = {
 }
 ENGINE = set(BELOW)
 TOPS = {"zmailer", "queue", "cli"}
-# The event that tells of a connection names its endpoint; this is the one type seen from below.
-EXCEPTIONS = {("zsmtp.events", "zsmtp.dns.plan")}
+# Events carry what they tell of as it is; its types are named for the type checker, never imported.
+EXCEPTIONS = {
+    ("zsmtp.events", f"zsmtp.{module}")
+    for module in (
+        "delivery.envelope",
+        "delivery.outcome",
+        "dns.answer",
+        "dns.plan",
+        "proto.capabilities",
+        "proto.phase",
+        "proto.plan",
+        "proto.reply",
+        "tls.facts",
+    )
+}
 
 FORBIDDEN = {"socket", "asyncio", "ssl", "time", "logging", "os", "random", "selectors", "threading"}
 PURE_ROOMS = {"proto", "body", "delivery", "errors", "escape", "events"}
@@ -76,6 +89,14 @@ def test_a_module_imports_from_below_only(path: Path) -> None:
             continue
         allowed = BELOW.get(room, ENGINE | ({room} if room != "cli" else TOPS))
         assert target in allowed, f"{module} imports {imported}"
+
+
+def test_exceptions_are_for_the_type_checker_only() -> None:
+    tree = ast.parse((SOURCE / "zsmtp/events.py").read_text())
+    checked = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    tree.body.remove(checked)
+    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [name for name in names if name is not None and name.startswith("zsmtp")]
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if room_of(name_of(p)) == "delivery"], ids=name_of)

@@ -16,7 +16,7 @@ from zsmtp.delivery.pool import Route
 from zsmtp.delivery.report import Ledger
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.destination import DestinationRequest
-from zsmtp.events import Event
+from zsmtp.events import Event, ignore
 from zsmtp.net.script import NEVER
 from zsmtp.net.scripted import Host, ScriptedNetwork
 from zsmtp.proto.capabilities import Capabilities
@@ -117,10 +117,12 @@ def world(
 ) -> World:
     """A network where the ``i``-th of ``hosts`` is the ``i``-th mail exchanger of example.org."""
     lives = {address(i): [host] if not isinstance(host, Sequence) else host for i, host in enumerate(hosts)}
-    network = ScriptedNetwork(lives, dns=table(len(hosts)) if dns is None else dns, stop_at=stop_at)
     heard: list[Event] = []
+    observer = heard.append if observed else ignore
+    names = table(len(hosts)) if dns is None else dns
+    network = ScriptedNetwork(lives, dns=names, stop_at=stop_at, observer=observer)
     chosen = settings or SessionSettings(helo_name="client.example")
-    courier = Courier(chosen, heard.append) if observed else Courier(chosen)
+    courier = Courier(chosen, observer)
     request = DestinationRequest(destination="example.org", shuffle=lambda items: None)
     return World(network, courier, Route(request), heard)
 

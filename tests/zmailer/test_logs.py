@@ -24,7 +24,6 @@ from zsmtp.zmailer.logs import (
     ProcessTitle,
     Syslog,
     VerboseLog,
-    combine,
     debug_observer,
     socket_name,
     syslog_line,
@@ -387,18 +386,6 @@ def test_debug_falls_silent_when_nobody_listens() -> None:
     debug(events.Remark("one"))
     debug(events.Remark("two"))
     assert calls == [b"# one\n"]
-
-
-def test_combine_tells_all_in_order() -> None:
-    heard: list[tuple[str, events.Event]] = []
-    first: events.Observer = lambda event: heard.append(("first", event))  # noqa: E731
-    second: events.Observer = lambda event: heard.append(("second", event))  # noqa: E731
-    event = events.Remark("x")
-    combine(first, events.ignore, second)(event)
-    assert heard == [("first", event), ("second", event)]
-    assert combine(events.ignore, first) is first
-    assert combine() is events.ignore
-    assert combine(events.ignore) is events.ignore
 
 
 def test_the_process_title_follows_the_delivery() -> None:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any
 
+from zsmtp.delivery.announce import announce, announcing
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.flight import Broken, Flights, More, Work
 from zsmtp.delivery.opening import Link, Opener, say_quit
@@ -30,7 +31,7 @@ from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.destination import plan_destination
 from zsmtp.dns.plan import Endpoint, Plan
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted
-from zsmtp.events import Closed, Detail, Observer, Remark, ignore
+from zsmtp.events import About, Closed, Decision, Detail, Observer, PlanMade, Remark, ignore
 from zsmtp.net.effects import Close, Exchange
 from zsmtp.proto import command
 from zsmtp.proto.phase import Phase, Result
@@ -54,6 +55,14 @@ def _settle_lost(works: deque[Work], broken: Broken) -> None:
         work.delivery.ledger.settle_all(work.delivery.ledger.unsettled, broken.verdict_for(work))
 
 
+def _why_again(broken: Broken, *, reused: bool) -> str:
+    if broken.out_of_step:
+        return "replies got out of step while messages rode: whoever is undecided is sent again, one by one"
+    if reused and broken.untouched:
+        return "the connection had rested and gone stale: sent again on a new one"
+    return f"whoever is undecided is sent again at once on another session: {broken.lost.error}"
+
+
 class Courier:
     """Delivers messages over routes, as ``settings`` say. Its methods are generators of effects."""
 
@@ -72,7 +81,8 @@ class Courier:
             return None
         if skip is None or route.plan is None:
             route.plan = yield from plan_destination(route.request)
-            self._tell(route.plan)
+            if self._observe is not ignore:
+                self._tell(route.plan)
         failure = from_no_route(route.plan.failure) if route.plan.failure is not None else None
         if failure is None:
             opened = yield from self._opener.open(route.plan, skip or set())
@@ -91,6 +101,9 @@ class Courier:
         ``more`` is asked for further deliveries to the same destination as long as they can ride along; it returns
         None when there is none at hand. ``idle`` is for how many seconds the route's link has rested.
         """
+        if self._observe is not ignore:
+            more = announcing(self._observe, more, route.request.destination)
+            announce(self._observe, delivery, route.request.destination)
         works = deque([Work(delivery)])
         skip: set[Endpoint] | None = None
         last: Broken | None = None
@@ -128,11 +141,15 @@ class Courier:
             last = broken
             if fresh and next_candidate_may_help(broken.lost.error):
                 skip = (skip or set()) | {link.peer.endpoint}
+            if self._observe is not ignore:
+                self._observe(Decision(About.DELIVERY, _why_again(broken, reused=not fresh)))
             for work in works:
                 work.start_over()
 
     def deliver_on_link(self, route: Route, delivery: Delivery) -> Generator[Any, Any, None]:
         """Deliver over the link that is open, and over no other: whom it leaves undecided is deferred."""
+        if self._observe is not ignore:
+            announce(self._observe, delivery, route.request.destination)
         works = deque([Work(delivery)])
         if route.link is not None:
             broken = yield from self._over(route.link, works, _no_more, 0.0)
@@ -165,7 +182,7 @@ class Courier:
             lost = yield from self._ask(link, Phase.RSET, command.RSET)
             if lost is not None:
                 return Broken(lost, from_loss(lost.error, "", link.peer), works[0], untouched=True, out_of_step=False)
-        return (yield from Flights(link, self._pace(link.peer.endpoint), works, more).run())
+        return (yield from Flights(link, self._pace(link.peer.endpoint), works, more, self._observe).run())
 
     def _try_again(self, works: deque[Work], broken: Broken, link: Link, *, reused: bool) -> bool:
         """What becomes of those a broken session left undecided; False if they are all settled now.
@@ -210,13 +227,16 @@ class Courier:
         link, route.link = route.link, None
         if link is not None:
             yield Close(link.stream)
-            self._observe(Closed(reason))
+            if self._observe is not ignore:
+                self._observe(Closed(reason))
 
     def _tell(self, plan: Plan) -> None:
+        self._observe(PlanMade(plan))
         for answer in plan.lookups:
             records = ", ".join(str(record) for record in answer.records[:20])
-            self._observe(Detail(f"DNS {answer.query.name} {answer.query.type.value}: {answer.status.value} {records}"))
+            text = f"DNS {answer.query.name} {answer.query.type.value}: {answer.status.value} {records}"
+            self._observe(Detail(text, About.ROUTE))
         for note in plan.notes:
-            self._observe(Detail(note))
+            self._observe(Detail(note, About.ROUTE))
         if plan.failure is not None:
-            self._observe(Remark(plan.failure.text))
+            self._observe(Remark(plan.failure.text, About.ROUTE))

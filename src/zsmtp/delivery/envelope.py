@@ -24,7 +24,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message and the ledger of its recipients: what is asked for, and where the answer goes."""
+    """A message and the ledger of its recipients: what is asked for, and where the answer goes.
+
+    ``name`` is what logs and traces know the message by ("" if it has no name).
+    """
 
     message: Message
     ledger: Ledger
+    name: str = ""

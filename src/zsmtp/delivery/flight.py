@@ -18,6 +18,7 @@ from zsmtp.delivery.outcome import Level, Verdict, from_loss, from_refusal
 from zsmtp.delivery.pace import Pace
 from zsmtp.delivery.transaction import TransactionBook
 from zsmtp.errors import CommandError, ContentError, ReplyError, WaitTimeout
+from zsmtp.events import Observer, TransactionEnded, TransactionStarted, ignore
 from zsmtp.net.effects import Exchange
 from zsmtp.proto.plan import (
     ContentForm,
@@ -94,6 +95,7 @@ class Flights:
     pace: Pace
     works: deque[Work]
     more: More
+    observer: Observer = ignore
     _flying: dict[Transaction, _Flight] = field(default_factory=dict)
     _octets: int = 0  # of content under way
     _to_start: deque[Work] = field(default_factory=deque)  # works that may have somebody pending
@@ -111,6 +113,8 @@ class Flights:
                     self._flying[event.transaction].book.answered(event)
             elif isinstance(event, Finished):
                 self._land(self._flying.pop(event.transaction))
+                if self.observer is not ignore:
+                    self.observer(TransactionEnded(event.transaction))
                 self._start_what_fits()
             else:
                 return self._break_off(event)
@@ -199,6 +203,8 @@ class Flights:
         self._flying[transaction] = _Flight(work, batch, book, work.content.size)
         self._octets += work.content.size
         link.transactions += 1
+        if self.observer is not ignore:
+            self.observer(TransactionStarted(work.delivery, transaction, tuple(batch), riding))
         link.session.transact(transaction)
 
     # --------------------------------------------------------------- landing
@@ -232,8 +238,10 @@ class Flights:
     def _break_off(self, lost: Lost) -> Broken:
         """The session is over: settle who is in doubt; everybody else stays open in the ledgers."""
         flight = self._flying.get(lost.transaction) if lost.transaction is not None else None
-        for other in self._flying.values():
+        for transaction, other in self._flying.items():
             other.book.lost(lost)
+            if self.observer is not ignore:
+                self.observer(TransactionEnded(transaction))
         if flight is None and self._flying:
             flight = next(iter(self._flying.values()))
         return Broken(

@@ -27,7 +27,17 @@ from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.dns.heloname import helo_name
 from zsmtp.dns.plan import Endpoint, Plan
 from zsmtp.errors import ConnectionLost, Interrupted, ReplyError, ZsmtpError
-from zsmtp.events import Connected, ConnectFailed, Detail, Observer, Remark, ignore
+from zsmtp.events import (
+    About,
+    Connected,
+    ConnectFailed,
+    Detail,
+    Observer,
+    Remark,
+    SessionOpened,
+    SessionRefused,
+    ignore,
+)
 from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, Stream
 from zsmtp.proto import command
 from zsmtp.proto.capabilities import Capabilities, parse_ehlo
@@ -100,7 +110,11 @@ class Opener:
             remaining.remove(result.endpoint)
             opened = yield from self._try_all_ways(result.stream, result.endpoint, plan)
             if isinstance(opened, Link):
+                if self._observe is not ignore:
+                    self._observe(SessionOpened(result.endpoint, opened.capabilities))
                 return opened
+            if self._observe is not ignore:
+                self._observe(SessionRefused(result.endpoint, opened.verdict))
             if opened.interrupted:
                 return opened.verdict
             refusals.append(opened.verdict)
@@ -111,8 +125,9 @@ class Opener:
         for endpoint, reason in result.failures:
             remaining.remove(endpoint)
             failures.append(ConnectFailure(endpoint, reason))
-            self._observe(ConnectFailed(endpoint, reason))
-        if result.stream is not None and result.endpoint is not None:
+            if self._observe is not ignore:
+                self._observe(ConnectFailed(endpoint, reason))
+        if result.stream is not None and result.endpoint is not None and self._observe is not ignore:
             self._observe(Connected(result.endpoint, result.stream.local))
         return result
 
@@ -132,7 +147,7 @@ class Opener:
         opened = yield from self._hello(stream, endpoint, plan, greeting, required)
         while isinstance(opened, _Stopped) and (opened.dropped_hello or opened.clear_may_work):
             if opened.clear_may_work:
-                self._observe(Remark("TLS failed: trying in clear on a new connection"))
+                self._observe(Remark("TLS failed: trying in clear on a new connection", About.SECURITY))
                 required = None
             else:
                 self._observe(Remark("connection lost on EHLO: trying HELO on a new one"))
@@ -142,7 +157,8 @@ class Opener:
                 return _Stopped(from_loss(Interrupted("told to stop while connecting"), "", None), interrupted=True)
             if again.stream is None:
                 return opened
-            self._observe(Connected(endpoint, again.stream.local))
+            if self._observe is not ignore:
+                self._observe(Connected(endpoint, again.stream.local))
             opened = yield from self._hello(again.stream, endpoint, plan, greeting, required)
         return opened
 
@@ -184,7 +200,8 @@ class Opener:
             if unfit is not None:
                 return (yield from self._not_secure(stream, session, unfit, peer))
         usable = self._settings.usable(offered)
-        self._observe(Detail(f"used: {_names(usable)}"))
+        if self._observe is not ignore:
+            self._observe(Detail(f"used: {_names(usable)}"))
         return Link(stream, session, peer, usable)
 
     def _say_hello(

@@ -15,6 +15,16 @@ class Ledger:
         self._open = dict.fromkeys(range(count))
         self._on_verdict = on_verdict
 
+    def listen(self, heard: Callable[[int, Verdict], None]) -> None:
+        """Have ``heard`` told of each further verdict too, after everybody who was told before."""
+        before = self._on_verdict
+
+        def tell(recipient: int, verdict: Verdict) -> None:
+            before(recipient, verdict)
+            heard(recipient, verdict)
+
+        self._on_verdict = tell
+
     @property
     def unsettled(self) -> list[int]:
         """The recipients without a verdict, in order."""

@@ -17,7 +17,7 @@ from zsmtp.delivery.protection import InClear, Secured, Unfit
 from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.plan import Endpoint, Family, Plan
 from zsmtp.errors import ConfigError, Interrupted, ZsmtpError
-from zsmtp.events import Observer, Remark
+from zsmtp.events import About, HandshakeDone, HandshakeStarted, Observer, Remark, ignore
 from zsmtp.net.effects import Exchange, StartTLS, Stream, TLSResult
 from zsmtp.proto import sasl
 from zsmtp.proto.capabilities import Capabilities
@@ -70,7 +70,7 @@ class SecurityStage:
             return Unfit(from_security(str(error), Peer(endpoint), final=False))
         found = yield from requirement(plan, endpoint, policy)
         if isinstance(found, Barred):
-            self._observe(Remark(f"{endpoint.host}: not used: {found.reason}"))
+            self._observe(Remark(f"{endpoint.host}: not used: {found.reason}", About.SECURITY))
             return Unfit(from_security(found.reason, Peer(endpoint), final=False))
         if self.security.implicit and not found.needs_tls:
             return replace(found, server_name=found.server_name or endpoint.host)
@@ -101,17 +101,23 @@ class SecurityStage:
     ) -> Generator[Any, Any, Secured | InClear | Unfit]:
         """The handshake and the judgement on it; ``stream`` is of no use any more unless the result is Secured."""
         options = replace(self.security.context, strength=Strength.of(required.level))
+        if self._observe is not ignore:
+            self._observe(HandshakeStarted(required.server_name))
         result: TLSResult = yield StartTLS(
             stream, options, required.server_name, self._timeout, self.security.ca_file, self.security.ca_path
         )
+        if self._observe is not ignore:
+            self._observe(HandshakeDone(result.facts, result.error))
         if result.interrupted:
             return Unfit(from_loss(Interrupted("told to stop"), "", peer), interrupted=True)
         if result.stream is None or result.facts is None:
             outcome = self._in_clear(required, Problem.VALIDATION_FAILURE, result.error, peer)
             return replace(outcome, broken=True) if isinstance(outcome, InClear) else outcome
         judgement = judge(required, result.facts, now=result.now, anchors=result.anchors)
-        self._observe(Remark(f"TLS {result.facts.session}; peer {result.facts.peer}"))
-        self._observe(Remark(f"TLS {'good enough' if judgement.ok else 'NOT good enough'}: {judgement.text}"))
+        if self._observe is not ignore:
+            fitness = "good enough" if judgement.ok else "NOT good enough"
+            self._observe(Remark(f"TLS {result.facts.session}; peer {result.facts.peer}", About.SECURITY))
+            self._observe(Remark(f"TLS {fitness}: {judgement.text}", About.SECURITY))
         if not judgement.ok:
             return Unfit(from_security(judgement.text, peer, final=self.security.failure_is_final))
         return Secured(result.stream, result.facts)
@@ -147,12 +153,12 @@ class SecurityStage:
             step = login.hear(heard.reply)
         if isinstance(step, sasl.Refused):
             return Unfit(from_login(step.reason, peer))
-        self._observe(Remark(f"logged in with {step.mechanism}"))
+        self._observe(Remark(f"logged in with {step.mechanism}", About.SECURITY))
         return None
 
     def _in_clear(self, required: Requirement, problem: Problem, text: str, peer: Peer) -> InClear | Unfit:
         judgement = without_tls(required, problem, text)
-        self._observe(Remark(f"no TLS: {judgement.text}"))
+        self._observe(Remark(f"no TLS: {judgement.text}", About.SECURITY))
         if self.security.implicit:
             return Unfit(from_security(text, peer, final=False))
         if judgement.ok:

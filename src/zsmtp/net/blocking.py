@@ -30,7 +30,7 @@ from zsmtp.errors import (
     LocalError,
     TransportError,
 )
-from zsmtp.events import Connecting, Observer, ignore
+from zsmtp.events import Connecting, LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, TLSResult, carry_out
 from zsmtp.net.identity import LocalIdentity, bind_socket, own_addresses
 from zsmtp.net.race import Race
@@ -133,6 +133,14 @@ class BlockingDriver:
     # ------------------------------------------------------------------- DNS
 
     def _look_up(self, query: Query) -> Answer:
+        if self._observe is ignore:
+            return self._ask(query)
+        self._observe(LookupStarted(query))
+        answer = self._ask(query)
+        self._observe(LookupDone(answer))
+        return answer
+
+    def _ask(self, query: Query) -> Answer:
         now = self._clock()
         if self._stop.requested:
             return Answer(query, Status.TIMEOUT, problem="told to stop")
@@ -304,7 +312,8 @@ class BlockingDriver:
     ) -> Endpoint | None:
         """Start what is due; the endpoint whose connection stands at once, if one does."""
         while (endpoint := race.start(self._clock())) is not None:
-            self._observe(Connecting(endpoint))
+            if self._observe is not ignore:
+                self._observe(Connecting(endpoint))
             try:
                 sock = new_socket(endpoint, self._send_buffer)
             except OSError as error:

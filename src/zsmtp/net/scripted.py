@@ -24,12 +24,13 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from zsmtp.dns.answer import Query
+from zsmtp.dns.answer import Answer, Query
 from zsmtp.dns.destination import OwnAddresses
 from zsmtp.dns.plan import Endpoint
 from zsmtp.dns.resolver import Resolver
 from zsmtp.dns.static import StaticResolver
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted, LocalError
+from zsmtp.events import Connecting, LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, TLSResult, carry_out
 from zsmtp.net.race import Race
 from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection
@@ -71,6 +72,7 @@ class ScriptedNetwork:
         own_addresses: frozenset[str] = frozenset({LOCAL[0]}),
         now: float = 1000.0,
         stop_at: float = NEVER,
+        observer: Observer = ignore,
     ) -> None:
         self.now = now
         self.stop_at = stop_at
@@ -80,6 +82,7 @@ class ScriptedNetwork:
         self._hosts = hosts
         self._resolver = StaticResolver(dns) if isinstance(dns, str) else dns
         self._own_addresses = own_addresses
+        self._observe = observer
         self._tried: Counter[str] = Counter()
 
     def run(self, work: Generator[Any, Any, T]) -> T:
@@ -94,7 +97,7 @@ class ScriptedNetwork:
                 self.events.append(event)
             return event
         if isinstance(effect, Query):
-            return self._resolver.lookup(effect, self.now + QUERY_TIME)
+            return self._look_up(effect)
         if isinstance(effect, Connect):
             return self._connect(effect)
         if isinstance(effect, Close):
@@ -106,6 +109,14 @@ class ScriptedNetwork:
         if isinstance(effect, OwnAddresses):
             return self._own_addresses
         raise LocalError(f"not an effect this driver knows: {effect!r}")
+
+    def _look_up(self, query: Query) -> Answer:
+        if self._observe is ignore:
+            return self._resolver.lookup(query, self.now + QUERY_TIME)
+        self._observe(LookupStarted(query))
+        answer = self._resolver.lookup(query, self.now + QUERY_TIME)
+        self._observe(LookupDone(answer))
+        return answer
 
     @property
     def _stopped(self) -> bool:
@@ -173,6 +184,8 @@ class ScriptedNetwork:
             if self._stopped:
                 return ConnectResult(None, None, tuple(failures), interrupted=True)
             while (endpoint := race.start(self.now)) is not None:
+                if self._observe is not ignore:
+                    self._observe(Connecting(endpoint))
                 host = self._next_host(endpoint)
                 running[endpoint] = (self.now + _time_to_connect(host), host)
                 self.attempts.append((self.now, endpoint))

@@ -25,7 +25,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zsmtp.errors import ConnectionLost, ContentError, ReplyError, ServiceClosing, WaitTimeout, ZsmtpError
-from zsmtp.events import ContentProgress, ContentSent, LineReceived, LineSent, Observer, Remark, ignore
+from zsmtp.events import (
+    Answered,
+    ContentProgress,
+    ContentSent,
+    ContentStarted,
+    LineReceived,
+    LineSent,
+    Observer,
+    Remark,
+    SessionLost,
+    ignore,
+)
 from zsmtp.proto import command
 from zsmtp.proto.phase import FINAL_PHASES, RULES, Phase, Result, Timeouts, judge
 from zsmtp.proto.plan import Step, Transaction
@@ -168,6 +179,8 @@ class Session:
         if self._error is not None:
             return
         self._error = error
+        if not self._quiet:
+            self._observe(SessionLost(str(error), self._awaited[0].step.phase if self._awaited else None))
         step = self._awaited[0].step if self._awaited and self._awaited[0].end <= self._written else None
         doubtful = tuple(
             sent.progress.transaction
@@ -214,18 +227,20 @@ class Session:
         if self._lmtp and not sent.replies and sent.progress is not None:
             sent.replies = max(len(sent.progress.accepted), 1)
         result = judge(sent.step.phase, reply.code)
+        recipient = sent.step.recipient
+        progress = sent.progress
+        if self._lmtp and progress is not None and progress.accepted and sent.step.phase in FINAL_PHASES:
+            recipient = progress.accepted[len(progress.accepted) - sent.replies]
+        transaction = progress.transaction if progress is not None else None
+        if not self._quiet:
+            self._observe(Answered(sent.step.phase, reply, transaction, recipient))
         if result is Result.DISORDER:
             self.fail(ReplyError(f"unexpected reply when {RULES[sent.step.phase].words}: {reply}"))
             return
-        recipient = sent.step.recipient
-        progress = sent.progress
         if sent.step.phase is Phase.LAST and result is Result.SUCCESS and progress and not progress.accepted:
             progress.contradicted = True
             self.fail(ReplyError(f"content taken although no recipient was accepted: {reply}"))
             return
-        if self._lmtp and progress is not None and progress.accepted and sent.step.phase in FINAL_PHASES:
-            recipient = progress.accepted[len(progress.accepted) - sent.replies]
-        transaction = progress.transaction if progress is not None else None
         self._events.append(Answer(sent.step, reply, result, transaction, recipient))
         sent.replies -= 1
         if sent.step.phase is Phase.RSET and result is not Result.SUCCESS and reply.code != 421:
@@ -314,7 +329,8 @@ class Session:
             return done
         if done:
             envelope, content = progress.content_started - progress.started, now - progress.content_started
-            self._observe(ContentSent(form.size, form.header_size, len(progress.accepted), envelope, content))
+            accepted = len(progress.accepted)
+            self._observe(ContentSent(form.size, form.header_size, accepted, envelope, content, progress.transaction))
         elif self._written > progress.content_position:
             self._observe(ContentProgress(min(self._written - progress.content_position, form.size), form.size))
         return done
@@ -360,7 +376,8 @@ class Session:
         sent = Sent(step, position + len(step.wire), progress)
         self._awaited.append(sent)
         if not self._quiet and step.wire:
-            self._observe(LineSent(step.shown))
+            transaction = progress.transaction if progress is not None else None
+            self._observe(LineSent(step.shown, step.phase, transaction))
         if progress is None:
             return step.wire
         if step.phase is Phase.MAIL:
@@ -377,6 +394,8 @@ class Session:
             sent.end = _UNKNOWN
             self._leaving.append(sent)
             self._content = form.chunk() if step.phase is Phase.LAST else form.data()
+            if not self._quiet:
+                self._observe(ContentStarted(form.size, progress.transaction))
             self._ahead = self._read_ahead()
         return step.wire
 
@@ -394,7 +413,7 @@ class Session:
             self._content = None
             sent.end = position + len(block)
             if sent.step.phase is Phase.CONTENT and not self._quiet:
-                self._observe(LineSent(b"."))
+                self._observe(LineSent(b".", Phase.CONTENT, sent.progress.transaction if sent.progress else None))
         return block
 
     # ----------------------------------------------------------------- waits

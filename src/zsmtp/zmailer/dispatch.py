@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from zsmtp.delivery.announce import announce
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.flight import More
@@ -14,7 +15,7 @@ from zsmtp.delivery.opening import Link
 from zsmtp.delivery.outcome import Verdict
 from zsmtp.delivery.pool import Route
 from zsmtp.dns.destination import exchanger_names
-from zsmtp.events import Observer
+from zsmtp.events import About, Decision, Observer, ignore
 from zsmtp.net.blocking import BlockingDriver
 from zsmtp.zmailer import environment
 from zsmtp.zmailer.options import Options
@@ -37,6 +38,7 @@ class Dispatcher:
         self._options = options
         self._driver = driver
         self._courier = Courier(environment.session_settings(options, security), observer)
+        self._observe = observer
         self._route: Route | None = None
         self._resting: dict[str, tuple[float, Verdict]] = {}
         self._last_use = 0.0
@@ -78,7 +80,11 @@ class Dispatcher:
         destination = route.request.destination
         rest = self._resting.get(destination)
         if rest is not None and route.link is None:
-            if time.monotonic() < rest[0]:
+            if (seconds := rest[0] - time.monotonic()) > 0:
+                if self._observe is not ignore:
+                    announce(self._observe, delivery, destination)
+                    text = f"{destination} failed a moment ago: left alone for another {seconds:.0f} s"
+                    self._observe(Decision(About.ROUTE, text, delivery))
                 delivery.ledger.settle_all(delivery.ledger.unsettled, rest[1])
                 return
             del self._resting[destination]

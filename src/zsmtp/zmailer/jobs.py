@@ -24,7 +24,7 @@ from zsmtp.delivery.outcome import Fate, Level, Verdict, from_loss
 from zsmtp.delivery.report import Ledger
 from zsmtp.dns.answer import Query, RecordType, Status
 from zsmtp.errors import Interrupted, SpoolError
-from zsmtp.events import Observer, Remark
+from zsmtp.events import About, Observer, Remark
 from zsmtp.proto.address import domain_of
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, Refusal
@@ -161,7 +161,8 @@ class Job:
     def _delivery(self, group: list[Recipient]) -> Delivery:
         envelope = self._envelope(group)
         message = Message(envelope, self._content_for(group, envelope))
-        return Delivery(message, Ledger(len(group), lambda index, verdict: self._settle(group[index], verdict)))
+        ledger = Ledger(len(group), lambda index, verdict: self._settle(group[index], verdict))
+        return Delivery(message, ledger)
 
     def _refuse_without_tls(self, recipient: Recipient) -> bool:
         """RFC 8689: a message that requires TLS does not leave without it."""
@@ -236,7 +237,7 @@ class Job:
             if isinstance(content, ContentRefusal):
                 return Refusal(EnhancedStatus.parse(content.status), content.text)
             for text in content.remarks:
-                self._all.observer(Remark(text))
+                self._all.observer(Remark(text, About.CONTENT, envelope))
             self._conversions.update((r.offset, Conversion(content.conversion.value)) for r in group)
             return ContentForm(
                 content.size,

@@ -6,10 +6,10 @@ import os
 import time
 from collections.abc import Callable
 
-from zsmtp.events import Event, Observer
+from zsmtp.events import Event, Observer, combine
 from zsmtp.zmailer.control import ControlFile
 from zsmtp.zmailer.diagnostics import Report
-from zsmtp.zmailer.logs import Attempt, DialogueLog, ProcessTitle, Syslog, VerboseLog, combine, debug_observer
+from zsmtp.zmailer.logs import Attempt, DialogueLog, ProcessTitle, Syslog, VerboseLog, debug_observer
 from zsmtp.zmailer.options import Options
 from zsmtp.zmailer.zenv import Zenv
 

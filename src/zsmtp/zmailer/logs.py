@@ -1,8 +1,8 @@
 """What people can read of a delivery: dialogue log, sender's verbose log, process title, syslog, debug remarks.
 
 Each is an adapter from the events of :mod:`zsmtp.events` to lines, and each is an ``Observer``: call it with an event.
-:func:`combine` makes one observer of several. None of them may disturb a delivery: a log that cannot be written is
-switched off with one complaint, nothing here waits, nothing here raises.
+None of them may disturb a delivery: a log that cannot be written is switched off with one complaint, nothing here
+waits, nothing here raises.
 
 Peers choose part of what is logged. :func:`zsmtp.escape.escape` is the one way from octets to text: what could move a
 cursor, end a line or hide a letter becomes ``\\r``, ``\\x1b`` or ``\\u202e``, and what is not UTF-8 becomes ``\\xff``.
@@ -44,21 +44,6 @@ def socket_name(endpoint: Endpoint) -> str:
 
 def _host_name(endpoint: Endpoint) -> str:
     return f"UNIX:{endpoint.host}" if endpoint.family is Family.UNIX else endpoint.host
-
-
-def combine(*observers: events.Observer) -> events.Observer:
-    """One observer that tells all of ``observers``, in this order."""
-    listeners = tuple(observer for observer in observers if observer is not events.ignore)
-    if not listeners:
-        return events.ignore
-    if len(listeners) == 1:
-        return listeners[0]
-
-    def tell_all(event: events.Event) -> None:
-        for listener in listeners:
-            listener(event)
-
-    return tell_all
 
 
 def _remark_text(event: events.Event, now: float) -> str | None:
