@@ -1,4 +1,4 @@
-"""Command lines: argparse with the status of sysexits(3), errors in one line, and the options that all commands have."""
+"""Command lines: argparse with the status of sysexits(3), errors in one line, and options that all commands have."""
 
 from __future__ import annotations
 
