@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsmtp.dns.heloname import address_literal, helo_name
+from zsmtp.dns.heloname import HeloCheck, address_literal, check_helo, helo_name
 from zsmtp.dns.resolver import carry_out
 from zsmtp.dns.static import StaticResolver
 
@@ -95,3 +95,39 @@ def test_never_empty_never_more_than_one_word(address: str | None, host_name: st
     assert chosen
     assert chosen.isascii()
     assert len(chosen.split()) == 1
+
+
+def check(name: str, address: str) -> HeloCheck:
+    resolver = StaticResolver(ZONE)
+    return carry_out(check_helo(name, address), resolver, deadline=0.0, own_addresses=frozenset)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "::ffff:192.0.2.1"])
+def test_a_greeting_that_holds_both_ways(address: str) -> None:
+    found = check("Out.Example.org", address)
+    assert (found.named, found.confirmed, found.reverse) == (True, True, ("out.example.org",))
+    assert found.address == "192.0.2.1"
+
+
+def test_a_greeting_that_the_reverse_lookup_does_not_bear_out() -> None:
+    found = check("out.example.org", "192.0.2.2")
+    assert (found.named, found.confirmed) == (False, False)
+    assert found.reverse == ("liar.example", "short", "second.example")
+    assert not check("liar.example", "192.0.2.3").confirmed
+    assert check("liar.example", "192.0.2.3").named
+
+
+def test_a_reverse_lookup_that_fails_is_told() -> None:
+    assert check("host.example.net", "192.0.2.4").problem == "reverse lookup: no answer in time"
+
+
+def test_a_literal_is_its_own_proof() -> None:
+    assert check("[192.0.2.6]", "192.0.2.6").confirmed
+    assert not check("[192.0.2.7]", "192.0.2.6").confirmed
+    assert check("[IPv6:2001:db8::2]", "2001:db8::2").confirmed
+
+
+def test_nobody_can_check_an_address_of_this_machine_only() -> None:
+    found = check("out.example.org", "127.0.0.1")
+    assert (found.named, found.confirmed, found.reverse) == (False, False, ())
+    assert "only this machine" in found.problem

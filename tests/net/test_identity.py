@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zsmtp.dns.ip import canonical_ip, format_ip
-from zsmtp.dns.plan import Family
+from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.errors import ConfigError, ConnectError
 from zsmtp.net import identity
 from zsmtp.net.identity import (
@@ -23,6 +23,7 @@ from zsmtp.net.identity import (
     interface_addresses,
     own_addresses,
     parse_identity,
+    source_address,
 )
 
 ANY = Binding()
@@ -230,6 +231,20 @@ def test_unix_sockets_are_left_alone() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         bind_socket(connection, one_address("127.0.0.1"), Family.UNIX, reserved_port=True)
         assert connection.getsockname() == ""
+
+
+def test_where_a_connection_would_come_from() -> None:
+    here = Endpoint("127.0.0.1", "127.0.0.1", 25, Family.INET, literal=True)
+    assert source_address(here, None) == "127.0.0.1"
+    assert source_address(here, one_address("127.0.0.7")) == "127.0.0.7"
+    assert source_address(Endpoint("/run/x", "/run/x", 0, Family.UNIX, literal=True), None) == ""
+
+
+def test_where_a_connection_cannot_come_from() -> None:
+    with pytest.raises(ConnectError, match="no IPv6 here"):
+        source_address(Endpoint("::1", "::1", 25, Family.INET6, literal=True), one_address("127.0.0.1"))
+    with pytest.raises(ConnectError, match=r"no way to 255\.255\.255\.255: "):
+        source_address(Endpoint("a.example", "255.255.255.255", 25, Family.INET), None)
 
 
 class ScriptedSocket:

@@ -9,7 +9,16 @@ from tests.tls.certificates import issue
 
 from zsmtp.dns.answer import TLSA, Answer, Query, RecordType, Status
 from zsmtp.tls.certificate import read_certificate
-from zsmtp.tls.dane import MAX_RECORDS, anchors, described, end_entity_match, matches, resolver_validates, usable
+from zsmtp.tls.dane import (
+    MAX_RECORDS,
+    anchors,
+    described,
+    end_entity_match,
+    matches,
+    resolver_validates,
+    unusable_because,
+    usable,
+)
 
 ROOT = issue("root", ca=True)
 INTER = issue("inter", by=ROOT, ca=True)
@@ -31,25 +40,27 @@ def test_every_selector_and_matching_type(selector: int, matching: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "record",
+    ("record", "reason"),
     [
-        TLSA(0, 1, 1, bytes(32)),  # PKIX-TA
-        TLSA(1, 1, 1, bytes(32)),  # PKIX-EE
-        TLSA(4, 1, 1, bytes(32)),
-        TLSA(255, 1, 1, bytes(32)),  # private use
-        TLSA(3, 2, 1, bytes(32)),
-        TLSA(3, 1, 3, bytes(32)),
-        TLSA(3, 1, 1, bytes(31)),
-        TLSA(3, 1, 1, b""),
-        TLSA(3, 1, 2, bytes(32)),
-        TLSA(3, 0, 0, b"no certificate"),
-        TLSA(3, 1, 0, b"no key"),
+        (TLSA(0, 1, 1, bytes(32)), "usage 0 is not for SMTP"),  # PKIX-TA
+        (TLSA(1, 1, 1, bytes(32)), "usage 1 is not for SMTP"),  # PKIX-EE
+        (TLSA(4, 1, 1, bytes(32)), "unknown usage 4"),
+        (TLSA(255, 1, 1, bytes(32)), "unknown usage 255"),  # private use
+        (TLSA(3, 2, 1, bytes(32)), "unknown selector 2"),
+        (TLSA(3, 1, 3, bytes(32)), "unknown matching type 3"),
+        (TLSA(3, 1, 1, bytes(31)), "a digest of 31 octets instead of 32"),
+        (TLSA(3, 1, 1, b""), "a digest of 0 octets instead of 32"),
+        (TLSA(3, 1, 2, bytes(32)), "a digest of 32 octets instead of 64"),
+        (TLSA(3, 0, 0, b"no certificate"), "its data is no certificate"),
+        (TLSA(3, 1, 0, b"no key"), "its data is no public key"),
     ],
 )
-def test_unusable_records(record: TLSA) -> None:
+def test_unusable_records(record: TLSA, reason: str) -> None:
     good = TLSA(3, 1, 1, bytes(32))
     assert usable([record]) == ()
     assert usable([record, good]) == (good,)
+    assert unusable_because(record) == reason
+    assert unusable_because(good) == ""
 
 
 def test_other_records_and_too_many_are_passed_over() -> None:

@@ -4,12 +4,14 @@ A receiver may hold the greeting against the address it comes from, so the best 
 address, in both directions. :func:`helo_name` chooses: the configured name; else the name of the local address of this
 connection, if its reverse lookup is confirmed by a forward one; else the host's own name if it is qualified; else the
 address as a literal, which is always true. It is a generator of lookups like the destination rules; a lookup that fails
-only moves on to the next choice, and whoever carries the lookups out bounds the time they may take.
+only moves on to the next choice, and whoever carries the lookups out bounds the time they may take. :func:`check_helo`
+is the receiver's side of it, for whoever wants to know beforehand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 
 from zsmtp.dns.answer import Answer, Query, RecordType
 from zsmtp.dns.ip import canonical_ip, ip_family, is_link_local, is_loopback, is_unspecified, reverse_name, unmapped
@@ -39,6 +41,45 @@ def helo_name(local_address: str | None, *, configured: str | None, host_name: s
     if own is not None and _is_qualified(own):
         return own
     return "localhost" if is_unspecified(address) else address_literal(address)
+
+
+@dataclass(frozen=True, slots=True)
+class HeloCheck:
+    """How a greeting looks to a receiver that holds ``name`` against the ``address`` it comes from.
+
+    ``reverse`` are the names the DNS has for the address; ``named`` tells that ``name`` is one of them, ``confirmed``
+    that the address is one of the name's own. ``problem`` says what kept a lookup from telling, "" if nothing did.
+    """
+
+    name: str
+    address: str
+    reverse: tuple[str, ...] = ()
+    named: bool = False
+    confirmed: bool = False
+    problem: str = ""
+
+
+def check_helo(name: str, address: str) -> Generator[Query, Answer, HeloCheck]:
+    """Look at a greeting as its receiver may: reverse lookup of the address, forward lookup of the name.
+
+    An address literal needs no forward lookup: it is its own proof.
+    """
+    address = unmapped(canonical_ip(address.partition("%")[0]) or address)
+    if is_loopback(address) or is_link_local(address):
+        return HeloCheck(name, address, problem="an address that only this machine or link knows")
+    answer = yield Query(reverse_name(address), RecordType.PTR)
+    found = (_domain(record) for record in answer.records if isinstance(record, str))
+    reverse = tuple(dict.fromkeys(one for one in found if one is not None))
+    problem = f"reverse lookup: {answer.status.value}" if answer.temporary else ""
+    own = _domain(name)
+    if own is None:
+        return HeloCheck(name, address, reverse, confirmed=name == address_literal(address), problem=problem)
+    forward = RecordType.AAAA if ip_family(address) is Family.INET6 else RecordType.A
+    answer = yield Query(own, forward)
+    confirmed = any(isinstance(record, str) and canonical_ip(record) == address for record in answer.records)
+    if answer.temporary:
+        problem = "; ".join(filter(None, (problem, f"lookup of {own}: {answer.status.value}")))
+    return HeloCheck(name, address, reverse, own in reverse, confirmed, problem)
 
 
 def address_literal(address: str) -> str:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from zsmtp.dns.ip import format_ip, ip_family, is_link_local
 from zsmtp.dns.literal import Literal, Name, parse_destination, shown
-from zsmtp.dns.plan import Family
+from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.errors import ConfigError, ConnectError
 
 RESERVED_PORTS = range(1023, 511, -1)
@@ -265,6 +265,24 @@ def bind_socket(
             connection.bind((address, 0))
         except OSError as error:
             raise ConnectError(f"cannot bind to the local address {address}: {error.strerror or error}") from error
+
+
+def source_address(endpoint: Endpoint, identity: ResolvedIdentity | None) -> str:
+    """The local address that a connection to ``endpoint`` would come from, by the routes of this machine now.
+
+    Nothing is sent: a datagram socket is told of the endpoint, and has its address then. Raises
+    :class:`~zsmtp.errors.ConnectError` if there is no way there. A UNIX socket has no address: "".
+    """
+    if endpoint.family is Family.UNIX:
+        return ""
+    family = socket.AF_INET6 if endpoint.family is Family.INET6 else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            bind_socket(probe, identity, endpoint.family, reserved_port=False)
+            probe.connect((endpoint.address, endpoint.port))
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise ConnectError(f"no way to {endpoint.address}: {error.strerror or error}") from error
 
 
 def _bind_reserved(connection: socket.socket, address: str) -> None:

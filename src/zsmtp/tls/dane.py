@@ -21,6 +21,7 @@ from typing import Any
 from zsmtp.dns.answer import TLSA, Answer, Query, RecordType
 from zsmtp.tls.certificate import Certificate, read_certificate
 
+PKIX_TA, PKIX_EE = 0, 1  # usages that rest on public authorities, too
 DANE_TA = 2
 DANE_EE = 3
 CERTIFICATE, PUBLIC_KEY = 0, 1  # selectors
@@ -39,7 +40,7 @@ def usable(records: Iterable[object]) -> tuple[TLSA, ...]:
     length and octets that are no certificate or key. Digest agility (RFC 7671 9): among the digests of one usage and
     selector only the strongest counts; octets in full always do.
     """
-    found = [r for r in list(records)[:MAX_RECORDS] if isinstance(r, TLSA) and _is_usable(r)]
+    found = [r for r in list(records)[:MAX_RECORDS] if isinstance(r, TLSA) and not unusable_because(r)]
     strongest: dict[tuple[int, int], int] = {}
     for record in found:
         key = (record.usage, record.selector)
@@ -48,18 +49,26 @@ def usable(records: Iterable[object]) -> tuple[TLSA, ...]:
     return tuple(dict.fromkeys(kept))
 
 
-def _is_usable(record: TLSA) -> bool:
-    if record.usage not in (DANE_TA, DANE_EE) or record.selector not in (CERTIFICATE, PUBLIC_KEY):
-        return False
+def unusable_because(record: TLSA) -> str:
+    """Why a record by itself cannot be judged, in words; "" if it can."""
+    if record.usage in (PKIX_TA, PKIX_EE):
+        return f"usage {record.usage} is not for SMTP"
+    if record.usage not in (DANE_TA, DANE_EE):
+        return f"unknown usage {record.usage}"
+    if record.selector not in (CERTIFICATE, PUBLIC_KEY):
+        return f"unknown selector {record.selector}"
     if record.matching != FULL:
-        return len(record.data) == _DIGEST_SIZES.get(record.matching)
-    if record.selector == PUBLIC_KEY:
-        return record.data[:1] == b"\x30"  # a SEQUENCE; anything else can match nothing
+        size = _DIGEST_SIZES.get(record.matching)
+        if size is None:
+            return f"unknown matching type {record.matching}"
+        return "" if len(record.data) == size else f"a digest of {len(record.data)} octets instead of {size}"
+    if record.selector == PUBLIC_KEY:  # a key is a SEQUENCE; anything else can match nothing
+        return "" if record.data[:1] == b"\x30" else "its data is no public key"
     try:
         read_certificate(record.data)
     except ValueError:
-        return False
-    return True
+        return "its data is no certificate"
+    return ""
 
 
 def matches(record: TLSA, certificate: Certificate) -> bool:
