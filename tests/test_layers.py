@@ -37,6 +37,7 @@ EXCEPTIONS = {
         "proto.plan",
         "proto.reply",
         "tls.facts",
+        "tls.judgement",
     )
 }
 

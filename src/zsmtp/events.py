@@ -10,7 +10,7 @@ The events of one delivery, in the order they come::
     DeliveryStarted
       LookupStarted LookupDone ...  PlanMade                     where it can go
       Connecting ConnectFailed ...  Connected                    who takes the connection
-      (LineSent ... Answered)  HandshakeStarted HandshakeDone    the session: greeting, EHLO, STARTTLS, AUTH
+      (LineSent ... Answered)  HandshakeStarted HandshakeDone Secured    the session: greeting, EHLO, STARTTLS, AUTH
       SessionOpened, or SessionRefused and the next candidate
       TransactionStarted (LineSent ... Answered) ContentStarted ContentProgress ContentSent Answered TransactionEnded
       Settled                                                    once for each recipient
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from zsmtp.proto.plan import Envelope, Transaction
     from zsmtp.proto.reply import Reply
     from zsmtp.tls.facts import TLSFacts
+    from zsmtp.tls.judgement import Judgement
 
 
 class About(Enum):
@@ -163,10 +164,19 @@ class HandshakeStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class HandshakeDone(Event):
-    """A handshake ended: its ``facts``, or None and the ``error`` in words. The judgement on it is a remark."""
+    """A handshake ended: its ``facts``, or None and the ``error`` in words. :class:`Secured` tells the verdict on it."""
 
     facts: TLSFacts | None
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Secured(Event):
+    """A TLS handshake was done: what it agreed on and whom it met, and the verdict, before anything is said over it."""
+
+    endpoint: Endpoint
+    facts: TLSFacts
+    judgement: Judgement
 
 
 @dataclass(frozen=True, slots=True)

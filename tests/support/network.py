@@ -20,7 +20,8 @@ from zsmtp.events import Event, ignore
 from zsmtp.net.script import NEVER
 from zsmtp.net.scripted import Host, ScriptedNetwork
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Envelope, Recipient
+from zsmtp.proto.plan import ContentForm, Envelope, Recipient, SenderWish
+from zsmtp.tls.chain import TrustAnchors
 
 CONTENT = b"Subject: x\r\n\r\nhello\r\n"
 
@@ -54,11 +55,12 @@ def message(
     sender: bytes = b"a@example.net",
     content: ContentForm | None = None,
     content_for: Callable[[Capabilities], ContentForm] | None = None,
+    wish: SenderWish = SenderWish.NONE,
 ) -> Message:
     """A message to ``recipients`` (r0@example.org without any)."""
     chosen = [r if isinstance(r, Recipient) else Recipient(r) for r in recipients or (b"r0@example.org",)]
     form = content or content_form()
-    return Message(Envelope(sender, tuple(chosen)), content_for or (lambda capabilities: form))
+    return Message(Envelope(sender, tuple(chosen), wish=wish), content_for or (lambda capabilities: form))
 
 
 def numbered(count: int) -> list[bytes]:
@@ -114,13 +116,20 @@ def world(
     stop_at: float = NEVER,
     dns: str | None = None,
     observed: bool = False,
+    now: float = 1000.0,
+    anchors: Sequence[bytes] = (),
 ) -> World:
-    """A network where the ``i``-th of ``hosts`` is the ``i``-th mail exchanger of example.org."""
+    """A network where the ``i``-th of ``hosts`` is the ``i``-th mail exchanger of example.org.
+
+    ``anchors`` are the CA certificates trusted, in DER.
+    """
     lives = {address(i): [host] if not isinstance(host, Sequence) else host for i, host in enumerate(hosts)}
     heard: list[Event] = []
     observer = heard.append if observed else ignore
     names = table(len(hosts)) if dns is None else dns
-    network = ScriptedNetwork(lives, dns=names, stop_at=stop_at, observer=observer)
+    network = ScriptedNetwork(
+        lives, dns=names, now=now, stop_at=stop_at, observer=observer, anchors=lambda: TrustAnchors(anchors)
+    )
     chosen = settings or SessionSettings(helo_name="client.example")
     courier = Courier(chosen, observer)
     request = DestinationRequest(destination="example.org", shuffle=lambda items: None)

@@ -10,12 +10,12 @@ from tests.tls.lookups import ENDPOINT, LITERAL, SOCKET, answer, plan, run, sign
 from zsmtp.dns.answer import TLSA, Answer, RecordType, Status
 from zsmtp.dns.plan import Endpoint, Plan
 from zsmtp.errors import ConfigError
+from zsmtp.proto.plan import SenderWish
 from zsmtp.tls.policy import (
     Barred,
     Level,
     Policy,
     Requirement,
-    SenderWish,
     Source,
     STSFinding,
     STSMode,

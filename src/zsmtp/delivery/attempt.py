@@ -26,15 +26,16 @@ from zsmtp.delivery.outcome import (
     next_candidate_may_help,
 )
 from zsmtp.delivery.pace import Pace
+from zsmtp.delivery.plan import plan_delivery
 from zsmtp.delivery.pool import Route
 from zsmtp.delivery.settings import SessionSettings
-from zsmtp.dns.destination import plan_destination
 from zsmtp.dns.plan import Endpoint, Plan
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted
 from zsmtp.events import About, Closed, Decision, Detail, Observer, PlanMade, Remark, ignore
 from zsmtp.net.effects import Close, Exchange
 from zsmtp.proto import command
 from zsmtp.proto.phase import Phase, Result
+from zsmtp.proto.plan import SenderWish
 from zsmtp.proto.session import Lost
 
 IDLE_LIMIT = 20.0  # seconds of rest after which a connection is asked with RSET whether it still lives
@@ -67,23 +68,29 @@ class Courier:
     """Delivers messages over routes, as ``settings`` say. Its methods are generators of effects."""
 
     def __init__(self, settings: SessionSettings, observer: Observer = ignore) -> None:
+        self._security = settings.security
         self._opener = Opener(settings, observer)
         self._observe = observer
         self._paces: dict[Endpoint, Pace] = {}
 
-    def open(self, route: Route, skip: set[Endpoint] | None = None) -> Generator[Any, Any, Verdict | None]:
+    def open(
+        self, route: Route, skip: set[Endpoint] | None = None, wish: SenderWish = SenderWish.NONE
+    ) -> Generator[Any, Any, Verdict | None]:
         """See that ``route`` has an open session; a verdict if it cannot have one.
 
-        ``skip`` are endpoints not to be tried. A route without a link is planned anew: answers are cached by the
-        resolver for as long as they hold.
+        ``skip`` are endpoints not to be tried, ``wish`` is what the sender of the message wants of the session. A route
+        without a link is planned anew, unless it was given its plan: answers are cached by the resolver for as long as
+        they hold.
         """
         if route.link is not None:
             return None
         if skip is None or route.plan is None:
-            route.plan = yield from plan_destination(route.request)
+            route.plan = route.given or (yield from plan_delivery(route.request, self._security, wish))
             if self._observe is not ignore:
-                self._tell(route.plan)
-        failure = from_no_route(route.plan.failure) if route.plan.failure is not None else None
+                self._tell(route.plan.route)
+        route.plan = route.plan.for_wish(wish)
+        no_route = route.plan.route.failure
+        failure = from_no_route(no_route) if no_route is not None else None
         if failure is None:
             opened = yield from self._opener.open(route.plan, skip or set())
             if isinstance(opened, Link):
@@ -110,11 +117,11 @@ class Courier:
         while works:
             link = route.link
             reused = link is not None
-            if last is not None and route.plan is not None and route.plan.exhausted(skip or set()):
+            if last is not None and route.plan is not None and route.plan.route.exhausted(skip or set()):
                 _settle_lost(deque([works.popleft()]), last)
                 skip = last = None  # the others have had no fair try yet
                 continue
-            failure = yield from self.open(route, skip)
+            failure = yield from self.open(route, skip, works[0].delivery.message.envelope.wish)
             link = route.link
             if failure is not None or link is None:
                 assert failure is not None

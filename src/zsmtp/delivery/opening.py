@@ -9,7 +9,7 @@ an error (the rule is in ``zsmtp.delivery.outcome``).
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zsmtp.delivery.outcome import (
@@ -22,10 +22,11 @@ from zsmtp.delivery.outcome import (
     from_reply,
     from_security,
 )
+from zsmtp.delivery.plan import DeliveryPlan
 from zsmtp.delivery.protection import InClear, Secured, Unfit
 from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.dns.heloname import helo_name
-from zsmtp.dns.plan import Endpoint, Plan
+from zsmtp.dns.plan import Endpoint
 from zsmtp.errors import ConnectionLost, Interrupted, ReplyError, ZsmtpError
 from zsmtp.events import (
     About,
@@ -48,7 +49,6 @@ from zsmtp.proto.transcript import exchange
 
 if TYPE_CHECKING:
     from zsmtp.delivery.security import SecurityStage
-    from zsmtp.tls.facts import TLSFacts
     from zsmtp.tls.policy import Requirement
 
 Effects = Generator[Any, Any, Any]  # of Effect, Query and OwnAddresses
@@ -96,9 +96,9 @@ class Opener:
 
             self._stage = SecurityStage(settings.security, settings.timeouts.command, observer)
 
-    def open(self, plan: Plan, skip: set[Endpoint]) -> Generator[Any, Any, Link | Verdict]:
+    def open(self, plan: DeliveryPlan, skip: set[Endpoint]) -> Generator[Any, Any, Link | Verdict]:
         """Walk the candidates of ``plan`` that are not in ``skip``; a verdict if none of them opens a session."""
-        remaining = [c.endpoint for c in plan.candidates if c.endpoint not in skip]
+        remaining = [c.endpoint for c in plan.route.candidates if c.endpoint not in skip]
         failures: list[ConnectFailure] = []
         refusals: list[Verdict] = []
         while remaining:
@@ -131,7 +131,9 @@ class Opener:
             self._observe(Connected(result.endpoint, result.stream.local))
         return result
 
-    def _try_all_ways(self, stream: Stream, endpoint: Endpoint, plan: Plan) -> Generator[Any, Any, Link | _Stopped]:
+    def _try_all_ways(
+        self, stream: Stream, endpoint: Endpoint, plan: DeliveryPlan
+    ) -> Generator[Any, Any, Link | _Stopped]:
         """Open a session, on a second connection if need be.
 
         With HELO if the peer drops the connection on EHLO; in clear if TLS fails and was not required (RFC 7435).
@@ -143,6 +145,10 @@ class Opener:
                 yield Close(stream)
                 return _Stopped(found.verdict)
             required = found
+        elif plan.needs_protection(endpoint):
+            yield Close(stream)
+            text = "the plan asks for a protected session, and nothing is configured to make one"
+            return _Stopped(from_security(text, Peer(endpoint), final=False))
         greeting = self._settings.greeting
         opened = yield from self._hello(stream, endpoint, plan, greeting, required)
         while isinstance(opened, _Stopped) and (opened.dropped_hello or opened.clear_may_work):
@@ -163,17 +169,16 @@ class Opener:
         return opened
 
     def _hello(
-        self, stream: Stream, endpoint: Endpoint, plan: Plan, greeting: Greeting, required: Requirement | None
+        self, stream: Stream, endpoint: Endpoint, plan: DeliveryPlan, greeting: Greeting, required: Requirement | None
     ) -> Generator[Any, Any, Link | _Stopped]:
         """Hear the greeting, say hello, and make the session as secure as it must be; closes it otherwise."""
         session = Session(timeouts=self._settings.timeouts, lmtp=self._settings.lmtp, observer=self._observe)
         peer = Peer(endpoint, stream.local)
-        facts: TLSFacts | None = None
         if self._stage is not None and self._stage.security.implicit and required is not None:
             secured = yield from self._stage.handshake(stream, required, peer)
             if not isinstance(secured, Secured):
                 return (yield from self._not_secure(stream, session, secured, peer))
-            stream, facts = secured.stream, secured.facts
+            stream, peer = secured.stream, replace(peer, protection=secured.protection)
         name = yield from self._name(stream)
         heard = yield Exchange(stream, session)
         if isinstance(heard, Lost):
@@ -186,17 +191,17 @@ class Opener:
         offered = yield from self._say_hello(stream, session, peer, name, phase)
         if not isinstance(offered, Capabilities):
             return offered
-        if self._stage is not None and required is not None and facts is None:
+        if self._stage is not None and required is not None and peer.protection is None:
             secured = yield from self._stage.start_tls(stream, session, offered, required, peer)
             if isinstance(secured, Secured):  # what was known before the handshake counts no more (RFC 3207 4.2)
-                stream, facts = secured.stream, secured.facts
+                stream, peer = secured.stream, replace(peer, protection=secured.protection)
                 offered = yield from self._say_hello(stream, session, peer, name, phase)
                 if not isinstance(offered, Capabilities):
                     return offered
             elif not isinstance(secured, InClear) or secured.broken:
                 return (yield from self._not_secure(stream, session, secured, peer))
         if self._stage is not None:
-            unfit = yield from self._stage.log_in(stream, session, offered, plan, peer, facts)
+            unfit = yield from self._stage.log_in(stream, session, offered, plan.route, peer)
             if unfit is not None:
                 return (yield from self._not_secure(stream, session, unfit, peer))
         usable = self._settings.usable(offered)

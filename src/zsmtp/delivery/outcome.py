@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from zsmtp.dns.plan import Endpoint, Family, NoRoute
 from zsmtp.errors import (
@@ -28,6 +29,9 @@ from zsmtp.proto.phase import FINAL_PHASES, Phase, Result
 from zsmtp.proto.plan import Refusal
 from zsmtp.proto.reply import Reply, printable
 from zsmtp.proto.status import EnhancedStatus, default_status, given_status
+
+if TYPE_CHECKING:
+    from zsmtp.delivery.protection import Protection
 
 HOST_REST = 60  # seconds a host is left alone after no session with it could be opened
 
@@ -51,10 +55,14 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who was talked to: the endpoint, and this side's ``(address, port)``, None where there is none (UNIX sockets)."""
+    """Who was talked to: the endpoint, and this side's ``(address, port)``, None where there is none (UNIX sockets).
+
+    ``protection`` is the TLS of the session, None in clear.
+    """
 
     endpoint: Endpoint
     local: tuple[str, int] | None = None
+    protection: Protection | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,17 @@ from zsmtp.net.effects import Stream
 
 if TYPE_CHECKING:
     from zsmtp.tls.facts import TLSFacts
+    from zsmtp.tls.judgement import Judgement
+    from zsmtp.tls.policy import Requirement
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """The TLS of a session: what was required, the facts of the handshake, and the verdict on them."""
+
+    requirement: Requirement
+    facts: TLSFacts
+    judgement: Judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +28,7 @@ class Secured:
     """A handshake that was judged good enough; ``stream`` is to be used from now on."""
 
     stream: Stream
-    facts: TLSFacts
+    protection: Protection
 
 
 @dataclass(frozen=True, slots=True)

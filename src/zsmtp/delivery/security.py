@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zsmtp.delivery.outcome import Peer, from_login, from_loss, from_security
-from zsmtp.delivery.protection import InClear, Secured, Unfit
+from zsmtp.delivery.plan import DeliveryPlan, requirement_for
+from zsmtp.delivery.protection import InClear, Protection, Secured, Unfit
 from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.plan import Endpoint, Family, Plan
 from zsmtp.errors import ConfigError, Interrupted, ZsmtpError
 from zsmtp.events import About, HandshakeDone, HandshakeStarted, Observer, Remark, ignore
+from zsmtp.events import Secured as SecuredEvent
 from zsmtp.net.effects import Exchange, StartTLS, Stream, TLSResult
 from zsmtp.proto import sasl
 from zsmtp.proto.capabilities import Capabilities
@@ -27,7 +29,7 @@ from zsmtp.tls.certificate import server_end_point
 from zsmtp.tls.context import ContextOptions, Strength
 from zsmtp.tls.facts import TLSFacts
 from zsmtp.tls.judgement import judge, without_tls
-from zsmtp.tls.policy import Barred, Policy, Requirement, requirement
+from zsmtp.tls.policy import Barred, Policy, Requirement
 from zsmtp.tls.problem import Problem
 
 STARTTLS = b"STARTTLS\r\n"
@@ -62,18 +64,13 @@ class SecurityStage:
         self._timeout = timeout
         self._observe = observer
 
-    def required(self, plan: Plan, endpoint: Endpoint) -> Generator[Any, Any, Requirement | Unfit]:
+    def required(self, plan: DeliveryPlan, endpoint: Endpoint) -> Generator[Any, Any, Requirement | Unfit]:
         """What a session with this candidate must be, or why the candidate must not be used now."""
-        try:
-            policy = self.security.policy_for(plan.destination)
-        except ConfigError as error:
-            return Unfit(from_security(str(error), Peer(endpoint), final=False))
-        found = yield from requirement(plan, endpoint, policy)
+        found = yield from requirement_for(plan, endpoint, self.security)
+        assert found is not None
         if isinstance(found, Barred):
             self._observe(Remark(f"{endpoint.host}: not used: {found.reason}", About.SECURITY))
             return Unfit(from_security(found.reason, Peer(endpoint), final=False))
-        if self.security.implicit and not found.needs_tls:
-            return replace(found, server_name=found.server_name or endpoint.host)
         return found
 
     def start_tls(
@@ -115,15 +112,13 @@ class SecurityStage:
             return replace(outcome, broken=True) if isinstance(outcome, InClear) else outcome
         judgement = judge(required, result.facts, now=result.now, anchors=result.anchors)
         if self._observe is not ignore:
-            fitness = "good enough" if judgement.ok else "NOT good enough"
-            self._observe(Remark(f"TLS {result.facts.session}; peer {result.facts.peer}", About.SECURITY))
-            self._observe(Remark(f"TLS {fitness}: {judgement.text}", About.SECURITY))
+            self._observe(SecuredEvent(peer.endpoint, result.facts, judgement))
         if not judgement.ok:
             return Unfit(from_security(judgement.text, peer, final=self.security.failure_is_final))
-        return Secured(result.stream, result.facts)
+        return Secured(result.stream, Protection(required, result.facts, judgement))
 
     def log_in(
-        self, stream: Stream, session: Session, offered: Capabilities, plan: Plan, peer: Peer, facts: TLSFacts | None
+        self, stream: Stream, session: Session, offered: Capabilities, plan: Plan, peer: Peer
     ) -> Generator[Any, Any, Unfit | None]:
         """AUTH, if somebody is to log in here and the server offers it; None if all is well."""
         if not offered.auth:
@@ -134,6 +129,7 @@ class SecurityStage:
             return Unfit(from_login(str(error), peer))
         if credentials is None:
             return None
+        facts = peer.protection.facts if peer.protection is not None else None
         chosen = sasl.choose(
             offered.auth,
             credentials,

@@ -13,9 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 from zsmtp.dns.plan import Endpoint
 from zsmtp.errors import ConnectionLost
+
+if TYPE_CHECKING:
+    from zsmtp.tls.facts import TLSFacts
 
 NEVER = float("inf")
 LOCAL = ("192.0.2.200", 40025)  # the client's end of every connection
@@ -65,7 +69,8 @@ class Script:
     turn, the last one again and again. ``keywords`` are offered in the answer to EHLO and LHLO. ``in_content`` is taken
     once so many octets of content have come. ``read_sizes`` and ``write_sizes`` tell, in turn and over again, how many
     octets one read of the client brings and one write of it takes at most (empty: all). ``connect_time`` is how long
-    connecting takes, in seconds.
+    connecting takes, in seconds. ``tls`` are the facts of a handshake that succeeds (the octets stay plain, there is
+    nobody to hide them from), or why it fails.
     """
 
     greeting: Reaction = Reaction("220 server.example ESMTP")
@@ -77,6 +82,7 @@ class Script:
     read_sizes: Sequence[int] = ()
     write_sizes: Sequence[int] = ()
     connect_time: float = 0.0
+    tls: TLSFacts | str = "the peer has no TLS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,8 @@ class ScriptedConnection:
     """One connection, as the server saw it; also the stream the client holds.
 
     ``written`` are the client's octets with the times they came, ``acceptances`` what was received to its end;
-    ``closed_at`` is when the client closed it, None before.
+    ``closed_at`` is when the client closed it, None before; ``clear_octets`` is how many octets of the client came
+    before a handshake, None if there was none.
     """
 
     local = LOCAL
@@ -102,6 +109,7 @@ class ScriptedConnection:
         self.script = script
         self.opened_at = now
         self.closed_at: float | None = None
+        self.clear_octets: int | None = None
         self.written: list[tuple[float, bytes]] = []
         self.acceptances: list[Acceptance] = []
         self._arrivals: list[tuple[float, bytes]] = []  # to the client, in order of time
@@ -128,7 +136,16 @@ class ScriptedConnection:
         """What the client wrote, line by line."""
         return self.client_octets.decode("latin-1").split("\r\n")[:-1]
 
+    @property
+    def lines_in_clear(self) -> list[str]:
+        """The lines that came outside of TLS."""
+        return self.client_octets[: self.clear_octets].decode("latin-1").split("\r\n")[:-1]
+
     # ------------------------------------------------------ the client's view
+
+    def secure(self) -> None:
+        """A handshake was done: the dialogue starts anew in it."""
+        self.clear_octets = len(self.client_octets)
 
     def receive(self, now: float) -> bytes | None:
         """Octets that have arrived, b"" at the end of the stream, None if there is nothing. Raises ConnectionLost."""
@@ -241,9 +258,12 @@ class ScriptedConnection:
             "DATA": "354 go ahead",
             "RSET": "250 2.0.0 reset",
             "NOOP": "250 2.0.0 ok",
+            "STARTTLS": "220 2.0.0 go ahead",
         }
         if self.script.lmtp:
             del texts["HELO"]
+        if "STARTTLS" not in self.script.keywords:
+            del texts["STARTTLS"]
         return texts.get(verb, "500 5.5.2 unknown command")
 
     def _take_data(self) -> bool:

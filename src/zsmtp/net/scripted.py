@@ -20,9 +20,9 @@ server answers while the client still writes. None of that may ever change what 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zsmtp.dns.answer import Answer, Query
 from zsmtp.dns.destination import OwnAddresses
@@ -36,13 +36,16 @@ from zsmtp.net.race import Race
 from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection
 from zsmtp.proto.session import Session, SessionEvent
 
+if TYPE_CHECKING:
+    from zsmtp.tls.chain import TrustAnchors
+
 QUERY_TIME = 15.0  # seconds for one lookup
 
 T = TypeVar("T")
 
 
-def _no_anchors() -> Any:
-    raise LocalError("the scripted network has no TLS")
+def _no_anchors() -> TrustAnchors:
+    raise LocalError("the scripted network was given no CA certificates")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,9 @@ class ScriptedNetwork:
     """The driver. ``hosts`` gives for each address what its connections are like, in turn, the last one repeated.
 
     Addresses not named refuse connections. ``dns`` is a table for :class:`~zsmtp.dns.static.StaticResolver`, or a
-    resolver. ``now`` is the time in seconds; ``stop_at`` is when the program is told to stop. ``connections`` are all
-    connections made, ``attempts`` all endpoints tried, with the time.
+    resolver. ``now`` is the time in seconds; ``stop_at`` is when the program is told to stop. ``anchors`` are the CA
+    certificates that chains are judged by. ``connections`` are all connections made, ``attempts`` all endpoints tried,
+    with the time, ``handshakes`` the handshakes asked for.
     """
 
     def __init__(
@@ -73,12 +77,15 @@ class ScriptedNetwork:
         now: float = 1000.0,
         stop_at: float = NEVER,
         observer: Observer = ignore,
+        anchors: Callable[[], TrustAnchors] = _no_anchors,
     ) -> None:
         self.now = now
         self.stop_at = stop_at
         self.connections: list[ScriptedConnection] = []
         self.attempts: list[tuple[float, Endpoint]] = []
         self.events: list[SessionEvent] = []
+        self.handshakes: list[StartTLS] = []
+        self._anchors = anchors
         self._hosts = hosts
         self._resolver = StaticResolver(dns) if isinstance(dns, str) else dns
         self._own_addresses = own_addresses
@@ -105,7 +112,7 @@ class ScriptedNetwork:
             effect.stream.closed_at = self.now
             return None
         if isinstance(effect, StartTLS):
-            return TLSResult(None, None, 0.0, _no_anchors, "the scripted network has no TLS")
+            return self._start_tls(effect)
         if isinstance(effect, OwnAddresses):
             return self._own_addresses
         raise LocalError(f"not an effect this driver knows: {effect!r}")
@@ -117,6 +124,16 @@ class ScriptedNetwork:
         answer = self._resolver.lookup(query, self.now + QUERY_TIME)
         self._observe(LookupDone(answer))
         return answer
+
+    def _start_tls(self, effect: StartTLS) -> TLSResult:
+        assert isinstance(effect.stream, ScriptedConnection)
+        self.handshakes.append(effect)
+        facts = effect.stream.script.tls
+        if isinstance(facts, str):
+            effect.stream.closed_at = self.now
+            return TLSResult(None, None, self.now, self._anchors, facts)
+        effect.stream.secure()
+        return TLSResult(effect.stream, replace(facts, server_name=effect.server_name), self.now, self._anchors)
 
     @property
     def _stopped(self) -> bool:

@@ -44,14 +44,23 @@ class Recipient:
     deliver_by: tuple[int, bytes] | None = None
 
 
+class SenderWish(Enum):
+    """How safely the sender wants the message to travel (RFC 8689)."""
+
+    NONE = "none"
+    REQUIRETLS = "requiretls"  # the SMTP extension: authenticated TLS on every hop, or no delivery
+    TLS_OPTIONAL = "tls-required: no"  # the header field: delivery matters more than the destination's policies
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Reverse-path (empty: the null one), recipients, and the message's DSN wishes."""
+    """Reverse-path (empty: the null one), recipients, the message's DSN wishes, and what it asks of sessions."""
 
     sender: bytes
     recipients: tuple[Recipient, ...]
     ret: bytes | None = None
     envid: bytes | None = None
+    wish: SenderWish = SenderWish.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from zsmtp.dns.answer import TLSA, Query
 from zsmtp.dns.literal import Literal, Name, parse_destination
 from zsmtp.dns.plan import Endpoint, Family, Plan
 from zsmtp.errors import ConfigError
+from zsmtp.proto.plan import SenderWish
 from zsmtp.tls.problem import Problem
 from zsmtp.tls.tlsa import Finding, TLSAFinding, find_tlsa, mx_is_secure
 
@@ -50,14 +51,6 @@ class Source(Enum):
     DANE = "dane"
     MTA_STS = "mta-sts"
     REQUIRETLS = "requiretls"
-
-
-class SenderWish(Enum):
-    """What the message itself asks for (RFC 8689)."""
-
-    NONE = "none"
-    REQUIRETLS = "requiretls"  # the SMTP extension: authenticated TLS on every hop, or no delivery
-    TLS_OPTIONAL = "tls-required: no"  # the header field: delivery matters more than the destination's policies
 
 
 class STSMode(Enum):

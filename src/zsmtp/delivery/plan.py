@@ -1,0 +1,107 @@
+"""The plan of a delivery: the route, and what each candidate on it must be, as one value.
+
+:func:`plan_delivery` asks the destination rules for the route and finds out what the destination is configured to be;
+:func:`requirement_for` decides on one candidate: which protection a session with it must have and on whose word, or why
+it must not be used. Both are generators of effects, and they are the only way to these answers: delivery calls the
+second one when a candidate's turn has come, :func:`require_all` calls it for each beforehand for whoever explains a
+delivery. A plan that was filled beforehand is executed as it is; so the two cannot drift apart::
+
+    plan = yield from plan_delivery(request, security)
+    yield from require_all(plan, security)          # only to explain: delivery asks one by one
+    route = Route(request, given=plan)
+
+Without ``security`` nothing of ``zsmtp.tls`` is loaded: mail that needs no protection does not pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from zsmtp.dns.destination import DestinationRequest, plan_destination
+from zsmtp.dns.plan import Endpoint, Plan
+from zsmtp.errors import ConfigError
+from zsmtp.proto.plan import SenderWish
+
+if TYPE_CHECKING:
+    from zsmtp.delivery.security import Security
+    from zsmtp.tls.mtasts import PolicyLookup
+    from zsmtp.tls.policy import Barred, Policy, Requirement
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPlan:
+    """Where a message can go, and how safely it must.
+
+    ``route`` are the candidates, or why there are none. ``policy`` is what is configured for the destination, None if
+    no security is configured at all, or if what is configured cannot be used: ``problem`` then says why mail has to
+    wait. ``sts`` is what MTA-STS brought, None if it was not asked. ``requirements`` are the decisions on candidates so
+    far, each made once; they hold for messages whose sender wants ``wish``.
+    """
+
+    route: Plan
+    policy: Policy | None = None
+    sts: PolicyLookup | None = None
+    wish: SenderWish = SenderWish.NONE
+    problem: str = ""
+    requirements: dict[Endpoint, Requirement | Barred] = field(default_factory=dict)
+
+    def needs_protection(self, endpoint: Endpoint) -> bool:
+        """Whether mail must not go to this candidate in clear, or not at all, as far as is decided already."""
+        found = self.requirements.get(endpoint)
+        if found is None:
+            return self.wish is SenderWish.REQUIRETLS
+        from zsmtp.tls.policy import Barred
+
+        return isinstance(found, Barred) or found.needs_tls
+
+    def for_wish(self, wish: SenderWish) -> DeliveryPlan:
+        """The same for messages whose sender wants something else: candidates are to be decided on anew."""
+        return self if wish is self.wish else replace(self, wish=wish, requirements={})
+
+
+def plan_delivery(
+    request: DestinationRequest, security: Security | None, wish: SenderWish = SenderWish.NONE
+) -> Generator[Any, Any, DeliveryPlan]:
+    """Plan a delivery. No candidate is decided on yet. A generator: yields the effects of lookups."""
+    route = yield from plan_destination(request)
+    if security is None or route.failure is not None:
+        return DeliveryPlan(route, wish=wish)
+    try:
+        policy = security.policy_for(route.destination)
+    except ConfigError as error:
+        return DeliveryPlan(route, wish=wish, problem=str(error))
+    return DeliveryPlan(route, policy, wish=wish)
+
+
+def requirement_for(
+    plan: DeliveryPlan, endpoint: Endpoint, security: Security | None
+) -> Generator[Any, Any, Requirement | Barred | None]:
+    """What a session with one candidate must be, or why the candidate must not be used; None if nothing is asked.
+
+    The decision is kept in the plan, and one that the plan already holds stands. A generator: yields TLSA lookups.
+    """
+    found = plan.requirements.get(endpoint)
+    if found is None and security is not None:
+        found = yield from _decide(plan, endpoint, security)
+        plan.requirements[endpoint] = found
+    return found
+
+
+def require_all(plan: DeliveryPlan, security: Security | None) -> Generator[Any, Any, None]:
+    """Decide on all candidates beforehand, for whoever wants to see the whole plan."""
+    for candidate in plan.route.candidates:
+        yield from requirement_for(plan, candidate.endpoint, security)
+
+
+def _decide(plan: DeliveryPlan, endpoint: Endpoint, security: Security) -> Generator[Any, Any, Requirement | Barred]:
+    from zsmtp.tls.policy import Barred, Policy, Source, requirement
+    from zsmtp.tls.problem import Problem
+
+    if plan.problem:
+        return Barred(plan.problem, Source.CONFIGURED, Problem.VALIDATION_FAILURE)
+    found = yield from requirement(plan.route, endpoint, plan.policy or Policy(), wish=plan.wish)
+    if security.implicit and not isinstance(found, Barred) and not found.needs_tls:
+        return replace(found, server_name=found.server_name or endpoint.host)
+    return found
