@@ -19,7 +19,7 @@ from zsmtp.dns.destination import OwnAddresses
 from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.dns.static import StaticResolver
 from zsmtp.errors import Interrupted, LocalError, WaitTimeout
-from zsmtp.net import blocking
+from zsmtp.net import waits
 from zsmtp.net.blocking import BlockingDriver, Stop
 from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, Stream
 from zsmtp.net.transport import SocketStream
@@ -84,7 +84,7 @@ def talk(driver: BlockingDriver, stream: Stream, session: Session) -> list[Sessi
 
 def silent_connect(monkeypatch: pytest.MonkeyPatch, silent: set[int]) -> None:
     """Connecting to these ports never ends, as behind a firewall that drops packets."""
-    real = blocking.begin_connect
+    real = waits.begin_connect
 
     def begin(sock: socket.socket, endpoint: Endpoint) -> bool:
         if endpoint.port not in silent:
@@ -94,7 +94,7 @@ def silent_connect(monkeypatch: pytest.MonkeyPatch, silent: set[int]) -> None:
         sock.listen(1)
         return False
 
-    monkeypatch.setattr(blocking, "begin_connect", begin)
+    monkeypatch.setattr(waits, "begin_connect", begin)
 
 
 def test_a_connection_and_its_own_address(driver: BlockingDriver) -> None:
@@ -119,7 +119,7 @@ def test_an_unreachable_address_says_why(driver: BlockingDriver, monkeypatch: py
     def unreachable(sock: socket.socket, endpoint: Endpoint) -> bool:
         raise OSError(113, "No route to host")
 
-    monkeypatch.setattr(blocking, "begin_connect", unreachable)
+    monkeypatch.setattr(waits, "begin_connect", unreachable)
     result = connect(driver, inet(25))
     assert (result.stream, result.failures) == (None, ((inet(25), "No route to host"),))
 

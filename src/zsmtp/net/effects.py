@@ -104,7 +104,7 @@ Effect = Connect | Exchange | Close | StartTLS
 T = TypeVar("T")
 
 
-def carry_out(work: Generator[Any, Any, T], perform: Callable[[object], object]) -> T:
+def carry_out(work: Generator[Any, Any, T], perform: Callable[[Any], object]) -> T:
     """Run ``work`` to its end, each effect carried out by ``perform``, and return its result."""
     answer: object = None
     try:

@@ -5,7 +5,8 @@ The layer has the face of the stream it wraps (``zsmtp.net.transport.SocketStrea
 waiting in its own way, uses the same code. The handshake is taken step by step, each step telling what to wait for::
 
     layer = TLSLayer(stream, context, server_name="mx.example.org")
-    handshake(layer, wait)          # or: layer.handshake_step() until DONE, waiting as it says
+    while (step := layer.handshake_step()) is not Step.DONE:
+        wait(step)
     layer.facts()                   # to be judged before anything is sent
 
 Three contracts keep what is above honest. ``send`` counts an octet only when the record that holds it has left
@@ -19,11 +20,10 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
 
-from zsmtp.errors import ConnectionLost, LocalError, TLSBroken, TLSError, TransportError, WaitTimeout
+from zsmtp.errors import ConnectionLost, LocalError, TLSBroken, TLSError, TransportError
 from zsmtp.escape import escape
 from zsmtp.tls.facts import TLSFacts
 from zsmtp.tls.keyexchange import KeyExchangeWatcher
@@ -298,17 +298,6 @@ class TLSLayer:
             one if isinstance(one, bytes) else one.public_bytes(ssl._ssl.ENCODING_DER)  # type: ignore[attr-defined]
             for one in found[:_MAX_CHAIN]
         )
-
-
-def handshake(layer: TLSLayer, wait: Callable[[Step], bool]) -> None:
-    """Take the handshake to its end. ``wait`` waits for what the step asks for, False once the time is over.
-
-    Raises TLSError, or WaitTimeout, after which the layer is of no use. A driver whose wait yields to others takes
-    ``handshake_step`` itself.
-    """
-    while (step := layer.handshake_step()) is not Step.DONE:
-        if not wait(step):
-            raise WaitTimeout("the TLS handshake took too long")
 
 
 def _reason(error: ssl.SSLError) -> str:

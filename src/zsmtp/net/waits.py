@@ -1,0 +1,295 @@
+"""What the drivers share: an exchange, a TLS handshake and a race of connections, as generators of waits.
+
+A driver carries out the effects of the rules (``zsmtp.net.effects``). How the octets of an exchange are moved, when a
+wait is over, what a stop ends and which socket wins is the same whoever waits, and stands here once. Each generator
+works on non-blocking streams and sockets, and yields what it cannot do itself:
+
+- :class:`StreamWait`: wait until the stream is ready; the answer is for what, in the bits of poll(2), 0 for nothing.
+- :class:`SocketsWait`: wait until any of several sockets is ready; the answer is the descriptors that are.
+- :class:`~zsmtp.dns.answer.Query`: a lookup; the answer is its :class:`~zsmtp.dns.answer.Answer`.
+
+A wait may end early and for no reason: its generator looks again, at the clock and at the :class:`Stopping` it was
+given. ``zsmtp.net.blocking`` waits with ``poll``, ``zsmtp.net.aio`` with an event loop::
+
+    event = carry_out(exchange(stream, session, time.monotonic, stop), wait)
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Collection, Generator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from zsmtp.dns.answer import Answer, Query, RecordType, Status
+from zsmtp.dns.plan import Endpoint
+from zsmtp.errors import (
+    ConfigError,
+    ConnectError,
+    ConnectionLost,
+    ContentError,
+    Interrupted,
+    TransportError,
+    WaitTimeout,
+)
+from zsmtp.events import Connecting, Observer, ignore
+from zsmtp.net.effects import Connect, ConnectResult, StartTLS, TLSResult
+from zsmtp.net.identity import LocalIdentity, ResolvedIdentity, bind_socket
+from zsmtp.net.race import Race
+from zsmtp.net.transport import SocketStream, begin_connect, finish_connect, new_socket
+from zsmtp.proto.session import Session, SessionEvent
+
+if TYPE_CHECKING:
+    from zsmtp.tls.chain import TrustAnchors
+
+QUERY_TIME = 15.0  # seconds for one lookup
+LOOKUPS_TIME = 60.0  # seconds for all lookups of one piece of work
+
+READABLE = select.POLLIN
+WRITABLE = select.POLLOUT
+
+Clock = Callable[[], float]
+
+
+class Stopping(Protocol):
+    """Whether whoever runs the work was told to stop.
+
+    A stop ends whatever is being done, except the wait for a final reply, since that is what prevents duplicates; with
+    ``at_once`` it ends that too, and leaves the message in doubt. ``reason`` is for reports.
+    """
+
+    @property
+    def requested(self) -> bool: ...
+    @property
+    def at_once(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class StreamWait(NamedTuple):
+    """Wait until ``stream`` is ready for ``interest``, or broken, or the clock shows ``deadline`` (None: no limit)."""
+
+    stream: SocketStream
+    interest: int
+    deadline: float | None
+
+
+class SocketsWait(NamedTuple):
+    """Wait until one of ``sockets``, which are connecting, is ready for writing, or until ``deadline``."""
+
+    sockets: tuple[socket.socket, ...]
+    deadline: float | None
+
+
+Wait = StreamWait | SocketsWait | Query
+
+
+# -------------------------------------------------------------------- lookups
+
+
+def lookup_deadline(query: Query, now: float, lookups_end: float, stop: Stopping) -> float | Answer:
+    """By when a lookup must be answered, or the answer if it need not be asked any more.
+
+    ``lookups_end`` is when the time for all lookups of this piece of work is over.
+    """
+    if stop.requested:
+        return Answer(query, Status.TIMEOUT, problem=stop.reason)
+    if now >= lookups_end:
+        return Answer(query, Status.TIMEOUT, problem=f"lookups took more than {LOOKUPS_TIME:.0f} s in all")
+    return min(now + QUERY_TIME, lookups_end)
+
+
+# ------------------------------------------------------------------- exchange
+
+
+def exchange(
+    stream: SocketStream, session: Session, clock: Clock, stop: Stopping
+) -> Generator[StreamWait, int, SessionEvent | None]:
+    """Move octets until the session has an event to tell; None if it has nothing left to do.
+
+    It reads while it writes, so that a peer that stops reading until its replies are read cannot lock the session up.
+    """
+    while True:
+        event = session.next_event()
+        if event is not None:
+            return event
+        if stop.requested and not session.idle:
+            session.stop()
+            if stop.at_once or not session.final_reply_due:
+                session.fail(Interrupted(stop.reason))
+                continue
+        now = clock()
+        try:
+            out = session.data_to_send(now)
+        except ContentError as error:
+            session.fail(error)
+            continue
+        deadline = session.deadline()
+        if not out and deadline is None:
+            return session.next_event()
+        if deadline is not None and now >= deadline:  # also if octets come, but no reply of them
+            session.handle_timer(now)
+            continue
+        if stream.pending:
+            ready = READABLE
+        else:
+            interest = READABLE | WRITABLE if out or stream.wants_write else READABLE
+            ready = yield StreamWait(stream, interest, deadline)
+        if ready:
+            try:
+                _move(stream, session, out, ready, clock)
+            except ConnectionLost as error:
+                session.fail(error)
+
+
+def _move(stream: SocketStream, session: Session, out: memoryview, ready: int, clock: Clock) -> None:
+    """Read before writing: what came before a command was written is no answer to it."""
+    if ready & ~WRITABLE:  # readable, or broken: reading will tell
+        data = stream.receive()
+        if data:
+            session.receive_data(data, clock())
+        elif data is not None:
+            session.receive_eof(clock())
+    if ready & ~READABLE and session.lost is None:
+        if out:
+            session.data_written(stream.send(out), clock())
+        else:
+            stream.flush()
+
+
+# ------------------------------------------------------------------ handshake
+
+
+def start_tls(effect: StartTLS, clock: Clock, stop: Stopping) -> Generator[StreamWait, int, TLSResult]:
+    """The handshake. Whoever runs this closes the stream below if the result has none."""
+    from zsmtp.net.tlslayer import Step, TLSLayer
+    from zsmtp.tls.context import client_context, trust_anchors
+
+    stream = cast(SocketStream, effect.stream)
+    deadline = clock() + effect.timeout
+
+    def anchors() -> TrustAnchors:
+        return trust_anchors(effect.ca_file, effect.ca_path)
+
+    try:
+        layer = TLSLayer(stream, client_context(effect.options), server_name=effect.server_name)
+        while (step := layer.handshake_step()) is not Step.DONE:
+            if not stop.requested:
+                yield StreamWait(stream, READABLE | WRITABLE if step is Step.WANT_WRITE else READABLE, deadline)
+            if stop.requested or clock() >= deadline:
+                raise WaitTimeout("the TLS handshake took too long")
+        facts = layer.facts()
+    except (TransportError, ConfigError) as error:
+        return TLSResult(None, None, time.time(), anchors, str(error), interrupted=stop.requested)
+    return TLSResult(layer, facts, time.time(), anchors)
+
+
+# ----------------------------------------------------------------- connecting
+
+
+class Source(NamedTuple):
+    """Where connections are to come from: as ``zsmtp.net.blocking.BlockingDriver`` describes its arguments."""
+
+    identity: LocalIdentity | None = None
+    reserved_port: bool = False
+    send_buffer: int | None = None
+
+
+def connect(
+    effect: Connect, source: Source, clock: Clock, stop: Stopping, observe: Observer
+) -> Generator[Wait, Any, ConnectResult]:
+    """Race over the endpoints; every socket but the winner's is closed on the way out, however that comes about."""
+    contest = _Contest(effect, source, clock, observe)
+    try:
+        if source.identity is not None:
+            contest.bind_to = yield from _resolve(source.identity)
+        race = contest.race
+        while not race.over:
+            if stop.requested:
+                return ConnectResult(None, None, tuple(contest.failures), interrupted=True)
+            winner = contest.start_all()
+            if winner is None and not race.over:
+                ready = yield SocketsWait(tuple(contest.running.values()), race.deadline())
+                winner = contest.finish_any(ready)
+            if winner is not None:
+                sock = contest.running.pop(winner)
+                return ConnectResult(SocketStream(sock, winner.family), winner, tuple(contest.failures))
+    finally:
+        contest.abandon()
+    return ConnectResult(None, None, tuple(contest.failures))
+
+
+def _resolve(identity: LocalIdentity) -> Generator[Query, Answer, ResolvedIdentity]:
+    """The addresses of a local identity as they are now; one that is a name is looked up."""
+    found: list[str] = []
+    if identity.name:
+        for kind in (RecordType.A, RecordType.AAAA):
+            answer = yield Query(identity.name, kind)
+            found += [str(record) for record in answer.records]
+    return identity.resolve(lambda name: found)
+
+
+class _Contest:
+    """The sockets of one race."""
+
+    def __init__(self, effect: Connect, source: Source, clock: Clock, observe: Observer) -> None:
+        self.race = Race(effect.endpoints, effect.timeout, clock())
+        self.running: dict[Endpoint, socket.socket] = {}
+        self.failures: list[tuple[Endpoint, str]] = []
+        self.bind_to: ResolvedIdentity | None = None
+        self._source = source
+        self._clock = clock
+        self._observe = observe
+
+    def start_all(self) -> Endpoint | None:
+        """Start what is due; the endpoint whose connection stands at once, if one does."""
+        while (endpoint := self.race.start(self._clock())) is not None:
+            if self._observe is not ignore:
+                self._observe(Connecting(endpoint))
+            try:
+                sock = new_socket(endpoint, self._source.send_buffer)
+            except OSError as error:
+                self._failed(endpoint, error)
+                continue
+            try:
+                bind_socket(sock, self.bind_to, endpoint.family, reserved_port=self._source.reserved_port)
+                connected = begin_connect(sock, endpoint)
+            except (OSError, ConnectError) as error:
+                sock.close()
+                self._failed(endpoint, error)
+                continue
+            self.running[endpoint] = sock
+            if connected:
+                return endpoint
+        return None
+
+    def finish_any(self, ready: Collection[int]) -> Endpoint | None:
+        """The first endpoint, in order of starting, whose connection stands; what is too late is given up."""
+        for endpoint, sock in list(self.running.items()):
+            if sock.fileno() not in ready:
+                continue
+            try:
+                finish_connect(sock)
+            except OSError as error:
+                self.running.pop(endpoint).close()
+                self._failed(endpoint, error)
+                continue
+            return endpoint
+        for endpoint in self.race.expired(self._clock()):
+            self.running.pop(endpoint).close()
+            self.failures.append((endpoint, "Connection timed out"))
+        return None
+
+    def abandon(self) -> None:
+        """Close what is still connecting."""
+        for sock in self.running.values():
+            sock.close()
+
+    def _failed(self, endpoint: Endpoint, error: OSError | ConnectError) -> None:
+        self.race.failed(endpoint)
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason = os.strerror(error.errno) if error.errno else str(error)
+        self.failures.append((endpoint, reason))

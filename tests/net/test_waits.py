@@ -1,0 +1,141 @@
+"""What the drivers share, without a driver: the test waits in their place."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from zsmtp.dns.answer import Answer, Query, RecordType, Status
+from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.errors import Interrupted
+from zsmtp.events import ignore
+from zsmtp.net import waits
+from zsmtp.net.effects import Connect, StartTLS
+from zsmtp.net.identity import parse_identity
+from zsmtp.net.transport import SocketStream
+from zsmtp.net.waits import READABLE, WRITABLE, SocketsWait, StreamWait
+from zsmtp.proto.capabilities import Capabilities
+from zsmtp.proto.phase import Timeouts
+from zsmtp.proto.plan import ContentForm, Envelope, Recipient, plan_transaction
+from zsmtp.proto.session import Answer as Heard
+from zsmtp.proto.session import Lost, Session
+from zsmtp.tls.context import ContextOptions
+
+
+@dataclass
+class Told:
+    requested: bool = False
+    at_once: bool = False
+    reason: str = "enough"
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[SocketStream, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        theirs.settimeout(20)
+        yield SocketStream(ours, Family.UNIX), theirs
+
+
+def clock() -> float:
+    return 1000.0
+
+
+def test_a_stop_leaves_the_final_reply_its_time_unless_it_is_at_once(
+    pair: tuple[SocketStream, socket.socket],
+) -> None:
+    stream, theirs = pair
+    session = Session(timeouts=Timeouts())
+    form = ContentForm(3, 0, None, lambda: iter([b"x\r\n.\r\n"]), lambda: iter([b"x\r\n"]))
+    transaction = plan_transaction(Envelope(b"", (Recipient(b"r@example.org"),)), form, Capabilities())
+    session.transact(transaction)
+    theirs.sendall(b"220 mx\r\n")
+    stop = Told()
+    steps = waits.exchange(stream, session, clock, stop)
+    assert next(steps) == StreamWait(stream, READABLE, 1000.0 + Timeouts().command)
+    for reply in (b"250 sender\r\n", b"250 recipient\r\n", b"354 go\r\n"):
+        with pytest.raises(StopIteration) as end:
+            steps.send(READABLE)
+        assert isinstance(end.value.value, Heard)
+        steps = waits.exchange(stream, session, clock, stop)
+        assert next(steps).interest == READABLE | WRITABLE
+        theirs.sendall(reply)
+        assert steps.send(WRITABLE).interest == READABLE
+    with pytest.raises(StopIteration):
+        steps.send(READABLE)
+    steps = waits.exchange(stream, session, clock, stop)
+    next(steps)
+    assert steps.send(WRITABLE).interest == READABLE  # the dot is out
+    stop.requested = True
+    assert steps.send(0).interest == READABLE
+    stop.at_once = True
+    with pytest.raises(StopIteration) as end:
+        steps.send(0)
+    lost = end.value.value
+    assert isinstance(lost, Lost)
+    assert isinstance(lost.error, Interrupted)
+    assert str(lost.error) == "enough"
+    assert lost.in_doubt == (transaction,)
+
+
+def test_a_handshake_has_its_time_and_no_more(pair: tuple[SocketStream, socket.socket]) -> None:
+    times = iter([0.0, 3.0, 7.0])
+    effect = StartTLS(pair[0], ContextOptions(), "mx.example.org", 5.0)
+    steps = waits.start_tls(effect, lambda: next(times), Told())
+    assert next(steps) == StreamWait(pair[0], READABLE, 5.0)
+    steps.send(0)
+    with pytest.raises(StopIteration) as end:
+        steps.send(0)
+    result = end.value.value
+    assert (result.stream, result.error, result.interrupted) == (None, "the TLS handshake took too long", False)
+
+
+def test_a_stop_ends_a_handshake(pair: tuple[SocketStream, socket.socket]) -> None:
+    stop = Told()
+    steps = waits.start_tls(StartTLS(pair[0], ContextOptions(), "", 5.0), clock, stop)
+    next(steps)
+    stop.requested = True
+    with pytest.raises(StopIteration) as end:
+        steps.send(0)
+    assert end.value.value.interrupted
+
+
+def test_a_race_that_is_given_up_closes_its_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waits, "begin_connect", lambda sock, endpoint: False)
+    endpoint = Endpoint("mx.example.org", "127.0.0.1", 25, Family.INET)
+    steps = waits.connect(Connect((endpoint,), 30.0), waits.Source(), clock, Told(), ignore)
+    wait = next(steps)
+    assert isinstance(wait, SocketsWait)
+    assert wait.deadline == 1030.0
+    steps.close()
+    assert [sock.fileno() for sock in wait.sockets] == [-1]
+
+
+def test_an_identity_that_is_a_name_is_looked_up_before_the_race() -> None:
+    endpoint = Endpoint("mx.example.org", "127.0.0.1", 25, Family.INET)
+    source = waits.Source(parse_identity("out.example.org"))
+    steps = waits.connect(Connect((endpoint,), 30.0), source, clock, Told(), ignore)
+    assert next(steps) == Query("out.example.org", RecordType.A)
+    nothing = Answer(Query("out.example.org", RecordType.A), Status.NXDOMAIN)
+    assert steps.send(nothing) == Query("out.example.org", RecordType.AAAA)
+    with pytest.raises(StopIteration) as end:
+        steps.send(nothing)
+    ((where, why),) = end.value.value.failures
+    assert where == endpoint
+    assert "the name has no address now" in why
+
+
+def test_the_time_for_lookups() -> None:
+    query = Query("example.org", RecordType.MX)
+    assert waits.lookup_deadline(query, 10.0, 60.0, Told()) == 25.0
+    assert waits.lookup_deadline(query, 50.0, 60.0, Told()) == 60.0
+    late = waits.lookup_deadline(query, 60.0, 60.0, Told())
+    assert isinstance(late, Answer)
+    assert late.status is Status.TIMEOUT
+    told = waits.lookup_deadline(query, 10.0, 60.0, Told(requested=True))
+    assert isinstance(told, Answer)
+    assert told.problem == "enough"
