@@ -98,3 +98,11 @@ def test_never_too_large_never_stale(steps: list[tuple[int, int, int]]) -> None:
         for known, end in good_until.items():
             found = cache.get(known, now)
             assert found is None or now < end
+
+
+def test_what_comes_from_memory_says_so() -> None:
+    cache = AnswerCache()
+    cache.put(answer(60), 0.0)
+    found = cache.get(QUERY, 1.0)
+    assert found is not None
+    assert found.source == "cache"

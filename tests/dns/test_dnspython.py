@@ -60,6 +60,7 @@ def test_an_answer(servers: ExitStack) -> None:
     server = servers.enter_context(serving(answering(GOOD)))
     answer = lookup(server)
     assert (answer.status, answer.records, answer.ttl) == (Status.OK, ("192.0.2.1",), 60)
+    assert answer.source.startswith("name server 127.0.0.1 port ")
     assert server.transports == ["udp"]
 
 

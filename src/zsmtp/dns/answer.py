@@ -7,7 +7,7 @@ RFC 5321 5.1), a timeout or SERVFAIL means "later", and a bogus answer must neve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -83,7 +83,7 @@ class Answer:
     :class:`WKS`, :class:`TLSA`, or a tuple of octet strings for TXT; it is empty unless ``status`` is OK.
     ``canonical`` is the name at the end of the CNAME chain (the query's own name where there was none).
     ``ttl`` is the least TTL seen, in seconds. ``secure`` is true only if the resolver is trusted and set the AD bit.
-    ``problem`` is a text for people where the status alone does not say it all.
+    ``problem`` is a text for people where the status alone does not say it all; ``source`` tells people who answered.
     """
 
     query: Query
@@ -93,6 +93,7 @@ class Answer:
     ttl: int = 0
     secure: bool = False
     problem: str = ""
+    source: str = field(default="", compare=False)
 
     @property
     def temporary(self) -> bool:

@@ -47,7 +47,7 @@ class AnswerCache:
             del self._entries[key]
             return None
         self._entries.move_to_end(key)
-        return replace(answer, query=query, ttl=int(expiry - now))
+        return replace(answer, query=query, ttl=int(expiry - now), source="cache")
 
     def put(self, answer: Answer, now: float) -> None:
         """Keep an answer, in place of one to the same question. One without a life time is not kept."""

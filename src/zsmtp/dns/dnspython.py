@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from zsmtp.dns.answer import Answer, Query, Status
 from zsmtp.dns.nameserver import Clock, NameServer, ask_tcp, ask_udp, parse_nameserver, parse_resolv_conf
@@ -103,7 +104,8 @@ class DnspythonResolver:
             reply = ask_udp(server, question.wire, limit(), self._clock)
         if reply[2] & _TRUNCATED:
             reply = ask_tcp(server, question.wire, limit(), self._clock)
-        return question.read(reply, trusted=server.is_local if self._trusted is None else self._trusted)
+        answer = question.read(reply, trusted=server.is_local if self._trusted is None else self._trusted)
+        return replace(answer, source=f"name server {server}")
 
     def _current_servers(self) -> tuple[NameServer, ...]:
         """The servers to ask, in the order to ask them."""

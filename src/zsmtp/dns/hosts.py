@@ -55,4 +55,5 @@ class HostsResolver:
         if addresses is None:
             return self._resolver.lookup(query, deadline)
         records = tuple(address for address in addresses if ip_family(address) is family)
-        return Answer(query, Status.OK if records else Status.NODATA, records, canonical=query.name.lower())
+        status = Status.OK if records else Status.NODATA
+        return Answer(query, status, records, canonical=query.name.lower(), source="hosts file")
