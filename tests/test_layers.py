@@ -21,6 +21,7 @@ BELOW = {
     "tls": {"errors", "escape", "events", "proto", "body", "dns"},  # DANE reads answers; dns knows nothing of TLS
     "net": {"errors", "escape", "events", "proto", "body", "dns", "tls"},
     "delivery": {"errors", "escape", "events", "proto", "body", "dns", "tls", "net"},
+    "observers": {"errors", "escape", "events", "proto", "body", "dns", "tls", "net", "delivery"},
 }
 ENGINE = set(BELOW)
 TOPS = {"zmailer", "queue", "cli"}
@@ -30,6 +31,7 @@ EXCEPTIONS = {
     for module in (
         "delivery.envelope",
         "delivery.outcome",
+        "delivery.plan",
         "dns.answer",
         "dns.plan",
         "proto.capabilities",

@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from zsmtp.delivery.envelope import Delivery
     from zsmtp.delivery.outcome import Verdict
+    from zsmtp.delivery.plan import DeliveryPlan
     from zsmtp.dns.answer import Answer, Query
-    from zsmtp.dns.plan import Endpoint, Plan
+    from zsmtp.dns.plan import Endpoint
     from zsmtp.proto.capabilities import Capabilities
     from zsmtp.proto.phase import Phase
     from zsmtp.proto.plan import Envelope, Transaction
@@ -124,9 +125,9 @@ class LookupDone(Event):
 
 @dataclass(frozen=True, slots=True)
 class PlanMade(Event):
-    """Where a delivery can go is known; the plan is what is executed."""
+    """Where a delivery can go is known; the plan is what is executed. It learns what candidates must be as they come."""
 
-    plan: Plan
+    plan: DeliveryPlan
 
 
 # -------------------------------------------------------------------------------------------------------- connection

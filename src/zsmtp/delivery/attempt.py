@@ -26,10 +26,10 @@ from zsmtp.delivery.outcome import (
     next_candidate_may_help,
 )
 from zsmtp.delivery.pace import Pace
-from zsmtp.delivery.plan import plan_delivery
+from zsmtp.delivery.plan import DeliveryPlan, plan_delivery
 from zsmtp.delivery.pool import Route
 from zsmtp.delivery.settings import SessionSettings
-from zsmtp.dns.plan import Endpoint, Plan
+from zsmtp.dns.plan import Endpoint
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted
 from zsmtp.events import About, Closed, Decision, Detail, Observer, PlanMade, Remark, ignore
 from zsmtp.net.effects import Close, Exchange
@@ -84,11 +84,11 @@ class Courier:
         """
         if route.link is not None:
             return None
-        if skip is None or route.plan is None:
-            route.plan = route.given or (yield from plan_delivery(route.request, self._security, wish))
-            if self._observe is not ignore:
-                self._tell(route.plan.route)
-        route.plan = route.plan.for_wish(wish)
+        before = route.plan if skip is not None else None
+        plan = before or route.given or (yield from plan_delivery(route.request, self._security, wish))
+        route.plan = plan.for_wish(wish)
+        if route.plan is not before and self._observe is not ignore:
+            self._tell(route.plan)
         no_route = route.plan.route.failure
         failure = from_no_route(no_route) if no_route is not None else None
         if failure is None:
@@ -237,8 +237,9 @@ class Courier:
             if self._observe is not ignore:
                 self._observe(Closed(reason))
 
-    def _tell(self, plan: Plan) -> None:
-        self._observe(PlanMade(plan))
+    def _tell(self, made: DeliveryPlan) -> None:
+        self._observe(PlanMade(made))
+        plan = made.route
         for answer in plan.lookups:
             records = ", ".join(str(record) for record in answer.records[:20])
             text = f"DNS {answer.query.name} {answer.query.type.value}: {answer.status.value} {records}"
