@@ -311,3 +311,11 @@ def combine(*observers: Observer) -> Observer:
             listener(event)
 
     return tell_all
+
+
+def heard(observer: Observer) -> bool:
+    """Whether anybody hears what ``observer`` is told now: what would be lost on nobody need not be put into words.
+
+    An observer whose listeners come and go says so in an attribute ``listening``.
+    """
+    return observer is not ignore and getattr(observer, "listening", True)

@@ -7,6 +7,7 @@ everything in one piece and again with reads and writes cut at generated places.
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from tests.support.network import World, content_form, message, numbered, world
 from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.net.script import Pace, Reaction, Script, Then
 from zsmtp.proto.phase import Timeouts
-from zsmtp.proto.session import Answer, Finished, Lost
+from zsmtp.proto.session import Answer, Finished, Lost, Session, SessionEvent
 
 REPLIES = st.sampled_from(
     [
@@ -78,16 +79,25 @@ def deliver(script: Script, recipients: int) -> tuple[World, list[object]]:
     chosen = SessionSettings(helo_name="client.example", greeting=greeting, timeouts=Timeouts(command=100.0))
     content = content_form(b"Subject: x\r\n\r\n" + b"hello\r\n" * 9, block=16)
     there = world(script, Script(lmtp=script.lmtp), settings=chosen)
-    there.deliver(message(*numbered(recipients), content=content))
-    events = told(there)
+    heard: list[SessionEvent] = []
+
+    def next_event(session: Session) -> SessionEvent | None:
+        event = ask(session)
+        heard.extend([event] if event is not None else [])
+        return event
+
+    ask = Session.next_event
+    with mock.patch.object(Session, "next_event", next_event):
+        there.deliver(message(*numbered(recipients), content=content))
+    events = told(heard)
     there.close()
     return there, events
 
 
-def told(there: World) -> list[object]:
+def told(events: list[SessionEvent]) -> list[object]:
     """The events of all sessions as values."""
     values: list[object] = []
-    for event in there.network.events:
+    for event in events:
         if isinstance(event, Answer):
             values.append((event.step.phase, event.step.wire, event.reply, event.result, event.recipient))
         elif isinstance(event, Finished):

@@ -31,7 +31,7 @@ from zsmtp.delivery.pool import Route
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.plan import Endpoint
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted
-from zsmtp.events import About, Closed, Decision, Detail, Observer, PlanMade, Remark, ignore
+from zsmtp.events import About, Closed, Decision, Detail, Observer, PlanMade, Remark, heard, ignore
 from zsmtp.net.effects import Close, Exchange
 from zsmtp.proto import command
 from zsmtp.proto.phase import Phase, Result
@@ -108,7 +108,7 @@ class Courier:
         ``more`` is asked for further deliveries to the same destination as long as they can ride along; it returns
         None when there is none at hand. ``idle`` is for how many seconds the route's link has rested.
         """
-        if self._observe is not ignore:
+        if heard(self._observe):
             more = announcing(self._observe, more, route.request.destination)
             announce(self._observe, delivery, route.request.destination)
         works = deque([Work(delivery)])
@@ -155,7 +155,7 @@ class Courier:
 
     def deliver_on_link(self, route: Route, delivery: Delivery) -> Generator[Any, Any, None]:
         """Deliver over the link that is open, and over no other: whom it leaves undecided is deferred."""
-        if self._observe is not ignore:
+        if heard(self._observe):
             announce(self._observe, delivery, route.request.destination)
         works = deque([Work(delivery)])
         if route.link is not None:
@@ -189,7 +189,8 @@ class Courier:
             lost = yield from self._ask(link, Phase.RSET, command.RSET)
             if lost is not None:
                 return Broken(lost, from_loss(lost.error, "", link.peer), works[0], untouched=True, out_of_step=False)
-        return (yield from Flights(link, self._pace(link.peer.endpoint), works, more, self._observe).run())
+        observer = self._observe if heard(self._observe) else ignore
+        return (yield from Flights(link, self._pace(link.peer.endpoint), works, more, observer).run())
 
     def _try_again(self, works: deque[Work], broken: Broken, link: Link, *, reused: bool) -> bool:
         """What becomes of those a broken session left undecided; False if they are all settled now.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from zsmtp.delivery.envelope import Delivery
@@ -106,8 +106,12 @@ class Flights:
         """Deliver until all works are settled or the link has done what it may (None), or the session breaks."""
         self._to_start = deque(self.works)
         self._start_what_fits()
+        session = self.link.session
+        exchange = Exchange(self.link.stream, session)
         while self._flying:
-            event = yield Exchange(self.link.stream, self.link.session)
+            event = session.next_event()
+            if event is None:
+                event = yield exchange
             if isinstance(event, Answer):
                 if event.transaction is not None:
                     self._flying[event.transaction].book.answered(event)
@@ -189,7 +193,7 @@ class Flights:
         batch, work.pending = work.pending[:limit], work.pending[limit:]
         envelope = work.delivery.message.envelope
         if len(batch) < len(everybody):
-            envelope = replace(envelope, recipients=tuple(everybody[i] for i in batch))
+            envelope = envelope._replace(recipients=tuple(everybody[i] for i in batch))
         flow = self.pace.flow(link.capabilities, work.content.size)
         try:
             transaction = plan_transaction(envelope, work.content, link.capabilities, flow)

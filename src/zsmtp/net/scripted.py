@@ -83,7 +83,6 @@ class ScriptedNetwork:
         self.stop_at = stop_at
         self.connections: list[ScriptedConnection] = []
         self.attempts: list[tuple[float, Endpoint]] = []
-        self.events: list[SessionEvent] = []
         self.handshakes: list[StartTLS] = []
         self._anchors = anchors
         self._hosts = hosts
@@ -99,10 +98,7 @@ class ScriptedNetwork:
     def _perform(self, effect: object) -> object:
         if isinstance(effect, Exchange):
             assert isinstance(effect.stream, ScriptedConnection)
-            event = self._exchange(effect.stream, effect.session)
-            if event is not None:
-                self.events.append(event)
-            return event
+            return self._exchange(effect.stream, effect.session)
         if isinstance(effect, Query):
             return self._look_up(effect)
         if isinstance(effect, Connect):

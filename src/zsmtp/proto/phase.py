@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 
 class Phase(Enum):
@@ -104,6 +105,7 @@ class Result(Enum):
     DISORDER = "disorder"  # 2xx or 3xx that this phase has no use for
 
 
+@lru_cache(256)
 def judge(phase: Phase, code: int) -> Result:
     """What the reply ``code`` means in ``phase`` (RFC 5321 4.2.1 and 4.3.2)."""
     if code >= 500:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from zsmtp.errors import CommandError
 from zsmtp.proto import command
@@ -31,8 +32,7 @@ class Flow(Enum):
     BLIND = "its content, too, follows without waiting for an answer (RFC 3030)"
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(NamedTuple):
     """A forward-path with its DSN wishes (RFC 3461): ``notify`` as in NOTIFY=, ``orcpt`` as in ORCPT= (or None).
 
     ``deliver_by`` is the RFC 2852 pair of seconds left and mode (``b"R"`` or ``b"N"``, perhaps with ``T``).
@@ -52,8 +52,7 @@ class SenderWish(Enum):
     TLS_OPTIONAL = "tls-required: no"  # the header field: delivery matters more than the destination's policies
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """Reverse-path (empty: the null one), recipients, the message's DSN wishes, and what it asks of sessions."""
 
     sender: bytes
@@ -63,8 +62,7 @@ class Envelope:
     wish: SenderWish = SenderWish.NONE
 
 
-@dataclass(frozen=True, slots=True)
-class ContentForm:
+class ContentForm(NamedTuple):
     """What the commands must know of the content: exact octets (RFC 1870), what BODY= says of it, how to get it.
 
     ``body`` is b"8BITMIME" or b"BINARYMIME" where the content needs it (RFC 6152, RFC 3030), else None; ``smtputf8``
@@ -81,8 +79,7 @@ class ContentForm:
     smtputf8: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class Step(NamedTuple):
     """One command on its way: its phase, octets, and for RCPT which recipient of the transaction it names.
 
     ``gated`` steps wait until everything sent before is answered. ``masked`` stands for the line where it is shown,

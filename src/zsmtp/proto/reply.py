@@ -11,7 +11,7 @@ The text of a reply is hostile: it may hold any octet but LF. Show it through :f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zsmtp.errors import ReplyError
 from zsmtp.escape import escape
@@ -19,9 +19,11 @@ from zsmtp.escape import escape
 MAX_LINE = 64 * 1024  # octets; RFC 5321 4.5.3.1.5 asks for 512
 MAX_REPLY = 256 * 1024  # octets of all lines of one reply
 
+_COMMON = 64  # replies of one line that are kept, to be known again
+_COMMON_LINE = 256  # octets of the longest of them
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+
+class Reply(NamedTuple):
     """One complete reply.
 
     ``lines`` are the texts behind code and separator, without line ends, one for each line.
@@ -58,8 +60,10 @@ class ReplyParser:
     def __init__(self, *, max_line: int = MAX_LINE, max_reply: int = MAX_REPLY) -> None:
         self._max_line = max_line
         self._max_reply = max_reply
-        self._buffer = bytearray()
-        self._searched = 0  # octets of the buffer known to hold no LF
+        self._buffer = b""
+        self._start = 0  # of the line to be read next
+        self._searched = 0  # up to where the buffer is known to hold no LF from there
+        self._common: dict[bytes, Reply] = {}  # a server says the same few things over and over
         self._code = 0
         self._lines: list[bytes] = []
         self._octets = 0
@@ -68,11 +72,14 @@ class ReplyParser:
     @property
     def pending(self) -> bool:
         """Whether octets have come that no complete reply accounts for."""
-        return bool(self._buffer) or bool(self._lines)
+        return self._start < len(self._buffer) or bool(self._lines)
 
     def receive_data(self, data: bytes) -> None:
         """Take ``data`` as the octets that came next."""
-        self._buffer += data
+        rest = self._buffer[self._start :]
+        self._searched -= self._start
+        self._start = 0
+        self._buffer = rest + data if rest else data
 
     def next_reply(self) -> Reply | None:
         """The next complete reply, or None if more octets are needed.
@@ -82,19 +89,27 @@ class ReplyParser:
         while True:
             end = self._buffer.find(b"\n", self._searched)
             if end < 0:
-                self._searched = len(self._buffer)
-                if self._searched > self._max_line:
+                if len(self._buffer) - self._start > self._max_line:
                     raise ReplyError(f"reply line of more than {self._max_line} octets")
+                self._searched = len(self._buffer)
                 return None
-            line = bytes(self._buffer[:end])
-            del self._buffer[: end + 1]
-            self._searched = 0
+            line = self._buffer[self._start : end]
+            self._start = self._searched = end + 1
+            if not self._lines and (known := self._common.get(line)) is not None:
+                return known
             if self._take_line(line):
-                reply = Reply(self._code, tuple(self._lines), self._bare_lf)
-                self._lines.clear()
-                self._octets = 0
-                self._bare_lf = False
-                return reply
+                return self._complete(line)
+
+    def _complete(self, last_line: bytes) -> Reply:
+        reply = Reply(self._code, tuple(self._lines), self._bare_lf)
+        if len(self._lines) == 1 and len(last_line) <= _COMMON_LINE:
+            if len(self._common) >= _COMMON:
+                self._common.clear()
+            self._common[last_line] = reply
+        self._lines.clear()
+        self._octets = 0
+        self._bare_lf = False
+        return reply
 
     def _take_line(self, line: bytes) -> bool:
         """Account for one line without its LF; tells whether it ends the reply."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zsmtp.errors import ConnectionLost, ContentError, ReplyError, ServiceClosing, WaitTimeout, ZsmtpError
 from zsmtp.events import (
@@ -35,6 +35,7 @@ from zsmtp.events import (
     Observer,
     Remark,
     SessionLost,
+    heard,
     ignore,
 )
 from zsmtp.proto import command
@@ -50,8 +51,7 @@ _RSET = Step(Phase.RSET, command.RSET, gated=False)
 WRITE_UNIT = 64 * 1024  # octets that must be taken within Timeouts.write
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A step was answered; ``result`` is SUCCESS, TRANSIENT or PERMANENT. ``recipient`` is an index (-1: none)."""
 
     step: Step
@@ -61,8 +61,7 @@ class Answer:
     recipient: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """All steps of a transaction are answered, or need not be sent any more.
 
     ``completed`` tells that the server has no transaction open any more: the next MAIL needs no RSET before it.
@@ -72,8 +71,7 @@ class Finished:
     completed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """The session is over.
 
     ``step`` is what was waited for, ``transaction`` the one at work then (or the one whose content failed this side),
@@ -96,7 +94,7 @@ class Session:
         self._timeouts = timeouts
         self._lmtp = lmtp
         self._observe = observer
-        self._quiet = observer is ignore
+        self._quiet = not heard(observer)
         self._parser = ReplyParser()
         self._events: deque[SessionEvent] = deque()
         self._unsent: deque[tuple[Step, Progress | None]] = deque()
@@ -122,6 +120,7 @@ class Session:
 
         ``shown`` stands for it in logs, if it holds a secret.
         """
+        self._quiet = not heard(self._observe)
         self._unsent.append((Step(phase, wire, masked=shown), None))
 
     def clean(self) -> bool:
@@ -130,8 +129,9 @@ class Session:
 
     def transact(self, transaction: Transaction) -> None:
         """Ask for a transaction; its steps tell what each of them waits for (``zsmtp.proto.plan``)."""
+        self._quiet = not heard(self._observe)
         progress = Progress(transaction, len(transaction.steps), len(transaction.recipients))
-        self._unsent.extend((step, progress) for step in transaction.steps)
+        self._unsent += [(step, progress) for step in transaction.steps]
 
     def stop(self) -> None:
         """Send nothing more, not even the rest of what was begun; replies that are due are still heard."""
@@ -217,33 +217,33 @@ class Session:
                 self._observe(LineReceived(line))
         if reply.bare_lf:
             self._observe(Remark("reply line ended by a bare LF"))
-        if not self._awaited or self._awaited[0].end > self._written:
+        sent = self._awaited[0] if self._awaited else None
+        if sent is None or sent.end > self._written:
             if reply.code == 421:
                 self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
             else:
                 self.fail(ReplyError(f"reply that nothing asked for: {reply}"))
             return
-        sent = self._awaited[0]
-        if self._lmtp and not sent.replies and sent.progress is not None:
-            sent.replies = max(len(sent.progress.accepted), 1)
-        result = judge(sent.step.phase, reply.code)
-        recipient = sent.step.recipient
-        progress = sent.progress
-        if self._lmtp and progress is not None and progress.accepted and sent.step.phase in FINAL_PHASES:
+        step, progress = sent.step, sent.progress
+        if self._lmtp and not sent.replies and progress is not None:
+            sent.replies = max(len(progress.accepted), 1)
+        result = judge(step.phase, reply.code)
+        recipient = step.recipient
+        if self._lmtp and progress is not None and progress.accepted and step.phase in FINAL_PHASES:
             recipient = progress.accepted[len(progress.accepted) - sent.replies]
         transaction = progress.transaction if progress is not None else None
         if not self._quiet:
-            self._observe(Answered(sent.step.phase, reply, transaction, recipient))
+            self._observe(Answered(step.phase, reply, transaction, recipient))
         if result is Result.DISORDER:
-            self.fail(ReplyError(f"unexpected reply when {RULES[sent.step.phase].words}: {reply}"))
+            self.fail(ReplyError(f"unexpected reply when {RULES[step.phase].words}: {reply}"))
             return
-        if sent.step.phase is Phase.LAST and result is Result.SUCCESS and progress and not progress.accepted:
+        if step.phase is Phase.LAST and result is Result.SUCCESS and progress and not progress.accepted:
             progress.contradicted = True
             self.fail(ReplyError(f"content taken although no recipient was accepted: {reply}"))
             return
-        self._events.append(Answer(sent.step, reply, result, transaction, recipient))
+        self._events.append(Answer(step, reply, result, transaction, recipient))
         sent.replies -= 1
-        if sent.step.phase is Phase.RSET and result is not Result.SUCCESS and reply.code != 421:
+        if step.phase is Phase.RSET and result is not Result.SUCCESS and reply.code != 421:
             self.fail(ConnectionLost(f"RSET was refused: {reply}"))
             return
         self._reply_since = now
@@ -251,10 +251,10 @@ class Session:
             self._awaited.popleft()
         if reply.code == 421:  # the command is answered, the transaction is not finished but lost
             if progress is not None:
-                note(progress, sent.step, result)
+                note(progress, step, result)
             self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
         elif sent.replies == 0 and progress is not None:
-            self._advance(progress, sent.step, result)
+            self._advance(progress, step, result)
 
     def _advance(self, progress: Progress, step: Step, result: Result) -> None:
         """Account for an answered step of a transaction, and drop the steps it made pointless."""
@@ -269,7 +269,7 @@ class Session:
         """Take the unsent steps of a transaction out of the queue once they can no longer lead to a delivery."""
         while self._unsent and self._unsent[0][1] is progress:
             phase = self._unsent[0][0].phase
-            undecided = any(s.progress is progress for s in self._awaited)
+            undecided = bool(self._awaited) and self._awaited[-1].progress is progress
             if progress.mail is not None and progress.mail is not Result.SUCCESS and phase is not Phase.CONTENT:
                 pointless = True  # MAIL was refused and nothing more has left
             elif phase is Phase.CONTENT:

@@ -8,6 +8,7 @@ the whole is bounded, the oldest lines give way.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from zsmtp.proto.reply import Reply, printable
 
@@ -17,13 +18,22 @@ MAX_TEXT = 1500  # characters of the whole
 
 def exchange(command: bytes, reply: Reply | None) -> str:
     """One command and its reply (None: no reply came)."""
-    text = "\r<<- " + printable(command, 300)
-    if reply is not None:
-        lines = reply.raw_lines
-        if len(lines) > MAX_LINES:
-            lines = (*lines[: MAX_LINES - 1], lines[-1])
-        text += "".join("\r->> " + printable(line, 300) for line in lines)
-    return text
+    sent = "\r<<- " + printable(command, 300)
+    if reply is None:
+        return sent
+    if len(reply.lines) == 1 and len(reply.lines[0]) < 300:
+        return sent + _short_answer(reply)
+    return sent + _answer(reply)
+
+
+def _answer(reply: Reply) -> str:
+    lines = reply.raw_lines
+    if len(lines) > MAX_LINES:
+        lines = (*lines[: MAX_LINES - 1], lines[-1])
+    return "".join("\r->> " + printable(line, 300) for line in lines)
+
+
+_short_answer = lru_cache(64)(_answer)  # a server says the same few things over and over
 
 
 def join(exchanges: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from zsmtp.events import Event, Observer, combine
+from zsmtp.events import Event, Observer, combine, heard
 from zsmtp.zmailer.control import ControlFile
 from zsmtp.zmailer.diagnostics import Report
 from zsmtp.zmailer.logs import Attempt, DialogueLog, ProcessTitle, Syslog, VerboseLog, debug_observer
@@ -41,6 +41,11 @@ class Journal:
 
     def __call__(self, event: Event) -> None:
         self._tell(event)
+
+    @property
+    def listening(self) -> bool:
+        """Whether any log hears events now (see ``zsmtp.events.heard``)."""
+        return heard(self._tell)
 
     def begin(self, control: ControlFile, complain: Callable[[str], None]) -> None:
         """The work on a control file starts; its sender may have asked for a log of his own."""
