@@ -137,4 +137,7 @@ def test_a_server_that_answers_at_once_hears_no_more_than_a_patient_one(
     prompt, _ = deliver(replace(script, pace=Pace.AT_ONCE, write_sizes=writes), recipients)
     one, other = prompt.network.connections[0], patient.network.connections[0]
     assert other.client_octets.startswith(one.client_octets)
-    assert [acceptance.path for acceptance in one.acceptances] == [acceptance.path for acceptance in other.acceptances]
+    taken = [acceptance.path for acceptance in other.acceptances]
+    if one.client_octets != other.client_octets:  # nonsense ended it before the content was out
+        taken = taken[: len(one.acceptances)]
+    assert [acceptance.path for acceptance in one.acceptances] == taken
