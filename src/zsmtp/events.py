@@ -165,7 +165,7 @@ class HandshakeStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class HandshakeDone(Event):
-    """A handshake ended: its ``facts``, or None and the ``error`` in words. :class:`Secured` tells the verdict on it."""
+    """A handshake ended: its ``facts``, or None and the ``error`` in words. :class:`Secured` tells the verdict."""
 
     facts: TLSFacts | None
     error: str
