@@ -2,7 +2,8 @@
 
 The agent is run as the scheduler runs it (``tests.support``); recipients are mailboxes of ``servers.MAILBOXES``. What a
 server stored must be, octet for octet, the header block of the control file, an empty line and the body, below the
-trace headers the server has put on top; with LF for CRLF, as a Maildir has it.
+trace headers the server has put on top; with LF for CRLF, as a Maildir has it. Whether it came over TLS is what these
+trace headers say. At listeners with TLS the agent verifies the chain and the name.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from tests.interop.servers import DOMAIN, Listener, Server
+from tests.interop.servers import DOMAIN, TLS, Listener, Server
 from tests.support.agent import Agent, Result
 from tests.support.postoffice import Job, PostOffice, Rcpt, wire_content
 
@@ -20,6 +22,9 @@ SENDER = "sender@example.org"
 _PATIENCE = 100.0
 # how the header block of every message posted here begins; what stands above it in a mailbox are trace headers
 _FIRST_LINE = "Received: from submit.example.org by spool.example.org id "
+_SECURED = re.compile(
+    rb"\bwith \S*(?:SMTP|LMTP)S\b", re.IGNORECASE
+)  # the protocol that a server says it was (RFC 3848)
 _TRANSACTION = re.compile(rb"^\s*(?:by .*? with .*? )?id (\S+?);?$", re.MULTILINE)
 
 
@@ -92,6 +97,8 @@ class Exchange:
             target = ["-F", "[127.0.0.1]", "-p", str(self.listener.port)]
         else:
             target = ["-F", f"UNIX:{self.server.root / (self.listener.path or '')}"]
+        if self.listener.tls is not TLS.NONE and "-S" not in flags:
+            target += ["-S", str(self.tls_file("verify"))]
         lmtp = ["-M"] if self.listener.lmtp else []
         with Agent(
             self.office, *lmtp, *target, "-h", "client.interop.test", "-l", str(self.office.log), *flags
@@ -101,6 +108,14 @@ class Exchange:
         assert result.status == 0, result
         assert result.fates.keys() == {(m.job.id, offset) for m in messages for offset in m.job.offsets}
         return result
+
+    def tls_file(self, level: str, *more: str) -> Path:
+        """A file for -S: this level, the authority of the farm, TLS as the listener has it, and ``more`` lines."""
+        implicit = "on" if self.listener.tls is TLS.IMPLICIT else "off"
+        lines = [f"tls-level {level}", f"tls-CAfile {self.server.authority.file}", f"tls-implicit {implicit}", *more]
+        path = self.office.root / "tls.conf"
+        path.write_text("".join(f"{line}\n" for line in lines))
+        return path
 
     def deliver(self, messages: Sequence[Message], *flags: str) -> Result:
         """As :meth:`run`; every recipient must be reported ``ok`` and marked as delivered."""
@@ -115,6 +130,8 @@ class Exchange:
         self.server.await_stored(sum(len(messages) for messages in expected.values()))
         for mailbox, messages in expected.items():
             stored = sorted(without_trace(octets) for octets in self.server.stored(mailbox))
+            secured = {bool(_SECURED.search(trace(octets))) for octets in self.server.stored(mailbox)}
+            assert secured <= {self.listener.tls is not TLS.NONE}, f"mailbox {mailbox}: TLS, or none, against the plan"
             assert stored == sorted(message.stored for message in messages), f"mailbox {mailbox}"
         assert self.server.count() == sum(len(messages) for messages in expected.values())
 
@@ -123,9 +140,8 @@ class Exchange:
         found: dict[bytes, int] = {}
         for mailbox in mailboxes:
             for octets in self.server.stored(mailbox):
-                trace = octets.removesuffix(without_trace(octets))
-                match = _TRANSACTION.search(trace)
-                assert match is not None, f"no identity in {trace!r}"
+                match = _TRANSACTION.search(trace(octets))
+                assert match is not None, f"no identity in {trace(octets)!r}"
                 found[match[1]] = found.get(match[1], 0) + 1
         return found
 
@@ -147,3 +163,8 @@ def without_trace(octets: bytes) -> bytes:
     start = octets.find(_FIRST_LINE.encode())
     assert start >= 0, f"not a message of ours: {octets[:2000]!r}"
     return octets[start:]
+
+
+def trace(octets: bytes) -> bytes:
+    """The trace headers that the server has put on top of a stored message."""
+    return octets.removesuffix(without_trace(octets))

@@ -4,11 +4,9 @@
 stopped. Each is final destination for ``interop.test``, knows the recipients ``user000`` to ``user299`` and keeps what
 it takes as files, one Maildir per recipient; :meth:`Server.stored` reads them.
 
-A server runs in a chroot, in a mount and a process namespace of its own. The first process of that namespace waits on
-a pipe from us: when the pipe closes, because the server is stopped or because this program died in whatever way, it
-ends, and the kernel ends every other process of the namespace and drops its mounts. So nothing is ever left behind.
+A server runs as ``confined.py`` says, with a certificate of the farm's own authority (``pki.py``).
 
-By hand: ``python tests/interop/servers.py [NAME...]`` starts them, tells where they listen, and stops them at Ctrl-C.
+By hand: ``python -m tests.interop.servers [NAME...]`` starts them, tells where they listen, and stops them at Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,12 +17,16 @@ import os
 import re
 import shutil
 import socket
-import subprocess
+import ssl
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+
+from tests.interop.confined import Confined
+from tests.interop.pki import Authority
 
 MAILBOXES = tuple(f"user{number:03}" for number in range(300))
 """The local parts every server knows, at ``DOMAIN``; any other is refused with 550."""
@@ -36,24 +38,13 @@ _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _PATIENCE = 60.0
 
-# Process 1 of a server's namespaces. Arguments: the root directory, then the command to run in it. It ends when the
-# command does or when its standard input is closed. The devices are those a daemon may expect; there is no /dev/log
-# that would lead to this machine's syslog.
-_FIRST_PROCESS = """
-set -eu
-root=$1; shift
-mount -t proc proc "$root/proc"
-for device in null zero full random urandom; do
-    : >> "$root/dev/$device"
-    mount --bind "/dev/$device" "$root/dev/$device"
-done
-exec 3<&0
-chroot "$root" "$@" </dev/null 3<&- &
-server=$!
-{ read -r _ || :; kill -KILL "$server"; } <&3 3<&- &
-exec </dev/null 3<&-
-wait "$server"
-"""
+
+class TLS(Enum):
+    """How TLS is to be had at a listener."""
+
+    NONE = "none"  # or not used
+    STARTTLS = "STARTTLS"
+    IMPLICIT = "implicit"  # from the first octet
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +59,8 @@ class Listener:
     pipelining: bool = True
     chunking: bool = True
     eight_bit: bool = True
+    tls: TLS = TLS.NONE
+    broken: bool = False  # every handshake fails
 
 
 LISTENERS = (
@@ -79,7 +72,22 @@ LISTENERS = (
     Listener("opensmtpd", "opensmtpd", 3603, pipelining=False, chunking=False),
     Listener("dovecot", "dovecot", 3604, lmtp=True),
     Listener("dovecot-unix", "dovecot", None, path="run/lmtp", lmtp=True),
+    Listener("postfix-starttls", "postfix", 3601, tls=TLS.STARTTLS),
+    Listener("postfix-data-starttls", "postfix", 3611, chunking=False, tls=TLS.STARTTLS),
+    Listener("postfix-smtps", "postfix", 3631, tls=TLS.IMPLICIT),
+    Listener("exim-starttls", "exim", 3602, tls=TLS.STARTTLS),
+    Listener("exim-data-starttls", "exim", 3612, chunking=False, tls=TLS.STARTTLS),
+    Listener("exim-smtps", "exim", 3632, tls=TLS.IMPLICIT),
+    Listener("dovecot-starttls", "dovecot", 3604, lmtp=True, tls=TLS.STARTTLS),
+    Listener("dovecot-lmtps", "dovecot", 3634, lmtp=True, tls=TLS.IMPLICIT),
 )
+"""Those that take mail; the ones with STARTTLS are the ones without, used differently."""
+
+BROKEN = (
+    Listener("opensmtpd-starttls", "opensmtpd", 3613, pipelining=False, chunking=False, tls=TLS.STARTTLS, broken=True),
+    Listener("opensmtpd-smtps", "opensmtpd", 3623, pipelining=False, chunking=False, tls=TLS.IMPLICIT, broken=True),
+)
+"""Debian's OpenSMTPD 6.8 ends every handshake with alert 80: a peer whose TLS is not to be mended from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,7 @@ class Program:
     ``files`` pairs a file of ``conf/`` with the place it is copied to; ``mailboxes`` is the file that lists the
     recipients and the form of its lines; ``state`` are directories whose content no start may inherit from the one
     before; ``opened`` and ``closed`` are patterns of the lines it logs once for each connection; ``log`` is its log
-    file if it does not log to standard output.
+    file if it does not log to standard output. ``rsa`` tells that it takes no other keys.
     """
 
     name: str
@@ -100,6 +108,8 @@ class Program:
     opened: str
     closed: str
     log: str | None = None
+    certificate_owner: int = 0  # its number in install.sh
+    rsa: bool = False
 
 
 PROGRAMS = {
@@ -123,6 +133,7 @@ PROGRAMS = {
             r" SMTP connection from \S+ \(TCP/IP connection count = ",
             r" SMTP connection from .*\]:\d+ (?!\(TCP)",
             log="var/log/exim4/mainlog",
+            certificate_owner=36002,
         ),
         Program(
             "opensmtpd",
@@ -132,6 +143,7 @@ PROGRAMS = {
             ("var/spool/smtpd",),
             r" smtp connected ",
             r" smtp disconnected ",
+            rsa=True,
         ),
         Program(
             "dovecot",
@@ -149,28 +161,18 @@ PROGRAMS = {
 class Server:
     """One running server program."""
 
-    def __init__(self, program: Program, directory: Path) -> None:
+    def __init__(self, program: Program, directory: Path, authority: Authority) -> None:
         self.program = program
+        self.authority = authority
         self.root = directory / "root"
         self.store = self.root / "store" / program.name
         output = directory / "log" / f"{program.name}.log"
         self.log = output if program.log is None else self.root / program.log
-        self._listeners = [listener for listener in LISTENERS if listener.program == program.name]
+        self._listeners = [listener for listener in (*LISTENERS, *BROKEN) if listener.program == program.name]
         self._configure()
         output.parent.mkdir(exist_ok=True)
         output.write_bytes(b"")
-        with output.open("ab") as out:
-            self._process = subprocess.Popen(
-                [
-                    *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
-                    *("sh", "-c", _FIRST_PROCESS, program.name, str(self.root), *program.command),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=out,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-                start_new_session=True,
-            )
+        self._process = Confined(program.name, self.root, program.command, output)
         try:
             self._await_greetings()
         except BaseException:
@@ -186,6 +188,7 @@ class Server:
         for source, target in self.program.files:
             (self.root / target).parent.mkdir(exist_ok=True)
             shutil.copyfile(_CONF / source, self.root / target)
+        self.authority.issue(self.program.name, owner=self.program.certificate_owner, rsa=self.program.rsa)
         name, form = self.program.mailboxes
         (self.root / name).write_text("".join(form.format(mailbox) for mailbox in MAILBOXES))
         self.store.mkdir(exist_ok=True)
@@ -195,19 +198,13 @@ class Server:
         deadline = time.monotonic() + _START_SECONDS
         for listener in self._listeners:
             while not _greets(listener, self.root):
-                if time.monotonic() > deadline or self._process.poll() is not None:
+                if time.monotonic() > deadline or self._process.ended:
                     raise RuntimeError(f"{self.program.name} did not start; its log:\n{self.log_since(0)}")
                 time.sleep(0.05)
 
     def stop(self) -> None:
         """End every process of this server; returns when they are gone."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.stop()
 
     def log_size(self) -> int:
         """Octets of log so far, to be given to :meth:`log_since`."""
@@ -279,7 +276,7 @@ class Farm:
     def __init__(self, directory: Path) -> None:
         if not (directory / "edition").is_file():
             raise RuntimeError(f"no mail servers in {directory}: run tests/interop/install.sh first")
-        self._directory = directory
+        self.directory = directory
         self._servers: dict[str, Server] = {}
         self._lock = (directory / "lock").open("ab")
         try:
@@ -287,11 +284,12 @@ class Farm:
         except BlockingIOError:
             self._lock.close()
             raise RuntimeError(f"{directory} is in use by another run") from None
+        self.authority = Authority(directory / "root" / "etc" / "interop-pki")
 
     def server(self, program: str) -> Server:
         """The running server program of that name (a key of ``PROGRAMS``)."""
         if program not in self._servers:
-            self._servers[program] = Server(PROGRAMS[program], self._directory)
+            self._servers[program] = Server(PROGRAMS[program], self.directory, self.authority)
         return self._servers[program]
 
     def stop(self) -> None:
@@ -330,13 +328,29 @@ def _connect(listener: Listener, root: Path) -> socket.socket:
 def _greets(listener: Listener, root: Path) -> bool:
     try:
         with _connect(listener, root) as connection:
-            greeting = connection.recv(4096)
-            connection.sendall(b"QUIT\r\n")
-            while connection.recv(4096):
-                pass
-            return greeting.startswith(b"220 ")
+            if listener.tls is TLS.IMPLICIT:
+                with _unverified().wrap_socket(connection) as secured:
+                    return _talks(secured)
+            return _talks(connection)
+    except ssl.SSLError:
+        return listener.broken
     except OSError:
         return False
+
+
+def _talks(connection: socket.socket) -> bool:
+    greeting = connection.recv(4096)
+    connection.sendall(b"QUIT\r\n")
+    while connection.recv(4096):
+        pass
+    return greeting.startswith(b"220 ")
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _await_free(port: int) -> None:
@@ -368,13 +382,14 @@ def main() -> None:
     with running_farm() as farm:
         for name in sys.argv[1:] or PROGRAMS:
             server = farm.server(name)
-            for listener in LISTENERS:
+            for listener in (*LISTENERS, *BROKEN):
                 if listener.program == name:
                     place = (
                         f"127.0.0.1:{listener.port}" if listener.port else f"UNIX:{server.root / (listener.path or '')}"
                     )
-                    print(f"{listener.name:14} {'LMTP' if listener.lmtp else 'SMTP'} {place}", flush=True)
-            print(f"{'':14} mail in {server.store}, log {server.log}", flush=True)
+                    kind = "LMTP" if listener.lmtp else "SMTP"
+                    print(f"{listener.name:22} {kind} {place} TLS: {listener.tls.value}", flush=True)
+            print(f"{'':22} mail in {server.store}, log {server.log}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             sys.stdin.read()
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from tests.interop.exchange import Exchange, Message
-from tests.interop.servers import LISTENERS, MAILBOXES, Listener
+from tests.interop.servers import LISTENERS, MAILBOXES, TLS, Listener
 
 pytestmark = pytest.mark.interop
 
@@ -95,16 +95,19 @@ def _two_messages(exchange: Exchange) -> list[Message]:
 
 
 @pytest.mark.parametrize(("flags", "used"), [((), "L"), (("-P",), "L-")], ids=["default", "-P"])
-@at("exim", "exim-data")
+@at("exim", "exim-data", "exim-starttls", "exim-smtps")
 def test_exim_saw_pipelining(exchange: Exchange, flags: tuple[str, ...], used: str) -> None:
     """Exim logs for each message whether PIPELINING was used (``L``) or offered in vain (``L-``)."""
     messages = _two_messages(exchange)
     exchange.deliver(messages, *flags)
     exchange.assert_stored({"user030": messages, "user031": messages})
-    assert [match[1] for match in exchange.await_log(r" <= .* P=esmtp (?:K )?(L\S*)", count=2)] == [used, used]
+    assert [match[1] for match in exchange.await_log(r" <= .* P=esmtps? (?:X=\S+ CV=no )?(?:K )?(L\S*)", count=2)] == [
+        used,
+        used,
+    ]
 
 
-@at("exim", "exim-data")
+@at("exim", "exim-data", "exim-starttls", "exim-data-starttls")
 def test_exim_saw_chunking(exchange: Exchange, listener: Listener) -> None:
     """Exim logs ``K`` for each message that came by BDAT."""
     messages = _two_messages(exchange)
@@ -114,7 +117,7 @@ def test_exim_saw_chunking(exchange: Exchange, listener: Listener) -> None:
     assert ["K" in fields for fields in taken] == [listener.chunking] * 2
 
 
-@at("postfix", "postfix-data", "postfix-bare")
+@at("postfix", "postfix-data", "postfix-bare", "postfix-starttls", "postfix-smtps")
 def test_postfix_counted_the_commands(exchange: Exchange, listener: Listener) -> None:
     """Postfix logs at the end of a connection how many commands of each kind it got: no RSET, nothing refused."""
     messages = _two_messages(exchange)
@@ -122,10 +125,12 @@ def test_postfix_counted_the_commands(exchange: Exchange, listener: Listener) ->
     exchange.assert_stored({"user030": messages, "user031": messages})
     (disconnect,) = exchange.await_log(r": disconnect from \S+ (.*)$")
     content = "bdat=2" if listener.chunking else "data=2"
-    assert disconnect[1].split() == ["ehlo=1", "mail=2", "rcpt=4", content, "quit=1", "commands=10"]
+    starttls = listener.tls is TLS.STARTTLS
+    hello = ["ehlo=2", "starttls=1"] if starttls else ["ehlo=1"]
+    assert disconnect[1].split() == [*hello, "mail=2", "rcpt=4", content, "quit=1", f"commands={10 + 2 * starttls}"]
 
 
-@at("dovecot", "dovecot-unix")
+@at("dovecot", "dovecot-unix", "dovecot-starttls", "dovecot-lmtps")
 def test_dovecot_is_sent_chunks(exchange: Exchange) -> None:
     messages = _two_messages(exchange)
     exchange.deliver(messages)
