@@ -6,7 +6,7 @@ the order of preference, each with its scripts, and gives back everything that c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zsmtp.delivery.attempt import Courier
@@ -118,17 +118,24 @@ def world(
     observed: bool = False,
     now: float = 1000.0,
     anchors: Sequence[bytes] = (),
+    policies: Mapping[str, bytes] | None = None,
 ) -> World:
     """A network where the ``i``-th of ``hosts`` is the ``i``-th mail exchanger of example.org.
 
-    ``anchors`` are the CA certificates trusted, in DER.
+    ``anchors`` are the CA certificates trusted, in DER, ``policies`` the MTA-STS texts that policy hosts serve.
     """
     lives = {address(i): [host] if not isinstance(host, Sequence) else host for i, host in enumerate(hosts)}
     heard: list[Event] = []
     observer = heard.append if observed else ignore
     names = table(len(hosts)) if dns is None else dns
     network = ScriptedNetwork(
-        lives, dns=names, now=now, stop_at=stop_at, observer=observer, anchors=lambda: TrustAnchors(anchors)
+        lives,
+        dns=names,
+        now=now,
+        stop_at=stop_at,
+        observer=observer,
+        anchors=lambda: TrustAnchors(anchors),
+        policies=policies,
     )
     chosen = settings or SessionSettings(helo_name="client.example")
     courier = Courier(chosen, observer)

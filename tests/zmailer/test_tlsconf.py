@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from zsmtp.errors import ConfigError
 from zsmtp.tls.context import MIN_PROTOCOLS
-from zsmtp.tls.policy import Level, Policy
-from zsmtp.zmailer.tlsconf import PROTOCOLS, STSUse, TLSConfig, load
+from zsmtp.tls.policy import Level, Policy, STSUse
+from zsmtp.zmailer.tlsconf import PROTOCOLS, TLSConfig, load
 
 DIGEST = "AB:" * 31 + "AB"
 
@@ -57,6 +57,7 @@ def test_an_empty_file_means_tls_where_it_is_offered(folder: Path) -> None:
         ("tls-mta-sts off", "mta_sts", STSUse.OFF),
         ("tls-mta-sts on", "mta_sts", STSUse.ON),
         ("tls-mta-sts testing", "mta_sts", STSUse.TESTING),
+        ("tls-mta-sts-cache /var/db/sts", "policy_cache", "/var/db/sts"),
         ("tls-report-file @reports", "report_file", "reports"),
     ],
 )

@@ -249,3 +249,5 @@ class Courier:
             self._observe(Detail(note, About.ROUTE))
         if plan.failure is not None:
             self._observe(Remark(plan.failure.text, About.ROUTE))
+        if made.sts is not None:
+            self._observe(Detail(made.sts.note, About.SECURITY))

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from zsmtp.dns.destination import DestinationRequest, plan_destination
+from zsmtp.dns.literal import Name, parse_destination
 from zsmtp.dns.plan import Endpoint, Plan
 from zsmtp.errors import ConfigError
 from zsmtp.proto.plan import SenderWish
@@ -72,7 +73,23 @@ def plan_delivery(
         policy = security.policy_for(route.destination)
     except ConfigError as error:
         return DeliveryPlan(route, wish=wish, problem=str(error))
-    return DeliveryPlan(route, policy, wish=wish)
+    sts = yield from _ask_mta_sts(request, security, policy)
+    return DeliveryPlan(route, policy, sts, wish=wish)
+
+
+def _ask_mta_sts(
+    request: DestinationRequest, security: Security, policy: Policy
+) -> Generator[Any, Any, PolicyLookup | None]:
+    """The MTA-STS policy of a destination that is a domain; None where nobody asks for one, or none could count."""
+    from zsmtp.tls.mtasts import policy_of
+    from zsmtp.tls.policy import STSUse
+
+    if security.mta_sts is STSUse.OFF or policy.pinned or not request.use_mx:
+        return None
+    parsed = parse_destination(request.destination, allow_unix=request.allow_unix)
+    if not isinstance(parsed, Name):
+        return None
+    return (yield from policy_of(parsed.domain))
 
 
 def requirement_for(
@@ -96,12 +113,15 @@ def require_all(plan: DeliveryPlan, security: Security | None) -> Generator[Any,
 
 
 def _decide(plan: DeliveryPlan, endpoint: Endpoint, security: Security) -> Generator[Any, Any, Requirement | Barred]:
-    from zsmtp.tls.policy import Barred, Policy, Source, requirement
+    from zsmtp.tls.policy import Barred, Policy, Source, STSMode, STSUse, requirement
     from zsmtp.tls.problem import Problem
 
     if plan.problem:
         return Barred(plan.problem, Source.CONFIGURED, Problem.VALIDATION_FAILURE)
-    found = yield from requirement(plan.route, endpoint, plan.policy or Policy(), wish=plan.wish)
+    sts = plan.sts.finding(endpoint.host) if plan.sts is not None else None
+    if sts is not None and security.mta_sts is STSUse.TESTING:
+        sts = replace(sts, mode=STSMode.TESTING)
+    found = yield from requirement(plan.route, endpoint, plan.policy or Policy(), sts=sts, wish=plan.wish)
     if security.implicit and not isinstance(found, Barred) and not found.needs_tls:
         return replace(found, server_name=found.server_name or endpoint.host)
     return found

@@ -29,7 +29,7 @@ from zsmtp.tls.certificate import server_end_point
 from zsmtp.tls.context import ContextOptions, Strength
 from zsmtp.tls.facts import TLSFacts
 from zsmtp.tls.judgement import judge, without_tls
-from zsmtp.tls.policy import Barred, Policy, Requirement
+from zsmtp.tls.policy import Barred, Policy, Requirement, STSUse
 from zsmtp.tls.problem import Problem
 
 STARTTLS = b"STARTTLS\r\n"
@@ -42,7 +42,7 @@ class Security:
     ``policy_for`` gives the policy for a destination and ``credentials_for`` who logs in at a server for mail to a
     destination; both raise ConfigError where the configuration for it cannot be used: its mail is to wait. ``context``
     are the options of every handshake but its strength; ``ca_file`` and ``ca_path`` hold the trust anchors, "" both:
-    the system's. ``nonce`` gives fresh random text for a login.
+    the system's. ``mta_sts`` is what MTA-STS policies are used for. ``nonce`` gives fresh random text for a login.
     """
 
     policy_for: Callable[[str], Policy]
@@ -51,6 +51,7 @@ class Security:
     context: ContextOptions = ContextOptions()  # noqa: RUF009
     ca_file: str = ""
     ca_path: str = ""
+    mta_sts: STSUse = STSUse.OFF
     implicit: bool = False
     allow_cleartext: bool = False
     failure_is_final: bool = False

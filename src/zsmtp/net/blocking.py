@@ -13,7 +13,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from zsmtp.dns.answer import Answer, Query
 from zsmtp.dns.destination import OwnAddresses
@@ -26,6 +26,9 @@ from zsmtp.net.identity import LocalIdentity, own_addresses
 from zsmtp.net.transport import SocketStream
 from zsmtp.net.waits import READABLE, SocketsWait, StreamWait, Wait
 from zsmtp.proto.session import SessionEvent
+
+if TYPE_CHECKING:
+    from zsmtp.net.stspolicies import PolicyKeeper
 
 _LONGEST_POLL = (1 << 31) - 1  # milliseconds
 
@@ -67,6 +70,7 @@ class BlockingDriver:
     port below 1024, ``send_buffer`` is SO_SNDBUF in octets.
 
     :attr:`before_wait` is called whenever something is going to be waited for: the time to do what was put off.
+    :attr:`policies` carries out what MTA-STS asks for; without it such effects are not known here.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class BlockingDriver:
         self._clock = clock
         self._lookups_end = 0.0
         self.before_wait: Callable[[], None] = _nothing
+        self.policies: PolicyKeeper | None = None
         self._poll = select.poll()
         self._poll.register(stop, READABLE)
         self._stop_heard = False
@@ -114,6 +119,9 @@ class BlockingDriver:
             return self._start_tls(effect)
         if isinstance(effect, OwnAddresses):
             return own_addresses()
+        if self.policies is not None:
+            self.before_wait()
+            return self.policies.carry_out(effect, interrupt=self._stop.fileno())
         raise LocalError(f"not an effect this driver knows: {effect!r}")
 
     def _exchange(self, effect: Exchange) -> SessionEvent | None:

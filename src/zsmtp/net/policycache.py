@@ -45,14 +45,17 @@ DELETE FROM policies WHERE domain IN (SELECT domain FROM policies ORDER BY store
 
 
 class PolicyCache:
-    """What is known of domains' policies. ``complain`` hears once why the disk is not used."""
+    """What is known of domains' policies, in the file ``path``; "" keeps it for the life of the process only.
+
+    ``complain`` hears once why the disk is not used.
+    """
 
     def __init__(self, path: str, complain: Callable[[str], None], *, max_domains: int = MAX_DOMAINS) -> None:
         self._path = path
         self._complain = complain
         self._max_domains = max_domains
         self._database: sqlite3.Connection | None = None
-        self._given_up = False
+        self._given_up = not path
         self._memory: OrderedDict[str, CachedPolicy] = OrderedDict()
 
     def get(self, domain: str) -> CachedPolicy | None:

@@ -38,6 +38,7 @@ from zsmtp.proto.session import Session, SessionEvent
 
 if TYPE_CHECKING:
     from zsmtp.tls.chain import TrustAnchors
+    from zsmtp.tls.mtasts import CachedPolicy, FetchPolicy
 
 QUERY_TIME = 15.0  # seconds for one lookup
 
@@ -64,8 +65,9 @@ class ScriptedNetwork:
 
     Addresses not named refuse connections. ``dns`` is a table for :class:`~zsmtp.dns.static.StaticResolver`, or a
     resolver. ``now`` is the time in seconds; ``stop_at`` is when the program is told to stop. ``anchors`` are the CA
-    certificates that chains are judged by. ``connections`` are all connections made, ``attempts`` all endpoints tried,
-    with the time, ``handshakes`` the handshakes asked for.
+    certificates that chains are judged by, ``policies`` the MTA-STS policy texts that hosts serve. ``connections`` are
+    all connections made, ``attempts`` all endpoints tried, with the time, ``handshakes`` and ``fetches`` the handshakes
+    and policies asked for, ``policy_cache`` what is remembered of policies.
     """
 
     def __init__(
@@ -78,12 +80,16 @@ class ScriptedNetwork:
         stop_at: float = NEVER,
         observer: Observer = ignore,
         anchors: Callable[[], TrustAnchors] = _no_anchors,
+        policies: Mapping[str, bytes] | None = None,
     ) -> None:
         self.now = now
         self.stop_at = stop_at
         self.connections: list[ScriptedConnection] = []
         self.attempts: list[tuple[float, Endpoint]] = []
         self.handshakes: list[StartTLS] = []
+        self.fetches: list[FetchPolicy] = []
+        self.policies = dict(policies or {})
+        self.policy_cache: dict[str, CachedPolicy] = {}
         self._anchors = anchors
         self._hosts = hosts
         self._resolver = StaticResolver(dns) if isinstance(dns, str) else dns
@@ -111,6 +117,24 @@ class ScriptedNetwork:
             return self._start_tls(effect)
         if isinstance(effect, OwnAddresses):
             return self._own_addresses
+        return self._policy(effect)
+
+    def _policy(self, effect: object) -> object:
+        """What MTA-STS asks for; policy hosts that were not scripted are not there."""
+        from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy, KeepPolicy, RecalledPolicy, RecallPolicy
+        from zsmtp.tls.problem import Problem
+
+        if isinstance(effect, RecallPolicy):
+            return RecalledPolicy(self.policy_cache.get(effect.domain), self.now)
+        if isinstance(effect, KeepPolicy):
+            self.policy_cache[effect.entry.domain] = effect.entry
+            return None
+        if isinstance(effect, FetchPolicy):
+            self.fetches.append(effect)
+            text = self.policies.get(effect.host)
+            if text is None:
+                return FetchedPolicy(failure=Problem.STS_POLICY_FETCH_ERROR, problem="Connection refused")
+            return FetchedPolicy(text)
         raise LocalError(f"not an effect this driver knows: {effect!r}")
 
     def _look_up(self, query: Query) -> Answer:

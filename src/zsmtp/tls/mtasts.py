@@ -7,6 +7,7 @@ yesterday. So every failure keeps the policy that is known, and only its age end
 
 :func:`find_policy` is a generator of effects: it yields ``Query`` for lookups and :class:`FetchPolicy` for the one
 GET, takes what is cached as an argument and returns what applies and what is to be cached. The clock is an argument.
+:func:`policy_of` is the same around a cache: it yields :class:`RecallPolicy` before and :class:`KeepPolicy` after.
 Whether an exchanger may be used is :meth:`Policy.matches`; what follows from a mode is for ``zsmtp.tls.policy``. DANE
 goes first where both are there (RFC 8461 2).
 """
@@ -17,6 +18,7 @@ import re
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.escape import escape
@@ -145,7 +147,7 @@ def _id_of(fields: list[str]) -> str | None:
     return ids[0] if len(ids) == 1 and _ID.fullmatch(ids[0]) else None
 
 
-# ------------------------------------------------------------------ the effect
+# ----------------------------------------------------------------- the effects
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,28 @@ class FetchedPolicy:
     body: bytes = b""
     failure: Problem | None = None
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecallPolicy:
+    """Effect: what is remembered of ``domain``; the answer is a :class:`RecalledPolicy`."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecalledPolicy:
+    """What is remembered, None if nothing is, and the time (seconds since 1970)."""
+
+    entry: CachedPolicy | None
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeepPolicy:
+    """Effect: remember ``entry`` in place of what is remembered of its domain; the answer is None."""
+
+    entry: CachedPolicy
 
 
 # ------------------------------------------------------------------- the rules
@@ -262,6 +286,15 @@ def find_policy(domain: str, cached: CachedPolicy | None, now: float) -> Effects
     store = replace(known, domain=domain, failed_id=policy_id, failed=now)
     note = f"{_described(held)} (fetch failed: {problem})"
     return PolicyLookup(domain, held, note, store, failure)
+
+
+def policy_of(domain: str) -> Generator[Any, Any, PolicyLookup]:
+    """The policy for mail to ``domain``, with the help of what is remembered; what was learned is remembered."""
+    recalled: RecalledPolicy = yield RecallPolicy(domain)
+    lookup = yield from find_policy(domain, recalled.entry, recalled.now)
+    if lookup.store is not None:
+        yield KeepPolicy(lookup.store)
+    return lookup
 
 
 def _refresh_time(known: CachedPolicy, policy: Policy) -> float:

@@ -60,6 +60,14 @@ class STSMode(Enum):
     TESTING = "testing"
 
 
+class STSUse(Enum):
+    """What MTA-STS policies are used for."""
+
+    OFF = "off"
+    ON = "on"
+    TESTING = "testing"  # all of them as if their mode were testing: tried and reported, not enforced
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class STSFinding:
     """The destination's MTA-STS policy as it concerns one exchanger.

@@ -24,21 +24,24 @@ if TYPE_CHECKING:
     from zsmtp.delivery.security import Security
 
 HOSTS_FILE = "/etc/hosts"
+POLICY_SWITCHES = ("TLS_DANE", "TLS_MTA_STS")  # ZENV: policies of destinations that count without -S, too
 MAX_HOSTS_FILE = 1 << 20  # characters
 
 C = TypeVar("C", bound=Enum)
 
 
-def security(options: Options, zenv: Zenv, complain: Callable[[str], None]) -> Security | None:
-    """What ``-S``, ``-A`` and ZENV ask in the way of TLS and login; None if nothing.
+def security(options: Options, zenv: Zenv, driver: BlockingDriver, complain: Callable[[str], None]) -> Security | None:
+    """What ``-S``, ``-A`` and ZENV ask in the way of TLS and login; None if nothing. ``driver`` is equipped for it.
 
     Raises OSError or :class:`~zsmtp.errors.ConfigError` for files that cannot be used.
     """
-    if options.tls_conf is None and options.auth_file is None:
+    if options.tls_conf is None and options.auth_file is None and not any(name in zenv for name in POLICY_SWITCHES):
         return None
-    from zsmtp.zmailer.security import read_security
+    from zsmtp.zmailer.security import equip, read_security
 
-    return read_security(options, zenv, complain)
+    asked = read_security(options, zenv, complain)
+    equip(driver, asked, complain)
+    return asked.security
 
 
 def session_settings(options: Options, security: Security | None = None) -> SessionSettings:

@@ -70,7 +70,7 @@ class Loop:
             self._driver: BlockingDriver = environment.driver(
                 self._options, self._zenv, self._stop, self._journal, self._complain
             )
-            security = environment.security(self._options, self._zenv, self._complain)
+            security = environment.security(self._options, self._zenv, self._driver, self._complain)
         except ConfigError as error:
             self._complain(str(error))
             return EX_CONFIG

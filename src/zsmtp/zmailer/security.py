@@ -1,49 +1,93 @@
-"""From the files of ``-S`` and ``-A`` to what is asked of sessions."""
+"""From the files of ``-S`` and ``-A``, and from ZENV, to what is asked of sessions and what a driver needs for it."""
 
 from __future__ import annotations
 
 import base64
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from zsmtp.delivery.security import Security
 from zsmtp.errors import ConfigError
+from zsmtp.net.blocking import BlockingDriver
 from zsmtp.proto.sasl import Credentials
 from zsmtp.tls.context import ClientCertificate, ContextOptions, client_context
-from zsmtp.tls.policy import Level, Policy
+from zsmtp.tls.policy import Level, Policy, STSUse
 from zsmtp.zmailer.authfile import AuthFile
 from zsmtp.zmailer.options import Options
-from zsmtp.zmailer.tlsconf import STSUse, TLSConfig, load
+from zsmtp.zmailer.tlsconf import TLSConfig, load, read_sts_use
 from zsmtp.zmailer.zenv import Zenv
 
+DEFAULT_POSTOFFICE = "/var/spool/postoffice"
+POLICY_CACHE = "mta-sts.db"  # below POSTOFFICE
 
-def read_security(options: Options, zenv: Zenv, complain: Callable[[str], None]) -> Security:
-    """Read the files that were named.
 
-    Raises OSError for one that cannot be read, :class:`~zsmtp.errors.ConfigError` for one that cannot be used.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of sessions, and where MTA-STS policies are kept."""
+
+    security: Security
+    policy_cache: str
+
+
+def read_security(options: Options, zenv: Zenv, complain: Callable[[str], None]) -> Asked:
+    """Read the files that were named. What the file of ``-S`` leaves open is for ZENV to say.
+
+    Raises OSError for a file that cannot be read, :class:`~zsmtp.errors.ConfigError` for one that cannot be used.
     """
     config = _read_tls(options, complain)
     logins = AuthFile.load(options.auth_file) if options.auth_file is not None else None
     for remark in logins.remarks if logins is not None else ():
         complain(remark)
+    mta_sts = config.mta_sts if config is not None else None
+    if mta_sts is None:
+        mta_sts = _switch(zenv, "TLS_MTA_STS", complain)
+    dane = _switch(zenv, "TLS_DANE", complain) is not STSUse.OFF
 
     def policy_for(destination: str) -> Policy:
-        return config.policy_for(destination) if config is not None else Policy(level=Level.NONE)
+        if config is None:
+            return Policy(level=Level.NONE, dane=dane)  # STARTTLS only where the destination's own policy asks for it
+        policy = config.policy_for(destination)
+        return replace(policy, dane=True) if dane and config.dane is None else policy
 
     def credentials_for(server: str, destination: str) -> Credentials | None:
         return logins.credentials(options.channel, server, destination) if logins is not None else None
 
-    return Security(
+    security = Security(
         policy_for=policy_for,
         credentials_for=credentials_for,
         nonce=lambda: base64.b64encode(os.urandom(24)),
         context=_context(config) if config is not None else ContextOptions(),
         ca_file=config.ca_file if config is not None else "",
         ca_path=config.ca_path if config is not None else "",
+        mta_sts=mta_sts,
         implicit=config is not None and config.implicit,
         allow_cleartext=logins is not None and logins.allow_cleartext,
         failure_is_final=zenv.get("TLS_DEMAND_FAILURE").lower() == "error",
     )
+    cache = config.policy_cache if config is not None else ""
+    return Asked(security, cache or os.path.join(zenv.get("POSTOFFICE") or DEFAULT_POSTOFFICE, POLICY_CACHE))
+
+
+def equip(driver: BlockingDriver, asked: Asked, complain: Callable[[str], None]) -> None:
+    """Give the driver what it needs to carry out what was asked."""
+    security = asked.security
+    if security.mta_sts is not STSUse.OFF:
+        from zsmtp.net.stspolicies import PolicyKeeper
+
+        driver.policies = PolicyKeeper(asked.policy_cache, complain, ca_file=security.ca_file, ca_path=security.ca_path)
+
+
+def _switch(zenv: Zenv, name: str, complain: Callable[[str], None]) -> STSUse:
+    """What ZENV says of policies that destinations publish: a slip of the pen asks for more, not for less."""
+    word = zenv.get(name)
+    if not word:
+        return STSUse.OFF
+    try:
+        return read_sts_use(word)
+    except ConfigError as error:
+        complain(f"{zenv.name}: {name}: {error}; taken as on")
+        return STSUse.ON
 
 
 def _read_tls(options: Options, complain: Callable[[str], None]) -> TLSConfig | None:
@@ -52,8 +96,6 @@ def _read_tls(options: Options, complain: Callable[[str], None]) -> TLSConfig | 
     config = load(options.tls_conf)
     for remark in config.remarks:
         complain(remark)
-    if config.mta_sts not in (None, STSUse.OFF):
-        raise ConfigError(f"{config.path}: tls-mta-sts: this release does not look policies up; nothing is sent")
     if config.report_file:
         complain(f"{config.path}: tls-report-file: this release writes no reports")
     client_context(_context(config))  # a certificate or cipher list that cannot be used is to be known now

@@ -15,12 +15,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any
 
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
-from zsmtp.tls.policy import Level, Policy
+from zsmtp.tls.policy import Level, Policy, STSUse
 from zsmtp.zmailer.configfile import read_config_file
 from zsmtp.zmailer.tlstable import (
     PolicyTable,
@@ -43,14 +42,6 @@ _TRUE = frozenset({"", "1", "y", "yes", "true", "on"})
 _FALSE = frozenset({"0", "n", "no", "false", "off"})
 
 
-class STSUse(Enum):
-    """What MTA-STS policies (RFC 8461) are used for."""
-
-    OFF = "off"
-    ON = "on"
-    TESTING = "testing"  # all of them as if their mode were testing: tried and reported, not enforced
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLSConfig:
     """What the file says. Paths and texts that were not given are "".
@@ -58,8 +49,8 @@ class TLSConfig:
     ``policy`` is for destinations not in the table; its level is NONE where TLS is off. ``cert_file``/``key_file`` and
     ``dcert_file``/``dkey_file`` are pairs of PEM files, the key's being the certificate's where none was named.
     ``session_timeout`` is in seconds, 0 without resumption. ``dane`` and ``mta_sts`` are None where the file leaves
-    them to ZENV. ``implicit`` means TLS from the first octet, without STARTTLS (RFC 8314 3.3). ``remarks`` are for
-    standard error.
+    them to ZENV; ``policy_cache`` is where MTA-STS policies are kept. ``implicit`` means TLS from the first octet,
+    without STARTTLS (RFC 8314 3.3). ``remarks`` are for standard error.
     """
 
     path: str
@@ -77,6 +68,7 @@ class TLSConfig:
     implicit: bool = False
     dane: bool | None = None
     mta_sts: STSUse | None = None
+    policy_cache: str = ""
     report_file: str = ""
     table: PolicyTable = field(default_factory=lambda: PolicyTable(""))
     remarks: tuple[str, ...] = ()
@@ -135,7 +127,8 @@ def _protocol(value: str) -> str:
     raise ConfigError(f"not a protocol (one of {', '.join(PROTOCOLS)}): {escape(value[:80])}")
 
 
-def _sts_use(value: str) -> STSUse:
+def read_sts_use(value: str) -> STSUse:
+    """What a word says of MTA-STS: on, off, testing; raises ConfigError for any other."""
     if value.lower() == "testing":
         return STSUse.TESTING
     return STSUse.ON if _flag(value) else STSUse.OFF
@@ -162,7 +155,8 @@ _KEYWORDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "tlsfingerprint": ("fingerprints", read_fingerprints),
     "tlssni": ("server_name", read_host),
     "tlspolicyfile": ("policy_file", _path),
-    "tlsmtasts": ("mta_sts", _sts_use),
+    "tlsmtasts": ("mta_sts", read_sts_use),
+    "tlsmtastscache": ("policy_cache", _path),
     "tlsdane": ("dane", _flag),
     "tlsreportfile": ("report_file", _path),
     "tlsimplicit": ("implicit", _flag),

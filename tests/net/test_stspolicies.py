@@ -1,0 +1,139 @@
+"""MTA-STS as a driver carries it out: the cache on disk, a real HTTPS server, and what happens without either."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from tests.support.policyhost import PolicyHost
+
+from zsmtp.dns.static import StaticResolver
+from zsmtp.errors import LocalError
+from zsmtp.net.blocking import BlockingDriver, Stop
+from zsmtp.net.stspolicies import PolicyKeeper
+from zsmtp.tls.mtasts import (
+    CachedPolicy,
+    FetchedPolicy,
+    FetchPolicy,
+    KeepPolicy,
+    Mode,
+    PolicyLookup,
+    RecalledPolicy,
+    RecallPolicy,
+    policy_of,
+)
+from zsmtp.tls.problem import Problem
+
+TEXT = b"version: STSv1\nmode: enforce\nmx: mx.example.org\nmax_age: 86400\n"
+DNS = '_mta-sts.example.org TXT "v=STSv1; id=7"\nmta-sts.example.org A 127.0.0.1'
+ENTRY = CachedPolicy("example.org", "7", TEXT, fetched=900.0)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+@pytest.fixture(scope="module")
+def served(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("mta-sts.example.org").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return str(path)
+
+
+def run(keeper: PolicyKeeper) -> PolicyLookup:
+    """The policy of example.org, through the driver."""
+    driver = BlockingDriver(lambda: StaticResolver(DNS), Stop())
+    driver.policies = keeper
+    return driver.run(policy_of("example.org"))
+
+
+def keeper(path: str, *, port: int = 1, ca_file: str = "", complaints: list[str] | None = None) -> PolicyKeeper:
+    heard = [] if complaints is None else complaints
+    return PolicyKeeper(path, heard.append, ca_file=ca_file, port=port, clock=lambda: 1000.0)
+
+
+def test_a_policy_is_fetched_once_and_outlives_the_process(
+    tmp_path: Path, served: ssl.SSLContext, ca_file: str
+) -> None:
+    path = str(tmp_path / "sts.db")
+    with PolicyHost(served, TEXT) as host:
+        first = run(keeper(path, port=host.port, ca_file=ca_file))
+        second = run(keeper(path, port=host.port, ca_file=ca_file))
+        assert host.asked == ["mta-sts.example.org/.well-known/mta-sts.txt"]
+    assert first.policy is not None
+    assert first.policy.mode is Mode.ENFORCE
+    assert second.policy == first.policy
+    assert "cached" in second.note
+
+
+def test_without_a_file_it_is_remembered_for_the_life_of_the_process(served: ssl.SSLContext, ca_file: str) -> None:
+    complaints: list[str] = []
+    with PolicyHost(served, TEXT) as host:
+        one = keeper("", port=host.port, ca_file=ca_file, complaints=complaints)
+        run(one)
+        run(one)
+        assert len(host.asked) == 1
+    assert not complaints
+
+
+def test_a_file_that_cannot_be_used_is_complained_of_once(tmp_path: Path) -> None:
+    complaints: list[str] = []
+    one = keeper(str(tmp_path / "missing" / "sts.db"), complaints=complaints)
+    one.carry_out(KeepPolicy(ENTRY))
+    assert one.carry_out(RecallPolicy("example.org")) == RecalledPolicy(ENTRY, 1000.0)
+    assert len(complaints) == 1
+
+
+def test_a_policy_host_with_an_unknown_authority_gives_nothing(tmp_path: Path, served: ssl.SSLContext) -> None:
+    with PolicyHost(served, TEXT) as host:
+        found = run(keeper(str(tmp_path / "sts.db"), port=host.port))
+    assert found.policy is None
+    assert found.failure is Problem.STS_WEBPKI_INVALID
+
+
+def test_authorities_that_cannot_be_read_are_a_failure_of_the_fetch(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("nothing\n")
+    fetched = keeper("", ca_file=str(empty)).carry_out(FetchPolicy("mta-sts.example.org", ("127.0.0.1",)))
+    assert isinstance(fetched, FetchedPolicy)
+    assert fetched.failure is Problem.STS_POLICY_FETCH_ERROR
+
+
+def test_what_is_kept_can_be_let_go_of_and_is_still_there(tmp_path: Path) -> None:
+    one = keeper(str(tmp_path / "sts.db"))
+    one.carry_out(KeepPolicy(ENTRY))
+    one.close()
+    assert one.carry_out(RecallPolicy("EXAMPLE.org")) == RecalledPolicy(ENTRY, 1000.0)
+
+
+def test_a_stop_ends_a_fetch_at_once(tmp_path: Path, ca_file: str) -> None:
+    stop = Stop()
+    stop.request()
+    one = keeper("", ca_file=ca_file)
+    fetched = one.carry_out(FetchPolicy("mta-sts.example.org", ("127.0.0.1",)), interrupt=stop.fileno())
+    assert isinstance(fetched, FetchedPolicy)
+    assert fetched.failure is Problem.STS_POLICY_FETCH_ERROR
+
+
+def test_any_other_effect_is_a_mistake() -> None:
+    with pytest.raises(LocalError):
+        keeper("").carry_out(object())
+    driver = BlockingDriver(lambda: StaticResolver(""), Stop())
+
+    def unknown() -> Generator[Any, Any, None]:
+        yield RecallPolicy("example.org")
+
+    with pytest.raises(LocalError):
+        driver.run(unknown())
