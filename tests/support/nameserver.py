@@ -62,9 +62,14 @@ _RCODES = {
 
 
 class NameServer:
-    """The server; ``address`` is what a configuration wants: ``127.0.0.1:port``."""
+    """The server; ``address`` is what a configuration wants: ``127.0.0.1:port``.
 
-    def __init__(self, zone: Zone, *, host: str = "127.0.0.1") -> None:
+    ``validated`` sets the AD bit on answers that are no failures, as a resolver does that validates, in a world where
+    all zones are signed.
+    """
+
+    def __init__(self, zone: Zone, *, host: str = "127.0.0.1", validated: bool = False) -> None:
+        self._validated = validated
         self._zone = {dns.name.from_text(name): records for name, records in zone.items()}
         self.queries: list[tuple[str, str]] = []
         self._udp, self._tcp = _bind(host)
@@ -138,6 +143,8 @@ class NameServer:
             name = alias[0].target
         if not response.answer and response.rcode() in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
             response.authority.append(dns.rrset.from_text(dns.name.root, 60, "IN", "SOA", _SOA))
+        if self._validated and response.rcode() in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
+            response.flags |= dns.flags.AD
         return response.to_wire()
 
 

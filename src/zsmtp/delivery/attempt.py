@@ -245,7 +245,7 @@ class Courier:
             records = ", ".join(str(record) for record in answer.records[:20])
             text = f"DNS {answer.query.name} {answer.query.type.value}: {answer.status.value} {records}"
             self._observe(Detail(text, About.ROUTE))
-        for note in plan.notes:
+        for note in (*plan.notes, *made.notes):
             self._observe(Detail(note, About.ROUTE))
         if plan.failure is not None:
             self._observe(Remark(plan.failure.text, About.ROUTE))

@@ -19,6 +19,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from zsmtp.dns.answer import Answer, Query, RecordType
 from zsmtp.dns.destination import DestinationRequest, plan_destination
 from zsmtp.dns.literal import Name, parse_destination
 from zsmtp.dns.plan import Endpoint, Plan
@@ -31,14 +32,17 @@ if TYPE_CHECKING:
     from zsmtp.tls.policy import Barred, Policy, Requirement
 
 
+NO_VALIDATION = "there is no DANE: the name servers do not validate DNSSEC, or their word is not trusted"
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryPlan:
     """Where a message can go, and how safely it must.
 
     ``route`` are the candidates, or why there are none. ``policy`` is what is configured for the destination, None if
     no security is configured at all, or if what is configured cannot be used: ``problem`` then says why mail has to
-    wait. ``sts`` is what MTA-STS brought, None if it was not asked. ``requirements`` are the decisions on candidates so
-    far, each made once; they hold for messages whose sender wants ``wish``.
+    wait. ``sts`` is what MTA-STS brought, None if it was not asked. ``notes`` are remarks for people. ``requirements``
+    are the decisions on candidates so far, each made once; they hold for messages whose sender wants ``wish``.
     """
 
     route: Plan
@@ -46,6 +50,7 @@ class DeliveryPlan:
     sts: PolicyLookup | None = None
     wish: SenderWish = SenderWish.NONE
     problem: str = ""
+    notes: tuple[str, ...] = ()
     requirements: dict[Endpoint, Requirement | Barred] = field(default_factory=dict)
 
     def needs_protection(self, endpoint: Endpoint) -> bool:
@@ -73,8 +78,30 @@ def plan_delivery(
         policy = security.policy_for(route.destination)
     except ConfigError as error:
         return DeliveryPlan(route, wish=wish, problem=str(error))
+    notes = yield from _look_at_resolver(route, security, policy)
     sts = yield from _ask_mta_sts(request, security, policy)
-    return DeliveryPlan(route, policy, sts, wish=wish)
+    return DeliveryPlan(route, policy, sts, wish=wish, notes=notes)
+
+
+def _look_at_resolver(route: Plan, security: Security, policy: Policy) -> Generator[Any, Any, tuple[str, ...]]:
+    """See whether answers can be secure at all where DANE is wanted, and warn if they cannot.
+
+    Nothing can be told from answers about zones that are not signed, so the root is asked about, which is: once in the
+    life of ``security``. DANE is off in any case where answers are not secure; mail goes without it.
+    """
+    if not policy.wants_dane or not route.lookups:
+        return ()
+    resolver = security.resolver
+    if any(answer.secure for answer in route.lookups):
+        resolver.validates = True
+    elif not resolver.asked:
+        resolver.asked = True
+        answer: Answer = yield Query(".", RecordType.MX)
+        if not answer.temporary:
+            resolver.validates = answer.secure
+            if not answer.secure:
+                security.warn(NO_VALIDATION)
+    return (NO_VALIDATION,) if resolver.validates is False else ()
 
 
 def _ask_mta_sts(

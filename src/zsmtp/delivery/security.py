@@ -9,7 +9,7 @@ it, and no mail goes out without a login that was asked for. All methods are gen
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zsmtp.delivery.outcome import Peer, from_login, from_loss, from_security
@@ -35,6 +35,18 @@ from zsmtp.tls.problem import Problem
 STARTTLS = b"STARTTLS\r\n"
 
 
+def _say_nothing(text: str) -> None:
+    """Who hears warnings if nobody wants to."""
+
+
+@dataclass(slots=True)
+class ResolverTrust:
+    """Whether the resolver was asked, and whether its answers can be secure (None: unknown)."""
+
+    asked: bool = False
+    validates: bool | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Security:
     """What is asked of sessions.
@@ -43,6 +55,7 @@ class Security:
     destination; both raise ConfigError where the configuration for it cannot be used: its mail is to wait. ``context``
     are the options of every handshake but its strength; ``ca_file`` and ``ca_path`` hold the trust anchors, "" both:
     the system's. ``mta_sts`` is what MTA-STS policies are used for. ``nonce`` gives fresh random text for a login.
+    ``warn`` hears what whoever runs this should put right, once; ``resolver`` remembers what is known of it.
     """
 
     policy_for: Callable[[str], Policy]
@@ -55,6 +68,8 @@ class Security:
     implicit: bool = False
     allow_cleartext: bool = False
     failure_is_final: bool = False
+    warn: Callable[[str], None] = _say_nothing
+    resolver: ResolverTrust = field(default_factory=ResolverTrust)
 
 
 class SecurityStage:

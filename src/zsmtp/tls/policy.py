@@ -97,6 +97,11 @@ class Policy:
     server_name: str = ""
 
     @property
+    def wants_dane(self) -> bool:
+        """Whether TLSA records are to be looked for."""
+        return not self.pinned and (self.dane or self.level in (Level.DANE, Level.DANE_ONLY))
+
+    @property
     def pinned(self) -> bool:
         """Whether the administrator named the peer so closely that nobody else's word can count for more."""
         return self.level is Level.FINGERPRINT or (self.level in (Level.VERIFY, Level.SECURE) and bool(self.match))
@@ -159,7 +164,7 @@ def requirement(
     ``sts`` is what the destination's MTA-STS policy says of this exchanger, None if there is no policy.
     """
     base = _configured(plan, endpoint, policy)
-    use_dane = policy.dane or policy.level in (Level.DANE, Level.DANE_ONLY)
+    use_dane = policy.wants_dane
     if wish is SenderWish.TLS_OPTIONAL:
         sts = None
         use_dane = policy.level is Level.DANE_ONLY

@@ -63,6 +63,7 @@ def read_security(options: Options, zenv: Zenv, complain: Callable[[str], None])
         mta_sts=mta_sts,
         implicit=config is not None and config.implicit,
         allow_cleartext=logins is not None and logins.allow_cleartext,
+        warn=complain,
         failure_is_final=zenv.get("TLS_DEMAND_FAILURE").lower() == "error",
     )
     cache = config.policy_cache if config is not None else ""
