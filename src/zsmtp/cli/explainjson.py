@@ -1,0 +1,145 @@
+"""Explanations as JSON: ``zsmtp explain --json``, and what is read back from it.
+
+One document for all that was asked about::
+
+    {"schema": "zsmtp.explain/1",
+     "explanations": [{"asked": "user@example.org", "status": 0, "plan": {"schema": "zsmtp.plan/1", ...},
+                       "candidates": [{"endpoint": {...}, "from": {...}, "tlsa": [...], "probe": null}], ...}]}
+
+``plan`` is complete: :func:`read_plans` gives the plans back, fit to be executed. The rest is for people and scripts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zsmtp.cli.explanation import Explanation, Introduction
+from zsmtp.cli.probe import Probe
+from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.planjson import SCHEMA as PLAN_SCHEMA
+from zsmtp.delivery.planjson import parse_json, plan_document, read_plan
+from zsmtp.dns.answer import TLSA, Answer
+from zsmtp.dns.plan import Endpoint
+from zsmtp.errors import ConfigError
+from zsmtp.tls.dane import unusable_because, usable
+from zsmtp.tls.judgement import Judgement
+
+SCHEMA = "zsmtp.explain/1"
+
+
+def explain_document(explanations: list[Explanation]) -> dict[str, Any]:
+    """The document for ``json.dumps``."""
+    return {"schema": SCHEMA, "explanations": [_explanation(one) for one in explanations]}
+
+
+def read_plans(text: str | bytes) -> list[DeliveryPlan]:
+    """The plans of such a document, or of a single plan. Raises ConfigError for anything else."""
+    document = parse_json(text)
+    if isinstance(document, dict) and document.get("schema") == PLAN_SCHEMA:
+        return [read_plan(document)]
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise ConfigError(f"neither an explanation ({SCHEMA}) nor a plan ({PLAN_SCHEMA})")
+    explanations = document.get("explanations")
+    if not isinstance(explanations, list) or not all(isinstance(one, dict) for one in explanations):
+        raise ConfigError("explanations: not a list of objects")
+    return [read_plan(one.get("plan")) for one in explanations]
+
+
+def _explanation(explanation: Explanation) -> dict[str, Any]:
+    request, timeouts = explanation.request, explanation.settings.timeouts
+    return {
+        "asked": explanation.asked,
+        "status": int(explanation.status),
+        "plan": plan_document(explanation.plan),
+        "candidates": [_candidate(explanation, one.endpoint) for one in explanation.plan.route.candidates],
+        "limits": {
+            "hosts": request.max_hosts,
+            "addresses": request.max_addresses,
+            "connect_seconds": timeouts.connect,
+            "command_seconds": timeouts.command,
+            "final_seconds": timeouts.final,
+        },
+    }
+
+
+def _candidate(explanation: Explanation, endpoint: Endpoint) -> dict[str, Any]:
+    introduction = explanation.introductions.get(endpoint)
+    probe = explanation.probes.get(endpoint)
+    finding = explanation.plan.sts.finding(endpoint.host) if explanation.plan.sts is not None else None
+    return {
+        "host": endpoint.host,
+        "address": endpoint.address,
+        "port": endpoint.port,
+        "from": None if introduction is None else _introduction(introduction),
+        "tlsa": [_tlsa_answer(answer) for answer in explanation.tlsa_answers(endpoint)],
+        "mta_sts": None if finding is None else {"mode": finding.mode.value, "listed": finding.listed},
+        "probe": None if probe is None else _probe(probe),
+    }
+
+
+def _introduction(introduction: Introduction) -> dict[str, Any]:
+    check = introduction.check
+    return {
+        "address": introduction.source,
+        "name": introduction.name,
+        "problem": introduction.problem or (check.problem if check is not None else ""),
+        "reverse": list(check.reverse) if check is not None else [],
+        "reverse_matches": check.named if check is not None else None,
+        "forward_matches": check.confirmed if check is not None else None,
+    }
+
+
+def _tlsa_answer(answer: Answer) -> dict[str, Any]:
+    records = [one for one in answer.records if isinstance(one, TLSA)]
+    counted = usable(records)
+    return {
+        "name": answer.query.name,
+        "status": answer.status.value,
+        "secure": answer.secure,
+        "problem": answer.problem,
+        "records": [
+            {
+                "usage": one.usage,
+                "selector": one.selector,
+                "matching": one.matching,
+                "data": one.data.hex(),
+                "usable": one in counted and answer.secure,
+                "reason": unusable_because(one),
+            }
+            for one in records
+        ],
+    }
+
+
+def _probe(probe: Probe) -> dict[str, Any]:
+    verdict, facts = probe.verdict, probe.facts
+    return {
+        "opened": verdict is None,
+        "verdict": None
+        if verdict is None
+        else {"fate": verdict.fate.value, "status": str(verdict.status), "text": verdict.text},
+        "seconds": round(probe.seconds, 6),
+        "steps": [{"name": one.name, "seconds": round(one.seconds, 6), "text": one.text} for one in probe.steps],
+        "keywords": list(probe.keywords),
+        "tls": None
+        if facts is None
+        else {
+            "protocol": facts.protocol,
+            "cipher": facts.cipher,
+            "bits": facts.bits,
+            "key_exchange": facts.key_exchange,
+            "server_name": facts.server_name,
+            "peer": facts.peer,
+            "judgement": None if probe.judgement is None else _judgement(probe.judgement),
+        },
+    }
+
+
+def _judgement(judgement: Judgement) -> dict[str, Any]:
+    return {
+        "ok": judgement.ok,
+        "verified": judgement.verified.value,
+        "text": judgement.text,
+        "problem": None if judgement.problem is None else judgement.problem.value,
+        "trial": None if judgement.trial is None else _judgement(judgement.trial),
+    }

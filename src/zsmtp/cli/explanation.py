@@ -1,0 +1,146 @@
+"""What a delivery to a destination would do, and why, as a value.
+
+:func:`explain` is a generator of effects around the ones that delivery uses: ``plan_delivery`` and ``requirement_for``
+make the plan, ``helo_name`` chooses the greeting. No rule is here; what is added is what a person wants to see beside
+the plan: the TLSA records as they came, where connections come from, and how the greeting looks to a receiver::
+
+    explanation = driver.run(explain("user@example.org", request, settings, source))
+    explanation.status        # Exit.OK: it can be delivered to
+    explanation.plan          # what delivery would execute
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from zsmtp.cli.probe import Probe
+from zsmtp.cli.sysexits import Exit
+from zsmtp.delivery.outcome import Fate
+from zsmtp.delivery.plan import DeliveryPlan, plan_delivery, require_all
+from zsmtp.delivery.settings import SessionSettings
+from zsmtp.dns.answer import Answer, Query, RecordType
+from zsmtp.dns.destination import DestinationRequest
+from zsmtp.dns.heloname import HeloCheck, check_helo, helo_name
+from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.errors import ConnectError
+from zsmtp.tls.policy import Barred
+
+T = TypeVar("T")
+
+SourceOf = Callable[[Endpoint], str]
+"""The local address that a connection to an endpoint comes from, "" for UNIX sockets; raises ConnectError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """How this side comes to a candidate: from which address, under which name, and what a receiver makes of that.
+
+    ``check`` is None where there is nothing to look up: UNIX sockets, and ``problem``, if there is no way there.
+    """
+
+    source: str
+    name: str = ""
+    check: HeloCheck | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """All there is to tell of one destination.
+
+    ``asked`` is what was asked about. ``lookups`` are all answers in the order they came, those of the plan among
+    them. ``introductions`` and ``probes`` are by endpoint; there are no probes unless connections were asked for.
+    """
+
+    asked: str
+    plan: DeliveryPlan
+    request: DestinationRequest
+    settings: SessionSettings
+    lookups: tuple[Answer, ...] = ()
+    introductions: Mapping[Endpoint, Introduction] = field(default_factory=dict)
+    probes: Mapping[Endpoint, Probe] = field(default_factory=dict)
+
+    @property
+    def status(self) -> Exit:
+        """Whether it can be delivered to, as far as is known."""
+        failure = self.plan.route.failure
+        if failure is not None:
+            return Exit.NO_HOST if failure.permanent else Exit.TEMPORARY
+        if all(isinstance(self.plan.requirements.get(one.endpoint), Barred) for one in self.plan.route.candidates):
+            return Exit.TEMPORARY
+        if not self.probes or any(probe.verdict is None for probe in self.probes.values()):
+            return Exit.OK
+        verdicts = [probe.verdict for probe in self.probes.values()]
+        return Exit.UNAVAILABLE if all(one and one.fate is Fate.FAILED for one in verdicts) else Exit.TEMPORARY
+
+    def tlsa_answers(self, endpoint: Endpoint) -> tuple[Answer, ...]:
+        """The answers about TLSA records for the port of ``endpoint`` and the names it goes by, in the order asked."""
+        prefix = f"_{endpoint.port}._tcp."
+        names = {endpoint.host.lower()}
+        names |= {one.canonical.lower() for one in self.lookups if one.query.name == endpoint.host.lower()}
+        return tuple(
+            one
+            for one in self.lookups
+            if one.query.type is RecordType.TLSA
+            and one.query.name.startswith(prefix)
+            and one.query.name.removeprefix(prefix) in names
+        )
+
+
+def explain(
+    asked: str, request: DestinationRequest, settings: SessionSettings, source_of: SourceOf
+) -> Generator[Any, Any, Explanation]:
+    """Plan a delivery as it would be planned, decide on every candidate, and look at the greeting of each."""
+    lookups: list[Answer] = []
+    plan = yield from _heard(plan_delivery(request, settings.security), lookups)
+    yield from _heard(require_all(plan, settings.security), lookups)
+    introductions: dict[Endpoint, Introduction] = {}
+    known: dict[str, Introduction] = {}
+    for candidate in plan.route.candidates:
+        endpoint = candidate.endpoint
+        try:
+            source = source_of(endpoint)
+        except ConnectError as error:
+            introductions[endpoint] = Introduction("", problem=str(error))
+            continue
+        if source not in known:
+            known[source] = yield from _introduce(source, endpoint, settings)
+        introductions[endpoint] = known[source]
+    return Explanation(
+        asked=asked,
+        plan=plan,
+        request=request,
+        settings=settings,
+        lookups=tuple(dict.fromkeys(lookups)),
+        introductions=introductions,
+    )
+
+
+def _introduce(source: str, endpoint: Endpoint, settings: SessionSettings) -> Generator[Any, Any, Introduction]:
+    local = None if endpoint.family is Family.UNIX else source
+    name = yield from helo_name(local, configured=settings.helo_name, host_name=settings.host_name)
+    if local is None:
+        return Introduction("", name)
+    return Introduction(source, name, (yield from check_helo(name, source)))
+
+
+def _heard(work: Generator[Any, Any, T], answers: list[Answer]) -> Generator[Any, Any, T]:
+    """Pass the effects of ``work`` on, and keep the answers to its questions."""
+    sent: Any = None
+    while True:
+        try:
+            effect = work.send(sent)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        sent = yield effect
+        if isinstance(effect, Query):
+            answers.append(sent)
+
+
+def destination_of(asked: str) -> str:
+    """Where mail to ``asked`` goes: the domain or literal of an address, or the text itself if it is a destination."""
+    is_address = "@" in asked and asked[:5].lower() != "unix:"
+    return asked.rpartition("@")[2] if is_address else asked

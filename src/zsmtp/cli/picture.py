@@ -1,0 +1,273 @@
+"""An explanation as a tree for people: the destination, its exchangers in order, their addresses, what each must be.
+
+Nothing is decided here; words and places are. What is good, doubtful or bad has a colour, and says so in words too.
+"""
+
+from __future__ import annotations
+
+from zsmtp.cli.explanation import Explanation, Introduction
+from zsmtp.cli.probe import Probe
+from zsmtp.cli.sysexits import Exit
+from zsmtp.cli.terminal import Style
+from zsmtp.cli.tree import Node, Text, line
+from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.dns.answer import MX, TLSA, Answer, RecordType, Status
+from zsmtp.dns.plan import Candidate, Endpoint, Family
+from zsmtp.escape import escape
+from zsmtp.tls.dane import described, unusable_because, usable
+from zsmtp.tls.judgement import Verified
+from zsmtp.tls.mtasts import PolicyLookup
+from zsmtp.tls.policy import Barred, Level, Requirement
+
+MAX_SHOWN = 12  # exchangers, records and the like that are shown of one kind; the JSON has them all
+
+_PROTECTION = {
+    Level.NONE: "in clear",
+    Level.MAY: "if offered, with anybody",
+    Level.ENCRYPT: "required, with anybody",
+    Level.FINGERPRINT: "required, with a known certificate",
+    Level.VERIFY: "required, with a certificate for the host",
+    Level.SECURE: "required, with a certificate for the destination",
+    Level.DANE: "required, with a certificate that TLSA records name",
+}
+
+
+def picture(explanation: Explanation) -> Node:
+    """The whole explanation."""
+    plan = explanation.plan
+    root = Node(_headline(explanation))
+    _tell_route(root, explanation)
+    if plan.sts is not None:
+        root.fact("MTA-STS", _sts(plan.sts))
+    if plan.policy is not None:
+        wanted = plan.policy.level.value
+        root.fact("policy", line(f"level {wanted}{', TLSA records are asked for' if plan.policy.dane else ''}"))
+    if plan.problem:
+        root.fact("policy", line(escape(plan.problem), Style.BAD))
+    for note in plan.route.notes[:MAX_SHOWN]:
+        root.fact("note", line(escape(note)))
+    _tell_limits(root, explanation)
+    _add_exchangers(root, explanation)
+    return root
+
+
+def _headline(explanation: Explanation) -> Text:
+    plan = explanation.plan
+    name = line(escape(explanation.asked), Style.STRONG) + line(": ")
+    failure = plan.route.failure
+    if failure is not None:
+        verdict = line("not deliverable", Style.BAD) if failure.permanent else line("has to wait", Style.WARN)
+        return name + verdict + line(f": {escape(failure.text)} ({failure.status})")
+    if explanation.status is Exit.OK:
+        verdict = line("deliverable", Style.GOOD)
+    elif explanation.status is Exit.UNAVAILABLE:
+        verdict = line("refused by every host", Style.BAD)
+    else:
+        verdict = line("has to wait", Style.WARN)
+    hosts = {one.endpoint.host for one in plan.route.candidates}
+    where = f", {_count(len(plan.route.candidates), 'address')}"
+    if not all(one.endpoint.literal for one in plan.route.candidates):
+        where += f" of {_count(len(hosts), 'host')}"
+    return name + verdict + line(where)
+
+
+def _count(number: int, noun: str) -> str:
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+# ---------------------------------------------------------------------- route
+
+
+def _tell_route(root: Node, explanation: Explanation) -> None:
+    for answer in explanation.plan.route.lookups:
+        if answer.query.type is RecordType.MX:
+            root.fact("MX", _answer(answer, [f"{one.preference} {one.exchange or '.'}" for one in _mx(answer)]))
+        if answer.query.type is RecordType.WKS:
+            root.fact("WKS", _answer(answer, [f"{_count(len(answer.records), 'record')}"]))
+
+
+def _mx(answer: Answer) -> list[MX]:
+    return sorted((one for one in answer.records if isinstance(one, MX)), key=lambda one: one.preference)
+
+
+def _answer(answer: Answer, records: list[str]) -> Text:
+    """An answer in one line: whose records, which, whether they are secure, for how long."""
+    if answer.status is not Status.OK:
+        style = Style.WARN if answer.temporary else Style.PLAIN
+        told = line(answer.status.value, Style.BAD if answer.status is Status.BOGUS else style)
+        if answer.problem:
+            told += line(f" ({escape(answer.problem)})")
+    else:
+        shown = [escape(one) for one in records[:MAX_SHOWN]]
+        more = f" and {len(records) - MAX_SHOWN} more" if len(records) > MAX_SHOWN else ""
+        told = line(", ".join(shown) + more)
+    if answer.temporary:
+        return told
+    return told + line("; ") + _safety(answer) + line(f", TTL {answer.ttl} s")
+
+
+def _safety(answer: Answer) -> Text:
+    return line("secure", Style.GOOD) if answer.secure else line("insecure", Style.FAINT)
+
+
+def _sts(lookup: PolicyLookup) -> Text:
+    policy = lookup.policy
+    told = line(escape(lookup.note), Style.WARN if lookup.failure is not None else Style.PLAIN)
+    if policy is None:
+        return told
+    return told + line(f": {', '.join(policy.mx[:MAX_SHOWN]) or 'no hosts'}; max age {policy.max_age} s")
+
+
+def _tell_limits(root: Node, explanation: Explanation) -> None:
+    request, timeouts = explanation.request, explanation.settings.timeouts
+    waits = f"connect {timeouts.connect:g} s, commands {timeouts.command:g} s, end of data {timeouts.final:g} s"
+    root.fact("limits", line(f"{request.max_hosts} hosts, {request.max_addresses} addresses; {waits}"))
+
+
+# ------------------------------------------------------------------ candidates
+
+
+def _add_exchangers(root: Node, explanation: Explanation) -> None:
+    """A branch for each exchanger in the order of trying; candidates of the same host stay together."""
+    groups: dict[tuple[int, str], list[Candidate]] = {}
+    for candidate in explanation.plan.route.candidates:
+        groups.setdefault((candidate.preference, candidate.endpoint.host), []).append(candidate)
+    for (preference, host), candidates in groups.items():
+        first = candidates[0].endpoint
+        if first.literal:
+            for candidate in candidates:
+                _add_candidate(root, candidate, explanation)
+            continue
+        branch = root.add(line(f"{preference} ", Style.FAINT) + line(escape(host), Style.NAME))
+        for answer in explanation.plan.route.lookups:
+            if answer.query.name == host and answer.query.type in (RecordType.A, RecordType.AAAA):
+                branch.fact(answer.query.type.value, _answer(answer, [str(one) for one in answer.records]))
+        _tell_tlsa(branch, explanation, first)
+        if explanation.plan.sts is not None:
+            _tell_match(branch, explanation.plan.sts, host)
+        for candidate in candidates:
+            _add_candidate(branch, candidate, explanation)
+
+
+def _tell_tlsa(branch: Node, explanation: Explanation, endpoint: Endpoint) -> None:
+    """The TLSA records of a host, each with whether it counts and why not."""
+    for answer in explanation.tlsa_answers(endpoint):
+        records = [one for one in answer.records if isinstance(one, TLSA)]
+        branch.fact("TLSA", line(f"{escape(answer.query.name)}: "), _answer(answer, [_count(len(records), "record")]))
+        counted = usable(records)
+        for record in records[:MAX_SHOWN]:
+            reason = unusable_because(record)
+            if reason:
+                verdict = line(f"not usable: {reason}", Style.WARN)
+            elif record not in counted:
+                verdict = line("set aside: a stronger digest stands beside it", Style.FAINT)
+            elif not answer.secure:
+                verdict = line("not used: the answer is not secure", Style.WARN)
+            else:
+                verdict = line("usable", Style.GOOD)
+            branch.fact("", line(f"{described(record)}  "), verdict)
+
+
+def _tell_match(branch: Node, lookup: PolicyLookup, host: str) -> None:
+    finding = lookup.finding(host)
+    if finding is not None:
+        word = line("listed", Style.GOOD) if finding.listed else line("not listed", Style.BAD)
+        branch.fact("MTA-STS", word, line(f" in the policy of mode {finding.mode.value}"))
+
+
+def _add_candidate(parent: Node, candidate: Candidate, explanation: Explanation) -> None:
+    endpoint = candidate.endpoint
+    if endpoint.family is Family.UNIX:
+        label = line(escape(f"UNIX:{endpoint.address}"), Style.NAME)
+    else:
+        label = line(endpoint.address, Style.NAME) + line(f" port {endpoint.port}")
+    node = parent.add(label)
+    _tell_requirement(node, explanation.plan, endpoint)
+    introduction = explanation.introductions.get(endpoint)
+    if introduction is not None:
+        node.fact("from", _introduction(introduction))
+    probe = explanation.probes.get(endpoint)
+    if probe is not None:
+        _tell_probe(node, probe)
+
+
+def _tell_requirement(node: Node, plan: DeliveryPlan, endpoint: Endpoint) -> None:
+    found = plan.requirements.get(endpoint)
+    if found is None:
+        node.fact("TLS", line("not used: nothing is configured"))
+    elif isinstance(found, Barred):
+        node.fact("TLS", line("not to be used now", Style.BAD), line(f": {escape(found.reason)}"))
+    else:
+        node.fact("TLS", _requirement(found))
+        if found.trial is not None:
+            node.fact("", line("in trial: "), _trial(found.trial))
+
+
+def _requirement(found: Requirement) -> Text:
+    style = Style.GOOD if found.authenticates else Style.WARN if not found.wants_tls else Style.PLAIN
+    told = line(found.level.value, style) + line(f": {_PROTECTION[found.level]}; {escape(found.reason)}")
+    if found.authenticates and found.names:
+        told += line(f"; names {escape(' '.join(found.names[:MAX_SHOWN]))}")
+    return told
+
+
+def _trial(trial: Requirement | Barred) -> Text:
+    if isinstance(trial, Barred):
+        return line("would not be used", Style.WARN) + line(f": {escape(trial.reason)}")
+    return _requirement(trial)
+
+
+def _introduction(introduction: Introduction) -> Text:
+    if introduction.problem:
+        return line(escape(introduction.problem), Style.BAD)
+    told = line(f"{introduction.source or 'this machine'} as {escape(introduction.name)}; ")
+    check = introduction.check
+    if check is None:
+        return told + line("nobody looks it up")
+    if check.named and check.confirmed:
+        return told + line("reverse and forward names match", Style.GOOD)
+    if check.problem:
+        return told + line(escape(check.problem), Style.WARN)
+    names = ", ".join(map(escape, check.reverse[:MAX_SHOWN]))
+    reverse = f"the address is called {names}" if names else "the address has no reverse name"
+    forward = "the name leads to the address" if check.confirmed else "the name does not lead to the address"
+    return told + line(f"{reverse}, {forward}", Style.WARN)
+
+
+# ----------------------------------------------------------------------- probe
+
+
+def _tell_probe(node: Node, probe: Probe) -> None:
+    """What connecting brought: the verdict first, then the steps that led to it."""
+    if probe.verdict is None:
+        node.fact("tried", line("a session can be opened", Style.GOOD), line(f", {shown_time(probe.seconds)} in all"))
+    else:
+        reason = " ".join(escape(part) for part in probe.verdict.text.split("\r") if part)
+        node.fact("tried", line("no session", Style.BAD), line(f": {reason[:400]} ({probe.verdict.status})"))
+    times = ", ".join(f"{step.name} {shown_time(step.seconds)}" for step in probe.steps)
+    node.fact("times", line(times))
+    greeting = next((step.text for step in probe.steps if step.name == "greeting"), "")
+    if greeting:
+        node.fact("greeting", line(greeting))
+    if probe.keywords:
+        node.fact("offers", line(", ".join(probe.keywords)))
+    if probe.facts is not None:
+        node.fact("session", line(probe.facts.session))
+        node.fact("peer", line(probe.facts.peer))
+    if probe.judgement is not None:
+        good = probe.judgement.ok
+        word = line("good enough", Style.GOOD) if good else line("not good enough", Style.BAD)
+        how = "" if probe.judgement.verified is Verified.NOT else f"{probe.judgement.verified.value}, "
+        node.fact("verdict", word, line(f": {how}{escape(probe.judgement.text)}"))
+        if probe.judgement.trial is not None:
+            told = "would do" if probe.judgement.trial.ok else "would not do"
+            node.fact("", line(f"in trial: {told}: {escape(probe.judgement.trial.text)}"))
+
+
+def shown_time(seconds: float) -> str:
+    """A time for people: ``0.4 ms``, ``340 ms``, ``2.1 s``."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"

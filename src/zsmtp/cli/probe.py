@@ -1,0 +1,130 @@
+"""Trying a candidate out: connect, greeting, EHLO, STARTTLS, EHLO, QUIT, and nothing of a message.
+
+The session is opened by ``zsmtp.delivery.opening``, as for a delivery, so that what a probe finds is what a delivery
+would find: the same deadlines, the same verdict on certificates, the same second attempt where TLS was only wished for.
+There is no login: a probe is not mail. Each step is timed by the events it causes::
+
+    probe = driver.run(probe_candidate(plan, candidate, settings, recorder))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from zsmtp.delivery.opening import Link, Opener, say_quit
+from zsmtp.delivery.outcome import Verdict
+from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.settings import SessionSettings
+from zsmtp.dns.plan import Candidate
+from zsmtp.escape import escape
+from zsmtp.events import Answered, Connected, ConnectFailed, Connecting, Event, HandshakeDone, LookupDone, Secured
+from zsmtp.net.effects import Close
+from zsmtp.proto.phase import Phase
+
+if TYPE_CHECKING:
+    from zsmtp.proto.sasl import Credentials
+    from zsmtp.tls.facts import TLSFacts
+    from zsmtp.tls.judgement import Judgement
+
+MAX_STEPS = 100
+MAX_TEXT = 400  # characters told of one reply
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: its name, how long it took in seconds, and what came of it."""
+
+    name: str
+    seconds: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What trying a candidate brought.
+
+    ``verdict`` is None if a session could be opened, else what it would mean for mail. ``keywords`` are the lines of
+    the last answer to EHLO, ``facts`` and ``judgement`` those of the last TLS handshake.
+    """
+
+    steps: tuple[Step, ...] = ()
+    verdict: Verdict | None = None
+    keywords: tuple[str, ...] = ()
+    facts: TLSFacts | None = None
+    judgement: Judgement | None = None
+    local: tuple[str, int] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it took in all."""
+        return sum(step.seconds for step in self.steps)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """An observer that turns events into steps; ``clock`` tells seconds."""
+
+    clock: Callable[[], float]
+    steps: list[Step] = field(default_factory=list)
+    keywords: tuple[str, ...] = ()
+    facts: TLSFacts | None = None
+    judgement: Judgement | None = None
+    local: tuple[str, int] | None = None
+    _last: float = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Hear an event."""
+        if isinstance(event, Connecting | LookupDone):  # what the DNS takes is not the peer's
+            self._last = self.clock()
+        elif isinstance(event, Connected):
+            self.local = event.local
+            self._step("connect", "")
+        elif isinstance(event, ConnectFailed):
+            self._step("connect", event.reason)
+        elif isinstance(event, HandshakeDone):
+            self.facts = event.facts
+            self._step("TLS handshake", event.facts.session if event.facts is not None else event.error)
+        elif isinstance(event, Secured):
+            self.judgement = event.judgement
+        elif isinstance(event, Answered):
+            self._hear(event)
+
+    def _hear(self, event: Answered) -> None:
+        if event.phase in (Phase.EHLO, Phase.LHLO, Phase.HELO):
+            self.keywords = tuple(escape(one)[:MAX_TEXT] for one in event.reply.lines[1:])
+        self._step(event.phase.value, str(event.reply))
+
+    def _step(self, name: str, text: str) -> None:
+        now = self.clock()
+        if len(self.steps) < MAX_STEPS:
+            self.steps.append(Step(name, now - self._last, escape(text)[:MAX_TEXT]))
+        self._last = now
+
+
+def probe_candidate(
+    plan: DeliveryPlan, candidate: Candidate, settings: SessionSettings, recorder: Recorder
+) -> Generator[Any, Any, Probe]:
+    """Open a session with one candidate of a plan, and end it. The recorder must hear the driver, too."""
+    security = settings.security
+    if security is not None:
+        settings = replace(settings, security=replace(security, credentials_for=_nobody))
+    only = replace(plan, route=replace(plan.route, candidates=(candidate,)))
+    opened = yield from Opener(settings, recorder).open(only, set())
+    verdict = None if isinstance(opened, Link) else opened
+    if isinstance(opened, Link):
+        yield from say_quit(opened.stream, opened.session)
+        yield Close(opened.stream)
+    return Probe(
+        steps=tuple(recorder.steps),
+        verdict=verdict,
+        keywords=recorder.keywords,
+        facts=recorder.facts,
+        judgement=recorder.judgement,
+        local=recorder.local,
+    )
+
+
+def _nobody(server: str, destination: str) -> Credentials | None:
+    return None
