@@ -9,7 +9,7 @@ trace headers say. At listeners with TLS the agent verifies the chain and the na
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,7 @@ class Exchange:
         stored = wire_content(header, body, stuffed=False).replace(b"\r\n", b"\n")
         return Message(job, stored, header.encode("latin-1") + b"\n" + body)
 
-    def run(self, messages: Sequence[Message], *flags: str) -> Result:
+    def run(self, messages: Sequence[Message], *flags: str, environment: Mapping[str, str] | None = None) -> Result:
         """Have the agent deliver them, all fed at once; it must end well and report every recipient once."""
         if self.listener.port is not None:
             target = ["-F", "[127.0.0.1]", "-p", str(self.listener.port)]
@@ -100,9 +100,8 @@ class Exchange:
         if self.listener.tls is not TLS.NONE and "-S" not in flags:
             target += ["-S", str(self.tls_file("verify"))]
         lmtp = ["-M"] if self.listener.lmtp else []
-        with Agent(
-            self.office, *lmtp, *target, "-h", "client.interop.test", "-l", str(self.office.log), *flags
-        ) as agent:
+        usual = ("-h", "client.interop.test", "-l", str(self.office.log))
+        with Agent(self.office, *lmtp, *target, *usual, *flags, environment=environment) as agent:
             agent.feed(*(message.job.line(DOMAIN) for message in messages))
             result = agent.finish(_PATIENCE)
         assert result.status == 0, result

@@ -89,6 +89,20 @@ BROKEN = (
 )
 """Debian's OpenSMTPD 6.8 ends every handshake with alert 80: a peer whose TLS is not to be mended from here."""
 
+LOGINS = (
+    Listener("login", "postfix", 3651),
+    Listener("login-plain", "postfix", 3652),
+    Listener("login-login", "postfix", 3653),
+    Listener("login-cram", "postfix", 3654),
+    Listener("login-scram", "postfix", 3655),
+    Listener("login-xoauth2", "postfix", 3656),
+    Listener("login-oauthbearer", "postfix", 3657),
+    Listener("login-others", "postfix", 3658),
+    Listener("login-tls", "postfix", 3661),
+)
+"""Those that take mail only after a login, which Dovecot judges: it must run as well. The first offers all mechanisms,
+the last does so after STARTTLS; ``login-others`` has none that is known here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Program:
@@ -148,7 +162,11 @@ PROGRAMS = {
         Program(
             "dovecot",
             ("/usr/sbin/dovecot", "-F", "-c", "/etc/dovecot/dovecot.conf"),
-            (("dovecot.conf", "etc/dovecot/dovecot.conf"),),
+            (
+                ("dovecot.conf", "etc/dovecot/dovecot.conf"),
+                ("oauth2.conf", "etc/dovecot/oauth2.conf"),
+                ("logins", "etc/dovecot/logins"),
+            ),
             ("etc/dovecot/mailboxes", "{0}:{{PLAIN}}-:36007:36007::/store/dovecot/{0}\n"),
             ("run/dovecot", "var/lib/dovecot"),
             r": Connect from ",
@@ -382,7 +400,7 @@ def main() -> None:
     with running_farm() as farm:
         for name in sys.argv[1:] or PROGRAMS:
             server = farm.server(name)
-            for listener in (*LISTENERS, *BROKEN):
+            for listener in (*LISTENERS, *BROKEN, *LOGINS):
                 if listener.program == name:
                     place = (
                         f"127.0.0.1:{listener.port}" if listener.port else f"UNIX:{server.root / (listener.path or '')}"
