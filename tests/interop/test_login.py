@@ -163,7 +163,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("what", "way"), [*((what, "on this machine") for what in WRONG), ("wrong secret", "STARTTLS")])
+@pytest.mark.parametrize(
+    ("what", "way"), [*((what, "on this machine") for what in WRONG), ("wrong secret", "STARTTLS")]
+)
 @at(*MECHANISMS)
 def test_a_refused_login_waits(login: Login, listener: Listener, way: str, what: str, signing_key: bytes) -> None:
     """No mail leaves, not even an envelope, and there is no second try without a login or by a weaker mechanism."""

@@ -43,10 +43,10 @@ class Authority:
 
 def asking(policy: Policy, **more: Any) -> SessionSettings:
     """Settings for sessions under ``policy``, for every destination; ``more`` are fields of ``Security``."""
-    security = Security(
-        policy_for=lambda destination: policy,
-        credentials_for=lambda server, destination: None,
-        nonce=lambda: b"nonce",
-        **more,
-    )
+    usual: dict[str, Any] = {
+        "policy_for": lambda destination: policy,
+        "credentials_for": lambda server, destination: None,
+        "nonce": lambda: b"nonce",
+    }
+    security = Security(**usual | more)
     return SessionSettings(helo_name="client.example", security=security)

@@ -6,7 +6,8 @@ guesses: a code outside 200-599, a separator that is none, lines of one reply wi
 than the caps allow raise :class:`~zsmtp.errors.ReplyError`, and what follows is not looked at again. A bare LF as line
 end is tolerated and noted in :attr:`Reply.bare_lf` (it is what broken servers send, and it misleads nobody here).
 
-The text of a reply is hostile: it may hold any octet but LF. Show it through :func:`printable` only.
+The text of a reply is hostile: it may hold any octet but LF. Show it through :func:`printable` only. Nor may a
+server that repeats a secret it was told bring it into logs and reports: :meth:`ReplyParser.hide` masks it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from zsmtp.escape import escape
 
 MAX_LINE = 64 * 1024  # octets; RFC 5321 4.5.3.1.5 asks for 512
 MAX_REPLY = 256 * 1024  # octets of all lines of one reply
+
+MASK = b"***secret***"
 
 _COMMON = 64  # replies of one line that are kept, to be known again
 _COMMON_LINE = 256  # octets of the longest of them
@@ -68,6 +71,11 @@ class ReplyParser:
         self._lines: list[bytes] = []
         self._octets = 0
         self._bare_lf = False
+        self._hidden: tuple[bytes, ...] = ()  # longest first
+
+    def hide(self, secret: bytes) -> None:
+        """Put :data:`MASK` for ``secret`` in all that comes from now on, errors included."""
+        self._hidden = tuple(sorted({*self._hidden, secret}, key=len, reverse=True))
 
     @property
     def pending(self) -> bool:
@@ -95,6 +103,8 @@ class ReplyParser:
                 return None
             line = self._buffer[self._start : end]
             self._start = self._searched = end + 1
+            for secret in self._hidden:
+                line = line.replace(secret, MASK)
             if not self._lines and (known := self._common.get(line)) is not None:
                 return known
             if self._take_line(line):

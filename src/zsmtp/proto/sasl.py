@@ -24,13 +24,12 @@ from enum import Enum
 from typing import Protocol
 
 from zsmtp.errors import CommandError, ConfigError, ReplyError
-from zsmtp.proto.reply import Reply, printable
+from zsmtp.proto.reply import MASK, Reply, printable
 
 MAX_COMMAND = 512  # octets of the AUTH command with CRLF; a longer initial response waits for a challenge
 MAX_RESPONSE = 12288  # octets of a challenge or response in base64 with CRLF (RFC 4954 4)
 MAX_CHALLENGES = 6  # SCRAM without an initial response has three
 
-MASK = b"***secret***"
 CANCEL = b"*\r\n"
 
 _NAME_OCTETS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")

@@ -45,6 +45,7 @@ from zsmtp.proto.progress import Progress, Sent, note
 from zsmtp.proto.reply import Reply, ReplyParser
 
 _UNKNOWN = 1 << 62  # the end of a step whose last octet is not given out yet
+_LEAST_SECRET = 4  # octets of a word that is masked: what base64 makes of anything
 
 _RSET = Step(Phase.RSET, command.RSET, gated=False)
 
@@ -118,9 +119,13 @@ class Session:
     def command(self, phase: Phase, wire: bytes, *, shown: bytes | None = None) -> None:
         """Ask for one command outside a transaction; it waits until everything before it is answered.
 
-        ``shown`` stands for it in logs, if it holds a secret.
+        ``shown`` stands for it in logs, if it holds a secret; replies that repeat the secret do not show it either.
         """
         self._quiet = not heard(self._observe)
+        if shown is not None:
+            for word in set(wire.split()).difference(shown.split()):
+                if len(word) >= _LEAST_SECRET:
+                    self._parser.hide(word)
         self._unsent.append((Step(phase, wire, masked=shown), None))
 
     def clean(self) -> bool:

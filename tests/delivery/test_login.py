@@ -1,0 +1,165 @@
+"""Logins in deliveries (RFC 4954): when a secret may leave, and that without the login no mail does."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+
+import pytest
+from tests.support.network import World, message, world
+from tests.support.security import Authority, asking
+from tests.tls.certificates import NOW
+
+from zsmtp.delivery.outcome import Fate
+from zsmtp.delivery.settings import SessionSettings
+from zsmtp.errors import ConfigError
+from zsmtp.events import LineReceived, LineSent
+from zsmtp.net.script import Reaction, Script, Then
+from zsmtp.proto.sasl import Credentials, Secret, SecretKind
+from zsmtp.tls.policy import Level, Policy
+
+PASSWORD = b"open sesame"
+PLAIN = base64.b64encode(b"\0user\0" + PASSWORD).decode()
+WELCOME = {"AUTH": [Reaction("235 2.7.0 welcome")]}
+
+
+def settings(
+    level: Level = Level.NONE, *, kind: SecretKind = SecretKind.SHARED, allow_cleartext: bool = False, host: str = ""
+) -> SessionSettings:
+    """Somebody is to log in at ``host``, "" for every server."""
+    secret = Secret(PASSWORD if kind is SecretKind.SHARED else b"a-token")
+
+    def credentials_for(server: str, destination: str) -> Credentials | None:
+        return Credentials(b"user", secret, kind) if host in ("", server) else None
+
+    return asking(Policy(level=level), credentials_for=credentials_for, allow_cleartext=allow_cleartext)
+
+
+def deliver(*servers: Script, chosen: SessionSettings, authority: Authority | None = None) -> World:
+    anchors = authority.anchors if authority is not None else ()
+    there = world(*servers, settings=chosen, now=NOW, anchors=anchors, observed=True)
+    there.deliver(message())
+    return there
+
+
+def verbs(there: World, connection: int = 0) -> list[str]:
+    return [line.split(" ")[0] for line in there.lines(connection)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "offered"),
+    [
+        (SecretKind.SHARED, "PLAIN"),
+        (SecretKind.SHARED, "LOGIN PLAIN"),
+        (SecretKind.BEARER, "XOAUTH2"),
+        (SecretKind.BEARER, "OAUTHBEARER XOAUTH2"),
+    ],
+)
+def test_in_clear_no_secret_leaves_this_machine(kind: SecretKind, offered: str) -> None:
+    there = deliver(Script(keywords=(f"AUTH {offered}",), replies=WELCOME), chosen=settings(kind=kind))
+    assert there.fates == [Fate.DEFERRED]
+    assert str(there.verdicts[0][0].status) == "4.7.8"
+    assert verbs(there)[0] == "EHLO"
+    assert not {"AUTH", "MAIL"} & set(verbs(there))
+
+
+def test_opportunistic_tls_that_fails_leaves_clear_text_for_mail_and_not_for_secrets() -> None:
+    broken = Script(keywords=("STARTTLS", "AUTH PLAIN"), tls="handshake failure", replies=WELCOME)
+    there = deliver(broken, chosen=settings(Level.MAY))
+    assert there.fates == [Fate.DEFERRED]
+    assert [set(verbs(there, n)) & {"AUTH", "MAIL"} for n in range(len(there.network.connections))] == [set(), set()]
+
+
+def test_in_clear_with_leave() -> None:
+    there = deliver(Script(keywords=("AUTH PLAIN",), replies=WELCOME), chosen=settings(allow_cleartext=True))
+    assert there.fates == [Fate.DELIVERED]
+    assert f"AUTH PLAIN {PLAIN}" in there.lines()
+
+
+def test_under_tls() -> None:
+    authority = Authority.new()
+    server = authority.server("mx0.example.org", keywords=("AUTH PLAIN",), replies=WELCOME)
+    there = deliver(server, chosen=settings(Level.VERIFY), authority=authority)
+    assert there.fates == [Fate.DELIVERED]
+    assert verbs(there)[:5] == ["EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL"]
+
+
+def test_a_challenge_can_be_answered_in_clear() -> None:
+    challenge = b"<1896.697170952@postoffice.example>"
+    answer = base64.b64encode(b"user " + hmac.new(PASSWORD, challenge, "md5").hexdigest().encode()).decode()
+    replies = {
+        "AUTH": [Reaction("334 " + base64.b64encode(challenge).decode())],
+        answer.upper(): [Reaction("235 2.7.0 welcome")],
+    }
+    there = deliver(Script(keywords=("AUTH CRAM-MD5 PLAIN",), replies=replies), chosen=settings())
+    assert there.fates == [Fate.DELIVERED]
+    assert there.lines()[1:3] == ["AUTH CRAM-MD5", answer]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Reaction("535 5.7.8 no"),
+        Reaction("534 5.7.9 too weak"),
+        Reaction("454 4.7.0 later"),
+        Reaction("421 4.3.2 closing", Then.CLOSE),
+        Reaction("500 5.5.1 what"),
+        Reaction("250 2.0.0 ok"),
+        Reaction("334 " + base64.b64encode(b"more?").decode()),
+        Reaction("334 this is no base64"),
+        Reaction("334-one\r\n334 two"),
+        Reaction("235-2.7.0 welcome\r\n550 or not"),
+        Reaction(b"", Then.CLOSE),
+        Reaction(b"", Then.RESET),
+        Reaction(b"", Then.HANG),
+        Reaction(b"\0\xff\r\n"),
+        Reaction(b"235"),
+        Reaction(b"2" * 100_000, Then.CLOSE),
+    ],
+    ids=lambda reaction: repr(reaction.octets[:20]) + reaction.then.value,
+)
+def test_a_refused_login_hands_over_to_the_next_server_and_sends_no_mail(refusal: Reaction) -> None:
+    """Neither without the login, nor by another mechanism."""
+    chosen = settings(allow_cleartext=True)
+    refusing = Script(keywords=("AUTH PLAIN LOGIN",), replies={"AUTH": [refusal]})
+    there = deliver(refusing, refusing, chosen=chosen)
+    assert there.fates == [Fate.DEFERRED]
+    assert len(there.network.connections) == 2
+    for number in range(2):
+        assert verbs(there, number).count("AUTH") == 1
+        assert "MAIL" not in verbs(there, number)
+    there = deliver(refusing, Script(keywords=("AUTH PLAIN",), replies=WELCOME), chosen=settings(allow_cleartext=True))
+    assert there.fates == [Fate.DELIVERED]
+    assert "MAIL" not in verbs(there)
+
+
+def test_who_need_not_log_in_does_not() -> None:
+    chosen = settings(host="elsewhere.example.org")
+    there = deliver(Script(keywords=("AUTH PLAIN",), replies=WELCOME), chosen=chosen)
+    assert there.fates == [Fate.DELIVERED]
+    assert "AUTH" not in verbs(there)
+
+
+def test_a_login_that_cannot_be_used_keeps_its_mail_waiting() -> None:
+    def broken(server: str, destination: str) -> Credentials | None:
+        raise ConfigError("logins:3: the secret is neither base64 nor plain:text")
+
+    chosen = asking(Policy(level=Level.NONE), credentials_for=broken)
+    there = deliver(Script(keywords=("AUTH PLAIN",), replies=WELCOME), chosen=chosen)
+    assert there.fates == [Fate.DEFERRED]
+    assert not {"AUTH", "MAIL"} & set(verbs(there))
+
+
+@pytest.mark.parametrize(
+    "reply", [f"535 5.7.8 no such login: {PLAIN}", f"500 what is AUTH PLAIN {PLAIN}?", f"{PLAIN} is no command"]
+)
+def test_a_server_that_repeats_the_secret_does_not_bring_it_into_logs_and_reports(reply: str) -> None:
+    there = deliver(
+        Script(keywords=("AUTH PLAIN",), replies={"AUTH": [Reaction(reply)]}), chosen=settings(allow_cleartext=True)
+    )
+    (verdict,) = there.verdicts[0]
+    assert verdict.fate is Fate.DEFERRED
+    assert PLAIN not in repr(verdict)
+    assert PLAIN not in repr(there.heard)
+    assert "***secret***" in verdict.text + repr([e for e in there.heard if isinstance(e, LineReceived)])
+    assert any(isinstance(event, LineSent) and b"***secret***" in event.line for event in there.heard)
