@@ -18,7 +18,7 @@ record, an unknown tag) becomes a remark. ``zsmtp.zmailer.locks`` reads such fil
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zsmtp.errors import SpoolError
 from zsmtp.zmailer.dsnwords import NO_DSN_WORDS, By, DsnWords, DsnWordsReader, valid_envid
@@ -38,8 +38,7 @@ FLAG_MIME_BLOCK = 0x4
 _KNOWN_FLAGS = FLAG_LOCK_FIELD | FLAG_DELAY_FIELD | FLAG_MIME_BLOCK
 
 
-@dataclass(frozen=True, slots=True)
-class Sender:
+class Sender(NamedTuple):
     """An ``s`` record. ``offset`` is that of its tag in the file; the fields are as in :class:`Recipient`."""
 
     offset: int
@@ -54,8 +53,7 @@ class Sender:
         return self.channel == b"error" or not self.user
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(NamedTuple):
     """An ``r`` record with the facts of the records that belong to it.
 
     ``offset`` is that of the ``r``; ``state`` the one byte after it, as it was when the file was read: blank (to do),
@@ -80,16 +78,14 @@ class Recipient:
     lock_field: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderBlock:
+class HeaderBlock(NamedTuple):
     """An ``m`` block. ``offset`` is that of the first header byte; ``data`` are lines, each ended by LF, none empty."""
 
     offset: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ControlFile:
+class ControlFile(NamedTuple):
     """A whole control file.
 
     ``id`` is the number reports name it by. ``body_offset`` is where the body starts in the message file, in octets.
@@ -136,16 +132,19 @@ _LOCK_FIELD = re.compile(rb"[ 0-9]{6}")
 # RFC 821 paths: blanks inside "...", <...> and [...] and after a backslash do not end a field. A quote that is never
 # closed matches nothing, which refuses the record. A bracket never closed stands for itself, and none holds another of
 # its kind: so no octet is looked at more than twice, however many are opened.
-_FIELD = re.compile(
-    rb"""(?:[^ \t\n"\\<\[]++
+_FIELD = rb"""((?:[^ \t\n"\\<\[]++
       |"(?:[^"\\\n]++|\\[^\n])*+"
       |\\[^\n]
       |<(?:[^<>"\\\n]++|"(?:[^"\\\n]++|\\[^\n])*+"|\\[^\n])*+>
       |\[[^\[\]\n]*+\]
       |[<\[]
-      )++""",
-    re.VERBOSE,
-)
+      )++)"""
+_CHANNEL = re.compile(rb"[ \t]*+" + _FIELD, re.VERBOSE)
+_ADDRESS = re.compile(rb"[ \t]*+" + rb"[ \t]++".join([_FIELD] * 4) + rb"[ \t]*+", re.VERBOSE)  # channel to privilege
+
+
+# The records that ZMailer's router begins every file with. They are read in one match if nothing is special in them.
+_PREAMBLE = re.compile(rb"@ 0x0{0,15}([0-7])\ni ([^\n/.][^\n/]{0,254})\no ([0-9]{1,18})\nl ([^\n]{0,1000})\n")
 
 
 class _Draft:
@@ -154,7 +153,7 @@ class _Draft:
     __slots__ = ("dsn", "dsn_offset", "envid", "fields", "lock_field", "offset", "ret", "sender", "state")
 
     def __init__(
-        self, offset: int, state: bytes, fields: list[bytes], sender: int, envid: bytes | None, ret: bytes | None
+        self, offset: int, state: bytes, fields: tuple[bytes, ...], sender: int, envid: bytes | None, ret: bytes | None
     ) -> None:
         self.offset = offset
         self.state = state
@@ -170,22 +169,23 @@ class _Draft:
 class _Parser:
     """One pass over the records; the methods named after tags take the offsets of a record's tag and of its LF."""
 
+    flags = 0
+    message_name = b""
+    body_offset = -1
+    log_identity = b""
+    verbose_log: bytes | None = None
+    turn_request = False
+    envid: bytes | None = None
+    ret: bytes | None = None
+    current: _Draft | None = None
+
     def __init__(self, path: str, data: bytes) -> None:
         self.path = path
         self.data = data
-        self.flags = 0
-        self.message_name = b""
-        self.body_offset = -1
-        self.log_identity = b""
-        self.verbose_log: bytes | None = None
-        self.turn_request = False
-        self.envid: bytes | None = None
-        self.ret: bytes | None = None
         self.senders: list[Sender] = []
         self.headers: list[HeaderBlock] = []
         self.recipients: list[Recipient] = []
         self.waiting: list[_Draft] = []  # the recipients since the last m block
-        self.current: _Draft | None = None
         self.remarks: list[str] = []
 
     def refuse(self, offset: int, problem: str) -> SpoolError:
@@ -203,8 +203,9 @@ class _Parser:
 
     def records(self) -> None:
         """Read all records; raises SpoolError."""
-        data, start = self.data, 0
-        while start < len(data):
+        data = self.data
+        start, size = self.preamble(), len(data)
+        while start < size:
             end = data.find(b"\n", start)
             tag = data[start]
             if end < 0:
@@ -223,6 +224,15 @@ class _Parser:
                 self.remark(start, f"skipped: not a known record: {data[start : min(end, start + 20)]!r}")
             start = end + 1
 
+    def preamble(self) -> int:
+        """Read what the router begins every file with, if it is as usual; where the next record starts."""
+        match = _PREAMBLE.match(self.data)
+        if match is None:
+            return 0
+        flags, self.message_name, body_offset, self.log_identity = match.groups()
+        self.flags, self.body_offset = int(flags), int(body_offset)
+        return match.end()
+
     def result(self, identity: bytes) -> ControlFile:
         """The file as a value; raises SpoolError if a record is missing."""
         end = len(self.data)
@@ -234,18 +244,18 @@ class _Parser:
             if self.waiting:
                 raise self.refuse(self.waiting[0].offset, "no m record (headers) for this recipient")
         return ControlFile(
-            path=self.path,
-            id=identity,
-            message_name=self.message_name,
-            body_offset=max(self.body_offset, 0),
-            log_identity=self.log_identity,
-            verbose_log=self.verbose_log,
-            senders=tuple(self.senders),
-            headers=tuple(self.headers),
-            recipients=() if self.turn_request else tuple(self.recipients),
-            remarks=tuple(self.remarks),
-            turn_request=self.turn_request,
-            format_flags=self.flags,
+            self.path,
+            identity,
+            self.message_name,
+            max(self.body_offset, 0),
+            self.log_identity,
+            self.verbose_log,
+            tuple(self.senders),
+            tuple(self.headers),
+            () if self.turn_request else tuple(self.recipients),
+            tuple(self.remarks),
+            self.turn_request,
+            self.flags,
         )
 
     def format_flags(self, start: int, end: int) -> None:
@@ -261,8 +271,11 @@ class _Parser:
     def content(self, start: int, end: int) -> bytes:
         """The content of a record whose state tag must be blank: else its first byte might be mistaken for the tag."""
         if self.data[start + 1] != _BLANK:
-            raise self.refuse(start, f"no blank after the tag {chr(self.data[start])}")
+            raise self.no_blank(start)
         return self.data[start + 2 : end]
+
+    def no_blank(self, start: int) -> SpoolError:
+        return self.refuse(start, f"no blank after the tag {chr(self.data[start])}")
 
     def message_file(self, start: int, end: int) -> None:
         name = self.content(start, end)
@@ -292,30 +305,17 @@ class _Parser:
     def turn(self, start: int, end: int) -> None:
         self.turn_request = True
 
-    def fields(self, start: int, end: int) -> list[bytes]:
-        """The address fields of a record from ``start`` on; an empty list if they are malformed."""
-        data, match_field = self.data, _FIELD.match
-        found: list[bytes] = []
-        while True:
-            while data[start] in b" \t":
-                start += 1
-            if start >= end:
-                return found
-            match = match_field(data, start, end)
-            if match is None:
-                return []
-            found.append(match[0])
-            start = match.end()
-
     def sender(self, start: int, end: int) -> None:
-        self.content(start, end)
-        fields = self.fields(start + 2, end)
-        if fields and fields[0] == b"error":  # nothing else of it is ever used
-            fields = [*fields, b"", b"", b""][:4]
-        if len(fields) != 4:
+        if self.data[start + 1] != _BLANK:
+            raise self.no_blank(start)
+        match = _ADDRESS.fullmatch(self.data, start + 2, end)
+        if match is not None:
+            channel, host, user, privilege = match.groups()
+        elif (match := _CHANNEL.match(self.data, start + 2, end)) and match[1] == b"error":
+            channel, host, user, privilege = b"error", b"", b"", b""  # nothing else of it is ever used
+        else:
             raise self.refuse(start, "the s record is not channel, host, user, privilege")
         self.count(start, len(self.senders), "senders")
-        channel, host, user, privilege = fields
         self.senders.append(Sender(start, channel, host, _without_brackets(user), privilege))
         self.current = None
 
@@ -332,12 +332,13 @@ class _Parser:
             raise self.refuse(start, "the lock field is not 6 digits and blanks")
         elif self.flags & FLAG_DELAY_FIELD:
             at += 4
-        if at >= end or len(fields := self.fields(at, end)) != 4:
+        match = _ADDRESS.fullmatch(data, at, end) if at < end else None
+        if match is None:
             raise self.refuse(start, "the r record is not channel, host, user, privilege")
         if not self.senders:
             raise self.refuse(start, "no s record (sender) above this recipient")
         self.count(start, len(self.waiting) + len(self.recipients), "recipients")
-        draft = _Draft(start, data[start + 1 : start + 2], fields, len(self.senders) - 1, self.envid, self.ret)
+        draft = _Draft(start, data[start + 1 : start + 2], match.groups(), len(self.senders) - 1, self.envid, self.ret)
         draft.lock_field = locked
         self.waiting.append(draft)
         self.current = draft

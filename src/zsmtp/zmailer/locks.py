@@ -5,14 +5,14 @@ the 6 bytes after it; ``+``, ``-`` and blank release it. Those 7 bytes, and ``d`
 ever written: the file is never rewritten, truncated or created::
 
     with open_control("12345-6789") as spool:
-        taken = [r for r in spool.control.recipients if spool.take(r, pid=os.getpid())]
+        taken = spool.take_all(spool.control.recipients, pid=os.getpid())
         ...
         spool.release(taken[0], Mark.DELIVERED)
 
 Two agents may race for one recipient. Here the test for a blank tag and the write over it happen under an ``fcntl``
-record lock on those bytes, so one of them wins; an agent that ignores record locks still does not get past a ``~``
-that is there, and what was written is read back. The lock is the bytes in the file; the record lock is held for
-microseconds. Whatever was taken and not released is blanked when the file is closed. :func:`open_message` opens the
+record lock, one for all recipients that lie close together, so one of them wins; an agent that ignores record locks
+still does not get past a ``~`` that is there, and what was written is read back. The lock is the bytes in the file; the
+record lock is held for microseconds. Whatever was taken and not released is blanked when the file is closed. :func:`open_message` opens the
 message file beside it. Neither waits for a FIFO or a device.
 """
 
@@ -21,19 +21,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import io
 import os
 import stat
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from zsmtp.errors import SpoolError
 from zsmtp.zmailer.control import FILE_LIMIT, ControlFile, Recipient, parse
 
 PATIENCE = 2.0  # seconds to wait for a record lock; those of other agents last for microseconds
+STRETCH = 64 * 1024  # octets of a control file under one record lock
 
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _LOCKED_BY_ANOTHER = frozenset({errno.EACCES, errno.EAGAIN})
@@ -52,15 +52,46 @@ class MessageMissing(SpoolError):
     """There is no message file, or something that is no regular file: the message can never be sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageFile:
+class MessageReader:
+    """An open message file as ``zsmtp.body.source`` reads it: where it stands is known here only."""
+
+    __slots__ = ("_at", "_fd")
+
+    def __init__(self, fd: int, at: int) -> None:
+        self._fd = fd
+        self._at = at
+
+    def seek(self, offset: int, /) -> int:
+        """Read from ``offset`` on next."""
+        self._at = offset
+        return offset
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` octets, ``b""`` at the end. Raises OSError."""
+        data = os.pread(self._fd, size, self._at)
+        self._at += len(data)
+        return data
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be read any more."""
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Close the file; once is enough."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class MessageFile(NamedTuple):
     """An open message file: ``file`` is unbuffered and stands at the first octet of the body.
 
     ``inode`` and ``mtime_ns`` (time of last change, nanoseconds since 1970) make the spool id; ``size`` is in octets.
     """
 
     path: str
-    file: io.FileIO
+    file: MessageReader
     inode: int
     mtime_ns: int
     size: int
@@ -110,14 +141,12 @@ def open_message(path: str, body_offset: int) -> MessageFile:
             raise MessageMissing(path, None, "message file is missing (not a regular file)")
         if status.st_size < body_offset:
             raise SpoolError(path, body_offset, f"the body starts beyond the end of the message ({status.st_size})")
-        os.lseek(fd, body_offset, os.SEEK_SET)
-        file = io.FileIO(fd, "rb")
     except BaseException as problem:
         os.close(fd)
         if isinstance(problem, OSError):
             raise _system_error(path, "read", problem) from problem
         raise
-    return MessageFile(path, file, status.st_ino, status.st_mtime_ns, status.st_size)
+    return MessageFile(path, MessageReader(fd, body_offset), status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 class OpenControl:
@@ -156,28 +185,52 @@ class OpenControl:
         self._fd = self._append_fd = -1
 
     def take(self, recipient: Recipient, *, pid: int) -> bool:
-        """Lock a recipient for the process ``pid``; False if its state tag is not blank (any more).
+        """Lock one recipient, as :meth:`take_all` does; whether it is taken."""
+        return bool(self.take_all((recipient,), pid=pid))
+
+    def take_all(self, recipients: Sequence[Recipient], *, pid: int) -> list[Recipient]:
+        """Lock those of ``recipients`` for the process ``pid`` whose state tag is blank (still); returns them.
 
         Of a process id of more than 6 digits the last 6 are written. Raises SpoolError if the file cannot be read or
-        written, or another process sits on the record lock for longer than the patience.
+        written, or another process sits on the record lock for longer than the patience; what was taken before that
+        is blanked on :meth:`close`.
         """
-        lock = _Lock(_lock_bytes(recipient, pid))
-        at, length = recipient.offset + 1, len(lock.data)
-        self._record_lock(at, length)
+        taken: list[Recipient] = []
+        for stretch in _stretches(recipients):
+            taken += self._take_stretch(stretch, pid)
+        return taken
+
+    def _take_stretch(self, recipients: Sequence[Recipient], pid: int) -> list[Recipient]:
+        """Test, set and read back under one record lock over the bytes from the first to the last of ``recipients``."""
+        locks = [_Lock(_lock_bytes(recipient, pid)) for recipient in recipients]
+        start = recipients[0].offset
+        length = recipients[-1].offset + 1 + len(locks[-1].data) - start
+        taken: list[Recipient] = []
+        self._record_lock(start, length)
         try:
-            before = self._bytes(recipient.offset, 1 + length)
-            if before[:2] != b"r ":
-                return False
-            self._taken[at] = lock
-            self._write_or_restore(at, lock.data, before[1:])
-            # An agent that does not use record locks may have written over it.
-            if self._bytes(at, length) != lock.data:
-                del self._taken[at]
-                return False
+            before = self._bytes(start, length)
+            for recipient, lock in zip(recipients, locks, strict=True):
+                at = recipient.offset - start
+                if before.startswith(b"r ", at) and recipient.offset + 1 not in self._taken:
+                    self._taken[recipient.offset + 1] = lock
+                    there = before[at + 1 : at + 1 + len(lock.data)]
+                    self._write_or_restore(recipient.offset + 1, lock.data, there)
+                    taken.append(recipient)
+            if not taken:
+                return taken
+            after = self._bytes(start, length)
         finally:
             with contextlib.suppress(OSError):
-                fcntl.lockf(self._fd, fcntl.LOCK_UN, length, at)
-        return True
+                fcntl.lockf(self._fd, fcntl.LOCK_UN, length, start)
+        return [recipient for recipient in taken if self._stands(recipient, after, start)]
+
+    def _stands(self, recipient: Recipient, after: bytes, start: int) -> bool:
+        """Whether the lock is there: an agent that does not use record locks may have written over it."""
+        at = recipient.offset + 1
+        stands = after.startswith(self._taken[at].data, at - start)
+        if not stands:
+            del self._taken[at]
+        return stands
 
     def holds(self, recipient: Recipient) -> bool:
         """Whether the recipient is taken, and the file still says so: worth a look before its address is sent.
@@ -294,6 +347,18 @@ class _Lock:
         self.mark = Mark.TODO
 
 
+def _stretches(recipients: Sequence[Recipient]) -> Iterator[Sequence[Recipient]]:
+    """``recipients`` cut into runs that ascend in the file and lie within one stretch."""
+    first = 0
+    for i in range(1, len(recipients)):
+        offset = recipients[i].offset
+        if offset < recipients[i - 1].offset or offset - recipients[first].offset > STRETCH:
+            yield recipients[first:i]
+            first = i
+    if recipients:
+        yield recipients[first:]
+
+
 def _lock_bytes(recipient: Recipient, pid: int) -> bytes:
     if pid <= 0:
         raise ValueError(f"not a process id: {pid}")
@@ -311,8 +376,12 @@ def _read_all(path: str, fd: int, size: int) -> bytes:
     """All of the file: also what was appended since its size was taken."""
     if size > FILE_LIMIT:
         raise SpoolError(path, FILE_LIMIT, f"longer than {FILE_LIMIT} bytes")
-    parts, total = [], 0
-    while part := os.read(fd, max(size - total, 0) + 4096):
+    room = size + 4096
+    data = os.read(fd, room)
+    if size <= len(data) < room:  # there was room for more, and no more was there
+        return data
+    parts, total = [data], len(data)
+    while part := os.read(fd, 4096):
         parts.append(part)
         total += len(part)
         if total > FILE_LIMIT:
