@@ -1,6 +1,5 @@
 """Reports: their fields, their words, and the order of marks, records and report lines."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,11 +64,11 @@ LATER = Verdict(
     "\r<<- RCPT To:<rcpt1@example.com>\r->> 450 4.2.1 try later",
     peer=LOOPBACK,
 )
-BUSY = replace(LATER, level=Level.HOST, retry_after=60, text="\r<<- (connecting)\r->> 421 4.3.2 busy")
-UNREACHABLE = replace(BUSY, peer=Peer(LOOPBACK.endpoint), text="connect to 127.0.0.1: Connection refused")
-DNS_TROUBLE = replace(BUSY, peer=None, text="no DNS response")
-DOT_REFUSED = replace(LATER, level=Level.MESSAGE, at_final_dot=True)
-IN_DOUBT = replace(LATER, level=Level.SESSION, at_final_dot=True, in_doubt=True)
+BUSY = LATER._replace(level=Level.HOST, retry_after=60, text="\r<<- (connecting)\r->> 421 4.3.2 busy")
+UNREACHABLE = BUSY._replace(peer=Peer(LOOPBACK.endpoint), text="connect to 127.0.0.1: Connection refused")
+DNS_TROUBLE = BUSY._replace(peer=None, text="no DNS response")
+DOT_REFUSED = LATER._replace(level=Level.MESSAGE, at_final_dot=True)
+IN_DOUBT = LATER._replace(level=Level.SESSION, at_final_dot=True, in_doubt=True)
 
 
 class Scheduler:
@@ -156,7 +155,7 @@ def test_notary_data_of_a_failure() -> None:
 
 
 def test_notary_data_without_comment_and_peer() -> None:
-    verdict = replace(LATER, peer=None)
+    verdict = LATER._replace(peer=None)
     assert notary(b"a@b", verdict, pid=1, success_requested=False, lmtp=False) == (
         b"a@b\x01delayed\x014.2.1\x01smtp; 450 (4.2.1 try later)\x01\x01smtp[1]"
     )
@@ -174,7 +173,7 @@ def test_notary_data_without_comment_and_peer() -> None:
     ],
 )
 def test_the_action_of_a_success(*, wanted: bool, passed_on: bool, lmtp: bool, expected: str) -> None:
-    verdict = replace(TAKEN, passed_on=passed_on)
+    verdict = TAKEN._replace(passed_on=passed_on)
     assert action(verdict, success_requested=wanted, lmtp=lmtp) == expected
     data = notary(b"a@b", verdict, pid=PID, success_requested=wanted, lmtp=lmtp)
     assert data == (b"" if expected == "-" else notary_fields(b"a@b", verdict, pid=PID, action=expected))
@@ -183,7 +182,7 @@ def test_the_action_of_a_success(*, wanted: bool, passed_on: bool, lmtp: bool, e
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_action_of_failure_and_delay_does_not_hang_on_what_was_asked(*, wanted: bool) -> None:
     assert action(REFUSED, success_requested=wanted, lmtp=False) == "failed"
-    assert action(replace(LATER, passed_on=True), success_requested=wanted, lmtp=True) == "delayed"
+    assert action(LATER._replace(passed_on=True), success_requested=wanted, lmtp=True) == "delayed"
 
 
 def test_success_is_requested_by_notify_only() -> None:
@@ -203,7 +202,7 @@ def test_a_diagnostic_record_points_to_recipient_header_and_dsn_record() -> None
     header = control.headers[0].offset
     assert CONTROL[header:].startswith(b"From: Sender")
     first, second = control.recipients
-    plain = replace(second, dsn_offset=-1)
+    plain = second._replace(dsn_offset=-1)
     assert diagnostic_record(first, header, EPOCH, b"n", b"m") == b"d %d:%d:%d::1795364806\tn\tm\n" % (
         CONTROL.index(b"r  "),
         header,
@@ -217,7 +216,7 @@ HOSTILE = "a\tb\x01c\nd\re\x1b[2Jf\x00g\u202eh\x85i\udcffj"
 
 def test_whatever_a_peer_says_fields_stay_fields() -> None:
     peer = Peer(Endpoint("mx\t\x01", "192.0.2.1", 25, Family.INET), ("\n", 1))
-    verdict = replace(REFUSED, diagnostic=HOSTILE, comment=HOSTILE, text=HOSTILE, peer=peer)
+    verdict = REFUSED._replace(diagnostic=HOSTILE, comment=HOSTILE, text=HOSTILE, peer=peer)
     data = notary(HOSTILE.encode("utf-8", "surrogateescape"), verdict, pid=PID, success_requested=False, lmtp=False)
     assert data.count(b"\x01") == 5
     line = report_line(b"1001", 1, data, "error", report_message(verdict.text))
@@ -229,7 +228,7 @@ def test_whatever_a_peer_says_fields_stay_fields() -> None:
 
 
 def test_long_fields_are_cut() -> None:
-    verdict = replace(REFUSED, diagnostic="smtp; 550 (" + "x" * 900 + ")", comment="ü" * 5000)
+    verdict = REFUSED._replace(diagnostic="smtp; 550 (" + "x" * 900 + ")", comment="ü" * 5000)
     fields = notary(b"a" * 70000, verdict, pid=PID, success_requested=False, lmtp=False).split(b"\x01")
     assert len(fields[0]) == 1000
     assert len(fields[2]) <= 1000
@@ -277,12 +276,12 @@ def test_messages_are_bounded_and_printable(text: str) -> None:
         (BUSY, "retryat +60", "retryat +60"),
         (UNREACHABLE, "retryat +60", "deferall"),
         (DNS_TROUBLE, "retryat +60", "deferall"),
-        (replace(UNREACHABLE, retry_after=0), "deferred", "deferall"),
-        (replace(BUSY, retry_after=0), "deferred", "deferred"),
-        (replace(LATER, level=Level.SESSION, retry_after=60), "deferred", "deferred"),
+        (UNREACHABLE._replace(retry_after=0), "deferred", "deferall"),
+        (BUSY._replace(retry_after=0), "deferred", "deferred"),
+        (LATER._replace(level=Level.SESSION, retry_after=60), "deferred", "deferred"),
         (DOT_REFUSED, "deferred", "deferback"),
         (IN_DOUBT, "deferred", "deferback"),
-        (replace(REFUSED, at_final_dot=True), "error", "error2"),
+        (REFUSED._replace(at_final_dot=True), "error", "error2"),
     ],
 )
 def test_status_words(verdict: Verdict, default: str, extended: str) -> None:
@@ -323,7 +322,7 @@ def test_order_with_default_words(verdict: Verdict, recipient: int, expected: li
     [
         (TAKEN, 1, [Mark.DELIVERED, "ok3"]),
         (TAKEN, 0, ["record", Mark.DELIVERED, "ok2"]),
-        (replace(TAKEN, passed_on=True), 0, [Mark.DELIVERED, "ok3"]),
+        (TAKEN._replace(passed_on=True), 0, [Mark.DELIVERED, "ok3"]),
         (REFUSED, 1, ["record", Mark.FAILED, "error2"]),
         (LATER, 1, ["deferred", Mark.TODO]),
         (UNREACHABLE, 1, ["deferall", Mark.TODO]),
@@ -467,7 +466,7 @@ def test_a_lock_that_another_process_took_is_told() -> None:
 
 def test_a_recipient_without_header_block_is_recorded_without_offset() -> None:
     scheduler = Scheduler()
-    recipient = replace(scheduler.control.recipients[0], header=7)
+    recipient = scheduler.control.recipients[0]._replace(header=7)
     reporter = Reporter(scheduler.write, pid=PID, extended=True)
     reporter.settle(scheduler, recipient, REFUSED, epoch=EPOCH, lmtp=False)
     assert scheduler.records[0].startswith(b"d %d:-1:" % recipient.offset)

@@ -179,6 +179,92 @@ class TestTake:
         assert path.stat().st_size == second.offset + 5
 
 
+class TestTakeAll:
+    """Many recipients of one file: one record lock, each decided by its own bytes."""
+
+    def test_the_bytes_that_change(self, path: Path) -> None:
+        before = control_file(path, 3)
+        with open_control(str(path)) as spool:
+            first, second, third = spool.control.recipients
+            with path.open("r+b") as other:
+                other.seek(second.offset + 1)
+                other.write(b"~   999")
+            assert spool.take_all([first, second, third], pid=321) == [first, third]
+            data = path.read_bytes()
+            assert data.count(b"\nr~   321    smtp") == 2
+            assert data.replace(b"~   321", b"       ").replace(b"~   999", b"       ") == before
+            assert spool.take_all([first, second, third], pid=321) == []
+            assert spool.release(third, Mark.DELIVERED)
+        assert path.read_bytes().count(b"\nr~   999") == 1, "what another process locked stays so"
+        assert path.read_bytes().count(b"\nr+      ") == 1
+
+    def test_nobody(self, path: Path, spool: OpenControl) -> None:
+        assert spool.take_all([], pid=321) == []
+
+    def test_the_same_one_is_taken_once(self, spool: OpenControl) -> None:
+        one = spool.control.recipients[0]
+        assert spool.take_all([one, one], pid=321) == [one]
+
+    def test_any_order_and_any_distance(self, path: Path) -> None:
+        far = b"m\n" + b"X-Long: x\n" * (locks.STRETCH // 5) + b"\n"
+        path.write_bytes(TOP + RECORD % 0 + RECORD % 1 + far + RECORD % 2 + TAIL)
+        before = path.read_bytes()
+        with open_control(str(path)) as spool:
+            mixed = [spool.control.recipients[i] for i in (1, 0, 2)]
+            assert spool.take_all(mixed, pid=321) == mixed
+            assert path.read_bytes().count(b"\nr~   321    smtp") == 3
+        assert path.read_bytes() == before
+
+    def test_a_rival_that_ignores_record_locks_between_our_writes(
+        self, path: Path, spool: OpenControl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It takes the second recipient, which we had read as blank, before and after we write over it."""
+        first, second = spool.control.recipients
+        write = os.pwrite
+
+        def overtaken(fd: int, data: bytes, at: int) -> int:
+            written = write(fd, data, at)
+            write(fd, b"~   999", second.offset + 1)
+            return written
+
+        monkeypatch.setattr(os, "pwrite", overtaken)
+        assert spool.take_all([first, second], pid=321) == [first]
+        monkeypatch.undo()
+        assert spool.holds(first)
+        assert not spool.holds(second)
+        spool.close()
+        assert path.read_bytes()[second.offset : second.offset + 8] == b"r~   999"
+        assert path.read_bytes()[first.offset : first.offset + 8] == b"r       "
+
+    def test_a_disk_that_fills_up_between_two_locks(
+        self, path: Path, spool: OpenControl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write = os.pwrite
+        room = iter([write])
+
+        def full(fd: int, data: bytes, at: int) -> int:
+            for function in room:
+                return function(fd, data, at)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        before = path.read_bytes()
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(SpoolError, match="No space left"):
+            spool.take_all(spool.control.recipients, pid=321)
+        monkeypatch.undo()
+        spool.close()
+        assert path.read_bytes() == before, "nothing stays locked"
+
+    def test_the_record_lock_is_given_up(
+        self, path: Path, spool: OpenControl, python: Callable[..., subprocess.Popen[bytes]]
+    ) -> None:
+        assert len(spool.take_all(spool.control.recipients, pid=321)) == 2
+        program = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        with python(program, str(path)) as other:
+            other.communicate()
+        assert other.returncode == 0
+
+
 class TestFailingDisk:
     def test_a_lock_that_cannot_be_written(
         self, path: Path, spool: OpenControl, monkeypatch: pytest.MonkeyPatch
@@ -293,16 +379,20 @@ from zsmtp.zmailer.locks import open_control
 with open_control(sys.argv[1]) as spool:
     print(flush=True)
     sys.stdin.readline()
-    taken = [r for r in spool.control.recipients if spool.take(r, pid=int(sys.argv[2]))]
+    wanted, step = spool.control.recipients, int(sys.argv[3])
+    taken = [r for i in range(0, len(wanted), step) for r in spool.take_all(wanted[i : i + step], pid=int(sys.argv[2]))]
     print(*(r.offset for r in taken), flush=True)
     sys.stdin.readline()
 """
 
 
-def test_agents_that_race_share_the_recipients(tmp_path: Path, python: Callable[..., subprocess.Popen[bytes]]) -> None:
+@pytest.mark.parametrize("step", [1, 7, 3000])
+def test_agents_that_race_share_the_recipients(
+    tmp_path: Path, python: Callable[..., subprocess.Popen[bytes]], step: int
+) -> None:
     path = tmp_path / "1-2"
     data = control_file(path, 3000)
-    racers = [python(RACER, str(path), str(pid)) for pid in (111, 222, 333)]
+    racers = [python(RACER, str(path), str(pid), str(step)) for pid in (111, 222, 333)]
     for racer in racers:
         assert racer.stdout is not None
         assert racer.stdout.readline() == b"\n"

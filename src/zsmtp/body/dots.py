@@ -17,6 +17,14 @@ import re
 _DOT_LINE = re.compile(rb"\n\.")
 
 
+def stuffed(content: bytes) -> bytes:
+    """A whole content, which ends with a line end, dot-stuffed and with its terminator."""
+    if content.startswith(b".") or _DOT_LINE.search(content):
+        dots = DotStuffer()
+        return dots.stuff(content) + dots.terminator()
+    return content + b".\r\n"
+
+
 class DotStuffer:
     """Stuffs the content of one message."""
 

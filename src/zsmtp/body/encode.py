@@ -20,11 +20,18 @@ Nothing is converted here; :mod:`zsmtp.body.stored` chooses among all forms a me
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from zsmtp.body.dots import DotStuffer
-from zsmtp.body.lines import CRLF, LineConverter, LineSurvey, canonical_blocks, canonical_header
+from zsmtp.body.dots import DotStuffer, stuffed
+from zsmtp.body.lines import (
+    CRLF,
+    LineConverter,
+    LineSurvey,
+    canonical,
+    canonical_blocks,
+    canonical_header,
+    has_long_line,
+)
 from zsmtp.body.source import BLOCK_SIZE, Source
 from zsmtp.body.target import Conversion
 from zsmtp.errors import ContentError
@@ -33,8 +40,7 @@ KEEP_LIMIT = BLOCK_SIZE
 """Bodies of at most so many octets are kept in memory from the first reading on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What there is in a message, header and body together, that decides in which form a server can take it."""
 
     eight_bit: bool
@@ -68,6 +74,8 @@ class Examination(NamedTuple):
 
 def combined(a: Facts, b: Facts) -> Facts:
     """The facts about two stretches of a message taken together."""
+    if a == b and not a.bare_cr:
+        return a
     return Facts(a.eight_bit or b.eight_bit, a.nul or b.nul, a.long_lines or b.long_lines, a.bare_cr + b.bare_cr)
 
 
@@ -140,6 +148,9 @@ class Content:
         """
         if self.body_parameter == b"BINARYMIME":
             raise ContentError("BINARYMIME content cannot go with DATA")  # RFC 3030 3
+        if self._kept:
+            yield stuffed(self._kept)
+            return
         dots = DotStuffer()
         waiting = b""
         for block in self.chunk_blocks():
@@ -189,29 +200,24 @@ def examine(header: bytes, source: Source) -> Examination:
     ``header`` is the block as stored (lines ended by LF, no empty line at its end), ``source`` the body, which may be
     empty. Raises :class:`~zsmtp.errors.ContentError` if the body cannot be read to its end.
     """
-    field_lines, header_bare_cr = canonical_header(header)
+    field_lines, bare_cr = canonical_header(header)
     head = field_lines + CRLF
-    survey = LineSurvey()
-    survey.feed(field_lines)
-    header_facts = Facts(not head.isascii(), b"\0" in head, survey.long_lines, header_bare_cr)
-    survey = LineSurvey()
-    kept: bytes | None = None
-    stored: bytes | None = None
-    eight_bit = nul = False
+    header_facts = Facts(not head.isascii(), b"\0" in head, has_long_line(field_lines), bare_cr)
     if source.size <= KEEP_LIMIT:
-        stored = b"".join(source.blocks())
-        survey.feed(stored)
-        eight_bit = not stored.isascii()
-        nul = b"\0" in stored
-        kept = b"".join((head, *canonical_blocks((stored,), LineConverter())))
-    else:
-        for block in source.blocks():
-            survey.feed(block)
-            eight_bit = eight_bit or not block.isascii()
-            nul = nul or b"\0" in block
+        stored = source.read()
+        body, bare_cr = canonical(stored)
+        body_facts = Facts(not stored.isascii(), b"\0" in stored, has_long_line(body), bare_cr)
+        kept = head + body
+        return Examination(head, header_facts, body_facts, len(kept), kept, stored)
+    survey = LineSurvey()
+    eight_bit = nul = False
+    for block in source.blocks():
+        survey.feed(block)
+        eight_bit = eight_bit or not block.isascii()
+        nul = nul or b"\0" in block
     survey.finish()
     body_facts = Facts(eight_bit, nul, survey.long_lines, survey.bare_cr)
-    return Examination(head, header_facts, body_facts, len(head) + survey.octets, kept, stored)
+    return Examination(head, header_facts, body_facts, len(head) + survey.octets, None, None)
 
 
 def as_stored(seen: Examination, source: Source) -> Content:
@@ -226,12 +232,17 @@ def as_stored(seen: Examination, source: Source) -> Content:
     )
 
 
+_UNREMARKABLE = Facts(eight_bit=False, nul=False, long_lines=False, bare_cr=0)
+
+
 def remarks(header: Facts, body: Facts, *, binary: bool = False, smtputf8: bool = False) -> tuple[str, ...]:
     """What to say about a header block and a body that go out with these facts.
 
     ``binary``: with BINARYMIME, so that NULs and long lines in the body are nothing to remark on; ``smtputf8``: with
     SMTPUTF8, and then UTF-8 in the header is not.
     """
+    if header == body == _UNREMARKABLE:
+        return ()
     said = []
     if header.bare_cr:
         said.append(f"bare CRs in the header block made blanks: {header.bare_cr}")

@@ -76,6 +76,13 @@ class Source:
             offset += len(block)
             yield block
 
+    def read(self) -> bytes:
+        """All octets at once; raises as :meth:`blocks` does."""
+        if self.start == self.end:
+            return b""
+        data = self._read(self.start, self.size)
+        return data if len(data) == self.size else b"".join(self.blocks())
+
     def _read(self, offset: int, size: int) -> bytes:
         try:
             self.file.seek(offset)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from zsmtp.body.mime import Structure
 
 # Only with one of these can a message of clean 7-bit lines go out in another form than the stored one.
-_MATTERS = re.compile(rb"^content-transfer-encoding[ \t]*+:", re.IGNORECASE | re.MULTILINE)
+_MATTERS = re.compile(rb"^content-transfer-encoding[ \t]*+:", re.MULTILINE)  # in lower case
 
 
 def prepare(header: bytes, source: Source) -> Stored:
@@ -58,11 +58,12 @@ class Stored:
         self.facts = seen.facts
         facts = self.facts
         clean = not (facts.eight_bit or facts.nul or facts.long_lines)
-        self._simple = clean and not _MATTERS.search(seen.head)
+        head = seen.head.lower()
+        self._simple = clean and not (b"content-transfer-encoding" in head and _MATTERS.search(head))
         unchanged = _Made(as_stored(seen, source), seen.header, seen.body)
         # A small body is not read from the file again; what will never be converted need not be kept twice.
         self._source = source if seen.stored is None else Source.from_bytes(b"" if self._simple else seen.stored)
-        self._seen = seen._replace(stored=None)
+        self._seen = Examination(*seen[:5], stored=None)
         self._contents: dict[Target, Content | Refusal] = {}
         self._made: dict[Plan | None, _Made] = {None: unchanged}
         self._message: Message | None = None

@@ -11,9 +11,9 @@ good" only from a well-formed 5xx or a check on this side. Everything else is de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zsmtp.dns.plan import Endpoint, Family, NoRoute
 from zsmtp.errors import (
@@ -65,8 +65,7 @@ class Peer:
     protection: Protection | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The one final word on a recipient of this attempt.
 
     ``status`` is the enhanced status code, ``comment`` a remark on it for people ("" if none). ``diagnostic`` is what
@@ -212,8 +211,8 @@ def combine_host_failures(failures: Sequence[ConnectFailure], refusals: Sequence
     text = "".join(f"\r{word}" for word in words)
     temporary = next((r for r in refusals if r.fate is not Fate.FAILED), None)
     if temporary is None and failures:
-        return replace(from_connect_failures(failures), text=text)
-    return replace(temporary or refusals[-1], text=text)
+        return from_connect_failures(failures)._replace(text=text)
+    return (temporary or refusals[-1])._replace(text=text)
 
 
 _LOST = {
@@ -262,7 +261,7 @@ def _local(fate: Fate, status: EnhancedStatus, text: str, comment: str, peer: Pe
 def in_doubt(verdict: Verdict) -> Verdict:
     """The same for recipients of a message whose last octet was sent and whose final reply is missing."""
     text = f"{verdict.text}\rin doubt: the message was sent to its end, and no reply said whether it was taken"
-    return replace(verdict, text=text, comment="in doubt", at_final_dot=True, in_doubt=True)
+    return verdict._replace(text=text, comment="in doubt", at_final_dot=True, in_doubt=True)
 
 
 def next_candidate_may_help(error: ZsmtpError) -> bool:

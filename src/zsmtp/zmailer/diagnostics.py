@@ -22,8 +22,7 @@ is cleaned of TAB, LF, 0x01 and all else that is no printable text, and cut to a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from zsmtp.delivery.outcome import Fate, Level, Peer, Verdict
 from zsmtp.dns.plan import Family
@@ -53,8 +52,7 @@ class OpenControl(Protocol):
     def append(self, record: bytes) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What was told about one recipient, for the logs.
 
     ``word`` is the status as reported (``ok``, ``retryat +60``), ``notary`` all six fields even where the scheduler
@@ -280,7 +278,7 @@ class Reporter:
                 self._report(told, b"")
                 return told
             # The scheduler will have to write the record, so it is told in the words that make it do so.
-            told = replace(told, word=status_word(verdict, extended=False, action=wanted, lmtp=lmtp))
+            told = told._replace(word=status_word(verdict, extended=False, action=wanted, lmtp=lmtp))
         self._settle_by_report(open_control, told, verdict, wanted=wanted, epoch=epoch)
         return told
 

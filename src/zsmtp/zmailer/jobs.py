@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from zsmtp.body.source import Source
 from zsmtp.body.stored import Stored, prepare
+from zsmtp.body.target import Conversion as BodyConversion
 from zsmtp.body.target import Refusal as ContentRefusal
 from zsmtp.body.target import Target
 from zsmtp.delivery.envelope import Delivery, Message
@@ -40,17 +40,53 @@ from zsmtp.zmailer.spoolid import spool_id, verp
 from zsmtp.zmailer.zenv import Zenv
 
 
+class Habits(NamedTuple):
+    """Old habits that ZENV asks for: TABs in headers made blanks, a ``for`` clause, canonical recipient domains."""
+
+    expand_tabs: bool = False
+    for_clause: bool = False
+    canonize: bool = False
+
+    @classmethod
+    def of(cls, zenv: Zenv) -> Habits:
+        """What a ZENV file says."""
+        return cls(
+            not zenv.flag("RFC822TABS", default=True), zenv.flag("RECEIVED_FOR_CLAUSE"), zenv.flag("CANONIZE_RCPT")
+        )
+
+
+class Targets:
+    """What content has to be like for a server: ``known`` says what is known before its capabilities are."""
+
+    def __init__(self, known: Target) -> None:
+        self._known = known
+        self._capabilities: Capabilities | None = None
+        self._plain = self._internationalised = known
+
+    def of(self, capabilities: Capabilities, *, internationalised: bool) -> Target:
+        """The target for a server with these capabilities; made once for all messages of a session."""
+        if capabilities is not self._capabilities:
+            self._plain = replace(
+                self._known,
+                eight_bit_mime=capabilities.eight_bit_mime,
+                binary_mime=capabilities.binary_mime and capabilities.chunking,
+                smtputf8=capabilities.smtputf8,
+            )
+            self._internationalised = replace(self._plain, internationalised=True)
+            self._capabilities = capabilities
+        return self._internationalised if internationalised else self._plain
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What all jobs of a process share.
 
-    ``target`` is what is known of every server's content before its capabilities are. ``told`` hears each report for
-    the logs, with the attempt for syslog; ``run`` carries out the effects of a lookup.
+    ``told`` hears each report for the logs, with the attempt for syslog; ``run`` carries out the effects of a lookup.
     """
 
     options: Options
-    zenv: Zenv
-    target: Target
+    habits: Habits
+    targets: Targets
     reporter: Reporter
     observer: Observer
     complain: Callable[[str], None]
@@ -100,14 +136,12 @@ class Job:
         """Whether the sender asked for a log, in which nobody else's dialogue may stand."""
         return self.opened is not None and self.control.verbose_log is not None
 
-    def take(self, wanted: Iterable[Recipient]) -> None:
+    def take(self, wanted: Sequence[Recipient]) -> None:
         """Lock those of ``wanted`` that nobody else has, and make messages for them."""
         assert self.opened is not None
-        taken = []
-        for recipient in wanted:
-            if self.opened.take(recipient, pid=os.getpid()):
-                self._unsettled[recipient.offset] = recipient
-                taken.append(recipient)
+        taken = self.opened.take_all(wanted, pid=os.getpid())
+        for recipient in taken:
+            self._unsettled[recipient.offset] = recipient
         self._taken += len(taken)
         if taken and (self._message is not None or self._open_message(taken)):
             self._groups += group_recipients(taken, alone=not self._all.options.ignore_ezmlm)
@@ -115,7 +149,9 @@ class Job:
     def next_delivery(self) -> Delivery | None:
         """The next message, None if there is no further one."""
         while self._groups:
-            group = [recipient for recipient in self._groups.popleft() if not self._refuse_without_tls(recipient)]
+            group = self._groups.popleft()
+            if any(recipient.dsn.requiretls for recipient in group):
+                group = [recipient for recipient in group if not self._refuse_without_tls(recipient)]
             if group:
                 return self._delivery(group)
         return None
@@ -206,11 +242,11 @@ class Job:
         reverse = b"" if sender.null else sender.user
         if first.dsn.ezmlm is not None and not self._all.options.ignore_ezmlm:
             reverse = verp(reverse, first.dsn.ezmlm, self._spool_id())
-        forwards = tuple(Forward(self._forward_path(r), r.dsn.notify, r.dsn.orcpt, self._deliver_by(r)) for r in group)
-        return Envelope(reverse, forwards, first.ret, first.envid)
+        forwards = [Forward(self._forward_path(r), r.dsn.notify, r.dsn.orcpt, self._deliver_by(r)) for r in group]
+        return Envelope(reverse, tuple(forwards), first.ret, first.envid)
 
     def _forward_path(self, recipient: Recipient) -> bytes:
-        if not self._all.zenv.flag("CANONIZE_RCPT"):
+        if not self._all.habits.canonize:
             return recipient.user
         return self._all.run(canonical_address(recipient.user))
 
@@ -228,17 +264,18 @@ class Job:
     ) -> Callable[[Capabilities], ContentForm | Refusal]:
         """The content for these recipients; looked through when the first server asks for it, and then kept."""
         kept: list[Stored] = []
-        internationalised = not all(a.isascii() for a in (envelope.sender, *(r.address for r in envelope.recipients)))
+        internationalised = not b"".join([envelope.sender, *[r.address for r in envelope.recipients]]).isascii()
 
         def content_for(capabilities: Capabilities) -> ContentForm | Refusal:
             if not kept:
                 kept.append(self._prepare(group))
-            content = kept[0].content(_target(self._all.target, capabilities, internationalised=internationalised))
+            content = kept[0].content(self._all.targets.of(capabilities, internationalised=internationalised))
             if isinstance(content, ContentRefusal):
                 return Refusal(EnhancedStatus.parse(content.status), content.text)
             for text in content.remarks:
                 self._all.observer(Remark(text, About.CONTENT, envelope))
-            self._conversions.update((r.offset, Conversion(content.conversion.value)) for r in group)
+            if content.conversion is not BodyConversion.NONE:
+                self._conversions.update((r.offset, Conversion(content.conversion.value)) for r in group)
             return ContentForm(
                 content.size,
                 content.header_size,
@@ -252,31 +289,20 @@ class Job:
 
     def _prepare(self, group: list[Recipient]) -> Stored:
         assert self._message is not None
-        zenv = self._all.zenv
+        habits = self._all.habits
         header = self.control.headers[group[0].header].data
-        expand, clause = not zenv.flag("RFC822TABS", default=True), zenv.flag("RECEIVED_FOR_CLAUSE")
-        if expand or clause:
-            from zsmtp.body.headers import add_for_clause, expand_tabs  # old habits cost only those who have them
+        if habits.expand_tabs or habits.for_clause:
+            from zsmtp.body.headers import add_for_clause, expand_tabs  # they cost only those who have them
 
-            header = expand_tabs(header) if expand else header
-            header = add_for_clause(header, group[0].user) if clause and len(group) == 1 else header
+            header = expand_tabs(header) if habits.expand_tabs else header
+            header = add_for_clause(header, group[0].user) if habits.for_clause and len(group) == 1 else header
         return prepare(header, Source(self._message.file, self.control.body_offset, self._message.size))
-
-
-@lru_cache(4)
-def _target(known: Target, capabilities: Capabilities, *, internationalised: bool) -> Target:
-    """What content has to be like for a server with these capabilities."""
-    return replace(
-        known,
-        eight_bit_mime=capabilities.eight_bit_mime,
-        binary_mime=capabilities.binary_mime and capabilities.chunking,
-        smtputf8=capabilities.smtputf8,
-        internationalised=internationalised,
-    )
 
 
 def group_recipients(recipients: list[Recipient], *, alone: bool) -> list[list[Recipient]]:
     """Those who can share a transaction, in file order; ``alone`` keeps VERP recipients by themselves."""
+    if len(recipients) == 1:
+        return [recipients]
     groups: dict[object, list[Recipient]] = {}
     for r in recipients:
         key: object = (r.sender, r.header, r.envid, r.ret)

@@ -12,8 +12,8 @@ ever written: the file is never rewritten, truncated or created::
 Two agents may race for one recipient. Here the test for a blank tag and the write over it happen under an ``fcntl``
 record lock, one for all recipients that lie close together, so one of them wins; an agent that ignores record locks
 still does not get past a ``~`` that is there, and what was written is read back. The lock is the bytes in the file; the
-record lock is held for microseconds. Whatever was taken and not released is blanked when the file is closed. :func:`open_message` opens the
-message file beside it. Neither waits for a FIFO or a device.
+record lock is held for microseconds. Whatever was taken and not released is blanked when the file is closed.
+:func:`open_message` opens the message file beside it. Neither waits for a FIFO or a device.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from zsmtp.zmailer import environment, zenv
 from zsmtp.zmailer.diagnostics import Reporter
 from zsmtp.zmailer.dispatch import Dispatcher
 from zsmtp.zmailer.feed import JobFeed, ReportChannel
-from zsmtp.zmailer.jobs import Job, Surroundings, matching, other_hosts
+from zsmtp.zmailer.jobs import Habits, Job, Surroundings, Targets, matching, other_hosts
 from zsmtp.zmailer.journal import Journal
 from zsmtp.zmailer.locks import OpenControl, open_control
 from zsmtp.zmailer.options import Options
@@ -81,8 +81,8 @@ class Loop:
         self._dispatcher = Dispatcher(self._options, self._driver, self._journal, security)
         self._surroundings = Surroundings(
             self._options,
-            self._zenv,
-            environment.content_target(self._options, self._zenv, self._complain),
+            Habits.of(self._zenv),
+            Targets(environment.content_target(self._options, self._zenv, self._complain)),
             self._reporter,
             self._journal,
             self._complain,
@@ -267,6 +267,6 @@ class Loop:
             return
         hosts = other_hosts(job.opened.control, os.fsencode(self._options.channel), os.fsencode(self._host))
         served = self._dispatcher.served_here(list(hosts))
-        job.take(recipient for name in hosts if name in served for recipient in hosts[name])
+        job.take([recipient for name in hosts if name in served for recipient in hosts[name]])
         while (delivery := job.next_delivery()) is not None and not self._stop.requested:
             self._dispatcher.deliver_on_link(delivery)
