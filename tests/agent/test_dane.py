@@ -60,7 +60,8 @@ def deliver(
             zone[f"_{sink.port}._tcp.mx.example.org"] = tlsa
         with NameServer(zone, validated=validated) as names:
             office.write_zenv(RESOLVER=names.address, **zenv)
-            jobs = [office.post([Rcpt("a@example.org", "example.org")]) for _ in range(messages)]
+            recipient = Rcpt("a@example.org", "example.org")
+            jobs = [office.post([recipient], name=f"{1000 + i}") for i in range(messages)]
             lines = b"".join(job.line("example.org") for job in jobs)
             result = run(office, "-h", "me.example", "-T", "cmd=5", "-1", "-p", str(sink.port), *flags, stdin=lines)
         assert result.status == 0

@@ -238,3 +238,29 @@ def test_no_mechanism_that_can_be_used_is_no_login(logins: str, tmp_path: Path) 
     with Sink(Script(caps=("AUTH GSSAPI",)), host="127.0.0.1") as sink:
         assert deliver(tmp_path, sink, "-A", logins) == " "
         assert "MAIL" not in sink.connections[0].verbs
+
+
+# ------------------------------------------------------------------------- resumption
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("switch", ["on", "off"])
+def test_sessions_are_resumed_within_a_process(
+    switch: str, newest: ssl.TLSVersion, certificates: Certificates, tmp_path: Path
+) -> None:
+    """Three messages, a connection each: the second and third cost no key exchange, and are judged all the same."""
+    context = served(certificates.shown["good"], tmp_path)
+    context.maximum_version = newest
+    script = Script(caps=("STARTTLS",), replies={"STARTTLS": (Step("220 go", Then.TLS),)})
+    conf = configured(tmp_path, certificates, "verify")
+    Path(conf).write_text(Path(conf).read_text() + f"tls-use-scache {switch}\n")
+    office = PostOffice(tmp_path / "office")
+    with Sink(script, tls=context, host=certificates.address) as sink:
+        host = f"[{sink.host}]:{sink.port}"
+        jobs = [office.post([Rcpt("a@example.com", host)], name=f"{1000 + i}") for i in range(3)]
+        flags = ("-h", "me.example", "-1", "-S", conf, "-l", str(tmp_path / "log"))
+        run(office, *flags, stdin=b"".join(job.line(host) for job in jobs))
+        assert [office.marks(job) for job in jobs] == ["+", "+", "+"]
+        assert len(sink.connections) == 3
+    told = [line for line in (tmp_path / "log").read_text().splitlines() if "good enough" in line]
+    assert [" resumed;" in line for line in told] == [False, switch == "on", switch == "on"]

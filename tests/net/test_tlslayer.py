@@ -26,8 +26,6 @@ from zsmtp.errors import ConnectionLost, LocalError, TLSBroken, TLSError
 from zsmtp.net.tlslayer import MAX_HANDSHAKE, Step, TLSLayer
 from zsmtp.net.transport import SocketStream
 from zsmtp.tls.context import ClientCertificate, ContextOptions, Strength, client_context
-from zsmtp.tls.judgement import Judgement
-from zsmtp.tls.policy import Level, Requirement
 from zsmtp.tls.resume import ResumableSession
 
 V12, V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
@@ -442,13 +440,11 @@ def test_noise_ends_the_handshake_or_waits(noise: list[bytes]) -> None:
 
 # ---------------------------------------------------------------- resumption
 
-REQUIREMENT = Requirement(level=Level.MAY, reason="test")
-
 
 def kept(layer: TLSLayer) -> ResumableSession:
     session = layer.session()
     assert session is not None
-    return ResumableSession(session, layer.facts().chain, REQUIREMENT, Judgement(True, "fine"), since=0.0)
+    return ResumableSession(session, layer.facts().chain, since=0.0)
 
 
 def test_a_session_is_resumed_with_the_chain_it_had(server_context: ssl.SSLContext) -> None:
@@ -480,7 +476,7 @@ def test_a_server_that_does_not_know_the_session_shows_its_certificates(
 def test_a_session_that_belongs_to_another_chain_is_refused(server_context: ssl.SSLContext) -> None:
     layer, _, stream = connect(server_context)
     drain(layer, stream)
-    forged = ResumableSession(layer.session(), (ROOT.der,), REQUIREMENT, Judgement(True, "fine"), since=0.0)
+    forged = ResumableSession(layer.session(), (ROOT.der,), since=0.0)
     again = connect(server_context, resume=forged)[0]
     with pytest.raises(TLSError, match="another certificate"):
         again.facts()

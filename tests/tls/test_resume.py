@@ -1,22 +1,20 @@
-"""Sessions that are kept, and the verdicts kept with them."""
+"""Sessions that are kept, and who finds them again."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from zsmtp.dns.answer import TLSA
 from zsmtp.tls.context import ContextOptions, Strength
-from zsmtp.tls.judgement import Judgement, Verified
 from zsmtp.tls.policy import Level, Requirement
-from zsmtp.tls.problem import Problem
-from zsmtp.tls.resume import ResumableSession, SessionCache, SessionKey
+from zsmtp.tls.resume import ResumableSession, Resumption, SessionCache, SessionKey
 
-KEY = SessionKey("192.0.2.1", 25, "mx.example.org", ContextOptions())
 VERIFY = Requirement(level=Level.VERIFY, reason="test", names=("mx.example.org",))
-GOOD = Judgement(True, "fine", Verified.CHAIN)
-SESSION = ResumableSession("ticket", (b"leaf",), VERIFY, GOOD, since=100.0)
+KEY = SessionKey("192.0.2.1", 25, "mx.example.org", ContextOptions(), VERIFY)
+SESSION = ResumableSession("ticket", (b"leaf",), since=100.0)
 
 
-def test_only_the_same_place_name_and_context_find_a_session() -> None:
+def test_only_the_same_place_name_context_and_requirement_find_a_session() -> None:
     cache = SessionCache()
     cache.put(KEY, SESSION)
     assert cache.get(KEY, 101.0) is SESSION
@@ -25,6 +23,10 @@ def test_only_the_same_place_name_and_context_find_a_session() -> None:
         replace(KEY, port=26),
         replace(KEY, server_name=""),
         replace(KEY, options=ContextOptions(strength=Strength.MANDATORY)),
+        replace(KEY, requirement=replace(VERIFY, level=Level.MAY)),
+        replace(KEY, requirement=replace(VERIFY, names=("mx.example.net",))),
+        replace(KEY, requirement=replace(VERIFY, tlsa=(TLSA(3, 1, 1, b"x"),))),
+        replace(KEY, requirement=replace(VERIFY, trial=VERIFY)),
     ):
         assert cache.get(other, 101.0) is None
 
@@ -57,9 +59,10 @@ def test_forgetting() -> None:
     assert cache.get(KEY, 101.0) is None
 
 
-def test_a_verdict_counts_for_the_very_same_requirement_only() -> None:
-    assert SESSION.verdict_for(Requirement(level=Level.VERIFY, reason="test", names=("mx.example.org",))) is GOOD
-    assert SESSION.verdict_for(replace(VERIFY, names=("mx.example.net",))) is None
-    assert SESSION.verdict_for(replace(VERIFY, level=Level.SECURE)) is None
-    bad = replace(SESSION, judgement=Judgement(False, "wrong", problem=Problem.CERTIFICATE_NOT_TRUSTED))
-    assert bad.verdict_for(VERIFY) is None
+def test_a_place_in_the_cache() -> None:
+    place = Resumption(SessionCache(), KEY)
+    assert place.find(101.0) is None
+    place.keep(SESSION)
+    assert place.find(101.0) is SESSION
+    place.forget()
+    assert place.find(101.0) is None

@@ -23,7 +23,7 @@ from zsmtp.delivery.outcome import (
     from_security,
 )
 from zsmtp.delivery.plan import DeliveryPlan
-from zsmtp.delivery.protection import InClear, Secured, Unfit
+from zsmtp.delivery.protection import InClear, Secured, Stale, Unfit
 from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.dns.heloname import helo_name
 from zsmtp.dns.plan import Endpoint
@@ -74,13 +74,19 @@ class _Stopped:
     """A candidate that opened no session: the verdict if it was the only one, and what else is to be known.
 
     ``dropped_hello`` tells that the connection was lost on EHLO: HELO may work; ``clear_may_work`` that TLS failed
-    where it was only wished for.
+    where it was only wished for, ``was_stale`` that it failed because an earlier session was to be taken up.
     """
 
     verdict: Verdict
     interrupted: bool = False
     dropped_hello: bool = False
     clear_may_work: bool = False
+    was_stale: bool = False
+
+    @property
+    def worth_another(self) -> bool:
+        """Whether the same endpoint may do better on another connection."""
+        return self.dropped_hello or self.clear_may_work or self.was_stale
 
 
 class Opener:
@@ -151,10 +157,12 @@ class Opener:
             return _Stopped(from_security(text, Peer(endpoint), final=False))
         greeting = self._settings.greeting
         opened = yield from self._hello(stream, endpoint, plan, greeting, required)
-        while isinstance(opened, _Stopped) and (opened.dropped_hello or opened.clear_may_work):
+        while isinstance(opened, _Stopped) and opened.worth_another:
             if opened.clear_may_work:
                 self._observe(Remark("TLS failed: trying in clear on a new connection", About.SECURITY))
                 required = None
+            elif opened.was_stale:
+                self._observe(Remark("resuming a session failed: a full handshake on a new connection", About.SECURITY))
             else:
                 self._observe(Remark("connection lost on EHLO: trying HELO on a new one"))
                 greeting = Greeting.HELO
@@ -238,13 +246,14 @@ class Opener:
         return offered
 
     def _not_secure(
-        self, stream: Stream, session: Session, outcome: InClear | Unfit, peer: Peer
+        self, stream: Stream, session: Session, outcome: InClear | Unfit | Stale, peer: Peer
     ) -> Generator[Any, Any, _Stopped]:
         """Give up a connection that is not, or no more, what it must be."""
         yield Close(stream)
         if isinstance(outcome, Unfit):
             return _Stopped(outcome.verdict, interrupted=outcome.interrupted)
-        return _Stopped(from_security(outcome.reason, peer, final=False), clear_may_work=True)
+        stale = isinstance(outcome, Stale)
+        return _Stopped(from_security(outcome.reason, peer, final=False), clear_may_work=not stale, was_stale=stale)
 
     def _leave(self, stream: Stream, session: Session, verdict: Verdict) -> Generator[Any, Any, _Stopped]:
         """Say QUIT to a server that does not want to talk."""

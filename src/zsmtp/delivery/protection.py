@@ -1,4 +1,4 @@
-"""What came of making a session secure: the three ways it can end."""
+"""What came of making a session secure: the ways it can end."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ class InClear:
 
     reason: str
     broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The handshake failed that was to take up an earlier session: another connection is needed for a full one."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from zsmtp.delivery.outcome import Peer, from_login, from_loss, from_security
 from zsmtp.delivery.plan import DeliveryPlan, requirement_for
-from zsmtp.delivery.protection import InClear, Protection, Secured, Unfit
+from zsmtp.delivery.protection import InClear, Protection, Secured, Stale, Unfit
 from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.plan import Endpoint, Family, Plan
 from zsmtp.errors import ConfigError, Interrupted, ZsmtpError
@@ -31,6 +31,7 @@ from zsmtp.tls.facts import TLSFacts
 from zsmtp.tls.judgement import judge, without_tls
 from zsmtp.tls.policy import Barred, Policy, Requirement, STSUse
 from zsmtp.tls.problem import Problem
+from zsmtp.tls.resume import Resumption, SessionCache, SessionKey
 
 STARTTLS = b"STARTTLS\r\n"
 
@@ -54,7 +55,8 @@ class Security:
     ``policy_for`` gives the policy for a destination and ``credentials_for`` who logs in at a server for mail to a
     destination; both raise ConfigError where the configuration for it cannot be used: its mail is to wait. ``context``
     are the options of every handshake but its strength; ``ca_file`` and ``ca_path`` hold the trust anchors, "" both:
-    the system's. ``mta_sts`` is what MTA-STS policies are used for. ``nonce`` gives fresh random text for a login.
+    the system's. ``mta_sts`` is what MTA-STS policies are used for. ``session_lifetime`` is for how many seconds a
+    session may be resumed, 0 for no resumption. ``nonce`` gives fresh random text for a login.
     ``warn`` hears what whoever runs this should put right, once; ``resolver`` remembers what is known of it.
     """
 
@@ -65,6 +67,7 @@ class Security:
     ca_file: str = ""
     ca_path: str = ""
     mta_sts: STSUse = STSUse.OFF
+    session_lifetime: float = 0.0
     implicit: bool = False
     allow_cleartext: bool = False
     failure_is_final: bool = False
@@ -79,6 +82,8 @@ class SecurityStage:
         self.security = security
         self._timeout = timeout
         self._observe = observer
+        lifetime = security.session_lifetime
+        self._sessions = SessionCache(lifetime=lifetime) if lifetime else None
 
     def required(self, plan: DeliveryPlan, endpoint: Endpoint) -> Generator[Any, Any, Requirement | Unfit]:
         """What a session with this candidate must be, or why the candidate must not be used now."""
@@ -91,7 +96,7 @@ class SecurityStage:
 
     def start_tls(
         self, stream: Stream, session: Session, offered: Capabilities, required: Requirement, peer: Peer
-    ) -> Generator[Any, Any, Secured | InClear | Unfit]:
+    ) -> Generator[Any, Any, Secured | InClear | Unfit | Stale]:
         """STARTTLS after a first EHLO, if it is wanted and offered."""
         if not required.wants_tls:
             return InClear("no TLS is wanted")
@@ -111,18 +116,26 @@ class SecurityStage:
 
     def handshake(
         self, stream: Stream, required: Requirement, peer: Peer
-    ) -> Generator[Any, Any, Secured | InClear | Unfit]:
+    ) -> Generator[Any, Any, Secured | InClear | Unfit | Stale]:
         """The handshake and the judgement on it; ``stream`` is of no use any more unless the result is Secured."""
         options = replace(self.security.context, strength=Strength.of(required.level))
         if self._observe is not ignore:
             self._observe(HandshakeStarted(required.server_name))
         result: TLSResult = yield StartTLS(
-            stream, options, required.server_name, self._timeout, self.security.ca_file, self.security.ca_path
+            stream,
+            options,
+            required.server_name,
+            self._timeout,
+            self.security.ca_file,
+            self.security.ca_path,
+            self._resumption(peer.endpoint, options, required),
         )
         if self._observe is not ignore:
             self._observe(HandshakeDone(result.facts, result.error))
         if result.interrupted:
             return Unfit(from_loss(Interrupted("told to stop"), "", peer), interrupted=True)
+        if result.stream is None and result.resuming:
+            return Stale(result.error)
         if result.stream is None or result.facts is None:
             outcome = self._in_clear(required, Problem.VALIDATION_FAILURE, result.error, peer)
             return replace(outcome, broken=True) if isinstance(outcome, InClear) else outcome
@@ -131,7 +144,15 @@ class SecurityStage:
             self._observe(SecuredEvent(peer.endpoint, result.facts, judgement))
         if not judgement.ok:
             return Unfit(from_security(judgement.text, peer, final=self.security.failure_is_final))
+        result.approved()
         return Secured(result.stream, Protection(required, result.facts, judgement))
+
+    def _resumption(self, endpoint: Endpoint, options: ContextOptions, required: Requirement) -> Resumption | None:
+        """Where the session for this endpoint and requirement is kept, if sessions are."""
+        if self._sessions is None:
+            return None
+        key = SessionKey(endpoint.address, endpoint.port, required.server_name, options, required)
+        return Resumption(self._sessions, key)
 
     def log_in(
         self, stream: Stream, session: Session, offered: Capabilities, plan: Plan, peer: Peer

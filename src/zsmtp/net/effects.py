@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zsmtp.tls.chain import TrustAnchors
     from zsmtp.tls.context import ContextOptions
     from zsmtp.tls.facts import TLSFacts
+    from zsmtp.tls.resume import Resumption
 
 
 class Stream(Protocol):
@@ -73,6 +74,7 @@ class StartTLS:
     """Do a TLS handshake on ``stream`` within ``timeout`` seconds; the answer is a :class:`TLSResult`.
 
     ``server_name`` is asked for in the handshake. ``ca_file`` and ``ca_path`` name the trust anchors for the judgement.
+    ``resumption`` is where a session to take up again may be found, and this one is kept once it is ``approved``.
     """
 
     stream: Stream
@@ -81,6 +83,11 @@ class StartTLS:
     timeout: float
     ca_file: str = ""
     ca_path: str = ""
+    resumption: Resumption | None = None
+
+
+def _keep_nothing() -> None:
+    """What a judgement leads to where no session is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,8 @@ class TLSResult:
 
     ``now`` (seconds since 1970) and ``anchors`` are what a judgement on the facts needs. Without a new stream the old
     one is of no use any more.
+    ``resuming`` tells that an earlier session was offered, whatever came of it (a failed one is forgotten). To call
+    ``approved`` says that this one was judged good: only then is it kept.
     """
 
     stream: Stream | None
@@ -97,6 +106,8 @@ class TLSResult:
     anchors: Callable[[], TrustAnchors]
     error: str = ""
     interrupted: bool = False
+    resuming: bool = False
+    approved: Callable[[], None] = _keep_nothing
 
 
 Effect = Connect | Exchange | Close | StartTLS

@@ -146,14 +146,28 @@ class ScriptedNetwork:
         return answer
 
     def _start_tls(self, effect: StartTLS) -> TLSResult:
+        from zsmtp.tls.resume import ResumableSession
+
         assert isinstance(effect.stream, ScriptedConnection)
         self.handshakes.append(effect)
-        facts = effect.stream.script.tls
-        if isinstance(facts, str):
+        facts, place = effect.stream.script.tls, effect.resumption
+        kept = place.find(self.now) if place is not None else None
+        resuming = kept is not None
+        if isinstance(facts, str) or (resuming and not effect.stream.script.resumes):
             effect.stream.closed_at = self.now
-            return TLSResult(None, None, self.now, self._anchors, facts)
+            if place is not None:
+                place.forget()
+            failure = facts if isinstance(facts, str) else "the peer does not like the session"
+            return TLSResult(None, None, self.now, self._anchors, failure, resuming=resuming)
         effect.stream.secure()
-        return TLSResult(effect.stream, replace(facts, server_name=effect.server_name), self.now, self._anchors)
+        chain, since = (kept.chain, kept.since) if kept is not None else (facts.chain, self.now)
+        facts = replace(facts, server_name=effect.server_name, chain=chain, resumed=resuming)
+
+        def approved() -> None:
+            if place is not None:
+                place.keep(ResumableSession("a ticket", chain, since))
+
+        return TLSResult(effect.stream, facts, self.now, self._anchors, resuming=resuming, approved=approved)
 
     @property
     def _stopped(self) -> bool:

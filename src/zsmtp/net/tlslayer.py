@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
 
@@ -63,7 +64,8 @@ class TLSLayer:
     """One side of one TLS connection over ``stream``, as a client.
 
     ``server_name`` is asked for in the handshake (SNI); "" for none. ``resume`` is a session to take up again; the
-    server may decline. Raises TLSError if the name cannot be asked for.
+    server may decline. :attr:`keep` is told the session when the layer is closed, with the tickets that came meanwhile.
+    Raises TLSError if the name cannot be asked for.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class TLSLayer:
         if resume is not None and isinstance(resume.session, ssl.SSLSession):
             with contextlib.suppress(ValueError):  # a session of another context: a full handshake, then
                 self._tls.session = resume.session
+        self.keep: Callable[[ssl.SSLSession], None] | None = None
         self._watcher = KeyExchangeWatcher()
         self._handshaken = 0  # octets received before the handshake was done
         self._done = False
@@ -243,6 +246,9 @@ class TLSLayer:
     def close(self) -> None:
         """Say close_notify, as far as that goes without waiting, and close the stream."""
         if self._done and self._failure is None:
+            session = self.session() if self.keep is not None else None
+            if self.keep is not None and session is not None:
+                self.keep(session)
             with contextlib.suppress(ssl.SSLError, TransportError):
                 try:
                     self._tls.unwrap()

@@ -166,6 +166,7 @@ def start_tls(effect: StartTLS, clock: Clock, stop: Stopping) -> Generator[Strea
     """The handshake. Whoever runs this closes the stream below if the result has none."""
     from zsmtp.net.tlslayer import Step, TLSLayer
     from zsmtp.tls.context import client_context, trust_anchors
+    from zsmtp.tls.resume import ResumableSession
 
     stream = cast(SocketStream, effect.stream)
     deadline = clock() + effect.timeout
@@ -173,8 +174,10 @@ def start_tls(effect: StartTLS, clock: Clock, stop: Stopping) -> Generator[Strea
     def anchors() -> TrustAnchors:
         return trust_anchors(effect.ca_file, effect.ca_path)
 
+    place = effect.resumption
+    kept = place.find(clock()) if place is not None else None
     try:
-        layer = TLSLayer(stream, client_context(effect.options), server_name=effect.server_name)
+        layer = TLSLayer(stream, client_context(effect.options), server_name=effect.server_name, resume=kept)
         while (step := layer.handshake_step()) is not Step.DONE:
             if not stop.requested:
                 yield StreamWait(stream, READABLE | WRITABLE if step is Step.WANT_WRITE else READABLE, deadline)
@@ -182,8 +185,17 @@ def start_tls(effect: StartTLS, clock: Clock, stop: Stopping) -> Generator[Strea
                 raise WaitTimeout("the TLS handshake took too long")
         facts = layer.facts()
     except (TransportError, ConfigError) as error:
-        return TLSResult(None, None, time.time(), anchors, str(error), interrupted=stop.requested)
-    return TLSResult(layer, facts, time.time(), anchors)
+        if place is not None:
+            place.forget()
+        failure, stopped = str(error), stop.requested
+        return TLSResult(None, None, time.time(), anchors, failure, interrupted=stopped, resuming=kept is not None)
+    since = kept.since if kept is not None and facts.resumed else clock()
+
+    def approved() -> None:
+        if place is not None:
+            layer.keep = lambda session: place.keep(ResumableSession(session, facts.chain, since))
+
+    return TLSResult(layer, facts, time.time(), anchors, resuming=kept is not None, approved=approved)
 
 
 # ----------------------------------------------------------------- connecting

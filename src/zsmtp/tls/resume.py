@@ -2,14 +2,15 @@
 
 A resumed handshake shows no certificates: that the peer knows the secret of the earlier session proves that it is the
 same peer, and who that was is only known from then. So a session is never kept without the chain of its first
-handshake and the verdict on it. The verdict counts again only for the very same requirement; for any other the chain
-is judged anew. Entries are found by where the connection goes, the name asked for and the options of the context;
-nothing is kept on disk, and time is an argument (any clock, in seconds)::
+handshake, which is judged anew each time: a certificate that has expired since, or a name that counts no more, is found
+out as by a full handshake. A session is kept only after it was judged good, and found again only by who connects to the
+same place, asks for the same name with the same context, and requires the very same. Nothing is kept on disk, and time
+is an argument (any clock, in seconds)::
 
-    cache = SessionCache(lifetime=3600)
-    cache.put(key, ResumableSession(session, chain, requirement, judgement, since=now))
-    kept = cache.get(key, now)
-    cache.put(key, replace(kept, session=newer))       # after it was resumed: the server may have sent a new ticket
+    place = Resumption(SessionCache(lifetime=3600), key)
+    kept = place.find(now)                                   # or None: a full handshake
+    place.keep(ResumableSession(session, chain, since=now))  # good; if it was resumed: with its chain and time
+    place.forget()                                           # the handshake failed
 """
 
 from __future__ import annotations
@@ -18,46 +19,42 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from zsmtp.tls.context import ContextOptions
-from zsmtp.tls.judgement import Judgement
 from zsmtp.tls.policy import Requirement
 
 DEFAULT_LIFETIME = 3600.0
 """Seconds a session is kept."""
 
+MAX_SESSIONS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class SessionKey:
-    """What must be the same for a session to be taken up: server, name asked for (SNI), and context."""
+    """What must be the same for a session to be taken up: server, name asked for (SNI), context, and requirement."""
 
     address: str
     port: int
     server_name: str
     options: ContextOptions
+    requirement: Requirement
 
 
 @dataclass(frozen=True, slots=True)
 class ResumableSession:
     """A session with what is known of its peer. ``session`` is OpenSSL's (``ssl.SSLSession``), not looked into here.
 
-    ``chain`` are the peer's certificates in DER, leaf first; ``judgement`` is the verdict under ``requirement``.
-    ``since`` is the time of the handshake that showed them: resuming does not make the verdict any younger.
+    ``chain`` are the peer's certificates in DER, leaf first. ``since`` is the time of the handshake that showed them:
+    resuming does not make a session any younger.
     """
 
     session: object = field(repr=False)
     chain: tuple[bytes, ...] = field(repr=False)
-    requirement: Requirement
-    judgement: Judgement
     since: float
-
-    def verdict_for(self, requirement: Requirement) -> Judgement | None:
-        """The verdict, if it was on this very requirement and let mail through; None: judge the chain again."""
-        return self.judgement if self.judgement.ok and self.requirement == requirement else None
 
 
 class SessionCache:
     """Keeps the latest session of each key, ``max_entries`` of them, for ``lifetime`` seconds from its handshake."""
 
-    def __init__(self, *, lifetime: float = DEFAULT_LIFETIME, max_entries: int = 256) -> None:
+    def __init__(self, *, lifetime: float = DEFAULT_LIFETIME, max_entries: int = MAX_SESSIONS) -> None:
         self._lifetime = lifetime
         self._max_entries = max_entries
         self._entries: OrderedDict[SessionKey, ResumableSession] = OrderedDict()
@@ -83,3 +80,23 @@ class SessionCache:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """One place in a cache: what a handshake is given, and where its session goes afterwards."""
+
+    cache: SessionCache
+    key: SessionKey
+
+    def find(self, now: float) -> ResumableSession | None:
+        """The session to take up, if there is one."""
+        return self.cache.get(self.key, now)
+
+    def keep(self, session: ResumableSession) -> None:
+        """Keep a session that was judged good."""
+        self.cache.put(self.key, session)
+
+    def forget(self) -> None:
+        """Drop the session that was to be taken up."""
+        self.cache.forget(self.key)
