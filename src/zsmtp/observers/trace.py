@@ -1,0 +1,432 @@
+"""The trace recorder: an observer that makes one document of each delivery.
+
+A :class:`Recorder` hears the events of one lane, that is of deliveries that use one connection after the other, as an
+agent's do; several may be under way at once, riding on one another. Who has several lanes has a recorder for each. It
+stamps what it hears with its clock, writes it into the books (``zsmtp.observers.books``) and hands a
+:class:`~zsmtp.observers.document.Trace` to ``keep`` when a delivery has its last verdict and its last reply::
+
+    recorder = Recorder(traces.append)
+    courier = Courier(settings, recorder)
+
+A delivery that was the last one on its connection is handed over once more when the connection is closed, then with
+QUIT; ``keep`` is told so by getting the same :class:`Handle`. Nothing here raises into a delivery, and what goes wrong
+is told once to ``complain``; after that the recorder is silent.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from zsmtp import events
+from zsmtp.escape import escape
+from zsmtp.events import About, Event
+from zsmtp.observers.books import DeliveryBook, Items, Passage, cut, cut_lines
+from zsmtp.observers.document import (
+    Broken,
+    Connect,
+    Connection,
+    Content,
+    Decision,
+    Exchange,
+    Handshake,
+    Lookup,
+    Trace,
+)
+from zsmtp.observers.privacy import Veil
+from zsmtp.observers.wording import record_text, safety_of, transaction_text
+from zsmtp.proto.phase import FINAL_PHASES, Phase
+
+if TYPE_CHECKING:
+    from zsmtp.dns.plan import Endpoint
+    from zsmtp.proto.plan import Transaction
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """Which delivery of a recorder a trace is of: a ``number`` from 1, and the message's ``name`` ("" for none)."""
+
+    number: int
+    name: str
+
+
+Keep = Callable[[Handle, Trace], None]
+
+
+def _say_nothing(text: str) -> None:
+    """What becomes of complaints nobody asked for."""
+
+
+@dataclass(slots=True, eq=False)
+class _Flying:
+    """A transaction under way: whose it is, its number in there, and whom its recipients are."""
+
+    book: DeliveryBook
+    number: int
+    recipients: tuple[int, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Awaited:
+    """A command without its reply: where it is written down."""
+
+    items: Items
+    place: int
+    phase: Phase
+    transaction: Transaction | None
+
+
+class Recorder:
+    """The observer of one lane. ``clock`` counts seconds from anywhere, ``wall`` since 1970.
+
+    ``hashed`` hides mail addresses (``zsmtp.observers.privacy``); ``random`` gives the secret for it.
+    """
+
+    def __init__(
+        self,
+        keep: Keep,
+        *,
+        clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+        hashed: bool = False,
+        random: Callable[[int], bytes] = os.urandom,
+        complain: Callable[[str], None] = _say_nothing,
+    ) -> None:
+        self._keep = keep
+        self._clock = clock
+        self._wall = wall
+        self._hashed = hashed
+        self._random = random
+        self._complain = complain
+        self._broken = False
+        self._now = 0.0
+        self._count = 0
+        self._books: dict[int, tuple[Handle, DeliveryBook]] = {}  # deliveries under way, by identity
+        self._last: tuple[Handle, DeliveryBook] | None = None  # the one done last, while its connection is open
+        self._passage = Passage(ended=True)
+        self._flying: dict[Transaction, _Flying] = {}
+        self._awaited: deque[_Awaited] = deque()
+        self._attempts: dict[Endpoint, int] = {}  # places of the attempts under way
+        self._lookup = -1
+        self._handshake = -1
+        self._content: dict[Transaction | None, tuple[Items, int]] = {}
+        self._waiting_since = 0.0  # for a reply that no command of its own asks for
+        self._said_quit = False
+
+    def __call__(self, event: Event) -> None:
+        if self._broken:
+            return
+        try:
+            self._now = self._clock()
+            hear = _HEARERS.get(type(event))
+            if hear is not None:
+                hear(self, event)
+        except Exception as error:  # a trace is never worth a delivery
+            self._broken = True
+            self._books.clear()
+            self._flying.clear()
+            self._complain(f"no more traces: {escape(str(error) or type(error).__name__)}")
+
+    def close(self) -> None:
+        """Hand over what is known of deliveries that never came to their end."""
+        for handle, book in list(self._books.values()):
+            self._hand_over(handle, book)
+        self._books.clear()
+
+    # ---------------------------------------------------------------------------------------------------- deliveries
+
+    def _delivery_started(self, event: events.DeliveryStarted) -> None:
+        self._count += 1
+        veil = Veil(self._random(16) if self._hashed else None)
+        book = DeliveryBook(event.delivery, event.destination, self._now, self._wall(), veil)
+        self._last = None
+        self._books[id(event.delivery)] = Handle(self._count, cut(event.delivery.name)), book
+        if self._passage.ended:
+            self._begin_passage()
+        else:
+            book.use(self._passage)
+
+    def _settled(self, event: events.Settled) -> None:
+        found = self._books.get(id(event.delivery))
+        if found is not None:
+            found[1].settle(event.recipient, event.verdict, self._now)
+            self._finish_if_done(*found)
+
+    def _finish_if_done(self, handle: Handle, book: DeliveryBook) -> None:
+        if book.done:
+            del self._books[id(book.delivery)]
+            self._last = (handle, book)
+            self._hand_over(handle, book)
+
+    def _hand_over(self, handle: Handle, book: DeliveryBook) -> None:
+        self._keep(handle, book.trace(self._now))
+
+    # ------------------------------------------------------------------------------------------------------ passages
+
+    def _begin_passage(self) -> None:
+        """A new way, for everybody under way."""
+        self._passage = Passage()
+        self._attempts.clear()
+        self._said_quit = False
+        for _, book in self._books.values():
+            book.use(self._passage)
+
+    def _way(self) -> Items:
+        """Where that is written down which belongs to the way."""
+        if self._passage.ended:
+            self._begin_passage()
+        return self._passage.items
+
+    def _end_passage(self, *, reason: str = "", refused: str = "") -> None:
+        passage = self._passage
+        connection = passage.connection
+        if connection is not None and not passage.ended:
+            passage.connection = replace(connection, closed=self._now, reason=reason, refused=refused)
+        passage.ended = True
+        self._handshake = -1
+        self._awaited.clear()
+        if self._last is not None and passage in self._last[1].passages:
+            self._hand_over(*self._last)
+            self._last = None
+
+    def _lookup_started(self, event: events.LookupStarted) -> None:
+        query = event.query
+        self._lookup = self._way().add(Lookup(start=self._now, name=cut(query.name), type=query.type.value))
+
+    def _lookup_done(self, event: events.LookupDone) -> None:
+        answer = event.answer
+        self._way().change(
+            self._lookup,
+            end=self._now,
+            status=answer.status.value,
+            records=cut_lines(tuple(record_text(record) for record in answer.records)),
+            ttl=answer.ttl,
+            safety=safety_of(answer),
+            source=cut(answer.source),
+            problem=cut(answer.problem),
+        )
+        self._lookup = -1
+
+    def _plan_made(self, event: events.PlanMade) -> None:
+        for _, book in self._books.values():
+            book.plan = book.plan or event.plan
+        for note in event.plan.route.notes:
+            self._decide(self._way(), About.ROUTE, note)
+
+    def _connecting(self, event: events.Connecting) -> None:
+        endpoint = event.endpoint
+        self._attempts[endpoint] = self._way().add(
+            Connect(start=self._now, host=cut(endpoint.host), address=cut(endpoint.address), port=endpoint.port)
+        )
+
+    def _connect_failed(self, event: events.ConnectFailed) -> None:
+        place = self._attempts.pop(event.endpoint, -1)
+        self._way().change(place, end=self._now, failed=cut(event.reason))
+
+    def _connected(self, event: events.Connected) -> None:
+        if self._passage.connection is not None and not self._passage.ended:
+            self._end_passage(reason="given up for another connection")
+        items, endpoint = self._way(), event.endpoint
+        items.change(self._attempts.pop(endpoint, -1), end=self._now)
+        for place in self._attempts.values():
+            items.change(place, end=self._now, failed="given up: another connection stood first")
+        self._attempts.clear()
+        self._passage.connection = Connection(
+            number=0,
+            host=cut(endpoint.host),
+            address=cut(endpoint.address),
+            port=endpoint.port,
+            local="" if event.local is None else cut(f"{event.local[0]}|{event.local[1]}"),
+            opened=self._now,
+        )
+        self._waiting_since = self._now
+
+    def _handshake_started(self, event: events.HandshakeStarted) -> None:
+        self._handshake = self._way().add(Handshake(start=self._now, server_name=cut(event.server_name)))
+
+    def _handshake_done(self, event: events.HandshakeDone) -> None:
+        facts = event.facts
+        session, peer = (cut(facts.session), cut(facts.peer)) if facts is not None else ("", "")
+        self._way().change(self._handshake, end=self._now, session=session, peer=peer, error=cut(event.error))
+        self._handshake = -1
+        self._waiting_since = self._now
+        self._note(tls=session)
+
+    def _secured(self, event: events.Secured) -> None:
+        fitness = "good enough" if event.judgement.ok else "not good enough"
+        self._decide(self._way(), About.SECURITY, f"{fitness}: {event.judgement.text}")
+
+    def _session_opened(self, event: events.SessionOpened) -> None:
+        self._note(capabilities=cut_lines(event.capabilities.keywords))
+
+    def _note(self, **values: Any) -> None:
+        """Something more is known of the connection."""
+        if self._passage.connection is not None:
+            self._passage.connection = replace(self._passage.connection, **values)
+
+    def _session_refused(self, event: events.SessionRefused) -> None:
+        text = event.verdict.text.strip("\r").replace("\r", " / ")
+        self._end_passage(refused=cut(text))
+
+    def _session_lost(self, event: events.SessionLost) -> None:
+        if self._said_quit:
+            return  # that the peer closes then is what it should do
+        phase = event.phase.value if event.phase is not None else ""
+        for awaited in self._awaited:
+            awaited.items.change(awaited.place, end=self._now)
+        self._awaited.clear()
+        for items, place in self._content.values():
+            items.change(place, end=self._now)
+        self._content.clear()
+        self._way().add(Broken(start=self._now, end=self._now, reason=cut(event.reason), phase=phase))
+
+    def _closed(self, event: events.Closed) -> None:
+        if not self._passage.ended:
+            self._end_passage(reason=cut(event.reason))
+
+    # ------------------------------------------------------------------------------------------------------ dialogue
+
+    def _line_sent(self, event: events.LineSent) -> None:
+        if event.phase is None or event.phase is Phase.CONTENT:
+            return  # the final dot is written down when the content is out
+        self._said_quit = self._said_quit or event.phase is Phase.QUIT
+        items, number = self._home(event.transaction)
+        item = Exchange(start=self._now, phase=event.phase.value, sent=cut(event.line), transaction=number)
+        self._awaited.append(_Awaited(items, items.add(item), event.phase, event.transaction))
+
+    def _home(self, transaction: Transaction | None) -> tuple[Items, int]:
+        """Where the items of a transaction are written down, and its number."""
+        flying = self._flying.get(transaction) if transaction is not None else None
+        return (flying.book.items, flying.number) if flying is not None else (self._way(), 0)
+
+    def _answered(self, event: events.Answered) -> None:
+        phase, reply = event.phase, event.reply
+        lines = reply.raw_lines
+        hidden = phase is Phase.AUTH and reply.code == 334  # a challenge is half a secret
+        shown = (f"334 (a challenge of {sum(map(len, reply.lines))} octets)",) if hidden else cut_lines(lines)
+        flying = self._flying.get(event.transaction) if event.transaction is not None else None
+        recipient = event.recipient
+        if flying is not None and 0 <= recipient < len(flying.recipients):
+            recipient = flying.recipients[recipient]
+        place = self._claim(phase, event.transaction)
+        if place is not None:
+            place.items.change(place.place, end=self._now, code=reply.code, reply=shown, recipient=recipient)
+        else:
+            items, number = self._home(event.transaction)
+            began = self._waiting_since or self._now
+            items.add(
+                Exchange(
+                    start=min(began, self._now),
+                    end=self._now,
+                    phase=phase.value,
+                    code=reply.code,
+                    reply=shown,
+                    recipient=recipient,
+                    transaction=number,
+                )
+            )
+        self._waiting_since = self._now
+
+    def _claim(self, phase: Phase, transaction: Transaction | None) -> _Awaited | None:
+        """The command that a reply is to; LMTP's further final replies have none."""
+        for position, awaited in enumerate(self._awaited):
+            if awaited.phase is phase and awaited.transaction is transaction:
+                del self._awaited[position]
+                return awaited
+            if position > 8:
+                break
+        return None
+
+    def _transaction_started(self, event: events.TransactionStarted) -> None:
+        found = self._books.get(id(event.delivery))
+        if found is None:
+            return
+        book = found[1]
+        book.use(self._passage)
+        book.transactions += 1
+        book.under_way += 1
+        book.homes[book.transactions] = self._passage
+        self._flying[event.transaction] = _Flying(book, book.transactions, event.recipients)
+        self._decide(book.items, About.DELIVERY, transaction_text(event))
+
+    def _transaction_ended(self, event: events.TransactionEnded) -> None:
+        flying = self._flying.pop(event.transaction, None)
+        if flying is None:
+            return
+        flying.book.under_way -= 1
+        found = self._books.get(id(flying.book.delivery))
+        if found is not None:
+            self._finish_if_done(*found)
+
+    def _content_started(self, event: events.ContentStarted) -> None:
+        items, number = self._home(event.transaction)
+        place = items.add(Content(start=self._now, octets=event.octets, transaction=number))
+        self._content[event.transaction] = (items, place)
+
+    def _content_sent(self, event: events.ContentSent) -> None:
+        items, place = self._content.pop(event.transaction, (self._way(), -1))
+        items.change(place, end=self._now, header_octets=event.header_octets, recipients=event.recipients)
+        for awaited in self._awaited:
+            if awaited.phase in FINAL_PHASES and awaited.transaction is event.transaction:  # BDAT LAST
+                awaited.items.change(awaited.place, start=self._now)
+                return
+        items, number = self._home(event.transaction)
+        item = Exchange(start=self._now, phase=Phase.CONTENT.value, sent=".", transaction=number)
+        self._awaited.append(_Awaited(items, items.add(item), Phase.CONTENT, event.transaction))
+
+    # --------------------------------------------------------------------------------------------------------- words
+
+    def _remark(self, event: events.Remark) -> None:
+        self._decide(self._items_of(event.envelope), event.about, event.text)
+
+    def _items_of(self, envelope: object) -> Items:
+        if envelope is not None:
+            for _, book in self._books.values():
+                if book.delivery.message.envelope is envelope:
+                    return book.items
+        return self._way()
+
+    def _detail(self, event: events.Detail) -> None:
+        if event.about is not About.ROUTE:  # those are the plan, in words
+            self._decide(self._way(), event.about, event.text)
+
+    def _decision(self, event: events.Decision) -> None:
+        found = self._books.get(id(event.delivery)) if event.delivery is not None else None
+        self._decide(found[1].items if found is not None else self._way(), event.about, event.text)
+
+    def _decide(self, items: Items, about: About, text: str) -> None:
+        items.add(Decision(start=self._now, end=self._now, about=about.value, text=cut(text)))
+
+
+_HEARERS: dict[type[Event], Callable[[Recorder, Any], None]] = {
+    events.DeliveryStarted: Recorder._delivery_started,
+    events.Settled: Recorder._settled,
+    events.LookupStarted: Recorder._lookup_started,
+    events.LookupDone: Recorder._lookup_done,
+    events.PlanMade: Recorder._plan_made,
+    events.Connecting: Recorder._connecting,
+    events.ConnectFailed: Recorder._connect_failed,
+    events.Connected: Recorder._connected,
+    events.HandshakeStarted: Recorder._handshake_started,
+    events.HandshakeDone: Recorder._handshake_done,
+    events.Secured: Recorder._secured,
+    events.SessionOpened: Recorder._session_opened,
+    events.SessionRefused: Recorder._session_refused,
+    events.SessionLost: Recorder._session_lost,
+    events.Closed: Recorder._closed,
+    events.LineSent: Recorder._line_sent,
+    events.Answered: Recorder._answered,
+    events.TransactionStarted: Recorder._transaction_started,
+    events.TransactionEnded: Recorder._transaction_ended,
+    events.ContentStarted: Recorder._content_started,
+    events.ContentSent: Recorder._content_sent,
+    events.Remark: Recorder._remark,
+    events.Detail: Recorder._detail,
+    events.Decision: Recorder._decision,
+}

@@ -1,0 +1,40 @@
+"""Words for what traces tell: records, the safety of answers, transactions."""
+
+from __future__ import annotations
+
+from zsmtp import events
+from zsmtp.dns.answer import MX, TLSA, WKS, Answer, Status
+from zsmtp.escape import escape
+from zsmtp.observers.document import MAX_LINES, Safety
+
+
+def transaction_text(event: events.TransactionStarted) -> str:
+    transaction, count = event.transaction, len(event.recipients)
+    form = transaction.content.body
+    return ", ".join(
+        [
+            f"{count} recipient{'s' if count != 1 else ''} in one transaction",
+            f"{transaction.content.size} octets" + (f" of {form.decode('ascii', 'replace')}" if form else ""),
+            transaction.flow.value if event.riding else "nothing else under way",
+        ]
+    )
+
+
+def safety_of(answer: Answer) -> Safety:
+    if answer.status is Status.BOGUS:
+        return Safety.BOGUS
+    return Safety.SECURE if answer.secure else Safety.INSECURE
+
+
+def record_text(record: object) -> str:
+    """A record as zone files have it, or nearly."""
+    match record:
+        case MX(preference, exchange):
+            return f"{preference} {exchange}."
+        case TLSA(usage, selector, matching, data):
+            return f"{usage} {selector} {matching} {data.hex()}"
+        case WKS(address, protocol, ports):
+            return f"{address} {protocol} {' '.join(map(str, sorted(ports)[:MAX_LINES]))}"
+        case tuple():
+            return " ".join(f'"{escape(part)}"' for part in record)
+    return str(record)
