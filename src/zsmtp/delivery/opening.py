@@ -31,7 +31,6 @@ from zsmtp.errors import ConnectionLost, Interrupted, ReplyError, ZsmtpError
 from zsmtp.events import (
     About,
     Connected,
-    ConnectFailed,
     Detail,
     Observer,
     Remark,
@@ -131,8 +130,6 @@ class Opener:
         for endpoint, reason in result.failures:
             remaining.remove(endpoint)
             failures.append(ConnectFailure(endpoint, reason))
-            if self._observe is not ignore:
-                self._observe(ConnectFailed(endpoint, reason))
         if result.stream is not None and result.endpoint is not None and self._observe is not ignore:
             self._observe(Connected(result.endpoint, result.stream.local))
         return result

@@ -30,7 +30,7 @@ from zsmtp.dns.plan import Endpoint
 from zsmtp.dns.resolver import Resolver
 from zsmtp.dns.static import StaticResolver
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted, LocalError
-from zsmtp.events import Connecting, LookupDone, LookupStarted, Observer, ignore
+from zsmtp.events import ConnectFailed, Connecting, LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, TLSResult, carry_out
 from zsmtp.net.race import Race
 from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection
@@ -248,15 +248,20 @@ class ScriptedNetwork:
                     self.connections.append(connection)
                     return ConnectResult(connection, endpoint, tuple(failures))
                 race.failed(endpoint)
-                failures.append((endpoint, host.reason))
+                self._failed(failures, endpoint, host.reason)
             for endpoint in race.expired(self.now):
                 del running[endpoint]
-                failures.append((endpoint, "Connection timed out"))
+                self._failed(failures, endpoint, "Connection timed out")
             if not due and not race.over:
                 deadline = race.deadline()
                 moments = [self.stop_at, NEVER if deadline is None else deadline]
                 self.now = max(self.now, min(moments + [at for at, _ in running.values()]))
         return ConnectResult(None, None, tuple(failures))
+
+    def _failed(self, failures: list[tuple[Endpoint, str]], endpoint: Endpoint, reason: str) -> None:
+        failures.append((endpoint, reason))
+        if self._observe is not ignore:
+            self._observe(ConnectFailed(endpoint, reason))
 
     def _next_host(self, endpoint: Endpoint) -> Host:
         hosts = self._hosts.get(endpoint.address) or (Unreachable(),)

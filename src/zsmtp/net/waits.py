@@ -34,7 +34,7 @@ from zsmtp.errors import (
     TransportError,
     WaitTimeout,
 )
-from zsmtp.events import Connecting, Observer, ignore
+from zsmtp.events import ConnectFailed, Connecting, Observer, ignore
 from zsmtp.net.effects import Connect, ConnectResult, StartTLS, TLSResult
 from zsmtp.net.identity import LocalIdentity, ResolvedIdentity, bind_socket
 from zsmtp.net.race import Race
@@ -291,7 +291,7 @@ class _Contest:
             return endpoint
         for endpoint in self.race.expired(self._clock()):
             self.running.pop(endpoint).close()
-            self.failures.append((endpoint, "Connection timed out"))
+            self._note(endpoint, "Connection timed out")
         return None
 
     def abandon(self) -> None:
@@ -304,4 +304,9 @@ class _Contest:
         reason = str(error)
         if isinstance(error, OSError):
             reason = os.strerror(error.errno) if error.errno else str(error)
+        self._note(endpoint, reason)
+
+    def _note(self, endpoint: Endpoint, reason: str) -> None:
         self.failures.append((endpoint, reason))
+        if self._observe is not ignore:
+            self._observe(ConnectFailed(endpoint, reason))
