@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.support.plans import plans
 
 from zsmtp.delivery.plan import DeliveryPlan
-from zsmtp.delivery.planjson import MAX_DOCUMENT, MAX_ITEMS, SCHEMA, parse_plan, plan_document, read_plan
+from zsmtp.delivery.planjson import SCHEMA, parse_plan, plan_document, read_plan
+from zsmtp.delivery.valuejson import MAX_DOCUMENT, MAX_ITEMS
 from zsmtp.dns.answer import MX, TLSA, Answer, Query, RecordType, Status
 from zsmtp.dns.plan import Candidate, Endpoint, Family, NoRoute, Plan
 from zsmtp.errors import ConfigError

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from zsmtp import __version__
@@ -25,6 +26,7 @@ from zsmtp.observers.document import (
     MAX_TEXT,
     AnyItem,
     Broken,
+    Connect,
     Connection,
     Content,
     Decision,
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
 
 MAX_PASSAGE_ITEMS = 600
 MAX_PASSAGES = 50  # of one delivery
-MAX_CHARACTERS = 2 << 20  # of all texts of one passage, or one delivery's own
+MAX_CHARACTERS = 2 << 20  # of all texts of one passage, or one delivery's own; what comes then is cut short
+_SHORT = 80
+_ORDER = count()
 
 
 def cut(text: str | bytes, limit: int = MAX_TEXT) -> str:
@@ -65,6 +69,7 @@ class Items:
 
     most: int
     kept: list[AnyItem] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)  # of each among the items of all books: clocks stand still at times
     left_out: int = 0
     _characters: int = 0
 
@@ -74,15 +79,24 @@ class Items:
             self.left_out += 1
             return -1
         self.kept.append(item)
+        self.order.append(next(_ORDER))
         self._characters += _length(item)
         return len(self.kept) - 1
 
     def change(self, place: int, **values: Any) -> None:
-        """Complete an item that was kept before."""
+        """Complete an item that was kept before, in few words if there is no more room."""
         if place >= 0:
+            if self._characters >= MAX_CHARACTERS:
+                values = {name: _short(value) for name, value in values.items()}
             before = self.kept[place]
             self.kept[place] = after = replace(before, **values)
             self._characters += _length(after) - _length(before)
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, str):
+        return cut(value, _SHORT)
+    return tuple(cut(one, _SHORT) for one in value[:1]) if isinstance(value, tuple) else value
 
 
 def _length(item: AnyItem) -> int:
@@ -145,7 +159,6 @@ class DeliveryBook:
         envelope = self.delivery.message.envelope
         self.veil.know([envelope.sender, *(one.address for one in envelope.recipients)])
         connections, items, left_out = self._ways()
-        items.sort(key=lambda item: item.start)
         return Trace(
             program=f"zsmtp {__version__}",
             started=datetime.fromtimestamp(self.began, UTC).isoformat(timespec="milliseconds"),
@@ -173,7 +186,7 @@ class DeliveryBook:
     def _ways(self) -> tuple[list[Connection], list[AnyItem], int]:
         """Connections and items of all passages used, and the delivery's own items."""
         connections: list[Connection] = []
-        items: list[AnyItem] = []
+        items: list[tuple[float, int, AnyItem]] = []
         left_out = self.items.left_out
         numbers: dict[int, int] = {}
         for passage in self.passages:
@@ -183,11 +196,15 @@ class DeliveryBook:
                 number = len(connections) + 1
                 numbers[id(passage)] = number
                 connections.append(self._connection(passage.connection, number, passage.users))
-            items += [self._shown(item, number, shared=shared) for item in passage.items.kept]
-        for item in self.items.kept:
+            for order, item in zip(passage.items.order, passage.items.kept, strict=True):
+                shown = self._shown(item, number if _on_connection(item, passage) else 0, shared=shared)
+                items.append((item.start, order, shown))
+        for order, item in zip(self.items.order, self.items.kept, strict=True):
             home = self.homes.get(getattr(item, "transaction", 0))
-            items.append(self._shown(item, numbers.get(id(home), 0), shared=False))
-        return connections, items[:MAX_ITEMS], left_out + max(len(items) - MAX_ITEMS, 0)
+            items.append((item.start, order, self._shown(item, numbers.get(id(home), 0), shared=False)))
+        items.sort(key=lambda one: one[:2])
+        kept = [item for _, _, item in items[:MAX_ITEMS]]
+        return connections, kept, left_out + len(items) - len(kept)
 
     def _connection(self, connection: Connection, number: int, users: int) -> Connection:
         closed = connection.closed
@@ -236,6 +253,13 @@ class DeliveryBook:
             host=cut(verdict.peer.endpoint.host) if verdict.peer is not None else "",
             in_doubt=verdict.in_doubt,
         )
+
+
+def _on_connection(item: AnyItem, passage: Passage) -> bool:
+    """Whether an item of a passage belongs to its connection, not to the way there."""
+    if passage.connection is None:
+        return False
+    return item.start >= passage.connection.opened or (isinstance(item, Connect) and not item.failed)
 
 
 def _rounded(seconds: float) -> float:

@@ -68,7 +68,7 @@ class Lookup(Item):
     """A DNS question and its answer; ``source`` says who answered, ``problem`` what went wrong."""
 
     name: str
-    type: str
+    record_type: str
     status: str = ""
     records: tuple[str, ...] = ()
     ttl: int = 0

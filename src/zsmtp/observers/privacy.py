@@ -21,7 +21,7 @@ from zsmtp.observers.document import Addresses
 _RUN = re.compile(r"""(?:"[^"]{1,64}"@)?[^\s<>()\[\],;:"'\\]+""")
 _AT = re.compile(r"@|\+40|%40", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
-_CUT_OFF = re.compile(r"\S*\.\.\.$")
+_CUT_OFF = "..."
 _SHORTEST_WORD = 3  # of the words a local part is made of; the local part itself counts whatever its length
 _MAX_NAMES = 20_000
 
@@ -67,7 +67,9 @@ class Veil:
         """A text that somebody else chose, its addresses shown as they may be."""
         if self._key is None or not text:
             return text
-        return _RUN.sub(self._run, _CUT_OFF.sub("...", text))
+        if text.endswith(_CUT_OFF):
+            text = text[: text.rfind(" ") + 1] + _CUT_OFF
+        return _RUN.sub(self._run, text)
 
     def _run(self, found: re.Match[str]) -> str:
         run = found[0]

@@ -197,7 +197,7 @@ class Recorder:
 
     def _lookup_started(self, event: events.LookupStarted) -> None:
         query = event.query
-        self._lookup = self._way().add(Lookup(start=self._now, name=cut(query.name), type=query.type.value))
+        self._lookup = self._way().add(Lookup(start=self._now, name=cut(query.name), record_type=query.type.value))
 
     def _lookup_done(self, event: events.LookupDone) -> None:
         answer = event.answer

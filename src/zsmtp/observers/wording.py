@@ -11,13 +11,13 @@ from zsmtp.observers.document import MAX_LINES, Safety
 def transaction_text(event: events.TransactionStarted) -> str:
     transaction, count = event.transaction, len(event.recipients)
     form = transaction.content.body
-    return ", ".join(
-        [
-            f"{count} recipient{'s' if count != 1 else ''} in one transaction",
-            f"{transaction.content.size} octets" + (f" of {form.decode('ascii', 'replace')}" if form else ""),
-            transaction.flow.value if event.riding else "nothing else under way",
-        ]
-    )
+    words = [
+        f"{count} recipient{'s' if count != 1 else ''} in one transaction",
+        f"{transaction.content.size} octets" + (f" of {form.decode('ascii', 'replace')}" if form else ""),
+    ]
+    if event.riding:
+        words.append(transaction.flow.value)
+    return ", ".join(words)
 
 
 def safety_of(answer: Answer) -> Safety:

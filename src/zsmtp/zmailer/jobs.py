@@ -198,7 +198,8 @@ class Job:
         envelope = self._envelope(group)
         message = Message(envelope, self._content_for(group, envelope))
         ledger = Ledger(len(group), lambda index, verdict: self._settle(group[index], verdict))
-        return Delivery(message, ledger)
+        name = self._spool_id() if self._all.options.trace is not None else ""
+        return Delivery(message, ledger, name)
 
     def _refuse_without_tls(self, recipient: Recipient) -> bool:
         """RFC 8689: a message that requires TLS does not leave without it."""

@@ -1,17 +1,36 @@
-"""All logs of one agent behind one observer: ``-l``, the control file's ``v``, ``-d``, ``-s``, syslog."""
+"""All logs of one agent behind one observer: ``-l``, the control file's ``v``, ``-d``, ``-s``, traces, syslog."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from zsmtp.errors import ConfigError
 from zsmtp.events import Event, Observer, combine, heard
 from zsmtp.zmailer.control import ControlFile
 from zsmtp.zmailer.diagnostics import Report
 from zsmtp.zmailer.logs import Attempt, DialogueLog, ProcessTitle, Syslog, VerboseLog, debug_observer
 from zsmtp.zmailer.options import Options
 from zsmtp.zmailer.zenv import Zenv
+
+if TYPE_CHECKING:
+    from zsmtp.observers.trace import Recorder
+
+
+def _recorder(options: Options, complain: Callable[[str], None]) -> Recorder | None:
+    """What makes traces, with all that it is made of: imported only if it was asked for."""
+    from zsmtp.observers.files import TraceDirectory
+    from zsmtp.observers.trace import Recorder
+
+    assert options.trace is not None
+    try:
+        keep = TraceDirectory(options.trace, os.getpid(), complain)
+    except ConfigError as error:
+        complain(str(error))
+        return None
+    return Recorder(keep, hashed=options.hash_addresses, complain=complain)
 
 
 class Journal:
@@ -36,6 +55,9 @@ class Journal:
         standing: list[Observer] = [one for one in (self._dialogue, self._title) if one is not None]
         if options.debug:
             standing.append(debug_observer(debug, clock=clock))
+        self._traces = _recorder(options, complain) if options.trace is not None else None
+        if self._traces is not None:
+            standing.append(self._traces)
         self._standing = combine(*standing)
         self._tell = self._standing
 
@@ -46,6 +68,11 @@ class Journal:
     def listening(self) -> bool:
         """Whether any log hears events now (see ``zsmtp.events.heard``)."""
         return heard(self._tell)
+
+    def close(self) -> None:
+        """The work is over: what is still in hand is written."""
+        if self._traces is not None:
+            self._traces.close()
 
     def begin(self, control: ControlFile, complain: Callable[[str], None]) -> None:
         """The work on a control file starts; its sender may have asked for a log of his own."""

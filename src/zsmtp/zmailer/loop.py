@@ -94,6 +94,7 @@ class Loop:
         finally:
             self._dispatcher.end("final close")
             self._reporter.flush()
+            self._journal.close()
 
     def _work(self) -> int:
         try:

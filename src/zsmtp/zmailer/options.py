@@ -38,7 +38,7 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("L", "ident", "local identity: iface:eth0, [192.0.2.1], any, any6 or a host name"),
     ("l", "file", "append the SMTP dialogue to this file"),
     ("M", "", "speak LMTP; needs -p other than 25 or -F UNIX:/path"),
-    ("O", "keywords", "ignore-ezmlm: no VERP; ta-diagnostics: extended status words (comma separated)"),
+    ("O", "keywords", "ignore-ezmlm: no VERP; ta-diagnostics: more status words; trace=DIR, hash-addresses: traces"),
     ("P", "", "do not use PIPELINING"),
     ("p", "port", "remote port, a number or a service name (default: 25)"),
     ("r", "", "connect from a port below 1024 (needs privilege)"),
@@ -85,7 +85,7 @@ _TEXTS = {
     "S": "tls_conf",
 }
 
-_KEYWORDS = {"ignore-ezmlm": "ignore_ezmlm", "ta-diagnostics": "ta_diagnostics"}
+_KEYWORDS = {"ignore-ezmlm": "ignore_ezmlm", "ta-diagnostics": "ta_diagnostics", "hash-addresses": "hash_addresses"}
 
 # Submode of -T: attribute, least value in seconds.
 _TIMEOUTS = {
@@ -133,6 +133,8 @@ class Options:
     one_message: bool = False  # -1
     ignore_ezmlm: bool = False  # -O ignore-ezmlm
     ta_diagnostics: bool = False  # -O ta-diagnostics
+    trace: str | None = None  # -O trace=
+    hash_addresses: bool = False  # -O hash-addresses
     send_buffer: int | None = None  # -w; None: the system's default
     connect_timeout: int = 180  # -T conn=
     write_timeout: int = 300  # -T tcpw=
@@ -290,9 +292,13 @@ def _interval(text: str) -> int | None:
 
 def _set_keywords(options: Options, value: str) -> None:
     for keyword in value.split(","):
+        name, equals, directory = keyword.strip().partition("=")
+        if name.lower() == "trace" and equals:
+            options.trace = _text(directory, "directory of -O trace=")
+            continue
         attribute = _KEYWORDS.get(keyword.strip().lower())
         if attribute is None:
-            raise ConfigError(f"unknown keyword {keyword!r} after -O; known: {', '.join(_KEYWORDS)}")
+            raise ConfigError(f"unknown keyword {keyword!r} after -O; known: {', '.join(_KEYWORDS)}, trace=DIR")
         setattr(options, attribute, True)
 
 

@@ -1,0 +1,239 @@
+"""Values as JSON and back: frozen dataclasses, by their type hints, under a versioned schema.
+
+:class:`Schema` says what the documents of one kind are: ``{"schema": "zsmtp.plan/1", ...}`` and the fields of the root
+class. An object has the names of the fields of the value it stands for; one that may be of several kinds says which in
+``type``. Enums are their words, tuples are lists, octets are hexadecimal digits, or for texts (TXT records, MTA-STS
+policies) strings of one character for each octet. A mapping is a list of objects with ``key`` and ``value``.
+
+Reading is strict: what is not of its type, not known, or does not hold is refused with a
+:class:`~zsmtp.errors.ConfigError` that names the place (``route.candidates[0].endpoint.port``). A field that is
+missing has its default, if it has one: later versions of a schema may add such fields, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from enum import Enum
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from zsmtp.errors import ConfigError
+from zsmtp.escape import escape
+
+MAX_DOCUMENT = 8 << 20  # characters
+MAX_ITEMS = 20_000  # of one list
+MAX_NUMBER = 1 << 53  # beyond it, JSON readers disagree
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Documents of schema ``name`` hold values of class ``root``; errors call them ``noun``.
+
+    ``names`` are types that a class knows by name only, to spare its users the import. ``texts`` are the fields whose
+    octets are text for people. ``checks`` tell what is wrong with a value of a class, or None.
+    """
+
+    name: str
+    root: type
+    noun: str
+    names: Mapping[type, dict[str, Any]] = field(default_factory=dict)
+    texts: frozenset[tuple[type, str]] = frozenset()
+    checks: Mapping[type, Callable[[Any], str | None]] = field(default_factory=dict)
+    _known_hints: dict[type, dict[str, Any]] = field(default_factory=dict)
+
+    def document(self, value: Any) -> dict[str, Any]:
+        """The value as a JSON object; ``json.dumps`` does the rest."""
+        return {"schema": self.name, **self._encode_object(value)}
+
+    def read(self, document: object) -> Any:
+        """The value of a JSON object. Raises ConfigError for one that is none."""
+        if not isinstance(document, dict):
+            raise ConfigError(f"not {self.noun}: {_kind(document)} instead of an object")
+        if document.get("schema") != self.name:
+            found = document.get("schema")
+            told = f"schema {escape(found[:80])!r}" if isinstance(found, str) else "no schema"
+            raise ConfigError(f"not {self.noun} of {self.name}: {told}")
+        members = {name: value for name, value in document.items() if name != "schema"}
+        try:
+            return self._decode_object(self.root, members, "")
+        except RecursionError:
+            raise ConfigError(f"not {self.noun} of {self.name}: nested too deeply") from None
+
+    def _hints(self, kind: type) -> dict[str, Any]:
+        """The types of a class's fields."""
+        if kind not in self._known_hints:
+            self._known_hints[kind] = get_type_hints(kind, localns=self.names.get(kind))
+        return self._known_hints[kind]
+
+    def _encode_object(self, value: Any) -> dict[str, Any]:
+        kind = type(value)
+        hints = self._hints(kind)
+        return {
+            one.name: self._encode(hints[one.name], getattr(value, one.name), text=(kind, one.name) in self.texts)
+            for one in fields(value)
+        }
+
+    def _encode(self, hint: Any, value: Any, *, text: bool) -> Any:
+        if is_dataclass(value):
+            tag = {"type": type(value).__name__} if len(_classes(hint)) > 1 else {}
+            return tag | self._encode_object(value)
+        if isinstance(value, Enum):
+            return value.value
+        if isinstance(value, bytes):
+            return value.decode("latin-1") if text else value.hex()
+        if isinstance(value, tuple | frozenset):
+            item = _item_hint(_member(hint, type(value)))
+            return [
+                self._encode(item, one, text=text) for one in (sorted(value) if isinstance(value, frozenset) else value)
+            ]
+        if isinstance(value, dict):
+            key_hint, value_hint = get_args(_member(hint, dict))
+            return [
+                {"key": self._encode(key_hint, key, text=text), "value": self._encode(value_hint, one, text=text)}
+                for key, one in value.items()
+            ]
+        return value
+
+    def _decode_object(self, kind: type, members: dict[str, Any], where: str) -> Any:
+        hints = self._hints(kind)
+        known = fields(kind)
+        unknown = sorted(members.keys() - {one.name for one in known})
+        if unknown:
+            raise self._wrong(f"{where}.{escape(unknown[0][:80])}", f"nothing known to a {kind.__name__}")
+        values = {}
+        for one in known:
+            place = f"{where}.{one.name}"
+            if one.name in members:
+                text = (kind, one.name) in self.texts
+                values[one.name] = self._decode(hints[one.name], members[one.name], place, text=text)
+            elif one.default is MISSING and one.default_factory is MISSING:
+                raise self._wrong(place, "missing")
+        value = kind(**values)
+        check = self.checks.get(kind)
+        problem = check(value) if check is not None else None
+        if problem is not None:
+            raise self._wrong(where, problem)
+        return value
+
+    def _decode(self, hint: Any, value: Any, where: str, *, text: bool) -> Any:
+        options = _options(hint)
+        if value is None and type(None) in options:
+            return None
+        if isinstance(value, dict):
+            return self._decode_object(*self._class_of(hint, value, where), where)
+        for option in options:
+            origin = get_origin(option) or option
+            if isinstance(value, list) and origin in (tuple, frozenset, dict):
+                return self._decode_list(option, origin, value, where, text=text)
+            if isinstance(option, type) and issubclass(option, Enum):
+                return self._decode_word(option, value, where)
+            if option in _SCALARS and _SCALARS[option](value):
+                return float(value) if option is float else value
+            if option is bytes and isinstance(value, str):
+                return self._decode_octets(value, where, text=text)
+        raise self._wrong(where, f"{_kind(value)} is not what belongs here")
+
+    def _class_of(self, hint: Any, value: dict[str, Any], where: str) -> tuple[type, dict[str, Any]]:
+        """Which of the dataclasses of a hint an object is, and its members without the tag."""
+        classes = _classes(hint)
+        if len(classes) == 1:
+            return next(iter(classes.values())), value
+        if not classes:
+            raise self._wrong(where, "an object is not what belongs here")
+        tag = value.get("type")
+        if not isinstance(tag, str) or tag not in classes:
+            raise self._wrong(f"{where}.type", f"none of {', '.join(classes)}")
+        return classes[tag], {name: member for name, member in value.items() if name != "type"}
+
+    def _decode_list(self, hint: Any, origin: Any, value: list[Any], where: str, *, text: bool) -> Any:
+        if len(value) > MAX_ITEMS:
+            raise self._wrong(where, f"more than {MAX_ITEMS} items")
+        if origin is not dict:
+            item = _item_hint(hint)
+            return origin(self._decode(item, one, f"{where}[{number}]", text=text) for number, one in enumerate(value))
+        key_hint, value_hint = get_args(hint)
+        found = {}
+        for number, pair in enumerate(value):
+            place = f"{where}[{number}]"
+            if not isinstance(pair, dict) or pair.keys() != {"key", "value"}:
+                raise self._wrong(place, "not an object of key and value")
+            key = self._decode(key_hint, pair["key"], f"{place}.key", text=text)
+            if key in found:
+                raise self._wrong(f"{place}.key", "there twice")
+            found[key] = self._decode(value_hint, pair["value"], f"{place}.value", text=text)
+        return found
+
+    def _decode_word(self, kind: type[Enum], value: Any, where: str) -> Enum:
+        for member in kind:
+            if isinstance(value, str) and member.value == value:
+                return member
+        raise self._wrong(where, f"none of {', '.join(str(member.value) for member in kind)}")
+
+    def _decode_octets(self, value: str, where: str, *, text: bool) -> bytes:
+        try:
+            return value.encode("latin-1") if text else bytes.fromhex(value)
+        except ValueError:
+            raise self._wrong(where, "not octets" if text else "not hexadecimal digits") from None
+
+    def _wrong(self, where: str, problem: str) -> ConfigError:
+        place = where.removeprefix(".") or "the document"
+        return ConfigError(f"not {self.noun} of {self.name}: {place}: {problem}")
+
+
+def parse_json(text: str | bytes) -> object:
+    """The value of a JSON text (RFC 8259); ConfigError says where it is none."""
+    if len(text) > MAX_DOCUMENT:
+        raise ConfigError(f"longer than {MAX_DOCUMENT} characters")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise ConfigError("not JSON that can be read: nested too deeply") from None
+    except ValueError as error:  # not UTF-8; NaN; a number of thousands of digits
+        raise ConfigError(f"not JSON: {escape(str(error))[:200]}") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, flat; of anything else the hint itself."""
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(option for member in get_args(hint) for option in _options(member))
+    return (hint,)
+
+
+def _classes(hint: Any) -> dict[str, type]:
+    """The dataclasses a hint allows, by name."""
+    return {one.__name__: one for one in _options(hint) if isinstance(one, type) and is_dataclass(one)}
+
+
+def _member(hint: Any, kind: type) -> Any:
+    """The member of a hint that is a container of this kind."""
+    return next(one for one in _options(hint) if issubclass(get_origin(one) or object, kind))
+
+
+def _item_hint(hint: Any) -> Any:
+    return get_args(hint)[0]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
+
+
+_SCALARS: dict[Any, Callable[[object], bool]] = {
+    str: lambda value: isinstance(value, str),
+    bool: lambda value: isinstance(value, bool),
+    int: _is_number,
+    float: lambda value: _is_number(value) or (isinstance(value, float) and math.isfinite(value)),
+}
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")

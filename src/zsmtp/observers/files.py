@@ -1,0 +1,100 @@
+"""Traces in files: each whole or not there at all, readable by their owner only.
+
+A file is written under a temporary name beside its place and then renamed (rename(2) is atomic), so that nobody reads
+half a trace, and an old one stays until the new one is complete. Nothing is followed and nothing waited for: the
+temporary file is always a new one. What cannot be written is told once, and never to the delivery::
+
+    recorder = Recorder(TraceDirectory("/var/spool/traces", os.getpid(), complain))
+    recorder = Recorder(TraceFile("delivery.json", complain))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable
+
+from zsmtp.errors import ConfigError
+from zsmtp.escape import escape
+from zsmtp.observers.codec import trace_text
+from zsmtp.observers.document import Trace
+from zsmtp.observers.trace import Handle
+
+Complain = Callable[[str], None]
+
+_MODE = 0o600
+_MAX_NAME = 80
+_UNSAFE = re.compile(r"[^A-Za-z0-9=._-]")
+
+
+def write_trace(path: str, trace: Trace) -> None:
+    """Write one trace; a file that is there already is replaced. Raises OSError, and then nothing has changed."""
+    data = trace_text(trace).encode()
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name[:_MAX_NAME]}.{os.getpid()}.new")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)  # left behind by a process of this number that was killed
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
+        with open(fd, "wb") as file:
+            file.write(data)
+        os.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+class _Keeper:
+    """Writes what a recorder hands over; the first of several failures in a row is told."""
+
+    def __init__(self, complain: Complain) -> None:
+        self._complain = complain
+        self._failing = False
+
+    def _write(self, path: str, trace: Trace) -> None:
+        try:
+            write_trace(path, trace)
+        except OSError as error:
+            if not self._failing:
+                self._complain(f"no trace in {escape(path)}: {error.strerror or error}")
+            self._failing = True
+        else:
+            self._failing = False
+
+
+class TraceDirectory(_Keeper):
+    """Keeps each trace in a file of its own: ``NAME-PID-NUMBER.json``.
+
+    ``NAME`` is the message's (an agent's spool id), ``PID`` the process's, ``NUMBER`` counts its deliveries from 1.
+    Raises :class:`~zsmtp.errors.ConfigError` if there is no such directory, or nothing can be written there.
+    """
+
+    def __init__(self, directory: str, pid: int, complain: Complain) -> None:
+        super().__init__(complain)
+        if not os.path.isdir(directory):
+            raise ConfigError(f"no traces: {escape(directory)} is not a directory")
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise ConfigError(f"no traces: nothing can be written in {escape(directory)}")
+        self._directory = directory
+        self._pid = pid
+
+    def __call__(self, handle: Handle, trace: Trace) -> None:
+        self._write(os.path.join(self._directory, self.name(handle)), trace)
+
+    def name(self, handle: Handle) -> str:
+        """The name of a trace's file."""
+        message = _UNSAFE.sub("_", handle.name)[:_MAX_NAME].lstrip(".") or "message"
+        return f"{message}-{self._pid}-{handle.number}.json"
+
+
+class TraceFile(_Keeper):
+    """Keeps the trace of the one delivery there is in ``path``; of several, the one handed over last."""
+
+    def __init__(self, path: str, complain: Complain) -> None:
+        super().__init__(complain)
+        self._path = path
+
+    def __call__(self, handle: Handle, trace: Trace) -> None:
+        self._write(self._path, trace)
