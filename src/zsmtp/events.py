@@ -125,7 +125,7 @@ class LookupDone(Event):
 
 @dataclass(frozen=True, slots=True)
 class PlanMade(Event):
-    """Where a delivery can go is known; the plan is what is executed, and learns what candidates must be as they come."""
+    """Where a delivery can go is known; the plan is what is executed, and fills as candidates come."""
 
     plan: DeliveryPlan
 
