@@ -9,6 +9,7 @@ from zsmtp.observers.document import MAX_LINES, Safety
 
 
 def transaction_text(event: events.TransactionStarted) -> str:
+    """What goes out in one transaction."""
     transaction, count = event.transaction, len(event.recipients)
     form = transaction.content.body
     words = [
@@ -21,6 +22,7 @@ def transaction_text(event: events.TransactionStarted) -> str:
 
 
 def safety_of(answer: Answer) -> Safety:
+    """What DNSSEC says of an answer."""
     if answer.status is Status.BOGUS:
         return Safety.BOGUS
     return Safety.SECURE if answer.secure else Safety.INSECURE
