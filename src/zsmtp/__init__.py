@@ -1,11 +1,75 @@
 """zsmtp: the outbound half of a mail system.
 
-The package is a delivery engine for SMTP (RFC 5321) and LMTP (RFC 2033) in layers, each usable by itself:
-``proto`` (the protocol as values: bytes in, events out), ``body`` (message content as it goes on the wire),
-``dns`` (from host name to an ordered list of addresses), ``net`` (drivers that carry out what the layers ask for),
-``delivery`` (one message's way to its recipients), and ``zmailer`` (the ``smtp`` transport agent on top of it).
+Deliver from Python, straight to the mail exchangers or through a relay::
 
-Importing this package imports none of them: start-up time is a cost that every short run pays.
+    import zsmtp
+
+    report = zsmtp.deliver(message, sender="a@example.org", recipients=["b@example.net"])
+    for result in report:
+        print(result)
+
+``message`` is an ``email.message.EmailMessage``, octets, a path or a binary file; :class:`Config` says how it is to be
+done, :mod:`zsmtp.aio` is the same for asyncio.
+
+Beneath is a delivery engine for SMTP (RFC 5321) and LMTP (RFC 2033) in layers, each usable by itself: ``proto`` (the
+protocol as values: bytes in, events out), ``body`` (message content as it goes on the wire), ``dns`` (from host name to
+an ordered list of addresses), ``net`` (drivers that carry out what the layers ask for), ``delivery`` (one message's way
+to its recipients), ``client`` (what is described above), and ``zmailer`` (the ``smtp`` transport agent).
+
+Importing this package imports none of them: start-up time is a cost that every short run pays. Public names are
+imported when they are first used (PEP 562).
 """
 
+TYPE_CHECKING = False  # typing's own would cost its import; type checkers know the name
+if TYPE_CHECKING:
+    from zsmtp import aio as aio
+    from zsmtp.client.blocking import deliver as deliver
+    from zsmtp.client.client import Submission as Submission
+    from zsmtp.client.config import TLS as TLS
+    from zsmtp.client.config import Config as Config
+    from zsmtp.client.config import Content as Content
+    from zsmtp.client.config import Direct as Direct
+    from zsmtp.client.config import Level as Level
+    from zsmtp.client.config import Limits as Limits
+    from zsmtp.client.config import Login as Login
+    from zsmtp.client.config import Relay as Relay
+    from zsmtp.client.config import Timeouts as Timeouts
+    from zsmtp.client.report import Attempt as Attempt
+    from zsmtp.client.report import Fate as Fate
+    from zsmtp.client.report import Report as Report
+    from zsmtp.client.report import Result as Result
+    from zsmtp.client.report import Server as Server
+    from zsmtp.client.report import TLSSummary as TLSSummary
+    from zsmtp.errors import ConfigError as ConfigError
+    from zsmtp.errors import NotDelivered as NotDelivered
+    from zsmtp.errors import SubmissionError as SubmissionError
+    from zsmtp.errors import ZsmtpError as ZsmtpError
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "zsmtp.client.blocking": ("deliver",),
+    "zsmtp.client.client": ("Submission",),
+    "zsmtp.client.config": ("TLS", "Config", "Content", "Direct", "Level", "Limits", "Login", "Relay", "Timeouts"),
+    "zsmtp.client.report": ("Attempt", "Fate", "Report", "Result", "Server", "TLSSummary"),
+    "zsmtp.errors": ("ConfigError", "NotDelivered", "SubmissionError", "ZsmtpError"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["aio", *_HOME_OF]
+
+
+def __getattr__(name: str) -> object:
+    import importlib
+
+    if name == "aio":
+        return importlib.import_module("zsmtp.aio")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'zsmtp' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

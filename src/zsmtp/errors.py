@@ -8,7 +8,8 @@ file::
      ├── LocalError            this side is at fault: a value or a call that cannot be honoured
      │    ├── CommandError     a command that must not reach the wire (control characters, over-long, bad syntax)
      │    ├── ContentError     the message content could not be read to its end
-     │    └── ConfigError      an option, configuration file or value that cannot be used
+     │    ├── ConfigError      an option, configuration file or value that cannot be used
+     │    └── SubmissionError  a message, a sender or a recipient that cannot be taken to be delivered
      ├── RemoteError           the peer is at fault
      │    ├── ReplyError       a malformed, unasked-for, contradictory or over-long reply
      │    └── ServiceClosing   the peer said 421 and closes the connection (RFC 5321 3.8)
@@ -19,10 +20,16 @@ file::
      │    ├── TLSError         TLS could not be established: the handshake failed
      │    ├── WaitTimeout      a wait ran into its deadline
      │    └── Interrupted      this program was told to stop
-     └── SpoolError            a control or message file is not what it must be; says which file and where
+     ├── SpoolError            a control or message file is not what it must be; says which file and where
+     └── NotDelivered          raised on demand for a report in which somebody did not get the message
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zsmtp.client.report import Report
 
 
 class ZsmtpError(Exception):
@@ -43,6 +50,10 @@ class ContentError(LocalError):
 
 class ConfigError(LocalError, ValueError):
     """An option, a configuration file or a value that cannot be used."""
+
+
+class SubmissionError(LocalError, ValueError):
+    """A message, a sender or a recipient that cannot be taken to be delivered."""
 
 
 class RemoteError(ZsmtpError):
@@ -97,3 +108,11 @@ class SpoolError(ZsmtpError):
         self.problem = problem
         where = path if offset is None else f"{path}, byte {offset}"
         super().__init__(f"{where}: {problem}")
+
+
+class NotDelivered(ZsmtpError):
+    """Somebody did not get the message; ``report`` tells what became of everybody."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        super().__init__("\n".join(str(result) for result in report if not result.ok))

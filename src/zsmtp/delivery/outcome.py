@@ -74,6 +74,7 @@ class Verdict(NamedTuple):
     this recipient is concerned; with HOST, ``retry_after`` seconds is how long to leave the host alone (0: no wish).
     ``at_final_dot`` tells that the content was out when the verdict fell; ``in_doubt`` that the server may have taken
     the message although no reply said so. ``passed_on`` tells that a DSN request travelled on with the message.
+    ``reply`` is the server's word that decided, None if there was none.
     """
 
     fate: Fate
@@ -87,6 +88,7 @@ class Verdict(NamedTuple):
     in_doubt: bool = False
     passed_on: bool = False
     peer: Peer | None = None
+    reply: Reply | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ def from_reply(
         at_final_dot=phase in FINAL_PHASES,
         passed_on=passed_on,
         peer=peer,
+        reply=reply,
     )
 
 

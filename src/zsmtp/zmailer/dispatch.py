@@ -12,8 +12,8 @@ from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.flight import More
 from zsmtp.delivery.opening import Link
-from zsmtp.delivery.outcome import Verdict
 from zsmtp.delivery.pool import Route
+from zsmtp.delivery.rest import Resting
 from zsmtp.dns.destination import exchanger_names
 from zsmtp.events import About, Decision, Observer, ignore
 from zsmtp.net.blocking import BlockingDriver
@@ -23,7 +23,6 @@ from zsmtp.zmailer.options import Options
 if TYPE_CHECKING:
     from zsmtp.delivery.security import Security
 
-MAX_RESTING = 1000  # destinations remembered as failing
 MAX_OTHER_HOSTS = 100  # destinations looked up for one job under -e
 
 T = TypeVar("T")
@@ -40,7 +39,7 @@ class Dispatcher:
         self._courier = Courier(environment.session_settings(options, security), observer)
         self._observe = observer
         self._route: Route | None = None
-        self._resting: dict[str, tuple[float, Verdict]] = {}
+        self._resting = Resting()
         self._last_use = 0.0
 
     @property
@@ -78,21 +77,20 @@ class Dispatcher:
         route = self._route
         assert route is not None
         destination = route.request.destination
-        rest = self._resting.get(destination)
-        if rest is not None and route.link is None:
-            if (seconds := rest[0] - time.monotonic()) > 0:
-                if self._observe is not ignore:
-                    announce(self._observe, delivery, destination)
-                    text = f"{destination} failed a moment ago: left alone for another {seconds:.0f} s"
-                    self._observe(Decision(About.ROUTE, text, delivery))
-                delivery.ledger.settle_all(delivery.ledger.unsettled, rest[1])
-                return
-            del self._resting[destination]
+        rest = self._resting.get(destination, time.monotonic()) if route.link is None else None
+        if rest is not None:
+            seconds, verdict = rest
+            if self._observe is not ignore:
+                announce(self._observe, delivery, destination)
+                text = f"{destination} failed a moment ago: left alone for another {seconds:.0f} s"
+                self._observe(Decision(About.ROUTE, text, delivery))
+            delivery.ledger.settle_all(delivery.ledger.unsettled, verdict)
+            return
         route.failure = None
         idle = time.monotonic() - self._last_use
         self._driver.run(self._courier.deliver(route, delivery, more, idle=idle))
         self._last_use = time.monotonic()
-        self._remember(destination, route.failure)
+        self._resting.remember(destination, route.failure, self._last_use)
         if self._options.one_message:
             self._driver.run(self._courier.close(route, "one message per connection"))
 
@@ -115,10 +113,3 @@ class Dispatcher:
             name: environment.destination_request(self._options, os.fsdecode(name)) for name in hosts[:MAX_OTHER_HOSTS]
         }
         return {name for name, request in requests.items() if here in self._driver.run(exchanger_names(request))}
-
-    def _remember(self, destination: str, failure: Verdict | None) -> None:
-        if failure is None or not failure.retry_after:
-            return
-        while len(self._resting) >= MAX_RESTING:
-            del self._resting[next(iter(self._resting))]
-        self._resting[destination] = (time.monotonic() + failure.retry_after, failure)

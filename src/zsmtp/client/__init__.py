@@ -1,0 +1,1 @@
+"""Delivering from Python: configuration, messages, connections kept and shared, and reports as values."""

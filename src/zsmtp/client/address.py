@@ -1,0 +1,67 @@
+"""Mail addresses as programs give them: bare or with a display name, also internationalised (RFC 5322 3.4, RFC 6531).
+
+:func:`read_address` gives the octets of a path, or says what is wrong with the text. Non-ASCII local parts stay UTF-8
+and need SMTPUTF8 from the server; a domain is sent as A-labels where the server does not offer it, by the rules of
+``zsmtp.proto.address``.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from zsmtp.dns.literal import parse_destination
+from zsmtp.dns.plan import NoRoute
+from zsmtp.errors import SubmissionError
+from zsmtp.escape import escape
+from zsmtp.proto.address import domain_of, path_problem
+
+_DISPLAY = re.compile(r'(?:[^<>"\\]|"(?:[^"\\]|\\.)*")*<([^<>]*)>\s*')
+
+
+def read_address(text: str | bytes, what: str) -> bytes:
+    """The path in ``text``, which may be ``Name <address>``. Raises SubmissionError, naming ``what`` it is.
+
+    ``<>`` and "" are the null reverse-path; a recipient must not be one.
+    """
+    plain = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
+    match = _DISPLAY.fullmatch(plain.strip()) if "<" in plain else None
+    bare = match[1].strip() if match is not None else plain.strip()
+    try:
+        path = unicodedata.normalize("NFC", bare).encode("utf-8")  # RFC 6532 3.1
+    except UnicodeEncodeError:
+        raise SubmissionError(f"{what} {_shown(plain)}: neither ASCII nor UTF-8") from None
+    if not path:
+        if what == "sender":
+            return b""
+        raise SubmissionError(f"{what}: empty address")
+    problem = path_problem(path)
+    if problem is None and not domain_of(path):
+        if b"@" in path:
+            problem = "nothing after the @"
+        elif path.lower() != b"postmaster":  # RFC 5321 4.1.1.3
+            problem = "no @ and domain"
+    if problem is None and path.startswith(b"@"):
+        problem = "nothing before the @"
+    if problem is None and b"@" in path:
+        parsed = parse_destination(domain_of(path).decode("utf-8"))
+        problem = parsed.text if isinstance(parsed, NoRoute) else None
+    if problem is not None:
+        raise SubmissionError(f"{what} {_shown(plain)}: {problem}")
+    return path
+
+
+def read_addresses(texts: str | bytes | Iterable[str | bytes], what: str) -> tuple[bytes, ...]:
+    """The paths in ``texts``, each once, in order. Raises SubmissionError."""
+    several = [texts] if isinstance(texts, str | bytes) else texts
+    found: dict[tuple[bytes, bytes], bytes] = {}
+    for text in several:
+        path = read_address(text, what)
+        local, _, domain = path.rpartition(b"@")
+        found.setdefault((local, domain.lower()), path)
+    return tuple(found.values())
+
+
+def _shown(text: str) -> str:
+    return escape(text[:120])

@@ -1,0 +1,54 @@
+"""Delivering from a program without an event loop.
+
+:func:`deliver` has a loop of its own for the time of the call; in a thread of its own if the caller's has one already,
+as notebooks do. Interrupting it (Ctrl-C) ends the delivery and closes what is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from zsmtp.client import client
+from zsmtp.client.client import ObserverFor
+from zsmtp.client.config import Config, Relay
+from zsmtp.client.message import MessageLike
+from zsmtp.client.report import Report
+
+
+def deliver(
+    message: MessageLike,
+    *,
+    sender: str | bytes | None = None,
+    recipients: str | bytes | Iterable[str | bytes] | None = None,
+    config: Config | None = None,
+    relay: Relay | str | None = None,
+    timeout: float | None = None,
+    observe: ObserverFor | None = None,
+) -> Report:
+    """Deliver one message to all its recipients, now, and report.
+
+    Without ``sender`` and ``recipients`` they are what the header says. ``relay`` (a value, or a URL such as
+    ``smtp://mail.example.org``) takes all mail; without one it goes straight to the mail exchangers. Raises
+    :class:`~zsmtp.errors.SubmissionError` for a message or an address that cannot be sent,
+    :class:`~zsmtp.errors.ConfigError`, and OSError for a file that cannot be read; what servers and networks do is in
+    the report.
+    """
+    call = partial(
+        client.deliver,
+        message,
+        sender=sender,
+        recipients=recipients,
+        config=config,
+        relay=relay,
+        timeout=timeout,
+        observe=observe,
+    )
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(call())
+    with ThreadPoolExecutor(1, thread_name_prefix="zsmtp") as thread:
+        return thread.submit(lambda: asyncio.run(call())).result()

@@ -1,0 +1,130 @@
+"""A :class:`~zsmtp.client.config.Config` as a TOML file; its keys are the names of the fields, tables are nested ones::
+
+    helo_name = "out.example.org"
+    relay = "smtp://mail.example.org"        # or a table: [relay] host = ..., [relay.login] user = ...
+
+    [direct]
+    nameserver = "127.0.0.1"
+
+    [routes]
+    "example.com" = "lmtp:///run/dovecot/lmtp"
+
+    [limits]
+    connections = 20
+
+Secrets do not stand in it: ``password_file`` and ``password_env`` say where they are. What cannot be used is a
+:class:`~zsmtp.errors.ConfigError` that names the file and the key with its whole path, and the nearest key there is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from zsmtp.client.config import Config, Login, Relay
+from zsmtp.errors import ConfigError
+from zsmtp.escape import escape
+
+MAX_FILE = 1 << 20  # octets
+
+T = TypeVar("T")
+
+
+def read_file(path: str | Path) -> Config:
+    """Read a configuration file. Raises ConfigError naming it, OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        octets = file.read(MAX_FILE + 1)
+    try:
+        if len(octets) > MAX_FILE:
+            raise ConfigError(f"more than {MAX_FILE} octets")
+        return read_table(tomllib.loads(octets.decode("utf-8")))
+    except (ConfigError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{escape(str(path))}: {error}") from error
+
+
+def read_table(table: Mapping[str, Any]) -> Config:
+    """Read what a TOML file or another mapping says. Raises ConfigError naming the key."""
+    return _read_dataclass(Config, table, "")
+
+
+def _read_dataclass(kind: type[T], table: Mapping[str, Any], path: str) -> T:
+    known = {one.name: one for one in fields(cast(Any, kind)) if not one.metadata.get("python only")}
+    hints = get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        here = f"{path}{key}"
+        if key not in known:
+            raise ConfigError(f"{escape(here)}: there is no such key{_nearest(key, known)}")
+        if kind is Login and key == "password":
+            raise ConfigError(f"{here}: a secret does not stand here; use password_file or password_env")
+        values[key] = _read_value(hints[key], value, here)
+    try:
+        return kind(**values)
+    except ConfigError as error:  # it begins with the key below
+        raise ConfigError(f"{path}{error}") from error
+    except TypeError as error:
+        missing = [name for name in known if name not in values and _is_needed(known[name])]
+        raise ConfigError(f"{path}{missing[0] if missing else '?'}: is missing") from error
+
+
+def _is_needed(one: Field[Any]) -> bool:
+    from dataclasses import MISSING
+
+    return one.default is MISSING and one.default_factory is MISSING
+
+
+def _nearest(key: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(key, known, 1)
+    return f"; is {near[0]} meant?" if near else f" (there are: {', '.join(known)})"
+
+
+def _read_value(kind: Any, value: Any, path: str) -> Any:
+    """One value as its field's type wants it."""
+    if get_origin(kind) is UnionType:
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    if kind is Relay and isinstance(value, str):
+        return _in(path, Relay.from_url, value)
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: a table is wanted{' or a URL' if kind is Relay else ''}")
+        return _read_dataclass(cast(type[Any], kind), value, f"{path}.")
+    if get_origin(kind) is Mapping:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: a table is wanted")
+        return {key: _read_value(get_args(kind)[1], one, f"{path}.{key}") for key, one in value.items()}
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise ConfigError(f"{path}: a list of texts is wanted")
+        return tuple(value)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _read_enum(kind, value, path)
+    return _read_plain(kind, value, path)
+
+
+def _read_plain(kind: Any, value: Any, path: str) -> Any:
+    words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{path}: {words[kind]} is wanted")
+    return value
+
+
+def _read_enum(kind: type[Enum], value: Any, path: str) -> Enum:
+    for member in kind:
+        if isinstance(value, str) and value.replace("-", "_") == str(member.value).replace("-", "_"):
+            return member
+    raise ConfigError(f"{path}: {escape(str(value)[:80])} is none of {', '.join(str(one.value) for one in kind)}")
+
+
+def _in(path: str, read: Callable[[str], T], text: str) -> T:
+    try:
+        return read(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {str(error).removeprefix('relay: ')}") from error

@@ -1,0 +1,216 @@
+"""From a configuration to where mail goes and how: the values the engine is led by.
+
+:class:`Destinations` groups the recipients of a message: one :class:`Destination` for each relay, one for each domain
+that is delivered to directly. Destinations are equal if their mail can share connections.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from zsmtp.body.target import Target
+from zsmtp.client.config import MAX_SECRET, TLS, Config, Login, Relay
+from zsmtp.delivery.settings import Greeting, SessionSettings
+from zsmtp.dns.destination import DestinationRequest
+from zsmtp.dns.ip import is_loopback
+from zsmtp.dns.literal import Literal, Name, parse_destination
+from zsmtp.dns.resolver import Resolver
+from zsmtp.errors import ConfigError
+from zsmtp.proto.address import domain_of
+from zsmtp.tls.policy import Level, Policy
+
+if TYPE_CHECKING:
+    from zsmtp.delivery.security import Security
+    from zsmtp.proto.sasl import Credentials
+
+HOSTS_FILE = "/etc/hosts"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One place that mail goes to: ``name`` for people, ``relay`` or None for the exchangers of the domain ``name``."""
+
+    name: str
+    relay: Relay | None
+    request: DestinationRequest = field(compare=False)
+
+
+class Destinations:
+    """Where the mail of one client goes. ``settings_for`` tells how sessions are led there."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._known: dict[str, Destination] = {}
+        self.settings_for: Callable[[Relay | None], SessionSettings] = cache(self._settings)
+
+    def of(self, recipient: bytes) -> Destination:
+        """Where mail for an address goes, which is well formed (``zsmtp.client.address``)."""
+        domain = domain_of(recipient).decode("utf-8", "replace").lower()
+        found = self._known.get(domain)
+        if found is None:
+            if len(self._known) >= 10_000:  # a client that runs for years sees many domains
+                self._known.clear()
+            found = self._known[domain] = self._find(domain)
+        return found
+
+    def _find(self, domain: str) -> Destination:
+        parsed = parse_destination(domain)
+        name = parsed.domain if isinstance(parsed, Name) else domain
+        relay = self._config.routes.get(name, self._config.relay)
+        own_names = frozenset(one.lower() for one in (self._config.helo_name, os.uname().nodename) if one)
+        direct = self._config.direct
+        if relay is not None:
+            request = DestinationRequest(
+                destination=relay.destination,
+                shuffle=random.SystemRandom().shuffle,
+                port=relay.real_port or 25,
+                use_mx=False,
+                allow_self=True,
+                prefer_ipv6=direct.prefer_ipv6,
+                allow_unix=True,
+            )
+            return Destination(str(relay), relay, request)
+        request = DestinationRequest(
+            destination=name,
+            shuffle=random.SystemRandom().shuffle,
+            port=direct.port,
+            prefer_ipv6=direct.prefer_ipv6,
+            own_names=own_names,
+        )
+        return Destination(name, None, request)
+
+    def _settings(self, relay: Relay | None) -> SessionSettings:
+        config = self._config
+        return SessionSettings(
+            greeting=Greeting.LHLO if relay is not None and relay.lmtp else Greeting.EHLO,
+            helo_name=config.helo_name or None,
+            host_name=os.uname().nodename,
+            pipelining=config.pipelining,
+            eight_bit=not config.content.seven_bit,
+            timeouts=config.timeouts,
+            security=relay_security(relay) if relay is not None else _direct_security(config),
+        )
+
+    def target(self) -> Target:
+        """What content must be like, as far as the configuration says; the server's part is still to be filled in."""
+        content = self._config.content
+        return Target(
+            seven_bit=content.seven_bit,
+            convert_headers=content.convert_headers,
+            default_charset=content.default_charset.encode("ascii"),
+            signed_8bit=content.signed_8bit,
+            nonmime_8bit=content.nonmime_8bit,
+        )
+
+    # ---------------------------------------------------------------- lookups
+
+    def resolver(self) -> Resolver:
+        """Who answers for the domains that are delivered to directly. Raises ConfigError."""
+        direct = self._config.direct
+        if direct.resolver is not None:
+            return direct.resolver
+        from zsmtp.dns.dnspython import DnspythonResolver
+
+        return DnspythonResolver(direct.nameserver or None, trusted=direct.trusted)
+
+    def relay_resolver(self) -> Resolver:
+        """Who answers for the names of relays: the hosts file first."""
+        from zsmtp.dns.hosts import MAX_SIZE, HostsResolver, parse_hosts
+
+        try:
+            with open(HOSTS_FILE, encoding="utf-8", errors="replace") as file:
+                text = file.read(MAX_SIZE)
+        except OSError:
+            text = ""
+        return HostsResolver(parse_hosts(text), self.resolver())
+
+
+# -------------------------------------------------------------------- security
+
+
+def relay_security(relay: Relay) -> Security | None:
+    """What is asked of sessions with a relay; None if nothing is."""
+    level = relay.tls.level
+    if level is None:
+        told = relay.implicit or relay.login is not None
+        level = Level.VERIFY if told and not _is_here(relay) else Level.NONE if relay.is_unix else Level.MAY
+    if level is Level.NONE and relay.login is None and not relay.implicit:
+        return None
+    login = relay.login
+
+    def credentials_for(server: str, destination: str) -> Credentials | None:
+        return read_login(login) if login is not None else None
+
+    return _security(relay.tls, Policy(level=level), credentials_for, implicit=relay.implicit)
+
+
+def _is_here(relay: Relay) -> bool:
+    """Whether a relay is on this machine, so that nobody can listen."""
+    parsed = parse_destination(relay.destination, allow_unix=True)
+    if isinstance(parsed, Literal):
+        return relay.is_unix or is_loopback(parsed.address)
+    return isinstance(parsed, Name) and parsed.domain == "localhost"
+
+
+def _direct_security(config: Config) -> Security | None:
+    direct = config.direct
+    level = direct.tls.level or Level.MAY
+    if level is Level.NONE and not direct.dane:
+        return None
+    return _security(direct.tls, Policy(level=level, dane=direct.dane), lambda server, destination: None)
+
+
+def _security(
+    tls: TLS,
+    policy: Policy,
+    credentials_for: Callable[[str, str], Credentials | None],
+    *,
+    implicit: bool = False,
+    **more: Any,
+) -> Security:
+    from zsmtp.delivery.security import Security
+    from zsmtp.tls.context import ClientCertificate, ContextOptions
+    from zsmtp.tls.policy import parse_fingerprint
+
+    shown = (ClientCertificate(tls.certificate_file, tls.key_file),) if tls.certificate_file else ()
+    policy = replace(policy, match=tls.names, fingerprints=tuple(map(parse_fingerprint, tls.fingerprints)))
+    return Security(
+        policy_for=lambda destination: policy,
+        credentials_for=credentials_for,
+        nonce=lambda: base64.b64encode(os.urandom(24)),
+        context=ContextOptions(min_protocol=tls.min_protocol, ciphers=tls.ciphers, certificates=shown),
+        ca_file=tls.ca_file,
+        ca_path=tls.ca_path,
+        implicit=implicit,
+        **more,
+    )
+
+
+def read_login(login: Login) -> Credentials:
+    """Who logs in with what, the secret read now. Raises ConfigError if there is none to be read."""
+    from zsmtp.proto.sasl import Credentials, Secret, SecretKind
+
+    if login.password_file:
+        try:
+            with open(login.password_file, "rb") as file:
+                octets = file.read(MAX_SECRET + 1)
+        except OSError as error:
+            raise ConfigError(f"the secret for {login.user} in {login.password_file}: {error.strerror}") from error
+        if len(octets) > MAX_SECRET:
+            raise ConfigError(f"the secret for {login.user} in {login.password_file}: more than {MAX_SECRET} octets")
+        octets = octets.removesuffix(b"\n").removesuffix(b"\r")
+    elif login.password_env:
+        octets = os.environb.get(os.fsencode(login.password_env), b"")
+    else:
+        octets = login.password.encode()
+    if not octets:
+        source = login.password_file or f"the environment variable {login.password_env}"
+        raise ConfigError(f"the secret for {login.user}: {source} is empty")
+    kind = SecretKind.BEARER if login.bearer else SecretKind.SHARED
+    return Credentials(login.user.encode(), Secret(octets), kind)

@@ -1,0 +1,192 @@
+"""What came of a message, as values: one :class:`Result` for each recipient, all of a message's in a :class:`Report`.
+
+All of them turn into plain values for JSON by :meth:`Result.as_dict` and :meth:`Report.as_dict`; the names of keys are
+those of the fields, ``fate`` is its word. Times are in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from zsmtp.delivery.outcome import Fate as VerdictFate
+from zsmtp.delivery.outcome import Verdict
+from zsmtp.errors import NotDelivered
+
+
+class Fate(Enum):
+    """What became of a recipient."""
+
+    DELIVERED = "delivered"
+    """The server's last word was that it has the message."""
+    DEFERRED = "deferred"
+    """Nobody has the message; it may be sent again later."""
+    FAILED = "failed"
+    """Refused for good."""
+    IN_DOUBT = "in doubt"
+    """The message was sent to its last octet, and no word came of what became of it: sent again, it may come twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Who was talked to; ``local`` is this side's address and port, ("", 0) on a UNIX socket."""
+
+    host: str
+    address: str
+    port: int
+    local: tuple[str, int] = ("", 0)
+
+    def __str__(self) -> str:
+        return f"{self.host} [{self.address}]:{self.port}" if self.port else self.address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TLSSummary:
+    """The protection a message had: what the handshake agreed on, what was required, and the verdict on the peer."""
+
+    protocol: str
+    cipher: str
+    key_exchange: str
+    required: str
+    verdict: str
+    certificate: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One address that was tried for this message; ``problem`` is "" if a connection was made.
+
+    ``reused`` tells that the connection was there already, from a message before.
+    """
+
+    host: str
+    address: str
+    port: int
+    problem: str = ""
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The one final word on a recipient.
+
+    ``message`` is its Message-ID or the name it was given, ``status`` the enhanced status code (RFC 3463), ``code`` and
+    ``reply`` what the server said that decided (0 and "" if none did), ``text`` the end of the dialogue or the reason,
+    for people. ``waited`` is the time until a connection took the message, ``seconds`` the time until this result.
+    """
+
+    message: str
+    recipient: str
+    fate: Fate
+    status: str
+    code: int = 0
+    reply: str = ""
+    text: str = ""
+    server: Server | None = None
+    tls: TLSSummary | None = None
+    attempts: tuple[Attempt, ...] = ()
+    waited: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the message was delivered."""
+        return self.fate is Fate.DELIVERED
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "fate": self.fate.value}
+
+    def __str__(self) -> str:
+        where = f" by {self.server}" if self.server is not None else ""
+        words = self.reply or " ".join(self.text.split("\n")[-1:])
+        return f"{self.recipient or self.message}: {self.fate.value}{where} ({self.status}): {words}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What came of one message: the results in the order of its recipients."""
+
+    message: str
+    results: tuple[Result, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was delivered to everybody."""
+        return all(result.ok for result in self.results)
+
+    def with_fate(self, fate: Fate) -> tuple[Result, ...]:
+        """The results that ended so."""
+        return tuple(result for result in self.results if result.fate is fate)
+
+    def raise_for_failures(self) -> None:
+        """Raise :class:`~zsmtp.errors.NotDelivered`, which has this report, unless it was delivered to everybody."""
+        if not self.ok:
+            raise NotDelivered(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"message": self.message, "ok": self.ok, "results": [result.as_dict() for result in self.results]}
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __str__(self) -> str:
+        return "\n".join(str(result) for result in self.results)
+
+
+def result_of(
+    verdict: Verdict, message: str, recipient: str, attempts: tuple[Attempt, ...], waited: float, seconds: float
+) -> Result:
+    """The result that a verdict of the engine means."""
+    fate = Fate.IN_DOUBT if verdict.in_doubt else _FATES[verdict.fate]
+    reply = verdict.reply
+    return Result(
+        message=message,
+        recipient=recipient,
+        fate=fate,
+        status=str(verdict.status),
+        code=reply.code if reply is not None else 0,
+        reply=str(reply) if reply is not None else "",
+        text=verdict.text.strip("\r").replace("\r", "\n"),
+        server=_server(verdict),
+        tls=_tls(verdict),
+        attempts=attempts,
+        waited=waited,
+        seconds=seconds,
+    )
+
+
+_FATES = {
+    VerdictFate.DELIVERED: Fate.DELIVERED,
+    VerdictFate.DEFERRED: Fate.DEFERRED,
+    VerdictFate.FAILED: Fate.FAILED,
+}
+
+
+def _server(verdict: Verdict) -> Server | None:
+    peer = verdict.peer
+    if peer is None:
+        return None
+    endpoint = peer.endpoint
+    return Server(host=endpoint.host, address=endpoint.address, port=endpoint.port, local=peer.local or ("", 0))
+
+
+def _tls(verdict: Verdict) -> TLSSummary | None:
+    protection = verdict.peer.protection if verdict.peer is not None else None
+    if protection is None:
+        return None
+    facts = protection.facts
+    return TLSSummary(
+        protocol=facts.protocol,
+        cipher=facts.cipher,
+        key_exchange=facts.key_exchange,
+        required=protection.requirement.level.value,
+        verdict=protection.judgement.text,
+        certificate=facts.peer,
+    )

@@ -1,0 +1,92 @@
+"""aiosmtpd as the receiver: an SMTP server by other people, in a thread of its own, on as many ports as are wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+
+@dataclass
+class Receiver:
+    """What came: messages in order, connections by port. ``refuse`` are recipients that get a 550."""
+
+    ports: list[int] = field(default_factory=list)
+    messages: list[Envelope] = field(default_factory=list)
+    connections: Counter[int] = field(default_factory=Counter)
+    refuse: set[str] = field(default_factory=set)
+
+    @property
+    def port(self) -> int:
+        """The first port."""
+        return self.ports[0]
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address in self.refuse:
+            return "550 5.1.1 no such user"
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        return "250 2.1.5 ok"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        self.messages.append(envelope)
+        return f"250 2.0.0 taken as {len(self.messages)}"
+
+
+@contextmanager
+def receiving(
+    ports: int = 1, *, hosts: list[str] | None = None, port: int = 0, **options: object
+) -> Iterator[Receiver]:
+    """Servers on so many ports of 127.0.0.1, or on one port of each of ``hosts``, until the block is left."""
+    receiver = Receiver()
+    loop = asyncio.new_event_loop()
+    servers: list[asyncio.Server] = []
+    connections: set[SMTP] = set()
+
+    async def start() -> None:
+        for host in hosts or ["127.0.0.1"] * ports:
+            server = await loop.create_server(lambda: _counted(receiver, connections, loop, options), host, port)
+            servers.append(server)
+            receiver.ports.append(server.sockets[0].getsockname()[1])
+
+    async def stop() -> None:
+        for server in servers:
+            server.close()
+        for one in connections:
+            if one.transport is not None:
+                one.transport.abort()
+        await asyncio.sleep(0)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(start(), loop).result(20)
+        yield receiver
+    finally:
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(20)
+        loop.close()
+
+
+def _counted(
+    receiver: Receiver, connections: set[SMTP], loop: asyncio.AbstractEventLoop, options: dict[str, object]
+) -> SMTP:
+    class Counted(SMTP):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            receiver.connections[transport.get_extra_info("sockname")[1]] += 1
+            connections.add(self)
+            super().connection_made(transport)
+
+    return Counted(receiver, loop=loop, hostname="receiver.example", **options)  # type: ignore[arg-type]
