@@ -19,6 +19,7 @@ from zsmtp.proto import command
             command.mail(b"a@b", size=5, body=b"8BITMIME", ret=b"HDRS", envid=b"x+20y", by=b"120;R", smtputf8=True),
             b"MAIL FROM:<a@b> SIZE=5 BODY=8BITMIME ENVID=x+20y RET=HDRS BY=120;R SMTPUTF8\r\n",
         ),
+        (command.mail(b"a@b", smtputf8=True, require_tls=True), b"MAIL FROM:<a@b> SMTPUTF8 REQUIRETLS\r\n"),
         (command.rcpt(b"a@b"), b"RCPT TO:<a@b>\r\n"),
         (
             command.rcpt(b"a@b", notify=b"SUCCESS,DELAY", orcpt=b"rfc822;c@d"),

@@ -10,6 +10,7 @@ from zsmtp.proto.plan import (
     MAX_RECIPIENTS,
     Envelope,
     Recipient,
+    SenderWish,
     Transaction,
     capacity,
     plan_transaction,
@@ -208,3 +209,11 @@ def test_capacity(addresses: list[bytes], rcpt_max: int | None, domain_max: int 
     assert 1 <= count <= len(recipients), "there is always progress"
     assert fits(count)
     assert count == len(recipients) or not fits(count + 1)
+
+
+def test_requiretls_is_said_to_who_offers_it_and_the_message_to_nobody_else() -> None:
+    offered = Capabilities(require_tls=True)
+    assert wires(plan(offered, wish=SenderWish.REQUIRETLS))[0] == [b"MAIL FROM:<a@example.net> REQUIRETLS\r\n"]
+    assert wires(plan(offered, wish=SenderWish.TLS_OPTIONAL))[0] == [b"MAIL FROM:<a@example.net>\r\n"]
+    with pytest.raises(CommandError):
+        plan(EVERYTHING, wish=SenderWish.REQUIRETLS)

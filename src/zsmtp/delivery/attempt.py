@@ -51,6 +51,18 @@ def _settle_all(works: deque[Work], verdict: Verdict) -> None:
         work.delivery.ledger.settle_all(work.delivery.ledger.unsettled, verdict)
 
 
+def _without_session(works: deque[Work], failure: Verdict, last: Broken | None) -> deque[Work]:
+    """Settle who wanted such a session as could not be had; those who ask for other sessions are left."""
+    wish = works[0].delivery.message.envelope.wish
+    alike = deque(work for work in works if work.delivery.message.envelope.wish is wish)
+    # A candidate that broke off before did not refuse for good, whatever the remaining ones say.
+    if last is not None and failure.fate is Fate.FAILED:
+        _settle_lost(alike, last)
+    else:
+        _settle_all(alike, failure)
+    return deque(work for work in works if not work.done)
+
+
 def _settle_lost(works: deque[Work], broken: Broken) -> None:
     for work in works:
         work.delivery.ledger.settle_all(work.delivery.ledger.unsettled, broken.verdict_for(work))
@@ -115,22 +127,22 @@ class Courier:
         skip: set[Endpoint] | None = None
         last: Broken | None = None
         while works:
+            envelope = works[0].delivery.message.envelope
+            if route.link is not None and not route.link.is_fit_for(envelope):
+                yield from self.close(route, "the next message asks for more of a session")
             link = route.link
             reused = link is not None
             if last is not None and route.plan is not None and route.plan.route.exhausted(skip or set()):
                 _settle_lost(deque([works.popleft()]), last)
                 skip = last = None  # the others have had no fair try yet
                 continue
-            failure = yield from self.open(route, skip, works[0].delivery.message.envelope.wish)
+            failure = yield from self.open(route, skip, envelope.wish)
             link = route.link
             if failure is not None or link is None:
                 assert failure is not None
-                # A candidate that broke off before did not refuse for good, whatever the remaining ones say.
-                if last is not None and failure.fate is Fate.FAILED:
-                    _settle_lost(works, last)
-                else:
-                    _settle_all(works, failure)
-                return
+                works = _without_session(works, failure, last)
+                skip = last = None
+                continue
             first = works[0]
             broken = yield from self._over(link, works, more, idle if reused else 0.0)
             while works and works[0].done:

@@ -147,6 +147,9 @@ class Flights:
         while True:
             while self._to_start:
                 work = self._to_start[0]
+                if not self.link.is_fit_for(work.delivery.message.envelope):
+                    self._winding_up = True  # it needs a session of its own, and what came behind it keeps its place
+                    return None
                 if work.pending is None:
                     self._prepare(work)
                 if work.pending:

@@ -18,8 +18,11 @@ from zsmtp.delivery.outcome import (
     Peer,
     Verdict,
     combine_host_failures,
+    for_requiretls,
     from_loss,
+    from_no_protection,
     from_reply,
+    from_requiretls,
     from_security,
 )
 from zsmtp.delivery.plan import DeliveryPlan
@@ -42,6 +45,7 @@ from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, Stream
 from zsmtp.proto import command
 from zsmtp.proto.capabilities import Capabilities, parse_ehlo
 from zsmtp.proto.phase import Phase, Result
+from zsmtp.proto.plan import Envelope, SenderWish
 from zsmtp.proto.reply import Reply
 from zsmtp.proto.session import Answer, Lost, Session
 from zsmtp.proto.transcript import exchange
@@ -57,15 +61,21 @@ Effects = Generator[Any, Any, Any]  # of Effect, Query and OwnAddresses
 class Link:
     """An open session with its server: what is kept between messages.
 
-    ``capabilities`` are those to be used. ``transactions`` counts those started on it, ``finished`` those answered.
+    ``capabilities`` are those to be used. ``wish`` is what the sender wanted of the session it was opened for.
+    ``transactions`` counts those started on it, ``finished`` those answered.
     """
 
     stream: Stream
     session: Session
     peer: Peer
     capabilities: Capabilities
+    wish: SenderWish = SenderWish.NONE
     transactions: int = 0
     finished: int = 0
+
+    def is_fit_for(self, envelope: Envelope) -> bool:
+        """Whether a message may go over this session as far as its sender's wish goes (RFC 8689)."""
+        return envelope.wish.is_met_by(self.wish)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,14 @@ class Opener:
 
     def open(self, plan: DeliveryPlan, skip: set[Endpoint]) -> Generator[Any, Any, Link | Verdict]:
         """Walk the candidates of ``plan`` that are not in ``skip``; a verdict if none of them opens a session."""
+        strict = plan.wish is SenderWish.REQUIRETLS
+        if strict and self._stage is None:
+            return from_no_protection("REQUIRETLS was asked for, and no TLS is configured")
+        verdict = yield from self._walk(plan, skip)
+        return for_requiretls(verdict) if strict and not isinstance(verdict, Link) else verdict
+
+    def _walk(self, plan: DeliveryPlan, skip: set[Endpoint]) -> Generator[Any, Any, Link | Verdict]:
+        """Connect to one candidate after the other."""
         remaining = [c.endpoint for c in plan.route.candidates if c.endpoint not in skip]
         failures: list[ConnectFailure] = []
         refusals: list[Verdict] = []
@@ -206,13 +224,17 @@ class Opener:
             elif not isinstance(secured, InClear) or secured.broken:
                 return (yield from self._not_secure(stream, session, secured, peer))
         if self._stage is not None:
+            if plan.wish is SenderWish.REQUIRETLS and not offered.require_tls:
+                return (yield from self._leave(stream, session, from_requiretls(peer)))
             unfit = yield from self._stage.log_in(stream, session, offered, plan.route, peer)
             if unfit is not None:
                 return (yield from self._not_secure(stream, session, unfit, peer))
         usable = self._settings.usable(offered)
         if self._observe is not ignore:
             self._observe(Detail(f"used: {_names(usable)}"))
-        return Link(stream, session, peer, usable)
+        # Without any security all sessions are alike.
+        wish = plan.wish if self._stage is not None else SenderWish.NONE
+        return Link(stream, session, peer, usable, wish)
 
     def _say_hello(
         self, stream: Stream, session: Session, peer: Peer, name: bytes, phase: Phase

@@ -249,6 +249,32 @@ def from_security(text: str, peer: Peer | None, *, final: bool) -> Verdict:
     return _local(fate, status, text, "security required", peer)
 
 
+def from_requiretls(peer: Peer) -> Verdict:
+    """The verdict when a server that is who it must be does not offer REQUIRETLS (RFC 8689 4.2.1).
+
+    It was said over an authenticated session, so nobody on the way can have made it up: that is for good. Whatever an
+    attacker may bring about (no STARTTLS, a certificate that is not good) makes mail with REQUIRETLS wait instead.
+    """
+    text = "REQUIRETLS was asked for, and the server does not offer it"
+    return _local(Fate.FAILED, EnhancedStatus(5, 7, 30), text, "REQUIRETLS", peer)
+
+
+def from_no_protection(text: str) -> Verdict:
+    """The verdict when a message wants REQUIRETLS and this side is not configured to have TLS at all: it waits."""
+    return for_requiretls(from_security(text, None, final=False))
+
+
+def for_requiretls(verdict: Verdict) -> Verdict:
+    """The verdict on mail with REQUIRETLS: "encryption needed" is what RFC 8689 4.2.1 calls a lack of security.
+
+    It concerns the message, not the host: others may go there.
+    """
+    status = verdict.status
+    if (status.subject, status.detail) in ((7, 5), (7, 3)):
+        status = status._replace(detail=10)
+    return verdict._replace(status=status, level=Level.MESSAGE, retry_after=0)
+
+
 def from_login(text: str, peer: Peer | None) -> Verdict:
     """The verdict when the login that was asked for did not come about (RFC 4954 6): the mail waits."""
     return _local(Fate.DEFERRED, EnhancedStatus(4, 7, 8), text, "login", peer)

@@ -27,6 +27,7 @@ from zsmtp.errors import ConfigError
 from zsmtp.proto.plan import SenderWish
 
 if TYPE_CHECKING:
+    from zsmtp.delivery.outcome import Peer
     from zsmtp.delivery.security import Security
     from zsmtp.tls.mtasts import PolicyLookup
     from zsmtp.tls.policy import Barred, Policy, Requirement
@@ -137,6 +138,27 @@ def require_all(plan: DeliveryPlan, security: Security | None) -> Generator[Any,
     """Decide on all candidates beforehand, for whoever wants to see the whole plan."""
     for candidate in plan.route.candidates:
         yield from requirement_for(plan, candidate.endpoint, security)
+
+
+def may_share(request: DestinationRequest, security: Security, peer: Peer) -> Generator[Any, Any, bool]:
+    """Whether mail for another destination may go over a session that stands: it must be as safe as its own would be.
+
+    A host that serves two destinations may have to prove more for one of them than it did for the other.
+    """
+    from zsmtp.tls.policy import Requirement
+
+    plan = yield from plan_delivery(request, security)
+    if not any(candidate.endpoint == peer.endpoint for candidate in plan.route.candidates):
+        return False
+    wanted = yield from requirement_for(plan, peer.endpoint, security)
+    if not isinstance(wanted, Requirement):
+        return False
+    if not wanted.needs_tls:
+        return True
+    if peer.protection is None:
+        return False
+    held = peer.protection.requirement
+    return replace(wanted, reason="", trial=None) == replace(held, reason="", trial=None)
 
 
 def _decide(plan: DeliveryPlan, endpoint: Endpoint, security: Security) -> Generator[Any, Any, Requirement | Barred]:

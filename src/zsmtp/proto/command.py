@@ -44,11 +44,13 @@ def mail(
     envid: bytes | None = None,
     by: bytes | None = None,
     smtputf8: bool = False,
+    require_tls: bool = False,
 ) -> bytes:
     """``MAIL FROM:<address>`` with its parameters; an empty ``address`` is the null reverse-path.
 
     ``size`` in octets (RFC 1870), ``body`` 7BIT, 8BITMIME or BINARYMIME (RFC 6152, 3030), ``ret`` FULL or HDRS and
-    ``envid`` xtext of at most 100 octets (RFC 3461 4.3, 4.4), ``by`` seconds;mode (RFC 2852 4).
+    ``envid`` xtext of at most 100 octets (RFC 3461 4.3, 4.4), ``by`` seconds;mode (RFC 2852 4), ``require_tls``
+    is REQUIRETLS (RFC 8689 2).
     """
     words = [b"MAIL FROM:<" + _path(address) + b">"]
     if size is not None:
@@ -67,6 +69,8 @@ def mail(
         words.append(b"BY=" + by)
     if smtputf8:
         words.append(b"SMTPUTF8")
+    if require_tls:
+        words.append(b"REQUIRETLS")
     return _line(words)
 
 

@@ -51,6 +51,13 @@ class SenderWish(Enum):
     REQUIRETLS = "requiretls"  # the SMTP extension: authenticated TLS on every hop, or no delivery
     TLS_OPTIONAL = "tls-required: no"  # the header field: delivery matters more than the destination's policies
 
+    def is_met_by(self, other: SenderWish) -> bool:
+        """Whether a session that was opened for the wish ``other`` will do for this one."""
+        return _STRICTNESS[other] >= _STRICTNESS[self]
+
+
+_STRICTNESS = {SenderWish.TLS_OPTIONAL: 0, SenderWish.NONE: 1, SenderWish.REQUIRETLS: 2}
+
 
 class Envelope(NamedTuple):
     """Reverse-path (empty: the null one), recipients, the message's DSN wishes, and what it asks of sessions."""
@@ -218,7 +225,17 @@ def _mail(envelope: Envelope, content: ContentForm, capabilities: Capabilities, 
         envid=envelope.envid if capabilities.dsn else None,
         by=_deliver_by(envelope, capabilities),
         smtputf8=smtputf8,
+        require_tls=_requires_tls(envelope, capabilities),
     )
+
+
+def _requires_tls(envelope: Envelope, capabilities: Capabilities) -> bool:
+    """REQUIRETLS if the sender wants it: who does not know it must not be sent the message (RFC 8689 4.2.1)."""
+    if envelope.wish is not SenderWish.REQUIRETLS:
+        return False
+    if not capabilities.require_tls:
+        raise CommandError("REQUIRETLS was asked for, and the server does not offer it")
+    return True
 
 
 def _body_is_known(body: bytes | None, capabilities: Capabilities) -> bool:

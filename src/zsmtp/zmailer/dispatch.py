@@ -12,11 +12,13 @@ from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.flight import More
 from zsmtp.delivery.opening import Link
+from zsmtp.delivery.plan import may_share
 from zsmtp.delivery.pool import Route
 from zsmtp.delivery.rest import Resting
 from zsmtp.dns.destination import exchanger_names
 from zsmtp.events import About, Decision, Observer, ignore
 from zsmtp.net.blocking import BlockingDriver
+from zsmtp.proto.plan import SenderWish
 from zsmtp.zmailer import environment
 from zsmtp.zmailer.options import Options
 
@@ -36,6 +38,7 @@ class Dispatcher:
     ) -> None:
         self._options = options
         self._driver = driver
+        self._security = security
         self._courier = Courier(environment.session_settings(options, security), observer)
         self._observe = observer
         self._route: Route | None = None
@@ -77,7 +80,9 @@ class Dispatcher:
         route = self._route
         assert route is not None
         destination = route.request.destination
-        rest = self._resting.get(destination, time.monotonic()) if route.link is None else None
+        optional = delivery.message.envelope.wish is SenderWish.TLS_OPTIONAL  # it may be just the policies that fail
+        alone = route.link is None and not optional
+        rest = self._resting.get(destination, time.monotonic()) if alone else None
         if rest is not None:
             seconds, verdict = rest
             if self._observe is not ignore:
@@ -112,4 +117,8 @@ class Dispatcher:
         requests = {
             name: environment.destination_request(self._options, os.fsdecode(name)) for name in hosts[:MAX_OTHER_HOSTS]
         }
-        return {name for name, request in requests.items() if here in self._driver.run(exchanger_names(request))}
+        served = {name for name, request in requests.items() if here in self._driver.run(exchanger_names(request))}
+        security, peer = self._security, route.link.peer
+        if security is None:
+            return served
+        return {name for name in served if self._driver.run(may_share(requests[name], security, peer))}

@@ -19,6 +19,7 @@ from zsmtp.body.stored import Stored, prepare
 from zsmtp.body.target import Conversion as BodyConversion
 from zsmtp.body.target import Refusal as ContentRefusal
 from zsmtp.body.target import Target
+from zsmtp.body.tlsrequired import tls_is_optional
 from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.outcome import Fate, Level, Verdict, from_loss
 from zsmtp.delivery.report import Ledger
@@ -27,7 +28,7 @@ from zsmtp.errors import Interrupted, SpoolError
 from zsmtp.events import About, Observer, Remark
 from zsmtp.proto.address import domain_of
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Envelope, Refusal
+from zsmtp.proto.plan import ContentForm, Envelope, Refusal, SenderWish
 from zsmtp.proto.plan import Recipient as Forward
 from zsmtp.proto.status import EnhancedStatus
 from zsmtp.zmailer.control import ControlFile, Recipient
@@ -148,12 +149,8 @@ class Job:
 
     def next_delivery(self) -> Delivery | None:
         """The next message, None if there is no further one."""
-        while self._groups:
-            group = self._groups.popleft()
-            if any(recipient.dsn.requiretls for recipient in group):
-                group = [recipient for recipient in group if not self._refuse_without_tls(recipient)]
-            if group:
-                return self._delivery(group)
+        if self._groups:
+            return self._delivery(self._groups.popleft())
         return None
 
     def give_up(self) -> None:
@@ -201,15 +198,6 @@ class Job:
         name = self._spool_id() if self._all.options.trace is not None else ""
         return Delivery(message, ledger, name)
 
-    def _refuse_without_tls(self, recipient: Recipient) -> bool:
-        """RFC 8689: a message that requires TLS does not leave without it."""
-        if not recipient.dsn.requiretls:
-            return False
-        text = "REQUIRETLS was asked for, and this release has no TLS"
-        status = EnhancedStatus(4, 7, 30)
-        self._settle(recipient, Verdict(Fate.DEFERRED, status, f"local; 450 ({text})", text))
-        return True
-
     def _settle(self, recipient: Recipient, verdict: Verdict) -> None:
         del self._unsettled[recipient.offset]
         now = time.time()
@@ -244,7 +232,14 @@ class Job:
         if first.dsn.ezmlm is not None and not self._all.options.ignore_ezmlm:
             reverse = verp(reverse, first.dsn.ezmlm, self._spool_id())
         forwards = [Forward(self._forward_path(r), r.dsn.notify, r.dsn.orcpt, self._deliver_by(r)) for r in group]
-        return Envelope(reverse, tuple(forwards), first.ret, first.envid)
+        return Envelope(reverse, tuple(forwards), first.ret, first.envid, self._wish(first))
+
+    def _wish(self, recipient: Recipient) -> SenderWish:
+        """What the sender asks of sessions; the word in the control file goes before the header field (RFC 8689 5)."""
+        if recipient.dsn.requiretls:
+            return SenderWish.REQUIRETLS
+        optional = tls_is_optional(self.control.headers[recipient.header].data)
+        return SenderWish.TLS_OPTIONAL if optional else SenderWish.NONE
 
     def _forward_path(self, recipient: Recipient) -> bytes:
         if not self._all.habits.canonize:
@@ -306,7 +301,7 @@ def group_recipients(recipients: list[Recipient], *, alone: bool) -> list[list[R
         return [recipients]
     groups: dict[object, list[Recipient]] = {}
     for r in recipients:
-        key: object = (r.sender, r.header, r.envid, r.ret)
+        key: object = (r.sender, r.header, r.envid, r.ret, r.dsn.requiretls)
         if alone and r.dsn.ezmlm is not None:
             key = r.offset
         groups.setdefault(key, []).append(r)
