@@ -6,6 +6,9 @@ import dns.edns
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +56,26 @@ def test_records(record_type: RecordType, data: str, record: Record) -> None:
     answer = read(Query("example.com", record_type), f"example.com. 77 IN {record_type.value} {data}")
     assert (answer.status, answer.records, answer.ttl) == (Status.OK, (record,), 77)
     assert (answer.canonical, answer.secure, answer.problem) == ("example.com", False, "")
+
+
+@pytest.mark.parametrize(
+    ("octets", "record"),
+    [
+        (b"\x03\x01\x01" + b"\xab" * 31, TLSA(3, 1, 1, b"\xab" * 31)),
+        (b"\x03\x01\x02" + b"\xab" * 32, TLSA(3, 1, 2, b"\xab" * 32)),
+        (b"\x03\x01\x01", TLSA(3, 1, 1, b"")),
+        (b"\x03", TLSA(3, 255, 255, b"")),
+        (b"", TLSA(255, 255, 255, b"")),
+    ],
+)
+def test_a_tlsa_record_that_makes_no_sense_leaves_the_others_as_they_are(octets: bytes, record: TLSA) -> None:
+    question = Question(Query("_25._tcp.example.com", RecordType.TLSA))
+    good = "_25._tcp.example.com. 77 IN TLSA 3 1 1 " + "ab" * 32
+    message = reply(dns.message.from_wire(question.wire), good)
+    message.answer[0].add(dns.rdata.GenericRdata(dns.rdataclass.IN, dns.rdatatype.TLSA, octets))
+    answer = question.read(message.to_wire(), trusted=False)
+    assert answer.status is Status.OK
+    assert set(answer.records) == {TLSA(3, 1, 1, b"\xab" * 32), record}
 
 
 def test_the_question_asks_for_dnssec_in_a_datagram_that_fits() -> None:

@@ -44,10 +44,16 @@ class Exchange:
         self.office = office
         self.listener = listener
         self.server = server
+        self._destination = DOMAIN
         self._posted = 0
         server.await_rest()
         server.clear()
         self._log_position = server.log_size()
+
+    def route_to(self, destination: str, resolver: str) -> None:
+        """From now on mail goes where the DNS says, to the port of the listener, instead of straight there."""
+        self._destination = destination
+        self.office.write_zenv(RESOLVER=resolver)
 
     def post(
         self,
@@ -81,7 +87,7 @@ class Exchange:
         first = f"{_FIRST_LINE}{self._posted:06};\n\tSun, 1 Jan 2023 12:00:00 +0000\n"
         header = (first.encode() + own_header).decode("latin-1")
         job = self.office.post(
-            [Rcpt(f"{mailbox}@{DOMAIN}", host=DOMAIN, words=words) for mailbox in mailboxes],
+            [Rcpt(f"{mailbox}@{DOMAIN}", host=self._destination, words=words) for mailbox in mailboxes],
             name=str(1000 + self._posted),
             sender=sender,
             header=header,
@@ -94,7 +100,8 @@ class Exchange:
     def run(self, messages: Sequence[Message], *flags: str, environment: Mapping[str, str] | None = None) -> Result:
         """Have the agent deliver them, all fed at once; it must end well and report every recipient once."""
         if self.listener.port is not None:
-            target = ["-F", "[127.0.0.1]", "-p", str(self.listener.port)]
+            straight = ["-F", "[127.0.0.1]"] if self._destination == DOMAIN else []
+            target = [*straight, "-p", str(self.listener.port)]
         else:
             target = ["-F", f"UNIX:{self.server.root / (self.listener.path or '')}"]
         if self.listener.tls is not TLS.NONE and "-S" not in flags:
@@ -102,7 +109,7 @@ class Exchange:
         lmtp = ["-M"] if self.listener.lmtp else []
         usual = ("-h", "client.interop.test", "-l", str(self.office.log))
         with Agent(self.office, *lmtp, *target, *usual, *flags, environment=environment) as agent:
-            agent.feed(*(message.job.line(DOMAIN) for message in messages))
+            agent.feed(*(message.job.line(self._destination) for message in messages))
             result = agent.finish(_PATIENCE)
         assert result.status == 0, result
         assert result.fates.keys() == {(m.job.id, offset) for m in messages for offset in m.job.offsets}

@@ -200,7 +200,7 @@ class Server:
     def _configure(self) -> None:
         for listener in self._listeners:
             if listener.port is not None:
-                _await_free(listener.port)
+                await_free(listener.port)
         for directory in (*self.program.state, f"store/{self.program.name}"):
             _empty(self.root / directory)
         for source, target in self.program.files:
@@ -371,7 +371,7 @@ def _unverified() -> ssl.SSLContext:
     return context
 
 
-def _await_free(port: int) -> None:
+def await_free(port: int) -> None:
     """Wait until nothing listens on a port: the servers of a killed run need a moment to go."""
     deadline = time.monotonic() + _STOP_SECONDS
     while True:

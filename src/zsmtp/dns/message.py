@@ -2,7 +2,8 @@
 
 This is the one module that knows dnspython, and importing it is what costs; ``zsmtp.dns.dnspython`` does so with its
 first lookup. A reply is taken apart with distrust: only records of the name asked for, or at the end of its chain of
-aliases, count; everything else in it is ignored. What cannot be read is SERVFAIL with a problem, never an exception::
+aliases, count; everything else in it is ignored. What cannot be read is SERVFAIL with a problem, never an exception.
+TLSA records are taken as they are: one that makes no sense must not take the others with it (``zsmtp.tls.dane``)::
 
     question = Question(Query("example.com", RecordType.MX))
     answer = question.read(reply, trusted=True)      # reply is what came back for question.wire
@@ -22,12 +23,12 @@ import dns.rdatatype
 import dns.rdtypes.ANY.MX
 import dns.rdtypes.ANY.PTR
 import dns.rdtypes.ANY.SOA
-import dns.rdtypes.ANY.TLSA
 import dns.rdtypes.ANY.TXT
 import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 import dns.rdtypes.IN.WKS
 import dns.rrset
+import dns.wire
 
 from zsmtp.dns.answer import MX, TLSA, WKS, Answer, Query, Record, Status
 from zsmtp.dns.ip import canonical_ip
@@ -39,6 +40,8 @@ EDNS_PAYLOAD = 1232
 _BOGUS_CODES = frozenset(range(6, 13))  # RFC 8914 4.7 to 4.13: validation was tried and failed
 _MAX_TTL = 2**31 - 1
 _MAX_WKS_OCTETS = 65536 // 8
+_OPAQUE_TLSA = dns.rdatatype.RdataType.make(65332)  # of those for private use (RFC 6895 3.1)
+_SHORTEST_TLSA = 3  # octets: usage, selector, matching type
 
 
 class Question:
@@ -52,6 +55,7 @@ class Question:
         except (dns.exception.DNSException, UnicodeError) as error:
             raise ValueError(f"not a domain name: {error}") from error
         self._type = dns.rdatatype.from_text(query.type.value)
+        self._wanted = _OPAQUE_TLSA if self._type == dns.rdatatype.TLSA else self._type
         self._message = dns.message.make_query(
             self._name,
             self._type,
@@ -64,7 +68,8 @@ class Question:
     def read(self, reply: bytes, *, trusted: bool) -> Answer:
         """The answer that a reply holds. Its AD bit counts only if the server is ``trusted``."""
         try:
-            message = dns.message.from_wire(reply, ignore_trailing=True)
+            octets = _with_opaque_tlsa(reply) if self._wanted == _OPAQUE_TLSA else reply
+            message = dns.message.from_wire(octets, ignore_trailing=True)
             if not self._message.is_response(message):
                 return self._failure("the answer belongs to another question")
             return self._interpret(message, secure=trusted and bool(message.flags & dns.flags.AD))
@@ -86,7 +91,7 @@ class Question:
         canonical = _text(name)
         if problem:
             return Answer(self.query, Status.NODATA, canonical=canonical, ttl=ttl, secure=secure, problem=problem)
-        found = sets.get((name, self._type))
+        found = sets.get((name, self._wanted))
         if rcode == dns.rcode.NXDOMAIN:
             if found is not None:
                 return self._failure("contradictory answer: records of a name that does not exist")
@@ -108,7 +113,7 @@ class Question:
         name = self._name
         ttl = _MAX_TTL
         seen = {name}
-        while (name, self._type) not in sets:
+        while (name, self._wanted) not in sets:
             alias = sets.get((name, dns.rdatatype.CNAME))
             if alias is None:
                 break
@@ -121,6 +126,24 @@ class Question:
             name = target
             seen.add(name)
         return name, ttl, ""
+
+
+def _with_opaque_tlsa(reply: bytes) -> bytes:
+    """The reply with a type that dnspython does not know in the place of TLSA: it refuses a digest of a wrong length."""
+    parser = dns.wire.Parser(reply)
+    _, _, questions, answers, _, _ = parser.get_struct("!HHHHHH")
+    for _ in range(questions):
+        dns.name.from_wire_parser(parser)
+        parser.get_struct("!HH")
+    octets = bytearray(reply)
+    for _ in range(answers):
+        dns.name.from_wire_parser(parser)
+        at = parser.current
+        rdtype, _, _, length = parser.get_struct("!HHIH")
+        if rdtype == dns.rdatatype.TLSA:
+            octets[at : at + 2] = _OPAQUE_TLSA.to_bytes(2, "big")
+        parser.get_bytes(length)
+    return bytes(octets)
 
 
 def _explanation(option: dns.edns.EDEOption) -> str:
@@ -161,8 +184,9 @@ def _record(rdata: dns.rdata.Rdata) -> Record:
             return _text(rdata.target)
         case dns.rdtypes.ANY.TXT.TXT():
             return tuple(rdata.strings)
-        case dns.rdtypes.ANY.TLSA.TLSA():
-            return TLSA(rdata.usage, rdata.selector, rdata.mtype, rdata.cert)
+        case dns.rdata.GenericRdata() if rdata.rdtype == _OPAQUE_TLSA:
+            octets = rdata.data.ljust(_SHORTEST_TLSA, b"\xff")  # a usage that means nothing
+            return TLSA(octets[0], octets[1], octets[2], octets[_SHORTEST_TLSA:])
         case dns.rdtypes.IN.WKS.WKS():
             bitmap = rdata.bitmap[:_MAX_WKS_OCTETS]
             ports = frozenset(

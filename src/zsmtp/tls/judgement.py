@@ -120,7 +120,7 @@ def _by_fingerprint(requirement: Requirement, leaf: Certificate) -> Judgement:
 def _by_tlsa(requirement: Requirement, facts: TLSFacts, leaf: Certificate, now: float) -> Judgement:
     record = end_entity_match(requirement.tlsa, leaf)
     if record is not None:
-        return Judgement(True, f"TLSA {described(record)}", Verified.DANE_EE)
+        return Judgement(True, f"TLSA {described(record)} ({requirement.reason})", Verified.DANE_EE)
     authorities = dane_anchors(requirement.tlsa, facts.chain)
     if not authorities:
         if any(record.usage == DANE_TA for record in requirement.tlsa):
@@ -148,4 +148,4 @@ def _by_chain(
         found = " ".join(map(escape, (leaf.dns_names + leaf.ip_addresses)[:_MAX_NAMES]))
         text = f"the certificate is for {found or 'no host name'}, not for {escape(wanted)}"
         return _failed(requirement, Problem.CERTIFICATE_HOST_MISMATCH, text[:400])
-    return Judgement(True, f"{escape(name)}, {verdict.text}", verified)
+    return Judgement(True, f"{escape(name)}, {verdict.text} ({requirement.reason})", verified)
