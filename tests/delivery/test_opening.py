@@ -2,12 +2,16 @@
 
 import pytest
 from tests.support.network import World, message, run, world
+from tests.support.security import Authority, asking
+from tests.tls.certificates import NOW
 
 from zsmtp.delivery.outcome import Fate, Level
 from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.events import ConnectFailed, Remark
 from zsmtp.net.script import NEVER, Reaction, Script, Then
-from zsmtp.net.scripted import Unreachable
+from zsmtp.net.scripted import Host, Unreachable
+from zsmtp.tls.policy import Level as TLSLevel
+from zsmtp.tls.policy import Policy
 
 
 def settings_with(greeting: Greeting) -> SessionSettings:
@@ -171,3 +175,40 @@ def test_a_stop_ends_the_opening_without_a_word_about_the_host(first: Script) ->
     assert there.network.now == 1001.0
     assert there.route.failure is None
     assert all(connection.closed_at is not None for connection in there.network.connections)
+
+
+# ------------------------------------------------------------ one address under two names
+
+TWO_NAMES = """
+    example.org MX 10 mx0.example.org
+    example.org MX 20 mx1.example.org
+    mx0.example.org A 192.0.2.1
+    mx1.example.org A 192.0.2.1
+"""
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        Unreachable(),
+        Script(greeting=Reaction("554 no")),
+        Script(greeting=Reaction("421 busy", Then.CLOSE)),
+        Script(greeting=Reaction(b"", Then.RESET)),
+    ],
+)
+def test_an_address_of_two_exchangers_is_tried_once(host: Host) -> None:
+    there = world(host, dns=TWO_NAMES)
+    there.deliver(message())
+    assert len(there.network.attempts) == 1
+
+
+def test_an_address_of_two_exchangers_is_tried_under_the_name_that_its_certificate_has() -> None:
+    authority = Authority.new()
+    server = authority.server("mx1.example.org")
+    there = world(
+        server, dns=TWO_NAMES, settings=asking(Policy(level=TLSLevel.VERIFY)), now=NOW, anchors=authority.anchors
+    )
+    there.deliver(message())
+    assert there.fates == [Fate.DELIVERED]
+    assert [endpoint.host for _, endpoint in there.network.attempts] == ["mx0.example.org", "mx1.example.org"]
+    assert "MAIL" not in " ".join(there.lines(0))

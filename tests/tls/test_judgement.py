@@ -251,4 +251,4 @@ def test_the_words_tell_names_and_stay_harmless() -> None:
     evil = issue("x", by=INTER, names=["evil\r\n.example.net"])
     text = judged(chained(Level.VERIFY, HOST), evil).text
     assert text == "the certificate is for evil\\r\\n.example.net, not for mx.example.org (test)"
-    assert judged(chained(Level.VERIFY, HOST), CERTIFICATES["good"]).text == "mx.example.org, issued by CN=root"
+    assert judged(chained(Level.VERIFY, HOST), CERTIFICATES["good"]).text == "mx.example.org, issued by CN=root (test)"

@@ -84,6 +84,7 @@ class _Stopped:
 
     ``dropped_hello`` tells that the connection was lost on EHLO: HELO may work; ``clear_may_work`` that TLS failed
     where it was only wished for, ``was_stale`` that it failed because an earlier session was to be taken up.
+    ``name_decided`` tells that the same address may do under another exchanger's name.
     """
 
     verdict: Verdict
@@ -91,6 +92,7 @@ class _Stopped:
     dropped_hello: bool = False
     clear_may_work: bool = False
     was_stale: bool = False
+    name_decided: bool = False
 
     @property
     def worth_another(self) -> bool:
@@ -120,8 +122,14 @@ class Opener:
         return for_requiretls(verdict) if strict and not isinstance(verdict, Link) else verdict
 
     def _walk(self, plan: DeliveryPlan, skip: set[Endpoint]) -> Generator[Any, Any, Link | Verdict]:
-        """Connect to one candidate after the other."""
+        """Connect to one candidate after the other.
+
+        An address is tried once, under the name of its first exchanger; under that of another one too where what its
+        certificate, its TLSA records or its login had to be was the reason against it.
+        """
         remaining = [c.endpoint for c in plan.route.candidates if c.endpoint not in skip]
+        for endpoint in skip:
+            _drop_address(endpoint, remaining)
         failures: list[ConnectFailure] = []
         refusals: list[Verdict] = []
         while remaining:
@@ -141,12 +149,16 @@ class Opener:
             if opened.interrupted:
                 return opened.verdict
             refusals.append(opened.verdict)
+            if not opened.name_decided:
+                _drop_address(result.endpoint, remaining)
         return combine_host_failures(failures, refusals)
 
     def _connect(self, remaining: list[Endpoint], failures: list[ConnectFailure]) -> Generator[Any, Any, ConnectResult]:
-        result: ConnectResult = yield Connect(tuple(remaining), self._settings.timeouts.connect)
+        by_address = {(endpoint.address, endpoint.port): endpoint for endpoint in reversed(remaining)}
+        first = tuple(endpoint for endpoint in remaining if by_address[endpoint.address, endpoint.port] is endpoint)
+        result: ConnectResult = yield Connect(first, self._settings.timeouts.connect)
         for endpoint, reason in result.failures:
-            remaining.remove(endpoint)
+            _drop_address(endpoint, remaining)
             failures.append(ConnectFailure(endpoint, reason))
         if result.stream is not None and result.endpoint is not None and self._observe is not ignore:
             self._observe(Connected(result.endpoint, result.stream.local))
@@ -164,7 +176,7 @@ class Opener:
             found = yield from self._stage.required(plan, endpoint)
             if isinstance(found, Unfit):
                 yield Close(stream)
-                return _Stopped(found.verdict)
+                return _Stopped(found.verdict, name_decided=True)
             required = found
         elif plan.needs_protection(endpoint):
             yield Close(stream)
@@ -270,7 +282,7 @@ class Opener:
         """Give up a connection that is not, or no more, what it must be."""
         yield Close(stream)
         if isinstance(outcome, Unfit):
-            return _Stopped(outcome.verdict, interrupted=outcome.interrupted)
+            return _Stopped(outcome.verdict, interrupted=outcome.interrupted, name_decided=True)
         stale = isinstance(outcome, Stale)
         return _Stopped(from_security(outcome.reason, peer, final=False), clear_may_work=not stale, was_stale=stale)
 
@@ -298,6 +310,11 @@ class Opener:
             name = yield from helo_name(address, configured=settings.helo_name, host_name=settings.host_name)
             self._names[address] = name.encode("ascii", "replace")
         return self._names[address]
+
+
+def _drop_address(endpoint: Endpoint, remaining: list[Endpoint]) -> None:
+    """Take the address of ``endpoint`` out of ``remaining``, whosever it is."""
+    remaining[:] = [one for one in remaining if (one.address, one.port) != (endpoint.address, endpoint.port)]
 
 
 def say_quit(stream: Stream, session: Session) -> Generator[Any, Any, None]:

@@ -258,7 +258,7 @@ class _Rules:
     def find_candidates(self, exchangers: list[_Exchanger]) -> Generator[Effect, Sent, list[Candidate]]:
         """The candidates of the exchangers, one preference after the other until there are enough."""
         request = self.request
-        candidates: dict[str, Candidate] = {}
+        candidates: dict[Endpoint, Candidate] = {}
         failures: list[_Found] = []
         for preference, group in _by_preference(exchangers):
             if len(candidates) >= request.max_addresses:
@@ -279,10 +279,10 @@ class _Rules:
                 hosts += [(exchanger.host, address) for address in found.addresses]
             for host, address in _by_turns(hosts, prefer_ipv6=request.prefer_ipv6):
                 endpoint = Endpoint(host, address, request.port, ip_family(address))
-                candidates.setdefault(address, Candidate(endpoint, preference))
+                candidates.setdefault(endpoint, Candidate(endpoint, preference))
         return self._enough(candidates) or self._nothing_usable(failures)
 
-    def _enough(self, candidates: dict[str, Candidate]) -> list[Candidate]:
+    def _enough(self, candidates: dict[Endpoint, Candidate]) -> list[Candidate]:
         limit = self.request.max_addresses
         if len(candidates) > limit:
             self.notes.append(f"{len(candidates) - limit} addresses beyond the limit of {limit} are left out")

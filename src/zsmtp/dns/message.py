@@ -129,7 +129,7 @@ class Question:
 
 
 def _with_opaque_tlsa(reply: bytes) -> bytes:
-    """The reply with a type that dnspython does not know in the place of TLSA: it refuses a digest of a wrong length."""
+    """The reply with an unknown type in the place of TLSA, where dnspython refuses a digest of a wrong length."""
     parser = dns.wire.Parser(reply)
     _, _, questions, answers, _, _ = parser.get_struct("!HHHHHH")
     for _ in range(questions):
