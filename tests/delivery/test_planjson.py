@@ -80,7 +80,17 @@ def test_the_schema_stays_what_it_is() -> None:
     """Whoever changes this document changes what programs read: that is a new schema."""
     document = plan_document(PLAN)
     assert document["schema"] == "zsmtp.plan/1"
-    assert list(document) == ["schema", "route", "policy", "sts", "wish", "problem", "notes", "requirements"]
+    assert list(document) == [
+        "schema",
+        "route",
+        "policy",
+        "sts",
+        "wish",
+        "problem",
+        "notes",
+        "report_record",
+        "requirements",
+    ]
     assert document["route"]["candidates"][0] == {
         "endpoint": {
             "host": "mx1.example.org",

@@ -210,7 +210,7 @@ class Opener:
         session = Session(timeouts=self._settings.timeouts, lmtp=self._settings.lmtp, observer=self._observe)
         peer = Peer(endpoint, stream.local)
         if self._stage is not None and self._stage.security.implicit and required is not None:
-            secured = yield from self._stage.handshake(stream, required, peer)
+            secured = yield from self._stage.handshake(stream, plan, required, peer)
             if not isinstance(secured, Secured):
                 return (yield from self._not_secure(stream, session, secured, peer))
             stream, peer = secured.stream, replace(peer, protection=secured.protection)
@@ -227,7 +227,7 @@ class Opener:
         if not isinstance(offered, Capabilities):
             return offered
         if self._stage is not None and required is not None and peer.protection is None:
-            secured = yield from self._stage.start_tls(stream, session, offered, required, peer)
+            secured = yield from self._stage.start_tls(stream, session, offered, plan, required, peer)
             if isinstance(secured, Secured):  # what was known before the handshake counts no more (RFC 3207 4.2)
                 stream, peer = secured.stream, replace(peer, protection=secured.protection)
                 offered = yield from self._say_hello(stream, session, peer, name, phase)

@@ -19,7 +19,6 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from zsmtp.dns.answer import Answer, Query, RecordType
 from zsmtp.dns.destination import DestinationRequest, plan_destination
 from zsmtp.dns.literal import Name, parse_destination
 from zsmtp.dns.plan import Endpoint, Plan
@@ -42,8 +41,10 @@ class DeliveryPlan:
 
     ``route`` are the candidates, or why there are none. ``policy`` is what is configured for the destination, None if
     no security is configured at all, or if what is configured cannot be used: ``problem`` then says why mail has to
-    wait. ``sts`` is what MTA-STS brought, None if it was not asked. ``notes`` are remarks for people. ``requirements``
-    are the decisions on candidates so far, each made once; they hold for messages whose sender wants ``wish``.
+    wait. ``sts`` is what MTA-STS brought, None if it was not asked. ``notes`` are remarks for people.
+    ``report_record`` is what the destination asks for TLS reports with, None if it does not or nobody writes any.
+    ``requirements`` are the decisions on candidates so far, each made once; they hold for messages whose sender wants
+    ``wish``.
     """
 
     route: Plan
@@ -52,6 +53,7 @@ class DeliveryPlan:
     wish: SenderWish = SenderWish.NONE
     problem: str = ""
     notes: tuple[str, ...] = ()
+    report_record: str | None = None
     requirements: dict[Endpoint, Requirement | Barred] = field(default_factory=dict)
 
     def needs_protection(self, endpoint: Endpoint) -> bool:
@@ -81,7 +83,8 @@ def plan_delivery(
         return DeliveryPlan(route, wish=wish, problem=str(error))
     notes = yield from _look_at_resolver(route, security, policy)
     sts = yield from _ask_mta_sts(request, security, policy)
-    return DeliveryPlan(route, policy, sts, wish=wish, notes=notes)
+    record = yield from _ask_for_reports(request, security)
+    return DeliveryPlan(route, policy, sts, wish=wish, notes=notes, report_record=record)
 
 
 def _look_at_resolver(route: Plan, security: Security, policy: Policy) -> Generator[Any, Any, tuple[str, ...]]:
@@ -90,6 +93,8 @@ def _look_at_resolver(route: Plan, security: Security, policy: Policy) -> Genera
     Nothing can be told from answers about zones that are not signed, so the root is asked about, which is: once in the
     life of ``security``. DANE is off in any case where answers are not secure; mail goes without it.
     """
+    from zsmtp.tls.dane import resolver_validates
+
     if not policy.wants_dane or not route.lookups:
         return ()
     resolver = security.resolver
@@ -97,11 +102,9 @@ def _look_at_resolver(route: Plan, security: Security, policy: Policy) -> Genera
         resolver.validates = True
     elif not resolver.asked:
         resolver.asked = True
-        answer: Answer = yield Query(".", RecordType.MX)
-        if not answer.temporary:
-            resolver.validates = answer.secure
-            if not answer.secure:
-                security.warn(NO_VALIDATION)
+        resolver.validates = yield from resolver_validates()
+        if resolver.validates is False:
+            security.warn(NO_VALIDATION)
     return (NO_VALIDATION,) if resolver.validates is False else ()
 
 
@@ -114,10 +117,24 @@ def _ask_mta_sts(
 
     if security.mta_sts is STSUse.OFF or policy.pinned or not request.use_mx:
         return None
-    parsed = parse_destination(request.destination, allow_unix=request.allow_unix)
-    if not isinstance(parsed, Name):
+    domain = _domain(request)
+    return (yield from policy_of(domain)) if domain else None
+
+
+def _ask_for_reports(request: DestinationRequest, security: Security) -> Generator[Any, Any, str | None]:
+    """The record with which a domain asks for TLS reports, if anybody here writes them."""
+    if security.report is None or not request.use_mx:
         return None
-    return (yield from policy_of(parsed.domain))
+    from zsmtp.tls.tlsrpt import find_record
+
+    domain = _domain(request)
+    return (yield from find_record(domain)) if domain else None
+
+
+def _domain(request: DestinationRequest) -> str:
+    """The destination, if it is a domain; else ""."""
+    parsed = parse_destination(request.destination, allow_unix=request.allow_unix)
+    return parsed.domain if isinstance(parsed, Name) else ""
 
 
 def requirement_for(

@@ -15,6 +15,7 @@ from typing import Any
 from zsmtp.delivery.outcome import Peer, from_login, from_loss, from_security
 from zsmtp.delivery.plan import DeliveryPlan, requirement_for
 from zsmtp.delivery.protection import InClear, Protection, Secured, Stale, Unfit
+from zsmtp.delivery.tlsreport import TLSReporter
 from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.plan import Endpoint, Family, Plan
 from zsmtp.errors import ConfigError, Interrupted, ZsmtpError
@@ -32,6 +33,7 @@ from zsmtp.tls.judgement import judge, without_tls
 from zsmtp.tls.policy import Barred, Policy, Requirement, STSUse
 from zsmtp.tls.problem import Problem
 from zsmtp.tls.resume import Resumption, SessionCache, SessionKey
+from zsmtp.tls.tlsrpt import SessionResult
 
 STARTTLS = b"STARTTLS\r\n"
 
@@ -57,6 +59,7 @@ class Security:
     are the options of every handshake but its strength; ``ca_file`` and ``ca_path`` hold the trust anchors, "" both:
     the system's. ``mta_sts`` is what MTA-STS policies are used for. ``session_lifetime`` is for how many seconds a
     session may be resumed, 0 for no resumption. ``nonce`` gives fresh random text for a login.
+    ``report`` takes the results of sessions with destinations that ask for TLS reports; it must not wait or raise.
     ``warn`` hears what whoever runs this should put right, once; ``resolver`` remembers what is known of it.
     """
 
@@ -71,6 +74,7 @@ class Security:
     implicit: bool = False
     allow_cleartext: bool = False
     failure_is_final: bool = False
+    report: Callable[[SessionResult], None] | None = None
     warn: Callable[[str], None] = _say_nothing
     resolver: ResolverTrust = field(default_factory=ResolverTrust)
 
@@ -82,6 +86,7 @@ class SecurityStage:
         self.security = security
         self._timeout = timeout
         self._observe = observer
+        self._report = TLSReporter(security.report)
         lifetime = security.session_lifetime
         self._sessions = SessionCache(lifetime=lifetime) if lifetime else None
 
@@ -91,31 +96,40 @@ class SecurityStage:
         assert found is not None
         if isinstance(found, Barred):
             self._observe(Remark(f"{endpoint.host}: not used: {found.reason}", About.SECURITY))
+            self._report.barred(plan, found, Peer(endpoint))
             return Unfit(from_security(found.reason, Peer(endpoint), final=False))
         return found
 
     def start_tls(
-        self, stream: Stream, session: Session, offered: Capabilities, required: Requirement, peer: Peer
+        self,
+        stream: Stream,
+        session: Session,
+        offered: Capabilities,
+        plan: DeliveryPlan,
+        required: Requirement,
+        peer: Peer,
     ) -> Generator[Any, Any, Secured | InClear | Unfit | Stale]:
         """STARTTLS after a first EHLO, if it is wanted and offered."""
         if not required.wants_tls:
             return InClear("no TLS is wanted")
         if not offered.starttls:
-            return self._in_clear(required, Problem.STARTTLS_NOT_SUPPORTED, "STARTTLS is not offered", peer)
+            text = "STARTTLS is not offered"
+            return self._in_clear(plan, required, Problem.STARTTLS_NOT_SUPPORTED, text, peer)
         session.command(Phase.STARTTLS, STARTTLS)
         heard = yield Exchange(stream, session)
         if isinstance(heard, Lost):
-            return self._broken(heard.error, required, peer)
+            return self._broken(heard.error, plan, required, peer)
         if heard.result is not Result.SUCCESS:
             text = f"STARTTLS was refused: {heard.reply}"
-            return self._in_clear(required, Problem.STARTTLS_NOT_SUPPORTED, text, peer)
+            return self._in_clear(plan, required, Problem.STARTTLS_NOT_SUPPORTED, text, peer)
         if not session.clean():
             injected = "octets in clear came behind the answer to STARTTLS"
+            self._report.in_clear(plan, required, peer, Problem.VALIDATION_FAILURE, injected)
             return Unfit(from_security(injected, peer, final=False))
-        return (yield from self.handshake(stream, required, peer))
+        return (yield from self.handshake(stream, plan, required, peer))
 
     def handshake(
-        self, stream: Stream, required: Requirement, peer: Peer
+        self, stream: Stream, plan: DeliveryPlan, required: Requirement, peer: Peer
     ) -> Generator[Any, Any, Secured | InClear | Unfit | Stale]:
         """The handshake and the judgement on it; ``stream`` is of no use any more unless the result is Secured."""
         options = replace(self.security.context, strength=Strength.of(required.level))
@@ -137,11 +151,12 @@ class SecurityStage:
         if result.stream is None and result.resuming:
             return Stale(result.error)
         if result.stream is None or result.facts is None:
-            outcome = self._in_clear(required, Problem.VALIDATION_FAILURE, result.error, peer)
+            outcome = self._in_clear(plan, required, Problem.VALIDATION_FAILURE, result.error, peer)
             return replace(outcome, broken=True) if isinstance(outcome, InClear) else outcome
         judgement = judge(required, result.facts, now=result.now, anchors=result.anchors)
         if self._observe is not ignore:
             self._observe(SecuredEvent(peer.endpoint, result.facts, judgement))
+        self._report.secured(plan, required, peer, judgement)
         if not judgement.ok:
             return Unfit(from_security(judgement.text, peer, final=self.security.failure_is_final))
         result.approved()
@@ -189,7 +204,10 @@ class SecurityStage:
         self._observe(Remark(f"logged in with {step.mechanism}", About.SECURITY))
         return None
 
-    def _in_clear(self, required: Requirement, problem: Problem, text: str, peer: Peer) -> InClear | Unfit:
+    def _in_clear(
+        self, plan: DeliveryPlan, required: Requirement, problem: Problem, text: str, peer: Peer
+    ) -> InClear | Unfit:
+        self._report.in_clear(plan, required, peer, problem, text)
         judgement = without_tls(required, problem, text)
         self._observe(Remark(f"no TLS: {judgement.text}", About.SECURITY))
         if self.security.implicit:
@@ -198,10 +216,10 @@ class SecurityStage:
             return InClear(judgement.text)
         return Unfit(from_security(judgement.text, peer, final=self.security.failure_is_final))
 
-    def _broken(self, error: ZsmtpError, required: Requirement, peer: Peer) -> InClear | Unfit:
+    def _broken(self, error: ZsmtpError, plan: DeliveryPlan, required: Requirement, peer: Peer) -> InClear | Unfit:
         if isinstance(error, Interrupted):
             return Unfit(from_loss(error, "", peer), interrupted=True)
-        outcome = self._in_clear(required, Problem.STARTTLS_NOT_SUPPORTED, f"STARTTLS: {error}", peer)
+        outcome = self._in_clear(plan, required, Problem.STARTTLS_NOT_SUPPORTED, f"STARTTLS: {error}", peer)
         return replace(outcome, broken=True) if isinstance(outcome, InClear) else outcome
 
 

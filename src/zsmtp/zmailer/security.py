@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from zsmtp.net.blocking import BlockingDriver
 from zsmtp.proto.sasl import Credentials
 from zsmtp.tls.context import ClientCertificate, ContextOptions, client_context
 from zsmtp.tls.policy import Level, Policy, STSUse
+from zsmtp.tls.tlsrpt import SessionResult
 from zsmtp.zmailer.authfile import AuthFile
 from zsmtp.zmailer.options import Options
 from zsmtp.zmailer.tlsconf import TLSConfig, load, read_sts_use
@@ -64,6 +66,7 @@ def read_security(options: Options, zenv: Zenv, complain: Callable[[str], None])
         session_lifetime=float(config.session_timeout) if config is not None else 0.0,
         implicit=config is not None and config.implicit,
         allow_cleartext=logins is not None and logins.allow_cleartext,
+        report=_report_to(config.report_file, complain) if config is not None and config.report_file else None,
         warn=complain,
         failure_is_final=zenv.get("TLS_DEMAND_FAILURE").lower() == "error",
     )
@@ -78,6 +81,14 @@ def equip(driver: BlockingDriver, asked: Asked, complain: Callable[[str], None])
         from zsmtp.net.stspolicies import PolicyKeeper
 
         driver.policies = PolicyKeeper(asked.policy_cache, complain, ca_file=security.ca_file, ca_path=security.ca_path)
+
+
+def _report_to(path: str, complain: Callable[[str], None]) -> Callable[[SessionResult], None]:
+    """Where results of sessions go."""
+    from zsmtp.net.reportsink import ReportSink
+
+    sink = ReportSink(path, complain)
+    return lambda result: sink.record(result, time.time())
 
 
 def _switch(zenv: Zenv, name: str, complain: Callable[[str], None]) -> STSUse:
@@ -98,8 +109,6 @@ def _read_tls(options: Options, complain: Callable[[str], None]) -> TLSConfig | 
     config = load(options.tls_conf)
     for remark in config.remarks:
         complain(remark)
-    if config.report_file:
-        complain(f"{config.path}: tls-report-file: this release writes no reports")
     client_context(_context(config))  # a certificate or cipher list that cannot be used is to be known now
     return config
 
