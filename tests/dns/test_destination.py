@@ -51,6 +51,31 @@ def asked(made: Plan) -> list[str]:
 PERMANENT, LATER = True, False
 
 
+IPV4_ONLY = frozenset({Family.INET})
+BOTH_FAMILIES = """
+    example.com MX 10 mx1.example.com
+    example.com MX 20 mx2.example.com
+    mx1.example.com A 192.0.2.1
+    mx1.example.com AAAA 2001:db8::1
+    mx2.example.com AAAA 2001:db8::2
+"""
+
+
+def test_one_address_family_can_be_asked_for() -> None:
+    made = plan(BOTH_FAMILIES, families=IPV4_ONLY)
+    assert route(made) == [(10, "mx1.example.com", "192.0.2.1")]
+    assert asked(made) == ["example.com MX", "mx1.example.com A", "mx2.example.com A"]
+    assert "mx2.example.com is skipped: mx2.example.com has no address of the family that is to be used" in made.notes
+    made = plan(BOTH_FAMILIES, families=frozenset({Family.INET6}))
+    assert [one[2] for one in route(made)] == ["2001:db8::1", "2001:db8::2"]
+
+
+@pytest.mark.parametrize("literal", ["[IPv6:2001:db8::1]", "UNIX:/run/lmtp"])
+def test_a_literal_of_another_family_is_no_destination(literal: str) -> None:
+    made = plan("", literal, families=IPV4_ONLY, allow_unix=True)
+    assert failure(made) == (PERMANENT, "5.4.4")
+
+
 class TestWithoutLookup:
     def test_literal(self) -> None:
         made = plan("", "[127.0.0.1]", use_mx=True)

@@ -45,7 +45,8 @@ class DestinationRequest:
     ``destination`` is a text as ``zsmtp.dns.literal`` reads it (``UNIX:/path`` only with ``allow_unix``); ``port`` is
     used where the destination names none. ``use_mx`` off (-x) takes the name's own addresses; ``allow_self`` (-X) then
     lets them be this machine's. ``own_names`` are the names this machine greets with. ``check_wks`` (-W) wants a WKS
-    record of SMTP for each host. ``shuffle`` brings a list into random order in place.
+    record of SMTP for each host. Only addresses of ``families`` are asked for and used. ``shuffle`` brings a list into
+    random order in place.
     """
 
     destination: str
@@ -57,6 +58,7 @@ class DestinationRequest:
     check_wks: bool = False
     own_names: frozenset[str] = frozenset()
     allow_unix: bool = False
+    families: frozenset[Family] = frozenset(Family)
     max_hosts: int = 100
     max_addresses: int = 20
 
@@ -96,7 +98,7 @@ def plan_destination(request: DestinationRequest) -> Generator[Effect, Sent, Pla
         if isinstance(parsed, NoRoute):
             failure = parsed
         elif isinstance(parsed, Literal):
-            candidates = [Candidate(_literal_endpoint(parsed, request.port))]
+            candidates = [Candidate(rules.literal_endpoint(parsed))]
         else:
             found = yield from rules.find_exchangers(parsed.domain)
             candidates = yield from rules.find_candidates(rules.without_own_names(found))
@@ -129,13 +131,6 @@ def exchanger_names(request: DestinationRequest) -> Generator[Effect, Sent, tupl
         return ()
 
 
-def _literal_endpoint(literal: Literal, port: int) -> Endpoint:
-    if literal.family is Family.UNIX:
-        return Endpoint(literal.address, literal.address, 0, Family.UNIX, literal=True)
-    port = port if literal.port is None else literal.port
-    return Endpoint(literal.address, literal.address, port, literal.family, literal=True)
-
-
 class _Rules:
     """The rules at work on one request: what was asked and noted so far, and the steps as sub-generators."""
 
@@ -147,6 +142,15 @@ class _Rules:
         self._own_names = frozenset(name.rstrip(".").lower() for name in request.own_names if name)
         self._own_addresses: frozenset[str] | None = None
         self._is_exchanger_itself = False
+
+    def literal_endpoint(self, literal: Literal) -> Endpoint:
+        """The endpoint that an address literal or a socket path names."""
+        if literal.family not in self.request.families:
+            self._refuse("5.4.4", f"{literal.address} is not of the address family that is to be used")
+        if literal.family is Family.UNIX:
+            return Endpoint(literal.address, literal.address, 0, Family.UNIX, literal=True)
+        port = self.request.port if literal.port is None else literal.port
+        return Endpoint(literal.address, literal.address, port, literal.family, literal=True)
 
     def _ask(self, query: Query) -> Generator[Effect, Sent, Answer]:
         """One question, its aliases followed."""
@@ -304,6 +308,8 @@ class _Rules:
         reasons: list[str] = []
         temporary = False
         for record_type, family in ((RecordType.A, Family.INET), (RecordType.AAAA, Family.INET6)):
+            if family not in self.request.families:
+                continue
             answer = yield from self._ask(Query(exchanger.host, record_type))
             if answer.status is Status.NXDOMAIN:
                 return _Found((), problem=f"no such domain: {exchanger.host}", no_such_domain=True)
@@ -316,9 +322,9 @@ class _Rules:
                 address = canonical_ip(record) if isinstance(record, str) else None
                 if address is not None and ip_family(address) is family:
                     addresses.append(address)
-        return _Found(
-            tuple(addresses), temporary, ", ".join(dict.fromkeys(reasons)) or f"{exchanger.host} has no address"
-        )
+        kind = "" if len(self.request.families) > 2 else " of the family that is to be used"
+        problem = ", ".join(dict.fromkeys(reasons)) or f"{exchanger.host} has no address{kind}"
+        return _Found(tuple(addresses), temporary, problem)
 
     def _check_wks(self, exchanger: _Exchanger, found: _Found) -> Generator[Effect, Sent, _Found]:
         """Keep the addresses only if the host says in a WKS record that it takes SMTP (RFC 974, RFC 1035 3.4.2)."""
