@@ -297,4 +297,4 @@ def test_where_mail_to_an_address_goes(asked: str, destination: str) -> None:
 
 
 def test_times_are_for_people() -> None:
-    assert [shown_time(seconds) for seconds in (0.0004, 0.34, 2.14)] == ["0.4 ms", "340 ms", "2.1 s"]
+    assert [shown_time(seconds) for seconds in (0.0004, 0.34, 2.14)] == ["0.4\u00a0ms", "340\u00a0ms", "2.1\u00a0s"]

@@ -56,6 +56,10 @@ def test_long_facts_go_on_under_their_text() -> None:
     ]
 
 
+def test_a_number_and_its_unit_stay_together() -> None:
+    assert list(wrap(line("it took 12\u00a0ms"), 10, 10, Look())) == ["it took", "12 ms"]
+
+
 def test_a_word_longer_than_the_line_is_cut() -> None:
     assert list(wrap(line("x" * 25), 10, 10, Look())) == ["x" * 10, "x" * 10, "x" * 5]
     assert list(wrap(line("ab " + "x" * 12), 10, 10, Look())) == ["ab", "x" * 10, "xx"]

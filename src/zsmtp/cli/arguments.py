@@ -25,7 +25,6 @@ def command_parser(name: str, description: str, *, epilog: str = "") -> Parser:
         prog=f"zsmtp {name}",
         description=description,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -29,7 +29,7 @@ SCHEMA = "zsmtp.explain/1"
 
 def explain_document(explanations: list[Explanation]) -> dict[str, Any]:
     """The document for ``json.dumps``."""
-    return {"schema": SCHEMA, "explanations": [_explanation(one) for one in explanations]}
+    return {"schema": SCHEMA, "explanations": [explanation_document(one) for one in explanations]}
 
 
 def read_plans(text: str | bytes) -> list[DeliveryPlan]:
@@ -45,19 +45,24 @@ def read_plans(text: str | bytes) -> list[DeliveryPlan]:
     return [read_plan(one.get("plan")) for one in explanations]
 
 
-def _explanation(explanation: Explanation) -> dict[str, Any]:
-    request, timeouts = explanation.request, explanation.settings.timeouts
+def explanation_document(explanation: Explanation) -> dict[str, Any]:
+    """One explanation as a JSON object."""
+    limits = explanation.limits
     return {
         "asked": explanation.asked,
         "status": int(explanation.status),
+        "relay": explanation.via or None,
         "plan": plan_document(explanation.plan),
         "candidates": [_candidate(explanation, one.endpoint) for one in explanation.plan.route.candidates],
-        "limits": {
-            "hosts": request.max_hosts,
-            "addresses": request.max_addresses,
-            "connect_seconds": timeouts.connect,
-            "command_seconds": timeouts.command,
-            "final_seconds": timeouts.final,
+        "ended": None if explanation.ended is None else explanation.ended[0],
+        "limits": None
+        if limits is None
+        else {
+            "hosts": limits.hosts,
+            "addresses": limits.addresses,
+            "connect_seconds": limits.timeouts.connect,
+            "command_seconds": limits.timeouts.command,
+            "final_seconds": limits.timeouts.final,
         },
     }
 
@@ -65,6 +70,7 @@ def _explanation(explanation: Explanation) -> dict[str, Any]:
 def _candidate(explanation: Explanation, endpoint: Endpoint) -> dict[str, Any]:
     introduction = explanation.introductions.get(endpoint)
     probe = explanation.probes.get(endpoint)
+    trial = explanation.trials.get(endpoint)
     finding = explanation.plan.sts.finding(endpoint.host) if explanation.plan.sts is not None else None
     return {
         "host": endpoint.host,
@@ -74,6 +80,7 @@ def _candidate(explanation: Explanation, endpoint: Endpoint) -> dict[str, Any]:
         "tlsa": [_tlsa_answer(answer) for answer in explanation.tlsa_answers(endpoint)],
         "mta_sts": None if finding is None else {"mode": finding.mode.value, "listed": finding.listed},
         "probe": None if probe is None else _probe(probe),
+        "trial": None if trial is None else {"good": trial.good, "text": trial.text},
     }
 
 

@@ -25,6 +25,7 @@ from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.heloname import HeloCheck, check_helo, helo_name
 from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.errors import ConnectError
+from zsmtp.proto.phase import Timeouts
 from zsmtp.tls.policy import Barred
 
 T = TypeVar("T")
@@ -46,25 +47,48 @@ class Introduction:
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a delivery goes: hosts and addresses looked at, and how long it waits for what."""
+
+    hosts: int
+    addresses: int
+    timeouts: Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a recorded delivery found at a candidate."""
+
+    good: bool
+    text: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """All there is to tell of one destination.
 
-    ``asked`` is what was asked about. ``lookups`` are all answers in the order they came, those of the plan among
-    them. ``introductions`` and ``probes`` are by endpoint; there are no probes unless connections were asked for.
+    ``asked`` is what was asked about, ``via`` the relay that takes its mail, "" if none does. ``lookups`` are all
+    answers in the order they came, those of the plan among them. ``introductions`` and ``probes`` are by endpoint;
+    there are no probes unless connections were asked for. Of a recorded delivery there are ``trials``, what came of it
+    (``ended`` in words and as a status), and no limits.
     """
 
     asked: str
     plan: DeliveryPlan
-    request: DestinationRequest
-    settings: SessionSettings
+    via: str = ""
+    limits: Limits | None = None
     lookups: tuple[Answer, ...] = ()
     introductions: Mapping[Endpoint, Introduction] = field(default_factory=dict)
     probes: Mapping[Endpoint, Probe] = field(default_factory=dict)
+    trials: Mapping[Endpoint, Trial] = field(default_factory=dict)
+    ended: tuple[str, Exit] | None = None
 
     @property
     def status(self) -> Exit:
-        """Whether it can be delivered to, as far as is known."""
+        """Whether it can be delivered to, as far as is known; of a recorded delivery, how it ended."""
+        if self.ended is not None:
+            return self.ended[1]
         failure = self.plan.route.failure
         if failure is not None:
             return Exit.NO_HOST if failure.permanent else Exit.TEMPORARY
@@ -90,7 +114,7 @@ class Explanation:
 
 
 def explain(
-    asked: str, request: DestinationRequest, settings: SessionSettings, source_of: SourceOf
+    asked: str, request: DestinationRequest, settings: SessionSettings, source_of: SourceOf, *, via: str = ""
 ) -> Generator[Any, Any, Explanation]:
     """Plan a delivery as it would be planned, decide on every candidate, and look at the greeting of each."""
     lookups: list[Answer] = []
@@ -111,8 +135,8 @@ def explain(
     return Explanation(
         asked=asked,
         plan=plan,
-        request=request,
-        settings=settings,
+        via=via,
+        limits=Limits(request.max_hosts, request.max_addresses, settings.timeouts),
         lookups=tuple(dict.fromkeys(lookups)),
         introductions=introductions,
     )

@@ -5,11 +5,11 @@ Nothing is decided here; words and places are. What is good, doubtful or bad has
 
 from __future__ import annotations
 
-from zsmtp.cli.explanation import Explanation, Introduction
+from zsmtp.cli.explanation import Explanation, Introduction, Limits
 from zsmtp.cli.probe import Probe
 from zsmtp.cli.sysexits import Exit
 from zsmtp.cli.terminal import Style
-from zsmtp.cli.tree import Node, Text, line
+from zsmtp.cli.tree import NO_BREAK, Node, Text, line
 from zsmtp.delivery.plan import DeliveryPlan
 from zsmtp.dns.answer import MX, TLSA, Answer, RecordType, Status
 from zsmtp.dns.plan import Candidate, Endpoint, Family
@@ -31,11 +31,17 @@ _PROTECTION = {
     Level.DANE: "required, with a certificate that TLSA records name",
 }
 
+_STYLES = {Exit.OK: Style.GOOD, Exit.TEMPORARY: Style.WARN}
+
 
 def picture(explanation: Explanation) -> Node:
     """The whole explanation."""
     plan = explanation.plan
     root = Node(_headline(explanation))
+    if explanation.ended is not None:
+        root.fact("ended", line(escape(explanation.ended[0]), _STYLES.get(explanation.ended[1], Style.BAD)))
+    if explanation.via:
+        root.fact("relay", line(escape(explanation.via)))
     _tell_route(root, explanation)
     if plan.sts is not None:
         root.fact("MTA-STS", _sts(plan.sts))
@@ -46,7 +52,8 @@ def picture(explanation: Explanation) -> Node:
         root.fact("policy", line(escape(plan.problem), Style.BAD))
     for note in plan.route.notes[:MAX_SHOWN]:
         root.fact("note", line(escape(note)))
-    _tell_limits(root, explanation)
+    if explanation.limits is not None:
+        root.fact("limits", _limits(explanation.limits))
     _add_exchangers(root, explanation)
     return root
 
@@ -58,7 +65,9 @@ def _headline(explanation: Explanation) -> Text:
     if failure is not None:
         verdict = line("not deliverable", Style.BAD) if failure.permanent else line("has to wait", Style.WARN)
         return name + verdict + line(f": {escape(failure.text)} ({failure.status})")
-    if explanation.status is Exit.OK:
+    if explanation.ended is not None:
+        verdict = line("a recorded delivery")
+    elif explanation.status is Exit.OK:
         verdict = line("deliverable", Style.GOOD)
     elif explanation.status is Exit.UNAVAILABLE:
         verdict = line("refused by every host", Style.BAD)
@@ -105,7 +114,7 @@ def _answer(answer: Answer, records: list[str]) -> Text:
         told = line(", ".join(shown) + more)
     if answer.temporary:
         return told
-    return told + line("; ") + _safety(answer) + line(f", TTL {answer.ttl} s")
+    return told + line("; ") + _safety(answer) + line(f", TTL{NO_BREAK}{answer.ttl}{NO_BREAK}s")
 
 
 def _safety(answer: Answer) -> Text:
@@ -117,13 +126,14 @@ def _sts(lookup: PolicyLookup) -> Text:
     told = line(escape(lookup.note), Style.WARN if lookup.failure is not None else Style.PLAIN)
     if policy is None:
         return told
-    return told + line(f": {', '.join(policy.mx[:MAX_SHOWN]) or 'no hosts'}; max age {policy.max_age} s")
+    return told + line(f": {', '.join(policy.mx[:MAX_SHOWN]) or 'no hosts'}; max age {policy.max_age}{NO_BREAK}s")
 
 
-def _tell_limits(root: Node, explanation: Explanation) -> None:
-    request, timeouts = explanation.request, explanation.settings.timeouts
-    waits = f"connect {timeouts.connect:g} s, commands {timeouts.command:g} s, end of data {timeouts.final:g} s"
-    root.fact("limits", line(f"{request.max_hosts} hosts, {request.max_addresses} addresses; {waits}"))
+def _limits(limits: Limits) -> Text:
+    times = limits.timeouts
+    waits = {"connect": times.connect, "commands": times.command, "end of data": times.final}
+    told = ", ".join(f"{name} {seconds:g}{NO_BREAK}s" for name, seconds in waits.items())
+    return line(f"{limits.hosts} hosts, {limits.addresses} addresses; {told}")
 
 
 # ------------------------------------------------------------------ candidates
@@ -134,14 +144,17 @@ def _add_exchangers(root: Node, explanation: Explanation) -> None:
     groups: dict[tuple[int, str], list[Candidate]] = {}
     for candidate in explanation.plan.route.candidates:
         groups.setdefault((candidate.preference, candidate.endpoint.host), []).append(candidate)
+    lookups = explanation.plan.route.lookups
+    by_mx = any(one.query.type is RecordType.MX and one.status is Status.OK for one in lookups)
     for (preference, host), candidates in groups.items():
         first = candidates[0].endpoint
         if first.literal:
             for candidate in candidates:
                 _add_candidate(root, candidate, explanation)
             continue
-        branch = root.add(line(f"{preference} ", Style.FAINT) + line(escape(host), Style.NAME))
-        for answer in explanation.plan.route.lookups:
+        rank = line(f"{preference} ", Style.FAINT) if by_mx else ()
+        branch = root.add(rank + line(escape(host), Style.NAME))
+        for answer in lookups:
             if answer.query.name == host and answer.query.type in (RecordType.A, RecordType.AAAA):
                 branch.fact(answer.query.type.value, _answer(answer, [str(one) for one in answer.records]))
         _tell_tlsa(branch, explanation, first)
@@ -191,12 +204,16 @@ def _add_candidate(parent: Node, candidate: Candidate, explanation: Explanation)
     probe = explanation.probes.get(endpoint)
     if probe is not None:
         _tell_probe(node, probe)
+    trial = explanation.trials.get(endpoint)
+    if trial is not None:
+        node.fact("tried", line(escape(trial.text), Style.GOOD if trial.good else Style.BAD))
 
 
 def _tell_requirement(node: Node, plan: DeliveryPlan, endpoint: Endpoint) -> None:
     found = plan.requirements.get(endpoint)
     if found is None:
-        node.fact("TLS", line("not used: nothing is configured"))
+        undecided = plan.policy is not None or plan.problem
+        node.fact("TLS", line("not decided: its turn did not come" if undecided else "not used: nothing is configured"))
     elif isinstance(found, Barred):
         node.fact("TLS", line("not to be used now", Style.BAD), line(f": {escape(found.reason)}"))
     else:
@@ -267,7 +284,7 @@ def _tell_probe(node: Node, probe: Probe) -> None:
 
 
 def shown_time(seconds: float) -> str:
-    """A time for people: ``0.4 ms``, ``340 ms``, ``2.1 s``."""
+    """A time for people: ``0.4 ms``, ``340 ms``, ``2.1 s``; number and unit stay together."""
     if seconds >= 1:
-        return f"{seconds:.1f} s"
-    return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"
+        return f"{seconds:.1f}{NO_BREAK}s"
+    return f"{seconds * 1000:.0f}{NO_BREAK}ms" if seconds >= 0.01 else f"{seconds * 1000:.1f}{NO_BREAK}ms"

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from zsmtp.cli.terminal import Look, Style
 
+NO_BREAK = "\u00a0"
+"""A blank at which no line ends, between a number and its unit."""
 _MIN_TEXT = 20  # columns for text, however deep the tree: then lines grow longer than the width
 
 
@@ -119,13 +121,12 @@ def _words(text: Text, look: Look) -> Iterator[tuple[str, Style, bool]]:
     """Words with their style, and whether they stick to the one before."""
     ended_in_blank = True
     for piece in text:
-        shown = look.fit(piece.text)
-        for number, word in enumerate(shown.split(" ")):
+        for number, word in enumerate(piece.text.split(" ")):
             glued = number == 0 and not ended_in_blank
             if word:
-                yield word, piece.style, glued
-        if shown:
-            ended_in_blank = shown.endswith(" ")
+                yield look.fit(word.replace(NO_BREAK, " ")), piece.style, glued
+        if piece.text:
+            ended_in_blank = piece.text.endswith(" ")
 
 
 def _cut(word: str, room: int) -> Iterable[str]:

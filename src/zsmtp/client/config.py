@@ -257,8 +257,9 @@ class Config:
     """Everything a client is to know. See the module for how its parts go together.
 
     ``helo_name`` is what this side greets with ("": its own name, by the DNS); ``local_address`` where connections come
-    from, as ``zsmtp.net.identity`` reads it. ``message_timeout`` bounds everything that is done for one message: then
-    whoever is undecided is deferred, or in doubt. ``timeouts`` are those of single waits.
+    from, as ``zsmtp.net.identity`` reads it; ``address_family`` the only one to connect in, IPv4 or IPv6 (None: both).
+    ``message_timeout`` bounds everything that is done for one message: then whoever is undecided is deferred, or in
+    doubt. ``timeouts`` are those of single waits.
     """
 
     relay: Relay | None = None
@@ -266,6 +267,7 @@ class Config:
     routes: Mapping[str, Relay] = field(default_factory=dict)
     helo_name: str = ""
     local_address: str = ""
+    address_family: Family | None = None
     pipelining: bool = True
     message_timeout: float = 900.0
     timeouts: Timeouts = Timeouts(connect=30.0, final=600.0, quit=5.0)  # noqa: RUF009 - frozen
@@ -275,6 +277,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.local_address:
             _in("local_address", parse_identity, self.local_address)
+        _require(self.address_family is not Family.UNIX, "address_family", "UNIX is none of IPv4, IPv6")
         _require(self.message_timeout > 0, "message_timeout", f"{self.message_timeout} is not more than 0")
         for wait in fields(self.timeouts):
             _require(getattr(self.timeouts, wait.name) > 0, f"timeouts.{wait.name}", "a wait of no time")

@@ -20,6 +20,7 @@ from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.literal import Literal, Name, parse_destination
+from zsmtp.dns.plan import Family
 from zsmtp.dns.resolver import Resolver
 from zsmtp.errors import ConfigError
 from zsmtp.proto.address import domain_of
@@ -63,6 +64,8 @@ class Destinations:
         parsed = parse_destination(domain)
         name = parsed.domain if isinstance(parsed, Name) else domain
         relay = self._config.routes.get(name, self._config.relay)
+        family = self._config.address_family
+        families = frozenset(Family if family is None else {family, Family.UNIX})
         own_names = frozenset(one.lower() for one in (self._config.helo_name, os.uname().nodename) if one)
         direct = self._config.direct
         if relay is not None:
@@ -73,6 +76,7 @@ class Destinations:
                 use_mx=False,
                 allow_self=True,
                 prefer_ipv6=direct.prefer_ipv6,
+                families=families,
                 allow_unix=True,
             )
             return Destination(str(relay), relay, request)
@@ -81,6 +85,7 @@ class Destinations:
             shuffle=random.SystemRandom().shuffle,
             port=direct.port,
             prefer_ipv6=direct.prefer_ipv6,
+            families=families,
             own_names=own_names,
         )
         return Destination(name, None, request)

@@ -1,0 +1,142 @@
+"""The options that say where mail goes and how safely, and the client's configuration they make.
+
+``explain`` and ``send`` have them in common, so that what is explained is what is sent: a TOML file first
+(``zsmtp.client.configfile``), then what the command line says. Secrets come from a file or from the environment; the
+command line, which everybody on the machine can read, only names them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from typing import Any
+
+from zsmtp.cli.arguments import port, seconds
+from zsmtp.cli.failure import CommandFailed, reading
+from zsmtp.cli.sysexits import Exit
+from zsmtp.client.config import TLS, Config, Login, Relay
+from zsmtp.dns.plan import Family
+from zsmtp.errors import ConfigError
+from zsmtp.escape import escape
+from zsmtp.proto.phase import Timeouts
+from zsmtp.tls.policy import Level
+
+DEFAULT_PASSWORD_ENV = "ZSMTP_PASSWORD"  # noqa: S105 - the name of a variable
+_LEVELS = tuple(level.value for level in Level if level is not Level.FINGERPRINT)  # fingerprints need a file
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options both commands have."""
+    where = parser.add_argument_group("where mail goes")
+    where.add_argument("--config", metavar="FILE", help="configuration of the client, TOML; options here count more")
+    where.add_argument(
+        "--relay",
+        metavar="HOST[:PORT]",
+        help="one server for all mail: a host, [address], /path/of/socket, or a URL (smtp://, smtps://, lmtp://)",
+    )
+    where.add_argument("--port", type=port, help="the port of mail exchangers, or of the relay (25)")
+    where.add_argument("--lmtp", action="store_true", help="speak LMTP to the relay")
+    where.add_argument("--resolver", metavar="ADDR[:PORT]", help="the name server to ask instead of the system's")
+    family = where.add_mutually_exclusive_group()
+    family.add_argument("-4", dest="family", action="store_const", const=Family.INET, help="IPv4 only")
+    family.add_argument("-6", dest="family", action="store_const", const=Family.INET6, help="IPv6 only")
+    how = parser.add_argument_group("how safely")
+    how.add_argument("--tls", metavar="LEVEL", choices=_LEVELS, help=f"the least TLS must be: {', '.join(_LEVELS)}")
+    how.add_argument("--ca-file", metavar="FILE", help="certificates of authorities to trust instead of the system's")
+    how.add_argument("--user", metavar="NAME", help="log in at the relay; the secret comes from one of the next two")
+    how.add_argument("--password-file", metavar="FILE", help="a file that holds the secret and nothing else")
+    how.add_argument("--password-env", metavar="NAME", help="the environment variable that holds it (ZSMTP_PASSWORD)")
+    how.add_argument("--helo", metavar="NAME", help="the name to greet with")
+    how.add_argument("--timeout", type=seconds, metavar="SECONDS", help="the longest wait for anything the peer does")
+
+
+def read_configuration(options: argparse.Namespace) -> Config:
+    """The configuration that the options make. Raises CommandFailed, and ConfigError for what is wrong in the file."""
+    config = Config()
+    if options.config is not None:
+        with reading(options.config):
+            config = Config.from_toml(options.config)
+    try:
+        return _with_options(config, options)
+    except ConfigError as error:  # what the file says was found good before
+        raise CommandFailed(Exit.USAGE, escape(str(error))) from error
+
+
+def _with_options(config: Config, options: argparse.Namespace) -> Config:
+    changes: dict[str, Any] = {}
+    if options.relay is not None:
+        config = replace(config, relay=parse_relay(options.relay), routes={})
+    if options.helo is not None:
+        changes["helo_name"] = options.helo
+    if options.family is not None:
+        changes["address_family"] = options.family
+    if options.timeout is not None:
+        changes["timeouts"] = within(config.timeouts, options.timeout)
+    direct: dict[str, Any] = {}
+    if config.relay is not None:
+        changes["relay"] = _relay(config.relay, options)
+    else:
+        for name in ("lmtp", "user", "password_file", "password_env"):
+            if getattr(options, name):
+                raise CommandFailed(Exit.USAGE, f"--{name.replace('_', '-')} goes with --relay")
+        direct["tls"] = _tls(config.direct.tls, options)
+    if options.port is not None:
+        direct["port"] = options.port
+    if options.resolver is not None:
+        direct["nameserver"] = options.resolver
+    changes["direct"] = replace(config.direct, **direct)
+    return replace(config, **changes)
+
+
+def within(timeouts: Timeouts, longest: float) -> Timeouts:
+    """The same waits, none longer than so many seconds."""
+    return Timeouts(**{one.name: min(getattr(timeouts, one.name), longest) for one in fields(timeouts)})
+
+
+def parse_relay(text: str) -> Relay:
+    """``host``, ``host:port``, ``[address]:port``, ``/path/of/socket`` or a URL. Raises ConfigError."""
+    if "://" in text:
+        return Relay.from_url(text)
+    if text[:5].lower() == "unix:":
+        text = text[5:]
+    if text.startswith("/"):
+        return Relay(host=text)
+    host, colon, number = text.rpartition(":")
+    if not colon or (text.startswith("[") and text.endswith("]")):
+        host, number = text, ""
+    if ":" in host and not host.startswith("["):
+        raise ConfigError(f"relay: an IPv6 address belongs in brackets: {escape(text[:100])}")
+    if colon and host != text and not (number.isascii() and number.isdigit() and len(number) <= 5):
+        raise ConfigError(f"relay: not a port: {escape(number[:20])}")
+    try:
+        return Relay(host=host, port=int(number) if number else None)
+    except ConfigError as error:
+        raise ConfigError(f"relay: {error}") from error
+
+
+def _relay(relay: Relay, options: argparse.Namespace) -> Relay:
+    """A relay with what the command line adds to it."""
+    login = relay.login
+    if options.user is not None:
+        if options.password_file is not None and options.password_env is not None:
+            raise CommandFailed(Exit.USAGE, "--password-file and --password-env: one of them")
+        env = options.password_env or ("" if options.password_file else DEFAULT_PASSWORD_ENV)
+        login = Login(user=options.user, password_file=options.password_file or "", password_env=env)
+    elif options.password_file or options.password_env:
+        raise CommandFailed(Exit.USAGE, "a password without --user")
+    return replace(
+        relay,
+        port=relay.port if relay.port is not None else options.port,
+        lmtp=relay.lmtp or options.lmtp,
+        login=login,
+        tls=_tls(relay.tls, options),
+    )
+
+
+def _tls(tls: TLS, options: argparse.Namespace) -> TLS:
+    changes: dict[str, Any] = {}
+    if options.tls is not None:
+        changes |= {"level": Level(options.tls), "fingerprints": ()}
+    if options.ca_file is not None:
+        changes |= {"ca_file": options.ca_file, "ca_path": ""}
+    return replace(tls, **changes)

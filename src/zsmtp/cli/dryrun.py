@@ -1,0 +1,228 @@
+"""``zsmtp send --dry-run``: what would be done, and with which words, without connecting to anybody.
+
+Name servers are asked, for the plan of each destination (``zsmtp.cli.explanation``). What a server offers cannot be
+known without asking it, so the content and the commands are shown for two that may be met: one that offers everything
+this program uses, and one that offers nothing. They are made by the rules of a delivery: ``zsmtp.body`` chooses the
+form of the content, ``zsmtp.proto.plan`` the commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from zsmtp.body.target import Conversion, Target
+from zsmtp.body.target import Refusal as ContentRefusal
+from zsmtp.cli.explain import Explainer
+from zsmtp.cli.explainjson import explanation_document
+from zsmtp.cli.explanation import Explanation, destination_of
+from zsmtp.cli.outgoing import Outgoing
+from zsmtp.cli.picture import picture
+from zsmtp.cli.sysexits import worst
+from zsmtp.cli.terminal import Style, look_of
+from zsmtp.cli.tree import Node, draw, line
+from zsmtp.client.config import Config
+from zsmtp.client.destinations import Destination, Destinations
+from zsmtp.client.message import Letter
+from zsmtp.delivery.content import Targets, content_form, is_internationalised
+from zsmtp.escape import escape
+from zsmtp.proto.capabilities import Capabilities
+from zsmtp.proto.plan import (
+    Envelope,
+    Recipient,
+    Refusal,
+    capacity,
+    plan_transaction,
+    recipient_refusal,
+    sender_refusal,
+)
+
+SCHEMA = "zsmtp.dry-run/1"
+MAX_SHOWN = 20  # commands of one group that are shown to people
+
+_EVERYTHING = Capabilities(
+    pipelining=True,
+    size=0,
+    eight_bit_mime=True,
+    dsn=True,
+    enhanced_status_codes=True,
+    chunking=True,
+    binary_mime=True,
+    smtputf8=True,
+)
+_SERVERS = (("a server that offers everything", _EVERYTHING), ("a server that offers nothing", Capabilities()))
+
+_FORMS = {
+    Conversion.NONE: "as it is",
+    Conversion.QP: "encoded anew (quoted-printable or base64)",
+    Conversion.EIGHT_BIT: "decoded to 8 bits",
+    Conversion.MULTIPART_QP: "its parts encoded anew (quoted-printable or base64)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What one kind of server would be given: the content's octets and how it was changed, the commands by groups.
+
+    ``refused`` says why there would be nothing, for the message or for recipients.
+    """
+
+    server: str
+    size: int = 0
+    conversion: Conversion = Conversion.NONE
+    remarks: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What would be done for the recipients of one message at one destination."""
+
+    message: Outgoing
+    destination: Destination
+    recipients: tuple[str, ...]
+    explanation: Explanation
+    forms: tuple[Form, ...]
+
+
+def dry_run(messages: Sequence[Outgoing], config: Config, options: argparse.Namespace) -> int:
+    """Rehearse everything and print it; the exit status."""
+    stage = _Stage(config)
+    look = look_of(sys.stdout, options.color)
+    rehearsals: list[Rehearsal] = []
+    for message in messages:
+        found = stage.rehearse(message)
+        rehearsals += found
+        if not options.json:
+            sys.stdout.write("".join(f"{one}\n" for one in draw(_picture(message, found), look)))
+            sys.stdout.flush()
+    if options.json:
+        json.dump(_document(rehearsals), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    return worst(one.explanation.status for one in rehearsals)
+
+
+class _Stage:
+    """Everything that a delivery has, but nobody to talk to."""
+
+    def __init__(self, config: Config) -> None:
+        self._destinations = Destinations(config)
+        self._targets = Targets(self._destinations.target())
+        self._explainer = Explainer(config)
+        self._known: dict[Destination, Explanation] = {}
+
+    def rehearse(self, message: Outgoing) -> list[Rehearsal]:
+        """All destinations of one message."""
+        with closing(message.letter()) as letter:
+            groups: dict[Destination, list[bytes]] = {}
+            for recipient in letter.recipients:
+                groups.setdefault(self._destinations.of(recipient), []).append(recipient)
+            return [self._at(message, letter, where, recipients) for where, recipients in groups.items()]
+
+    def _at(self, message: Outgoing, letter: Letter, where: Destination, recipients: list[bytes]) -> Rehearsal:
+        if where not in self._known:
+            self._known[where] = self._explainer.explain(destination_of(recipients[0].decode("utf-8")))
+        envelope = Envelope(letter.sender, tuple(map(Recipient, recipients)))
+        settings = self._destinations.settings_for(where.relay)
+        forms = [self._form(letter, envelope, name, settings.usable(offered)) for name, offered in _SERVERS]
+        names = tuple(one.decode("utf-8") for one in recipients)
+        return Rehearsal(message, where, names, self._known[where], tuple(forms))
+
+    def _form(self, letter: Letter, envelope: Envelope, server: str, usable: Capabilities) -> Form:
+        target: Target = self._targets.of(usable, internationalised=is_internationalised(envelope))
+        content = letter.stored().content(target)
+        if isinstance(content, ContentRefusal):
+            return Form(server, refused=(f"{content.text} ({content.status})",))
+        told = content_form(content)
+        assert not isinstance(told, Refusal)
+        sender = sender_refusal(envelope, usable)
+        if sender is not None:
+            return Form(server, refused=(f"{_shown(envelope.sender)}: {sender.text} ({sender.status})",))
+        refused = []
+        taken = []
+        for recipient in envelope.recipients:
+            problem = recipient_refusal(recipient, usable)
+            if problem is None:
+                taken.append(recipient)
+            else:
+                refused.append(f"{_shown(recipient.address)}: {problem.text} ({problem.status})")
+        groups: list[tuple[str, ...]] = []
+        while taken:
+            count = capacity(taken, usable)
+            part = envelope._replace(recipients=tuple(taken[:count]))
+            planned = plan_transaction(part, told, usable).groups
+            groups += [tuple(_shown(step.shown) for step in group if step.wire) for group in planned]
+            taken = taken[count:]
+        shown = tuple(group for group in groups if group)
+        return Form(server, content.size, content.conversion, content.remarks, shown, tuple(refused))
+
+
+def _shown(octets: bytes) -> str:
+    return escape(octets)
+
+
+# ---------------------------------------------------------------------- output
+
+
+def _picture(message: Outgoing, rehearsals: Sequence[Rehearsal]) -> Node:
+    root = Node(
+        line(escape(message.name), Style.STRONG)
+        + line(f": {message.size} octets, from {escape(message.sender) or '<> (nobody)'}; nothing is sent")
+    )
+    for one in rehearsals:
+        branch = root.add(line("to ") + line(escape(", ".join(one.recipients)), Style.NAME))
+        branch.children.append(picture(one.explanation))
+        for form in one.forms:
+            branch.children.append(_form_picture(form))
+    return root
+
+
+def _form_picture(form: Form) -> Node:
+    node = Node(line(form.server))
+    for text in form.refused:
+        node.fact("refused", line(text, Style.BAD))
+    if form.groups:
+        node.fact("content", line(f"{_FORMS[form.conversion]}, {form.size} octets"))
+    for remark in form.remarks:
+        node.fact("note", line(escape(remark)))
+    for number, group in enumerate(form.groups):
+        more = f" ... and {len(group) - MAX_SHOWN} more" if len(group) > MAX_SHOWN else ""
+        for place, text in enumerate(group[:MAX_SHOWN]):
+            last = place == min(len(group), MAX_SHOWN) - 1
+            key = "" if place else "then" if number else "says"
+            node.fact(key, line(text + (more if last else "")))
+    return node
+
+
+def _document(rehearsals: Sequence[Rehearsal]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "deliveries": [
+            {
+                "message": one.message.name,
+                "octets": one.message.size,
+                "sender": one.message.sender,
+                "recipients": list(one.recipients),
+                "destination": one.destination.name,
+                "explanation": explanation_document(one.explanation),
+                "forms": [
+                    {
+                        "server": form.server,
+                        "octets": form.size,
+                        "conversion": form.conversion.value,
+                        "remarks": list(form.remarks),
+                        "commands": [list(group) for group in form.groups],
+                        "refused": list(form.refused),
+                    }
+                    for form in one.forms
+                ],
+            }
+            for one in rehearsals
+        ],
+    }

@@ -1,0 +1,160 @@
+"""``zsmtp explain``: what a delivery to a domain or an address would do, and why; with ``--connect`` also tried out.
+
+Nothing is sent but questions to name servers, and with ``--connect`` the opening of a session with each candidate. The
+plan that is shown is the one that delivery would execute (``zsmtp.delivery.plan``); ``--json`` prints it complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from zsmtp.cli.arguments import command_parser
+from zsmtp.cli.configuration import add_options, read_configuration, within
+from zsmtp.cli.explainjson import explain_document
+from zsmtp.cli.explanation import Explanation, destination_of, explain
+from zsmtp.cli.picture import picture
+from zsmtp.cli.probe import Probe, Recorder, probe_candidate
+from zsmtp.cli.sysexits import worst
+from zsmtp.cli.terminal import look_of
+from zsmtp.cli.tree import draw
+from zsmtp.client.config import Config, Relay
+from zsmtp.client.destinations import Destinations
+from zsmtp.delivery.settings import SessionSettings
+from zsmtp.dns.answer import Answer, Query, RecordType
+from zsmtp.dns.destination import DestinationRequest
+from zsmtp.dns.plan import Candidate, Endpoint
+from zsmtp.events import Observer, ignore
+from zsmtp.net.blocking import BlockingDriver, Stop
+from zsmtp.net.identity import parse_identity, source_address
+
+PROBE_TIME = 30.0  # seconds that any one wait of a probe takes at most, unless --timeout says otherwise
+PROBES_AT_A_TIME = 8
+
+_DESCRIPTION = "Show what a delivery would do, and why: hosts, addresses, DNSSEC, DANE, MTA-STS, TLS, greeting, limits."
+_EPILOG = """\
+exit status: 0 everything asked about can be delivered to; 68 there is no such domain, it takes no mail, or it leads
+back to this machine; 75 not now (a lookup fails, no candidate may be used or, with --connect, none opens a session);
+69 with --connect, every host refuses for good; 64 wrong usage, 65 a file that is no trace, 66 or 77 a file that cannot
+be read, 78 a bad configuration. With --replay: how the recorded delivery ended, as zsmtp send."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_parser("explain", _DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("what", nargs="*", metavar="DOMAIN|ADDRESS", help="a domain, [literal], or mail address")
+    parser.add_argument("--json", action="store_true", help="print JSON (zsmtp.explain/1) with the plans complete")
+    parser.add_argument(
+        "--connect", action="store_true", help="connect to each candidate: greeting, EHLO, STARTTLS, EHLO, QUIT"
+    )
+    parser.add_argument(
+        "--replay", action="append", metavar="TRACE", default=[], help="explain the delivery recorded in a trace file"
+    )
+    parser.add_argument("--no-mx", action="store_true", help="the addresses of the domain itself, no MX records")
+    add_options(parser)
+    return parser
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if not options.what and not options.replay:
+        parser.error("a DOMAIN or ADDRESS is wanted, or --replay TRACE")
+    explanations: list[Explanation] = []
+    look = look_of(sys.stdout, options.color)
+    for found in _explanations(options):
+        explanations.append(found)
+        if not options.json:
+            gap = "\n" if len(explanations) > 1 else ""
+            sys.stdout.write(gap + "".join(f"{line}\n" for line in draw(picture(found), look)))
+            sys.stdout.flush()
+    if options.json:
+        json.dump(explain_document(explanations), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    return worst(one.status for one in explanations)
+
+
+def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
+    """One after the other, recorded deliveries first."""
+    for path in options.replay:
+        from zsmtp.cli.replay import replay
+
+        yield replay(path)
+    if options.what:
+        longest = (options.timeout or PROBE_TIME) if options.connect else None
+        explainer = Explainer(read_configuration(options), use_mx=not options.no_mx, probe_time=longest)
+        yield from map(explainer.explain, options.what)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Where mail goes and how, for one thing asked about."""
+
+    request: DestinationRequest
+    settings: SessionSettings
+    relay: Relay | None
+
+
+class Explainer:
+    """Explains one destination after the other, under one configuration.
+
+    With ``probe_time`` candidates are tried, no wait longer than so many seconds.
+    """
+
+    def __init__(self, config: Config, *, use_mx: bool = True, probe_time: float | None = None) -> None:
+        self._use_mx = use_mx
+        self._probe_time = probe_time
+        self._destinations = Destinations(config)
+        self._identity = parse_identity(config.local_address) if config.local_address else None
+
+    def explain(self, asked: str) -> Explanation:
+        """The explanation of one domain, literal or address."""
+        way = self._way(asked)
+        driver = self._driver(way)
+        identity = self._identity
+        bound = None if identity is None else identity.resolve(lambda name: driver.run(_addresses(name)))
+        via = "" if way.relay is None else f"{way.relay}{', LMTP' if way.relay.lmtp else ''}"
+        work = explain(asked, way.request, way.settings, lambda endpoint: source_address(endpoint, bound), via=via)
+        found = driver.run(work)
+        if self._probe_time is None or found.plan.route.failure is not None:
+            return found
+        return replace(found, probes=self._probe_all(found, way, self._probe_time))
+
+    def _way(self, asked: str) -> _Way:
+        destination = self._destinations.of(f"x@{destination_of(asked)}".encode())
+        request = destination.request
+        if not self._use_mx:
+            request = replace(request, use_mx=False)
+        return _Way(request, self._destinations.settings_for(destination.relay), destination.relay)
+
+    def _driver(self, way: _Way, observer: Observer = ignore) -> BlockingDriver:
+        resolver = self._destinations.resolver if way.relay is None else self._destinations.relay_resolver
+        return BlockingDriver(resolver, Stop(), identity=self._identity, observer=observer)
+
+    def _probe_all(self, found: Explanation, way: _Way, longest: float) -> dict[Endpoint, Probe]:
+        """Try all candidates, several at a time: one that hangs keeps nobody waiting."""
+        settings = replace(way.settings, timeouts=within(way.settings.timeouts, longest))
+
+        def probe(candidate: Candidate) -> Probe:
+            recorder = Recorder(time.monotonic)
+            work = probe_candidate(found.plan, candidate, settings, recorder)
+            return self._driver(way, recorder).run(work)
+
+        candidates = found.plan.route.candidates
+        with ThreadPoolExecutor(min(PROBES_AT_A_TIME, len(candidates))) as pool:
+            return {one.endpoint: result for one, result in zip(candidates, pool.map(probe, candidates), strict=True)}
+
+
+def _addresses(name: str) -> Generator[Query, Answer, tuple[str, ...]]:
+    """The addresses of a name that this machine is to connect from."""
+    found: list[str] = []
+    for kind in (RecordType.A, RecordType.AAAA):
+        answer = yield Query(name, kind)
+        found += [record for record in answer.records if isinstance(record, str)]
+    return tuple(found)

@@ -1,0 +1,137 @@
+"""How far sending has come, for somebody who waits at a terminal.
+
+A bar if ``rich`` is installed (the extra ``ui``), else now and then a line; nothing where standard error is no
+terminal, or where there is so little to send that it is over before anybody looks. The display hears the events of all
+connections (``zsmtp.events``) and is told of each result.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from zsmtp.cli.terminal import is_terminal
+from zsmtp.events import ContentProgress, ContentStarted, Event
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+LARGE = 1 << 20  # octets from which on a display is worth it
+MANY = 20  # recipients
+PAUSE = 5.0  # seconds between two lines
+
+
+class Progress:
+    """Counts octets and recipients; what is shown of them is for those that come from here. This one shows nothing."""
+
+    def __init__(self, octets: int, recipients: int) -> None:
+        self.octets = octets
+        self.recipients = recipients
+        self.sent = 0
+        self.settled = 0
+
+    def observer(self) -> Callable[[Event], None]:
+        """The observer for one connection."""
+        before = 0
+
+        def hear(event: Event) -> None:
+            nonlocal before
+            if isinstance(event, ContentStarted):
+                before = 0
+            elif isinstance(event, ContentProgress):
+                self.sent += max(event.octets - before, 0)
+                before = event.octets
+                self.show()
+
+        return hear
+
+    def settle(self) -> None:
+        """One more recipient has its result."""
+        self.settled += 1
+        self.show()
+
+    def show(self) -> None:
+        """Something has changed."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing more is going to change."""
+
+    @property
+    def words(self) -> str:
+        """``12 of 500 recipients``."""
+        return f"{self.settled} of {self.recipients} recipient{'' if self.recipients == 1 else 's'}"
+
+
+class Lines(Progress):
+    """A line every few seconds."""
+
+    def __init__(self, octets: int, recipients: int, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(octets, recipients)
+        self._clock = clock
+        self._next = clock() + PAUSE
+
+    def show(self) -> None:
+        """Write a line if it is time for one."""
+        now = self._clock()
+        if now >= self._next:
+            self._next = now + PAUSE
+            sent = f"{min(self.sent, self.octets) / 1e6:.1f} of {self.octets / 1e6:.1f} MB"
+            sys.stderr.write(f"{self.words}, {sent}\n")
+            sys.stderr.flush()
+
+
+class Bar(Progress):
+    """A bar of rich's."""
+
+    def __init__(self, octets: int, recipients: int, bar: RichProgress) -> None:
+        super().__init__(octets, recipients)
+        self._bar = bar
+        self._task = bar.add_task(self.words, total=octets)
+
+    def show(self) -> None:
+        """Move the bar; rich draws it ten times a second."""
+        over = self.settled >= self.recipients
+        self._bar.update(
+            self._task, completed=self.octets if over else min(self.sent, self.octets), description=self.words
+        )
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+def progress_for(octets: int, recipients: int, *, colour: bool) -> Progress | None:
+    """The display for so much to send; None if there is to be none."""
+    if not is_terminal(sys.stderr) or (octets < LARGE and recipients < MANY):
+        return None
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import Progress as RichProgress
+    except ImportError:
+        return Lines(octets, recipients)
+    console = Console(stderr=True, no_color=not colour, highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    # Results that are written meanwhile must stand above the bar, unless they go elsewhere.
+    same = is_terminal(sys.stdout)
+    bar = RichProgress(*columns, console=console, transient=True, redirect_stdout=same, redirect_stderr=True)
+    return Bar(octets, recipients, bar)

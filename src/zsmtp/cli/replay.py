@@ -1,0 +1,67 @@
+"""A recorded delivery explained: the plan that a trace holds, and what the delivery found at each candidate.
+
+The trace is read by ``zsmtp.observers.codec``; ``zsmtp trace show`` draws all of it, here it is told beside the plan.
+"""
+
+from __future__ import annotations
+
+from zsmtp.cli.explanation import Explanation, Trial
+from zsmtp.cli.failure import CommandFailed, reading
+from zsmtp.cli.sysexits import Exit
+from zsmtp.dns.plan import Endpoint
+from zsmtp.errors import ConfigError
+from zsmtp.escape import escape
+from zsmtp.observers.codec import load_trace
+from zsmtp.observers.document import Connect, Connection, Fates, Trace
+
+
+def replay(path: str) -> Explanation:
+    """The explanation of the delivery in a trace file. Raises CommandFailed."""
+    with reading(path):
+        try:
+            trace = load_trace(path)
+        except ConfigError as error:
+            raise CommandFailed(Exit.DATA, escape(str(error))) from error
+    if trace.plan is None:
+        raise CommandFailed(
+            Exit.DATA, f"{escape(path)}: there is no plan in the trace: the delivery used a connection that was open"
+        )
+    endpoints = [one.endpoint for one in trace.plan.route.candidates]
+    trials = {endpoint: trial for endpoint in endpoints if (trial := _trial(trace, endpoint)) is not None}
+    return Explanation(
+        asked=trace.destination,
+        plan=trace.plan,
+        lookups=trace.plan.route.lookups,
+        trials=trials,
+        ended=(_ended(trace), _status(trace.fates)),
+    )
+
+
+def _ended(trace: Trace) -> str:
+    fates = trace.fates
+    counts = {"delivered": fates.delivered, "refused": fates.failed, "deferred": fates.deferred}
+    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nobody decided on"
+    doubt = f" ({fates.in_doubt} in doubt)" if fates.in_doubt else ""
+    return f"{trace.started}, after {trace.seconds:.3g} s: {told}{doubt}"
+
+
+def _status(fates: Fates) -> Exit:
+    if fates.failed:
+        return Exit.UNAVAILABLE
+    return Exit.TEMPORARY if fates.delivered < fates.recipients else Exit.OK
+
+
+def _trial(trace: Trace, endpoint: Endpoint) -> Trial | None:
+    """What came of a candidate: the last connection to it, or the attempt that failed; None if it was not tried."""
+    stood = [one for one in trace.connections if _is_to(one, endpoint)]
+    if stood:
+        last = stood[-1]
+        if last.refused:
+            return Trial(False, f"no session: {last.refused}")
+        return Trial(True, f"used{', ' + last.tls if last.tls else ', in clear'}")
+    failed = [one for one in trace.items if isinstance(one, Connect) and _is_to(one, endpoint) and one.failed]
+    return Trial(False, f"no connection: {failed[-1].failed}") if failed else None
+
+
+def _is_to(one: Connection | Connect, endpoint: Endpoint) -> bool:
+    return (one.host, one.address, one.port) == (endpoint.host, endpoint.address, endpoint.port)

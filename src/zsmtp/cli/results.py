@@ -1,0 +1,80 @@
+"""What became of recipients, one line for each, and the exit status that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from zsmtp.cli.sysexits import Exit, worst
+from zsmtp.cli.terminal import Look, Style
+from zsmtp.cli.tree import Text, line, wrap
+from zsmtp.client.report import Fate, Result
+from zsmtp.escape import escape
+
+SCHEMA = "zsmtp.send/1"
+_INDENT = "           "
+
+_WORDS = {
+    Fate.DELIVERED: ("delivered", Style.GOOD, Exit.OK),
+    Fate.DEFERRED: ("deferred", Style.WARN, Exit.TEMPORARY),
+    Fate.IN_DOUBT: ("in doubt", Style.WARN, Exit.TEMPORARY),
+    Fate.FAILED: ("refused", Style.BAD, Exit.UNAVAILABLE),
+}
+
+
+def status_of(results: Iterable[Result]) -> Exit:
+    """0 if everybody was delivered to; 69 if somebody was refused for good, else 75 if somebody has to wait.
+
+    A refusal counts more than a deferral: whoever sends again because of 75 must not send again for ever.
+    """
+    return worst(_WORDS[result.fate][2] for result in results)
+
+
+def result_line(result: Result, *, file: str, look: Look, fold: bool) -> str:
+    """``delivered  b@example.net  mx1.example.net [192.0.2.1]:25, TLSv1.3: 250 2.0.0 Ok``, without its line end.
+
+    ``file`` is named if it is not empty; ``fold`` lets the line go on below where the terminal ends.
+    """
+    word, style, _ = _WORDS[result.fate]
+    text = line(word, style) + line(" " * (len(_INDENT) - len(word)))
+    about = line(escape(result.recipient or "(nobody)"), Style.STRONG)
+    if file:
+        about += line(f" ({escape(file)})", Style.FAINT)
+    about += line(f": {_where(result)}{_reason(result)}")
+    room = look.width - len(_INDENT) if fold else 1 << 30
+    start = "".join(look.paint(piece.text, piece.style) for piece in text)
+    return f"\n{_INDENT}".join(wrap(about, room, room, look)).join((start, ""))
+
+
+def _where(result: Result) -> str:
+    if result.server is None:
+        return ""
+    tls = f", {result.tls.protocol}" if result.tls is not None else ""
+    return f"{escape(str(result.server))}{tls}: "
+
+
+def _reason(result: Result) -> str:
+    """The server's own words if it had any, else this side's, in one line."""
+    if result.reply:
+        return escape(result.reply)
+    words = " ".join(escape(part) for part in result.text.split("\n") if part)
+    return f"{words} ({escape(result.status)})"
+
+
+def summary(results: list[Result]) -> Text:
+    """How many ended how: ``3 delivered, 1 refused``."""
+    told: Text = ()
+    for fate, (word, style, _) in _WORDS.items():
+        count = sum(result.fate is fate for result in results)
+        if count:
+            told += (line(", ") if told else ()) + line(f"{count} {word}", style)
+    return told
+
+
+def results_document(results: list[Result]) -> dict[str, Any]:
+    """The results as JSON (``zsmtp.send/1``)."""
+    return {
+        "schema": SCHEMA,
+        "status": int(status_of(results)),
+        "results": [result.as_dict() for result in results],
+    }

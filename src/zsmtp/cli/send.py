@@ -1,0 +1,192 @@
+"""``zsmtp send``: deliver messages now, and tell of each recipient in one line what became of it.
+
+The client (``zsmtp.client``) delivers; here its results are written as they come. ``--dry-run`` shows the plan of every
+destination and the commands each kind of server would be given, and connects to nobody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING
+
+from zsmtp.cli.arguments import command_parser
+from zsmtp.cli.configuration import add_options, read_configuration
+from zsmtp.cli.failure import CommandFailed
+from zsmtp.cli.outgoing import Outgoing, read_all
+from zsmtp.cli.progress import Progress, progress_for
+from zsmtp.cli.results import result_line, results_document, status_of, summary
+from zsmtp.cli.sysexits import Exit
+from zsmtp.cli.terminal import Look, is_terminal, look_of
+from zsmtp.cli.tree import wrap
+from zsmtp.client.client import Client, Submission
+from zsmtp.client.config import Config
+from zsmtp.client.destinations import Destinations
+from zsmtp.client.report import Result
+from zsmtp.errors import ConfigError, LocalError
+from zsmtp.events import Observer, combine, ignore
+from zsmtp.observers.files import TraceDirectory, TraceFile
+from zsmtp.observers.trace import Handle, Keep, Recorder
+
+if TYPE_CHECKING:
+    from zsmtp.observers.document import Trace
+
+_DESCRIPTION = "Deliver messages now: straight to the mail exchangers of each recipient's domain, or through a relay."
+_EPILOG = """\
+Without --from and --to, sender and recipients are those of the header (Sender or From; To, Cc, Bcc). Exit status: 0
+everybody was delivered to; 69 somebody was refused for good; 75 nobody was, but somebody has to wait or is in doubt; 64
+wrong usage, 65 a message that cannot be sent, 66 or 77 a file that cannot be read, 78 a bad configuration. With
+--dry-run: as zsmtp explain."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_parser("send", _DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a message as it is stored; - is standard input")
+    parser.add_argument("--from", dest="sender", metavar="ADDRESS", help="the sender; <> for none")
+    parser.add_argument("--to", action="append", metavar="ADDRESS", help="a recipient; may be given again")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and connect to nobody")
+    parser.add_argument("--json", action="store_true", help="print JSON (zsmtp.send/1) when all is over")
+    parser.add_argument(
+        "--trace", metavar="PATH", help="keep a trace of each delivery: a directory, or a file if there is only one"
+    )
+    add_options(parser)
+    return parser
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    options = make_parser().parse_args(arguments)
+    config = read_configuration(options)
+    with ExitStack() as opened:
+        messages = read_all(options.files, options.sender, options.to, opened)
+        if options.dry_run:
+            from zsmtp.cli.dryrun import dry_run
+
+            return dry_run(messages, config, options)
+        return _Sending(messages, config, options).run()
+
+
+class Traces:
+    """Traces of all deliveries of this run, in one directory or, of a single delivery, in one file."""
+
+    def __init__(self, keep: Keep) -> None:
+        self._keep = keep
+        self._count = 0
+
+    @classmethod
+    def at(cls, path: str, deliveries: int) -> Traces:
+        """The traces at ``path``. Raises CommandFailed if they cannot be kept there."""
+        if not os.path.isdir(path):
+            if deliveries > 1:
+                raise CommandFailed(Exit.USAGE, f"--trace: {deliveries} deliveries need a directory")
+            return cls(TraceFile(path, _complain))
+        try:
+            return cls(TraceDirectory(path, os.getpid(), _complain))
+        except ConfigError as error:
+            raise CommandFailed(Exit.CANNOT_CREATE, str(error)) from error
+
+    def observer(self) -> Observer:
+        """The recorder of one connection. Deliveries are numbered through all of them.
+
+        A trace is handed over again when its connection is closed: it keeps its number.
+        """
+        numbers: dict[int, int] = {}
+
+        def keep(handle: Handle, trace: Trace) -> None:
+            if handle.number not in numbers:
+                self._count += 1
+                numbers[handle.number] = self._count
+            self._keep(Handle(numbers[handle.number], handle.name), trace)
+
+        return Recorder(keep, complain=_complain)
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"zsmtp send: {text}\n")
+
+
+class _Sending:
+    """One run of the command."""
+
+    def __init__(self, messages: Sequence[Outgoing], config: Config, options: argparse.Namespace) -> None:
+        self._messages = messages
+        self._config = config
+        self._json = options.json
+        self._look = look_of(sys.stdout, options.color)
+        self._results: list[Result] = []
+        self._progress = self._make_progress(look_of(sys.stderr, options.color))
+        self._traces = Traces.at(options.trace, len(self._deliveries())) if options.trace is not None else None
+        self._stopped = False
+        self._ending: asyncio.Future[None] | None = None
+
+    def _deliveries(self) -> list[int]:
+        """The octets of each delivery: a message goes once to every destination of its recipients."""
+        destinations = Destinations(self._config)
+        return [
+            one.size for one in self._messages for _ in {destinations.of(to.encode("utf-8")) for to in one.recipients}
+        ]
+
+    def _make_progress(self, look: Look) -> Progress | None:
+        octets = sum(self._deliveries())
+        return progress_for(octets, sum(len(one.recipients) for one in self._messages), colour=look.colour)
+
+    def run(self) -> int:
+        """Send everything; the exit status."""
+        with self._progress or nullcontext():
+            asyncio.run(self._send())
+        if self._json:
+            json.dump(results_document(self._results), sys.stdout, indent=2)
+            sys.stdout.write("\n")
+        elif len(self._results) > 1:
+            sys.stdout.write("\n".join(wrap(summary(self._results), self._look.width, self._look.width, self._look)))
+            sys.stdout.write("\n")
+        return Exit.INTERRUPTED if self._stopped else status_of(self._results)
+
+    async def _send(self) -> None:
+        observe = self._observer if self._progress is not None or self._traces is not None else None
+        async with Client(self._config, observe=observe) as client:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self._stop, client)
+            submissions = [
+                Submission(message=one.from_start(), sender=one.sender, recipients=one.recipients, name=one.name)
+                for one in self._messages
+            ]
+            try:
+                async for result in client.stream(submissions):
+                    self._tell(result)
+            except LocalError:
+                if not self._stopped:
+                    raise
+
+    def _observer(self, destination: str) -> Observer:
+        """Who hears of one connection."""
+        return combine(
+            self._progress.observer() if self._progress is not None else ignore,
+            self._traces.observer() if self._traces is not None else ignore,
+        )
+
+    def _stop(self, client: Client) -> None:
+        """End what is under way: everybody who is undecided is told of."""
+        if not self._stopped:
+            self._stopped = True
+            self._ending = asyncio.ensure_future(client.aclose())
+
+    def _tell(self, result: Result) -> None:
+        self._results.append(result)
+        if self._progress is not None:
+            self._progress.settle()
+        if self._json:
+            return
+        several = len(self._messages) > 1
+        fold = is_terminal(sys.stdout)
+        file = result.message if several else ""
+        sys.stdout.write(result_line(result, file=file, look=self._look, fold=fold) + "\n")
+        sys.stdout.flush()

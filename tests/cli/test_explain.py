@@ -1,0 +1,217 @@
+"""``zsmtp explain`` against a name server and receivers on loopback."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.nameserver import Failure, NameServer, Zone
+from tests.support.network import message
+from tests.support.script import Script, Step
+from tests.support.sink import Sink
+
+from zsmtp.cli.explainjson import read_plans
+from zsmtp.cli.main import main
+from zsmtp.delivery.attempt import Courier
+from zsmtp.delivery.envelope import Delivery
+from zsmtp.delivery.outcome import Fate, Verdict
+from zsmtp.delivery.pool import Route
+from zsmtp.delivery.report import Ledger
+from zsmtp.delivery.settings import SessionSettings
+from zsmtp.dns.answer import Answer, Query
+from zsmtp.dns.destination import DestinationRequest
+from zsmtp.net.blocking import BlockingDriver, Stop
+
+ZONE: Zone = {
+    "example.com": {"MX": ("10 mx1.example.com.", "20 mx2.example.com.")},
+    "mx1.example.com": {"A": ("127.0.0.9",)},
+    "mx2.example.com": {"A": ("127.0.0.1",)},
+    "both.example": {"A": ("127.0.0.1",), "AAAA": ("::1",)},
+    "null.example": {"MX": ("0 .",)},
+    "servfail.example": Failure.SERVFAIL,
+}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def dns() -> Iterator[NameServer]:
+    with NameServer(ZONE) as server:
+        yield server
+
+
+@pytest.fixture
+def explain(dns: NameServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run ``zsmtp explain``: status, output, errors."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            status = main(["explain", "--resolver", dns.address, *arguments])
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+class Nobody:
+    """A resolver that must not be asked."""
+
+    def lookup(self, query: Query, deadline: float) -> Answer:
+        raise AssertionError(f"{query} was asked")
+
+
+def test_delivery_executes_the_plan_that_explain_printed(explain: Run, dns: NameServer) -> None:
+    """From the JSON on standard output to a message at the receiver, with no name server to ask any more."""
+    with Sink() as sink:
+        status, out, err = explain("--json", "--port", str(sink.port), "user@example.com")
+        assert (status, err) == (0, "")
+        (plan,) = read_plans(out)
+        assert [one.endpoint.address for one in plan.route.candidates] == ["127.0.0.9", "127.0.0.1"]
+        asked = len(dns.queries)
+
+        verdicts: dict[int, Verdict] = {}
+        driver = BlockingDriver(Nobody, Stop())
+        courier = Courier(SessionSettings(helo_name="client.example"))
+        request = DestinationRequest(destination="example.com", shuffle=lambda items: None)
+        route = Route(request, given=plan)
+        one = message(b"r0@example.com")
+        driver.run(courier.deliver(route, Delivery(one, Ledger(1, verdicts.__setitem__))))
+        driver.run(courier.close(route, "done"))
+        sink.wait_until_finished()
+    assert verdicts[0].fate is Fate.DELIVERED
+    assert verdicts[0].peer is not None
+    assert verdicts[0].peer.endpoint == plan.route.candidates[1].endpoint
+    assert sink.deliveries() == {b"r0@example.com": 1}
+    assert len(dns.queries) == asked
+
+
+def test_what_is_printed(explain: Run, dns: NameServer) -> None:
+    status, out, err = explain("--port", "2525", "--helo", "me.example", "example.com")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "example.com: deliverable, 2 addresses of 2 hosts"
+    assert "│  MX      10 mx1.example.com, 20 mx2.example.com; insecure, TTL 300 s" in lines
+    assert "├─ 10 mx1.example.com" in lines
+    assert "   └─ 127.0.0.1 port 2525" in lines
+    assert "as me.example" in out
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "words"),
+    [
+        ("nx.example", 68, "nx.example: not deliverable: no such domain"),
+        ("a@null.example", 68, "does not accept mail (null MX)"),
+        ("servfail.example", 75, "has to wait"),
+        ("a@[127.0.0.1]", 0, "deliverable, 1 address"),
+        ("[IPv6:::1]", 0, "deliverable, 1 address"),
+        ("a@[127.0.0.1", 68, "not a valid address literal"),
+        ("", 68, "names no host"),
+    ],
+)
+def test_the_exit_status_says_whether_it_can_be_delivered_to(explain: Run, asked: str, status: int, words: str) -> None:
+    found, out, err = explain(asked)
+    assert found == status
+    assert words in out
+    assert err == ""
+
+
+def test_of_several_the_worst_counts(explain: Run) -> None:
+    status, out, _ = explain("[127.0.0.1]", "servfail.example", "nx.example")
+    assert status == 68
+    assert len(re.findall(r"^\S.*: (?:deliverable|has to wait|not deliverable)", out, re.MULTILINE)) == 3
+
+
+def test_one_address_family(explain: Run) -> None:
+    assert "127.0.0.1 port" not in explain("-6", "--port", "26", "both.example")[1]
+    assert "::1 port" not in explain("-4", "--port", "26", "both.example")[1]
+
+
+def test_without_mx(explain: Run, dns: NameServer) -> None:
+    status, out, _ = explain("--no-mx", "--port", "26", "both.example")
+    assert status == 0
+    assert ("both.example", "MX") not in dns.queries
+    assert "MX records are not asked for" in out
+
+
+def test_connecting(explain: Run) -> None:
+    with Sink(Script(banner=Step("220 sink ESMTP"))) as sink:
+        status, out, _ = explain("--connect", "--timeout", "5", "--port", str(sink.port), "example.com")
+        sink.wait_until_finished()
+    assert status == 0
+    assert "no session: connect to mx1.example.com [127.0.0.9|" in out
+    assert "a session can be opened" in out
+    assert "greeting  220 sink ESMTP" in out
+    assert [verb for one in sink.connections for verb in one.verbs] == ["EHLO", "QUIT"]
+
+
+def test_connecting_to_nobody(explain: Run) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        status, out, _ = explain("--connect", f"[127.0.0.1]:{port}")
+    assert status == 75
+    assert "Connection refused" in out
+    assert out.startswith(f"[127.0.0.1]:{port}: has to wait")
+
+
+def test_a_relay_and_lmtp(explain: Run, tmp_path: Path) -> None:
+    path = tmp_path / "lmtp"
+    with Sink(Script(lmtp=True), unix=path) as sink:
+        status, out, _ = explain("--connect", "--lmtp", "--relay", str(path), "anybody@example.com")
+        sink.wait_until_finished()
+    assert status == 0
+    assert f"UNIX:{path}" in out
+    assert sink.connections[0].verbs == ["LHLO", "QUIT"]
+
+
+def test_json_goes_with_connect(explain: Run) -> None:
+    with Sink() as sink:
+        _, out, _ = explain("--json", "--connect", f"[127.0.0.1]:{sink.port}")
+        sink.wait_until_finished()
+    probe = json.loads(out)["explanations"][0]["candidates"][0]["probe"]
+    assert probe["opened"] is True
+
+
+def test_colours_when_asked_for(explain: Run) -> None:
+    assert "\x1b[32mdeliverable\x1b[0m" in explain("--color", "always", "[127.0.0.1]")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        ([], 64, "a DOMAIN or ADDRESS is wanted, or --replay TRACE; try zsmtp explain --help"),
+        (["--nonsense", "x"], 64, "unrecognized arguments: --nonsense; try zsmtp explain --help"),
+        (["--port", "0", "x"], 64, "argument --port: not a port: 0; try zsmtp explain --help"),
+        (["--timeout", "never", "x"], 64, "argument --timeout: not a time in seconds: never; try zsmtp explain --help"),
+        (["-4", "-6", "x"], 64, "argument -6: not allowed with argument -4; try zsmtp explain --help"),
+        (["--relay", "a:b", "x"], 64, "relay: not a port: b"),
+        (["--relay", "::1", "x"], 64, "relay: an IPv6 address belongs in brackets: ::1"),
+        (["--user", "me", "x"], 64, "--user goes with --relay"),
+        (["--lmtp", "x"], 64, "--lmtp goes with --relay"),
+        (["--resolver", "what?", "x"], 64, None),
+        (["--replay", "/nonexistent"], 66, "/nonexistent: No such file or directory"),
+        (["--replay", "/etc/passwd"], 65, "not JSON: line 1, column 1: Expecting value"),
+        (["--config", "/nonexistent", "x"], 66, "/nonexistent: No such file or directory"),
+    ],
+)
+def test_wrong_usage_is_one_line(explain: Run, arguments: list[str], status: int, line: str | None) -> None:
+    found, out, err = explain(*arguments)
+    assert (found, out) == (status, "")
+    assert err.count("\n") == 1
+    assert line is None or err == f"zsmtp explain: {line}\n"
+
+
+def test_a_bad_configuration_says_where(explain: Run, tmp_path: Path) -> None:
+    path = tmp_path / "zsmtp.toml"
+    path.write_text("helo_nane = 'x'\n")
+    status, _, err = explain("--config", str(path), "example.com")
+    assert status == 78
+    assert re.fullmatch(r"zsmtp explain: .*zsmtp\.toml: helo_nane: .*helo_name.*\n", err)

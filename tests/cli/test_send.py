@@ -1,0 +1,326 @@
+"""``zsmtp send`` to receivers on loopback: lines, exit statuses, and what is never done."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.nameserver import Failure, NameServer, Zone
+from tests.support.receiver import receiving
+from tests.support.script import Script, Step, Then
+from tests.support.sink import Sink
+
+from zsmtp.cli.main import main
+from zsmtp.observers.codec import load_trace
+
+ZONE: Zone = {
+    "example.com": {"MX": ("10 mx.example.com.",)},
+    "mx.example.com": {"A": ("127.0.0.1",)},
+    "other.example": {"A": ("127.0.0.1",)},
+    "later.example": Failure.SERVFAIL,
+    "null.example": {"MX": ("0 .",)},
+}
+LETTER = """From: Me <me@example.org>
+To: you@example.com
+Bcc: secret@example.com
+Subject: test
+Message-ID: <m1@example.org>
+
+Hello.
+"""
+EIGHT_BIT = """From: me@example.org
+To: you@example.com
+Subject: test
+MIME-Version: 1.0
+Content-Type: text/plain; charset=utf-8
+Content-Transfer-Encoding: 8bit
+
+Grüße.
+"""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def send(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run ``zsmtp send``: status, output, errors."""
+    monkeypatch.delenv("ZSMTP_PASSWORD", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            status = main(["send", *arguments])
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def letter(tmp_path: Path) -> str:
+    path = tmp_path / "letter.eml"
+    path.write_text(LETTER)
+    return str(path)
+
+
+def test_one_line_for_a_recipient_and_the_header_s_envelope(send: Run, letter: str) -> None:
+    with receiving() as receiver:
+        status, out, err = send(letter, "--relay", f"127.0.0.1:{receiver.port}", "--to", "a@example.com")
+    assert (status, err) == (0, "")
+    assert out == f"delivered  a@example.com: 127.0.0.1 [127.0.0.1]:{receiver.port}: 250 2.0.0 taken as 1\n"
+    assert receiver.messages[0].mail_from == "me@example.org"
+    assert b"secret@" not in (receiver.messages[0].original_content or b"")
+
+
+def test_sender_and_recipients_of_the_header(send: Run, letter: str) -> None:
+    with receiving() as receiver:
+        status, out, _ = send(letter, "--relay", f"127.0.0.1:{receiver.port}")
+    assert status == 0
+    assert receiver.messages[0].rcpt_tos == ["you@example.com", "secret@example.com"]
+    assert out.splitlines()[-1] == "2 delivered"
+
+
+def test_straight_to_the_exchangers(send: Run, letter: str) -> None:
+    with NameServer(ZONE) as dns, receiving() as receiver:
+        direct = ("--resolver", dns.address, "--port", str(receiver.port))
+        status, out, _ = send(letter, *direct, "--from", "<>", "--to", "a@example.com", "--to", "b@other.example")
+    assert status == 0
+    assert len(receiver.messages) == 2
+    assert {one.mail_from for one in receiver.messages} == {"<>"}
+    assert f"delivered  a@example.com: mx.example.com [127.0.0.1]:{receiver.port}: 250" in out
+
+
+def test_a_refusal_wins_over_a_deferral(send: Run, letter: str) -> None:
+    with NameServer(ZONE) as dns, receiving() as receiver:
+        receiver.refuse.add("no@example.com")
+        direct = ("--resolver", dns.address, "--port", str(receiver.port))
+        to = ("--to", "yes@example.com", "--to", "no@example.com", "--to", "a@later.example", "--to", "b@null.example")
+        status, out, _ = send(letter, *direct, *to)
+    assert status == 69
+    lines = sorted(out.splitlines())
+    assert lines[0] == "1 delivered, 1 deferred, 2 refused"
+    assert re.match(r"deferred   a@later.example: lookup of MX for later.example failed: .* \(4\.4\.3\)", lines[1])
+    assert lines[2].startswith("delivered  yes@example.com: mx.example.com [127.0.0.1]:")
+    assert lines[3].startswith("refused    b@null.example: null.example does not accept mail (null MX) (5.1.10)")
+    assert re.match(
+        r"refused    no@example\.com: mx\.example\.com \[127.0.0.1\]:\d+: 550 5\.1\.1 no such user", lines[4]
+    )
+
+
+def test_nobody_refused_but_somebody_waits(send: Run, letter: str) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        status, out, _ = send(letter, "--relay", f"127.0.0.1:{nobody.getsockname()[1]}", "--to", "a@example.com")
+    assert status == 75
+    assert "deferred   a@example.com: " in out
+    assert "Connection refused" in out
+
+
+def test_in_doubt_is_named(send: Run, letter: str) -> None:
+    with Sink(Script(replies={"DOT": (Step(None, Then.CLOSE),)})) as sink:
+        status, out, _ = send(letter, "--relay", f"127.0.0.1:{sink.port}", "--to", "a@example.com")
+    assert status == 75
+    assert out.startswith("in doubt   a@example.com: ")
+
+
+def test_lmtp_over_a_socket(send: Run, letter: str, tmp_path: Path) -> None:
+    with Sink(Script(lmtp=True), unix=tmp_path / "lmtp") as sink:
+        status, out, _ = send(letter, "--lmtp", "--relay", str(tmp_path / "lmtp"), "--to", "a@example.com")
+    assert status == 0
+    assert out.startswith(f"delivered  a@example.com: {tmp_path}/lmtp: 250")
+    assert sink.deliveries() == {b"a@example.com": 1}
+
+
+def test_standard_input_and_several_messages(send: Run, letter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(EIGHT_BIT.encode())))
+    with receiving() as receiver:
+        status, out, _ = send(letter, "-", "--relay", f"127.0.0.1:{receiver.port}", "--to", "a@example.com")
+    assert status == 0
+    assert f"delivered  a@example.com ({letter}): " in out
+    assert "delivered  a@example.com (standard input): " in out
+    assert any("Grüße" in (one.original_content or b"").decode() for one in receiver.messages)
+
+
+def test_json(send: Run, letter: str) -> None:
+    with receiving() as receiver:
+        receiver.refuse.add("no@example.com")
+        relay = ("--relay", f"127.0.0.1:{receiver.port}")
+        status, out, _ = send(letter, "--json", *relay, "--to", "a@example.com", "--to", "no@example.com")
+    document = json.loads(out)
+    assert (status, document["schema"], document["status"]) == (69, "zsmtp.send/1", 69)
+    fates = {one["recipient"]: one["fate"] for one in document["results"]}
+    assert fates == {"a@example.com": "delivered", "no@example.com": "failed"}
+
+
+def test_hostile_words_of_a_server_are_escaped(send: Run, letter: str) -> None:
+    with Sink(Script(replies={"RCPT": (Step(b"550 \x1b[31m\xff gone\r\n"),)})) as sink:
+        _, out, _ = send(letter, "--relay", f"127.0.0.1:{sink.port}", "--to", "a@example.com")
+    assert r"550 \x1b[31m\xff gone" in out
+    assert "\x1b" not in out
+
+
+def test_a_login_with_the_secret_from_the_environment_or_a_file(
+    send: Run, letter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script(caps=("AUTH PLAIN",), replies={"AUTH": (Step("235 welcome"),)})
+    (tmp_path / "secret").write_text("s3cret\n")
+    monkeypatch.setenv("ZSMTP_PASSWORD", "s3cret")
+    with Sink(script) as sink:
+        relay = ("--relay", f"127.0.0.1:{sink.port}", "--to", "a@example.com", "--user", "me")
+        assert send(letter, *relay)[0] == 0
+        assert send(letter, *relay, "--password-file", str(tmp_path / "secret"))[0] == 0
+        assert send(letter, *relay, "--password-env", "NOT_SET_ANYWHERE")[0] == 75
+    logins = [line for one in sink.connections for line in one.lines if line.startswith(b"AUTH")]
+    assert len(logins) == 2
+    assert len(set(logins)) == 1
+
+
+def test_a_dry_run_connects_to_nobody(send: Run, letter: str, tmp_path: Path) -> None:
+    path = tmp_path / "eight.eml"
+    path.write_text(EIGHT_BIT)
+    with NameServer(ZONE) as dns, Sink() as sink:
+        direct = ("--resolver", dns.address, "--port", str(sink.port))
+        status, out, err = send(str(path), "--dry-run", *direct, "--to", "a@example.com", "--to", "b@example.com")
+        assert not sink.connections
+    assert (status, err) == (0, "")
+    assert f"{path}: 155 octets, from me@example.org; nothing is sent" in out
+    assert "└─ to a@example.com, b@example.com" in out
+    assert "example.com: deliverable, 1 address of 1 host" in out
+    assert "MAIL FROM:<me@example.org> SIZE=163 BODY=8BITMIME" in out
+    assert "BDAT 163 LAST" in out
+    assert re.search(r"encoded anew \(quoted-printable or base64\), \d+ octets", out)
+    assert re.search(r"then +RCPT TO:<b@example.com>\n", out)
+    assert re.search(r"then +DATA\n", out)
+
+
+def test_a_dry_run_in_json_has_the_plan(send: Run, letter: str) -> None:
+    with NameServer(ZONE) as dns:
+        status, out, _ = send(letter, "--dry-run", "--json", "--resolver", dns.address, "--to", "ü@nx.example")
+    assert status == 68
+    (delivery,) = json.loads(out)["deliveries"]
+    assert delivery["explanation"]["plan"]["schema"] == "zsmtp.plan/1"
+    assert delivery["forms"][0]["commands"][0][0].endswith("SMTPUTF8")
+    assert "needs SMTPUTF8" in delivery["forms"][1]["refused"][0]
+
+
+def test_traces(send: Run, letter: str, tmp_path: Path) -> None:
+    with NameServer(ZONE) as dns, receiving() as receiver:
+        direct = ("--resolver", dns.address, "--port", str(receiver.port))
+        one = ("--trace", str(tmp_path / "t.json"), "--to", "a@example.com")
+        assert send(letter, *direct, *one)[0] == 0
+        several = ("--to", "a@example.com", "--to", "b@other.example")
+        status, _, err = send(letter, *direct, "--trace", str(tmp_path / "t.json"), *several)
+        assert (status, err) == (64, "zsmtp send: --trace: 2 deliveries need a directory\n")
+        (tmp_path / "traces").mkdir()
+        assert send(letter, *direct, "--trace", str(tmp_path / "traces"), *several)[0] == 0
+    assert load_trace(tmp_path / "t.json").fates.delivered == 1
+    assert len(list((tmp_path / "traces").iterdir())) == 2
+
+
+def test_a_recorded_delivery_is_explained(
+    send: Run, letter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "t.json")
+    with NameServer(ZONE) as dns, receiving() as receiver:
+        direct = ("--resolver", dns.address, "--port", str(receiver.port))
+        assert send(letter, *direct, "--trace", path, "--to", "a@example.com")[0] == 0
+    assert main(["explain", "--replay", path]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("example.com: a recorded delivery, 1 address of 1 host\n")
+    assert re.search(r"ended +\d{4}-\d\d-\d\dT.*: 1 delivered\n", out)
+    assert re.search(r"tried +used, in clear\n", out)
+    assert re.search(r"TLS +may: if offered", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        ([], 64, r"the following arguments are required: FILE; try zsmtp send --help"),
+        (["/nonexistent.eml"], 66, r"/nonexistent\.eml: No such file or directory"),
+        (["/"], 66, r"/: Is a directory"),
+        (["LETTER", "--to", "nobody"], 65, r".*letter\.eml: recipient nobody: no @ and domain"),
+        (["LETTER", "--from", "a b@c"], 65, r".*letter\.eml: sender a b@c: .*"),
+        (["LETTER", "--user", "me"], 64, r"--user goes with --relay"),
+        (["LETTER", "--relay", "h", "--password-file", "x"], 64, r"a password without --user"),
+        (["LETTER", "--relay", "h:0"], 64, r"relay: port: 0 is not 1 to 65535"),
+        (["LETTER", "--relay", "http://h"], 64, r"relay: .*"),
+        (["LETTER", "--tls", "most"], 64, r"argument --tls: invalid choice: 'most'.*"),
+        (["LETTER", "--password", "x"], 64, r"unrecognized arguments: --password x.*"),
+        (["-", "-"], 64, r"standard input \(-\) can be one message only"),
+    ],
+)
+def test_what_cannot_be_sent_is_one_line(send: Run, letter: str, arguments: list[str], status: int, line: str) -> None:
+    found, out, err = send(*(letter if one == "LETTER" else one for one in arguments))
+    assert (found, out) == (status, "")
+    assert re.fullmatch(rf"zsmtp send: {line}\n", err), err
+
+
+@pytest.mark.parametrize("content", [b"", b"no header here\n", b"\x00\x01\x02", b"\n\nbody"])
+def test_a_file_that_is_no_message(send: Run, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x\x1b.eml"
+    path.write_bytes(content)
+    status, out, err = send(str(path), "--from", "a@b.example", "--to", "c@d.example")
+    assert (status, out) == (65, "")
+    assert err.count("\n") == 1
+    assert "\x1b" not in err
+
+
+def test_nothing_is_sent_if_one_message_cannot_be(send: Run, letter: str) -> None:
+    with Sink() as sink:
+        status, _, err = send(letter, "/nonexistent.eml", "--relay", f"127.0.0.1:{sink.port}")
+        assert not sink.connections
+    assert status == 66
+    assert err == "zsmtp send: /nonexistent.eml: No such file or directory\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(send: Run, letter: str) -> None:
+    os.chmod(letter, 0)
+    status, _, err = send(letter)
+    assert (status, err) == (77, f"zsmtp send: {letter}: Permission denied\n")
+
+
+def test_an_interrupt_ends_it_and_everybody_is_told_of(letter: str) -> None:
+    with Sink(Script(replies={"MAIL": (Step(None, Then.HANG),)})) as sink:
+        relay = ("--relay", f"127.0.0.1:{sink.port}", "--to", "a@example.com", "--to", "b@example.com")
+        command = [sys.executable, "-m", "zsmtp.cli.main", "send", letter, *relay]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            sink.wait_for_command("MAIL")
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == ""
+    assert sorted(line.split(":")[0] for line in out.splitlines()[:2]) == [
+        "deferred   a@example.com",
+        "deferred   b@example.com",
+    ]
+
+
+def test_a_reader_that_goes_away_is_no_trouble(letter: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with receiving() as receiver:
+        relay = ("--relay", f"127.0.0.1:{receiver.port}", "--to", "a@example.com")
+        command = [sys.executable, "-m", "zsmtp.cli.main", "send", letter, *relay]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_full_disk_is_told(letter: str) -> None:
+    with receiving() as receiver, open("/dev/full", "w") as full:
+        relay = ("--relay", f"127.0.0.1:{receiver.port}", "--to", "a@example.com")
+        command = [sys.executable, "-m", "zsmtp.cli.main", "send", letter, *relay]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (74, "zsmtp send: No space left on device\n")
