@@ -271,8 +271,7 @@ class Recorder:
             self._passage.connection = replace(self._passage.connection, **values)
 
     def _session_refused(self, event: events.SessionRefused) -> None:
-        text = event.verdict.text.strip("\r").replace("\r", " / ")
-        self._end_passage(refused=cut(text))
+        self._end_passage(refused=cut(event.verdict.diagnostic.partition("; ")[2] or event.verdict.diagnostic))
 
     def _session_lost(self, event: events.SessionLost) -> None:
         if self._said_quit:

@@ -1,0 +1,280 @@
+"""What a trace looks like before it is drawn: sections of rows, each a bar in time with a label and a note.
+
+:func:`sections` makes them of a trace; ``zsmtp.observers.waterfall`` draws them with characters and
+``zsmtp.observers.page`` as a page. Nothing of how a delivery is shown is decided twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from zsmtp.observers.document import (
+    AnyItem,
+    Broken,
+    Connect,
+    Connection,
+    Content,
+    Decision,
+    Exchange,
+    Handshake,
+    Lookup,
+    Recipient,
+    Safety,
+    Trace,
+)
+
+
+class Kind(Enum):
+    """What a row is about; the value is the word of the legend."""
+
+    LOOKUP = "DNS"
+    CONNECT = "connect"
+    SESSION = "session"  # greeting, EHLO, RSET, NOOP, QUIT
+    SECURITY = "TLS and login"
+    ENVELOPE = "envelope"
+    CONTENT = "content"
+    FINAL = "final reply"
+    WORDS = "decision"  # a decision or an end: no bar, all words
+
+
+class Mood(Enum):
+    """How something went."""
+
+    PLAIN = "plain"
+    GOOD = "good"
+    WARN = "warning"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One bar. ``lines`` are the whole of what was said, for whoever wants it; ``note`` is the gist of it."""
+
+    kind: Kind
+    label: str
+    start: float
+    end: float | None
+    note: str = ""
+    mood: Mood = Mood.PLAIN
+    shared: bool = False
+    lines: tuple[str, ...] = ()
+
+    @property
+    def earlier(self) -> bool:
+        """Whether it was over when the delivery began."""
+        return self.end is not None and self.end <= 0 and self.start < 0
+
+
+@dataclass(slots=True)
+class Section:
+    """Rows that belong together: the way to a connection, or what happened on it."""
+
+    title: str
+    about: str = ""
+    mood: Mood = Mood.PLAIN
+    rows: list[Row] = field(default_factory=list)
+
+
+_ABOUT = {"dns": "route", "net": "connection", "tls": "security", "proto": "session", "body": "content"}
+_SECURITY = {"STARTTLS", "AUTH"}
+_ENVELOPE = {"MAIL", "RCPT", "DATA", "BDAT"}
+_FINAL = {"end of data", "BDAT LAST"}
+
+
+def sections(trace: Trace, most_recipients: int = 8) -> list[Section]:
+    """The sections of a trace in the order of time; of the recipients of a transaction the first few have a row."""
+    found: list[Section] = []
+    current = -1
+    for item in trace.items:
+        number = max(current, 0) if isinstance(item, Decision) and not item.connection else item.connection
+        if number != current or not found:
+            found.append(_section(trace, number, again=bool(found)))
+            current = number
+        found[-1].rows.append(_row(item, trace))
+    for section in found:
+        section.rows = list(_gathered(section.rows, most_recipients))
+    return found
+
+
+def _section(trace: Trace, number: int, *, again: bool) -> Section:
+    if number == 0:
+        return Section("On the way again" if again else "On the way")
+    connection = trace.connections[number - 1]
+    mood = Mood.WARN if connection.refused else Mood.PLAIN
+    broken = any(
+        isinstance(i, Broken) and i.connection == number and i.reason == connection.reason for i in trace.items
+    )
+    words = connection_words(connection, broken=broken)
+    return Section(f"Connection {number} to {_where(connection)}", words, mood)
+
+
+def _where(connection: Connection) -> str:
+    if not connection.port:
+        return connection.address
+    name = "" if connection.host == connection.address else f"{connection.host} "
+    return f"{name}[{connection.address}] port {connection.port}"
+
+
+def connection_words(connection: Connection, *, broken: bool = False) -> str:
+    """What else is known of a connection, in one line; one that is ``broken`` says so elsewhere."""
+    words = [f"from {connection.local.replace('|', ' port ')}" if connection.local else ""]
+    words.append(connection.tls or "in clear")
+    if connection.deliveries > 1:
+        words.append(f"shared by {connection.deliveries} deliveries")
+    if connection.refused:
+        words.append(f"no session: {connection.refused}")
+    elif connection.closed is None:
+        words.append("left open")
+    elif connection.reason and not broken:
+        words.append(f"closed: {connection.reason}")
+    return ", ".join(word for word in words if word)
+
+
+def _row(item: AnyItem, trace: Trace) -> Row:
+    told: tuple[str, ...]
+    match item:
+        case Lookup():
+            return _lookup(item)
+        case Connect():
+            mood = Mood.BAD if item.failed else Mood.PLAIN
+            where = f"{item.address} port {item.port}" if item.port else item.address
+            note = item.failed or ("connected" if item.end is not None else "no answer yet")
+            told = (f"{item.host} [{where}]", note)
+            return Row(Kind.CONNECT, f"connect {item.host}", item.start, item.end, note, mood, item.shared, told)
+        case Handshake():
+            mood = Mood.BAD if item.error else Mood.PLAIN
+            told = tuple(line for line in (f"name asked for: {item.server_name}", item.session, item.peer) if line)
+            note = item.error or item.session
+            return Row(Kind.SECURITY, "TLS handshake", item.start, item.end, note, mood, item.shared, told)
+        case Exchange():
+            return _exchange(item, trace)
+        case Content():
+            note = f"{size_words(item.octets)} for {item.recipients} recipient{'s' if item.recipients != 1 else ''}"
+            label = f"content {size_words(item.octets)}"
+            told = (note, f"{item.header_octets} octets of it are headers")
+            return Row(Kind.CONTENT, label, item.start, item.end, _rate(item), Mood.PLAIN, item.shared, told)
+        case Decision():
+            mood = Mood.WARN if item.text.startswith(("not good enough", "NOT ")) else Mood.PLAIN
+            return Row(
+                Kind.WORDS, _ABOUT.get(item.about, item.about), item.start, item.end, item.text, mood, item.shared
+            )
+        case Broken():
+            where = f" when waiting for {item.phase}" if item.phase else ""
+            return Row(Kind.WORDS, "broken", item.start, item.end, item.reason + where, Mood.BAD, item.shared)
+
+
+def _lookup(item: Lookup) -> Row:
+    records = " ".join(item.records) if len(item.records) == 1 else f"{len(item.records)} records"
+    note = records if item.records else item.problem or item.status
+    if item.safety is not Safety.INSECURE:
+        note += f", {item.safety.value}"
+    mood = Mood.PLAIN
+    if item.status in ("server failure", "no answer in time", "bogus"):
+        mood = Mood.BAD
+    lines = [*item.records, f"{item.status}, {item.safety.value}, TTL {item.ttl} s"]
+    lines += [text for text in (item.source and f"from {item.source}", item.problem) if text]
+    label = f"{item.record_type} {item.name}"
+    return Row(Kind.LOOKUP, label, item.start, item.end, note, mood, item.shared, tuple(lines))
+
+
+def _exchange(item: Exchange, trace: Trace) -> Row:
+    kind = Kind.SESSION
+    if item.phase in _SECURITY:
+        kind = Kind.SECURITY
+    elif item.phase in _ENVELOPE:
+        kind = Kind.ENVELOPE
+    elif item.phase in _FINAL:
+        kind = Kind.FINAL
+    label = item.phase
+    if 0 <= item.recipient < len(trace.recipients):
+        label = f"{'RCPT' if item.phase == 'RCPT' else 'for'} {trace.recipients[item.recipient].address}"
+    mood = Mood.BAD if item.code >= 500 or not item.code else Mood.WARN if item.code >= 400 else Mood.PLAIN
+    note = item.reply[-1] if item.reply else "no reply"
+    if item.phase in ("EHLO", "LHLO") and mood is Mood.PLAIN and len(item.reply) > 1:
+        note = f"{item.code} and {len(item.reply) - 1} extensions"
+    lines = tuple(line for line in (item.sent, *item.reply) if line)
+    return Row(kind, label, item.start, item.end, note, mood, item.shared, lines)
+
+
+def _gathered(rows: list[Row], most: int) -> Iterator[Row]:
+    """The rows; of a long run of RCPT commands the first few, and one row for the others."""
+    run: list[Row] = []
+    for row in [*rows, None]:
+        if row is not None and row.label.startswith("RCPT"):
+            run.append(row)
+            continue
+        yield from run[:most]
+        if len(run) == most + 1:
+            yield run[most]
+        elif len(run) > most:
+            yield _rest(run[most:])
+        run = []
+        if row is not None:
+            yield row
+
+
+def _rest(rows: list[Row]) -> Row:
+    counts = Counter(row.note[:3] if row.note[:3].isdigit() else "no reply" for row in rows)
+    note = ", ".join(f"{count} × {code}" for code, count in sorted(counts.items()))
+    ends = [row.end for row in rows if row.end is not None]
+    worst = max((row.mood for row in rows), key=list(Mood).index)
+    end = max(ends) if len(ends) == len(rows) else None
+    label = f"RCPT, {len(rows)} more"
+    return Row(Kind.ENVELOPE, label, min(row.start for row in rows), end, note, worst, rows[0].shared)
+
+
+def _rate(item: Content) -> str:
+    if item.end is None:
+        return "not sent to its end"
+    if item.seconds < 0.001:
+        return "at once"
+    return f"{size_words(item.octets / item.seconds)}/s"
+
+
+def size_words(octets: float) -> str:
+    """``21 octets``, ``34.6 kB``, ``1.25 MB``."""
+    if octets < 1000:
+        return f"{octets:.0f} octets"
+    units = iter(("kB", "MB", "GB"))
+    unit = next(units)
+    octets /= 1000
+    while octets >= 999.5 and (larger := next(units, "")):
+        octets, unit = octets / 1000, larger
+    return f"{octets:.3g} {unit}" if octets < 999.5 else f"{octets:.0f} {unit}"
+
+
+def duration_words(seconds: float) -> str:
+    """``0.4 ms``, ``12 ms``, ``1.23 s``, ``2 m 03 s``, ``1 h 02 m``."""
+    if seconds < 0.00995:
+        return f"{1000 * seconds:.1f} ms"
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 59.995:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
+def summary(trace: Trace) -> str:
+    """What became of the recipients, in one line."""
+    fates = trace.fates
+    waiting = fates.recipients - fates.delivered - fates.failed - fates.deferred
+    counts = ((fates.delivered, "delivered"), (fates.failed, "failed"), (fates.deferred, "deferred"))
+    words = [f"{count} {word}" for count, word in (*counts, (waiting, "not settled")) if count]
+    if fates.in_doubt:
+        words.append(f"{fates.in_doubt} of them in doubt")
+    plural = "s" if fates.recipients != 1 else ""
+    return f"{fates.recipients} recipient{plural}: {', '.join(words) or 'nobody'}"
+
+
+def mood_of(recipient: Recipient) -> Mood:
+    """How it went for a recipient."""
+    moods = {"delivered": Mood.GOOD, "failed": Mood.BAD, "deferred": Mood.WARN}
+    return moods.get(recipient.fate, Mood.WARN)
