@@ -18,6 +18,7 @@ from zsmtp import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "send": ("zsmtp.cli.send", "deliver messages now"),
     "explain": ("zsmtp.cli.explain", "show what a delivery would do, and why"),
+    "trace": ("zsmtp.cli.trace", "draw a recorded delivery"),
     "smtp": ("zsmtp.cli.agent", "run the transport agent: the same as the command smtp(8)"),
 }
 """The module of each subcommand and what it does, in one line."""

@@ -112,8 +112,10 @@ class Passage:
 
     items: Items = field(default_factory=lambda: Items(MAX_PASSAGE_ITEMS))
     connection: Connection | None = None
+    way_items: int = 0  # those that came before the connection stood
     users: int = 0
     ended: bool = False
+    plan: DeliveryPlan | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -127,7 +129,6 @@ class DeliveryBook:
     veil: Veil
     passages: list[Passage] = field(default_factory=list)
     items: Items = field(default_factory=lambda: Items(MAX_ITEMS))
-    plan: DeliveryPlan | None = None
     transactions: int = 0  # begun
     under_way: int = 0
     homes: dict[int, Passage] = field(default_factory=dict)  # the passage of each transaction
@@ -180,7 +181,7 @@ class DeliveryBook:
             connections=tuple(connections),
             items=tuple(items),
             left_out=left_out,
-            plan=self.plan,
+            plan=next((passage.plan for passage in self.passages if passage.plan is not None), None),
         )
 
     def _ways(self) -> tuple[list[Connection], list[AnyItem], int]:
@@ -196,8 +197,10 @@ class DeliveryBook:
                 number = len(connections) + 1
                 numbers[id(passage)] = number
                 connections.append(self._connection(passage.connection, number, passage.users))
-            for order, item in zip(passage.items.order, passage.items.kept, strict=True):
-                shown = self._shown(item, number if _on_connection(item, passage) else 0, shared=shared)
+            for place, (order, item) in enumerate(zip(passage.items.order, passage.items.kept, strict=True)):
+                made_it = isinstance(item, Connect) and item.end is not None and not item.failed
+                there = number if made_it or place >= passage.way_items else 0
+                shown = self._shown(item, there, shared=shared)
                 items.append((item.start, order, shown))
         for order, item in zip(self.items.order, self.items.kept, strict=True):
             home = self.homes.get(getattr(item, "transaction", 0))
@@ -253,13 +256,6 @@ class DeliveryBook:
             host=cut(verdict.peer.endpoint.host) if verdict.peer is not None else "",
             in_doubt=verdict.in_doubt,
         )
-
-
-def _on_connection(item: AnyItem, passage: Passage) -> bool:
-    """Whether an item of a passage belongs to its connection, not to the way there."""
-    if passage.connection is None:
-        return False
-    return item.start >= passage.connection.opened or (isinstance(item, Connect) and not item.failed)
 
 
 def _rounded(seconds: float) -> float:

@@ -84,6 +84,11 @@ _ENVELOPE = {"MAIL", "RCPT", "DATA", "BDAT"}
 _FINAL = {"end of data", "BDAT LAST"}
 
 
+def span_of(trace: Trace) -> float:
+    """How many seconds a drawing has to show, more than nothing."""
+    return max(trace.seconds, 1e-6, *(item.start if item.end is None else item.end for item in trace.items))
+
+
 def sections(trace: Trace, most_recipients: int = 8) -> list[Section]:
     """The sections of a trace in the order of time; of the recipients of a transaction the first few have a row."""
     found: list[Section] = []
@@ -194,7 +199,8 @@ def _exchange(item: Exchange, trace: Trace) -> Row:
     mood = Mood.BAD if item.code >= 500 or not item.code else Mood.WARN if item.code >= 400 else Mood.PLAIN
     note = item.reply[-1] if item.reply else "no reply"
     if item.phase in ("EHLO", "LHLO") and mood is Mood.PLAIN and len(item.reply) > 1:
-        note = f"{item.code} and {len(item.reply) - 1} extensions"
+        plural = "s" if len(item.reply) > 2 else ""
+        note = f"{item.code} and {len(item.reply) - 1} extension{plural}"
     lines = tuple(line for line in (item.sent, *item.reply) if line)
     return Row(kind, label, item.start, item.end, note, mood, item.shared, lines)
 

@@ -214,10 +214,10 @@ class Recorder:
         self._lookup = -1
 
     def _plan_made(self, event: events.PlanMade) -> None:
-        for _, book in self._books.values():
-            book.plan = book.plan or event.plan
+        way = self._way()
+        self._passage.plan = event.plan
         for note in event.plan.route.notes:
-            self._decide(self._way(), About.ROUTE, note)
+            self._decide(way, About.ROUTE, note)
 
     def _connecting(self, event: events.Connecting) -> None:
         endpoint = event.endpoint
@@ -237,6 +237,7 @@ class Recorder:
         for place in self._attempts.values():
             items.change(place, end=self._now, failed="given up: another connection stood first")
         self._attempts.clear()
+        self._passage.way_items = len(items.kept)
         self._passage.connection = Connection(
             number=0,
             host=cut(endpoint.host),

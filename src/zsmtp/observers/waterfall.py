@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from zsmtp.observers.chart import Kind, Mood, Row, Section, duration_words, mood_of, sections, summary
+from zsmtp.observers.chart import Kind, Mood, Row, Section, duration_words, mood_of, sections, span_of, summary
 from zsmtp.observers.document import Addresses, Recipient, Trace
 
 MIN_WIDTH = 40
@@ -106,19 +106,14 @@ class _Drawing:
         room = width - self._label - _DURATION - 3
         self._bar = room if self._narrow else min(max(room * 2 // 5, 16), 60)
         self._note = 0 if self._narrow else room - self._bar - 2
-        self._span = max([trace.seconds, *(item.end or item.start for item in trace.items)], default=0.0)
+        self._span = span_of(trace)
 
     def lines(self) -> Iterator[Line]:
         """All of it."""
         yield from self._head()
         yield []
-        rule = self._glyphs.rule * (self._bar - 2)
-        yield [
-            Piece(
-                f"{'':{self._label}} {self._glyphs.edge}{rule}{self._glyphs.edge} {duration_words(self._span):>{_DURATION}}",
-                Tone.FAINT,
-            )
-        ]
+        axis = self._glyphs.edge + self._glyphs.rule * (self._bar - 2) + self._glyphs.edge
+        yield [Piece(f"{'':{self._label}} {axis} {duration_words(self._span):>{_DURATION}}", Tone.FAINT)]
         for number, section in enumerate(sections(self._trace)):
             if number:
                 yield []
@@ -175,7 +170,7 @@ class _Drawing:
         if row.earlier:
             text = f"{glyphs.before} {duration_words(-row.start)} before"
             return [Piece(self._padded(text, room), Tone.FAINT)]
-        scale = room / self._span if self._span > 0 else 0.0
+        scale = room / self._span
         start = min(max(row.start, 0.0) * scale, room - 1e-9)
         end = room if row.end is None else min(row.end * scale, room)
         first = min(int(start), room - 1)
@@ -195,7 +190,10 @@ class _Drawing:
         """A decision: all words, at the place where it was taken."""
         broken = row.mood is Mood.BAD
         mark = self._glyphs.broken if broken else self._glyphs.decided
-        first, tone = f"  {mark} {row.label}: ", Tone.FAINT if row.mood is Mood.PLAIN else _TONES[row.mood]
+        first, tone = (
+            f"  {mark} {self._cut(row.label, 20)}: ",
+            Tone.FAINT if row.mood is Mood.PLAIN else _TONES[row.mood],
+        )
         for number, text in enumerate(self._wrapped(row.note, self._width - 4, cells(first) - 4)):
             yield [Piece(first if number == 0 else "    ", tone), Piece(text, tone)]
 
