@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("zsmtp.cli.explain", "show what a delivery would do, and why"),
     "trace": ("zsmtp.cli.trace", "draw a recorded delivery"),
     "smtp": ("zsmtp.cli.agent", "run the transport agent: the same as the command smtp(8)"),
+    "tlsrpt": ("zsmtp.cli.tlsrpt", "make the TLS reports of a day (RFC 8460)"),
 }
 """The module of each subcommand and what it does, in one line."""
 

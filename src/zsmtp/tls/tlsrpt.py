@@ -15,6 +15,7 @@ Nothing here reads a clock or a file: times are arguments, in seconds since 1970
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from base64 import b64encode
 from collections.abc import Generator, Iterable, Sequence
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from zsmtp.dns.answer import Answer, Query, RecordType
 from zsmtp.escape import escape
@@ -33,6 +35,8 @@ MAX_DOMAIN = 255  # characters
 MAX_TEXT = 1000  # characters of any text in a report
 MAX_STRINGS = 100  # policy strings or mx patterns kept
 MAX_DETAILS = 1000  # failure details of one policy; the rest only counts in the sums
+
+_MAILBOX = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,255}")
 
 
 class PolicyType(Enum):
@@ -113,6 +117,22 @@ def report_addresses(record: str) -> tuple[str, ...]:
             addresses = (address.strip() for address in value.split(","))
             return tuple(a for a in addresses if a.lower().startswith(("mailto:", "https:")))
     return ()
+
+
+def mail_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
+    """The mailboxes behind ``mailto:`` addresses (RFC 6068); what is no plain mailbox is left out."""
+    found = []
+    for address in addresses:
+        scheme, _, rest = address.partition(":")
+        mailbox = unquote_to_bytes(rest.partition("?")[0]).decode("ascii", "replace")
+        if scheme.lower() == "mailto" and is_plain_mailbox(mailbox):
+            found.append(mailbox)
+    return tuple(dict.fromkeys(found))
+
+
+def is_plain_mailbox(text: str) -> bool:
+    """Whether a text is ``local-part@domain`` without quotes, comments or anything else that means more in a header."""
+    return _MAILBOX.fullmatch(text) is not None
 
 
 # ---------------------------------------------------- one result as a line or datagram
@@ -371,6 +391,8 @@ def _policy_report(policy: AppliedPolicy, count: _Count) -> dict[str, Any]:
 def report_mail(report: Report, reporter: Reporter, *, sender: str, recipients: Sequence[str], now: float) -> bytes:
     """The mail that carries a report (5.3), lines ended with CRLF. It is to be signed with DKIM by who submits it.
 
+    It asks to go without the domain's own policies (RFC 8689 5), for it may be them that it reports on.
+
     ``sender`` and ``recipients`` are addresses (what follows ``mailto:``). Raises ValueError if a text holds line ends
     or other characters that have no place in a header.
     """
@@ -392,6 +414,7 @@ def report_mail(report: Report, reporter: Reporter, *, sender: str, recipients: 
         f" Report-ID: <{report.id}>",
         f"TLS-Report-Domain: {report.domain}",
         f"TLS-Report-Submitter: {submitter}",
+        "TLS-Required: No",
         "MIME-Version: 1.0",
         'Content-Type: multipart/report; report-type="tlsrpt";',
         f' boundary="{boundary}"',
