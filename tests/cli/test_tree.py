@@ -71,6 +71,11 @@ def test_colours_take_no_room() -> None:
     assert coloured[0] == "\x1b[1mexample.org\x1b[0m"
 
 
+def test_words_of_one_style_are_painted_together() -> None:
+    text = line("one two", Style.GOOD) + line(" three four ") + line("five", Style.BAD)
+    assert list(wrap(text, 80, 80, Look(colour=True))) == ["\x1b[32mone two\x1b[0m three four \x1b[31mfive\x1b[0m"]
+
+
 def test_wide_characters_take_two_columns() -> None:
     assert width_of("日本") == 4
     assert width_of("e\u0301") == 1

@@ -52,6 +52,8 @@ def picture(explanation: Explanation) -> Node:
         root.fact("policy", line(escape(plan.problem), Style.BAD))
     for note in plan.route.notes[:MAX_SHOWN]:
         root.fact("note", line(escape(note)))
+    if _comes_alike(explanation):
+        root.fact("from", _introduction(next(iter(explanation.introductions.values()))))
     if explanation.limits is not None:
         root.fact("limits", _limits(explanation.limits))
     _add_exchangers(root, explanation)
@@ -101,20 +103,18 @@ def _mx(answer: Answer) -> list[MX]:
     return sorted((one for one in answer.records if isinstance(one, MX)), key=lambda one: one.preference)
 
 
-def _answer(answer: Answer, records: list[str]) -> Text:
-    """An answer in one line: whose records, which, whether they are secure, for how long."""
-    if answer.status is not Status.OK:
-        style = Style.WARN if answer.temporary else Style.PLAIN
-        told = line(answer.status.value, Style.BAD if answer.status is Status.BOGUS else style)
-        if answer.problem:
-            told += line(f" ({escape(answer.problem)})")
-    else:
-        shown = [escape(one) for one in records[:MAX_SHOWN]]
-        more = f" and {len(records) - MAX_SHOWN} more" if len(records) > MAX_SHOWN else ""
-        told = line(", ".join(shown) + more)
+def _answer(answer: Answer, records: list[str], at: str = "") -> Text:
+    """An answer in one line: which records (and where), whether they are secure, for how long."""
     if answer.temporary:
-        return told
-    return told + line("; ") + _safety(answer) + line(f", TTL{NO_BREAK}{answer.ttl}{NO_BREAK}s")
+        told = line(answer.status.value, Style.BAD if answer.status is Status.BOGUS else Style.WARN)
+        return told + line(f"{at} ({escape(answer.problem)})" if answer.problem else at)
+    if answer.status is not Status.OK:
+        why = answer.problem or ("" if answer.status is Status.NODATA or at else answer.status.value)
+        return line(f"none{at} ({escape(why)}); " if why else f"none{at}; ") + _safety(answer)
+    shown = [escape(one) for one in records[:MAX_SHOWN]]
+    more = f" and {len(records) - MAX_SHOWN} more" if len(records) > MAX_SHOWN else ""
+    ttl = line(f", TTL{NO_BREAK}{answer.ttl}{NO_BREAK}s")
+    return line(", ".join(shown) + more + at + "; ") + _safety(answer) + ttl
 
 
 def _safety(answer: Answer) -> Text:
@@ -168,7 +168,8 @@ def _tell_tlsa(branch: Node, explanation: Explanation, endpoint: Endpoint) -> No
     """The TLSA records of a host, each with whether it counts and why not."""
     for answer in explanation.tlsa_answers(endpoint):
         records = [one for one in answer.records if isinstance(one, TLSA)]
-        branch.fact("TLSA", line(f"{escape(answer.query.name)}: "), _answer(answer, [_count(len(records), "record")]))
+        at = f" at {escape(answer.query.name)}"
+        branch.fact("TLSA", _answer(answer, [_count(len(records), "record")], at))
         counted = usable(records)
         for record in records[:MAX_SHOWN]:
             reason = unusable_because(record)
@@ -199,7 +200,7 @@ def _add_candidate(parent: Node, candidate: Candidate, explanation: Explanation)
     node = parent.add(label)
     _tell_requirement(node, explanation.plan, endpoint)
     introduction = explanation.introductions.get(endpoint)
-    if introduction is not None:
+    if introduction is not None and not _comes_alike(explanation):
         node.fact("from", _introduction(introduction))
     probe = explanation.probes.get(endpoint)
     if probe is not None:
@@ -236,6 +237,12 @@ def _trial(trial: Requirement | Barred) -> Text:
     return _requirement(trial)
 
 
+def _comes_alike(explanation: Explanation) -> bool:
+    """Whether this side comes to all of several candidates in the same way: then it is told once."""
+    ways = list(explanation.introductions.values())
+    return len(ways) > 1 and all(way == ways[0] for way in ways)
+
+
 def _introduction(introduction: Introduction) -> Text:
     if introduction.problem:
         return line(escape(introduction.problem), Style.BAD)
@@ -246,7 +253,7 @@ def _introduction(introduction: Introduction) -> Text:
     if check.named and check.confirmed:
         return told + line("reverse and forward names match", Style.GOOD)
     if check.problem:
-        return told + line(escape(check.problem), Style.WARN)
+        return told + line(escape(check.problem))
     names = ", ".join(map(escape, check.reverse[:MAX_SHOWN]))
     reverse = f"the address is called {names}" if names else "the address has no reverse name"
     forward = "the name leads to the address" if check.confirmed else "the name does not lead to the address"
@@ -260,11 +267,13 @@ def _tell_probe(node: Node, probe: Probe) -> None:
     """What connecting brought: the verdict first, then the steps that led to it."""
     if probe.verdict is None:
         node.fact("tried", line("a session can be opened", Style.GOOD), line(f", {shown_time(probe.seconds)} in all"))
+    elif probe.steps and all(step.name == "connect" for step in probe.steps):
+        node.fact("tried", line("no connection", Style.BAD), line(f": {probe.steps[-1].text}"))
     else:
         reason = " ".join(escape(part) for part in probe.verdict.text.split("\r") if part)
         node.fact("tried", line("no session", Style.BAD), line(f": {reason[:400]} ({probe.verdict.status})"))
-    times = ", ".join(f"{step.name} {shown_time(step.seconds)}" for step in probe.steps)
-    node.fact("times", line(times))
+    if len(probe.steps) > 1:
+        node.fact("times", line(", ".join(f"{step.name} {shown_time(step.seconds)}" for step in probe.steps)))
     greeting = next((step.text for step in probe.steps if step.name == "greeting"), "")
     if greeting:
         node.fact("greeting", line(greeting))

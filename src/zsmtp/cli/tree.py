@@ -13,6 +13,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 from zsmtp.cli.terminal import Look, Style
@@ -100,21 +101,29 @@ def _lines(text: Text, first: str, rest: str, look: Look, taken: int | None = No
 
 def wrap(text: Text, first: int, later: int, look: Look) -> Iterator[str]:
     """The text in lines of so many columns, painted; at least one line."""
-    current: list[str] = []
+    current: list[Piece] = []
     used, room = 0, first
     for word, style, glued in _words(text, look):
-        size = width_of(word)
         blank = 0 if glued or not current else 1
-        if current and used + blank + size > room:
-            yield "".join(current)
+        if current and used + blank + width_of(word) > room:
+            yield _painted(current, look)
             current, used, room, blank = [], 0, later, 0
         for number, part in enumerate(_cut(word, room if not current else max(room - used - blank, 1))):
             if number:
-                yield "".join(current)
+                yield _painted(current, look)
                 current, used, room, blank = [], 0, later, 0
-            current.append(" " * blank + look.paint(part, style))
+            if blank:
+                same = current[-1].style is style  # a blank between words of one style is of that style too
+                current.append(Piece(" ", style if same else Style.PLAIN))
+            current.append(Piece(part, style))
             used += blank + width_of(part)
-    yield "".join(current)
+    yield _painted(current, look)
+
+
+def _painted(pieces: list[Piece], look: Look) -> str:
+    """The pieces of a line, those of one style painted together."""
+    runs = groupby(pieces, key=lambda piece: piece.style)
+    return "".join(look.paint("".join(piece.text for piece in run), style) for style, run in runs)
 
 
 def _words(text: Text, look: Look) -> Iterator[tuple[str, Style, bool]]:
