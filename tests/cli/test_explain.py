@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.support.nameserver import Failure, NameServer, Zone
 from tests.support.network import message
-from tests.support.script import Script, Step
+from tests.support.script import Script, Step, Then
 from tests.support.sink import Sink
 
 from zsmtp.cli.explainjson import read_plans
@@ -114,12 +117,16 @@ def test_what_is_printed(explain: Run, dns: NameServer) -> None:
         ("[IPv6:::1]", 0, "deliverable, 1 address"),
         ("a@[127.0.0.1", 68, "not a valid address literal"),
         ("", 68, "names no host"),
+        ("b\udcff.example", 68, "not deliverable"),
+        ("\x1b[31m@evil\x1b[2J", 68, "not deliverable"),
+        ("x" * 5000, 68, "too long"),
     ],
 )
 def test_the_exit_status_says_whether_it_can_be_delivered_to(explain: Run, asked: str, status: int, words: str) -> None:
     found, out, err = explain(asked)
     assert found == status
     assert words in out
+    assert "\x1b" not in out
     assert err == ""
 
 
@@ -160,6 +167,24 @@ def test_connecting_to_nobody(explain: Run) -> None:
     assert status == 75
     assert "Connection refused" in out
     assert out.startswith(f"[127.0.0.1]:{port}: has to wait")
+
+
+def test_a_peer_that_says_nothing_is_given_up(explain: Run) -> None:
+    with Sink(Script(banner=Step(None, Then.HANG))) as sink:
+        status, out, _ = explain("--connect", "--timeout", "0.3", f"[127.0.0.1]:{sink.port}")
+    assert status == 75
+    assert re.search(r"tried  no session: no reply within .* greeting", out)
+
+
+def test_an_interrupt_does_not_wait_for_a_peer(dns: NameServer) -> None:
+    with Sink(Script(banner=Step(None, Then.HANG))) as sink:
+        what = ["--connect", "--resolver", dns.address, f"[127.0.0.1]:{sink.port}"]
+        command = [sys.executable, "-m", "zsmtp.cli.main", "explain", *what]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            sink.wait_for(lambda sink: len(sink.connections) == 1)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, "", "")
 
 
 def test_a_relay_and_lmtp(explain: Run, tmp_path: Path) -> None:

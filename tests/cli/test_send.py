@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_one_line_for_a_recipient_and_the_header_s_envelope(send: Run, letter: s
     with receiving() as receiver:
         status, out, err = send(letter, "--relay", f"127.0.0.1:{receiver.port}", "--to", "a@example.com")
     assert (status, err) == (0, "")
-    assert out == f"delivered  a@example.com: 127.0.0.1 [127.0.0.1]:{receiver.port}: 250 2.0.0 taken as 1\n"
+    assert out == f"delivered  a@example.com: [127.0.0.1]:{receiver.port}: 250 2.0.0 taken as 1\n"
     assert receiver.messages[0].mail_from == "me@example.org"
     assert b"secret@" not in (receiver.messages[0].original_content or b"")
 
@@ -150,6 +151,18 @@ def test_standard_input_and_several_messages(send: Run, letter: str, monkeypatch
     assert f"delivered  a@example.com ({letter}): " in out
     assert "delivered  a@example.com (standard input): " in out
     assert any("Grüße" in (one.original_content or b"").decode() for one in receiver.messages)
+
+
+def test_a_pipe_is_read_once(send: Run, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(LETTER,))
+    writer.start()
+    with receiving() as receiver:
+        status, _, _ = send(str(pipe), "--relay", f"127.0.0.1:{receiver.port}", "--to", "a@example.com")
+    writer.join()
+    assert status == 0
+    assert b"Hello." in (receiver.messages[0].original_content or b"")
 
 
 def test_json(send: Run, letter: str) -> None:
@@ -249,6 +262,7 @@ def test_a_recorded_delivery_is_explained(
         ([], 64, r"the following arguments are required: FILE; try zsmtp send --help"),
         (["/nonexistent.eml"], 66, r"/nonexistent\.eml: No such file or directory"),
         (["/"], 66, r"/: Is a directory"),
+        (["/dev/zero"], 65, r"/dev/zero: not a file"),
         (["LETTER", "--to", "nobody"], 65, r".*letter\.eml: recipient nobody: no @ and domain"),
         (["LETTER", "--from", "a b@c"], 65, r".*letter\.eml: sender a b@c: .*"),
         (["LETTER", "--user", "me"], 64, r"--user goes with --relay"),

@@ -111,6 +111,7 @@ class Explainer:
         self._use_mx = use_mx
         self._probe_time = probe_time
         self._destinations = Destinations(config)
+        self._stop = Stop()
         self._identity = parse_identity(config.local_address) if config.local_address else None
 
     def explain(self, asked: str) -> Explanation:
@@ -127,7 +128,7 @@ class Explainer:
         return replace(found, probes=self._probe_all(found, way, self._probe_time))
 
     def _way(self, asked: str) -> _Way:
-        destination = self._destinations.of(f"x@{destination_of(asked)}".encode())
+        destination = self._destinations.of(f"x@{destination_of(asked)}".encode("utf-8", "replace"))
         request = destination.request
         if not self._use_mx:
             request = replace(request, use_mx=False)
@@ -135,7 +136,7 @@ class Explainer:
 
     def _driver(self, way: _Way, observer: Observer = ignore) -> BlockingDriver:
         resolver = self._destinations.resolver if way.relay is None else self._destinations.relay_resolver
-        return BlockingDriver(resolver, Stop(), identity=self._identity, observer=observer)
+        return BlockingDriver(resolver, self._stop, identity=self._identity, observer=observer)
 
     def _probe_all(self, found: Explanation, way: _Way, longest: float) -> dict[Endpoint, Probe]:
         """Try all candidates, several at a time: one that hangs keeps nobody waiting."""
@@ -148,7 +149,12 @@ class Explainer:
 
         candidates = found.plan.route.candidates
         with ThreadPoolExecutor(min(PROBES_AT_A_TIME, len(candidates))) as pool:
-            return {one.endpoint: result for one, result in zip(candidates, pool.map(probe, candidates), strict=True)}
+            try:
+                results = list(pool.map(probe, candidates))
+            except BaseException:  # interrupted: the pool waits for its threads, so they must not wait for peers
+                self._stop.request()
+                raise
+        return {one.endpoint: result for one, result in zip(candidates, results, strict=True)}
 
 
 def _addresses(name: str) -> Generator[Query, Answer, tuple[str, ...]]:

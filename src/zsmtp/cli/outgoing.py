@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import IO
 
@@ -57,7 +58,7 @@ def read_all(
 def _read(path: str, sender: str | None, recipients: Sequence[str] | None, opened: ExitStack) -> Outgoing:
     name = "standard input" if path == "-" else escape(path)
     with reading(name):
-        source: str | IO[bytes] = path if path != "-" else _kept(opened)
+        source = _source(path, opened)
         try:
             letter = Letter(source, sender=sender, recipients=recipients, name=name)
         except SubmissionError as error:
@@ -71,10 +72,17 @@ def _read(path: str, sender: str | None, recipients: Sequence[str] | None, opene
         letter.close()
 
 
-def _kept(opened: ExitStack) -> IO[bytes]:
-    """All of standard input, in a file that goes away by itself."""
+def _source(path: str, opened: ExitStack) -> str | IO[bytes]:
+    """What a message is read from: its file, or a copy of what can be read only once, which goes away by itself."""
+    if path != "-":
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # opening a directory says what is wrong
+            return path
+        if not stat.S_ISFIFO(mode):
+            raise CommandFailed(Exit.DATA, f"{escape(path)}: not a file")
     kept = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
-    shutil.copyfileobj(sys.stdin.buffer, kept, _BLOCK)
+    with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as once:
+        shutil.copyfileobj(once, kept, _BLOCK)
     kept.seek(0)
     return kept
 

@@ -267,7 +267,7 @@ def _tell_probe(node: Node, probe: Probe) -> None:
     """What connecting brought: the verdict first, then the steps that led to it."""
     if probe.verdict is None:
         node.fact("tried", line("a session can be opened", Style.GOOD), line(f", {shown_time(probe.seconds)} in all"))
-    elif probe.steps and all(step.name == "connect" for step in probe.steps):
+    elif probe.steps and all(step.name == "connect" and step.text for step in probe.steps):
         node.fact("tried", line("no connection", Style.BAD), line(f": {probe.steps[-1].text}"))
     else:
         reason = " ".join(escape(part) for part in probe.verdict.text.split("\r") if part)

@@ -49,8 +49,11 @@ def result_line(result: Result, *, file: str, look: Look, fold: bool) -> str:
 def _where(result: Result) -> str:
     if result.server is None:
         return ""
+    server = result.server
     tls = f", {result.tls.protocol}" if result.tls is not None else ""
-    return f"{escape(str(result.server))}{tls}: "
+    if server.port and server.host == server.address:  # a literal, which has no other name
+        return f"[{escape(server.address)}]:{server.port}{tls}: "
+    return f"{escape(str(server))}{tls}: "
 
 
 def _reason(result: Result) -> str:
