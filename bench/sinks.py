@@ -11,6 +11,7 @@ import contextlib
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -39,10 +40,19 @@ class Sink:
         """Take connections until killed."""
         while True:
             connection, _ = self._listener.accept()
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with connection, contextlib.suppress(ConnectionError):
-                connection.sendall(b"220 sink.example ESMTP\r\n")
-                self._converse(connection)
+            self._serve(connection)
+
+    def serve_side_by_side(self) -> None:
+        """Take connections until killed, each in a thread of its own."""
+        while True:
+            connection, _ = self._listener.accept()
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connection, contextlib.suppress(ConnectionError):
+            connection.sendall(b"220 sink.example ESMTP\r\n")
+            self._converse(connection)
 
     def _converse(self, connection: socket.socket) -> None:
         rest = b""
@@ -125,9 +135,30 @@ def ready_sink(*, chunking: bool, pin: Sequence[str] = ()) -> Iterator[Receiver]
             process.kill()
 
 
+@contextlib.contextmanager
+def ready_sinks(count: int, *, chunking: bool, pin: Sequence[str] = ()) -> Iterator[list[int]]:
+    """As many fast sinks in one process, each on a port of its own; connections are served side by side."""
+    listeners = [socket.create_server(("127.0.0.1", 0), backlog=512) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    descriptors = [listener.fileno() for listener in listeners]
+    words = [sys.executable, "-S", __file__, ",".join(map(str, descriptors)), "chunking" if chunking else "plain"]
+    with subprocess.Popen([*pin, *words], pass_fds=descriptors) as process:
+        for listener in listeners:
+            listener.close()
+        try:
+            yield ports
+        finally:
+            process.kill()
+
+
 def main() -> None:
-    listener = socket.socket(fileno=int(sys.argv[1]))
-    Sink(listener, chunking=sys.argv[2] == "chunking").serve()
+    listeners = [socket.socket(fileno=int(word)) for word in sys.argv[1].split(",")]
+    sinks = [Sink(listener, chunking=sys.argv[2] == "chunking") for listener in listeners]
+    if len(sinks) == 1:
+        sinks[0].serve()
+    for sink in sinks:
+        threading.Thread(target=sink.serve_side_by_side, daemon=True).start()
+    threading.Event().wait()
 
 
 if __name__ == "__main__":

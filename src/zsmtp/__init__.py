@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from zsmtp.client.config import Limits as Limits
     from zsmtp.client.config import Login as Login
     from zsmtp.client.config import Relay as Relay
+    from zsmtp.client.config import STSUse as STSUse
     from zsmtp.client.config import Timeouts as Timeouts
     from zsmtp.client.report import Attempt as Attempt
     from zsmtp.client.report import Fate as Fate
@@ -50,7 +51,18 @@ __version__ = "0.1.0"
 _HOMES = {
     "zsmtp.client.blocking": ("deliver",),
     "zsmtp.client.client": ("Submission",),
-    "zsmtp.client.config": ("TLS", "Config", "Content", "Direct", "Level", "Limits", "Login", "Relay", "Timeouts"),
+    "zsmtp.client.config": (
+        "TLS",
+        "Config",
+        "Content",
+        "Direct",
+        "Level",
+        "Limits",
+        "Login",
+        "Relay",
+        "STSUse",
+        "Timeouts",
+    ),
     "zsmtp.client.report": ("Attempt", "Fate", "Report", "Result", "Server", "TLSSummary"),
     "zsmtp.errors": ("ConfigError", "NotDelivered", "SubmissionError", "ZsmtpError"),
 }

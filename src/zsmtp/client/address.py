@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 from zsmtp.dns.literal import parse_destination
 from zsmtp.dns.plan import NoRoute
@@ -20,6 +21,7 @@ from zsmtp.proto.address import domain_of, path_problem
 _DISPLAY = re.compile(r'(?:[^<>"\\]|"(?:[^"\\]|\\.)*")*<([^<>]*)>\s*')
 
 
+@lru_cache(4096)
 def read_address(text: str | bytes, what: str) -> bytes:
     """The path in ``text``, which may be ``Name <address>``. Raises SubmissionError, naming ``what`` it is.
 
@@ -45,16 +47,25 @@ def read_address(text: str | bytes, what: str) -> bytes:
     if problem is None and path.startswith(b"@"):
         problem = "nothing before the @"
     if problem is None and b"@" in path:
-        parsed = parse_destination(domain_of(path).decode("utf-8"))
-        problem = parsed.text if isinstance(parsed, NoRoute) else None
+        problem = _domain_problem(domain_of(path))
     if problem is not None:
         raise SubmissionError(f"{what} {_shown(plain)}: {problem}")
     return path
 
 
+@lru_cache(4096)
+def _domain_problem(domain: bytes) -> str | None:
+    parsed = parse_destination(domain.decode("utf-8"))
+    return parsed.text if isinstance(parsed, NoRoute) else None
+
+
 def read_addresses(texts: str | bytes | Iterable[str | bytes], what: str) -> tuple[bytes, ...]:
     """The paths in ``texts``, each once, in order. Raises SubmissionError."""
-    several = [texts] if isinstance(texts, str | bytes) else texts
+    if isinstance(texts, str | bytes):
+        return (read_address(texts, what),)
+    several = tuple(texts)
+    if len(several) == 1:
+        return (read_address(several[0], what),)
     found: dict[tuple[bytes, bytes], bytes] = {}
     for text in several:
         path = read_address(text, what)

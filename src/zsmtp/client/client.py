@@ -28,7 +28,6 @@ from zsmtp.client.message import Letter, MessageLike
 from zsmtp.client.parcel import Parcel
 from zsmtp.client.report import Fate, Report, Result
 from zsmtp.delivery.attempt import Courier
-from zsmtp.delivery.content import Targets
 from zsmtp.delivery.rest import Resting
 from zsmtp.errors import LocalError, SubmissionError
 from zsmtp.events import Observer, ignore
@@ -68,7 +67,7 @@ class Client:
         self._couriers: dict[Hashable, Courier] = {}
         self._drivers: dict[bool, AsyncDriver] = {}
         self._parcels: set[Parcel] = set()
-        self._targets = Targets(self._destinations.target())
+        self.wanted = self._destinations.target()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self.slots = Slots(self.config.limits.connections)
@@ -99,12 +98,14 @@ class Client:
             add_missing=self.config.content.add_missing,
         )
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        parcel = self._take(letter, timeout, ignore_result, partial(_finish, done))
+        parcel = self._take(letter, timeout, None, partial(_finish, done))
         try:
             await done
         except asyncio.CancelledError:
             parcel.end("cancelled")
             raise
+        finally:
+            self._parcels.discard(parcel)
         return parcel.report
 
     async def stream(
@@ -124,7 +125,11 @@ class Client:
             await flow.aclose()
 
     def _take(
-        self, letter: Letter, timeout: float | None, told: Callable[[Result], None], finished: Callable[[], None]
+        self,
+        letter: Letter,
+        timeout: float | None,
+        told: Callable[[Result], None] | None,
+        finished: Callable[[Parcel], None],
     ) -> Parcel:
         """Take a letter into the lanes."""
         if self._closed:
@@ -133,14 +138,9 @@ class Client:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         seconds = self.config.message_timeout if timeout is None else timeout
-
-        def ended() -> None:
-            self._parcels.discard(parcel)
-            finished()
-
-        parcel = Parcel(letter, self._loop, seconds, told, ended)
+        parcel = Parcel(letter, self._loop, seconds, told, finished)
         self._parcels.add(parcel)
-        for destination, job in parcel.jobs(self._destinations, self._targets):
+        for destination, job in parcel.jobs(self._destinations):
             lane = self._lanes.get(destination)
             if lane is None:
                 lane = self._lanes[destination] = Lane(self, destination)
@@ -169,6 +169,7 @@ class Client:
             driver = self._drivers[relayed] = AsyncDriver(
                 self._destinations.relay_resolver if relayed else self._destinations.resolver,
                 Source(parse_identity(local) if local else None),
+                None if relayed else self._destinations.policies(),
             )
         return driver
 
@@ -199,8 +200,10 @@ class Client:
         finally:
             for lane in tuple(self._lanes.values()):
                 lane.end()
-            for worker in workers:
-                worker.task.cancel()
+            left = [worker.task for worker in workers if worker.task.cancel()]
+            if left:
+                await asyncio.wait(left)
+            self._destinations.close()
             for driver in self._drivers.values():
                 await driver.aclose()
 
@@ -275,14 +278,13 @@ class _Flow:
                 self._told(result)
             self._room.release()
             return
+        self._parcels.add(self._client._take(letter, None, self._told, self._finished))
 
-        def finished() -> None:
-            self._parcels.discard(parcel)
-            self._room.release()
-            self._stirred.set()
-
-        parcel = self._client._take(letter, None, self._told, finished)
-        self._parcels.add(parcel)
+    def _finished(self, parcel: Parcel) -> None:
+        self._parcels.discard(parcel)
+        self._client._parcels.discard(parcel)
+        self._room.release()
+        self._stirred.set()
 
     def _told(self, result: Result) -> None:
         self._results.append(result)
@@ -300,11 +302,7 @@ def _refused(one: Submission, error: Exception) -> list[Result]:
     ]
 
 
-def ignore_result(result: Result) -> None:
-    """What hears each result where only the report is wanted."""
-
-
-def _finish(done: asyncio.Future[None]) -> None:
+def _finish(done: asyncio.Future[None], parcel: Parcel) -> None:
     if not done.done():
         done.set_result(None)
 

@@ -29,7 +29,7 @@ from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
 from zsmtp.net.identity import parse_identity
 from zsmtp.proto.phase import Timeouts
-from zsmtp.tls.policy import Level, parse_fingerprint
+from zsmtp.tls.policy import Level, STSUse, parse_fingerprint
 
 MAX_SECRET = 16 * 1024  # octets of a password file
 SMTP, SUBMISSION, SUBMISSIONS, LMTP = 25, 587, 465, 24
@@ -195,14 +195,17 @@ class Direct:
     """Delivery to mail exchangers.
 
     ``nameserver`` is an address with or without port, "" for the system's; ``trusted`` tells whether its word on DNSSEC
-    counts (None: if it is on this machine). ``resolver`` answers instead of any name server. ``port`` is where
-    exchangers listen, for closed networks and tests.
+    counts (None: if it is on this machine). ``resolver`` answers instead of any name server. ``mta_sts_cache`` names a
+    file that keeps MTA-STS policies beyond the life of the client. ``port`` is where exchangers listen, for closed
+    networks and tests.
     """
 
     nameserver: str = ""
     trusted: bool | None = None
     resolver: Resolver | None = field(default=None, metadata={"python only": True})
     dane: bool = True
+    mta_sts: STSUse = STSUse.ON
+    mta_sts_cache: str = ""
     prefer_ipv6: bool = False
     port: int = SMTP
     tls: TLS = TLS()
@@ -297,4 +300,4 @@ class Config:
         return read_file(path)
 
 
-__all__ = ["TLS", "Config", "Content", "Direct", "Family", "Level", "Limits", "Login", "Relay", "Timeouts"]
+__all__ = ["TLS", "Config", "Content", "Direct", "Family", "Level", "Limits", "Login", "Relay", "STSUse", "Timeouts"]

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zsmtp.body.target import Target
 from zsmtp.client.config import MAX_SECRET, TLS, Config, Login, Relay
@@ -24,13 +24,23 @@ from zsmtp.dns.plan import Family
 from zsmtp.dns.resolver import Resolver
 from zsmtp.errors import ConfigError
 from zsmtp.proto.address import domain_of
-from zsmtp.tls.policy import Level, Policy
+from zsmtp.tls.policy import Level, Policy, STSUse
 
 if TYPE_CHECKING:
     from zsmtp.delivery.security import Security
+    from zsmtp.dns.dnspython import DnspythonResolver
+    from zsmtp.net.stspolicies import PolicyKeeper
     from zsmtp.proto.sasl import Credentials
 
 HOSTS_FILE = "/etc/hosts"
+SESSION_LIFETIME = 3600.0  # seconds for which a TLS session may be resumed
+
+
+def _warn(text: str) -> None:
+    """What whoever runs this should put right goes where libraries warn."""
+    import logging
+
+    logging.getLogger("zsmtp").warning("%s", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,7 @@ class Destinations:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._known: dict[str, Destination] = {}
+        self._asking: list[DnspythonResolver] = []
         self.settings_for: Callable[[Relay | None], SessionSettings] = cache(self._settings)
 
     def of(self, recipient: bytes) -> Destination:
@@ -122,7 +133,23 @@ class Destinations:
             return direct.resolver
         from zsmtp.dns.dnspython import DnspythonResolver
 
-        return DnspythonResolver(direct.nameserver or None, trusted=direct.trusted)
+        resolver = DnspythonResolver(direct.nameserver or None, trusted=direct.trusted)
+        self._asking.append(resolver)
+        return resolver
+
+    def policies(self) -> PolicyKeeper | None:
+        """Who keeps MTA-STS policies, None if nobody asks for them."""
+        direct = self._config.direct
+        if direct.mta_sts is STSUse.OFF:
+            return None
+        from zsmtp.net.stspolicies import PolicyKeeper
+
+        return PolicyKeeper(direct.mta_sts_cache, _warn, ca_file=direct.tls.ca_file, ca_path=direct.tls.ca_path)
+
+    def close(self) -> None:
+        """End the lookups that are under way."""
+        for resolver in self._asking:
+            resolver.close()
 
     def relay_resolver(self) -> Resolver:
         """Who answers for the names of relays: the hosts file first."""
@@ -166,9 +193,10 @@ def _is_here(relay: Relay) -> bool:
 def _direct_security(config: Config) -> Security | None:
     direct = config.direct
     level = direct.tls.level or Level.MAY
-    if level is Level.NONE and not direct.dane:
+    if level is Level.NONE and not direct.dane and direct.mta_sts is STSUse.OFF:
         return None
-    return _security(direct.tls, Policy(level=level, dane=direct.dane), lambda server, destination: None)
+    policy = Policy(level=level, dane=direct.dane)
+    return _security(direct.tls, policy, lambda server, destination: None, mta_sts=direct.mta_sts)
 
 
 def _security(
@@ -177,7 +205,7 @@ def _security(
     credentials_for: Callable[[str, str], Credentials | None],
     *,
     implicit: bool = False,
-    **more: Any,
+    mta_sts: STSUse = STSUse.OFF,
 ) -> Security:
     from zsmtp.delivery.security import Security
     from zsmtp.tls.context import ClientCertificate, ContextOptions
@@ -192,8 +220,10 @@ def _security(
         context=ContextOptions(min_protocol=tls.min_protocol, ciphers=tls.ciphers, certificates=shown),
         ca_file=tls.ca_file,
         ca_path=tls.ca_path,
+        mta_sts=mta_sts,
+        session_lifetime=SESSION_LIFETIME,
+        warn=_warn,
         implicit=implicit,
-        **more,
     )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from zsmtp.client.destinations import Destination
 from zsmtp.client.parcel import Job
 from zsmtp.client.report import Attempt
+from zsmtp.delivery.content import Targets
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.opening import Link
 from zsmtp.delivery.outcome import from_loss, in_doubt
@@ -149,6 +150,7 @@ class Worker:
         self._driver = lane.client.driver_for(lane.destination)
         self._courier, self._observe = lane.client.courier_for(lane.destination)
         self._route = Route(lane.destination.request)
+        self.targets = Targets(lane.client.wanted)
         self.stop = Stop()
         self._flying: set[Job] = set()
         self._attempts: list[Attempt] = []
@@ -195,10 +197,10 @@ class Worker:
             self.stop = Stop()
         self._attempts.clear()
         route.failure = None
-        self._take(job)
+        delivery = self._take(job)
         idle = self._loop.time() - self._last_use
         try:
-            await self._run(self._courier.deliver(route, job.delivery, self._more, idle=idle))
+            await self._run(self._courier.deliver(route, delivery, self._more, idle=idle))
         except Exception as error:
             route.link = None
             self._fail(error)
@@ -220,10 +222,9 @@ class Worker:
         job = self._lane.take()
         if job is None:
             return None
-        self._take(job)
-        return job.delivery
+        return self._take(job)
 
-    def _take(self, job: Job) -> None:
+    def _take(self, job: Job) -> Delivery:
         self._share -= 1
         self._flying.add(job)
         link = self._route.link
@@ -231,12 +232,11 @@ class Worker:
             endpoint = link.peer.endpoint
             self._link = link
             self._reused = (Attempt(host=endpoint.host, address=endpoint.address, port=endpoint.port, reused=True),)
-        job.take(self, self._loop.time(), len(self._attempts), self._reused if link is not None else ())
+        return job.take(self, self._loop.time(), len(self._attempts), self._reused if link is not None else ())
 
     def settled(self, job: Job) -> None:
         """A job needs nothing more."""
-        if not job.again:
-            self._flying.discard(job)
+        self._flying.discard(job)
 
     def attempts_since(self, known: int) -> tuple[Attempt, ...]:
         """The attempts made since there were so many."""

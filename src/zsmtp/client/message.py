@@ -33,8 +33,8 @@ MessageLike = Message | bytes | bytearray | memoryview | str | os.PathLike[str] 
 MAX_HEADER = 1 << 20  # octets of a header block
 _BLOCK = 1 << 16
 
-_END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
 _FIELD_NAME = re.compile(rb"[!-9;-~]+[ \t]*:")
+_MESSAGE_ID = re.compile(rb"^message-id[ \t]*:[ \t]*([^\n]{1,500})", re.IGNORECASE | re.MULTILINE)
 _BLIND = re.compile(rb"^(?:resent-)?bcc[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*", re.IGNORECASE | re.MULTILINE)
 
 
@@ -47,6 +47,8 @@ class _Body(Protocol):
 
 class Letter:
     """A message on its way to its recipients; ``name`` is its Message-ID, or the name it was given."""
+
+    __slots__ = ("_body", "_header", "_stored", "name", "recipients", "sender")
 
     def __init__(
         self,
@@ -73,12 +75,16 @@ class Letter:
         self.recipients = given
         if not self.recipients:
             raise SubmissionError("no recipient: neither given nor named by To, Cc or Bcc")
-        self._header = _BLIND.sub(b"", self._header)
+        folded = self._header.lower()
+        if b"bcc" in folded:
+            self._header = _BLIND.sub(b"", self._header)
+            folded = self._header.lower()
         if add_missing:
             from zsmtp.client.fields import with_missing
 
             self._header = with_missing(self._header, self.sender)
-        self.name = name or _message_id(self._header)
+            folded = self._header.lower()
+        self.name = name or (_message_id(self._header) if b"message-id" in folded else "")
 
     def stored(self) -> Stored:
         """The message, looked through when this is asked first. Raises ContentError if it cannot be read."""
@@ -93,7 +99,7 @@ class Letter:
 
 
 def _message_id(header: bytes) -> str:
-    match = re.search(rb"^message-id[ \t]*:\s*([^\n]{1,500})", header, re.IGNORECASE | re.MULTILINE)
+    match = _MESSAGE_ID.search(header)
     return escape(match[1].strip().decode("utf-8", "replace")) if match is not None else ""
 
 
@@ -171,21 +177,32 @@ def _read_header(file: IO[bytes]) -> tuple[bytes, int]:
         if not block:
             return _split(octets, whole=True)
         octets += block
-        if _END_OF_HEADER.search(octets, max(len(octets) - len(block) - 3, 0)) or octets[:2] in (b"\n", b"\r\n"):
+        if _end_of_header(octets, max(len(octets) - len(block) - 3, 0)) is not None:
             break
     return _split(octets, whole=False)
 
 
+def _end_of_header(octets: bytes, start: int) -> tuple[int, int] | None:
+    """Where the last line of the header ends, and where the body begins: behind the first empty line."""
+    plain = octets.find(b"\n\n", start)
+    canonical = octets.find(b"\n\r\n", start, plain if plain >= 0 else len(octets))
+    if canonical >= 0:
+        return canonical, canonical + 3
+    return (plain, plain + 2) if plain >= 0 else None
+
+
 def _split(octets: bytes, *, whole: bool) -> tuple[bytes, int]:
-    match = _END_OF_HEADER.search(octets)
-    if match is not None:
-        return octets[: match.start()] + b"\n", match.end()
+    found = _end_of_header(octets, 0)
+    if found is not None:
+        return octets[: found[0]] + b"\n", found[1]
     if not whole:
         raise SubmissionError(f"a header block of more than {MAX_HEADER} octets, or none at all")
     return octets, len(octets)
 
 
 class _Memory:
+    __slots__ = ("_octets", "_start")
+
     def __init__(self, octets: bytes, start: int) -> None:
         self._octets = octets
         self._start = start

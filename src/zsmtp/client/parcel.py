@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from zsmtp.client.destinations import Destination, Destinations
 from zsmtp.client.message import Letter
 from zsmtp.client.report import Attempt, Report, Result, result_of
-from zsmtp.delivery.content import Targets, content_form, is_internationalised
+from zsmtp.delivery.content import content_form, is_internationalised
 from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.outcome import Fate, Verdict, from_loss
 from zsmtp.delivery.report import Ledger
@@ -30,15 +30,18 @@ if TYPE_CHECKING:
 class Parcel:
     """One message; ``told`` hears each result, ``finished`` that there will be no more."""
 
+    __slots__ = ("_finished", "_jobs", "_left", "_loop", "_results", "_started", "_timer", "_told", "letter", "over")
+
     def __init__(
         self,
         letter: Letter,
         loop: asyncio.AbstractEventLoop,
         timeout: float,
-        told: Callable[[Result], None],
-        finished: Callable[[], None],
+        told: Callable[[Result], None] | None,
+        finished: Callable[[Parcel], None],
     ) -> None:
-        self._letter = letter
+        self.letter = letter
+        self.over = ""
         self._loop = loop
         self._told = told
         self._finished = finished
@@ -46,26 +49,21 @@ class Parcel:
         self._results: list[Result | None] = [None] * len(letter.recipients)
         self._left = len(letter.recipients)
         self._jobs: set[Job] = set()
-        self.over = ""
         self._timer = loop.call_later(timeout, self.end, f"the time for this message ({timeout:g} s) is over")
 
-    def jobs(self, destinations: Destinations, targets: Targets) -> list[tuple[Destination, Job]]:
+    def jobs(self, destinations: Destinations) -> list[tuple[Destination, Job]]:
         """The jobs that deliver it: the recipients of one destination share a transaction."""
+        recipients = self.letter.recipients
+        if len(recipients) == 1:
+            return [(destinations.of(recipients[0]), self.job((0,)))]
         groups: dict[Destination, list[int]] = {}
-        for index, recipient in enumerate(self._letter.recipients):
+        for index, recipient in enumerate(recipients):
             groups.setdefault(destinations.of(recipient), []).append(index)
-        return [(where, self.job(tuple(indexes), targets)) for where, indexes in groups.items()]
+        return [(where, self.job(tuple(indexes))) for where, indexes in groups.items()]
 
-    def job(self, indexes: tuple[int, ...], targets: Targets) -> Job:
+    def job(self, indexes: tuple[int, ...]) -> Job:
         """A job for some of the recipients."""
-        letter = self._letter
-        envelope = Envelope(letter.sender, tuple(Recipient(letter.recipients[index]) for index in indexes))
-        internationalised = is_internationalised(envelope)
-
-        def content_for(capabilities: Capabilities) -> ContentForm | Refusal:
-            return content_form(letter.stored().content(targets.of(capabilities, internationalised=internationalised)))
-
-        job = Job(self, indexes, targets, Message(envelope, content_for), letter.name)
+        job = Job(self, indexes)
         self._jobs.add(job)
         return job
 
@@ -73,16 +71,17 @@ class Parcel:
         """Account for the verdict on a recipient."""
         assert self._results[index] is None
         now = self._loop.time()
-        recipient = self._letter.recipients[index].decode("utf-8", "surrogateescape")
+        recipient = self.letter.recipients[index].decode("utf-8", "surrogateescape")
         waited = (now if taken is None else taken) - self._started
-        result = result_of(verdict, self._letter.name, recipient, attempts, waited, now - self._started)
+        result = result_of(verdict, self.letter.name, recipient, attempts, waited, now - self._started)
         self._results[index] = result
         self._left -= 1
-        self._told(result)
+        if self._told is not None:
+            self._told(result)
         if self._left == 0:
             self._timer.cancel()
-            self._letter.close()
-            self._finished()
+            self.letter.close()
+            self._finished(self)
 
     def ended(self, job: Job) -> None:
         """A job has no recipient open any more."""
@@ -98,73 +97,78 @@ class Parcel:
     @property
     def report(self) -> Report:
         """All results; there is one for everybody when ``finished`` was called."""
-        return Report(message=self._letter.name, results=tuple(one for one in self._results if one is not None))
+        return Report(message=self.letter.name, results=tuple(one for one in self._results if one is not None))
 
 
 class Job:
-    """What is to be done for one parcel at one destination; ``delivery`` is what the engine takes.
+    """What is to be done for one parcel at one destination."""
 
-    ``again`` are recipients that were let go undecided because the connection was stopped for another parcel's sake.
-    """
+    __slots__ = ("_again", "_indexes", "_known", "_ledger", "_parcel", "_reused", "_taken", "_worker", "settled")
 
-    __slots__ = ("_indexes", "_known", "_parcel", "_reused", "_targets", "again", "delivery", "taken", "worker")
-
-    def __init__(self, parcel: Parcel, indexes: tuple[int, ...], targets: Targets, message: Message, name: str) -> None:
+    def __init__(self, parcel: Parcel, indexes: tuple[int, ...]) -> None:
         self._parcel = parcel
         self._indexes = indexes
-        self._targets = targets
-        self.delivery = Delivery(message, Ledger(len(indexes), self._settle), name)
-        self.worker: Worker | None = None
-        self.taken: float | None = None
+        self._ledger: Ledger | None = None
+        self._worker: Worker | None = None
+        self._taken: float | None = None
         self._known = 0  # attempts its worker had made before
         self._reused: tuple[Attempt, ...] = ()
-        self.again: list[int] = []
+        self._again: list[int] = []  # recipients let go undecided: the connection was stopped for another's sake
+        self.settled = False
 
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is to be done any more."""
-        return self.delivery.ledger.settled
-
-    def take(self, worker: Worker, now: float, known: int, reused: tuple[Attempt, ...]) -> None:
-        """A worker takes it, which has made so many attempts for others before; ``reused`` is the connection it has."""
-        self.worker = worker
-        self.taken = now
+    def take(self, worker: Worker, now: float, known: int, reused: tuple[Attempt, ...]) -> Delivery:
+        """What the engine is to do. ``known`` attempts were made for others; ``reused`` is the connection there is."""
+        self._worker = worker
+        self._taken = now
         self._known = known
         self._reused = reused
+        letter = self._parcel.letter
+        envelope = Envelope(letter.sender, tuple([Recipient(letter.recipients[index]) for index in self._indexes]))
+        self._ledger = Ledger(len(self._indexes), self._settle)
+        internationalised = is_internationalised(envelope)
+
+        def content_for(capabilities: Capabilities) -> ContentForm | Refusal:
+            target = worker.targets.of(capabilities, internationalised=internationalised)
+            return content_form(letter.stored().content(target))
+
+        return Delivery(Message(envelope, content_for), self._ledger, letter.name)
 
     def end(self, reason: str) -> None:
         """See that it is settled now: by the worker that has it, or here."""
-        if self.worker is not None:
-            self.worker.stop.request(reason, at_once=True)
+        if self._worker is not None:
+            self._worker.stop.request(reason, at_once=True)
         else:
             self.settle_all(from_loss(Interrupted(reason), "", None))
 
     def settle_all(self, verdict: Verdict) -> None:
         """The same verdict for everybody who has none."""
-        ledger = self.delivery.ledger
-        ledger.settle_all(ledger.unsettled, verdict)
+        if self._ledger is None:
+            self._ledger = Ledger(len(self._indexes), self._settle)
+        self._ledger.settle_all(self._ledger.unsettled, verdict)
 
     def rest(self) -> Job | None:
         """The job that is left to do of this one; None if there is none, or no time for it."""
-        again, self.again = self.again, []
+        again, self._again = self._again, []
         if not again:
             return None
-        job = self._parcel.job(tuple(again), self._targets)
+        job = self._parcel.job(tuple(again))
         if self._parcel.over:
-            job.settle_all(from_loss(Interrupted(self._parcel.over), "", None))
+            job.end(self._parcel.over)
             return None
         return job
 
     def _settle(self, number: int, verdict: Verdict) -> None:
-        index, worker = self._indexes[number], self.worker
+        index, worker = self._indexes[number], self._worker
         if worker is not None and worker.stop.requested and not self._parcel.over and _was_let_go(verdict):
-            self.again.append(index)
+            self._again.append(index)
         else:
             attempts = self._reused + worker.attempts_since(self._known) if worker is not None else ()
-            self._parcel.settle(index, verdict, attempts, self.taken)
-        if self.settled:
+            self._parcel.settle(index, verdict, attempts, self._taken)
+        assert self._ledger is not None
+        if self._ledger.settled:
+            self.settled = True
             self._parcel.ended(self)
-            if worker is not None:
+            if worker is not None and not self._again:
                 worker.settled(self)
 
 

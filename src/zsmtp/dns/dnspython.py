@@ -53,6 +53,7 @@ class DnspythonResolver:
         self._resolv_conf = resolv_conf
         self._rounds = tuple(rounds)
         self._clock = clock
+        self._closed = False
         self._stamp: tuple[int, int] | None = None
         self._servers: tuple[NameServer, ...] = ()
 
@@ -63,7 +64,7 @@ class DnspythonResolver:
         for seconds in self._rounds:
             silent: list[NameServer] = []
             for server in servers:
-                if self._clock() >= deadline:
+                if self._closed or self._clock() >= deadline:
                     return failure
                 answer = self._ask(server, query, seconds, deadline, silent)
                 if answer.status in _FINAL:
@@ -73,6 +74,13 @@ class DnspythonResolver:
                     failure = answer
             servers = tuple(silent)
         return failure
+
+    def close(self) -> None:
+        """End the lookups under way in other threads within a moment; none is made any more."""
+        self._closed = True
+
+    def _over(self) -> bool:
+        return self._closed
 
     def _ask(
         self, server: NameServer, query: Query, seconds: float, deadline: float, silent: list[NameServer]
@@ -98,12 +106,12 @@ class DnspythonResolver:
             return min(deadline, self._clock() + seconds)
 
         question = Question(query)
-        reply = ask_udp(server, question.wire, limit(), self._clock)
+        reply = ask_udp(server, question.wire, limit(), self._clock, self._over)
         if reply[3] & 0x0F in _NO_EDNS:
             question = Question(query, edns=False)
-            reply = ask_udp(server, question.wire, limit(), self._clock)
+            reply = ask_udp(server, question.wire, limit(), self._clock, self._over)
         if reply[2] & _TRUNCATED:
-            reply = ask_tcp(server, question.wire, limit(), self._clock)
+            reply = ask_tcp(server, question.wire, limit(), self._clock, self._over)
         answer = question.read(reply, trusted=server.is_local if self._trusted is None else self._trusted)
         return replace(answer, source=f"name server {server}")
 

@@ -21,12 +21,20 @@ DNS_PORT = 53
 MAX_SERVERS = 3
 """Name servers of resolv.conf that are used (MAXNS of the C library)."""
 HEADER_SIZE = 12
+GLANCE = 0.2
+"""Seconds between two looks at whether a reply is still wanted."""
 
 _MAX_MESSAGE = 65535
 _WITH_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?", re.ASCII)
 _RESPONSE_BIT = 0x80  # QR, in the third octet of the header
 
 Clock = Callable[[], float]
+Over = Callable[[], bool]
+"""Whether nobody wants a reply any more."""
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +114,21 @@ def _remaining(deadline: float, clock: Clock) -> float:
     return left
 
 
-def ask_udp(server: NameServer, query: bytes, deadline: float, clock: Clock) -> bytes:
+def _receive_some(connection: socket.socket, size: int, deadline: float, clock: Clock, over: Over) -> bytes:
+    """What comes next, ``size`` octets at most. Raises TimeoutError at the deadline or soon after it is all over."""
+    while True:
+        connection.settimeout(min(_remaining(deadline, clock), GLANCE))
+        try:
+            return connection.recv(size)
+        except TimeoutError:
+            if over():
+                raise
+
+
+def ask_udp(server: NameServer, query: bytes, deadline: float, clock: Clock, over: Over = _never) -> bytes:
     """The reply datagram to a query, a whole header at least.
 
-    Raises TimeoutError at the deadline, any other OSError as the system gives it.
+    Raises TimeoutError at the deadline or soon after it is ``over``, any other OSError as the system gives it.
     """
     connection, address = _socket(server, socket.SOCK_DGRAM)
     with connection:
@@ -117,8 +136,7 @@ def ask_udp(server: NameServer, query: bytes, deadline: float, clock: Clock) -> 
         connection.connect(address)
         connection.send(query)
         while True:
-            connection.settimeout(_remaining(deadline, clock))
-            reply = connection.recv(_MAX_MESSAGE)
+            reply = _receive_some(connection, _MAX_MESSAGE, deadline, clock, over)
             if is_reply(query, reply):
                 return reply
 
@@ -128,11 +146,11 @@ def is_reply(query: bytes, reply: bytes) -> bool:
     return len(reply) >= HEADER_SIZE and reply[:2] == query[:2] and bool(reply[2] & _RESPONSE_BIT)
 
 
-def ask_tcp(server: NameServer, query: bytes, deadline: float, clock: Clock) -> bytes:
+def ask_tcp(server: NameServer, query: bytes, deadline: float, clock: Clock, over: Over = _never) -> bytes:
     """The reply to a query over a connection of its own.
 
-    Raises TimeoutError at the deadline, ConnectionError for an answer that is cut short or not to this query, any other
-    OSError as the system gives it.
+    Raises TimeoutError at the deadline or soon after it is ``over``, ConnectionError for an answer that is cut short or
+    not to this query, any other OSError as the system gives it.
     """
     connection, address = _socket(server, socket.SOCK_STREAM)
     with connection:
@@ -140,19 +158,18 @@ def ask_tcp(server: NameServer, query: bytes, deadline: float, clock: Clock) -> 
         connection.connect(address)
         connection.settimeout(_remaining(deadline, clock))
         connection.sendall(len(query).to_bytes(2, "big") + query)
-        length = int.from_bytes(_receive(connection, 2, deadline, clock), "big")
-        reply = _receive(connection, length, deadline, clock)
+        length = int.from_bytes(_receive(connection, 2, deadline, clock, over), "big")
+        reply = _receive(connection, length, deadline, clock, over)
     if not is_reply(query, reply):
         raise ConnectionError("the answer belongs to another question")
     return reply
 
 
-def _receive(connection: socket.socket, size: int, deadline: float, clock: Clock) -> bytes:
+def _receive(connection: socket.socket, size: int, deadline: float, clock: Clock, over: Over) -> bytes:
     """Exactly ``size`` octets; the deadline is for all of them together."""
     received = bytearray()
     while len(received) < size:
-        connection.settimeout(_remaining(deadline, clock))
-        block = connection.recv(size - len(received))
+        block = _receive_some(connection, size - len(received), deadline, clock, over)
         if not block:
             raise ConnectionError("the connection was closed before the answer was complete")
         received += block

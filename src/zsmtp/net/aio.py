@@ -15,12 +15,12 @@ has to. Cancelling the task ends it at once: the generator is closed, and so is 
 from __future__ import annotations
 
 import asyncio
-import select
+import os
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from zsmtp.dns.answer import Answer, Query
 from zsmtp.dns.cache import AnswerCache
@@ -32,9 +32,14 @@ from zsmtp.net import waits
 from zsmtp.net.effects import Close, Connect, Exchange, StartTLS, TLSResult
 from zsmtp.net.identity import own_addresses
 from zsmtp.net.transport import SocketStream
-from zsmtp.net.waits import READABLE, WRITABLE, SocketsWait, Source, StreamWait, Wait
+from zsmtp.net.waits import WRITABLE, SocketsWait, Source, StreamWait, Wait
+from zsmtp.net.watch import Watch
+
+if TYPE_CHECKING:
+    from zsmtp.net.stspolicies import PolicyKeeper
 
 LOOKUP_THREADS = 16
+GRACE = 1.0  # seconds that calls in threads have to end when the driver is closed
 TURNS = 16  # waits that a run may find fulfilled one after the other before others have their turn
 
 T = TypeVar("T")
@@ -68,15 +73,25 @@ class Stop:
 
 
 class AsyncDriver:
-    """Carries out effects. ``resolver`` is called for the first lookup, and the resolver it gives in threads."""
+    """Carries out effects. ``resolver`` is called for the first lookup, and the resolver it gives in threads.
 
-    def __init__(self, resolver: Callable[[], Resolver], source: Source | None = None) -> None:
+    ``policies`` carries out what MTA-STS asks for, in threads as well; without it such effects are not known here.
+    """
+
+    def __init__(
+        self, resolver: Callable[[], Resolver], source: Source | None = None, policies: PolicyKeeper | None = None
+    ) -> None:
         self._make_resolver = resolver
         self._resolver: Resolver | None = None
         self._cache = AnswerCache()
         self._asked: dict[Query, asyncio.Future[Answer]] = {}
+        self.policies = policies
         self._threads: ThreadPoolExecutor | None = None
-        self._watches: dict[int, _Watch] = {}
+        self._shelf: ThreadPoolExecutor | None = None  # one thread: what is remembered of policies
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._end = -1  # is closed to end fetches under way, which watch the other end
+        self._interrupt = -1
+        self._watches: dict[int, Watch] = {}
         self.source = source or Source()
 
     async def run(self, work: Generator[Any, Any, T], *, stop: Stop | None = None, observer: Observer = ignore) -> T:
@@ -96,17 +111,28 @@ class AsyncDriver:
         stream.close()
 
     async def aclose(self) -> None:
-        """End the threads. Lookups under way are not waited for: their time is bounded, and nobody hears them."""
-        threads, self._threads = self._threads, None
-        if threads is not None:
-            threads.shutdown(wait=False, cancel_futures=True)
+        """End the threads; the driver is of no use any more. Lookups under way have been ended by whoever made the
+        resolver, if it can be; one that cannot is left to its own deadline after a moment.
+        """
+        if self._end >= 0:
+            os.close(self._end)
+            self._end = -1
+        hung = (await asyncio.wait(self._calls, timeout=GRACE))[1] if self._calls else None
+        if self._shelf is not None and self.policies is not None:
+            await asyncio.get_running_loop().run_in_executor(self._shelf, self.policies.close)
+        for threads in (self._threads, self._shelf):
+            if threads is not None:
+                threads.shutdown(wait=not hung, cancel_futures=True)
+        if self._interrupt >= 0 and not hung:
+            os.close(self._interrupt)
+            self._interrupt = -1
 
     # ------------------------------------------------------------ for the runs
 
-    def _watch(self, fd: int) -> _Watch:
+    def _watch(self, fd: int) -> Watch:
         watch = self._watches.get(fd)
         if watch is None:
-            watch = self._watches[fd] = _Watch(asyncio.get_running_loop(), fd)
+            watch = self._watches[fd] = Watch(asyncio.get_running_loop(), fd)
         return watch
 
     def _lookup(self, query: Query, deadline: float) -> Answer | asyncio.Future[Answer]:
@@ -129,10 +155,26 @@ class AsyncDriver:
         if not asked.cancelled() and asked.exception() is None:
             self._cache.put(asked.result(), time.monotonic())
 
-    def _in_thread(self, call: Callable[[], A]) -> asyncio.Future[A]:
+    def _policy(self, effect: object) -> asyncio.Future[object]:
+        """Carry out an effect of MTA-STS: fetches in any thread, what is remembered in one of its own."""
+        from zsmtp.tls.mtasts import FetchPolicy
+
+        assert self.policies is not None
+        if isinstance(effect, FetchPolicy):
+            if self._end < 0:
+                self._interrupt, self._end = os.pipe2(os.O_CLOEXEC)
+            return self._in_thread(partial(self.policies.carry_out, effect, interrupt=self._interrupt))
+        if self._shelf is None:
+            self._shelf = ThreadPoolExecutor(1, thread_name_prefix="zsmtp policies")
+        return self._in_thread(partial(self.policies.carry_out, effect), self._shelf)
+
+    def _in_thread(self, call: Callable[[], A], threads: ThreadPoolExecutor | None = None) -> asyncio.Future[A]:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="zsmtp")
-        return asyncio.get_running_loop().run_in_executor(self._threads, call)
+        future = asyncio.get_running_loop().run_in_executor(threads or self._threads, call)
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        return future
 
 
 class _Run(Generic[T]):
@@ -191,6 +233,8 @@ class _Run(Generic[T]):
             return await self._start_tls(effect)
         if isinstance(effect, OwnAddresses):
             return own_addresses()
+        if self._driver.policies is not None:
+            return await self._carry_out_policy(effect)
         raise LocalError(f"not an effect this driver knows: {effect!r}")
 
     async def _exchange(self, effect: Exchange) -> object:
@@ -310,6 +354,18 @@ class _Run(Generic[T]):
         assert isinstance(late, Answer)
         return late
 
+    async def _carry_out_policy(self, effect: object) -> object:
+        called = self._driver._policy(effect)
+        await self._wait_on_thread(called)
+        if called.done():
+            return called.result()
+        from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy, RecalledPolicy, RecallPolicy
+        from zsmtp.tls.problem import Problem
+
+        if isinstance(effect, FetchPolicy):
+            return FetchedPolicy(failure=Problem.STS_POLICY_FETCH_ERROR, problem=self._stop.reason)
+        return RecalledPolicy(None, time.time()) if isinstance(effect, RecallPolicy) else None
+
     async def _wait_on_thread(self, called: asyncio.Future[Any]) -> None:
         """Until the call is done, or there is a stop; it goes on by itself for whoever else waits for it."""
         self._waiter = waiter = self._loop.create_future()
@@ -323,106 +379,3 @@ class _Run(Generic[T]):
         finally:
             self._waiter = None
             called.remove_done_callback(done)
-
-
-class _Watch:
-    """One descriptor in the event loop.
-
-    Its reader stays registered from one wait to the next, since nearly every wait is for reading; one that is called
-    while nobody waits is taken out, so that it does not spin. Its timer is left to run when a deadline moves on, which
-    they all do, and looks again when its time comes.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
-        self._loop = loop
-        self._fd = fd
-        self._reading = self._writing = False
-        self._ready = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._stirred: Callable[[], None] | None = None
-        self._deadline: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._poll = select.poll()
-        self._poll.register(fd, READABLE | WRITABLE)
-
-    def ready_now(self) -> int:
-        """What the descriptor is ready for, without waiting."""
-        events = self._poll.poll(0)
-        return events[0][1] if events else 0
-
-    def wait_for(self, interest: int, deadline: float | None, waiter: asyncio.Future[None]) -> None:
-        """Have ``waiter`` woken when the descriptor is ready, or at the deadline (time.monotonic)."""
-        self._waiter = waiter
-        self._ready = 0
-        self._stirred = None
-        self._read()
-        if interest & WRITABLE and not self._writing:
-            self._loop.add_writer(self._fd, self._on_writable)
-            self._writing = True
-        self._deadline = deadline
-        if deadline is not None:
-            left = max(deadline - time.monotonic(), 0.0)
-            if self._timer is not None and self._timer.when() > self._loop.time() + left:
-                self._timer.cancel()
-                self._timer = None
-            if self._timer is None:
-                self._timer = self._loop.call_later(left, self._on_time)
-
-    def heard(self) -> int:
-        """What the descriptor was ready for; the wait is over."""
-        self._waiter = None
-        if self._writing:
-            self._loop.remove_writer(self._fd)
-            self._writing = False
-        return self._ready
-
-    def when_it_stirs(self, stirred: Callable[[], None]) -> None:
-        """Have ``stirred`` called when there is something to read before the next wait."""
-        self._stirred = stirred
-        self._read()
-
-    def end(self) -> None:
-        """The descriptor is going to be closed."""
-        self._stirred = None
-        if self._reading:
-            self._loop.remove_reader(self._fd)
-        if self._writing:
-            self._loop.remove_writer(self._fd)
-        self._reading = self._writing = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _read(self) -> None:
-        if not self._reading:
-            self._loop.add_reader(self._fd, self._on_readable)
-            self._reading = True
-
-    def _on_readable(self) -> None:
-        if self._waiter is not None:
-            self._ready |= READABLE
-            self._wake()
-            return
-        self._loop.remove_reader(self._fd)
-        self._reading = False
-        stirred, self._stirred = self._stirred, None
-        if stirred is not None:
-            stirred()
-
-    def _on_writable(self) -> None:
-        self._ready |= WRITABLE
-        self._wake()
-
-    def _on_time(self) -> None:
-        self._timer = None
-        if self._waiter is None or self._deadline is None:
-            return
-        left = self._deadline - time.monotonic()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._on_time)
-        else:
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)

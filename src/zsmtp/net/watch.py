@@ -1,0 +1,113 @@
+"""One descriptor in an event loop, registered once and waited on many times: what ``zsmtp.net.aio`` waits with.
+
+Its reader stays registered from one wait to the next, since nearly every wait is for reading; one that is called while
+nobody waits is taken out, so that it does not spin. Its timer is left to run when a deadline moves on, which they all
+do, and looks again when its time comes. Whoever closes the descriptor calls :meth:`Watch.end` before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import time
+from collections.abc import Callable
+
+from zsmtp.net.waits import READABLE, WRITABLE
+
+
+class Watch:
+    """The descriptor ``fd`` in ``loop``."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._reading = self._writing = False
+        self._ready = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._stirred: Callable[[], None] | None = None
+        self._deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._poll = select.poll()
+        self._poll.register(fd, READABLE | WRITABLE)
+
+    def ready_now(self) -> int:
+        """What the descriptor is ready for, without waiting."""
+        events = self._poll.poll(0)
+        return events[0][1] if events else 0
+
+    def wait_for(self, interest: int, deadline: float | None, waiter: asyncio.Future[None]) -> None:
+        """Have ``waiter`` woken when the descriptor is ready, or at the deadline (time.monotonic)."""
+        self._waiter = waiter
+        self._ready = 0
+        self._stirred = None
+        self._read()
+        if interest & WRITABLE and not self._writing:
+            self._loop.add_writer(self._fd, self._on_writable)
+            self._writing = True
+        self._deadline = deadline
+        if deadline is not None:
+            left = max(deadline - time.monotonic(), 0.0)
+            if self._timer is not None and self._timer.when() > self._loop.time() + left:
+                self._timer.cancel()
+                self._timer = None
+            if self._timer is None:
+                self._timer = self._loop.call_later(left, self._on_time)
+
+    def heard(self) -> int:
+        """What the descriptor was ready for; the wait is over."""
+        self._waiter = None
+        if self._writing:
+            self._loop.remove_writer(self._fd)
+            self._writing = False
+        return self._ready
+
+    def when_it_stirs(self, stirred: Callable[[], None]) -> None:
+        """Have ``stirred`` called when there is something to read before the next wait."""
+        self._stirred = stirred
+        self._read()
+
+    def end(self) -> None:
+        """The descriptor is going to be closed."""
+        self._stirred = None
+        if self._reading:
+            self._loop.remove_reader(self._fd)
+        if self._writing:
+            self._loop.remove_writer(self._fd)
+        self._reading = self._writing = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _read(self) -> None:
+        if not self._reading:
+            self._loop.add_reader(self._fd, self._on_readable)
+            self._reading = True
+
+    def _on_readable(self) -> None:
+        if self._waiter is not None:
+            self._ready |= READABLE
+            self._wake()
+            return
+        self._loop.remove_reader(self._fd)
+        self._reading = False
+        stirred, self._stirred = self._stirred, None
+        if stirred is not None:
+            stirred()
+
+    def _on_writable(self) -> None:
+        self._ready |= WRITABLE
+        self._wake()
+
+    def _on_time(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._deadline is None:
+            return
+        left = self._deadline - time.monotonic()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._on_time)
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,490 @@
+"""The asyncio driver on real sockets of the loopback interface, on asyncio's own loop and on uvloop's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from typing import Any, TypeVar, cast
+
+import pytest
+import trustme
+import uvloop
+from tests.support.network import content_form
+from tests.support.script import Script, Step, Then
+from tests.support.sink import Sink, refusing_port
+
+from zsmtp.dns.answer import Answer, Query, RecordType, Status
+from zsmtp.dns.destination import OwnAddresses
+from zsmtp.dns.dnspython import DnspythonResolver
+from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.dns.static import StaticResolver
+from zsmtp.errors import Interrupted, LocalError, WaitTimeout
+from zsmtp.events import Event, LookupDone, LookupStarted
+from zsmtp.net import waits
+from zsmtp.net.aio import AsyncDriver, Stop
+from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, Stream, TLSResult
+from zsmtp.net.stspolicies import PolicyKeeper
+from zsmtp.net.transport import SocketStream
+from zsmtp.proto import command
+from zsmtp.proto.capabilities import Capabilities
+from zsmtp.proto.phase import Phase, Timeouts
+from zsmtp.proto.plan import ContentForm, Envelope, Recipient, plan_transaction
+from zsmtp.proto.session import Answer as Heard
+from zsmtp.proto.session import Lost, Session, SessionEvent
+from zsmtp.tls.context import ContextOptions
+from zsmtp.tls.mtasts import CachedPolicy, FetchedPolicy, FetchPolicy, KeepPolicy, RecalledPolicy, RecallPolicy
+
+T = TypeVar("T")
+
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+uvloop.new_event_loop().close()  # the first one opens a pair of descriptors for the life of the process
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run[Any]]:
+    """Run a coroutine; nothing is left of it: no task, callback, descriptor or thread."""
+    before, threads = sorted(os.listdir("/proc/self/fd")), set(threading.enumerate())
+    with asyncio.Runner(loop_factory=request.param) as runner:
+
+        async def clean(main: Coroutine[Any, Any, T]) -> T:
+            result = await main
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            return result
+
+        yield lambda main: runner.run(clean(main))
+    assert set(threading.enumerate()) == threads
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def inet(port: int, host: str = "mx.example.org") -> Endpoint:
+    return Endpoint(host, "127.0.0.1", port, Family.INET)
+
+
+def perform(effect: object) -> Generator[Any, Any, Any]:
+    return (yield effect)
+
+
+def talk(stream: Stream, session: Session) -> Generator[Any, Any, list[SessionEvent]]:
+    """All events until the session has nothing left to do."""
+    events: list[SessionEvent] = []
+    while (event := (yield Exchange(stream, session))) is not None:
+        events.append(event)
+    return events
+
+
+async def connect(driver: AsyncDriver, *endpoints: Endpoint, stop: Stop | None = None) -> ConnectResult:
+    result: ConnectResult = await driver.run(perform(Connect(endpoints, 20.0)), stop=stop)
+    return result
+
+
+def new_driver(table: str = "mx.example.org A 192.0.2.1") -> AsyncDriver:
+    return AsyncDriver(lambda: StaticResolver(table))
+
+
+def test_a_dialogue(run: Run[Any]) -> None:
+    async def main(port: int, refusing: int) -> None:
+        driver = new_driver()
+        result = await connect(driver, inet(refusing), inet(port))
+        assert result.failures == ((inet(refusing), "Connection refused"),)
+        assert result.stream is not None
+        assert result.stream.local is not None
+        session = Session(timeouts=Timeouts())
+        session.command(Phase.EHLO, command.hello(b"EHLO", b"client.example"))
+        events = await driver.run(talk(result.stream, session))
+        assert [event.reply.code for event in events if isinstance(event, Heard)] == [220, 250]
+        await driver.run(perform(Close(result.stream)))
+        await driver.aclose()
+
+    with Sink() as sink, refusing_port() as refusing:
+        run(main(sink.port, refusing))
+        sink.wait_until_finished()
+        assert sink.connections[0].lines == [b"EHLO client.example"]
+
+
+def test_a_peer_that_stops_reading_until_its_replies_are_read_does_not_lock_up(run: Run[Any]) -> None:
+    count = 20_000
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ours.setblocking(False)
+
+    def serve() -> None:
+        theirs.sendall(b"220 hi\r\n")
+        with theirs.makefile("rb") as lines:
+            for line in lines:
+                if line == b"DATA\r\n":
+                    return
+                theirs.sendall(b"250 " + b"x" * 60 + b"\r\n")
+
+    server = threading.Thread(target=serve)
+    server.start()
+    session = Session(timeouts=Timeouts(write=20, command=20))
+    recipients = tuple(Recipient(b"r%d@example.org" % i) for i in range(count))
+    session.transact(plan_transaction(Envelope(b"", recipients), content_form(), Capabilities(pipelining=True)))
+    stream = SocketStream(ours, Family.UNIX)
+
+    def work() -> Generator[Any, Any, int]:
+        answered = 0
+        while answered < count + 1:
+            event = yield Exchange(stream, session)
+            assert isinstance(event, Heard)
+            answered += event.step.phase in (Phase.MAIL, Phase.RCPT)
+        yield Close(stream)
+        return answered
+
+    async def main() -> int:
+        return await new_driver().run(work())
+
+    assert run(main()) == count + 1
+    theirs.shutdown(socket.SHUT_RDWR)
+    server.join(10)
+    theirs.close()
+
+
+def test_a_peer_that_takes_all_does_not_keep_others_waiting(run: Run[Any]) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    stream = SocketStream(ours, Family.UNIX)
+    turns = 0
+
+    def swallow() -> None:
+        theirs.sendall(b"220 a\r\n")
+        for reply in (b"250 b\r\n", b"250 c\r\n", b"354 d\r\n"):
+            theirs.recv(100)
+            theirs.sendall(reply)
+        while not theirs.recv(1 << 20).endswith(b".\r\n"):
+            pass
+        theirs.sendall(b"250 e\r\n")
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        other = asyncio.create_task(count())
+        session = Session(timeouts=Timeouts())
+        blocks = [b"x" * 998 + b"\r\n"] * 4000
+        form = ContentForm(4_000_000, 0, None, lambda: iter([*blocks, b".\r\n"]), lambda: iter(blocks))
+        session.transact(plan_transaction(Envelope(b"", (Recipient(b"r@example.org"),)), form, Capabilities()))
+        driver = new_driver()
+        events = await driver.run(talk(stream, session))
+        assert not any(isinstance(event, Lost) for event in events)
+        driver.close_stream(stream)
+        other.cancel()
+        await asyncio.wait([other])
+
+    thread = threading.Thread(target=swallow)
+    thread.start()
+    run(main())
+    thread.join(10)
+    theirs.close()
+    assert turns > 3
+
+
+def test_a_silent_peer_is_given_up_at_the_sessions_deadline(run: Run[Any]) -> None:
+    async def main(port: int) -> None:
+        driver = new_driver()
+        result = await connect(driver, inet(port))
+        assert result.stream is not None
+        (lost,) = await driver.run(talk(result.stream, Session(timeouts=Timeouts(command=0.05))))
+        assert isinstance(lost, Lost)
+        assert isinstance(lost.error, WaitTimeout)
+        await driver.run(perform(Close(result.stream)))
+
+    with Sink(Script(banner=Step(None))) as sink:
+        run(main(sink.port))
+
+
+def silent_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connecting never ends, as behind a firewall that drops packets."""
+
+    def begin(sock: socket.socket, endpoint: Endpoint) -> bool:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(1)  # it never becomes writable
+        return False
+
+    monkeypatch.setattr(waits, "begin_connect", begin)
+
+
+def test_a_stop_ends_connecting(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    silent_connect(monkeypatch)
+
+    async def main() -> ConnectResult:
+        stop = Stop()
+        asyncio.get_running_loop().call_later(0.02, stop.request, "enough")
+        return await connect(new_driver(), inet(25), inet(26), stop=stop)
+
+    result = run(main())
+    assert (result.stream, result.interrupted) == (None, True)
+
+
+def test_a_stop_waits_for_a_final_reply_unless_it_is_at_once(run: Run[Any]) -> None:
+    gate = threading.Event()
+
+    async def main(sink: Sink, *, at_once: bool) -> list[SessionEvent]:
+        driver = new_driver()
+        stop = Stop()
+        loop = asyncio.get_running_loop()
+        result = await connect(driver, inet(sink.port))
+        assert result.stream is not None
+        session = Session(timeouts=Timeouts())
+        session.command(Phase.EHLO, command.hello(b"EHLO", b"client.example"))
+        session.transact(
+            plan_transaction(Envelope(b"", (Recipient(b"r@example.org"),)), content_form(), Capabilities())
+        )
+
+        def tell() -> None:
+            sink.wait_for(lambda s: any(t.complete for t in s.transactions))
+            loop.call_soon_threadsafe(lambda: stop.request("enough", at_once=at_once))
+            gate.set() if not at_once else None
+
+        thread = threading.Thread(target=tell)
+        thread.start()
+        events = await driver.run(talk(result.stream, session), stop=stop)
+        thread.join()
+        driver.close_stream(cast(SocketStream, result.stream))
+        return events
+
+    script = Script(replies={"DOT": (Step("250 taken", gate=gate),)})
+    with Sink(script) as sink:
+        lost = run(main(sink, at_once=True))[-1]
+        assert isinstance(lost, Lost)
+        assert isinstance(lost.error, Interrupted)
+        assert len(lost.in_doubt) == 1
+        gate.set()
+    gate.clear()
+    with Sink(script) as sink:
+        events = run(main(sink, at_once=False))
+        assert not any(isinstance(event, Lost) for event in events)
+
+
+@pytest.mark.parametrize("stage", ["connecting", "talking", "handshake", "lookup"])
+def test_cancelling_closes_what_is_open(stage: str, run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    if stage == "connecting":
+        silent_connect(monkeypatch)
+    waiting = threading.Event()
+    released = threading.Event()
+
+    class Slow:
+        def lookup(self, query: Query, deadline: float) -> Answer:
+            waiting.set()
+            released.wait(20)
+            return Answer(query, Status.TIMEOUT)
+
+    def work(port: int) -> Generator[Any, Any, None]:
+        if stage == "lookup":
+            yield Query("example.org", RecordType.MX)
+        result: ConnectResult = yield Connect((inet(port),), 20.0)
+        if stage == "handshake":
+            yield StartTLS(cast(Stream, result.stream), ContextOptions(), "mx.example.org", 20.0)
+        yield Exchange(cast(Stream, result.stream), Session(timeouts=Timeouts()))
+
+    async def main(port: int) -> None:
+        driver = AsyncDriver(Slow)
+        task = asyncio.create_task(driver.run(work(port)))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        released.set()
+        await driver.aclose()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # says nothing at all
+        run(main(listener.getsockname()[1]))
+        if stage in ("talking", "handshake"):
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.settimeout(20)
+                while accepted.recv(4096):
+                    pass
+
+
+def test_what_a_generator_raises_closes_its_connection(run: Run[Any]) -> None:
+    def work(port: int) -> Generator[Any, Any, None]:
+        yield Connect((inet(port),), 20.0)
+        yield "no effect at all"
+
+    async def main(port: int) -> None:
+        with pytest.raises(LocalError, match="not an effect"):
+            await new_driver().run(work(port))
+
+    with Sink() as sink:
+        run(main(sink.port))
+        sink.wait_until_finished()
+
+
+# -------------------------------------------------------------------- lookups
+
+
+def test_a_question_is_asked_once_and_its_answer_kept(run: Run[Any]) -> None:
+    resolver = StaticResolver("example.org MX 10 mx.example.org\nmx.example.org A 192.0.2.1")
+    heard: list[Event] = []
+
+    async def main() -> None:
+        driver = AsyncDriver(lambda: resolver)
+        query = Query("example.org", RecordType.MX)
+        answers = await asyncio.gather(*(driver.run(perform(query)) for _ in range(20)))
+        answers.append(await driver.run(perform(query), observer=heard.append))
+        assert {answer.status for answer in answers} == {Status.OK}
+        await driver.aclose()
+
+    run(main())
+    assert len(resolver.queries) == 1
+    assert [type(event) for event in heard] == [LookupStarted, LookupDone]
+
+
+def test_a_stop_ends_a_lookup_which_goes_on_for_others(run: Run[Any]) -> None:
+    released = threading.Event()
+
+    class Slow:
+        def lookup(self, query: Query, deadline: float) -> Answer:
+            released.wait(20)
+            return Answer(query, Status.NODATA, ttl=60)
+
+    async def main() -> None:
+        driver = AsyncDriver(Slow)
+        stop = Stop()
+        query = Query("example.org", RecordType.MX)
+        patient = asyncio.create_task(driver.run(perform(query)))
+        hasty = asyncio.create_task(driver.run(perform(query), stop=stop))
+        await asyncio.sleep(0.02)
+        stop.request("enough")
+        answer = await hasty
+        assert (answer.status, answer.problem) == (Status.TIMEOUT, "enough")
+        assert not patient.done()
+        released.set()
+        assert (await patient).status is Status.NODATA
+        await driver.aclose()
+
+    run(main())
+
+
+def test_a_name_server_that_keeps_silent_does_not_outlive_the_driver(run: Run[Any]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+
+        async def main() -> float:
+            resolver = DnspythonResolver(f"127.0.0.1:{silent.getsockname()[1]}")
+            driver = AsyncDriver(lambda: resolver)
+            stop = Stop()
+            task = asyncio.create_task(driver.run(perform(Query("example.org", RecordType.MX)), stop=stop))
+            await asyncio.get_running_loop().run_in_executor(None, silent.recv, 512)
+            stop.request("enough")
+            await task
+            began = time.monotonic()
+            resolver.close()
+            await driver.aclose()
+            await asyncio.get_running_loop().shutdown_default_executor()
+            return time.monotonic() - began
+
+        assert run(main()) < 2.5  # the first wait for a server alone is 3 s
+
+
+def test_own_addresses(run: Run[Any]) -> None:
+    async def main() -> frozenset[str]:
+        return await new_driver().run(perform(OwnAddresses()))
+
+    assert "127.0.0.1" in run(main())
+
+
+# ------------------------------------------------------------------- policies
+
+
+def test_policies_are_remembered_and_a_fetch_ends_with_the_driver(run: Run[Any], tmp_path: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        keeper = PolicyKeeper(str(tmp_path / "sts.db"), print, port=silent.getsockname()[1])
+
+        async def main() -> None:
+            driver = AsyncDriver(lambda: StaticResolver(""), policies=keeper)
+            entry = CachedPolicy("example.org", "1", b"version: STSv1\nmode: none\nmax_age: 600\n", time.time(), 0.0)
+            await driver.run(perform(KeepPolicy(entry)))
+            recalled = await driver.run(perform(RecallPolicy("example.org")))
+            assert isinstance(recalled, RecalledPolicy)
+            assert recalled.entry is not None
+            assert recalled.entry.id == "1"
+            stop = Stop()
+            fetch = FetchPolicy("mta-sts.example.org", ("127.0.0.1",))
+            task = asyncio.create_task(driver.run(perform(fetch), stop=stop))
+            await asyncio.sleep(0.05)
+            stop.request("enough")
+            fetched = await task
+            assert isinstance(fetched, FetchedPolicy)
+            assert fetched.problem == "enough"
+            began = time.monotonic()
+            await driver.aclose()
+            assert time.monotonic() - began < 5
+
+        run(main())
+
+
+# ------------------------------------------------------------------------ TLS
+
+
+def test_a_handshake_and_what_is_said_over_it(run: Run[Any]) -> None:
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("mx.example.org").configure_cert(context)
+
+    async def main(port: int) -> list[SessionEvent]:
+        driver = new_driver()
+        result = await connect(driver, inet(port))
+        stream = cast(SocketStream, result.stream)
+        session = Session(timeouts=Timeouts())
+        session.command(Phase.STARTTLS, b"STARTTLS\r\n")
+        await driver.run(talk(stream, session))
+        secured: TLSResult = await driver.run(perform(StartTLS(stream, ContextOptions(), "mx.example.org", 20.0)))
+        assert secured.facts is not None
+        assert secured.facts.protocol == "TLSv1.3"
+        session.command(Phase.EHLO, b"EHLO client.example\r\n")
+        events = await driver.run(talk(cast(Stream, secured.stream), session))
+        driver.close_stream(cast(SocketStream, secured.stream))
+        return events
+
+    with Sink(Script(replies={"STARTTLS": (Step("220 go", Then.TLS),)}), tls=context) as sink:
+        (heard,) = run(main(sink.port))
+        assert isinstance(heard, Heard)
+        assert heard.reply.code == 250
+
+
+def test_a_handshake_that_fails_closes_the_connection(run: Run[Any]) -> None:
+    async def main(port: int) -> None:
+        driver = new_driver()
+        result = await connect(driver, inet(port))
+        effect = StartTLS(cast(Stream, result.stream), ContextOptions(), "mx.example.org", 20.0)
+        failed: TLSResult = await driver.run(perform(effect))
+        assert failed.stream is None
+        assert "TLS" in failed.error
+
+    with Sink() as sink:
+        run(main(sink.port))
+        sink.wait_until_finished()
+
+
+# ----------------------------------------------------------------------- rest
+
+
+def test_a_resting_stream_tells_when_its_peer_stirs(run: Run[Any]) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    stream = SocketStream(ours, Family.UNIX)
+
+    async def main() -> None:
+        driver = new_driver()
+        stirred = asyncio.Event()
+        driver.notify(stream, stirred.set)
+        await asyncio.sleep(0.01)
+        assert not stirred.is_set()
+        theirs.sendall(b"421 bye\r\n")
+        await asyncio.wait_for(stirred.wait(), 20)
+        driver.close_stream(stream)
+
+    run(main())
+    theirs.close()
