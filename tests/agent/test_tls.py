@@ -264,3 +264,22 @@ def test_sessions_are_resumed_within_a_process(
         assert len(sink.connections) == 3
     told = [line for line in (tmp_path / "log").read_text().splitlines() if "good enough" in line]
     assert [" resumed;" in line for line in told] == [False, switch == "on", switch == "on"]
+
+
+# ------------------------------------------------------------------------------- logs
+
+
+@pytest.mark.parametrize("level", [0, 2, 3])
+def test_how_much_of_tls_is_logged(level: int, certificates: Certificates, tmp_path: Path) -> None:
+    context = served(certificates.shown["good"], tmp_path)
+    script = Script(caps=("STARTTLS",), replies={"STARTTLS": (Step("220 go", Then.TLS),)})
+    conf = configured(tmp_path, certificates, "verify")
+    Path(conf).write_text(Path(conf).read_text() + f"tls-loglevel {level}\n")
+    with Sink(script, tls=context, host=certificates.address) as sink:
+        assert deliver(tmp_path, sink, "-S", conf, "-l", str(tmp_path / "log")) == "+"
+    log = (tmp_path / "log").read_text()
+    assert f"names {certificates.address}; issuer CN=Root" in log
+    assert "good enough" in log
+    digest = hashlib.sha256(certificates.shown["good"].der).hexdigest()
+    assert (f"sha256 {digest}" in log) is (level >= 2)
+    assert (f"required: verify (configured level verify) {certificates.address}" in log) is (level >= 3)

@@ -11,10 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.tls.certificates import issue
 
 from zsmtp import events
 from zsmtp.delivery.outcome import Peer
 from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.tls.facts import TLSFacts
+from zsmtp.tls.judgement import Judgement
+from zsmtp.tls.problem import Problem
 from zsmtp.zmailer.control import Recipient
 from zsmtp.zmailer.diagnostics import Report, remote_mta
 from zsmtp.zmailer.logs import (
@@ -545,3 +549,19 @@ def test_syslog_is_the_standard_librarys(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(syslog, "syslog", lambda _, message: said.append(message))
     Syslog("T").report(report(), ATTEMPT)
     assert said == [syslog_line(report(), ATTEMPT)]
+
+
+def test_a_handshake_is_one_line_with_all_its_facts() -> None:
+    """Protocol, cipher, key exchange, resumption, names, issuer, validity, the verdict and why."""
+    shown = issue("mx", names=["mx.example.org"])
+    facts = TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, "x25519", "mx.example.org", shown.chain, resumed=True)
+    trial = Judgement(False, "no way to a trust anchor", problem=Problem.CERTIFICATE_NOT_TRUSTED)
+    judgement = Judgement(True, "not verified (configured level may)", trial=trial)
+    lines: list[str] = []
+    debug = debug_observer(lambda line: lines.append(line.decode()), clock=lambda: 0.0)
+    debug(events.Secured(MX, facts, judgement))
+    assert lines == [
+        "# TLS TLSv1.3 TLS_AES_256_GCM_SHA384 256 bits x25519 resumed; peer subject CN=mx; names mx.example.org; "
+        "issuer CN=mx; valid 2027-01-14T08:00Z to 2027-02-14T08:00Z; good enough: not verified (configured level may); "
+        "on trial NOT good enough: no way to a trust anchor\n"
+    ]

@@ -28,6 +28,7 @@ from zsmtp.proto.phase import Phase, Result
 from zsmtp.proto.session import Lost, Session
 from zsmtp.tls.certificate import server_end_point
 from zsmtp.tls.context import ContextOptions, Strength
+from zsmtp.tls.dane import described
 from zsmtp.tls.facts import TLSFacts
 from zsmtp.tls.judgement import judge, without_tls
 from zsmtp.tls.policy import Barred, Policy, Requirement, STSUse
@@ -58,7 +59,8 @@ class Security:
     destination; both raise ConfigError where the configuration for it cannot be used: its mail is to wait. ``context``
     are the options of every handshake but its strength; ``ca_file`` and ``ca_path`` hold the trust anchors, "" both:
     the system's. ``mta_sts`` is what MTA-STS policies are used for. ``session_lifetime`` is for how many seconds a
-    session may be resumed, 0 for no resumption. ``nonce`` gives fresh random text for a login.
+    session may be resumed, 0 for no resumption. ``log_level`` from 2 on tells observers of each certificate, from 3 on
+    of what was required in full. ``nonce`` gives fresh random text for a login.
     ``report`` takes the results of sessions with destinations that ask for TLS reports; it must not wait or raise.
     ``warn`` hears what whoever runs this should put right, once; ``resolver`` remembers what is known of it.
     """
@@ -71,6 +73,7 @@ class Security:
     ca_path: str = ""
     mta_sts: STSUse = STSUse.OFF
     session_lifetime: float = 0.0
+    log_level: int = 0
     implicit: bool = False
     allow_cleartext: bool = False
     failure_is_final: bool = False
@@ -156,11 +159,21 @@ class SecurityStage:
         judgement = judge(required, result.facts, now=result.now, anchors=result.anchors)
         if self._observe is not ignore:
             self._observe(SecuredEvent(peer.endpoint, result.facts, judgement))
+            self._tell_more(result.facts, required)
         self._report.secured(plan, required, peer, judgement)
         if not judgement.ok:
             return Unfit(from_security(judgement.text, peer, final=self.security.failure_is_final))
         result.approved()
         return Secured(result.stream, Protection(required, result.facts, judgement))
+
+    def _tell_more(self, facts: TLSFacts, required: Requirement) -> None:
+        if self.security.log_level >= 2:
+            for line in facts.certificates:
+                self._observe(Remark(line, About.SECURITY))
+        if self.security.log_level >= 3:
+            wanted = " ".join([*required.names, *(f"TLSA {described(record)}" for record in required.tlsa)])
+            text = f"required: {required.level.value} ({required.reason}) {wanted}".rstrip()
+            self._observe(Remark(text, About.SECURITY))
 
     def _resumption(self, endpoint: Endpoint, options: ContextOptions, required: Requirement) -> Resumption | None:
         """Where the session for this endpoint and requirement is kept, if sessions are."""

@@ -6,6 +6,7 @@ it came, leaf first and unverified; nothing here says that the peer is who it cl
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 from zsmtp.escape import escape
@@ -62,6 +63,21 @@ class TLSFacts:
         subject, issuer = leaf.subject or "(empty)", leaf.issuer or "(empty)"
         valid = f"{shown_time(leaf.not_before)} to {shown_time(leaf.not_after)}"
         return f"subject {subject}; names {names}; issuer {issuer}; valid {valid}"
+
+    @property
+    def certificates(self) -> tuple[str, ...]:
+        """Each certificate of the chain in one line, with its SHA-256 digest: for logs, unverified."""
+        return tuple(f"certificate {number}: {_described(der)}" for number, der in enumerate(self.chain))
+
+
+def _described(der: bytes) -> str:
+    digest = hashlib.sha256(der).hexdigest()
+    try:
+        read = read_certificate(der)
+    except ValueError:
+        return f"cannot be read; sha256 {digest}"
+    valid = f"{shown_time(read.not_before)} to {shown_time(read.not_after)}"
+    return f"subject {read.subject or '(empty)'}; issuer {read.issuer or '(empty)'}; valid {valid}; sha256 {digest}"
 
 
 def shown_time(seconds: int) -> str:

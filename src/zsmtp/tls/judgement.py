@@ -56,6 +56,12 @@ class Judgement:
     problem: Problem | None = None
     trial: Judgement | None = None
 
+    @property
+    def told(self) -> str:
+        """The verdict in one line, for logs."""
+        line = f"{'good enough' if self.ok else 'NOT good enough'}: {self.text}"
+        return line if self.trial is None else f"{line}; on trial {self.trial.told}"
+
 
 def judge(requirement: Requirement, facts: TLSFacts, *, now: float, anchors: Callable[[], TrustAnchors]) -> Judgement:
     """Hold a handshake against what was required. ``now`` in seconds since 1970.

@@ -64,8 +64,7 @@ def _remark_text(event: events.Event, now: float) -> str | None:
                 f"{int(event.envelope_seconds)} secs for envelope, {int(event.content_seconds)} secs for body xfer"
             )
         case events.Secured(_, facts, judgement):
-            word = "good enough" if judgement.ok else "NOT good enough"
-            return f"TLS {facts.session}; peer {facts.peer}; {word}: {judgement.text}"
+            return f"TLS {facts.session}; peer {facts.peer}; {judgement.told}"
         case events.Closed(reason):
             return f"(closed SMTP channel - {reason})"
     return None

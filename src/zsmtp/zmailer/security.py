@@ -63,6 +63,7 @@ def read_security(options: Options, zenv: Zenv, complain: Callable[[str], None])
         ca_file=config.ca_file if config is not None else "",
         ca_path=config.ca_path if config is not None else "",
         mta_sts=mta_sts,
+        log_level=config.log_level if config is not None else 0,
         session_lifetime=float(config.session_timeout) if config is not None else 0.0,
         implicit=config is not None and config.implicit,
         allow_cleartext=logins is not None and logins.allow_cleartext,
