@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.support.sink import Sink
 
 _LONGEST_LINE = 1 << 20
+_MOMENT = 0.02  # seconds: enough for what was sent before to arrive alone
 
 
 class _OverError(Exception):
@@ -128,12 +129,20 @@ class Dialogue:
         if step.delay and self.sink.stopping.wait(step.delay):
             raise _OverError
         self._send(step.octets)
+        if step.late:
+            if self.sink.stopping.wait(_MOMENT):
+                raise _OverError
+            self._send(step.late)
         match step.then:
             case Then.GO_ON:
                 return
             case Then.TLS:
                 self._start_tls()
                 return
+            case Then.NO_TLS:
+                self._receive()
+                self._send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                self._close()
             case Then.HANG:
                 self.sink.stopping.wait()
             case Then.RESET:

@@ -27,16 +27,18 @@ class Then(Enum):
     RESET = "reset"  # close so that the peer's next read or write fails with ECONNRESET
     HANG = "hang"  # neither read nor write again
     TLS = "tls"  # go on as the server side of a TLS handshake
+    NO_TLS = "no tls"  # answer whatever comes with what is no TLS, and close
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One answer: wait for ``gate``, wait ``delay`` seconds, ``send``, and ``then``."""
+    """One answer: wait for ``gate``, wait ``delay`` seconds, ``send``, ``late`` a moment after, and ``then``."""
 
     send: str | bytes | None
     then: Then = Then.GO_ON
     delay: float = 0.0
     gate: threading.Event | None = None
+    late: bytes = b""
 
     @property
     def octets(self) -> bytes:
