@@ -26,12 +26,14 @@ def deliver(
     config: Config | None = None,
     relay: Relay | str | None = None,
     timeout: float | None = None,
+    require_tls: bool = False,
     observe: ObserverFor | None = None,
 ) -> Report:
     """Deliver one message to all its recipients, now, and report.
 
     Without ``sender`` and ``recipients`` they are what the header says. ``relay`` (a value, or a URL such as
-    ``smtp://mail.example.org``) takes all mail; without one it goes straight to the mail exchangers. Raises
+    ``smtp://mail.example.org``) takes all mail; without one it goes straight to the mail exchangers. ``require_tls``
+    asks for authenticated TLS on every hop, or no delivery (RFC 8689). Raises
     :class:`~zsmtp.errors.SubmissionError` for a message or an address that cannot be sent,
     :class:`~zsmtp.errors.ConfigError`, and OSError for a file that cannot be read; what servers and networks do is in
     the report.
@@ -44,6 +46,7 @@ def deliver(
         config=config,
         relay=relay,
         timeout=timeout,
+        require_tls=require_tls,
         observe=observe,
     )
     try:

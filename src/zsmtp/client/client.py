@@ -43,12 +43,16 @@ _BREATH = 32  # messages a stream takes in before others have their turn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A message with its envelope, for :meth:`Client.stream`. ``name`` stands in results for its Message-ID."""
+    """A message with its envelope, for :meth:`Client.stream`. ``name`` stands in results for its Message-ID.
+
+    ``require_tls`` is as in :meth:`Client.deliver`.
+    """
 
     message: MessageLike
     sender: str | bytes | None = None
     recipients: str | bytes | Iterable[str | bytes] | None = None
     name: str = ""
+    require_tls: bool = False
 
 
 class Client:
@@ -83,12 +87,15 @@ class Client:
         recipients: str | bytes | Iterable[str | bytes] | None = None,
         timeout: float | None = None,
         name: str = "",
+        require_tls: bool = False,
     ) -> Report:
         """Deliver one message to all its recipients and report.
 
         Without ``sender`` and ``recipients`` they are what the header says. ``timeout`` in seconds is in place of
-        ``config.message_timeout``. Raises SubmissionError for a message or an address that cannot be sent, OSError for
-        a file that cannot be read; what servers and networks do is in the report.
+        ``config.message_timeout``. ``require_tls`` asks for authenticated TLS on every hop, or no delivery (REQUIRETLS,
+        RFC 8689); a field ``TLS-Required: No`` asks for the opposite. Raises SubmissionError for a message or an
+        address that cannot be sent, OSError for a file that cannot be read; what servers and networks do is in the
+        report.
         """
         letter = Letter(
             message,
@@ -96,6 +103,7 @@ class Client:
             recipients=recipients,
             name=name,
             add_missing=self.config.content.add_missing,
+            require_tls=require_tls,
         )
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         parcel = self._take(letter, timeout, None, partial(_finish, done))
@@ -272,6 +280,7 @@ class _Flow:
                 recipients=one.recipients,
                 name=one.name,
                 add_missing=self._client.config.content.add_missing,
+                require_tls=one.require_tls,
             )
         except (SubmissionError, OSError) as error:
             for result in _refused(one, error):
@@ -322,8 +331,11 @@ async def deliver(
     config: Config | None = None,
     relay: Relay | str | None = None,
     timeout: float | None = None,
+    require_tls: bool = False,
     observe: ObserverFor | None = None,
 ) -> Report:
     """Deliver one message to all its recipients and report; see :meth:`Client.deliver`."""
     async with Client(config, relay=relay, observe=observe) as client:
-        return await client.deliver(message, sender=sender, recipients=recipients, timeout=timeout)
+        return await client.deliver(
+            message, sender=sender, recipients=recipients, timeout=timeout, require_tls=require_tls
+        )

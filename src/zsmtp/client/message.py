@@ -23,9 +23,11 @@ from typing import IO, BinaryIO, Protocol
 from zsmtp.body.lines import unified_header
 from zsmtp.body.source import Source
 from zsmtp.body.stored import Stored, prepare
+from zsmtp.body.tlsrequired import tls_is_optional
 from zsmtp.client.address import read_address, read_addresses
 from zsmtp.errors import ContentError, SubmissionError
 from zsmtp.escape import escape
+from zsmtp.proto.plan import SenderWish
 
 MessageLike = Message | bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO | IO[bytes]
 """What can be delivered; a ``str`` is the path of a file."""
@@ -46,9 +48,12 @@ class _Body(Protocol):
 
 
 class Letter:
-    """A message on its way to its recipients; ``name`` is its Message-ID, or the name it was given."""
+    """A message on its way to its recipients; ``name`` is its Message-ID, or the name it was given.
 
-    __slots__ = ("_body", "_header", "_stored", "name", "recipients", "sender")
+    ``wish`` is what its sender asks of sessions: REQUIRETLS goes before a field ``TLS-Required: No`` (RFC 8689 5).
+    """
+
+    __slots__ = ("_body", "_header", "_stored", "name", "recipients", "sender", "wish")
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class Letter:
         recipients: str | bytes | Iterable[str | bytes] | None = None,
         name: str = "",
         add_missing: bool = False,
+        require_tls: bool = False,
     ) -> None:
         """Read the header. Raises SubmissionError, or OSError for a file that cannot be read."""
         header, self._body = _open(message)
@@ -85,6 +91,9 @@ class Letter:
             self._header = with_missing(self._header, self.sender)
             folded = self._header.lower()
         self.name = name or (_message_id(self._header) if b"message-id" in folded else "")
+        self.wish = SenderWish.REQUIRETLS if require_tls else SenderWish.NONE
+        if not require_tls and b"tls-required" in folded and tls_is_optional(self._header):
+            self.wish = SenderWish.TLS_OPTIONAL
 
     def stored(self) -> Stored:
         """The message, looked through when this is asked first. Raises ContentError if it cannot be read."""

@@ -123,7 +123,8 @@ class Job:
         self._known = known
         self._reused = reused
         letter = self._parcel.letter
-        envelope = Envelope(letter.sender, tuple([Recipient(letter.recipients[index]) for index in self._indexes]))
+        recipients = tuple([Recipient(letter.recipients[index]) for index in self._indexes])
+        envelope = Envelope(letter.sender, recipients, wish=letter.wish)
         self._ledger = Ledger(len(self._indexes), self._settle)
         internationalised = is_internationalised(envelope)
 
