@@ -271,6 +271,8 @@ def test_a_recorded_delivery_is_explained(
         (["LETTER", "--relay", "http://h"], 64, r"relay: .*"),
         (["LETTER", "--tls", "most"], 64, r"argument --tls: invalid choice: 'most'.*"),
         (["LETTER", "--password", "x"], 64, r"unrecognized arguments: --password x.*"),
+        (["LETTER", "--ca-file", "/nonexistent"], 78, r"/nonexistent: No such file or directory"),
+        (["LETTER", "--ca-file", "/etc/passwd"], 78, r"no CA certificate in /etc/passwd"),
         (["-", "-"], 64, r"standard input \(-\) can be one message only"),
     ],
 )

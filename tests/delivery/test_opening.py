@@ -7,9 +7,11 @@ from tests.tls.certificates import NOW
 
 from zsmtp.delivery.outcome import Fate, Level
 from zsmtp.delivery.settings import Greeting, SessionSettings
+from zsmtp.errors import ConfigError
 from zsmtp.events import ConnectFailed, Remark
 from zsmtp.net.script import NEVER, Reaction, Script, Then
 from zsmtp.net.scripted import Host, Unreachable
+from zsmtp.tls.chain import TrustAnchors
 from zsmtp.tls.policy import Level as TLSLevel
 from zsmtp.tls.policy import Policy
 
@@ -212,3 +214,16 @@ def test_an_address_of_two_exchangers_is_tried_under_the_name_that_its_certifica
     assert there.fates == [Fate.DELIVERED]
     assert [endpoint.host for _, endpoint in there.network.attempts] == ["mx0.example.org", "mx1.example.org"]
     assert "MAIL" not in " ".join(there.lines(0))
+
+
+def test_trust_anchors_that_cannot_be_read_make_mail_wait() -> None:
+    def unreadable() -> TrustAnchors:
+        raise ConfigError("/etc/ca.pem: Permission denied")
+
+    authority = Authority.new()
+    there = world(authority.server("mx0.example.org"), settings=asking(Policy(level=TLSLevel.VERIFY)), now=NOW)
+    there.network._anchors = unreadable
+    (verdict,) = there.deliver(message())
+    assert (verdict.fate, verdict.text.strip("\r")) == (Fate.DEFERRED, "/etc/ca.pem: Permission denied")
+    assert not verdict.in_doubt
+    assert there.network.connections[0].closed_at is not None

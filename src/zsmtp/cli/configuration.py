@@ -57,9 +57,24 @@ def read_configuration(options: argparse.Namespace) -> Config:
         with reading(options.config):
             config = Config.from_toml(options.config)
     try:
-        return _with_options(config, options)
+        config = _with_options(config, options)
     except ConfigError as error:  # what the file says was found good before
         raise CommandFailed(Exit.USAGE, escape(str(error))) from error
+    for tls in {config.direct.tls, *(relay.tls for relay in (config.relay, *config.routes.values()) if relay)}:
+        _try_files(tls)
+    return config
+
+
+def _try_files(tls: TLS) -> None:
+    """See now whether certificates can be read, not when mail is on its way. Raises ConfigError."""
+    if not (tls.ca_file or tls.ca_path or tls.certificate_file):
+        return
+    from zsmtp.tls.context import ClientCertificate, ContextOptions, client_context, trust_anchors
+
+    if tls.ca_file or tls.ca_path:
+        trust_anchors(tls.ca_file, tls.ca_path)
+    if tls.certificate_file:
+        client_context(ContextOptions(certificates=(ClientCertificate(tls.certificate_file, tls.key_file),)))
 
 
 def _with_options(config: Config, options: argparse.Namespace) -> Config:

@@ -256,6 +256,8 @@ def _introduction(introduction: Introduction) -> Text:
         return told + line(escape(check.problem))
     names = ", ".join(map(escape, check.reverse[:MAX_SHOWN]))
     reverse = f"the address is called {names}" if names else "the address has no reverse name"
+    if introduction.name.startswith("["):  # a literal is its own proof
+        return told + line(reverse, Style.WARN)
     forward = "the name leads to the address" if check.confirmed else "the name does not lead to the address"
     return told + line(f"{reverse}, {forward}", Style.WARN)
 

@@ -156,7 +156,10 @@ class SecurityStage:
         if result.stream is None or result.facts is None:
             outcome = self._in_clear(plan, required, Problem.VALIDATION_FAILURE, result.error, peer)
             return replace(outcome, broken=True) if isinstance(outcome, InClear) else outcome
-        judgement = judge(required, result.facts, now=result.now, anchors=result.anchors)
+        try:
+            judgement = judge(required, result.facts, now=result.now, anchors=result.anchors)
+        except ConfigError as error:  # the trust anchors cannot be read
+            return Unfit(from_security(str(error), peer, final=False))
         if self._observe is not ignore:
             self._observe(SecuredEvent(peer.endpoint, result.facts, judgement))
             self._tell_more(result.facts, required)
