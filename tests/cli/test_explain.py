@@ -100,11 +100,16 @@ def test_what_is_printed(explain: Run, dns: NameServer) -> None:
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "example.com: deliverable, 2 addresses of 2 hosts"
-    assert "│  MX      10 mx1.example.com, 20 mx2.example.com; insecure, TTL 300 s" in lines
+    assert "│  MX       10 mx1.example.com, 20 mx2.example.com; insecure, TTL 300 s" in lines
     assert "├─ 10 mx1.example.com" in lines
     assert "   └─ 127.0.0.1 port 2525" in lines
     assert "as me.example" in out
     assert "\x1b" not in out
+    assert ("_mta-sts.example.com", "TXT") in dns.queries
+    assert "│  MTA-STS  no MTA-STS policy (no record at _mta-sts.example.com)" in lines
+    assert (
+        "│  note     there is no DANE: the name servers do not validate DNSSEC, or their word is not trusted" in lines
+    )
 
 
 @pytest.mark.parametrize(

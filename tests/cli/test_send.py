@@ -95,8 +95,11 @@ def test_sender_and_recipients_of_the_header(send: Run, letter: str) -> None:
 def test_straight_to_the_exchangers(send: Run, letter: str) -> None:
     with NameServer(ZONE) as dns, receiving() as receiver:
         direct = ("--resolver", dns.address, "--port", str(receiver.port))
-        status, out, _ = send(letter, *direct, "--from", "<>", "--to", "a@example.com", "--to", "b@other.example")
+        status, out, err = send(letter, *direct, "--from", "<>", "--to", "a@example.com", "--to", "b@other.example")
     assert status == 0
+    assert err == (
+        "zsmtp send: there is no DANE: the name servers do not validate DNSSEC, or their word is not trusted\n"
+    )
     assert len(receiver.messages) == 2
     assert {one.mail_from for one in receiver.messages} == {"<>"}
     assert f"delivered  a@example.com: mx.example.com [127.0.0.1]:{receiver.port}: 250" in out

@@ -111,6 +111,7 @@ class Explainer:
         self._use_mx = use_mx
         self._probe_time = probe_time
         self._destinations = Destinations(config)
+        self._policies = self._destinations.policies()
         self._stop = Stop()
         self._identity = parse_identity(config.local_address) if config.local_address else None
 
@@ -132,11 +133,16 @@ class Explainer:
         request = destination.request
         if not self._use_mx:
             request = replace(request, use_mx=False)
-        return _Way(request, self._destinations.settings_for(destination.relay), destination.relay)
+        settings = self._destinations.settings_for(destination.relay)
+        if settings.security is not None:  # what there is to warn of stands in the plan
+            settings = replace(settings, security=replace(settings.security, warn=_say_nothing))
+        return _Way(request, settings, destination.relay)
 
     def _driver(self, way: _Way, observer: Observer = ignore) -> BlockingDriver:
         resolver = self._destinations.resolver if way.relay is None else self._destinations.relay_resolver
-        return BlockingDriver(resolver, self._stop, identity=self._identity, observer=observer)
+        driver = BlockingDriver(resolver, self._stop, identity=self._identity, observer=observer)
+        driver.policies = self._policies
+        return driver
 
     def _probe_all(self, found: Explanation, way: _Way, longest: float) -> dict[Endpoint, Probe]:
         """Try all candidates, several at a time: one that hangs keeps nobody waiting."""
@@ -155,6 +161,10 @@ class Explainer:
                 self._stop.request()
                 raise
         return {one.endpoint: result for one, result in zip(candidates, results, strict=True)}
+
+
+def _say_nothing(text: str) -> None:
+    """Hears warnings that are told elsewhere."""
 
 
 def _addresses(name: str) -> Generator[Query, Answer, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,3 +46,27 @@ def read_file(path: str, limit: int) -> bytes:
     if len(data) > limit:
         raise CommandFailed(Exit.DATA, f"{escape(path)}: longer than {limit} octets")
     return data
+
+
+@contextmanager
+def warnings_told(program: str) -> Iterator[None]:
+    """Let what the library warns of (the logger ``zsmtp``) be lines on standard error, as a program's own."""
+    logger = logging.getLogger("zsmtp")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Line(program))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Line(logging.Formatter):
+    """``program: text``, fit for a terminal."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self._program = program
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{self._program}: {escape(record.getMessage())}"

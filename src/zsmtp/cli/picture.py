@@ -50,6 +50,8 @@ def picture(explanation: Explanation) -> Node:
         root.fact("policy", line(f"level {wanted}{', TLSA records are asked for' if plan.policy.dane else ''}"))
     if plan.problem:
         root.fact("policy", line(escape(plan.problem), Style.BAD))
+    for warning in plan.notes[:MAX_SHOWN]:
+        root.fact("note", line(escape(warning), Style.WARN))
     for note in plan.route.notes[:MAX_SHOWN]:
         root.fact("note", line(escape(note)))
     if _comes_alike(explanation):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from zsmtp.cli.arguments import command_parser
 from zsmtp.cli.configuration import add_options, read_configuration
-from zsmtp.cli.failure import CommandFailed
+from zsmtp.cli.failure import CommandFailed, warnings_told
 from zsmtp.cli.outgoing import Outgoing, read_all
 from zsmtp.cli.progress import Progress, progress_for
 from zsmtp.cli.results import result_line, results_document, status_of, summary
@@ -139,7 +139,7 @@ class _Sending:
 
     def run(self) -> int:
         """Send everything; the exit status."""
-        with self._progress or nullcontext():
+        with warnings_told("zsmtp send"), self._progress or nullcontext():
             asyncio.run(self._send())
         if self._json:
             json.dump(results_document(self._results), sys.stdout, indent=2)
