@@ -2,7 +2,7 @@
 
 The destination is an address literal, so the name that counts is the address; certificates are made for it, or not.
 What the record of the server must never show is a line of an envelope, or content, over a session below the level.
-``tests/delivery/test_tls_matrix.py`` has every certificate, level and mishap.
+``tests/tls/test_matrix.py`` has every certificate, level and mishap.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.interop.exchange import Exchange
-from tests.interop.servers import Farm, Listener, running_farm
+from tests.interop.servers import PROGRAMS, Farm, Listener, running_farm
+from tests.interop.zones import NameServers, name_servers
 from tests.support.postoffice import PostOffice
 
 
@@ -27,6 +28,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def farm() -> Iterator[Farm]:
     with running_farm() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def names(farm: Farm) -> Iterator[NameServers]:
+    """The name servers, whose zones tell of the certificates of all servers."""
+    for program in PROGRAMS:
+        farm.server(program)
+    with name_servers(farm) as running:
         yield running
 
 

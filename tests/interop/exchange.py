@@ -48,7 +48,7 @@ class Exchange:
         self._posted = 0
         server.await_rest()
         server.clear()
-        self._log_position = server.log_size()
+        self.log_position = server.log_size()
 
     def route_to(self, destination: str, resolver: str) -> None:
         """From now on mail goes where the DNS says, to the port of the listener, instead of straight there."""
@@ -153,11 +153,11 @@ class Exchange:
 
     def connections(self) -> int:
         """How many connections the server has seen since this exchange began."""
-        return self.server.connections_since(self._log_position)
+        return self.server.connections_since(self.log_position)
 
     def await_log(self, pattern: str, *, count: int = 1) -> list[re.Match[str]]:
         """What the server has logged since this exchange began: waits for ``count`` matches."""
-        return self.server.await_log(self._log_position, pattern, count=count)
+        return self.server.await_log(self.log_position, pattern, count=count)
 
     def commands(self) -> list[bytes]:
         """The command lines the agent has sent, from its dialogue log."""

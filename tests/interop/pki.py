@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trustme
@@ -47,6 +48,13 @@ class Authority:
         made.private_key_and_cert_chain_pem.write_to_path(str(path), append=True)
         self._authority.cert_pem.write_to_path(str(path), append=True)
         return path
+
+    def context(self, *names: str, days: int = 30) -> ssl.SSLContext:
+        """What a server in this process needs to speak for these names, until so many days from now."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        until = datetime.now(UTC) + timedelta(days=days)
+        self._authority.issue_cert(*names, not_after=until).configure_cert(context)
+        return context
 
     def leaf(self, name: str) -> bytes:
         """The certificate of ``name`` in DER."""

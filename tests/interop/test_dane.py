@@ -7,26 +7,16 @@ heard, what it stored, and how it says that it came.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from tests.interop.exchange import Exchange, trace
-from tests.interop.servers import LISTENERS, PROGRAMS, Farm, Listener
-from tests.interop.zones import NameServers, name_servers
+from tests.interop.servers import LISTENERS, Listener
+from tests.interop.zones import NameServers
 
 pytestmark = pytest.mark.interop
 
 BOX = "user070"
 BY_DANE = re.compile(r"; good enough: .* \(TLSA records of ")  # how the log tells of a peer that a record speaks of
-
-
-@pytest.fixture(scope="module")
-def names(farm: Farm) -> Iterator[NameServers]:
-    """The name servers, whose zones tell of the certificates of all servers."""
-    for program in PROGRAMS:
-        farm.server(program)
-    with name_servers(farm) as running:
-        yield running
 
 
 def at(*names: str) -> pytest.MarkDecorator:

@@ -78,6 +78,12 @@ HOSTS: dict[str, tuple[str, ...]] = {
     "insecure-tlsa": ("3 1 1 " + _ZERO,),
 }
 """TLSA records by the first label of the domain whose exchanger they are for: ``mx-LABEL.signed.test``."""
+STS = (
+    "enforce", "other-mx", "other-name", "testing", "none", "slow", "short-lived", "wrong-name", "unknown-authority",
+    "expired", "redirect", "missing", "too-large", "not-a-policy", "reset",
+)  # fmt: skip
+"""Domains below ``insecure.test`` with an MTA-STS record, and below ``signed.test`` the first of them."""
+POLICY_HOST = "127.0.0.2"
 LAME = "_tcp.mx-lame-tlsa.signed.test."
 OWN_ZONES = ("bogus-tlsa", "expired-tlsa", "insecure-tlsa")
 """Those of them whose records lie in a zone of their own, ``_tcp.mx-LABEL.signed.test``."""
@@ -201,17 +207,27 @@ def _below_signed(authority: Authority) -> tuple[str, list[Zone]]:
         "lame-tlsa 60 IN MX 10 mx-lame-tlsa\nmx-lame-tlsa 60 IN A 127.0.0.1\n_tcp.mx-lame-tlsa 60 IN NS ns.test.\n",
         # a signed domain at an exchanger of an unsigned zone
         "at-insecure 60 IN MX 10 mx.insecure.test.\n",
+        # what DANE says goes before what MTA-STS says
+        _sts(STS[0], "mx-ee"),
         # without MX the destination is the exchanger
         f"no-mx 60 IN A 127.0.0.1\n{_tlsa(authority, 'no-mx', [wrong])}",
     ]
     return "".join(lines), zones
 
 
+def _sts(label: str, exchanger: str) -> str:
+    return (
+        f'{label} 60 IN MX 10 {exchanger}\n_mta-sts.{label} 60 IN TXT "v=STSv1; id=1;"\n'
+        f"mta-sts.{label} 60 IN A {POLICY_HOST}\n"
+    )
+
+
 def _plain(authority: Authority) -> str:
     """A zone whose TLSA records are wrong and whose exchanger has others in a zone that is signed."""
     return (
         f"@ 60 IN MX 10 mx\nmx 60 IN A 127.0.0.1\n{_tlsa(authority, 'mx', ['3 1 1 ' + _ZERO])}"
-        "at-signed 60 IN MX 10 mx-wrong.signed.test.\n"
+        "at-signed 60 IN MX 10 mx-wrong.signed.test.\nmx.deep 60 IN A 127.0.0.1\n"
+        + "".join(_sts(label, "mx.deep" if label == "other-name" else "mx") for label in STS)
     )
 
 
