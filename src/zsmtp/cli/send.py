@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from typing import TYPE_CHECKING
 
 from zsmtp.cli.arguments import command_parser
 from zsmtp.cli.configuration import add_options, read_configuration
@@ -31,11 +30,7 @@ from zsmtp.client.destinations import Destinations
 from zsmtp.client.report import Result
 from zsmtp.errors import ConfigError, LocalError
 from zsmtp.events import Observer, combine, ignore
-from zsmtp.observers.files import TraceDirectory, TraceFile
-from zsmtp.observers.trace import Handle, Keep, Recorder
-
-if TYPE_CHECKING:
-    from zsmtp.observers.document import Trace
+from zsmtp.observers.files import Tracing
 
 _DESCRIPTION = "Deliver messages now: straight to the mail exchangers of each recipient's domain, or through a relay."
 _EPILOG = """\
@@ -73,39 +68,16 @@ def run(arguments: list[str]) -> int:
         return _Sending(messages, config, options).run()
 
 
-class Traces:
-    """Traces of all deliveries of this run, in one directory or, of a single delivery, in one file."""
-
-    def __init__(self, keep: Keep) -> None:
-        self._keep = keep
-        self._count = 0
-
-    @classmethod
-    def at(cls, path: str, deliveries: int) -> Traces:
-        """The traces at ``path``. Raises CommandFailed if they cannot be kept there."""
-        if not os.path.isdir(path):
-            if deliveries > 1:
-                raise CommandFailed(Exit.USAGE, f"--trace: {deliveries} deliveries need a directory")
-            return cls(TraceFile(path, _complain))
-        try:
-            return cls(TraceDirectory(path, os.getpid(), _complain))
-        except ConfigError as error:
-            raise CommandFailed(Exit.CANNOT_CREATE, str(error)) from error
-
-    def observer(self) -> Observer:
-        """The recorder of one connection. Deliveries are numbered through all of them.
-
-        A trace is handed over again when its connection is closed: it keeps its number.
-        """
-        numbers: dict[int, int] = {}
-
-        def keep(handle: Handle, trace: Trace) -> None:
-            if handle.number not in numbers:
-                self._count += 1
-                numbers[handle.number] = self._count
-            self._keep(Handle(numbers[handle.number], handle.name), trace)
-
-        return Recorder(keep, complain=_complain)
+def _traces(path: str | None, deliveries: int) -> Tracing | None:
+    """The traces at ``path``, if one is given. Raises CommandFailed if they cannot be kept there."""
+    if path is None:
+        return None
+    if deliveries > 1 and not os.path.isdir(path):
+        raise CommandFailed(Exit.USAGE, f"--trace: {deliveries} deliveries need a directory")
+    try:
+        return Tracing(path, complain=_complain)
+    except ConfigError as error:
+        raise CommandFailed(Exit.CANNOT_CREATE, str(error)) from error
 
 
 def _complain(text: str) -> None:
@@ -122,7 +94,7 @@ class _Sending:
         self._look = look_of(sys.stdout, options.color)
         self._results: list[Result] = []
         self._progress = self._make_progress(look_of(sys.stderr, options.color))
-        self._traces = Traces.at(options.trace, len(self._deliveries())) if options.trace is not None else None
+        self._traces = _traces(options.trace, len(self._deliveries()))
         self._stopped = False
         self._ending: asyncio.Future[None] | None = None
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from os import PathLike
 
 from zsmtp.client import client
 from zsmtp.client.client import ObserverFor
@@ -28,12 +29,14 @@ def deliver(
     timeout: float | None = None,
     require_tls: bool = False,
     observe: ObserverFor | None = None,
+    trace: str | PathLike[str] | None = None,
 ) -> Report:
     """Deliver one message to all its recipients, now, and report.
 
     Without ``sender`` and ``recipients`` they are what the header says. ``relay`` (a value, or a URL such as
     ``smtp://mail.example.org``) takes all mail; without one it goes straight to the mail exchangers. ``require_tls``
-    asks for authenticated TLS on every hop, or no delivery (RFC 8689). Raises
+    asks for authenticated TLS on every hop, or no delivery (RFC 8689). ``trace`` is a file or a directory for a trace
+    of each delivery. Raises
     :class:`~zsmtp.errors.SubmissionError` for a message or an address that cannot be sent,
     :class:`~zsmtp.errors.ConfigError`, and OSError for a file that cannot be read; what servers and networks do is in
     the report.
@@ -48,6 +51,7 @@ def deliver(
         timeout=timeout,
         require_tls=require_tls,
         observe=observe,
+        trace=trace,
     )
     try:
         asyncio.get_running_loop()

@@ -19,7 +19,9 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from os import PathLike
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from zsmtp.client.config import Config, Relay
 from zsmtp.client.destinations import Destination, Destinations
@@ -30,10 +32,13 @@ from zsmtp.client.report import Fate, Report, Result
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.rest import Resting
 from zsmtp.errors import LocalError, SubmissionError
-from zsmtp.events import Observer, ignore
+from zsmtp.events import Observer, combine, ignore
 from zsmtp.net.aio import AsyncDriver
 from zsmtp.net.identity import parse_identity
 from zsmtp.net.waits import Source
+
+if TYPE_CHECKING:
+    from zsmtp.observers.files import Tracing
 
 ObserverFor = Callable[[str], Observer]
 """Gives the observer for one connection to the destination named (a domain, or ``host:port`` of a relay)."""
@@ -58,15 +63,22 @@ class Submission:
 class Client:
     """Delivers messages as ``config`` says; ``relay`` (a value or a URL) takes the place of the one in it.
 
-    ``observe`` is asked for an observer for each connection, see ``zsmtp.events``.
+    ``observe`` is asked for an observer for each connection, see ``zsmtp.events``. ``trace`` is a directory where a
+    trace of each delivery is kept, or a file (``zsmtp.observers.files``).
     """
 
     def __init__(
-        self, config: Config | None = None, *, relay: Relay | str | None = None, observe: ObserverFor | None = None
+        self,
+        config: Config | None = None,
+        *,
+        relay: Relay | str | None = None,
+        observe: ObserverFor | None = None,
+        trace: str | PathLike[str] | None = None,
     ) -> None:
         self.config = through(config or Config(), relay)
         self._destinations = Destinations(self.config)
         self._observe = observe
+        self._tracing = None if trace is None else _tracing(trace)
         self._lanes: dict[Destination, Lane] = {}
         self._couriers: dict[Hashable, Courier] = {}
         self._drivers: dict[bool, AsyncDriver] = {}
@@ -185,6 +197,8 @@ class Client:
         """Who carries messages there, and who hears of it; what was learned of peers is shared where nobody does."""
         settings = self._destinations.settings_for(destination.relay)
         observer = ignore if self._observe is None else self._observe(destination.name)
+        if self._tracing is not None:
+            observer = combine(observer, self._tracing.observer())
         if observer is not ignore:
             return Courier(settings, observer), observer
         courier = self._couriers.get(destination.relay)
@@ -311,6 +325,12 @@ def _refused(one: Submission, error: Exception) -> list[Result]:
     ]
 
 
+def _tracing(path: str | PathLike[str]) -> Tracing:
+    from zsmtp.observers.files import Tracing  # what it imports costs only those who use it
+
+    return Tracing(path)
+
+
 def _finish(done: asyncio.Future[None], parcel: Parcel) -> None:
     if not done.done():
         done.set_result(None)
@@ -333,9 +353,10 @@ async def deliver(
     timeout: float | None = None,
     require_tls: bool = False,
     observe: ObserverFor | None = None,
+    trace: str | PathLike[str] | None = None,
 ) -> Report:
     """Deliver one message to all its recipients and report; see :meth:`Client.deliver`."""
-    async with Client(config, relay=relay, observe=observe) as client:
+    async with Client(config, relay=relay, observe=observe, trace=trace) as client:
         return await client.deliver(
             message, sender=sender, recipients=recipients, timeout=timeout, require_tls=require_tls
         )

@@ -8,6 +8,7 @@ it, and no mail goes out without a login that was asked for. All methods are gen
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -207,6 +208,8 @@ class SecurityStage:
         )
         if isinstance(chosen, sasl.NoMechanism):
             return Unfit(from_login(chosen.reason, peer))
+        secret = credentials.secret.reveal()
+        session.hide((secret, b64encode(secret)))  # a server that was told it may say it in words of its own
         login = sasl.Authentication(chosen)
         step: sasl.Line | sasl.Accepted | sasl.Refused = login.start()
         while isinstance(step, sasl.Line):

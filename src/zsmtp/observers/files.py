@@ -5,7 +5,7 @@ half a trace, and an old one stays until the new one is complete. Nothing is fol
 temporary file is always a new one. What cannot be written is told once, and never to the delivery::
 
     recorder = Recorder(TraceDirectory("/var/spool/traces", os.getpid(), complain))
-    recorder = Recorder(TraceFile("delivery.json", complain))
+    recorder = Tracing("delivery.json").observer()
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
 from zsmtp.observers.codec import trace_text
 from zsmtp.observers.document import Trace
-from zsmtp.observers.trace import Handle
+from zsmtp.observers.trace import Handle, Keep, Recorder
 
 Complain = Callable[[str], None]
 
 _MODE = 0o600
 _MAX_NAME = 80
+_REMEMBERED = 100  # numbers of deliveries that may come again; only the last one on a connection does
 _UNSAFE = re.compile(r"[^A-Za-z0-9=._-]")
 
 
@@ -90,11 +91,51 @@ class TraceDirectory(_Keeper):
 
 
 class TraceFile(_Keeper):
-    """Keeps the trace of the one delivery there is in ``path``; of several, the one handed over last."""
+    """Keeps the trace of the first delivery in ``path``, and of further ones beside it: ``x.json``, ``x-2.json``."""
 
     def __init__(self, path: str, complain: Complain) -> None:
         super().__init__(complain)
         self._path = path
 
     def __call__(self, handle: Handle, trace: Trace) -> None:
-        self._write(self._path, trace)
+        stem, suffix = os.path.splitext(self._path)
+        self._write(self._path if handle.number == 1 else f"{stem}-{handle.number}{suffix}", trace)
+
+
+class Tracing:
+    """Recorders for any number of connections side by side, their deliveries numbered through.
+
+    ``path`` is a directory that is there (see :class:`TraceDirectory`), or a file (see :class:`TraceFile`). ``hashed``
+    hides mail addresses. Raises :class:`~zsmtp.errors.ConfigError` for a directory that nothing can be written in.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, hashed: bool = False, complain: Complain | None = None) -> None:
+        place, self._complain = os.fspath(path), complain or _warn
+        self._keep: Keep = (
+            TraceDirectory(place, os.getpid(), self._complain)
+            if os.path.isdir(place)
+            else TraceFile(place, self._complain)
+        )
+        self._hashed = hashed
+        self._count = 0
+
+    def observer(self) -> Recorder:
+        """The recorder of one connection, and of those that follow it one after the other."""
+        numbers: dict[int, int] = {}  # a trace is handed over again when its connection is closed
+
+        def keep(handle: Handle, trace: Trace) -> None:
+            if handle.number not in numbers:
+                self._count += 1
+                numbers[handle.number] = self._count
+            self._keep(Handle(numbers[handle.number], handle.name), trace)
+            while len(numbers) > _REMEMBERED:
+                del numbers[next(iter(numbers))]
+
+        return Recorder(keep, hashed=self._hashed, complain=self._complain)
+
+
+def _warn(text: str) -> None:
+    """Where no other way is given, Python's usual one."""
+    import logging  # only trouble is worth its load time
+
+    logging.getLogger("zsmtp.observers").warning("%s", text)

@@ -21,6 +21,7 @@ MAX_LINE = 64 * 1024  # octets; RFC 5321 4.5.3.1.5 asks for 512
 MAX_REPLY = 256 * 1024  # octets of all lines of one reply
 
 MASK = b"***secret***"
+_LEAST_SECRET = 4  # octets
 
 _COMMON = 64  # replies of one line that are kept, to be known again
 _COMMON_LINE = 256  # octets of the longest of them
@@ -73,9 +74,13 @@ class ReplyParser:
         self._bare_lf = False
         self._hidden: tuple[bytes, ...] = ()  # longest first
 
-    def hide(self, secret: bytes) -> None:
-        """Put :data:`MASK` for ``secret`` in all that comes from now on, errors included."""
-        self._hidden = tuple(sorted({*self._hidden, secret}, key=len, reverse=True))
+    def hide(self, *secrets: bytes) -> None:
+        """Put :data:`MASK` for each of ``secrets`` in all that comes from now on, errors included.
+
+        One of less than four octets, the least that base64 makes of anything, cannot be told from other words.
+        """
+        wanted = {secret for secret in secrets if len(secret) >= _LEAST_SECRET}
+        self._hidden = tuple(sorted({*self._hidden, *wanted}, key=len, reverse=True))
 
     @property
     def pending(self) -> bool:

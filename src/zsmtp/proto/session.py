@@ -21,7 +21,7 @@ written and whose final reply is missing, is named in it. After ``Lost`` nothing
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from zsmtp.errors import ConnectionLost, ContentError, ReplyError, ServiceClosing, WaitTimeout, ZsmtpError
@@ -45,7 +45,6 @@ from zsmtp.proto.progress import Progress, Sent, note
 from zsmtp.proto.reply import Reply, ReplyParser
 
 _UNKNOWN = 1 << 62  # the end of a step whose last octet is not given out yet
-_LEAST_SECRET = 4  # octets of a word that is masked: what base64 makes of anything
 
 _RSET = Step(Phase.RSET, command.RSET, gated=False)
 
@@ -122,11 +121,12 @@ class Session:
         ``shown`` stands for it in logs, if it holds a secret; replies that repeat the secret do not show it either.
         """
         self._quiet = not heard(self._observe)
-        if shown is not None:
-            for word in set(wire.split()).difference(shown.split()):
-                if len(word) >= _LEAST_SECRET:
-                    self._parser.hide(word)
+        self.hide(set(wire.split()).difference(shown.split()) if shown is not None else ())
         self._unsent.append((Step(phase, wire, masked=shown), None))
+
+    def hide(self, secrets: Iterable[bytes]) -> None:
+        """Mask these in whatever the peer says from now on."""
+        self._parser.hide(*secrets)
 
     def clean(self) -> bool:
         """Whether nothing has come that no reply accounts for, and nothing is due: as it must be before a handshake."""

@@ -1,0 +1,183 @@
+"""Events as records of Python's standard ``logging``, with structured fields.
+
+The logger of an event is ``zsmtp.`` and the room that tells of it: ``zsmtp.dns`` (lookups, plans), ``zsmtp.net``
+(connections), ``zsmtp.tls``, ``zsmtp.proto`` (dialogue), ``zsmtp.body`` and ``zsmtp.delivery`` (verdicts). Levels are
+what an operator wants of them: DEBUG the dialogue and each lookup; INFO sessions, decisions, and who got the mail;
+WARNING who did not get it yet, and hosts that fail; ERROR who never will.
+
+The message is for people; the fields for machines are attributes of the record, by ``extra``, their names starting with
+``smtp_`` (``smtp_event``, ``smtp_host``, ``smtp_recipient``, ``smtp_status``, ...), so that they are in nobody's way::
+
+    client = zsmtp.aio.Client(observe=logging_observer)
+    logging.getLogger("zsmtp").setLevel(logging.INFO)
+
+Texts from outside are made printable. What a logger's level does not let through is not put into words.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zsmtp import events
+from zsmtp.delivery.outcome import Fate
+from zsmtp.events import About, Event, Observer
+from zsmtp.observers.books import cut
+from zsmtp.observers.wording import record_text
+
+if TYPE_CHECKING:
+    from zsmtp.dns.plan import Endpoint
+
+Fields = dict[str, Any]
+
+_LOGGERS = {about: logging.getLogger(f"zsmtp.{about.value}") for about in About}
+_LEVELS = {Fate.DELIVERED: logging.INFO, Fate.DEFERRED: logging.WARNING, Fate.FAILED: logging.ERROR}
+
+
+def logging_observer(destination: str = "") -> Observer:
+    """The observer of one connection; ``destination`` is a field of every record ("" leaves it out)."""
+
+    def log(event: Event) -> None:
+        rule = _RULES.get(type(event))
+        if rule is None:
+            return
+        about, level, told = rule
+        if isinstance(event, events.Remark | events.Detail | events.Decision):
+            about = event.about
+        elif isinstance(event, events.Settled):
+            level = _LEVELS[event.verdict.fate]
+        logger = _LOGGERS[about]
+        if not logger.isEnabledFor(level):
+            return
+        text, fields = told(event)
+        extra: Fields = {"smtp_event": type(event).__name__}
+        if destination:
+            extra["smtp_destination"] = destination
+        logger.log(level, "%s", text, extra=extra | {f"smtp_{name}": value for name, value in fields.items()})
+
+    return log
+
+
+def _where(endpoint: Endpoint) -> tuple[str, Fields]:
+    fields = {"host": cut(endpoint.host), "address": endpoint.address, "port": endpoint.port}
+    return f"{fields['host']} [{cut(endpoint.address)}]:{endpoint.port}", fields
+
+
+def _lookup(event: events.LookupDone) -> tuple[str, Fields]:
+    answer = event.answer
+    name, kind = cut(answer.query.name), answer.query.type.value
+    records = [cut(record_text(record)) for record in answer.records[:20]]
+    fields = {"name": name, "type": kind, "status": answer.status.value, "records": records, "ttl": answer.ttl}
+    fields |= {"secure": answer.secure, "source": cut(answer.source)}
+    return f"{name} {kind}: {', '.join(records) or cut(answer.problem) or answer.status.value}", fields
+
+
+def _connect_failed(event: events.ConnectFailed) -> tuple[str, Fields]:
+    where, fields = _where(event.endpoint)
+    return f"no connection to {where}: {cut(event.reason)}", fields | {"reason": cut(event.reason)}
+
+
+def _connected(event: events.Connected) -> tuple[str, Fields]:
+    where, fields = _where(event.endpoint)
+    return f"connected to {where}", fields
+
+
+def _handshake(event: events.HandshakeDone) -> tuple[str, Fields]:
+    facts = event.facts
+    if facts is None:
+        return f"TLS handshake failed: {cut(event.error)}", {"error": cut(event.error)}
+    fields = {"protocol": facts.protocol, "cipher": facts.cipher, "resumed": facts.resumed}
+    return f"TLS {cut(facts.session)}; peer {cut(facts.peer)}", fields
+
+
+def _secured(event: events.Secured) -> tuple[str, Fields]:
+    good = event.judgement.ok
+    words = "good enough" if good else "not good enough"
+    return f"TLS {words}: {cut(event.judgement.text)}", _where(event.endpoint)[1] | {"good_enough": good}
+
+
+def _opened(event: events.SessionOpened) -> tuple[str, Fields]:
+    where, fields = _where(event.endpoint)
+    keywords = [cut(line) for line in event.capabilities.keywords[:40]]
+    return f"session with {where}", fields | {"capabilities": keywords}
+
+
+def _refused(event: events.SessionRefused) -> tuple[str, Fields]:
+    where, fields = _where(event.endpoint)
+    reason = cut(event.verdict.diagnostic)
+    return f"no session with {where}: {reason}", fields | {"status": str(event.verdict.status), "reason": reason}
+
+
+def _lost(event: events.SessionLost) -> tuple[str, Fields]:
+    phase = event.phase.value if event.phase is not None else ""
+    return f"session lost: {cut(event.reason)}", {"reason": cut(event.reason), "phase": phase}
+
+
+def _sent(event: events.LineSent) -> tuple[str, Fields]:
+    return f"<<- {cut(event.line)}", {"line": cut(event.line)}
+
+
+def _received(event: events.LineReceived) -> tuple[str, Fields]:
+    return f"->> {cut(event.line)}", {"line": cut(event.line)}
+
+
+def _content(event: events.ContentSent) -> tuple[str, Fields]:
+    text = f"{event.octets} octets sent to {event.recipients} recipients in {event.content_seconds:.3f} s"
+    return text, {"octets": event.octets, "recipients": event.recipients, "seconds": event.content_seconds}
+
+
+def _settled(event: events.Settled) -> tuple[str, Fields]:
+    verdict = event.verdict
+    address = cut(event.delivery.message.envelope.recipients[event.recipient].address)
+    fate = verdict.fate.value + (" (in doubt)" if verdict.in_doubt else "")
+    fields: Fields = {
+        "message": cut(event.delivery.name),
+        "sender": cut(event.delivery.message.envelope.sender),
+        "recipient": address,
+        "fate": verdict.fate.value,
+        "status": str(verdict.status),
+        "diagnostic": cut(verdict.diagnostic),
+        "in_doubt": verdict.in_doubt,
+    }
+    if verdict.peer is not None:
+        fields |= _where(verdict.peer.endpoint)[1]
+    return f"<{address}> {fate}: {verdict.status} {cut(verdict.diagnostic)}", fields
+
+
+def _plan(event: events.PlanMade) -> tuple[str, Fields]:
+    route = event.plan.route
+    destination = cut(route.destination)
+    if route.failure is not None:
+        return f"no route to {destination}: {cut(route.failure.text)}", {"status": route.failure.status}
+    hosts = [cut(candidate.endpoint.host) for candidate in route.candidates]
+    return f"{destination}: {len(hosts)} candidates: {', '.join(dict.fromkeys(hosts))}", {"candidates": hosts}
+
+
+def _words(event: events.Remark | events.Detail | events.Decision) -> tuple[str, Fields]:
+    return cut(event.text), {}
+
+
+def _closed(event: events.Closed) -> tuple[str, Fields]:
+    return f"connection closed: {cut(event.reason)}", {"reason": cut(event.reason)}
+
+
+_RULES: dict[type[Event], tuple[About, int, Callable[[Any], tuple[str, Fields]]]] = {
+    events.LookupDone: (About.ROUTE, logging.DEBUG, _lookup),
+    events.PlanMade: (About.ROUTE, logging.INFO, _plan),
+    events.ConnectFailed: (About.CONNECTION, logging.WARNING, _connect_failed),
+    events.Connected: (About.CONNECTION, logging.INFO, _connected),
+    events.Closed: (About.CONNECTION, logging.INFO, _closed),
+    events.HandshakeDone: (About.SECURITY, logging.INFO, _handshake),
+    events.Secured: (About.SECURITY, logging.INFO, _secured),
+    events.SessionOpened: (About.DIALOGUE, logging.INFO, _opened),
+    events.SessionRefused: (About.DIALOGUE, logging.WARNING, _refused),
+    events.SessionLost: (About.DIALOGUE, logging.DEBUG, _lost),
+    events.LineSent: (About.DIALOGUE, logging.DEBUG, _sent),
+    events.LineReceived: (About.DIALOGUE, logging.DEBUG, _received),
+    events.ContentSent: (About.CONTENT, logging.DEBUG, _content),
+    events.Settled: (About.DELIVERY, logging.INFO, _settled),
+    events.Remark: (About.DIALOGUE, logging.INFO, _words),
+    events.Detail: (About.DIALOGUE, logging.DEBUG, _words),
+    events.Decision: (About.DELIVERY, logging.INFO, _words),
+}

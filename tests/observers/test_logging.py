@@ -1,0 +1,76 @@
+"""Standard logging: loggers by room, levels that make sense, fields for machines."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from tests.support.network import World, message, numbered, run, table
+
+from zsmtp.delivery.attempt import Courier
+from zsmtp.delivery.pool import Route
+from zsmtp.delivery.settings import SessionSettings
+from zsmtp.dns.destination import DestinationRequest
+from zsmtp.net.script import Reaction, Script
+from zsmtp.net.scripted import Host, ScriptedNetwork, Unreachable
+from zsmtp.observers.logging import logging_observer
+
+
+def logged(caplog: pytest.LogCaptureFixture, *hosts: Host, level: int, recipients: int = 1) -> list[logging.LogRecord]:
+    with caplog.at_level(level, "zsmtp"):
+        observer = logging_observer("example.org")
+        lives = {f"192.0.2.{number}": [host] for number, host in enumerate(hosts, 1)}
+        network = ScriptedNetwork(lives, dns=table(len(hosts)), observer=observer)
+        courier = Courier(SessionSettings(helo_name="client.example"), observer)
+        route = Route(DestinationRequest(destination="example.org", shuffle=lambda items: None))
+        there = World(network, courier, route)
+        there.deliver(message(*numbered(recipients)))
+        there.close()
+    return [record for record in caplog.records if record.name.startswith("zsmtp.")]
+
+
+def test_verdicts_have_levels_and_fields(caplog: pytest.LogCaptureFixture) -> None:
+    replies = [Reaction("250 ok"), Reaction("450 4.2.1 later"), Reaction("550 5.1.1 never \x1b[2J")]
+    records = logged(caplog, Script(replies={"RCPT": replies}), level=logging.INFO, recipients=3)
+    told = {
+        record.__dict__["smtp_recipient"]: record for record in records if record.__dict__["smtp_event"] == "Settled"
+    }
+    assert [told[f"r{number}@example.org"].levelname for number in range(3)] == ["INFO", "WARNING", "ERROR"]
+    never = told["r2@example.org"]
+    assert never.name == "zsmtp.delivery"
+    assert never.__dict__["smtp_fate"] == "failed"
+    assert never.__dict__["smtp_host"] == "mx0.example.org"
+    assert never.__dict__["smtp_destination"] == "example.org"
+    assert never.getMessage().startswith("<r2@example.org> failed: 5.")
+    assert all(record.getMessage().isprintable() for record in records)
+
+
+def test_each_room_has_its_logger(caplog: pytest.LogCaptureFixture) -> None:
+    records = logged(caplog, Unreachable(), Script(), level=logging.DEBUG)
+    assert {record.name for record in records} == {
+        "zsmtp.dns",
+        "zsmtp.net",
+        "zsmtp.proto",
+        "zsmtp.body",
+        "zsmtp.delivery",
+    }
+    assert [r.levelname for r in records if r.getMessage().startswith("no connection to mx0.example.org")] == [
+        "WARNING"
+    ]
+    assert [r for r in records if r.getMessage() == "<<- EHLO client.example"]
+
+
+def test_what_is_not_wanted_is_not_put_into_words(caplog: pytest.LogCaptureFixture) -> None:
+    assert logged(caplog, Script(), level=logging.ERROR) == []
+    assert "->>" not in "".join(r.getMessage() for r in logged(caplog, Script(), level=logging.INFO))
+
+
+def test_hostile_text_does_not_format(caplog: pytest.LogCaptureFixture) -> None:
+    records = logged(caplog, Script(greeting=Reaction("220 %s %d %n")), level=logging.DEBUG)
+    assert [record for record in records if "%s %d %n" in record.getMessage()]
+
+
+def test_run_without_observers_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "zsmtp"):
+        run(Script())
+    assert not caplog.records
