@@ -14,7 +14,7 @@ from zsmtp.delivery.plan import DeliveryPlan
 from zsmtp.dns.answer import MX, TLSA, Answer, RecordType, Status
 from zsmtp.dns.plan import Candidate, Endpoint, Family
 from zsmtp.escape import escape
-from zsmtp.tls.dane import described, unusable_because, usable
+from zsmtp.tls.dane import DANE_TA, described, unusable_because, usable
 from zsmtp.tls.judgement import Verified
 from zsmtp.tls.mtasts import PolicyLookup
 from zsmtp.tls.policy import Barred, Level, Requirement
@@ -125,7 +125,8 @@ def _safety(answer: Answer) -> Text:
 
 def _sts(lookup: PolicyLookup) -> Text:
     policy = lookup.policy
-    told = line(escape(lookup.note), Style.WARN if lookup.failure is not None else Style.PLAIN)
+    words = escape(lookup.note).replace("MTA-STS policy", "policy", 1)  # the key beside it says the rest
+    told = line(words, Style.WARN if lookup.failure is not None else Style.PLAIN)
     if policy is None:
         return told
     return told + line(f": {', '.join(policy.mx[:MAX_SHOWN]) or 'no hosts'}; max age {policy.max_age}{NO_BREAK}s")
@@ -228,7 +229,8 @@ def _tell_requirement(node: Node, plan: DeliveryPlan, endpoint: Endpoint) -> Non
 def _requirement(found: Requirement) -> Text:
     style = Style.GOOD if found.authenticates else Style.WARN if not found.wants_tls else Style.PLAIN
     told = line(found.level.value, style) + line(f": {_PROTECTION[found.level]}; {escape(found.reason)}")
-    if found.authenticates and found.names:
+    by_name = found.level is not Level.DANE or any(record.usage == DANE_TA for record in found.tlsa)
+    if found.authenticates and found.names and by_name:  # under DANE-EE names do not count
         told += line(f"; names {escape(' '.join(found.names[:MAX_SHOWN]))}")
     return told
 
