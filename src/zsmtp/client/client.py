@@ -247,7 +247,7 @@ class _Flow:
     ) -> None:
         self._client = client
         self._room = asyncio.Semaphore(client.config.limits.waiting)
-        self._results: deque[Result] = deque()
+        self._results: deque[Result | None] = deque()  # None: all of one submission's are out
         self._stirred = asyncio.Event()
         self._parcels: set[Parcel] = set()
         self._feeder = asyncio.get_running_loop().create_task(self._feed(submissions), name="zsmtp stream")
@@ -257,7 +257,11 @@ class _Flow:
         """The results as they come. What taking the submissions in raised is raised here, behind them."""
         while True:
             while self._results:
-                yield self._results.popleft()
+                result = self._results.popleft()
+                if result is not None:
+                    yield result
+                else:
+                    self._room.release()
             if self._feeder.done() and not self._parcels and not self._results:
                 self._feeder.result()
                 return
@@ -299,14 +303,14 @@ class _Flow:
         except (SubmissionError, OSError) as error:
             for result in _refused(one, error):
                 self._told(result)
-            self._room.release()
+            self._results.append(None)
             return
         self._parcels.add(self._client._take(letter, None, self._told, self._finished))
 
     def _finished(self, parcel: Parcel) -> None:
         self._parcels.discard(parcel)
         self._client._parcels.discard(parcel)
-        self._room.release()
+        self._results.append(None)
         self._stirred.set()
 
     def _told(self, result: Result) -> None:

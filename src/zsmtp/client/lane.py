@@ -4,8 +4,8 @@ A :class:`Lane` has a queue and up to a few workers. A :class:`Worker` is one co
 first job, opens a session unless it has one, and hands the engine further jobs while messages are on their way, so
 that they ride (``zsmtp.delivery.flight``). A worker without work keeps its connection for a while, and gives it up at
 once if its peer stirs or another destination waits for one of the :class:`Slots`, of which there are as many as
-connections are allowed in all. They are handed out in the order they were asked for; a worker that has had its share
-while others wait goes to the end of the line.
+connections are allowed in all. A free one goes to the destination that has the fewest; a worker that has had its share
+while others wait gives its own up.
 
 One connection serves as many messages as can be under way on it. Only if more wait, or they wait for long, another one
 is opened beside it.
@@ -14,7 +14,7 @@ is opened beside it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -42,42 +42,46 @@ T = TypeVar("T")
 
 
 class Slots:
-    """The right to have a connection, ``count`` times."""
+    """The right to have a connection, ``count`` times in all."""
 
     def __init__(self, count: int) -> None:
         self._free = count
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._held: Counter[Lane] = Counter()
+        self._waiting: dict[asyncio.Future[None], Lane] = {}  # in the order of asking
         self.resting: dict[Worker, None] = {}  # workers with a connection and no work, longest first
 
-    @property
-    def wanted(self) -> bool:
-        """Whether somebody waits for one."""
-        return any(not one.done() for one in self._waiting)
+    def wanted_besides(self, lane: Lane | None = None) -> bool:
+        """Whether somebody waits for one who is not of ``lane``."""
+        return any(other is not lane for other in self._waiting.values())
 
-    async def acquire(self) -> None:
-        """Wait for a free one, in the order of asking."""
-        if self._free and not self.wanted:
-            self._free -= 1
+    async def acquire(self, lane: Lane) -> None:
+        """Wait for a free one."""
+        if not self._free:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting[turn] = lane
+            for worker in tuple(self.resting)[:1]:
+                worker.wake()
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if self._waiting.pop(turn, None) is None:
+                    self.release(lane)
+                raise
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        for worker in tuple(self.resting)[:1]:
-            worker.wake()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release()
-            raise
+        self._free -= 1
+        self._held[lane] += 1
 
-    def release(self) -> None:
-        """Give one back."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
+    def release(self, lane: Lane) -> None:
+        """Give one back: it goes to the lane with the fewest of those that wait, the first to ask among equals."""
+        self._held[lane] -= 1
+        if not self._held[lane]:
+            del self._held[lane]
+        if not self._waiting:
+            self._free += 1
+            return
+        turn = min(self._waiting, key=lambda one: self._held[self._waiting[one]])
+        self._held[self._waiting.pop(turn)] += 1
+        turn.set_result(None)
 
 
 class Lane:
@@ -164,11 +168,11 @@ class Worker:
 
     async def _work(self) -> None:
         try:
-            await self._client.slots.acquire()
+            await self._client.slots.acquire(self._lane)
             try:
                 await self._serve()
             finally:
-                self._client.slots.release()
+                self._client.slots.release(self._lane)
         finally:
             self._lane.workers.discard(self)
         self._lane.staff()
@@ -180,7 +184,7 @@ class Worker:
             job = self._lane.take()
             if job is not None:
                 await self._carry(job)
-                if self._share <= 0 and slots.wanted:
+                if self._share <= 0 and slots.wanted_besides(self._lane):
                     break
             elif not await self._rest():
                 break
@@ -217,7 +221,7 @@ class Worker:
 
     def _more(self) -> Delivery | None:
         """Another job for the engine, to ride with those under way."""
-        if self.stop.requested or (self._share <= 0 and self._client.slots.wanted):
+        if self.stop.requested or (self._share <= 0 and self._client.slots.wanted_besides(self._lane)):
             return None
         job = self._lane.take()
         if job is None:
@@ -262,7 +266,7 @@ class Worker:
     async def _rest(self) -> bool:
         """Keep the connection for a while; whether there is work again, and a connection to do it on."""
         link, slots, seconds = self._route.link, self._client.slots, self._client.config.limits.idle
-        if link is None or seconds <= 0 or slots.wanted:
+        if link is None or seconds <= 0 or slots.wanted_besides():
             return False
         self._share = SHARE
         self._waiter = waiter = self._loop.create_future()
@@ -275,7 +279,7 @@ class Worker:
             timer.cancel()
             slots.resting.pop(self, None)
             self._waiter = None
-        return not self._leaving and not slots.wanted
+        return not self._leaving and not slots.wanted_besides()
 
     def wake(self) -> None:
         """There is work, or somebody else wants the connection."""

@@ -143,6 +143,8 @@ class Job:
 
     def settle_all(self, verdict: Verdict) -> None:
         """The same verdict for everybody who has none."""
+        if self.settled:
+            return
         if self._ledger is None:
             self._ledger = Ledger(len(self._indexes), self._settle)
         self._ledger.settle_all(self._ledger.unsettled, verdict)
@@ -168,6 +170,7 @@ class Job:
         assert self._ledger is not None
         if self._ledger.settled:
             self.settled = True
+            self._ledger = None  # it knows this job: no circle is left to be collected
             self._parcel.ended(self)
             if worker is not None and not self._again:
                 worker.settled(self)

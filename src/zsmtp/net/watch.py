@@ -88,6 +88,8 @@ class Watch:
             self._ready |= READABLE
             self._wake()
             return
+        if not self.ready_now() & ~WRITABLE:
+            return  # it was read since the loop looked
         self._loop.remove_reader(self._fd)
         self._reading = False
         stirred, self._stirred = self._stirred, None

@@ -1,0 +1,498 @@
+"""The client under load: connections shared and kept, limits held, ends of all kinds, one result per recipient."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+from tests.support.receiver import receiving
+from tests.support.script import Script, Step, Then
+from tests.support.sink import Sink, refusing_port
+
+import zsmtp
+from zsmtp.aio import Client, Submission
+from zsmtp.client.parcel import Job, Parcel
+from zsmtp.dns.static import StaticResolver
+from zsmtp.errors import LocalError
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+MESSAGE = b"From: a@example.org\nSubject: s\n\nbody\n"
+
+uvloop.new_event_loop().close()  # the first one opens a pair of descriptors for the life of the process
+
+
+@pytest.fixture
+def run() -> Iterator[Run[Any]]:
+    """Run a coroutine; nothing is left of it: no task, descriptor, thread or file."""
+    before, threads = sorted(os.listdir("/proc/self/fd")), set(threading.enumerate())
+    with asyncio.Runner() as runner:
+
+        async def clean(main: Coroutine[Any, Any, T]) -> T:
+            result = await main
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            return result
+
+        yield lambda main: runner.run(clean(main))
+    gc.collect()
+    assert set(threading.enumerate()) == threads
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def routes(ports: list[int]) -> dict[str, zsmtp.Relay]:
+    return {f"d{number}.example.com": zsmtp.Relay(host="127.0.0.1", port=port) for number, port in enumerate(ports)}
+
+
+def through(*sinks: Sink, **options: Any) -> zsmtp.Config:
+    return zsmtp.Config(routes=routes([sink.port for sink in sinks]), helo_name="client.example", **options)
+
+
+def submissions(count: int, destinations: int) -> Iterator[Submission]:
+    for number in range(count):
+        to = f"r{number}@d{number % destinations}.example.com"
+        yield Submission(message=MESSAGE, sender="a@example.org", recipients=to, name=str(number))
+
+
+async def all_of(client: Client, many: Any) -> list[zsmtp.Result]:
+    return [result async for result in client.stream(many)]
+
+
+# -------------------------------------------------------------------- in bulk
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_500_messages_to_20_destinations(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    with receiving(20) as receiver:
+        config = zsmtp.Config(routes=routes(receiver.ports), helo_name="client.example")
+
+        async def main() -> list[zsmtp.Result]:
+            async with Client(config) as client:
+                return await all_of(client, submissions(500, 20))
+
+        with asyncio.Runner(loop_factory=loop) as runner:
+            results = runner.run(main())
+        assert {result.fate for result in results} == {zsmtp.Fate.DELIVERED}
+        assert Counter(result.message for result in results) == Counter(str(number) for number in range(500))
+        assert Counter(to for got in receiver.messages for to in got.rcpt_tos) == Counter(
+            result.recipient for result in results
+        )
+        assert receiver.connections == Counter(receiver.ports)  # one for each destination
+        assert sum(result.attempts[0].reused for result in results) == 480
+
+
+def test_straight_to_the_exchangers_of_20_domains(run: Run[Any]) -> None:
+    hosts = [f"127.0.0.{number}" for number in range(2, 22)]
+    table = "\n".join(
+        f"d{number}.example.com MX 10 mx{number}.example.net\nmx{number}.example.net A {host}"
+        for number, host in enumerate(hosts)
+    )
+    with receiving(hosts=hosts[:1]) as first, receiving(hosts=hosts[1:], port=first.port) as rest:
+        resolver = StaticResolver(table)
+        direct = zsmtp.Direct(resolver=resolver, port=first.port)
+
+        async def main() -> list[zsmtp.Result]:
+            async with Client(zsmtp.Config(direct=direct, helo_name="client.example")) as client:
+                return await all_of(client, submissions(100, 20))
+
+        results = run(main())
+        assert all(result.ok for result in results)
+        assert {(one.server.host, one.server.address) for one in results if one.server is not None} == {
+            (f"mx{number}.example.net", host) for number, host in enumerate(hosts)
+        }
+        assert first.connections.total() + rest.connections.total() == 20
+        asked = Counter((query.name, query.type) for query in resolver.queries)
+        assert set(asked.values()) == {1}
+
+
+def test_a_message_to_many_domains_is_one_transaction_for_each(run: Run[Any]) -> None:
+    with receiving(3) as receiver:
+        config = zsmtp.Config(routes=routes(receiver.ports), helo_name="client.example")
+        recipients = [f"{name}@d{number}.example.com" for name in "abc" for number in range(3)]
+
+        async def main() -> zsmtp.Report:
+            async with Client(config) as client:
+                return await client.deliver(MESSAGE, recipients=[*recipients, "a@D0.example.com"])
+
+        report = run(main())
+        assert [result.recipient for result in report] == recipients
+        assert sorted(got.rcpt_tos for got in receiver.messages) == [
+            [f"{name}@d{number}.example.com" for name in "abc"] for number in range(3)
+        ]
+
+
+def test_messages_are_taken_in_as_results_come_out(run: Run[Any]) -> None:
+    taken = 0
+
+    def counted(count: int) -> Iterator[Submission]:
+        nonlocal taken
+        for one in submissions(count, 1):
+            taken += 1
+            yield one
+
+    async def main(sink: Sink) -> int:
+        done = most = 0
+        async with Client(through(sink, limits=zsmtp.Limits(waiting=20))) as client:
+            async for _ in client.stream(counted(1500)):
+                done += 1
+                assert taken - done <= 20
+                if done % 100 == 0:
+                    most = max(most, sum(isinstance(one, Parcel | Job) for one in gc.get_objects()))
+        return most
+
+    with Sink(Script(caps=("PIPELINING", "CHUNKING")), keep_content=False) as sink:
+        assert run(main(sink)) <= 2 * 20 + 2
+    assert taken == 1500
+
+
+def test_a_large_file_is_streamed(run: Run[Any], tmp_path: Path) -> None:
+    path = tmp_path / "large.eml"
+    with open(path, "wb") as file:
+        file.write(MESSAGE)
+        for _ in range(48):
+            file.write(b"0123456789abcdef0123456789abcde\n" * (1 << 15))
+
+    async def main(sink: Sink) -> int:
+        async with Client(through(sink)) as client:
+            await client.deliver(MESSAGE, recipients="warm@d0.example.com")
+            tracemalloc.start()
+            try:
+                assert (await client.deliver(path, recipients=["x@d0.example.com", "y@d0.example.com"])).ok
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    with Sink(keep_content=False) as sink:
+        assert run(main(sink)) < 6 << 20
+
+
+# --------------------------------------------------------------------- limits
+
+
+@pytest.mark.parametrize(("limits", "most"), [({"per_destination": 2}, 2), ({"connections": 3}, 3)])
+def test_no_more_connections_than_allowed(limits: dict[str, int], most: int, run: Run[Any]) -> None:
+    destinations = 1 if "per_destination" in limits else 6
+
+    async def main(sink: Sink) -> list[zsmtp.Result]:
+        config = zsmtp.Config(routes=routes([sink.port] * 6), helo_name="c.example", limits=zsmtp.Limits(**limits))
+        async with Client(config) as client:
+            return await all_of(client, submissions(200, destinations))
+
+    with Sink(Script(replies={"MAIL": (Step("250 ok", delay=0.001),)}), keep_content=False) as sink:
+        together = 0
+
+        def watch(sink: Sink) -> bool:
+            nonlocal together
+            together = max(together, sum(not one.finished for one in sink.connections))
+            return False
+
+        done = threading.Event()
+        watcher = threading.Thread(target=lambda: sink.wait_for(lambda s: watch(s) or done.is_set(), 60))
+        watcher.start()
+        results = run(main(sink))
+        done.set()
+        with sink.changed:
+            sink.changed.notify_all()
+        watcher.join()
+    assert all(result.ok for result in results)
+    assert len(results) == 200
+    assert together == most
+
+
+def test_destinations_take_turns_when_connections_are_few(run: Run[Any]) -> None:
+    """The second destination does not wait for all that the first one has."""
+
+    async def main(busy: Sink, other: Sink) -> list[str]:
+        order: list[str] = []
+        limits = zsmtp.Limits(connections=1, waiting=2000)
+        async with Client(through(busy, other, limits=limits)) as client:
+
+            async def flood() -> None:
+                many = (Submission(message=MESSAGE, recipients="x@d0.example.com") for _ in range(600))
+                order.extend(["busy" async for _ in client.stream(many)])
+
+            flooding = asyncio.create_task(flood())
+            await asyncio.sleep(0.05)
+            assert (await client.deliver(MESSAGE, recipients="y@d1.example.com")).ok
+            order.append("other")
+            await flooding
+        return order
+
+    script = Script(caps=("PIPELINING",), replies={"MAIL": (Step("250 ok", delay=0.001),)})
+    with Sink(script, keep_content=False) as busy, Sink(keep_content=False) as other:
+        order = run(main(busy, other))
+    assert len(order) == 601
+    assert order.index("other") < 250
+
+
+# ------------------------------------------------------------- rest and its end
+
+
+def test_a_connection_is_kept_for_the_next_message_and_then_closed(run: Run[Any]) -> None:
+    async def main(sink: Sink) -> None:
+        async with Client(through(sink, limits=zsmtp.Limits(idle=0.2))) as client:
+            for _ in range(3):
+                assert (await client.deliver(MESSAGE, recipients="x@d0.example.com")).ok
+            await asyncio.get_running_loop().run_in_executor(None, sink.wait_until_finished)
+            assert (await client.deliver(MESSAGE, recipients="x@d0.example.com")).ok
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    with Sink() as sink:
+        run(main(sink))
+        sink.wait_until_finished(2)
+    assert [one.verbs.count("MAIL") for one in sink.connections] == [3, 1]
+    assert [one.verbs[-1] for one in sink.connections] == ["QUIT", "QUIT"]
+
+
+def test_a_peer_that_closes_an_idle_connection_costs_nobody_anything(run: Run[Any]) -> None:
+    async def main(sink: Sink) -> None:
+        async with Client(through(sink)) as client:
+            for count in range(1, 4):
+                assert (await client.deliver(MESSAGE, recipients="x@d0.example.com")).ok
+                wait = lambda count=count: sink.wait_until_finished(count)  # noqa: E731
+                await asyncio.get_running_loop().run_in_executor(None, wait)
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    with Sink(Script(replies={"DOT": (Step("250 ok\r\n421 bye", Then.CLOSE),)})) as sink:
+        run(main(sink))
+    assert len(sink.connections) == 3
+
+
+def test_a_dead_host_is_waited_for_once(run: Run[Any]) -> None:
+    async def main(port: int) -> list[zsmtp.Result]:
+        async with Client(relay=f"smtp://127.0.0.1:{port}") as client:
+            return await all_of(client, submissions(50, 5))
+
+    with refusing_port() as port:
+        results = run(main(port))
+    assert {result.fate for result in results} == {zsmtp.Fate.DEFERRED}
+    assert len(results) == 50
+    assert 1 <= sum(bool(result.attempts) for result in results) <= 2  # more than one connection was tried for them
+
+
+# ------------------------------------------------------------------- the ends
+
+
+def test_leaving_a_stream_early_leaves_nothing(run: Run[Any]) -> None:
+    async def main(sink: Sink) -> list[zsmtp.Result]:
+        seen = []
+        async with Client(through(sink)) as client:
+            stream = client.stream(submissions(500, 1))
+            async for result in stream:
+                seen.append(result)
+                if len(seen) == 10:
+                    break
+            await stream.aclose()
+        return seen
+
+    with Sink(Script(caps=("PIPELINING",)), keep_content=False) as sink:
+        assert len(run(main(sink))) == 10
+        sink.wait_until_finished()
+
+
+def test_cancelling_midway_leaves_nothing(run: Run[Any], tmp_path: Path) -> None:
+    path = tmp_path / "m.eml"
+    path.write_bytes(MESSAGE + b"x" * 70 + b"\n" + b"y\n" * 300_000)
+
+    async def work(client: Client, seen: list[zsmtp.Result]) -> None:
+        many = (Submission(message=path, recipients=f"r{n}@d{n % 3}.example.com") for n in range(200))
+        async for result in client.stream(many):
+            seen.append(result)  # noqa: PERF401 - one by one, until cancelled
+
+    async def main(*sinks: Sink) -> None:
+        seen: list[zsmtp.Result] = []
+        async with Client(through(*sinks)) as client:
+            task = asyncio.create_task(work(client, seen))
+            while len(seen) < 5:
+                await asyncio.sleep(0.001)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert 5 <= len(seen) < 200
+
+    script = Script(caps=("PIPELINING",), replies={"DOT": (Step("250 ok", delay=0.002),)})
+    with Sink(script, keep_content=False) as one, Sink(script, keep_content=False) as two, Sink(script) as three:
+        run(main(one, two, three))
+        for sink in (one, two, three):
+            sink.wait_until_finished()
+
+
+def test_a_cancelled_delivery_harms_no_other_on_its_connection(run: Run[Any]) -> None:
+    """Two ride together; the one in front is given up while the server thinks about it."""
+
+    async def main(sink: Sink) -> zsmtp.Report:
+        async with Client(through(sink)) as client:
+            first = asyncio.create_task(client.deliver(MESSAGE, recipients="slow@d0.example.com"))
+            await asyncio.get_running_loop().run_in_executor(None, sink.wait_for_command, "RCPT")
+            second = asyncio.create_task(client.deliver(MESSAGE, recipients="other@d0.example.com"))
+            await asyncio.sleep(0.01)
+            first.cancel()
+            report = await second
+            assert first.cancelled()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        return report
+
+    slow = Script(replies={"RCPT": (Step(None),)})
+    with Sink(slow, Script()) as sink:
+        report = run(main(sink))
+    assert report.ok
+    assert sink.deliveries() == {b"other@d0.example.com": 1}
+
+
+def test_a_message_whose_time_is_over_is_settled_and_the_others_go_on(run: Run[Any]) -> None:
+    async def main(sink: Sink) -> tuple[zsmtp.Report, list[zsmtp.Report]]:
+        async with Client(through(sink, limits=zsmtp.Limits(per_destination=1))) as client:
+            first = client.deliver(MESSAGE, recipients="slow@d0.example.com", timeout=0.2)
+            others = [client.deliver(MESSAGE, recipients=f"r{n}@d0.example.com") for n in range(20)]
+            late, *rest = await asyncio.gather(first, *others)
+        return late, rest
+
+    hanging = Script(caps=("PIPELINING",), replies={"MAIL": (Step(None, Then.HANG),)})
+    with Sink(hanging, Script(caps=("PIPELINING",))) as sink:
+        late, rest = run(main(sink))
+    assert late.results[0].fate is zsmtp.Fate.DEFERRED
+    assert all(report.ok for report in rest)
+    assert set(sink.deliveries().values()) == {1}
+
+
+def test_what_is_past_its_last_octet_when_its_time_is_over_is_in_doubt(run: Run[Any]) -> None:
+    async def main(sink: Sink) -> zsmtp.Report:
+        async with Client(through(sink)) as client:
+            return await client.deliver(MESSAGE, recipients="x@d0.example.com", timeout=0.3)
+
+    with Sink(Script(replies={"DOT": (Step(None),)})) as sink:
+        report = run(main(sink))
+    assert report.results[0].fate is zsmtp.Fate.IN_DOUBT
+
+
+def test_closing_the_client_settles_everybody(run: Run[Any]) -> None:
+    async def main(sink: Sink) -> list[zsmtp.Report]:
+        client = Client(through(sink))
+        tasks = [asyncio.create_task(client.deliver(MESSAGE, recipients=f"r{n}@d0.example.com")) for n in range(5)]
+        await asyncio.get_running_loop().run_in_executor(None, sink.wait_for_command, "MAIL")
+        await client.aclose()
+        await client.aclose()
+        with pytest.raises(LocalError, match="closed"):
+            await client.deliver(MESSAGE, recipients="x@d0.example.com")
+        reports = await asyncio.gather(*tasks)
+        await asyncio.get_running_loop().shutdown_default_executor()
+        return reports
+
+    with Sink(Script(replies={"MAIL": (Step(None),)})) as sink:
+        reports = run(main(sink))
+    assert {report.results[0].fate for report in reports} == {zsmtp.Fate.DEFERRED}
+    assert "the client is closed" in reports[0].results[0].text
+
+
+# ------------------------------------------------------------ odd submissions
+
+
+def test_a_stream_goes_past_what_cannot_be_sent(run: Run[Any], tmp_path: Path) -> None:
+    async def several(good: bytes) -> AsyncIterator[Submission | bytes]:
+        yield Submission(message=tmp_path / "missing", recipients=["a@d0.example.com", "b@d0.example.com"], name="1")
+        yield b"no header at all"
+        yield Submission(message=good, recipients="not an address", name="3")
+        yield Submission(message=good, recipients="c@d0.example.com", name="4")
+
+    async def main(sink: Sink) -> list[zsmtp.Result]:
+        async with Client(through(sink)) as client:
+            return await all_of(client, several(MESSAGE))
+
+    with Sink() as sink:
+        results = run(main(sink))
+    fates = sorted((one.message, one.recipient, one.fate.value) for one in results)
+    assert fates == [
+        ("", "", "failed"),
+        ("1", "a@d0.example.com", "failed"),
+        ("1", "b@d0.example.com", "failed"),
+        ("3", "not an address", "failed"),
+        ("4", "c@d0.example.com", "delivered"),
+    ]
+    assert any("No such file" in one.text for one in results)
+
+
+def test_what_the_callers_iterator_raises_comes_out_behind_the_results(run: Run[Any]) -> None:
+    def broken() -> Iterator[Submission]:
+        yield from submissions(3, 1)
+        raise KeyError("the caller's own")
+
+    async def main(sink: Sink) -> list[zsmtp.Result]:
+        seen: list[zsmtp.Result] = []
+
+        async def look(client: Client) -> None:
+            async for result in client.stream(broken()):
+                seen.append(result)  # noqa: PERF401 - one by one, until it raises
+
+        async with Client(through(sink)) as client:
+            with pytest.raises(KeyError):
+                await look(client)
+        return seen
+
+    with Sink() as sink:
+        assert len(run(main(sink))) == 3
+
+
+def test_a_file_that_changed_meanwhile_is_deferred(run: Run[Any], tmp_path: Path) -> None:
+    path = tmp_path / "m.eml"
+    path.write_bytes(MESSAGE)
+
+    async def main(sink: Sink) -> zsmtp.Report:
+        async with Client(through(sink)) as client:
+            task = asyncio.create_task(client.deliver(path, recipients="x@d0.example.com"))
+            await asyncio.sleep(0)
+            path.write_bytes(MESSAGE + b"more\n")
+            return await task
+
+    with Sink() as sink:
+        report = run(main(sink))
+    assert report.results[0].fate is zsmtp.Fate.DEFERRED
+    assert "has changed since it was given" in report.results[0].text
+
+
+def test_a_bug_in_the_engine_costs_nobody_a_result(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[dict[str, Any]] = []
+
+    async def main(sink: Sink) -> list[zsmtp.Result]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: heard.append(context))
+        async with Client(through(sink)) as client:
+            return await all_of(client, submissions(3, 1))
+
+    def broken(*_: object) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("zsmtp.delivery.flight.plan_transaction", broken)
+    with Sink() as sink:
+        results = run(main(sink))
+        sink.wait_until_finished()
+    assert len(results) == 3
+    assert {result.ok for result in results} == {False}
+    assert all("a bug" in result.text for result in results)
+    assert isinstance(heard[0]["exception"], ZeroDivisionError)
+
+
+def test_observers_hear_of_each_connection(run: Run[Any]) -> None:
+    heard: dict[str, list[str]] = {}
+
+    def observer_for(destination: str) -> Callable[[object], None]:
+        events = heard.setdefault(destination, [])
+        return lambda event: events.append(type(event).__name__)
+
+    async def main(*sinks: Sink) -> None:
+        async with Client(through(*sinks), observe=observer_for) as client:
+            assert all(one.ok for one in await all_of(client, submissions(4, 2)))
+
+    with Sink() as one, Sink() as two:
+        run(main(one, two))
+        assert set(heard) == {f"127.0.0.1:{one.port}", f"127.0.0.1:{two.port}"}
+    for events in heard.values():
+        assert events.count("Connected") == 1
+        assert events.count("Settled") == 2
