@@ -28,6 +28,7 @@ from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.answer import Answer, Query
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.net.blocking import BlockingDriver, Stop
+from zsmtp.observers.codec import load_trace
 
 ZONE: Zone = {
     "example.com": {"MX": ("10 mx1.example.com.", "20 mx2.example.com.")},
@@ -245,3 +246,31 @@ def test_a_bad_configuration_says_where(explain: Run, tmp_path: Path) -> None:
     status, _, err = explain("--config", str(path), "example.com")
     assert status == 78
     assert re.fullmatch(r"zsmtp explain: .*zsmtp\.toml: helo_nane: .*helo_name.*\n", err)
+
+
+def test_a_trace_of_the_tries(explain: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "try.json"
+    with Sink() as sink:
+        arguments = ("--connect", "--timeout", "5", "--port", str(sink.port), "--trace", str(path))
+        status, _, err = explain(*arguments, "user@example.com")
+        assert (status, err) == (0, "")
+        sink.wait_until_finished()
+    trace = load_trace(path)
+    assert (trace.destination, trace.fates.recipients) == ("example.com", 0)
+    assert [connection.host for connection in trace.connections] == ["mx2.example.com"]
+    assert trace.plan is not None
+    assert main(["trace", "show", str(path), "--width", "100"]) == 0
+    drawn = capsys.readouterr().out
+    assert "a try of example.com" in drawn
+    assert "no mail was sent: only tried" in drawn
+    assert "EHLO" in drawn
+    assert main(["trace", "show", str(path), "--html"]) == 0
+    assert "<h1>A try of example.com</h1>" in capsys.readouterr().out
+    assert main(["explain", "--replay", str(path)]) == 0
+    assert "candidates were tried, no mail was sent" in capsys.readouterr().out
+
+
+def test_a_trace_of_nothing_is_refused(explain: Run, tmp_path: Path) -> None:
+    status, out, err = explain("--trace", str(tmp_path / "x"), "example.com")
+    assert (status, out) == (64, "")
+    assert "--trace needs --connect" in err

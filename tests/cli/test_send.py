@@ -244,6 +244,17 @@ def test_traces(send: Run, letter: str, tmp_path: Path) -> None:
     assert len(list((tmp_path / "traces").iterdir())) == 2
 
 
+def test_traces_without_addresses(send: Run, letter: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    with NameServer(ZONE) as dns, receiving() as receiver:
+        direct = ("--resolver", dns.address, "--port", str(receiver.port))
+        assert (
+            send(letter, *direct, "--trace", str(path), "--hash-addresses", "--to", "bartholomew@example.com")[0] == 0
+        )
+    assert "bartholomew" not in path.read_text()
+    assert "@example.com" in path.read_text()
+
+
 def test_a_recorded_delivery_is_explained(
     send: Run, letter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from zsmtp.cli.configuration import add_options, read_configuration, within
 from zsmtp.cli.explainjson import explain_document
 from zsmtp.cli.explanation import Explanation, destination_of, explain
 from zsmtp.cli.picture import picture
-from zsmtp.cli.probe import Probe, Recorder, probe_candidate
+from zsmtp.cli.probe import Probe, Recorder, nothing_to_send, probe_candidate
 from zsmtp.cli.sysexits import worst
 from zsmtp.cli.terminal import look_of
 from zsmtp.cli.tree import draw
@@ -29,9 +29,10 @@ from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.answer import Answer, Query, RecordType
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.plan import Candidate, Endpoint
-from zsmtp.events import Observer, ignore
+from zsmtp.events import DeliveryStarted, Observer, PlanMade, combine, ignore
 from zsmtp.net.blocking import BlockingDriver, Stop
 from zsmtp.net.identity import parse_identity, source_address
+from zsmtp.observers.files import Tracing
 
 PROBE_TIME = 30.0  # seconds that any one wait of a probe takes at most, unless --timeout says otherwise
 PROBES_AT_A_TIME = 8
@@ -55,6 +56,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--replay", action="append", metavar="TRACE", default=[], help="explain the delivery recorded in a trace file"
     )
+    parser.add_argument(
+        "--trace", metavar="PATH", help="with --connect: keep a trace of the tries, in a file or a directory"
+    )
     parser.add_argument("--no-mx", action="store_true", help="the addresses of the domain itself, no MX records")
     add_options(parser)
     return parser
@@ -66,6 +70,8 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if not options.what and not options.replay:
         parser.error("a DOMAIN or ADDRESS is wanted, or --replay TRACE")
+    if options.trace is not None and not options.connect:
+        parser.error("--trace needs --connect: without it nothing happens that a trace could tell of")
     explanations: list[Explanation] = []
     look = look_of(sys.stdout, options.color)
     for found in _explanations(options):
@@ -88,7 +94,9 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
         yield replay(path)
     if options.what:
         longest = (options.timeout or PROBE_TIME) if options.connect else None
-        explainer = Explainer(read_configuration(options), use_mx=not options.no_mx, probe_time=longest)
+        tracing = Tracing(options.trace, complain=_complain) if options.trace is not None else None
+        config = read_configuration(options)
+        explainer = Explainer(config, use_mx=not options.no_mx, probe_time=longest, tracing=tracing)
         yield from map(explainer.explain, options.what)
 
 
@@ -104,10 +112,19 @@ class _Way:
 class Explainer:
     """Explains one destination after the other, under one configuration.
 
-    With ``probe_time`` candidates are tried, no wait longer than so many seconds.
+    With ``probe_time`` candidates are tried, no wait longer than so many seconds. ``tracing`` keeps a trace of that:
+    one document for each destination, and its candidates are tried one after the other then.
     """
 
-    def __init__(self, config: Config, *, use_mx: bool = True, probe_time: float | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        use_mx: bool = True,
+        probe_time: float | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._tracing = tracing
         self._use_mx = use_mx
         self._probe_time = probe_time
         self._destinations = Destinations(config)
@@ -117,16 +134,28 @@ class Explainer:
 
     def explain(self, asked: str) -> Explanation:
         """The explanation of one domain, literal or address."""
+        if self._tracing is None:
+            return self._explain(asked, ignore)
+        recorder = self._tracing.observer()
+        recorder(DeliveryStarted(nothing_to_send(), destination_of(asked)))
+        try:
+            return self._explain(asked, recorder)
+        finally:
+            recorder.close()
+
+    def _explain(self, asked: str, observer: Observer) -> Explanation:
         way = self._way(asked)
-        driver = self._driver(way)
+        driver = self._driver(way, observer)
         identity = self._identity
         bound = None if identity is None else identity.resolve(lambda name: driver.run(_addresses(name)))
         via = "" if way.relay is None else f"{way.relay}{', LMTP' if way.relay.lmtp else ''}"
         work = explain(asked, way.request, way.settings, lambda endpoint: source_address(endpoint, bound), via=via)
         found = driver.run(work)
+        if observer is not ignore:
+            observer(PlanMade(found.plan))
         if self._probe_time is None or found.plan.route.failure is not None:
             return found
-        return replace(found, probes=self._probe_all(found, way, self._probe_time))
+        return replace(found, probes=self._probe_all(found, way, self._probe_time, observer))
 
     def _way(self, asked: str) -> _Way:
         destination = self._destinations.of(f"x@{destination_of(asked)}".encode("utf-8", "replace"))
@@ -144,23 +173,29 @@ class Explainer:
         driver.policies = self._policies
         return driver
 
-    def _probe_all(self, found: Explanation, way: _Way, longest: float) -> dict[Endpoint, Probe]:
-        """Try all candidates, several at a time: one that hangs keeps nobody waiting."""
+    def _probe_all(self, found: Explanation, way: _Way, longest: float, observer: Observer) -> dict[Endpoint, Probe]:
+        """Try all candidates, several at a time: one that hangs keeps nobody waiting, unless somebody listens."""
         settings = replace(way.settings, timeouts=within(way.settings.timeouts, longest))
 
         def probe(candidate: Candidate) -> Probe:
             recorder = Recorder(time.monotonic)
-            work = probe_candidate(found.plan, candidate, settings, recorder)
-            return self._driver(way, recorder).run(work)
+            heard = combine(recorder, observer)
+            work = probe_candidate(found.plan, candidate, settings, recorder, heard)
+            return self._driver(way, heard).run(work)
 
         candidates = found.plan.route.candidates
-        with ThreadPoolExecutor(min(PROBES_AT_A_TIME, len(candidates))) as pool:
+        at_a_time = PROBES_AT_A_TIME if observer is ignore else 1
+        with ThreadPoolExecutor(min(at_a_time, len(candidates))) as pool:
             try:
                 results = list(pool.map(probe, candidates))
             except BaseException:  # interrupted: the pool waits for its threads, so they must not wait for peers
                 self._stop.request()
                 raise
         return {one.endpoint: result for one, result in zip(candidates, results, strict=True)}
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"zsmtp explain: {text}\n")
 
 
 def _say_nothing(text: str) -> None:

@@ -13,15 +13,30 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.opening import Link, Opener, say_quit
 from zsmtp.delivery.outcome import Verdict
 from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.report import Ledger
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.plan import Candidate
 from zsmtp.escape import escape
-from zsmtp.events import Answered, Connected, ConnectFailed, Connecting, Event, HandshakeDone, LookupDone, Secured
+from zsmtp.events import (
+    Answered,
+    Closed,
+    Connected,
+    ConnectFailed,
+    Connecting,
+    Event,
+    HandshakeDone,
+    LookupDone,
+    Observer,
+    Secured,
+)
 from zsmtp.net.effects import Close
 from zsmtp.proto.phase import Phase
+from zsmtp.proto.plan import Envelope, Refusal
+from zsmtp.proto.status import EnhancedStatus
 
 if TYPE_CHECKING:
     from zsmtp.proto.sasl import Credentials
@@ -104,18 +119,27 @@ class Recorder:
 
 
 def probe_candidate(
-    plan: DeliveryPlan, candidate: Candidate, settings: SessionSettings, recorder: Recorder
+    plan: DeliveryPlan,
+    candidate: Candidate,
+    settings: SessionSettings,
+    recorder: Recorder,
+    observer: Observer | None = None,
 ) -> Generator[Any, Any, Probe]:
-    """Open a session with one candidate of a plan, and end it. The recorder must hear the driver, too."""
+    """Open a session with one candidate of a plan, and end it. The recorder must hear the driver, too.
+
+    ``observer`` is told of everything; it must tell the recorder, which is told alone without one.
+    """
+    observer = observer or recorder
     security = settings.security
     if security is not None:
         settings = replace(settings, security=replace(security, credentials_for=_nobody))
     only = replace(plan, route=replace(plan.route, candidates=(candidate,)))
-    opened = yield from Opener(settings, recorder).open(only, set())
+    opened = yield from Opener(settings, observer).open(only, set())
     verdict = None if isinstance(opened, Link) else opened
     if isinstance(opened, Link):
         yield from say_quit(opened.stream, opened.session)
         yield Close(opened.stream)
+        observer(Closed("tried"))
     return Probe(
         steps=tuple(recorder.steps),
         verdict=verdict,
@@ -124,6 +148,12 @@ def probe_candidate(
         judgement=recorder.judgement,
         local=recorder.local,
     )
+
+
+def nothing_to_send() -> Delivery:
+    """What a try is to those who listen: a delivery to nobody."""
+    refusal = Refusal(EnhancedStatus(5, 3, 0), "there is no message")
+    return Delivery(Message(Envelope(b"", ()), lambda capabilities: refusal), Ledger(0, lambda number, verdict: None))
 
 
 def _nobody(server: str, destination: str) -> Credentials | None:

@@ -12,7 +12,7 @@ from zsmtp.dns.plan import Endpoint
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
 from zsmtp.observers.codec import load_trace
-from zsmtp.observers.document import Connect, Connection, Fates, Trace
+from zsmtp.observers.document import Connect, Connection, Trace
 
 
 def replay(path: str) -> Explanation:
@@ -33,7 +33,7 @@ def replay(path: str) -> Explanation:
         plan=trace.plan,
         lookups=trace.plan.route.lookups,
         trials=trials,
-        ended=(_ended(trace), _status(trace.fates)),
+        ended=(_ended(trace), _status(trace)),
     )
 
 
@@ -41,11 +41,16 @@ def _ended(trace: Trace) -> str:
     fates = trace.fates
     counts = {"delivered": fates.delivered, "refused": fates.failed, "deferred": fates.deferred}
     told = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nobody decided on"
+    if not fates.recipients:
+        told = "candidates were tried, no mail was sent"
     doubt = f" ({fates.in_doubt} in doubt)" if fates.in_doubt else ""
     return f"{trace.started}, after {trace.seconds:.3g} s: {told}{doubt}"
 
 
-def _status(fates: Fates) -> Exit:
+def _status(trace: Trace) -> Exit:
+    fates = trace.fates
+    if not fates.recipients:
+        return Exit.OK if any(not connection.refused for connection in trace.connections) else Exit.TEMPORARY
     if fates.failed:
         return Exit.UNAVAILABLE
     return Exit.TEMPORARY if fates.delivered < fates.recipients else Exit.OK

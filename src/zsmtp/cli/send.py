@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trace", metavar="PATH", help="keep a trace of each delivery: a directory, or a file if there is only one"
     )
+    parser.add_argument("--hash-addresses", action="store_true", help="hide mail addresses in traces")
     add_options(parser)
     return parser
 
@@ -68,14 +69,14 @@ def run(arguments: list[str]) -> int:
         return _Sending(messages, config, options).run()
 
 
-def _traces(path: str | None, deliveries: int) -> Tracing | None:
+def _traces(path: str | None, deliveries: int, *, hashed: bool) -> Tracing | None:
     """The traces at ``path``, if one is given. Raises CommandFailed if they cannot be kept there."""
     if path is None:
         return None
     if deliveries > 1 and not os.path.isdir(path):
         raise CommandFailed(Exit.USAGE, f"--trace: {deliveries} deliveries need a directory")
     try:
-        return Tracing(path, complain=_complain)
+        return Tracing(path, hashed=hashed, complain=_complain)
     except ConfigError as error:
         raise CommandFailed(Exit.CANNOT_CREATE, str(error)) from error
 
@@ -94,7 +95,7 @@ class _Sending:
         self._look = look_of(sys.stdout, options.color)
         self._results: list[Result] = []
         self._progress = self._make_progress(look_of(sys.stderr, options.color))
-        self._traces = _traces(options.trace, len(self._deliveries()))
+        self._traces = _traces(options.trace, len(self._deliveries()), hashed=options.hash_addresses)
         self._stopped = False
         self._ending: asyncio.Future[None] | None = None
 

@@ -271,6 +271,8 @@ def duration_words(seconds: float) -> str:
 def summary(trace: Trace) -> str:
     """What became of the recipients, in one line."""
     fates = trace.fates
+    if not fates.recipients:
+        return "no mail was sent: only tried"
     waiting = fates.recipients - fates.delivered - fates.failed - fates.deferred
     counts = ((fates.delivered, "delivered"), (fates.failed, "failed"), (fates.deferred, "deferred"))
     words = [f"{count} {word}" for count, word in (*counts, (waiting, "not settled")) if count]

@@ -119,8 +119,11 @@ class Tracing:
         self._hashed = hashed
         self._count = 0
 
-    def observer(self) -> Recorder:
-        """The recorder of one connection, and of those that follow it one after the other."""
+    def observer(self, destination: str = "") -> Recorder:
+        """The recorder of one connection, and of those that follow it one after the other.
+
+        It can be handed to ``zsmtp.aio.Client(observe=...)`` as it is: ``destination`` is not used.
+        """
         numbers: dict[int, int] = {}  # a trace is handed over again when its connection is closed
 
         def keep(handle: Handle, trace: Trace) -> None:

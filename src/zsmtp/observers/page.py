@@ -48,7 +48,8 @@ def _lines(trace: Trace) -> Iterator[str]:
     yield "<body>"
     yield "<main>"
     yield from _head(trace)
-    yield from _recipients(trace)
+    if trace.fates.recipients:
+        yield from _recipients(trace)
     yield from _chart(trace)
     yield "</main>"
     yield f"<footer>zsmtp.trace/1, written by {_text(trace.program)}</footer>"
@@ -59,13 +60,13 @@ def _lines(trace: Trace) -> Iterator[str]:
 def _head(trace: Trace) -> Iterator[str]:
     started = trace.started[:19].replace("T", " ")
     yield "<header>"
-    yield f"<h1>Mail to {_text(trace.destination)}</h1>"
+    yield f"<h1>{'Mail to' if trace.fates.recipients else 'A try of'} {_text(trace.destination)}</h1>"
     mood = Mood.GOOD if trace.fates.delivered == trace.fates.recipients else Mood.WARN
     yield f'<p class="fate {_WORDS[Mood.BAD if trace.fates.failed else mood]}">{_text(summary(trace))}</p>'
     yield "<dl>"
     facts = [
         ("Message", trace.name),
-        ("From", trace.sender or "<>"),
+        ("From", trace.sender or "<>" if trace.fates.recipients else ""),
         ("Started", f"{started} UTC"),
         ("Took", duration_words(trace.seconds)),
         ("Addresses", "hashed" if trace.addresses is Addresses.HASHED else ""),

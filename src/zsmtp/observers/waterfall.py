@@ -118,8 +118,9 @@ class _Drawing:
             if number:
                 yield []
             yield from self._section(section)
-        yield []
-        yield from self._verdicts()
+        if self._trace.fates.recipients:
+            yield []
+            yield from self._verdicts()
         if self._trace.left_out:
             yield []
             yield [Piece(f"{self._trace.left_out} more items had no room in the trace", Tone.WARN)]
@@ -129,7 +130,8 @@ class _Drawing:
     def _head(self) -> Iterator[Line]:
         trace = self._trace
         name = f"{trace.name}: " if trace.name else ""
-        yield [Piece(self._cut(f"{name}mail from <{trace.sender}> to {trace.destination}", self._width), Tone.STRONG)]
+        what = f"mail from <{trace.sender}> to" if trace.fates.recipients else "a try of"
+        yield [Piece(self._cut(f"{name}{what} {trace.destination}", self._width), Tone.STRONG)]
         started = trace.started[:19].replace("T", " ")
         words = f"{started} UTC, {duration_words(trace.seconds)}, {trace.program}"
         if trace.addresses is Addresses.HASHED:
