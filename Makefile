@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INTEROP_DIR ?= $(or $(ZSMTP_INTEROP_DIR),$(HOME)/.cache/zsmtp-interop)
 
-.PHONY: help run test check format lint types tests interop bench lock clean
+.PHONY: help run test check format lint types tests docs interop bench lock clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -28,9 +28,15 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+	$(BIN)/mypy docs/drawn docs/examples
 
 tests: $(READY)
 	$(BIN)/python -m pytest -q -m "not interop"
+
+## make docs     the documentation as HTML, in build/docs
+docs: $(READY)
+	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs build/docs
+	@echo "build/docs/index.html"
 
 ## make interop  deliver to real servers from Debian (root; fetched once into INTEROP_DIR)
 interop: $(READY)

@@ -1,8 +1,10 @@
-"""Delivering from asyncio programs; uvloop's event loop does as well, :func:`run` uses it where it is installed::
+"""Delivering from asyncio programs.
 
-async with zsmtp.aio.Client(relay="smtp://mail.example.org") as client:
-    async for result in client.stream(messages):
-        print(result)
+uvloop's event loop does as well as asyncio's own; :func:`run` uses it where it is installed::
+
+    async with zsmtp.aio.Client(relay="smtp://mail.example.org") as client:
+        async for result in client.stream(messages):
+            print(result)
 """
 
 from __future__ import annotations

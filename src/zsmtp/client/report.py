@@ -1,7 +1,7 @@
 """What came of a message, as values: one :class:`Result` for each recipient, all of a message's in a :class:`Report`.
 
-All of them turn into plain values for JSON by :meth:`Result.as_dict` and :meth:`Report.as_dict`; the names of keys are
-those of the fields, ``fate`` is its word. Times are in seconds.
+All of them turn into plain values for JSON by :meth:`.Result.as_dict` and :meth:`.Report.as_dict`; the names of keys
+are those of the fields, ``fate`` is its word. Times are in seconds.
 """
 
 from __future__ import annotations

@@ -1,0 +1,59 @@
+"""How the documentation is built. Nothing is fetched from anywhere: ``make docs``."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import zsmtp
+from zsmtp import __version__
+
+
+def lend_type_names() -> None:
+    """Give every module the names that it imports for type checkers only, so that signatures can be linked."""
+    modules = [importlib.import_module(found.name) for found in pkgutil.walk_packages(zsmtp.__path__, "zsmtp.")]
+    for module in modules:
+        for node in ast.parse(Path(str(module.__file__)).read_text()).body:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                exec(compile(ast.Module(node.body, []), str(module.__file__), "exec"), vars(module))  # noqa: S102
+
+
+lend_type_names()
+
+project = "zsmtp"
+author = "the zsmtp project"
+copyright = "the zsmtp project"
+version = release = __version__
+
+extensions = ["sphinx.ext.autodoc", "drawn.diagram", "drawn.manpages", "drawn.references", "drawn.tables"]
+exclude_patterns = ["captures"]
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:class", r"optional|.*\[.*"),  # a word of docutils, and halves of types
+    (r"py:attr", r"[a-z_]+"),  # attributes that only objects have
+]
+suppress_warnings = ["ref.python"]  # two rooms may have a Result
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_use_type_comments = False
+python_use_unqualified_type_names = True
+maximum_signature_line_length = 88
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+html_theme = "furo"
+html_title = f"zsmtp {release}"
+html_static_path = ["_static"]
+html_css_files = ["zsmtp.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_use_index = True
+html_theme_options = {"navigation_with_keys": True}
