@@ -75,10 +75,8 @@ SCENES: dict[str, list[str]] = {
     ],
     "tlsrpt": [
         "@zsmtp tlsrpt --domain example.net tlsrpt",
-        "sed -n '1,/^ *$/p' example.net*.eml",
-        ":python3 -c 'from email import message_from_file as m; from glob import glob; import sys; "
-        'sys.stdout.buffer.write(m(open(glob("*.eml")[0])).get_payload()[1].get_payload(decode=True))\' >report.gz',
-        "zcat report.gz | python3 -m json.tool",
+        "tr -d '\\r' < example.net*.eml | sed -n '1,/^$/p'",
+        "sed -n '/^H4s/,/^--=/p' example.net*.eml | grep -v ^-- | base64 -d | zcat | python3 -m json.tool",
     ],
     "connect": ["smtp -D example.org"],
 }
@@ -171,6 +169,7 @@ def play(commands: list[str], folder: Path) -> str:
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "COLUMNS": "100",
         "LC_ALL": "C.UTF-8",
+        "PYTHONPATH": str(ROOT / "src"),
         "SSL_CERT_FILE": str(folder / "ca.pem"),
         "ZCONFIG": str(folder / "postoffice" / "zmailer.conf"),
         "TZ": "UTC",
@@ -217,7 +216,7 @@ def main() -> None:
         wanted = sys.argv[1:] or list(SCENES)
         for name, commands in SCENES.items():
             text = play(commands, folder)
-            if name in wanted:
+            if text and name in wanted:
                 (HERE / f"{name}.txt").write_text(text)
         page = folder / "lunch.html"
         if page.exists():

@@ -1,6 +1,6 @@
 """The other hosts of the recordings: mail exchangers, a relay, a mailbox server, a policy host.
 
-``record.py`` starts it in a network namespace of its own, joins the two by a virtual wire and says where the certificates
+``record.py`` starts it in a network namespace of its own, joins the two by a virtual wire and says where certificates
 are. Every host is aiosmtpd under another name and address; the policy host is the standard library's HTTPS server.
 """
 

@@ -33,6 +33,15 @@ def exists(name: str) -> bool:
     return False
 
 
+def _home(name: str) -> str:
+    """The module that a class was written in, wherever it is offered."""
+    module, _, owner = name.rpartition(".")
+    try:
+        return str(getattr(importlib.import_module(module), owner).__module__)
+    except (ImportError, AttributeError):
+        return module
+
+
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.Element) -> nodes.Element | None:
     """The text of the reference if what it names exists, else None: the reference is broken."""
     if node.get("refdomain") != "py":
@@ -42,6 +51,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.
     prefixes = ["", "builtins.", *(f"{module}." for _ in [0] if module)]
     if module and owner:
         prefixes.append(f"{module}.{owner}.")
+        prefixes.append(_home(f"{module}.{owner}") + ".")
     return text if any(exists(prefix + target) for prefix in prefixes) else None
 
 
