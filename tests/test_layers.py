@@ -61,6 +61,10 @@ PURE_MODULES = {
     f"zsmtp.dns.{name}"
     for name in ("answer", "plan", "ip", "literal", "destination", "heloname", "cache", "static", "hosts")
 } | {f"zsmtp.net.{name}" for name in ("race", "effects", "script", "scripted")}
+# All of tls/ decides; only contexts are made of files.
+PURE_MODULES |= {
+    f"zsmtp.tls.{path.stem}" for path in (SOURCE / "zsmtp/tls").glob("[a-z]*.py") if path.stem != "context"
+}
 
 
 def name_of(path: Path) -> str:

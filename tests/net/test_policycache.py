@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,15 +73,17 @@ def test_old_entries_go(place: Place) -> None:
     cache = place.cache()
     cache.put(ENTRY, NOW)
     cache.put(CachedPolicy("other.example"), NOW + MAX_AGE + 1)
-    assert cache.get("example.org") is None
-    assert cache.get("other.example") is not None
+    other = place.cache()
+    assert other.get("example.org") is None
+    assert other.get("other.example") is not None
 
 
 def test_there_is_room_for_so_many_domains(place: Place) -> None:
     cache = place.cache(max_domains=3)
     for number in range(5):
         cache.put(CachedPolicy(f"d{number}.example", "1"), NOW + number)
-    assert [cache.get(f"d{number}.example") is not None for number in range(5)] == [False, False, True, True, True]
+    other = place.cache()
+    assert [other.get(f"d{number}.example") is not None for number in range(5)] == [False, False, True, True, True]
 
 
 def test_a_file_that_is_no_database_is_moved_aside(place: Place) -> None:
@@ -128,12 +131,35 @@ def test_another_process_that_writes_does_not_stop_this_one(place: Place, monkey
     assert place.complaints == []
 
 
+def test_the_latest_news_count_wherever_they_are(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policycache, "BUSY_TIME", 0.01)
+    cache, newer = place.cache(), replace(ENTRY, id="9", fetched=NOW + 10)
+    cache.put(ENTRY, NOW)
+    with closing(sqlite3.connect(place.path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        cache.put(newer, NOW)  # cannot be written now
+        other.rollback()
+    assert cache.get("example.org") == newer
+    newest = replace(ENTRY, id="10", fetched=NOW + 20)
+    place.cache().put(newest, NOW)
+    assert cache.get("example.org") == newest
+
+
+def test_a_database_that_is_deleted_takes_nothing_away(place: Place) -> None:
+    cache = place.cache()
+    cache.put(ENTRY, NOW)
+    cache.close()
+    place.path.unlink()
+    assert cache.get("example.org") == ENTRY
+
+
 def test_rows_of_other_hands_are_no_entries(place: Place) -> None:
     cache = place.cache()
     cache.put(ENTRY, NOW)
     with closing(sqlite3.connect(place.path)) as other, other:
         other.execute("UPDATE policies SET text = 'a text'")
-    assert cache.get("example.org") is None
+    assert place.cache().get("example.org") is None
+    assert cache.get("example.org") == ENTRY, "who has learned it before knows better"
 
 
 def test_a_table_of_another_shape_is_not_used(place: Place) -> None:

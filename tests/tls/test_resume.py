@@ -7,7 +7,7 @@ from dataclasses import replace
 from zsmtp.dns.answer import TLSA
 from zsmtp.tls.context import ContextOptions, Strength
 from zsmtp.tls.policy import Level, Requirement
-from zsmtp.tls.resume import ResumableSession, Resumption, SessionCache, SessionKey
+from zsmtp.tls.resume import MAX_CHAIN, ResumableSession, Resumption, SessionCache, SessionKey
 
 VERIFY = Requirement(level=Level.VERIFY, reason="test", names=("mx.example.org",))
 KEY = SessionKey("192.0.2.1", 25, "mx.example.org", ContextOptions(), VERIFY)
@@ -49,6 +49,13 @@ def test_the_oldest_make_room() -> None:
     cache.put(keys[0], SESSION)
     cache.put(keys[2], SESSION)
     assert [cache.get(key, 101.0) is not None for key in keys] == [True, False, True]
+
+
+def test_a_chain_that_is_too_large_is_not_kept() -> None:
+    cache = SessionCache()
+    cache.put(KEY, SESSION)
+    cache.put(KEY, replace(SESSION, chain=(b"x" * MAX_CHAIN, b"y")))
+    assert len(cache) == 0
 
 
 def test_forgetting() -> None:

@@ -8,8 +8,9 @@ as the text that was fetched, in an SQLite database that any number of processes
     if lookup.store is not None:
         cache.put(lookup.store, now)
 
-No trouble with the database stops mail: a cache that cannot be used says so once, remembers for the life of the process
-only, and a file that is no database is moved aside. Times are seconds since 1970, given by the caller.
+No trouble with the database stops mail, or takes away what a process has learned: a cache that cannot be used says so
+once, each process remembers what it saw, and a file that is no database is moved aside. Times are seconds since 1970,
+given by the caller.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 MAX_DOMAINS = 50_000  # on disk
-MAX_IN_MEMORY = 1000
+MAX_IN_MEMORY = 256
 BUSY_TIME = 2.0  # seconds to wait for another process that writes
 
 _TABLE = """
@@ -62,7 +63,11 @@ class PolicyCache:
         """What is kept of ``domain``, or None."""
         domain = domain.lower()
         row = self._run(lambda database: database.execute(_SELECT, (domain,)).fetchone())
-        return _entry(row) or self._memory.get(domain)
+        found, known = _entry(row), self._memory.get(domain)
+        if found is None or (known is not None and _last_news(known) > _last_news(found)):
+            return known  # what could not be written at the time, or is there no more
+        self._remember(domain, found)
+        return found
 
     def put(self, entry: CachedPolicy, now: float) -> None:
         """Keep ``entry`` in place of what is kept of its domain."""
@@ -78,11 +83,15 @@ class PolicyCache:
                     database.execute(_SHRINK, (excess,))
             return True
 
+        self._remember(domain, entry)
+        self._run(write)
+
+    def _remember(self, domain: str, entry: CachedPolicy) -> None:
+        """Keep an entry in this process, too: a database that is locked or lost must not take protection away."""
         self._memory.pop(domain, None)
-        if not self._run(write):
-            self._memory[domain] = entry
-            if len(self._memory) > MAX_IN_MEMORY:
-                self._memory.popitem(last=False)
+        self._memory[domain] = entry
+        if len(self._memory) > MAX_IN_MEMORY:
+            self._memory.popitem(last=False)
 
     def close(self) -> None:
         """Let go of the database; it is opened again when needed."""
@@ -149,6 +158,11 @@ def _is_damaged(error: sqlite3.DatabaseError) -> bool:
 
 def _is_busy(error: sqlite3.DatabaseError) -> bool:
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _last_news(entry: CachedPolicy) -> float:
+    """When something was learned last."""
+    return max(entry.fetched, entry.failed)
 
 
 def _entry(row: object) -> CachedPolicy | None:

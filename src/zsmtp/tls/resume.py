@@ -25,6 +25,8 @@ DEFAULT_LIFETIME = 3600.0
 """Seconds a session is kept."""
 
 MAX_SESSIONS = 256
+MAX_CHAIN = 64 * 1024
+"""Octets of certificates a session may be kept with: peers must not fill the memory of who talks to many of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,10 @@ class SessionCache:
         self._entries: OrderedDict[SessionKey, ResumableSession] = OrderedDict()
 
     def put(self, key: SessionKey, session: ResumableSession) -> None:
-        """Keep a session, in the place of an earlier one."""
+        """Keep a session, in the place of an earlier one; one with an oversized chain is not kept."""
         self._entries.pop(key, None)
+        if sum(map(len, session.chain)) > MAX_CHAIN:
+            return
         self._entries[key] = session
         while len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)

@@ -1,0 +1,55 @@
+"""Mail of another host over a session that stands (-e): only if it is as safe as that mail must be."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+from tests.support.agent import run
+from tests.support.nameserver import NameServer
+from tests.support.postoffice import PostOffice, Rcpt
+from tests.support.script import Script, Step, Then
+from tests.support.sink import Sink
+from tests.tls.certificates import issue
+
+ADDRESS = "127.4.5.1"
+ZONE = {
+    "one.example": {"MX": ("10 mx.example.org.",)},
+    "two.example": {"MX": ("10 mx.example.org.",)},
+    "mx.example.org": {"A": (ADDRESS,)},
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "names", "mark"),
+    [
+        ("two.example may", ["other.example"], "+"),
+        ("two.example encrypt", ["other.example"], " "),
+        ("two.example secure match=mx.example.org", ["other.example"], " "),
+        ("two.example secure match=mx.example.org", ["mx.example.org"], " "),
+        ("two.example broken", ["mx.example.org"], " "),
+        ("* verify", ["mx.example.org"], "+"),
+    ],
+)
+def test_which_mail_may_share_a_session(line: str, names: list[str], mark: str, tmp_path: Path) -> None:
+    """What does not share it is left alone: the scheduler gives it a job of its own."""
+    office = PostOffice(tmp_path / "office")
+    root = issue("Root", ca=True, now=time.time())
+    (tmp_path / "roots.pem").write_bytes(root.pem.partition(b"-----BEGIN PRIVATE")[0])
+    (tmp_path / "server.pem").write_bytes(issue("mx", by=root, names=names, now=time.time()).pem)
+    (tmp_path / "table").write_text(f"{line}\n")
+    (tmp_path / "tls.conf").write_text(f"tls-CAfile {tmp_path}/roots.pem\ntls-policy-file {tmp_path}/table\n")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem")
+    script = Script(caps=("STARTTLS",), replies={"STARTTLS": (Step("220 go", Then.TLS),)})
+    with NameServer(ZONE) as dns, Sink(script, tls=context, host=ADDRESS) as sink:
+        office.write_zenv(RESOLVER=dns.address)
+        job = office.post([Rcpt("a@one.example", "one.example"), Rcpt("b@two.example", "two.example")])
+        flags = ("-e", "-h", "me.example", "-p", str(sink.port), "-S", str(tmp_path / "tls.conf"))
+        result = run(office, *flags, stdin=job.line("one.example"))
+        assert office.marks(job) == "+" + mark
+        assert not office.locked()
+        assert len(sink.connections) == 1
+    assert result.status == 0
