@@ -222,9 +222,11 @@ def test_a_dry_run_connects_to_nobody(send: Run, letter: str, tmp_path: Path) ->
 
 def test_a_dry_run_in_json_has_the_plan(send: Run, letter: str) -> None:
     with NameServer(ZONE) as dns:
-        status, out, _ = send(letter, "--dry-run", "--json", "--resolver", dns.address, "--to", "ü@nx.example")
+        to = ("--to", "ü@other.example", "--to", "a@nx.example")
+        status, out, _ = send(letter, "--dry-run", "--json", "--resolver", dns.address, "--port", "26", *to)
     assert status == 68
-    (delivery,) = json.loads(out)["deliveries"]
+    delivery, impossible = json.loads(out)["deliveries"]
+    assert impossible["forms"] == []
     assert delivery["explanation"]["plan"]["schema"] == "zsmtp.plan/1"
     assert delivery["forms"][0]["commands"][0][0].endswith("SMTPUTF8")
     assert "needs SMTPUTF8" in delivery["forms"][1]["refused"][0]

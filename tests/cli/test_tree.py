@@ -52,7 +52,7 @@ def test_long_facts_go_on_under_their_text() -> None:
         "a",
         "└─ b",
         "      reason  the name is not among",
-        "              those of the certificate",
+        "                those of the certificate",
     ]
 
 

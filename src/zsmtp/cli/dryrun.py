@@ -130,9 +130,10 @@ class _Stage:
             self._known[where] = self._explainer.explain(destination_of(recipients[0].decode("utf-8")))
         envelope = Envelope(letter.sender, tuple(map(Recipient, recipients)))
         settings = self._destinations.settings_for(where.relay)
+        if self._known[where].plan.route.failure is not None:  # nobody would be told anything
+            return Rehearsal(message, where, _texts(recipients), self._known[where], ())
         forms = [self._form(letter, envelope, name, settings.usable(offered)) for name, offered in _SERVERS]
-        names = tuple(one.decode("utf-8") for one in recipients)
-        return Rehearsal(message, where, names, self._known[where], tuple(forms))
+        return Rehearsal(message, where, _texts(recipients), self._known[where], tuple(forms))
 
     def _form(self, letter: Letter, envelope: Envelope, server: str, usable: Capabilities) -> Form:
         target: Target = self._targets.of(usable, internationalised=is_internationalised(envelope))
@@ -161,6 +162,10 @@ class _Stage:
             taken = taken[count:]
         shown = tuple(group for group in groups if group)
         return Form(server, content.size, content.conversion, content.remarks, shown, tuple(refused))
+
+
+def _texts(recipients: list[bytes]) -> tuple[str, ...]:
+    return tuple(one.decode("utf-8") for one in recipients)
 
 
 def _shown(octets: bytes) -> str:

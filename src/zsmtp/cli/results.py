@@ -47,7 +47,7 @@ def result_line(result: Result, *, file: str, look: Look, fold: bool) -> str:
 
 
 def _where(result: Result) -> str:
-    if result.server is None:
+    if result.server is None or result.text.startswith("connect to "):  # those words name it
         return ""
     server = result.server
     tls = f", {result.tls.protocol}" if result.tls is not None else ""

@@ -20,7 +20,7 @@ from zsmtp.cli.terminal import Look, Style
 
 NO_BREAK = "\u00a0"
 """A blank at which no line ends, between a number and its unit."""
-_MIN_TEXT = 20  # columns for text, however deep the tree: then lines grow longer than the width
+_MIN_TEXT = 16  # columns for text, however deep the tree: then lines grow longer than the width
 
 
 class Piece(NamedTuple):
@@ -82,7 +82,8 @@ def _draw(node: Node, first: str, rest: str, look: Look) -> Iterator[str]:
     for key, text in node.facts:
         padding = " " * (keys - width_of(key) + 2)
         start = below + look.paint(look.fit(key), Style.FAINT) + padding
-        yield from _lines(text, start, below + " " * (keys + 2), look, taken=width_of(below) + keys + 2)
+        onward = below + " " * (keys + 4)  # two more than where it started: what follows may be another fact's text
+        yield from _lines(text, start, onward, look, taken=width_of(below) + keys + 2)
     for number, child in enumerate(node.children, 1):
         is_last = number == len(node.children)
         mark, onward = (guides.last, guides.nothing) if is_last else (guides.branch, guides.through)
