@@ -74,6 +74,8 @@ class Stored:
 
         Raises :class:`~zsmtp.errors.ContentError` if the body cannot be read to its end.
         """
+        if self._simple and not target.internationalised:
+            return self._made[None].content
         content = self._contents.get(target)
         if content is None:
             content = self._contents[target] = self._simple_content(target) if self._simple else self._choose(target)
@@ -81,7 +83,7 @@ class Stored:
 
     def _simple_content(self, target: Target) -> Content:
         content = self._made[None].content
-        if target.internationalised and target.smtputf8:
+        if target.smtputf8:
             return content.announced(body=None, smtputf8=True, remarks=content.remarks)
         return content
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zsmtp.delivery.report import Ledger
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message for one destination.
 
     ``content_for`` gives the content for a server with the given capabilities, or why it cannot be sent there. It may
@@ -22,8 +21,7 @@ class Message:
     content_for: Callable[[Capabilities], ContentForm | Refusal]
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A message and the ledger of its recipients: what is asked for, and where the answer goes.
 
     ``name`` is what logs and traces know the message by ("" if it has no name).

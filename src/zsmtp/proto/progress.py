@@ -32,26 +32,28 @@ class Progress:
         return bool(self.accepted) or undecided or self.contradicted
 
 
-@dataclass(slots=True, eq=False)
 class Sent:
     """A step whose octets were given out; ``end`` is the position of its last octet in the stream."""
 
-    step: Step
-    end: int
-    progress: Progress | None
-    replies: int = 1
+    __slots__ = ("end", "progress", "replies", "step")
+
+    def __init__(self, step: Step, end: int, progress: Progress | None) -> None:
+        self.step = step
+        self.end = end
+        self.progress = progress
+        self.replies = 1
 
 
 def note(progress: Progress, step: Step, result: Result) -> None:
     """Write down what the answer to a step says about its transaction."""
-    good = result is Result.SUCCESS
-    if step.phase is Phase.MAIL:
-        progress.mail = result
-    elif step.phase is Phase.RCPT:
+    phase, good = step.phase, result is Result.SUCCESS
+    if phase is Phase.RCPT:
         progress.rcpt_unanswered -= 1
         if good and progress.mail is Result.SUCCESS:
             progress.accepted.append(step.recipient)
-    elif step.phase is Phase.DATA:
+    elif phase is Phase.MAIL:
+        progress.mail = result
+    elif phase is Phase.DATA:
         progress.go_ahead = good
-    elif step.phase in FINAL_PHASES:
-        progress.completed = good or bool(progress.accepted) or step.phase is Phase.CONTENT
+    elif phase in FINAL_PHASES:
+        progress.completed = good or bool(progress.accepted) or phase is Phase.CONTENT

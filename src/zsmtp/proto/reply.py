@@ -99,21 +99,21 @@ class ReplyParser:
 
         Raises :class:`~zsmtp.errors.ReplyError` if what came cannot be a reply.
         """
-        while True:
-            end = self._buffer.find(b"\n", self._searched)
-            if end < 0:
-                if len(self._buffer) - self._start > self._max_line:
-                    raise ReplyError(f"reply line of more than {self._max_line} octets")
-                self._searched = len(self._buffer)
-                return None
-            line = self._buffer[self._start : end]
+        buffer = self._buffer
+        while (end := buffer.find(b"\n", self._searched)) >= 0:
+            line = buffer[self._start : end]
             self._start = self._searched = end + 1
-            for secret in self._hidden:
-                line = line.replace(secret, MASK)
-            if not self._lines and (known := self._common.get(line)) is not None:
-                return known
+            if self._hidden:
+                for secret in self._hidden:
+                    line = line.replace(secret, MASK)
+            if line in self._common and not self._lines:
+                return self._common[line]
             if self._take_line(line):
                 return self._complete(line)
+        if len(buffer) - self._start > self._max_line:
+            raise ReplyError(f"reply line of more than {self._max_line} octets")
+        self._searched = len(buffer)
+        return None
 
     def _complete(self, last_line: bytes) -> Reply:
         reply = Reply(self._code, tuple(self._lines), self._bare_lf)

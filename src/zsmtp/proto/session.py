@@ -47,6 +47,7 @@ from zsmtp.proto.reply import Reply, ReplyParser
 _UNKNOWN = 1 << 62  # the end of a step whose last octet is not given out yet
 
 _RSET = Step(Phase.RSET, command.RSET, gated=False)
+_SPECIAL = frozenset({Phase.MAIL, Phase.RSET, Phase.CONTENT})  # what may need another step before or instead of it
 
 WRITE_UNIT = 64 * 1024  # octets that must be taken within Timeouts.write
 
@@ -165,10 +166,7 @@ class Session:
             return
         self._parser.receive_data(data)
         try:
-            while self._error is None:
-                reply = self._parser.next_reply()
-                if reply is None:
-                    break
+            while self._error is None and (reply := self._parser.next_reply()) is not None:
                 self._take_reply(reply, now)
         except ReplyError as error:
             self.fail(error)
@@ -230,31 +228,32 @@ class Session:
                 self.fail(ReplyError(f"reply that nothing asked for: {reply}"))
             return
         step, progress = sent.step, sent.progress
-        if self._lmtp and not sent.replies and progress is not None:
-            sent.replies = max(len(progress.accepted), 1)
-        result = judge(step.phase, reply.code)
+        phase, code = step.phase, reply.code
+        result = judge(phase, code)
         recipient = step.recipient
-        if self._lmtp and progress is not None and progress.accepted and step.phase in FINAL_PHASES:
-            recipient = progress.accepted[len(progress.accepted) - sent.replies]
+        if self._lmtp and progress is not None and phase in FINAL_PHASES:
+            sent.replies = sent.replies or max(len(progress.accepted), 1)
+            if progress.accepted:
+                recipient = progress.accepted[len(progress.accepted) - sent.replies]
         transaction = progress.transaction if progress is not None else None
         if not self._quiet:
-            self._observe(Answered(step.phase, reply, transaction, recipient))
+            self._observe(Answered(phase, reply, transaction, recipient))
         if result is Result.DISORDER:
-            self.fail(ReplyError(f"unexpected reply when {RULES[step.phase].words}: {reply}"))
+            self.fail(ReplyError(f"unexpected reply when {RULES[phase].words}: {reply}"))
             return
-        if step.phase is Phase.LAST and result is Result.SUCCESS and progress and not progress.accepted:
+        if phase is Phase.LAST and result is Result.SUCCESS and progress and not progress.accepted:
             progress.contradicted = True
             self.fail(ReplyError(f"content taken although no recipient was accepted: {reply}"))
             return
         self._events.append(Answer(step, reply, result, transaction, recipient))
         sent.replies -= 1
-        if step.phase is Phase.RSET and result is not Result.SUCCESS and reply.code != 421:
+        if phase is Phase.RSET and result is not Result.SUCCESS and code != 421:
             self.fail(ConnectionLost(f"RSET was refused: {reply}"))
             return
         self._reply_since = now
         if sent.replies == 0:
             self._awaited.popleft()
-        if reply.code == 421:  # the command is answered, the transaction is not finished but lost
+        if code == 421:  # the command is answered, the transaction is not finished but lost
             if progress is not None:
                 note(progress, step, result)
             self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
@@ -265,16 +264,16 @@ class Session:
         """Account for an answered step of a transaction, and drop the steps it made pointless."""
         progress.unanswered -= 1
         note(progress, step, result)
-        if self._unsent:
+        if self._unsent and self._unsent[0][1] is progress:
             self._drop_pointless(progress)
         if progress.unanswered == 0:
             self._events.append(Finished(progress.transaction, progress.completed))
 
     def _drop_pointless(self, progress: Progress) -> None:
         """Take the unsent steps of a transaction out of the queue once they can no longer lead to a delivery."""
+        undecided = bool(self._awaited) and self._awaited[-1].progress is progress
         while self._unsent and self._unsent[0][1] is progress:
             phase = self._unsent[0][0].phase
-            undecided = bool(self._awaited) and self._awaited[-1].progress is progress
             if progress.mail is not None and progress.mail is not Result.SUCCESS and phase is not Phase.CONTENT:
                 pointless = True  # MAIL was refused and nothing more has left
             elif phase is Phase.CONTENT:
@@ -344,28 +343,42 @@ class Session:
         """The octets that may leave now, up to the next closed gate or about 64 KiB: commands, content, commands."""
         parts: list[bytes] = []
         position = self._produced
-        while position - self._produced < WRITE_UNIT:
+        end = position + WRITE_UNIT
+        unsent, awaited = self._unsent, self._awaited
+        while position < end:
             if self._content is not None:
                 part = self._next_content(position)
-            elif not self._unsent or (self._unsent[0][0].gated and self._awaited):
+            elif not unsent:
                 break
             else:
-                step, progress = self._next_step()
-                if self._error is not None:
-                    return b""
-                part = self._give_out(step, progress, position, now)
+                step, progress = unsent[0]
+                if step.gated and awaited:
+                    break
+                if step.phase in _SPECIAL:
+                    step = self._next_step(step, progress, now)
+                    if self._error is not None:
+                        return b""
+                else:
+                    unsent.popleft()
+                part = step.wire
+                sent = Sent(step, position + len(part), progress)
+                awaited.append(sent)
+                if not self._quiet and part:
+                    self._observe(LineSent(step.shown, step.phase, None if progress is None else progress.transaction))
+                if progress is not None and step.phase in FINAL_PHASES:
+                    self._begin_content(sent, progress, now)
             parts.append(part)
             position += len(part)
         return b"".join(parts)
 
-    def _next_step(self) -> tuple[Step, Progress | None]:
-        """Take the next step from the queue, or the one that has to come before it or instead of it."""
-        step, progress = self._unsent[0]
+    def _next_step(self, step: Step, progress: Progress | None, now: float) -> Step:
+        """Take ``step`` from the queue, unless another has to come before it; that one, or what goes instead of it."""
         if step.phase is Phase.MAIL and progress is not None:
             before, self._before = self._before, None
+            progress.started = now
             if before is not None and not (before.concluded or before.completed):
                 progress.unanswered += 1
-                return _RSET, progress  # RFC 5321 4.1.1.5
+                return _RSET  # RFC 5321 4.1.1.5
             self._before = progress
         elif step.phase is Phase.RSET:
             self._before = None
@@ -373,41 +386,35 @@ class Session:
         if step.phase is Phase.CONTENT and progress is not None and not progress.accepted:
             if self._lmtp:
                 self.fail(ReplyError("354 to DATA although no recipient was accepted"))
-            return Step(Phase.CONTENT, command.LONE_DOT), progress  # RFC 2920 3.1
-        return step, progress
+            return Step(Phase.CONTENT, command.LONE_DOT)  # RFC 2920 3.1
+        return step
 
-    def _give_out(self, step: Step, progress: Progress | None, position: int, now: float) -> bytes:
-        """Account for a step whose octets leave now at ``position``; its octets, without content."""
-        sent = Sent(step, position + len(step.wire), progress)
-        self._awaited.append(sent)
-        if not self._quiet and step.wire:
-            transaction = progress.transaction if progress is not None else None
-            self._observe(LineSent(step.shown, step.phase, transaction))
-        if progress is None:
-            return step.wire
-        if step.phase is Phase.MAIL:
-            progress.started = now
-        if step.phase in FINAL_PHASES:
-            # Behind BDAT LAST a server may keep a transaction open whose recipients it all refused (RFC 3030 2); it
-            # would take the next message in the name of the last sender then. So somebody must be known to be accepted.
-            progress.concluded = step.phase is Phase.CONTENT or bool(progress.accepted)
-        if step.phase in FINAL_PHASES and step.wire != command.LONE_DOT:
-            form = progress.transaction.content
-            progress.content_started, progress.content_position = now, sent.end
-            if self._lmtp:
-                sent.replies = 0  # known when the first of them comes
-            sent.end = _UNKNOWN
-            self._leaving.append(sent)
-            self._content = form.chunk() if step.phase is Phase.LAST else form.data()
-            if not self._quiet:
-                self._observe(ContentStarted(form.size, progress.transaction))
-            self._ahead = self._read_ahead()
-        return step.wire
+    def _begin_content(self, sent: Sent, progress: Progress, now: float) -> None:
+        """Account for a step that content follows; it begins where the octets of the step end."""
+        step = sent.step
+        # Behind BDAT LAST a server may keep a transaction open whose recipients it all refused (RFC 3030 2); it
+        # would take the next message in the name of the last sender then. So somebody must be known to be accepted.
+        progress.concluded = step.phase is Phase.CONTENT or bool(progress.accepted)
+        if step.wire == command.LONE_DOT:
+            return
+        form = progress.transaction.content
+        progress.content_started, progress.content_position = now, sent.end
+        if self._lmtp:
+            sent.replies = 0  # known when the first of them comes
+        sent.end = _UNKNOWN
+        self._leaving.append(sent)
+        self._content = form.chunk() if step.phase is Phase.LAST else form.data()
+        if not self._quiet:
+            self._observe(ContentStarted(form.size, progress.transaction))
+        self._ahead = self._read_ahead()
 
     def _read_ahead(self) -> bytes:
         """The block after the present one; ``b""`` is the end, so an empty block on the way must not pass for it."""
         assert self._content is not None
-        return next((block for block in self._content if block), b"")
+        for block in self._content:
+            if block:
+                return block
+        return b""
 
     def _next_content(self, position: int) -> bytes:
         """The next block of content; one more is looked at, so that the position of the last octet is known in time."""
@@ -427,12 +434,11 @@ class Session:
         """When the present wait is over, on the caller's clock; None if nothing is waited for."""
         if self._error is not None:
             return None
-        waits = []
-        if self._out and not self._stopped:
-            waits.append(self._write_since + self._timeouts.write)
-        if self._awaited and self._awaited[0].end <= self._written and self._reply_since is not None:
-            waits.append(self._reply_since + self._timeouts.of(RULES[self._awaited[0].step.phase].wait))
-        return min(waits) if waits else None
+        writing = self._write_since + self._timeouts.write if self._out and not self._stopped else None
+        if not self._awaited or self._awaited[0].end > self._written or self._reply_since is None:
+            return writing
+        reply = self._reply_since + self._timeouts.of(RULES[self._awaited[0].step.phase].wait)
+        return reply if writing is None else min(writing, reply)
 
     def handle_timer(self, now: float) -> None:
         """Call when :meth:`deadline` has come: a wait that ran out ends the session."""

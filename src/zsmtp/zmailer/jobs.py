@@ -31,7 +31,7 @@ from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, Refusal, SenderWish
 from zsmtp.proto.plan import Recipient as Forward
 from zsmtp.proto.status import EnhancedStatus
-from zsmtp.zmailer.control import ControlFile, Recipient
+from zsmtp.zmailer.control import By, ControlFile, Recipient
 from zsmtp.zmailer.diagnostics import Report, Reporter
 from zsmtp.zmailer.locks import MessageFile, MessageMissing, OpenControl, open_message
 from zsmtp.zmailer.logs import Attempt, Conversion
@@ -98,6 +98,7 @@ class Surroundings:
 class Job:
     """The work on one control file, which is None if it cannot be worked on.
 
+    ``has_own_log``: the sender asked for a log, in which nobody else's dialogue may stand.
     ``settled`` is called whenever the last recipient taken has its verdict; ``nobody`` tells the scheduler that there
     was nobody to be taken.
     """
@@ -111,6 +112,7 @@ class Job:
     ) -> None:
         self.opened = opened
         self.looked_further = opened is None
+        self.has_own_log = opened is not None and opened.control.verbose_log is not None
         self._all = surroundings
         self._settled = settled
         self._nobody = nobody
@@ -131,11 +133,6 @@ class Job:
     def done(self) -> bool:
         """Whether everybody taken has a verdict."""
         return not self._unsettled
-
-    @property
-    def has_own_log(self) -> bool:
-        """Whether the sender asked for a log, in which nobody else's dialogue may stand."""
-        return self.opened is not None and self.control.verbose_log is not None
 
     def take(self, wanted: Sequence[Recipient]) -> None:
         """Lock those of ``wanted`` that nobody else has, and make messages for them."""
@@ -193,18 +190,20 @@ class Job:
 
     def _delivery(self, group: list[Recipient]) -> Delivery:
         envelope = self._envelope(group)
-        message = Message(envelope, self._content_for(group, envelope))
-        ledger = Ledger(len(group), lambda index, verdict: self._settle(group[index], verdict))
+
+        def settle(index: int, verdict: Verdict) -> None:
+            self._settle(group[index], verdict)
+
         name = self._spool_id() if self._all.options.trace is not None else ""
-        return Delivery(message, ledger, name)
+        return Delivery(Message(envelope, self._content_for(group, envelope)), Ledger(len(group), settle), name)
 
     def _settle(self, recipient: Recipient, verdict: Verdict) -> None:
         del self._unsettled[recipient.offset]
         now = time.time()
-        lmtp = self._all.options.lmtp
+        reporter = self._all.reporter
         assert self.opened is not None
-        report = self._all.reporter.settle(self.opened, recipient, verdict, epoch=int(now), lmtp=lmtp)
-        if self._all.reporter.logged:
+        report = reporter.settle(self.opened, recipient, verdict, epoch=int(now), lmtp=self._all.options.lmtp)
+        if reporter.logged:
             self._all.told(report, self._attempt(recipient, verdict, now))
         if not self._unsettled:
             self._settled()
@@ -227,11 +226,12 @@ class Job:
 
     def _envelope(self, group: list[Recipient]) -> Envelope:
         first = group[0]
-        sender = self.control.senders[first.sender]
+        assert self.opened is not None
+        sender = self.opened.control.senders[first.sender]
         reverse = b"" if sender.null else sender.user
         if first.dsn.ezmlm is not None and not self._all.options.ignore_ezmlm:
             reverse = verp(reverse, first.dsn.ezmlm, self._spool_id())
-        forwards = [Forward(self._forward_path(r), r.dsn.notify, r.dsn.orcpt, self._deliver_by(r)) for r in group]
+        forwards = [self._forward(recipient) for recipient in group]
         return Envelope(reverse, tuple(forwards), first.ret, first.envid, self._wish(first))
 
     def _wish(self, recipient: Recipient) -> SenderWish:
@@ -241,15 +241,15 @@ class Job:
         optional = tls_is_optional(self.control.headers[recipient.header].data)
         return SenderWish.TLS_OPTIONAL if optional else SenderWish.NONE
 
-    def _forward_path(self, recipient: Recipient) -> bytes:
-        if not self._all.habits.canonize:
-            return recipient.user
-        return self._all.run(canonical_address(recipient.user))
+    def _forward(self, recipient: Recipient) -> Forward:
+        address, dsn = recipient.user, recipient.dsn
+        if self._all.habits.canonize:
+            address = self._all.run(canonical_address(address))
+        return Forward(address, dsn.notify, dsn.orcpt, None if dsn.by is None else self._deliver_by(dsn.by))
 
-    def _deliver_by(self, recipient: Recipient) -> tuple[int, bytes] | None:
+    def _deliver_by(self, by: By) -> tuple[int, bytes] | None:
         """The time that is left of DELIVERBY, which counts from the arrival of the message (RFC 2852 4)."""
-        by = recipient.dsn.by
-        if by is None or self._message is None:
+        if self._message is None:
             return None
         return int(by.seconds - (time.time() - self._message.mtime_ns / 1e9)), by.flags
 
@@ -286,13 +286,14 @@ class Job:
     def _prepare(self, group: list[Recipient]) -> Stored:
         assert self._message is not None
         habits = self._all.habits
-        header = self.control.headers[group[0].header].data
+        control = self.control
+        header = control.headers[group[0].header].data
         if habits.expand_tabs or habits.for_clause:
             from zsmtp.body.headers import add_for_clause, expand_tabs  # they cost only those who have them
 
             header = expand_tabs(header) if habits.expand_tabs else header
             header = add_for_clause(header, group[0].user) if habits.for_clause and len(group) == 1 else header
-        return prepare(header, Source(self._message.file, self.control.body_offset, self._message.size))
+        return prepare(header, Source(self._message.file, control.body_offset, self._message.size))
 
 
 def group_recipients(recipients: list[Recipient], *, alone: bool) -> list[list[Recipient]]:

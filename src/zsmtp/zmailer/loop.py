@@ -53,6 +53,8 @@ class Loop:
         self._reporter = Reporter(self._channel.write, pid=os.getpid(), extended=extended, gather=True)
         self._journal = Journal(options, self._zenv, self._debug, complain)
         self._begun: deque[Job] = deque()  # jobs not yet answered with #hungry, in the order of their lines
+        self._named, self._named_host = b"", options.host  # how the line before named its host, and what it meant
+        self._channel_name = os.fsencode(options.channel)
         self._next: bytes | None = None  # a line taken from the feed that could not ride along
 
     def _debug(self, line: bytes) -> None:
@@ -143,7 +145,9 @@ class Loop:
     def _parse(self, line: bytes) -> tuple[bytes, str | None]:
         """The control file and the host of a job line."""
         path, _, named = line.partition(b"\t")
-        return path, os.fsdecode(named.strip()) or self._options.host
+        if named != self._named:  # most lines name the host of the line before
+            self._named, self._named_host = named, os.fsdecode(named.strip()) or self._options.host
+        return path, self._named_host
 
     def _next_line(self) -> bytes | None:
         """The next line of the feed, waiting for it; None at its end and on a stop."""
@@ -175,7 +179,7 @@ class Loop:
     def _job(self, path: bytes, host: str) -> None:
         """Deal with one control file, and with those that can ride along."""
         self._dispatcher.choose(self._options.force_destination or host)
-        self._host = host
+        self._host, self._host_name = host, os.fsencode(host)
         try:
             self._begin(path, self._open(path))
             while (delivery := self._next_delivery()) is not None:
@@ -195,7 +199,7 @@ class Loop:
         if opened is not None:
             self._journal.begin(opened.control, self._complain)
             try:
-                job.take(matching(opened.control, os.fsencode(self._options.channel), os.fsencode(self._host)))
+                job.take(matching(opened.control, self._channel_name, self._host_name))
             except SpoolError as error:
                 self._complain(str(error))
 
@@ -231,7 +235,8 @@ class Loop:
             if (line := self._feed.take()) is None:
                 return False
         path, host = self._parse(line)
-        if line == b"#idle" or not line.strip() or host is None or host.lower() != self._host.lower():
+        elsewhere = host != self._host and (host is None or host.lower() != self._host.lower())
+        if elsewhere or line == b"#idle" or not line.strip():
             self._next = line
             return False
         opened = self._open(path)
@@ -245,8 +250,9 @@ class Loop:
 
     def _answer_done(self) -> None:
         """Answer the jobs that are done, in the order of their lines."""
-        while self._begun and self._begun[0].done and not self._wants_other_hosts(self._begun[0]):
-            job = self._begun.popleft()
+        begun = self._begun
+        while begun and begun[0].done and not self._wants_other_hosts(begun[0]):
+            job = begun.popleft()
             job.close()
             if job.opened is not None:
                 self._journal.end()
@@ -266,7 +272,7 @@ class Loop:
         job.looked_further = True
         if job.opened is None:
             return
-        hosts = other_hosts(job.opened.control, os.fsencode(self._options.channel), os.fsencode(self._host))
+        hosts = other_hosts(job.opened.control, self._channel_name, self._host_name)
         served = self._dispatcher.served_here(list(hosts))
         job.take([recipient for name in hosts if name in served for recipient in hosts[name]])
         while (delivery := job.next_delivery()) is not None and not self._stop.requested:

@@ -11,6 +11,7 @@ import re
 
 from zsmtp.errors import SpoolError
 
+_NO_NAMES = frozenset({b"", b".", b".."})
 _LEADING_DIGITS = re.compile(r"[0-9]+")
 
 
@@ -20,12 +21,15 @@ def message_path(path: str, message_name: bytes) -> str:
     ``A/B/12345-6789`` has ``../queue/A/B/<message_name>``. Raises SpoolError for a name that is no plain file name,
     and for a path that is absolute or climbs.
     """
-    if message_name in {b"", b".", b".."} or b"/" in message_name or b"\0" in message_name:
+    if message_name in _NO_NAMES or b"/" in message_name or b"\0" in message_name:
         raise SpoolError(path, None, "the i record is not a plain file name")
-    directory = path.rpartition("/")[0]
+    name = os.fsdecode(message_name)
+    directory, slash, _ = path.rpartition("/")
+    if not slash:
+        return "../queue/" + name
     if path.startswith("/") or ".." in directory.split("/"):
         raise SpoolError(path, None, "not a spool path relative to the transport directory")
-    return "/".join(part for part in ("../queue", directory, os.fsdecode(message_name)) if part)
+    return f"../queue/{directory}/{name}"
 
 
 def file_id(path: str) -> bytes:
