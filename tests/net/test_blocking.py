@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -334,3 +335,29 @@ def test_all_lookups_of_one_piece_of_work_share_their_time(stop: Stop) -> None:
 def test_an_unknown_effect_is_a_misuse(driver: BlockingDriver) -> None:
     with pytest.raises(LocalError, match="sleep"):
         driver.run(perform("sleep"))
+
+
+@pytest.mark.parametrize("lingers", [False, True])
+def test_what_was_put_off_is_done_before_a_wait(driver: BlockingDriver, lingers: bool) -> None:
+    """Who may linger has it done only if nothing comes within a moment; what is ready needs no wait."""
+    done: list[str] = []
+    driver.before_wait = lambda: done.append("put off")
+    driver.may_linger = lambda: lingers
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, b"x")
+        assert driver.wait_for_input(reader, None)
+        assert done == ([] if lingers else ["put off"])
+        os.read(reader, 1)
+        done.clear()
+        timer = threading.Timer(0.2, os.write, (writer, b"x"))
+        timer.start()
+        assert driver.wait_for_input(reader, None)
+        timer.join()
+        assert done == ["put off"]
+        os.read(reader, 1)
+        assert not driver.wait_for_input(reader, time.monotonic() + 0.05)
+        assert done == ["put off"] * 2
+    finally:
+        os.close(reader)
+        os.close(writer)

@@ -104,3 +104,14 @@ def test_a_closed_channel_is_noticed_at_the_flush() -> None:
     reporter.flush()
     there.settle(reporter, NO)
     assert there.done == ["mark +", "record", "mark -"], "what nobody heard goes into the control file"
+
+
+def test_so_many_lines_are_held_and_no_more() -> None:
+    there, reporter = scene()
+    while not reporter.full:
+        there.settle(reporter, OK)
+        reporter.hungry()
+    assert there.done == ["mark +"] * 8
+    reporter.flush()
+    assert not reporter.full
+    assert there.done[-1] == "write " + " ".join(["ok #hungry"] * 8)

@@ -31,12 +31,18 @@ if TYPE_CHECKING:
     from zsmtp.net.stspolicies import PolicyKeeper
 
 _LONGEST_POLL = (1 << 31) - 1  # milliseconds
+LINGER = 10  # milliseconds of a wait that those who may linger do not yet take for one
 
 T = TypeVar("T")
 
 
 def _nothing() -> None:
     """What most users have to do before a wait."""
+
+
+def _never() -> bool:
+    """Whether most users have put something off that may be put off for longer."""
+    return False
 
 
 class Stop:
@@ -69,7 +75,8 @@ class BlockingDriver:
     ``identity`` is the local address to connect from (None: the system's choice), ``reserved_port`` asks for a source
     port below 1024, ``send_buffer`` is SO_SNDBUF in octets.
 
-    :attr:`before_wait` is called whenever something is going to be waited for: the time to do what was put off.
+    :attr:`before_wait` is called whenever something is going to be waited for: the time to do what was put off. While
+    :attr:`may_linger` says so, it is called only for waits of more than a moment (``LINGER``).
     :attr:`policies` carries out what MTA-STS asks for; without it such effects are not known here.
     """
 
@@ -92,6 +99,7 @@ class BlockingDriver:
         self._clock = clock
         self._lookups_end = 0.0
         self.before_wait: Callable[[], None] = _nothing
+        self.may_linger: Callable[[], bool] = _never
         self.policies: PolicyKeeper | None = None
         self._poll = select.poll()
         self._poll.register(stop, READABLE)
@@ -197,11 +205,14 @@ class BlockingDriver:
 
     def _ready(self, deadline: float | None) -> list[tuple[int, int]]:
         """Wait for any registered descriptor until ``deadline`` at most: pairs of descriptor and events."""
-        self.before_wait()
         timeout = None
         if deadline is not None:
             timeout = min(math.ceil(max(deadline - self._clock(), 0.0) * 1000), _LONGEST_POLL)
-        events = self._poll.poll(timeout)
+        moment = LINGER if timeout is None else min(LINGER, timeout)
+        events = self._poll.poll(moment) if self.may_linger() else []
+        if not events:
+            self.before_wait()
+            events = self._poll.poll(timeout)
         if self._stop.requested and not self._stop_heard:
             self._stop_heard = True
             self._poll.unregister(self._stop)  # it stays readable; waits that go on must not spin on it

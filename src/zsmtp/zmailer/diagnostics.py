@@ -38,6 +38,7 @@ MESSAGE_LIMIT = 2000  # octets of a report's message
 DIAGNOSTIC_LIMIT = 500  # octets of the diagnostic code
 _FIELD_LIMIT = 1000  # octets of any other field
 _SEPARATOR = b"\x01"
+_MOST_HELD = 16  # lines: the scheduler is to see its jobs done bit by bit
 
 
 class OpenControl(Protocol):
@@ -215,8 +216,8 @@ class Reporter:
     those are left empty that only logs would show.
 
     With ``gather`` what nobody is harmed by when it comes late, ``#hungry`` and successes already marked, is held
-    until the next line of another kind or until :meth:`flush`, which is to be called before every wait: so one write
-    tells of all messages whose replies came together.
+    until the next line of another kind or until :meth:`flush`, which is to be called before every wait of more than a
+    moment and when :attr:`full`: so one write tells of all messages whose replies came close together.
     """
 
     def __init__(
@@ -236,6 +237,11 @@ class Reporter:
             self._held.append(b"#hungry\n")
         else:
             self._send(b"#hungry\n")
+
+    @property
+    def full(self) -> bool:
+        """Whether so many lines are held that they should leave."""
+        return len(self._held) >= _MOST_HELD
 
     def flush(self) -> None:
         """Send what is held."""

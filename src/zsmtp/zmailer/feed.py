@@ -31,6 +31,11 @@ class JobFeed:
         """The descriptor, to wait on."""
         return self._fileno
 
+    @property
+    def holds_line(self) -> bool:
+        """Whether :meth:`take` has something to give without another :meth:`fill`."""
+        return self._buffer.find(b"\n", self._searched) >= 0
+
     def take(self) -> bytes | None:
         """The next complete line without its line end, None if there is none.
 

@@ -80,6 +80,7 @@ class Loop:
             self._complain(f"{error.filename}: {error.strerror}")
             return EX_NOINPUT
         self._driver.before_wait = self._reporter.flush
+        self._driver.may_linger = self._may_linger
         self._dispatcher = Dispatcher(self._options, self._driver, self._journal, security)
         self._surroundings = Surroundings(
             self._options,
@@ -97,6 +98,11 @@ class Loop:
             self._dispatcher.end("final close")
             self._reporter.flush()
             self._journal.close()
+
+    def _may_linger(self) -> bool:
+        """Whether reports can wait a moment: not while the scheduler may wait for them to give more work."""
+        busy = self._next is not None or self._feed.holds_line
+        return busy and not self._reporter.full and not self._stop.requested
 
     def _work(self) -> int:
         try:
