@@ -26,8 +26,7 @@ file::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing's own would cost its import before the agent's first word; type checkers know the name
 if TYPE_CHECKING:
     from zsmtp.client.report import Report
 

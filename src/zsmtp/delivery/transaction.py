@@ -11,7 +11,7 @@ from zsmtp.delivery.outcome import Peer, Verdict, asks_for_another_transaction, 
 from zsmtp.delivery.report import Ledger
 from zsmtp.errors import ZsmtpError
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.phase import FINAL_PHASES, Phase, Result
+from zsmtp.proto.phase import DATA, FINAL_PHASES, MAIL, RCPT, RSET, SUCCESS, TRANSIENT
 from zsmtp.proto.plan import Transaction
 from zsmtp.proto.reply import Reply
 from zsmtp.proto.session import Answer, Lost
@@ -56,18 +56,18 @@ class TransactionBook:
     def answered(self, answer: Answer) -> None:
         """Account for one reply."""
         phase = answer.step.phase
-        self.any_reply = self.any_reply or phase is not Phase.RSET
+        self.any_reply = self.any_reply or phase is not RSET
         if self.riding and self._speaks_of_order(answer):
             self.out_of_step = True  # no verdict is drawn from it
-            if phase is Phase.RCPT:
+            if phase is RCPT:
                 self._declined.add(answer.step.recipient)
-        elif phase is Phase.MAIL:
+        elif phase is MAIL:
             self._mail(answer)
         elif not self._mail_taken:
             return  # everybody had MAIL's answer; what comes behind it says nothing
-        elif phase is Phase.RCPT:
+        elif phase is RCPT:
             self._recipient(answer)
-        elif phase is Phase.DATA:
+        elif phase is DATA:
             self._data(answer)
         elif phase in FINAL_PHASES:
             self._final(answer)
@@ -90,13 +90,13 @@ class TransactionBook:
         503 does, but behind recipients all refused it is what DATA and BDAT get in any case; RSET has no wrong place.
         """
         phase, code = answer.step.phase, answer.reply.code
-        if phase is Phase.RSET:
-            return answer.result is not Result.SUCCESS and code != 421
-        return code == 503 and (phase in (Phase.MAIL, Phase.RCPT) or bool(self._accepted))
+        if phase is RSET:
+            return answer.result is not SUCCESS and code != 421
+        return code == 503 and (phase in (MAIL, RCPT) or bool(self._accepted))
 
     def _mail(self, answer: Answer) -> None:
         self._common.append(exchange(answer.step.shown, answer.reply))
-        if answer.result is Result.SUCCESS:
+        if answer.result is SUCCESS:
             self._mail_taken = True
         elif answer.reply.code != 421:
             self._ledger.settle_all(self._batch, self._verdict(answer, None))
@@ -104,7 +104,7 @@ class TransactionBook:
     def _recipient(self, answer: Answer) -> None:
         index = answer.step.recipient
         self._rcpt[index] = exchange(answer.step.shown, answer.reply)
-        if answer.result is Result.SUCCESS:
+        if answer.result is SUCCESS:
             self._accepted.append(index)
             return
         self._declined.add(index)
@@ -115,14 +115,14 @@ class TransactionBook:
 
     def _data(self, answer: Answer) -> None:
         self._common.append(exchange(answer.step.shown, answer.reply))
-        if answer.result is not Result.SUCCESS and answer.reply.code != 421:
+        if answer.result is not SUCCESS and answer.reply.code != 421:
             self._settle_accepted(answer)
 
     def _final(self, answer: Answer) -> None:
         if not self._accepted:
             return  # the answer to a lone dot, or to content that nobody was to get
-        self.taken = self.taken or answer.result is Result.SUCCESS
-        self.put_off = self.put_off or answer.result is Result.TRANSIENT
+        self.taken = self.taken or answer.result is SUCCESS
+        self.put_off = self.put_off or answer.result is TRANSIENT
         if answer.recipient >= 0:
             self._ledger.settle(self._batch[answer.recipient], self._verdict(answer, answer.recipient, answer.reply))
         else:

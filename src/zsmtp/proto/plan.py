@@ -18,7 +18,7 @@ from zsmtp.errors import CommandError
 from zsmtp.proto import command
 from zsmtp.proto.address import domain_of, downgrade, original_recipient, path_problem
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.phase import Phase
+from zsmtp.proto.phase import CONTENT, DATA, LAST, MAIL, RCPT, Phase
 from zsmtp.proto.status import EnhancedStatus
 
 MAX_RECIPIENTS = 100  # in one transaction (RFC 5321 4.5.3.1.8)
@@ -204,15 +204,15 @@ def plan_transaction(
     internationalised = not envelope.sender.isascii() or any(not r.address.isascii() for r in envelope.recipients)
     smtputf8 = (internationalised or content.smtputf8) and capabilities.smtputf8
     gated = not capabilities.pipelining
-    steps = [Step(Phase.MAIL, _mail(envelope, content, capabilities, smtputf8=smtputf8), gated=flow is Flow.STEPWISE)]
+    steps = [Step(MAIL, _mail(envelope, content, capabilities, smtputf8=smtputf8), gated=flow is Flow.STEPWISE)]
     for index, recipient in enumerate(envelope.recipients):
         wire = _rcpt(recipient, capabilities, smtputf8=smtputf8)
-        steps.append(Step(Phase.RCPT, wire, gated=gated, recipient=index))
+        steps.append(Step(RCPT, wire, gated=gated, recipient=index))
     if capabilities.chunking:
-        steps.append(Step(Phase.LAST, command.bdat(content.size, last=True), gated=flow is not Flow.BLIND))
+        steps.append(Step(LAST, command.bdat(content.size, last=True), gated=flow is not Flow.BLIND))
     else:
-        steps.append(Step(Phase.DATA, command.DATA, gated=gated))
-        steps.append(Step(Phase.CONTENT, b""))
+        steps.append(Step(DATA, command.DATA, gated=gated))
+        steps.append(Step(CONTENT, b""))
     return Transaction(tuple(steps), envelope.recipients, content, flow)
 
 

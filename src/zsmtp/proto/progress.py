@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from zsmtp.proto.phase import FINAL_PHASES, Phase, Result
+from zsmtp.proto.phase import CONTENT, DATA, FINAL_PHASES, LAST, MAIL, RCPT, SUCCESS, Phase, Result
 from zsmtp.proto.plan import Step, Transaction
 
 
@@ -28,7 +28,7 @@ class Progress:
     @property
     def may_deliver(self) -> bool:
         """Whether somebody is accepted, or may be once the answers are in: a lone dot carries no message."""
-        undecided = self.mail is None or (self.mail is Result.SUCCESS and self.rcpt_unanswered > 0)
+        undecided = self.mail is None or (self.mail is SUCCESS and self.rcpt_unanswered > 0)
         return bool(self.accepted) or undecided or self.contradicted
 
 
@@ -44,16 +44,30 @@ class Sent:
         self.replies = 1
 
 
+def pointless(progress: Progress, phase: Phase, *, undecided: bool) -> bool:
+    """Whether the next step of a transaction, not sent yet, can no longer lead to a delivery.
+
+    ``undecided`` tells that commands of the transaction are not answered yet.
+    """
+    if phase is CONTENT:
+        return not undecided and not progress.go_ahead
+    if progress.mail is not None and progress.mail is not SUCCESS:
+        return True  # MAIL was refused and nothing more has left
+    if phase is DATA or phase is LAST:
+        return not (undecided or progress.mail is None or progress.accepted)
+    return False
+
+
 def note(progress: Progress, step: Step, result: Result) -> None:
     """Write down what the answer to a step says about its transaction."""
-    phase, good = step.phase, result is Result.SUCCESS
-    if phase is Phase.RCPT:
+    phase = step.phase
+    if phase is RCPT:
         progress.rcpt_unanswered -= 1
-        if good and progress.mail is Result.SUCCESS:
+        if result is SUCCESS and progress.mail is SUCCESS:
             progress.accepted.append(step.recipient)
-    elif phase is Phase.MAIL:
+    elif phase is MAIL:
         progress.mail = result
-    elif phase is Phase.DATA:
-        progress.go_ahead = good
+    elif phase is DATA:
+        progress.go_ahead = result is SUCCESS
     elif phase in FINAL_PHASES:
-        progress.completed = good or bool(progress.accepted) or phase is Phase.CONTENT
+        progress.completed = phase is CONTENT or result is SUCCESS or bool(progress.accepted)

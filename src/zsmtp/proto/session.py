@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from zsmtp.errors import ConnectionLost, ContentError, ReplyError, ServiceClosing, WaitTimeout, ZsmtpError
 from zsmtp.events import (
@@ -39,53 +38,33 @@ from zsmtp.events import (
     ignore,
 )
 from zsmtp.proto import command
-from zsmtp.proto.phase import FINAL_PHASES, RULES, Phase, Result, Timeouts, judge
+from zsmtp.proto.phase import (
+    CONTENT,
+    DISORDER,
+    FINAL_PHASES,
+    LAST,
+    MAIL,
+    RSET,
+    RULES,
+    SUCCESS,
+    Phase,
+    Result,
+    Timeouts,
+    judge,
+)
 from zsmtp.proto.plan import Step, Transaction
-from zsmtp.proto.progress import Progress, Sent, note
+from zsmtp.proto.progress import Progress, Sent, note, pointless
 from zsmtp.proto.reply import Reply, ReplyParser
+from zsmtp.proto.told import Answer, Finished, Lost, SessionEvent
+
+__all__ = ["WRITE_UNIT", "Answer", "Finished", "Lost", "Session", "SessionEvent"]
 
 _UNKNOWN = 1 << 62  # the end of a step whose last octet is not given out yet
 
-_RSET = Step(Phase.RSET, command.RSET, gated=False)
-_SPECIAL = frozenset({Phase.MAIL, Phase.RSET, Phase.CONTENT})  # what may need another step before or instead of it
+_RSET = Step(RSET, command.RSET, gated=False)
+_SPECIAL = frozenset({MAIL, RSET, CONTENT})  # what may need another step before or instead of it
 
 WRITE_UNIT = 64 * 1024  # octets that must be taken within Timeouts.write
-
-
-class Answer(NamedTuple):
-    """A step was answered; ``result`` is SUCCESS, TRANSIENT or PERMANENT. ``recipient`` is an index (-1: none)."""
-
-    step: Step
-    reply: Reply
-    result: Result
-    transaction: Transaction | None = None
-    recipient: int = -1
-
-
-class Finished(NamedTuple):
-    """All steps of a transaction are answered, or need not be sent any more.
-
-    ``completed`` tells that the server has no transaction open any more: the next MAIL needs no RSET before it.
-    """
-
-    transaction: Transaction
-    completed: bool
-
-
-class Lost(NamedTuple):
-    """The session is over.
-
-    ``step`` is what was waited for, ``transaction`` the one at work then (or the one whose content failed this side),
-    ``in_doubt`` the transactions whose fate nobody told.
-    """
-
-    error: ZsmtpError
-    step: Step | None = None
-    in_doubt: tuple[Transaction, ...] = ()
-    transaction: Transaction | None = None
-
-
-SessionEvent = Answer | Finished | Lost
 
 
 class Session:
@@ -215,50 +194,56 @@ class Session:
         return self._events.popleft() if self._events else None
 
     def _take_reply(self, reply: Reply, now: float) -> None:
-        if not self._quiet:
-            for line in reply.raw_lines:
-                self._observe(LineReceived(line))
-        if reply.bare_lf:
-            self._observe(Remark("reply line ended by a bare LF"))
-        sent = self._awaited[0] if self._awaited else None
-        if sent is None or sent.end > self._written:
-            if reply.code == 421:
-                self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
-            else:
-                self.fail(ReplyError(f"reply that nothing asked for: {reply}"))
+        if reply.bare_lf or not self._quiet:
+            self._tell_of(reply)
+        awaited = self._awaited
+        if not awaited or awaited[0].end > self._written:
+            closing = reply.code == 421
+            self.fail(
+                ServiceClosing(f"the peer closes the connection: {reply}")
+                if closing
+                else ReplyError(f"reply that nothing asked for: {reply}")
+            )
             return
+        sent = awaited[0]
         step, progress = sent.step, sent.progress
-        phase, code = step.phase, reply.code
-        result = judge(phase, code)
-        recipient = step.recipient
+        phase, recipient = step.phase, step.recipient
+        result = judge(phase, reply.code)
         if self._lmtp and progress is not None and phase in FINAL_PHASES:
             sent.replies = sent.replies or max(len(progress.accepted), 1)
             if progress.accepted:
                 recipient = progress.accepted[len(progress.accepted) - sent.replies]
-        transaction = progress.transaction if progress is not None else None
+        transaction = None if progress is None else progress.transaction
         if not self._quiet:
             self._observe(Answered(phase, reply, transaction, recipient))
-        if result is Result.DISORDER:
+        if result is DISORDER:
             self.fail(ReplyError(f"unexpected reply when {RULES[phase].words}: {reply}"))
             return
-        if phase is Phase.LAST and result is Result.SUCCESS and progress and not progress.accepted:
+        if phase is LAST and result is SUCCESS and progress is not None and not progress.accepted:
             progress.contradicted = True
             self.fail(ReplyError(f"content taken although no recipient was accepted: {reply}"))
             return
         self._events.append(Answer(step, reply, result, transaction, recipient))
         sent.replies -= 1
-        if phase is Phase.RSET and result is not Result.SUCCESS and code != 421:
+        if phase is RSET and result is not SUCCESS and reply.code != 421:
             self.fail(ConnectionLost(f"RSET was refused: {reply}"))
             return
         self._reply_since = now
-        if sent.replies == 0:
-            self._awaited.popleft()
-        if code == 421:  # the command is answered, the transaction is not finished but lost
+        if not sent.replies:
+            awaited.popleft()
+        if reply.code == 421:  # the command is answered, the transaction is not finished but lost
             if progress is not None:
                 note(progress, step, result)
             self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
-        elif sent.replies == 0 and progress is not None:
+        elif progress is not None and not sent.replies:
             self._advance(progress, step, result)
+
+    def _tell_of(self, reply: Reply) -> None:
+        if not self._quiet:
+            for line in reply.raw_lines:
+                self._observe(LineReceived(line))
+        if reply.bare_lf:
+            self._observe(Remark("reply line ended by a bare LF"))
 
     def _advance(self, progress: Progress, step: Step, result: Result) -> None:
         """Account for an answered step of a transaction, and drop the steps it made pointless."""
@@ -266,24 +251,14 @@ class Session:
         note(progress, step, result)
         if self._unsent and self._unsent[0][1] is progress:
             self._drop_pointless(progress)
-        if progress.unanswered == 0:
+        if not progress.unanswered:
             self._events.append(Finished(progress.transaction, progress.completed))
 
     def _drop_pointless(self, progress: Progress) -> None:
         """Take the unsent steps of a transaction out of the queue once they can no longer lead to a delivery."""
         undecided = bool(self._awaited) and self._awaited[-1].progress is progress
         while self._unsent and self._unsent[0][1] is progress:
-            phase = self._unsent[0][0].phase
-            if progress.mail is not None and progress.mail is not Result.SUCCESS and phase is not Phase.CONTENT:
-                pointless = True  # MAIL was refused and nothing more has left
-            elif phase is Phase.CONTENT:
-                pointless = not undecided and not progress.go_ahead
-            elif phase in (Phase.DATA, Phase.LAST):
-                rcpt_left = undecided or progress.mail is None
-                pointless = not rcpt_left and not progress.accepted
-            else:
-                pointless = False
-            if not pointless:
+            if not pointless(progress, self._unsent[0][0].phase, undecided=undecided):
                 return
             self._unsent.popleft()
             progress.unanswered -= 1
@@ -373,20 +348,20 @@ class Session:
 
     def _next_step(self, step: Step, progress: Progress | None, now: float) -> Step:
         """Take ``step`` from the queue, unless another has to come before it; that one, or what goes instead of it."""
-        if step.phase is Phase.MAIL and progress is not None:
+        if step.phase is MAIL and progress is not None:
             before, self._before = self._before, None
             progress.started = now
             if before is not None and not (before.concluded or before.completed):
                 progress.unanswered += 1
                 return _RSET  # RFC 5321 4.1.1.5
             self._before = progress
-        elif step.phase is Phase.RSET:
+        elif step.phase is RSET:
             self._before = None
         self._unsent.popleft()
-        if step.phase is Phase.CONTENT and progress is not None and not progress.accepted:
+        if step.phase is CONTENT and progress is not None and not progress.accepted:
             if self._lmtp:
                 self.fail(ReplyError("354 to DATA although no recipient was accepted"))
-            return Step(Phase.CONTENT, command.LONE_DOT)  # RFC 2920 3.1
+            return Step(CONTENT, command.LONE_DOT)  # RFC 2920 3.1
         return step
 
     def _begin_content(self, sent: Sent, progress: Progress, now: float) -> None:
@@ -394,7 +369,7 @@ class Session:
         step = sent.step
         # Behind BDAT LAST a server may keep a transaction open whose recipients it all refused (RFC 3030 2); it
         # would take the next message in the name of the last sender then. So somebody must be known to be accepted.
-        progress.concluded = step.phase is Phase.CONTENT or bool(progress.accepted)
+        progress.concluded = step.phase is CONTENT or bool(progress.accepted)
         if step.wire == command.LONE_DOT:
             return
         form = progress.transaction.content
@@ -403,7 +378,7 @@ class Session:
             sent.replies = 0  # known when the first of them comes
         sent.end = _UNKNOWN
         self._leaving.append(sent)
-        self._content = form.chunk() if step.phase is Phase.LAST else form.data()
+        self._content = form.chunk() if step.phase is LAST else form.data()
         if not self._quiet:
             self._observe(ContentStarted(form.size, progress.transaction))
         self._ahead = self._read_ahead()
@@ -424,8 +399,8 @@ class Session:
             sent = self._leaving[-1]
             self._content = None
             sent.end = position + len(block)
-            if sent.step.phase is Phase.CONTENT and not self._quiet:
-                self._observe(LineSent(b".", Phase.CONTENT, sent.progress.transaction if sent.progress else None))
+            if sent.step.phase is CONTENT and not self._quiet:
+                self._observe(LineSent(b".", CONTENT, sent.progress.transaction if sent.progress else None))
         return block
 
     # ----------------------------------------------------------------- waits
