@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
@@ -37,7 +38,7 @@ MAX_UNSENT = 256 * 1024
 """Octets of records that wait for a peer that does not read, beyond one batch."""
 
 _RECORD = 16 * 1024  # octets of plain text in the largest record
-_BATCH = 4 * _RECORD  # octets encrypted before the transport is asked to take them
+_BATCH = 8 * _RECORD  # octets encrypted before the transport is asked to take them
 _MAX_CHAIN = 32  # certificates kept
 
 
@@ -98,6 +99,8 @@ class TLSLayer:
         self._failure: TransportError | None = None  # to be told once what came before it is given out
         self._records = memoryview(b"")  # encrypted, not yet taken by the stream
         self._sealed = 0  # octets of plain text in the records on their way
+        self._marks: deque[tuple[int, int]] = deque()  # for each of these: where it ends in the batch, its plain octets
+        self._taken = 0  # octets of the batch that the stream took
 
     def fileno(self) -> int:
         """The descriptor, to wait on; -1 once closed."""
@@ -208,24 +211,35 @@ class TLSLayer:
         if self._sealed > len(data):
             raise LocalError("send: octets given before were not given again")
         left = 0
-        while self._flush():
-            left += self._sealed
-            self._sealed = 0
+        while True:
+            flushed = self._flush()
+            left += self._departed()
             batch = data[left : left + _BATCH]
-            if not batch:
-                break
+            if not flushed or not batch:
+                return left
             self._seal(batch)
-            self._sealed = len(batch)
-        return left
+
+    def _departed(self) -> int:
+        """Octets of plain text in the records that have left completely since the last call."""
+        count = 0
+        while self._marks and self._marks[0][0] <= self._taken:
+            count += self._marks.popleft()[1]
+        self._sealed -= count
+        return count
 
     def flush(self) -> None:
         """Write records that wait, as far as the stream takes them. Raises ConnectionLost."""
         self._flush()
 
     def _seal(self, batch: memoryview) -> None:
+        """Encrypt a batch; nothing else is on its way."""
+        self._taken = 0
+        self._sealed = len(batch)
         try:
             while batch:
-                batch = batch[self._tls.write(batch) :]
+                written = self._tls.write(batch[:_RECORD])
+                self._marks.append((self._outgoing.pending, written))
+                batch = batch[written:]
         except ssl.SSLError as error:
             raise TLSBroken(f"TLS failed: {_reason(error)}") from error
 
@@ -239,6 +253,7 @@ class TLSLayer:
             taken = self._stream.send(self._records)
             if not taken:
                 return False
+            self._taken += taken
             self._records = self._records[taken:]
 
     # ---------------------------------------------------------------- ending
