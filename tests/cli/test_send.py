@@ -232,6 +232,37 @@ def test_a_dry_run_in_json_has_the_plan(send: Run, letter: str) -> None:
     assert "needs SMTPUTF8" in delivery["forms"][1]["refused"][0]
 
 
+def test_the_plan_that_was_explained_is_executed(
+    send: Run, letter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "plan.json"
+    with NameServer(ZONE) as dns, receiving() as receiver:
+        direct = ("--resolver", dns.address, "--port", str(receiver.port))
+        assert main(["explain", "--json", *direct, "example.com"]) == 0
+        plan.write_text(capsys.readouterr().out)
+        asked = len(dns.queries)
+        status, out, _ = send(letter, *direct, "--plan", str(plan), "--to", "a@Example.com")
+        assert (status, len(dns.queries)) == (0, asked)
+        assert out.startswith(f"delivered  a@Example.com: mx.example.com [127.0.0.1]:{receiver.port}: 250")
+        status, _, err = send(letter, *direct, "--plan", str(plan), "--to", "a@example.com", "--to", "b@other.example")
+        assert (status, err) == (65, "zsmtp send: --plan: there is no plan for other.example\n")
+    assert len(receiver.messages) == 1
+    plan.write_text("{}")
+    status, _, err = send(letter, "--plan", str(plan))
+    assert (status, err.count("\n")) == (65, 1)
+    assert "neither an explanation" in err
+    assert send(letter, "--plan", "/nonexistent")[0] == 66
+
+
+def test_tls_can_be_required_by_the_sender(send: Run, letter: str) -> None:
+    with receiving() as receiver:
+        relay = ("--relay", f"127.0.0.1:{receiver.port}", "--to", "a@example.com")
+        status, out, _ = send(letter, "--require-tls", *relay)
+    assert status in (69, 75)
+    assert not receiver.messages
+    assert "delivered" not in out
+
+
 def test_traces(send: Run, letter: str, tmp_path: Path) -> None:
     with NameServer(ZONE) as dns, receiving() as receiver:
         direct = ("--resolver", dns.address, "--port", str(receiver.port))
@@ -323,20 +354,24 @@ def test_no_permission(send: Run, letter: str) -> None:
     assert (status, err) == (77, f"zsmtp send: {letter}: Permission denied\n")
 
 
-def test_an_interrupt_ends_it_and_everybody_is_told_of(letter: str) -> None:
+def test_an_interrupt_ends_it_and_everybody_is_told_of(letter: str, tmp_path: Path) -> None:
+    config = tmp_path / "zsmtp.toml"
+    config.write_text("[limits]\nwaiting = 1\n")  # the second message is not taken to hand before the first is done
     with Sink(Script(replies={"MAIL": (Step(None, Then.HANG),)})) as sink:
         relay = ("--relay", f"127.0.0.1:{sink.port}", "--to", "a@example.com", "--to", "b@example.com")
-        command = [sys.executable, "-m", "zsmtp.cli.main", "send", letter, *relay]
+        command = [sys.executable, "-m", "zsmtp.cli.main", "send", letter, letter, "--config", str(config), *relay]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             sink.wait_for_command("MAIL")
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err == ""
-    assert sorted(line.split(":")[0] for line in out.splitlines()[:2]) == [
-        "deferred   a@example.com",
-        "deferred   b@example.com",
-    ]
+    lines = out.splitlines()
+    who = ["a@example.com", "a@example.com", "b@example.com", "b@example.com"]
+    assert sorted(line.split()[1] for line in lines[:4]) == who
+    assert all(line.startswith("deferred ") for line in lines[:4])
+    assert sum("interrupted before it was tried" in line for line in lines) == 2
+    assert lines[4:] == ["4 deferred"]
 
 
 def test_a_reader_that_goes_away_is_no_trouble(letter: str) -> None:

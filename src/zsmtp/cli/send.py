@@ -12,12 +12,14 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 
 from zsmtp.cli.arguments import command_parser
 from zsmtp.cli.configuration import add_options, read_configuration
-from zsmtp.cli.failure import CommandFailed, warnings_told
+from zsmtp.cli.explainjson import read_plans
+from zsmtp.cli.failure import CommandFailed, read_file, warnings_told
 from zsmtp.cli.outgoing import Outgoing, read_all
 from zsmtp.cli.progress import Progress, progress_for
 from zsmtp.cli.results import result_line, results_document, status_of, summary
@@ -27,8 +29,11 @@ from zsmtp.cli.tree import wrap
 from zsmtp.client.client import Client, Submission
 from zsmtp.client.config import Config
 from zsmtp.client.destinations import Destinations
-from zsmtp.client.report import Result
+from zsmtp.client.report import Fate, Result
+from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.valuejson import MAX_DOCUMENT
 from zsmtp.errors import ConfigError, LocalError
+from zsmtp.escape import escape
 from zsmtp.events import Observer, combine, ignore
 from zsmtp.observers.files import Tracing
 
@@ -47,6 +52,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--from", dest="sender", metavar="ADDRESS", help="the sender; <> for none")
     parser.add_argument("--to", action="append", metavar="ADDRESS", help="a recipient; may be given again")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and connect to nobody")
+    parser.add_argument(
+        "--plan", metavar="FILE", help="execute the plans in FILE, which zsmtp explain --json printed, as they are"
+    )
+    parser.add_argument("--require-tls", action="store_true", help="authenticated TLS on every hop, or no delivery")
     parser.add_argument("--json", action="store_true", help="print JSON (zsmtp.send/1) when all is over")
     parser.add_argument(
         "--trace", metavar="PATH", help="keep a trace of each delivery: a directory, or a file if there is only one"
@@ -60,13 +69,25 @@ def run(arguments: list[str]) -> int:
     """Run the command; the exit status."""
     options = make_parser().parse_args(arguments)
     config = read_configuration(options)
+    plans = _read_plans(options.plan) if options.plan is not None else None
+    if plans is not None and options.dry_run:
+        raise CommandFailed(Exit.USAGE, "--plan: the plan of a dry run is always a new one")
     with ExitStack() as opened:
         messages = read_all(options.files, options.sender, options.to, opened)
         if options.dry_run:
             from zsmtp.cli.dryrun import dry_run
 
             return dry_run(messages, config, options)
-        return _Sending(messages, config, options).run()
+        return _Sending(messages, config, plans, options).run()
+
+
+def _read_plans(path: str) -> dict[str, DeliveryPlan]:
+    """The plans in a file by destination. Raises CommandFailed."""
+    try:
+        plans = read_plans(read_file(path, MAX_DOCUMENT))
+    except ConfigError as error:
+        raise CommandFailed(Exit.DATA, f"{escape(path)}: {escape(str(error))}") from error
+    return {plan.route.destination: plan for plan in plans}
 
 
 def _traces(path: str | None, deliveries: int, *, hashed: bool) -> Tracing | None:
@@ -88,9 +109,17 @@ def _complain(text: str) -> None:
 class _Sending:
     """One run of the command."""
 
-    def __init__(self, messages: Sequence[Outgoing], config: Config, options: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        messages: Sequence[Outgoing],
+        config: Config,
+        plans: dict[str, DeliveryPlan] | None,
+        options: argparse.Namespace,
+    ) -> None:
         self._messages = messages
         self._config = config
+        self._plans = plans
+        self._require_tls = options.require_tls
         self._json = options.json
         self._look = look_of(sys.stdout, options.color)
         self._results: list[Result] = []
@@ -102,9 +131,13 @@ class _Sending:
     def _deliveries(self) -> list[int]:
         """The octets of each delivery: a message goes once to every destination of its recipients."""
         destinations = Destinations(self._config)
-        return [
-            one.size for one in self._messages for _ in {destinations.of(to.encode("utf-8")) for to in one.recipients}
-        ]
+        found = []
+        for one in self._messages:
+            for where in {destinations.of(to.encode("utf-8")) for to in one.recipients}:
+                if self._plans is not None and where.request.destination not in self._plans:
+                    raise CommandFailed(Exit.DATA, f"--plan: there is no plan for {escape(where.name)}")
+                found.append(one.size)
+        return found
 
     def _make_progress(self, look: Look) -> Progress | None:
         octets = sum(self._deliveries())
@@ -124,20 +157,39 @@ class _Sending:
 
     async def _send(self) -> None:
         observe = self._observer if self._progress is not None or self._traces is not None else None
-        async with Client(self._config, observe=observe) as client:
+        plans = self._plans.values() if self._plans is not None else ()
+        async with Client(self._config, observe=observe, plans=plans) as client:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self._stop, client)
-            submissions = [
-                Submission(message=one.from_start(), sender=one.sender, recipients=one.recipients, name=one.name)
-                for one in self._messages
-            ]
             try:
-                async for result in client.stream(submissions):
+                async for result in client.stream(map(self._submission, self._messages)):
                     self._tell(result)
             except LocalError:
                 if not self._stopped:
                     raise
+        if self._stopped:
+            self._tell_of_the_rest()
+
+    def _submission(self, one: Outgoing) -> Submission:
+        return Submission(
+            message=one.from_start(),
+            sender=one.sender,
+            recipients=one.recipients,
+            name=one.name,
+            require_tls=self._require_tls,
+        )
+
+    def _tell_of_the_rest(self) -> None:
+        """Messages that were not taken to hand before the interrupt."""
+        told = Counter((result.message, result.recipient) for result in self._results)
+        for one in self._messages:
+            for to in one.recipients:
+                if told[one.name, to]:
+                    told[one.name, to] -= 1
+                else:
+                    text = "interrupted before it was tried"
+                    self._tell(Result(message=one.name, recipient=to, fate=Fate.DEFERRED, status="4.3.2", text=text))
 
     def _observer(self, destination: str) -> Observer:
         """Who hears of one connection."""

@@ -38,6 +38,7 @@ from zsmtp.net.identity import parse_identity
 from zsmtp.net.waits import Source
 
 if TYPE_CHECKING:
+    from zsmtp.delivery.plan import DeliveryPlan
     from zsmtp.observers.files import Tracing
 
 ObserverFor = Callable[[str], Observer]
@@ -64,7 +65,8 @@ class Client:
     """Delivers messages as ``config`` says; ``relay`` (a value or a URL) takes the place of the one in it.
 
     ``observe`` is asked for an observer for each connection, see ``zsmtp.events``. ``trace`` is a directory where a
-    trace of each delivery is kept, or a file (``zsmtp.observers.files``).
+    trace of each delivery is kept, or a file (``zsmtp.observers.files``). ``plans`` were made beforehand, as by ``zsmtp
+    explain``: mail for their destinations is delivered by them as they are, and nothing is looked up for it.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class Client:
         relay: Relay | str | None = None,
         observe: ObserverFor | None = None,
         trace: str | PathLike[str] | None = None,
+        plans: Iterable[DeliveryPlan] = (),
     ) -> None:
         self.config = through(config or Config(), relay)
-        self._destinations = Destinations(self.config)
+        self._destinations = Destinations(self.config, plans)
         self._observe = observe
         self._tracing = None if trace is None else _tracing(trace)
         self._lanes: dict[Destination, Lane] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from zsmtp.proto.address import domain_of
 from zsmtp.tls.policy import Level, Policy, STSUse
 
 if TYPE_CHECKING:
+    from zsmtp.delivery.plan import DeliveryPlan
     from zsmtp.delivery.security import Security
     from zsmtp.dns.dnspython import DnspythonResolver
     from zsmtp.net.stspolicies import PolicyKeeper
@@ -45,18 +46,26 @@ def _warn(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """One place that mail goes to: ``name`` for people, ``relay`` or None for the exchangers of the domain ``name``."""
+    """One place that mail goes to: ``name`` for people, ``relay`` or None for the exchangers of the domain ``name``.
+
+    ``given`` is a plan made beforehand, which is executed as it is.
+    """
 
     name: str
     relay: Relay | None
     request: DestinationRequest = field(compare=False)
+    given: DeliveryPlan | None = field(default=None, compare=False)
 
 
 class Destinations:
-    """Where the mail of one client goes. ``settings_for`` tells how sessions are led there."""
+    """Where the mail of one client goes. ``settings_for`` tells how sessions are led there.
 
-    def __init__(self, config: Config) -> None:
+    ``plans`` are made beforehand; each is executed for the destination it names.
+    """
+
+    def __init__(self, config: Config, plans: Iterable[DeliveryPlan] = ()) -> None:
         self._config = config
+        self._plans = {plan.route.destination: plan for plan in plans}
         self._known: dict[str, Destination] = {}
         self._asking: list[DnspythonResolver] = []
         self.settings_for: Callable[[Relay | None], SessionSettings] = cache(self._settings)
@@ -90,7 +99,7 @@ class Destinations:
                 families=families,
                 allow_unix=True,
             )
-            return Destination(str(relay), relay, request)
+            return Destination(str(relay), relay, request, self._plans.get(request.destination))
         request = DestinationRequest(
             destination=name,
             shuffle=random.SystemRandom().shuffle,
@@ -99,7 +108,7 @@ class Destinations:
             families=families,
             own_names=own_names,
         )
-        return Destination(name, None, request)
+        return Destination(name, None, request, self._plans.get(name))
 
     def _settings(self, relay: Relay | None) -> SessionSettings:
         config = self._config

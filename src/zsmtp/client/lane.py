@@ -153,7 +153,7 @@ class Worker:
         self._loop = lane.client.loop
         self._driver = lane.client.driver_for(lane.destination)
         self._courier, self._observe = lane.client.courier_for(lane.destination)
-        self._route = Route(lane.destination.request)
+        self._route = Route(lane.destination.request, lane.destination.given)
         self.targets = Targets(lane.client.wanted)
         self.stop = Stop()
         self._flying: set[Job] = set()
