@@ -77,6 +77,8 @@ class Schema:
         }
 
     def _encode(self, hint: Any, value: Any, *, text: bool) -> Any:
+        if value is None or type(value) in _SCALARS:
+            return value
         if is_dataclass(value):
             tag = {"type": type(value).__name__} if len(_classes(hint)) > 1 else {}
             return tag | self._encode_object(value)
