@@ -207,3 +207,12 @@ def test_damaged_certificates_are_not_trusted_and_raise_nothing(data: st.DataObj
 
 def test_other_hashes_of_the_second_generation() -> None:
     assert verify(issue("mx", by=INTER, hash_algorithm=hashes.SHA512()).chain, ROOT).problem is None
+
+
+def test_a_version_that_there_is_not() -> None:
+    """The library has an exception of its own for it; as an anchor it is none."""
+    strange = LEAF.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03", 1)
+    assert strange != LEAF.der
+    assert verify((strange, INTER.der), ROOT).problem is Problem.CERTIFICATE_NOT_TRUSTED
+    assert verify((LEAF.der, strange, INTER.der), ROOT).problem is None
+    assert verify_chain(LEAF.chain, TrustAnchors([strange, ROOT.der]), NOW).problem is None

@@ -133,6 +133,11 @@ class Opener:
         failures: list[ConnectFailure] = []
         refusals: list[Verdict] = []
         while remaining:
+            barred = yield from self._barred(plan, remaining[0])
+            if barred is not None:
+                refusals.append(barred)
+                del remaining[0]
+                continue
             result = yield from self._connect(remaining, failures)
             if result.interrupted:
                 return from_loss(Interrupted("told to stop while connecting"), "", None)
@@ -152,6 +157,13 @@ class Opener:
             if not opened.name_decided:
                 _drop_address(result.endpoint, remaining)
         return combine_host_failures(failures, refusals)
+
+    def _barred(self, plan: DeliveryPlan, endpoint: Endpoint) -> Generator[Any, Any, Verdict | None]:
+        """The verdict if the next candidate must not be used and that is plain without asking anybody."""
+        if self._stage is None or plan.needs_lookups(endpoint):
+            return None  # known once a connection stands: lookups for hosts that are down help nobody
+        found = yield from self._stage.required(plan, endpoint)
+        return found.verdict if isinstance(found, Unfit) else None
 
     def _connect(self, remaining: list[Endpoint], failures: list[ConnectFailure]) -> Generator[Any, Any, ConnectResult]:
         by_address = {(endpoint.address, endpoint.port): endpoint for endpoint in reversed(remaining)}

@@ -65,6 +65,10 @@ class DeliveryPlan:
 
         return isinstance(found, Barred) or found.needs_tls
 
+    def needs_lookups(self, endpoint: Endpoint) -> bool:
+        """Whether it takes lookups to decide on this candidate."""
+        return endpoint not in self.requirements and self.policy is not None and self.policy.wants_dane
+
     def for_wish(self, wish: SenderWish) -> DeliveryPlan:
         """The same for messages whose sender wants something else: candidates are to be decided on anew."""
         return self if wish is self.wish else replace(self, wish=wish, requirements={})

@@ -141,7 +141,7 @@ def _load(der: bytes) -> x509.Certificate | None:
         warnings.simplefilter("ignore")
         try:
             return x509.load_der_x509_certificate(der)
-        except ValueError:
+        except Exception:  # not only ValueError: a version that is none has an exception of its own
             return None
 
 
