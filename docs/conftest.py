@@ -1,11 +1,16 @@
-"""The names that the examples in the pages use without importing them."""
+"""What the examples in the pages use: a function, and a receiver on the loopback interface."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.receiver import Receiver, receiving
+
+import zsmtp
+from zsmtp.dns.static import StaticResolver
 
 sys.path.insert(0, str(Path(__file__).parent / "examples"))
 
@@ -16,3 +21,19 @@ def names_of_the_examples(doctest_namespace: dict[str, object]) -> None:
     from outcome import outcome
 
     doctest_namespace["outcome"] = outcome
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A mail server that takes mail for everybody but nobody@example.org."""
+    with receiving() as running:
+        running.refuse.add("nobody@example.org")
+        yield running
+
+
+@pytest.fixture
+def closed_world(receiver: Receiver) -> zsmtp.Config:
+    """A configuration for a world in which example.org's exchanger is the receiver, and there is nobody else."""
+    names = StaticResolver("example.org MX 10 mx1.example.org\nmx1.example.org A 127.0.0.1")
+    direct = zsmtp.Direct(resolver=names, port=receiver.port, dane=False, mta_sts=zsmtp.Config().direct.mta_sts.OFF)
+    return zsmtp.Config(direct=direct, helo_name="out.example.net")

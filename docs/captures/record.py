@@ -76,7 +76,8 @@ SCENES: dict[str, list[str]] = {
     "tlsrpt": [
         "@zsmtp tlsrpt --domain example.net tlsrpt",
         "tr -d '\\r' < example.net*.eml | sed -n '1,/^$/p'",
-        "sed -n '/^H4s/,/^--=/p' example.net*.eml | grep -v ^-- | base64 -d | zcat | python3 -m json.tool",
+        "tr -d '\\r' < example.net*.eml | sed -n '/^H4s/,/^--=/p' | grep -v ^-- | base64 -d | zcat | "
+        "python3 -m json.tool",
     ],
     "connect": ["smtp -D example.org"],
 }

@@ -1,0 +1,57 @@
+"""A driver for ``zsmtp.proto`` alone: one socket, one message, nothing else of zsmtp."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+from zsmtp.proto import command
+from zsmtp.proto.capabilities import Capabilities, parse_ehlo
+from zsmtp.proto.phase import Phase, Result, Timeouts
+from zsmtp.proto.plan import ContentForm, Envelope, plan_transaction
+from zsmtp.proto.reply import Reply
+from zsmtp.proto.session import Answer, Lost, Session, SessionEvent
+
+
+def events(sock: socket.socket, session: Session) -> Iterator[SessionEvent]:
+    """The driver: move octets until something has happened, for as long as there is something to wait for."""
+    while True:
+        while (event := session.next_event()) is not None:
+            yield event
+        now = time.monotonic()
+        if out := session.data_to_send(now):
+            session.data_written(sock.send(out), time.monotonic())
+        elif (deadline := session.deadline()) is None:
+            return
+        else:
+            sock.settimeout(max(deadline - now, 0.001))
+            try:
+                data = sock.recv(65536)
+            except TimeoutError:
+                session.handle_timer(time.monotonic())
+                continue
+            if data:
+                session.receive_data(data, time.monotonic())
+            else:
+                session.receive_eof(time.monotonic())
+
+
+def send(sock: socket.socket, name: bytes, envelope: Envelope, content: ContentForm) -> list[Reply]:
+    """Greet, deliver and say QUIT; the replies in the order they came. Raises what ended the session early."""
+    session = Session(timeouts=Timeouts())
+    replies, capabilities = [], Capabilities()
+    for event in events(sock, session):
+        if isinstance(event, Lost):
+            raise event.error
+        if isinstance(event, Answer):
+            replies.append(event.reply)
+            if event.result is not Result.SUCCESS:
+                break
+            if event.step.phase is Phase.GREETING:
+                session.command(Phase.EHLO, command.hello(b"EHLO", name))
+            elif event.step.phase is Phase.EHLO:
+                capabilities = parse_ehlo(event.reply.lines)
+                session.transact(plan_transaction(envelope, content, capabilities))
+                session.command(Phase.QUIT, command.QUIT)
+    return replies
