@@ -215,6 +215,47 @@ def test_colours_when_asked_for(explain: Run) -> None:
     assert "\x1b[32mdeliverable\x1b[0m" in explain("--color", "always", "[127.0.0.1]")[1]
 
 
+def test_what_the_agent_would_do(
+    dns: NameServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its flags and its ZENV file, not by the client's options."""
+    (tmp_path / "zenv").write_text(f"RESOLVER={dns.address}\nTLS_MTA_STS=on\nPOSTOFFICE={tmp_path}\n")
+    (tmp_path / "tls.conf").write_text("tls-level encrypt\n")
+    monkeypatch.setenv("ZCONFIG", str(tmp_path / "zenv"))
+    monkeypatch.setenv("COLUMNS", "120")
+    flags = f"/usr/local/bin/smtp -s -p 2525 -h me.example -T conn=17s -S {tmp_path}/tls.conf"
+    assert main(["explain", f"--agent={flags}", "user@example.com"]) == 0
+    out = capsys.readouterr().out
+    assert "└─ 127.0.0.1 port 2525" in out
+    assert "TLS  encrypt: required, with anybody; configured level encrypt" in out
+    assert "MTA-STS  no policy" in out
+    assert "connect 17 s" in out
+    assert " as me.example; " in out
+    assert ("example.com", "MX") in dns.queries
+    assert main(["explain", f"--agent={flags} -F '[127.0.0.1]:24'", "user@example.com"]) == 0
+    assert "relay   [127.0.0.1]:24" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (["--agent=-q"], 64, "--agent: .*-q.*"),
+        (["--agent='"], 64, "--agent: No closing quotation"),
+        (["--agent=-S /nonexistent"], 66, "/nonexistent: No such file or directory"),
+        (["--agent=-A /nonexistent"], 66, "/nonexistent: No such file or directory"),
+        (["--agent=-x", "-4"], 64, "-4 or -6 does not go with --agent"),
+        (["--agent=-x", "--relay", "h"], 64, "--relay does not go with --agent"),
+    ],
+)
+def test_flags_of_the_agent_that_cannot_be(
+    arguments: list[str], status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", *arguments, "example.com"]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(f"zsmtp explain: {line}\n", captured.err), captured.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [

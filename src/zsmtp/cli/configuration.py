@@ -23,6 +23,10 @@ from zsmtp.tls.policy import Level
 
 DEFAULT_PASSWORD_ENV = "ZSMTP_PASSWORD"  # noqa: S105 - the name of a variable
 _LEVELS = tuple(level.value for level in Level if level is not Level.FINGERPRINT)  # fingerprints need a file
+_CLIENTS_OWN = (
+    "config", "relay", "port", "lmtp", "resolver", "family", "tls", "ca_file", "user", "password_file", "password_env",
+    "helo",
+)  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +52,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--password-env", metavar="NAME", help="the environment variable that holds it (ZSMTP_PASSWORD)")
     how.add_argument("--helo", metavar="NAME", help="the name to greet with")
     how.add_argument("--timeout", type=seconds, metavar="SECONDS", help="the longest wait for anything the peer does")
+
+
+def refuse_options(options: argparse.Namespace, instead: str) -> None:
+    """Raise CommandFailed if one of the options is given that say what ``instead`` says already."""
+    for name in _CLIENTS_OWN:
+        if getattr(options, name):
+            flag = {"family": "-4 or -6"}.get(name, f"--{name.replace('_', '-')}")
+            raise CommandFailed(Exit.USAGE, f"{flag} does not go with {instead}")
 
 
 def read_configuration(options: argparse.Namespace) -> Config:

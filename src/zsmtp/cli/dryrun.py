@@ -26,6 +26,7 @@ from zsmtp.cli.picture import picture
 from zsmtp.cli.sysexits import worst
 from zsmtp.cli.terminal import Style, look_of
 from zsmtp.cli.tree import Node, draw, line
+from zsmtp.cli.ways import ClientWays
 from zsmtp.client.config import Config
 from zsmtp.client.destinations import Destination, Destinations
 from zsmtp.client.message import Letter
@@ -114,7 +115,7 @@ class _Stage:
     def __init__(self, config: Config) -> None:
         self._destinations = Destinations(config)
         self._targets = Targets(self._destinations.target())
-        self._explainer = Explainer(config)
+        self._explainer = Explainer(ClientWays(config))
         self._known: dict[Destination, Explanation] = {}
 
     def rehearse(self, message: Outgoing) -> list[Rehearsal]:

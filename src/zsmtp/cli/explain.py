@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from zsmtp.cli.arguments import command_parser
-from zsmtp.cli.configuration import add_options, read_configuration, within
+from zsmtp.cli.configuration import add_options, read_configuration, refuse_options, within
 from zsmtp.cli.explainjson import explain_document
 from zsmtp.cli.explanation import Explanation, destination_of, explain
 from zsmtp.cli.picture import picture
@@ -23,15 +23,11 @@ from zsmtp.cli.probe import Probe, Recorder, nothing_to_send, probe_candidate
 from zsmtp.cli.sysexits import worst
 from zsmtp.cli.terminal import look_of
 from zsmtp.cli.tree import draw
-from zsmtp.client.config import Config, Relay
-from zsmtp.client.destinations import Destinations
-from zsmtp.delivery.settings import SessionSettings
+from zsmtp.cli.ways import AgentWays, ClientWays, Way, Ways
 from zsmtp.dns.answer import Answer, Query, RecordType
-from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.plan import Candidate, Endpoint
 from zsmtp.events import DeliveryStarted, Observer, PlanMade, combine, ignore
-from zsmtp.net.blocking import BlockingDriver, Stop
-from zsmtp.net.identity import parse_identity, source_address
+from zsmtp.net.identity import source_address
 from zsmtp.observers.files import Tracing
 
 PROBE_TIME = 30.0  # seconds that any one wait of a probe takes at most, unless --timeout says otherwise
@@ -59,6 +55,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trace", metavar="PATH", help="with --connect: keep a trace of the tries, in a file or a directory"
     )
+    parser.add_argument(
+        "--agent", metavar="FLAGS", help="explain what the agent, smtp(8), would do when started with these flags"
+    )
     parser.add_argument("--no-mx", action="store_true", help="the addresses of the domain itself, no MX records")
     add_options(parser)
     return parser
@@ -72,6 +71,8 @@ def run(arguments: list[str]) -> int:
         parser.error("a DOMAIN or ADDRESS is wanted, or --replay TRACE")
     if options.trace is not None and not options.connect:
         parser.error("--trace needs --connect: without it nothing happens that a trace could tell of")
+    if options.agent is not None:
+        refuse_options(options, "--agent")
     explanations: list[Explanation] = []
     look = look_of(sys.stdout, options.color)
     for found in _explanations(options):
@@ -95,18 +96,9 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
     if options.what:
         longest = (options.timeout or PROBE_TIME) if options.connect else None
         tracing = Tracing(options.trace, complain=_complain) if options.trace is not None else None
-        config = read_configuration(options)
-        explainer = Explainer(config, use_mx=not options.no_mx, probe_time=longest, tracing=tracing)
+        ways: Ways = ClientWays(read_configuration(options)) if options.agent is None else AgentWays(options.agent)
+        explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing)
         yield from map(explainer.explain, options.what)
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """Where mail goes and how, for one thing asked about."""
-
-    request: DestinationRequest
-    settings: SessionSettings
-    relay: Relay | None
 
 
 class Explainer:
@@ -118,7 +110,7 @@ class Explainer:
 
     def __init__(
         self,
-        config: Config,
+        ways: Ways,
         *,
         use_mx: bool = True,
         probe_time: float | None = None,
@@ -127,10 +119,7 @@ class Explainer:
         self._tracing = tracing
         self._use_mx = use_mx
         self._probe_time = probe_time
-        self._destinations = Destinations(config)
-        self._policies = self._destinations.policies()
-        self._stop = Stop()
-        self._identity = parse_identity(config.local_address) if config.local_address else None
+        self._ways = ways
 
     def explain(self, asked: str) -> Explanation:
         """The explanation of one domain, literal or address."""
@@ -144,12 +133,12 @@ class Explainer:
             recorder.close()
 
     def _explain(self, asked: str, observer: Observer) -> Explanation:
-        way = self._way(asked)
-        driver = self._driver(way, observer)
-        identity = self._identity
+        way = self._ways.to(destination_of(asked))
+        request = way.request if self._use_mx else replace(way.request, use_mx=False)
+        driver = way.driver(observer)
+        identity = self._ways.identity
         bound = None if identity is None else identity.resolve(lambda name: driver.run(_addresses(name)))
-        via = "" if way.relay is None else f"{way.relay}{', LMTP' if way.relay.lmtp else ''}"
-        work = explain(asked, way.request, way.settings, lambda endpoint: source_address(endpoint, bound), via=via)
+        work = explain(asked, request, way.settings, lambda endpoint: source_address(endpoint, bound), via=way.via)
         found = driver.run(work)
         if observer is not ignore:
             observer(PlanMade(found.plan))
@@ -157,23 +146,7 @@ class Explainer:
             return found
         return replace(found, probes=self._probe_all(found, way, self._probe_time, observer))
 
-    def _way(self, asked: str) -> _Way:
-        destination = self._destinations.of(f"x@{destination_of(asked)}".encode("utf-8", "replace"))
-        request = destination.request
-        if not self._use_mx:
-            request = replace(request, use_mx=False)
-        settings = self._destinations.settings_for(destination.relay)
-        if settings.security is not None:  # what there is to warn of stands in the plan
-            settings = replace(settings, security=replace(settings.security, warn=_say_nothing))
-        return _Way(request, settings, destination.relay)
-
-    def _driver(self, way: _Way, observer: Observer = ignore) -> BlockingDriver:
-        resolver = self._destinations.resolver if way.relay is None else self._destinations.relay_resolver
-        driver = BlockingDriver(resolver, self._stop, identity=self._identity, observer=observer)
-        driver.policies = self._policies
-        return driver
-
-    def _probe_all(self, found: Explanation, way: _Way, longest: float, observer: Observer) -> dict[Endpoint, Probe]:
+    def _probe_all(self, found: Explanation, way: Way, longest: float, observer: Observer) -> dict[Endpoint, Probe]:
         """Try all candidates, several at a time: one that hangs keeps nobody waiting, unless somebody listens."""
         settings = replace(way.settings, timeouts=within(way.settings.timeouts, longest))
 
@@ -181,7 +154,7 @@ class Explainer:
             recorder = Recorder(time.monotonic)
             heard = combine(recorder, observer)
             work = probe_candidate(found.plan, candidate, settings, recorder, heard)
-            return self._driver(way, heard).run(work)
+            return way.driver(heard).run(work)
 
         candidates = found.plan.route.candidates
         at_a_time = PROBES_AT_A_TIME if observer is ignore else 1
@@ -189,17 +162,13 @@ class Explainer:
             try:
                 results = list(pool.map(probe, candidates))
             except BaseException:  # interrupted: the pool waits for its threads, so they must not wait for peers
-                self._stop.request()
+                self._ways.stop.request()
                 raise
         return {one.endpoint: result for one, result in zip(candidates, results, strict=True)}
 
 
 def _complain(text: str) -> None:
     sys.stderr.write(f"zsmtp explain: {text}\n")
-
-
-def _say_nothing(text: str) -> None:
-    """Hears warnings that are told elsewhere."""
 
 
 def _addresses(name: str) -> Generator[Query, Answer, tuple[str, ...]]:

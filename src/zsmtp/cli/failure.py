@@ -29,10 +29,10 @@ def reading(path: str) -> Iterator[None]:
     """Turn what goes wrong when ``path`` is read into the failure that says so."""
     try:
         yield
-    except PermissionError as error:
-        raise CommandFailed(Exit.NO_PERMISSION, f"{escape(path)}: {reason(error)}") from error
     except OSError as error:
-        raise CommandFailed(Exit.NO_INPUT, f"{escape(path)}: {reason(error)}") from error
+        named = error.filename if isinstance(error.filename, str) else path
+        status = Exit.NO_PERMISSION if isinstance(error, PermissionError) else Exit.NO_INPUT
+        raise CommandFailed(status, f"{escape(named)}: {reason(error)}") from error
 
 
 def read_file(path: str, limit: int) -> bytes:

@@ -2,7 +2,7 @@
 
 The session is opened by ``zsmtp.delivery.opening``, as for a delivery, so that what a probe finds is what a delivery
 would find: the same deadlines, the same verdict on certificates, the same second attempt where TLS was only wished for.
-There is no login: a probe is not mail. Each step is timed by the events it causes::
+There is no login, and nothing for TLS reports: a probe is not mail. Each step is timed by the events it causes::
 
     probe = driver.run(probe_candidate(plan, candidate, settings, recorder))
 """
@@ -132,7 +132,7 @@ def probe_candidate(
     observer = observer or recorder
     security = settings.security
     if security is not None:
-        settings = replace(settings, security=replace(security, credentials_for=_nobody))
+        settings = replace(settings, security=replace(security, credentials_for=_nobody, report=None))
     only = replace(plan, route=replace(plan.route, candidates=(candidate,)))
     opened = yield from Opener(settings, observer).open(only, set())
     verdict = None if isinstance(opened, Link) else opened
