@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -160,3 +162,22 @@ def test_address_literals_have_no_policy(site: Site) -> None:
             agent.finish()
         assert site.office.marks(job) == "+"
     assert not site.names.queries
+
+
+def test_a_stop_ends_the_wait_for_a_policy(site: Site) -> None:
+    """The policy host takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, Sink(STARTTLS, host=ADDRESS) as sink:
+        site.policies.port = silent.getsockname()[1]
+        environment = site.policies.environment(site.folder)
+        job = site.office.post([Rcpt("a@example.org", "example.org")])
+        flags = ("-h", "me.example", "-p", str(sink.port), "-S", site.write_conf("tls-mta-sts on"))
+        with Agent(site.office, *flags, environment=environment) as agent:
+            agent.feed(job.line("example.org"))
+            waiting, _ = silent.accept()
+            with waiting:
+                waiting.recv(1)  # the handshake is on its way
+                agent.signal(signal.SIGTERM)
+                assert agent.wait().status == 0
+        assert site.office.marks(job) == " "
+        assert not site.office.locked()
+        assert not sink.connections

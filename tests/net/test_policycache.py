@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -151,6 +153,27 @@ def test_a_database_that_is_deleted_takes_nothing_away(place: Place) -> None:
     cache.close()
     place.path.unlink()
     assert cache.get("example.org") == ENTRY
+
+
+def test_a_full_disk_takes_nothing_away(place: Place) -> None:
+    """In a process of its own, whose files may not grow: what was written is read, and news are remembered."""
+    program = f"""
+import resource
+from zsmtp.net.policycache import PolicyCache
+from zsmtp.tls.mtasts import CachedPolicy
+complaints = []
+cache = PolicyCache({str(place.path)!r}, complaints.append)
+cache.put(CachedPolicy("first.example", "1", b"v"), 1e9)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20480, 20480))
+for number in range(12):
+    cache.put(CachedPolicy(f"d{{number}}.example", "1", b"v" * 4000), 1e9)
+assert cache.get("first.example").text == b"v"
+assert cache.get("d11.example").text == b"v" * 4000
+assert len(complaints) == 1, complaints
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert place.cache().get("first.example") is not None
 
 
 def test_rows_of_other_hands_are_no_entries(place: Place) -> None:

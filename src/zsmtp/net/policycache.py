@@ -57,6 +57,7 @@ class PolicyCache:
         self._max_domains = max_domains
         self._database: sqlite3.Connection | None = None
         self._given_up = not path
+        self._complained_of_writing = False
         self._memory: OrderedDict[str, CachedPolicy] = OrderedDict()
 
     def get(self, domain: str) -> CachedPolicy | None:
@@ -84,7 +85,7 @@ class PolicyCache:
             return True
 
         self._remember(domain, entry)
-        self._run(write)
+        self._run(write, writing=True)
 
     def _remember(self, domain: str, entry: CachedPolicy) -> None:
         """Keep an entry in this process, too: a database that is locked or lost must not take protection away."""
@@ -99,7 +100,7 @@ class PolicyCache:
             self._database.close()
             self._database = None
 
-    def _run(self, work: Callable[[sqlite3.Connection], object]) -> object:
+    def _run(self, work: Callable[[sqlite3.Connection], object], *, writing: bool = False) -> object:
         """The result of ``work``; None if the database cannot be used now."""
         import sqlite3
 
@@ -116,7 +117,12 @@ class PolicyCache:
                     continue
                 if _is_busy(error):
                     return None
-                self._give_up(str(error))
+                if writing and _has_no_room(
+                    error
+                ):  # a full disk: what is there can still be read, and there may be room again
+                    self._could_not_write(str(error))
+                else:
+                    self._give_up(str(error))
             except OSError as error:
                 self._give_up(error.strerror or str(error))
             return None
@@ -147,6 +153,11 @@ class PolicyCache:
             return True
         return False
 
+    def _could_not_write(self, reason: str) -> None:
+        if not self._complained_of_writing:
+            self._complained_of_writing = True
+            self._complain(f"{self._path}: {reason}; MTA-STS policies cannot be written now")
+
     def _give_up(self, reason: str) -> None:
         self._given_up = True
         self._complain(f"{self._path}: {reason}; MTA-STS policies are not kept beyond this process")
@@ -158,6 +169,10 @@ def _is_damaged(error: sqlite3.DatabaseError) -> bool:
 
 def _is_busy(error: sqlite3.DatabaseError) -> bool:
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _has_no_room(error: sqlite3.DatabaseError) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY"))
 
 
 def _last_news(entry: CachedPolicy) -> float:
