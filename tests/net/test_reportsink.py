@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 from pathlib import Path
 
 import pytest
 
 from zsmtp.net.reportsink import ReportSink
-from zsmtp.tls.tlsrpt import AppliedPolicy, PolicyType, SessionResult, decode_result
+from zsmtp.tls.tlsrpt import AppliedPolicy, PolicyType, SessionResult, decode_result, encode_result
 
 NEW_YEAR = 1_767_225_600  # 2026-01-01, 00:00 UTC
 RESULT = SessionResult("example.org", "v=TLSRPTv1; rua=mailto:a@b", AppliedPolicy(PolicyType.NONE, "example.org"))
@@ -65,4 +66,18 @@ def test_a_place_that_cannot_be_written_is_told_once(tmp_path: Path, complaints:
 def test_a_fifo_holds_nobody_up(tmp_path: Path, complaints: list[str]) -> None:
     os.mkfifo(tmp_path / "tlsrpt.2026-01-01")
     ReportSink(str(tmp_path / "tlsrpt"), complaints.append).record(RESULT, NEW_YEAR)
+    assert len(complaints) == 1
+
+
+def test_a_line_that_was_cut_short_is_told(tmp_path: Path, complaints: list[str]) -> None:
+    line = len(encode_result(RESULT, NEW_YEAR))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sink = ReportSink(str(tmp_path / "tlsrpt"), complaints.append)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (line + 10, hard))
+    try:
+        sink.record(RESULT, NEW_YEAR)
+        assert not complaints
+        sink.record(RESULT, NEW_YEAR)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(complaints) == 1

@@ -10,6 +10,7 @@ Reports are a courtesy: nothing here waits or raises, and trouble is told once.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -48,7 +49,8 @@ class ReportSink:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         fd = os.open(path, flags, 0o640)
         try:
-            os.write(fd, line)
+            if os.write(fd, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(fd)
 
