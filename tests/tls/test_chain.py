@@ -65,7 +65,9 @@ def test_order_and_strangers_in_the_chain_do_not_matter(data: st.DataObject) -> 
 
 def test_a_hole_in_the_chain() -> None:
     assert refused((LEAF.der,), ROOT) == "issued by an unknown CA: CN=inter"
-    assert refused(LEAF.chain, issue("other root", ca=True)) == "issued by an unknown CA: CN=root"
+    other = issue("other root", ca=True)
+    assert refused(LEAF.chain, other) == "issued by an unknown CA: CN=root"
+    assert refused((*LEAF.chain, ROOT.der), other) == "issued by an unknown CA: CN=root", "sending it does not help"
 
 
 def test_a_root_of_the_same_name_with_another_key() -> None:

@@ -292,6 +292,8 @@ class Opener:
         self, stream: Stream, session: Session, outcome: InClear | Unfit | Stale, peer: Peer
     ) -> Generator[Any, Any, _Stopped]:
         """Give up a connection that is not, or no more, what it must be."""
+        if isinstance(outcome, Unfit) and outcome.in_order:
+            yield from say_quit(stream, session)
         yield Close(stream)
         if isinstance(outcome, Unfit):
             return _Stopped(outcome.verdict, interrupted=outcome.interrupted, name_decided=True)

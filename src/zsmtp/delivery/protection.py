@@ -48,7 +48,11 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """The session cannot be as secure as it must be, or somebody told this program to stop."""
+    """The session cannot be as secure as it must be, or somebody told this program to stop.
+
+    ``in_order`` tells that the dialogue with the peer is, so that it is to be ended with QUIT (RFC 5321 4.1.1.10).
+    """
 
     verdict: Verdict
     interrupted: bool = False
+    in_order: bool = False

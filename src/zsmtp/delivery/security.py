@@ -118,14 +118,14 @@ class SecurityStage:
             return InClear("no TLS is wanted")
         if not offered.starttls:
             text = "STARTTLS is not offered"
-            return self._in_clear(plan, required, Problem.STARTTLS_NOT_SUPPORTED, text, peer)
+            return _in_order(self._in_clear(plan, required, Problem.STARTTLS_NOT_SUPPORTED, text, peer))
         session.command(Phase.STARTTLS, STARTTLS)
         heard = yield Exchange(stream, session)
         if isinstance(heard, Lost):
             return self._broken(heard.error, plan, required, peer)
         if heard.result is not Result.SUCCESS:
             text = f"STARTTLS was refused: {heard.reply}"
-            return self._in_clear(plan, required, Problem.STARTTLS_NOT_SUPPORTED, text, peer)
+            return _in_order(self._in_clear(plan, required, Problem.STARTTLS_NOT_SUPPORTED, text, peer))
         if not session.clean():
             injected = "octets in clear came behind the answer to STARTTLS"
             self._report.in_clear(plan, required, peer, Problem.VALIDATION_FAILURE, injected)
@@ -195,7 +195,7 @@ class SecurityStage:
         try:
             credentials = self.security.credentials_for(peer.endpoint.host, plan.destination)
         except ConfigError as error:
-            return Unfit(from_login(str(error), peer))
+            return Unfit(from_login(str(error), peer), in_order=True)
         if credentials is None:
             return None
         facts = peer.protection.facts if peer.protection is not None else None
@@ -207,7 +207,7 @@ class SecurityStage:
             nonce=self.security.nonce(),
         )
         if isinstance(chosen, sasl.NoMechanism):
-            return Unfit(from_login(chosen.reason, peer))
+            return Unfit(from_login(chosen.reason, peer), in_order=True)
         secret = credentials.secret.reveal()
         session.hide((secret, b64encode(secret)))  # a server that was told it may say it in words of its own
         login = sasl.Authentication(chosen)
@@ -219,7 +219,7 @@ class SecurityStage:
                 return Unfit(from_login(str(heard.error), peer), interrupted=isinstance(heard.error, Interrupted))
             step = login.hear(heard.reply)
         if isinstance(step, sasl.Refused):
-            return Unfit(from_login(step.reason, peer))
+            return Unfit(from_login(step.reason, peer), in_order=True)
         self._observe(Remark(f"logged in with {step.mechanism}", About.SECURITY))
         return None
 
@@ -240,6 +240,10 @@ class SecurityStage:
             return Unfit(from_loss(error, "", peer), interrupted=True)
         outcome = self._in_clear(plan, required, Problem.STARTTLS_NOT_SUPPORTED, f"STARTTLS: {error}", peer)
         return replace(outcome, broken=True) if isinstance(outcome, InClear) else outcome
+
+
+def _in_order(outcome: InClear | Unfit) -> InClear | Unfit:
+    return replace(outcome, in_order=True) if isinstance(outcome, Unfit) else outcome
 
 
 def _stays_here(endpoint: Endpoint) -> bool:

@@ -36,6 +36,8 @@ MAX_CHAIN = 20
 MIN_RSA_BITS = 2048
 
 _NO_PATH = "no interior errors"  # how the library says that nobody is known who could have issued a certificate
+_TOO_DEEP = "max depth"  # what it says as well, having gone round a root that was sent along and that nobody knows
+_MAX_DEPTH = 8  # certificates between leaf and anchor that it allows
 _NOT_NOW = "not valid at validation time"
 
 
@@ -157,7 +159,7 @@ def _diagnosed(sent: Sequence[bytes], words: str, now: float) -> ChainVerdict:
         return ChainVerdict(Problem.CERTIFICATE_EXPIRED, f"the certificate is valid from {shown_time(leaf.not_before)}")
     if _NOT_NOW in words:
         return ChainVerdict(Problem.CERTIFICATE_EXPIRED, "a CA certificate is expired or not valid yet")
-    if _NO_PATH not in words:
+    if _NO_PATH not in words and not (_TOO_DEEP in words and len(sent) < _MAX_DEPTH):
         reason = words.removeprefix("validation failed: ").removeprefix("candidates exhausted: ")
         reason = reason.partition(" (encountered processing")[0]
         return ChainVerdict(Problem.CERTIFICATE_NOT_TRUSTED, f"the chain is not trusted: {escape(reason)[:200]}")
