@@ -206,6 +206,15 @@ def test_connecting_adds_what_servers_say(authority: Authority) -> None:
     assert all(connection.closed_at is not None for connection in there.connections)
 
 
+def test_a_session_in_clear_is_called_so(authority: Authority) -> None:
+    dns = "example.org A 192.0.2.1"
+    plain = Script(replies={"EHLO": [Reaction("250-hi\r\n250-DSN\r\n250 ")]})
+    text = drawn(explained(network(authority, dns, mx1=plain), "example.org", connect=True))
+    assert "note      no TLS: in clear: STARTTLS is not offered" in text
+    assert "session   in clear" in text
+    assert text.count("offers    DSN\n") == 1
+
+
 def test_connecting_where_everybody_refuses(authority: Authority) -> None:
     dns = "example.org A 192.0.2.1"
     refusing = network(authority, dns, mx1=Script(greeting=Reaction("554 no")))

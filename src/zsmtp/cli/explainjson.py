@@ -128,6 +128,7 @@ def _probe(probe: Probe) -> dict[str, Any]:
         "seconds": round(probe.seconds, 6),
         "steps": [{"name": one.name, "seconds": round(one.seconds, 6), "text": one.text} for one in probe.steps],
         "keywords": list(probe.keywords),
+        "remarks": list(probe.remarks),
         "tls": None
         if facts is None
         else {

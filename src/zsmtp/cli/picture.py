@@ -285,6 +285,12 @@ def _tell_probe(node: Node, probe: Probe) -> None:
         node.fact("greeting", line(greeting))
     if probe.keywords:
         node.fact("offers", line(", ".join(probe.keywords)))
+    for remark in probe.remarks:
+        node.fact(
+            "note", line(remark, Style.PLAIN if probe.judgement is not None and probe.judgement.ok else Style.WARN)
+        )
+    if probe.facts is None and probe.verdict is None:
+        node.fact("session", line("in clear", Style.WARN))
     if probe.facts is not None:
         node.fact("session", line(probe.facts.session))
         node.fact("peer", line(probe.facts.peer))

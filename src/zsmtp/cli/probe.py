@@ -31,6 +31,7 @@ from zsmtp.events import (
     HandshakeDone,
     LookupDone,
     Observer,
+    Remark,
     Secured,
 )
 from zsmtp.net.effects import Close
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from zsmtp.tls.judgement import Judgement
 
 MAX_STEPS = 100
+MAX_REMARKS = 10
 MAX_TEXT = 400  # characters told of one reply
 
 
@@ -61,7 +63,8 @@ class Probe:
     """What trying a candidate brought.
 
     ``verdict`` is None if a session could be opened, else what it would mean for mail. ``keywords`` are the lines of
-    the last answer to EHLO, ``facts`` and ``judgement`` those of the last TLS handshake.
+    the last answer to EHLO, ``facts`` and ``judgement`` those of the last TLS handshake. ``remarks`` tell what was
+    decided about TLS, or was odd.
     """
 
     steps: tuple[Step, ...] = ()
@@ -70,6 +73,7 @@ class Probe:
     facts: TLSFacts | None = None
     judgement: Judgement | None = None
     local: tuple[str, int] | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -87,6 +91,7 @@ class Recorder:
     facts: TLSFacts | None = None
     judgement: Judgement | None = None
     local: tuple[str, int] | None = None
+    remarks: list[str] = field(default_factory=list)
     _last: float = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -103,12 +108,14 @@ class Recorder:
             self._step("TLS handshake", event.facts.session if event.facts is not None else event.error)
         elif isinstance(event, Secured):
             self.judgement = event.judgement
+        elif isinstance(event, Remark) and len(self.remarks) < MAX_REMARKS:
+            self.remarks.append(escape(event.text)[:MAX_TEXT])
         elif isinstance(event, Answered):
             self._hear(event)
 
     def _hear(self, event: Answered) -> None:
         if event.phase in (Phase.EHLO, Phase.LHLO, Phase.HELO):
-            self.keywords = tuple(escape(one)[:MAX_TEXT] for one in event.reply.lines[1:])
+            self.keywords = tuple(escape(one)[:MAX_TEXT] for one in event.reply.lines[1:] if one)
         self._step(event.phase.value, str(event.reply))
 
     def _step(self, name: str, text: str) -> None:
@@ -147,6 +154,7 @@ def probe_candidate(
         facts=recorder.facts,
         judgement=recorder.judgement,
         local=recorder.local,
+        remarks=tuple(recorder.remarks),
     )
 
 
