@@ -29,13 +29,20 @@ Client = Callable[[int, int, int, Sequence[str]], Cost]
 """A peer: port, messages, octets of each, words that pin it to a CPU."""
 
 
+def interop_root() -> Path | None:
+    """Where ``tests/interop/install.sh`` unpacks servers from Debian; None if it has not."""
+    directory = os.environ.get("ZSMTP_INTEROP_DIR")
+    root = (Path(directory) if directory else Path.home() / ".cache" / "zsmtp-interop") / "root"
+    return root.resolve() if root.is_dir() else None
+
+
 def smtp_source() -> list[str] | None:
     """The command of ``smtp-source``: installed, or unpacked for the interoperation tests; None if there is none."""
     path = shutil.which("smtp-source", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if path:
         return [path]
-    root = Path(os.environ.get("ZSMTP_INTEROP_DIR") or Path.home() / ".cache" / "zsmtp-interop") / "root"
-    if (root / "usr/sbin/smtp-source").exists() and os.geteuid() == 0:
+    root = interop_root()
+    if root is not None and (root / "usr/sbin/smtp-source").exists() and os.geteuid() == 0:
         return ["chroot", str(root), "/usr/sbin/smtp-source"]
     return None
 

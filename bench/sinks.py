@@ -1,8 +1,8 @@
 """A mail receiver that costs as little as Python allows, and throws all mail away: the other end of the benchmarks.
 
-It serves one connection after the other, offers PIPELINING and, if asked for, CHUNKING (RFC 2920, RFC 3030), answers
-all that one read brought with one write, and looks for nothing in content but its end. ``ready_sink`` runs it as a
-process of its own; it counts what it took and says so when it is stopped.
+It serves each connection in a thread of its own, offers PIPELINING and, if asked for, CHUNKING (RFC 2920, RFC 3030),
+answers all that one read brought with one write, and looks for nothing in content but its end. ``ready_sink`` runs it
+as a process of its own; it counts what it took and says so when it is stopped.
 """
 
 from __future__ import annotations
@@ -37,18 +37,12 @@ class Sink:
         self._scratch = bytearray(READ_SIZE)
 
     def serve(self) -> None:
-        """Take connections until killed."""
-        while True:
-            connection, _ = self._listener.accept()
-            self._serve(connection)
-
-    def serve_side_by_side(self) -> None:
         """Take connections until killed, each in a thread of its own."""
         while True:
             connection, _ = self._listener.accept()
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._serve_one, args=(connection,), daemon=True).start()
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve_one(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with connection, contextlib.suppress(ConnectionError):
             connection.sendall(b"220 sink.example ESMTP\r\n")
@@ -154,11 +148,9 @@ def ready_sinks(count: int, *, chunking: bool, pin: Sequence[str] = ()) -> Itera
 def main() -> None:
     listeners = [socket.socket(fileno=int(word)) for word in sys.argv[1].split(",")]
     sinks = [Sink(listener, chunking=sys.argv[2] == "chunking") for listener in listeners]
-    if len(sinks) == 1:
-        sinks[0].serve()
-    for sink in sinks:
-        threading.Thread(target=sink.serve_side_by_side, daemon=True).start()
-    threading.Event().wait()
+    for sink in sinks[1:]:
+        threading.Thread(target=sink.serve, daemon=True).start()
+    sinks[0].serve()
 
 
 if __name__ == "__main__":

@@ -25,11 +25,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import postfix
 from peers import Client, available
 from sinks import Receiver, ready_sink
 from spool import BenchError, Cost, fill, rearm, run_agent
 from table import in_turns, line, machine
 
+POSTFIX = "Postfix, its own queue"
 PIN = ("taskset", "-c", "1") if shutil.which("taskset") else ()
 
 
@@ -61,13 +63,15 @@ class Bench:
         self.costs.clear()
         peers_cpu: dict[str, list[float]] = {}
 
-        def peer(name: str, client: Client) -> float:
-            cost = client(self.plain.port, messages, octets, PIN)
-            peers_cpu.setdefault(name, []).append(cost.cpu)
-            return messages / cost.seconds
+        def peer(name: str, client: Client, count: int) -> float:
+            cost = client(self.plain.port, count, octets, PIN)
+            peers_cpu.setdefault(name, []).append(cost.cpu * messages / count)
+            return count / cost.seconds
 
         with self.agents(messages, octets) as ways:
-            ways |= {name: partial(peer, name, client) for name, client in available().items()}
+            ways |= {name: partial(peer, name, client, messages) for name, client in available().items()}
+            if postfix.available():  # to put messages into its queue takes it much longer than to deliver them
+                ways[POSTFIX] = partial(peer, POSTFIX, postfix.by_postfix, max(messages // 4, 10))
             results = in_turns(ways, runs)
         print(f"{title}, {messages} messages, {runs} runs of each in turns")
         beside = {name: values for name, values in results.items() if not name.startswith("zsmtp")}

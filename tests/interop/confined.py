@@ -34,12 +34,18 @@ wait "$server"
 
 
 class Confined:
-    """The running ``command``, its root directory being ``root``; what it prints is added to the file ``output``."""
+    """The running ``command``, its root directory being ``root``; what it prints is added to the file ``output``.
 
-    def __init__(self, name: str, root: Path, command: Sequence[str], output: Path) -> None:
+    ``launcher`` are words in front of everything (``taskset -c 1``).
+    """
+
+    def __init__(
+        self, name: str, root: Path, command: Sequence[str], output: Path, *, launcher: Sequence[str] = ()
+    ) -> None:
         with output.open("ab") as out:
             self._process = subprocess.Popen(
                 [
+                    *launcher,
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
                     *("sh", "-c", _FIRST_PROCESS, name, str(root), *command),
                 ],
