@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from tests.support.network import message
 from tests.support.traces import TracedWorld
 
+from zsmtp.delivery.envelope import Delivery
+from zsmtp.delivery.report import Ledger
 from zsmtp.net.script import Reaction, Script
 from zsmtp.observers.codec import trace_text
 from zsmtp.observers.document import Addresses
@@ -58,11 +60,39 @@ def test_what_a_server_says_of_an_address_is_the_same_as_the_address() -> None:
         "postmaster is full",
         "mailbox of carol",
         "550 <joe.do...",
+        "smtp; 550 (5.1.1 joe.do...)",
     ],
 )
 def test_no_name_is_left_however_it_is_written(text: str) -> None:
     shown = veil().text(text)
     assert not re.search(r"\bjoe?\b|\bdoe?\b|carol|postmaster", shown, re.IGNORECASE), shown
+
+
+def test_what_is_hardly_about_the_envelope_keeps_its_words() -> None:
+    assert veil().facts("names joe.example.org, carol.example") == "names joe.example.org, carol.example"
+    assert "admin" not in veil().facts("subject emailAddress=admin@example.org")
+    assert veil().facts("rua=mailto:tls@example.org").endswith("@example.org")
+
+
+def test_a_name_that_tells_an_address_is_hidden_too() -> None:
+    world = TracedWorld(Script(keywords=("CONTACT admin@example.org",)), hashed=True)
+    delivery = Delivery(
+        message(b"walter@example.org"), Ledger(1, lambda number, verdict: None), "<walter.1@example.org>"
+    )
+    world.network.run(world.courier.deliver(world.route, delivery))
+    (handle, trace) = world.handed[-1]
+    assert "walter" not in handle.name + trace_text(trace)
+    assert "admin" not in trace_text(trace)
+
+
+def test_neighbours_on_a_connection_are_hidden_too() -> None:
+    replies = {"RCPT": [Reaction("250 ok"), Reaction("421 wilhelmina is too much for us")]}
+    world = TracedWorld(Script(keywords=("PIPELINING",), replies=replies), Script(), hashed=True)
+    traces = world.deliver(message(b"ottokar@example.org"), message(b"wilhelmina@example.org"))
+    assert len(traces) == 2
+    assert "421 " in "".join(map(trace_text, traces))
+    for trace in traces:
+        assert not re.search("ottokar|wilhelmina", trace_text(trace))
 
 
 def test_words_that_are_no_names_stay() -> None:

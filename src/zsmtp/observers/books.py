@@ -11,7 +11,7 @@ them together.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -24,14 +24,16 @@ from zsmtp.observers.document import (
     MAX_LINES,
     MAX_RECIPIENTS,
     MAX_TEXT,
+    Addresses,
     AnyItem,
     Broken,
     Connect,
     Connection,
-    Content,
     Decision,
     Exchange,
     Fates,
+    Handshake,
+    Lookup,
     Recipient,
     Trace,
 )
@@ -41,11 +43,13 @@ if TYPE_CHECKING:
     from zsmtp.delivery.envelope import Delivery
     from zsmtp.delivery.outcome import Verdict
     from zsmtp.delivery.plan import DeliveryPlan
+    from zsmtp.proto.plan import Envelope
 
 MAX_PASSAGE_ITEMS = 600
 MAX_PASSAGES = 50  # of one delivery
 MAX_CHARACTERS = 2 << 20  # of all texts of one passage, or one delivery's own; what comes then is cut short
 _SHORT = 80
+_NEIGHBOURS = 200  # deliveries on one connection whose addresses are hidden in each other's traces
 _ORDER = count()
 
 
@@ -116,6 +120,7 @@ class Passage:
     users: int = 0
     ended: bool = False
     plan: DeliveryPlan | None = None
+    envelopes: deque[Envelope] = field(default_factory=lambda: deque(maxlen=_NEIGHBOURS))  # of users who hide addresses
 
 
 @dataclass(slots=True, eq=False)
@@ -136,6 +141,18 @@ class DeliveryBook:
     fates: Counter[str] = field(default_factory=Counter)
     settled: int = 0
 
+    def __post_init__(self) -> None:
+        self._know(self.delivery.message.envelope)
+
+    def _know(self, envelope: Envelope) -> None:
+        if self.veil.addresses is Addresses.HASHED:
+            self.veil.know([envelope.sender, *(one.address for one in envelope.recipients)])
+
+    @property
+    def name(self) -> str:
+        """The message's, fit for the trace."""
+        return cut(self.veil.text(cut(self.delivery.name)))
+
     @property
     def done(self) -> bool:
         """Whether everybody has a verdict and no reply is due any more."""
@@ -146,6 +163,8 @@ class DeliveryBook:
         if len(self.passages) < MAX_PASSAGES and passage not in self.passages:
             self.passages.append(passage)
             passage.users += 1
+            if self.veil.addresses is Addresses.HASHED:
+                passage.envelopes.append(self.delivery.message.envelope)
 
     def settle(self, recipient: int, verdict: Verdict, now: float) -> None:
         """Write down one verdict."""
@@ -158,13 +177,15 @@ class DeliveryBook:
     def trace(self, now: float) -> Trace:
         """What is known so far, as a document."""
         envelope = self.delivery.message.envelope
-        self.veil.know([envelope.sender, *(one.address for one in envelope.recipients)])
+        for passage in self.passages:  # what is shared may speak of those it is shared with
+            for other in passage.envelopes:
+                self._know(other)
         connections, items, left_out = self._ways()
         return Trace(
             program=f"zsmtp {__version__}",
             started=datetime.fromtimestamp(self.began, UTC).isoformat(timespec="milliseconds"),
             seconds=_rounded(now - self.start),
-            name=cut(self.delivery.name),
+            name=self.name,
             destination=cut(self.destination),
             sender=cut(self.veil.address(envelope.sender)),
             addresses=self.veil.addresses,
@@ -219,6 +240,7 @@ class DeliveryBook:
             closed=None if closed is None else _rounded(closed - self.start),
             reason=self.veil.text(connection.reason),
             refused=self.veil.text(connection.refused),
+            capabilities=tuple(map(self.veil.facts, connection.capabilities)),
         )
 
     def _shown(self, item: AnyItem, connection: int, *, shared: bool) -> AnyItem:
@@ -237,8 +259,12 @@ class DeliveryBook:
                 values["text"] = veil.text(item.text)
             case Broken():
                 values["reason"] = veil.text(item.reason)
-            case Content():
-                pass
+            case Lookup():
+                values |= {"records": tuple(map(veil.facts, item.records)), "problem": veil.facts(item.problem)}
+            case Handshake():
+                values |= {"peer": veil.facts(item.peer), "error": veil.facts(item.error)}
+            case Connect():
+                values["failed"] = veil.facts(item.failed)
         return replace(item, **values)
 
     def _recipient(self, number: int, address: bytes) -> Recipient:

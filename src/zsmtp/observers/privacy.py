@@ -67,25 +67,42 @@ class Veil:
         """A text that somebody else chose, its addresses shown as they may be."""
         if self._key is None or not text:
             return text
-        if text.endswith(_CUT_OFF):
-            text = text[: text.rfind(" ") + 1] + _CUT_OFF
-        return _RUN.sub(self._run, text)
+        return _RUN.sub(self._run, _without_half_word(text))
+
+    def facts(self, text: str) -> str:
+        """A text that is hardly about the envelope (records, certificates, capabilities): only addresses are hidden."""
+        if self._key is None or not text:
+            return text
+        return _RUN.sub(self._address_in, _without_half_word(text))
 
     def _run(self, found: re.Match[str]) -> str:
         run = found[0]
         known = self._names.get(run.casefold())
         if known is not None:
             return known
-        parts = _AT.split(run, maxsplit=1)
-        if len(parts) == 2 and all(parts):
-            domain = parts[1].rstrip(".!?")
-            return f"{self._hash(f'{_bare(parts[0])}@{domain}')}@{parts[1]}"
-        return _WORD.sub(lambda word: self._names.get(word[0].casefold(), word[0]), run)
+        shown = self._address_in(found)
+        return shown if shown != run else _WORD.sub(lambda word: self._names.get(word[0].casefold(), word[0]), run)
+
+    def _address_in(self, found: re.Match[str]) -> str:
+        parts = _AT.split(found[0], maxsplit=1)
+        if len(parts) < 2 or not all(parts):
+            return found[0]
+        domain = parts[1].rstrip(".!?")
+        return f"{self._hash(f'{_bare(parts[0])}@{domain}')}@{parts[1]}"
 
     def _hash(self, text: str) -> str:
         assert self._key is not None
         digest = blake2b(text.casefold().encode("utf-8", "surrogatepass"), key=self._key[:64], digest_size=5)
         return "~" + digest.hexdigest()
+
+
+def _without_half_word(text: str) -> str:
+    """A text that was cut off without its last word, which may be half an address."""
+    for end in (_CUT_OFF, _CUT_OFF + ")"):
+        if text.endswith(end):
+            whole = text[: len(text) - len(end)]
+            return whole[: whole.rfind(" ") + 1] + end
+    return text
 
 
 def _bare(local: str) -> str:

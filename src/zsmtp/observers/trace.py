@@ -146,7 +146,7 @@ class Recorder:
         veil = Veil(self._random(16) if self._hashed else None)
         book = DeliveryBook(event.delivery, event.destination, self._now, self._wall(), veil)
         self._last = None
-        self._books[id(event.delivery)] = Handle(self._count, cut(event.delivery.name)), book
+        self._books[id(event.delivery)] = Handle(self._count, book.name), book
         if self._passage.ended:
             self._begin_passage()
         else:
