@@ -8,7 +8,7 @@ block. :func:`ignore` is the observer of those who do not want to hear; for it n
 The events of one delivery, in the order they come::
 
     DeliveryStarted
-      LookupStarted LookupDone ...  PlanMade                     where it can go
+      LookupStarted LookupDone ... FetchStarted FetchDone  PlanMade    where it can go, and what it must be
       Connecting ConnectFailed ...  Connected                    who takes the connection
       (LineSent ... Answered)  HandshakeStarted HandshakeDone Secured    the session: greeting, EHLO, STARTTLS, AUTH
       SessionOpened, or SessionRefused and the next candidate
@@ -121,6 +121,21 @@ class LookupDone(Event):
     """The answer to the last question: records, or how the lookup failed."""
 
     answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class FetchStarted(Event):
+    """A policy is fetched from ``host`` over HTTPS (RFC 8461 3.3)."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchDone(Event):
+    """The last fetch ended: so many octets, or ``problem`` says why there are none."""
+
+    octets: int
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ Path_ = tuple[str | int, ...]
         (("seconds",), -1, "the document: a negative duration"),
         (("surprise",), 1, "surprise: nothing known to a Trace"),
         (("addresses",), "visible", "addresses: none of clear, hashed"),
-        (("items", 0, "type"), "Surprise", "items[0].type: none of Lookup, Connect"),
+        (("items", 0, "type"), "Surprise", "items[0].type: none of Lookup, Fetch, Connect"),
         (("items", 0, "end"), -5, "items[0]: the end comes before the start"),
         (("items", 0, "connection"), 7, "the document: an item names a connection that is not there"),
         (("items", 0, "start"), 1e300, "items[0]: "),

@@ -8,14 +8,16 @@ import pytest
 from tests.support.network import message
 from tests.support.security import Authority, asking
 from tests.support.traces import TracedWorld
+from tests.tls.certificates import NOW
 
 from zsmtp.net.script import Reaction, Script
 from zsmtp.observers.codec import parse_trace, trace_text
-from zsmtp.observers.document import Addresses, Decision, Exchange, Handshake
+from zsmtp.observers.document import Addresses, Decision, Exchange, Fetch, Handshake
 from zsmtp.observers.page import page
 from zsmtp.observers.waterfall import draw, plain
 from zsmtp.proto.sasl import Credentials, Secret
-from zsmtp.tls.policy import Level, Policy
+from zsmtp.tls.chain import TrustAnchors
+from zsmtp.tls.policy import Level, Policy, STSUse
 
 SECRET = b"correct-horse-battery"
 
@@ -72,3 +74,42 @@ def test_no_secret_in_any_trace(mechanism: str, *, hashed: bool, good: bool) -> 
     for secret in (SECRET.decode(), echo, both, echo.rstrip("="), SECRET.hex()):
         assert secret not in shown
     assert "AUTH" in shown
+
+
+def test_a_policy_that_is_fetched_has_its_time_and_its_consequence() -> None:
+    authority = Authority.new()
+    dns = "\n".join(
+        [
+            "example.org MX 10 mx0.example.org",
+            "mx0.example.org A 192.0.2.1",
+            '_mta-sts.example.org TXT "v=STSv1; id=1"',
+            "mta-sts.example.org A 192.0.2.80",
+        ]
+    )
+    policy = b"version: STSv1\r\nmode: enforce\r\nmx: mx0.example.org\r\nmax_age: 86400\r\n"
+    world = TracedWorld(
+        authority.server("mx0.example.org"),
+        settings=asking(Policy(), mta_sts=STSUse.ON),
+        dns=dns,
+        policies={"mta-sts.example.org": policy},
+        anchors=lambda: TrustAnchors(authority.anchors),
+    )
+    world.network.now = NOW
+    (trace,) = world.deliver()
+    (fetch,) = [item for item in trace.items if isinstance(item, Fetch)]
+    assert (fetch.host, fetch.octets, fetch.problem) == ("mta-sts.example.org", len(policy), "")
+    texts = [item.text for item in trace.items if isinstance(item, Decision)]
+    assert [text for text in texts if text.startswith("mx0.example.org: level secure (mx0.example.org): ")]
+    assert trace.fates.delivered == 1
+    assert parse_trace(trace_text(trace)) == trace
+    assert [line for line in map(plain, draw(trace, width=100)) if "HTTPS mta-sts.example.org" in line]
+
+
+def test_a_policy_host_that_is_not_there_says_so() -> None:
+    dns = 'example.org MX 10 mx0.example.org\nmx0.example.org A 192.0.2.1\n_mta-sts.example.org TXT "v=STSv1; id=1"\n'
+    dns += "mta-sts.example.org A 192.0.2.80"
+    world = TracedWorld(Script(), settings=asking(Policy(), mta_sts=STSUse.ON), dns=dns)
+    (trace,) = world.deliver()
+    (fetch,) = [item for item in trace.items if isinstance(item, Fetch)]
+    assert fetch.problem == "Connection refused"
+    assert trace.fates.delivered == 1

@@ -89,6 +89,7 @@ _items = st.one_of(
     _item(
         document.Lookup, name=_texts, record_type=_texts, records=_lists, safety=st.sampled_from(Safety), source=_texts
     ),
+    _item(document.Fetch, host=_texts, octets=st.integers(0, 65536), problem=_texts),
     _item(document.Connect, host=_texts, address=_texts, port=st.integers(0, 65535), failed=_texts),
     _item(document.Handshake, server_name=_texts, session=_texts, peer=_texts, error=_texts),
     _item(document.Exchange, phase=_texts, sent=_texts, code=st.just(0) | st.integers(200, 599), reply=_lists),

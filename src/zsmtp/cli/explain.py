@@ -24,6 +24,7 @@ from zsmtp.cli.sysexits import worst
 from zsmtp.cli.terminal import look_of
 from zsmtp.cli.tree import draw
 from zsmtp.cli.ways import AgentWays, ClientWays, Way, Ways
+from zsmtp.delivery.announce import fetches_told
 from zsmtp.dns.answer import Answer, Query, RecordType
 from zsmtp.dns.plan import Candidate, Endpoint
 from zsmtp.events import DeliveryStarted, Observer, PlanMade, combine, ignore
@@ -139,7 +140,7 @@ class Explainer:
         identity = self._ways.identity
         bound = None if identity is None else identity.resolve(lambda name: driver.run(_addresses(name)))
         work = explain(asked, request, way.settings, lambda endpoint: source_address(endpoint, bound), via=way.via)
-        found = driver.run(work)
+        found = driver.run(work if observer is ignore else fetches_told(observer, work))
         if observer is not ignore:
             observer(PlanMade(found.plan))
         if self._probe_time is None or found.plan.route.failure is not None:

@@ -6,12 +6,14 @@ only where somebody listens: an unannounced ledger costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
 
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.outcome import Verdict
-from zsmtp.events import DeliveryStarted, Observer, Settled
+from zsmtp.events import DeliveryStarted, FetchDone, FetchStarted, Observer, Settled
 
+T = TypeVar("T")
 More = Callable[[], Delivery | None]
 
 
@@ -23,6 +25,25 @@ def announce(observer: Observer, delivery: Delivery, destination: str) -> None:
 
     observer(DeliveryStarted(delivery, destination))
     delivery.ledger.listen(heard)
+
+
+def fetches_told(observer: Observer, work: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    """``work``, each fetch of a policy told on the way."""
+    from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy  # loaded where there is security anyway
+
+    answer: object = None
+    try:
+        while True:
+            effect = work.send(answer)
+            fetch = isinstance(effect, FetchPolicy)
+            if fetch:
+                observer(FetchStarted(effect.host))
+            answer = yield effect
+            if fetch and isinstance(answer, FetchedPolicy):
+                observer(FetchDone(len(answer.body), answer.problem))
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 def announcing(observer: Observer, more: More, destination: str) -> More:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any
 
-from zsmtp.delivery.announce import announce, announcing
+from zsmtp.delivery.announce import announce, announcing, fetches_told
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.flight import Broken, Flights, More, Work
 from zsmtp.delivery.opening import Link, Opener, say_quit
@@ -97,7 +97,7 @@ class Courier:
         if route.link is not None:
             return None
         before = route.plan if skip is not None else None
-        plan = before or route.given or (yield from plan_delivery(route.request, self._security, wish))
+        plan = before or route.given or (yield from self._plan(route, wish))
         route.plan = plan.for_wish(wish)
         if route.plan is not before and self._observe is not ignore:
             self._tell(route.plan)
@@ -249,6 +249,12 @@ class Courier:
             yield Close(link.stream)
             if self._observe is not ignore:
                 self._observe(Closed(reason))
+
+    def _plan(self, route: Route, wish: SenderWish) -> Generator[Any, Any, DeliveryPlan]:
+        planning = plan_delivery(route.request, self._security, wish)
+        if self._security is None or not heard(self._observe):
+            return planning
+        return fetches_told(self._observe, planning)
 
     def _tell(self, made: DeliveryPlan) -> None:
         self._observe(PlanMade(made))

@@ -20,7 +20,7 @@ from zsmtp.delivery.tlsreport import TLSReporter
 from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.plan import Endpoint, Family, Plan
 from zsmtp.errors import ConfigError, Interrupted, ZsmtpError
-from zsmtp.events import About, HandshakeDone, HandshakeStarted, Observer, Remark, ignore
+from zsmtp.events import About, Decision, HandshakeDone, HandshakeStarted, Observer, Remark, ignore
 from zsmtp.events import Secured as SecuredEvent
 from zsmtp.net.effects import Exchange, StartTLS, Stream, TLSResult
 from zsmtp.proto import sasl
@@ -102,6 +102,10 @@ class SecurityStage:
             self._observe(Remark(f"{endpoint.host}: not used: {found.reason}", About.SECURITY))
             self._report.barred(plan, found, Peer(endpoint))
             return Unfit(from_security(found.reason, Peer(endpoint), final=False))
+        if self._observe is not ignore:
+            names = f" ({', '.join(found.names[:10])})" if found.names else ""
+            text = f"{endpoint.host}: level {found.level.value}{names}: {found.reason}"
+            self._observe(Decision(About.SECURITY, text))
         return found
 
     def start_tls(

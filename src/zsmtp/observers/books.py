@@ -32,6 +32,7 @@ from zsmtp.observers.document import (
     Decision,
     Exchange,
     Fates,
+    Fetch,
     Handshake,
     Lookup,
     Recipient,
@@ -265,6 +266,8 @@ class DeliveryBook:
                 values |= {"peer": veil.facts(item.peer), "error": veil.facts(item.error)}
             case Connect():
                 values["failed"] = veil.facts(item.failed)
+            case Fetch():
+                values["problem"] = veil.facts(item.problem)
         return replace(item, **values)
 
     def _recipient(self, number: int, address: bytes) -> Recipient:

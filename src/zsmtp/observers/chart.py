@@ -19,6 +19,7 @@ from zsmtp.observers.document import (
     Content,
     Decision,
     Exchange,
+    Fetch,
     Handshake,
     Lookup,
     Recipient,
@@ -30,7 +31,7 @@ from zsmtp.observers.document import (
 class Kind(Enum):
     """What a row is about; the value is the word of the legend."""
 
-    LOOKUP = "DNS"
+    LOOKUP = "DNS, policy"
     CONNECT = "connect"
     SESSION = "session"  # greeting, EHLO, RSET, NOOP, QUIT
     SECURITY = "TLS and login"
@@ -143,6 +144,11 @@ def _row(item: AnyItem, trace: Trace) -> Row:
     match item:
         case Lookup():
             return _lookup(item)
+        case Fetch():
+            mood = Mood.BAD if item.problem else Mood.PLAIN
+            note = item.problem or size_words(item.octets)
+            told = (f"MTA-STS policy of {item.host.removeprefix('mta-sts.')}", note)
+            return Row(Kind.LOOKUP, f"HTTPS {item.host}", item.start, item.end, note, mood, item.shared, told)
         case Connect():
             mood = Mood.BAD if item.failed else Mood.PLAIN
             where = f"{item.address} port {item.port}" if item.port else item.address

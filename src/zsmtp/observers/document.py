@@ -78,6 +78,15 @@ class Lookup(Item):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch(Item):
+    """An MTA-STS policy fetched from ``host`` (RFC 8461 3.3); ``problem`` says why it was not, if so."""
+
+    host: str
+    octets: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Connect(Item):
     """A connection attempt; ``failed`` says why it brought no connection, "" if it did."""
 
@@ -139,7 +148,7 @@ class Broken(Item):
     phase: str = ""
 
 
-AnyItem = Lookup | Connect | Handshake | Exchange | Content | Decision | Broken
+AnyItem = Lookup | Fetch | Connect | Handshake | Exchange | Content | Decision | Broken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

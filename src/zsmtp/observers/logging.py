@@ -73,6 +73,11 @@ def _lookup(event: events.LookupDone) -> tuple[str, Fields]:
     return f"{name} {kind}: {', '.join(records) or cut(answer.problem) or answer.status.value}", fields
 
 
+def _fetch(event: events.FetchDone) -> tuple[str, Fields]:
+    text = f"MTA-STS policy: {cut(event.problem) or f'{event.octets} octets'}"
+    return text, {"octets": event.octets, "problem": cut(event.problem)}
+
+
 def _connect_failed(event: events.ConnectFailed) -> tuple[str, Fields]:
     where, fields = _where(event.endpoint)
     return f"no connection to {where}: {cut(event.reason)}", fields | {"reason": cut(event.reason)}
@@ -164,6 +169,7 @@ def _closed(event: events.Closed) -> tuple[str, Fields]:
 
 _RULES: dict[type[Event], tuple[About, int, Callable[[Any], tuple[str, Fields]]]] = {
     events.LookupDone: (About.ROUTE, logging.DEBUG, _lookup),
+    events.FetchDone: (About.SECURITY, logging.INFO, _fetch),
     events.PlanMade: (About.ROUTE, logging.INFO, _plan),
     events.ConnectFailed: (About.CONNECTION, logging.WARNING, _connect_failed),
     events.Connected: (About.CONNECTION, logging.INFO, _connected),

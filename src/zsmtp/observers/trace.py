@@ -33,6 +33,7 @@ from zsmtp.observers.document import (
     Content,
     Decision,
     Exchange,
+    Fetch,
     Handshake,
     Lookup,
     Trace,
@@ -114,6 +115,7 @@ class Recorder:
         self._awaited: deque[_Awaited] = deque()
         self._attempts: dict[Endpoint, int] = {}  # places of the attempts under way
         self._lookup = -1
+        self._fetch = -1
         self._handshake = -1
         self._content: dict[Transaction | None, tuple[Items, int]] = {}
         self._waiting_since = 0.0  # for a reply that no command of its own asks for
@@ -212,6 +214,13 @@ class Recorder:
             problem=cut(answer.problem),
         )
         self._lookup = -1
+
+    def _fetch_started(self, event: events.FetchStarted) -> None:
+        self._fetch = self._way().add(Fetch(start=self._now, host=cut(event.host)))
+
+    def _fetch_done(self, event: events.FetchDone) -> None:
+        self._way().change(self._fetch, end=self._now, octets=event.octets, problem=cut(event.problem))
+        self._fetch = -1
 
     def _plan_made(self, event: events.PlanMade) -> None:
         way = self._way()
@@ -409,6 +418,8 @@ _HEARERS: dict[type[Event], Callable[[Recorder, Any], None]] = {
     events.Settled: Recorder._settled,
     events.LookupStarted: Recorder._lookup_started,
     events.LookupDone: Recorder._lookup_done,
+    events.FetchStarted: Recorder._fetch_started,
+    events.FetchDone: Recorder._fetch_done,
     events.PlanMade: Recorder._plan_made,
     events.Connecting: Recorder._connecting,
     events.ConnectFailed: Recorder._connect_failed,
