@@ -32,6 +32,7 @@ from zsmtp.proto.phase import Timeouts
 from zsmtp.tls.policy import Level, STSUse, parse_fingerprint
 
 MAX_SECRET = 16 * 1024  # octets of a password file
+LONGEST = 1e7  # seconds; beyond it somebody meant something else
 SMTP, SUBMISSION, SUBMISSIONS, LMTP = 25, 587, 465, 24
 _SCHEMES = {"smtp": (False, False), "smtps": (True, False), "submissions": (True, False), "lmtp": (False, True)}
 
@@ -232,7 +233,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("connections", "per_destination", "waiting"):
             _require(getattr(self, name) >= 1, name, f"{getattr(self, name)} is less than 1")
-        _require(self.idle >= 0, "idle", f"{self.idle} is less than 0")
+        _require(0 <= self.idle <= LONGEST, "idle", f"{self.idle} is not 0 to {LONGEST:.0f} seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,9 +282,9 @@ class Config:
         if self.local_address:
             _in("local_address", parse_identity, self.local_address)
         _require(self.address_family is not Family.UNIX, "address_family", "UNIX is none of IPv4, IPv6")
-        _require(self.message_timeout > 0, "message_timeout", f"{self.message_timeout} is not more than 0")
-        for wait in fields(self.timeouts):
-            _require(getattr(self.timeouts, wait.name) > 0, f"timeouts.{wait.name}", "a wait of no time")
+        waits = {f"timeouts.{wait.name}": getattr(self.timeouts, wait.name) for wait in fields(self.timeouts)}
+        for key, seconds in {"message_timeout": self.message_timeout, **waits}.items():
+            _require(0 < seconds <= LONGEST, key, f"{seconds} is not more than 0 and at most {LONGEST:.0f} seconds")
         _require(self.helo_name.isascii() and self.helo_name.isprintable(), "helo_name", "not printable ASCII")
         routes = {}
         for domain, relay in self.routes.items():

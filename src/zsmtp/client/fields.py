@@ -7,16 +7,17 @@ message from the block of Resent- fields instead, of which there must be one onl
 from __future__ import annotations
 
 import email.policy
+from email.errors import MessageError
 from email.headerregistry import AddressHeader
 from email.message import EmailMessage
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
 from email.utils import formatdate, getaddresses, make_msgid
 
 from zsmtp.dns.literal import Name, parse_destination
 from zsmtp.errors import SubmissionError
 from zsmtp.proto.address import domain_of
 
-_PARSER = BytesHeaderParser(policy=email.policy.SMTPUTF8)
+_PARSER = HeaderParser(policy=email.policy.SMTPUTF8)
 _ADDRESSES = ("from", "sender", "reply-to", "to", "cc", "bcc")
 
 
@@ -57,7 +58,7 @@ def with_missing(header: bytes, sender: bytes) -> bytes:
 
 
 def _parse(header: bytes) -> EmailMessage:
-    return _PARSER.parsebytes(header)
+    return _PARSER.parsestr(header.decode("utf-8", "surrogateescape"))
 
 
 def _prefix(message: EmailMessage) -> str:
@@ -70,7 +71,12 @@ def _prefix(message: EmailMessage) -> str:
 def _addresses(message: EmailMessage, name: str) -> list[str]:
     """The addresses of all fields of a name; those that cannot be read come as they are, to be refused by name."""
     found: list[str] = []
-    for value in message.get_all(name, []):
+    try:
+        values = message.get_all(name, [])
+    except (MessageError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # The standard library's parser is beaten by some headers nobody writes in earnest.
+        raise SubmissionError(f"the field {name.capitalize()} of the message cannot be read") from error
+    for value in values:
         if isinstance(value, AddressHeader):
             found += [one.addr_spec for one in value.addresses]
         else:

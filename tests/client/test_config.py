@@ -1,0 +1,274 @@
+"""Configurations as values, as URLs, and as files whose mistakes are named with their key."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import zsmtp
+from zsmtp.client.config import TLS, Config, Direct, Limits, Login, Relay
+from zsmtp.client.configfile import read_table
+from zsmtp.client.destinations import Destinations, read_login, relay_security
+from zsmtp.errors import ConfigError
+from zsmtp.proto.sasl import SecretKind
+from zsmtp.tls.policy import Level, STSUse
+
+
+def test_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "mail.toml"
+    path.write_text(
+        """
+        helo_name = "out.example.org"
+        local_address = "[192.0.2.7]"
+        message_timeout = 60
+
+        [relay]
+        host = "mail.example.org"
+        login = { user = "ann", password_env = "MAIL_PASSWORD" }
+        tls = { level = "dane-only", min_protocol = "TLSv1.3" }
+
+        [direct]
+        nameserver = "127.0.0.1:5353"
+        dane = false
+        mta_sts = "testing"
+
+        [routes]
+        "Example.COM" = "lmtp:///run/lmtp.sock"
+        "example.net" = { host = "192.0.2.1", port = 2525 }
+
+        [timeouts]
+        connect = 10
+
+        [limits]
+        connections = 20
+        idle = 0.5
+
+        [content]
+        nonmime_8bit = "strip"
+        """
+    )
+    config = Config.from_toml(path)
+    assert config.helo_name == "out.example.org"
+    assert config.message_timeout == 60.0
+    assert config.relay == Relay(
+        host="mail.example.org",
+        login=Login(user="ann", password_env="MAIL_PASSWORD"),
+        tls=TLS(level=Level.DANE_ONLY, min_protocol="TLSv1.3"),
+    )
+    assert config.relay.real_port == 587
+    assert (config.direct.dane, config.direct.mta_sts) == (False, STSUse.TESTING)
+    assert config.routes == {
+        "example.com": Relay(host="/run/lmtp.sock", lmtp=True),
+        "example.net": Relay(host="192.0.2.1", port=2525),
+    }
+    assert config.timeouts.connect == 10.0
+    assert config.limits == Limits(connections=20, idle=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("relay.prot = 25", "relay.prot: there is no such key; is port meant?"),
+        ("nonsense = 1", "nonsense: there is no such key"),
+        ("relay.port = 25", "relay.host: is missing"),
+        ("relay = 3", "relay: a table is wanted or a URL"),
+        ("relay = 'http://x'", "relay: not smtp://, smtps:// or lmtp:// with a host: http://x"),
+        ("relay.host = 'a b'", "relay.host: "),
+        ("relay = { host = 'x', port = 70000 }", "relay.port: 70000 is not 1 to 65535"),
+        ("relay = { host = 'x', port = '25' }", "relay.port: a whole number is wanted"),
+        ("relay = { host = 'x', implicit = 1 }", "relay.implicit: true or false is wanted"),
+        (
+            "relay = { host = 'x', login = { user = 'u', password = 'p' } }",
+            "relay.login.password: a secret does not stand here; use password_file or password_env",
+        ),
+        ("relay = { host = 'x', login = { user = 'u' } }", "relay.login.password: one of password, password_file"),
+        ("relay = { host = 'x', tls = { level = 'strong' } }", "relay.tls.level: strong is none of none, may, "),
+        ("direct.tls.fingerprints = ['00']", "direct.tls.fingerprints[0]: not a SHA-256 or SHA-512 fingerprint"),
+        ("direct.tls.level = 'fingerprint'", "direct.tls.fingerprints: they go with level fingerprint"),
+        ("direct.tls.min_protocol = 'SSLv3'", "direct.tls.min_protocol: 'SSLv3' is none of TLSv1, "),
+        ("direct.tls.names = 'x'", "direct.tls.names: a list of texts is wanted"),
+        ("direct.nameserver = 'dns.example.org'", "direct.nameserver: not the address of a name server"),
+        ("direct.resolver = 'x'", "direct.resolver: there is no such key"),
+        ("routes = ['x']", "routes: a table is wanted"),
+        ("routes.'[192.0.2.1]' = 'smtp://x'", "routes.[192.0.2.1]: not a domain"),
+        ("routes.'example.org'.hots = 'x'", "routes.example.org.hots: there is no such key; is host meant?"),
+        ("limits.connections = 0", "limits.connections: 0 is less than 1"),
+        ("limits.idle = -1", "limits.idle: -1.0 is not 0 to"),
+        ("timeouts.final = 0", "timeouts.final: 0.0 is not more than 0"),
+        ("message_timeout = inf", "message_timeout: inf"),
+        ("message_timeout = nan", "message_timeout: nan"),
+        ("local_address = 'iface:'", "local_address: not the name of an interface"),
+        ("helo_name = 'Grüße'", "helo_name: not printable ASCII"),
+        ("content.signed_8bit = 'x'", "content.signed_8bit: x is none of as_is, bounce, convert"),
+        ("content.default_charset = 'a b'", "content.default_charset: 'a b' is no name of a charset"),
+        ("relay = ", "Invalid value"),
+    ],
+)
+def test_a_mistake_is_named_with_the_file_and_the_key(text: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "mail.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        Config.from_toml(path)
+    assert str(error.value).startswith(f"{path}: {problem}")
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Config.from_toml(tmp_path / "missing")
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"helo_name = '\xff'")
+    with pytest.raises(ConfigError, match="utf-8"):
+        Config.from_toml(path)
+    path.write_bytes(b"#" * (1 << 20) + b"\n")
+    with pytest.raises(ConfigError, match="more than"):
+        Config.from_toml(path)
+
+
+KEYS = ["relay", "direct", "routes", "limits", "host", "port", "login", "tls", "level", "user", "timeouts", "connect"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(KEYS), inner),
+        max_leaves=20,
+    )
+)
+def test_whatever_stands_in_a_file_is_read_or_refused_by_name(value: Any) -> None:
+    table = value if isinstance(value, dict) else {"relay": value, "limits": value}
+    try:
+        read_table(table)
+    except ConfigError as error:
+        assert str(error).isprintable()  # noqa: PT017 - it need not raise
+
+
+@pytest.mark.parametrize(
+    ("url", "relay", "port"),
+    [
+        ("smtp://mail.example.org", Relay(host="mail.example.org"), 25),
+        ("smtp://mail.example.org:2525/", Relay(host="mail.example.org", port=2525), 2525),
+        ("smtps://mail.example.org", Relay(host="mail.example.org", implicit=True), 465),
+        ("lmtp://[2001:db8::1]", Relay(host="2001:db8::1", lmtp=True), 24),
+        ("lmtp:///run/a%20b.sock", Relay(host="/run/a b.sock", lmtp=True), 0),
+        (
+            "smtp://ann%40example.org:s%3Aecret@mail.example.org",
+            Relay(host="mail.example.org", login=Login(user="ann@example.org", password="s:ecret")),
+            587,
+        ),
+    ],
+)
+def test_urls(url: str, relay: Relay, port: int) -> None:
+    assert Relay.from_url(url) == relay
+    assert relay.real_port == port
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "mail.example.org", "smtp://", "smtp://h:99999", "smtp://h/path", "smtp://h?x=1", "smtp://u@h", "ftp://h"],
+)
+def test_urls_that_cannot_be_used(url: str) -> None:
+    with pytest.raises(ConfigError):
+        Relay.from_url(url)
+
+
+def test_a_secret_in_a_url_is_not_shown() -> None:
+    relay = Relay.from_url("smtp://ann:geheim@mail.example.org")
+    assert "geheim" not in repr(Config(relay=relay))
+    with pytest.raises(ConfigError) as error:
+        Relay.from_url("smtp://ann:geheim@mail.example.org/path")
+    assert "geheim" not in str(error.value)
+
+
+def test_a_configuration_does_not_change() -> None:
+    config = Config(routes={"example.org": Relay(host="a")})
+    with pytest.raises(FrozenInstanceError):
+        config.helo_name = "x"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        config.routes["x"] = Relay(host="a")  # type: ignore[index]
+
+
+# --------------------------------------------------------------------- secrets
+
+
+def test_where_a_secret_is_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b" from a file \r\n")
+    monkeypatch.setenv("ZSMTP_TEST_SECRET", "from the environment")
+    assert read_login(Login(user="u", password_file=str(path))).secret.reveal() == b" from a file "
+    assert read_login(Login(user="u", password_env="ZSMTP_TEST_SECRET")).secret.reveal() == b"from the environment"
+    token = read_login(Login(user="u", password="t", bearer=True))
+    assert token.kind is SecretKind.BEARER
+    path.write_bytes(b"new\n")
+    assert read_login(Login(user="u", password_file=str(path))).secret.reveal() == b"new"
+
+
+def test_secrets_that_are_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    with pytest.raises(ConfigError, match="No such file"):
+        read_login(Login(user="u", password_file=str(path)))
+    path.write_bytes(b"\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        read_login(Login(user="u", password_file=str(path)))
+    path.write_bytes(b"x" * 20_000)
+    with pytest.raises(ConfigError, match="more than"):
+        read_login(Login(user="u", password_file=str(path)))
+    os.environ.pop("ZSMTP_TEST_NOT_THERE", None)
+    with pytest.raises(ConfigError, match="ZSMTP_TEST_NOT_THERE is empty"):
+        read_login(Login(user="u", password_env="ZSMTP_TEST_NOT_THERE"))
+
+
+# ---------------------------------------------------------------- what it means
+
+
+@pytest.mark.parametrize(
+    ("url", "level"),
+    [
+        ("smtp://mail.example.org", Level.MAY),
+        ("smtp://u:p@mail.example.org", Level.VERIFY),
+        ("smtps://mail.example.org", Level.VERIFY),
+        ("smtp://u:p@127.0.0.1", Level.MAY),
+        ("smtp://u:p@localhost", Level.MAY),
+    ],
+)
+def test_a_relay_that_is_told_a_password_is_verified(url: str, level: Level) -> None:
+    security = relay_security(Relay.from_url(url))
+    assert security is not None
+    assert security.policy_for("anywhere").level is level
+
+
+def test_a_socket_of_this_machine_needs_no_protection() -> None:
+    assert relay_security(Relay.from_url("lmtp:///run/lmtp.sock")) is None
+
+
+def test_where_addresses_go() -> None:
+    relay = Relay(host="relay.example.org")
+    places = Destinations(Config(routes={"example.com": relay, "example.net": relay}))
+    assert places.of(b"a@EXAMPLE.com") == places.of(b"b@example.net")
+    assert places.of(b"a@example.org").relay is None
+    assert places.of(b"a@example.org").name == "example.org"
+    assert places.of("a@bücher.example".encode()).name == "xn--bcher-kva.example"
+    assert places.of(b"a@[192.0.2.1]").name == "[192.0.2.1]"
+    everything = Destinations(Config(relay=relay, routes={"example.com": Relay(host="other.example.org")}))
+    assert everything.of(b"a@example.org") == everything.of(b"b@elsewhere.example")
+    assert everything.of(b"a@example.com").name == "other.example.org:25"
+
+
+def test_straight_delivery_asks_for_dane_and_mta_sts() -> None:
+    settings = Destinations(Config()).settings_for(None)
+    assert settings.security is not None
+    assert settings.security.policy_for("example.org").dane
+    assert settings.security.mta_sts is STSUse.ON
+    nothing = Direct(dane=False, mta_sts=STSUse.OFF, tls=TLS(level=Level.NONE))
+    assert Destinations(Config(direct=nothing)).settings_for(None).security is None
+
+
+def test_public_names_are_the_same() -> None:
+    assert zsmtp.Config is Config
+    assert zsmtp.TLS is TLS
