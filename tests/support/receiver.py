@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -42,9 +43,17 @@ class Receiver:
 
 @contextmanager
 def receiving(
-    ports: int = 1, *, hosts: list[str] | None = None, port: int = 0, **options: object
+    ports: int = 1,
+    *,
+    hosts: list[str] | None = None,
+    port: int = 0,
+    implicit_tls: ssl.SSLContext | None = None,
+    **options: object,
 ) -> Iterator[Receiver]:
-    """Servers on so many ports of 127.0.0.1, or on one port of each of ``hosts``, until the block is left."""
+    """Servers on so many ports of 127.0.0.1, or on one port of each of ``hosts``, until the block is left.
+
+    With ``implicit_tls`` they speak TLS from the first octet; ``options`` are aiosmtpd's.
+    """
     receiver = Receiver()
     loop = asyncio.new_event_loop()
     servers: list[asyncio.Server] = []
@@ -52,7 +61,9 @@ def receiving(
 
     async def start() -> None:
         for host in hosts or ["127.0.0.1"] * ports:
-            server = await loop.create_server(lambda: _counted(receiver, connections, loop, options), host, port)
+            server = await loop.create_server(
+                lambda: _counted(receiver, connections, loop, options), host, port, ssl=implicit_tls
+            )
             servers.append(server)
             receiver.ports.append(server.sockets[0].getsockname()[1])
 

@@ -1,0 +1,120 @@
+"""The client over LMTP, with a login, and under TLS: the ways of a relay."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+from tests.support.receiver import receiving
+from tests.support.script import Script, Step, Then
+from tests.support.sink import Sink
+
+import zsmtp
+
+MESSAGE = b"From: a@example.org\nTo: b@example.net, c@example.net\n\nbody\n"
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+@pytest.fixture(scope="module")
+def server(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return str(path)
+
+
+STARTTLS = {"STARTTLS": (Step("220 go", Then.TLS),)}
+
+
+def test_lmtp_over_a_socket_of_this_machine(tmp_path: Path) -> None:
+    path = tmp_path / "lmtp.sock"
+    script = Script(
+        lmtp=True,
+        caps=("PIPELINING", "ENHANCEDSTATUSCODES"),
+        replies={"DOT": (Step("250 2.0.0 ok\r\n550 5.2.2 full"),)},
+    )
+    with Sink(script, unix=path) as sink:
+        report = zsmtp.deliver(MESSAGE, relay=f"lmtp://{path}")
+    assert [(one.recipient, one.fate.value, one.status) for one in report] == [
+        ("b@example.net", "delivered", "2.0.0"),
+        ("c@example.net", "failed", "5.2.2"),
+    ]
+    assert sink.connections[0].verbs[0] == "LHLO"
+    assert report.results[0].server is not None
+    assert str(report.results[0].server) == str(path)
+
+
+def test_starttls_and_login_at_a_relay_that_is_verified(
+    server: ssl.SSLContext, ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZSMTP_TEST_SECRET", "geheim")
+    script = Script(caps=("STARTTLS", "AUTH PLAIN"), replies={**STARTTLS, "AUTH": (Step("235 2.7.0 welcome"),)})
+    with Sink(script, tls=server) as sink:
+        relay = zsmtp.Relay(
+            host="localhost",
+            port=sink.port,
+            login=zsmtp.Login(user="ann", password_env="ZSMTP_TEST_SECRET"),
+            tls=zsmtp.TLS(level=zsmtp.Level.VERIFY, ca_file=ca_file),
+        )
+        report = zsmtp.deliver(MESSAGE, relay=relay)
+    assert report.ok
+    secret = base64.b64encode(b"\0ann\0geheim")
+    assert sink.connections[0].verbs == ["EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL", "RCPT", "RCPT", "DATA", "QUIT"]
+    assert sink.connections[0].lines[3] == b"AUTH PLAIN " + secret
+    protection = report.results[0].tls
+    assert protection is not None
+    assert protection.protocol == "TLSv1.3"
+    assert protection.required == "verify"
+    assert "localhost" in protection.certificate
+    assert "geheim" not in str(report.as_dict())
+
+
+def test_a_relay_that_cannot_prove_who_it_is_gets_nothing(server: ssl.SSLContext) -> None:
+    with Sink(Script(caps=("STARTTLS",), replies=STARTTLS), tls=server) as sink:
+        relay = zsmtp.Relay(host="localhost", port=sink.port, tls=zsmtp.TLS(level=zsmtp.Level.VERIFY))
+        report = zsmtp.deliver(MESSAGE, relay=relay)
+    assert {(one.fate, one.status) for one in report} == {(zsmtp.Fate.DEFERRED, "4.7.5")}
+    assert "MAIL" not in sink.connections[0].verbs
+
+
+def test_a_password_does_not_leave_in_clear() -> None:
+    with Sink(Script(caps=("AUTH PLAIN",))) as sink:
+        relay = zsmtp.Relay(
+            host="localhost",
+            port=sink.port,
+            login=zsmtp.Login(user="ann", password="geheim"),
+            tls=zsmtp.TLS(level=zsmtp.Level.ENCRYPT),
+        )
+        report = zsmtp.deliver(MESSAGE, relay=relay)
+    assert {one.fate for one in report} == {zsmtp.Fate.DEFERRED}
+    assert b"AUTH" not in b" ".join(sink.connections[0].lines)
+
+
+def test_a_secret_that_is_not_there_makes_mail_wait(tmp_path: Path) -> None:
+    with Sink(Script(caps=("AUTH PLAIN",))) as sink:
+        login = zsmtp.Login(user="ann", password_file=str(tmp_path / "missing"))
+        report = zsmtp.deliver(MESSAGE, relay=zsmtp.Relay(host="127.0.0.1", port=sink.port, login=login))
+    assert {one.fate for one in report} == {zsmtp.Fate.DEFERRED}
+    assert "No such file" in report.results[0].text
+
+
+def test_tls_from_the_first_octet(server: ssl.SSLContext, ca_file: str) -> None:
+    with receiving(implicit_tls=server) as receiver:
+        relay = zsmtp.Relay(host="localhost", port=receiver.port, implicit=True, tls=zsmtp.TLS(ca_file=ca_file))
+        report = zsmtp.deliver(MESSAGE, relay=relay)
+    assert report.ok
+    assert report.results[0].tls is not None
+    assert receiver.messages[0].rcpt_tos == ["b@example.net", "c@example.net"]
