@@ -28,7 +28,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
-	$(BIN)/mypy docs/drawn docs/examples
+	$(BIN)/mypy docs/drawn docs/examples examples
 
 tests: $(READY)
 	$(BIN)/python -m pytest -q -m "not interop"
@@ -48,6 +48,7 @@ bench: $(READY)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/conversion.py
 	$(BIN)/python bench/tls.py
+	$(BIN)/python bench/library.py
 
 ## make lock     pin the development environment anew
 lock: $(READY)

@@ -3,15 +3,16 @@
 Every destination is a receiver of its own (``bench/sinks.py``), one process for all of them. The library's client has
 one relay per domain and is given all messages as one stream; it keeps its connections. aiosmtplib is used in its two
 ways: ``send()`` for each message, a connection each time, and one kept connection per destination with ``sendmail()``
-on it, destinations side by side. Each way is a process of its own, started anew for each run; the time is from the
-first message asked for to the last answer, connections and good-byes included.
+on it, destinations side by side. Each way is a process of its own, started anew for each run, that has sent one message
+before, so that nothing is imported in the time; that is from the first message asked for to the last answer,
+connections and good-byes included. The last table has a distance between them and the receivers (``bench/relay.py``).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
+import contextlib
 import importlib.util
 import resource
 import statistics
@@ -24,12 +25,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from relay import relay
 from sinks import ready_sinks
 from spool import HEADER, BenchError, body
 from table import in_turns, line, machine
 
 SENDER = "sender@example.org"
 OCTETS = 4096
+FAR = 0.02  # seconds there and back, in the last table
 
 
 def content() -> bytes:
@@ -100,9 +103,8 @@ def child(way: str, loop: str, messages: int, ports: list[int]) -> None:
         import uvloop
 
         factory = uvloop.new_event_loop
-    importlib.import_module("zsmtp.client.client" if way == "zsmtp" else "aiosmtplib")  # not what is measured
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.get_loop()
+        runner.run(WAYS[way](ports[:1], 1))
         before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         runner.run(WAYS[way](ports, messages))
         seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
@@ -121,9 +123,12 @@ def run(way: str, loop: str, messages: int, ports: list[int], cost: list[tuple[f
     return messages / float(seconds)
 
 
-def compare(messages: int, destinations: int, runs: int, *, chunking: bool) -> None:
-    """Print one table."""
-    with ready_sinks(destinations, chunking=chunking) as ports:
+def compare(messages: int, destinations: int, runs: int, *, chunking: bool, round_trip: float = 0.0) -> None:
+    """Print one table; receivers are ``round_trip`` seconds away."""
+    with contextlib.ExitStack() as stack:
+        ports = stack.enter_context(ready_sinks(destinations, chunking=chunking))
+        if round_trip:
+            ports = [stack.enter_context(relay(port, round_trip)) for port in ports]
         ways: dict[str, tuple[str, str]] = {"zsmtp, asyncio": ("zsmtp", "asyncio")}
         uvloop = importlib.util.find_spec("uvloop") is not None
         if uvloop:
@@ -139,7 +144,8 @@ def compare(messages: int, destinations: int, runs: int, *, chunking: bool) -> N
         calls = {name: partial(run, way, loop, messages, ports, costs[name]) for name, (way, loop) in ways.items()}
         results = in_turns(calls, runs)
     offered = "PIPELINING, CHUNKING" if chunking else "PIPELINING"
-    print(f"{messages} messages of 4 KB to {destinations} destinations ({offered}), {runs} runs of each in turns")
+    far = f", {round_trip * 1000:.0f} ms there and back" if round_trip else ""
+    print(f"{messages} messages of 4 KB to {destinations} destinations ({offered}){far}, {runs} runs of each in turns")
     beside = {name: values for name, values in results.items() if name.startswith("aiosmtplib")}
     for name, values in results.items():
         print(line(name, values, "msg/s", beside=beside))
@@ -169,6 +175,7 @@ def main() -> int:
     try:
         for chunking in (False, True):
             compare(options.messages, options.destinations, options.runs, chunking=chunking)
+        compare(options.messages, options.destinations, options.runs, chunking=True, round_trip=FAR)
     except BenchError as error:
         print(error, file=sys.stderr)
         return 1
