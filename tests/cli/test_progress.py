@@ -9,7 +9,7 @@ import pytest
 
 from zsmtp.cli import progress
 from zsmtp.cli.progress import LARGE, MANY, Bar, Lines, Progress, progress_for
-from zsmtp.events import ContentProgress, ContentStarted
+from zsmtp.events import ContentProgress, ContentSent, ContentStarted
 
 
 class Screen(io.StringIO):
@@ -28,6 +28,8 @@ def test_octets_of_all_connections_and_transactions_are_counted() -> None:
     one(ContentStarted(500, None))
     one(ContentProgress(100, 500))
     assert shown.sent == 450
+    one(ContentSent(500, 100, 1, 0.0, 0.0))
+    assert shown.sent == 850
     shown.settle()
     assert shown.words == "1 of 2 recipients"
 

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.nameserver import Failure, NameServer, Zone
@@ -347,11 +348,38 @@ def test_nothing_is_sent_if_one_message_cannot_be(send: Run, letter: str) -> Non
     assert err == "zsmtp send: /nonexistent.eml: No such file or directory\n"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_no_permission(send: Run, letter: str) -> None:
-    os.chmod(letter, 0)
+def test_no_permission(send: Run, letter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by a system that means it: root, who may run the tests, may read everything."""
+    really_open = open
+
+    def refuse(path: object, *arguments: Any, **more: Any) -> Any:
+        if str(path) == letter:
+            raise PermissionError(13, "Permission denied", letter)
+        return really_open(path, *arguments, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("builtins.open", refuse)
     status, _, err = send(letter)
     assert (status, err) == (77, f"zsmtp send: {letter}: Permission denied\n")
+
+
+def test_a_configuration_file_and_what_the_command_line_changes(send: Run, letter: str, tmp_path: Path) -> None:
+    config = tmp_path / "zsmtp.toml"
+    with receiving(2) as receiver:
+        first, second = receiver.ports
+        config.write_text(
+            f'relay = "smtp://127.0.0.1:{first}"\nhelo_name = "me.example"\n'
+            f'[routes]\n"other.example" = "smtp://127.0.0.1:{second}"\n'
+        )
+        known = ("--config", str(config), "--to", "a@example.com", "--to", "b@other.example")
+        status, _, _ = send(letter, *known)
+        assert (status, receiver.connections) == (0, {first: 1, second: 1})
+        status, _, _ = send(letter, *known, "--relay", f"127.0.0.1:{second}")  # for all mail: routes are set aside
+        assert (status, receiver.connections) == (0, {first: 1, second: 2})
+    assert len(receiver.messages) == 3
+    config.write_text("[direct]\nport = 'x'\n")
+    status, _, err = send(letter, "--config", str(config))
+    assert status == 78
+    assert re.fullmatch(r"zsmtp send: .*zsmtp\.toml: direct\.port: .*\n", err)
 
 
 def test_an_interrupt_ends_it_and_everybody_is_told_of(letter: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from zsmtp.cli.terminal import is_terminal
-from zsmtp.events import ContentProgress, ContentStarted, Event
+from zsmtp.events import ContentProgress, ContentSent, ContentStarted, Event
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -41,7 +41,7 @@ class Progress:
             nonlocal before
             if isinstance(event, ContentStarted):
                 before = 0
-            elif isinstance(event, ContentProgress):
+            elif isinstance(event, ContentProgress | ContentSent):  # small contents are told of when they are sent
                 self.sent += max(event.octets - before, 0)
                 before = event.octets
                 self.show()
