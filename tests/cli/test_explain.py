@@ -266,11 +266,13 @@ def test_flags_of_the_agent_that_cannot_be(
         (["-4", "-6", "x"], 64, "argument -6: not allowed with argument -4; try zsmtp explain --help"),
         (["--relay", "a:b", "x"], 64, "relay: not a port: b"),
         (["--relay", "::1", "x"], 64, "relay: an IPv6 address belongs in brackets: ::1"),
+        (["--relay", "unix:relative", "x"], 64, "relay: not the path of a socket: relative"),
+        (["--relay", "h", "--user", "u", "--password-env", "E", "--password-file", "f", "x"], 64, None),
         (["--user", "me", "x"], 64, "--user goes with --relay"),
         (["--lmtp", "x"], 64, "--lmtp goes with --relay"),
         (["--resolver", "what?", "x"], 64, None),
         (["--replay", "/nonexistent"], 66, "/nonexistent: No such file or directory"),
-        (["--replay", "/etc/passwd"], 65, "not JSON: line 1, column 1: Expecting value"),
+        (["--replay", "/etc/passwd"], 65, "/etc/passwd: not JSON: line 1, column 1: Expecting value"),
         (["--config", "/nonexistent", "x"], 66, "/nonexistent: No such file or directory"),
     ],
 )
@@ -279,6 +281,18 @@ def test_wrong_usage_is_one_line(explain: Run, arguments: list[str], status: int
     assert (found, out) == (status, "")
     assert err.count("\n") == 1
     assert line is None or err == f"zsmtp explain: {line}\n"
+
+
+def test_the_address_to_connect_from(explain: Run, tmp_path: Path) -> None:
+    config = tmp_path / "zsmtp.toml"
+    config.write_text("local_address = 'both.example'\n")  # a name: its addresses are looked up
+    status, out, _ = explain("--config", str(config), "--port", "26", "both.example", "[127.0.0.2]")
+    assert status == 0
+    assert "from  127.0.0.1 as " in out
+    config.write_text("local_address = '[203.0.113.77]'\n")
+    status, out, _ = explain("--config", str(config), "--connect", "[127.0.0.1]:26")
+    assert status == 75
+    assert "cannot bind to the local address 203.0.113.77" in out
 
 
 def test_a_bad_configuration_says_where(explain: Run, tmp_path: Path) -> None:

@@ -307,3 +307,29 @@ def test_where_mail_to_an_address_goes(asked: str, destination: str) -> None:
 
 def test_times_are_for_people() -> None:
     assert [shown_time(seconds) for seconds in (0.0004, 0.34, 2.14)] == ["0.4\u00a0ms", "340\u00a0ms", "2.1\u00a0s"]
+
+
+def test_a_policy_in_testing_mode_is_told_and_tried(authority: Authority) -> None:
+    there = network(authority, mx2=authority.server("elsewhere.example"), other=Script())
+    there.policies["mta-sts.example.net"] = POLICY.replace(b"enforce", b"testing")
+    text = drawn(explained(there, "example.net", connect=True), 160)
+    assert "in trial: secure: required, with a certificate for the destination; MTA-STS policy, mode testing" in text
+    assert "in trial: would not be used: other.example is not among the exchangers of the MTA-STS policy" in text
+    assert "in trial: would not do: the certificate is for elsewhere.example, not for mx2.example.net" in text
+    document = explain_document([explained(there, "example.net", connect=True)])
+    judgement = document["explanations"][0]["candidates"][0]["probe"]["tls"]["judgement"]
+    assert judgement["ok"] is True
+    assert judgement["trial"]["problem"] == "certificate-host-mismatch"
+
+
+def test_a_configuration_that_cannot_be_used_makes_mail_wait(authority: Authority) -> None:
+    def policy_for(destination: str) -> Policy:
+        raise ConfigError("policy table:3: no level")
+
+    assert ASKING.security is not None
+    settings = replace(ASKING, security=replace(ASKING.security, policy_for=policy_for))
+    found = explained(network(authority), "example.org", settings)
+    assert found.status is Exit.TEMPORARY
+    text = drawn(found)
+    assert "policy  policy table:3: no level" in text
+    assert "TLS   not to be used now: policy table:3: no level" in text

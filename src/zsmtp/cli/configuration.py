@@ -126,6 +126,8 @@ def parse_relay(text: str) -> Relay:
         return Relay.from_url(text)
     if text[:5].lower() == "unix:":
         text = text[5:]
+        if not text.startswith("/"):
+            raise ConfigError(f"relay: not the path of a socket: {escape(text[:100])}")
     if text.startswith("/"):
         return Relay(host=text)
     host, colon, number = text.rpartition(":")

@@ -21,7 +21,7 @@ def replay(path: str) -> Explanation:
         try:
             trace = load_trace(path)
         except ConfigError as error:
-            raise CommandFailed(Exit.DATA, escape(str(error))) from error
+            raise CommandFailed(Exit.DATA, f"{escape(path)}: {escape(str(error))}") from error
     if trace.plan is None:
         raise CommandFailed(
             Exit.DATA, f"{escape(path)}: there is no plan in the trace: the delivery used a connection that was open"
