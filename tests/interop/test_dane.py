@@ -54,7 +54,7 @@ class Outcome:
         counted = commands_counted(self.exchange)
         assert sum(int(commands.get("starttls", "0")) for commands in counted) == handshakes
         for commands in counted:
-            assert commands.keys() <= {"ehlo", "starttls", "commands"}
+            assert commands.keys() <= {"ehlo", "starttls", "quit", "commands"}
             assert handshakes or "ehlo" not in commands or self.exchange.listener.name == "postfix-bare"
         assert self.exchange.server.count() == 0
 

@@ -149,3 +149,19 @@ def test_protocol_and_ciphers(lines: tuple[str, ...], said: bytes, exchange: Exc
     exchange.assert_stored({BOX: [message]})
     (stored,) = exchange.server.stored(BOX)
     assert re.search(said, stored)
+
+
+@at("postfix-starttls", "postfix-smtps", "exim-starttls", "dovecot-starttls", "dovecot-lmtps")
+def test_sessions_are_taken_up_again(exchange: Exchange, listener: Listener) -> None:
+    """One message a connection: the first handshake is a full one, and each other takes up the session before it.
+
+    Only Postfix is sure to allow that: each of Dovecot's processes has a secret of its own, and Exim keeps nothing.
+    """
+    messages = [exchange.post([BOX], b"Message %d\n" % number) for number in range(5)]
+    exchange.deliver(messages, "-1", "-S", str(exchange.tls_file("verify", "tls-use-scache on")))
+    exchange.assert_stored({BOX: messages})
+    assert exchange.connections() == 5
+    handshakes = re.findall(rb"\tTLS (\S+ .*); peer ", exchange.office.log.read_bytes())
+    assert len(handshakes) == 5
+    assert not handshakes[0].endswith(b" resumed")
+    assert listener.program != "postfix" or all(line.endswith(b" resumed") for line in handshakes[1:])
