@@ -35,10 +35,12 @@ def commands_counted(exchange: Exchange) -> list[dict[str, str]]:
 class Outcome:
     """One message to ``destination`` at a level, what became of it, and what the logs say."""
 
-    def __init__(self, exchange: Exchange, destination: str, resolver: str, *lines: str) -> None:
+    def __init__(
+        self, exchange: Exchange, destination: str, resolver: str, *lines: str, mime: str = "", words: str = ""
+    ) -> None:
         self.exchange = exchange
         exchange.route_to(destination, resolver)
-        self.message = exchange.post([BOX], b"to whom the zone says\n")
+        self.message = exchange.post([BOX], b"to whom the zone says\n", mime=mime, words=words)
         self.result = exchange.run([self.message], "-S", str(exchange.tls_file(*(lines or ("dane",)))))
         self.log = exchange.office.log.read_text() if exchange.office.log.exists() else ""
 
@@ -172,6 +174,24 @@ def test_dane_beside_a_level(exchange: Exchange, names: NameServers) -> None:
     Outcome(exchange, "ee.signed.test", names.validating, "encrypt", "tls-dane on").assert_delivered(
         tls=True, verified=True
     )
+
+
+@pytest.mark.parametrize("label", ["wrong", "bogus-tlsa", "ee"])
+@at("postfix-starttls")
+def test_who_says_that_delivery_matters_more(label: str, exchange: Exchange, names: NameServers) -> None:
+    """``TLS-Required: No`` (RFC 8689 5): what the destination asks for does not keep this message back."""
+    outcome = Outcome(exchange, f"{label}.signed.test", names.validating, mime="TLS-Required: No\n")
+    outcome.assert_delivered(tls=True, verified=False)
+
+
+@at("postfix-starttls")
+def test_requiretls_at_a_server_that_does_not_know_it(exchange: Exchange, names: NameServers) -> None:
+    """The peer is the right one and verified, but would pass the message on as it likes (RFC 8689 4.2.1)."""
+    outcome = Outcome(exchange, "ee.signed.test", names.validating, words="REQUIRETLS")
+    (report,) = outcome.result.reports
+    assert exchange.office.marks(outcome.message.job) == "-"
+    assert report.notary[2].startswith(b"5.7.30")
+    assert [commands.keys() & {"mail", "rcpt"} for commands in commands_counted(exchange)] == [set()]
 
 
 # ------------------------------------------------------- a resolver that does not validate
