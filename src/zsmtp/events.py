@@ -23,9 +23,10 @@ dialogue may hold what a hostile peer chose: they are fit for people after ``zsm
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
+
+from zsmtp.records import dataclass, field
 
 if TYPE_CHECKING:
     from zsmtp.delivery.envelope import Delivery

@@ -6,8 +6,9 @@ A :class:`Target` is the same for all messages of a session, so the content made
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from zsmtp.records import dataclass
 
 
 class Signed8Bit(Enum):

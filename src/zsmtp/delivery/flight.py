@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
 from typing import Any
 
 from zsmtp.delivery.envelope import Delivery
@@ -32,6 +31,7 @@ from zsmtp.proto.plan import (
 )
 from zsmtp.proto.session import Answer, Finished, Lost
 from zsmtp.proto.status import EnhancedStatus
+from zsmtp.records import dataclass, field
 
 More = Callable[[], Delivery | None]
 

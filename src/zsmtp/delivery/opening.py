@@ -9,7 +9,6 @@ an error (the rule is in ``zsmtp.delivery.outcome``).
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zsmtp.delivery.outcome import (
@@ -49,6 +48,7 @@ from zsmtp.proto.plan import Envelope, SenderWish
 from zsmtp.proto.reply import Reply
 from zsmtp.proto.session import Answer, Lost, Session
 from zsmtp.proto.transcript import exchange
+from zsmtp.records import dataclass, replace
 
 if TYPE_CHECKING:
     from zsmtp.delivery.security import SecurityStage

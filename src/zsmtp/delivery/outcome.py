@@ -11,7 +11,6 @@ good" only from a well-formed 5xx or a check on this side. Everything else is de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +28,7 @@ from zsmtp.proto.phase import FINAL_PHASES, Phase, Result
 from zsmtp.proto.plan import Refusal
 from zsmtp.proto.reply import Reply, printable
 from zsmtp.proto.status import EnhancedStatus, default_status, given_status
+from zsmtp.records import dataclass
 
 if TYPE_CHECKING:
     from zsmtp.delivery.protection import Protection

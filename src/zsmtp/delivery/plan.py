@@ -16,7 +16,6 @@ Without ``security`` nothing of ``zsmtp.tls`` is loaded: mail that needs no prot
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from zsmtp.dns.destination import DestinationRequest, plan_destination
@@ -24,6 +23,7 @@ from zsmtp.dns.literal import Name, parse_destination
 from zsmtp.dns.plan import Endpoint, Plan
 from zsmtp.errors import ConfigError
 from zsmtp.proto.plan import SenderWish
+from zsmtp.records import dataclass, field, replace
 
 if TYPE_CHECKING:
     from zsmtp.delivery.outcome import Peer

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from zsmtp.delivery.opening import Link
 from zsmtp.delivery.outcome import Verdict
 from zsmtp.delivery.plan import DeliveryPlan
 from zsmtp.dns.destination import DestinationRequest
+from zsmtp.records import dataclass
 
 
 @dataclass(slots=True, eq=False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zsmtp.delivery.outcome import Verdict
 from zsmtp.net.effects import Stream
+from zsmtp.records import dataclass
 
 if TYPE_CHECKING:
     from zsmtp.tls.facts import TLSFacts

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import Timeouts
+from zsmtp.records import dataclass, field
 
 if TYPE_CHECKING:
     from zsmtp.delivery.security import Security

@@ -7,8 +7,9 @@ RFC 5321 5.1), a timeout or SERVFAIL means "later", and a bogus answer must neve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
+
+from zsmtp.records import dataclass, field
 
 
 class RecordType(Enum):

@@ -12,9 +12,9 @@ entry makes room for a new one. Time is an argument, in seconds on any clock tha
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
 
 from zsmtp.dns.answer import Answer, Query, Status
+from zsmtp.records import replace
 
 MAX_ENTRIES = 1000
 MAX_TTL = 86400.0

@@ -11,12 +11,12 @@ is the receiver's side of it, for whoever wants to know beforehand.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 
 from zsmtp.dns.answer import Answer, Query, RecordType
 from zsmtp.dns.ip import canonical_ip, ip_family, is_link_local, is_loopback, is_unspecified, reverse_name, unmapped
 from zsmtp.dns.literal import domain_problem, to_ascii
 from zsmtp.dns.plan import Family
+from zsmtp.records import dataclass
 
 _MAX_POINTERS = 3  # names tried of an address that has many
 

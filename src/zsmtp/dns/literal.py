@@ -15,10 +15,10 @@ and looking it up would ask the root servers about it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from zsmtp.dns.ip import canonical_ip, ip_family
 from zsmtp.dns.plan import Family, NoRoute
+from zsmtp.records import dataclass
 
 MAX_NAME = 253
 """Octets of a host name in text form, without its final dot (RFC 1035 2.3.4)."""

@@ -6,10 +6,10 @@ it: they cannot drift apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from zsmtp.dns.answer import Answer
+from zsmtp.records import dataclass
 
 
 class Family(Enum):

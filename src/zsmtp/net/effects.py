@@ -9,11 +9,11 @@ session events are the answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from zsmtp.dns.plan import Endpoint
 from zsmtp.proto.session import Session
+from zsmtp.records import dataclass
 
 if TYPE_CHECKING:
     from zsmtp.tls.chain import TrustAnchors

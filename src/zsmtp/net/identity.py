@@ -22,12 +22,12 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from zsmtp.dns.ip import format_ip, ip_family, is_link_local
 from zsmtp.dns.literal import Literal, Name, parse_destination, shown
 from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.errors import ConfigError, ConnectError
+from zsmtp.records import dataclass
 
 RESERVED_PORTS = range(1023, 511, -1)
 """Source ports of ``-r``, in the order of trying."""

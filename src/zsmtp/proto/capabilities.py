@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from zsmtp.errors import ReplyError
 from zsmtp.proto.reply import printable
+from zsmtp.records import dataclass, replace
 
 MAX_KEYWORDS = 1000
 MAX_SIZE = (1 << 63) - 1

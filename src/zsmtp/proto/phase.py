@@ -7,9 +7,10 @@ written down; the session, the failure policy, the logs and the documentation re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+
+from zsmtp.records import dataclass
 
 
 class Phase(Enum):

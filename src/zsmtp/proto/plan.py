@@ -10,7 +10,6 @@ round trip less is needed. Which recipients fit into one transaction is decided 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from zsmtp.proto.address import domain_of, downgrade, original_recipient, path_p
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import CONTENT, DATA, LAST, MAIL, RCPT, Phase
 from zsmtp.proto.status import EnhancedStatus
+from zsmtp.records import dataclass
 
 MAX_RECIPIENTS = 100  # in one transaction (RFC 5321 4.5.3.1.8)
 

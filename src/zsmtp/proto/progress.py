@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from zsmtp.proto.phase import CONTENT, DATA, FINAL_PHASES, LAST, MAIL, RCPT, SUCCESS, Phase, Result
 from zsmtp.proto.plan import Step, Transaction
+from zsmtp.records import dataclass, field
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,8 @@ knows are skipped. :class:`DsnWordsReader` collects the words of one recipient's
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+
+from zsmtp.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

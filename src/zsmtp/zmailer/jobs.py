@@ -11,7 +11,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from zsmtp.body.source import Source
@@ -31,6 +30,7 @@ from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, Refusal, SenderWish
 from zsmtp.proto.plan import Recipient as Forward
 from zsmtp.proto.status import EnhancedStatus
+from zsmtp.records import dataclass, replace
 from zsmtp.zmailer.control import By, ControlFile, Recipient
 from zsmtp.zmailer.diagnostics import Report, Reporter
 from zsmtp.zmailer.locks import MessageFile, MessageMissing, OpenControl, open_message

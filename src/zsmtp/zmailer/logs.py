@@ -17,13 +17,13 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from zsmtp import events
 from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.escape import escape
+from zsmtp.records import dataclass
 
 if TYPE_CHECKING:
     from zsmtp.zmailer.diagnostics import Report

@@ -1,0 +1,226 @@
+"""Dataclasses that cost a fifth to define, for modules that the agent loads before its first delivery.
+
+The standard library's decorator compiles five functions for each class and loads ``inspect``; with the agent's eighty
+value types that is more than half of what loading its engine takes. Here one function is compiled, ``__init__``, and
+the others are shared. What comes out is a dataclass: ``dataclasses.fields``, ``replace``, ``asdict`` and inheritance
+work as always, type checkers see the standard decorator, and an instance of a frozen class is made twice as fast::
+
+    from zsmtp.records import dataclass, field, replace
+
+What is not used here is not offered: no ``order``, no ``InitVar``, no ``__post_init__``; always with ``slots``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import attrgetter
+
+TYPE_CHECKING = False  # typing's own would cost its import; type checkers know the name
+if TYPE_CHECKING:
+    from typing import Any
+
+_ABSENT = object()
+
+
+class _Given:
+    """What :func:`field` gives: a default, or what makes one for each instance, and whether equality asks for it."""
+
+    def __init__(self, default: object, make: Callable[[], Any] | None, *, compare: bool) -> None:
+        self.default = default
+        self.make = make
+        self.compare = compare
+
+
+class _Member:
+    """One field of a class."""
+
+    __slots__ = ("compare", "default", "hint", "kw_only", "make", "name")
+
+    def __init__(self, name: str, hint: object, default: object, *, kw_only: bool) -> None:
+        given = default if isinstance(default, _Given) else _Given(default, None, compare=True)
+        self.name = name
+        self.hint = hint
+        self.make = given.make
+        self.default = given.default
+        self.compare = given.compare
+        self.kw_only = kw_only
+
+    def parameter(self) -> str:
+        """How it stands in the parameter list of ``__init__``."""
+        if self.make is not None:
+            return f"{self.name}=_absent"
+        return self.name if self.default is _ABSENT else f"{self.name}=_default_{self.name}"
+
+
+class _Described:
+    """``__dataclass_fields__`` and ``__dataclass_params__`` of a class: made when somebody asks for them."""
+
+    def __init__(self, members: dict[str, _Member], *, frozen: bool, eq: bool, params: bool) -> None:
+        self._members = members
+        self._frozen = frozen
+        self._eq = eq
+        self._params = params
+        self._made: object = None
+
+    def __get__(self, instance: object, owner: type) -> object:
+        if self._made is None:
+            self._made = self._make_params() if self._params else self._make_fields()
+        return self._made
+
+    def _make_fields(self) -> object:
+        import dataclasses
+
+        made = {}
+        for member in self._members.values():
+            one = dataclasses.field(kw_only=member.kw_only, compare=member.compare)
+            one.name, one.type = member.name, member.hint
+            if member.make is not None:
+                one.default_factory = member.make
+            elif member.default is not _ABSENT:
+                one.default = member.default
+            one._field_type = dataclasses._FIELD  # type: ignore[attr-defined]
+            made[member.name] = one
+        return made
+
+    def _make_params(self) -> object:
+        import dataclasses
+
+        return dataclasses._DataclassParams(True, True, self._eq, False, False, self._frozen)  # type: ignore[attr-defined]
+
+
+def _dataclass(
+    *, frozen: bool = False, slots: bool = True, eq: bool = True, kw_only: bool = False
+) -> Callable[[type], type]:
+    """The decorator: as ``dataclasses.dataclass(slots=True, ...)``."""
+    if not slots:
+        raise TypeError("records have slots")
+    return lambda cls: _record(cls, frozen=frozen, eq=eq, kw_only=kw_only)
+
+
+def _record(cls: type, *, frozen: bool, eq: bool, kw_only: bool) -> type:
+    members: dict[str, _Member] = {}
+    for base in cls.__mro__[-1:0:-1]:
+        members |= base.__dict__.get("_record_members", {})
+    content = dict(cls.__dict__)
+    own = []
+    for name, hint in content.get("__annotations__", {}).items():
+        members[name] = _Member(name, hint, content.pop(name, _ABSENT), kw_only=kw_only)
+        own.append(name)
+    content["__slots__"] = tuple(own)
+    content.pop("__dict__", None)
+    content.pop("__weakref__", None)
+    names = tuple(members)
+    content["_record_members"] = members
+    content["__match_args__"] = tuple(name for name in names if not members[name].kw_only)
+    content["__dataclass_fields__"] = _Described(members, frozen=frozen, eq=eq, params=False)
+    content["__dataclass_params__"] = _Described(members, frozen=frozen, eq=eq, params=True)
+    values = _values_of(tuple(name for name in names if members[name].compare))
+    for name, method in _methods(names, values, frozen=frozen, eq=eq).items():
+        content.setdefault(name, method)
+    if eq and "__hash__" not in cls.__dict__:
+        content["__hash__"] = _hash_of(values) if frozen else None
+    qualified = cls.__qualname__
+    cls = type(cls)(cls.__name__, cls.__bases__, content)
+    cls.__qualname__ = qualified
+    _add_init(cls, members, frozen=frozen)
+    return cls
+
+
+def _add_init(cls: type, members: dict[str, _Member], *, frozen: bool) -> None:
+    """Compile ``__init__``, which sets slots by their descriptors where the class refuses all else."""
+    known: dict[str, object] = {"_absent": _ABSENT}
+    positional: list[str] = []
+    keyword: list[str] = []
+    lines: list[str] = []
+    for name, member in members.items():
+        (keyword if member.kw_only else positional).append(member.parameter())
+        known[f"_default_{name}"], known[f"_make_{name}"] = member.default, member.make
+        value = name if member.make is None else f"_make_{name}() if {name} is _absent else {name}"
+        if frozen:
+            known[f"_set_{name}"] = getattr(cls, name).__set__
+            lines.append(f" _set_{name}(self, {value})")
+        else:
+            lines.append(f" self.{name} = {value}")
+    parameters = ", ".join(["self", *positional, *(["*", *keyword] if keyword else [])])
+    exec(f"def __init__({parameters}):\n" + ("\n".join(lines) or " pass"), known)  # noqa: S102 - names of fields only
+    init: Any = known["__init__"]
+    init.__qualname__ = f"{cls.__qualname__}.__init__"
+    init.__module__ = cls.__module__
+    cls.__init__ = init  # type: ignore[misc]
+
+
+def _values_of(names: tuple[str, ...]) -> Callable[[Any], Any]:
+    """A function from an instance to what decides on its equality."""
+    return attrgetter(*names) if names else lambda instance: ()
+
+
+def _hash_of(values: Callable[[Any], Any]) -> Callable[[Any], int]:
+    return lambda self: hash(values(self))
+
+
+def _methods(
+    names: tuple[str, ...], values: Callable[[Any], Any], *, frozen: bool, eq: bool
+) -> dict[str, Callable[..., Any]]:
+    """What a record has besides ``__init__`` and ``__hash__``."""
+
+    def show(self: Any) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__qualname__}({shown})"
+
+    def same(self: Any, other: object) -> bool:
+        return bool(values(self) == values(other)) if other.__class__ is self.__class__ else NotImplemented
+
+    def state(self: Any) -> list[object]:
+        return [getattr(self, name) for name in names]
+
+    def restore(self: Any, state: list[object]) -> None:
+        for name, value in zip(names, state, strict=True):
+            object.__setattr__(self, name, value)
+
+    methods: dict[str, Callable[..., Any]] = {"__repr__": show}
+    if eq:
+        methods["__eq__"] = same
+    if frozen:
+        methods |= {"__setattr__": _refuse_to_set, "__delattr__": _refuse_to_delete}
+        methods |= {"__getstate__": state, "__setstate__": restore}
+    return methods
+
+
+def _refuse_to_set(self: object, name: str, value: object) -> None:
+    from dataclasses import FrozenInstanceError
+
+    raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+def _refuse_to_delete(self: object, name: str) -> None:
+    from dataclasses import FrozenInstanceError
+
+    raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def _replace(instance: Any, /, **changes: object) -> Any:
+    """A new instance with some fields changed, of any dataclass."""
+    members = type(instance).__dict__.get("_record_members")
+    if members is None:
+        import dataclasses
+
+        return dataclasses.replace(instance, **changes)
+    for name in members:
+        if name not in changes:
+            changes[name] = getattr(instance, name)
+    return instance.__class__(**changes)
+
+
+def _field(
+    *, default: object = _ABSENT, default_factory: Callable[[], Any] | None = None, compare: bool = True
+) -> Any:
+    """A default, or what makes one for each instance; with ``compare`` false, equality does not ask for the field."""
+    return _Given(default, default_factory, compare=compare)
+
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as dataclass
+    from dataclasses import field as field
+    from dataclasses import replace as replace
+else:
+    dataclass, field, replace = _dataclass, _field, _replace
