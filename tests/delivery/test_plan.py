@@ -120,6 +120,17 @@ def test_a_given_plan_that_asks_for_nothing_is_executed_without_security() -> No
     assert there.fates == [Fate.DELIVERED]
 
 
+def test_a_plan_made_without_security_is_not_executed_with_less_than_is_configured_now(authority: Authority) -> None:
+    settings = asking(Policy(level=Level.SECURE))
+    here = world(authority.server("elsewhere.example"), settings=settings, now=NOW, anchors=authority.anchors)
+    here.route.given = explained(here, None)
+    [verdict] = here.deliver(message())
+    assert verdict.fate is Fate.DEFERRED
+    assert not here.network.connections[0].acceptances
+    assert here.route.plan is not None
+    assert here.route.plan.policy == Policy(level=Level.SECURE)
+
+
 def test_a_given_plan_whose_candidates_are_used_up_ends() -> None:
     there = world(Script(replies={"MAIL": [Reaction(b"", Then.RESET)]}), Unreachable())
     there.route.given = explained(there, None)

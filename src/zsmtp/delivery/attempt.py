@@ -26,7 +26,7 @@ from zsmtp.delivery.outcome import (
     next_candidate_may_help,
 )
 from zsmtp.delivery.pace import Pace
-from zsmtp.delivery.plan import DeliveryPlan, plan_delivery
+from zsmtp.delivery.plan import DeliveryPlan, plan_delivery, plan_protection
 from zsmtp.delivery.pool import Route
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.plan import Endpoint
@@ -97,7 +97,7 @@ class Courier:
         if route.link is not None:
             return None
         before = route.plan if skip is not None else None
-        plan = before or route.given or (yield from self._plan(route, wish))
+        plan = before or (yield from self._plan(route, wish))
         route.plan = plan.for_wish(wish)
         if route.plan is not before and self._observe is not ignore:
             self._tell(route.plan)
@@ -251,7 +251,10 @@ class Courier:
                 self._observe(Closed(reason))
 
     def _plan(self, route: Route, wish: SenderWish) -> Generator[Any, Any, DeliveryPlan]:
-        planning = plan_delivery(route.request, self._security, wish)
+        if route.given is not None:  # executed as it is, but for security that was not there when it was made
+            planning = plan_protection(route.given, route.request, self._security)
+        else:
+            planning = plan_delivery(route.request, self._security, wish)
         if self._security is None or not heard(self._observe):
             return planning
         return fetches_told(self._observe, planning)

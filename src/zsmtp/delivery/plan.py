@@ -79,16 +79,27 @@ def plan_delivery(
 ) -> Generator[Any, Any, DeliveryPlan]:
     """Plan a delivery. No candidate is decided on yet. A generator: yields the effects of lookups."""
     route = yield from plan_destination(request)
-    if security is None or route.failure is not None:
-        return DeliveryPlan(route, wish=wish)
+    return (yield from plan_protection(DeliveryPlan(route, wish=wish), request, security))
+
+
+def plan_protection(
+    plan: DeliveryPlan, request: DestinationRequest, security: Security | None
+) -> Generator[Any, Any, DeliveryPlan]:
+    """Add what is configured and published for the destination to a plan that was made without any security.
+
+    A plan that has it is left as it is. A generator: yields the effects of lookups.
+    """
+    route = plan.route
+    if security is None or route.failure is not None or plan.policy is not None or plan.problem:
+        return plan
     try:
         policy = security.policy_for(route.destination)
     except ConfigError as error:
-        return DeliveryPlan(route, wish=wish, problem=str(error))
+        return replace(plan, problem=str(error))
     notes = yield from _look_at_resolver(route, security, policy)
     sts = yield from _ask_mta_sts(request, security, policy)
     record = yield from _ask_for_reports(request, security)
-    return DeliveryPlan(route, policy, sts, wish=wish, notes=notes, report_record=record)
+    return replace(plan, policy=policy, sts=sts, notes=notes, report_record=record)
 
 
 def _look_at_resolver(route: Plan, security: Security, policy: Policy) -> Generator[Any, Any, tuple[str, ...]]:
