@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INTEROP_DIR ?= $(or $(ZSMTP_INTEROP_DIR),$(HOME)/.cache/zsmtp-interop)
 
-.PHONY: help run test check format lint types tests docs interop bench lock clean
+.PHONY: help run test check format lint types tests docs recordings interop bench lock clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ tests: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs build/docs
 	@echo "build/docs/index.html"
+
+## make recordings   record anew what the documentation shows of commands (root on Linux)
+recordings: $(READY)
+	$(BIN)/python docs/captures/record.py
 
 ## make interop  deliver to real servers from Debian (root; fetched once into INTEROP_DIR)
 interop: $(READY)

@@ -35,5 +35,5 @@ def receiver() -> Iterator[Receiver]:
 def closed_world(receiver: Receiver) -> zsmtp.Config:
     """A configuration for a world in which example.org's exchanger is the receiver, and there is nobody else."""
     names = StaticResolver("example.org MX 10 mx1.example.org\nmx1.example.org A 127.0.0.1")
-    direct = zsmtp.Direct(resolver=names, port=receiver.port, dane=False, mta_sts=zsmtp.Config().direct.mta_sts.OFF)
+    direct = zsmtp.Direct(resolver=names, port=receiver.port, dane=False, mta_sts=zsmtp.STSUse.OFF)
     return zsmtp.Config(direct=direct, helo_name="out.example.net")

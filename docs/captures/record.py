@@ -37,14 +37,21 @@ TLS_CONF = """\
 tls-level        may
 tls-dane         on
 tls-mta-sts      on
-tls-report-file  {folder}/tlsrpt
+tls-report-file  {folder}/postoffice/tlsrpt
 """
 
 # Each scene: what is run. A command that begins with ":" is run and not shown; one with "@" is run tomorrow (faketime).
 SCENES: dict[str, list[str]] = {
     "explain": ["zsmtp explain example.org"],
+    "explain-one": ["zsmtp explain example.com"],
     "explain-sts": ["zsmtp explain example.com quiet.example"],
     "explain-connect": ["zsmtp explain --connect -4 example.org"],
+    "plan": [
+        ":mkdir -p kept && cd kept && cp ../letter.eml .",
+        "zsmtp explain --json example.org > plan.json",
+        "zsmtp send --plan plan.json letter.eml",
+    ],
+    "explain-agent": ["zsmtp explain --agent='smtp -S postoffice/smtp-tls.conf' example.com"],
     "send": ["cat letter.eml", "zsmtp send letter.eml", "echo $?"],
     "send-many": [
         "zsmtp send letter.eml --to bob@example.org --to nobody@example.org --to busy@example.com --to "
@@ -61,20 +68,20 @@ SCENES: dict[str, list[str]] = {
     ],
     "lmtp": ["zsmtp send letter.eml --to bob@example.net --relay lmtp://mailbox.example.net --tls none"],
     "agent": [
-        "cd postoffice/transport",
+        "cd $POSTOFFICE/transport",
         "printf '1001\\texample.org\\n' | smtp -l ../smtp.log | tr '\\r' '\\n'",
-        "cut -c1-100 ../smtp.log",
+        "cut -c1-88 ../smtp.log",
         "grep '^r' 1001",
     ],
     "agent-tls": [
-        ":cp fresh postoffice/transport/1001",
-        "cd postoffice/transport",
+        ":cp fresh $POSTOFFICE/transport/1001",
+        "cd $POSTOFFICE/transport",
         "cat ../smtp-tls.conf",
         ":printf '1001\\texample.com\\n' | smtp -S ../smtp-tls.conf -l ../tls.log",
-        "cut -f2 ../tls.log | grep '^TLS' | fold -sw 95",
+        "cut -f2 ../tls.log | grep '^TLS' | fold -sw 85",
     ],
     "tlsrpt": [
-        "@zsmtp tlsrpt --domain example.net tlsrpt",
+        "@zsmtp tlsrpt --domain example.net $POSTOFFICE/tlsrpt",
         "tr -d '\\r' < example.net*.eml | sed -n '1,/^$/p'",
         "tr -d '\\r' < example.net*.eml | sed -n '/^H4s/,/^--=/p' | grep -v ^-- | base64 -d | zcat | "
         "python3 -m json.tool",
@@ -168,10 +175,11 @@ def play(commands: list[str], folder: Path) -> str:
     """Run commands in one shell after the other, each where the last one left off; what a terminal would show."""
     environment = {
         "PATH": f"{BIN}:{os.environ['PATH']}",
-        "COLUMNS": "100",
+        "COLUMNS": "88",
         "LC_ALL": "C.UTF-8",
         "PYTHONPATH": str(ROOT / "src"),
         "SSL_CERT_FILE": str(folder / "ca.pem"),
+        "POSTOFFICE": str(folder / "postoffice"),
         "ZCONFIG": str(folder / "postoffice" / "zmailer.conf"),
         "TZ": "UTC",
         "HOME": str(folder),

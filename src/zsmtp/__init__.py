@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from zsmtp.client.config import Level as Level
     from zsmtp.client.config import Limits as Limits
     from zsmtp.client.config import Login as Login
+    from zsmtp.client.config import NonMime8Bit as NonMime8Bit
     from zsmtp.client.config import Relay as Relay
+    from zsmtp.client.config import Signed8Bit as Signed8Bit
     from zsmtp.client.config import STSUse as STSUse
     from zsmtp.client.config import Timeouts as Timeouts
     from zsmtp.client.report import Attempt as Attempt
@@ -52,15 +54,17 @@ _HOMES = {
     "zsmtp.client.blocking": ("deliver",),
     "zsmtp.client.client": ("Submission",),
     "zsmtp.client.config": (
-        "TLS",
         "Config",
         "Content",
         "Direct",
         "Level",
         "Limits",
         "Login",
+        "NonMime8Bit",
         "Relay",
         "STSUse",
+        "Signed8Bit",
+        "TLS",
         "Timeouts",
     ),
     "zsmtp.client.report": ("Attempt", "Fate", "Report", "Result", "Server", "TLSSummary"),

@@ -61,3 +61,13 @@ def test_the_wheel_installs_the_manual_pages(tmp_path: Path) -> None:
         section = page.suffix[1:]
         assert f"{wheel.name.rpartition('-py3')[0]}.data/data/share/man/man{section}/{page.name}" in names
     assert "zsmtp/py.typed" in names
+
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "until"), [("explain-one", None), ("agent", "$ cut")])
+def test_what_the_readme_shows_was_recorded(name: str, until: str | None) -> None:
+    recorded = (ROOT / "docs" / "captures" / f"{name}.txt").read_text()
+    shown = recorded if until is None else recorded[: recorded.index(until)]
+    assert "".join(f"    {line}\n" for line in shown.splitlines()) in README

@@ -27,7 +27,7 @@ _PROTECTION = {
     Level.ENCRYPT: "required, with anybody",
     Level.FINGERPRINT: "required, with a known certificate",
     Level.VERIFY: "required, with a certificate for the host",
-    Level.SECURE: "required, with a certificate for the destination",
+    Level.SECURE: "required, with a certificate for one of the names",
     Level.DANE: "required, with a certificate that TLSA records name",
 }
 

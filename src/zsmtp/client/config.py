@@ -301,4 +301,18 @@ class Config:
         return read_file(path)
 
 
-__all__ = ["TLS", "Config", "Content", "Direct", "Family", "Level", "Limits", "Login", "Relay", "STSUse", "Timeouts"]
+__all__ = [
+    "TLS",
+    "Config",
+    "Content",
+    "Direct",
+    "Family",
+    "Level",
+    "Limits",
+    "Login",
+    "NonMime8Bit",
+    "Relay",
+    "STSUse",
+    "Signed8Bit",
+    "Timeouts",
+]
