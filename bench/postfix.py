@@ -2,9 +2,10 @@
 
 Debian's Postfix, as ``tests/interop/install.sh`` unpacks it, is run with a configuration, a queue and a data directory
 of its own beside those of the interoperation tests. Messages are put into its queue over SMTP, on hold, while no queue
-manager runs; then they are released and the queue manager is let in, and what counts is the time from the first message that leaves the queue to the
-last, and the CPU of every process that lives in Postfix's root directory meanwhile. All settings that decide on speed
-are Postfix's defaults: up to 20 connections, kept open and handed on between its processes. Needs root.
+manager runs; then they are released and the queue manager is let in, and what counts is the time from the first message
+that leaves the queue to the last, and the CPU of every process that lives in Postfix's root directory meanwhile. All
+settings that decide on speed are Postfix's defaults: up to 20 connections, kept open and handed on between its
+processes. Needs root.
 """
 
 from __future__ import annotations
