@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from tests.support.network import message, numbered
 from tests.support.traces import TracedWorld, traces
 
+from zsmtp.delivery.valuejson import MAX_DOCUMENT
 from zsmtp.errors import ConfigError
 from zsmtp.net.script import Reaction, Script
 from zsmtp.observers.codec import load_trace, parse_trace, read_trace, trace_document, trace_text
-from zsmtp.observers.document import SCHEMA, Trace
+from zsmtp.observers.document import SCHEMA, Exchange, Fates, Recipient, Trace
 
 
 def recorded() -> Trace:
@@ -122,3 +124,17 @@ def test_a_file_that_is_too_long_or_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_trace(path)
+
+
+def test_what_is_written_can_be_read_however_long_its_texts() -> None:
+    long = "\\" * 1000
+    items = tuple(
+        Exchange(start=0.0, end=1.0, connection=0, phase="RCPT", sent=long, reply=(long,) * 20) for _ in range(1000)
+    )
+    recipients = tuple(Recipient(address=long, text="\n".join([long] * 8)) for _ in range(1000))
+    before = replace(recorded(), items=items, recipients=recipients, fates=Fates(recipients=1000))
+    text = trace_text(before)
+    assert len(text) <= MAX_DOCUMENT
+    trace = parse_trace(text)
+    assert len(trace.recipients) == 1000
+    assert 0 < len(trace.items) == 1000 - trace.left_out

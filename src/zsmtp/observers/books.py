@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
 MAX_PASSAGE_ITEMS = 600
 MAX_PASSAGES = 50  # of one delivery
-MAX_CHARACTERS = 2 << 20  # of all texts of one passage, or one delivery's own; what comes then is cut short
+MAX_PASSAGE_CHARACTERS = 100_000
+MAX_CHARACTERS = 1_000_000  # of one delivery's own items
 _SHORT = 80
 _NEIGHBOURS = 200  # deliveries on one connection whose addresses are hidden in each other's traces
 _ORDER = count()
@@ -73,6 +74,7 @@ class Items:
     """Items in the order of their beginning, as many as there is room for."""
 
     most: int
+    most_characters: int  # of all texts together; what comes then is cut short
     kept: list[AnyItem] = field(default_factory=list)
     order: list[int] = field(default_factory=list)  # of each among the items of all books: clocks stand still at times
     left_out: int = 0
@@ -80,7 +82,7 @@ class Items:
 
     def add(self, item: AnyItem) -> int:
         """Keep an item; its place, -1 if there is no room."""
-        if len(self.kept) >= self.most or self._characters >= MAX_CHARACTERS:
+        if len(self.kept) >= self.most or self._characters >= self.most_characters:
             self.left_out += 1
             return -1
         self.kept.append(item)
@@ -91,7 +93,7 @@ class Items:
     def change(self, place: int, **values: Any) -> None:
         """Complete an item that was kept before, in few words if there is no more room."""
         if place >= 0:
-            if self._characters >= MAX_CHARACTERS:
+            if self._characters >= self.most_characters:
                 values = {name: _short(value) for name, value in values.items()}
             before = self.kept[place]
             self.kept[place] = after = replace(before, **values)
@@ -115,7 +117,7 @@ def _length(item: AnyItem) -> int:
 class Passage:
     """One way to one connection; ``users`` counts the deliveries it served, ``number`` tells passages apart."""
 
-    items: Items = field(default_factory=lambda: Items(MAX_PASSAGE_ITEMS))
+    items: Items = field(default_factory=lambda: Items(MAX_PASSAGE_ITEMS, MAX_PASSAGE_CHARACTERS))
     connection: Connection | None = None
     way_items: int = 0  # those that came before the connection stood
     users: int = 0
@@ -134,7 +136,7 @@ class DeliveryBook:
     began: float
     veil: Veil
     passages: list[Passage] = field(default_factory=list)
-    items: Items = field(default_factory=lambda: Items(MAX_ITEMS))
+    items: Items = field(default_factory=lambda: Items(MAX_ITEMS, MAX_CHARACTERS))
     transactions: int = 0  # begun
     under_way: int = 0
     homes: dict[int, Passage] = field(default_factory=dict)  # the passage of each transaction

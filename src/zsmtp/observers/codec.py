@@ -50,7 +50,22 @@ def trace_document(trace: Trace) -> dict[str, Any]:
 
 
 def trace_text(trace: Trace) -> str:
-    """The trace as JSON text, one item a line, so that it can be read and compared with ordinary tools."""
+    """The trace as JSON text, one item a line, so that it can be read and compared with ordinary tools.
+
+    It is never longer than what is read: of a trace full of long texts the plan, the dialogues of the verdicts, and the
+    last items are left out.
+    """
+    text = _text(trace)
+    while len(text) > MAX_DOCUMENT and (trace.items or trace.plan is not None):
+        half = len(trace.items) // 2
+        recipients = tuple(replace(recipient, text="") for recipient in trace.recipients)
+        left_out = trace.left_out + len(trace.items) - half
+        trace = replace(trace, plan=None, recipients=recipients, items=trace.items[:half], left_out=left_out)
+        text = _text(trace)
+    return text
+
+
+def _text(trace: Trace) -> str:
     document = trace_document(trace)
     members = []
     for name, value in document.items():

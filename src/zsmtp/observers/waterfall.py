@@ -241,9 +241,7 @@ class _Drawing:
         if cells(text) <= room:
             return text
         ellipsis = self._glyphs.ellipsis
-        while text and cells(text) + len(ellipsis) > room:
-            text = text[: min(len(text) - 1, room)]
-        return text + ellipsis[:room]
+        return self._cut_hard(text, max(room - len(ellipsis), 0)) + ellipsis[:room]
 
     def _padded(self, text: str, room: int) -> str:
         text = self._cut(text, room)
@@ -251,28 +249,29 @@ class _Drawing:
 
     def _wrapped(self, text: str, room: int, first: int = 0) -> Iterator[str]:
         """The text in lines of so many columns, broken at blanks; the first line has ``first`` columns less."""
-        line, left = "", room - first
+        line, used, left = "", 0, room - first
         for word in self._fit(text).split(" "):
-            while cells(word) > room:
-                head = self._cut_hard(word, max(left - (cells(line) + 1 if line else 0), 1))
+            size = cells(word)
+            while size > room:
+                head = self._cut_hard(word, left - (used + 1 if line else 0)) or word[:1]
                 yield f"{line} {head}" if line else head
-                word, line, left = word[len(head) :], "", room
-            extended = f"{line} {word}" if line else word
-            if cells(extended) > left:
+                word, size, line, used, left = word[len(head) :], size - cells(head), "", 0, room
+            if (line and used + 1 + size > left) or (not line and size > left):
                 yield line
-                line, left = word, room
+                line, used, left = word, size, room
             else:
-                line = extended
+                line, used = (f"{line} {word}", used + 1 + size) if line else (word, size)
         yield line
 
     @staticmethod
-    def _cut_hard(word: str, room: int) -> str:
+    def _cut_hard(text: str, room: int) -> str:
+        """As much of the text as goes into so many columns, in time that grows with what is kept."""
         length = 0
-        for count, character in enumerate(word):
+        for count, character in enumerate(text):
             length += cells(character)
             if length > room:
-                return word[: max(count, 1)]
-        return word
+                return text[:count]
+        return text
 
 
 _KIND_TONES = {
