@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WORKERS ?= 4
 INTEROP_DIR ?= $(or $(ZSMTP_INTEROP_DIR),$(HOME)/.cache/zsmtp-interop)
 
 .PHONY: help run test check format lint types tests docs recordings interop bench lock clean
@@ -15,7 +16,7 @@ help:
 run: $(READY)
 	@$(BIN)/python examples/postoffice.py $(if $(MSG),--message "$(MSG)") $(if $(TO),--to "$(TO)")
 
-## make test     format, lint, types, tests: what CI runs
+## make test     format, lint, types, tests: what CI runs (most tests wait: WORKERS=4 processes run them side by side)
 test: check
 
 check: format lint types tests
@@ -31,7 +32,7 @@ types: $(READY)
 	$(BIN)/mypy docs/drawn docs/examples examples
 
 tests: $(READY)
-	$(BIN)/python -m pytest -q -m "not interop"
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not interop"
 
 ## make docs     the documentation as HTML, in build/docs
 docs: $(READY)

@@ -51,41 +51,38 @@ class _Member:
             return f"{self.name}=_absent"
         return self.name if self.default is _ABSENT else f"{self.name}=_default_{self.name}"
 
+    def as_standard(self) -> Any:
+        """What ``dataclasses.field`` makes of it."""
+        import dataclasses
+
+        if self.make is not None:
+            return dataclasses.field(default_factory=self.make, kw_only=self.kw_only, compare=self.compare)
+        if self.default is not _ABSENT:
+            return dataclasses.field(default=self.default, kw_only=self.kw_only, compare=self.compare)
+        return dataclasses.field(kw_only=self.kw_only, compare=self.compare)
+
 
 class _Described:
-    """``__dataclass_fields__`` and ``__dataclass_params__`` of a class: made when somebody asks for them."""
+    """``__dataclass_fields__`` or ``__dataclass_params__``, as a standard dataclass with the same fields has it.
 
-    def __init__(self, members: dict[str, _Member], *, frozen: bool, eq: bool, params: bool) -> None:
+    That one is made when somebody asks.
+    """
+
+    def __init__(self, members: dict[str, _Member], attribute: str, *, frozen: bool, eq: bool) -> None:
         self._members = members
+        self._attribute = attribute
         self._frozen = frozen
         self._eq = eq
-        self._params = params
         self._made: object = None
 
     def __get__(self, instance: object, owner: type) -> object:
         if self._made is None:
-            self._made = self._make_params() if self._params else self._make_fields()
+            import dataclasses
+
+            fields = [(member.name, member.hint, member.as_standard()) for member in self._members.values()]
+            twin = dataclasses.make_dataclass(owner.__name__, fields, frozen=self._frozen, eq=self._eq)
+            self._made = getattr(twin, self._attribute)
         return self._made
-
-    def _make_fields(self) -> object:
-        import dataclasses
-
-        made = {}
-        for member in self._members.values():
-            one = dataclasses.field(kw_only=member.kw_only, compare=member.compare)
-            one.name, one.type = member.name, member.hint
-            if member.make is not None:
-                one.default_factory = member.make
-            elif member.default is not _ABSENT:
-                one.default = member.default
-            one._field_type = dataclasses._FIELD  # type: ignore[attr-defined]
-            made[member.name] = one
-        return made
-
-    def _make_params(self) -> object:
-        import dataclasses
-
-        return dataclasses._DataclassParams(True, True, self._eq, False, False, self._frozen)  # type: ignore[attr-defined]
 
 
 def _dataclass(
@@ -112,8 +109,8 @@ def _record(cls: type, *, frozen: bool, eq: bool, kw_only: bool) -> type:
     names = tuple(members)
     content["_record_members"] = members
     content["__match_args__"] = tuple(name for name in names if not members[name].kw_only)
-    content["__dataclass_fields__"] = _Described(members, frozen=frozen, eq=eq, params=False)
-    content["__dataclass_params__"] = _Described(members, frozen=frozen, eq=eq, params=True)
+    for attribute in ("__dataclass_fields__", "__dataclass_params__"):
+        content[attribute] = _Described(members, attribute, frozen=frozen, eq=eq)
     values = _values_of(tuple(name for name in names if members[name].compare))
     for name, method in _methods(names, values, frozen=frozen, eq=eq).items():
         content.setdefault(name, method)
@@ -211,9 +208,7 @@ def _replace(instance: Any, /, **changes: object) -> Any:
     return instance.__class__(**changes)
 
 
-def _field(
-    *, default: object = _ABSENT, default_factory: Callable[[], Any] | None = None, compare: bool = True
-) -> Any:
+def _field(*, default: object = _ABSENT, default_factory: Callable[[], Any] | None = None, compare: bool = True) -> Any:
     """A default, or what makes one for each instance; with ``compare`` false, equality does not ask for the field."""
     return _Given(default, default_factory, compare=compare)
 
