@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from outcome import outcome
 from tests.support.receiver import Receiver, receiving
 
 import zsmtp
 from zsmtp.dns.static import StaticResolver
 
-sys.path.insert(0, str(Path(__file__).parent / "examples"))
-
 
 @pytest.fixture(autouse=True)
 def names_of_the_examples(doctest_namespace: dict[str, object]) -> None:
     """``outcome`` of ``examples/outcome.py``: the how-to on scripted servers shows it whole."""
-    from outcome import outcome
-
     doctest_namespace["outcome"] = outcome
 
 
