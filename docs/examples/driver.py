@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from zsmtp.proto import command
-from zsmtp.proto.capabilities import Capabilities, parse_ehlo
+from zsmtp.proto.capabilities import parse_ehlo
 from zsmtp.proto.phase import Phase, Result, Timeouts
 from zsmtp.proto.plan import ContentForm, Envelope, plan_transaction
 from zsmtp.proto.reply import Reply
@@ -15,7 +15,7 @@ from zsmtp.proto.session import Answer, Lost, Session, SessionEvent
 
 
 def events(sock: socket.socket, session: Session) -> Iterator[SessionEvent]:
-    """The driver: move octets until something has happened, for as long as there is something to wait for."""
+    """The driver: move octets until nothing is waited for any more."""
     while True:
         while (event := session.next_event()) is not None:
             yield event
@@ -38,9 +38,9 @@ def events(sock: socket.socket, session: Session) -> Iterator[SessionEvent]:
 
 
 def send(sock: socket.socket, name: bytes, envelope: Envelope, content: ContentForm) -> list[Reply]:
-    """Greet, deliver and say QUIT; the replies in the order they came. Raises what ended the session early."""
+    """Greet, deliver, say QUIT; the replies as they came. Raises what ended the session."""
     session = Session(timeouts=Timeouts())
-    replies, capabilities = [], Capabilities()
+    replies: list[Reply] = []
     for event in events(sock, session):
         if isinstance(event, Lost):
             raise event.error
@@ -51,7 +51,7 @@ def send(sock: socket.socket, name: bytes, envelope: Envelope, content: ContentF
             if event.step.phase is Phase.GREETING:
                 session.command(Phase.EHLO, command.hello(b"EHLO", name))
             elif event.step.phase is Phase.EHLO:
-                capabilities = parse_ehlo(event.reply.lines)
-                session.transact(plan_transaction(envelope, content, capabilities))
+                offered = parse_ehlo(event.reply.lines)
+                session.transact(plan_transaction(envelope, content, offered))
                 session.command(Phase.QUIT, command.QUIT)
     return replies
