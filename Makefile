@@ -52,7 +52,6 @@ interop: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/conversion.py
-	$(BIN)/python bench/tls.py
 	$(BIN)/python bench/library.py
 
 ## make lock     pin the development environment anew

@@ -5,7 +5,8 @@ steps through the handshake, states the facts and says close_notify; s_time does
 measured with TLS 1.3, resumed ones with TLS 1.2 too, because s_time takes up no TLS 1.3 tickets. Octets go to a process
 that agrees on keys and then reads and throws away, once through the layer and once with nothing but
 ``SSLObject.write``, ``MemoryBIO.read`` and a blocking ``sendall``: no layer over memory buffers can be faster than
-that. The runs alternate, so that a busy machine is unfair to both. ``python bench/tls.py --help`` for the options.
+that. The runs alternate, and the ratio is the median of those of neighbours, so that a busy machine is unfair to both.
+The CPU time of the client alone stands beside. ``python bench/tls.py --help`` for the options.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import multiprocessing
 import re
+import resource
 import select
 import selectors
 import shutil
@@ -26,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
@@ -127,25 +130,46 @@ def resumed(port: int, session: ResumableSession) -> None:
     layer.close()
 
 
-def rate(work: Callable[[], None], seconds: float) -> float:
+class Run(NamedTuple):
+    """One run: how much per second, and the client's CPU seconds for one of them."""
+
+    speed: float
+    cpu: float
+
+
+def cpu(who: int) -> float:
+    usage = resource.getrusage(who)
+    return usage.ru_utime + usage.ru_stime
+
+
+def rate(work: Callable[[], None], seconds: float) -> Run:
     """How often per second."""
-    count, began = 0, time.perf_counter()
+    count, began, used = 0, time.perf_counter(), cpu(resource.RUSAGE_SELF)
     while (took := time.perf_counter() - began) < seconds:
         work()
         count += 1
-    return count / took
+    return Run(count / took, (cpu(resource.RUSAGE_SELF) - used) / count)
 
 
-def s_time(openssl: str, port: int, seconds: float, *options: str) -> float:
+def s_time(openssl: str, port: int, seconds: float, *options: str) -> Run:
     """What s_time reports for as many seconds (whole ones): connections per second of real time."""
     command = [openssl, "s_time", "-connect", f"{HOST}:{port}", "-time", str(max(1, round(seconds))), *options]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), cpu(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE + seconds)
     took = time.perf_counter() - began
     found = re.search(rb"(\d+) connections in (\d+) real seconds", done.stdout)
     if found is None:
         raise BenchError(f"s_time says {done.stdout[-200:]!r}")
-    return int(found[1]) / took  # its own seconds are rounded up to the next whole one
+    count = int(found[1])
+    # its own seconds are rounded up to the next whole one
+    return Run(count / took, (cpu(resource.RUSAGE_CHILDREN) - used) / count)
+
+
+def sending(work: Callable[[int, int], float], port: int, megabytes: int) -> Run:
+    """How many MB per second ``work`` sends, which tells how long it took without the handshake."""
+    used = cpu(resource.RUSAGE_SELF)
+    speed = megabytes / work(port, megabytes * 1_000_000)
+    return Run(speed, (cpu(resource.RUSAGE_SELF) - used) / megabytes)
 
 
 def throw_away(listener: socket.socket, certificate: str, key: str) -> None:
@@ -215,23 +239,28 @@ def bare(port: int, size: int) -> float:
         return time.perf_counter() - began
 
 
-def show(name: str, numbers: list[float], unit: str) -> None:
-    print(f"  {name:34} {statistics.median(numbers):7.0f} {unit}   (from {min(numbers):.0f} to {max(numbers):.0f})")
+def show(name: str, runs: list[Run], unit: str, each: str) -> None:
+    speeds = [run.speed for run in runs]
+    spread = f"(from {min(speeds):.0f} to {max(speeds):.0f})"
+    spent = statistics.median(run.cpu for run in runs) * 1e6
+    print(f"  {name:30} {statistics.median(speeds):6.0f} {unit:10}  {spread:21} {spent:5.0f} us of CPU for each {each}")
 
 
 def compare(
-    title: str, ours: tuple[str, Callable[[], float]], theirs: tuple[str, Callable[[], float]], runs: int, unit: str
+    title: str,
+    ours: tuple[str, Callable[[], Run]],
+    theirs: tuple[str, Callable[[], Run]],
+    runs: int,
+    unit: str,
+    each: str,
 ) -> None:
-    """Run both in turns and print medians and their ratio."""
-    numbers: dict[str, list[float]] = {ours[0]: [], theirs[0]: []}
-    for _ in range(runs):
-        for name, work in (ours, theirs):
-            numbers[name].append(work())
+    """Run both in turns and print medians, and the median of the ratios of neighbours."""
+    pairs = [(ours[1](), theirs[1]()) for _ in range(runs)]
     print(title)
-    for name, found in numbers.items():
-        show(name, found, unit)
-    ratio = statistics.median(numbers[ours[0]]) / statistics.median(numbers[theirs[0]])
-    print(f"  ratio {ratio:.2f}")
+    show(ours[0], [pair[0] for pair in pairs], unit, each)
+    show(theirs[0], [pair[1] for pair in pairs], unit, each)
+    ratios = [our.speed / their.speed for our, their in pairs]
+    print(f"  ratio {statistics.median(ratios):.2f}   (from {min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def compare_handshakes(openssl: str, certificate: Path, key: Path, *, runs: int, seconds: float) -> None:
@@ -242,13 +271,14 @@ def compare_handshakes(openssl: str, certificate: Path, key: Path, *, runs: int,
             ("openssl s_time -new", lambda: s_time(openssl, port, seconds, "-new")),
             runs,
             "per second",
+            "one",
         )
         anchors = TrustAnchors([ssl.PEM_cert_to_DER_cert(certificate.read_text())])
         numbers = [rate(lambda: verified(port, anchors), seconds) for _ in range(runs)]
-        show("zsmtp, chain and name verified", numbers, "per second")
+        show("zsmtp, chain and name verified", numbers, "per second", "one")
         session = first_session(port)
         numbers = [rate(lambda: resumed(port, session), seconds) for _ in range(runs)]
-        show("zsmtp, resumed", numbers, "per second")
+        show("zsmtp, resumed", numbers, "per second", "one")
     with server(openssl, certificate, key, "-tls1_2") as port:
         session = first_session(port)
         compare(
@@ -257,6 +287,7 @@ def compare_handshakes(openssl: str, certificate: Path, key: Path, *, runs: int,
             ("openssl s_time -reuse", lambda: s_time(openssl, port, seconds, "-reuse")),
             runs,
             "per second",
+            "one",
         )
 
 
@@ -267,13 +298,13 @@ def compare_octets(certificate: Path, key: Path, *, runs: int, megabytes: int) -
         process = multiprocessing.get_context("fork").Process(target=throw_away, args=arguments, daemon=True)
         process.start()
         try:
-            size = megabytes * 1_000_000
             compare(
                 f"{megabytes} MB through one connection",
-                ("zsmtp", lambda: megabytes / through_the_layer(port, size)),
-                ("bare MemoryBIO and sendall", lambda: megabytes / bare(port, size)),
+                ("zsmtp", lambda: sending(through_the_layer, port, megabytes)),
+                ("bare MemoryBIO and sendall", lambda: sending(bare, port, megabytes)),
                 runs,
                 "MB/s",
+                "MB",
             )
         finally:
             process.kill()
