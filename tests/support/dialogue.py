@@ -66,6 +66,8 @@ class Dialogue:
         """Serve until the end; never raises."""
         self.sink.record(self.connection, Way.OPEN, self.connection.peer.encode())
         try:
+            if self._script.implicit_tls:
+                self._start_tls()
             self._perform(self._script.banner)
             while True:
                 self._obey(self._read_line())
@@ -139,6 +141,11 @@ class Dialogue:
             case Then.TLS:
                 self._start_tls()
                 return
+            case Then.DRIP:
+                self._receive()
+                self._send(b"\x16\x03\x03\x40\x00")
+                while not self.sink.stopping.wait(_MOMENT):
+                    self._send(b"\x0b")
             case Then.NO_TLS:
                 self._receive()
                 self._send(b"HTTP/1.1 400 Bad Request\r\n\r\n")

@@ -27,6 +27,7 @@ class Then(Enum):
     RESET = "reset"  # close so that the peer's next read or write fails with ECONNRESET
     HANG = "hang"  # neither read nor write again
     TLS = "tls"  # go on as the server side of a TLS handshake
+    DRIP = "drip"  # answer whatever comes with the start of a TLS record, octet by octet, without end
     NO_TLS = "no tls"  # answer whatever comes with what is no TLS, and close
 
 
@@ -65,7 +66,7 @@ class Drip:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What the server does on one connection.
+    """What the server does on one connection; with ``implicit_tls`` after a handshake at its start.
 
     ``in_content`` is taken once so many octets of a message's content have come, before the end was seen (None:
     never). ``read_size`` octets are read at a time, with ``read_pause`` seconds between two reads.
@@ -74,6 +75,7 @@ class Script:
     banner: Step = Step("220 sink.example ESMTP Sink")
     caps: tuple[str, ...] = ()
     lmtp: bool = False
+    implicit_tls: bool = False
     replies: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
     in_content: tuple[int, Step] | None = None
     drip: Drip | None = None

@@ -181,9 +181,12 @@ def address() -> str:
     return f"127.5.{number // 250}.{number % 250 + 1}"
 
 
-def deliver(world: World, asked: Asked, sink: Sink, stop: Stop, timeouts: Timeouts) -> Verdict:
+def deliver(
+    world: World, asked: Asked, sink: Sink, stop: Stop, timeouts: Timeouts, *, implicit: bool = False
+) -> Verdict:
     """One message to r0@example.org; the verdict on it."""
-    settings = asking(asked.policy, ca_file=str(world.anchors), mta_sts=STSUse.ON if asked.sts else STSUse.OFF)
+    use = STSUse.ON if asked.sts else STSUse.OFF
+    settings = asking(asked.policy, ca_file=str(world.anchors), mta_sts=use, implicit=implicit)
     table = f"example.org MX 10 {HOST}\n{HOST} A {sink.host}\n{asked.dns.replace('PORT', str(sink.port))}"
     if asked.sts:
         table += '_mta-sts.example.org TXT "v=STSv1; id=1"\nmta-sts.example.org A 127.0.0.1\n'
@@ -263,6 +266,7 @@ MISHAPS = {
 HANGS = {
     "hangs before the handshake": served(Step("220 go", Then.HANG)),
     "hangs on STARTTLS": served(Step(None, Then.HANG)),
+    "drips in the handshake": served(Step("220 go", Then.DRIP)),
 }
 LEVELS = (
     "may", "encrypt", "verify", "secure", "fingerprint", "DANE-EE", "DANE-EE, whoever has the key", "DANE-TA",
@@ -303,8 +307,7 @@ def test_old_protocols_are_no_protection(certificate: str, level: str, world: Wo
     ("mishap", "level"),
     [
         *(("hangs before the handshake", level) for level in LEVELS),
-        ("hangs on STARTTLS", "may"),
-        ("hangs on STARTTLS", "verify"),
+        *((mishap, level) for mishap in ("hangs on STARTTLS", "drips in the handshake") for level in ("may", "verify")),
     ],
 )
 def test_silence_has_an_end(mishap: str, level: str, world: World, stop: Stop, address: str) -> None:
@@ -314,3 +317,42 @@ def test_silence_has_an_end(mishap: str, level: str, world: World, stop: Stop, a
         verdict = deliver(world, asked, sink, stop, IMPATIENT)
     assert_never_weaker(sink, asked, "good")
     assert verdict.fate is (Fate.DELIVERED if asked.opportunistic else Fate.DEFERRED)
+
+
+# ------------------------------------------------------------------------------ implicit TLS
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("certificate", CERTIFICATES)
+def test_tls_from_the_first_octet(certificate: str, level: str, world: World, stop: Stop, address: str) -> None:
+    """As on port 465: not even the opportunistic levels ever say a word in clear, and the peer must fit as before."""
+    asked = world.levels[level]
+    script = Script(implicit_tls=True, caps=("REQUIRETLS",))
+    with Sink(script, tls=world.contexts[certificate], host=address) as sink:
+        verdict = deliver(world, asked, sink, stop, TIMES, implicit=True)
+    assert_never_weaker(sink, asked, certificate)
+    assert verdict.fate is (Fate.DELIVERED if certificate in asked.passes else Fate.DEFERRED)
+    assert not any(verbs(connection, under_tls=False) for connection in sink.connections)
+
+
+NOT_TLS = {
+    "speaks in clear": Script(),
+    "offers STARTTLS": served(GO),
+    "says nothing sensible": Script(banner=Step(b"\x16\x03\x01\x00\x05hello", Then.CLOSE)),
+    "closes": Script(banner=Step(None, Then.CLOSE)),
+    "resets": Script(banner=Step(None, Then.RESET)),
+    "hangs": Script(banner=Step(None, Then.HANG)),
+}
+
+
+@pytest.mark.parametrize("level", ["may", "encrypt", "verify", "DANE-EE", "MTA-STS testing"])
+@pytest.mark.parametrize("mishap", NOT_TLS)
+def test_what_is_not_tls_from_the_first_octet(mishap: str, level: str, world: World, stop: Stop, address: str) -> None:
+    """There is no way back to clear text, or to STARTTLS."""
+    with Sink(NOT_TLS[mishap], tls=world.contexts["good"], host=address) as sink:
+        timeouts = IMPATIENT if mishap == "hangs" else TIMES
+        verdict = deliver(world, world.levels[level], sink, stop, timeouts, implicit=True)
+    assert verdict.fate is Fate.DEFERRED
+    assert not sink.transactions
+    assert len(sink.connections) == 1
+    assert not any({"EHLO", "HELO", *ENVELOPE} & verbs(one, under_tls=False) for one in sink.connections)
