@@ -40,7 +40,7 @@ class Targets:
 
 def is_internationalised(envelope: Envelope) -> bool:
     """Whether an address of the envelope needs SMTPUTF8 (RFC 6531)."""
-    return not envelope.sender.isascii() or not all(one.address.isascii() for one in envelope.recipients)
+    return not b"".join([envelope.sender, *[one.address for one in envelope.recipients]]).isascii()
 
 
 def content_form(content: Content | ContentRefusal) -> ContentForm | Refusal:

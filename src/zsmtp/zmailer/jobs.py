@@ -17,8 +17,8 @@ from zsmtp.body.source import Source
 from zsmtp.body.stored import Stored, prepare
 from zsmtp.body.target import Conversion as BodyConversion
 from zsmtp.body.target import Refusal as ContentRefusal
-from zsmtp.body.target import Target
 from zsmtp.body.tlsrequired import tls_is_optional
+from zsmtp.delivery.content import Targets, content_form, is_internationalised
 from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.outcome import Fate, Level, Verdict, from_loss
 from zsmtp.delivery.report import Ledger
@@ -30,7 +30,7 @@ from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, Refusal, SenderWish
 from zsmtp.proto.plan import Recipient as Forward
 from zsmtp.proto.status import EnhancedStatus
-from zsmtp.records import dataclass, replace
+from zsmtp.records import dataclass
 from zsmtp.zmailer.control import By, ControlFile, Recipient
 from zsmtp.zmailer.diagnostics import Report, Reporter
 from zsmtp.zmailer.locks import MessageFile, MessageMissing, OpenControl, open_message
@@ -54,28 +54,6 @@ class Habits(NamedTuple):
         return cls(
             not zenv.flag("RFC822TABS", default=True), zenv.flag("RECEIVED_FOR_CLAUSE"), zenv.flag("CANONIZE_RCPT")
         )
-
-
-class Targets:
-    """What content has to be like for a server: ``known`` says what is known before its capabilities are."""
-
-    def __init__(self, known: Target) -> None:
-        self._known = known
-        self._capabilities: Capabilities | None = None
-        self._plain = self._internationalised = known
-
-    def of(self, capabilities: Capabilities, *, internationalised: bool) -> Target:
-        """The target for a server with these capabilities; made once for all messages of a session."""
-        if capabilities is not self._capabilities:
-            self._plain = replace(
-                self._known,
-                eight_bit_mime=capabilities.eight_bit_mime,
-                binary_mime=capabilities.binary_mime and capabilities.chunking,
-                smtputf8=capabilities.smtputf8,
-            )
-            self._internationalised = replace(self._plain, internationalised=True)
-            self._capabilities = capabilities
-        return self._internationalised if internationalised else self._plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,26 +238,19 @@ class Job:
     ) -> Callable[[Capabilities], ContentForm | Refusal]:
         """The content for these recipients; looked through when the first server asks for it, and then kept."""
         kept: list[Stored] = []
-        internationalised = not b"".join([envelope.sender, *[r.address for r in envelope.recipients]]).isascii()
+        internationalised = is_internationalised(envelope)
 
         def content_for(capabilities: Capabilities) -> ContentForm | Refusal:
             if not kept:
                 kept.append(self._prepare(group))
             content = kept[0].content(self._all.targets.of(capabilities, internationalised=internationalised))
             if isinstance(content, ContentRefusal):
-                return Refusal(EnhancedStatus.parse(content.status), content.text)
+                return content_form(content)
             for text in content.remarks:
                 self._all.observer(Remark(text, About.CONTENT, envelope))
             if content.conversion is not BodyConversion.NONE:
                 self._conversions.update((r.offset, Conversion(content.conversion.value)) for r in group)
-            return ContentForm(
-                content.size,
-                content.header_size,
-                content.body_parameter,
-                content.data_blocks,
-                content.chunk_blocks,
-                content.needs_smtputf8,
-            )
+            return content_form(content)
 
         return content_for
 

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
+from zsmtp.delivery.content import Targets
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.errors import ConfigError, SpoolError
 from zsmtp.net.blocking import BlockingDriver, Stop
@@ -24,7 +25,7 @@ from zsmtp.zmailer import environment, zenv
 from zsmtp.zmailer.diagnostics import Reporter
 from zsmtp.zmailer.dispatch import Dispatcher
 from zsmtp.zmailer.feed import JobFeed, ReportChannel
-from zsmtp.zmailer.jobs import Habits, Job, Surroundings, Targets, matching, other_hosts
+from zsmtp.zmailer.jobs import Habits, Job, Surroundings, matching, other_hosts
 from zsmtp.zmailer.journal import Journal
 from zsmtp.zmailer.locks import OpenControl, open_control
 from zsmtp.zmailer.options import Options
