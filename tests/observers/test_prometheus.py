@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -82,6 +83,14 @@ def test_what_goes_wrong_is_counted() -> None:
     assert there.value("sessions_total", outcome="lost") == 1
     assert there.value("recipients_total", fate="in_doubt") == 1
     assert there.value("messages_total", fate="in_doubt") == 1
+    assert there.value("connections_open") == 0
+
+
+def test_a_connection_that_was_dropped_in_the_middle_counts_no_more() -> None:
+    there = Measured(Script()).deliver(message())
+    assert there.value("connections_open") == 1
+    there.observer = there.metrics.observer("example.org")
+    gc.collect()
     assert there.value("connections_open") == 0
 
 

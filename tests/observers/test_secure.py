@@ -99,7 +99,8 @@ def test_a_policy_that_is_fetched_has_its_time_and_its_consequence() -> None:
     (fetch,) = [item for item in trace.items if isinstance(item, Fetch)]
     assert (fetch.host, fetch.octets, fetch.problem) == ("mta-sts.example.org", len(policy), "")
     texts = [item.text for item in trace.items if isinstance(item, Decision)]
-    assert [text for text in texts if text.startswith("mx0.example.org: level secure (mx0.example.org): ")]
+    told = "mx0.example.org: level secure (mx0.example.org): MTA-STS policy, mode enforce"
+    assert texts.count(told) == 1
     assert trace.fates.delivered == 1
     assert parse_trace(trace_text(trace)) == trace
     assert [line for line in map(plain, draw(trace, width=100)) if "HTTPS mta-sts.example.org" in line]

@@ -96,13 +96,14 @@ class SecurityStage:
 
     def required(self, plan: DeliveryPlan, endpoint: Endpoint) -> Generator[Any, Any, Requirement | Unfit]:
         """What a session with this candidate must be, or why the candidate must not be used now."""
+        decided = endpoint in plan.requirements  # and told
         found = yield from requirement_for(plan, endpoint, self.security)
         assert found is not None
         if isinstance(found, Barred):
             self._observe(Remark(f"{endpoint.host}: not used: {found.reason}", About.SECURITY))
             self._report.barred(plan, found, Peer(endpoint))
             return Unfit(from_security(found.reason, Peer(endpoint), final=False))
-        if self._observe is not ignore:
+        if not decided and self._observe is not ignore:
             names = f" ({', '.join(found.names[:10])})" if found.names else ""
             text = f"{endpoint.host}: level {found.level.value}{names}: {found.reason}"
             self._observe(Decision(About.SECURITY, text))

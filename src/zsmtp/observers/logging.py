@@ -156,7 +156,7 @@ def _plan(event: events.PlanMade) -> tuple[str, Fields]:
     if route.failure is not None:
         return f"no route to {destination}: {cut(route.failure.text)}", {"status": route.failure.status}
     hosts = [cut(candidate.endpoint.host) for candidate in route.candidates]
-    return f"{destination}: {len(hosts)} candidates: {', '.join(dict.fromkeys(hosts))}", {"candidates": hosts}
+    return f"{destination}: candidates: {', '.join(dict.fromkeys(hosts))}", {"candidates": hosts}
 
 
 def _words(event: events.Remark | events.Detail | events.Decision) -> tuple[str, Fields]:

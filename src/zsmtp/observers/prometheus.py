@@ -16,7 +16,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from threading import Lock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from zsmtp import events
 from zsmtp.errors import ConfigError
@@ -54,12 +56,16 @@ class Metrics:
             return Histogram(f"zsmtp_{name}", text, labels, registry=place, buckets=_SECONDS)
 
         self.clock = clock
+        self._lanes: WeakSet[_Lane] = WeakSet()  # one that was dropped in the middle counts no more
+        self._lock = Lock()  # who serves metrics has a thread of its own
         self.messages = counter("messages_total", "Messages by what became of all their recipients.", "fate")
         self.recipients = counter("recipients_total", "Recipients by what became of them.", "fate")
-        self.deliveries = Gauge("zsmtp_deliveries_in_progress", "Messages on their way now.", registry=place)
+        deliveries = Gauge("zsmtp_deliveries_in_progress", "Messages on their way now.", registry=place)
+        deliveries.set_function(lambda: float(sum(lane.deliveries for lane in self._living())))
         self.delivery_seconds = histogram("delivery_seconds", "From the start of a delivery to its last verdict.")
         self.connections = counter("connections_total", "Connection attempts by outcome.", "outcome")
-        self.open = Gauge("zsmtp_connections_open", "Connections that stand now.", registry=place)
+        standing = Gauge("zsmtp_connections_open", "Connections that stand now.", registry=place)
+        standing.set_function(lambda: float(sum(lane.stands for lane in self._living())))
         self.sessions = counter("sessions_total", "Sessions by outcome.", "outcome")
         self.handshakes = counter(
             "tls_handshakes_total", "TLS handshakes by outcome.", "protocol", "resumed", "outcome"
@@ -72,7 +78,14 @@ class Metrics:
 
     def observer(self, destination: str = "") -> _Lane:
         """The observer of one connection, and of those that follow it; ``destination`` is no label and not used."""
-        return _Lane(self)
+        lane = _Lane(self)
+        with self._lock:
+            self._lanes.add(lane)
+        return lane
+
+    def _living(self) -> list[_Lane]:
+        with self._lock:
+            return list(self._lanes)
 
 
 class _Lane:
@@ -83,7 +96,7 @@ class _Lane:
         self._now = 0.0
         self._deliveries: dict[int, tuple[float, dict[str, int]]] = {}  # by identity: start, recipients by fate
         self._attempts: dict[Endpoint, float] = {}
-        self._stands = False
+        self.stands = False
         self._lookup = 0.0
         self._handshake = 0.0
         self._since = 0.0
@@ -96,6 +109,11 @@ class _Lane:
             self._now = self._metrics.clock()
             rule(self, event)
 
+    @property
+    def deliveries(self) -> int:
+        """How many messages are on their way."""
+        return len(self._deliveries)
+
     def _took(self, phase: str, since: float) -> None:
         self._metrics.phase_seconds.labels(phase).observe(max(self._now - since, 0.0))
 
@@ -103,7 +121,6 @@ class _Lane:
 
     def _started(self, event: events.DeliveryStarted) -> None:
         self._deliveries[id(event.delivery)] = self._now, {}
-        self._metrics.deliveries.inc()
 
     def _settled(self, event: events.Settled) -> None:
         verdict = event.verdict
@@ -115,8 +132,7 @@ class _Lane:
             self._finished(event.delivery, started, fates)
 
     def _finished(self, delivery: Delivery, started: float, fates: dict[str, int]) -> None:
-        if self._deliveries.pop(id(delivery), None) is not None:
-            self._metrics.deliveries.dec()
+        self._deliveries.pop(id(delivery), None)
         self._metrics.messages.labels(next(iter(fates)) if len(fates) == 1 else "mixed").inc()
         self._metrics.delivery_seconds.observe(max(self._now - started, 0.0))
 
@@ -142,14 +158,11 @@ class _Lane:
         self._took("connect", self._attempts.get(event.endpoint, self._now))
         self._attempts.clear()
         self._drop()
-        self._stands, self._since = True, self._now
-        self._metrics.open.inc()
+        self.stands, self._since = True, self._now
 
     def _drop(self) -> None:
         """The connection is no more, if there was one."""
-        if self._stands:
-            self._stands = False
-            self._metrics.open.dec()
+        self.stands = False
         self._awaited.clear()
         self._content.clear()
 
