@@ -29,7 +29,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
-	$(BIN)/mypy docs/drawn docs/examples examples
+	$(BIN)/mypy docs/conf.py docs/drawn docs/examples examples
 
 tests: $(READY)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not interop"

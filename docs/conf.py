@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import pkgutil
 import sys
+import typing
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -23,7 +26,20 @@ def lend_type_names() -> None:
                 exec(compile(ast.Module(node.body, []), str(module.__file__), "exec"), vars(module))  # noqa: S102
 
 
+def annotate_records() -> None:
+    """Give the ``__init__`` of records (``zsmtp.records``), which is made bare, the types of their fields."""
+    for name in [name for name in sys.modules if name.startswith("zsmtp.")]:
+        for found in vars(sys.modules[name]).values():
+            if isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == name:
+                start: Any = found.__init__
+                if not start.__annotations__:
+                    hints = typing.get_type_hints(found)
+                    known = [one.name for one in dataclasses.fields(found) if one.init]
+                    start.__annotations__ = {field: hints[field] for field in known}
+
+
 lend_type_names()
+annotate_records()
 
 project = "zsmtp"
 author = "the zsmtp project"
