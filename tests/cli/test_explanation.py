@@ -215,6 +215,15 @@ def test_a_session_in_clear_is_called_so(authority: Authority) -> None:
     assert text.count("offers    DSN\n") == 1
 
 
+def test_what_a_server_makes_up_does_not_fill_the_screen(authority: Authority) -> None:
+    many = "".join(f"250-X{number}\r\n" for number in range(900))
+    talkative = Script(replies={"EHLO": [Reaction(f"250-hi\r\n{many}250 LAST")]})
+    found = explained(network(authority, "example.org A 192.0.2.1", mx1=talkative), "example.org", connect=True)
+    text = drawn(found)
+    assert "X34, X35 and 865 more" in text
+    assert len(text) < 3000
+
+
 def test_connecting_where_everybody_refuses(authority: Authority) -> None:
     dns = "example.org A 192.0.2.1"
     refusing = network(authority, dns, mx1=Script(greeting=Reaction("554 no")))

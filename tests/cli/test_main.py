@@ -88,6 +88,13 @@ def test_a_command_is_imported_when_it_is_asked_for() -> None:
     assert done.stdout.split() == ["zsmtp", "zsmtp.cli", "zsmtp.cli.main"]
 
 
+def test_closed_streams_are_no_trouble() -> None:
+    for closing in (">&-", "2>&-", ">&- 2>&-"):
+        command = f"{sys.executable} -m zsmtp.cli.main explain '[127.0.0.1]' {closing}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_file_that_cannot_be_read_says_which_and_why(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match=r"gone\\x1b: No such file or directory") as failed:
         read_file(str(tmp_path / "gone\x1b"), 10)

@@ -28,12 +28,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(argv: list[str] | None = None) -> int:
     """Run the command with these arguments (without the program's name); the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
+    _open_streams()
     if arguments and arguments[0] in COMMANDS:
         name = arguments[0]
         run: Callable[[list[str]], int] = import_module(COMMANDS[name][0]).run
         return run(arguments[1:]) if name == "smtp" else _guarded(name, run, arguments[1:])
     _parse(arguments)
     return 0
+
+
+def _open_streams() -> None:
+    """A stream that was closed before the start (``>&-``) takes what is written, and nobody sees it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
 
 
 def _parse(arguments: list[str]) -> None:

@@ -5,6 +5,8 @@ Nothing is decided here; words and places are. What is good, doubtful or bad has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from zsmtp.cli.explanation import Explanation, Introduction, Limits
 from zsmtp.cli.probe import Probe
 from zsmtp.cli.sysexits import Exit
@@ -84,6 +86,12 @@ def _headline(explanation: Explanation) -> Text:
     return name + verdict + line(where)
 
 
+def _some(texts: Sequence[str], limit: int = MAX_SHOWN) -> str:
+    """The first of the texts, and how many more there are: others decide on their number."""
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(map(escape, texts[:limit])) + more
+
+
 def _count(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
@@ -113,10 +121,8 @@ def _answer(answer: Answer, records: list[str], at: str = "") -> Text:
     if answer.status is not Status.OK:
         why = answer.problem or ("" if answer.status is Status.NODATA or at else answer.status.value)
         return line(f"none{at} ({escape(why)}); " if why else f"none{at}; ") + _safety(answer)
-    shown = [escape(one) for one in records[:MAX_SHOWN]]
-    more = f" and {len(records) - MAX_SHOWN} more" if len(records) > MAX_SHOWN else ""
     ttl = line(f", TTL{NO_BREAK}{answer.ttl}{NO_BREAK}s")
-    return line(", ".join(shown) + more + at + "; ") + _safety(answer) + ttl
+    return line(f"{_some(records)}{at}; ") + _safety(answer) + ttl
 
 
 def _safety(answer: Answer) -> Text:
@@ -129,7 +135,7 @@ def _sts(lookup: PolicyLookup) -> Text:
     told = line(words, Style.WARN if lookup.failure is not None else Style.PLAIN)
     if policy is None:
         return told
-    return told + line(f": {', '.join(policy.mx[:MAX_SHOWN]) or 'no hosts'}; max age {policy.max_age}{NO_BREAK}s")
+    return told + line(f": {_some(policy.mx) or 'no hosts'}; max age {policy.max_age}{NO_BREAK}s")
 
 
 def _limits(limits: Limits) -> Text:
@@ -231,7 +237,7 @@ def _requirement(found: Requirement) -> Text:
     told = line(found.level.value, style) + line(f": {_PROTECTION[found.level]}; {escape(found.reason)}")
     by_name = found.level is not Level.DANE or any(record.usage == DANE_TA for record in found.tlsa)
     if found.authenticates and found.names and by_name:  # under DANE-EE names do not count
-        told += line(f"; names {escape(' '.join(found.names[:MAX_SHOWN]))}")
+        told += line(f"; names {_some(found.names)}")
     return told
 
 
@@ -258,7 +264,7 @@ def _introduction(introduction: Introduction) -> Text:
         return told + line("reverse and forward names match", Style.GOOD)
     if check.problem:
         return told + line(escape(check.problem))
-    names = ", ".join(map(escape, check.reverse[:MAX_SHOWN]))
+    names = _some(check.reverse)
     reverse = f"the address is called {names}" if names else "the address has no reverse name"
     if introduction.name.startswith("["):  # a literal is its own proof
         return told + line(reverse, Style.WARN)
@@ -284,7 +290,7 @@ def _tell_probe(node: Node, probe: Probe) -> None:
     if greeting:
         node.fact("greeting", line(greeting))
     if probe.keywords:
-        node.fact("offers", line(", ".join(probe.keywords)))
+        node.fact("offers", line(_some(probe.keywords, 3 * MAX_SHOWN)))
     for remark in probe.remarks:
         node.fact(
             "note", line(remark, Style.PLAIN if probe.judgement is not None and probe.judgement.ok else Style.WARN)
