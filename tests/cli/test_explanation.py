@@ -322,7 +322,7 @@ def test_a_policy_in_testing_mode_is_told_and_tried(authority: Authority) -> Non
     there = network(authority, mx2=authority.server("elsewhere.example"), other=Script())
     there.policies["mta-sts.example.net"] = POLICY.replace(b"enforce", b"testing")
     text = drawn(explained(there, "example.net", connect=True), 160)
-    assert "in trial: secure: required, with a certificate for the destination; MTA-STS policy, mode testing" in text
+    assert "in trial: secure: required, with a certificate for one of the names; MTA-STS policy, mode testing" in text
     assert "in trial: would not be used: other.example is not among the exchangers of the MTA-STS policy" in text
     assert "in trial: would not do: the certificate is for elsewhere.example, not for mx2.example.net" in text
     document = explain_document([explained(there, "example.net", connect=True)])
