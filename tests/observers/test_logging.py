@@ -6,22 +6,31 @@ import logging
 
 import pytest
 from tests.support.network import World, message, numbered, run, table
+from tests.support.security import Authority, asking
 
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.pool import Route
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.destination import DestinationRequest
-from zsmtp.net.script import Reaction, Script
+from zsmtp.net.script import Reaction, Script, Then
 from zsmtp.net.scripted import Host, ScriptedNetwork, Unreachable
 from zsmtp.observers.logging import logging_observer
+from zsmtp.tls.policy import Level, Policy, STSUse
 
 
-def logged(caplog: pytest.LogCaptureFixture, *hosts: Host, level: int, recipients: int = 1) -> list[logging.LogRecord]:
+def logged(
+    caplog: pytest.LogCaptureFixture,
+    *hosts: Host,
+    level: int,
+    recipients: int = 1,
+    dns: str = "",
+    settings: SessionSettings | None = None,
+) -> list[logging.LogRecord]:
     with caplog.at_level(level, "zsmtp"):
         observer = logging_observer("example.org")
         lives = {f"192.0.2.{number}": [host] for number, host in enumerate(hosts, 1)}
-        network = ScriptedNetwork(lives, dns=table(len(hosts)), observer=observer)
-        courier = Courier(SessionSettings(helo_name="client.example"), observer)
+        network = ScriptedNetwork(lives, dns=dns or table(len(hosts)), observer=observer)
+        courier = Courier(settings or SessionSettings(helo_name="client.example"), observer)
         route = Route(DestinationRequest(destination="example.org", shuffle=lambda items: None))
         there = World(network, courier, route)
         there.deliver(message(*numbered(recipients)))
@@ -74,3 +83,36 @@ def test_run_without_observers_logs_nothing(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.DEBUG, "zsmtp"):
         run(Script())
     assert not caplog.records
+
+
+def test_tls_and_the_verdict_on_it(caplog: pytest.LogCaptureFixture) -> None:
+    server = Authority.new().server("mx0.example.org")
+    records = logged(caplog, server, level=logging.INFO, settings=asking(Policy(level=Level.ENCRYPT)))
+    told = {record.__dict__["smtp_event"]: record for record in records if record.name == "zsmtp.tls"}
+    assert told["HandshakeDone"].__dict__["smtp_protocol"] == "TLSv1.3"
+    assert told["Secured"].__dict__["smtp_good_enough"] is True
+    assert told["Decision"].getMessage().startswith("mx0.example.org: level encrypt")
+
+
+def test_a_host_that_refuses_and_one_that_breaks_off(caplog: pytest.LogCaptureFixture) -> None:
+    refusing = Script(greeting=Reaction("554 no"))
+    breaking = Script(replies={"DOT": [Reaction(b"", Then.CLOSE)]})
+    records = logged(caplog, refusing, breaking, level=logging.DEBUG)
+    told = {record.__dict__["smtp_event"]: record for record in records}
+    assert told["SessionRefused"].levelname == "WARNING"
+    assert told["SessionRefused"].__dict__["smtp_host"] == "mx0.example.org"
+    assert told["SessionLost"].__dict__["smtp_phase"] == "end of data"
+    assert told["Settled"].__dict__["smtp_in_doubt"] is True
+
+
+def test_no_route(caplog: pytest.LogCaptureFixture) -> None:
+    records = logged(caplog, level=logging.INFO, dns="example.org MX 0 .")
+    (plan,) = [record for record in records if record.__dict__["smtp_event"] == "PlanMade"]
+    assert plan.getMessage() == "no route to example.org: example.org does not accept mail (null MX)"
+    assert plan.__dict__["smtp_status"] == "5.1.10"
+
+
+def test_a_policy_that_cannot_be_fetched(caplog: pytest.LogCaptureFixture) -> None:
+    dns = table(1) + '\n_mta-sts.example.org TXT "v=STSv1; id=1"\nmta-sts.example.org A 192.0.2.80'
+    records = logged(caplog, Script(), level=logging.INFO, dns=dns, settings=asking(Policy(), mta_sts=STSUse.ON))
+    assert [record for record in records if record.getMessage() == "MTA-STS policy: Connection refused"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from tests.support.network import content_form, message, numbered, table
+from tests.support.security import Authority, asking
 
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery, Message
@@ -22,18 +23,21 @@ from zsmtp.events import Event
 from zsmtp.net.script import Reaction, Script, Then
 from zsmtp.net.scripted import Host, ScriptedNetwork, Unreachable
 from zsmtp.observers.prometheus import Metrics
+from zsmtp.tls.policy import Level, Policy
 
 
 class Measured:
     """A network with metrics that listen."""
 
-    def __init__(self, *hosts: Host) -> None:
+    def __init__(self, *hosts: Host, settings: SessionSettings | None = None) -> None:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, clock=lambda: self.network.now)
         self.observer: Callable[[Event], None] = self.metrics.observer("example.org")
         lives = {f"192.0.2.{number}": [host] for number, host in enumerate(hosts, 1)}
         self.network = ScriptedNetwork(lives, dns=table(len(hosts)), observer=lambda event: self.observer(event))
-        self.courier = Courier(SessionSettings(helo_name="client.example"), lambda event: self.observer(event))
+        self.courier = Courier(
+            settings or SessionSettings(helo_name="client.example"), lambda event: self.observer(event)
+        )
         self.route = Route(DestinationRequest(destination="example.org", shuffle=lambda items: None))
 
     def deliver(self, *messages: Message) -> Measured:
@@ -84,6 +88,14 @@ def test_what_goes_wrong_is_counted() -> None:
     assert there.value("recipients_total", fate="in_doubt") == 1
     assert there.value("messages_total", fate="in_doubt") == 1
     assert there.value("connections_open") == 0
+
+
+def test_handshakes_are_counted() -> None:
+    server = Authority.new().server("mx0.example.org")
+    there = Measured(server, settings=asking(Policy(level=Level.ENCRYPT))).deliver(message())
+    assert there.value("tls_handshakes_total", protocol="TLSv1.3", resumed="false", outcome="done") == 1
+    assert there.value("phase_seconds_count", phase="tls handshake") == 1
+    assert there.value("phase_seconds_count", phase="EHLO") == 2
 
 
 def test_a_connection_that_was_dropped_in_the_middle_counts_no_more() -> None:
