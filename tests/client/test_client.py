@@ -393,6 +393,37 @@ def test_closing_the_client_settles_everybody(run: Run[Any]) -> None:
     assert "the client is closed" in reports[0].results[0].text
 
 
+def test_leaving_because_of_an_error_does_not_wait_for_servers(run: Run[Any]) -> None:
+    """The server never answers QUIT; an error that leaves the block is not held up by it."""
+
+    async def main(sink: Sink) -> None:
+        config = through(sink, timeouts=zsmtp.Timeouts(quit=60.0))
+        async with Client(config) as client:
+            assert (await client.deliver(MESSAGE, recipients="x@d0.example.com")).ok
+            raise KeyError("the caller's own")
+
+    with Sink(Script(replies={"QUIT": (Step(None),)})) as sink, pytest.raises(KeyError):
+        run(asyncio.wait_for(main(sink), 20))
+
+
+def test_a_client_that_nobody_closed_closes_its_connections_with_the_loop(run: Run[Any]) -> None:
+    async def main(sink: Sink) -> None:
+        client = Client(through(sink))
+        assert (await client.deliver(MESSAGE, recipients="x@d0.example.com")).ok
+
+    with Sink() as sink:
+        asyncio.run(main(sink))
+        sink.wait_until_finished()
+
+
+def test_a_client_lives_on_one_loop() -> None:
+    with Sink() as sink:
+        client = Client(through(sink))
+        assert asyncio.run(client.deliver(MESSAGE, recipients="x@d0.example.com")).ok
+        with pytest.raises(LocalError, match="another event loop"):
+            asyncio.run(client.deliver(MESSAGE, recipients="x@d0.example.com"))
+
+
 # ------------------------------------------------------------ odd submissions
 
 
@@ -477,6 +508,41 @@ def test_a_bug_in_the_engine_costs_nobody_a_result(run: Run[Any], monkeypatch: p
     assert {result.ok for result in results} == {False}
     assert all("a bug" in result.text for result in results)
     assert isinstance(heard[0]["exception"], ZeroDivisionError)
+
+
+def test_a_resolver_that_breaks_defers(run: Run[Any]) -> None:
+    class Broken:
+        def lookup(self, query: object, deadline: float) -> Any:
+            raise ZeroDivisionError("a bug of the caller's")
+
+    async def main() -> list[zsmtp.Result]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        async with Client(zsmtp.Config(direct=zsmtp.Direct(resolver=Broken()))) as client:
+            return await all_of(client, submissions(3, 2))
+
+    results = run(main())
+    assert len(results) == 3
+    assert {result.fate for result in results} == {zsmtp.Fate.DEFERRED}
+
+
+@pytest.mark.parametrize(
+    ("table", "fate", "status"),
+    [
+        ("", "failed", "5.1.2"),
+        ("d0.example.com MX 0 .", "failed", "5.1.10"),
+        ("d0.example.com FAIL SERVFAIL", "deferred", "4.4.3"),
+        ("d0.example.com MX 10 mx.example.com\nmx.example.com A 127.0.0.1", "failed", "5.4.6"),
+    ],
+)
+def test_domains_that_take_no_mail(table: str, fate: str, status: str, run: Run[Any]) -> None:
+    async def main() -> zsmtp.Report:
+        async with Client(zsmtp.Config(direct=zsmtp.Direct(resolver=StaticResolver(table)))) as client:
+            return await client.deliver(MESSAGE, recipients="x@d0.example.com")
+
+    (result,) = run(main())
+    assert (result.fate.value, result.status) == (fate, status)
+    assert result.server is None
+    assert result.attempts == ()
 
 
 def test_observers_hear_of_each_connection(run: Run[Any]) -> None:

@@ -21,13 +21,18 @@ from zsmtp.proto.address import domain_of, path_problem
 _DISPLAY = re.compile(r'(?:[^<>"\\]|"(?:[^"\\]|\\.)*")*<([^<>]*)>\s*')
 
 
-@lru_cache(4096)
 def read_address(text: str | bytes, what: str) -> bytes:
     """The path in ``text``, which may be ``Name <address>``. Raises SubmissionError, naming ``what`` it is.
 
     ``<>`` and "" are the null reverse-path; a recipient must not be one.
     """
-    plain = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
+    if not isinstance(text, str | bytes):
+        raise SubmissionError(f"{what}: a text is wanted, not {type(text).__name__}")
+    return _read(text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text, what)
+
+
+@lru_cache(4096)  # senders are often the same, and recipients are asked again by whoever sends to lists
+def _read(plain: str, what: str) -> bytes:
     match = _DISPLAY.fullmatch(plain.strip()) if "<" in plain else None
     bare = match[1].strip() if match is not None else plain.strip()
     try:

@@ -160,6 +160,9 @@ class Client:
             raise LocalError("the client is closed")
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
+        elif self._loop is not asyncio.get_running_loop():
+            letter.close()
+            raise LocalError("the client lives on another event loop")
         seconds = self.config.message_timeout if timeout is None else timeout
         parcel = Parcel(letter, self._loop, seconds, told, finished)
         self._parcels.add(parcel)
@@ -211,14 +214,17 @@ class Client:
 
     # ------------------------------------------------------------------ ending
 
-    async def aclose(self) -> None:
-        """End everything: what is undecided is deferred or in doubt, connections are closed. May be called again."""
+    async def aclose(self, *, polite: bool = True) -> None:
+        """End everything: what is undecided is deferred or in doubt, connections are closed. May be called again.
+
+        ``polite`` says QUIT to servers and waits for their answer, for ``config.timeouts.quit`` at most.
+        """
         self._closed = True
         for parcel in tuple(self._parcels):
             parcel.end("the client is closed")
         workers = [worker for lane in self._lanes.values() for worker in lane.workers]
         for worker in workers:
-            worker.leave()
+            worker.leave() if polite else worker.leave_at_once("the client is closed")
         try:
             if workers:
                 await asyncio.wait([worker.task for worker in workers])
@@ -239,7 +245,7 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.aclose()
+        await self.aclose(polite=kind is None)
 
 
 class _Flow:

@@ -172,6 +172,9 @@ class Worker:
             try:
                 await self._serve()
             finally:
+                link, self._route.link = self._route.link, None
+                if link is not None:  # cancelled while it rested
+                    self._driver.close_stream(cast(SocketStream, link.stream))
                 self._client.slots.release(self._lane)
         finally:
             self._lane.workers.discard(self)
@@ -188,7 +191,10 @@ class Worker:
                     break
             elif not await self._rest():
                 break
-        await self._run(self._courier.close(self._route, "no more to send"))
+        try:
+            await self._run(self._courier.close(self._route, "no more to send"))
+        except Exception as error:
+            self._complain(error)
 
     async def _carry(self, job: Job) -> None:
         """Deliver a job, and others that ride with it."""
@@ -205,11 +211,10 @@ class Worker:
         idle = self._loop.time() - self._last_use
         try:
             await self._run(self._courier.deliver(route, delivery, self._more, idle=idle))
-        except Exception as error:
-            route.link = None
-            self._fail(error)
+        except Exception as error:  # a bug must never cost anybody a result, nor the program that uses this
+            self._complain(error)
+            self._settle_flying(f"this program failed: {type(error).__name__}: {error}")
         except BaseException:
-            route.link = None
             self._settle_flying("the program ended")
             raise
         self._last_use = self._loop.time()
@@ -252,14 +257,18 @@ class Worker:
         left = [job.rest() for job in flying]
         self._lane.put_back([job for job in left if job is not None])
 
-    def _fail(self, error: Exception) -> None:
-        """The engine broke: that must never cost anybody a result, nor the program that uses it."""
+    def _complain(self, error: Exception) -> None:
+        """Tell of a bug where the program looks for such."""
         self._loop.call_exception_handler({"message": "a delivery broke", "exception": error, "task": self.task})
-        self._settle_flying(f"this program failed: {type(error).__name__}: {error}")
 
     def _settle_flying(self, reason: str) -> None:
+        """The driver gave up: who may have been sent to over a session that stood is in doubt."""
+        verdict = from_loss(LocalError(reason), "", None)
+        if self._route.link is not None:
+            self._route.link = None
+            verdict = in_doubt(verdict)
         for job in tuple(self._flying):
-            job.settle_all(in_doubt(from_loss(LocalError(reason), "", None)))
+            job.settle_all(verdict)
 
     # ------------------------------------------------------------------- rest
 
@@ -291,6 +300,11 @@ class Worker:
         """Give up the connection when nothing is under way on it."""
         self._leaving = True
         self.wake()
+
+    def leave_at_once(self, reason: str) -> None:
+        """Give up whatever is under way, and do not wait for anybody to say good-bye."""
+        self.stop.request(reason, at_once=True)
+        self.leave()
 
 
 def _noting(work: Generator[Any, Any, T], attempts: list[Attempt]) -> Generator[Any, Any, T]:
