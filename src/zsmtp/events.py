@@ -297,7 +297,7 @@ class ContentProgress(Event):
 
 @dataclass(frozen=True, slots=True)
 class ContentSent(Event):
-    """The content of one message is on the wire to its last octet."""
+    """The content of one message is on the wire to its last octet; ``recipients`` are those not refused by then."""
 
     octets: int
     header_octets: int

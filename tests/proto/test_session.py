@@ -10,7 +10,7 @@ from zsmtp.events import ContentProgress, ContentSent, Event, LineReceived, Line
 from zsmtp.proto import command
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import Phase, Result, Timeouts
-from zsmtp.proto.plan import ContentForm, Envelope, Recipient, Transaction, plan_transaction
+from zsmtp.proto.plan import ContentForm, Envelope, Flow, Recipient, Transaction, plan_transaction
 from zsmtp.proto.session import Answer, Finished, Lost, Session, SessionEvent
 
 TIMEOUTS = Timeouts(write=10, command=20, data=30, final=40, short=50, quit=60)
@@ -538,6 +538,15 @@ def test_what_an_observer_hears() -> None:
     assert [event.line for event in talk.heard if isinstance(event, LineReceived)][-1] == b"250 taken"
     assert [event for event in talk.heard if isinstance(event, ContentSent)] == [ContentSent(21, 0, 2, 0.0, 0.0)]
     assert any(isinstance(event, Remark) and "bare LF" in event.text for event in talk.heard)
+
+
+def test_content_that_runs_ahead_is_told_to_be_for_all_who_are_not_refused() -> None:
+    talk = Talk()
+    envelope = Envelope(b"a@example.net", (Recipient(b"r0@example.org"), Recipient(b"r1@example.org")))
+    capabilities = Capabilities(pipelining=True, chunking=True)
+    talk.session.transact(plan_transaction(envelope, content_form(), capabilities, Flow.BLIND))
+    talk.client()
+    assert [event.recipients for event in talk.heard if isinstance(event, ContentSent)] == [2]
 
 
 def test_progress_never_passes_the_total() -> None:

@@ -308,8 +308,8 @@ class Session:
             return done
         if done:
             envelope, content = progress.content_started - progress.started, now - progress.content_started
-            accepted = len(progress.accepted)
-            self._observe(ContentSent(form.size, form.header_size, accepted, envelope, content, progress.transaction))
+            count = progress.rcpt_unanswered + len(progress.accepted)
+            self._observe(ContentSent(form.size, form.header_size, count, envelope, content, progress.transaction))
         elif self._written > progress.content_position:
             self._observe(ContentProgress(min(self._written - progress.content_position, form.size), form.size))
         return done
