@@ -39,9 +39,10 @@ docs: $(READY)
 	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs build/docs
 	@echo "build/docs/index.html"
 
-## make recordings   record anew what the documentation shows of commands (root on Linux)
+## make recordings   record anew what the documentation shows of commands (root on Linux, after make interop)
 recordings: $(READY)
 	$(BIN)/python docs/captures/record.py
+	ZSMTP_INTEROP_DIR="$(INTEROP_DIR)" $(BIN)/python docs/captures/dovecot.py
 
 ## make interop  deliver to real servers from Debian (root; fetched once into INTEROP_DIR)
 interop: $(READY)
