@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zsmtp.body.dots import DotStuffer
+from zsmtp.body.dots import stuffed as whole
 
 LINES = st.lists(st.sampled_from([b"", b".", b"..", b".a", b"a.", b"a", b".\0", b"word word"]), max_size=12)
 CUTS = st.lists(st.integers(0, 200), max_size=8)
@@ -41,6 +42,12 @@ def test_any_lines_in_any_blocks(lines: list[bytes], places: list[int]) -> None:
     wire = stuffed(content, places)
     assert wire == b"".join((b"." if line[:1] == b"." else b"") + line + b"\r\n" for line in lines) + b".\r\n"
     assert receive(wire) == content
+
+
+@given(LINES, LINES)
+def test_a_whole_content_is_stuffed_as_its_blocks_are(head: list[bytes], body: list[bytes]) -> None:
+    parts = [b"".join(line + b"\r\n" for line in lines) for lines in (head, body)]
+    assert whole(*parts) == stuffed(b"".join(parts), [])
 
 
 def test_dots_inside_lines_stay() -> None:

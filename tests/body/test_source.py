@@ -45,11 +45,15 @@ def test_blocks_are_the_range(data: bytes, draw: st.DataObject, block_size: int)
     assert b"".join(blocks) == data[start:end]
     assert all(0 < len(block) <= block_size for block in blocks)
     assert source.size == end - start
-    assert b"".join(source.blocks()) == data[start:end], "a second reading starts anew"
+    assert b"".join(source.blocks()) == source.read() == data[start:end], "a second reading starts anew"
 
 
 def test_short_reads_are_continued() -> None:
     assert b"".join(Source(DrippingFile(b"0123456789"), 2, 9).blocks()) == b"2345678"
+
+
+def test_short_reads_of_a_whole_body_are_continued() -> None:
+    assert Source(DrippingFile(b"0123456789"), 1, 9).read() == b"12345678"
 
 
 def test_two_readings_of_one_file_do_not_disturb_each_other() -> None:

@@ -17,12 +17,12 @@ import re
 _DOT_LINE = re.compile(rb"\n\.")
 
 
-def stuffed(content: bytes) -> bytes:
-    """A whole content, which ends with a line end, dot-stuffed and with its terminator."""
-    if content.startswith(b".") or _DOT_LINE.search(content):
+def stuffed(head: bytes, body: bytes) -> bytes:
+    """A whole content, dot-stuffed and with its terminator; ``head`` ends with a line end, ``body`` too or is empty."""
+    if b"." in (head[:1], body[:1]) or _DOT_LINE.search(head) or _DOT_LINE.search(body):
         dots = DotStuffer()
-        return dots.stuff(content) + dots.terminator()
-    return content + b".\r\n"
+        return b"".join((dots.stuff(head), dots.stuff(body), dots.terminator()))
+    return b"".join((head, body, b".\r\n"))
 
 
 class DotStuffer:

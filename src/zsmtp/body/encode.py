@@ -56,7 +56,7 @@ class Facts(NamedTuple):
 class Examination(NamedTuple):
     """What one look at a message gave: its canonical header, and facts about header and body apart.
 
-    ``kept`` is the whole canonical content of a message small enough to be kept, ``stored`` its body as it was read.
+    ``kept`` is the whole canonical body of a message small enough to be kept, ``stored`` its body as it was read.
     """
 
     head: bytes
@@ -123,7 +123,7 @@ class Content:
         self.conversion = conversion
         self._head = head  # canonical, with the empty line
         self._body = body
-        self._kept = kept  # the whole canonical content, if small
+        self._kept = kept  # the whole canonical body, if small
 
     def announced(self, *, body: bytes | None, smtputf8: bool, remarks: tuple[str, ...]) -> Content:
         """The same content with what is said about it to one server."""
@@ -148,8 +148,8 @@ class Content:
         """
         if self.body_parameter == b"BINARYMIME":
             raise ContentError("BINARYMIME content cannot go with DATA")  # RFC 3030 3
-        if self._kept:
-            yield stuffed(self._kept)
+        if self._kept is not None:
+            yield stuffed(self._head, self._kept)
             return
         dots = DotStuffer()
         waiting = b""
@@ -166,7 +166,7 @@ class Content:
         before the last block: the server is left waiting for the octets it was promised.
         """
         if self._kept is not None:
-            yield self._kept
+            yield self._head + self._kept
             return
         sent = 0
         waiting = b""
@@ -207,8 +207,7 @@ def examine(header: bytes, source: Source) -> Examination:
         stored = source.read()
         body, bare_cr = canonical(stored)
         body_facts = Facts(not stored.isascii(), b"\0" in stored, has_long_line(body), bare_cr)
-        kept = head + body
-        return Examination(head, header_facts, body_facts, len(kept), kept, stored)
+        return Examination(head, header_facts, body_facts, len(head) + len(body), body, stored)
     survey = LineSurvey()
     eight_bit = nul = False
     for block in source.blocks():

@@ -158,7 +158,7 @@ class Stored:
                 head=head,
                 header=header,
                 size=seen.size - len(seen.head) + len(head),
-                kept=None if seen.kept is None else head + seen.kept[len(seen.head) :],
+                kept=seen.kept,
             ),
             self._source,
         )
@@ -173,7 +173,7 @@ class Stored:
         survey = LineSurvey()
         size = len(head)
         eight_bit = nul = False
-        kept: list[bytes] | None = [head]
+        kept: list[bytes] | None = []
         for block in converted.blocks():
             survey.feed(block)
             size += len(block)

@@ -75,7 +75,7 @@ class Link:
 
     def is_fit_for(self, envelope: Envelope) -> bool:
         """Whether a message may go over this session as far as its sender's wish goes (RFC 8689)."""
-        return envelope.wish.is_met_by(self.wish)
+        return envelope.wish is self.wish or envelope.wish.is_met_by(self.wish)
 
 
 @dataclass(frozen=True, slots=True)

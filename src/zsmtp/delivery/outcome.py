@@ -24,7 +24,7 @@ from zsmtp.errors import (
     WaitTimeout,
     ZsmtpError,
 )
-from zsmtp.proto.phase import FINAL_PHASES, Phase, Result
+from zsmtp.proto.phase import FINAL_PHASES, SUCCESS, Phase, Result
 from zsmtp.proto.plan import Refusal
 from zsmtp.proto.reply import Reply, printable
 from zsmtp.proto.status import EnhancedStatus, default_status, given_status
@@ -39,9 +39,14 @@ HOST_REST = 60  # seconds a host is left alone after no session with it could be
 class Fate(Enum):
     """What became of a recipient."""
 
+    __hash__ = object.__hash__
+
     DELIVERED = "delivered"  # the server's final word was 2xx
     FAILED = "failed"  # for good
     DEFERRED = "deferred"  # to be tried again
+
+
+_DELIVERED = Fate.DELIVERED  # asked of the class, a constant costs ten times as much
 
 
 class Level(Enum):
@@ -129,8 +134,8 @@ def from_reply(
     status = given or default_status(reply.code)
     if given is not None:
         last = last.partition(b" ")[2].lstrip()
-    if result is Result.SUCCESS:
-        fate = Fate.DELIVERED
+    if result is SUCCESS:
+        fate = _DELIVERED
     elif result is Result.PERMANENT and not _speaks_of_the_dialogue(phase, reply.code):
         fate = Fate.FAILED
     else:
@@ -143,7 +148,7 @@ def from_reply(
         _diagnostic("smtp", reply.code, last),
         text,
         level=level,
-        retry_after=HOST_REST if level is Level.HOST and fate is Fate.DEFERRED else 0,
+        retry_after=0 if fate is _DELIVERED or level is not Level.HOST or fate is Fate.FAILED else HOST_REST,
         at_final_dot=phase in FINAL_PHASES,
         passed_on=passed_on,
         peer=peer,

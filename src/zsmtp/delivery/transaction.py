@@ -57,7 +57,7 @@ class TransactionBook:
         """Account for one reply."""
         phase = answer.step.phase
         self.any_reply = self.any_reply or phase is not RSET
-        if self.riding and self._speaks_of_order(answer):
+        if self.riding and (phase is RSET or answer.reply.code == 503) and self._speaks_of_order(answer):
             self.out_of_step = True  # no verdict is drawn from it
             if phase is RCPT:
                 self._declined.add(answer.step.recipient)

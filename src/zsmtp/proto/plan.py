@@ -107,6 +107,9 @@ class Step(NamedTuple):
         return self.wire[:-2] if self.wire else b"."
 
 
+_STEPWISE = Flow.STEPWISE
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Transaction:
     """The planned transaction: steps in order, for ``recipients`` (indexes into these are ``Step.recipient``)."""
@@ -201,10 +204,10 @@ def plan_transaction(
     and recipients must have passed :func:`sender_refusal` and :func:`recipient_refusal`; raises
     :class:`~zsmtp.errors.CommandError` otherwise.
     """
-    internationalised = not envelope.sender.isascii() or any(not r.address.isascii() for r in envelope.recipients)
+    internationalised = not b"".join([envelope.sender, *[r.address for r in envelope.recipients]]).isascii()
     smtputf8 = (internationalised or content.smtputf8) and capabilities.smtputf8
     gated = not capabilities.pipelining
-    steps = [Step(MAIL, _mail(envelope, content, capabilities, smtputf8=smtputf8), gated=flow is Flow.STEPWISE)]
+    steps = [Step(MAIL, _mail(envelope, content, capabilities, smtputf8=smtputf8), gated=flow is _STEPWISE)]
     for index, recipient in enumerate(envelope.recipients):
         wire = _rcpt(recipient, capabilities, smtputf8=smtputf8)
         steps.append(Step(RCPT, wire, gated=gated, recipient=index))

@@ -38,6 +38,7 @@ MESSAGE_LIMIT = 2000  # octets of a report's message
 DIAGNOSTIC_LIMIT = 500  # octets of the diagnostic code
 _FIELD_LIMIT = 1000  # octets of any other field
 _SEPARATOR = b"\x01"
+_DELIVERED, _FAILED, _DEFERRED = Fate.DELIVERED, Fate.FAILED, Fate.DEFERRED  # asked of the class they cost more
 _MOST_HELD = 16  # lines: the scheduler is to see its jobs done bit by bit
 
 
@@ -101,9 +102,9 @@ def action(verdict: Verdict, *, success_requested: bool, lmtp: bool) -> str:
     A request that travelled on with the message is the next server's to honour. LMTP delivers into the mailbox
     (RFC 2033); over SMTP without DSN the message was ``relayed`` to where no request can follow it (RFC 3461 5.2.2).
     """
-    if verdict.fate is Fate.FAILED:
+    if verdict.fate is _FAILED:
         return "failed"
-    if verdict.fate is Fate.DEFERRED:
+    if verdict.fate is _DEFERRED:
         return "delayed"
     if not success_requested or verdict.passed_on:
         return "-"
@@ -139,7 +140,7 @@ def status_word(verdict: Verdict, *, extended: bool, action: str, lmtp: bool) ->
     (let others go first; an LMTP reply there speaks of one mailbox only, so it is ``deferred``), ``retryat``,
     ``deferred``.
     """
-    if verdict.fate is Fate.DELIVERED:
+    if verdict.fate is _DELIVERED:
         if not extended:
             return "ok"
         return "ok3" if action == "-" else "ok2"
@@ -293,7 +294,7 @@ class Reporter:
     ) -> None:
         """The orders in which the scheduler writes the ``d`` record, or none is due."""
         notary = b"" if wanted == "-" else told.notary
-        if verdict.fate is Fate.DELIVERED:
+        if verdict.fate is _DELIVERED:
             self._mark(open_control, told, verdict)
             if self._gather and not notary:
                 self._held.append(_line_of(told, notary))

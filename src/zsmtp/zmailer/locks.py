@@ -43,9 +43,14 @@ _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
 class Mark(Enum):
     """What a recipient is released with: its new state tag."""
 
+    __hash__ = object.__hash__
+
     DELIVERED = b"+"  # the remote server took it
     FAILED = b"-"  # for good
     TODO = b" "  # deferred: to be tried again
+
+
+_OCTETS = {mark: mark.value for mark in Mark}
 
 
 class MessageMissing(SpoolError):
@@ -308,7 +313,7 @@ class OpenControl:
     def _replace(self, at: int, lock: _Lock) -> bool:
         if self._bytes(at, len(lock.data)) != lock.data:
             return False
-        self._write(at, lock.mark.value.ljust(len(lock.data)))
+        self._write(at, _OCTETS[lock.mark].ljust(len(lock.data)))
         return True
 
     def _bytes(self, at: int, length: int) -> bytes:

@@ -38,9 +38,20 @@ EX_CONFIG = 78
 
 YOUNG_OBJECTS = 10_000  # made since the last search for garbage cycles; hardly anything here makes any
 
+KEPT_OCTETS = 1 << 20  # the largest blocks that messages are handled in, and some more
+
 NOOP_INTERVAL = 180.0  # seconds between two signs of life on an idle connection
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def _settle_memory() -> None:
+    """Tell collector and allocator what to expect: little garbage, and blocks of the same sizes over and over."""
+    gc.freeze()  # what is loaded stays, and need not be looked at again and again
+    gc.set_threshold(YOUNG_OBJECTS)
+    # The C library gives memory of this size back at once, and page by page the next message pays for it, until it has
+    # seen such a block freed: then it keeps that much for the next one.
+    bytes(KEPT_OCTETS)
 
 
 class Loop:
@@ -69,8 +80,7 @@ class Loop:
 
     def run(self) -> int:
         """Work until the feed ends or a signal comes; the exit status."""
-        gc.freeze()  # what is loaded stays; the collector need not look at it again and again
-        gc.set_threshold(YOUNG_OBJECTS)
+        _settle_memory()
         for remark in self._zenv.remarks:
             self._complain(remark)
         self._heed_signals()
