@@ -53,7 +53,6 @@ interop: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/conversion.py
-	$(BIN)/python bench/library.py
 
 ## make lock     pin the development environment anew
 lock: $(READY)

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from table import machine
 
 HERE = Path(__file__).resolve().parent
-PROGRAMS = ("startup.py", "body.py", "throughput.py", "roundtrips.py", "tls.py")
+PROGRAMS = ("startup.py", "body.py", "throughput.py", "roundtrips.py", "tls.py", "library.py")
 PLOT = "roundtrips.svg"
 
 
