@@ -181,6 +181,19 @@ def test_mail_max_ends_a_connection_in_time() -> None:
     assert [verbs(there, i)[-1] for i in range(2)] == ["QUIT", "QUIT"]
 
 
+def test_content_is_chosen_anew_for_the_session_it_goes_over() -> None:
+    """A server that takes no more messages on a connection is followed by one that can do less."""
+
+    def content_for(capabilities: Capabilities) -> ContentForm:
+        return content_form(b"8\r\n", eight_bit=True) if capabilities.eight_bit_mime else content_form(b"7\r\n")
+
+    able = Script(keywords=("8BITMIME", "LIMITS MAILMAX=1 RCPTMAX=1"))
+    there = world([able, Unreachable()], Script())
+    there.deliver(message(*numbered(2), content_for=content_for))
+    assert there.fates == [D, D]
+    assert [c.acceptances[0].content for c in there.network.connections] == [b"8\r\n", b"7\r\n"]
+
+
 def test_more_recipients_than_a_transaction_takes() -> None:
     there = run(Script(keywords=("PIPELINING",)), one=message(*numbered(205)))
     assert there.fates == [D] * 205

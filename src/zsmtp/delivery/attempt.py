@@ -68,6 +68,12 @@ def _settle_lost(works: deque[Work], broken: Broken) -> None:
         work.delivery.ledger.settle_all(work.delivery.ledger.unsettled, broken.verdict_for(work))
 
 
+def _start_over(works: deque[Work]) -> None:
+    """Forget what was made for the session that ended: the next one may be with a server that can do less."""
+    for work in works:
+        work.start_over()
+
+
 def _why_again(broken: Broken, *, reused: bool) -> str:
     if broken.out_of_step:
         return "replies got out of step while messages rode: whoever is undecided is sent again, one by one"
@@ -152,6 +158,7 @@ class Courier:
             if broken is None:
                 if works:
                     yield from self.close(route, "to go on with a new session")
+                _start_over(works)
                 continue
             fresh = not reused and link.finished == 0 and not first.done
             yield from self._drop(route, str(broken.lost.error))
@@ -162,8 +169,7 @@ class Courier:
                 skip = (skip or set()) | {link.peer.endpoint}
             if self._observe is not ignore:
                 self._observe(Decision(About.DELIVERY, _why_again(broken, reused=not fresh)))
-            for work in works:
-                work.start_over()
+            _start_over(works)
 
     def deliver_on_link(self, route: Route, delivery: Delivery) -> Generator[Any, Any, None]:
         """Deliver over the link that is open, and over no other: whom it leaves undecided is deferred."""
