@@ -172,14 +172,17 @@ def require_all(plan: DeliveryPlan, security: Security | None) -> Generator[Any,
         yield from requirement_for(plan, candidate.endpoint, security)
 
 
-def may_share(request: DestinationRequest, security: Security, peer: Peer) -> Generator[Any, Any, bool]:
+def may_share(
+    request: DestinationRequest, security: Security, peer: Peer, wish: SenderWish = SenderWish.NONE
+) -> Generator[Any, Any, bool]:
     """Whether mail for another destination may go over a session that stands: it must be as safe as its own would be.
 
-    A host that serves two destinations may have to prove more for one of them than it did for the other.
+    A host that serves two destinations may have to prove more for one of them than it did for the other. ``wish`` is
+    what the session was opened for, and so the most that mail which goes over it may ask for.
     """
     from zsmtp.tls.policy import Requirement
 
-    plan = yield from plan_delivery(request, security)
+    plan = yield from plan_delivery(request, security, wish)
     if not any(candidate.endpoint == peer.endpoint for candidate in plan.route.candidates):
         return False
     wanted = yield from requirement_for(plan, peer.endpoint, security)

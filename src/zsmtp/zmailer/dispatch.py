@@ -16,6 +16,7 @@ from zsmtp.delivery.plan import may_share
 from zsmtp.delivery.pool import Route
 from zsmtp.delivery.rest import Resting
 from zsmtp.dns.destination import exchanger_names
+from zsmtp.errors import ConfigError
 from zsmtp.events import About, Decision, Observer, ignore
 from zsmtp.net.blocking import BlockingDriver
 from zsmtp.proto.plan import SenderWish
@@ -118,7 +119,21 @@ class Dispatcher:
             name: environment.destination_request(self._options, os.fsdecode(name)) for name in hosts[:MAX_OTHER_HOSTS]
         }
         served = {name for name, request in requests.items() if here in self._driver.run(exchanger_names(request))}
-        security, peer = self._security, route.link.peer
+        security, link = self._security, route.link
         if security is None:
             return served
-        return {name for name in served if self._driver.run(may_share(requests[name], security, peer))}
+        standing, peer = route.request.destination, link.peer
+        return {
+            name
+            for name in served
+            if _same_login(security, peer.endpoint.host, standing, requests[name].destination)
+            and self._driver.run(may_share(requests[name], security, peer, link.wish))
+        }
+
+
+def _same_login(security: Security, server: str, one: str, other: str) -> bool:
+    """Whether the same user logs in at ``server`` for mail to two destinations, or nobody for both."""
+    try:
+        return security.credentials_for(server, one) == security.credentials_for(server, other)
+    except ConfigError:  # whose login cannot be used now has to wait, and not to go out without one
+        return False

@@ -22,6 +22,7 @@ from zsmtp.delivery.envelope import Delivery
 from zsmtp.errors import ConfigError, SpoolError
 from zsmtp.net.blocking import BlockingDriver, Stop
 from zsmtp.zmailer import environment, zenv
+from zsmtp.zmailer.control import Recipient
 from zsmtp.zmailer.diagnostics import Reporter
 from zsmtp.zmailer.dispatch import Dispatcher
 from zsmtp.zmailer.feed import JobFeed, ReportChannel
@@ -220,10 +221,14 @@ class Loop:
         self._reporter.logged = job.has_own_log or self._journal.hears_reports
         if opened is not None:
             self._journal.begin(opened.control, self._complain)
-            try:
-                job.take(matching(opened.control, self._channel_name, self._host_name))
-            except SpoolError as error:
-                self._complain(str(error))
+            self._take(job, matching(opened.control, self._channel_name, self._host_name))
+
+    def _take(self, job: Job, wanted: list[Recipient]) -> None:
+        """Lock recipients; those that cannot be locked now are left to another job."""
+        try:
+            job.take(wanted)
+        except SpoolError as error:
+            self._complain(str(error))
 
     def _open(self, path: bytes) -> OpenControl | None:
         try:
@@ -296,6 +301,6 @@ class Loop:
             return
         hosts = other_hosts(job.opened.control, self._channel_name, self._host_name)
         served = self._dispatcher.served_here(list(hosts))
-        job.take([recipient for name in hosts if name in served for recipient in hosts[name]])
+        self._take(job, [recipient for name in hosts if name in served for recipient in hosts[name]])
         while (delivery := job.next_delivery()) is not None and not self._stop.requested:
             self._dispatcher.deliver_on_link(delivery)
