@@ -20,6 +20,7 @@ from tests.support.sink import Sink, refusing_port
 
 import zsmtp
 from zsmtp.aio import Client, Submission
+from zsmtp.client.lane import Slots
 from zsmtp.client.parcel import Job, Parcel
 from zsmtp.dns.static import StaticResolver
 from zsmtp.errors import LocalError
@@ -393,6 +394,56 @@ def test_closing_the_client_settles_everybody(run: Run[Any]) -> None:
     assert "the client is closed" in reports[0].results[0].text
 
 
+@pytest.mark.parametrize("polite", [True, False])
+def test_closing_leaves_no_connection_to_be_waited_for(run: Run[Any], *, polite: bool) -> None:
+    """Those that wait behind others, at one destination and at several, get no connection any more."""
+
+    async def main(*sinks: Sink) -> list[zsmtp.Report]:
+        client = Client(through(*sinks, limits=zsmtp.Limits(connections=1, per_destination=1)))
+        tasks = [
+            asyncio.create_task(client.deliver(MESSAGE, recipients=f"r{number}@d{number % 2}.example.com"))
+            for number in range(60)
+        ]
+        await asyncio.sleep(0.1)
+        await client.aclose(polite=polite)
+        assert not asyncio.all_tasks() - {asyncio.current_task(), *tasks}
+        return await asyncio.gather(*tasks)
+
+    silent = Script(replies={"MAIL": (Step(None, Then.HANG),)})
+    with Sink(silent) as one, Sink(silent) as two:
+        reports = run(main(one, two))
+    assert [result.fate for report in reports for result in report] == [zsmtp.Fate.DEFERRED] * 60
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_slots_are_given_to_nobody_who_is_cancelled(run: Run[Any], first: int) -> None:
+    async def main() -> None:
+        slots = Slots(1)
+        lanes: list[Any] = [object(), object(), object()]
+
+        async def work(lane: Any) -> None:
+            await slots.acquire(lane)
+            try:
+                await asyncio.sleep(60)
+            finally:
+                slots.release(lane)
+
+        tasks = []
+        for lane in lanes:
+            tasks.append(asyncio.create_task(work(lane)))
+            await asyncio.sleep(0)
+        tasks[first].cancel()
+        tasks[1 - first].cancel()
+        ends = await asyncio.gather(*tasks[:2], return_exceptions=True)
+        assert [type(end) for end in ends] == [asyncio.CancelledError] * 2
+        assert not slots.wanted_besides(), "the third one has it"
+        tasks[2].cancel()
+        await asyncio.wait(tasks)
+        await asyncio.wait_for(slots.acquire(lanes[0]), 5)
+
+    run(main())
+
+
 def test_leaving_because_of_an_error_does_not_wait_for_servers(run: Run[Any]) -> None:
     """The server never answers QUIT; an error that leaves the block is not held up by it."""
 
@@ -449,6 +500,55 @@ def test_a_stream_goes_past_what_cannot_be_sent(run: Run[Any], tmp_path: Path) -
         ("4", "c@d0.example.com", "delivered"),
     ]
     assert any("No such file" in one.text for one in results)
+
+
+def test_every_recipient_given_is_named_and_nothing_ends_a_stream(run: Run[Any], tmp_path: Path) -> None:
+    closed, text = open(__file__, "rb"), os.fdopen(os.open(os.devnull, os.O_RDONLY))  # noqa: SIM115 - that is the point
+    closed.close()
+    to = "c@d0.example.com"
+    odd: list[Any] = [
+        Submission(message=b"no header", recipients=(f"{one}@d0.example.com" for one in "ab"), name="1"),
+        Submission(message=MESSAGE, recipients=["a@d0.example.com", None], name="2"),  # type: ignore[list-item]
+        Submission(message=MESSAGE, recipients=5, name="3"),  # type: ignore[arg-type]
+        Submission(message=closed, recipients=to, name="4"),
+        Submission(message=text, recipients=to, name="5"),  # type: ignore[arg-type]
+        Submission(message=MESSAGE, recipients=(one for one in [to]), name="6"),
+    ]
+
+    async def main(sink: Sink) -> list[zsmtp.Result]:
+        async with Client(through(sink)) as client:
+            return await all_of(client, odd)
+
+    with Sink() as sink, text:
+        results = run(main(sink))
+    assert [(one.message, one.recipient, one.fate.value) for one in results] == [
+        ("1", "a@d0.example.com", "failed"),
+        ("1", "b@d0.example.com", "failed"),
+        ("2", "a@d0.example.com", "failed"),
+        ("2", "None", "failed"),
+        ("3", "5", "failed"),
+        ("4", to, "failed"),
+        ("5", to, "failed"),
+        ("6", to, "delivered"),
+    ]
+
+
+def test_a_message_that_the_callers_own_code_stops_is_not_kept(run: Run[Any]) -> None:
+    def observe(destination: str) -> Any:
+        raise KeyError(destination)
+
+    async def main(sink: Sink) -> None:
+        async with Client(through(sink), observe=observe) as client:
+            for _ in range(3):
+                with pytest.raises(KeyError):
+                    await client.deliver(MESSAGE, recipients="a@d0.example.com")
+            assert not client._parcels
+            with pytest.raises(KeyError):
+                await all_of(client, submissions(3, 1))
+            assert not client._parcels
+
+    with Sink() as sink:
+        run(main(sink))
 
 
 def test_what_the_callers_iterator_raises_comes_out_behind_the_results(run: Run[Any]) -> None:

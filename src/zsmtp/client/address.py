@@ -68,6 +68,8 @@ def read_addresses(texts: str | bytes | Iterable[str | bytes], what: str) -> tup
     """The paths in ``texts``, each once, in order. Raises SubmissionError."""
     if isinstance(texts, str | bytes):
         return (read_address(texts, what),)
+    if not isinstance(texts, Iterable):
+        raise SubmissionError(f"{what}: a text or several are wanted, not {type(texts).__name__}")
     several = tuple(texts)
     if len(several) == 1:
         return (read_address(several[0], what),)

@@ -166,11 +166,16 @@ class Client:
         seconds = self.config.message_timeout if timeout is None else timeout
         parcel = Parcel(letter, self._loop, seconds, told, finished)
         self._parcels.add(parcel)
-        for destination, job in parcel.jobs(self._destinations):
-            lane = self._lanes.get(destination)
-            if lane is None:
-                lane = self._lanes[destination] = Lane(self, destination)
-            lane.add(job)
+        try:
+            for destination, job in parcel.jobs(self._destinations):
+                lane = self._lanes.get(destination)
+                if lane is None:
+                    lane = self._lanes[destination] = Lane(self, destination)
+                lane.add(job)
+        except BaseException:  # raised by what the program gave: its observers, its resolver
+            parcel.end("not taken")
+            self._parcels.discard(parcel)
+            raise
         return parcel
 
     # --------------------------------------------------------------- for lanes
@@ -300,6 +305,9 @@ class _Flow:
 
     def _submit(self, given: Submission | MessageLike) -> None:
         one = given if isinstance(given, Submission) else Submission(message=given)
+        recipients = one.recipients
+        if isinstance(recipients, Iterable) and not isinstance(recipients, str | bytes):
+            one = replace(one, recipients=tuple(recipients))  # what can be gone through only once is named, too
         try:
             letter = Letter(
                 one.message,
@@ -330,8 +338,8 @@ class _Flow:
 def _refused(one: Submission, error: Exception) -> list[Result]:
     """The results of a submission that cannot be sent at all."""
     given = one.recipients
-    several = [given] if isinstance(given, str | bytes) else list(given or ())
-    names = [text if isinstance(text, str) else text.decode("utf-8", "replace") for text in several]
+    several = given if isinstance(given, tuple) else () if given is None else (given,)
+    names = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in several]
     return [
         Result(message=one.name, recipient=name, fate=Fate.FAILED, status="5.6.0", text=str(error))
         for name in dict.fromkeys(names or [""])

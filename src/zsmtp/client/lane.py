@@ -64,7 +64,8 @@ class Slots:
             try:
                 await turn
             except asyncio.CancelledError:
-                if self._waiting.pop(turn, None) is None:
+                self._waiting.pop(turn, None)
+                if not turn.cancelled():  # it was given one already
                     self.release(lane)
                 raise
             return
@@ -76,12 +77,14 @@ class Slots:
         self._held[lane] -= 1
         if not self._held[lane]:
             del self._held[lane]
-        if not self._waiting:
-            self._free += 1
-            return
-        turn = min(self._waiting, key=lambda one: self._held[self._waiting[one]])
-        self._held[self._waiting.pop(turn)] += 1
-        turn.set_result(None)
+        while self._waiting:
+            turn = min(self._waiting, key=lambda one: self._held[self._waiting[one]])
+            other = self._waiting.pop(turn)
+            if not turn.done():  # who was cancelled may not know yet
+                self._held[other] += 1
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class Lane:
@@ -118,6 +121,8 @@ class Lane:
     def staff(self) -> None:
         """See that there are workers enough; called when a job came or a worker left."""
         busy = len(self.workers)
+        while self._waiting and self._waiting[0].settled:
+            self._waiting.popleft()
         if not self._waiting:
             if not busy:
                 self.client.forget(self)

@@ -160,18 +160,20 @@ def _on_disk(path: Path) -> tuple[bytes, _Body]:
 
 def _in_file(file: BinaryIO | IO[bytes]) -> tuple[bytes, _Body]:
     mine: IO[bytes] | None = None
-    if not file.seekable():
-        mine = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the letter
-        shutil.copyfileobj(file, mine, _BLOCK)
-        mine.seek(0)
-    readable = mine or file
     try:
+        if not file.seekable():
+            mine = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the letter
+            shutil.copyfileobj(file, mine, _BLOCK)
+            mine.seek(0)
+        readable = mine or file
         begin = readable.tell()
         header, start = _read_header(readable)
         end = readable.seek(0, os.SEEK_END)
-    except BaseException:
+    except BaseException as error:
         if mine is not None:
             mine.close()
+        if isinstance(error, ValueError | TypeError) and not isinstance(error, SubmissionError | OSError):
+            raise SubmissionError(f"the file cannot be read: {error}") from error  # closed, or not in binary mode
         raise
     return header, _File(readable, begin + start, end, mine)
 
