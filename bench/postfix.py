@@ -3,7 +3,7 @@
 Debian's Postfix, as ``tests/interop/install.sh`` unpacks it, is run with a configuration, a queue and a data directory
 of its own beside those of the interoperation tests. Messages are put into its queue over SMTP, on hold, while no queue
 manager runs; then they are released and the queue manager is let in, and what counts is the time from the first message
-that leaves the queue to the last, and the CPU of every process that lives in Postfix's root directory meanwhile. All
+that leaves the queue to the last, and the CPU of every process that works in that queue meanwhile. All
 settings that decide on speed are Postfix's defaults: up to 20 connections, kept open and handed on between its
 processes. Needs root.
 """
@@ -82,10 +82,10 @@ def by_postfix(receiver: int, messages: int, octets: int, pin: Sequence[str] = (
         queued = _release(queue)
         if queued != messages:
             raise BenchError(f"{queued} of {messages} messages are in Postfix's queue")
-        cpu = _cpu(root)
-        _let_in_the_queue_manager(root, port)
+        cpu = _cpu(queue)
+        _let_in_the_queue_manager(root, queue, port)
         seconds = _watch(queue, messages)
-        return Cost(seconds, _cpu(root) - cpu)
+        return Cost(seconds, _cpu(queue) - cpu)
 
 
 @contextlib.contextmanager
@@ -132,10 +132,10 @@ def _await_greeting(server: Confined, port: int, log: Path) -> None:
         time.sleep(0.05)
 
 
-def _let_in_the_queue_manager(root: Path, port: int) -> None:
+def _let_in_the_queue_manager(root: Path, queue: Path, port: int) -> None:
     """Have the master process read a configuration with a queue manager in it; that starts it."""
     (root / "etc/postfix-bench/master.cf").write_text(MASTER.format(port=port) + QUEUE_MANAGER)
-    masters = [pid for pid in _processes(root) if _name(pid) == "master"]
+    masters = [pid for pid in _processes(queue) if _name(pid) == "master"]
     if len(masters) != 1:
         raise BenchError(f"{len(masters)} master processes of Postfix")
     os.kill(masters[0], 1)  # SIGHUP: what "postfix reload" sends
@@ -172,13 +172,13 @@ def _queued(queue: Path) -> int:
     )
 
 
-def _processes(root: Path) -> list[int]:
-    """The processes that live in the root directory."""
+def _processes(queue: Path) -> list[int]:
+    """The processes that work in the queue directory, as all of this Postfix do and none of another one."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{entry}/root") == str(root):
+                if os.readlink(f"/proc/{entry}/cwd") == str(queue):
                     found.append(int(entry))
     return found
 
@@ -187,10 +187,10 @@ def _name(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
-def _cpu(root: Path) -> float:
-    """CPU seconds of all processes of the root directory, and of those of their children that have ended."""
+def _cpu(queue: Path) -> float:
+    """CPU seconds of all processes that work in the queue directory, and of those of their children that have ended."""
     total = 0
-    for pid in _processes(root):
+    for pid in _processes(queue):
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             total += sum(map(int, fields[11:15]))
