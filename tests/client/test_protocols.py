@@ -103,6 +103,15 @@ def test_a_password_does_not_leave_in_clear() -> None:
     assert b"AUTH" not in b" ".join(sink.connections[0].lines)
 
 
+def test_a_relay_that_offers_no_login_gets_no_mail_without_one() -> None:
+    with Sink(Script(caps=("PIPELINING",))) as sink:
+        login = zsmtp.Login(user="ann", password="geheim")
+        report = zsmtp.deliver(MESSAGE, relay=zsmtp.Relay(host="127.0.0.1", port=sink.port, login=login))
+    assert {(one.fate, one.status) for one in report} == {(zsmtp.Fate.DEFERRED, "4.7.8")}
+    assert "AUTH is not offered" in report.results[0].text
+    assert sink.connections[0].verbs == ["EHLO", "QUIT"]
+
+
 def test_a_secret_that_is_not_there_makes_mail_wait(tmp_path: Path) -> None:
     with Sink(Script(caps=("AUTH PLAIN",))) as sink:
         login = zsmtp.Login(user="ann", password_file=str(tmp_path / "missing"))

@@ -24,7 +24,12 @@ WELCOME = {"AUTH": [Reaction("235 2.7.0 welcome")]}
 
 
 def settings(
-    level: Level = Level.NONE, *, kind: SecretKind = SecretKind.SHARED, allow_cleartext: bool = False, host: str = ""
+    level: Level = Level.NONE,
+    *,
+    kind: SecretKind = SecretKind.SHARED,
+    allow_cleartext: bool = False,
+    required: bool = False,
+    host: str = "",
 ) -> SessionSettings:
     """Somebody is to log in at ``host``, "" for every server."""
     secret = Secret(PASSWORD if kind is SecretKind.SHARED else b"a-token")
@@ -32,7 +37,12 @@ def settings(
     def credentials_for(server: str, destination: str) -> Credentials | None:
         return Credentials(b"user", secret, kind) if host in ("", server) else None
 
-    return asking(Policy(level=level), credentials_for=credentials_for, allow_cleartext=allow_cleartext)
+    return asking(
+        Policy(level=level),
+        credentials_for=credentials_for,
+        allow_cleartext=allow_cleartext,
+        login_required=required,
+    )
 
 
 def deliver(*servers: Script, chosen: SessionSettings, authority: Authority | None = None) -> World:
@@ -162,3 +172,16 @@ def test_a_server_that_repeats_the_secret_does_not_bring_it_into_logs_and_report
     assert PLAIN not in repr(there.heard)
     assert "***secret***" in verdict.text + repr([e for e in there.heard if isinstance(e, LineReceived)])
     assert any(isinstance(event, LineSent) and b"***secret***" in event.line for event in there.heard)
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_server_that_offers_no_login(required: bool) -> None:
+    """What a stripped AUTH leads to is for the configuration to say."""
+    there = deliver(Script(), chosen=settings(required=required))
+    assert there.fates == [Fate.DEFERRED if required else Fate.DELIVERED]
+    assert verbs(there)[1] == ("QUIT" if required else "MAIL")
+
+
+def test_a_login_that_is_due_elsewhere_is_not_missed() -> None:
+    there = deliver(Script(), chosen=settings(required=True, host="mx.elsewhere.example"))
+    assert there.fates == [Fate.DELIVERED]

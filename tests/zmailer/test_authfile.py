@@ -120,6 +120,12 @@ def test_a_lone_word_is_remarked() -> None:
 @pytest.mark.parametrize(("text", "allowed"), [("", False), ("allow-cleartext", True), ("# allow-cleartext", False)])
 def test_allow_cleartext(text: str, allowed: bool) -> None:
     assert read(text).allow_cleartext is allowed
+    assert not read(text).require_login
+
+
+def test_require_login() -> None:
+    both = read("require-login\nAllow-Cleartext")
+    assert (both.require_login, both.allow_cleartext) == (True, True)
 
 
 @given(st.binary(max_size=200))

@@ -53,6 +53,8 @@ def _in(key: str, parse: Any, text: str) -> None:
 class Login:
     """Who logs in at a relay (RFC 4954). Exactly one of the three ways to the secret is given.
 
+    Without that login the relay gets no mail, whether it refuses it or does not offer AUTH.
+
     ``password_file`` holds nothing but the secret (one line end behind it is no part of it); ``password_env`` names an
     environment variable. Both are read for each login, so that a new secret counts from then on. ``bearer``: the secret
     is an OAuth 2.0 token.

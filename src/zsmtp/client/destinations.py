@@ -233,6 +233,7 @@ def _security(
         session_lifetime=SESSION_LIFETIME,
         warn=_warn,
         implicit=implicit,
+        login_required=True,
     )
 
 

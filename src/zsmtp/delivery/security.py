@@ -61,7 +61,8 @@ class Security:
     are the options of every handshake but its strength; ``ca_file`` and ``ca_path`` hold the trust anchors, "" both:
     the system's. ``mta_sts`` is what MTA-STS policies are used for. ``session_lifetime`` is for how many seconds a
     session may be resumed, 0 for no resumption. ``log_level`` from 2 on tells observers of each certificate, from 3 on
-    of what was required in full. ``nonce`` gives fresh random text for a login.
+    of what was required in full. ``nonce`` gives fresh random text for a login. With ``login_required`` a server that
+    offers no AUTH gets no mail where somebody is to log in; without, it gets the mail as it is.
     ``report`` takes the results of sessions with destinations that ask for TLS reports; it must not wait or raise.
     ``warn`` hears what whoever runs this should put right, once; ``resolver`` remembers what is known of it.
     """
@@ -77,6 +78,7 @@ class Security:
     log_level: int = 0
     implicit: bool = False
     allow_cleartext: bool = False
+    login_required: bool = False
     failure_is_final: bool = False
     report: Callable[[SessionResult], None] | None = None
     warn: Callable[[str], None] = _say_nothing
@@ -195,7 +197,7 @@ class SecurityStage:
         self, stream: Stream, session: Session, offered: Capabilities, plan: Plan, peer: Peer
     ) -> Generator[Any, Any, Unfit | None]:
         """AUTH, if somebody is to log in here and the server offers it; None if all is well."""
-        if not offered.auth:
+        if not offered.auth and not self.security.login_required:
             return None
         try:
             credentials = self.security.credentials_for(peer.endpoint.host, plan.destination)
@@ -203,6 +205,8 @@ class SecurityStage:
             return Unfit(from_login(str(error), peer), in_order=True)
         if credentials is None:
             return None
+        if not offered.auth:
+            return Unfit(from_login("a login was asked for, and AUTH is not offered", peer), in_order=True)
         facts = peer.protection.facts if peer.protection is not None else None
         chosen = sasl.choose(
             offered.auth,

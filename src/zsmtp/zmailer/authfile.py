@@ -7,6 +7,7 @@ Lines of four words, blanks between, ``#`` starts a comment; the first line that
     *          relay.example.net  plain:me           plain:correct-horse
     *          =example.com       plain:me@corp      oauth:!/usr/local/bin/token example.com
     allow-cleartext
+    require-login
 
 ``*`` as channel is any channel; others are compared exactly. The host is the name of the server connected to, or with
 ``=`` in front the destination of the mail, ignoring case; it has no wildcard, for a secret must not go to any server
@@ -64,12 +65,14 @@ class Entry:
 class AuthFile:
     """What the file says. ``remarks`` are oddities, each with file and line, for standard error.
 
-    ``allow_cleartext`` permits mechanisms that show the secret even without TLS.
+    ``allow_cleartext`` permits mechanisms that show the secret even without TLS. ``require_login`` keeps mail from a
+    server that has an entry and offers no AUTH; without it such a server gets the mail as it is.
     """
 
     path: str
     entries: tuple[Entry, ...] = ()
     allow_cleartext: bool = False
+    require_login: bool = False
     remarks: tuple[str, ...] = ()
 
     @classmethod
@@ -118,13 +121,13 @@ def parse(data: bytes, path: str, *, mode: int = stat.S_IFREG | 0o600) -> AuthFi
     if writable:
         remarks.append(f"{path}: everybody can write to it; its commands are not run")
     entries: list[Entry] = []
-    allow_cleartext = False
+    switches: set[bytes] = set()
     for number, line in enumerate(data.split(b"\n"), 1):
         words = line.strip(_BLANKS).split(None, 3)
         if not words or words[0].startswith(b"#"):
             continue
-        if len(words) == 1 and words[0].lower() == b"allow-cleartext":
-            allow_cleartext = True
+        if len(words) == 1 and words[0].lower() in (b"allow-cleartext", b"require-login"):
+            switches.add(words[0].lower())
             continue
         if len(words) == 1:
             remarks.append(f"{path}:{number}: not channel, host, user and secret")
@@ -136,7 +139,7 @@ def parse(data: bytes, path: str, *, mode: int = stat.S_IFREG | 0o600) -> AuthFi
         entries.append(entry)
         if len(entries) > ENTRY_LIMIT:
             raise ConfigError(f"{path}: more than {ENTRY_LIMIT} lines")
-    return AuthFile(path, tuple(entries), allow_cleartext, tuple(remarks))
+    return AuthFile(path, tuple(entries), b"allow-cleartext" in switches, b"require-login" in switches, tuple(remarks))
 
 
 def _entry(number: int, words: list[bytes], *, commands_allowed: bool) -> Entry:

@@ -67,6 +67,7 @@ def read_security(options: Options, zenv: Zenv, complain: Callable[[str], None])
         session_lifetime=float(config.session_timeout) if config is not None else 0.0,
         implicit=config is not None and config.implicit,
         allow_cleartext=logins is not None and logins.allow_cleartext,
+        login_required=logins is not None and logins.require_login,
         report=_report_to(config.report_file, complain) if config is not None and config.report_file else None,
         warn=complain,
         failure_is_final=zenv.get("TLS_DEMAND_FAILURE").lower() == "error",
