@@ -6,14 +6,13 @@ chosen for that as ``zsmtp.proto.plan`` takes it.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from zsmtp.body.encode import Content
 from zsmtp.body.target import Refusal as ContentRefusal
 from zsmtp.body.target import Target
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, Refusal
 from zsmtp.proto.status import EnhancedStatus
+from zsmtp.records import replace
 
 
 class Targets:
