@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import random
 from io import BytesIO
 from pathlib import Path
 
@@ -88,6 +90,12 @@ def test_read_error_names_the_offset() -> None:
     next(reading)
     with pytest.raises(ContentError, match=r"octet 10: .*Input/output error"):
         next(reading)
+
+
+def test_files_of_programs_raise_what_they_like() -> None:
+    octets = BytesIO(gzip.compress(random.Random(1).randbytes(5000))[:2000])
+    with gzip.open(octets) as file, pytest.raises(ContentError, match="ended before the end-of-stream"):
+        list(Source(file, 0, 5000).blocks())
 
 
 def test_closed_file() -> None:

@@ -349,6 +349,57 @@ def test_a_cancelled_delivery_harms_no_other_on_its_connection(run: Run[Any]) ->
     assert sink.deliveries() == {b"other@d0.example.com": 1}
 
 
+@pytest.mark.parametrize("close", [False, True])
+def test_a_cancelled_delivery_leaves_nobody_else_in_doubt(run: Run[Any], *, close: bool) -> None:
+    """The first is past its last octet; who rides behind it is given up, and then perhaps everything."""
+
+    async def main(sink: Sink) -> zsmtp.Report:
+        client = Client(through(sink))
+        first = asyncio.create_task(client.deliver(MESSAGE, recipients="first@d0.example.com"))
+        second = asyncio.create_task(client.deliver(MESSAGE, recipients="second@d0.example.com"))
+        await asyncio.get_running_loop().run_in_executor(None, sink.wait_for_command, "DATA")
+        await asyncio.sleep(0.1)
+        [riding] = [
+            job for parcel in client._parcels for job in parcel._jobs if b"second" in parcel.letter.recipients[0]
+        ]
+        assert riding._worker is not None
+        second.cancel()
+        if close:
+            await asyncio.sleep(0.05)
+            await client.aclose()
+        report = await first
+        assert second.cancelled()
+        await client.aclose()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        return report
+
+    slow = Script(caps=("PIPELINING",), replies={"DOT": (Step("250 ok", delay=0.5),)})
+    with Sink(slow) as sink:
+        report = run(main(sink))
+    [result] = report
+    assert result.fate is (zsmtp.Fate.IN_DOUBT if close else zsmtp.Fate.DELIVERED)
+    assert set(sink.deliveries()) <= {b"first@d0.example.com"}
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_what_nobody_waits_for_holds_up_no_end(run: Run[Any], *, polite: bool) -> None:
+    """All are cancelled, one of them past its last octet: nothing is waited for."""
+
+    async def main(sink: Sink) -> None:
+        client = Client(through(sink))
+        tasks = [asyncio.create_task(client.deliver(MESSAGE, recipients=f"r{n}@d0.example.com")) for n in range(3)]
+        await asyncio.get_running_loop().run_in_executor(None, sink.wait_for_command, "DATA")
+        await asyncio.sleep(0.05)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await asyncio.wait_for(client.aclose(polite=polite), 10)
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    with Sink(Script(caps=("PIPELINING",), replies={"DOT": (Step(None, Then.HANG),)})) as sink:
+        run(main(sink))
+
+
 def test_a_message_whose_time_is_over_is_settled_and_the_others_go_on(run: Run[Any]) -> None:
     async def main(sink: Sink) -> tuple[zsmtp.Report, list[zsmtp.Report]]:
         async with Client(through(sink, limits=zsmtp.Limits(per_destination=1))) as client:

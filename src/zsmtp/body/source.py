@@ -87,8 +87,9 @@ class Source:
         try:
             self.file.seek(offset)
             block = self.file.read(size)
-        except (OSError, ValueError) as error:  # ValueError: the file was closed meanwhile
-            raise ContentError(f"the message cannot be read at octet {offset}: {error}") from error
+        except Exception as error:  # files of programs raise what they like: EOFError, zlib.error, BadZipFile, ...
+            reason = str(error) or type(error).__name__
+            raise ContentError(f"the message cannot be read at octet {offset}: {reason}") from error
         if not block:
             raise ContentError(f"the message ends at octet {offset}, {self.end - offset} octets early")
         return block

@@ -125,7 +125,7 @@ class Client:
         try:
             await done
         except asyncio.CancelledError:
-            parcel.end("cancelled")
+            parcel.end("cancelled", patient=True)
             raise
         finally:
             self._parcels.discard(parcel)
@@ -286,7 +286,7 @@ class _Flow:
         """End what is on its way."""
         self._feeder.cancel()
         for parcel in tuple(self._parcels):
-            parcel.end("cancelled")
+            parcel.end("cancelled", patient=True)
         await asyncio.wait([self._feeder])
 
     async def _feed(

@@ -251,6 +251,12 @@ class Worker:
     def settled(self, job: Job) -> None:
         """A job needs nothing more."""
         self._flying.discard(job)
+        if self.stop.requested and self._flying:
+            self.give_up(self.stop.reason, patient=True)
+
+    def give_up(self, reason: str, *, patient: bool) -> None:
+        """Stop what is under way; ``patient``: not before those are answered for whose sake it need not be stopped."""
+        self.stop.request(reason, at_once=not patient or all(job.over for job in self._flying))
 
     def attempts_since(self, known: int) -> tuple[Attempt, ...]:
         """The attempts made since there were so many."""
@@ -302,8 +308,10 @@ class Worker:
             self._waiter.set_result(None)
 
     def leave(self) -> None:
-        """Give up the connection when nothing is under way on it."""
+        """Give up the connection when nothing is under way on it, or only what nobody waits for."""
         self._leaving = True
+        if self._flying and self.stop.requested:
+            self.give_up(self.stop.reason, patient=True)
         self.wake()
 
     def leave_at_once(self, reason: str) -> None:

@@ -87,12 +87,15 @@ class Parcel:
         """A job has no recipient open any more."""
         self._jobs.discard(job)
 
-    def end(self, reason: str) -> None:
-        """Have everybody settled now, who is not yet."""
+    def end(self, reason: str, *, patient: bool = False) -> None:
+        """Have everybody settled now, who is not yet.
+
+        If nobody waits for it, be ``patient``: others on the same connection may hear the reply to their last octet.
+        """
         if self._left and not self.over:
             self.over = reason
             for job in tuple(self._jobs):
-                job.end(reason)
+                job.end(reason, patient=patient)
 
     @property
     def report(self) -> Report:
@@ -134,10 +137,15 @@ class Job:
 
         return Delivery(Message(envelope, content_for), self._ledger, letter.name)
 
-    def end(self, reason: str) -> None:
+    @property
+    def over(self) -> bool:
+        """Whether its result cannot be changed any more, or nobody wants to wait for it."""
+        return self.settled or bool(self._parcel.over)
+
+    def end(self, reason: str, *, patient: bool = False) -> None:
         """See that it is settled now: by the worker that has it, or here."""
         if self._worker is not None:
-            self._worker.stop.request(reason, at_once=True)
+            self._worker.give_up(reason, patient=patient)
         else:
             self.settle_all(from_loss(Interrupted(reason), "", None))
 
