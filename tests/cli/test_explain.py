@@ -203,6 +203,21 @@ def test_a_relay_and_lmtp(explain: Run, tmp_path: Path) -> None:
     assert sink.connections[0].verbs == ["LHLO", "QUIT"]
 
 
+def test_a_relay_is_explained_by_itself(explain: Run) -> None:
+    with Sink() as sink:
+        status, out, err = explain("--connect", "--relay", f"127.0.0.1:{sink.port}")
+        sink.wait_until_finished()
+    assert (status, err) == (0, "")
+    assert out.startswith(f"127.0.0.1:{sink.port}: deliverable, 1 address\n")
+    assert sink.connections[0].verbs == ["EHLO", "QUIT"]
+
+
+def test_of_a_relay_that_does_not_exist_nothing_is_refused(explain: Run) -> None:
+    status, out, _ = explain("--relay", "nosuch.example", "a@example.com")
+    assert status == 75
+    assert "has to wait: the relay cannot be used: no such domain: nosuch.example (4.3.5)" in out
+
+
 def test_json_goes_with_connect(explain: Run) -> None:
     with Sink() as sink:
         _, out, _ = explain("--json", "--connect", f"[127.0.0.1]:{sink.port}")
@@ -259,7 +274,7 @@ def test_flags_of_the_agent_that_cannot_be(
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        ([], 64, "a DOMAIN or ADDRESS is wanted, or --replay TRACE; try zsmtp explain --help"),
+        ([], 64, "a DOMAIN or ADDRESS is wanted, or --relay, or --replay TRACE; try zsmtp explain --help"),
         (["--nonsense", "x"], 64, "unrecognized arguments: --nonsense; try zsmtp explain --help"),
         (["--port", "0", "x"], 64, "argument --port: not a port: 0; try zsmtp explain --help"),
         (["--timeout", "never", "x"], 64, "argument --timeout: not a time in seconds: never; try zsmtp explain --help"),

@@ -95,6 +95,25 @@ def test_closed_streams_are_no_trouble() -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_closed_standard_input_is_an_empty_one() -> None:
+    for command, complaint in (
+        ("send -", "standard input: the message is empty"),
+        ("trace show -", "-: not JSON: line 1, column 1: Expecting value"),
+    ):
+        words = f"{sys.executable} -m zsmtp.cli.main {command} <&-"
+        done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (65, f"zsmtp {command.split()[0]}: {complaint}\n")
+
+
+def test_the_agent_without_standard_output_does_nothing_and_without_input_ends() -> None:
+    for command in (f"{sys.executable} -m zsmtp.cli.main smtp", f"{sys.executable} -m zsmtp.zmailer.agent"):
+        for closing, status, out in (("</dev/null >&-", 74, ""), ("<&-", 0, "#hungry\n")):
+            done = subprocess.run(
+                ["sh", "-c", f"{command} {closing}"], capture_output=True, text=True, check=False, timeout=60
+            )
+            assert (done.returncode, done.stdout, done.stderr) == (status, out, "")
+
+
 def test_a_file_that_cannot_be_read_says_which_and_why(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match=r"gone\\x1b: No such file or directory") as failed:
         read_file(str(tmp_path / "gone\x1b"), 10)

@@ -197,7 +197,14 @@ def test_a_login_with_the_secret_from_the_environment_or_a_file(
         relay = ("--relay", f"127.0.0.1:{sink.port}", "--to", "a@example.com", "--user", "me")
         assert send(letter, *relay)[0] == 0
         assert send(letter, *relay, "--password-file", str(tmp_path / "secret"))[0] == 0
-        assert send(letter, *relay, "--password-env", "NOT_SET_ANYWHERE")[0] == 75
+        status, out, err = send(letter, *relay, "--password-env", "NOT_SET_ANYWHERE")
+        assert (status, out) == (78, "")
+        assert err == "zsmtp send: the secret for me: the environment variable NOT_SET_ANYWHERE is empty\n"
+        status, _, err = send(letter, *relay, "--password-file", str(tmp_path / "missing"))
+        assert (status, err) == (
+            78,
+            f"zsmtp send: the secret for me in {tmp_path}/missing: No such file or directory\n",
+        )
     logins = [line for one in sink.connections for line in one.lines if line.startswith(b"AUTH")]
     assert len(logins) == 2
     assert len(set(logins)) == 1

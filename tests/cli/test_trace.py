@@ -68,6 +68,15 @@ def test_a_page_to_a_file(file: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == ""
 
 
+def test_a_page_does_not_replace_its_trace(
+    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(file).parent)
+    assert main(["trace", "show", file, "--html", Path(file).name]) == 64
+    assert capsys.readouterr().err == f"zsmtp trace: --html: {Path(file).name} is the trace itself\n"
+    assert "zsmtp.trace/1" in Path(file).read_text()
+
+
 @pytest.mark.parametrize(
     ("content", "status", "complaint"),
     [

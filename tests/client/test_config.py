@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -78,7 +79,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("nonsense = 1", "nonsense: there is no such key"),
         ("relay.port = 25", "relay.host: is missing"),
         ("relay = 3", "relay: a table is wanted or a URL"),
-        ("relay = 'http://x'", "relay: not smtp://, smtps:// or lmtp:// with a host: http://x"),
+        ("relay = 'http://x'", "relay: a URL is wanted, smtp://, smtps:// or lmtp:// with a host: http://x"),
         ("relay.host = 'a b'", "relay.host: "),
         ("relay = { host = 'x', port = 70000 }", "relay.port: 70000 is not 1 to 65535"),
         ("relay = { host = 'x', port = '25' }", "relay.port: a whole number is wanted"),
@@ -88,7 +89,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
             "relay.login.password: a secret does not stand here; use password_file or password_env",
         ),
         ("relay = { host = 'x', login = { user = 'u' } }", "relay.login.password: one of password, password_file"),
-        ("relay = { host = 'x', tls = { level = 'strong' } }", "relay.tls.level: strong is none of none, may, "),
+        ("relay = { host = 'x', tls = { level = 'strong' } }", "relay.tls.level: strong is not one of none, may, "),
         ("direct.tls.fingerprints = ['00']", "direct.tls.fingerprints[0]: not a SHA-256 or SHA-512 fingerprint"),
         ("direct.tls.level = 'fingerprint'", "direct.tls.fingerprints: they go with level fingerprint"),
         ("direct.tls.min_protocol = 'SSLv3'", "direct.tls.min_protocol: 'SSLv3' is none of TLSv1, "),
@@ -105,7 +106,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("message_timeout = nan", "message_timeout: nan"),
         ("local_address = 'iface:'", "local_address: not the name of an interface"),
         ("helo_name = 'Grüße'", "helo_name: not printable ASCII"),
-        ("content.signed_8bit = 'x'", "content.signed_8bit: x is none of as_is, bounce, convert"),
+        ("content.signed_8bit = 'x'", "content.signed_8bit: x is not one of as_is, bounce, convert"),
         ("content.default_charset = 'a b'", "content.default_charset: 'a b' is no name of a charset"),
         ("relay = ", "Invalid value"),
     ],
@@ -184,6 +185,34 @@ def test_a_secret_in_a_url_is_not_shown() -> None:
     with pytest.raises(ConfigError) as error:
         Relay.from_url("smtp://ann:geheim@mail.example.org/path")
     assert "geheim" not in str(error.value)
+    with pytest.raises(ConfigError) as error:
+        Relay.from_url("smtp://ann:geheim#1@mail.example.org")
+    assert "geheim" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: Config(relay=cast(Any, "smtp://x")), "relay: Relay is wanted, not str"),
+        (
+            lambda: Config(routes={"example.org": cast(Any, "smtp://x")}),
+            r"routes\.example\.org: Relay is wanted, not str",
+        ),
+        (lambda: Config(timeouts=cast(Any, 5)), "timeouts: Timeouts is wanted, not int"),
+        (lambda: TLS(level=cast(Any, "verify")), "level: Level is wanted, not str"),
+        (lambda: TLS(names=cast(Any, ["a.example"])), "names: tuple is wanted, not list"),
+        (lambda: Direct(mta_sts=cast(Any, "off")), "mta_sts: STSUse is wanted, not str"),
+        (lambda: Limits(idle=cast(Any, "5")), "idle: float or int is wanted, not str"),
+        (lambda: Relay(host=cast(Any, None)), "host: str is wanted, not NoneType"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named_when_it_is_given(make: Callable[[], object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{problem}$"):
+        make()
+
+
+def test_a_whole_number_of_seconds_is_a_number() -> None:
+    assert Limits(idle=5).idle == 5
 
 
 def test_a_configuration_does_not_change() -> None:

@@ -68,9 +68,10 @@ def test_what_is_given_counts_more() -> None:
 @pytest.mark.parametrize(
     ("octets", "problem"),
     [
-        (b"", "does not begin with a header field"),
+        (b"", "the message is empty"),
+        (b"\n\n", "the message is empty"),
         (b"\nbody", "does not begin with a header field"),
-        (b"From a@x.org Thu Jan 1 00:00:00 2026\nFrom: a@x.org\n\n", "does not begin with a header field"),
+        (b"From a@x.org Thu Jan 1 00:00:00 2026\nFrom: a@x.org\n\n", "begins with the From line of a mailbox"),
         (b"To: b@x.net\n\n", "no sender: neither given nor named"),
         (b"From: a@x.org\n\n", "no recipient: neither given nor named"),
         (b"From: a@x.org\nTo: undisclosed-recipients:;\n\n", "no recipient"),
@@ -274,3 +275,8 @@ def test_a_path_that_is_none(tmp_path: Path) -> None:
         Letter(tmp_path / "missing")
     with pytest.raises(OSError, match="directory"):
         Letter(tmp_path)
+
+
+def test_a_text_is_no_path() -> None:
+    with pytest.raises(SubmissionError, match="a str is the path of a file"):
+        Letter("From: a@x.org\nTo: b@x.org\n\nhello\n")

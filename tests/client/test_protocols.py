@@ -13,6 +13,7 @@ from tests.support.script import Script, Step, Then
 from tests.support.sink import Sink
 
 import zsmtp
+from zsmtp.dns.static import StaticResolver
 
 MESSAGE = b"From: a@example.org\nTo: b@example.net, c@example.net\n\nbody\n"
 
@@ -110,6 +111,13 @@ def test_a_relay_that_offers_no_login_gets_no_mail_without_one() -> None:
     assert {(one.fate, one.status) for one in report} == {(zsmtp.Fate.DEFERRED, "4.7.8")}
     assert "AUTH is not offered" in report.results[0].text
     assert sink.connections[0].verbs == ["EHLO", "QUIT"]
+
+
+def test_a_relay_that_does_not_exist_is_a_mistake_here_and_bounces_nothing() -> None:
+    config = zsmtp.Config(relay=zsmtp.Relay(host="nosuch.example"), direct=zsmtp.Direct(resolver=StaticResolver("")))
+    report = zsmtp.deliver(MESSAGE, config=config)
+    assert {(one.fate, one.status) for one in report} == {(zsmtp.Fate.DEFERRED, "4.3.5")}
+    assert report.results[0].text == "the relay cannot be used: no such domain: nosuch.example"
 
 
 def test_a_secret_that_is_not_there_makes_mail_wait(tmp_path: Path) -> None:

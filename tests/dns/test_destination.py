@@ -529,3 +529,9 @@ def test_whatever_is_answered_the_plan_holds_together(
         assert not any(address in OURS or is_loopback(address) for address in addresses)
         assert "h4.example" not in made.exchangers
     assert all(text.isprintable() for text in made.notes)
+
+
+def test_what_is_wrong_with_a_relay_waits_until_somebody_puts_it_right() -> None:
+    made = plan("", "nosuch.example", use_mx=False, is_relay=True)
+    assert failure(made) == (LATER, "4.3.5")
+    assert failure(plan("", "nosuch.example", use_mx=False)) == (PERMANENT, "5.1.2")

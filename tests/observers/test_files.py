@@ -90,3 +90,18 @@ def test_a_directory_that_goes_away_is_no_trouble_for_deliveries(tmp_path: Path,
     keep = TraceFile(str(tmp_path / "gone" / "trace.json"), complaints.append)
     keep(Handle(1, ""), trace)
     assert complaints == [f"no trace in {tmp_path}/gone/trace.json: No such file or directory"]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, trace: Trace) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for place in (pipe, link, Path("/dev/null"), Path("/dev/stdout")):
+        with pytest.raises(ConfigError, match=f"^no traces: {place} is not a regular file$"):
+            TraceFile(str(place), lambda text: None)
+    for place in (pipe, link):
+        with pytest.raises(OSError, match="not a regular file"):
+            write_trace(str(place), trace)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert link.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]

@@ -89,6 +89,15 @@ def _try_files(tls: TLS) -> None:
         client_context(ContextOptions(certificates=(ClientCertificate(tls.certificate_file, tls.key_file),)))
 
 
+def try_logins(config: Config) -> None:
+    """See now whether secrets can be read, not when mail is on its way. Raises ConfigError."""
+    from zsmtp.client.destinations import read_login
+
+    for relay in (config.relay, *config.routes.values()):
+        if relay is not None and relay.login is not None:
+            read_login(relay.login)
+
+
 def _with_options(config: Config, options: argparse.Namespace) -> Config:
     changes: dict[str, Any] = {}
     if options.relay is not None:

@@ -45,7 +45,12 @@ be read, 78 a bad configuration. With --replay: how the recorded delivery ended,
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser("explain", _DESCRIPTION, epilog=_EPILOG)
-    parser.add_argument("what", nargs="*", metavar="DOMAIN|ADDRESS", help="a domain, [literal], or mail address")
+    parser.add_argument(
+        "what",
+        nargs="*",
+        metavar="DOMAIN|ADDRESS",
+        help="a domain, [literal], or mail address; with --relay it may be left out",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON (zsmtp.explain/1) with the plans complete")
     parser.add_argument(
         "--connect", action="store_true", help="connect to each candidate: greeting, EHLO, STARTTLS, EHLO, QUIT"
@@ -68,8 +73,8 @@ def run(arguments: list[str]) -> int:
     """Run the command; the exit status."""
     parser = make_parser()
     options = parser.parse_args(arguments)
-    if not options.what and not options.replay:
-        parser.error("a DOMAIN or ADDRESS is wanted, or --replay TRACE")
+    if not options.what and not options.replay and options.relay is None:
+        parser.error("a DOMAIN or ADDRESS is wanted, or --relay, or --replay TRACE")
     if options.trace is not None and not options.connect:
         parser.error("--trace needs --connect: without it nothing happens that a trace could tell of")
     if options.agent is not None:
@@ -94,12 +99,17 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
         from zsmtp.cli.replay import replay
 
         yield replay(path)
-    if options.what:
+    if options.what or (options.relay is not None and not options.replay):
         longest = (options.timeout or PROBE_TIME) if options.connect else None
         tracing = Tracing(options.trace, complain=_complain) if options.trace is not None else None
-        ways: Ways = ClientWays(read_configuration(options)) if options.agent is None else AgentWays(options.agent)
+        if options.agent is None:
+            config = read_configuration(options)
+            ways: Ways = ClientWays(config)
+            asked = options.what or [str(config.relay)]  # whatever goes there
+        else:
+            ways, asked = AgentWays(options.agent), options.what
         explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing)
-        yield from map(explainer.explain, options.what)
+        yield from map(explainer.explain, asked)
 
 
 class Explainer:

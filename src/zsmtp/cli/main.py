@@ -28,9 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(argv: list[str] | None = None) -> int:
     """Run the command with these arguments (without the program's name); the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    _open_streams()
-    if arguments and arguments[0] in COMMANDS:
-        name = arguments[0]
+    name = arguments[0] if arguments else ""
+    if name != "smtp":  # the agent must not take a report for heard that nobody hears
+        _open_streams()
+    if name in COMMANDS:
         run: Callable[[list[str]], int] = import_module(COMMANDS[name][0]).run
         return run(arguments[1:]) if name == "smtp" else _guarded(name, run, arguments[1:])
     _parse(arguments)
@@ -38,19 +39,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """A stream that was closed before the start (``>&-``) takes what is written, and nobody sees it."""
-    for name in ("stdout", "stderr"):
+    """A stream that was closed before the start (``>&-``) takes what is written, and nobody sees it; or it is empty."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the life of the process
 
 
 def _parse(arguments: list[str]) -> None:
     """``--help``, ``--version``, and whatever is no command: ends the program."""
     from zsmtp.cli.arguments import Parser
 
-    parser = Parser(prog="zsmtp", description="The outbound half of a mail system.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"zsmtp {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser = Parser(
+        prog="zsmtp",
+        description="The outbound half of a mail system.",
+        epilog="zsmtp COMMAND --help tells of its options; zsmtp(1) of everything.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"zsmtp {__version__}", help="show the version and exit")
+    commands = parser.add_subparsers(title="commands", dest="COMMAND", metavar="COMMAND", required=True)
     for name, (_, help_text) in COMMANDS.items():
         commands.add_parser(name, help=help_text, add_help=False)
     parser.parse_args(arguments)

@@ -60,8 +60,9 @@ def _reason(result: Result) -> str:
     """The server's own words if it had any, else this side's, in one line."""
     if result.reply:
         return escape(result.reply)
-    words = " ".join(escape(part) for part in result.text.split("\n") if part)
-    return f"{words} ({escape(result.status)})"
+    parts = [part for part in result.text.split("\n") if part]
+    own = [part for part in parts if not part.startswith(("<<- ", "->> "))]  # the dialogue stands in the trace
+    return f"{escape(' '.join(own or parts))} ({escape(result.status)})"
 
 
 def summary(results: list[Result]) -> Text:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 
 from zsmtp.cli.arguments import command_parser
-from zsmtp.cli.configuration import add_options, read_configuration
+from zsmtp.cli.configuration import add_options, read_configuration, try_logins
 from zsmtp.cli.explainjson import read_plans
 from zsmtp.cli.failure import CommandFailed, read_file, warnings_told
 from zsmtp.cli.outgoing import Outgoing, read_all
@@ -69,6 +69,7 @@ def run(arguments: list[str]) -> int:
     """Run the command; the exit status."""
     options = make_parser().parse_args(arguments)
     config = read_configuration(options)
+    try_logins(config)
     plans = _read_plans(options.plan) if options.plan is not None else None
     if plans is not None and options.dry_run:
         raise CommandFailed(Exit.USAGE, "--plan: the plan of a dry run is always a new one")

@@ -48,7 +48,8 @@ def run(arguments: list[str]) -> int:
     with reading(path), open(path, "rb") as file:
         made = build_reports(_lines(file), options.day, reporter, _unique(path))
     if made.skipped:
-        sys.stderr.write(f"zsmtp tlsrpt: {escape(path)}: {made.skipped} lines are no results of that day\n")
+        lines = "1 line is no result" if made.skipped == 1 else f"{made.skipped} lines are no results"
+        sys.stderr.write(f"zsmtp tlsrpt: {escape(path)}: {lines} of that day\n")
     status = Exit.OK
     for report in made.reports:
         try:

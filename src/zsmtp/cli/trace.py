@@ -6,6 +6,7 @@ Traces are written by ``zsmtp send --trace``, by the library, and by the agent (
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TextIO
 
@@ -37,6 +38,8 @@ def run(arguments: list[str]) -> int:
     options = _parse(arguments)
     trace = _read(options.file)
     if options.html is not None:
+        if options.html != "-" and options.file != "-" and _is_same(options.html, options.file):
+            raise CommandFailed(Exit.USAGE, f"--html: {escape(options.html)} is the trace itself")
         _write_page(options.html, trace)
     else:
         _draw(sys.stdout, trace, options)
@@ -45,7 +48,8 @@ def run(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     commands = Parser(prog="zsmtp trace", description="Recorded deliveries.", allow_abbrev=False)
-    commands.add_subparsers(metavar="show", required=True).add_parser("show", help="draw a trace", add_help=False)
+    shown = commands.add_subparsers(title="commands", dest="COMMAND", metavar="COMMAND", required=True)
+    shown.add_parser("show", help="draw a trace, as text or as a page of HTML", add_help=False)
     if arguments[:1] != ["show"]:
         commands.parse_args(arguments[:1])
     parser = command_parser("trace show", "Draw a recorded delivery: what happened when, and why.")
@@ -60,6 +64,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if options.file is None:
         parser.error("the following arguments are required: FILE")
     return options
+
+
+def _is_same(one: str, other: str) -> bool:
+    return os.path.exists(one) and os.path.samefile(one, other)
 
 
 def _width(text: str) -> int:

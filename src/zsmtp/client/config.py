@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import unquote, urlsplit
 
 from zsmtp.body.target import NonMime8Bit, Signed8Bit
@@ -40,6 +41,26 @@ _SCHEMES = {"smtp": (False, False), "smtps": (True, False), "submissions": (True
 def _require(good: bool, key: str, problem: str) -> None:
     if not good:
         raise ConfigError(f"{key}: {problem}")
+
+
+@cache
+def _kinds(owner: type) -> dict[str, tuple[type, ...]]:
+    """What the value of each field may be, as isinstance() wants it; a protocol may be anything."""
+    found: dict[str, tuple[type, ...]] = {}
+    for name, hint in get_type_hints(owner).items():
+        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        kinds = tuple(get_origin(part) or part for part in parts)
+        if Resolver not in kinds:
+            found[name] = (*kinds, int) if float in kinds else kinds
+    return found
+
+
+def _typed(owner: Any) -> None:
+    """A value of a wrong type is found here and not when mail is on its way: ``"verify"`` is no ``Level.VERIFY``."""
+    for name, kinds in _kinds(owner.__class__).items():
+        value = getattr(owner, name)
+        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
+        _require(isinstance(value, kinds), name, f"{wanted} is wanted, not {type(value).__name__}")
 
 
 def _in(key: str, parse: Any, text: str) -> None:
@@ -67,6 +88,7 @@ class Login:
     bearer: bool = False
 
     def __post_init__(self) -> None:
+        _typed(self)
         _require(bool(self.user), "user", "nobody is named")
         given = [name for name in ("password", "password_file", "password_env") if getattr(self, name)]
         _require(len(given) == 1, "password", f"one of password, password_file, password_env; not {len(given)} of them")
@@ -94,6 +116,7 @@ class TLS:
     ciphers: str = ""
 
     def __post_init__(self) -> None:
+        _typed(self)
         for number, text in enumerate(self.fingerprints):
             try:
                 parse_fingerprint(text)
@@ -125,6 +148,7 @@ class Relay:
     lmtp: bool = False
 
     def __post_init__(self) -> None:
+        _typed(self)
         parsed = parse_destination(self.destination, allow_unix=True)
         _require(not isinstance(parsed, NoRoute), "host", getattr(parsed, "text", ""))
         _require(self.port is None or 1 <= self.port <= 65535, "port", f"{self.port} is not 1 to 65535")
@@ -143,13 +167,15 @@ class Relay:
 
         The other arguments are as for :class:`Login` and :class:`Relay`. Raises ConfigError.
         """
+        shown = escape(url.rpartition("@")[2][:100])
         try:
             parts = urlsplit(url)
-            implicit, lmtp = _SCHEMES[parts.scheme]
             host, port = parts.hostname or "", parts.port
-        except (KeyError, ValueError) as error:
-            shown = escape(url.rpartition("@")[2][:100])
-            raise ConfigError(f"relay: not smtp://, smtps:// or lmtp:// with a host: {shown} ({error})") from error
+        except ValueError:  # its words may hold a part of a password
+            raise ConfigError(f"relay: not a host and a port: {shown}") from None
+        if parts.scheme not in _SCHEMES or "://" not in url:
+            raise ConfigError(f"relay: a URL is wanted, smtp://, smtps:// or lmtp:// with a host: {shown}")
+        implicit, lmtp = _SCHEMES[parts.scheme]
         if not host and parts.path:
             host = unquote(parts.path)
         elif parts.path.strip("/") or parts.query or parts.fragment:
@@ -214,6 +240,7 @@ class Direct:
     tls: TLS = TLS()
 
     def __post_init__(self) -> None:
+        _typed(self)
         if self.nameserver:
             _in("nameserver", parse_nameserver, self.nameserver)
         _require(1 <= self.port <= 65535, "port", f"{self.port} is not 1 to 65535")
@@ -233,6 +260,7 @@ class Limits:
     waiting: int = 1000
 
     def __post_init__(self) -> None:
+        _typed(self)
         for name in ("connections", "per_destination", "waiting"):
             _require(getattr(self, name) >= 1, name, f"{getattr(self, name)} is less than 1")
         _require(0 <= self.idle <= LONGEST, "idle", f"{self.idle} is not 0 to {LONGEST:.0f} seconds")
@@ -254,6 +282,7 @@ class Content:
     nonmime_8bit: NonMime8Bit = NonMime8Bit.CONVERT
 
     def __post_init__(self) -> None:
+        _typed(self)
         known = self.default_charset.isascii() and self.default_charset.replace("-", "").replace("_", "").isalnum()
         _require(known, "default_charset", f"{self.default_charset!r} is no name of a charset")
 
@@ -281,6 +310,7 @@ class Config:
     content: Content = Content()
 
     def __post_init__(self) -> None:
+        _typed(self)
         if self.local_address:
             _in("local_address", parse_identity, self.local_address)
         _require(self.address_family is not Family.UNIX, "address_family", "UNIX is none of IPv4, IPv6")
@@ -292,6 +322,7 @@ class Config:
         for domain, relay in self.routes.items():
             parsed = parse_destination(domain)
             _require(isinstance(parsed, Name), f"routes.{domain}", "not a domain")
+            _require(isinstance(relay, Relay), f"routes.{domain}", f"Relay is wanted, not {type(relay).__name__}")
             routes[parsed.domain if isinstance(parsed, Name) else ""] = relay
         object.__setattr__(self, "routes", MappingProxyType(routes))
 

@@ -120,7 +120,7 @@ def _read_enum(kind: type[Enum], value: Any, path: str) -> Enum:
     for member in kind:
         if isinstance(value, str) and value.replace("-", "_") == str(member.value).replace("-", "_"):
             return member
-    raise ConfigError(f"{path}: {escape(str(value)[:80])} is none of {', '.join(str(one.value) for one in kind)}")
+    raise ConfigError(f"{path}: {escape(str(value)[:80])} is not one of {', '.join(str(one.value) for one in kind)}")
 
 
 def _in(path: str, read: Callable[[str], T], text: str) -> T:

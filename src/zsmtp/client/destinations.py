@@ -95,6 +95,7 @@ class Destinations:
                 port=relay.real_port or 25,
                 use_mx=False,
                 allow_self=True,
+                is_relay=True,
                 prefer_ipv6=direct.prefer_ipv6,
                 families=families,
                 allow_unix=True,

@@ -69,7 +69,7 @@ class Letter:
         header, self._body = _open(message)
         self._header, _ = unified_header(header)
         if not _FIELD_NAME.match(self._header):
-            raise SubmissionError("the message does not begin with a header field")
+            raise SubmissionError(_no_header(header))
         self._stored: Stored | None = None
         given = read_addresses(recipients, "recipient") if recipients is not None else None
         if sender is None or given is None:
@@ -112,6 +112,15 @@ def _message_id(header: bytes) -> str:
     return escape(match[1].strip().decode("utf-8", "replace")) if match is not None else ""
 
 
+def _no_header(octets: bytes) -> str:
+    """What is wrong with a message that does not begin as one."""
+    if not octets.strip():
+        return "the message is empty"
+    if octets.startswith(b"From "):  # RFC 4155
+        return "the message begins with the From line of a mailbox file, which is no part of it"
+    return "the message does not begin with a header field"
+
+
 # ---------------------------------------------------------------- kinds of messages
 
 
@@ -121,6 +130,8 @@ def _open(message: MessageLike) -> tuple[bytes, _Body]:
         return _in_memory(_octets_of(message))
     if isinstance(message, bytes | bytearray | memoryview):
         return _in_memory(bytes(message))
+    if isinstance(message, str) and "\n" in message:
+        raise SubmissionError("a str is the path of a file; a message that is text has to be encoded")
     if isinstance(message, str | os.PathLike):
         return _on_disk(Path(message))
     if hasattr(message, "read"):

@@ -43,10 +43,11 @@ class DestinationRequest:
     """What is asked of the destination rules.
 
     ``destination`` is a text as ``zsmtp.dns.literal`` reads it (``UNIX:/path`` only with ``allow_unix``); ``port`` is
-    used where the destination names none. ``use_mx`` off (-x) takes the name's own addresses; ``allow_self`` (-X) then
-    lets them be this machine's. ``own_names`` are the names this machine greets with. ``check_wks`` (-W) wants a WKS
-    record of SMTP for each host. Only addresses of ``families`` are asked for and used. ``shuffle`` brings a list into
-    random order in place.
+    used where the destination names none. ``use_mx`` off (-x) takes the name's own addresses; ``allow_self`` (-X)
+    then lets them be this machine's. ``own_names`` are the names this machine greets with. ``check_wks`` (-W) wants a
+    WKS record of SMTP for each host. ``is_relay`` tells that this side chose the host for other people's mail: if it
+    does not exist, that is a mistake here, and the mail waits (4.3.5, RFC 3463 3.4). Only addresses of ``families``
+    are asked for and used. ``shuffle`` brings a list into random order in place.
     """
 
     destination: str
@@ -54,6 +55,7 @@ class DestinationRequest:
     port: int = SMTP_PORT
     use_mx: bool = True
     allow_self: bool = False
+    is_relay: bool = False
     prefer_ipv6: bool = False
     check_wks: bool = False
     own_names: frozenset[str] = frozenset()
@@ -104,6 +106,8 @@ def plan_destination(request: DestinationRequest) -> Generator[Effect, Sent, Pla
             candidates = yield from rules.find_candidates(rules.without_own_names(found))
     except _NoRouteError as reason:
         failure = reason.failure
+    if failure is not None and failure.permanent and request.is_relay:
+        failure = NoRoute(permanent=False, status="4.3.5", text=f"the relay cannot be used: {failure.text}")
     return Plan(
         destination=request.destination,
         candidates=tuple(candidates),

@@ -11,8 +11,10 @@ temporary file is always a new one. What cannot be written is told once, and nev
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import stat
 from collections.abc import Callable
 
 from zsmtp.errors import ConfigError
@@ -30,7 +32,12 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9=._-]")
 
 
 def write_trace(path: str, trace: Trace) -> None:
-    """Write one trace; a file that is there already is replaced. Raises OSError, and then nothing has changed."""
+    """Write one trace; a file that is there already is replaced. Raises OSError, and then nothing has changed.
+
+    A device, a socket or another thing that is no file is not replaced.
+    """
+    if not _is_replaceable(path):
+        raise OSError(errno.EINVAL, "not a regular file", path)
     data = trace_text(trace).encode()
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name[:_MAX_NAME]}.{os.getpid()}.new")
@@ -45,6 +52,17 @@ def write_trace(path: str, trace: Trace) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _is_replaceable(path: str) -> bool:
+    """Whether a trace may take this place: ``/dev/stdout`` and its like are lost to everybody if it does."""
+    try:
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            return not os.path.exists(path) or (os.path.isfile(path) and not path.startswith(("/dev/", "/proc/")))
+    except OSError:
+        return True  # nothing is there, or what is wrong is told when the file is made
+    return stat.S_ISREG(mode)
 
 
 class _Keeper:
@@ -95,6 +113,8 @@ class TraceFile(_Keeper):
 
     def __init__(self, path: str, complain: Complain) -> None:
         super().__init__(complain)
+        if not _is_replaceable(path):
+            raise ConfigError(f"no traces: {escape(path)} is not a regular file")
         self._path = path
 
     def __call__(self, handle: Handle, trace: Trace) -> None:
@@ -106,7 +126,8 @@ class Tracing:
     """Recorders for any number of connections side by side, their deliveries numbered through.
 
     ``path`` is a directory that is there (see :class:`TraceDirectory`), or a file (see :class:`TraceFile`). ``hashed``
-    hides mail addresses. Raises :class:`~zsmtp.errors.ConfigError` for a directory that nothing can be written in.
+    hides mail addresses. Raises :class:`~zsmtp.errors.ConfigError` for a directory that nothing can be written in, and
+    for a device.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, hashed: bool = False, complain: Complain | None = None) -> None:

@@ -25,6 +25,7 @@ EX_IOERR = 74
 
 def main(argv: list[str] | None = None) -> int:
     """Run the agent with these arguments (without the program's name); the exit status, one of ``<sysexits.h>``."""
+    _hold_streams()
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
@@ -57,6 +58,15 @@ def _serve(options: Options) -> int:
     from zsmtp.zmailer.loop import Loop
 
     return Loop(options, complain).run()
+
+
+def _hold_streams() -> None:
+    """The number of a stream that was closed before the start does not become that of a file or a connection."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free; nothing can be written there
 
 
 def _leave_on_signals() -> None:
