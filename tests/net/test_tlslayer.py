@@ -234,7 +234,7 @@ def test_nothing_counts_as_sent_before_its_records_have_left(server_context: ssl
     stream.room = 10
     data = memoryview(b"MAIL FROM:<>\r\n")
     assert layer.send(data) == 0
-    assert layer.wants_write
+    assert not layer.wants_write, "whoever has something to send waits for writing anyway"
     stream.room = 1
     assert layer.send(data) == 0
     stream.room = None
@@ -267,6 +267,57 @@ def test_every_octet_counted_has_arrived_and_every_other_has_not(sizes: list[int
         start += size
     assert server.received == whole
     assert counted == len(whole)
+
+
+def stuck(server_context: ssl.SSLContext) -> tuple[TLSLayer, MemoryServer, MemoryStream]:
+    """A layer whose last record, with the end of a message, left in part only; then there is room again."""
+    layer, server, stream = connect(server_context)
+    stream.room = 20
+    assert layer.send(memoryview(b"the end\r\n.\r\n")) == 0
+    stream.room = None
+    return layer, server, stream
+
+
+def test_what_is_not_counted_does_not_leave_while_closing(server_context: ssl.SSLContext) -> None:
+    """Its message was given up, and will be sent again."""
+    layer, server, stream = stuck(server_context)
+    layer.close()
+    server.turn()
+    assert stream.closed
+    assert server.received == b""
+    assert not server.ended, "cut off"
+
+
+def test_what_is_not_counted_does_not_leave_while_reading(server_context: ssl.SSLContext) -> None:
+    """Else the answer might be there before it is known that the end has left."""
+    layer, server, stream = stuck(server_context)
+    server.say(b"250 the one before\r\n")
+    assert drain(layer, stream) == b"250 the one before\r\n"
+    assert not layer.wants_write, "only who sends on makes it leave"
+    layer.flush()
+    server.turn()
+    assert server.received == b""
+    assert layer.send(memoryview(b"the end\r\n.\r\n")) == 12
+    server.turn()
+    assert server.received == b"the end\r\n.\r\n"
+
+
+def test_what_left_before_the_connection_broke_is_counted(server_context: ssl.SSLContext) -> None:
+    layer, server, stream = connect(server_context)
+
+    def send(data: memoryview) -> int:
+        if stream.outbox:
+            raise ConnectionLost("connection lost: Connection reset by peer")
+        stream.outbox += data[: 16384 + 100]
+        return 16384 + 100
+
+    stream.send = send  # type: ignore[method-assign]
+    data = memoryview(b"x" * 16381 + b".\r\n" + b"y" * 16384)
+    assert layer.send(data) == 16384
+    with pytest.raises(ConnectionLost):
+        layer.send(data[16384:])
+    server.turn()
+    assert server.received == data[:16384]
 
 
 def test_octets_in_flight_must_be_given_again(server_context: ssl.SSLContext) -> None:

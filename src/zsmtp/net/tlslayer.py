@@ -10,7 +10,8 @@ waiting in its own way, uses the same code. The handshake is taken step by step,
     layer.facts()                   # to be judged before anything is sent
 
 Three contracts keep what is above honest. ``send`` counts an octet only when the record that holds it has left
-completely, as a reply may only be believed if its command was written. ``receive`` gives ``b""`` only for the peer's
+completely, as a reply may only be believed if its command was written; and a record leaves in ``send`` only, so that
+nothing arrives of what was given up before it was counted. ``receive`` gives ``b""`` only for the peer's
 close_notify; a stream that merely ends was cut off and raises :class:`~zsmtp.errors.TLSBroken` (RFC 8446 6.1). And
 after ``receive`` nothing readable is left inside unless ``pending`` says so: who waits on the descriptor must look at
 ``pending`` first, and wait for writing too while ``wants_write`` is true.
@@ -189,7 +190,7 @@ class TLSLayer:
             self._failure = TLSBroken(f"TLS failed: {_reason(error)}")
         self._plain = b"".join(parts)
         try:
-            self._flush()
+            self.flush()
         except ConnectionLost as error:
             self._failure = self._failure or error
         if self._outgoing.pending > MAX_UNSENT:
@@ -200,7 +201,7 @@ class TLSLayer:
     @property
     def wants_write(self) -> bool:
         """Whether records wait to be written although nothing need be sent: then call ``flush`` when writable."""
-        return bool(self._records) or self._outgoing.pending > 0
+        return not self._sealed and (bool(self._records) or self._outgoing.pending > 0)
 
     def send(self, data: memoryview) -> int:
         """Hand octets over; tells how many have left, in complete records, since the last call.
@@ -212,7 +213,13 @@ class TLSLayer:
             raise LocalError("send: octets given before were not given again")
         left = 0
         while True:
-            flushed = self._flush()
+            try:
+                flushed = self._flush()
+            except ConnectionLost:
+                left += self._departed()
+                if not left:
+                    raise
+                return left  # these may have arrived; what comes next on this stream will tell that it is broken
             left += self._departed()
             batch = data[left : left + _BATCH]
             if not flushed or not batch:
@@ -228,8 +235,12 @@ class TLSLayer:
         return count
 
     def flush(self) -> None:
-        """Write records that wait, as far as the stream takes them. Raises ConnectionLost."""
-        self._flush()
+        """Write records that wait, but for those of :meth:`send`, as far as that goes. Raises ConnectionLost.
+
+        What was given to ``send`` leaves there only: it must not arrive without being counted.
+        """
+        if not self._sealed:
+            self._flush()
 
     def _seal(self, batch: memoryview) -> None:
         """Encrypt a batch; nothing else is on its way."""
@@ -259,7 +270,10 @@ class TLSLayer:
     # ---------------------------------------------------------------- ending
 
     def close(self) -> None:
-        """Say close_notify, as far as that goes without waiting, and close the stream."""
+        """Say close_notify, as far as that goes without waiting, and close the stream.
+
+        If octets are on their way, the stream is cut off: those not counted as sent must not arrive any more.
+        """
         if self._done and self._failure is None:
             session = self.session() if self.keep is not None else None
             if self.keep is not None and session is not None:
@@ -270,7 +284,7 @@ class TLSLayer:
                 except ssl.SSLWantReadError:  # the peer's own close_notify is not waited for
                     pass
                 finally:
-                    self._flush()
+                    self.flush()
         self._stream.close()
 
     # ----------------------------------------------------------------- facts
