@@ -107,6 +107,13 @@ def test_another_host_ends_the_connection_first(office: PostOffice) -> None:
         assert said_quit < opened
 
 
+def test_with_d_it_tells_for_whom_it_looked_in_vain(office: PostOffice) -> None:
+    other = office.post([Rcpt("a@example.com", "elsewhere.example")], name="7")
+    result = run(office, "-d", stdin=other.line(HOST))
+    assert result.resyncs == [b"7"]
+    assert any(HOST.encode() in line and b"c='smtp'" in line and b"#resync 7" in line for line in result.comments)
+
+
 def test_lines_that_are_no_jobs_are_answered_too(office: PostOffice) -> None:
     (good,) = post_many(office, 1)
     other = office.post([Rcpt("a@example.com", "elsewhere.example")], name="7")

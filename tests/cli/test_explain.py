@@ -17,6 +17,7 @@ from tests.support.network import message
 from tests.support.script import Script, Step, Then
 from tests.support.sink import Sink
 
+from zsmtp.cli.configuration import parse_relay
 from zsmtp.cli.explainjson import read_plans
 from zsmtp.cli.main import main
 from zsmtp.delivery.attempt import Courier
@@ -210,6 +211,12 @@ def test_a_relay_is_explained_by_itself(explain: Run) -> None:
     assert (status, err) == (0, "")
     assert out.startswith(f"127.0.0.1:{sink.port}: deliverable, 1 address\n")
     assert sink.connections[0].verbs == ["EHLO", "QUIT"]
+
+
+def test_port_465_is_tls_from_the_first_octet_unless_a_scheme_says_otherwise() -> None:
+    assert parse_relay("mail.example.org:465") == parse_relay("smtps://mail.example.org:465")
+    assert not parse_relay("smtp://mail.example.org:465").implicit
+    assert not parse_relay("mail.example.org:587").implicit
 
 
 def test_of_a_relay_that_does_not_exist_nothing_is_refused(explain: Run) -> None:

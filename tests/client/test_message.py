@@ -91,6 +91,7 @@ def test_messages_that_cannot_be_taken(octets: bytes, problem: str) -> None:
         ("b@x.net\r\nDATA", "control character"),
         ("b@x.net> NOTIFY=NEVER", "blank, angle bracket"),
         ("b", "no @ and domain"),
+        ("a@x.net,b@y.net", "a comma; each address is to be given by itself"),
         ("b@", "nothing after the @"),
         ("@x.net", "nothing before the @"),
         ("b@x..net", "not a valid host name"),

@@ -14,7 +14,7 @@ from typing import Any
 from zsmtp.cli.arguments import port, seconds
 from zsmtp.cli.failure import CommandFailed, reading
 from zsmtp.cli.sysexits import Exit
-from zsmtp.client.config import TLS, Config, Login, Relay
+from zsmtp.client.config import SUBMISSIONS, TLS, Config, Login, Relay
 from zsmtp.dns.plan import Family
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
@@ -130,7 +130,10 @@ def within(timeouts: Timeouts, longest: float) -> Timeouts:
 
 
 def parse_relay(text: str) -> Relay:
-    """``host``, ``host:port``, ``[address]:port``, ``/path/of/socket`` or a URL. Raises ConfigError."""
+    """``host``, ``host:port``, ``[address]:port``, ``/path/of/socket`` or a URL. Raises ConfigError.
+
+    Without a scheme port 465 tells of TLS from the first octet (RFC 8314 7.3): spoken to in clear it stays silent.
+    """
     if "://" in text:
         return Relay.from_url(text)
     if text[:5].lower() == "unix:":
@@ -147,7 +150,8 @@ def parse_relay(text: str) -> Relay:
     if colon and host != text and not (number.isascii() and number.isdigit() and len(number) <= 5):
         raise ConfigError(f"relay: not a port: {escape(number[:20])}")
     try:
-        return Relay(host=host, port=int(number) if number else None)
+        port = int(number) if number else None
+        return Relay(host=host, port=port, implicit=port == SUBMISSIONS)
     except ConfigError as error:
         raise ConfigError(f"relay: {error}") from error
 

@@ -51,6 +51,8 @@ def _read(plain: str, what: str) -> bytes:
             problem = "no @ and domain"
     if problem is None and path.startswith(b"@"):
         problem = "nothing before the @"
+    if problem is None and b"," in path and not path.startswith(b'"'):  # RFC 5321 4.1.2: it would have to be quoted
+        problem = "a comma; each address is to be given by itself"
     if problem is None and b"@" in path:
         problem = _domain_problem(domain_of(path))
     if problem is not None:

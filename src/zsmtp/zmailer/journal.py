@@ -53,6 +53,7 @@ class Journal:
         self._syslog = Syslog(zenv.get("SYSLOGFLG", "T"))
         self._verbose: VerboseLog | None = None
         standing: list[Observer] = [one for one in (self._dialogue, self._title) if one is not None]
+        self._debug = debug if options.debug else None
         if options.debug:
             standing.append(debug_observer(debug, clock=clock))
         self._traces = _recorder(options, complain) if options.trace is not None else None
@@ -110,9 +111,11 @@ class Journal:
             self._dialogue.jobspec(line)
 
     def remark(self, text: str) -> None:
-        """A line for the dialogue log only."""
+        """A line for the dialogue log and for ``-d``, of which there is no event."""
         if self._dialogue is not None:
             self._dialogue.remark(text)
+        if self._debug is not None:
+            self._debug(f"# {text}\n".encode("utf-8", "backslashreplace"))
 
     def state(self, text: str) -> None:
         """What the process is at between jobs, for ps(1)."""
