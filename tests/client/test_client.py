@@ -280,6 +280,22 @@ def test_a_dead_host_is_waited_for_once(run: Run[Any]) -> None:
     assert 1 <= sum(bool(result.attempts) for result in results) <= 2  # more than one connection was tried for them
 
 
+def test_a_host_that_rests_is_tried_for_mail_that_would_rather_arrive(run: Run[Any]) -> None:
+    """TLS-Required: No (RFC 8689 5): it may be just a policy of the destination that failed a moment ago."""
+
+    async def main(sink: Sink) -> list[str]:
+        async with Client(through(sink)) as client:
+            messages = [MESSAGE, MESSAGE, b"TLS-Required: No\n" + MESSAGE]
+            return [
+                result.fate.value
+                for message in messages
+                for result in await client.deliver(message, recipients="a@d0.example.com")
+            ]
+
+    with Sink(Script(banner=Step("421 later", Then.CLOSE)), Script()) as sink:
+        assert run(main(sink)) == ["deferred", "deferred", "delivered"]
+
+
 # ------------------------------------------------------------------- the ends
 
 

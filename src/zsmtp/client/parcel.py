@@ -21,7 +21,7 @@ from zsmtp.delivery.outcome import Fate, Verdict, from_loss
 from zsmtp.delivery.report import Ledger
 from zsmtp.errors import Interrupted
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Envelope, Recipient, Refusal
+from zsmtp.proto.plan import ContentForm, Envelope, Recipient, Refusal, SenderWish
 
 if TYPE_CHECKING:
     from zsmtp.client.lane import Worker
@@ -136,6 +136,11 @@ class Job:
             return content_form(letter.stored().content(target))
 
         return Delivery(Message(envelope, content_for), self._ledger, letter.name)
+
+    @property
+    def tls_is_optional(self) -> bool:
+        """Whether delivery matters more to the sender than the destination's policies (RFC 8689)."""
+        return self._parcel.letter.wish is SenderWish.TLS_OPTIONAL
 
     @property
     def over(self) -> bool:
