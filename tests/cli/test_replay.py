@@ -47,6 +47,8 @@ def test_a_dead_exchanger_a_refusing_one_and_one_that_was_not_needed(tmp_path: P
         False, False, True, None,
     ]  # fmt: skip
     assert one["limits"] is None
+    assert [left["why"] for left in one["undelivered"]] == ["refused: 550 (no) (5.1.1)"] * 2
+    assert sum("to " in line and line.endswith(": refused: 550 (no) (5.1.1)") for line in lines) == 2
 
 
 @pytest.mark.parametrize(

@@ -406,6 +406,7 @@ def test_an_interrupt_ends_it_and_everybody_is_told_of(letter: str, tmp_path: Pa
     assert sorted(line.split()[1] for line in lines[:4]) == who
     assert all(line.startswith("deferred ") for line in lines[:4])
     assert sum("interrupted before it was tried" in line for line in lines) == 2
+    assert sum(line.endswith(": interrupted (4.3.2)") for line in lines) == 2
     assert lines[4:] == ["4 deferred"]
 
 

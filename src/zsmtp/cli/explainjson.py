@@ -55,6 +55,7 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
         "plan": plan_document(explanation.plan),
         "candidates": [_candidate(explanation, one.endpoint) for one in explanation.plan.route.candidates],
         "ended": None if explanation.ended is None else explanation.ended[0],
+        "undelivered": [{"recipient": address, "why": why} for address, why in explanation.undelivered],
         "limits": None
         if limits is None
         else {

@@ -71,7 +71,8 @@ class Explanation:
     ``asked`` is what was asked about, ``via`` the relay that takes its mail, "" if none does. ``lookups`` are all
     answers in the order they came, those of the plan among them. ``introductions`` and ``probes`` are by endpoint;
     there are no probes unless connections were asked for. Of a recorded delivery there are ``trials``, what came of it
-    (``ended`` in words and as a status), and no limits.
+    (``ended`` in words and as a status; ``undelivered`` the recipients who have not got it, with the reason), and no
+    limits.
     """
 
     asked: str
@@ -83,6 +84,7 @@ class Explanation:
     probes: Mapping[Endpoint, Probe] = field(default_factory=dict)
     trials: Mapping[Endpoint, Trial] = field(default_factory=dict)
     ended: tuple[str, Exit] | None = None
+    undelivered: tuple[tuple[str, str], ...] = ()
 
     @property
     def status(self) -> Exit:

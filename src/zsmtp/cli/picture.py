@@ -42,6 +42,10 @@ def picture(explanation: Explanation) -> Node:
     root = Node(_headline(explanation))
     if explanation.ended is not None:
         root.fact("ended", line(escape(explanation.ended[0]), _STYLES.get(explanation.ended[1], Style.BAD)))
+    for address, why in explanation.undelivered[:MAX_SHOWN]:
+        root.fact("to", line(f"{escape(address)}: {escape(why)}"))
+    if len(explanation.undelivered) > MAX_SHOWN:
+        root.fact("to", line(f"and {len(explanation.undelivered) - MAX_SHOWN} more"))
     if explanation.via:
         root.fact("relay", line(escape(explanation.via)))
     _tell_route(root, explanation)

@@ -12,7 +12,7 @@ from zsmtp.dns.plan import Endpoint
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
 from zsmtp.observers.codec import load_trace
-from zsmtp.observers.document import Connect, Connection, Trace
+from zsmtp.observers.document import Connect, Connection, Recipient, Trace
 
 
 def replay(path: str) -> Explanation:
@@ -34,7 +34,16 @@ def replay(path: str) -> Explanation:
         lookups=trace.plan.route.lookups,
         trials=trials,
         ended=(_ended(trace), _status(trace)),
+        undelivered=tuple((one.address, _why(one)) for one in trace.recipients if one.fate != "delivered"),
     )
+
+
+def _why(recipient: Recipient) -> str:
+    """Why a recipient has not got the message."""
+    if not recipient.fate:
+        return "not decided"
+    word = "in doubt" if recipient.in_doubt else "refused" if recipient.fate == "failed" else recipient.fate
+    return f"{word}: {recipient.diagnostic.partition('; ')[2] or recipient.diagnostic} ({recipient.status})"
 
 
 def _ended(trace: Trace) -> str:

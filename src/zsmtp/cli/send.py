@@ -203,7 +203,7 @@ class _Sending:
         """End what is under way: everybody who is undecided is told of."""
         if not self._stopped:
             self._stopped = True
-            self._ending = asyncio.ensure_future(client.aclose())
+            self._ending = asyncio.ensure_future(client.aclose(reason="interrupted"))
 
     def _tell(self, result: Result) -> None:
         self._results.append(result)

@@ -219,17 +219,19 @@ class Client:
 
     # ------------------------------------------------------------------ ending
 
-    async def aclose(self, *, polite: bool = True) -> None:
+    async def aclose(self, *, polite: bool = True, reason: str = "the client is closed") -> None:
         """End everything: what is undecided is deferred or in doubt, connections are closed. May be called again.
+
+        ``reason`` stands in the results of what is undecided.
 
         ``polite`` says QUIT to servers and waits for their answer, for ``config.timeouts.quit`` at most.
         """
         self._closed = True
         for parcel in tuple(self._parcels):
-            parcel.end("the client is closed")
+            parcel.end(reason)
         workers = [worker for lane in self._lanes.values() for worker in lane.workers]
         for worker in workers:
-            worker.leave() if polite else worker.leave_at_once("the client is closed")
+            worker.leave() if polite else worker.leave_at_once(reason)
         try:
             if workers:
                 await asyncio.wait([worker.task for worker in workers])
