@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from tests.support.agent import Agent, run
-from tests.support.postoffice import PostOffice
+from tests.support.postoffice import PostOffice, Rcpt
 from tests.support.script import Script
 from tests.support.sink import Sink
 
@@ -83,3 +83,17 @@ def test_nothing_of_it_is_loaded_without_the_option(office: PostOffice) -> None:
         result = agent.finish()
     assert b"zsmtp.zmailer.journal" in b"".join(result.stderr)
     assert b"zsmtp.observers" not in b"".join(result.stderr)
+
+
+def test_a_host_that_is_no_text_ends_no_traces(office: PostOffice, tmp_path: Path) -> None:
+    directory = tmp_path / "traces"
+    directory.mkdir()
+    host = "\xff\xfe.example"
+    odd, job = office.post([Rcpt("a@example.com", host)]), office.post(["b@example.com"], name="1002")
+    with Sink() as sink:
+        line = odd.path.encode() + b"\t" + host.encode("latin-1") + b"\n"
+        result = run(office, *flags(sink, directory), stdin=line + job.line(HOST))
+    assert not result.stderr
+    first, second = traces(directory)
+    assert (first.destination, first.recipients[0].fate) == ("\\xff\\xfe.example", "failed")
+    assert second.recipients[0].fate == "delivered"

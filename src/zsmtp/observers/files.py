@@ -38,7 +38,7 @@ def write_trace(path: str, trace: Trace) -> None:
     """
     if not _is_replaceable(path):
         raise OSError(errno.EINVAL, "not a regular file", path)
-    data = trace_text(trace).encode()
+    data = trace_text(trace).encode("utf-8", "backslashreplace")  # octets of a job line that are no UTF-8 stay JSON
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name[:_MAX_NAME]}.{os.getpid()}.new")
     with contextlib.suppress(FileNotFoundError):
