@@ -6,6 +6,9 @@ import asyncio
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -128,3 +131,28 @@ def test_it_works_where_a_loop_runs_already(receiver: Receiver) -> None:
         return blocking.deliver(letter(), relay=url(receiver))
 
     assert asyncio.run(notebook()).ok
+
+
+def test_an_interrupt_ends_it_where_a_loop_runs_already(tmp_path: Path) -> None:
+    """Ctrl-C in a notebook: the silent server is not waited for."""
+    program = tmp_path / "cell.py"
+    program.write_text(
+        "import asyncio, signal, sys, zsmtp\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "async def cell():\n"
+        "    zsmtp.deliver(sys.argv[2].encode(), relay=sys.argv[1], timeout=600.0)\n"
+        "try:\n"
+        "    asyncio.new_event_loop().run_until_complete(cell())\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    with Sink(Script(replies={"MAIL": (Step(None, Then.HANG),)})) as sink:
+        command = [sys.executable, str(program), url(sink), letter().as_string()]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                sink.wait_for_command("MAIL")
+                process.send_signal(signal.SIGINT)
+                output, _ = process.communicate(timeout=30)
+            finally:
+                process.kill()
+    assert output == "interrupted\n"

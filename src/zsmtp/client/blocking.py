@@ -7,10 +7,12 @@ as notebooks do. Interrupting it (Ctrl-C) ends the delivery and closes what is o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from os import PathLike
+from typing import Any
 
 from zsmtp.client import client
 from zsmtp.client.client import ObserverFor
@@ -57,5 +59,25 @@ def deliver(
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(call())
+    return _in_thread(call)
+
+
+def _in_thread(call: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
+    """Run a delivery on a loop of its own beside the caller's; who is interrupted while waiting for it ends it."""
+    begun: Future[Callable[[], object]] = Future()
+
+    async def work() -> Report:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        begun.set_result(partial(loop.call_soon_threadsafe, task.cancel))
+        return await call()
+
     with ThreadPoolExecutor(1, thread_name_prefix="zsmtp") as thread:
-        return thread.submit(lambda: asyncio.run(call())).result()
+        done = thread.submit(lambda: asyncio.run(work()))
+        try:
+            return done.result()
+        except BaseException:
+            if not done.done():
+                with contextlib.suppress(RuntimeError):  # it ended by itself this moment
+                    begun.result()()
+            raise
