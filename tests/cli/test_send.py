@@ -197,6 +197,9 @@ def test_a_login_with_the_secret_from_the_environment_or_a_file(
         relay = ("--relay", f"127.0.0.1:{sink.port}", "--to", "a@example.com", "--user", "me")
         assert send(letter, *relay)[0] == 0
         assert send(letter, *relay, "--password-file", str(tmp_path / "secret"))[0] == 0
+        url = ("--relay", f"smtp://me@127.0.0.1:{sink.port}", "--to", "a@example.com")
+        assert send(letter, *url)[0] == 0
+        assert send(letter, *url, "--password-file", str(tmp_path / "secret"))[0] == 0
         status, out, err = send(letter, *relay, "--password-env", "NOT_SET_ANYWHERE")
         assert (status, out) == (78, "")
         assert err == "zsmtp send: the secret for me: the environment variable NOT_SET_ANYWHERE is empty\n"
@@ -206,7 +209,7 @@ def test_a_login_with_the_secret_from_the_environment_or_a_file(
             f"zsmtp send: the secret for me in {tmp_path}/missing: No such file or directory\n",
         )
     logins = [line for one in sink.connections for line in one.lines if line.startswith(b"AUTH")]
-    assert len(logins) == 2
+    assert len(logins) == 4
     assert len(set(logins)) == 1
 
 
@@ -324,6 +327,9 @@ def test_a_recorded_delivery_is_explained(
         (["LETTER", "--relay", "h", "--password-file", "x"], 64, r"a password without --user"),
         (["LETTER", "--relay", "h:0"], 64, r"relay: port: 0 is not 1 to 65535"),
         (["LETTER", "--relay", "http://h"], 64, r"relay: .*"),
+        (["LETTER", "--helo", "two words"], 64, r"--helo: not a name to greet with: b?'two words'"),
+        (["LETTER", "--resolver", "x"], 64, r"--resolver: not the address of a name server: 'x'"),
+        (["LETTER", "--relay", "smtp://me:geheim@x"], 64, r"relay: a secret does not stand here, where [^:]*"),
         (["LETTER", "--tls", "most"], 64, r"argument --tls: invalid choice: 'most'.*"),
         (["LETTER", "--password", "x"], 64, r"unrecognized arguments: --password x.*"),
         (["LETTER", "--ca-file", "/nonexistent"], 78, r"/nonexistent: No such file or directory"),

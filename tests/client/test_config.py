@@ -105,7 +105,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("message_timeout = inf", "message_timeout: inf"),
         ("message_timeout = nan", "message_timeout: nan"),
         ("local_address = 'iface:'", "local_address: not the name of an interface"),
-        ("helo_name = 'Grüße'", "helo_name: not printable ASCII"),
+        ("helo_name = 'Grüße'", "helo_name: not a name to greet with"),
         ("content.signed_8bit = 'x'", "content.signed_8bit: x is not one of as_is, bounce, convert"),
         ("content.default_charset = 'a b'", "content.default_charset: 'a b' is no name of a charset"),
         ("relay = ", "Invalid value"),

@@ -62,6 +62,9 @@ def refuse_options(options: argparse.Namespace, instead: str) -> None:
             raise CommandFailed(Exit.USAGE, f"{flag} does not go with {instead}")
 
 
+_OPTIONS = {"helo_name": "--helo", "nameserver": "--resolver"}  # what the keys of a Config are here
+
+
 def read_configuration(options: argparse.Namespace) -> Config:
     """The configuration that the options make. Raises CommandFailed, and ConfigError for what is wrong in the file."""
     config = Config()
@@ -71,7 +74,9 @@ def read_configuration(options: argparse.Namespace) -> Config:
     try:
         config = _with_options(config, options)
     except ConfigError as error:  # what the file says was found good before
-        raise CommandFailed(Exit.USAGE, escape(str(error))) from error
+        key, colon, problem = str(error).partition(": ")
+        text = f"{_OPTIONS.get(key, key)}{colon}{problem}"
+        raise CommandFailed(Exit.USAGE, escape(text)) from error
     for tls in {config.direct.tls, *(relay.tls for relay in (config.relay, *config.routes.values()) if relay)}:
         _try_files(tls)
     return config
@@ -135,7 +140,7 @@ def parse_relay(text: str) -> Relay:
     Without a scheme port 465 tells of TLS from the first octet (RFC 8314 7.3): spoken to in clear it stays silent.
     """
     if "://" in text:
-        return Relay.from_url(text)
+        return _from_url(text)
     if text[:5].lower() == "unix:":
         text = text[5:]
         if not text.startswith("/"):
@@ -156,14 +161,27 @@ def parse_relay(text: str) -> Relay:
         raise ConfigError(f"relay: {error}") from error
 
 
+def _from_url(text: str) -> Relay:
+    """A URL may name the user, not the secret."""
+    who, at, _ = text.partition("://")[2].partition("/")[0].rpartition("@")
+    if ":" in who:
+        raise ConfigError(
+            "relay: a secret does not stand here, where everybody reads it; --password-file names its file"
+        )
+    return Relay.from_url(text, password_env=DEFAULT_PASSWORD_ENV if at else "")
+
+
 def _relay(relay: Relay, options: argparse.Namespace) -> Relay:
     """A relay with what the command line adds to it."""
     login = relay.login
-    if options.user is not None:
+    user = options.user
+    if user is None and login is not None and (options.password_file or options.password_env):
+        user = login.user
+    if user is not None:
         if options.password_file is not None and options.password_env is not None:
             raise CommandFailed(Exit.USAGE, "--password-file and --password-env: one of them")
         env = options.password_env or ("" if options.password_file else DEFAULT_PASSWORD_ENV)
-        login = Login(user=options.user, password_file=options.password_file or "", password_env=env)
+        login = Login(user=user, password_file=options.password_file or "", password_env=env)
     elif options.password_file or options.password_env:
         raise CommandFailed(Exit.USAGE, "a password without --user")
     return replace(

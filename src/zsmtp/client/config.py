@@ -26,9 +26,10 @@ from zsmtp.dns.literal import Name, parse_destination
 from zsmtp.dns.nameserver import parse_nameserver
 from zsmtp.dns.plan import Family, NoRoute
 from zsmtp.dns.resolver import Resolver
-from zsmtp.errors import ConfigError
+from zsmtp.errors import CommandError, ConfigError
 from zsmtp.escape import escape
 from zsmtp.net.identity import parse_identity
+from zsmtp.proto.command import hello
 from zsmtp.proto.phase import Timeouts
 from zsmtp.tls.policy import Level, STSUse, parse_fingerprint
 
@@ -317,12 +318,17 @@ class Config:
         waits = {f"timeouts.{wait.name}": getattr(self.timeouts, wait.name) for wait in fields(self.timeouts)}
         for key, seconds in {"message_timeout": self.message_timeout, **waits}.items():
             _require(0 < seconds <= LONGEST, key, f"{seconds} is not more than 0 and at most {LONGEST:.0f} seconds")
-        _require(self.helo_name.isascii() and self.helo_name.isprintable(), "helo_name", "not printable ASCII")
+        try:
+            hello(b"EHLO", (self.helo_name or "x").encode("utf-8", "surrogateescape"))
+        except CommandError as error:
+            raise ConfigError(f"helo_name: {error}") from error
         routes = {}
         for domain, relay in self.routes.items():
             parsed = parse_destination(domain)
-            _require(isinstance(parsed, Name), f"routes.{domain}", "not a domain")
-            _require(isinstance(relay, Relay), f"routes.{domain}", f"Relay is wanted, not {type(relay).__name__}")
+            _require(isinstance(parsed, Name), f"routes.{escape(domain)}", "not a domain")
+            _require(
+                isinstance(relay, Relay), f"routes.{escape(domain)}", f"Relay is wanted, not {type(relay).__name__}"
+            )
             routes[parsed.domain if isinstance(parsed, Name) else ""] = relay
         object.__setattr__(self, "routes", MappingProxyType(routes))
 

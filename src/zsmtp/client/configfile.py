@@ -97,7 +97,7 @@ def _read_value(kind: Any, value: Any, path: str) -> Any:
     if get_origin(kind) is Mapping:
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: a table is wanted")
-        return {key: _read_value(get_args(kind)[1], one, f"{path}.{key}") for key, one in value.items()}
+        return {key: _read_value(get_args(kind)[1], one, f"{path}.{escape(key)}") for key, one in value.items()}
     if get_origin(kind) is tuple:
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise ConfigError(f"{path}: a list of texts is wanted")
