@@ -39,3 +39,9 @@ def test_every_command_and_every_exit_status_is_in_the_manual() -> None:
     statuses = {int(one) for one in re.findall(r"^\.TP 5\n\.B (\d+)$", MANUAL, re.MULTILINE)}
     unused = {Exit.NO_USER, Exit.OS}
     assert statuses == {int(one) for one in Exit if one not in unused}
+
+
+def test_the_word_no_is_not_taken_for_a_macro() -> None:
+    """In mdoc(7) ``No`` behind a literal ends it, and is not printed; ``\\&No`` is."""
+    for page in (Path(__file__).parents[2] / "man").iterdir():
+        assert not re.search(r"^\.(?:Li|Ql) .*: No\b", page.read_text(), re.MULTILINE), page.name
