@@ -52,7 +52,7 @@ class _Made(NamedTuple):
 class Stored:
     """One stored message. ``facts`` are about it as it is."""
 
-    __slots__ = ("_contents", "_made", "_message", "_seen", "_simple", "_source", "_structure", "facts")
+    __slots__ = ("_contents", "_made", "_message", "_seen", "_simple", "_source", "_structure", "_unchanged", "facts")
 
     def __init__(self, seen: Examination, source: Source) -> None:
         self.facts = seen.facts
@@ -60,12 +60,17 @@ class Stored:
         clean = not (facts.eight_bit or facts.nul or facts.long_lines)
         head = seen.head.lower()
         self._simple = clean and not (b"content-transfer-encoding" in head and _MATTERS.search(head))
-        unchanged = _Made(as_stored(seen, source), seen.header, seen.body)
-        # A small body is not read from the file again; what will never be converted need not be kept twice.
-        self._source = source if seen.stored is None else Source.from_bytes(b"" if self._simple else seen.stored)
-        self._seen = Examination(*seen[:5], stored=None)
+        self._unchanged = as_stored(seen, source)
         self._contents: dict[Target, Content | Refusal] = {}
-        self._made: dict[Plan | None, _Made] = {None: unchanged}
+        if not self._simple:
+            self._prepare_choice(seen, source)
+
+    def _prepare_choice(self, seen: Examination, source: Source) -> None:
+        """Keep what is needed to choose among forms, and to make them."""
+        # A small body is not read from the file again.
+        self._source = source if seen.stored is None else Source.from_bytes(seen.stored)
+        self._seen = seen._replace(stored=None)
+        self._made: dict[Plan | None, _Made] = {None: _Made(self._unchanged, seen.header, seen.body)}
         self._message: Message | None = None
         self._structure: Structure | None = None
 
@@ -75,14 +80,14 @@ class Stored:
         Raises :class:`~zsmtp.errors.ContentError` if the body cannot be read to its end.
         """
         if self._simple and not target.internationalised:
-            return self._made[None].content
+            return self._unchanged
         content = self._contents.get(target)
         if content is None:
             content = self._contents[target] = self._simple_content(target) if self._simple else self._choose(target)
         return content
 
     def _simple_content(self, target: Target) -> Content:
-        content = self._made[None].content
+        content = self._unchanged
         if target.smtputf8:
             return content.announced(body=None, smtputf8=True, remarks=content.remarks)
         return content

@@ -187,7 +187,7 @@ class BlockingDriver:
         elif self._wanted != interest:
             self._poll.modify(self._watched_fd, interest)
             self._wanted = interest
-        for fd, events in self._ready(deadline):
+        for fd, events in self._ready(deadline, likely=bool(interest & waits.WRITABLE)):
             if fd == self._watched_fd:
                 return events
         return 0
@@ -203,16 +203,21 @@ class BlockingDriver:
             for sock in wait.sockets:
                 self._poll.unregister(sock)
 
-    def _ready(self, deadline: float | None) -> list[tuple[int, int]]:
-        """Wait for any registered descriptor until ``deadline`` at most: pairs of descriptor and events."""
-        timeout = None
-        if deadline is not None:
-            timeout = min(math.ceil(max(deadline - self._clock(), 0.0) * 1000), _LONGEST_POLL)
-        moment = LINGER if timeout is None else min(LINGER, timeout)
-        events = self._poll.poll(moment) if self.may_linger() else []
+    def _ready(self, deadline: float | None, *, likely: bool = False) -> list[tuple[int, int]]:
+        """Wait for any registered descriptor until ``deadline`` at most: pairs of descriptor and events.
+
+        ``likely`` tells that there will be nothing to wait for, as where there is something to write.
+        """
+        events = self._poll.poll(0) if likely else []
         if not events:
-            self.before_wait()
-            events = self._poll.poll(timeout)
+            timeout = None
+            if deadline is not None:
+                timeout = min(math.ceil(max(deadline - self._clock(), 0.0) * 1000), _LONGEST_POLL)
+            if self.may_linger():
+                events = self._poll.poll(LINGER if timeout is None else min(LINGER, timeout))
+            if not events:
+                self.before_wait()
+                events = self._poll.poll(timeout)
         if self._stop.requested and not self._stop_heard:
             self._stop_heard = True
             self._poll.unregister(self._stop)  # it stays readable; waits that go on must not spin on it

@@ -108,6 +108,8 @@ class Step(NamedTuple):
 
 
 _STEPWISE = Flow.STEPWISE
+_DATA_GATED = (Step(DATA, command.DATA), Step(CONTENT, b""))
+_DATA_PIPELINED = (Step(DATA, command.DATA, gated=False), Step(CONTENT, b""))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,6 +145,8 @@ def capacity(recipients: Sequence[Recipient], capabilities: Capabilities) -> int
 
     BY= is a parameter of MAIL (RFC 2852 4), so only those who share it go together where it is used.
     """
+    if len(recipients) == 1:
+        return 1
     limit = min(capabilities.rcpt_max or MAX_RECIPIENTS, MAX_RECIPIENTS)
     if capabilities.deliver_by is not None and recipients:
         first = recipients[0].deliver_by
@@ -214,8 +218,7 @@ def plan_transaction(
     if capabilities.chunking:
         steps.append(Step(LAST, command.bdat(content.size, last=True), gated=flow is not Flow.BLIND))
     else:
-        steps.append(Step(DATA, command.DATA, gated=gated))
-        steps.append(Step(CONTENT, b""))
+        steps += _DATA_GATED if gated else _DATA_PIPELINED
     return Transaction(tuple(steps), envelope.recipients, content, flow)
 
 

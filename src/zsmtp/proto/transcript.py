@@ -18,12 +18,15 @@ MAX_TEXT = 1500  # characters of the whole
 
 def exchange(command: bytes, reply: Reply | None) -> str:
     """One command and its reply (None: no reply came)."""
-    sent = "\r<<- " + printable(command, 300)
     if reply is None:
-        return sent
-    if len(reply.lines) == 1 and len(reply.lines[0]) < 300:
-        return sent + _short_answer(reply)
-    return sent + _answer(reply)
+        return _sent(command)
+    if len(command) < 100 and len(reply.lines) == 1 and len(reply.lines[0]) < 300:
+        return _short_exchange(command, reply)
+    return _sent(command) + _answer(reply)
+
+
+def _sent(command: bytes) -> str:
+    return "\r<<- " + printable(command, 300)
 
 
 def _answer(reply: Reply) -> str:
@@ -33,7 +36,10 @@ def _answer(reply: Reply) -> str:
     return "".join("\r->> " + printable(line, 300) for line in lines)
 
 
-_short_answer = lru_cache(64)(_answer)  # a server says the same few things over and over
+@lru_cache(128)
+def _short_exchange(command: bytes, reply: Reply) -> str:
+    """The same few things are said over and over: DATA and the final dot, and what a server says to them."""
+    return _sent(command) + _answer(reply)
 
 
 def join(exchanges: Iterable[str]) -> str:
