@@ -1,9 +1,10 @@
 """Dataclasses that cost a fifth to define, for modules that the agent loads before its first delivery.
 
 The standard library's decorator compiles five functions for each class and loads ``inspect``; with the agent's eighty
-value types that is more than half of what loading its engine takes. Here one function is compiled, ``__init__``, and
-the others are shared. What comes out is a dataclass: ``dataclasses.fields``, ``replace``, ``asdict`` and inheritance
-work as always, type checkers see the standard decorator, and an instance of a frozen class is made twice as fast::
+value types that is more than half of what loading its engine takes. Here one function is compiled, ``__init__``, when
+the first instance is made (of most events a run makes none), and the others are shared. What comes out is a dataclass:
+``dataclasses.fields``, ``replace``, ``asdict`` and inheritance work as always, type checkers see the standard
+decorator, and an instance of a frozen class is made twice as fast::
 
     from zsmtp.records import dataclass, field, replace
 
@@ -119,11 +120,28 @@ def _record(cls: type, *, frozen: bool, eq: bool, kw_only: bool) -> type:
     qualified = cls.__qualname__
     cls = type(cls)(cls.__name__, cls.__bases__, content)
     cls.__qualname__ = qualified
-    _add_init(cls, members, frozen=frozen)
+    cls.__init__ = _Init(cls, members, frozen=frozen)  # type: ignore[misc]
     return cls
 
 
-def _add_init(cls: type, members: dict[str, _Member], *, frozen: bool) -> None:
+class _Init:
+    """Stands for the ``__init__`` of a record until somebody asks for it."""
+
+    __slots__ = ("_cls", "_frozen", "_members")
+
+    def __init__(self, cls: type, members: dict[str, _Member], *, frozen: bool) -> None:
+        self._cls = cls
+        self._members = members
+        self._frozen = frozen
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., None]:
+        init = _compiled_init(self._cls, self._members, frozen=self._frozen)
+        self._cls.__init__ = init  # type: ignore[misc]
+        bound: Callable[..., None] = init if instance is None else init.__get__(instance, owner)
+        return bound
+
+
+def _compiled_init(cls: type, members: dict[str, _Member], *, frozen: bool) -> Any:
     """Compile ``__init__``, which sets slots by their descriptors where the class refuses all else."""
     known: dict[str, object] = {"_absent": _ABSENT}
     positional: list[str] = []
@@ -143,7 +161,7 @@ def _add_init(cls: type, members: dict[str, _Member], *, frozen: bool) -> None:
     init: Any = known["__init__"]
     init.__qualname__ = f"{cls.__qualname__}.__init__"
     init.__module__ = cls.__module__
-    cls.__init__ = init  # type: ignore[misc]
+    return init
 
 
 def _values_of(names: tuple[str, ...]) -> Callable[[Any], Any]:
