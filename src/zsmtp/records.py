@@ -117,10 +117,10 @@ def _record(cls: type, *, frozen: bool, eq: bool, kw_only: bool) -> type:
         content.setdefault(name, method)
     if eq and "__hash__" not in cls.__dict__:
         content["__hash__"] = _hash_of(values) if frozen else None
+    content["__init__"] = _Init(members, frozen=frozen)
     qualified = cls.__qualname__
     cls = type(cls)(cls.__name__, cls.__bases__, content)
     cls.__qualname__ = qualified
-    cls.__init__ = _Init(cls, members, frozen=frozen)  # type: ignore[misc]
     return cls
 
 
@@ -129,10 +129,12 @@ class _Init:
 
     __slots__ = ("_cls", "_frozen", "_members")
 
-    def __init__(self, cls: type, members: dict[str, _Member], *, frozen: bool) -> None:
-        self._cls = cls
+    def __init__(self, members: dict[str, _Member], *, frozen: bool) -> None:
         self._members = members
         self._frozen = frozen
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._cls = owner
 
     def __get__(self, instance: object, owner: type) -> Callable[..., None]:
         init = _compiled_init(self._cls, self._members, frozen=self._frozen)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.opening import Link
@@ -55,8 +55,7 @@ class Work:
         self.content = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Flight:
+class _Flight(NamedTuple):
     """One transaction under way."""
 
     work: Work
@@ -192,8 +191,11 @@ class Flights:
         assert work.content is not None
         link = self.link
         everybody = work.delivery.message.envelope.recipients
-        limit = capacity([everybody[i] for i in work.pending], link.capabilities)
-        batch, work.pending = work.pending[:limit], work.pending[limit:]
+        if len(work.pending) == 1:
+            batch, work.pending = work.pending, []
+        else:
+            limit = capacity([everybody[i] for i in work.pending], link.capabilities)
+            batch, work.pending = work.pending[:limit], work.pending[limit:]
         envelope = work.delivery.message.envelope
         if len(batch) < len(everybody):
             envelope = envelope._replace(recipients=tuple(everybody[i] for i in batch))

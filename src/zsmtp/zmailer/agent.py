@@ -55,6 +55,9 @@ def _serve(options: Options) -> int:
         os.write(1, b"#hungry\n")
     except OSError:
         return EX_IOERR
+    import gc
+
+    gc.disable()  # while the engine is loaded: all of it stays
     from zsmtp.zmailer.loop import Loop
 
     return Loop(options, complain).run()

@@ -200,6 +200,8 @@ class OpenControl:
         written, or another process sits on the record lock for longer than the patience; what was taken before that
         is blanked on :meth:`close`.
         """
+        if len(recipients) == 1:
+            return self._take_stretch(recipients, pid)
         taken: list[Recipient] = []
         for stretch in _stretches(recipients):
             taken += self._take_stretch(stretch, pid)
@@ -225,8 +227,7 @@ class OpenControl:
                 return taken
             after = self._bytes(start, length)
         finally:
-            with contextlib.suppress(OSError):
-                fcntl.lockf(self._fd, fcntl.LOCK_UN, length, start)
+            self._record_unlock(start, length)
         return [recipient for recipient in taken if self._stands(recipient, after, start)]
 
     def _stands(self, recipient: Recipient, after: bytes, start: int) -> bool:
@@ -309,6 +310,12 @@ class OpenControl:
                     raise SpoolError(self.control.path, at, "another process keeps the record lock") from problem
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
+
+    def _record_unlock(self, at: int, length: int) -> None:
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, length, at)
+        except OSError:
+            return  # the lock ends with the descriptor
 
     def _replace(self, at: int, lock: _Lock) -> bool:
         if self._bytes(at, len(lock.data)) != lock.data:

@@ -49,6 +49,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 def _settle_memory() -> None:
     """Tell collector and allocator what to expect: little garbage, and blocks of the same sizes over and over."""
     gc.freeze()  # what is loaded stays, and need not be looked at again and again
+    gc.enable()
     gc.set_threshold(YOUNG_OBJECTS)
     # The C library gives memory of this size back at once, and page by page the next message pays for it, until it has
     # seen such a block freed: then it keeps that much for the next one.
