@@ -75,7 +75,6 @@ class Description(NamedTuple):
     charset: bytes = b""
     encoding: TransferEncoding = TransferEncoding.ABSENT
     is_mime: bool = False
-    has_type: bool = False
     has_version: bool = False
 
     @property
@@ -114,7 +113,6 @@ def describe(block: bytes, *, digest: bool = False) -> Description:
         charset,
         transfer_encoding(values.get(b"content-transfer-encoding")),
         is_mime=bool(values),
-        has_type=content_type is not None,
         has_version=b"mime-version" in values,
     )
 

@@ -222,9 +222,8 @@ class Client:
     async def aclose(self, *, polite: bool = True, reason: str = "the client is closed") -> None:
         """End everything: what is undecided is deferred or in doubt, connections are closed. May be called again.
 
-        ``reason`` stands in the results of what is undecided.
-
-        ``polite`` says QUIT to servers and waits for their answer, for ``config.timeouts.quit`` at most.
+        ``reason`` stands in the results of what is undecided. ``polite`` says QUIT to servers and waits for their
+        answer, for ``config.timeouts.quit`` at most.
         """
         self._closed = True
         for parcel in tuple(self._parcels):
