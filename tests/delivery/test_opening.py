@@ -204,6 +204,14 @@ def test_an_address_of_two_exchangers_is_tried_once(host: Host) -> None:
     assert len(there.network.attempts) == 1
 
 
+def test_an_address_of_two_exchangers_that_breaks_off_is_told_of_by_its_dialogue() -> None:
+    there = world(Script(replies={"MAIL": [Reaction(b"", Then.RESET)]}), dns=TWO_NAMES)
+    (verdict,) = there.deliver(message())
+    assert len(there.network.attempts) == 1
+    assert (verdict.fate, str(verdict.status), verdict.retry_after) == (Fate.DEFERRED, "4.4.2", 0)
+    assert "no address left to try" not in verdict.text
+
+
 def test_an_address_of_two_exchangers_is_tried_under_the_name_that_its_certificate_has() -> None:
     authority = Authority.new()
     server = authority.server("mx1.example.org")

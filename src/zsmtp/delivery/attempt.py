@@ -138,7 +138,7 @@ class Courier:
                 yield from self.close(route, "the next message asks for more of a session")
             link = route.link
             reused = link is not None
-            if last is not None and route.plan is not None and route.plan.route.exhausted(skip or set()):
+            if last is not None and route.plan is not None and not route.plan.route.left(skip or set()):
                 _settle_lost(deque([works.popleft()]), last)
                 skip = last = None  # the others have had no fair try yet
                 continue

@@ -127,9 +127,7 @@ class Opener:
         An address is tried once, under the name of its first exchanger; under that of another one too where what its
         certificate, its TLSA records or its login had to be was the reason against it.
         """
-        remaining = [c.endpoint for c in plan.route.candidates if c.endpoint not in skip]
-        for endpoint in skip:
-            _drop_address(endpoint, remaining)
+        remaining = plan.route.left(skip)
         failures: list[ConnectFailure] = []
         refusals: list[Verdict] = []
         while remaining:

@@ -67,6 +67,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     exchangers: tuple[str, ...] = ()
 
-    def exhausted(self, tried: set[Endpoint]) -> bool:
-        """Whether every candidate is in ``tried``."""
-        return all(candidate.endpoint in tried for candidate in self.candidates)
+    def left(self, tried: set[Endpoint]) -> list[Endpoint]:
+        """The endpoints still to be tried, in order: an address counts as tried under whichever exchanger's name."""
+        gone = {(endpoint.address, endpoint.port) for endpoint in tried}
+        endpoints = [candidate.endpoint for candidate in self.candidates]
+        return [endpoint for endpoint in endpoints if (endpoint.address, endpoint.port) not in gone]
