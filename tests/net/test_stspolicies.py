@@ -56,7 +56,10 @@ def run(keeper: PolicyKeeper) -> PolicyLookup:
     """The policy of example.org, through the driver."""
     driver = BlockingDriver(lambda: StaticResolver(DNS), Stop())
     driver.policies = keeper
-    return driver.run(policy_of("example.org"))
+    try:
+        return driver.run(policy_of("example.org"))
+    finally:
+        keeper.close()
 
 
 def keeper(path: str, *, port: int = 1, ca_file: str = "", complaints: list[str] | None = None) -> PolicyKeeper:
@@ -116,6 +119,7 @@ def test_what_is_kept_can_be_let_go_of_and_is_still_there(tmp_path: Path) -> Non
     one.carry_out(KeepPolicy(ENTRY))
     one.close()
     assert one.carry_out(RecallPolicy("EXAMPLE.org")) == RecalledPolicy(ENTRY, 1000.0)
+    one.close()
 
 
 def test_a_stop_ends_a_fetch_at_once(tmp_path: Path, ca_file: str) -> None:

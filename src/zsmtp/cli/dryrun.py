@@ -94,15 +94,16 @@ class Rehearsal:
 
 def dry_run(messages: Sequence[Outgoing], config: Config, options: argparse.Namespace) -> int:
     """Rehearse everything and print it; the exit status."""
-    stage = _Stage(config)
     look = look_of(sys.stdout, options.color)
     rehearsals: list[Rehearsal] = []
-    for message in messages:
-        found = stage.rehearse(message)
-        rehearsals += found
-        if not options.json:
-            sys.stdout.write("".join(f"{one}\n" for one in draw(_picture(message, found), look)))
-            sys.stdout.flush()
+    with closing(ClientWays(config)) as ways:
+        stage = _Stage(config, ways)
+        for message in messages:
+            found = stage.rehearse(message)
+            rehearsals += found
+            if not options.json:
+                sys.stdout.write("".join(f"{one}\n" for one in draw(_picture(message, found), look)))
+                sys.stdout.flush()
     if options.json:
         json.dump(_document(rehearsals), sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -112,10 +113,10 @@ def dry_run(messages: Sequence[Outgoing], config: Config, options: argparse.Name
 class _Stage:
     """Everything that a delivery has, but nobody to talk to."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, ways: ClientWays) -> None:
         self._destinations = Destinations(config)
         self._targets = Targets(self._destinations.target())
-        self._explainer = Explainer(ClientWays(config))
+        self._explainer = Explainer(ways)
         self._known: dict[Destination, Explanation] = {}
 
     def rehearse(self, message: Outgoing) -> list[Rehearsal]:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 from zsmtp.cli.arguments import command_parser
@@ -109,7 +110,8 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
         else:
             ways, asked = AgentWays(options.agent), options.what
         explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing)
-        yield from map(explainer.explain, asked)
+        with closing(ways):
+            yield from map(explainer.explain, asked)
 
 
 class Explainer:

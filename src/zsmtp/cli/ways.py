@@ -51,6 +51,9 @@ class Ways(Protocol):
     def to(self, destination: str) -> Way:
         """The way to a domain, a literal, or whatever else the configuration takes for a destination."""
 
+    def close(self) -> None:
+        """Let go of what is remembered of destinations."""
+
 
 class ClientWays:
     """Those of the client."""
@@ -74,6 +77,11 @@ class ClientWays:
 
         via = "" if relay is None else f"{relay}{', LMTP' if relay.lmtp else ''}"
         return Way(where.request, quiet(self._destinations.settings_for(relay)), via, driver)
+
+    def close(self) -> None:
+        """Let go of what is remembered of destinations."""
+        if self._policies is not None:
+            self._policies.close()
 
 
 class AgentWays:
@@ -114,6 +122,11 @@ class AgentWays:
         destination = self._options.force_destination or destination
         request = environment.destination_request(self._options, destination)
         return Way(request, self._settings, self._options.force_destination or "", self._driver)
+
+    def close(self) -> None:
+        """Let go of what is remembered of destinations."""
+        if self._policies is not None:
+            self._policies.close()
 
     def _driver(self, observer: Observer) -> BlockingDriver:
         from zsmtp.zmailer import environment

@@ -270,8 +270,11 @@ class Worker:
         self._lane.put_back([job for job in left if job is not None])
 
     def _complain(self, error: Exception) -> None:
-        """Tell of a bug where the program looks for such."""
-        self._loop.call_exception_handler({"message": "a delivery broke", "exception": error, "task": self.task})
+        """Tell of a bug where the program looks for such.
+
+        The task goes by name only: the loop would have its handler run in the task's own context, which is entered.
+        """
+        self._loop.call_exception_handler({"message": f"a delivery broke: {self.task.get_name()}", "exception": error})
 
     def _settle_flying(self, reason: str) -> None:
         """The driver gave up: who may have been sent to over a session that stood is in doubt."""

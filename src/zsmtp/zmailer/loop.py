@@ -116,6 +116,8 @@ class Loop:
             self._dispatcher.end("final close")
             self._reporter.flush()
             self._journal.close()
+            if self._driver.policies is not None:
+                self._driver.policies.close()
 
     def _may_linger(self) -> bool:
         """Whether reports can wait a moment: not while the scheduler may wait for them to give more work."""
