@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from zsmtp.client.config import Signed8Bit as Signed8Bit
     from zsmtp.client.config import STSUse as STSUse
     from zsmtp.client.config import Timeouts as Timeouts
+    from zsmtp.client.dsn import DSN as DSN
     from zsmtp.client.report import Attempt as Attempt
     from zsmtp.client.report import Fate as Fate
     from zsmtp.client.report import Report as Report
@@ -67,6 +68,7 @@ _HOMES = {
         "TLS",
         "Timeouts",
     ),
+    "zsmtp.client.dsn": ("DSN",),
     "zsmtp.client.report": ("Attempt", "Fate", "Report", "Result", "Server", "TLSSummary"),
     "zsmtp.errors": ("ConfigError", "NotDelivered", "SubmissionError", "ZsmtpError"),
 }

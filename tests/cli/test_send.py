@@ -274,6 +274,52 @@ def test_tls_can_be_required_by_the_sender(send: Run, letter: str) -> None:
     assert "delivered" not in out
 
 
+def test_notifications_are_asked_for(send: Run, letter: str) -> None:
+    asked = ("--notify", "success,delay", "--ret", "headers", "--envid", "order 17")
+    with Sink(Script(caps=("DSN",)), Script(), Script(lmtp=True)) as sink:
+        to = ("--to", "a@example.com", "--relay", f"smtp://127.0.0.1:{sink.port}")
+        assert send(letter, *asked, *to)[1].endswith(": 250 2.6.0 Message accepted\n")
+        assert send(letter, *asked, *to)[1].endswith(
+            ": 250 2.6.0 Message accepted; no notification will come (relayed)\n"
+        )
+        _, out, _ = send(letter, *asked, "--json", *to[:3], f"lmtp://127.0.0.1:{sink.port}")
+    (result,) = json.loads(out)["results"]
+    assert (result["dsn_passed_on"], result["dsn_action"]) == (False, "delivered")
+    assert sink.connections[0].lines[1:3] == [
+        b"MAIL FROM:<me@example.org> ENVID=order+2017 RET=HDRS",
+        b"RCPT TO:<a@example.com> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a@example.com",
+    ]
+    assert sink.connections[1].lines[1:3] == [b"MAIL FROM:<me@example.org>", b"RCPT TO:<a@example.com>"]
+
+
+def test_a_dry_run_shows_what_notifications_are_asked_for(send: Run, letter: str) -> None:
+    asked = ("--notify", "never", "--envid", "7", "--relay", "127.0.0.1:1", "--dry-run")
+    _, out, _ = send(letter, *asked)
+    assert out.count(" ENVID=7\n") == 1
+    assert "RCPT TO:<you@example.com> NOTIFY=NEVER ORCPT=rfc822;you@example.com" in out
+    assert out.count("it is not asked for notifications: no DSN") == 1
+    _, out, _ = send(letter, *asked, "--json")
+    offered, bare = json.loads(out)["deliveries"][0]["forms"]
+    assert offered["commands"][0][0].endswith(" ENVID=7")
+    assert bare["remarks"] == ["it is not asked for notifications: no DSN"]
+    assert "ENVID" not in bare["commands"][0][0]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--notify", "always"), "--notify: 'always' is none of success, failure, delay, never"),
+        (("--notify", "never,delay"), "--notify: never stands alone"),
+        (("--notify", ""), "--notify: there is nothing in it"),
+        (("--ret", "half"), "--ret: 'half' is none of full, headers"),
+        (("--envid", "x" * 101), "--envid: 101 octets when encoded; 100 are the limit"),
+    ],
+)
+def test_what_cannot_be_asked_for(send: Run, letter: str, words: tuple[str, str], problem: str) -> None:
+    status, _, err = send(letter, *words, "--relay", "127.0.0.1:1")
+    assert (status, err) == (64, f"zsmtp send: {problem}\n")
+
+
 def test_traces(send: Run, letter: str, tmp_path: Path) -> None:
     with NameServer(ZONE) as dns, receiving() as receiver:
         direct = ("--resolver", dns.address, "--port", str(receiver.port))

@@ -126,6 +126,14 @@ def test_long_texts_take_no_longer_than_they_should() -> None:
         assert len(veil().text(text)) > 0
 
 
+def test_an_original_recipient_is_hidden_in_whatever_form_it_has() -> None:
+    world = TracedWorld(Script(keywords=("DSN",)), hashed=True)
+    (trace,) = world.deliver(message(Recipient(b"joe@example.org", orcpt=rb"utf-8;ann\x{E9}tte.roe@example.net")))
+    text = trace_text(trace)
+    assert "ORCPT=utf-8;" in text
+    assert not re.search(r"(?<![a-z~])(ann|tte|roe)(?![a-z])", text)
+
+
 def test_no_address_in_a_hashed_trace() -> None:
     replies = {
         "MAIL": [Reaction("250 2.1.0 <carol.smith@example.net> is welcome, Carol")],

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsmtp.proto.address import domain_of, downgrade, encode_xtext, is_xtext, original_recipient, path_problem
+from zsmtp.proto import command
+from zsmtp.proto.address import (
+    domain_of,
+    downgrade,
+    encode_xtext,
+    is_xtext,
+    original_recipient,
+    path_problem,
+    typed_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +140,17 @@ def test_what_is_not_xtext(octets: bytes) -> None:
 )
 def test_the_original_recipient(given_value: bytes | None, value: bytes) -> None:
     assert original_recipient(given_value, b"a+b@example.org") == value
+
+
+def test_the_original_recipient_of_an_internationalised_address() -> None:
+    address = "j\u00f6 1+\\@b\u00fccher.example".encode()
+    assert typed_address(address) == rb"utf-8;j\x{F6}\x{20}1\x{2B}\x{5C}@b\x{FC}cher.example"
+    assert original_recipient(None, address) is None
+    assert original_recipient(b"no type", address) is None
+    assert original_recipient(b"rfc822;old@example.org", address) == b"rfc822;old@example.org"
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1, max_size=60))
+def test_any_address_can_be_an_original_one(address: str) -> None:
+    assert command.rcpt(b"a@b", orcpt=typed_address(address.encode("utf-8", "replace")))

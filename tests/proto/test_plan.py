@@ -96,6 +96,15 @@ def test_an_original_recipient_is_made_from_the_address_and_left_out_if_too_long
     assert plan(dsn, Recipient(b"+" * 200 + b"@example.org")).steps[1].wire.count(b"ORCPT") == 0
 
 
+def test_an_original_recipient_goes_with_an_internationalised_address_if_it_is_known() -> None:
+    dsn = Capabilities(dsn=True)
+    address = "a@b\u00fccher.example".encode()
+    assert plan(dsn, Recipient(address)).steps[1].wire == b"RCPT TO:<a@xn--bcher-kva.example>\r\n"
+    assert plan(dsn, Recipient(address, orcpt=b"rfc822;old@example.org")).steps[1].wire == (
+        b"RCPT TO:<a@xn--bcher-kva.example> ORCPT=rfc822;old@example.org\r\n"
+    )
+
+
 def test_smtputf8_is_said_only_if_an_address_needs_it() -> None:
     utf8 = Capabilities(smtputf8=True)
     assert b"SMTPUTF8" not in plan(utf8).steps[0].wire

@@ -35,7 +35,6 @@ from zsmtp.escape import escape
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import (
     Envelope,
-    Recipient,
     Refusal,
     capacity,
     plan_transaction,
@@ -122,20 +121,20 @@ class _Stage:
     def rehearse(self, message: Outgoing) -> list[Rehearsal]:
         """All destinations of one message."""
         with closing(message.letter()) as letter:
-            groups: dict[Destination, list[bytes]] = {}
-            for recipient in letter.recipients:
-                groups.setdefault(self._destinations.of(recipient), []).append(recipient)
-            return [self._at(message, letter, where, recipients) for where, recipients in groups.items()]
+            groups: dict[Destination, list[int]] = {}
+            for index, recipient in enumerate(letter.recipients):
+                groups.setdefault(self._destinations.of(recipient), []).append(index)
+            return [self._at(message, letter, where, letter.envelope(group)) for where, group in groups.items()]
 
-    def _at(self, message: Outgoing, letter: Letter, where: Destination, recipients: list[bytes]) -> Rehearsal:
+    def _at(self, message: Outgoing, letter: Letter, where: Destination, envelope: Envelope) -> Rehearsal:
+        recipients = tuple(one.address.decode("utf-8") for one in envelope.recipients)
         if where not in self._known:
-            self._known[where] = self._explainer.explain(destination_of(recipients[0].decode("utf-8")))
-        envelope = Envelope(letter.sender, tuple(map(Recipient, recipients)))
+            self._known[where] = self._explainer.explain(destination_of(recipients[0]))
         settings = self._destinations.settings_for(where.relay)
         if self._known[where].plan.route.failure is not None:  # nobody would be told anything
-            return Rehearsal(message, where, _texts(recipients), self._known[where], ())
+            return Rehearsal(message, where, recipients, self._known[where], ())
         forms = [self._form(letter, envelope, name, settings.usable(offered)) for name, offered in _SERVERS]
-        return Rehearsal(message, where, _texts(recipients), self._known[where], tuple(forms))
+        return Rehearsal(message, where, recipients, self._known[where], tuple(forms))
 
     def _form(self, letter: Letter, envelope: Envelope, server: str, usable: Capabilities) -> Form:
         target: Target = self._targets.of(usable, internationalised=is_internationalised(envelope))
@@ -163,11 +162,10 @@ class _Stage:
             groups += [tuple(_shown(step.shown) for step in group if step.wire) for group in planned]
             taken = taken[count:]
         shown = tuple(group for group in groups if group)
-        return Form(server, content.size, content.conversion, content.remarks, shown, tuple(refused))
-
-
-def _texts(recipients: list[bytes]) -> tuple[str, ...]:
-    return tuple(one.decode("utf-8") for one in recipients)
+        remarks = content.remarks
+        if letter.dsn is not None and not usable.dsn:
+            remarks += ("it is not asked for notifications: no DSN",)
+        return Form(server, content.size, content.conversion, remarks, shown, tuple(refused))
 
 
 def _shown(octets: bytes) -> str:

@@ -18,6 +18,7 @@ from typing import IO
 
 from zsmtp.cli.failure import CommandFailed, reading
 from zsmtp.cli.sysexits import Exit
+from zsmtp.client.dsn import DSN
 from zsmtp.client.message import Letter
 from zsmtp.errors import ContentError, SubmissionError
 from zsmtp.escape import escape
@@ -27,13 +28,17 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message: the name of its file for people, what to read it from, its octets, its envelope as text."""
+    """One message: the name of its file for people, what to read it from, its octets, its envelope as text.
+
+    ``dsn`` is what the sender wants to be notified of.
+    """
 
     name: str
     source: str | IO[bytes]
     size: int
     sender: str
     recipients: tuple[str, ...]
+    dsn: DSN | None = None
 
     def from_start(self) -> str | IO[bytes]:
         """What to read it from, standing where the message begins."""
@@ -43,19 +48,25 @@ class Outgoing:
 
     def letter(self) -> Letter:
         """The message, read anew. Whoever asks for it closes it."""
-        return Letter(self.from_start(), sender=self.sender, recipients=self.recipients, name=self.name)
+        return Letter(self.from_start(), sender=self.sender, recipients=self.recipients, name=self.name, dsn=self.dsn)
 
 
 def read_all(
-    paths: Sequence[str], sender: str | None, recipients: Sequence[str] | None, opened: ExitStack
+    paths: Sequence[str],
+    sender: str | None,
+    recipients: Sequence[str] | None,
+    dsn: DSN | None,
+    opened: ExitStack,
 ) -> list[Outgoing]:
     """Look at every message. Raises CommandFailed for the first that cannot be sent as it is."""
     if paths.count("-") > 1:
         raise CommandFailed(Exit.USAGE, "standard input (-) can be one message only")
-    return [_read(path, sender, recipients, opened) for path in paths]
+    return [_read(path, sender, recipients, dsn, opened) for path in paths]
 
 
-def _read(path: str, sender: str | None, recipients: Sequence[str] | None, opened: ExitStack) -> Outgoing:
+def _read(
+    path: str, sender: str | None, recipients: Sequence[str] | None, dsn: DSN | None, opened: ExitStack
+) -> Outgoing:
     name = "standard input" if path == "-" else escape(path)
     with reading(name):
         source = _source(path, opened)
@@ -65,7 +76,7 @@ def _read(path: str, sender: str | None, recipients: Sequence[str] | None, opene
             raise CommandFailed(Exit.DATA, f"{name}: {escape(str(error))}") from error
     try:
         size = os.stat(path).st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
-        return Outgoing(name, source, size, _text(letter.sender), tuple(map(_text, letter.recipients)))
+        return Outgoing(name, source, size, _text(letter.sender), tuple(map(_text, letter.recipients)), dsn)
     except ContentError as error:
         raise CommandFailed(Exit.NO_INPUT, f"{name}: {escape(str(error))}") from error
     finally:

@@ -40,7 +40,7 @@ def result_line(result: Result, *, file: str, look: Look, fold: bool) -> str:
     about = line(escape(result.recipient or "(nobody)"), Style.STRONG)
     if file:
         about += line(f" ({escape(file)})", Style.FAINT)
-    about += line(f": {_where(result)}{_reason(result)}")
+    about += line(f": {_where(result)}{_reason(result)}{_unnoticed(result)}")
     room = look.width - len(_INDENT) if fold else 1 << 30
     start = "".join(look.paint(piece.text, piece.style) for piece in text)
     return f"\n{_INDENT}".join(wrap(about, room, room, look)).join((start, ""))
@@ -63,6 +63,11 @@ def _reason(result: Result) -> str:
     parts = [part for part in result.text.split("\n") if part]
     own = [part for part in parts if not part.startswith(("<<- ", "->> "))]  # the dialogue stands in the trace
     return f"{escape(' '.join(own or parts))} ({escape(result.status)})"
+
+
+def _unnoticed(result: Result) -> str:
+    """That a success was to be told of, and nobody will but whoever reads this."""
+    return f"; no notification will come ({result.dsn_action})" if result.ok and result.dsn_action else ""
 
 
 def summary(results: list[Result]) -> Text:

@@ -29,10 +29,11 @@ from zsmtp.cli.tree import wrap
 from zsmtp.client.client import Client, Submission
 from zsmtp.client.config import Config
 from zsmtp.client.destinations import Destinations
+from zsmtp.client.dsn import DSN, due
 from zsmtp.client.report import Fate, Result
 from zsmtp.delivery.plan import DeliveryPlan
 from zsmtp.delivery.valuejson import MAX_DOCUMENT
-from zsmtp.errors import ConfigError, LocalError
+from zsmtp.errors import ConfigError, LocalError, SubmissionError
 from zsmtp.escape import escape
 from zsmtp.events import Observer, combine, ignore
 from zsmtp.observers.files import Tracing
@@ -56,6 +57,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--plan", metavar="FILE", help="execute the plans in FILE, which zsmtp explain --json printed, as they are"
     )
     parser.add_argument("--require-tls", action="store_true", help="authenticated TLS on every hop, or no delivery")
+    parser.add_argument(
+        "--notify", metavar="WHEN", help="ask for delivery notifications: success, failure, delay with commas; or never"
+    )
+    parser.add_argument("--ret", metavar="WHAT", help="what a notification of failure brings back: full or headers")
+    parser.add_argument("--envid", metavar="ID", help="what notifications repeat, to tell what they are about")
     parser.add_argument("--json", action="store_true", help="print JSON (zsmtp.send/1) when all is over")
     parser.add_argument(
         "--trace", metavar="PATH", help="keep a trace of each delivery: a directory, or a file if there is only one"
@@ -73,13 +79,26 @@ def run(arguments: list[str]) -> int:
     plans = _read_plans(options.plan) if options.plan is not None else None
     if plans is not None and options.dry_run:
         raise CommandFailed(Exit.USAGE, "--plan: the plan of a dry run is always a new one")
+    dsn = _read_dsn(options)
     with ExitStack() as opened:
-        messages = read_all(options.files, options.sender, options.to, opened)
+        messages = read_all(options.files, options.sender, options.to, dsn, opened)
         if options.dry_run:
             from zsmtp.cli.dryrun import dry_run
 
             return dry_run(messages, config, options)
         return _Sending(messages, config, plans, options).run()
+
+
+def _read_dsn(options: argparse.Namespace) -> DSN | None:
+    """What the sender wants to be notified of. Raises CommandFailed."""
+    given = {name: value for name in ("notify", "ret", "envid") if (value := getattr(options, name)) is not None}
+    for name, value in given.items():
+        if not value:
+            raise CommandFailed(Exit.USAGE, f"--{name}: there is nothing in it")
+    try:
+        return DSN(**given) if given else None
+    except SubmissionError as error:
+        raise CommandFailed(Exit.USAGE, f"--{error}") from error
 
 
 def _read_plans(path: str) -> dict[str, DeliveryPlan]:
@@ -179,6 +198,7 @@ class _Sending:
             recipients=one.recipients,
             name=one.name,
             require_tls=self._require_tls,
+            dsn=one.dsn,
         )
 
     def _tell_of_the_rest(self) -> None:
@@ -190,7 +210,16 @@ class _Sending:
                     told[one.name, to] -= 1
                 else:
                     text = "interrupted before it was tried"
-                    self._tell(Result(message=one.name, recipient=to, fate=Fate.DEFERRED, status="4.3.2", text=text))
+                    self._tell(
+                        Result(
+                            message=one.name,
+                            recipient=to,
+                            fate=Fate.DEFERRED,
+                            status="4.3.2",
+                            text=text,
+                            dsn_action=due(one.dsn, "delayed"),
+                        )
+                    )
 
     def _observer(self, destination: str) -> Observer:
         """Who hears of one connection."""

@@ -17,6 +17,7 @@ from typing import Any
 from zsmtp.client import client
 from zsmtp.client.client import ObserverFor
 from zsmtp.client.config import Config, Relay
+from zsmtp.client.dsn import DSN
 from zsmtp.client.message import MessageLike
 from zsmtp.client.report import Report
 
@@ -30,6 +31,7 @@ def deliver(
     relay: Relay | str | None = None,
     timeout: float | None = None,
     require_tls: bool = False,
+    dsn: DSN | None = None,
     observe: ObserverFor | None = None,
     trace: str | PathLike[str] | None = None,
 ) -> Report:
@@ -37,8 +39,8 @@ def deliver(
 
     Without ``sender`` and ``recipients`` they are what the header says. ``relay`` (a value, or a URL such as
     ``smtp://mail.example.org``) takes all mail; without one it goes straight to the mail exchangers. ``require_tls``
-    asks for authenticated TLS on every hop, or no delivery (RFC 8689). ``trace`` is a file or a directory for a trace
-    of each delivery. Raises
+    asks for authenticated TLS on every hop, or no delivery (RFC 8689). ``dsn`` says what the sender wants to be
+    notified of (:class:`zsmtp.DSN`). ``trace`` is a file or a directory for a trace of each delivery. Raises
     :class:`~zsmtp.errors.SubmissionError` for a message or an address that cannot be sent,
     :class:`~zsmtp.errors.ConfigError`, and OSError for a file that cannot be read; what servers and networks do is in
     the report.
@@ -52,6 +54,7 @@ def deliver(
         relay=relay,
         timeout=timeout,
         require_tls=require_tls,
+        dsn=dsn,
         observe=observe,
         trace=trace,
     )

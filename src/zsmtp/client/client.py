@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from zsmtp.client.config import Config, Relay
 from zsmtp.client.destinations import Destination, Destinations
+from zsmtp.client.dsn import DSN, due
 from zsmtp.client.lane import Lane, Slots
 from zsmtp.client.message import Letter, MessageLike
 from zsmtp.client.parcel import Parcel
@@ -51,7 +52,7 @@ _BREATH = 32  # messages a stream takes in before others have their turn
 class Submission:
     """A message with its envelope, for :meth:`Client.stream`. ``name`` stands in results for its Message-ID.
 
-    ``require_tls`` is as in :meth:`Client.deliver`.
+    ``require_tls`` and ``dsn`` are as in :meth:`Client.deliver`.
     """
 
     message: MessageLike
@@ -59,6 +60,7 @@ class Submission:
     recipients: str | bytes | Iterable[str | bytes] | None = None
     name: str = ""
     require_tls: bool = False
+    dsn: DSN | None = None
 
 
 class Client:
@@ -103,14 +105,15 @@ class Client:
         timeout: float | None = None,
         name: str = "",
         require_tls: bool = False,
+        dsn: DSN | None = None,
     ) -> Report:
         """Deliver one message to all its recipients and report.
 
         Without ``sender`` and ``recipients`` they are what the header says. ``timeout`` in seconds is in place of
         ``config.message_timeout``. ``require_tls`` asks for authenticated TLS on every hop, or no delivery (REQUIRETLS,
-        RFC 8689); a field ``TLS-Required: No`` asks for the opposite. Raises SubmissionError for a message or an
-        address that cannot be sent, OSError for a file that cannot be read; what servers and networks do is in the
-        report.
+        RFC 8689); a field ``TLS-Required: No`` asks for the opposite. ``dsn`` says what the sender wants to be notified
+        of. Raises SubmissionError for a message or an address that cannot be sent, OSError for a file that cannot be
+        read; what servers and networks do is in the report.
         """
         letter = Letter(
             message,
@@ -119,6 +122,7 @@ class Client:
             name=name,
             add_missing=self.config.content.add_missing,
             require_tls=require_tls,
+            dsn=dsn,
         )
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         parcel = self._take(letter, timeout, None, partial(_finish, done))
@@ -317,6 +321,7 @@ class _Flow:
                 name=one.name,
                 add_missing=self._client.config.content.add_missing,
                 require_tls=one.require_tls,
+                dsn=one.dsn,
             )
         except (SubmissionError, OSError) as error:
             for result in _refused(one, error):
@@ -341,8 +346,9 @@ def _refused(one: Submission, error: Exception) -> list[Result]:
     given = one.recipients
     several = given if isinstance(given, tuple) else () if given is None else (given,)
     names = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in several]
+    action = due(one.dsn, "failed") if isinstance(one.dsn, DSN) else ""
     return [
-        Result(message=one.name, recipient=name, fate=Fate.FAILED, status="5.6.0", text=str(error))
+        Result(message=one.name, recipient=name, fate=Fate.FAILED, status="5.6.0", text=str(error), dsn_action=action)
         for name in dict.fromkeys(names or [""])
     ]
 
@@ -374,11 +380,12 @@ async def deliver(
     relay: Relay | str | None = None,
     timeout: float | None = None,
     require_tls: bool = False,
+    dsn: DSN | None = None,
     observe: ObserverFor | None = None,
     trace: str | PathLike[str] | None = None,
 ) -> Report:
     """Deliver one message to all its recipients and report; see :meth:`Client.deliver`."""
     async with Client(config, relay=relay, observe=observe, trace=trace) as client:
         return await client.deliver(
-            message, sender=sender, recipients=recipients, timeout=timeout, require_tls=require_tls
+            message, sender=sender, recipients=recipients, timeout=timeout, require_tls=require_tls, dsn=dsn
         )

@@ -160,6 +160,7 @@ class Worker:
         self._courier, self._observe = lane.client.courier_for(lane.destination)
         self._route = Route(lane.destination.request, lane.destination.given)
         self.targets = Targets(lane.client.wanted)
+        self.lmtp = lane.destination.relay is not None and lane.destination.relay.lmtp
         self.stop = Stop()
         self._flying: set[Job] = set()
         self._attempts: list[Attempt] = []

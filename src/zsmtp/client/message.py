@@ -25,9 +25,10 @@ from zsmtp.body.source import Source
 from zsmtp.body.stored import Stored, prepare
 from zsmtp.body.tlsrequired import tls_is_optional
 from zsmtp.client.address import read_address, read_addresses
+from zsmtp.client.dsn import DSN, NO_WISHES, wishes
 from zsmtp.errors import ContentError, SubmissionError
 from zsmtp.escape import escape
-from zsmtp.proto.plan import SenderWish
+from zsmtp.proto.plan import Envelope, Recipient, SenderWish
 
 MessageLike = Message | bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO | IO[bytes]
 """What can be delivered; a ``str`` is the path of a file."""
@@ -51,9 +52,10 @@ class Letter:
     """A message on its way to its recipients; ``name`` is its Message-ID, or the name it was given.
 
     ``wish`` is what its sender asks of sessions: REQUIRETLS goes before a field ``TLS-Required: No`` (RFC 8689 5).
+    ``dsn`` is what its sender wants to be notified of.
     """
 
-    __slots__ = ("_body", "_header", "_stored", "name", "recipients", "sender", "wish")
+    __slots__ = ("_asked", "_body", "_header", "_stored", "dsn", "name", "recipients", "sender", "wish")
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Letter:
         name: str = "",
         add_missing: bool = False,
         require_tls: bool = False,
+        dsn: DSN | None = None,
     ) -> None:
         """Read the header. Raises SubmissionError, or OSError for a file that cannot be read."""
         header, self._body = _open(message)
@@ -81,6 +84,10 @@ class Letter:
         self.recipients = given
         if not self.recipients:
             raise SubmissionError("no recipient: neither given nor named by To, Cc or Bcc")
+        if dsn is not None and not isinstance(dsn, DSN):
+            raise SubmissionError(f"dsn: DSN is wanted, not {type(dsn).__name__}")
+        self.dsn = dsn
+        self._asked = NO_WISHES if dsn is None else wishes(dsn, self.recipients)
         folded = self._header.lower()
         if b"bcc" in folded:
             self._header = _BLIND.sub(b"", self._header)
@@ -94,6 +101,13 @@ class Letter:
         self.wish = SenderWish.REQUIRETLS if require_tls else SenderWish.NONE
         if not require_tls and b"tls-required" in folded and tls_is_optional(self._header):
             self.wish = SenderWish.TLS_OPTIONAL
+
+    def envelope(self, indexes: Iterable[int]) -> Envelope:
+        """The envelope for some of the recipients."""
+        asked = self._asked
+        paths = [self.recipients[index] for index in indexes]
+        recipients = tuple([Recipient(path, asked.notify, asked.originals.get(path)) for path in paths])
+        return Envelope(self.sender, recipients, asked.ret, asked.envid, self.wish)
 
     def stored(self) -> Stored:
         """The message, looked through when this is asked first. Raises ContentError if it cannot be read."""

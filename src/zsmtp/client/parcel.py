@@ -21,7 +21,7 @@ from zsmtp.delivery.outcome import Fate, Verdict, from_loss
 from zsmtp.delivery.report import Ledger
 from zsmtp.errors import Interrupted
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Envelope, Recipient, Refusal, SenderWish
+from zsmtp.proto.plan import ContentForm, Refusal, SenderWish
 
 if TYPE_CHECKING:
     from zsmtp.client.lane import Worker
@@ -67,13 +67,24 @@ class Parcel:
         self._jobs.add(job)
         return job
 
-    def settle(self, index: int, verdict: Verdict, attempts: tuple[Attempt, ...], taken: float | None) -> None:
-        """Account for the verdict on a recipient."""
+    def settle(
+        self, index: int, verdict: Verdict, attempts: tuple[Attempt, ...], taken: float | None, *, lmtp: bool
+    ) -> None:
+        """Account for the verdict on a recipient; ``taken`` when a connection took it, ``lmtp`` if that spoke LMTP."""
         assert self._results[index] is None
         now = self._loop.time()
         recipient = self.letter.recipients[index].decode("utf-8", "surrogateescape")
         waited = (now if taken is None else taken) - self._started
-        result = result_of(verdict, self.letter.name, recipient, attempts, waited, now - self._started)
+        result = result_of(
+            verdict,
+            self.letter.name,
+            recipient,
+            attempts,
+            waited,
+            now - self._started,
+            dsn=self.letter.dsn,
+            lmtp=lmtp,
+        )
         self._results[index] = result
         self._left -= 1
         if self._told is not None:
@@ -126,8 +137,7 @@ class Job:
         self._known = known
         self._reused = reused
         letter = self._parcel.letter
-        recipients = tuple([Recipient(letter.recipients[index]) for index in self._indexes])
-        envelope = Envelope(letter.sender, recipients, wish=letter.wish)
+        envelope = letter.envelope(self._indexes)
         self._ledger = Ledger(len(self._indexes), self._settle)
         internationalised = is_internationalised(envelope)
 
@@ -179,7 +189,8 @@ class Job:
             self._again.append(index)
         else:
             attempts = self._reused + worker.attempts_since(self._known) if worker is not None else ()
-            self._parcel.settle(index, verdict, attempts, self._taken)
+            lmtp = worker is not None and worker.lmtp
+            self._parcel.settle(index, verdict, attempts, self._taken, lmtp=lmtp)
         assert self._ledger is not None
         if self._ledger.settled:
             self.settled = True

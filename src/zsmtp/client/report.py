@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
+from zsmtp.client.dsn import DSN, due
 from zsmtp.delivery.outcome import Fate as VerdictFate
-from zsmtp.delivery.outcome import Verdict
+from zsmtp.delivery.outcome import Verdict, dsn_action
 from zsmtp.errors import NotDelivered
 
 
@@ -75,6 +76,11 @@ class Result:
     ``message`` is its Message-ID or the name it was given, ``status`` the enhanced status code (RFC 3463), ``code`` and
     ``reply`` what the server said that decided (0 and "" if none did), ``text`` the end of the dialogue or the reason,
     for people. ``waited`` is the time until a connection took the message, ``seconds`` the time until this result.
+
+    Of a message with ``dsn=``: ``dsn_passed_on`` tells that the server has the request too, and notifies the sender of
+    what becomes of the message from there on. ``dsn_action`` is the notification that the sender asked for and nobody
+    but this side can give, in the word of RFC 3464 2.3.3 ("" if there is none): "relayed" to a server that offers no
+    DSN, "delivered" by LMTP to one, "failed", "delayed".
     """
 
     message: str
@@ -89,6 +95,8 @@ class Result:
     attempts: tuple[Attempt, ...] = ()
     waited: float = 0.0
     seconds: float = 0.0
+    dsn_passed_on: bool = False
+    dsn_action: str = ""
 
     @property
     def ok(self) -> bool:
@@ -141,7 +149,15 @@ class Report:
 
 
 def result_of(
-    verdict: Verdict, message: str, recipient: str, attempts: tuple[Attempt, ...], waited: float, seconds: float
+    verdict: Verdict,
+    message: str,
+    recipient: str,
+    attempts: tuple[Attempt, ...],
+    waited: float,
+    seconds: float,
+    *,
+    dsn: DSN | None,
+    lmtp: bool,
 ) -> Result:
     """The result that a verdict of the engine means."""
     fate = Fate.IN_DOUBT if verdict.in_doubt else _FATES[verdict.fate]
@@ -159,6 +175,8 @@ def result_of(
         attempts=attempts,
         waited=waited,
         seconds=seconds,
+        dsn_passed_on=dsn is not None and verdict.passed_on,
+        dsn_action=due(dsn, dsn_action(verdict, success_requested=True, lmtp=lmtp)),
     )
 
 

@@ -298,6 +298,21 @@ def in_doubt(verdict: Verdict) -> Verdict:
     return verdict._replace(text=text, comment="in doubt", at_final_dot=True, in_doubt=True)
 
 
+def dsn_action(verdict: Verdict, *, success_requested: bool, lmtp: bool) -> str:
+    """What a notification by this side says (RFC 3464 2.3.3); "" where a success needs none.
+
+    A request that travelled on with the message is the next server's to honour. LMTP delivers into the mailbox
+    (RFC 2033); over SMTP without DSN the message was ``relayed`` to where no request can follow it (RFC 3461 5.2.2).
+    """
+    if verdict.fate is Fate.FAILED:
+        return "failed"
+    if verdict.fate is Fate.DEFERRED:
+        return "delayed"
+    if not success_requested or verdict.passed_on:
+        return ""
+    return "delivered" if lmtp else "relayed"
+
+
 def next_candidate_may_help(error: ZsmtpError) -> bool:
     """Whether undecided recipients may be tried at the next candidate at once, rather than be deferred."""
     return isinstance(error, (ServiceClosing, ConnectionLost))

@@ -137,7 +137,7 @@ class TransactionBook:
         text = self._dialogue(index)
         if own_reply is not None:
             text = join([text, exchange(answer.step.shown, own_reply)])
-        passed_on = self._passed_on and answer.step.phase in FINAL_PHASES
+        passed_on = self._passed_on and answer.step.phase in FINAL_PHASES and answer.result is SUCCESS
         return from_reply(
             answer.step.phase,
             answer.reply,

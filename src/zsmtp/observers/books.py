@@ -149,7 +149,8 @@ class DeliveryBook:
 
     def _know(self, envelope: Envelope) -> None:
         if self.veil.addresses is Addresses.HASHED:
-            self.veil.know([envelope.sender, *(one.address for one in envelope.recipients)])
+            originals = [one.orcpt.partition(b";")[2] for one in envelope.recipients if one.orcpt is not None]
+            self.veil.know([envelope.sender, *(one.address for one in envelope.recipients), *originals])
 
     @property
     def name(self) -> str:

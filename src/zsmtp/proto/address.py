@@ -17,6 +17,8 @@ from functools import lru_cache
 
 MAX_PATH = 256  # octets with the angle brackets (RFC 5321 4.5.3.1.3)
 MAX_DOMAIN = 255  # octets (RFC 5321 4.5.3.1.2)
+MAX_ENVID = 100  # octets of xtext (RFC 3461 4.4)
+MAX_ORCPT = 500  # octets with the type (RFC 3461 4.2)
 
 _PATH = re.compile(
     rb"(?: [^\x00-\x20\x7f<>\"\\]"  # what may stand for itself
@@ -26,6 +28,7 @@ _PATH = re.compile(
     re.VERBOSE,
 )
 _XTEXT_UNSAFE = re.compile(rb"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
+_UTF8_UNSAFE = re.compile(r"[^\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e]")
 _XTEXT = re.compile(rb"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 
 
@@ -79,8 +82,19 @@ def is_xtext(octets: bytes) -> bool:
     return _XTEXT.fullmatch(octets) is not None
 
 
-def original_recipient(given: bytes | None, address: bytes) -> bytes:
-    """The ORCPT value (RFC 3461 4.2): ``given`` if it is well formed, else made from ``address``."""
+def typed_address(address: bytes) -> bytes:
+    """``address`` as an ORCPT value: of the type rfc822, or utf-8 in its form of ASCII (RFC 6533 3)."""
+    if address.isascii():
+        return b"rfc822;" + encode_xtext(address)
+    text = _UTF8_UNSAFE.sub(lambda match: f"\\x{{{ord(match[0]):02X}}}", address.decode("utf-8"))
+    return b"utf-8;" + text.encode("ascii")
+
+
+def original_recipient(given: bytes | None, address: bytes) -> bytes | None:
+    """The ORCPT value (RFC 3461 4.2): ``given`` if it is well formed, else made from ``address``.
+
+    None from one that is not ASCII: servers of old do not know its type.
+    """
     if given is not None:
         kind, semicolon, value = given.partition(b";")
         if semicolon and re.fullmatch(rb"[A-Za-z0-9-]{1,40}", kind):
@@ -88,4 +102,4 @@ def original_recipient(given: bytes | None, address: bytes) -> bytes:
                 return given
             if kind.lower() == b"rfc822" and value:
                 return b"rfc822;" + encode_xtext(value)
-    return b"rfc822;" + encode_xtext(address)
+    return typed_address(address) if address.isascii() else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from zsmtp.errors import CommandError
-from zsmtp.proto.address import is_xtext, path_problem
+from zsmtp.proto.address import MAX_ENVID, MAX_ORCPT, is_xtext, path_problem
 from zsmtp.proto.reply import printable
 
 MAX_COMMAND = 2048  # octets; every extension used here adds its share to the 512 of RFC 5321 4.5.3.1.4
@@ -58,7 +58,7 @@ def mail(
     if body is not None:
         words.append(b"BODY=" + _one_of(body, b"7BIT", b"8BITMIME", b"BINARYMIME"))
     if envid is not None:
-        if not envid or len(envid) > 100 or not is_xtext(envid):
+        if not envid or len(envid) > MAX_ENVID or not is_xtext(envid):
             raise CommandError(f"not an envelope identifier: {printable(envid, 100)!r}")
         words.append(b"ENVID=" + envid)
     if ret is not None:
@@ -85,7 +85,7 @@ def rcpt(address: bytes, *, notify: bytes | None = None, orcpt: bytes | None = N
         words.append(b"NOTIFY=" + notify)
     if orcpt is not None:
         match = _ORCPT.fullmatch(orcpt)
-        if match is None or len(orcpt) > 500 or not is_xtext(match[1]):
+        if match is None or len(orcpt) > MAX_ORCPT or not is_xtext(match[1]):
             raise CommandError(f"not an original recipient: {printable(orcpt, 100)!r}")
         words.append(b"ORCPT=" + orcpt)
     return _line(words)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from zsmtp.errors import CommandError
 from zsmtp.proto import command
-from zsmtp.proto.address import domain_of, downgrade, original_recipient, path_problem
+from zsmtp.proto.address import MAX_ORCPT, domain_of, downgrade, original_recipient, path_problem
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import CONTENT, DATA, LAST, MAIL, RCPT, Phase
 from zsmtp.proto.status import EnhancedStatus
@@ -252,8 +252,8 @@ def _rcpt(recipient: Recipient, capabilities: Capabilities, *, smtputf8: bool) -
     address = _address(recipient.address, smtputf8=smtputf8)
     if not capabilities.dsn:
         return command.rcpt(address)
-    orcpt = original_recipient(recipient.orcpt, recipient.address) if recipient.address.isascii() else None
-    if orcpt is not None and len(orcpt) > 500:  # RFC 3461 4.2; a longer one helps nobody
+    orcpt = original_recipient(recipient.orcpt, recipient.address)
+    if orcpt is not None and len(orcpt) > MAX_ORCPT:  # a longer one helps nobody
         orcpt = None
     return command.rcpt(address, notify=recipient.notify, orcpt=orcpt)
 

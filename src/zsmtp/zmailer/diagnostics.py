@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from zsmtp.delivery.outcome import Fate, Level, Peer, Verdict
+from zsmtp.delivery.outcome import Fate, Level, Peer, Verdict, dsn_action
 from zsmtp.dns.plan import Family
 from zsmtp.errors import SpoolError
 from zsmtp.escape import escape
@@ -38,7 +38,7 @@ MESSAGE_LIMIT = 2000  # octets of a report's message
 DIAGNOSTIC_LIMIT = 500  # octets of the diagnostic code
 _FIELD_LIMIT = 1000  # octets of any other field
 _SEPARATOR = b"\x01"
-_DELIVERED, _FAILED, _DEFERRED = Fate.DELIVERED, Fate.FAILED, Fate.DEFERRED  # asked of the class they cost more
+_DELIVERED, _DEFERRED = Fate.DELIVERED, Fate.DEFERRED  # asked of the class they cost more
 _MOST_HELD = 16  # lines: the scheduler is to see its jobs done bit by bit
 
 
@@ -97,18 +97,8 @@ def success_requested(recipient: Recipient) -> bool:
 
 
 def action(verdict: Verdict, *, success_requested: bool, lmtp: bool) -> str:
-    """The DSN action (RFC 3464 2.3.3), ``-`` where a success needs no notification.
-
-    A request that travelled on with the message is the next server's to honour. LMTP delivers into the mailbox
-    (RFC 2033); over SMTP without DSN the message was ``relayed`` to where no request can follow it (RFC 3461 5.2.2).
-    """
-    if verdict.fate is _FAILED:
-        return "failed"
-    if verdict.fate is _DEFERRED:
-        return "delayed"
-    if not success_requested or verdict.passed_on:
-        return "-"
-    return "delivered" if lmtp else "relayed"
+    """The DSN action (RFC 3464 2.3.3), ``-`` where a success needs no notification."""
+    return dsn_action(verdict, success_requested=success_requested, lmtp=lmtp) or "-"
 
 
 def notary_fields(recipient_address: bytes, verdict: Verdict, *, pid: int, action: str) -> bytes:
