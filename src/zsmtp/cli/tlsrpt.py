@@ -1,9 +1,9 @@
 """``zsmtp tlsrpt``: the TLS reports of a day, ready to be mailed or posted (RFC 8460 5).
 
-The agent keeps the results of sessions in a file for each day (``tls-report-file``). Once a day is over this command
-counts them, and for each domain that asks for reports makes the JSON, compressed, under the name that 5.1 gives it, and
-for ``mailto:`` addresses the mail that carries it. One line for each address says where the report is to go and which
-file holds it. Running it again makes the same files.
+The agent keeps the results of sessions in a file for each day (``tls-report-file``), the library too
+(``direct.tls_report_file``). Once a day is over this command counts them, and for each domain that asks for reports
+makes the JSON, compressed, under the name that 5.1 gives it, and for ``mailto:`` addresses the mail that carries it.
+One line for each address says where the report is to go and which file holds it. Running it again makes the same files.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = command_parser("tlsrpt", "Make the TLS reports of a day (RFC 8460).", epilog=_EPILOG)
-    parser.add_argument("results", metavar="FILE", help="what tls-report-file says, without the day behind it")
+    parser.add_argument("results", metavar="FILE", help="what tls-report-file or tls_report_file says, without the day")
     parser.add_argument("--domain", required=True, type=_domain, help="the domain that reports, and sends the mail")
     parser.add_argument("--day", type=_day, default=_yesterday(), help="2026-01-31, in UTC; without it, yesterday")
     parser.add_argument("--organization", default="", help="the name of who reports; without it, the domain")

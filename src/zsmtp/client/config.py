@@ -226,8 +226,10 @@ class Direct:
 
     ``nameserver`` is an address with or without port, "" for the system's; ``trusted`` tells whether its word on DNSSEC
     counts (None: if it is on this machine). ``resolver`` answers instead of any name server. ``mta_sts_cache`` names a
-    file that keeps MTA-STS policies beyond the life of the client. ``port`` is where exchangers listen, for closed
-    networks and tests.
+    file that keeps MTA-STS policies beyond the life of the client. ``tls_report_file`` is where results of sessions go,
+    for domains that ask for TLS reports (RFC 8460): a file for each day, this name and the day behind it, of which
+    ``zsmtp tlsrpt`` makes reports, or the UNIX datagram socket of a report collector. ``port`` is where exchangers
+    listen, for closed networks and tests.
     """
 
     nameserver: str = ""
@@ -236,6 +238,7 @@ class Direct:
     dane: bool = True
     mta_sts: STSUse = STSUse.ON
     mta_sts_cache: str = ""
+    tls_report_file: str = ""
     prefer_ipv6: bool = False
     port: int = SMTP
     tls: TLS = TLS()
@@ -244,6 +247,7 @@ class Direct:
         _typed(self)
         if self.nameserver:
             _in("nameserver", parse_nameserver, self.nameserver)
+        _require("\0" not in self.tls_report_file, "tls_report_file", "no file name")
         _require(1 <= self.port <= 65535, "port", f"{self.port} is not 1 to 65535")
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zsmtp.dns.dnspython import DnspythonResolver
     from zsmtp.net.stspolicies import PolicyKeeper
     from zsmtp.proto.sasl import Credentials
+    from zsmtp.tls.tlsrpt import SessionResult
 
 HOSTS_FILE = "/etc/hosts"
 SESSION_LIFETIME = 3600.0  # seconds for which a TLS session may be resumed
@@ -206,7 +207,19 @@ def _direct_security(config: Config) -> Security | None:
     if level is Level.NONE and not direct.dane and direct.mta_sts is STSUse.OFF:
         return None
     policy = Policy(level=level, dane=direct.dane)
-    return _security(direct.tls, policy, lambda server, destination: None, mta_sts=direct.mta_sts)
+    return _security(direct.tls, policy, _nobody, mta_sts=direct.mta_sts, report_file=direct.tls_report_file)
+
+
+def _nobody(server: str, destination: str) -> None:
+    """Nobody logs in."""
+
+
+@cache  # one for each file, so that trouble with it is told once
+def _report_to(path: str) -> Callable[[SessionResult], None]:
+    """Where results of sessions go."""
+    from zsmtp.net.reportsink import report_to
+
+    return report_to(path, _warn)
 
 
 def _security(
@@ -216,6 +229,7 @@ def _security(
     *,
     implicit: bool = False,
     mta_sts: STSUse = STSUse.OFF,
+    report_file: str = "",
 ) -> Security:
     from zsmtp.delivery.security import Security
     from zsmtp.tls.context import ClientCertificate, ContextOptions
@@ -235,6 +249,7 @@ def _security(
         warn=_warn,
         implicit=implicit,
         login_required=True,
+        report=_report_to(report_file) if report_file else None,
     )
 
 

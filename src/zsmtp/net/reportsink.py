@@ -1,9 +1,9 @@
 """Where results of TLS sessions go as they happen: a file for each day, or the socket of a report collector (RFC 8460).
 
-``tls-report-file`` names either. A UNIX datagram socket gets each result as a datagram of tlsrpt-collectd; anything
-else is the beginning of a file name: ``/var/log/tlsrpt`` becomes ``/var/log/tlsrpt.2026-01-31``, a line for each
-session (UTC days, as reports have them), to which many processes append at once. ``zsmtp.tls.tlsrpt.build_reports``
-makes the reports of a day that is over.
+``tls-report-file`` of the agent names either, and ``tls_report_file`` of the library. A UNIX datagram socket gets each
+result as a datagram of tlsrpt-collectd; anything else is the beginning of a file name: ``/var/log/tlsrpt`` becomes
+``/var/log/tlsrpt.2026-01-31``, a line for each session (UTC days, as reports have them), to which many processes append
+at once. ``zsmtp.tls.tlsrpt.build_reports`` makes the reports of a day that is over.
 
 Reports are a courtesy: nothing here waits or raises, and trouble is told once.
 """
@@ -14,10 +14,17 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from zsmtp.tls.tlsrpt import SessionResult, collector_datagram, encode_result
+
+
+def report_to(path: str, complain: Callable[[str], None]) -> Callable[[SessionResult], None]:
+    """Takes session results for ``path`` as they happen."""
+    sink = ReportSink(path, complain)
+    return lambda result: sink.record(result, time.time())
 
 
 class ReportSink:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -87,10 +86,9 @@ def equip(driver: BlockingDriver, asked: Asked, complain: Callable[[str], None])
 
 def _report_to(path: str, complain: Callable[[str], None]) -> Callable[[SessionResult], None]:
     """Where results of sessions go."""
-    from zsmtp.net.reportsink import ReportSink
+    from zsmtp.net.reportsink import report_to
 
-    sink = ReportSink(path, complain)
-    return lambda result: sink.record(result, time.time())
+    return report_to(path, complain)
 
 
 def _switch(zenv: Zenv, name: str, complain: Callable[[str], None]) -> STSUse:
