@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from tests.support.agent import Result, run
@@ -113,3 +114,18 @@ def test_ways_to_a_host(office: PostOffice, host: str) -> None:
     with two_sinks(Script(banner=Step("421 busy", Then.CLOSE)), Script()) as (one, two):
         assert deliver(office, one.port, host)[0] == "++"
     assert len(two.connections) == 1
+
+
+def test_a_dead_first_exchanger_is_tried_last_for_the_next_session(office: PostOffice, tmp_path: Path) -> None:
+    jobs = [office.post([Rcpt("a@two.example", "two.example")], name=str(name)) for name in (1000, 1001, 1002)]
+    bye = Script(replies={"DOT": (Step("250 ok\r\n421 that is enough", Then.CLOSE),)})
+    with NameServer(ZONE) as dns, Sink(bye, host="127.0.0.2") as second:
+        office.write_zenv(RESOLVER=dns.address)
+        lines = b"".join(job.line("two.example") for job in jobs)
+        run(office, "-h", "me.example", "-p", str(second.port), "-l", str(tmp_path / "log"), stdin=lines)
+        assert len(second.connections) == 3
+    assert [office.marks(job) for job in jobs] == ["+"] * 3
+    log = (tmp_path / "log").read_text()
+    assert log.count("Connecting to `a.example'") == 1
+    assert log.count("Connecting to `b.example'") == 3
+    assert log.count(f"tried after all others: a.example [127.0.0.1|{second.port}] (Connection refused, ") == 2

@@ -27,7 +27,7 @@ from zsmtp.errors import Interrupted, LocalError, WaitTimeout
 from zsmtp.events import Event, LookupDone, LookupStarted
 from zsmtp.net import waits
 from zsmtp.net.aio import AsyncDriver, Stop
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, Stream, TLSResult
+from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, ReadClock, StartTLS, Stream, TLSResult
 from zsmtp.net.stspolicies import PolicyKeeper
 from zsmtp.net.transport import SocketStream
 from zsmtp.proto import command
@@ -85,6 +85,14 @@ async def connect(driver: AsyncDriver, *endpoints: Endpoint, stop: Stop | None =
 
 def new_driver(table: str = "mx.example.org A 192.0.2.1") -> AsyncDriver:
     return AsyncDriver(lambda: StaticResolver(table))
+
+
+def test_the_clock_is_the_drivers(run: Run[Any]) -> None:
+    async def main() -> None:
+        before = time.monotonic()
+        assert before <= await new_driver().run(perform(ReadClock())) <= time.monotonic()
+
+    run(main())
 
 
 def test_a_dialogue(run: Run[Any]) -> None:

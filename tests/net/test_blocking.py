@@ -22,7 +22,8 @@ from zsmtp.dns.static import StaticResolver
 from zsmtp.errors import Interrupted, LocalError, WaitTimeout
 from zsmtp.net import waits
 from zsmtp.net.blocking import BlockingDriver, Stop
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, Stream
+from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, ReadClock, Stream
+from zsmtp.net.race import SAME_HOST
 from zsmtp.net.transport import SocketStream
 from zsmtp.proto import command
 from zsmtp.proto.capabilities import Capabilities
@@ -125,6 +126,11 @@ def test_an_unreachable_address_says_why(driver: BlockingDriver, monkeypatch: py
     assert (result.stream, result.failures) == (None, ((inet(25), "No route to host"),))
 
 
+def test_the_clock_is_the_drivers(driver: BlockingDriver) -> None:
+    before = time.monotonic()
+    assert before <= driver.run(perform(ReadClock())) <= time.monotonic()
+
+
 def test_nothing_to_connect_to(driver: BlockingDriver) -> None:
     assert connect(driver) == ConnectResult(None, None)
 
@@ -138,6 +144,9 @@ def test_the_next_address_starts_early_and_the_loser_is_closed_unspoken(
         result = connect(driver, inet(1), inet(sink.port))
         assert result.endpoint == inet(sink.port)
         assert result.failures == ()
+        ((loser, seconds),) = result.overtaken
+        assert loser == inet(1)
+        assert SAME_HOST <= seconds < SAME_HOST + 10
         assert open_descriptors() <= before + 2, "the winner's socket and the server's end of it"
         close(driver, result.stream)
         sink.wait_until_finished()

@@ -43,6 +43,17 @@ def test_an_attempt_expires_after_its_own_time() -> None:
     assert race.over
 
 
+def test_who_had_a_start_and_still_hangs_when_another_wins_is_overtaken() -> None:
+    race = Race([A1, A2, B1], 60.0, 100.0)
+    race.start(100.0)
+    race.start(100.25)
+    race.start(102.25)
+    assert race.overtaken(A2, 103.0) == ((A1, 3.0),)
+    assert race.overtaken(A1, 103.0) == ()
+    race.failed(A1)
+    assert race.overtaken(B1, 103.0) == ((A2, 2.75),)
+
+
 def test_a_race_of_nobody_is_over() -> None:
     race = Race([], 60.0, 100.0)
     assert race.over

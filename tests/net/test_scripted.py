@@ -44,6 +44,7 @@ def test_a_silent_address_costs_the_timeout_and_the_next_starts_early() -> None:
     network = ScriptedNetwork({FIRST.address: [Unreachable(after=NEVER)], SECOND.address: [Script(connect_time=1.0)]})
     result = connect(network, FIRST, SECOND)
     assert result.endpoint == SECOND
+    assert result.overtaken == ((FIRST, 1.25),)
     assert [at for at, _ in network.attempts] == [1000.0, 1000.25]
     assert network.now == 1001.25
     result = connect(network, FIRST)

@@ -25,10 +25,13 @@ def slow(say: str, milliseconds: int) -> Reaction:
 
 
 def eventful() -> Trace:
-    """A dead exchanger, one that refuses, one that breaks off, one that takes two of three."""
+    """A dead exchanger, one that refuses and then is gone, one that breaks off, one that takes two of three."""
     world = TracedWorld(
         Unreachable("No route to host", after=0.3),
-        Script(greeting=slow("554 5.7.1 go away, listed at bl.example", 40), connect_time=0.02),
+        [
+            Script(greeting=slow("554 5.7.1 go away, listed at bl.example", 40), connect_time=0.02),
+            Unreachable("Connection refused", after=0.1),
+        ],
         [Script(replies={"MAIL": [slow("421 4.3.2 too busy", 10)]}, connect_time=0.03)],
         Script(
             connect_time=0.025,

@@ -4,6 +4,11 @@
 hears the greeting and says EHLO, with HELO as the way back for servers that do not know it or drop the connection on
 it. A candidate that refuses to talk hands over to the next one; only if every single one refused for good is the mail
 an error (the rule is in ``zsmtp.delivery.outcome``).
+
+The order of trying is the plan's, but for addresses where no connection came about a moment ago: they come after all
+others, so that a dead exchanger is waited for once and not for every session. One that took a connection and said
+nothing in time counts as such; one that answered does not, whatever it said: to ask it again costs little, what it says
+(421 too busy) may be another thing the next moment, and mail belongs to the best exchanger that takes it.
 """
 
 from __future__ import annotations
@@ -26,10 +31,11 @@ from zsmtp.delivery.outcome import (
 )
 from zsmtp.delivery.plan import DeliveryPlan
 from zsmtp.delivery.protection import InClear, Secured, Stale, Unfit
+from zsmtp.delivery.rest import Unreached
 from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.dns.heloname import helo_name
 from zsmtp.dns.plan import Endpoint
-from zsmtp.errors import ConnectionLost, Interrupted, ReplyError, ZsmtpError
+from zsmtp.errors import ConnectionLost, Interrupted, ReplyError, WaitTimeout, ZsmtpError
 from zsmtp.events import (
     About,
     Connected,
@@ -40,7 +46,7 @@ from zsmtp.events import (
     SessionRefused,
     ignore,
 )
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, Stream
+from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, ReadClock, Stream
 from zsmtp.proto import command
 from zsmtp.proto.capabilities import Capabilities, parse_ehlo
 from zsmtp.proto.phase import Phase, Result
@@ -84,7 +90,8 @@ class _Stopped:
 
     ``dropped_hello`` tells that the connection was lost on EHLO: HELO may work; ``clear_may_work`` that TLS failed
     where it was only wished for, ``was_stale`` that it failed because an earlier session was to be taken up.
-    ``name_decided`` tells that the same address may do under another exchanger's name.
+    ``name_decided`` tells that the same address may do under another exchanger's name. ``unanswered`` says in words
+    that nothing was heard in time, "" if something was.
     """
 
     verdict: Verdict
@@ -93,6 +100,7 @@ class _Stopped:
     clear_may_work: bool = False
     was_stale: bool = False
     name_decided: bool = False
+    unanswered: str = ""
 
     @property
     def worth_another(self) -> bool:
@@ -101,12 +109,16 @@ class _Stopped:
 
 
 class Opener:
-    """Opens sessions as ``settings`` say. HELO names found by reverse lookup are kept for the life of the object."""
+    """Opens sessions as ``settings`` say.
+
+    HELO names found by reverse lookup are kept for the life of the object, and so is for a while what did not answer.
+    """
 
     def __init__(self, settings: SessionSettings, observer: Observer = ignore) -> None:
         self._settings = settings
         self._observe = observer
         self._names: dict[str | None, bytes] = {}
+        self._unreached = Unreached()
         self._stage: SecurityStage | None = None
         if settings.security is not None:
             from zsmtp.delivery.security import SecurityStage  # what it imports costs only those who use it
@@ -131,6 +143,7 @@ class Opener:
         failures: list[ConnectFailure] = []
         refusals: list[Verdict] = []
         while remaining:
+            yield from self._put_last(remaining)
             barred = yield from self._barred(plan, remaining[0])
             if barred is not None:
                 refusals.append(barred)
@@ -143,6 +156,7 @@ class Opener:
                 break
             remaining.remove(result.endpoint)
             opened = yield from self._try_all_ways(result.stream, result.endpoint, plan)
+            yield from self._learn(result.endpoint, opened)
             if isinstance(opened, Link):
                 if self._observe is not ignore:
                     self._observe(SessionOpened(result.endpoint, opened.capabilities))
@@ -156,6 +170,32 @@ class Opener:
                 _drop_address(result.endpoint, remaining)
         return combine_host_failures(failures, refusals)
 
+    def _put_last(self, remaining: list[Endpoint]) -> Generator[Any, Any, None]:
+        """Put addresses where no connection came about a moment ago behind all others; the order is kept in both."""
+        if len(remaining) < 2 or not self._unreached.knows_any(remaining):
+            return
+        now: float = yield ReadClock()
+        late = {endpoint: found for endpoint in remaining if (found := self._unreached.get(endpoint, now)) is not None}
+        order = [endpoint for endpoint in remaining if endpoint not in late] + list(late)
+        if order != remaining and self._observe is not ignore:
+            told = [f"{failure.where} ({failure.reason}, {ago:.0f} s ago)" for ago, failure in late.values()]
+            text = f"tried after all others: {', '.join(told[:10])}"
+            self._observe(Remark(text, About.CONNECTION))
+        remaining[:] = order
+
+    def _learn(self, endpoint: Endpoint, opened: Link | _Stopped) -> Generator[Any, Any, None]:
+        """Remember of the address of ``endpoint`` whether anything is heard from there."""
+        if isinstance(opened, _Stopped) and opened.unanswered:
+            yield from self._remember([ConnectFailure(endpoint, opened.unanswered)])
+        elif isinstance(opened, Link) or not opened.interrupted:
+            self._unreached.forget(endpoint)
+
+    def _remember(self, failures: list[ConnectFailure]) -> Generator[Any, Any, None]:
+        if failures:
+            now: float = yield ReadClock()
+            for failure in failures:
+                self._unreached.remember(failure, now)
+
     def _barred(self, plan: DeliveryPlan, endpoint: Endpoint) -> Generator[Any, Any, Verdict | None]:
         """The verdict if the next candidate must not be used and that is plain without asking anybody."""
         if self._stage is None or plan.needs_lookups(endpoint):
@@ -167,9 +207,11 @@ class Opener:
         by_address = {(endpoint.address, endpoint.port): endpoint for endpoint in reversed(remaining)}
         first = tuple(endpoint for endpoint in remaining if by_address[endpoint.address, endpoint.port] is endpoint)
         result: ConnectResult = yield Connect(first, self._settings.timeouts.connect)
-        for endpoint, reason in result.failures:
-            _drop_address(endpoint, remaining)
-            failures.append(ConnectFailure(endpoint, reason))
+        failed = [ConnectFailure(endpoint, reason) for endpoint, reason in result.failures]
+        failures += failed
+        for failure in failed:
+            _drop_address(failure.endpoint, remaining)
+        yield from self._remember(failed + [_overtaken(endpoint, waited) for endpoint, waited in result.overtaken])
         if result.stream is not None and result.endpoint is not None and self._observe is not ignore:
             self._observe(Connected(result.endpoint, result.stream.local))
         return result
@@ -207,7 +249,7 @@ class Opener:
             if again.interrupted:
                 return _Stopped(from_loss(Interrupted("told to stop while connecting"), "", None), interrupted=True)
             if again.stream is None:
-                return opened
+                return replace(opened, unanswered=", ".join(reason for _, reason in again.failures))
             if self._observe is not ignore:
                 self._observe(Connected(endpoint, again.stream.local))
             opened = yield from self._hello(again.stream, endpoint, plan, greeting, required)
@@ -312,7 +354,8 @@ class Opener:
         interrupted = isinstance(error, Interrupted)
         verdict = from_loss(error, dialogue, peer, level=Level.SESSION if interrupted else Level.HOST)
         dropped = hello is Phase.EHLO and isinstance(error, ConnectionLost)
-        return _Stopped(verdict, interrupted=interrupted, dropped_hello=dropped)
+        unanswered = str(error) if isinstance(error, WaitTimeout) else ""
+        return _Stopped(verdict, interrupted=interrupted, dropped_hello=dropped, unanswered=unanswered)
 
     def _name(self, stream: Stream) -> Generator[Any, Any, bytes]:
         """The name to greet with from this local address."""
@@ -322,6 +365,10 @@ class Opener:
             name = yield from helo_name(address, configured=settings.helo_name, host_name=settings.host_name)
             self._names[address] = name.encode("ascii", "replace")
         return self._names[address]
+
+
+def _overtaken(endpoint: Endpoint, waited: float) -> ConnectFailure:
+    return ConnectFailure(endpoint, f"no answer in {waited:.1f} s, and a later address gave one")
 
 
 def _drop_address(endpoint: Endpoint, remaining: list[Endpoint]) -> None:

@@ -103,10 +103,14 @@ class ConnectFailure:
     endpoint: Endpoint
     reason: str
 
-    def __str__(self) -> str:
+    @property
+    def where(self) -> str:
+        """The endpoint, in words."""
         e = self.endpoint
-        where = f"UNIX:{e.address}" if e.family is Family.UNIX else f"{e.host} [{e.address}|{e.port}]"
-        return f"connect to {where}: {self.reason}"
+        return f"UNIX:{e.address}" if e.family is Family.UNIX else f"{e.host} [{e.address}|{e.port}]"
+
+    def __str__(self) -> str:
+        return f"connect to {self.where}: {self.reason}"
 
 
 _LEVELS = {

@@ -1,16 +1,20 @@
 """Hosts left alone: a destination whose host failed as a whole is not tried again for as long as its verdict says.
 
 Mail that comes for it meanwhile gets the same verdict at once (``Verdict.retry_after``): a dead host is waited for
-once, not once per message. Time is an argument, in seconds on any clock that does not go back.
+once, not once per message. While others of its exchangers live, a dead one is tried after them for a while
+(:class:`Unreached`). Time is an argument, in seconds on any clock that does not go back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
-from zsmtp.delivery.outcome import Verdict
+from zsmtp.delivery.outcome import ConnectFailure, Verdict
+from zsmtp.dns.plan import Endpoint
 
 MAX_RESTING = 1000  # destinations remembered
+ADDRESS_REST = 60  # seconds an address is tried after all others once no connection to it came about
+MAX_UNREACHED = 1000  # addresses remembered
 
 
 class Resting:
@@ -37,3 +41,43 @@ class Resting:
             return until - now, verdict
         del self._until[destination]
         return None
+
+
+class Unreached:
+    """The addresses where no connection came about within the last ``ADDRESS_REST`` seconds, and why.
+
+    An address is one whichever exchanger's name led to it.
+    """
+
+    def __init__(self) -> None:
+        self._failures: dict[tuple[str, int], tuple[float, ConnectFailure]] = {}  # the oldest first
+
+    def remember(self, failure: ConnectFailure, now: float) -> None:
+        """No connection to an address came about now."""
+        self.forget(failure.endpoint)
+        while len(self._failures) >= MAX_UNREACHED:
+            del self._failures[next(iter(self._failures))]
+        self._failures[_address(failure.endpoint)] = (now, failure)
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """The address works."""
+        self._failures.pop(_address(endpoint), None)
+
+    def knows_any(self, endpoints: Iterable[Endpoint]) -> bool:
+        """Whether anything is to be asked of any of these: if not, nobody need look at a clock."""
+        return bool(self._failures) and any(_address(endpoint) in self._failures for endpoint in endpoints)
+
+    def get(self, endpoint: Endpoint, now: float) -> tuple[float, ConnectFailure] | None:
+        """How many seconds ago no connection came about, and why; None if none failed, or long ago."""
+        found = self._failures.get(_address(endpoint))
+        if found is None:
+            return None
+        since, failure = found
+        if now - since < ADDRESS_REST:
+            return now - since, failure
+        self.forget(endpoint)
+        return None
+
+
+def _address(endpoint: Endpoint) -> tuple[str, int]:
+    return endpoint.address, endpoint.port

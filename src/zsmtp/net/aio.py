@@ -29,7 +29,7 @@ from zsmtp.dns.resolver import Resolver
 from zsmtp.errors import LocalError
 from zsmtp.events import LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net import waits
-from zsmtp.net.effects import Close, Connect, Exchange, StartTLS, TLSResult
+from zsmtp.net.effects import Close, Connect, Exchange, ReadClock, StartTLS, TLSResult
 from zsmtp.net.identity import own_addresses
 from zsmtp.net.transport import SocketStream
 from zsmtp.net.waits import WRITABLE, SocketsWait, Source, StreamWait, Wait
@@ -231,6 +231,8 @@ class _Run(Generic[T]):
             return None
         if isinstance(effect, StartTLS):
             return await self._start_tls(effect)
+        if isinstance(effect, ReadClock):
+            return self._clock()
         if isinstance(effect, OwnAddresses):
             return own_addresses()
         if self._driver.policies is not None:

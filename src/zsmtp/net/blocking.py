@@ -21,7 +21,7 @@ from zsmtp.dns.resolver import Resolver
 from zsmtp.errors import LocalError
 from zsmtp.events import LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net import waits
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, TLSResult, carry_out
+from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, ReadClock, StartTLS, TLSResult, carry_out
 from zsmtp.net.identity import LocalIdentity, own_addresses
 from zsmtp.net.transport import SocketStream
 from zsmtp.net.waits import READABLE, SocketsWait, StreamWait, Wait
@@ -125,6 +125,8 @@ class BlockingDriver:
             return None
         if isinstance(effect, StartTLS):
             return self._start_tls(effect)
+        if isinstance(effect, ReadClock):
+            return self._clock()
         if isinstance(effect, OwnAddresses):
             return own_addresses()
         if self.policies is not None:

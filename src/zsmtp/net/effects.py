@@ -45,13 +45,15 @@ class Connect:
 class ConnectResult:
     """The connection made (``stream`` and ``endpoint``), or both None; ``failures`` are the attempts that failed.
 
-    ``interrupted`` tells that there is no connection because this program was told to stop.
+    ``interrupted`` tells that there is no connection because this program was told to stop. ``overtaken`` are attempts
+    that were started before the one that made the connection and still hung then, each with how many seconds it had.
     """
 
     stream: Stream | None
     endpoint: Endpoint | None
     failures: tuple[tuple[Endpoint, str], ...] = ()
     interrupted: bool = False
+    overtaken: tuple[tuple[Endpoint, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Exchange:
 
     stream: Stream
     session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class ReadClock:
+    """What time it is; the answer is in seconds, on a clock that does not go back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ class TLSResult:
     approved: Callable[[], None] = _keep_nothing
 
 
-Effect = Connect | Exchange | Close | StartTLS
+Effect = Connect | Exchange | Close | StartTLS | ReadClock
 
 T = TypeVar("T")
 

@@ -50,6 +50,11 @@ class Race:
             self.failed(endpoint)
         return late
 
+    def overtaken(self, winner: Endpoint, now: float) -> tuple[tuple[Endpoint, float], ...]:
+        """The attempts that had a start over ``winner``'s and still hang, each with for how many seconds it did."""
+        since = self._running[winner]
+        return tuple((endpoint, now - started) for endpoint, started in self._running.items() if started < since)
+
     def deadline(self) -> float | None:
         """When to look again at the latest: the next early start or the next expiry."""
         times = [started + self._timeout for started in self._running.values()]

@@ -31,7 +31,7 @@ from zsmtp.dns.resolver import Resolver
 from zsmtp.dns.static import StaticResolver
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted, LocalError
 from zsmtp.events import ConnectFailed, Connecting, LookupDone, LookupStarted, Observer, ignore
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, StartTLS, TLSResult, carry_out
+from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, ReadClock, StartTLS, TLSResult, carry_out
 from zsmtp.net.race import Race
 from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection
 from zsmtp.proto.session import Session, SessionEvent
@@ -115,6 +115,8 @@ class ScriptedNetwork:
             return None
         if isinstance(effect, StartTLS):
             return self._start_tls(effect)
+        if isinstance(effect, ReadClock):
+            return self.now
         if isinstance(effect, OwnAddresses):
             return self._own_addresses
         return self._policy(effect)
@@ -246,7 +248,8 @@ class ScriptedNetwork:
                 if isinstance(host, Script):
                     connection = ScriptedConnection(endpoint, host, self.now)
                     self.connections.append(connection)
-                    return ConnectResult(connection, endpoint, tuple(failures))
+                    overtaken = race.overtaken(endpoint, self.now)
+                    return ConnectResult(connection, endpoint, tuple(failures), overtaken=overtaken)
                 race.failed(endpoint)
                 self._failed(failures, endpoint, host.reason)
             for endpoint in race.expired(self.now):

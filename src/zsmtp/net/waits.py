@@ -226,8 +226,9 @@ def connect(
                 ready = yield SocketsWait(tuple(contest.running.values()), race.deadline())
                 winner = contest.finish_any(ready)
             if winner is not None:
-                sock = contest.running.pop(winner)
-                return ConnectResult(SocketStream(sock, winner.family), winner, tuple(contest.failures))
+                stream = SocketStream(contest.running.pop(winner), winner.family)
+                overtaken = race.overtaken(winner, clock())
+                return ConnectResult(stream, winner, tuple(contest.failures), overtaken=overtaken)
     finally:
         contest.abandon()
     return ConnectResult(None, None, tuple(contest.failures))
