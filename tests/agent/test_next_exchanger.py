@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tests.support.agent import Result, run
 from tests.support.nameserver import NameServer, Zone
-from tests.support.postoffice import PostOffice, Rcpt
+from tests.support.postoffice import HEADER, PostOffice, Rcpt
 from tests.support.script import Script, Step, Then
-from tests.support.sink import Sink
+from tests.support.sink import Sink, refusing_port
 
 ZONE: Zone = {
     "two.example": {"MX": ("10 a.example.", "20 b.example.")},
@@ -129,3 +129,18 @@ def test_a_dead_first_exchanger_is_tried_last_for_the_next_session(office: PostO
     assert log.count("Connecting to `a.example'") == 1
     assert log.count("Connecting to `b.example'") == 3
     assert log.count(f"tried after all others: a.example [127.0.0.1|{second.port}] (Connection refused, ") == 2
+
+
+@pytest.mark.parametrize("field", ["TLS-Required: No\n", ""])
+def test_a_dead_host_is_waited_for_once_whatever_mail_asks_for(office: PostOffice, tmp_path: Path, field: str) -> None:
+    jobs = [
+        office.post([Rcpt("a@implicit.example", "implicit.example")], name=str(name), header=HEADER + field)
+        for name in (1000, 1001, 1002)
+    ]
+    with NameServer(ZONE) as dns, refusing_port() as port:
+        office.write_zenv(RESOLVER=dns.address)
+        lines = b"".join(job.line("implicit.example") for job in jobs)
+        result = run(office, "-h", "me.example", "-p", str(port), "-l", str(tmp_path / "log"), stdin=lines)
+    assert [office.marks(job) for job in jobs] == [" "] * 3
+    assert len(result.reports) == 3
+    assert (tmp_path / "log").read_text().count("Connecting to") == 1

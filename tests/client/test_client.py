@@ -24,6 +24,7 @@ from zsmtp.client.lane import Slots
 from zsmtp.client.parcel import Job, Parcel
 from zsmtp.dns.static import StaticResolver
 from zsmtp.errors import LocalError
+from zsmtp.tls.policy import Level
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -280,20 +281,28 @@ def test_a_dead_host_is_waited_for_once(run: Run[Any]) -> None:
     assert 1 <= sum(bool(result.attempts) for result in results) <= 2  # more than one connection was tried for them
 
 
-def test_a_host_that_rests_is_tried_for_mail_that_would_rather_arrive(run: Run[Any]) -> None:
+@pytest.mark.parametrize(
+    ("first", "level", "tried"),
+    [
+        (Script(banner=Step("421 later", Then.CLOSE)), Level.MAY, [True, False, False]),
+        (Script(), Level.ENCRYPT, [True, False, True]),
+    ],
+    ids=["it refused to talk", "it had no TLS"],
+)
+def test_when_a_host_that_rests_is_tried_for_mail_that_would_rather_arrive(
+    run: Run[Any], first: Script, level: Level, *, tried: list[bool]
+) -> None:
     """TLS-Required: No (RFC 8689 5): it may be just a policy of the destination that failed a moment ago."""
 
-    async def main(sink: Sink) -> list[str]:
-        async with Client(through(sink)) as client:
+    async def main(sink: Sink) -> list[bool]:
+        relay = zsmtp.Relay(host="127.0.0.1", port=sink.port, tls=zsmtp.TLS(level=level))
+        async with Client(relay=relay) as client:
             messages = [MESSAGE, MESSAGE, b"TLS-Required: No\n" + MESSAGE]
-            return [
-                result.fate.value
-                for message in messages
-                for result in await client.deliver(message, recipients="a@d0.example.com")
-            ]
+            results = [await client.deliver(message, recipients="a@d0.example.com") for message in messages]
+            return [bool(result.attempts) for report in results for result in report]
 
-    with Sink(Script(banner=Step("421 later", Then.CLOSE)), Script()) as sink:
-        assert run(main(sink)) == ["deferred", "deferred", "delivered"]
+    with Sink(first, Script()) as sink:
+        assert run(main(sink)) == tried
 
 
 # ------------------------------------------------------------------- the ends

@@ -12,11 +12,21 @@ from tests.support.security import Authority, asking
 from tests.tls.certificates import NOW
 
 from zsmtp.delivery.envelope import Delivery
-from zsmtp.delivery.outcome import Fate, Level, Verdict
+from zsmtp.delivery.outcome import (
+    ConnectFailure,
+    Fate,
+    Level,
+    Verdict,
+    combine_host_failures,
+    from_security,
+)
 from zsmtp.delivery.plan import may_share
 from zsmtp.delivery.report import Ledger
+from zsmtp.delivery.rest import Resting
 from zsmtp.delivery.settings import SessionSettings
-from zsmtp.net.script import Reaction, Script
+from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.net.script import Reaction, Script, Then
+from zsmtp.net.scripted import Host, Unreachable
 from zsmtp.proto.plan import SenderWish
 from zsmtp.tls.policy import Level as TLSLevel
 from zsmtp.tls.policy import Policy, STSUse
@@ -220,3 +230,55 @@ def test_a_session_is_shared_with_another_destination_only_if_it_is_as_safe(othe
     assert here.network.run(may_share(here.route.request, security, in_clear)) is wanted
     elsewhere = replace(peer, endpoint=replace(peer.endpoint, address="192.0.2.99"))
     assert not here.network.run(may_share(here.route.request, security, elsewhere))
+
+
+# ------------------------------------------------------------------- mail that would rather arrive (RFC 8689 5)
+
+REFUSED = ConnectFailure(Endpoint("mx0.example.org", "192.0.2.1", 25, Family.INET), "Connection refused")
+POLICY = from_security("no", None, final=False)
+CONNECTION = combine_host_failures([REFUSED], [])
+MIXED = combine_host_failures([REFUSED], [POLICY])
+
+
+@pytest.mark.parametrize(
+    ("verdict", "held"), [(POLICY, False), (CONNECTION, True), (MIXED, False)], ids=["policy", "connection", "both"]
+)
+def test_whose_rest_holds_for_mail_with_tls_required_no(verdict: Verdict, *, held: bool) -> None:
+    resting = Resting()
+    resting.remember("example.org", verdict, 0.0)
+    assert resting.get("example.org", 1.0) == (verdict.retry_after - 1.0, verdict)
+    found = resting.get("example.org", 1.0, OPTIONAL)
+    assert (found is not None) is held
+    assert resting.get("example.org", 1.0) is not None, "asking does not end it"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "decided"),
+    [
+        ([Unreachable()], False),
+        ([Script(greeting=Reaction("450 later"))], False),
+        ([Script(greeting=Reaction(b"", Then.HANG))], False),
+        ([Script(replies={"EHLO": [Reaction("421 busy", Then.CLOSE)]})], False),
+        ([Script()], True),
+        ([Script(keywords=("STARTTLS",), tls="no shared cipher")], True),
+        ([Unreachable(), Script()], True),
+        ([Script(), Script(greeting=Reaction("450 later"))], True),
+        ([Script(greeting=Reaction("554 no")), Script()], True),
+    ],
+)
+def test_the_verdict_knows_whether_protection_was_among_the_reasons(hosts: list[Host], *, decided: bool) -> None:
+    here = world(*hosts, settings=asking(Policy(level=TLSLevel.ENCRYPT)))
+    (verdict,) = here.deliver(message())
+    assert verdict.fate is Fate.DEFERRED
+    assert verdict.tls_decided is decided
+    assert here.route.failure == verdict
+
+
+@pytest.mark.parametrize("policy", [ENFORCE, ENFORCE.replace(b"*.example.org", b"mx.elsewhere.example")])
+def test_a_policy_of_the_destination_is_such_a_reason(policy: bytes) -> None:
+    """The certificate is another's; or the exchanger is not listed, and is not even connected to."""
+    here = there(BAD, sts=True)
+    here.network.policies["mta-sts.example.org"] = policy
+    (verdict,) = here.deliver(message())
+    assert verdict.tls_decided
+    assert here.deliver(message(wish=OPTIONAL))[0].fate is Fate.DELIVERED

@@ -205,8 +205,7 @@ class Worker:
     async def _carry(self, job: Job) -> None:
         """Deliver a job, and others that ride with it."""
         lane, route, resting = self._lane, self._route, self._client.resting
-        alone = route.link is None and not job.tls_is_optional  # it may be just the policies that failed
-        rest = resting.get(lane.destination, self._loop.time()) if alone else None
+        rest = resting.get(lane.destination, self._loop.time(), job.wish) if route.link is None else None
         if rest is not None:  # it failed as a whole a moment ago
             job.settle_all(rest[1])
             return

@@ -148,9 +148,9 @@ class Job:
         return Delivery(Message(envelope, content_for), self._ledger, letter.name)
 
     @property
-    def tls_is_optional(self) -> bool:
-        """Whether delivery matters more to the sender than the destination's policies (RFC 8689)."""
-        return self._parcel.letter.wish is SenderWish.TLS_OPTIONAL
+    def wish(self) -> SenderWish:
+        """What the sender asks of sessions (RFC 8689)."""
+        return self._parcel.letter.wish
 
     @property
     def over(self) -> bool:

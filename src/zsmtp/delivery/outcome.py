@@ -79,7 +79,8 @@ class Verdict(NamedTuple):
     this recipient is concerned; with HOST, ``retry_after`` seconds is how long to leave the host alone (0: no wish).
     ``at_final_dot`` tells that the content was out when the verdict fell; ``in_doubt`` that the server may have taken
     the message although no reply said so. ``passed_on`` tells that a DSN request travelled on with the message.
-    ``reply`` is the server's word that decided, None if there was none.
+    ``reply`` is the server's word that decided, None if there was none. ``tls_decided`` tells that the protection a
+    session had to have was among the reasons: mail that may do without it may fare better.
     """
 
     fate: Fate
@@ -94,6 +95,7 @@ class Verdict(NamedTuple):
     passed_on: bool = False
     peer: Peer | None = None
     reply: Reply | None = None
+    tls_decided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +224,8 @@ def combine_host_failures(failures: Sequence[ConnectFailure], refusals: Sequence
     words = [str(failure) for failure in failures] + [refusal.text.lstrip("\r") for refusal in refusals]
     text = "".join(f"\r{word}" for word in words)
     temporary = next((r for r in refusals if r.fate is not Fate.FAILED), None)
-    if temporary is None and failures:
-        return from_connect_failures(failures)._replace(text=text)
-    return (temporary or refusals[-1])._replace(text=text)
+    verdict = temporary or (from_connect_failures(failures) if failures else refusals[-1])
+    return verdict._replace(text=text, tls_decided=any(refusal.tls_decided for refusal in refusals))
 
 
 _LOST = {
@@ -255,7 +256,7 @@ def from_security(text: str, peer: Peer | None, *, final: bool) -> Verdict:
     """The verdict when no session was as secure as it must be (RFC 3207, RFC 7672, RFC 8461)."""
     fate = Fate.FAILED if final else Fate.DEFERRED
     status = EnhancedStatus(5, 7, 3) if final else EnhancedStatus(4, 7, 5)
-    return _local(fate, status, text, "security required", peer)
+    return _local(fate, status, text, "security required", peer)._replace(tls_decided=True)
 
 
 def from_requiretls(peer: Peer) -> Verdict:

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterable
 
 from zsmtp.delivery.outcome import ConnectFailure, Verdict
 from zsmtp.dns.plan import Endpoint
+from zsmtp.proto.plan import SenderWish
 
 MAX_RESTING = 1000  # destinations remembered
 ADDRESS_REST = 60  # seconds an address is tried after all others once no connection to it came about
@@ -31,16 +32,23 @@ class Resting:
             del self._until[next(iter(self._until))]
         self._until[destination] = (now + failure.retry_after, failure)
 
-    def get(self, destination: Hashable, now: float) -> tuple[float, Verdict] | None:
-        """For how many seconds a destination rests, and the verdict on its mail; None if it may be tried."""
+    def get(
+        self, destination: Hashable, now: float, wish: SenderWish = SenderWish.NONE
+    ) -> tuple[float, Verdict] | None:
+        """For how many seconds a destination rests, and the verdict on its mail; None if it may be tried.
+
+        Mail with ``TLS-Required: No`` may be tried where protection was among the reasons: for it, there may be none.
+        """
         rest = self._until.get(destination)
         if rest is None:
             return None
         until, verdict = rest
-        if now < until:
-            return until - now, verdict
-        del self._until[destination]
-        return None
+        if now >= until:
+            del self._until[destination]
+            return None
+        if wish is SenderWish.TLS_OPTIONAL and verdict.tls_decided:
+            return None
+        return until - now, verdict
 
 
 class Unreached:

@@ -19,7 +19,6 @@ from zsmtp.dns.destination import exchanger_names
 from zsmtp.errors import ConfigError
 from zsmtp.events import About, Decision, Observer, ignore
 from zsmtp.net.blocking import BlockingDriver
-from zsmtp.proto.plan import SenderWish
 from zsmtp.zmailer import environment
 from zsmtp.zmailer.options import Options
 
@@ -81,9 +80,8 @@ class Dispatcher:
         route = self._route
         assert route is not None
         destination = route.request.destination
-        optional = delivery.message.envelope.wish is SenderWish.TLS_OPTIONAL  # it may be just the policies that fail
-        alone = route.link is None and not optional
-        rest = self._resting.get(destination, time.monotonic()) if alone else None
+        wish = delivery.message.envelope.wish
+        rest = self._resting.get(destination, time.monotonic(), wish) if route.link is None else None
         if rest is not None:
             seconds, verdict = rest
             if self._observe is not ignore:
