@@ -109,8 +109,10 @@ def test_messages_on_one_connection_have_requests_of_their_own(tmp_path: Path) -
 
 def test_an_internationalised_original_address_is_ascii_on_the_wire() -> None:
     dsn = zsmtp.DSN(original={"bob@example.net": "Jos\u00e9 <jos\u00e9+1@b\u00fccher.example>"})
-    with Sink(Script(caps=("DSN",))) as sink:
-        assert zsmtp.deliver(LETTER, recipients="bob@example.net", relay=relay(sink), dsn=dsn).ok
+    with Sink(Script(caps=("DSN", "SMTPUTF8")), Script(caps=("DSN",))) as sink:
+        for _ in range(2):
+            assert zsmtp.deliver(LETTER, recipients="bob@example.net", relay=relay(sink), dsn=dsn).ok
+    assert sink.connections[1].lines[2] == b"RCPT TO:<bob@example.net>"
     assert rb"RCPT TO:<bob@example.net> ORCPT=utf-8;jos\x{E9}\x{2B}1@b\x{FC}cher.example" in sink.connections[0].lines
 
 

@@ -80,6 +80,15 @@ def test_delivery_status_notification_parameters_are_taken(exchange: Exchange) -
     assert b" ORCPT=rfc822;someone+2Bother@example.org" in rcpt
 
 
+@at("postfix", "exim", "opensmtpd")
+def test_an_internationalised_original_recipient_costs_nobody_the_message(exchange: Exchange) -> None:
+    """OpenSMTPD refuses a recipient whose ORCPT is not of the type rfc822; it does not offer SMTPUTF8 either."""
+    words = r"NOTIFY=FAILURE ORCPT=utf-8;jos\x{E9}@b\x{FC}cher.example"
+    message = exchange.post(["user015"], b"forwarded\n", words=words)
+    exchange.deliver([message])
+    exchange.assert_stored({"user015": [message]})
+
+
 @at()
 def test_without_pipelining(exchange: Exchange) -> None:
     """``-P``: the same mail arrives, also over servers that offer PIPELINING."""

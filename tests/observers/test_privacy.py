@@ -127,7 +127,7 @@ def test_long_texts_take_no_longer_than_they_should() -> None:
 
 
 def test_an_original_recipient_is_hidden_in_whatever_form_it_has() -> None:
-    world = TracedWorld(Script(keywords=("DSN",)), hashed=True)
+    world = TracedWorld(Script(keywords=("DSN", "SMTPUTF8")), hashed=True)
     (trace,) = world.deliver(message(Recipient(b"joe@example.org", orcpt=rb"utf-8;ann\x{E9}tte.roe@example.net")))
     text = trace_text(trace)
     assert "ORCPT=utf-8;" in text

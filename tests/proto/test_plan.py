@@ -105,6 +105,15 @@ def test_an_original_recipient_goes_with_an_internationalised_address_if_it_is_k
     )
 
 
+def test_an_original_recipient_in_utf8_is_for_servers_that_know_such() -> None:
+    recipient = Recipient(b"r@example.org", orcpt=rb"UTF-8;jos\x{E9}@example.org")
+    both = Capabilities(dsn=True, smtputf8=True)
+    assert (
+        plan(both, recipient).steps[1].wire == rb"RCPT TO:<r@example.org> ORCPT=UTF-8;jos\x{E9}@example.org" + b"\r\n"
+    )
+    assert plan(Capabilities(dsn=True), recipient).steps[1].wire == b"RCPT TO:<r@example.org>\r\n"
+
+
 def test_smtputf8_is_said_only_if_an_address_needs_it() -> None:
     utf8 = Capabilities(smtputf8=True)
     assert b"SMTPUTF8" not in plan(utf8).steps[0].wire

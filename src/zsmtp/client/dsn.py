@@ -30,6 +30,7 @@ class DSN:
     message a notification of failure brings back. ``envid`` is repeated in each notification, so that the sender knows
     what it is about: printable ASCII, 100 octets when encoded. ``original`` has the original address for recipients
     that the message was forwarded to, as ``{"new@example.net": "old@example.org"}``; for all others it is their own.
+    One that is not ASCII is told to servers with SMTPUTF8 only (RFC 6533).
 
     ``notify`` and ``original`` are kept as tuples. Raises :class:`~zsmtp.errors.SubmissionError`.
     """

@@ -252,10 +252,18 @@ def _rcpt(recipient: Recipient, capabilities: Capabilities, *, smtputf8: bool) -
     address = _address(recipient.address, smtputf8=smtputf8)
     if not capabilities.dsn:
         return command.rcpt(address)
+    return command.rcpt(address, notify=recipient.notify, orcpt=_orcpt(recipient, capabilities))
+
+
+def _orcpt(recipient: Recipient, capabilities: Capabilities) -> bytes | None:
+    """ORCPT=, left out where it would only cost the recipient: over-long, or of a type the server need not know.
+
+    The type utf-8 came with internationalised mail (RFC 6533); there are servers without it that refuse the recipient.
+    """
     orcpt = original_recipient(recipient.orcpt, recipient.address)
-    if orcpt is not None and len(orcpt) > MAX_ORCPT:  # a longer one helps nobody
-        orcpt = None
-    return command.rcpt(address, notify=recipient.notify, orcpt=orcpt)
+    if orcpt is None or len(orcpt) > MAX_ORCPT:
+        return None
+    return None if orcpt[:6].lower() == b"utf-8;" and not capabilities.smtputf8 else orcpt
 
 
 def _address(address: bytes, *, smtputf8: bool) -> bytes:
