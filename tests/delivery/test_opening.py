@@ -1,5 +1,7 @@
 """From a plan to an open session: greetings, EHLO and its way back, and who is tried next."""
 
+from dataclasses import replace
+
 import pytest
 from tests.support.network import World, message, run, world
 from tests.support.security import Authority, asking
@@ -123,6 +125,51 @@ def test_a_silent_greeting_costs_its_time_and_no_more() -> None:
     there = run(Script(greeting=Reaction(b"", Then.HANG)), Script())
     assert there.fates == [Fate.DELIVERED]
     assert there.network.connections[1].opened_at == there.network.connections[0].opened_at + 300
+
+
+HINT = "waits for TLS from the first octet"
+
+
+@pytest.mark.parametrize(
+    ("port", "greeting", "hinted"),
+    [
+        (465, Reaction(b"", Then.HANG), True),
+        (465, Reaction(b"", Then.CLOSE), True),
+        (465, Reaction(b"", Then.RESET), True),
+        (25, Reaction(b"", Then.HANG), False),
+        (587, Reaction(b"", Then.CLOSE), False),
+        (465, Reaction(b"220-wait", Then.HANG), False),
+        (465, Reaction(b"220-wait\r\n", Then.CLOSE), False),
+        (465, Reaction(b"nonsense\r\n", Then.CLOSE), False),
+        (465, Reaction("421 busy", Then.CLOSE), False),
+        (465, Reaction("220 hi\r\n221 bye", Then.CLOSE), False),
+    ],
+)
+def test_a_port_that_waits_for_tls_says_nothing_and_is_told_of(port: int, greeting: Reaction, *, hinted: bool) -> None:
+    there = world(Script(greeting=greeting))
+    there.route.request = replace(there.route.request, port=port)
+    (verdict,) = there.deliver(message())
+    assert verdict.fate is Fate.DEFERRED
+    assert (HINT in verdict.text) is hinted
+    assert HINT not in verdict.diagnostic
+    assert not hinted or "smtps://" in verdict.text.splitlines()[-1]
+
+
+def test_who_began_with_tls_is_not_told_to() -> None:
+    authority = Authority.new()
+    silent = replace(authority.server("mx0.example.org"), greeting=Reaction(b"", Then.HANG))
+    there = world(silent, settings=asking(Policy(), implicit=True), now=NOW, anchors=authority.anchors)
+    there.route.request = replace(there.route.request, port=465)
+    (verdict,) = there.deliver(message())
+    assert there.network.handshakes
+    assert "no reply within 300 s" in verdict.text
+    assert HINT not in verdict.text
+
+
+def test_a_stop_while_port_465_is_silent_says_nothing_of_tls() -> None:
+    there = world(Script(greeting=Reaction(b"", Then.HANG)), stop_at=1001.0)
+    there.route.request = replace(there.route.request, port=465)
+    assert HINT not in there.deliver(message())[0].text
 
 
 def test_a_dripping_greeting_costs_the_same() -> None:

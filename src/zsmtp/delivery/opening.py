@@ -28,6 +28,7 @@ from zsmtp.delivery.outcome import (
     from_reply,
     from_requiretls,
     from_security,
+    from_silence,
 )
 from zsmtp.delivery.plan import DeliveryPlan
 from zsmtp.delivery.protection import InClear, Secured, Stale, Unfit
@@ -270,7 +271,9 @@ class Opener:
         heard = yield Exchange(stream, session)
         if isinstance(heard, Lost):
             yield Close(stream)
-            return self._stopped(heard, "", peer)
+            stopped = self._stopped(heard, "", peer)
+            silent = isinstance(heard.error, (WaitTimeout, ConnectionLost)) and not session.inside_reply
+            return replace(stopped, verdict=from_silence(heard.error, peer)) if silent else stopped
         if heard.result is not Result.SUCCESS:
             verdict = self._refused(heard, exchange(b"(connecting)", heard.reply), peer)
             return (yield from self._leave(stream, session, verdict))

@@ -33,6 +33,7 @@ from zsmtp.records import dataclass
 if TYPE_CHECKING:
     from zsmtp.delivery.protection import Protection
 
+SUBMISSIONS = 465  # TLS from the first octet (RFC 8314)
 HOST_REST = 60  # seconds a host is left alone after no session with it could be opened
 
 
@@ -228,6 +229,11 @@ def combine_host_failures(failures: Sequence[ConnectFailure], refusals: Sequence
     return verdict._replace(text=text, tls_decided=any(refusal.tls_decided for refusal in refusals))
 
 
+_TLS_FIRST = (
+    "port 465 waits for TLS from the first octet: ask for it with smtps:// in the relay's URL, "
+    "or with tls-implicit in zsmtp-tls.conf(5)"
+)
+
 _LOST = {
     ServiceClosing: EnhancedStatus(4, 3, 2),
     ReplyError: EnhancedStatus(4, 5, 0),
@@ -250,6 +256,18 @@ def from_loss(error: ZsmtpError, dialogue: str, peer: Peer | None, *, level: Lev
         retry_after=HOST_REST if level is Level.HOST else 0,
         peer=peer,
     )
+
+
+def from_silence(error: ZsmtpError, peer: Peer) -> Verdict:
+    """The verdict when a connection stood and not an octet of a greeting came over it.
+
+    On port 465 that is what a client sees that does not begin with TLS: the server waits for its handshake, as
+    RFC 8314 3.3 has it.
+    """
+    verdict = from_loss(error, "", peer, level=Level.HOST)
+    if peer.endpoint.port != SUBMISSIONS or peer.protection is not None:
+        return verdict
+    return verdict._replace(text=f"{verdict.text}; {_TLS_FIRST}")
 
 
 def from_security(text: str, peer: Peer | None, *, final: bool) -> Verdict:

@@ -112,6 +112,11 @@ class Session:
         """Whether nothing has come that no reply accounts for, and nothing is due: as it must be before a handshake."""
         return self._error is None and not self._parser.pending and not self._awaited and not self._events
 
+    @property
+    def inside_reply(self) -> bool:
+        """Whether a reply has begun that has no end yet."""
+        return self._parser.pending
+
     def transact(self, transaction: Transaction) -> None:
         """Ask for a transaction; its steps tell what each of them waits for (``zsmtp.proto.plan``)."""
         self._quiet = not heard(self._observe)
