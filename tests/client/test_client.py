@@ -281,6 +281,23 @@ def test_a_dead_host_is_waited_for_once(run: Run[Any]) -> None:
     assert 1 <= sum(bool(result.attempts) for result in results) <= 2  # more than one connection was tried for them
 
 
+@pytest.mark.parametrize("observe", [None, lambda name: lambda event: None], ids=["unheard", "observed"])
+def test_a_dead_exchanger_is_known_to_all_connections_and_domains(run: Run[Any], observe: Any) -> None:
+    table = "\n".join(f"{name} MX 10 dead.example\n{name} MX 20 live.example" for name in ("a.example", "b.example"))
+    table += "\ndead.example A 127.0.0.1\nlive.example A 127.0.0.2"
+    bye = Script(replies={"DOT": (Step("250 ok\r\n421 that is enough", Then.CLOSE),)})
+
+    async def main(port: int) -> list[list[str]]:
+        direct = zsmtp.Direct(resolver=StaticResolver(table), port=port)
+        async with Client(zsmtp.Config(direct=direct, helo_name="client.example"), observe=observe) as client:
+            reports = [await client.deliver(MESSAGE, recipients=f"x@{domain}.example") for domain in "aaba"]
+        return [[attempt.host for attempt in result.attempts] for report in reports for result in report if result.ok]
+
+    with Sink(bye, host="127.0.0.2") as sink:
+        tried = run(main(sink.port))
+    assert tried == [["dead.example", "live.example"], *[["live.example"]] * 3]
+
+
 @pytest.mark.parametrize(
     ("first", "level", "tried"),
     [

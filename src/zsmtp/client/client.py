@@ -31,7 +31,7 @@ from zsmtp.client.message import Letter, MessageLike
 from zsmtp.client.parcel import Parcel
 from zsmtp.client.report import Fate, Report, Result
 from zsmtp.delivery.attempt import Courier
-from zsmtp.delivery.rest import Resting
+from zsmtp.delivery.rest import Resting, Unreached
 from zsmtp.errors import LocalError, SubmissionError
 from zsmtp.events import Observer, combine, ignore
 from zsmtp.net.aio import AsyncDriver
@@ -93,6 +93,7 @@ class Client:
         self._closed = False
         self.slots = Slots(self.config.limits.connections)
         self.resting = Resting()
+        self._unreached = Unreached()
 
     # -------------------------------------------------------------- deliveries
 
@@ -209,16 +210,19 @@ class Client:
         return driver
 
     def courier_for(self, destination: Destination) -> tuple[Courier, Observer]:
-        """Who carries messages there, and who hears of it; what was learned of peers is shared where nobody does."""
+        """Who carries messages there, and who hears of it.
+
+        Which addresses did not answer is known to all; what else was learned of peers is shared where nobody listens.
+        """
         settings = self._destinations.settings_for(destination.relay)
         observer = ignore if self._observe is None else self._observe(destination.name)
         if self._tracing is not None:
             observer = combine(observer, self._tracing.observer())
         if observer is not ignore:
-            return Courier(settings, observer), observer
+            return Courier(settings, observer, self._unreached), observer
         courier = self._couriers.get(destination.relay)
         if courier is None:
-            courier = self._couriers[destination.relay] = Courier(settings)
+            courier = self._couriers[destination.relay] = Courier(settings, unreached=self._unreached)
         return courier, ignore
 
     # ------------------------------------------------------------------ ending

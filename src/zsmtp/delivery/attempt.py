@@ -28,6 +28,7 @@ from zsmtp.delivery.outcome import (
 from zsmtp.delivery.pace import Pace
 from zsmtp.delivery.plan import DeliveryPlan, plan_delivery, plan_protection
 from zsmtp.delivery.pool import Route
+from zsmtp.delivery.rest import Unreached
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.plan import Endpoint
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted
@@ -83,11 +84,16 @@ def _why_again(broken: Broken, *, reused: bool) -> str:
 
 
 class Courier:
-    """Delivers messages over routes, as ``settings`` say. Its methods are generators of effects."""
+    """Delivers messages over routes, as ``settings`` say. Its methods are generators of effects.
 
-    def __init__(self, settings: SessionSettings, observer: Observer = ignore) -> None:
+    ``unreached`` is the memory of addresses that did not answer: several couriers may have one in common.
+    """
+
+    def __init__(
+        self, settings: SessionSettings, observer: Observer = ignore, unreached: Unreached | None = None
+    ) -> None:
         self._security = settings.security
-        self._opener = Opener(settings, observer)
+        self._opener = Opener(settings, observer, unreached)
         self._observe = observer
         self._paces: dict[Endpoint, Pace] = {}
 

@@ -110,16 +110,18 @@ class _Stopped:
 
 
 class Opener:
-    """Opens sessions as ``settings`` say.
+    """Opens sessions as ``settings`` say. HELO names found by reverse lookup are kept for the life of the object.
 
-    HELO names found by reverse lookup are kept for the life of the object, and so is for a while what did not answer.
+    ``unreached`` is the memory of addresses that did not answer, its own without.
     """
 
-    def __init__(self, settings: SessionSettings, observer: Observer = ignore) -> None:
+    def __init__(
+        self, settings: SessionSettings, observer: Observer = ignore, unreached: Unreached | None = None
+    ) -> None:
         self._settings = settings
         self._observe = observer
         self._names: dict[str | None, bytes] = {}
-        self._unreached = Unreached()
+        self._unreached = Unreached() if unreached is None else unreached
         self._stage: SecurityStage | None = None
         if settings.security is not None:
             from zsmtp.delivery.security import SecurityStage  # what it imports costs only those who use it
