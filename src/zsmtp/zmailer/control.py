@@ -147,27 +147,12 @@ _ADDRESS = re.compile(rb"[ \t]*+" + rb"[ \t]++".join([_FIELD] * 4) + rb"[ \t]*+"
 _PREAMBLE = re.compile(rb"@ 0x0{0,15}([0-7])\ni ([^\n/.][^\n/]{0,254})\no ([0-9]{1,18})\nl ([^\n]{0,1000})\n")
 
 
-class _Draft:
-    """A recipient whose header and DSN data are still to come."""
-
-    __slots__ = ("dsn", "dsn_offset", "envid", "fields", "lock_field", "offset", "ret", "sender", "state")
-
-    def __init__(
-        self, offset: int, state: bytes, fields: tuple[bytes, ...], sender: int, envid: bytes | None, ret: bytes | None
-    ) -> None:
-        self.offset = offset
-        self.state = state
-        self.fields = fields
-        self.sender = sender
-        self.lock_field = True
-        self.dsn = NO_DSN_WORDS
-        self.dsn_offset = -1
-        self.envid = envid
-        self.ret = ret
-
-
 class _Parser:
-    """One pass over the records; the methods named after tags take the offsets of a record's tag and of its LF."""
+    """One pass over the records; the methods named after tags take the offsets of a record's tag and of its LF.
+
+    A recipient is counted among those of the next header block before that is read: it is ``unheaded`` until then.
+    ``current`` tells that the last one may still be followed by DSN data of its own.
+    """
 
     flags = 0
     message_name = b""
@@ -177,7 +162,7 @@ class _Parser:
     turn_request = False
     envid: bytes | None = None
     ret: bytes | None = None
-    current: _Draft | None = None
+    current = False
 
     def __init__(self, path: str, data: bytes) -> None:
         self.path = path
@@ -185,7 +170,7 @@ class _Parser:
         self.senders: list[Sender] = []
         self.headers: list[HeaderBlock] = []
         self.recipients: list[Recipient] = []
-        self.waiting: list[_Draft] = []  # the recipients since the last m block
+        self.unheaded = 0  # the recipients since the last m block
         self.remarks: list[str] = []
 
     def refuse(self, offset: int, problem: str) -> SpoolError:
@@ -197,9 +182,8 @@ class _Parser:
         elif len(self.remarks) == REMARK_LIMIT:
             self.remarks.append("more of this kind is left out")
 
-    def count(self, offset: int, present: int, what: str) -> None:
-        if present >= RECORD_LIMIT:
-            raise self.refuse(offset, f"more than {RECORD_LIMIT} {what}")
+    def too_many(self, offset: int, what: str) -> SpoolError:
+        return self.refuse(offset, f"more than {RECORD_LIMIT} {what}")
 
     def records(self) -> None:
         """Read all records; raises SpoolError."""
@@ -241,8 +225,9 @@ class _Parser:
                 raise self.refuse(end, "no i record (message file)")
             if self.body_offset < 0:
                 raise self.refuse(end, "no o record (body offset)")
-            if self.waiting:
-                raise self.refuse(self.waiting[0].offset, "no m record (headers) for this recipient")
+            if self.unheaded:
+                first = self.recipients[-self.unheaded]
+                raise self.refuse(first.offset, "no m record (headers) for this recipient")
         return ControlFile(
             self.path,
             identity,
@@ -315,9 +300,10 @@ class _Parser:
             channel, host, user, privilege = b"error", b"", b"", b""  # nothing else of it is ever used
         else:
             raise self.refuse(start, "the s record is not channel, host, user, privilege")
-        self.count(start, len(self.senders), "senders")
+        if len(self.senders) >= RECORD_LIMIT:
+            raise self.too_many(start, "senders")
         self.senders.append(Sender(start, channel, host, _without_brackets(user), privilege))
-        self.current = None
+        self.current = False
 
     def recipient(self, start: int, end: int) -> None:
         data, at = self.data, start + 2
@@ -337,45 +323,62 @@ class _Parser:
             raise self.refuse(start, "the r record is not channel, host, user, privilege")
         if not self.senders:
             raise self.refuse(start, "no s record (sender) above this recipient")
-        self.count(start, len(self.waiting) + len(self.recipients), "recipients")
-        draft = _Draft(start, data[start + 1 : start + 2], match.groups(), len(self.senders) - 1, self.envid, self.ret)
-        draft.lock_field = locked
-        self.waiting.append(draft)
-        self.current = draft
+        if len(self.recipients) >= RECORD_LIMIT:
+            raise self.too_many(start, "recipients")
+        channel, host, user, privilege = match.groups()
+        self.recipients.append(
+            Recipient(
+                start,
+                data[start + 1 : start + 2],
+                channel,
+                host,
+                _without_brackets(user),
+                privilege,
+                len(self.senders) - 1,
+                len(self.headers),
+                NO_DSN_WORDS,
+                -1,
+                self.envid,
+                self.ret,
+                locked,
+            )
+        )
+        self.unheaded += 1
+        self.current = True
 
     def dsn(self, start: int, end: int) -> None:
-        if self.current is None or self.data[start + 1] != _BLANK:
+        if not self.current or self.data[start + 1] != _BLANK:
             self.remark(start, "an N record without recipient or blank is skipped")
             return
-        reader = DsnWordsReader(self.current.dsn)
+        last = self.recipients[-1]
+        reader = DsnWordsReader(last.dsn)
         reader.read(self.data[start + 2 : end])
         for text in reader.remarks:
             self.remark(start, text)
-        self.current.dsn = reader.words
-        if self.current.dsn_offset < 0:
-            self.current.dsn_offset = start
+        offset = start if last.dsn_offset < 0 else last.dsn_offset
+        self.recipients[-1] = last._replace(dsn=reader.words, dsn_offset=offset)
 
     def envelope_id(self, start: int, end: int) -> None:
         value = self.data[start + 2 : end].strip(b" \t")
         if self.data[start + 1] != _BLANK or not valid_envid(value):
             self.remark(start, "a malformed ENVID is left out")
-        elif self.current is None:
-            self.envid = value
+        elif self.current:
+            self.recipients[-1] = self.recipients[-1]._replace(envid=value)
         else:
-            self.current.envid = value
+            self.envid = value
 
     def returned(self, start: int, end: int) -> None:
         value = self.data[start + 2 : end].strip(b" \t").upper()
         if self.data[start + 1] != _BLANK or value not in {b"FULL", b"HDRS"}:
             self.remark(start, "a malformed RET is left out")
-        elif self.current is None:
-            self.ret = value
+        elif self.current:
+            self.recipients[-1] = self.recipients[-1]._replace(ret=value)
         else:
-            self.current.ret = value
+            self.ret = value
 
     def skipped_recipient(self, start: int, end: int) -> None:
         self.remark(start, "skipped: an XOR set of recipients")
-        self.current = None
+        self.current = False
 
     def block(self, start: int, end: int) -> int:
         """Read the m or skip the M block at ``start``; returns the offset of the LF that is its empty line."""
@@ -388,32 +391,12 @@ class _Parser:
                 raise self.refuse(start, f"a header block of more than {HEADER_LIMIT} bytes")
             raise self.refuse(start, "cut off: the header block runs off the end of the file")
         if data[start] == _HEADER:
-            self.count(start, len(self.headers), "header blocks")
+            if len(self.headers) >= RECORD_LIMIT:
+                raise self.too_many(start, "header blocks")
             self.headers.append(HeaderBlock(end + 1, data[end + 1 : last + 1]))
-            header = len(self.headers) - 1
-            self.recipients.extend(_recipient(draft, header) for draft in self.waiting)
-            self.waiting = []
-        self.current = None
+            self.unheaded = 0
+        self.current = False
         return last + 1
-
-
-def _recipient(draft: _Draft, header: int) -> Recipient:
-    channel, host, user, privilege = draft.fields
-    return Recipient(
-        draft.offset,
-        draft.state,
-        channel,
-        host,
-        _without_brackets(user),
-        privilege,
-        draft.sender,
-        header,
-        draft.dsn,
-        draft.dsn_offset,
-        draft.envid,
-        draft.ret,
-        draft.lock_field,
-    )
 
 
 def _without_brackets(user: bytes) -> bytes:
