@@ -559,16 +559,16 @@ class TestOpenMessage:
         try:
             assert (found.path, found.size, found.inode) == (str(path), 10, path.stat().st_ino)
             assert found.mtime_ns == 1_672_574_400_000_000_005
-            assert found.file.read(100) == b"body\n"
+            assert found.read(100) == b"body\n"
         finally:
             found.close()
-        assert found.file.closed
+        assert found.closed
 
     def test_an_empty_body(self, tmp_path: Path) -> None:
         path = tmp_path / "m"
         path.write_bytes(b"head\n")
         found = open_message(str(path), 5)
-        assert found.file.read(100) == b""
+        assert found.read(100) == b""
         found.close()
 
     def test_a_body_beyond_the_end_is_not_a_missing_message(self, tmp_path: Path) -> None:

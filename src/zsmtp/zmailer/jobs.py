@@ -264,7 +264,7 @@ class Job:
 
             header = expand_tabs(header) if habits.expand_tabs else header
             header = add_for_clause(header, group[0].user) if habits.for_clause and len(group) == 1 else header
-        return prepare(header, Source(self._message.file, control.body_offset, self._message.size))
+        return prepare(header, Source(self._message, control.body_offset, self._message.size))
 
 
 def group_recipients(recipients: list[Recipient], *, alone: bool) -> list[list[Recipient]]:

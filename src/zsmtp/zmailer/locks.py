@@ -26,8 +26,9 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from functools import lru_cache
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from zsmtp.errors import SpoolError
 from zsmtp.zmailer.control import FILE_LIMIT, ControlFile, Recipient, parse
@@ -51,18 +52,27 @@ class Mark(Enum):
 
 
 _OCTETS = {mark: mark.value for mark in Mark}
+_TODO = Mark.TODO  # asked of the class it costs more
 
 
 class MessageMissing(SpoolError):
     """There is no message file, or something that is no regular file: the message can never be sent."""
 
 
-class MessageReader:
-    """An open message file as ``zsmtp.body.source`` reads it: where it stands is known here only."""
+class MessageFile:
+    """An open message file, as ``zsmtp.body.source`` reads it; it stands at the first octet of the body.
 
-    __slots__ = ("_at", "_fd")
+    Where it stands is known here only. ``inode`` and ``mtime_ns`` (time of last change, nanoseconds since 1970) make
+    the spool id; ``size`` is in octets.
+    """
 
-    def __init__(self, fd: int, at: int) -> None:
+    __slots__ = ("_at", "_fd", "inode", "mtime_ns", "path", "size")
+
+    def __init__(self, path: str, fd: int, at: int, status: os.stat_result) -> None:
+        self.path = path
+        self.inode = status.st_ino
+        self.mtime_ns = status.st_mtime_ns
+        self.size = status.st_size
         self._fd = fd
         self._at = at
 
@@ -87,23 +97,6 @@ class MessageReader:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-class MessageFile(NamedTuple):
-    """An open message file: ``file`` is unbuffered and stands at the first octet of the body.
-
-    ``inode`` and ``mtime_ns`` (time of last change, nanoseconds since 1970) make the spool id; ``size`` is in octets.
-    """
-
-    path: str
-    file: MessageReader
-    inode: int
-    mtime_ns: int
-    size: int
-
-    def close(self) -> None:
-        """Close the file; once is enough."""
-        self.file.close()
 
 
 def open_control(path: str, *, patience: float = PATIENCE) -> OpenControl:
@@ -151,7 +144,7 @@ def open_message(path: str, body_offset: int) -> MessageFile:
         if isinstance(problem, OSError):
             raise _system_error(path, "read", problem) from problem
         raise
-    return MessageFile(path, MessageReader(fd, body_offset), status.st_ino, status.st_mtime_ns, status.st_size)
+    return MessageFile(path, fd, body_offset, status)
 
 
 class OpenControl:
@@ -162,7 +155,8 @@ class OpenControl:
         self._fd = fd
         self._append_fd = -1
         self._patience = patience
-        self._taken: dict[int, _Lock] = {}  # by offset of the state tag
+        # By offset of the state tag: the bytes that are a lock of this process, and what they are to give way to.
+        self._taken: dict[int, tuple[bytes, Mark]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -180,9 +174,9 @@ class OpenControl:
         """
         if self._fd < 0:
             return
-        for at, lock in list(self._taken.items()):
+        for at, (lock, mark) in list(self._taken.items()):
             with contextlib.suppress(SpoolError):
-                self._replace(at, lock)
+                self._replace(at, lock, mark)
         self._taken.clear()
         os.close(self._fd)
         if self._append_fd >= 0:
@@ -209,42 +203,39 @@ class OpenControl:
 
     def _take_stretch(self, recipients: Sequence[Recipient], pid: int) -> list[Recipient]:
         """Test, set and read back under one record lock over the bytes from the first to the last of ``recipients``."""
-        locks = [_Lock(_lock_bytes(recipient, pid)) for recipient in recipients]
-        start = recipients[0].offset
-        length = recipients[-1].offset + 1 + len(locks[-1].data) - start
+        long, short = _lock_bytes(pid)
+        start, last = recipients[0].offset, recipients[-1]
+        length = last.offset + 1 + len(long if last.lock_field else short) - start
         taken: list[Recipient] = []
         self._record_lock(start, length)
         try:
             before = self._bytes(start, length)
-            for recipient, lock in zip(recipients, locks, strict=True):
-                at = recipient.offset - start
-                if before.startswith(b"r ", at) and recipient.offset + 1 not in self._taken:
-                    self._taken[recipient.offset + 1] = lock
-                    there = before[at + 1 : at + 1 + len(lock.data)]
-                    self._write_or_restore(recipient.offset + 1, lock.data, there)
+            for recipient in recipients:
+                tag = recipient.offset + 1
+                if before.startswith(b"r ", tag - 1 - start) and tag not in self._taken:
+                    lock = long if recipient.lock_field else short
+                    self._taken[tag] = lock, _TODO
+                    self._write_or_restore(tag, lock, before[tag - start : tag - start + len(lock)])
                     taken.append(recipient)
             if not taken:
                 return taken
             after = self._bytes(start, length)
         finally:
             self._record_unlock(start, length)
-        return [recipient for recipient in taken if self._stands(recipient, after, start)]
-
-    def _stands(self, recipient: Recipient, after: bytes, start: int) -> bool:
-        """Whether the lock is there: an agent that does not use record locks may have written over it."""
-        at = recipient.offset + 1
-        stands = after.startswith(self._taken[at].data, at - start)
-        if not stands:
-            del self._taken[at]
-        return stands
+        for recipient in tuple(taken):
+            tag = recipient.offset + 1
+            if not after.startswith(self._taken[tag][0], tag - start):
+                del self._taken[tag]  # an agent that does not use record locks has written over it
+                taken.remove(recipient)
+        return taken
 
     def holds(self, recipient: Recipient) -> bool:
         """Whether the recipient is taken, and the file still says so: worth a look before its address is sent.
 
         Raises SpoolError if the file cannot be read.
         """
-        lock = self._taken.get(recipient.offset + 1)
-        return lock is not None and self._bytes(recipient.offset + 1, len(lock.data)) == lock.data
+        lock, _ = self._taken.get(recipient.offset + 1, (b"", _TODO))
+        return bool(lock) and self._bytes(recipient.offset + 1, len(lock)) == lock
 
     def release(self, recipient: Recipient, mark: Mark) -> bool:
         """Write ``mark`` and blank the lock field, in one write.
@@ -254,11 +245,11 @@ class OpenControl:
         and ValueError for a recipient that was not taken.
         """
         at = recipient.offset + 1
-        lock = self._taken.get(at)
-        if lock is None:
+        lock, _ = self._taken.get(at, (b"", _TODO))
+        if not lock:
             raise ValueError(f"the recipient at byte {recipient.offset} is not taken")
-        lock.mark = mark
-        written = self._replace(at, lock)
+        self._taken[at] = lock, mark
+        written = self._replace(at, lock, mark)
         del self._taken[at]
         return written
 
@@ -297,7 +288,7 @@ class OpenControl:
         return self._append_fd
 
     def _record_lock(self, at: int, length: int) -> None:
-        deadline = time.monotonic() + self._patience
+        deadline = 0.0
         pause = 0.001
         while True:
             try:
@@ -306,6 +297,7 @@ class OpenControl:
             except OSError as problem:
                 if problem.errno not in _LOCKED_BY_ANOTHER:
                     raise _system_error(self.control.path, "lock a record of", problem) from problem
+                deadline = deadline or time.monotonic() + self._patience
                 if time.monotonic() + pause > deadline:
                     raise SpoolError(self.control.path, at, "another process keeps the record lock") from problem
             time.sleep(pause)
@@ -317,10 +309,10 @@ class OpenControl:
         except OSError:
             return  # the lock ends with the descriptor
 
-    def _replace(self, at: int, lock: _Lock) -> bool:
-        if self._bytes(at, len(lock.data)) != lock.data:
+    def _replace(self, at: int, lock: bytes, mark: Mark) -> bool:
+        if self._bytes(at, len(lock)) != lock:
             return False
-        self._write(at, _OCTETS[lock.mark].ljust(len(lock.data)))
+        self._write(at, _OCTETS[mark].ljust(len(lock)))
         return True
 
     def _bytes(self, at: int, length: int) -> bytes:
@@ -349,16 +341,6 @@ class OpenControl:
             raise
 
 
-class _Lock:
-    """The bytes that are a lock of this process, and what they give way to."""
-
-    __slots__ = ("data", "mark")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.mark = Mark.TODO
-
-
 def _stretches(recipients: Sequence[Recipient]) -> Iterator[Sequence[Recipient]]:
     """``recipients`` cut into runs that ascend in the file and lie within one stretch."""
     first = 0
@@ -371,10 +353,12 @@ def _stretches(recipients: Sequence[Recipient]) -> Iterator[Sequence[Recipient]]
         yield recipients[first:]
 
 
-def _lock_bytes(recipient: Recipient, pid: int) -> bytes:
+@lru_cache(1)
+def _lock_bytes(pid: int) -> tuple[bytes, bytes]:
+    """The lock of a process, and what there is room for where a recipient has no lock field."""
     if pid <= 0:
         raise ValueError(f"not a process id: {pid}")
-    return b"~" + (b"%6d" % pid)[-6:] if recipient.lock_field else b"~"
+    return b"~" + (b"%6d" % pid)[-6:], b"~"
 
 
 def _open(path: str, mode: int) -> int:
