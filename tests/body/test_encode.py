@@ -33,12 +33,9 @@ class SmallBlocks(Source):
 
     def __init__(self, data: bytes, sizes: list[int]) -> None:
         super().__init__(BytesIO(data), 0, len(data))
+        self.size = KEEP_LIMIT + 1
         self.data = data
         self.sizes = sizes or [7]
-
-    @property
-    def size(self) -> int:
-        return KEEP_LIMIT + 1
 
     def blocks(self, block_size: int = 0) -> Iterator[bytes]:
         at = number = 0

@@ -25,6 +25,7 @@ from typing import NamedTuple
 from zsmtp.body.dots import DotStuffer, stuffed
 from zsmtp.body.lines import (
     CRLF,
+    MAX_LINE,
     LineConverter,
     LineSurvey,
     canonical,
@@ -53,6 +54,9 @@ class Facts(NamedTuple):
     """CRs that no LF followed; none of them is in what is sent (RFC 5321 2.3.8)."""
 
 
+_UNREMARKABLE = Facts(eight_bit=False, nul=False, long_lines=False, bare_cr=0)
+
+
 class Examination(NamedTuple):
     """What one look at a message gave: its canonical header, and facts about header and body apart.
 
@@ -74,7 +78,7 @@ class Examination(NamedTuple):
 
 def combined(a: Facts, b: Facts) -> Facts:
     """The facts about two stretches of a message taken together."""
-    if a == b and not a.bare_cr:
+    if a is b and not a.bare_cr:
         return a
     return Facts(a.eight_bit or b.eight_bit, a.nul or b.nul, a.long_lines or b.long_lines, a.bare_cr + b.bare_cr)
 
@@ -149,8 +153,10 @@ class Content:
         if self.body_parameter == b"BINARYMIME":
             raise ContentError("BINARYMIME content cannot go with DATA")  # RFC 3030 3
         if self._kept is not None:
-            yield stuffed(self._head, self._kept)
-            return
+            return iter((stuffed(self._head, self._kept),))
+        return self._stuffed_blocks()
+
+    def _stuffed_blocks(self) -> Iterator[bytes]:
         dots = DotStuffer()
         waiting = b""
         for block in self.chunk_blocks():
@@ -166,8 +172,10 @@ class Content:
         before the last block: the server is left waiting for the octets it was promised.
         """
         if self._kept is not None:
-            yield self._head + self._kept
-            return
+            return iter((self._head + self._kept,))
+        return self._blocks_as_announced()
+
+    def _blocks_as_announced(self) -> Iterator[bytes]:
         sent = 0
         waiting = b""
         for block in self._stored_blocks():
@@ -202,11 +210,11 @@ def examine(header: bytes, source: Source) -> Examination:
     """
     field_lines, bare_cr = canonical_header(header)
     head = field_lines + CRLF
-    header_facts = Facts(not head.isascii(), b"\0" in head, has_long_line(field_lines), bare_cr)
+    header_facts = _facts(head, field_lines, bare_cr)
     if source.size <= KEEP_LIMIT:
         stored = source.read()
         body, bare_cr = canonical(stored)
-        body_facts = Facts(not stored.isascii(), b"\0" in stored, has_long_line(body), bare_cr)
+        body_facts = _facts(stored, body, bare_cr)
         return Examination(head, header_facts, body_facts, len(head) + len(body), body, stored)
     survey = LineSurvey()
     eight_bit = nul = False
@@ -217,6 +225,14 @@ def examine(header: bytes, source: Source) -> Examination:
     survey.finish()
     body_facts = Facts(eight_bit, nul, survey.long_lines, survey.bare_cr)
     return Examination(head, header_facts, body_facts, len(head) + survey.octets, None, None)
+
+
+def _facts(octets: bytes, lines: bytes, bare_cr: int) -> Facts:
+    """What there is in a whole text; ``lines`` is its canonical form, which has the same lines and octets."""
+    long_lines = len(lines) > MAX_LINE and has_long_line(lines)
+    if octets.isascii() and b"\0" not in octets and not (long_lines or bare_cr):
+        return _UNREMARKABLE
+    return Facts(not octets.isascii(), b"\0" in octets, long_lines, bare_cr)
 
 
 def as_stored(seen: Examination, source: Source) -> Content:
@@ -231,16 +247,13 @@ def as_stored(seen: Examination, source: Source) -> Content:
     )
 
 
-_UNREMARKABLE = Facts(eight_bit=False, nul=False, long_lines=False, bare_cr=0)
-
-
 def remarks(header: Facts, body: Facts, *, binary: bool = False, smtputf8: bool = False) -> tuple[str, ...]:
     """What to say about a header block and a body that go out with these facts.
 
     ``binary``: with BINARYMIME, so that NULs and long lines in the body are nothing to remark on; ``smtputf8``: with
     SMTPUTF8, and then UTF-8 in the header is not.
     """
-    if header == body == _UNREMARKABLE:
+    if header is body is _UNREMARKABLE:
         return ()
     said = []
     if header.bare_cr:

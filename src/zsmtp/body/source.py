@@ -34,12 +34,12 @@ class BinaryFile(Protocol):
 
 
 class Source:
-    """The octets ``[start, end)`` of an open file.
+    """The octets ``[start, end)`` of an open file; ``size`` is how many, before any conversion.
 
     Raises :class:`~zsmtp.errors.ContentError` if the range is none (``start`` negative or beyond ``end``).
     """
 
-    __slots__ = ("end", "file", "start")
+    __slots__ = ("end", "file", "size", "start")
 
     def __init__(self, file: BinaryFile, start: int, end: int) -> None:
         if not 0 <= start <= end:
@@ -47,6 +47,7 @@ class Source:
         self.file = file
         self.start = start
         self.end = end
+        self.size = end - start
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Source:
@@ -58,11 +59,6 @@ class Source:
         if end > self.end - self.start:
             raise ContentError(f"the body has no octets {start} to {end}")
         return Source(self.file, self.start + start, self.start + end)
-
-    @property
-    def size(self) -> int:
-        """Octets in the file, before any conversion."""
-        return self.end - self.start
 
     def blocks(self, block_size: int = BLOCK_SIZE) -> Iterator[bytes]:
         """The octets from the start, in blocks of at most ``block_size``; each call starts anew.
@@ -78,10 +74,11 @@ class Source:
 
     def read(self) -> bytes:
         """All octets at once; raises as :meth:`blocks` does."""
-        if self.start == self.end:
+        size = self.size
+        if not size:
             return b""
-        data = self._read(self.start, self.size)
-        return data if len(data) == self.size else b"".join(self.blocks())
+        data = self._read(self.start, size)
+        return data if len(data) == size else b"".join(self.blocks())
 
     def _read(self, offset: int, size: int) -> bytes:
         try:

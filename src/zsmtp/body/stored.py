@@ -55,12 +55,11 @@ class Stored:
     __slots__ = ("_contents", "_made", "_message", "_seen", "_simple", "_source", "_structure", "_unchanged", "facts")
 
     def __init__(self, seen: Examination, source: Source) -> None:
-        self.facts = seen.facts
-        facts = self.facts
+        self._unchanged = as_stored(seen, source)
+        self.facts = facts = self._unchanged.facts
         clean = not (facts.eight_bit or facts.nul or facts.long_lines)
         head = seen.head.lower()
         self._simple = clean and not (b"content-transfer-encoding" in head and _MATTERS.search(head))
-        self._unchanged = as_stored(seen, source)
         self._contents: dict[Target, Content | Refusal] = {}
         if not self._simple:
             self._prepare_choice(seen, source)

@@ -30,7 +30,7 @@ from zsmtp.cli.ways import ClientWays
 from zsmtp.client.config import Config
 from zsmtp.client.destinations import Destination, Destinations
 from zsmtp.client.message import Letter
-from zsmtp.delivery.content import Targets, content_form, is_internationalised
+from zsmtp.delivery.content import Targets, content_form
 from zsmtp.escape import escape
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import (
@@ -137,7 +137,7 @@ class _Stage:
         return Rehearsal(message, where, recipients, self._known[where], tuple(forms))
 
     def _form(self, letter: Letter, envelope: Envelope, server: str, usable: Capabilities) -> Form:
-        target: Target = self._targets.of(usable, internationalised=is_internationalised(envelope))
+        target: Target = self._targets.of(usable, internationalised=envelope.internationalised)
         content = letter.stored().content(target)
         if isinstance(content, ContentRefusal):
             return Form(server, refused=(f"{content.text} ({content.status})",))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from zsmtp.client.destinations import Destination, Destinations
 from zsmtp.client.message import Letter
 from zsmtp.client.report import Attempt, Report, Result, result_of
-from zsmtp.delivery.content import content_form, is_internationalised
+from zsmtp.delivery.content import content_form
 from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.outcome import Fate, Verdict, from_loss
 from zsmtp.delivery.report import Ledger
@@ -139,7 +139,7 @@ class Job:
         letter = self._parcel.letter
         envelope = letter.envelope(self._indexes)
         self._ledger = Ledger(len(self._indexes), self._settle)
-        internationalised = is_internationalised(envelope)
+        internationalised = envelope.internationalised
 
         def content_for(capabilities: Capabilities) -> ContentForm | Refusal:
             target = worker.targets.of(capabilities, internationalised=internationalised)

@@ -10,7 +10,7 @@ from zsmtp.body.encode import Content
 from zsmtp.body.target import Refusal as ContentRefusal
 from zsmtp.body.target import Target
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Envelope, Refusal
+from zsmtp.proto.plan import ContentForm, Refusal
 from zsmtp.proto.status import EnhancedStatus
 from zsmtp.records import replace
 
@@ -35,11 +35,6 @@ class Targets:
             self._internationalised = replace(self._plain, internationalised=True)
             self._capabilities = capabilities
         return self._internationalised if internationalised else self._plain
-
-
-def is_internationalised(envelope: Envelope) -> bool:
-    """Whether an address of the envelope needs SMTPUTF8 (RFC 6531)."""
-    return not b"".join([envelope.sender, *[one.address for one in envelope.recipients]]).isascii()
 
 
 def content_form(content: Content | ContentRefusal) -> ContentForm | Refusal:

@@ -23,6 +23,8 @@ from zsmtp.records import dataclass
 
 MAX_RECIPIENTS = 100  # in one transaction (RFC 5321 4.5.3.1.8)
 
+_BAD_SENDER, _BAD_RECIPIENT = EnhancedStatus(5, 1, 7), EnhancedStatus(5, 1, 3)
+
 
 class Flow(Enum):
     """How far the commands of a transaction run ahead of the answers."""
@@ -56,6 +58,7 @@ class SenderWish(Enum):
         return _STRICTNESS[other] >= _STRICTNESS[self]
 
 
+_REQUIRETLS = SenderWish.REQUIRETLS  # asked of the class it costs more
 _STRICTNESS = {SenderWish.TLS_OPTIONAL: 0, SenderWish.NONE: 1, SenderWish.REQUIRETLS: 2}
 
 
@@ -67,6 +70,16 @@ class Envelope(NamedTuple):
     ret: bytes | None = None
     envid: bytes | None = None
     wish: SenderWish = SenderWish.NONE
+
+    @property
+    def internationalised(self) -> bool:
+        """Whether an address needs SMTPUTF8, or to be told in ASCII (RFC 6531)."""
+        if not self.sender.isascii():
+            return True
+        for recipient in self.recipients:  # noqa: SIM110 - a generator would cost more than all the rest
+            if not recipient.address.isascii():
+                return True
+        return False
 
 
 class ContentForm(NamedTuple):
@@ -107,7 +120,7 @@ class Step(NamedTuple):
         return self.wire[:-2] if self.wire else b"."
 
 
-_STEPWISE = Flow.STEPWISE
+_STEPWISE, _BLIND = Flow.STEPWISE, Flow.BLIND
 _DATA_GATED = (Step(DATA, command.DATA), Step(CONTENT, b""))
 _DATA_PIPELINED = (Step(DATA, command.DATA, gated=False), Step(CONTENT, b""))
 
@@ -164,14 +177,14 @@ def capacity(recipients: Sequence[Recipient], capabilities: Capabilities) -> int
 
 def sender_refusal(envelope: Envelope, capabilities: Capabilities) -> Refusal | None:
     """Whether the reverse-path can be sent to a server with these capabilities."""
-    return _address_refusal(envelope.sender, capabilities, EnhancedStatus(5, 1, 7))
+    return _address_refusal(envelope.sender, capabilities, _BAD_SENDER)
 
 
 def recipient_refusal(recipient: Recipient, capabilities: Capabilities) -> Refusal | None:
     """Whether the forward-path can be sent to a server with these capabilities."""
     if not recipient.address:
-        return Refusal(EnhancedStatus(5, 1, 3), "empty recipient address")
-    return _address_refusal(recipient.address, capabilities, EnhancedStatus(5, 1, 3))
+        return Refusal(_BAD_RECIPIENT, "empty recipient address")
+    return _address_refusal(recipient.address, capabilities, _BAD_RECIPIENT)
 
 
 def size_refusal(content: ContentForm, capabilities: Capabilities) -> Refusal | None:
@@ -208,48 +221,50 @@ def plan_transaction(
     and recipients must have passed :func:`sender_refusal` and :func:`recipient_refusal`; raises
     :class:`~zsmtp.errors.CommandError` otherwise.
     """
-    internationalised = not b"".join([envelope.sender, *[r.address for r in envelope.recipients]]).isascii()
-    smtputf8 = (internationalised or content.smtputf8) and capabilities.smtputf8
+    internationalised = envelope.internationalised
+    smtputf8 = capabilities.smtputf8 and (internationalised or content.smtputf8)
+    in_ascii = internationalised and not smtputf8
     gated = not capabilities.pipelining
-    steps = [Step(MAIL, _mail(envelope, content, capabilities, smtputf8=smtputf8), gated=flow is _STEPWISE)]
+    wire = _mail(envelope, content, capabilities, smtputf8=smtputf8, in_ascii=in_ascii)
+    steps = [Step(MAIL, wire, flow is _STEPWISE)]
     for index, recipient in enumerate(envelope.recipients):
-        wire = _rcpt(recipient, capabilities, smtputf8=smtputf8)
-        steps.append(Step(RCPT, wire, gated=gated, recipient=index))
+        steps.append(Step(RCPT, _rcpt(recipient, capabilities, in_ascii=in_ascii), gated, index))
     if capabilities.chunking:
-        steps.append(Step(LAST, command.bdat(content.size, last=True), gated=flow is not Flow.BLIND))
+        steps.append(Step(LAST, command.bdat(content.size, last=True), flow is not _BLIND))
     else:
         steps += _DATA_GATED if gated else _DATA_PIPELINED
     return Transaction(tuple(steps), envelope.recipients, content, flow)
 
 
-def _mail(envelope: Envelope, content: ContentForm, capabilities: Capabilities, *, smtputf8: bool) -> bytes:
+def _mail(
+    envelope: Envelope, content: ContentForm, capabilities: Capabilities, *, smtputf8: bool, in_ascii: bool
+) -> bytes:
+    sender, body = envelope.sender, content.body
     return command.mail(
-        _address(envelope.sender, smtputf8=smtputf8),
+        _ascii_form(sender) if in_ascii else sender,
         size=content.size if capabilities.size is not None else None,
-        body=content.body if _body_is_known(content.body, capabilities) else None,
+        body=body if body is not None and _body_is_known(body, capabilities) else None,
         ret=envelope.ret if capabilities.dsn else None,
         envid=envelope.envid if capabilities.dsn else None,
-        by=_deliver_by(envelope, capabilities),
+        by=_deliver_by(envelope, capabilities.deliver_by) if capabilities.deliver_by is not None else None,
         smtputf8=smtputf8,
-        require_tls=_requires_tls(envelope, capabilities),
+        require_tls=envelope.wish is _REQUIRETLS and _require_tls(capabilities),
     )
 
 
-def _requires_tls(envelope: Envelope, capabilities: Capabilities) -> bool:
-    """REQUIRETLS if the sender wants it: who does not know it must not be sent the message (RFC 8689 4.2.1)."""
-    if envelope.wish is not SenderWish.REQUIRETLS:
-        return False
+def _require_tls(capabilities: Capabilities) -> bool:
+    """That REQUIRETLS goes with MAIL: who does not know it must not be sent the message (RFC 8689 4.2.1)."""
     if not capabilities.require_tls:
         raise CommandError("REQUIRETLS was asked for, and the server does not offer it")
     return True
 
 
-def _body_is_known(body: bytes | None, capabilities: Capabilities) -> bool:
+def _body_is_known(body: bytes, capabilities: Capabilities) -> bool:
     return capabilities.binary_mime if body == b"BINARYMIME" else capabilities.eight_bit_mime
 
 
-def _rcpt(recipient: Recipient, capabilities: Capabilities, *, smtputf8: bool) -> bytes:
-    address = _address(recipient.address, smtputf8=smtputf8)
+def _rcpt(recipient: Recipient, capabilities: Capabilities, *, in_ascii: bool) -> bytes:
+    address = _ascii_form(recipient.address) if in_ascii else recipient.address
     if not capabilities.dsn:
         return command.rcpt(address)
     return command.rcpt(address, notify=recipient.notify, orcpt=_orcpt(recipient, capabilities))
@@ -266,19 +281,19 @@ def _orcpt(recipient: Recipient, capabilities: Capabilities) -> bytes | None:
     return None if orcpt[:6].lower() == b"utf-8;" and not capabilities.smtputf8 else orcpt
 
 
-def _address(address: bytes, *, smtputf8: bool) -> bytes:
-    ascii_form = address if smtputf8 else downgrade(address)
+def _ascii_form(address: bytes) -> bytes:
+    ascii_form = downgrade(address)
     if ascii_form is None:
         raise CommandError("address needs SMTPUTF8")
     return ascii_form
 
 
-def _deliver_by(envelope: Envelope, capabilities: Capabilities) -> bytes | None:
-    """BY= if the server offers it, the time has not run out, and is not shorter than the server's minimum."""
+def _deliver_by(envelope: Envelope, least: int) -> bytes | None:
+    """BY= if the time has not run out, and is not shorter than ``least``, the server's minimum in seconds."""
     wish = envelope.recipients[0].deliver_by if envelope.recipients else None
-    if wish is None or capabilities.deliver_by is None:
+    if wish is None:
         return None
     seconds, mode = wish
-    if seconds <= 0 or seconds < capabilities.deliver_by:
+    if seconds <= 0 or seconds < least:
         return None
     return b"%d;%s" % (seconds, mode)

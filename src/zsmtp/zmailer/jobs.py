@@ -18,7 +18,7 @@ from zsmtp.body.stored import Stored, prepare
 from zsmtp.body.target import Conversion as BodyConversion
 from zsmtp.body.target import Refusal as ContentRefusal
 from zsmtp.body.tlsrequired import tls_is_optional
-from zsmtp.delivery.content import Targets, content_form, is_internationalised
+from zsmtp.delivery.content import Targets, content_form
 from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.outcome import Fate, Level, Verdict, from_loss
 from zsmtp.delivery.report import Ledger
@@ -76,10 +76,13 @@ class Surroundings:
 class Job:
     """The work on one control file, which is None if it cannot be worked on.
 
+    ``control`` is the parsed file, if there is one.
     ``has_own_log``: the sender asked for a log, in which nobody else's dialogue may stand.
     ``settled`` is called whenever the last recipient taken has its verdict; ``nobody`` tells the scheduler that there
     was nobody to be taken.
     """
+
+    control: ControlFile
 
     def __init__(
         self,
@@ -89,6 +92,8 @@ class Job:
         nobody: Callable[[], None],
     ) -> None:
         self.opened = opened
+        if opened is not None:
+            self.control = opened.control
         self.looked_further = opened is None
         self.has_own_log = opened is not None and opened.control.verbose_log is not None
         self._all = surroundings
@@ -100,12 +105,6 @@ class Job:
         self._conversions: dict[int, Conversion] = {}  # by offset of the recipient
         self._taken = 0
         self._started = time.time()
-
-    @property
-    def control(self) -> ControlFile:
-        """The parsed control file."""
-        assert self.opened is not None
-        return self.opened.control
 
     @property
     def done(self) -> bool:
@@ -146,9 +145,10 @@ class Job:
 
     def _open_message(self, taken: list[Recipient]) -> bool:
         """Open the message file; if that fails everyone is settled, and it is False."""
-        path = message_path(self.control.path, self.control.message_name)
+        control = self.control
+        path = message_path(control.path, control.message_name)
         try:
-            self._message = open_message(path, self.control.body_offset)
+            self._message = open_message(path, control.body_offset)
         except MessageMissing as error:
             self._all.complain(str(error))
             text = "message file is missing"
@@ -204,8 +204,7 @@ class Job:
 
     def _envelope(self, group: list[Recipient]) -> Envelope:
         first = group[0]
-        assert self.opened is not None
-        sender = self.opened.control.senders[first.sender]
+        sender = self.control.senders[first.sender]
         reverse = b"" if sender.null else sender.user
         if first.dsn.ezmlm is not None and not self._all.options.ignore_ezmlm:
             reverse = verp(reverse, first.dsn.ezmlm, self._spool_id())
@@ -238,7 +237,7 @@ class Job:
     ) -> Callable[[Capabilities], ContentForm | Refusal]:
         """The content for these recipients; looked through when the first server asks for it, and then kept."""
         kept: list[Stored] = []
-        internationalised = is_internationalised(envelope)
+        internationalised = envelope.internationalised
 
         def content_for(capabilities: Capabilities) -> ContentForm | Refusal:
             if not kept:
