@@ -141,8 +141,9 @@ class Flights:
 
     def _next_work(self) -> Work | None:
         """The first work with somebody to be sent; another delivery, if something is under way to ride behind."""
-        while self.works and self.works[0].done:
-            self.works.popleft()
+        works = self.works
+        while works and works[0].delivery.ledger.settled:
+            works.popleft()
         while True:
             while self._to_start:
                 work = self._to_start[0]
@@ -158,7 +159,7 @@ class Flights:
             if delivery is None:
                 return None
             work = Work(delivery)
-            self.works.append(work)
+            works.append(work)
             self._to_start.append(work)
 
     def _prepare(self, work: Work) -> None:
@@ -177,13 +178,14 @@ class Flights:
         if refusal is not None:
             ledger.settle_all(ledger.unsettled, from_refusal(refusal, link.peer, level=Level.MESSAGE))
             return
-        for index in ledger.unsettled:
-            refusal = recipient_refusal(message.envelope.recipients[index], link.capabilities)
-            if refusal is not None:
-                ledger.settle(index, from_refusal(refusal, link.peer))
         assert isinstance(content, ContentForm)
         work.content = content
-        work.pending = ledger.unsettled
+        for index in ledger.unsettled:
+            refusal = recipient_refusal(message.envelope.recipients[index], link.capabilities)
+            if refusal is None:
+                work.pending.append(index)
+            else:
+                ledger.settle(index, from_refusal(refusal, link.peer))
 
     def _start(self, work: Work) -> None:
         """Plan a transaction for as many recipients as fit into one, and hand it to the session."""
@@ -229,7 +231,7 @@ class Flights:
             self.pace.was_put_off()
         elif book.taken:
             self.pace.went_well()
-        again = () if work.done else [index for index in work.delivery.ledger.unsettled if index in flight.batch]
+        again = [] if work.done else [index for index in work.delivery.ledger.unsettled if index in flight.batch]
         if again:
             work.pending = [*again, *(work.pending or ())]
             if work not in self._to_start:

@@ -135,12 +135,8 @@ class BlockingDriver:
         raise LocalError(f"not an effect this driver knows: {effect!r}")
 
     def _exchange(self, effect: Exchange) -> SessionEvent | None:
-        event = effect.session.next_event()  # most events wait behind the one before
-        if event is not None:
-            return event
-        return carry_out(
-            waits.exchange(cast(SocketStream, effect.stream), effect.session, self._clock, self._stop), self._wait
-        )
+        stream: Any = effect.stream  # what is behind it drivers know
+        return carry_out(waits.exchange(stream, effect.session, self._clock, self._stop), self._wait)
 
     def _connect(self, effect: Connect) -> ConnectResult:
         return carry_out(waits.connect(effect, self._source, self._clock, self._stop, self._observe), self._wait)
@@ -212,14 +208,12 @@ class BlockingDriver:
         """
         events = self._poll.poll(0) if likely else []
         if not events:
-            timeout = None
-            if deadline is not None:
-                timeout = min(math.ceil(max(deadline - self._clock(), 0.0) * 1000), _LONGEST_POLL)
-            if self.may_linger():
-                events = self._poll.poll(LINGER if timeout is None else min(LINGER, timeout))
+            left = _LONGEST_POLL if deadline is None else (deadline - self._clock()) * 1000
+            if left > LINGER and self.may_linger():
+                events = self._poll.poll(LINGER)
             if not events:
                 self.before_wait()
-                events = self._poll.poll(timeout)
+                events = self._poll.poll(None if deadline is None else min(math.ceil(max(left, 0.0)), _LONGEST_POLL))
         if self._stop.requested and not self._stop_heard:
             self._stop_heard = True
             self._poll.unregister(self._stop)  # it stays readable; waits that go on must not spin on it

@@ -106,8 +106,9 @@ class ReplyParser:
             if self._hidden:
                 for secret in self._hidden:
                     line = line.replace(secret, MASK)
-            if line in self._common and not self._lines:
-                return self._common[line]
+            known = self._common.get(line)
+            if known is not None and not self._lines:
+                return known
             if self._take_line(line):
                 return self._complete(line)
         if len(buffer) - self._start > self._max_line:

@@ -72,6 +72,7 @@ class Session:
 
     def __init__(self, *, timeouts: Timeouts, lmtp: bool = False, observer: Observer = ignore) -> None:
         self._timeouts = timeouts
+        self._reply_times = {phase: timeouts.of(rule.wait) for phase, rule in RULES.items()}
         self._lmtp = lmtp
         self._observe = observer
         self._quiet = not heard(observer)
@@ -254,7 +255,8 @@ class Session:
         """Account for an answered step of a transaction, and drop the steps it made pointless."""
         progress.unanswered -= 1
         note(progress, step, result)
-        if self._unsent and self._unsent[0][1] is progress:
+        good = result is SUCCESS and progress.mail is SUCCESS  # then nothing can have become pointless
+        if not good and self._unsent and self._unsent[0][1] is progress:
             self._drop_pointless(progress)
         if not progress.unanswered:
             self._events.append(Finished(progress.transaction, progress.completed))
@@ -321,10 +323,12 @@ class Session:
 
     def _next_block(self, now: float) -> bytes:
         """The octets that may leave now, up to the next closed gate or about 64 KiB: commands, content, commands."""
+        unsent, awaited = self._unsent, self._awaited
+        if self._content is None and (not unsent or (awaited and unsent[0][0].gated)):
+            return b""
         parts: list[bytes] = []
         position = self._produced
         end = position + WRITE_UNIT
-        unsent, awaited = self._unsent, self._awaited
         while position < end:
             if self._content is not None:
                 part = self._next_content(position)
@@ -417,7 +421,7 @@ class Session:
         writing = self._write_since + self._timeouts.write if self._out and not self._stopped else None
         if not self._awaited or self._awaited[0].end > self._written or self._reply_since is None:
             return writing
-        reply = self._reply_since + self._timeouts.of(RULES[self._awaited[0].step.phase].wait)
+        reply = self._reply_since + self._reply_times[self._awaited[0].step.phase]
         return reply if writing is None else min(writing, reply)
 
     def handle_timer(self, now: float) -> None:
@@ -430,5 +434,5 @@ class Session:
                 WaitTimeout(f"the peer took nothing for {self._timeouts.write:.0f} s while this side was writing")
             )
             return
-        rule = RULES[self._awaited[0].step.phase]
-        self.fail(WaitTimeout(f"no reply within {self._timeouts.of(rule.wait):.0f} s when {rule.words}"))
+        phase = self._awaited[0].step.phase
+        self.fail(WaitTimeout(f"no reply within {self._reply_times[phase]:.0f} s when {RULES[phase].words}"))

@@ -36,7 +36,8 @@ def _recorder(options: Options, complain: Callable[[str], None]) -> Recorder | N
 class Journal:
     """Hears every event and passes it to the logs that were asked for.
 
-    ``debug`` takes the lines of ``-d``; ``complain`` hears why a log cannot be kept.
+    ``debug`` takes the lines of ``-d``; ``complain`` hears why a log cannot be kept. ``listening`` tells whether any
+    log hears events now (see ``zsmtp.events.heard``).
     """
 
     def __init__(
@@ -60,15 +61,14 @@ class Journal:
         if self._traces is not None:
             standing.append(self._traces)
         self._standing = combine(*standing)
-        self._tell = self._standing
+        self._tell_to(self._standing)
+
+    def _tell_to(self, observer: Observer) -> None:
+        self._tell = observer
+        self.listening = heard(observer)
 
     def __call__(self, event: Event) -> None:
         self._tell(event)
-
-    @property
-    def listening(self) -> bool:
-        """Whether any log hears events now (see ``zsmtp.events.heard``)."""
-        return heard(self._tell)
 
     def close(self) -> None:
         """The work is over: what is still in hand is written."""
@@ -79,7 +79,7 @@ class Journal:
         """The work on a control file starts; its sender may have asked for a log of his own."""
         if control.verbose_log is not None:
             self._verbose = VerboseLog(control.verbose_log, clock=self._clock, complain=complain)
-            self._tell = combine(self._standing, self._verbose)
+            self._tell_to(combine(self._standing, self._verbose))
         if self._dialogue is not None:
             self._dialogue.message(control.id, control.log_identity)
             for remark in control.remarks:
@@ -87,8 +87,8 @@ class Journal:
 
     def end(self) -> None:
         """The work on a control file is done."""
-        self._tell = self._standing
         if self._verbose is not None:
+            self._tell_to(self._standing)
             self._verbose.close()
             self._verbose = None
 
