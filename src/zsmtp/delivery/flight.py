@@ -126,18 +126,16 @@ class Flights:
     # -------------------------------------------------------------- starting
 
     def _start_what_fits(self) -> None:
-        while not self._winding_up and self._has_room():
+        capabilities = self.link.capabilities
+        while not self._winding_up and self.pace.room(capabilities, len(self._flying), self._octets):
             work = self._next_work()
             if work is None:
                 return
-            limit = self.link.capabilities.mail_max
+            limit = capabilities.mail_max
             if limit and self.link.transactions >= limit:
                 self._winding_up = True
                 return
             self._start(work)
-
-    def _has_room(self) -> bool:
-        return self.pace.room(self.link.capabilities, len(self._flying), self._octets)
 
     def _next_work(self) -> Work | None:
         """The first work with somebody to be sent; another delivery, if something is under way to ride behind."""

@@ -95,7 +95,7 @@ class TransactionBook:
         return code == 503 and (phase in (MAIL, RCPT) or bool(self._accepted))
 
     def _mail(self, answer: Answer) -> None:
-        self._common.append(exchange(answer.step.shown, answer.reply))
+        self._common.append(exchange(answer.step.wire, answer.reply))
         if answer.result is SUCCESS:
             self._mail_taken = True
         elif answer.reply.code != 421:
@@ -103,7 +103,7 @@ class TransactionBook:
 
     def _recipient(self, answer: Answer) -> None:
         index = answer.step.recipient
-        self._rcpt[index] = exchange(answer.step.shown, answer.reply)
+        self._rcpt[index] = exchange(answer.step.wire, answer.reply)
         if answer.result is SUCCESS:
             self._accepted.append(index)
             return
@@ -114,7 +114,7 @@ class TransactionBook:
             self._ledger.settle(self._batch[index], self._verdict(answer, index))
 
     def _data(self, answer: Answer) -> None:
-        self._common.append(exchange(answer.step.shown, answer.reply))
+        self._common.append(exchange(answer.step.wire, answer.reply))
         if answer.result is not SUCCESS and answer.reply.code != 421:
             self._settle_accepted(answer)
 
@@ -126,7 +126,7 @@ class TransactionBook:
         if answer.recipient >= 0:
             self._ledger.settle(self._batch[answer.recipient], self._verdict(answer, answer.recipient, answer.reply))
         else:
-            self._common.append(exchange(answer.step.shown, answer.reply))
+            self._common.append(exchange(answer.step.wire, answer.reply))
             self._settle_accepted(answer)
 
     def _settle_accepted(self, answer: Answer) -> None:
@@ -136,7 +136,7 @@ class TransactionBook:
     def _verdict(self, answer: Answer, index: int | None, own_reply: Reply | None = None) -> Verdict:
         text = self._dialogue(index)
         if own_reply is not None:
-            text = join([text, exchange(answer.step.shown, own_reply)])
+            text = join([text, exchange(answer.step.wire, own_reply)])
         passed_on = self._passed_on and answer.step.phase in FINAL_PHASES and answer.result is SUCCESS
         return from_reply(
             answer.step.phase,

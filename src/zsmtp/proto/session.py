@@ -59,6 +59,7 @@ from zsmtp.proto.told import Answer, Finished, Lost, SessionEvent
 
 __all__ = ["WRITE_UNIT", "Answer", "Finished", "Lost", "Session", "SessionEvent"]
 
+_NOTHING = memoryview(b"")
 _UNKNOWN = 1 << 62  # the end of a step whose last octet is not given out yet
 
 _RSET = Step(RSET, command.RSET, gated=False)
@@ -84,7 +85,7 @@ class Session:
         self._ahead = b""  # its next block
         self._leaving: deque[Sent] = deque()  # steps with content that is not yet written to its end
         self._before: Progress | None = None  # the last transaction begun, which may still be open at the server
-        self._out = memoryview(b"")
+        self._out = _NOTHING
         self._produced = 0  # octets given out, written or not
         self._written = 0
         self._write_since = 0.0
@@ -182,7 +183,7 @@ class Session:
         self._unsent.clear()
         self._awaited.clear()
         self._leaving.clear()
-        self._out = memoryview(b"")
+        self._out = _NOTHING
         self._content = None
 
     def _at_work(self, error: ZsmtpError) -> Transaction | None:
@@ -281,7 +282,7 @@ class Session:
         if self._reply_since is None:
             self._reply_since = now
         if self._stopped:
-            return memoryview(b"")
+            return _NOTHING
         if not self._out and self._error is None:
             block = self._next_block(now)
             if block:
@@ -296,7 +297,7 @@ class Session:
         if self._error is not None:
             return
         head_was_out = bool(self._awaited) and self._awaited[0].end <= self._written
-        self._out = self._out[count:]
+        self._out = self._out[count:] if count < len(self._out) else _NOTHING
         self._written += count
         if self._written - self._write_mark >= WRITE_UNIT:
             self._write_mark = self._written

@@ -16,17 +16,17 @@ MAX_LINES = 8  # of one reply
 MAX_TEXT = 1500  # characters of the whole
 
 
-def exchange(command: bytes, reply: Reply | None) -> str:
-    """One command and its reply (None: no reply came)."""
+def exchange(line: bytes, reply: Reply | None) -> str:
+    """One command line, as it was sent or may be shown, and its reply (None: no reply came). No line: the final dot."""
     if reply is None:
-        return _sent(command)
-    if len(command) < 100 and len(reply.lines) == 1 and len(reply.lines[0]) < 300:
-        return _short_exchange(command, reply)
-    return _sent(command) + _answer(reply)
+        return _sent(line)
+    if len(line) < 100 and len(reply.lines) == 1 and len(reply.lines[0]) < 300:
+        return _short_exchange(line, reply)
+    return _sent(line) + _answer(reply)
 
 
-def _sent(command: bytes) -> str:
-    return "\r<<- " + printable(command, 300)
+def _sent(line: bytes) -> str:
+    return "\r<<- " + printable(line.removesuffix(b"\r\n") or b".", 300)
 
 
 def _answer(reply: Reply) -> str:
@@ -37,9 +37,9 @@ def _answer(reply: Reply) -> str:
 
 
 @lru_cache(128)
-def _short_exchange(command: bytes, reply: Reply) -> str:
+def _short_exchange(line: bytes, reply: Reply) -> str:
     """The same few things are said over and over: DATA and the final dot, and what a server says to them."""
-    return _sent(command) + _answer(reply)
+    return _sent(line) + _answer(reply)
 
 
 def join(exchanges: Iterable[str]) -> str:

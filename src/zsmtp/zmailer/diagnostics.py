@@ -219,7 +219,7 @@ class Reporter:
         self._gather = gather
         self._held: list[bytes] = []
         self._write = write
-        self._pid = pid
+        self.pid = pid
         self._extended = extended
 
     def hungry(self) -> None:
@@ -257,9 +257,10 @@ class Reporter:
         ``epoch`` is the time in seconds since 1970. A control file that cannot be written to (SpoolError) keeps no
         report from going out; the trouble is told as a comment.
         """
-        wanted = action(verdict, success_requested=success_requested(recipient), lmtp=lmtp)
+        asked = recipient.dsn.notify is not None and success_requested(recipient)
+        wanted = action(verdict, success_requested=asked, lmtp=lmtp)
         show = self.logged or wanted != "-"
-        full = notary_fields(recipient.user, verdict, pid=self._pid, action=wanted) if show else b""
+        full = notary_fields(recipient.user, verdict, pid=self.pid, action=wanted) if show else b""
         told = Report(
             id=open_control.control.id,
             recipient=recipient,
@@ -271,7 +272,7 @@ class Reporter:
         )
         if self._extended and wanted in _RECORDED:
             if self._record(open_control, told, epoch):
-                self._mark(open_control, told, verdict)
+                self._release(open_control, told, _MARKS[verdict.fate])
                 self._report(told, b"")
                 return told
             # The scheduler will have to write the record, so it is told in the words that make it do so.
@@ -285,7 +286,7 @@ class Reporter:
         """The orders in which the scheduler writes the ``d`` record, or none is due."""
         notary = b"" if wanted == "-" else told.notary
         if verdict.fate is _DELIVERED:
-            self._mark(open_control, told, verdict)
+            self._release(open_control, told, Mark.DELIVERED)
             if self._gather and not notary:
                 self._held.append(_line_of(told, notary))
             elif not self._report(told, notary) and wanted in _RECORDED:
@@ -296,9 +297,6 @@ class Reporter:
             # Nobody knows of the failure: left to do, it will be found again and bounce then.
             self._release(open_control, told, Mark.TODO)
             return
-        self._mark(open_control, told, verdict)
-
-    def _mark(self, open_control: OpenControl, told: Report, verdict: Verdict) -> None:
         self._release(open_control, told, _MARKS[verdict.fate])
 
     def _release(self, open_control: OpenControl, told: Report, mark: Mark) -> None:

@@ -7,7 +7,6 @@ recipient taken is marked and reported the moment its verdict is known; whatever
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -114,7 +113,7 @@ class Job:
     def take(self, wanted: Sequence[Recipient]) -> None:
         """Lock those of ``wanted`` that nobody else has, and make messages for them."""
         assert self.opened is not None
-        taken = self.opened.take_all(wanted, pid=os.getpid())
+        taken = self.opened.take_all(wanted, pid=self._all.reporter.pid)
         for recipient in taken:
             self._unsettled[recipient.offset] = recipient
         self._taken += len(taken)

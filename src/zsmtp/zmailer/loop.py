@@ -30,6 +30,7 @@ from zsmtp.zmailer.jobs import Habits, Job, Surroundings, matching, other_hosts
 from zsmtp.zmailer.journal import Journal
 from zsmtp.zmailer.locks import OpenControl, open_control
 from zsmtp.zmailer.options import Options
+from zsmtp.zmailer.paths import decoded
 
 EX_OK = 0
 EX_NOINPUT = 66
@@ -235,7 +236,7 @@ class Loop:
 
     def _open(self, path: bytes) -> OpenControl | None:
         try:
-            return open_control(os.fsdecode(path))
+            return open_control(decoded(path))
         except SpoolError as error:
             self._complain(str(error))
             return None
@@ -281,7 +282,7 @@ class Loop:
     def _answer_done(self) -> None:
         """Answer the jobs that are done, in the order of their lines."""
         begun = self._begun
-        while begun and begun[0].done and not self._wants_other_hosts(begun[0]):
+        while begun and begun[0].done and not (self._options.mx_match and self._wants_other_hosts(begun[0])):
             job = begun.popleft()
             job.close()
             if job.opened is not None:
@@ -295,7 +296,7 @@ class Loop:
     # -------------------------------------------------- -e: other hosts' mail
 
     def _wants_other_hosts(self, job: Job) -> bool:
-        return self._options.mx_match and not job.looked_further and not self._stop.requested
+        return not job.looked_further and not self._stop.requested
 
     def _serve_other_hosts(self, job: Job) -> None:
         """Take along the recipients at other hosts whose mail exchangers include the host now connected to."""

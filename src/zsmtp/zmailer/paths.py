@@ -6,13 +6,21 @@ lie in directories of the same names below ``transport/`` and ``queue/``.
 
 from __future__ import annotations
 
-import os
 import re
+import sys
 
 from zsmtp.errors import SpoolError
 
 _NO_NAMES = frozenset({b"", b".", b".."})
 _LEADING_DIGITS = re.compile(r"[0-9]+")
+
+
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+
+
+def decoded(name: bytes) -> str:
+    """A file name as the system gives it to ``open``: ``os.fsdecode`` in a quarter of the steps."""
+    return name.decode(_ENCODING, _ERRORS)
 
 
 def message_path(path: str, message_name: bytes) -> str:
@@ -23,7 +31,7 @@ def message_path(path: str, message_name: bytes) -> str:
     """
     if message_name in _NO_NAMES or b"/" in message_name or b"\0" in message_name:
         raise SpoolError(path, None, "the i record is not a plain file name")
-    name = os.fsdecode(message_name)
+    name = decoded(message_name)
     directory, slash, _ = path.rpartition("/")
     if not slash:
         return "../queue/" + name
