@@ -10,16 +10,13 @@ CRLF, see ``zsmtp.body.lines``) in blocks cut anywhere; ``BDAT`` (RFC 3030) need
 
 from __future__ import annotations
 
-import re
-
-# In canonical content every LF ends a line. The compiled pattern is twice as fast as bytes.replace for all but lines of
-# a few octets.
-_DOT_LINE = re.compile(rb"\n\.")
+_DOT_LINE = b"\n."  # in canonical content every LF ends a line
+_DOT, _LF = ord("."), ord("\n")
 
 
 def stuffed(head: bytes, body: bytes) -> bytes:
     """A whole content, dot-stuffed and with its terminator; ``head`` ends with a line end, ``body`` too or is empty."""
-    if b"." in (head[:1], body[:1]) or _DOT_LINE.search(head) or _DOT_LINE.search(body):
+    if head[:1] == b"." or body[:1] == b"." or head.find(_DOT_LINE) >= 0 or body.find(_DOT_LINE) >= 0:
         dots = DotStuffer()
         return b"".join((dots.stuff(head), dots.stuff(body), dots.terminator()))
     return b"".join((head, body, b".\r\n"))
@@ -38,9 +35,9 @@ class DotStuffer:
         if not block:
             return block
         at_line_start = not self._line_open
-        self._line_open = block[-1] != 0x0A
-        stuffed = _DOT_LINE.sub(b"\n..", block)
-        return b"." + stuffed if at_line_start and block[0] == 0x2E else stuffed
+        self._line_open = block[-1] != _LF
+        stuffed = block.replace(_DOT_LINE, b"\n..")
+        return b"." + stuffed if at_line_start and block[0] == _DOT else stuffed
 
     def terminator(self) -> bytes:
         """The line of one dot, after the line end that the content lacks if it was not canonical."""

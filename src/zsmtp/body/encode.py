@@ -221,7 +221,7 @@ def examine(header: bytes, source: Source) -> Examination:
     for block in source.blocks():
         survey.feed(block)
         eight_bit = eight_bit or not block.isascii()
-        nul = nul or b"\0" in block
+        nul = nul or 0 in block
     survey.finish()
     body_facts = Facts(eight_bit, nul, survey.long_lines, survey.bare_cr)
     return Examination(head, header_facts, body_facts, len(head) + survey.octets, None, None)
@@ -230,9 +230,9 @@ def examine(header: bytes, source: Source) -> Examination:
 def _facts(octets: bytes, lines: bytes, bare_cr: int) -> Facts:
     """What there is in a whole text; ``lines`` is its canonical form, which has the same lines and octets."""
     long_lines = len(lines) > MAX_LINE and has_long_line(lines)
-    if octets.isascii() and b"\0" not in octets and not (long_lines or bare_cr):
+    if octets.isascii() and 0 not in octets and not (long_lines or bare_cr):
         return _UNREMARKABLE
-    return Facts(not octets.isascii(), b"\0" in octets, long_lines, bare_cr)
+    return Facts(not octets.isascii(), 0 in octets, long_lines, bare_cr)
 
 
 def as_stored(seen: Examination, source: Source) -> Content:

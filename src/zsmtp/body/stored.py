@@ -59,7 +59,7 @@ class Stored:
         self.facts = facts = self._unchanged.facts
         clean = not (facts.eight_bit or facts.nul or facts.long_lines)
         head = seen.head.lower()
-        self._simple = clean and not (b"content-transfer-encoding" in head and _MATTERS.search(head))
+        self._simple = clean and not (head.find(b"content-transfer-encoding") >= 0 and _MATTERS.search(head))
         self._contents: dict[Target, Content | Refusal] = {}
         if not self._simple:
             self._prepare_choice(seen, source)
@@ -182,7 +182,7 @@ class Stored:
             survey.feed(block)
             size += len(block)
             eight_bit = eight_bit or not block.isascii()
-            nul = nul or b"\0" in block
+            nul = nul or 0 in block
             if kept is not None:
                 kept.append(block)
                 kept = kept if size <= KEEP_LIMIT else None
@@ -207,4 +207,4 @@ class Stored:
         head = plan.header.replace(b"\n", CRLF) + CRLF
         survey = LineSurvey()
         survey.feed(head)
-        return head, Facts(not head.isascii(), b"\0" in head, survey.long_lines, self._seen.header.bare_cr)
+        return head, Facts(not head.isascii(), 0 in head, survey.long_lines, self._seen.header.bare_cr)

@@ -11,6 +11,7 @@ import sys
 
 from zsmtp.errors import SpoolError
 
+_SLASH = ord("/")
 _NO_NAMES = frozenset({b"", b".", b".."})
 _LEADING_DIGITS = re.compile(r"[0-9]+")
 
@@ -29,7 +30,7 @@ def message_path(path: str, message_name: bytes) -> str:
     ``A/B/12345-6789`` has ``../queue/A/B/<message_name>``. Raises SpoolError for a name that is no plain file name,
     and for a path that is absolute or climbs.
     """
-    if message_name in _NO_NAMES or b"/" in message_name or b"\0" in message_name:
+    if message_name in _NO_NAMES or _SLASH in message_name or 0 in message_name:
         raise SpoolError(path, None, "the i record is not a plain file name")
     name = decoded(message_name)
     directory, slash, _ = path.rpartition("/")
