@@ -107,15 +107,16 @@ class Flights:
         self._start_what_fits()
         session = self.link.session
         exchange = Exchange(self.link.stream, session)
-        while self._flying:
+        flying = self._flying
+        while flying:
             event = session.next_event()
             if event is None:
                 event = yield exchange
             if isinstance(event, Answer):
-                if event.transaction is not None:
-                    self._flying[event.transaction].book.answered(event)
+                if (transaction := event.transaction) is not None:
+                    flying[transaction].book.answered(event)
             elif isinstance(event, Finished):
-                self._land(self._flying.pop(event.transaction))
+                self._land(flying.pop(event.transaction))
                 if self.observer is not ignore:
                     self.observer(TransactionEnded(event.transaction))
                 self._start_what_fits()

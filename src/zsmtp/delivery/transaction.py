@@ -56,8 +56,10 @@ class TransactionBook:
     def answered(self, answer: Answer) -> None:
         """Account for one reply."""
         phase = answer.step.phase
-        self.any_reply = self.any_reply or phase is not RSET
-        if self.riding and (phase is RSET or answer.reply.code == 503) and self._speaks_of_order(answer):
+        if phase is not RSET:
+            self.any_reply = True
+        odd = answer.result is not SUCCESS and self.riding and (phase is RSET or answer.reply.code == 503)
+        if odd and self._speaks_of_order(answer):
             self.out_of_step = True  # no verdict is drawn from it
             if phase is RCPT:
                 self._declined.add(answer.step.recipient)
@@ -91,7 +93,7 @@ class TransactionBook:
         """
         phase, code = answer.step.phase, answer.reply.code
         if phase is RSET:
-            return answer.result is not SUCCESS and code != 421
+            return code != 421
         return code == 503 and (phase in (MAIL, RCPT) or bool(self._accepted))
 
     def _mail(self, answer: Answer) -> None:

@@ -20,7 +20,8 @@ def exchange(line: bytes, reply: Reply | None) -> str:
     """One command line, as it was sent or may be shown, and its reply (None: no reply came). No line: the final dot."""
     if reply is None:
         return _sent(line)
-    if len(line) < 100 and len(reply.lines) == 1 and len(reply.lines[0]) < 300:
+    lines = reply.lines
+    if len(line) < 100 and len(lines) == 1 and len(lines[0]) < 300:
         return _short_exchange(line, reply)
     return _sent(line) + _answer(reply)
 
