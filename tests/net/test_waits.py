@@ -10,7 +10,7 @@ import pytest
 
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.plan import Endpoint, Family
-from zsmtp.errors import Interrupted
+from zsmtp.errors import Interrupted, ServiceClosing
 from zsmtp.events import ignore
 from zsmtp.net import waits
 from zsmtp.net.effects import Connect, StartTLS
@@ -18,7 +18,7 @@ from zsmtp.net.identity import parse_identity
 from zsmtp.net.transport import SocketStream
 from zsmtp.net.waits import READABLE, WRITABLE, SocketsWait, StreamWait
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.phase import Timeouts
+from zsmtp.proto.phase import Phase, Timeouts
 from zsmtp.proto.plan import ContentForm, Envelope, Recipient, plan_transaction
 from zsmtp.proto.session import Answer as Heard
 from zsmtp.proto.session import Lost, Session
@@ -62,14 +62,12 @@ def test_a_stop_leaves_the_final_reply_its_time_unless_it_is_at_once(
             steps.send(READABLE)
         assert isinstance(end.value.value, Heard)
         steps = waits.exchange(stream, session, clock, stop)
-        assert next(steps).interest == READABLE | WRITABLE
+        assert next(steps).interest == READABLE  # what there was to write is out
         theirs.sendall(reply)
-        assert steps.send(WRITABLE).interest == READABLE
     with pytest.raises(StopIteration):
         steps.send(READABLE)
     steps = waits.exchange(stream, session, clock, stop)
-    next(steps)
-    assert steps.send(WRITABLE).interest == READABLE  # the dot is out
+    assert next(steps).interest == READABLE  # the dot is out
     stop.requested = True
     assert steps.send(0).interest == READABLE
     stop.at_once = True
@@ -80,6 +78,51 @@ def test_a_stop_leaves_the_final_reply_its_time_unless_it_is_at_once(
     assert isinstance(lost.error, Interrupted)
     assert str(lost.error) == "enough"
     assert lost.in_doubt == (transaction,)
+
+
+@pytest.mark.parametrize(("later", "at_once"), [(0.0005, True), (0.5, False)])
+def test_only_right_behind_a_reply_nobody_is_asked_before_writing(
+    pair: tuple[SocketStream, socket.socket], later: float, at_once: bool
+) -> None:
+    """What a server says unasked while nobody listens must be read before the next command is written."""
+    stream, theirs = pair
+    session = Session(timeouts=Timeouts())
+    now = 1000.0
+    theirs.sendall(b"220 mx\r\n")
+    steps = waits.exchange(stream, session, lambda: now, Told())
+    next(steps)
+    with pytest.raises(StopIteration):
+        steps.send(READABLE)
+    session.command(Phase.NOOP, b"NOOP\r\n")
+    now += later
+    steps = waits.exchange(stream, session, lambda: now, Told())
+    assert next(steps).interest == (READABLE if at_once else READABLE | WRITABLE)
+    theirs.setblocking(False)
+    if at_once:
+        assert theirs.recv(100) == b"NOOP\r\n"
+        return
+    theirs.sendall(b"421 too slow\r\n")
+    with pytest.raises(StopIteration) as end:
+        steps.send(READABLE | WRITABLE)
+    assert isinstance(end.value.value, Lost)
+    assert isinstance(end.value.value.error, ServiceClosing)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(100)
+
+
+def test_a_full_socket_is_waited_for_and_not_tried_again_and_again(pair: tuple[SocketStream, socket.socket]) -> None:
+    stream, theirs = pair
+    session = Session(timeouts=Timeouts())
+    theirs.sendall(b"220 mx\r\n")
+    steps = waits.exchange(stream, session, clock, Told())
+    next(steps)
+    with pytest.raises(StopIteration):
+        steps.send(READABLE)
+    while stream.send(memoryview(bytes(1 << 16))):
+        pass
+    session.command(Phase.NOOP, b"NOOP\r\n")
+    steps = waits.exchange(stream, session, clock, Told())
+    assert next(steps).interest == READABLE | WRITABLE
 
 
 def test_a_handshake_has_its_time_and_no_more(pair: tuple[SocketStream, socket.socket]) -> None:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 QUERY_TIME = 15.0  # seconds for one lookup
 LOOKUPS_TIME = 60.0  # seconds for all lookups of one piece of work
 
+MOMENT = 0.001  # seconds after which it is asked again whether a peer has said something meanwhile
+
 READABLE = select.POLLIN
 WRITABLE = select.POLLOUT
 
@@ -110,7 +112,9 @@ def exchange(
     """Move octets until the session has an event to tell; None if it has nothing left to do.
 
     It reads while it writes, so that a peer that stops reading until its replies are read cannot lock the session up.
+    What is to be written a moment after something was read is tried at once: there is nothing else to read.
     """
+    asked = False
     while True:
         event = session.next_event()
         if event is not None:
@@ -134,6 +138,8 @@ def exchange(
             continue
         if stream.pending:
             ready = READABLE
+        elif out and not asked and now - session.last_heard < MOMENT:
+            ready, asked = WRITABLE, True
         else:
             interest = READABLE | WRITABLE if out or stream.wants_write else READABLE
             ready = yield StreamWait(stream, interest, deadline)

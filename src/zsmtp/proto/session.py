@@ -20,6 +20,7 @@ written and whose final reply is missing, is named in it. After ``Lost`` nothing
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -69,7 +70,10 @@ WRITE_UNIT = 64 * 1024  # octets that must be taken within Timeouts.write
 
 
 class Session:
-    """The protocol engine of one connection. ``lmtp`` makes it speak RFC 2033: one final reply per recipient."""
+    """The protocol engine of one connection. ``lmtp`` makes it speak RFC 2033: one final reply per recipient.
+
+    ``last_heard`` is when octets came last, on the caller's clock.
+    """
 
     def __init__(self, *, timeouts: Timeouts, lmtp: bool = False, observer: Observer = ignore) -> None:
         self._timeouts = timeouts
@@ -91,6 +95,7 @@ class Session:
         self._write_since = 0.0
         self._write_mark = 0
         self._reply_since: float | None = None  # set when the session is first looked at
+        self.last_heard = -math.inf  # when octets came last
         self._error: ZsmtpError | None = None
         self._stopped = False
         self._awaited.append(Sent(Step(Phase.GREETING, b""), 0, None))
@@ -150,6 +155,7 @@ class Session:
         """Take octets that came from the peer. Never raises for what they are."""
         if self._error is not None:
             return
+        self.last_heard = now
         self._parser.receive_data(data)
         try:
             while self._error is None and (reply := self._parser.next_reply()) is not None:
