@@ -159,12 +159,11 @@ def has_long_line(text: bytes) -> bool:
     Jumps from the start of a line to the last line start within reach: a handful of searches per thousand octets,
     however short the lines are.
     """
-    start, end, reach = 0, len(text), MAX_LINE + len(CRLF)
-    while end - start > MAX_LINE:
-        last = text.rfind(b"\n", start, start + reach)
-        if last < 0:
+    start, last_start, rfind = 0, len(text) - MAX_LINE, text.rfind
+    while start < last_start:
+        start = rfind(b"\n", start, start + MAX_LINE + 2) + 1
+        if not start:
             return True
-        start = last + 1
     return False
 
 
