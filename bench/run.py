@@ -37,6 +37,7 @@ def output(program: str, *options: str) -> tuple[str, bool]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="All benchmarks, one after the other.")
     parser.add_argument("--results", metavar="FILE", type=Path, help="write them down in FILE, with a plot beside it")
+    parser.add_argument("--note", metavar="TEXT", default="", help="with --results: a sentence on this run")
     options = parser.parse_args()
     parts, well = [], True
     for program in PROGRAMS:
@@ -50,7 +51,8 @@ def main() -> int:
         blocks = "\n".join(f"```\n{text.rstrip()}\n```\n" for text in parts)
         options.results.write_text(
             f"# The last run\n\n{day}; {machine()}. `README.md` explains the lines.\n"
-            f"Figures of one machine on one day: believe the ratios.\n\n{blocks}\n{drawn}"
+            f"{' '.join(filter(None, (options.note, 'Figures of one machine on one day: believe the ratios.')))}\n\n"
+            f"{blocks}\n{drawn}"
         )
     return 0 if well else 1
 
