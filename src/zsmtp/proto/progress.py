@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from zsmtp.proto.phase import CONTENT, DATA, FINAL_PHASES, LAST, MAIL, RCPT, SUCCESS, Phase, Result
 from zsmtp.proto.plan import Step, Transaction
 from zsmtp.records import dataclass, field
@@ -41,6 +43,18 @@ class Sent:
         self.end = end
         self.progress = progress
         self.replies = 1
+
+
+def in_doubt(awaited: Iterable[Sent], written: int) -> tuple[Transaction, ...]:
+    """The transactions that may have delivered: their last octet is written, and their final reply is missing."""
+    return tuple(
+        sent.progress.transaction
+        for sent in awaited
+        if sent.progress is not None
+        and sent.progress.may_deliver
+        and sent.step.phase in FINAL_PHASES
+        and sent.end <= written
+    )
 
 
 def pointless(progress: Progress, phase: Phase, *, undecided: bool) -> bool:

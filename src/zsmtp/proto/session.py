@@ -54,7 +54,7 @@ from zsmtp.proto.phase import (
     judge,
 )
 from zsmtp.proto.plan import Step, Transaction
-from zsmtp.proto.progress import Progress, Sent, note, pointless
+from zsmtp.proto.progress import Progress, Sent, in_doubt, note, pointless
 from zsmtp.proto.reply import Reply, ReplyParser
 from zsmtp.proto.told import Answer, Finished, Lost, SessionEvent
 
@@ -177,15 +177,7 @@ class Session:
         if not self._quiet:
             self._observe(SessionLost(str(error), self._awaited[0].step.phase if self._awaited else None))
         step = self._awaited[0].step if self._awaited and self._awaited[0].end <= self._written else None
-        doubtful = tuple(
-            sent.progress.transaction
-            for sent in self._awaited
-            if sent.progress is not None
-            and sent.progress.may_deliver
-            and sent.step.phase in FINAL_PHASES
-            and sent.end <= self._written
-        )
-        self._events.append(Lost(error, step, doubtful, self._at_work(error)))
+        self._events.append(Lost(error, step, in_doubt(self._awaited, self._written), self._at_work(error)))
         self._unsent.clear()
         self._awaited.clear()
         self._leaving.clear()
