@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.support.network import content_form, message, numbered
 from tests.support.traces import TracedWorld, traces
@@ -14,7 +14,7 @@ from tests.support.traces import TracedWorld, traces
 from zsmtp.net.script import Reaction, Script
 from zsmtp.net.scripted import Unreachable
 from zsmtp.observers.chart import duration_words, sections, size_words, summary
-from zsmtp.observers.document import Trace
+from zsmtp.observers.document import Addresses, Broken, Fates, Trace
 from zsmtp.observers.waterfall import Tone, cells, draw, plain
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -61,7 +61,24 @@ def test_it_looks_as_it_should(name: str, width: int, unicode: bool) -> None:
     assert drawn == path.read_text(), f"if this is an improvement, write it to {path}"
 
 
+LONG_WORD = Trace(
+    program="",
+    started="",
+    seconds=0.0,
+    name="",
+    destination="",
+    sender="",
+    addresses=Addresses.CLEAR,
+    fates=Fates(recipients=1, delivered=0, failed=0),
+    recipients=(),
+    connections=(),
+    items=(Broken(start=0.0, end=0.0, reason="0123456789", phase="0¡¡¡¡¡Ā𐀀"),),
+)
+"""In ASCII its phase has more columns than a line, and comes behind a word that leaves none."""
+
+
 @given(traces, st.integers(1, 200), st.booleans())
+@example(LONG_WORD, 1, False)
 def test_no_line_is_wider_than_asked_or_holds_what_is_not_printable(trace: Trace, width: int, unicode: bool) -> None:
     for line in draw(trace, width=width, unicode=unicode):
         text = plain(line)

@@ -253,7 +253,12 @@ class _Drawing:
         for word in self._fit(text).split(" "):
             size = cells(word)
             while size > room:
-                head = self._cut_hard(word, left - (used + 1 if line else 0)) or word[:1]
+                head = self._cut_hard(word, left - used - 1 if line else left)
+                if not head and line:  # not a character of it goes behind what is there
+                    yield line
+                    line, used, left = "", 0, room
+                    continue
+                head = head or word[:1]
                 yield f"{line} {head}" if line else head
                 word, size, line, used, left = word[len(head) :], size - cells(head), "", 0, room
             if (line and used + 1 + size > left) or (not line and size > left):
