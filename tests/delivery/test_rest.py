@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tests.support.network import World, address, message, table, world
 
 from zsmtp.delivery.attempt import Courier
-from zsmtp.delivery.outcome import ConnectFailure, Fate
-from zsmtp.delivery.rest import ADDRESS_REST, MAX_UNREACHED, Unreached
+from zsmtp.delivery.outcome import ConnectFailure, Fate, combine_host_failures
+from zsmtp.delivery.rest import ADDRESS_REST, MAX_RESTING, MAX_UNREACHED, Resting, Unreached
 from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.events import Decision, PlanMade, Remark
@@ -297,3 +297,14 @@ def test_everybody_has_one_turn_in_every_walk(case: tuple[int, list[str]]) -> No
     order = [name for name in names if name not in rested] + rested
     assert found == (order if reached == count else order[: order.index(names[reached]) + 1])
     assert there.fates == [Fate.DELIVERED if reached < count else Fate.DEFERRED]
+
+
+def test_a_full_memory_of_resting_destinations_drops_the_oldest_and_none_for_one_it_has() -> None:
+    failure = combine_host_failures([ConnectFailure(Endpoint("h", "192.0.2.1", 25, Family.INET), "refused")], [])
+    resting = Resting()
+    for number in range(MAX_RESTING):
+        resting.remember(number, failure, float(number) / 1000)
+    resting.remember(5, failure, 2.0)
+    assert all(resting.get(number, 2.0) is not None for number in range(MAX_RESTING))
+    resting.remember("one more", failure, 3.0)
+    assert [number for number in range(MAX_RESTING) if resting.get(number, 3.0) is None] == [0]

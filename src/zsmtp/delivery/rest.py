@@ -22,12 +22,13 @@ class Resting:
     """The destinations left alone now, by whatever names them."""
 
     def __init__(self) -> None:
-        self._until: dict[Hashable, tuple[float, Verdict]] = {}
+        self._until: dict[Hashable, tuple[float, Verdict]] = {}  # the oldest first
 
     def remember(self, destination: Hashable, failure: Verdict | None, now: float) -> None:
         """Leave a destination alone if its last failure says so (``Route.failure``; None if there was none)."""
         if failure is None or not failure.retry_after:
             return
+        self._until.pop(destination, None)
         while len(self._until) >= MAX_RESTING:
             del self._until[next(iter(self._until))]
         self._until[destination] = (now + failure.retry_after, failure)
