@@ -555,16 +555,6 @@ def test_without_a_ticket_there_is_nothing_to_resume(certificate: Path) -> None:
     assert layer.session() is None
 
 
-def test_channel_binding(server_context: ssl.SSLContext) -> None:
-    layer, server, _ = connect(server_context)
-    binding = layer.tls_unique()
-    if server_context.maximum_version is V12:
-        assert binding == server.tls.get_channel_binding("tls-unique")
-        assert binding
-    else:
-        assert binding is None
-
-
 # -------------------------------------------------------------- real sockets
 
 

@@ -315,10 +315,6 @@ class TLSLayer:
             return None
         return session
 
-    def tls_unique(self) -> bytes | None:
-        """The ``tls-unique`` channel binding (RFC 5929 3); None under TLS 1.3, which has none."""
-        return None if self._tls.version() == "TLSv1.3" else self._tls.get_channel_binding("tls-unique")
-
     def _peer_chain(self) -> tuple[bytes, ...]:
         """The certificates sent, in DER. Python has the method in public from 3.13 on, where it gives octets."""
         tls: Any = self._tls

@@ -229,14 +229,6 @@ class OpenControl:
                 taken.remove(recipient)
         return taken
 
-    def holds(self, recipient: Recipient) -> bool:
-        """Whether the recipient is taken, and the file still says so: worth a look before its address is sent.
-
-        Raises SpoolError if the file cannot be read.
-        """
-        lock, _ = self._taken.get(recipient.offset + 1, (b"", _TODO))
-        return bool(lock) and self._bytes(recipient.offset + 1, len(lock)) == lock
-
     def release(self, recipient: Recipient, mark: Mark) -> bool:
         """Write ``mark`` and blank the lock field, in one write.
 
