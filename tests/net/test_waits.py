@@ -19,7 +19,7 @@ from zsmtp.net.transport import SocketStream
 from zsmtp.net.waits import READABLE, WRITABLE, SocketsWait, StreamWait
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import Phase, Timeouts
-from zsmtp.proto.plan import ContentForm, Envelope, Recipient, plan_transaction
+from zsmtp.proto.plan import ContentForm, Envelope, Flow, Recipient, plan_transaction
 from zsmtp.proto.session import Answer as Heard
 from zsmtp.proto.session import Lost, Session
 from zsmtp.tls.context import ContextOptions
@@ -108,6 +108,38 @@ def test_only_right_behind_a_reply_nobody_is_asked_before_writing(
     assert isinstance(end.value.value.error, ServiceClosing)
     with pytest.raises(BlockingIOError):
         theirs.recv(100)
+
+
+@pytest.mark.parametrize("unasked", [True, False], ids=["whole message", "envelope first"])
+def test_a_whole_message_is_not_written_before_it_is_known_that_the_peer_still_listens(
+    pair: tuple[SocketStream, socket.socket], unasked: bool
+) -> None:
+    """A server that closes behind its last reply must not leave a message in doubt that it never read."""
+    stream, theirs = pair
+    session = Session(timeouts=Timeouts())
+    form = ContentForm(3, 0, None, lambda: iter([b"x\r\n.\r\n"]), lambda: iter([b"x\r\n"]))
+    offered = Capabilities(pipelining=True, chunking=True)
+    flow = Flow.BLIND if unasked else Flow.RIDING
+    transaction = plan_transaction(Envelope(b"", (Recipient(b"r@example.org"),)), form, offered, flow)
+    theirs.sendall(b"220 mx\r\n")
+    steps = waits.exchange(stream, session, clock, Told())
+    next(steps)
+    with pytest.raises(StopIteration):
+        steps.send(READABLE)
+    session.transact(transaction)
+    steps = waits.exchange(stream, session, clock, Told())
+    assert next(steps).interest == (READABLE | WRITABLE if unasked else READABLE)
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(StopIteration) as end:
+        steps.send(READABLE | WRITABLE)
+    assert isinstance(end.value.value, Lost)
+    assert end.value.value.in_doubt == ()
+    theirs.setblocking(False)
+    if unasked:
+        with pytest.raises(BlockingIOError):
+            theirs.recv(100)
+    else:
+        assert theirs.recv(100) == b"MAIL FROM:<>\r\nRCPT TO:<r@example.org>\r\n"
 
 
 def test_a_full_socket_is_waited_for_and_not_tried_again_and_again(pair: tuple[SocketStream, socket.socket]) -> None:

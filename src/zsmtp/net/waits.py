@@ -112,7 +112,8 @@ def exchange(
     """Move octets until the session has an event to tell; None if it has nothing left to do.
 
     It reads while it writes, so that a peer that stops reading until its replies are read cannot lock the session up.
-    What is to be written a moment after something was read is tried at once: there is nothing else to read.
+    What is to be written a moment after something was read is tried at once: hardly ever is there more to read. But a
+    whole message unasked would be in doubt if the peer had closed behind its last reply, so it is looked first.
     """
     asked = False
     while True:
@@ -138,7 +139,7 @@ def exchange(
             continue
         if stream.pending:
             ready = READABLE
-        elif out and not asked and now - session.last_heard < MOMENT:
+        elif out and not asked and now - session.last_heard < MOMENT and not session.blind:
             ready, asked = WRITABLE, True
         else:
             interest = READABLE | WRITABLE if out or stream.wants_write else READABLE

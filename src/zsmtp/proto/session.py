@@ -149,6 +149,11 @@ class Session:
         """Whether the last octet of some message is written and its final reply not in: now patience pays."""
         return any(sent.step.phase in FINAL_PHASES and sent.end <= self._written for sent in self._awaited)
 
+    @property
+    def blind(self) -> bool:
+        """Whether content is on its way whose MAIL has no answer: after its last octet the message is in doubt."""
+        return any(sent.progress is not None and sent.progress.mail is None for sent in self._leaving)
+
     # ----------------------------------------------------------------- input
 
     def receive_data(self, data: bytes, now: float) -> None:
@@ -203,12 +208,8 @@ class Session:
             self._tell_of(reply)
         awaited = self._awaited
         if not awaited or awaited[0].end > self._written:
-            closing = reply.code == 421
-            self.fail(
-                ServiceClosing(f"the peer closes the connection: {reply}")
-                if closing
-                else ReplyError(f"reply that nothing asked for: {reply}")
-            )
+            unasked = ReplyError(f"reply that nothing asked for: {reply}")
+            self.fail(ServiceClosing(f"the peer closes the connection: {reply}") if reply.code == 421 else unasked)
             return
         sent = awaited[0]
         step, progress = sent.step, sent.progress
