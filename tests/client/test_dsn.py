@@ -24,6 +24,11 @@ ALL = zsmtp.DSN(
 REFUSED = {"RCPT": (Step("250 ok"), Step("550 5.1.1 no"), Step("451 4.2.1 later")), "DOT": (Step("250 ok"),)}
 
 
+class TwoLines:
+    def __repr__(self) -> str:
+        return "two\nlines"
+
+
 def relay(sink: Sink, *, lmtp: bool = False) -> str:
     return f"{'lmtp' if lmtp else 'smtp'}://{sink.host}:{sink.port}"
 
@@ -124,6 +129,9 @@ def test_an_internationalised_original_address_is_ascii_on_the_wire() -> None:
         ({"notify": [["success"]]}, r"^notify: \['success'\] is none"),
         ({"notify": "success,"}, r"^notify: '' is none"),
         ({"notify": 5}, r"^notify: words are wanted"),
+        ({"notify": b"success"}, r"^notify: words are wanted, not bytes$"),
+        ({"notify": [TwoLines()]}, r"^notify: two\\nlines is none of"),
+        ({"ret": TwoLines()}, r"^ret: two\\nlines is none of"),
         ({"notify": ("success", "never")}, r"^notify: never stands alone$"),
         ({"ret": "HDRS"}, r"^ret: 'HDRS' is none of full, headers$"),
         ({"ret": None}, r"^ret: None"),
@@ -132,6 +140,16 @@ def test_an_internationalised_original_address_is_ascii_on_the_wire() -> None:
         ({"envid": "\u00fc"}, r"^envid: .*printable ASCII"),
         ({"envid": "x" * 98 + "="}, r"^envid: 101 octets when encoded; 100"),
         ({"original": "bob"}, r"^original: addresses by recipients"),
+        ({"original": ["ab"]}, r"^original: recipient a: no @"),
+        ({"original": [("bob@example.net",)]}, r"^original: addresses by recipients"),
+        (
+            {"original": [("b@c.example", "x@y.example"), ("b@c.example", "z@y.example")]},
+            r"^original: b@c.example is named",
+        ),
+        (
+            {"original": {"b@c.example": "x@y.example", "B <b@C.example>": "z@y.example"}},
+            r"^original: B <b@C.example> is named twice$",
+        ),
         ({"original": {"bob@example.net": 5}}, r"^original: texts"),
         ({"original": {"bob": "a@b.example"}}, r"^original: recipient bob: no @"),
         ({"original": {"bob@example.net": "a>b@c.example"}}, r"^original a>b"),
@@ -141,6 +159,43 @@ def test_an_internationalised_original_address_is_ascii_on_the_wire() -> None:
 def test_what_cannot_be_asked_for(words: dict[str, Any], problem: str) -> None:
     with pytest.raises(zsmtp.SubmissionError, match=problem):
         zsmtp.DSN(**words)
+
+
+def test_an_error_is_a_line_however_much_was_given() -> None:
+    dsn = zsmtp.DSN(original={"x" * 100_000 + " <eve@example.net>": "a@b.example"})
+    with pytest.raises(zsmtp.SubmissionError, match=r"^original: x{120} is no recipient of this message$"):
+        Letter(LETTER, dsn=dsn)
+
+
+@pytest.mark.parametrize(("sender", "action"), [("<>", ""), (b"", ""), (None, "failed"), ("ann@example.org", "failed")])
+def test_nobody_is_to_be_told_behind_the_null_sender(sender: str | bytes | None, action: str) -> None:
+    dsn = zsmtp.DSN(notify="failure")
+    with Sink(Script(replies={"RCPT": (Step("550 5.1.1 no"),)})) as sink:
+        (result,) = zsmtp.deliver(LETTER, sender=sender, recipients="bob@example.net", relay=relay(sink), dsn=dsn)
+    assert (result.fate, result.dsn_action) == (zsmtp.Fate.FAILED, action)
+
+    async def main() -> list[zsmtp.Result]:
+        async with zsmtp.aio.Client(relay="smtp://127.0.0.1:1") as client:
+            unreadable = zsmtp.Submission(message=b"\n", sender=sender, recipients="bob@example.net", dsn=dsn)
+            return [one async for one in client.stream([unreadable])]
+
+    assert [one.dsn_action for one in asyncio.run(main())] == [action]
+
+
+def test_the_result_tells_of_the_session_that_took_the_message() -> None:
+    """The first transaction is for two recipients, and then the server goes; the next session offers no DSN."""
+    replies = {
+        "RCPT": (Step("250 ok"), Step("250 ok"), Step("452 4.5.3 too many")),
+        "DOT": (Step("250 ok\r\n421 enough", Then.CLOSE),),
+    }
+    to = [f"{name}@example.net" for name in "abcd"]
+    with Sink(Script(caps=("DSN",), replies=replies), Script()) as sink:
+        report = zsmtp.deliver(LETTER, recipients=to, relay=relay(sink), dsn=zsmtp.DSN(notify="success,failure,delay"))
+    assert [(one.dsn_passed_on, one.dsn_action) for one in report] == [(True, "")] * 2 + [(False, "relayed")] * 2
+    assert [b"NOTIFY" in line for one in sink.connections for line in one.lines if line.startswith(b"RCPT")] == [
+        *[True] * 4,
+        *[False] * 2,
+    ]
 
 
 def test_what_does_not_fit_the_message_is_refused_before_anything_is_sent() -> None:

@@ -217,7 +217,7 @@ class _Sending:
                             fate=Fate.DEFERRED,
                             status="4.3.2",
                             text=text,
-                            dsn_action=due(one.dsn, "delayed"),
+                            dsn_action=due(one.dsn, "delayed", null_sender=not one.sender),
                         )
                     )
 

@@ -23,6 +23,7 @@ from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from zsmtp.client.address import read_address
 from zsmtp.client.config import Config, Relay
 from zsmtp.client.destinations import Destination, Destinations
 from zsmtp.client.dsn import DSN, due
@@ -350,11 +351,19 @@ def _refused(one: Submission, error: Exception) -> list[Result]:
     given = one.recipients
     several = given if isinstance(given, tuple) else () if given is None else (given,)
     names = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in several]
-    action = due(one.dsn, "failed") if isinstance(one.dsn, DSN) else ""
+    action = due(one.dsn, "failed", null_sender=_is_null(one.sender)) if isinstance(one.dsn, DSN) else ""
     return [
         Result(message=one.name, recipient=name, fate=Fate.FAILED, status="5.6.0", text=str(error), dsn_action=action)
         for name in dict.fromkeys(names or [""])
     ]
+
+
+def _is_null(sender: str | bytes | None) -> bool:
+    """Whether a sender was given, and it is the null one."""
+    try:
+        return sender is not None and not read_address(sender, "sender")
+    except SubmissionError:
+        return False
 
 
 def _tracing(path: str | PathLike[str]) -> Tracing:

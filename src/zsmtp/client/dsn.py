@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zsmtp.client.address import read_address
 from zsmtp.errors import SubmissionError
@@ -66,7 +66,7 @@ def wishes(dsn: DSN, recipients: Iterable[bytes]) -> Wishes:
     old = {to: _typed(address) for to, address in _pairs(dsn)}
     originals = {path: old[to] for path in recipients if (to := given.pop(_folded(path), None)) is not None}
     for to in given.values():
-        raise SubmissionError(f"original: {escape(to)} is no recipient of this message")
+        raise SubmissionError(f"original: {escape(to[:120])} is no recipient of this message")
     return Wishes(
         ret=_RETURNED[dsn.ret] if dsn.ret else None,
         envid=encode_xtext(dsn.envid.encode("ascii")) if dsn.envid else None,
@@ -75,16 +75,16 @@ def wishes(dsn: DSN, recipients: Iterable[bytes]) -> Wishes:
     )
 
 
-def due(dsn: DSN | None, action: str) -> str:
-    """``action`` if the sender asked to be notified of such, else ""."""
-    return action if dsn is not None and action and _ASKED_BY[action] in dsn.notify else ""
+def due(dsn: DSN | None, action: str, *, null_sender: bool) -> str:
+    """``action`` if the sender asked to be notified of such, else "": nobody can be told anything (RFC 5321 4.5.5)."""
+    return action if dsn is not None and action and not null_sender and _ASKED_BY[action] in dsn.notify else ""
 
 
 def _read_notify(given: object) -> tuple[str, ...]:
     """The words, each once, in the order they have on the wire."""
     if isinstance(given, str):
         given = [word.strip() for word in given.split(",")] if given else ()
-    if not isinstance(given, Iterable):
+    if isinstance(given, bytes | bytearray | memoryview) or not isinstance(given, Iterable):
         raise SubmissionError(f"notify: words are wanted, not {type(given).__name__}")
     words = list(given)
     for word in words:
@@ -108,18 +108,31 @@ def _check_envid(envid: object) -> None:
 
 
 def _read_original(given: object) -> tuple[tuple[str, str], ...]:
-    """The pairs of texts, all of which can be read."""
+    """The pairs of texts, all of which can be read, and no two of which speak of one recipient."""
     try:
-        pairs = tuple((to, old) for to, old in dict(given).items())  # type: ignore[call-overload]
+        pairs: tuple[tuple[Any, Any], ...] = tuple(
+            (to, old) for to, old in (given.items() if isinstance(given, Mapping) else _listed(given))
+        )
     except (TypeError, ValueError):
         raise SubmissionError("original: addresses by recipients are wanted") from None
+    seen: set[tuple[bytes, bytes]] = set()
     for to, old in pairs:
         if not isinstance(to, str) or not isinstance(old, str):
             raise SubmissionError("original: texts are wanted")
-        read_address(to, "original: recipient")
+        folded = _folded(read_address(to, "original: recipient"))
+        if folded in seen:
+            raise SubmissionError(f"original: {escape(to[:120])} is named twice")
+        seen.add(folded)
         if len(_typed(old)) > MAX_ORCPT:
             raise SubmissionError(f"original: {_shown(old)}: more than {MAX_ORCPT} octets when encoded")
     return pairs
+
+
+def _listed(given: object) -> Iterable[Any]:
+    """Pairs that are no mapping. Raises TypeError."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise TypeError
+    return given
 
 
 def _pairs(dsn: DSN) -> tuple[tuple[str, str], ...]:
@@ -138,4 +151,4 @@ def _folded(path: bytes) -> tuple[bytes, bytes]:
 
 
 def _shown(value: object) -> str:
-    return f"'{escape(value[:120])}'" if isinstance(value, str) else repr(value)[:120]
+    return f"'{escape(value[:120])}'" if isinstance(value, str) else escape(repr(value)[:120])

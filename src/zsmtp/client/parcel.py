@@ -83,6 +83,7 @@ class Parcel:
             waited,
             now - self._started,
             dsn=self.letter.dsn,
+            null_sender=not self.letter.sender,
             lmtp=lmtp,
         )
         self._results[index] = result

@@ -80,7 +80,7 @@ class Result:
     Of a message with ``dsn=``: ``dsn_passed_on`` tells that the server has the request too, and notifies the sender of
     what becomes of the message from there on. ``dsn_action`` is the notification that the sender asked for and nobody
     but this side can give, in the word of RFC 3464 2.3.3 ("" if there is none): "relayed" to a server that offers no
-    DSN, "delivered" by LMTP to one, "failed", "delayed".
+    DSN, "delivered" by LMTP to one, "failed", "delayed". There is none for a message with the null sender.
     """
 
     message: str
@@ -157,6 +157,7 @@ def result_of(
     seconds: float,
     *,
     dsn: DSN | None,
+    null_sender: bool,
     lmtp: bool,
 ) -> Result:
     """The result that a verdict of the engine means."""
@@ -176,7 +177,7 @@ def result_of(
         waited=waited,
         seconds=seconds,
         dsn_passed_on=dsn is not None and verdict.passed_on,
-        dsn_action=due(dsn, dsn_action(verdict, success_requested=True, lmtp=lmtp)),
+        dsn_action=due(dsn, dsn_action(verdict, success_requested=True, lmtp=lmtp), null_sender=null_sender),
     )
 
 
