@@ -305,6 +305,36 @@ def test_a_dry_run_shows_what_notifications_are_asked_for(send: Run, letter: str
     assert "ENVID" not in bare["commands"][0][0]
 
 
+def test_a_dry_run_knows_what_a_message_asks_of_sessions(send: Run, letter: str, tmp_path: Path) -> None:
+    optional = tmp_path / "optional.eml"
+    optional.write_text("TLS-Required: No\n" + Path(letter).read_text())
+    with NameServer(ZONE) as dns:
+        dry = ("--resolver", dns.address, "--port", "26", "--to", "a@example.com", "--dry-run")
+        plain = send(letter, *dry)
+        _, out, _ = send(letter, *dry, "--require-tls")
+        _, document, _ = send(letter, *dry, "--require-tls", "--json")
+        _, both, _ = send(letter, str(optional), *dry, "--tls", "verify", "--json")
+    assert "REQUIRETLS" not in plain[1]
+    assert re.search(r"says +MAIL FROM:<me@example.org> SIZE=\d+ REQUIRETLS\n", out)
+    assert re.search(
+        r"offers nothing\n.*refused +REQUIRETLS was asked for, and the server does not offer it \(5\.7\.30\)", out
+    )
+    assert re.search(r"TLS +secure: required, .*REQUIRETLS, an insecure MX answer", out)
+    (delivery,) = json.loads(document)["deliveries"]
+    assert delivery["explanation"]["plan"]["wish"] == "requiretls"
+    assert [bool(form["refused"]) for form in delivery["forms"]] == [False, True]
+    assert [one["explanation"]["plan"]["wish"] for one in json.loads(both)["deliveries"]] == [
+        "none",
+        "tls-required: no",
+    ]
+
+
+def test_a_dry_run_without_tls_says_that_nothing_would_be_sent(send: Run, letter: str) -> None:
+    _, out, _ = send(letter, "--dry-run", "--require-tls", "--relay", "127.0.0.1:1", "--tls", "none")
+    assert out.count("REQUIRETLS was asked for, and no TLS is configured (4.7.10)") == 2
+    assert "MAIL FROM" not in out
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

@@ -31,11 +31,14 @@ from zsmtp.client.config import Config
 from zsmtp.client.destinations import Destination, Destinations
 from zsmtp.client.message import Letter
 from zsmtp.delivery.content import Targets, content_form
+from zsmtp.delivery.outcome import Verdict, from_no_protection, from_requiretls
+from zsmtp.delivery.settings import SessionSettings
 from zsmtp.escape import escape
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import (
     Envelope,
     Refusal,
+    SenderWish,
     capacity,
     plan_transaction,
     recipient_refusal,
@@ -54,6 +57,7 @@ _EVERYTHING = Capabilities(
     chunking=True,
     binary_mime=True,
     smtputf8=True,
+    require_tls=True,
 )
 _SERVERS = (("a server that offers everything", _EVERYTHING), ("a server that offers nothing", Capabilities()))
 
@@ -116,7 +120,7 @@ class _Stage:
         self._destinations = Destinations(config)
         self._targets = Targets(self._destinations.target())
         self._explainer = Explainer(ways)
-        self._known: dict[Destination, Explanation] = {}
+        self._known: dict[tuple[Destination, SenderWish], Explanation] = {}
 
     def rehearse(self, message: Outgoing) -> list[Rehearsal]:
         """All destinations of one message."""
@@ -128,15 +132,22 @@ class _Stage:
 
     def _at(self, message: Outgoing, letter: Letter, where: Destination, envelope: Envelope) -> Rehearsal:
         recipients = tuple(one.address.decode("utf-8") for one in envelope.recipients)
-        if where not in self._known:
-            self._known[where] = self._explainer.explain(destination_of(recipients[0]))
+        asked = where, letter.wish
+        if asked not in self._known:
+            self._known[asked] = self._explainer.explain(destination_of(recipients[0]), letter.wish)
         settings = self._destinations.settings_for(where.relay)
-        if self._known[where].plan.route.failure is not None:  # nobody would be told anything
-            return Rehearsal(message, where, recipients, self._known[where], ())
-        forms = [self._form(letter, envelope, name, settings.usable(offered)) for name, offered in _SERVERS]
-        return Rehearsal(message, where, recipients, self._known[where], tuple(forms))
+        if self._known[asked].plan.route.failure is not None:  # nobody would be told anything
+            return Rehearsal(message, where, recipients, self._known[asked], ())
+        forms = [self._form(letter, envelope, name, settings, offered) for name, offered in _SERVERS]
+        return Rehearsal(message, where, recipients, self._known[asked], tuple(forms))
 
-    def _form(self, letter: Letter, envelope: Envelope, server: str, usable: Capabilities) -> Form:
+    def _form(
+        self, letter: Letter, envelope: Envelope, server: str, settings: SessionSettings, offered: Capabilities
+    ) -> Form:
+        unsafe = _not_safe_enough(envelope.wish, settings, offered)
+        if unsafe is not None:
+            return Form(server, refused=(f"{unsafe.text} ({unsafe.status})",))
+        usable = settings.usable(offered)
         target: Target = self._targets.of(usable, internationalised=envelope.internationalised)
         content = letter.stored().content(target)
         if isinstance(content, ContentRefusal):
@@ -166,6 +177,15 @@ class _Stage:
         if letter.dsn is not None and not usable.dsn:
             remarks += ("it is not asked for notifications: no DSN",)
         return Form(server, content.size, content.conversion, remarks, shown, tuple(refused))
+
+
+def _not_safe_enough(wish: SenderWish, settings: SessionSettings, offered: Capabilities) -> Verdict | None:
+    """The verdict on a message with REQUIRETLS if no such server would be given it; None if it would."""
+    if wish is not SenderWish.REQUIRETLS:
+        return None
+    if settings.security is None:
+        return from_no_protection()
+    return None if offered.require_tls else from_requiretls(None)
 
 
 def _shown(octets: bytes) -> str:

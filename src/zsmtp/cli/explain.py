@@ -31,6 +31,7 @@ from zsmtp.dns.plan import Candidate, Endpoint
 from zsmtp.events import DeliveryStarted, Observer, PlanMade, combine, ignore
 from zsmtp.net.identity import source_address
 from zsmtp.observers.files import Tracing
+from zsmtp.proto.plan import SenderWish
 
 PROBE_TIME = 30.0  # seconds that any one wait of a probe takes at most, unless --timeout says otherwise
 PROBES_AT_A_TIME = 8
@@ -111,7 +112,8 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
             ways, asked = AgentWays(options.agent), options.what
         explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing)
         with closing(ways):
-            yield from map(explainer.explain, asked)
+            for one in asked:
+                yield explainer.explain(one)
 
 
 class Explainer:
@@ -134,24 +136,26 @@ class Explainer:
         self._probe_time = probe_time
         self._ways = ways
 
-    def explain(self, asked: str) -> Explanation:
-        """The explanation of one domain, literal or address."""
+    def explain(self, asked: str, wish: SenderWish = SenderWish.NONE) -> Explanation:
+        """The explanation of one domain, literal or address, for mail whose sender asks ``wish`` of sessions."""
         if self._tracing is None:
-            return self._explain(asked, ignore)
+            return self._explain(asked, ignore, wish)
         recorder = self._tracing.observer()
         recorder(DeliveryStarted(nothing_to_send(), destination_of(asked)))
         try:
-            return self._explain(asked, recorder)
+            return self._explain(asked, recorder, wish)
         finally:
             recorder.close()
 
-    def _explain(self, asked: str, observer: Observer) -> Explanation:
+    def _explain(self, asked: str, observer: Observer, wish: SenderWish) -> Explanation:
         way = self._ways.to(destination_of(asked))
         request = way.request if self._use_mx else replace(way.request, use_mx=False)
         driver = way.driver(observer)
         identity = self._ways.identity
         bound = None if identity is None else identity.resolve(lambda name: driver.run(_addresses(name)))
-        work = explain(asked, request, way.settings, lambda endpoint: source_address(endpoint, bound), via=way.via)
+        work = explain(
+            asked, request, way.settings, lambda endpoint: source_address(endpoint, bound), via=way.via, wish=wish
+        )
         found = driver.run(work if observer is ignore else fetches_told(observer, work))
         if observer is not ignore:
             observer(PlanMade(found.plan))

@@ -26,6 +26,7 @@ from zsmtp.dns.heloname import HeloCheck, check_helo, helo_name
 from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.errors import ConnectError
 from zsmtp.proto.phase import Timeouts
+from zsmtp.proto.plan import SenderWish
 from zsmtp.tls.policy import Barred
 
 T = TypeVar("T")
@@ -116,11 +117,17 @@ class Explanation:
 
 
 def explain(
-    asked: str, request: DestinationRequest, settings: SessionSettings, source_of: SourceOf, *, via: str = ""
+    asked: str,
+    request: DestinationRequest,
+    settings: SessionSettings,
+    source_of: SourceOf,
+    *,
+    via: str = "",
+    wish: SenderWish = SenderWish.NONE,
 ) -> Generator[Any, Any, Explanation]:
-    """Plan a delivery as it would be planned, decide on every candidate, and look at the greeting of each."""
+    """Plan a delivery for mail with this ``wish``, decide on every candidate, and look at the greeting of each."""
     lookups: list[Answer] = []
-    plan = yield from _heard(plan_delivery(request, settings.security), lookups)
+    plan = yield from _heard(plan_delivery(request, settings.security, wish), lookups)
     yield from _heard(require_all(plan, settings.security), lookups)
     introductions: dict[Endpoint, Introduction] = {}
     known: dict[str, Introduction] = {}

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from zsmtp.cli.failure import CommandFailed, reading
@@ -30,7 +30,7 @@ _BLOCK = 1 << 20
 class Outgoing:
     """One message: the name of its file for people, what to read it from, its octets, its envelope as text.
 
-    ``dsn`` is what the sender wants to be notified of.
+    ``dsn`` is what the sender wants to be notified of, ``require_tls`` that it is to travel protected or not at all.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Outgoing:
     sender: str
     recipients: tuple[str, ...]
     dsn: DSN | None = None
+    require_tls: bool = False
 
     def from_start(self) -> str | IO[bytes]:
         """What to read it from, standing where the message begins."""
@@ -48,25 +49,33 @@ class Outgoing:
 
     def letter(self) -> Letter:
         """The message, read anew. Whoever asks for it closes it."""
-        return Letter(self.from_start(), sender=self.sender, recipients=self.recipients, name=self.name, dsn=self.dsn)
+        return Letter(
+            self.from_start(),
+            sender=self.sender,
+            recipients=self.recipients,
+            name=self.name,
+            require_tls=self.require_tls,
+            dsn=self.dsn,
+        )
 
 
 def read_all(
     paths: Sequence[str],
     sender: str | None,
     recipients: Sequence[str] | None,
-    dsn: DSN | None,
     opened: ExitStack,
+    *,
+    dsn: DSN | None,
+    require_tls: bool,
 ) -> list[Outgoing]:
     """Look at every message. Raises CommandFailed for the first that cannot be sent as it is."""
     if paths.count("-") > 1:
         raise CommandFailed(Exit.USAGE, "standard input (-) can be one message only")
-    return [_read(path, sender, recipients, dsn, opened) for path in paths]
+    read = [_read(path, sender, recipients, opened) for path in paths]
+    return [replace(one, dsn=dsn, require_tls=require_tls) for one in read]
 
 
-def _read(
-    path: str, sender: str | None, recipients: Sequence[str] | None, dsn: DSN | None, opened: ExitStack
-) -> Outgoing:
+def _read(path: str, sender: str | None, recipients: Sequence[str] | None, opened: ExitStack) -> Outgoing:
     name = "standard input" if path == "-" else escape(path)
     with reading(name):
         source = _source(path, opened)
@@ -76,7 +85,7 @@ def _read(
             raise CommandFailed(Exit.DATA, f"{name}: {escape(str(error))}") from error
     try:
         size = os.stat(path).st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
-        return Outgoing(name, source, size, _text(letter.sender), tuple(map(_text, letter.recipients)), dsn)
+        return Outgoing(name, source, size, _text(letter.sender), tuple(map(_text, letter.recipients)))
     except ContentError as error:
         raise CommandFailed(Exit.NO_INPUT, f"{name}: {escape(str(error))}") from error
     finally:

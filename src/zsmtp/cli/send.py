@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
         raise CommandFailed(Exit.USAGE, "--plan: the plan of a dry run is always a new one")
     dsn = _read_dsn(options)
     with ExitStack() as opened:
-        messages = read_all(options.files, options.sender, options.to, dsn, opened)
+        messages = read_all(options.files, options.sender, options.to, opened, dsn=dsn, require_tls=options.require_tls)
         if options.dry_run:
             from zsmtp.cli.dryrun import dry_run
 
@@ -139,7 +139,6 @@ class _Sending:
         self._messages = messages
         self._config = config
         self._plans = plans
-        self._require_tls = options.require_tls
         self._json = options.json
         self._look = look_of(sys.stdout, options.color)
         self._results: list[Result] = []
@@ -197,7 +196,7 @@ class _Sending:
             sender=one.sender,
             recipients=one.recipients,
             name=one.name,
-            require_tls=self._require_tls,
+            require_tls=one.require_tls,
             dsn=one.dsn,
         )
 

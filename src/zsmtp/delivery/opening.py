@@ -132,7 +132,7 @@ class Opener:
         """Walk the candidates of ``plan`` that are not in ``skip``; a verdict if none of them opens a session."""
         strict = plan.wish is SenderWish.REQUIRETLS
         if strict and self._stage is None:
-            return from_no_protection("REQUIRETLS was asked for, and no TLS is configured")
+            return from_no_protection()
         verdict = yield from self._walk(plan, skip)
         return for_requiretls(verdict) if strict and not isinstance(verdict, Link) else verdict
 

@@ -277,7 +277,7 @@ def from_security(text: str, peer: Peer | None, *, final: bool) -> Verdict:
     return _local(fate, status, text, "security required", peer)._replace(tls_decided=True)
 
 
-def from_requiretls(peer: Peer) -> Verdict:
+def from_requiretls(peer: Peer | None) -> Verdict:
     """The verdict when a server that is who it must be does not offer REQUIRETLS (RFC 8689 4.2.1).
 
     It was said over an authenticated session, so nobody on the way can have made it up: that is for good. Whatever an
@@ -287,8 +287,9 @@ def from_requiretls(peer: Peer) -> Verdict:
     return _local(Fate.FAILED, EnhancedStatus(5, 7, 30), text, "REQUIRETLS", peer)
 
 
-def from_no_protection(text: str) -> Verdict:
+def from_no_protection() -> Verdict:
     """The verdict when a message wants REQUIRETLS and this side is not configured to have TLS at all: it waits."""
+    text = "REQUIRETLS was asked for, and no TLS is configured"
     return for_requiretls(from_security(text, None, final=False))
 
 
