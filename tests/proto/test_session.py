@@ -11,7 +11,7 @@ from zsmtp.proto import command
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import Phase, Result, Timeouts
 from zsmtp.proto.plan import ContentForm, Envelope, Flow, Recipient, Transaction, plan_transaction
-from zsmtp.proto.session import Answer, Finished, Lost, Session, SessionEvent
+from zsmtp.proto.session import WRITE_UNIT, Answer, Finished, Lost, Session, SessionEvent
 
 TIMEOUTS = Timeouts(write=10, command=20, data=30, final=40, short=50, quit=60)
 PIPELINING = Capabilities(pipelining=True)
@@ -257,6 +257,29 @@ def test_a_recipient_accepted_after_a_refused_mail_gets_nothing() -> None:
     talk.client()
     talk.server(b"450 no\r\n250 ok\r\n250 ok\r\n354 go\r\n")
     assert talk.client() == b".\r\n"
+
+
+def test_a_mail_refused_while_recipients_are_still_to_leave_ends_with_the_last_answer() -> None:
+    talk = Talk()
+    talk.transact(recipients=WRITE_UNIT // 20)
+    block = bytes(talk.session.data_to_send(talk.now))
+    talk.session.data_written(len(block), talk.now)
+    asked = block.count(b"\r\n")
+    talk.session.receive_data(b"550 no\r\n" + b"250 ok\r\n" * (asked - 1), talk.now)
+    events = talk.events()
+    assert len(answers(events)) == asked
+    assert isinstance(events[-1], Finished)
+    assert talk.session.idle
+    assert talk.client() == b""
+
+
+@pytest.mark.parametrize("capabilities", [ONE_BY_ONE, CHUNKING])
+def test_without_recipients_no_content_is_offered(capabilities: Capabilities) -> None:
+    talk = Talk()
+    talk.transact(capabilities, recipients=0)
+    assert talk.client() == b"MAIL FROM:<a@example.net>\r\n"
+    assert isinstance(talk.server(b"250 ok\r\n")[-1], Finished)
+    assert talk.client() == b""
 
 
 def test_refused_data_ends_the_transaction() -> None:

@@ -263,7 +263,8 @@ class Session:
         """Account for an answered step of a transaction, and drop the steps it made pointless."""
         progress.unanswered -= 1
         note(progress, step, result)
-        good = result is SUCCESS and progress.mail is SUCCESS  # then nothing can have become pointless
+        wanted = progress.accepted or (progress.mail is SUCCESS and progress.rcpt_unanswered)
+        good = result is SUCCESS and wanted  # then nothing can have become pointless
         if not good and self._unsent and self._unsent[0][1] is progress:
             self._drop_pointless(progress)
         if not progress.unanswered:
