@@ -270,6 +270,15 @@ def test_other_days_and_spoilt_lines_are_counted_and_left_out() -> None:
     assert words(day.reports[0])["policies"][0]["summary"]["total-successful-session-count"] == 2
 
 
+@given(st.integers(0, len(encode_result(result(), NOON)) - 1))
+def test_a_line_cut_off_by_a_full_disk_costs_nobody_else_a_result(length: int) -> None:
+    """The next writer does not know of it and writes behind what is there."""
+    (whole,) = lines(result(failure=Failure(Problem.VALIDATION_FAILURE, reason=' {"at":1')))
+    day = build_reports([whole, lines(result())[0][:length] + whole, whole], "2026-01-31", REPORTER, "a1")
+    assert words(day.reports[0])["policies"][0]["summary"]["total-failure-session-count"] == 3
+    assert day.skipped == (0 < length < len(lines(result())[0]) - 1), "all but its end is a result"
+
+
 def test_who_asks_for_no_report_gets_none() -> None:
     silent = SessionResult("example.org", "", STS)
     assert build_reports(lines(silent), "2026-01-31", REPORTER, "a1").reports == ()

@@ -18,7 +18,7 @@ import json
 import re
 import zlib
 from base64 import b64encode
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -137,6 +137,7 @@ def is_plain_mailbox(text: str) -> bool:
 
 # ---------------------------------------------------- one result as a line or datagram
 
+_BEGINNING = b'{"at":'  # of each line
 _FAILURE_KEYS = {
     "sending_ip": "sending-mta-ip",
     "mx_host": "receiving-mx-hostname",
@@ -320,6 +321,15 @@ class DayReports:
     skipped: int
 
 
+def _apart(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines, and one that was cut off by a full disk apart from the one that was written behind it."""
+    for line in lines:
+        start = max(line.rfind(_BEGINNING), 0)  # no text in JSON has it: its quotes have backslashes there
+        if start:
+            yield line[:start]
+        yield line[start:]
+
+
 def build_reports(lines: Iterable[bytes], day: str, reporter: Reporter, unique: str) -> DayReports:
     """The reports of ``day`` (``2026-01-31``, in UTC) from encoded results, one for each domain that asks for reports.
 
@@ -331,7 +341,7 @@ def build_reports(lines: Iterable[bytes], day: str, reporter: Reporter, unique: 
     counts: dict[str, dict[AppliedPolicy, _Count]] = {}
     records: dict[str, str] = {}
     skipped = 0
-    for line in lines:
+    for line in _apart(lines):
         try:
             result, at = decode_result(line)
         except ValueError:
