@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.network import World, address, message, table, world
+from tests.support.security import SECURED, asking
 
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.outcome import ConnectFailure, Fate, combine_host_failures
@@ -16,6 +17,8 @@ from zsmtp.events import Decision, PlanMade, Remark
 from zsmtp.net.race import OTHER_HOST, SAME_HOST
 from zsmtp.net.script import NEVER, Reaction, Script, Then
 from zsmtp.net.scripted import Host, Unreachable
+from zsmtp.proto.sasl import Credentials, Secret
+from zsmtp.tls.policy import Level, Policy
 
 DEAD = Unreachable(after=NEVER)  # nothing ever comes back
 SLOW_TO_FAIL = Unreachable("No route to host", after=1.5)
@@ -91,6 +94,54 @@ def test_a_second_connection_that_does_not_come_about_counts_too() -> None:
     there.deliver(message())
     assert tried(there) == [MX0, MX0, MX1]
     assert next_session(there) == [MX1]
+
+
+SAFE = Script(keywords=("STARTTLS",), tls=SECURED)
+NO_HANDSHAKE = replace(SAFE, tls_time=NEVER)
+
+
+@pytest.mark.parametrize(
+    ("first", "security"),
+    [
+        (NO_HANDSHAKE, asking(Policy(level=Level.ENCRYPT), implicit=True)),
+        (NO_HANDSHAKE, asking(Policy(level=Level.ENCRYPT))),
+        (replace(SAFE, replies={"STARTTLS": [Reaction(b"", Then.HANG)]}), asking(Policy(level=Level.ENCRYPT))),
+    ],
+    ids=["in a handshake from the first octet", "in a handshake", "after STARTTLS"],
+)
+def test_silence_on_the_way_to_tls_costs_its_time_once(first: Script, security: SessionSettings) -> None:
+    there = world(first, SAFE, settings=security)
+    there.deliver(message())
+    assert there.fates == [Fate.DELIVERED]
+    waited = there.network.now
+    assert waited > 1000.0
+    assert next_session(there) == [MX1]
+    assert there.network.now == waited
+
+
+def test_silence_in_a_login_costs_its_time_once() -> None:
+    someone = Credentials(b"me", Secret(b"word"))
+    settings = asking(Policy(), credentials_for=lambda server, destination: someone, allow_cleartext=True)
+    silent = Script(keywords=("AUTH PLAIN",), replies={"AUTH": [Reaction(b"", Then.HANG)]})
+    there = world(silent, Script(keywords=("AUTH PLAIN",), replies={"AUTH": [Reaction("235 ok")]}), settings=settings)
+    there.deliver(message())
+    assert there.fates == [Fate.DELIVERED]
+    assert next_session(there) == [MX1]
+
+
+def test_who_works_in_clear_after_silence_in_a_handshake_keeps_the_place() -> None:
+    there = world([NO_HANDSHAKE, Script()], Script(), settings=asking(Policy()))
+    there.deliver(message())
+    assert tried(there) == [MX0, MX0]
+    assert next_session(there) == [MX0]
+
+
+def test_an_address_that_is_silent_in_a_handshake_is_not_asked_under_another_name() -> None:
+    names = "\n".join(f"example.org MX {i} mx{i}.example.org\nmx{i}.example.org A 192.0.2.1" for i in range(2))
+    there = world(NO_HANDSHAKE, settings=asking(Policy(level=Level.ENCRYPT)), dns=names)
+    there.deliver(message())
+    assert there.fates == [Fate.DEFERRED]
+    assert tried(there) == [MX0]
 
 
 @pytest.mark.parametrize(

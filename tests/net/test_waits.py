@@ -167,6 +167,7 @@ def test_a_handshake_has_its_time_and_no_more(pair: tuple[SocketStream, socket.s
         steps.send(0)
     result = end.value.value
     assert (result.stream, result.error, result.interrupted) == (None, "the TLS handshake took too long", False)
+    assert result.timed_out
 
 
 def test_a_stop_ends_a_handshake(pair: tuple[SocketStream, socket.socket]) -> None:
@@ -177,6 +178,7 @@ def test_a_stop_ends_a_handshake(pair: tuple[SocketStream, socket.socket]) -> No
     with pytest.raises(StopIteration) as end:
         steps.send(0)
     assert end.value.value.interrupted
+    assert not end.value.value.timed_out
 
 
 def test_a_race_that_is_given_up_closes_its_sockets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,10 @@ it. A candidate that refuses to talk hands over to the next one; only if every s
 an error (the rule is in ``zsmtp.delivery.outcome``).
 
 The order of trying is the plan's, but for addresses where no connection came about a moment ago: they come after all
-others, so that a dead exchanger is waited for once and not for every session. One that took a connection and said
-nothing in time counts as such; one that answered does not, whatever it said: to ask it again costs little, what it says
-(421 too busy) may be another thing the next moment, and mail belongs to the best exchanger that takes it.
+others, so that a dead exchanger is waited for once and not for every session. One that took a connection and kept
+silent where it was to speak, also in a handshake, counts as such; one that answered does not, whatever it said: to ask
+it again costs little, what it says (421 too busy) may be another thing the next moment, and mail belongs to the best
+exchanger that takes it.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class _Stopped:
     ``dropped_hello`` tells that the connection was lost on EHLO: HELO may work; ``clear_may_work`` that TLS failed
     where it was only wished for, ``was_stale`` that it failed because an earlier session was to be taken up.
     ``name_decided`` tells that the same address may do under another exchanger's name. ``unanswered`` says in words
-    that nothing was heard in time, "" if something was.
+    that something was waited for in vain, "" if not.
     """
 
     verdict: Verdict
@@ -341,9 +342,12 @@ class Opener:
             yield from say_quit(stream, session)
         yield Close(stream)
         if isinstance(outcome, Unfit):
-            return _Stopped(outcome.verdict, interrupted=outcome.interrupted, name_decided=True)
-        stale = isinstance(outcome, Stale)
-        return _Stopped(from_security(outcome.reason, peer, final=False), clear_may_work=not stale, was_stale=stale)
+            late = outcome.unanswered
+            return _Stopped(outcome.verdict, interrupted=outcome.interrupted, name_decided=not late, unanswered=late)
+        verdict = from_security(outcome.reason, peer, final=False)
+        if isinstance(outcome, Stale):
+            return _Stopped(verdict, was_stale=True)
+        return _Stopped(verdict, clear_may_work=True, unanswered=outcome.unanswered)
 
     def _leave(self, stream: Stream, session: Session, verdict: Verdict) -> Generator[Any, Any, _Stopped]:
         """Say QUIT to a server that does not want to talk."""

@@ -33,10 +33,14 @@ class Secured:
 
 @dataclass(frozen=True, slots=True)
 class InClear:
-    """No TLS, and none was required. ``broken`` tells that clear text needs another connection."""
+    """No TLS, and none was required. ``broken`` tells that clear text needs another connection.
+
+    ``unanswered`` says in words that the peer did not do its part in time, "" if it did.
+    """
 
     reason: str
     broken: bool = False
+    unanswered: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,10 @@ class Unfit:
     """The session cannot be as secure as it must be, or somebody told this program to stop.
 
     ``in_order`` tells that the dialogue with the peer is, so that it is to be ended with QUIT (RFC 5321 4.1.1.10).
+    ``unanswered`` says in words that the peer did not do its part in time, "" if it did.
     """
 
     verdict: Verdict
     interrupted: bool = False
     in_order: bool = False
+    unanswered: str = ""

@@ -19,7 +19,7 @@ from zsmtp.delivery.protection import InClear, Protection, Secured, Stale, Unfit
 from zsmtp.delivery.tlsreport import TLSReporter
 from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.plan import Endpoint, Family, Plan
-from zsmtp.errors import ConfigError, Interrupted, ZsmtpError
+from zsmtp.errors import ConfigError, Interrupted, WaitTimeout, ZsmtpError
 from zsmtp.events import About, Decision, HandshakeDone, HandshakeStarted, Observer, Remark, ignore
 from zsmtp.events import Secured as SecuredEvent
 from zsmtp.net.effects import Exchange, StartTLS, Stream, TLSResult
@@ -163,7 +163,7 @@ class SecurityStage:
             return Stale(result.error)
         if result.stream is None or result.facts is None:
             outcome = self._in_clear(plan, required, Problem.VALIDATION_FAILURE, result.error, peer)
-            return replace(outcome, broken=True) if isinstance(outcome, InClear) else outcome
+            return _broken_off(outcome, result.error if result.timed_out else "")
         try:
             judgement = judge(required, result.facts, now=result.now, anchors=result.anchors)
         except ConfigError as error:  # the trust anchors cannot be read
@@ -225,7 +225,8 @@ class SecurityStage:
             session.command(Phase.AUTH, step.wire, shown=step.shown)
             heard = yield Exchange(stream, session)
             if isinstance(heard, Lost):
-                return Unfit(from_login(str(heard.error), peer), interrupted=isinstance(heard.error, Interrupted))
+                stopped = isinstance(heard.error, Interrupted)
+                return Unfit(from_login(str(heard.error), peer), interrupted=stopped, unanswered=_late(heard.error))
             step = login.hear(heard.reply)
         if isinstance(step, sasl.Refused):
             return Unfit(from_login(step.reason, peer), in_order=True)
@@ -248,11 +249,22 @@ class SecurityStage:
         if isinstance(error, Interrupted):
             return Unfit(from_loss(error, "", peer), interrupted=True)
         outcome = self._in_clear(plan, required, Problem.STARTTLS_NOT_SUPPORTED, f"STARTTLS: {error}", peer)
-        return replace(outcome, broken=True) if isinstance(outcome, InClear) else outcome
+        return _broken_off(outcome, _late(error))
 
 
 def _in_order(outcome: InClear | Unfit) -> InClear | Unfit:
     return replace(outcome, in_order=True) if isinstance(outcome, Unfit) else outcome
+
+
+def _broken_off(outcome: InClear | Unfit, unanswered: str) -> InClear | Unfit:
+    if isinstance(outcome, Unfit):
+        return replace(outcome, unanswered=unanswered)
+    return replace(outcome, broken=True, unanswered=unanswered)
+
+
+def _late(error: ZsmtpError) -> str:
+    """In words that something was waited for in vain, "" if that is not what happened."""
+    return str(error) if isinstance(error, WaitTimeout) else ""
 
 
 def _stays_here(endpoint: Endpoint) -> bool:

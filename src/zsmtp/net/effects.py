@@ -103,6 +103,7 @@ class TLSResult:
 
     ``now`` (seconds since 1970) and ``anchors`` are what a judgement on the facts needs. Without a new stream the old
     one is of no use any more.
+    ``timed_out`` tells that the peer did not do its part in time.
     ``resuming`` tells that an earlier session was offered, whatever came of it (a failed one is forgotten). To call
     ``approved`` says that this one was judged good: only then is it kept.
     """
@@ -113,6 +114,7 @@ class TLSResult:
     anchors: Callable[[], TrustAnchors]
     error: str = ""
     interrupted: bool = False
+    timed_out: bool = False
     resuming: bool = False
     approved: Callable[[], None] = _keep_nothing
 

@@ -70,7 +70,8 @@ class Script:
     once so many octets of content have come. ``read_sizes`` and ``write_sizes`` tell, in turn and over again, how many
     octets one read of the client brings and one write of it takes at most (empty: all). ``connect_time`` is how long
     connecting takes, in seconds. ``tls`` are the facts of a handshake that succeeds (the octets stay plain, there is
-    nobody to hide them from), or why it fails; a server that does not ``resumes`` fails a session taken up again.
+    nobody to hide them from), or why it fails, ``tls_time`` how long it takes; a server that does not ``resumes`` fails
+    a session taken up again.
     """
 
     greeting: Reaction = Reaction("220 server.example ESMTP")
@@ -83,6 +84,7 @@ class Script:
     write_sizes: Sequence[int] = ()
     connect_time: float = 0.0
     tls: TLSFacts | str = "the peer has no TLS"
+    tls_time: float = 0.0
     resumes: bool = True
 
 

@@ -155,12 +155,16 @@ class ScriptedNetwork:
         facts, place = effect.stream.script.tls, effect.resumption
         kept = place.find(self.now) if place is not None else None
         resuming = kept is not None
+        timed_out = effect.stream.script.tls_time >= effect.timeout
+        self.now += min(effect.stream.script.tls_time, effect.timeout)
+        if timed_out:
+            facts = "the TLS handshake took too long"
         if isinstance(facts, str) or (resuming and not effect.stream.script.resumes):
             effect.stream.closed_at = self.now
             if place is not None:
                 place.forget()
             failure = facts if isinstance(facts, str) else "the peer does not like the session"
-            return TLSResult(None, None, self.now, self._anchors, failure, resuming=resuming)
+            return TLSResult(None, None, self.now, self._anchors, failure, timed_out=timed_out, resuming=resuming)
         effect.stream.secure()
         chain, since = (kept.chain, kept.since) if kept is not None else (facts.chain, self.now)
         facts = replace(facts, server_name=effect.server_name, chain=chain, resumed=resuming)

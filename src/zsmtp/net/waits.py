@@ -194,8 +194,16 @@ def start_tls(effect: StartTLS, clock: Clock, stop: Stopping) -> Generator[Strea
     except (TransportError, ConfigError) as error:
         if place is not None:
             place.forget()
-        failure, stopped = str(error), stop.requested
-        return TLSResult(None, None, time.time(), anchors, failure, interrupted=stopped, resuming=kept is not None)
+        return TLSResult(
+            None,
+            None,
+            time.time(),
+            anchors,
+            str(error),
+            interrupted=stop.requested,
+            timed_out=isinstance(error, WaitTimeout) and not stop.requested,
+            resuming=kept is not None,
+        )
     since = kept.since if kept is not None and facts.resumed else clock()
 
     def approved() -> None:
