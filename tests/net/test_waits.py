@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -140,6 +142,46 @@ def test_a_whole_message_is_not_written_before_it_is_known_that_the_peer_still_l
             theirs.recv(100)
     else:
         assert theirs.recv(100) == b"MAIL FROM:<>\r\nRCPT TO:<r@example.org>\r\n"
+
+
+@pytest.mark.parametrize(
+    ("last", "reset", "problem"),
+    [
+        (b"421 enough\r\n", False, "the peer closes the connection: 421 enough"),
+        (b"421 enough\r\n", True, "the peer closes the connection: 421 enough"),
+        (b"", False, "the peer closed the connection"),
+        (b"", True, "connection lost: Connection reset by peer"),
+        (b"250-unfi", False, "connection lost: Broken pipe"),
+    ],
+)
+def test_what_a_peer_said_before_it_went_is_heard_although_the_write_behind_its_reply_failed(
+    last: bytes, reset: bool, problem: str
+) -> None:
+    """UNIX sockets refuse to be written to at once, TCP after a reset; what came before can still be read."""
+    if reset:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = socket.create_connection(listener.getsockname())
+            theirs, _ = listener.accept()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    else:
+        ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        stream = SocketStream(ours, Family.UNIX)
+        session = Session(timeouts=Timeouts())
+        theirs.sendall(b"220 mx\r\n")
+        steps = waits.exchange(stream, session, clock, Told())
+        next(steps)
+        select.select([ours], [], [], 20)
+        with pytest.raises(StopIteration):
+            steps.send(READABLE)
+        theirs.sendall(last)
+        theirs.close()
+        session.command(Phase.NOOP, b"NOOP\r\n")
+        with pytest.raises(StopIteration) as end:
+            next(waits.exchange(stream, session, clock, Told()))
+    assert isinstance(end.value.value, Lost)
+    assert str(end.value.value.error) == problem
 
 
 def test_a_full_socket_is_waited_for_and_not_tried_again_and_again(pair: tuple[SocketStream, socket.socket]) -> None:

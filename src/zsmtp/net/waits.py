@@ -137,10 +137,11 @@ def exchange(
         if deadline is not None and now >= deadline:  # also if octets come, but no reply of them
             session.handle_timer(now)
             continue
+        at_once = False
         if stream.pending:
             ready = READABLE
         elif out and not asked and now - session.last_heard < MOMENT and not session.blind:
-            ready, asked = WRITABLE, True
+            ready, asked, at_once = WRITABLE, True, True
         else:
             interest = READABLE | WRITABLE if out or stream.wants_write else READABLE
             ready = yield StreamWait(stream, interest, deadline)
@@ -148,7 +149,24 @@ def exchange(
             try:
                 _move(stream, session, out, ready, clock)
             except ConnectionLost as error:
-                session.fail(error)
+                session.fail(_last_words(stream, session, error, clock) if at_once else error)
+
+
+def _last_words(stream: SocketStream, session: Session, error: ConnectionLost, clock: Clock) -> ConnectionLost:
+    """Read what came before a write at once met ``error``; returns why the connection ended.
+
+    A broken pipe says no more than that the peer is gone: how it went is told by reading, as when it is looked first.
+    """
+    gone = isinstance(error.__cause__, BrokenPipeError)
+    try:
+        data = stream.receive()
+    except ConnectionLost as told:
+        return told if gone else error
+    if data:
+        session.receive_data(data, clock())
+    elif data is not None and gone:
+        session.receive_eof(clock())
+    return error
 
 
 def _move(stream: SocketStream, session: Session, out: memoryview, ready: int, clock: Clock) -> None:
