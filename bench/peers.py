@@ -8,19 +8,22 @@ left out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import resource
 import shutil
 import smtplib
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from sinks import Receiver
 from spool import HEADER, BenchError, Cost, body
 
 SENDER, RECIPIENT = "sender@example.org", "rcpt@example.com"
@@ -36,19 +39,50 @@ def interop_root() -> Path | None:
     return root.resolve() if root.is_dir() else None
 
 
-def smtp_source() -> list[str] | None:
-    """The command of ``smtp-source``: installed, or unpacked for the interoperation tests; None if there is none."""
-    path = shutil.which("smtp-source", path=os.environ.get("PATH", "") + ":/usr/sbin")
+def postfix_tool(name: str) -> list[str] | None:
+    """The command of one of Postfix's tools: installed, or unpacked for the interoperation tests; None without it."""
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
     if path:
         return [path]
     root = interop_root()
-    if root is not None and (root / "usr/sbin/smtp-source").exists() and os.geteuid() == 0:
-        return ["chroot", str(root), "/usr/sbin/smtp-source"]
+    if root is not None and (root / "usr/sbin" / name).exists() and os.geteuid() == 0:
+        return ["chroot", str(root), f"/usr/sbin/{name}"]
     return None
 
 
+@contextlib.contextmanager
+def ready_smtp_sink(pin: Sequence[str] = ()) -> Iterator[Receiver | None]:
+    """``smtp-sink``, the receiver that comes with ``smtp-source``; None where it is not, or is kept from starting."""
+    words = postfix_tool("smtp-sink")
+    if words is None or os.geteuid() != 0:
+        yield None
+        return
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with subprocess.Popen([*pin, *words, "-u", "root", f"127.0.0.1:{port}", "1000"]) as process:
+        try:
+            _wait_for(port)
+            yield Receiver("smtp-sink", port)
+        finally:
+            process.kill()
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as there:
+                there.recv(100)
+                there.sendall(b"QUIT\r\n")
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise BenchError(f"smtp-sink does not answer: {error}") from error
+        time.sleep(0.05)
+
+
 def by_smtp_source(port: int, messages: int, octets: int, pin: Sequence[str] = ()) -> Cost:
-    words = smtp_source()
+    words = postfix_tool("smtp-source")
     assert words is not None
     size = octets - 250  # its header
     return _timed(
@@ -80,7 +114,7 @@ def by_aiosmtplib(port: int, messages: int, octets: int, pin: Sequence[str] = ()
 def available() -> dict[str, Client]:
     """The peers that are here; the absent ones are named on standard error."""
     found: dict[str, Client] = {}
-    if smtp_source() is not None:
+    if postfix_tool("smtp-source") is not None:
         found["smtp-source"] = by_smtp_source
     else:
         print("smtp-source is not here (Debian: postfix; make interop unpacks it): left out", file=sys.stderr)
