@@ -14,23 +14,37 @@ MODULES = sorted((SOURCE / "zsmtp").rglob("*.py"))
 BELOW = {
     "errors": set(),
     "escape": set(),
+    "patterns": set(),
     "records": set(),
     "events": {"errors", "records"},
-    "proto": {"errors", "escape", "records", "events"},
-    "body": {"errors", "escape", "records", "events"},
-    "dns": {"errors", "escape", "records", "events", "proto", "body"},
+    "proto": {"errors", "escape", "patterns", "records", "events"},
+    "body": {"errors", "escape", "patterns", "records", "events"},
+    "dns": {"errors", "escape", "patterns", "records", "events", "proto", "body"},
     "tls": {
         "errors",
         "escape",
+        "patterns",
         "records",
         "events",
         "proto",
         "body",
         "dns",
     },  # DANE reads answers; dns knows nothing of TLS
-    "net": {"errors", "escape", "records", "events", "proto", "body", "dns", "tls"},
-    "delivery": {"errors", "escape", "records", "events", "proto", "body", "dns", "tls", "net"},
-    "observers": {"errors", "escape", "records", "events", "proto", "body", "dns", "tls", "net", "delivery"},
+    "net": {"errors", "escape", "patterns", "records", "events", "proto", "body", "dns", "tls"},
+    "delivery": {"errors", "escape", "patterns", "records", "events", "proto", "body", "dns", "tls", "net"},
+    "observers": {
+        "errors",
+        "escape",
+        "patterns",
+        "records",
+        "events",
+        "proto",
+        "body",
+        "dns",
+        "tls",
+        "net",
+        "delivery",
+    },
 }
 ENGINE = set(BELOW)
 # The library: programs use it, and so do the queue and the command; the agent does not.
@@ -65,7 +79,7 @@ ALLOWED = {
 }
 
 FORBIDDEN = {"socket", "asyncio", "ssl", "time", "logging", "os", "random", "selectors", "threading"}
-PURE_ROOMS = {"proto", "body", "delivery", "errors", "escape", "records", "events"}
+PURE_ROOMS = {"proto", "body", "delivery", "errors", "escape", "patterns", "records", "events"}
 PURE_MODULES = {
     f"zsmtp.dns.{name}"
     for name in ("answer", "plan", "ip", "literal", "destination", "heloname", "cache", "static", "hosts")

@@ -12,7 +12,7 @@ from typing import get_type_hints
 import pytest
 
 import zsmtp
-from zsmtp.records import dataclass, field, replace
+from zsmtp.records import NamedTuple, dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +139,45 @@ def test_the_agents_engine_loads_without_the_standard_decorator() -> None:
         check=True,
     )
     assert found.stdout == b"\n"
+
+
+class Place(NamedTuple):
+    """Where something is."""
+
+    x: int
+    y: int = 2
+    name: str | None = None
+
+    @property
+    def total(self) -> int:
+        return self.x + self.y
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.total}"
+
+
+def test_a_named_tuple_is_one_in_every_respect() -> None:
+    place = Place(1, name="here")
+    assert place == (1, 2, "here")
+    assert place._replace(y=5) == Place(1, 5, "here")
+    assert Place._fields == ("x", "y", "name")
+    assert Place._field_defaults == {"y": 2, "name": None}
+    assert Place.__bases__ == (tuple,)
+    assert (Place.__module__, Place.__qualname__, Place.__doc__) == (__name__, "Place", "Where something is.")
+    assert place._asdict() == {"x": 1, "y": 2, "name": "here"}
+    assert (place.total, str(place), repr(place)) == (3, "here:3", "Place(x=1, y=2, name='here')")
+    assert get_type_hints(Place) == {"x": int, "y": int, "name": str | None}
+    assert pickle.loads(pickle.dumps(place)) == place
+    match place:
+        case Place(x, y, name):
+            assert (x, y, name) == (1, 2, "here")
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'x'"):
+        Place()  # type: ignore[call-arg]
+
+
+def test_a_field_without_default_behind_one_with_it_is_refused_where_the_class_is_defined() -> None:
+    with pytest.raises(TypeError, match="non-default"):
+
+        class Wrong(NamedTuple):
+            a: int = 1
+            b: int  # type: ignore[misc]

@@ -18,7 +18,6 @@ import codecs
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from zsmtp.body import edit
 from zsmtp.body.convert import Form, Segment
@@ -29,6 +28,7 @@ from zsmtp.body.lines import CRLF, MAX_LINE
 from zsmtp.body.mime import Kind, Part, Structure
 from zsmtp.body.target import Conversion, NonMime8Bit, Refusal, Signed8Bit, Target
 from zsmtp.body.words import charset_of, encode_header, fold_long_lines
+from zsmtp.records import NamedTuple
 
 _ASCII_SUPERSET = re.compile(rb"iso-8859-.*|koi8.*|utf-8")
 _TOKEN = re.compile(rb"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]{1,40}")

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from zsmtp.body.base64 import Base64Encoder, Base64Wrapper
 from zsmtp.body.lines import CRLF, LineConverter, LineUnifier
 from zsmtp.body.qp import QuotedPrintableDecoder, QuotedPrintableEncoder, QuotedPrintableMender
 from zsmtp.body.source import BLOCK_SIZE, Source
+from zsmtp.records import NamedTuple
 
 OUTPUT_SIZE = 65_536
 """Smaller pieces of output wait for one another."""

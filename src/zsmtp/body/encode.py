@@ -20,7 +20,6 @@ Nothing is converted here; :mod:`zsmtp.body.stored` chooses among all forms a me
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from zsmtp.body.dots import DotStuffer, stuffed
 from zsmtp.body.lines import (
@@ -36,6 +35,7 @@ from zsmtp.body.lines import (
 from zsmtp.body.source import BLOCK_SIZE, Source
 from zsmtp.body.target import Conversion
 from zsmtp.errors import ContentError
+from zsmtp.records import NamedTuple
 
 KEEP_LIMIT = BLOCK_SIZE
 """Bodies of at most so many octets are kept in memory from the first reading on."""

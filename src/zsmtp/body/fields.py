@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from zsmtp.body.headers import outside_quotes
+from zsmtp.records import NamedTuple
 
 # Possessive repeats: a block of a million folded lines must cost neither memory nor time for ways back.
 _FIELD = re.compile(rb"^([!-9;-~]++)[ \t]*+:((?:[^\n]*+\n[ \t])*+[^\n]*+)\n?", re.MULTILINE)

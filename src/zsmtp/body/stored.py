@@ -17,19 +17,21 @@ once before, and counted. The file must stay open as long as any content is in u
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from zsmtp.body.encode import KEEP_LIMIT, Content, Examination, Facts, as_stored, combined, examine, remarks
 from zsmtp.body.lines import CRLF, LineSurvey
 from zsmtp.body.source import Source
 from zsmtp.body.target import Conversion, Refusal, Target
+from zsmtp.patterns import pattern
+from zsmtp.records import NamedTuple
 
 if TYPE_CHECKING:
     from zsmtp.body.choose import Message, Plan
     from zsmtp.body.mime import Structure
 
 # Only with one of these can a message of clean 7-bit lines go out in another form than the stored one.
-_MATTERS = re.compile(rb"^content-transfer-encoding[ \t]*+:", re.MULTILINE)  # in lower case
+_MATTERS = pattern(rb"^content-transfer-encoding[ \t]*+:", re.MULTILINE)  # in lower case
 
 
 def prepare(header: bytes, source: Source) -> Stored:

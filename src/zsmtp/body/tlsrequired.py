@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 
-_NO = re.compile(rb"^TLS-Required[ \t]*+:[ \t]*+No[ \t]*+(?:\([^()\n]*+\)[ \t]*+)?\r?$", re.IGNORECASE | re.MULTILINE)
+from zsmtp.patterns import pattern
+
+_NO = pattern(rb"^TLS-Required[ \t]*+:[ \t]*+No[ \t]*+(?:\([^()\n]*+\)[ \t]*+)?\r?$", re.IGNORECASE | re.MULTILINE)
 
 
 def tls_is_optional(header: bytes) -> bool:

@@ -17,10 +17,10 @@ from __future__ import annotations
 import codecs
 import re
 from binascii import b2a_base64
-from typing import NamedTuple
 
 from zsmtp.body.fields import parameters, split_fields
 from zsmtp.body.lines import MAX_LINE
+from zsmtp.records import NamedTuple
 
 MAX_WORD = 75
 MAX_COLUMNS = 76

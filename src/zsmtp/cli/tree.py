@@ -14,9 +14,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple
 
 from zsmtp.cli.terminal import Look, Style
+from zsmtp.records import NamedTuple
 
 NO_BREAK = "\u00a0"
 """A blank at which no line ends, between a number and its unit."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from zsmtp.client.address import read_address
 from zsmtp.errors import SubmissionError
 from zsmtp.escape import escape
 from zsmtp.proto.address import MAX_ENVID, MAX_ORCPT, encode_xtext, typed_address
+from zsmtp.records import NamedTuple
 
 _EVENTS = ("success", "failure", "delay")
 _NEVER = "never"

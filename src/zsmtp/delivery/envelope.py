@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from zsmtp.delivery.report import Ledger
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, Refusal
+from zsmtp.records import NamedTuple
 
 
 class Message(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple
+from typing import Any
 
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.opening import Link
@@ -31,7 +31,7 @@ from zsmtp.proto.plan import (
 )
 from zsmtp.proto.session import Answer, Finished, Lost
 from zsmtp.proto.status import EnhancedStatus
-from zsmtp.records import dataclass, field
+from zsmtp.records import NamedTuple, dataclass, field
 
 More = Callable[[], Delivery | None]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from zsmtp.dns.plan import Endpoint, Family, NoRoute
 from zsmtp.errors import (
@@ -28,7 +28,7 @@ from zsmtp.proto.phase import FINAL_PHASES, SUCCESS, Phase, Result
 from zsmtp.proto.plan import Refusal
 from zsmtp.proto.reply import Reply, printable
 from zsmtp.proto.status import EnhancedStatus, default_status, given_status
-from zsmtp.records import dataclass
+from zsmtp.records import NamedTuple, dataclass
 
 if TYPE_CHECKING:
     from zsmtp.delivery.protection import Protection

@@ -16,13 +16,13 @@ Chance is an argument: ``DestinationRequest.shuffle`` is ``random.shuffle`` in l
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from zsmtp.dns.answer import MX, WKS, Answer, Query, RecordType, Status
 from zsmtp.dns.ip import canonical_ip, ip_family, is_loopback, is_unspecified, unmapped
 from zsmtp.dns.literal import Literal, domain_problem, parse_destination, shown
 from zsmtp.dns.plan import Candidate, Endpoint, Family, NoRoute, Plan
-from zsmtp.records import dataclass
+from zsmtp.records import NamedTuple, dataclass
 
 SMTP_PORT = 25
 MAX_ALIAS_STEPS = 8

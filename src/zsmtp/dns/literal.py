@@ -18,6 +18,7 @@ import re
 
 from zsmtp.dns.ip import canonical_ip, ip_family
 from zsmtp.dns.plan import Family, NoRoute
+from zsmtp.patterns import pattern
 from zsmtp.records import dataclass
 
 MAX_NAME = 253
@@ -25,10 +26,10 @@ MAX_NAME = 253
 
 _MAX_TEXT = 1024  # a destination longer than this is no name in any encoding
 _MAX_SOCKET_PATH = 107  # octets of sun_path without its final NUL
-_LITERAL = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?")
-_IPV6_TAG = re.compile(r"ipv6[:. ]\s*", re.IGNORECASE | re.ASCII)
+_LITERAL = pattern(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?")
+_IPV6_TAG = pattern(r"ipv6[:. ]\s*", re.IGNORECASE | re.ASCII)
 # Underscores are not host name syntax, but they are in the DNS and in use; the hyphen rule is RFC 1035 2.3.1.
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
+_LABEL = pattern(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

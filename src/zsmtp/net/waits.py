@@ -21,7 +21,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Collection, Generator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.plan import Endpoint
@@ -40,6 +40,7 @@ from zsmtp.net.identity import LocalIdentity, ResolvedIdentity, bind_socket
 from zsmtp.net.race import Race
 from zsmtp.net.transport import SocketStream, begin_connect, finish_connect, new_socket
 from zsmtp.proto.session import Session, SessionEvent
+from zsmtp.records import NamedTuple
 
 if TYPE_CHECKING:
     from zsmtp.tls.chain import TrustAnchors

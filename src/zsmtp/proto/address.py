@@ -15,21 +15,23 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from zsmtp.patterns import pattern
+
 MAX_PATH = 256  # octets with the angle brackets (RFC 5321 4.5.3.1.3)
 MAX_DOMAIN = 255  # octets (RFC 5321 4.5.3.1.2)
 MAX_ENVID = 100  # octets of xtext (RFC 3461 4.4)
 MAX_ORCPT = 500  # octets with the type (RFC 3461 4.2)
 
-_PATH = re.compile(
+_PATH = pattern(
     rb"(?: [^\x00-\x20\x7f<>\"\\]"  # what may stand for itself
     rb" | \\[\x20-\x7e]"  # RFC 821 quoted character
     rb" | \"(?: [^\x00-\x1f\x7f\"\\] | \\[\x20-\x7e] )*\""  # quoted string
     rb")*",
     re.VERBOSE,
 )
-_XTEXT_UNSAFE = re.compile(rb"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
-_UTF8_UNSAFE = re.compile(r"[^\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e]")
-_XTEXT = re.compile(rb"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
+_XTEXT_UNSAFE = pattern(rb"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
+_UTF8_UNSAFE = pattern(r"[^\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e]")
+_XTEXT = pattern(rb"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 
 
 @lru_cache(128)  # asked several times on a message's way, and many messages have the same sender

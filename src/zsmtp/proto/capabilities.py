@@ -9,19 +9,19 @@ LIMITS (RFC 9422), and X-RCPTLIMIT, an older way to say LIMITS RCPTMAX.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from zsmtp.errors import ReplyError
+from zsmtp.patterns import pattern
 from zsmtp.proto.reply import printable
 from zsmtp.records import dataclass, replace
 
 MAX_KEYWORDS = 1000
 MAX_SIZE = (1 << 63) - 1
 
-_KEYWORD = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]*")
-_NUMBER = re.compile(rb"\d{1,20}")
-_LIMIT = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*)=(\d{1,6})")
+_KEYWORD = pattern(rb"[A-Za-z0-9][A-Za-z0-9-]*")
+_NUMBER = pattern(rb"\d{1,20}")
+_LIMIT = pattern(rb"([A-Za-z0-9][A-Za-z0-9-]*)=(\d{1,6})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from zsmtp.errors import CommandError
+from zsmtp.patterns import pattern
 from zsmtp.proto.address import MAX_ENVID, MAX_ORCPT, is_xtext, path_problem
 from zsmtp.proto.reply import printable
 
@@ -22,10 +23,10 @@ NOOP = b"NOOP\r\n"
 QUIT = b"QUIT\r\n"
 LONE_DOT = b".\r\n"
 
-_NAME = re.compile(rb"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9:._-]{1,255}\]")
-_ORCPT = re.compile(rb"[A-Za-z0-9-]{1,40};(.+)", re.DOTALL)
-_NOTIFY = re.compile(rb"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}", re.IGNORECASE)
-_BY = re.compile(rb"-?\d{1,9};[NR]T?")
+_NAME = pattern(rb"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9:._-]{1,255}\]")
+_ORCPT = pattern(rb"[A-Za-z0-9-]{1,40};(.+)", re.DOTALL)
+_NOTIFY = pattern(rb"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}", re.IGNORECASE)
+_BY = pattern(rb"-?\d{1,9};[NR]T?")
 
 
 def hello(verb: bytes, name: bytes) -> bytes:

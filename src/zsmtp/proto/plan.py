@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import NamedTuple
 
 from zsmtp.errors import CommandError
 from zsmtp.proto import command
@@ -19,7 +18,7 @@ from zsmtp.proto.address import MAX_ORCPT, domain_of, downgrade, original_recipi
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import CONTENT, DATA, LAST, MAIL, RCPT, Phase
 from zsmtp.proto.status import EnhancedStatus
-from zsmtp.records import dataclass
+from zsmtp.records import NamedTuple, dataclass
 
 MAX_RECIPIENTS = 100  # in one transaction (RFC 5321 4.5.3.1.8)
 

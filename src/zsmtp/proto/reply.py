@@ -12,10 +12,9 @@ server that repeats a secret it was told bring it into logs and reports: :meth:`
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from zsmtp.errors import ReplyError
 from zsmtp.escape import escape
+from zsmtp.records import NamedTuple
 
 MAX_LINE = 64 * 1024  # octets; RFC 5321 4.5.3.1.5 asks for 512
 MAX_REPLY = 256 * 1024  # octets of all lines of one reply

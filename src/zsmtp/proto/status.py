@@ -6,8 +6,8 @@ code, the reply code wins. Where there is no code, :func:`default_status` knows 
 
 from __future__ import annotations
 
-import re
-from typing import NamedTuple
+from zsmtp.patterns import pattern
+from zsmtp.records import NamedTuple
 
 
 class EnhancedStatus(NamedTuple):
@@ -29,7 +29,7 @@ class EnhancedStatus(NamedTuple):
         return cls(int(match[1]), int(match[2]), int(match[3]))
 
 
-_STATUS = re.compile(rb"([245])\.(\d{1,3})\.(\d{1,3})(?= |$)")
+_STATUS = pattern(rb"([245])\.(\d{1,3})\.(\d{1,3})(?= |$)")
 
 _DEFAULTS = {
     421: EnhancedStatus(4, 3, 2),

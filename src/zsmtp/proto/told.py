@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from zsmtp.errors import ZsmtpError
 from zsmtp.proto.phase import Result
 from zsmtp.proto.plan import Step, Transaction
 from zsmtp.proto.reply import Reply
+from zsmtp.records import NamedTuple
 
 
 class Answer(NamedTuple):

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import new as new_hash
-from typing import NamedTuple
 
 from zsmtp.dns.ip import format_ip
 from zsmtp.escape import escape
+from zsmtp.records import NamedTuple
 
 MAX_CERTIFICATE = 128 * 1024
 """Octets; larger ones are refused unread."""

@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 from zsmtp.dns.answer import TLSA, Answer, Query, RecordType, Status
 from zsmtp.dns.literal import Name, parse_destination
 from zsmtp.dns.plan import Endpoint, Family, Plan
+from zsmtp.records import NamedTuple
 from zsmtp.tls.dane import usable
 
 MAX_ALIAS_STEPS = 8

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import NamedTuple
 
 from zsmtp.errors import ConfigError
+from zsmtp.records import NamedTuple
 
 
 class ConfigFile(NamedTuple):

@@ -18,9 +18,10 @@ record, an unknown tag) becomes a remark. ``zsmtp.zmailer.locks`` reads such fil
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from zsmtp.errors import SpoolError
+from zsmtp.patterns import pattern
+from zsmtp.records import NamedTuple
 from zsmtp.zmailer.dsnwords import NO_DSN_WORDS, By, DsnWords, DsnWordsReader, valid_envid
 from zsmtp.zmailer.paths import file_id
 
@@ -125,9 +126,9 @@ def parse(path: str, data: bytes) -> ControlFile:
     return parser.result(identity)
 
 
-_NUMBER = re.compile(rb"[ \t]*+(?:0[xX]([0-9A-Fa-f]{1,16})|0([0-7]{1,22})|([1-9][0-9]{0,19}|0))[ \t]*+")
-_BODY_OFFSET = re.compile(rb"[ \t]*+([0-9]{1,18})[ \t]*+")
-_LOCK_FIELD = re.compile(rb"[ 0-9]{6}")
+_NUMBER = pattern(rb"[ \t]*+(?:0[xX]([0-9A-Fa-f]{1,16})|0([0-7]{1,22})|([1-9][0-9]{0,19}|0))[ \t]*+")
+_BODY_OFFSET = pattern(rb"[ \t]*+([0-9]{1,18})[ \t]*+")
+_LOCK_FIELD = pattern(rb"[ 0-9]{6}")
 
 # RFC 821 paths: blanks inside "...", <...> and [...] and after a backslash do not end a field. A quote that is never
 # closed matches nothing, which refuses the record. A bracket never closed stands for itself, and none holds another of
@@ -139,12 +140,12 @@ _FIELD = rb"""((?:[^ \t\n"\\<\[]++
       |\[[^\[\]\n]*+\]
       |[<\[]
       )++)"""
-_CHANNEL = re.compile(rb"[ \t]*+" + _FIELD, re.VERBOSE)
-_ADDRESS = re.compile(rb"[ \t]*+" + rb"[ \t]++".join([_FIELD] * 4) + rb"[ \t]*+", re.VERBOSE)  # channel to privilege
+_CHANNEL = pattern(rb"[ \t]*+" + _FIELD, re.VERBOSE)
+_ADDRESS = pattern(rb"[ \t]*+" + rb"[ \t]++".join([_FIELD] * 4) + rb"[ \t]*+", re.VERBOSE)  # channel to privilege
 
 
 # The records that ZMailer's router begins every file with. They are read in one match if nothing is special in them.
-_PREAMBLE = re.compile(rb"@ 0x0{0,15}([0-7])\ni ([^\n/.][^\n/]{0,254})\no ([0-9]{1,18})\nl ([^\n]{0,1000})\n")
+_PREAMBLE = pattern(rb"@ 0x0{0,15}([0-7])\ni ([^\n/.][^\n/]{0,254})\no ([0-9]{1,18})\nl ([^\n]{0,1000})\n")
 
 
 class _Parser:

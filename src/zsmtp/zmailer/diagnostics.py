@@ -22,12 +22,13 @@ is cleaned of TAB, LF, 0x01 and all else that is no printable text, and cut to a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from zsmtp.delivery.outcome import Fate, Level, Peer, Verdict, dsn_action
 from zsmtp.dns.plan import Family
 from zsmtp.errors import SpoolError
 from zsmtp.escape import escape
+from zsmtp.records import NamedTuple
 from zsmtp.zmailer.locks import Mark
 from zsmtp.zmailer.logs import socket_name
 

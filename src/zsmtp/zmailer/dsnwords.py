@@ -9,8 +9,7 @@ knows are skipped. :class:`DsnWordsReader` collects the words of one recipient's
 
 from __future__ import annotations
 
-import re
-
+from zsmtp.patterns import pattern
 from zsmtp.records import dataclass, replace
 
 
@@ -42,12 +41,12 @@ class DsnWords:
 NO_DSN_WORDS = DsnWords()
 
 _XTEXT = rb"(?:[!-*,-<>-~\x80-\xff]|\+[0-9A-F]{2})"
-_ENVID = re.compile(_XTEXT + rb"{1,100}")
-_ORCPT = re.compile(rb"[0-9A-Za-z.-]{1,63};" + _XTEXT + rb"{1,500}")
-_NOTIFY = re.compile(rb"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}")
-_BY = re.compile(rb"([+-]?[0-9]{1,9});([NR]T?)")
-_WORD = re.compile(rb"[^ \t]++")
-_CONTROLS = re.compile(rb"[\x00-\x20\x7f]")
+_ENVID = pattern(_XTEXT + rb"{1,100}")
+_ORCPT = pattern(rb"[0-9A-Za-z.-]{1,63};" + _XTEXT + rb"{1,500}")
+_NOTIFY = pattern(rb"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}")
+_BY = pattern(rb"([+-]?[0-9]{1,9});([NR]T?)")
+_WORD = pattern(rb"[^ \t]++")
+_CONTROLS = pattern(rb"[\x00-\x20\x7f]")
 
 
 def valid_envid(value: bytes) -> bool:

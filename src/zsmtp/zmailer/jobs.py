@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from zsmtp.body.source import Source
 from zsmtp.body.stored import Stored, prepare
@@ -29,7 +29,7 @@ from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, Refusal, SenderWish
 from zsmtp.proto.plan import Recipient as Forward
 from zsmtp.proto.status import EnhancedStatus
-from zsmtp.records import dataclass
+from zsmtp.records import NamedTuple, dataclass
 from zsmtp.zmailer.control import By, ControlFile, Recipient
 from zsmtp.zmailer.diagnostics import Report, Reporter
 from zsmtp.zmailer.locks import MessageFile, MessageMissing, OpenControl, open_message

@@ -6,14 +6,14 @@ lie in directories of the same names below ``transport/`` and ``queue/``.
 
 from __future__ import annotations
 
-import re
 import sys
 
 from zsmtp.errors import SpoolError
+from zsmtp.patterns import pattern
 
 _SLASH = ord("/")
 _NO_NAMES = frozenset({b"", b".", b".."})
-_LEADING_DIGITS = re.compile(r"[0-9]+")
+_LEADING_DIGITS = pattern(r"[0-9]+")
 
 
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()

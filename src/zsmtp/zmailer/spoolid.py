@@ -12,11 +12,13 @@ from __future__ import annotations
 import re
 import time
 
+from zsmtp.patterns import pattern
+
 # Not a clean code ("0" is both 26 and 62, 63 is "-"), but the one spool ids have always been written in.
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123abcdefghijklmnopqrstuvwxyz4567890-="
 _ATEXT = rb"[0-9A-Za-z!#$%&'*+/=?^_`{|}~\x80-\xff-]++"
-_DOT_ATOMS = re.compile(rb"(?:\.?" + _ATEXT + rb")*+")
-_QUOTED = re.compile(rb'(?:@[^":]*+:)?"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_DOT_ATOMS = pattern(rb"(?:\.?" + _ATEXT + rb")*+")
+_QUOTED = pattern(rb'(?:@[^":]*+:)?"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
 def _encoded(value: int, characters: int) -> str:
