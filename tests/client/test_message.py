@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import email.message
 import email.policy
+import gc
 import io
+import os
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,8 +17,11 @@ from hypothesis import strategies as st
 
 from zsmtp.body.target import Target
 from zsmtp.client.address import read_address, read_addresses
+from zsmtp.client.dsn import DSN
 from zsmtp.client.message import MAX_HEADER, Letter
 from zsmtp.errors import ContentError, SubmissionError
+
+STRANGER = DSN(original={"eve@example.net": "a@b.example"})
 
 PLAIN = b"From: a@example.org\nTo: b@example.net\n\nbody\n"
 
@@ -281,3 +287,14 @@ def test_a_path_that_is_none(tmp_path: Path) -> None:
 def test_a_text_is_no_path() -> None:
     with pytest.raises(SubmissionError, match="a str is the path of a file"):
         Letter("From: a@x.org\nTo: b@x.org\n\nhello\n")
+
+
+@pytest.mark.parametrize("words", [{"recipients": []}, {"sender": "nobody"}, {"dsn": STRANGER}, {"dsn": "success"}])
+def test_of_a_message_that_is_refused_no_copy_is_left_open(words: dict[str, Any]) -> None:
+    """A pipe is copied to a temporary file; one that is forgotten open is a warning, and warnings are errors here."""
+    read, write = os.pipe()
+    with open(write, "wb") as full:
+        full.write(b"From: a@example.org\nTo: b@example.net\n\nhello\n")
+    with open(read, "rb") as pipe, pytest.raises(SubmissionError):
+        Letter(pipe, **words)
+    gc.collect()

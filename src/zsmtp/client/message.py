@@ -69,11 +69,33 @@ class Letter:
         dsn: DSN | None = None,
     ) -> None:
         """Read the header. Raises SubmissionError, or OSError for a file that cannot be read."""
+        if dsn is not None and not isinstance(dsn, DSN):
+            raise SubmissionError(f"dsn: DSN is wanted, not {type(dsn).__name__}")
+        self.dsn = dsn
+        self._stored: Stored | None = None
         header, self._body = _open(message)
+        try:
+            folded = self._read(header, sender, recipients, add_missing=add_missing)
+        except BaseException:
+            self._body.close()
+            raise
+        self.name = name or (_message_id(self._header) if b"message-id" in folded else "")
+        self.wish = SenderWish.REQUIRETLS if require_tls else SenderWish.NONE
+        if not require_tls and b"tls-required" in folded and tls_is_optional(self._header):
+            self.wish = SenderWish.TLS_OPTIONAL
+
+    def _read(
+        self,
+        header: bytes,
+        sender: str | bytes | None,
+        recipients: str | bytes | Iterable[str | bytes] | None,
+        *,
+        add_missing: bool,
+    ) -> bytes:
+        """Find the header as it is sent, and the envelope; that header in lower case."""
         self._header, _ = unified_header(header)
         if not _FIELD_NAME.match(self._header):
             raise SubmissionError(_no_header(header))
-        self._stored: Stored | None = None
         given = read_addresses(recipients, "recipient") if recipients is not None else None
         if sender is None or given is None:
             from zsmtp.client.fields import recipients_in, sender_in
@@ -84,10 +106,7 @@ class Letter:
         self.recipients = given
         if not self.recipients:
             raise SubmissionError("no recipient: neither given nor named by To, Cc or Bcc")
-        if dsn is not None and not isinstance(dsn, DSN):
-            raise SubmissionError(f"dsn: DSN is wanted, not {type(dsn).__name__}")
-        self.dsn = dsn
-        self._asked = NO_WISHES if dsn is None else wishes(dsn, self.recipients)
+        self._asked = NO_WISHES if self.dsn is None else wishes(self.dsn, self.recipients)
         folded = self._header.lower()
         if b"bcc" in folded:
             self._header = _BLIND.sub(b"", self._header)
@@ -97,10 +116,7 @@ class Letter:
 
             self._header = with_missing(self._header, self.sender)
             folded = self._header.lower()
-        self.name = name or (_message_id(self._header) if b"message-id" in folded else "")
-        self.wish = SenderWish.REQUIRETLS if require_tls else SenderWish.NONE
-        if not require_tls and b"tls-required" in folded and tls_is_optional(self._header):
-            self.wish = SenderWish.TLS_OPTIONAL
+        return folded
 
     def envelope(self, indexes: Iterable[int]) -> Envelope:
         """The envelope for some of the recipients."""
