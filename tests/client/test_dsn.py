@@ -162,7 +162,7 @@ def test_what_cannot_be_asked_for(words: dict[str, Any], problem: str) -> None:
 
 
 def test_an_error_is_a_line_however_much_was_given() -> None:
-    dsn = zsmtp.DSN(original={"x" * 100_000 + " <eve@example.net>": "a@b.example"})
+    dsn = zsmtp.DSN(original={"x" * 9_000 + " <eve@example.net>": "a@b.example"})
     with pytest.raises(zsmtp.SubmissionError, match=r"^original: x{120} is no recipient of this message$"):
         Letter(LETTER, dsn=dsn)
 

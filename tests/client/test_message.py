@@ -7,6 +7,7 @@ import email.policy
 import gc
 import io
 import os
+import time
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,11 @@ def test_of_a_message_that_is_refused_no_copy_is_left_open(words: dict[str, Any]
     with open(read, "rb") as pipe, pytest.raises(SubmissionError):
         Letter(pipe, **words)
     gc.collect()
+
+
+@pytest.mark.parametrize("text", ["x" * 10**7 + "@example.net", b"x" * 10**7, "x" * 10**7 + " <bob@example.net>"])
+def test_a_text_that_is_far_too_long_is_refused_without_a_look_at_it(text: str | bytes) -> None:
+    start = time.process_time()
+    with pytest.raises(SubmissionError, match=r"^recipient: a text of \d+ characters; 10000 are the limit$"):
+        read_address(text, "recipient")
+    assert time.process_time() - start < 0.1

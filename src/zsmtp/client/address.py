@@ -18,6 +18,8 @@ from zsmtp.errors import SubmissionError
 from zsmtp.escape import escape
 from zsmtp.proto.address import domain_of, path_problem
 
+MAX_TEXT = 10_000  # characters of an address with its display name
+
 _DISPLAY = re.compile(r'(?:[^<>"\\]|"(?:[^"\\]|\\.)*")*<([^<>]*)>\s*')
 
 
@@ -28,6 +30,8 @@ def read_address(text: str | bytes, what: str) -> bytes:
     """
     if not isinstance(text, str | bytes):
         raise SubmissionError(f"{what}: a text is wanted, not {type(text).__name__}")
+    if len(text) > MAX_TEXT:  # before it is looked at, or kept
+        raise SubmissionError(f"{what}: a text of {len(text)} characters; {MAX_TEXT} are the limit")
     return _read(text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text, what)
 
 
