@@ -96,6 +96,14 @@ def test_a_second_connection_that_does_not_come_about_counts_too() -> None:
     assert next_session(there) == [MX1]
 
 
+def test_a_second_connection_that_fails_on_this_side_does_not() -> None:
+    lost = Script(replies={"EHLO": [Reaction(b"", Then.CLOSE)]})
+    there = world([lost, Unreachable("Too many open files", own=True), Script()], Script())
+    there.deliver(message())
+    assert tried(there) == [MX0, MX0, MX1]
+    assert next_session(there) == [MX0]
+
+
 SAFE = Script(keywords=("STARTTLS",), tls=SECURED)
 NO_HANDSHAKE = replace(SAFE, tls_time=NEVER)
 
@@ -163,6 +171,13 @@ def test_who_answers_keeps_the_place_in_the_plan(first: Script) -> None:
     assert tried(there) == [MX0, MX1]
     assert next_session(there) == [MX0]
     assert there.network.now < 1060.0
+
+
+def test_trouble_of_this_side_is_held_against_nobody() -> None:
+    there = world([Unreachable("Too many open files", own=True), Script()], Script())
+    there.deliver(message())
+    assert tried(there) == [MX0, MX1]
+    assert next_session(there) == [MX0]
 
 
 def test_a_backup_that_says_nothing_does_not_keep_mail_from_the_primary_that_is_up_again() -> None:

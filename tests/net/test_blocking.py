@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -19,7 +20,7 @@ from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.destination import OwnAddresses
 from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.dns.static import StaticResolver
-from zsmtp.errors import Interrupted, LocalError, WaitTimeout
+from zsmtp.errors import ConnectError, Interrupted, LocalError, WaitTimeout
 from zsmtp.net import waits
 from zsmtp.net.blocking import BlockingDriver, Stop
 from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, ReadClock, Stream
@@ -124,6 +125,29 @@ def test_an_unreachable_address_says_why(driver: BlockingDriver, monkeypatch: py
     monkeypatch.setattr(waits, "begin_connect", unreachable)
     result = connect(driver, inet(25))
     assert (result.stream, result.failures) == (None, ((inet(25), "No route to host"),))
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "own"),
+    [
+        ("new_socket", OSError(errno.EMFILE, "Too many open files"), True),
+        ("bind_socket", ConnectError("no local address"), True),
+        ("begin_connect", OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address"), True),
+        ("begin_connect", OSError(errno.ENETUNREACH, "Network is unreachable"), False),
+        ("begin_connect", OSError(errno.ECONNREFUSED, "Connection refused"), False),
+    ],
+)
+def test_whose_trouble_it_was_is_told(
+    driver: BlockingDriver, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception, *, own: bool
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    with Sink() as sink:
+        monkeypatch.setattr(waits, where, fail)
+        result = connect(driver, inet(sink.port))
+    assert [endpoint for endpoint, _ in result.failures] == [inet(sink.port)]
+    assert result.own == ((inet(sink.port),) if own else ())
 
 
 def test_the_clock_is_the_drivers(driver: BlockingDriver) -> None:

@@ -9,7 +9,7 @@ The order of trying is the plan's, but for addresses where no connection came ab
 others, so that a dead exchanger is waited for once and not for every session. One that took a connection and kept
 silent where it was to speak, also in a handshake, counts as such; one that answered does not, whatever it said: to ask
 it again costs little, what it says (421 too busy) may be another thing the next moment, and mail belongs to the best
-exchanger that takes it.
+exchanger that takes it. What failed on this side (no file descriptor left) is held against nobody.
 """
 
 from __future__ import annotations
@@ -215,7 +215,8 @@ class Opener:
         failures += failed
         for failure in failed:
             _drop_address(failure.endpoint, remaining)
-        yield from self._remember(failed + [_overtaken(endpoint, waited) for endpoint, waited in result.overtaken])
+        learned = [failure for failure in failed if failure.endpoint not in result.own]
+        yield from self._remember(learned + [_overtaken(endpoint, waited) for endpoint, waited in result.overtaken])
         if result.stream is not None and result.endpoint is not None and self._observe is not ignore:
             self._observe(Connected(result.endpoint, result.stream.local))
         return result
@@ -253,7 +254,8 @@ class Opener:
             if again.interrupted:
                 return _Stopped(from_loss(Interrupted("told to stop while connecting"), "", None), interrupted=True)
             if again.stream is None:
-                return replace(opened, unanswered=", ".join(reason for _, reason in again.failures))
+                told = [reason for one, reason in again.failures if one not in again.own]
+                return replace(opened, unanswered=", ".join(told))
             if self._observe is not ignore:
                 self._observe(Connected(endpoint, again.stream.local))
             opened = yield from self._hello(again.stream, endpoint, plan, greeting, required)

@@ -47,6 +47,8 @@ class ConnectResult:
 
     ``interrupted`` tells that there is no connection because this program was told to stop. ``overtaken`` are attempts
     that were started before the one that made the connection and still hung then, each with how many seconds it had.
+    ``own`` are those of the failures that were this side's (no socket to be had, no local address): they say nothing of
+    the address.
     """
 
     stream: Stream | None
@@ -54,6 +56,7 @@ class ConnectResult:
     failures: tuple[tuple[Endpoint, str], ...] = ()
     interrupted: bool = False
     overtaken: tuple[tuple[Endpoint, float], ...] = ()
+    own: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,10 +51,14 @@ def _no_anchors() -> TrustAnchors:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """An address where no connection can be made: refused after ``after`` seconds (NEVER: nothing comes back)."""
+    """An address where no connection can be made: refused after ``after`` seconds (NEVER: nothing comes back).
+
+    ``own`` tells that it is this side's trouble.
+    """
 
     reason: str = "Connection refused"
     after: float = 0.0
+    own: bool = False
 
 
 Host = Script | Unreachable
@@ -236,6 +240,7 @@ class ScriptedNetwork:
     def _connect(self, effect: Connect) -> ConnectResult:
         race = Race(effect.endpoints, effect.timeout, self.now)
         failures: list[tuple[Endpoint, str]] = []
+        own: list[Endpoint] = []
         running: dict[Endpoint, tuple[float, Host]] = {}
         while not race.over:
             if self._stopped:
@@ -253,8 +258,10 @@ class ScriptedNetwork:
                     connection = ScriptedConnection(endpoint, host, self.now)
                     self.connections.append(connection)
                     overtaken = race.overtaken(endpoint, self.now)
-                    return ConnectResult(connection, endpoint, tuple(failures), overtaken=overtaken)
+                    return ConnectResult(connection, endpoint, tuple(failures), overtaken=overtaken, own=tuple(own))
                 race.failed(endpoint)
+                if host.own:
+                    own.append(endpoint)
                 self._failed(failures, endpoint, host.reason)
             for endpoint in race.expired(self.now):
                 del running[endpoint]
@@ -263,7 +270,7 @@ class ScriptedNetwork:
                 deadline = race.deadline()
                 moments = [self.stop_at, NEVER if deadline is None else deadline]
                 self.now = max(self.now, min(moments + [at for at, _ in running.values()]))
-        return ConnectResult(None, None, tuple(failures))
+        return ConnectResult(None, None, tuple(failures), own=tuple(own))
 
     def _failed(self, failures: list[tuple[Endpoint, str]], endpoint: Endpoint, reason: str) -> None:
         failures.append((endpoint, reason))

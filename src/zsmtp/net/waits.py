@@ -16,6 +16,7 @@ given. ``zsmtp.net.blocking`` waits with ``poll``, ``zsmtp.net.aio`` with an eve
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -243,6 +244,9 @@ class Source(NamedTuple):
     send_buffer: int | None = None
 
 
+_OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+
+
 def connect(
     effect: Connect, source: Source, clock: Clock, stop: Stopping, observe: Observer
 ) -> Generator[Wait, Any, ConnectResult]:
@@ -262,10 +266,12 @@ def connect(
             if winner is not None:
                 stream = SocketStream(contest.running.pop(winner), winner.family)
                 overtaken = race.overtaken(winner, clock())
-                return ConnectResult(stream, winner, tuple(contest.failures), overtaken=overtaken)
+                return ConnectResult(
+                    stream, winner, tuple(contest.failures), overtaken=overtaken, own=tuple(contest.own)
+                )
     finally:
         contest.abandon()
-    return ConnectResult(None, None, tuple(contest.failures))
+    return ConnectResult(None, None, tuple(contest.failures), own=tuple(contest.own))
 
 
 def _resolve(identity: LocalIdentity) -> Generator[Query, Answer, ResolvedIdentity]:
@@ -285,6 +291,7 @@ class _Contest:
         self.race = Race(effect.endpoints, effect.timeout, clock())
         self.running: dict[Endpoint, socket.socket] = {}
         self.failures: list[tuple[Endpoint, str]] = []
+        self.own: list[Endpoint] = []
         self.bind_to: ResolvedIdentity | None = None
         self._source = source
         self._clock = clock
@@ -336,6 +343,8 @@ class _Contest:
 
     def _failed(self, endpoint: Endpoint, error: OSError | ConnectError) -> None:
         self.race.failed(endpoint)
+        if not isinstance(error, OSError) or error.errno in _OWN_TROUBLE:
+            self.own.append(endpoint)
         reason = str(error)
         if isinstance(error, OSError):
             reason = os.strerror(error.errno) if error.errno else str(error)
