@@ -330,7 +330,8 @@ def test_a_dry_run_knows_what_a_message_asks_of_sessions(send: Run, letter: str,
 
 
 def test_a_dry_run_without_tls_says_that_nothing_would_be_sent(send: Run, letter: str) -> None:
-    _, out, _ = send(letter, "--dry-run", "--require-tls", "--relay", "127.0.0.1:1", "--tls", "none")
+    status, out, _ = send(letter, "--dry-run", "--require-tls", "--relay", "127.0.0.1:1", "--tls", "none")
+    assert status == 75
     assert out.count("REQUIRETLS was asked for, and no TLS is configured (4.7.10)") == 2
     assert "MAIL FROM" not in out
 

@@ -23,7 +23,7 @@ from zsmtp.cli.explainjson import explanation_document
 from zsmtp.cli.explanation import Explanation, destination_of
 from zsmtp.cli.outgoing import Outgoing
 from zsmtp.cli.picture import picture
-from zsmtp.cli.sysexits import worst
+from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.cli.terminal import Style, look_of
 from zsmtp.cli.tree import Node, draw, line
 from zsmtp.cli.ways import ClientWays
@@ -86,13 +86,22 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What would be done for the recipients of one message at one destination."""
+    """What would be done for the recipients of one message at one destination.
+
+    ``unprotected`` tells that nothing would be: the message wants TLS, and none is configured.
+    """
 
     message: Outgoing
     destination: Destination
     recipients: tuple[str, ...]
     explanation: Explanation
     forms: tuple[Form, ...]
+    unprotected: bool = False
+
+    @property
+    def status(self) -> Exit:
+        """Whether it can be delivered, as far as is known."""
+        return worst((self.explanation.status, Exit.TEMPORARY if self.unprotected else Exit.OK))
 
 
 def dry_run(messages: Sequence[Outgoing], config: Config, options: argparse.Namespace) -> int:
@@ -110,7 +119,7 @@ def dry_run(messages: Sequence[Outgoing], config: Config, options: argparse.Name
     if options.json:
         json.dump(_document(rehearsals), sys.stdout, indent=2)
         sys.stdout.write("\n")
-    return worst(one.explanation.status for one in rehearsals)
+    return worst(one.status for one in rehearsals)
 
 
 class _Stage:
@@ -139,7 +148,8 @@ class _Stage:
         if self._known[asked].plan.route.failure is not None:  # nobody would be told anything
             return Rehearsal(message, where, recipients, self._known[asked], ())
         forms = [self._form(letter, envelope, name, settings, offered) for name, offered in _SERVERS]
-        return Rehearsal(message, where, recipients, self._known[asked], tuple(forms))
+        unprotected = letter.wish is SenderWish.REQUIRETLS and settings.security is None
+        return Rehearsal(message, where, recipients, self._known[asked], tuple(forms), unprotected)
 
     def _form(
         self, letter: Letter, envelope: Envelope, server: str, settings: SessionSettings, offered: Capabilities
