@@ -176,6 +176,15 @@ def test_doubt_about_recipients_not_yet_answered() -> None:
     assert len(there.network.connections) == 1
 
 
+@pytest.mark.parametrize(("per_connection", "doubtful"), [(1, 0), (4, 3), (8, 7)])
+def test_a_server_that_closes_after_a_few_messages_leaves_few_in_doubt(per_connection: int, doubtful: int) -> None:
+    """Once it is known how many a connection takes, no more are under way: only the first one's are lost from sight."""
+    last = [Reaction("250 ok")] * (per_connection - 1) + [Reaction("250 ok", Then.CLOSE)]
+    verdicts = fly(world(Script(keywords=CHUNKING, replies={"BDAT": last})), 120)
+    assert all(one.fate is D or one.in_doubt for own in verdicts for one in own)
+    assert fates(verdicts).count(L) == doubtful
+
+
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
 def test_421_answers_its_command_only(verb: str) -> None:
     closing = Script(keywords=CHUNKING, replies={verb: [Reaction("421 bye", Then.CLOSE)]})

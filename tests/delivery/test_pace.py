@@ -76,3 +76,31 @@ def test_who_got_out_of_step_is_served_strictly_from_then_on(capabilities: Capab
     assert window(pace, capabilities) == 1
     assert pace.flow(capabilities, 1) is Flow.STEPWISE
     assert pace.strict
+
+
+def test_a_session_that_broke_shows_how_many_may_be_under_way() -> None:
+    pace = Pace()
+    for number in range(20):
+        pace.went_well(number)
+    pace.broke_off(5)
+    assert window(pace) == 5
+    pace.went_well(0)
+    assert window(pace) == 5, "the next one will hardly take more"
+    assert pace.flow(CHUNKING, 1) is Flow.BLIND
+    pace.broke_off(7)
+    assert window(pace) == 5
+    pace.went_well(MAX_MESSAGES)
+    assert window(pace) == 6, "a session that took as many as there may be shows that it was chance"
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+def test_who_closes_after_each_message_is_sent_none_before_its_recipients_are_taken(answered: int) -> None:
+    pace = Pace()
+    pace.went_well(0)
+    pace.broke_off(answered)
+    pace.went_well(0)
+    assert window(pace) == 1
+    assert pace.flow(CHUNKING, 1) is Flow.RIDING
+    assert window(pace, PIPELINING) == 2, "an envelope is never in doubt"
+    pace.went_well(MAX_MESSAGES)
+    assert pace.flow(CHUNKING, 1) is Flow.BLIND

@@ -16,7 +16,7 @@ from zsmtp.delivery.opening import Link
 from zsmtp.delivery.outcome import Level, Verdict, from_loss, from_refusal
 from zsmtp.delivery.pace import Pace
 from zsmtp.delivery.transaction import TransactionBook
-from zsmtp.errors import CommandError, ContentError, ReplyError, WaitTimeout
+from zsmtp.errors import CommandError, ContentError, Interrupted, ReplyError, WaitTimeout
 from zsmtp.events import Observer, TransactionEnded, TransactionStarted, ignore
 from zsmtp.net.effects import Exchange
 from zsmtp.proto.plan import (
@@ -229,7 +229,7 @@ class Flights:
         elif book.put_off:
             self.pace.was_put_off()
         elif book.taken:
-            self.pace.went_well()
+            self.pace.went_well(self.link.finished)
         again = [] if work.done else [index for index in work.delivery.ledger.unsettled if index in flight.batch]
         if again:
             work.pending = [*again, *(work.pending or ())]
@@ -247,6 +247,8 @@ class Flights:
 
     def _break_off(self, lost: Lost) -> Broken:
         """The session is over: settle who is in doubt; everybody else stays open in the ledgers."""
+        if not isinstance(lost.error, (Interrupted, ContentError)):
+            self.pace.broke_off(self.link.finished)
         flight = self._flying.get(lost.transaction) if lost.transaction is not None else None
         for transaction, other in self._flying.items():
             other.book.lost(lost)
