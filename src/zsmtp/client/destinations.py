@@ -11,7 +11,7 @@ import os
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from zsmtp.body.target import Target
@@ -43,6 +43,12 @@ def _warn(text: str) -> None:
     import logging
 
     logging.getLogger("zsmtp").warning("%s", text)
+
+
+@lru_cache(64)
+def _warn_once(text: str) -> None:
+    """The same for what each client of a process finds anew: programs make one for each message."""
+    _warn(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +252,7 @@ def _security(
         ca_path=tls.ca_path,
         mta_sts=mta_sts,
         session_lifetime=SESSION_LIFETIME,
-        warn=_warn,
+        warn=_warn_once,
         implicit=implicit,
         login_required=True,
         report=_report_to(report_file) if report_file else None,
