@@ -11,40 +11,17 @@ SOURCE = Path(__file__).parent.parent / "src"
 MODULES = sorted((SOURCE / "zsmtp").rglob("*.py"))
 
 # Each room with those it may import from, beside itself.
+FLOOR = {"errors", "escape", "patterns", "records"}
 BELOW = {
-    "errors": set(),
-    "escape": set(),
-    "patterns": set(),
-    "records": set(),
+    **{room: set() for room in FLOOR},
     "events": {"errors", "records"},
-    "proto": {"errors", "escape", "patterns", "records", "events"},
-    "body": {"errors", "escape", "patterns", "records", "events"},
-    "dns": {"errors", "escape", "patterns", "records", "events", "proto", "body"},
-    "tls": {
-        "errors",
-        "escape",
-        "patterns",
-        "records",
-        "events",
-        "proto",
-        "body",
-        "dns",
-    },  # DANE reads answers; dns knows nothing of TLS
-    "net": {"errors", "escape", "patterns", "records", "events", "proto", "body", "dns", "tls"},
-    "delivery": {"errors", "escape", "patterns", "records", "events", "proto", "body", "dns", "tls", "net"},
-    "observers": {
-        "errors",
-        "escape",
-        "patterns",
-        "records",
-        "events",
-        "proto",
-        "body",
-        "dns",
-        "tls",
-        "net",
-        "delivery",
-    },
+    "proto": FLOOR | {"events"},
+    "body": FLOOR | {"events"},
+    "dns": FLOOR | {"events", "proto", "body"},
+    "tls": FLOOR | {"events", "proto", "body", "dns"},  # DANE reads answers; dns knows nothing of TLS
+    "net": FLOOR | {"events", "proto", "body", "dns", "tls"},
+    "delivery": FLOOR | {"events", "proto", "body", "dns", "tls", "net"},
+    "observers": FLOOR | {"events", "proto", "body", "dns", "tls", "net", "delivery"},
 }
 ENGINE = set(BELOW)
 # The library: programs use it, and so do the queue and the command; the agent does not.

@@ -295,7 +295,9 @@ def test_a_dead_exchanger_is_known_to_all_connections_and_domains(run: Run[Any],
 
     with Sink(bye, host="127.0.0.2") as sink:
         tried = run(main(sink.port))
-    assert tried == [["dead.example", "live.example"], *[["live.example"]] * 3]
+    assert tried[0] == ["dead.example", "live.example"]
+    # The next message may go over the connection that is about to close, and then again over another one.
+    assert {host for hosts in tried[1:] for host in hosts} == {"live.example"}
 
 
 @pytest.mark.parametrize(
