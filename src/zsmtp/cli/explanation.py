@@ -20,11 +20,12 @@ from zsmtp.cli.sysexits import Exit
 from zsmtp.delivery.outcome import Fate
 from zsmtp.delivery.plan import DeliveryPlan, plan_delivery, require_all
 from zsmtp.delivery.settings import SessionSettings
-from zsmtp.dns.answer import Answer, Query, RecordType
+from zsmtp.dns.answer import Answer, RecordType
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.heloname import HeloCheck, check_helo, helo_name
 from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.errors import ConnectError
+from zsmtp.net.effects import overheard
 from zsmtp.proto.phase import Timeouts
 from zsmtp.proto.plan import SenderWish
 from zsmtp.tls.policy import Barred
@@ -160,17 +161,13 @@ def _introduce(source: str, endpoint: Endpoint, settings: SessionSettings) -> Ge
 
 
 def _heard(work: Generator[Any, Any, T], answers: list[Answer]) -> Generator[Any, Any, T]:
-    """Pass the effects of ``work`` on, and keep the answers to its questions."""
-    sent: Any = None
-    while True:
-        try:
-            effect = work.send(sent)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        sent = yield effect
-        if isinstance(effect, Query):
-            answers.append(sent)
+    """``work``, the answers to its questions kept."""
+
+    def answered(effect: object, answer: object) -> None:
+        if isinstance(answer, Answer):
+            answers.append(answer)
+
+    return overheard(work, answered)
 
 
 def destination_of(asked: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import unquote, urlsplit
 
 from zsmtp.body.target import NonMime8Bit, Signed8Bit
+from zsmtp.dns.destination import SMTP_PORT, SUBMISSIONS_PORT
 from zsmtp.dns.ip import canonical_ip
 from zsmtp.dns.literal import Name, parse_destination
 from zsmtp.dns.nameserver import parse_nameserver
@@ -35,7 +36,7 @@ from zsmtp.tls.policy import Level, STSUse, parse_fingerprint
 
 MAX_SECRET = 16 * 1024  # octets of a password file
 LONGEST = 1e7  # seconds; beyond it somebody meant something else
-SMTP, SUBMISSION, SUBMISSIONS, LMTP = 25, 587, 465, 24
+SMTP, SUBMISSION, SUBMISSIONS, LMTP = SMTP_PORT, 587, SUBMISSIONS_PORT, 24
 _SCHEMES = {"smtp": (False, False), "smtps": (True, False), "submissions": (True, False), "lmtp": (False, True)}
 
 

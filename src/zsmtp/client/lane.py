@@ -29,7 +29,7 @@ from zsmtp.delivery.pace import MAX_MESSAGES
 from zsmtp.delivery.pool import Route
 from zsmtp.errors import LocalError
 from zsmtp.net.aio import Stop
-from zsmtp.net.effects import ConnectResult
+from zsmtp.net.effects import ConnectResult, overheard
 from zsmtp.net.transport import SocketStream
 
 if TYPE_CHECKING:
@@ -326,18 +326,15 @@ class Worker:
 
 def _noting(work: Generator[Any, Any, T], attempts: list[Attempt]) -> Generator[Any, Any, T]:
     """``work``, with every attempt to connect noted on the way."""
-    answer: object = None
-    try:
-        while True:
-            answer = yield work.send(answer)
-            if isinstance(answer, ConnectResult):
-                for endpoint, problem in answer.failures:
-                    attempts.append(
-                        Attempt(host=endpoint.host, address=endpoint.address, port=endpoint.port, problem=problem)
-                    )
-                if answer.endpoint is not None:
-                    made = answer.endpoint
-                    attempts.append(Attempt(host=made.host, address=made.address, port=made.port))
-    except StopIteration as end:
-        result: T = end.value
-        return result
+
+    def answered(effect: object, answer: object) -> None:
+        if isinstance(answer, ConnectResult):
+            for endpoint, problem in answer.failures:
+                attempts.append(
+                    Attempt(host=endpoint.host, address=endpoint.address, port=endpoint.port, problem=problem)
+                )
+            if answer.endpoint is not None:
+                made = answer.endpoint
+                attempts.append(Attempt(host=made.host, address=made.address, port=made.port))
+
+    return overheard(work, answered)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.outcome import Verdict
 from zsmtp.events import DeliveryStarted, FetchDone, FetchStarted, Observer, Settled
+from zsmtp.net.effects import overheard
 
 T = TypeVar("T")
 More = Callable[[], Delivery | None]
@@ -31,19 +32,15 @@ def fetches_told(observer: Observer, work: Generator[Any, Any, T]) -> Generator[
     """``work``, each fetch of a policy told on the way."""
     from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy  # loaded where there is security anyway
 
-    answer: object = None
-    try:
-        while True:
-            effect = work.send(answer)
-            fetch = isinstance(effect, FetchPolicy)
-            if fetch:
-                observer(FetchStarted(effect.host))
-            answer = yield effect
-            if fetch and isinstance(answer, FetchedPolicy):
-                observer(FetchDone(len(answer.body), answer.problem))
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    def asked(effect: object) -> None:
+        if isinstance(effect, FetchPolicy):
+            observer(FetchStarted(effect.host))
+
+    def answered(effect: object, answer: object) -> None:
+        if isinstance(effect, FetchPolicy) and isinstance(answer, FetchedPolicy):
+            observer(FetchDone(len(answer.body), answer.problem))
+
+    return overheard(work, answered, asked)
 
 
 def announcing(observer: Observer, more: More, destination: str) -> More:

@@ -140,9 +140,8 @@ class Flights:
 
     def _next_work(self) -> Work | None:
         """The first work with somebody to be sent; another delivery, if something is under way to ride behind."""
-        works = self.works
-        while works and works[0].delivery.ledger.settled:
-            works.popleft()
+        while self.works and self.works[0].done:
+            self.works.popleft()
         while True:
             while self._to_start:
                 work = self._to_start[0]
@@ -158,7 +157,7 @@ class Flights:
             if delivery is None:
                 return None
             work = Work(delivery)
-            works.append(work)
+            self.works.append(work)
             self._to_start.append(work)
 
     def _prepare(self, work: Work) -> None:
@@ -192,11 +191,8 @@ class Flights:
         assert work.content is not None
         link = self.link
         everybody = work.delivery.message.envelope.recipients
-        if len(work.pending) == 1:
-            batch, work.pending = work.pending, []
-        else:
-            limit = capacity([everybody[i] for i in work.pending], link.capabilities)
-            batch, work.pending = work.pending[:limit], work.pending[limit:]
+        limit = capacity([everybody[i] for i in work.pending], link.capabilities)
+        batch, work.pending = work.pending[:limit], work.pending[limit:]
         envelope = work.delivery.message.envelope
         if len(batch) < len(everybody):
             envelope = envelope._replace(recipients=tuple(everybody[i] for i in batch))

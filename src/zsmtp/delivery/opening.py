@@ -30,6 +30,7 @@ from zsmtp.delivery.outcome import (
     from_requiretls,
     from_security,
     from_silence,
+    waited_in_vain,
 )
 from zsmtp.delivery.plan import DeliveryPlan
 from zsmtp.delivery.protection import InClear, Secured, Stale, Unfit
@@ -208,8 +209,8 @@ class Opener:
         return found.verdict if isinstance(found, Unfit) else None
 
     def _connect(self, remaining: list[Endpoint], failures: list[ConnectFailure]) -> Generator[Any, Any, ConnectResult]:
-        by_address = {(endpoint.address, endpoint.port): endpoint for endpoint in reversed(remaining)}
-        first = tuple(endpoint for endpoint in remaining if by_address[endpoint.address, endpoint.port] is endpoint)
+        by_place = {endpoint.place: endpoint for endpoint in reversed(remaining)}
+        first = tuple(endpoint for endpoint in remaining if by_place[endpoint.place] is endpoint)
         result: ConnectResult = yield Connect(first, self._settings.timeouts.connect)
         failed = [ConnectFailure(endpoint, reason) for endpoint, reason in result.failures]
         failures += failed
@@ -365,7 +366,7 @@ class Opener:
         interrupted = isinstance(error, Interrupted)
         verdict = from_loss(error, dialogue, peer, level=Level.SESSION if interrupted else Level.HOST)
         dropped = hello is Phase.EHLO and isinstance(error, ConnectionLost)
-        unanswered = str(error) if isinstance(error, WaitTimeout) else ""
+        unanswered = waited_in_vain(error)
         return _Stopped(verdict, interrupted=interrupted, dropped_hello=dropped, unanswered=unanswered)
 
     def _name(self, stream: Stream) -> Generator[Any, Any, bytes]:
@@ -384,7 +385,7 @@ def _overtaken(endpoint: Endpoint, waited: float) -> ConnectFailure:
 
 def _drop_address(endpoint: Endpoint, remaining: list[Endpoint]) -> None:
     """Take the address of ``endpoint`` out of ``remaining``, whosever it is."""
-    remaining[:] = [one for one in remaining if (one.address, one.port) != (endpoint.address, endpoint.port)]
+    remaining[:] = [one for one in remaining if one.place != endpoint.place]
 
 
 def say_quit(stream: Stream, session: Session) -> Generator[Any, Any, None]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from zsmtp.dns.destination import SUBMISSIONS_PORT
 from zsmtp.dns.plan import Endpoint, Family, NoRoute
 from zsmtp.errors import (
     ConnectionLost,
@@ -33,7 +34,6 @@ from zsmtp.records import NamedTuple, dataclass
 if TYPE_CHECKING:
     from zsmtp.delivery.protection import Protection
 
-SUBMISSIONS = 465  # TLS from the first octet (RFC 8314)
 HOST_REST = 60  # seconds a host is left alone after no session with it could be opened
 
 
@@ -265,7 +265,7 @@ def from_silence(error: ZsmtpError, peer: Peer) -> Verdict:
     RFC 8314 3.3 has it.
     """
     verdict = from_loss(error, "", peer, level=Level.HOST)
-    if peer.endpoint.port != SUBMISSIONS or peer.protection is not None:
+    if peer.endpoint.port != SUBMISSIONS_PORT or peer.protection is not None:
         return verdict
     return verdict._replace(text=f"{verdict.text}; {_TLS_FIRST}")
 
@@ -335,6 +335,11 @@ def dsn_action(verdict: Verdict, *, success_requested: bool, lmtp: bool) -> str:
     if not success_requested or verdict.passed_on:
         return ""
     return "delivered" if lmtp else "relayed"
+
+
+def waited_in_vain(error: ZsmtpError) -> str:
+    """In words that the peer did not do its part in time, "" if that is not what happened."""
+    return str(error) if isinstance(error, WaitTimeout) else ""
 
 
 def next_candidate_may_help(error: ZsmtpError) -> bool:

@@ -9,15 +9,11 @@ from zsmtp.errors import LocalError
 
 
 class Ledger:
-    """The recipients 0..``count``-1 of one message; ``on_verdict`` hears each verdict once, as soon as it is known.
-
-    ``settled`` tells whether everybody has one.
-    """
+    """The recipients 0..``count``-1 of one message; ``on_verdict`` hears each verdict once, as soon as it is known."""
 
     def __init__(self, count: int, on_verdict: Callable[[int, Verdict], None]) -> None:
         self._open = dict.fromkeys(range(count))
         self._on_verdict = on_verdict
-        self.settled = not count
 
     def listen(self, heard: Callable[[int, Verdict], None]) -> None:
         """Have ``heard`` told of each further verdict too, after everybody who was told before."""
@@ -34,12 +30,16 @@ class Ledger:
         """The recipients without a verdict, in order."""
         return list(self._open)
 
+    @property
+    def settled(self) -> bool:
+        """Whether everybody has a verdict."""
+        return not self._open
+
     def settle(self, recipient: int, verdict: Verdict) -> None:
         """Give ``recipient`` its verdict; raises :class:`~zsmtp.errors.LocalError` if it has one already."""
         if recipient not in self._open:
             raise LocalError(f"recipient {recipient} was settled before")
         del self._open[recipient]
-        self.settled = not self._open
         self._on_verdict(recipient, verdict)
 
     def settle_all(self, recipients: Iterable[int], verdict: Verdict) -> None:

@@ -66,19 +66,19 @@ class Unreached:
         self.forget(failure.endpoint)
         while len(self._failures) >= MAX_UNREACHED:
             del self._failures[next(iter(self._failures))]
-        self._failures[_address(failure.endpoint)] = (now, failure)
+        self._failures[failure.endpoint.place] = (now, failure)
 
     def forget(self, endpoint: Endpoint) -> None:
         """The address works."""
-        self._failures.pop(_address(endpoint), None)
+        self._failures.pop(endpoint.place, None)
 
     def knows_any(self, endpoints: Iterable[Endpoint]) -> bool:
         """Whether anything is to be asked of any of these: if not, nobody need look at a clock."""
-        return bool(self._failures) and any(_address(endpoint) in self._failures for endpoint in endpoints)
+        return bool(self._failures) and any(endpoint.place in self._failures for endpoint in endpoints)
 
     def get(self, endpoint: Endpoint, now: float) -> tuple[float, ConnectFailure] | None:
         """How many seconds ago no connection came about, and why; None if none failed, or long ago."""
-        found = self._failures.get(_address(endpoint))
+        found = self._failures.get(endpoint.place)
         if found is None:
             return None
         since, failure = found
@@ -86,7 +86,3 @@ class Unreached:
             return now - since, failure
         self.forget(endpoint)
         return None
-
-
-def _address(endpoint: Endpoint) -> tuple[str, int]:
-    return endpoint.address, endpoint.port

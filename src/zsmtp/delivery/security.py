@@ -13,13 +13,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from zsmtp.delivery.outcome import Peer, from_login, from_loss, from_security
+from zsmtp.delivery.outcome import Peer, from_login, from_loss, from_security, waited_in_vain
 from zsmtp.delivery.plan import DeliveryPlan, requirement_for
 from zsmtp.delivery.protection import InClear, Protection, Secured, Stale, Unfit
 from zsmtp.delivery.tlsreport import TLSReporter
 from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.plan import Endpoint, Family, Plan
-from zsmtp.errors import ConfigError, Interrupted, WaitTimeout, ZsmtpError
+from zsmtp.errors import ConfigError, Interrupted, ZsmtpError
 from zsmtp.events import About, Decision, HandshakeDone, HandshakeStarted, Observer, Remark, ignore
 from zsmtp.events import Secured as SecuredEvent
 from zsmtp.net.effects import Exchange, StartTLS, Stream, TLSResult
@@ -226,7 +226,9 @@ class SecurityStage:
             heard = yield Exchange(stream, session)
             if isinstance(heard, Lost):
                 stopped = isinstance(heard.error, Interrupted)
-                return Unfit(from_login(str(heard.error), peer), interrupted=stopped, unanswered=_late(heard.error))
+                return Unfit(
+                    from_login(str(heard.error), peer), interrupted=stopped, unanswered=waited_in_vain(heard.error)
+                )
             step = login.hear(heard.reply)
         if isinstance(step, sasl.Refused):
             return Unfit(from_login(step.reason, peer), in_order=True)
@@ -249,7 +251,7 @@ class SecurityStage:
         if isinstance(error, Interrupted):
             return Unfit(from_loss(error, "", peer), interrupted=True)
         outcome = self._in_clear(plan, required, Problem.STARTTLS_NOT_SUPPORTED, f"STARTTLS: {error}", peer)
-        return _broken_off(outcome, _late(error))
+        return _broken_off(outcome, waited_in_vain(error))
 
 
 def _in_order(outcome: InClear | Unfit) -> InClear | Unfit:
@@ -260,11 +262,6 @@ def _broken_off(outcome: InClear | Unfit, unanswered: str) -> InClear | Unfit:
     if isinstance(outcome, Unfit):
         return replace(outcome, unanswered=unanswered)
     return replace(outcome, broken=True, unanswered=unanswered)
-
-
-def _late(error: ZsmtpError) -> str:
-    """In words that something was waited for in vain, "" if that is not what happened."""
-    return str(error) if isinstance(error, WaitTimeout) else ""
 
 
 def _stays_here(endpoint: Endpoint) -> bool:

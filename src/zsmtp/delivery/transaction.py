@@ -58,8 +58,7 @@ class TransactionBook:
         phase = answer.step.phase
         if phase is not RSET:
             self.any_reply = True
-        odd = answer.result is not SUCCESS and self.riding and (phase is RSET or answer.reply.code == 503)
-        if odd and self._speaks_of_order(answer):
+        if self.riding and answer.result is not SUCCESS and self._speaks_of_order(answer):
             self.out_of_step = True  # no verdict is drawn from it
             if phase is RCPT:
                 self._declined.add(answer.step.recipient)
@@ -87,7 +86,7 @@ class TransactionBook:
         return from_loss(error, self._dialogue(index), self._peer)
 
     def _speaks_of_order(self, answer: Answer) -> bool:
-        """Whether a reply says that the command did not come in its place.
+        """Whether a refusal says that the command did not come in its place.
 
         503 does, but behind recipients all refused it is what DATA and BDAT get in any case; RSET has no wrong place.
         """

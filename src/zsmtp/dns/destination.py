@@ -25,6 +25,7 @@ from zsmtp.dns.plan import Candidate, Endpoint, Family, NoRoute, Plan
 from zsmtp.records import NamedTuple, dataclass
 
 SMTP_PORT = 25
+SUBMISSIONS_PORT = 465  # TLS from the first octet (RFC 8314)
 MAX_ALIAS_STEPS = 8
 _TCP = 6  # IP protocol number in a WKS record
 

@@ -34,6 +34,11 @@ class Endpoint:
     family: Family
     literal: bool = False
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Address and port: the same under whichever exchanger's name."""
+        return self.address, self.port
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -68,7 +73,6 @@ class Plan:
     exchangers: tuple[str, ...] = ()
 
     def left(self, tried: set[Endpoint]) -> list[Endpoint]:
-        """The endpoints still to be tried, in order: an address counts as tried under whichever exchanger's name."""
-        gone = {(endpoint.address, endpoint.port) for endpoint in tried}
-        endpoints = [candidate.endpoint for candidate in self.candidates]
-        return [endpoint for endpoint in endpoints if (endpoint.address, endpoint.port) not in gone]
+        """The endpoints still to be tried, in order; what was tried under one exchanger's name was under all."""
+        gone = {endpoint.place for endpoint in tried}
+        return [candidate.endpoint for candidate in self.candidates if candidate.endpoint.place not in gone]

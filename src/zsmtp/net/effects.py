@@ -136,3 +136,25 @@ def carry_out(work: Generator[Any, Any, T], perform: Callable[[Any], object]) ->
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+def _nothing(effect: object) -> None:
+    """What most who listen want to know of an effect before it is carried out."""
+
+
+def overheard(
+    work: Generator[Any, Any, T],
+    answered: Callable[[object, object], None],
+    asked: Callable[[object], None] = _nothing,
+) -> Generator[Any, Any, T]:
+    """``work``, its effects passed on: ``asked`` hears of each, and ``answered`` of each with its answer."""
+    answer: object = None
+    try:
+        while True:
+            effect = work.send(answer)
+            asked(effect)
+            answer = yield effect
+            answered(effect, answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result

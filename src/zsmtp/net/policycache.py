@@ -117,9 +117,7 @@ class PolicyCache:
                     continue
                 if _is_busy(error):
                     return None
-                if writing and _has_no_room(
-                    error
-                ):  # a full disk: what is there can still be read, and there may be room again
+                if writing and _has_no_room(error):  # what is there can still be read, and there may be room again
                     self._could_not_write(str(error))
                 else:
                     self._give_up(str(error))

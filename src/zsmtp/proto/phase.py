@@ -51,16 +51,11 @@ MAIL, RCPT, DATA, CONTENT, BDAT, LAST, RSET = (
 class Wait(Enum):
     """Which of the configured times bounds the wait for a reply."""
 
-    __hash__ = object.__hash__
-
     COMMAND = "command"
     DATA = "data"
     FINAL = "final"
     SHORT = "short"  # RSET and NOOP, which find out whether an idle connection still lives
     QUIT = "quit"  # mere politeness
-
-
-_TIMES = {wait: wait.value for wait in Wait}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +77,7 @@ class Timeouts:
 
     def of(self, wait: Wait) -> float:
         """The time for a kind of wait."""
-        return float(getattr(self, _TIMES[wait]))
+        return float(getattr(self, wait.value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ _NOTHING = memoryview(b"")
 _UNKNOWN = 1 << 62  # the end of a step whose last octet is not given out yet
 
 _RSET = Step(RSET, command.RSET, gated=False)
-_SPECIAL = frozenset({MAIL, RSET, CONTENT, LAST})  # what content follows, or another step may have to stand for
+_SPECIAL = frozenset({MAIL, RSET, CONTENT})  # what may need another step before or instead of it
 
 WRITE_UNIT = 64 * 1024  # octets that must be taken within Timeouts.write
 
@@ -230,27 +230,20 @@ class Session:
             self.fail(ReplyError(f"content taken although no recipient was accepted: {reply}"))
             return
         self._events.append(Answer(step, reply, result, transaction, recipient))
-        if result is not SUCCESS and self._refusal_ends_session(sent, reply, result):
+        refused = result is not SUCCESS
+        if refused and phase is RSET and reply.code != 421:
+            self.fail(ConnectionLost(f"RSET was refused: {reply}"))
             return
         self._reply_since = now
         sent.replies -= 1
         if not sent.replies:
             awaited.popleft()
+        if refused and reply.code == 421:  # the command is answered, the transaction is not finished but lost
             if progress is not None:
-                self._advance(progress, step, result)
-
-    def _refusal_ends_session(self, sent: Sent, reply: Reply, result: Result) -> bool:
-        """Whether it does: 421 in any place, and what answers RSET other than 250."""
-        if reply.code == 421:  # the command is answered, the transaction is not finished but lost
-            sent.replies -= 1
-            if not sent.replies:
-                self._awaited.popleft()
-            if sent.progress is not None:
-                note(sent.progress, sent.step, result)
+                note(progress, step, result)
             self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
-        elif sent.step.phase is RSET:
-            self.fail(ConnectionLost(f"RSET was refused: {reply}"))
-        return self._error is not None
+        elif progress is not None and not sent.replies:
+            self._advance(progress, step, result)
 
     def _tell_of(self, reply: Reply) -> None:
         if not self._quiet:
@@ -332,12 +325,10 @@ class Session:
 
     def _next_block(self, now: float) -> bytes:
         """The octets that may leave now, up to the next closed gate or about 64 KiB: commands, content, commands."""
-        unsent, awaited, quiet = self._unsent, self._awaited, self._quiet
-        if self._content is None and (not unsent or (awaited and unsent[0][0].gated)):
-            return b""
         parts: list[bytes] = []
         position = self._produced
         end = position + WRITE_UNIT
+        unsent, awaited = self._unsent, self._awaited
         while position < end:
             if self._content is not None:
                 part = self._next_content(position)
@@ -347,7 +338,7 @@ class Session:
                 step, progress = unsent[0]
                 if step.gated and awaited:
                     break
-                if special := step.phase in _SPECIAL:
+                if step.phase in _SPECIAL:
                     step = self._next_step(step, progress, now)
                     if self._error is not None:
                         return b""
@@ -356,9 +347,9 @@ class Session:
                 part = step.wire
                 sent = Sent(step, position + len(part), progress)
                 awaited.append(sent)
-                if not quiet and part:
+                if not self._quiet and part:
                     self._observe(LineSent(step.shown, step.phase, None if progress is None else progress.transaction))
-                if special and progress is not None and step.phase in FINAL_PHASES:
+                if progress is not None and step.phase in FINAL_PHASES:
                     self._begin_content(sent, progress, now)
             parts.append(part)
             position += len(part)

@@ -258,8 +258,7 @@ class Reporter:
         ``epoch`` is the time in seconds since 1970. A control file that cannot be written to (SpoolError) keeps no
         report from going out; the trouble is told as a comment.
         """
-        asked = recipient.dsn.notify is not None and success_requested(recipient)
-        wanted = action(verdict, success_requested=asked, lmtp=lmtp)
+        wanted = action(verdict, success_requested=success_requested(recipient), lmtp=lmtp)
         show = self.logged or wanted != "-"
         full = notary_fields(recipient.user, verdict, pid=self.pid, action=wanted) if show else b""
         told = Report(

@@ -44,14 +44,11 @@ _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
 class Mark(Enum):
     """What a recipient is released with: its new state tag."""
 
-    __hash__ = object.__hash__
-
     DELIVERED = b"+"  # the remote server took it
     FAILED = b"-"  # for good
     TODO = b" "  # deferred: to be tried again
 
 
-_OCTETS = {mark: mark.value for mark in Mark}
 _TODO = Mark.TODO  # asked of the class it costs more
 
 
@@ -304,7 +301,7 @@ class OpenControl:
     def _replace(self, at: int, lock: bytes, mark: Mark) -> bool:
         if self._bytes(at, len(lock)) != lock:
             return False
-        self._write(at, _OCTETS[mark].ljust(len(lock)))
+        self._write(at, mark.value.ljust(len(lock)))
         return True
 
     def _bytes(self, at: int, length: int) -> bytes:

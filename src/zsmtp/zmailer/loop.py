@@ -30,7 +30,6 @@ from zsmtp.zmailer.jobs import Habits, Job, Surroundings, matching, other_hosts
 from zsmtp.zmailer.journal import Journal
 from zsmtp.zmailer.locks import OpenControl, open_control
 from zsmtp.zmailer.options import Options
-from zsmtp.zmailer.paths import decoded
 
 EX_OK = 0
 EX_NOINPUT = 66
@@ -236,7 +235,7 @@ class Loop:
 
     def _open(self, path: bytes) -> OpenControl | None:
         try:
-            return open_control(decoded(path))
+            return open_control(os.fsdecode(path))
         except SpoolError as error:
             self._complain(str(error))
             return None

@@ -6,7 +6,7 @@ lie in directories of the same names below ``transport/`` and ``queue/``.
 
 from __future__ import annotations
 
-import sys
+import os
 
 from zsmtp.errors import SpoolError
 from zsmtp.patterns import pattern
@@ -14,14 +14,6 @@ from zsmtp.patterns import pattern
 _SLASH = ord("/")
 _NO_NAMES = frozenset({b"", b".", b".."})
 _LEADING_DIGITS = pattern(r"[0-9]+")
-
-
-_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-
-
-def decoded(name: bytes) -> str:
-    """A file name as the system gives it to ``open``: ``os.fsdecode`` in a quarter of the steps."""
-    return name.decode(_ENCODING, _ERRORS)
 
 
 def message_path(path: str, message_name: bytes) -> str:
@@ -32,7 +24,7 @@ def message_path(path: str, message_name: bytes) -> str:
     """
     if message_name in _NO_NAMES or _SLASH in message_name or 0 in message_name:
         raise SpoolError(path, None, "the i record is not a plain file name")
-    name = decoded(message_name)
+    name = os.fsdecode(message_name)
     directory, slash, _ = path.rpartition("/")
     if not slash:
         return "../queue/" + name
