@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import ssl
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("zsmtp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -18,3 +22,29 @@ def _nobody_was_warned_yet() -> None:
     from zsmtp.client import destinations
 
     destinations._warn_once.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def web_authority() -> trustme.CA:
+    """An authority for servers that are connected to for real."""
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+@pytest.fixture(scope="session")
+def server_context(web_authority: trustme.CA) -> Callable[[str], ssl.SSLContext]:
+    """The context of a server with a certificate for a name."""
+
+    def make(name: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        web_authority.issue_cert(name).configure_cert(context)
+        return context
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ca_file(web_authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of that authority's certificate."""
+    path: Path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    web_authority.cert_pem.write_to_path(str(path))
+    return str(path)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import trustme
 from tests.support.receiver import receiving
 from tests.support.script import Script, Step, Then
 from tests.support.sink import Sink
@@ -19,22 +19,8 @@ MESSAGE = b"From: a@example.org\nTo: b@example.net, c@example.net\n\nbody\n"
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA(key_type=trustme.KeyType.ECDSA)
-
-
-@pytest.fixture(scope="module")
-def server(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
-    path = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return str(path)
+def server(server_context: Callable[[str], ssl.SSLContext]) -> ssl.SSLContext:
+    return server_context("localhost")
 
 
 STARTTLS = {"STARTTLS": (Step("220 go", Then.TLS),)}

@@ -25,22 +25,15 @@ Talk = Callable[[ssl.SSLSocket], None]
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA(key_type=trustme.KeyType.ECDSA)
-
-
-@pytest.fixture(scope="module")
-def context(authority: trustme.CA) -> ssl.SSLContext:
+def context(web_authority: trustme.CA) -> ssl.SSLContext:
     context = pkix_context()
-    authority.configure_trust(context)
+    web_authority.configure_trust(context)
     return context
 
 
 @pytest.fixture(scope="module")
-def server_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(HOST).configure_cert(context)
-    return context
+def certified(server_context: Callable[[str], ssl.SSLContext]) -> ssl.SSLContext:
+    return server_context(HOST)
 
 
 class Server:
@@ -96,11 +89,11 @@ Serve = Callable[[Talk | bytes], Server]
 
 
 @pytest.fixture
-def serve(server_context: ssl.SSLContext) -> Iterator[Serve]:
+def serve(certified: ssl.SSLContext) -> Iterator[Serve]:
     servers: list[Server] = []
 
     def start(talk: Talk | bytes) -> Server:
-        servers.append(Server(server_context, talk))
+        servers.append(Server(certified, talk))
         return servers[-1]
 
     yield start
@@ -218,8 +211,8 @@ def test_a_server_that_resets(serve: Serve, context: ssl.SSLContext) -> None:
 # ----------------------------------------------------------------- certificates
 
 
-def failure_with(context: ssl.SSLContext, server_context: ssl.SSLContext | None, talk: bytes = OK) -> FetchedPolicy:
-    server = Server(server_context, talk)
+def failure_with(context: ssl.SSLContext, certified: ssl.SSLContext | None, talk: bytes = OK) -> FetchedPolicy:
+    server = Server(certified, talk)
     try:
         return get(server, context)
     finally:
@@ -232,8 +225,8 @@ def with_certificate(certificate: trustme.LeafCert) -> ssl.SSLContext:
     return context
 
 
-def test_a_certificate_for_another_name(authority: trustme.CA, context: ssl.SSLContext) -> None:
-    found = failure_with(context, with_certificate(authority.issue_cert("www.example.org")))
+def test_a_certificate_for_another_name(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
+    found = failure_with(context, with_certificate(web_authority.issue_cert("www.example.org")))
     assert "mismatch" in problem(found, Problem.STS_WEBPKI_INVALID).lower()
 
 
@@ -242,21 +235,21 @@ def test_a_certificate_of_an_unknown_authority(context: ssl.SSLContext) -> None:
     problem(failure_with(context, with_certificate(stranger.issue_cert(HOST))), Problem.STS_WEBPKI_INVALID)
 
 
-def test_an_expired_certificate(authority: trustme.CA, context: ssl.SSLContext) -> None:
+def test_an_expired_certificate(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
     import datetime
 
     past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    expired = authority.issue_cert(HOST, not_before=past, not_after=past + datetime.timedelta(days=1))
+    expired = web_authority.issue_cert(HOST, not_before=past, not_after=past + datetime.timedelta(days=1))
     found = failure_with(context, with_certificate(expired))
     assert "expired" in problem(found, Problem.STS_WEBPKI_INVALID)
 
 
-def test_a_wildcard_certificate_is_true_for_the_host(authority: trustme.CA, context: ssl.SSLContext) -> None:
-    assert failure_with(context, with_certificate(authority.issue_cert("*.example.org"))).body == POLICY
+def test_a_wildcard_certificate_is_true_for_the_host(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
+    assert failure_with(context, with_certificate(web_authority.issue_cert("*.example.org"))).body == POLICY
 
 
-def test_the_common_name_alone_is_no_name(authority: trustme.CA, context: ssl.SSLContext) -> None:
-    only = authority.issue_cert("other.example", common_name=HOST)
+def test_the_common_name_alone_is_no_name(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
+    only = web_authority.issue_cert("other.example", common_name=HOST)
     problem(failure_with(context, with_certificate(only)), Problem.STS_WEBPKI_INVALID)
 
 

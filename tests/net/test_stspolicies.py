@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from tests.support.policyhost import PolicyHost
 
 from zsmtp.dns.static import StaticResolver
@@ -34,22 +33,8 @@ ENTRY = CachedPolicy("example.org", "7", TEXT, fetched=900.0)
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA(key_type=trustme.KeyType.ECDSA)
-
-
-@pytest.fixture(scope="module")
-def served(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("mta-sts.example.org").configure_cert(context)
-    return context
-
-
-@pytest.fixture(scope="module")
-def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("ca") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return str(path)
+def served(server_context: Callable[[str], ssl.SSLContext]) -> ssl.SSLContext:
+    return server_context("mta-sts.example.org")
 
 
 def run(keeper: PolicyKeeper) -> PolicyLookup:
