@@ -1,0 +1,143 @@
+"""The queue for programs without an event loop: ``zsmtp.Queue``, with the methods of ``zsmtp.aio.Queue``.
+
+It has an event loop in a thread of its own, so that threads submit side by side (they share commits), and that mail can
+be delivered while the program does something else::
+
+    with zsmtp.Queue.open("/var/lib/app/mail.db", deliver=True) as queue:
+        id = queue.submit(message, sender="a@example.org", recipients=["b@example.net"])
+        ends = queue.wait(id, timeout=60)
+
+Messages are read in the thread that submits them, and a message for a transaction of the caller's is written there.
+Processes that fork, as web servers do, open the queue after they did.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Coroutine, Iterable
+from datetime import datetime
+from os import PathLike
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from zsmtp.client.client import Submission
+from zsmtp.client.config import Config
+from zsmtp.client.dsn import DSN
+from zsmtp.client.message import MessageLike
+from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.net.loopthread import LoopThread
+from zsmtp.queue import queue as asynchronous
+from zsmtp.queue.config import QueueConfig
+from zsmtp.queue.ingest import QueueSubmission
+from zsmtp.queue.queue import EVENTS
+from zsmtp.queue.states import HistoryEntry
+from zsmtp.queue.tracking import MessageStatus, Recall
+
+if TYPE_CHECKING:
+    from zsmtp.proto.mailoptions import OptionArguments
+
+T = TypeVar("T")
+
+
+class Queue:
+    """A queue of messages, open from the start. Made by :meth:`open`; to be used from any thread of the process."""
+
+    def __init__(self, queue: asynchronous.Queue) -> None:
+        self._queue = queue
+        self._thread = LoopThread("queue", QueueError, queue.start)
+
+    @classmethod
+    def open(
+        cls,
+        url: str | PathLike[str],
+        *,
+        config: Config | None = None,
+        queue: QueueConfig | None = None,
+        deliver: bool = False,
+        node: str = "",
+    ) -> Queue:
+        """Open a queue, as :meth:`zsmtp.aio.Queue.open`; raises ConfigError and QueueUnavailable."""
+        return cls(asynchronous.Queue.open(url, config=config, queue=queue, deliver=deliver, node=node))
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop delivering, and let go of the store, as :meth:`zsmtp.aio.Queue.aclose`. May be called again."""
+        self._thread.close(self._queue.aclose)
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self._thread.call(work)
+        except QueueUnavailable as error:
+            if self._thread.closed:  # the store went away under a question
+                raise QueueError("this queue was closed meanwhile") from error
+            raise
+
+    # ------------------------------------------------------------------ methods
+
+    def submit(
+        self,
+        message: MessageLike,
+        *,
+        sender: str | bytes | None = None,
+        recipients: str | bytes | Iterable[str | bytes] | None = None,
+        name: str = "",
+        dsn: DSN | None = None,
+        tenant: str = "",
+        not_before: float | datetime | None = None,
+        expires: float | datetime | None = None,
+        idempotency_key: str = "",
+        connection: sqlite3.Connection | None = None,
+        **options: Unpack[OptionArguments],
+    ) -> str:
+        """Queue a message, and return its id when it is on the disk; see :meth:`zsmtp.aio.Queue.submit`.
+
+        With ``connection`` it is written in the transaction of that connection, in this thread.
+        """
+        self._thread.check()
+        submission = QueueSubmission(
+            message=message,
+            sender=sender,
+            recipients=recipients,
+            name=name,
+            dsn=dsn,
+            tenant=tenant,
+            not_before=not_before,
+            expires=expires,
+            idempotency_key=idempotency_key,
+            **options,
+        )
+        if connection is not None:
+            return self._queue.submit_in(connection, submission)
+        with self._queue.read(submission) as one:
+            return self._call(self._queue.put(one))
+
+    def submit_many(self, submissions: Iterable[Submission | MessageLike]) -> list[str]:
+        """Queue messages in one commit, all or none; see :meth:`zsmtp.aio.Queue.submit_many`."""
+        return self._call(self._queue.submit_many(submissions))
+
+    def wake(self) -> None:
+        """Have messages looked for at once that were submitted in a transaction of the caller's."""
+        self._thread.soon(self._queue.wake)
+
+    def status(self, id: str) -> MessageStatus:
+        """How a message stands; see :meth:`zsmtp.aio.Queue.status`."""
+        return self._call(self._queue.status(id))
+
+    def wait(self, id: str, timeout: float | None = None) -> list[HistoryEntry]:
+        """Wait until all recipients of a message have an end; see :meth:`zsmtp.aio.Queue.wait`."""
+        return self._call(self._queue.wait(id, timeout))
+
+    def cancel(self, id: str) -> Recall:
+        """Call a message back; see :meth:`zsmtp.aio.Queue.cancel`."""
+        return self._call(self._queue.cancel(id))
+
+    def events(self, cursor: str = "", *, limit: int = EVENTS) -> tuple[str, list[HistoryEntry]]:
+        """Attempts and ends behind a cursor, and the next cursor; see :meth:`zsmtp.aio.Queue.events`."""
+        return self._call(self._queue.events(cursor, limit=limit))

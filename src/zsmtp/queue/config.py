@@ -1,0 +1,99 @@
+"""How a queue works, as one frozen value: retries, limits of sites and tenants, notices, retention.
+
+What a delivery is like is said by :class:`zsmtp.client.config.Config`; here stands what is decided about it beforehand
+and afterwards. Times are in seconds, sizes in octets. Patterns (``*``, ``?``) match queue keys: domains, or
+``relay:NAME``; the first that matches counts, in the order in which they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import TypeVar
+
+from zsmtp.queue.addressrules import AddressRules
+from zsmtp.queue.filter import glob
+from zsmtp.queue.schedule import RetryPolicy
+from zsmtp.queue.settlement import InDoubt, SettlementPolicy
+from zsmtp.queue.shaping import SiteLimits
+
+DAY = 86400.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLimits:
+    """What a tenant may have."""
+
+    weight: float = 1.0
+    """Its share where tenants wait for the same site."""
+    per_hour: int = 0
+    """Recipients that listeners take from it in an hour at most, 0: no limit."""
+
+
+class Deliver(Enum):
+    """What is done with the mail of a queue."""
+
+    ALL = "all"  # it is delivered
+    NONE = "none"  # it is kept, for machines of developers and tests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueConfig:
+    """Everything a queue is to know."""
+
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    """When recipients are tried again, given up and warned of."""
+    in_doubt: InDoubt = InDoubt.RETRY
+    """What becomes of recipients whose server may have the message already."""
+    in_doubt_by_site: Mapping[str, InDoubt] = field(default_factory=lambda: MappingProxyType({}))
+    """Exceptions, by pattern of the queue key."""
+    sites: Mapping[str, SiteLimits] = field(default_factory=lambda: MappingProxyType({}))
+    """Limits, by pattern of the queue key; the defaults of SiteLimits for all others."""
+    tenants: Mapping[str, TenantLimits] = field(default_factory=lambda: MappingProxyType({}))
+    """Shares and quotas, by tenant."""
+    connections: int = 1000
+    """Connections at most, in all."""
+    idle: float = 5.0
+    """How long a connection without work is kept."""
+    claim: int = 200
+    """Recipients read from the store at a time."""
+    leases: int = 5000
+    """Sites served at a time."""
+    shutdown: float = 60.0
+    """How long messages past their point of no return are waited for when the node stops."""
+    retention: float = 30 * DAY
+    """How long history is kept."""
+    addresses: AddressRules = field(default_factory=AddressRules)
+    """What becomes of the addresses of envelopes: aliases, rewritten senders, redirection."""
+    deliver: Deliver = Deliver.ALL
+    """With NONE the process that would deliver holds all mail by a rule, until one with ALL takes over."""
+
+    def limits_for(self, key: str) -> SiteLimits:
+        """The limits of a site."""
+        return _by_pattern(self.sites, key, _DEFAULT_LIMITS)
+
+    def weight_of(self, tenant: str) -> float:
+        """The share of a tenant."""
+        limits = self.tenants.get(tenant)
+        return limits.weight if limits is not None else 1.0
+
+    def settlement_for(self, key: str, tenant: str) -> SettlementPolicy:
+        """What decides on results for a site and a tenant."""
+        return SettlementPolicy(
+            retry=self.retry.for_recipient(key, tenant),
+            in_doubt=_by_pattern(self.in_doubt_by_site, key, self.in_doubt),
+        )
+
+
+_DEFAULT_LIMITS = SiteLimits()
+
+
+def _by_pattern(patterns: Mapping[str, T], key: str, default: T) -> T:
+    for pattern, value in patterns.items():
+        if glob(pattern.lower()).fullmatch(key):
+            return value
+    return default

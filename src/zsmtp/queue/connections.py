@@ -1,0 +1,285 @@
+"""The network of the queue's runner: connections by the engine, deliveries made of what was read from a store.
+
+A :class:`Connections` makes connections; each :class:`Connection` serves the mail of one queue key, one session after
+the other. :class:`EngineConnections` is the real one, over the delivery engine and its asyncio driver, as the library's
+client has them: names, security, timeouts and content are what a :class:`~zsmtp.client.config.Config` says. When to
+connect, how often, and what becomes of mail, the runner decides; nothing here waits or tries again.
+
+Deliveries ask for leave before a message may be complete at its peer (:class:`~zsmtp.effects.AllowCompletion`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from io import BytesIO
+from typing import BinaryIO, Protocol, TypeVar, cast
+
+from zsmtp.body.fields import end_of_header
+from zsmtp.body.lines import unified_header
+from zsmtp.body.source import Source
+from zsmtp.body.stored import Stored, prepare
+from zsmtp.client.config import Config
+from zsmtp.client.destinations import Destination, Destinations
+from zsmtp.client.drivers import Couriers, Drivers
+from zsmtp.client.message import MAX_HEADER
+from zsmtp.delivery.attempt import Courier, Returns
+from zsmtp.delivery.content import ContentProvider, Targets
+from zsmtp.delivery.envelope import Delivery, Message
+from zsmtp.delivery.ledger import Ledger
+from zsmtp.delivery.outcome import Verdict
+from zsmtp.delivery.pool import Route
+from zsmtp.effects import AllowCompletion, Operation
+from zsmtp.errors import ConfigError, ContentError, QueueUnavailable
+from zsmtp.events import Observer
+from zsmtp.net.aio import AsyncDriver, Run, Stop
+from zsmtp.net.transport import SocketStream
+from zsmtp.proto.plan import Envelope, EnvelopeRecipient, sender_wish
+from zsmtp.queue.site import Group
+from zsmtp.queue.store import QueueStore
+from zsmtp.queue.submission import RELAY_KEY, restored
+
+IN_MEMORY = 1 << 20  # octets of a loaded content that are kept in memory; more are in a temporary file
+
+T = TypeVar("T")
+
+Allow = Callable[[Sequence[tuple[Delivery, tuple[int, ...]]]], Awaitable[bool]]
+"""Asked before these recipients' messages may be complete at the peer: may they be?"""
+
+OnVerdict = Callable[[int, Verdict], None]
+"""Called with the place of a recipient in its group and the verdict, once for each."""
+
+
+class Connection(Protocol):
+    """One connection at a time to where a queue key goes, opened when a delivery needs one."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a session stands."""
+
+    def delivery(self, group: Group, on_verdict: OnVerdict) -> Delivery:
+        """The delivery of a group whose content is loaded."""
+
+    async def deliver(self, first: Delivery, more: Callable[[], Delivery | None], returns: Returns) -> None:
+        """Deliver ``first`` and what ``more`` gives; each has its verdicts then, or was taken back by ``returns``."""
+
+    async def idle(self, seconds: float) -> bool:
+        """Keep the session without work; False when it is over: the time is, or the peer ended it."""
+
+    def wake(self) -> None:
+        """End :meth:`idle`: there is work."""
+
+    def leave(self) -> None:
+        """End :meth:`idle`: the connection is wanted elsewhere."""
+
+    def stop(self, reason: str, *, at_once: bool) -> None:
+        """Begin nothing more; what may be complete already is waited for, unless ``at_once``."""
+
+    async def close(self) -> None:
+        """End the session with QUIT."""
+
+
+class Connections(Protocol):
+    """What makes connections."""
+
+    def connection(self, key: str, allow: Allow) -> Connection:
+        """A connection for the mail of a queue key. Raises ConfigError if nothing is known of where that goes."""
+
+    async def load(self, store: QueueStore, group: Group) -> None:
+        """Load a content that was too large to be read with its recipients. Raises QueueError."""
+
+    def is_lmtp(self, key: str) -> bool:
+        """Whether the mail of a key goes by LMTP, which delivers to mailboxes."""
+
+    async def aclose(self) -> None:
+        """Let go of everything."""
+
+
+ObserverFor = Callable[[str], Observer]
+"""Gives the observer of a connection to the destination of this name."""
+
+
+class EngineConnections:
+    """Connections by the engine, as ``config`` says; ``observe`` is asked for an observer for each of them."""
+
+    def __init__(self, config: Config, observe: ObserverFor | None = None) -> None:
+        self._destinations = Destinations(config)
+        self._drivers = Drivers(self._destinations, config.local_address)
+        self._couriers = Couriers(self._destinations, observe)
+        self._known: dict[str, Destination] = {}  # by queue key
+        self._wanted = self._destinations.target()
+
+    @property
+    def destinations(self) -> Destinations:
+        """Where mail goes, by the configuration."""
+        return self._destinations
+
+    def connection(self, key: str, allow: Allow) -> Connection:
+        """A connection for the mail of a queue key. Raises ConfigError for a relay that is not configured."""
+        destination = self._destination(key)
+        courier, observer = self._couriers.of(destination)
+        route = Route(destination.request, destination.given)
+        driver = self._drivers.of(destination)
+        return _EngineConnection(driver, courier, observer, route, Targets(self._wanted), allow)
+
+    def is_lmtp(self, key: str) -> bool:
+        """Whether the mail of a key goes by LMTP."""
+        try:
+            relay = self._destination(key).relay
+        except ConfigError:
+            return False
+        return relay is not None and relay.lmtp
+
+    async def load(self, store: QueueStore, group: Group) -> None:
+        """Load a large content into a temporary file."""
+        loaded = cast(BinaryIO, tempfile.SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115 - closed with the group
+        try:
+            async for chunk in store.content(group.message.id, group.message.size):
+                loaded.write(chunk)
+        except OSError as error:
+            loaded.close()
+            where = f"in {tempfile.gettempdir()}" if tempfile.tempdir else "in the folder for temporary files"
+            raise QueueUnavailable(
+                f"a message of {group.message.size} octets cannot be kept {where} while it is sent: {error.strerror}"
+            ) from error
+        except BaseException:
+            loaded.close()
+            raise
+        group.content = loaded
+
+    async def aclose(self) -> None:
+        """End lookups and threads."""
+        await self._drivers.aclose()
+
+    def _destination(self, key: str) -> Destination:
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= 10_000:
+                self._known.clear()
+            known = self._known[key] = self._find(key)
+        return known
+
+    def _find(self, key: str) -> Destination:
+        if not key.startswith(RELAY_KEY):
+            return self._destinations.of(b"postmaster@" + key.encode())
+        found = self._destinations.relayed(key[len(RELAY_KEY) :])
+        if found is None:
+            raise ConfigError(
+                f"no relay {key[len(RELAY_KEY) :]} is configured any more; zsmtp queue reroute moves its mail"
+            )
+        return found
+
+
+class _EngineConnection:
+    """A connection by the engine."""
+
+    def __init__(
+        self,
+        driver: AsyncDriver,
+        courier: Courier,
+        observer: Observer,
+        route: Route,
+        targets: Targets,
+        allow: Allow,
+    ) -> None:
+        self._driver = driver
+        self._courier = courier
+        self._observer = observer
+        self._route = route
+        self._targets = targets
+        self._allow = allow
+        self._stop = Stop()
+        self._waiter: asyncio.Future[bool] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._route.link is not None
+
+    def delivery(self, group: Group, on_verdict: OnVerdict) -> Delivery:
+        message, content = group.message, group.content
+        assert content is not None
+        options = restored(message)
+        optional = bool(message.options and message.options.get("tls_optional"))
+        envelope = Envelope(
+            message.sender,
+            tuple([EnvelopeRecipient(one.address, one.notify, one.orcpt) for one in group.recipients]),
+            message.ret,
+            message.envid,
+            sender_wish(options, tls_optional=optional),
+            options,
+        )
+        provider = ContentProvider(lambda: _prepared(content), self._targets, envelope, self._observer)
+        return Delivery(Message(envelope, provider), Ledger(len(group.recipients), on_verdict), message.name)
+
+    async def deliver(self, first: Delivery, more: Callable[[], Delivery | None], returns: Returns) -> None:
+        loop = asyncio.get_running_loop()
+        idle = loop.time() - self._route.last_use if self._route.link is not None else 0.0
+        await self._run(self._courier.deliver(self._route, first, more, idle=idle, returns=returns, asks=True))
+        self._route.last_use = loop.time()
+
+    async def _run(self, work: Operation[T]) -> T:
+        run = Run(self._driver, work, self._stop, self._observer, allow=self._leave_for)
+        try:
+            return await run.to_its_end()
+        except BaseException:
+            self._route.link = None  # what a run that broke off had touched is closed
+            raise
+
+    async def _leave_for(self, asked: AllowCompletion) -> bool:
+        return await self._allow(asked.transactions)
+
+    async def idle(self, seconds: float) -> bool:
+        link = self._route.link
+        if link is None or seconds <= 0 or self._stop.requested:
+            return False
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._waiter = waiter
+        self._driver.notify(cast(SocketStream, link.stream), self.leave)
+        timer = loop.call_later(seconds, self.leave)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def wake(self) -> None:
+        self._end_idle(again=True)
+
+    def leave(self) -> None:
+        self._end_idle(again=False)
+
+    def _end_idle(self, *, again: bool) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(again)
+
+    def stop(self, reason: str, *, at_once: bool) -> None:
+        self._stop.request(reason, at_once=at_once)
+        self.leave()
+
+    async def close(self) -> None:
+        if self._stop.requested:
+            self._stop = Stop()  # a QUIT is still said
+        try:
+            await self._run(self._courier.close(self._route, "no more to send"))
+        finally:
+            link, self._route.link = self._route.link, None
+            if link is not None:
+                self._driver.close_stream(cast(SocketStream, link.stream))
+
+
+def _prepared(content: bytes | BinaryIO) -> Stored:
+    """A queued content, looked through. Raises ContentError."""
+    if isinstance(content, bytes):
+        beginning, file, size = content[:MAX_HEADER], cast(BinaryIO, BytesIO(content)), len(content)
+    else:
+        size = content.seek(0, 2)
+        content.seek(0)
+        beginning, file = content.read(MAX_HEADER), content
+    found = end_of_header(beginning)
+    if found is None and size > len(beginning):
+        raise ContentError(f"a header block of more than {MAX_HEADER} octets")
+    header = beginning if found is None else beginning[: found[0]] + b"\n"
+    start = size if found is None else found[1]
+    return prepare(unified_header(header)[0], Source(file, start, size))

@@ -1,0 +1,217 @@
+"""What a node does beside delivery: notices that are owed become messages, and what nobody needs any more is removed.
+
+With the end of a recipient its store keeps a row that says which notice is owed (``zsmtp.queue.notices``). Here the
+owed rows of one message are gathered into one notice (``zsmtp.queue.composer``), which replaces them in one
+transaction: nobody is notified twice, and nobody is forgotten. A notice about a large message that is returned whole
+is queued in parts first, under an idempotency key, and replaces the rows then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+
+from zsmtp.body.source import Source
+from zsmtp.client.destinations import Destinations
+from zsmtp.dns.literal import domain_problem
+from zsmtp.errors import QueueError, QueueFull, QueueUnavailable, ZsmtpError
+from zsmtp.proto.plan import Envelope, EnvelopeRecipient
+from zsmtp.queue.composer import MAX_HEADER, ComposedNotice, Composer
+from zsmtp.queue.config import QueueConfig
+from zsmtp.queue.ids import to_text
+from zsmtp.queue.states import OwedNotice, QueuedMessage
+from zsmtp.queue.store import NewMessage, QueueStore
+from zsmtp.queue.submission import Submitter
+from zsmtp.queue.uploading import in_threads, upload_blocks
+from zsmtp.records import replace
+from zsmtp.signing.finalform import MessageSigning, sign_whole
+
+log = logging.getLogger("zsmtp.queue")
+
+NOTICES_AT_ONCE = 50  # messages whose notices are made in one go
+LOOK = 2.0  # seconds between two looks for notices that are owed
+SWEEP = 30.0  # seconds between two sweeps, when the one before found nothing
+LATER = 300.0  # seconds until a message whose notices could not be made is looked at again
+RETRY = 5.0  # seconds until a store that could not be used is tried again
+IN_MEMORY = 256 * 1024  # octets of an original that are read before it is known whether it is returned whole
+
+
+def reporting_name(name: str = "") -> str:
+    """``name``, or the name of this machine, as the name of the system that reports: the first that is a host name."""
+    for one in (name, os.uname().nodename):
+        if one and domain_problem(one) is None:
+            return one
+    return "localhost"
+
+
+class Housekeeping:
+    """The housekeeping of one queue. ``destinations`` are those of the configuration that delivers its mail.
+
+    ``clock`` is the wall clock in seconds since 1970, ``nonce`` gives 16 octets that cannot be predicted.
+    """
+
+    def __init__(
+        self,
+        store: QueueStore,
+        composer: Composer,
+        destinations: Destinations,
+        config: QueueConfig,
+        *,
+        signing: MessageSigning | None = None,
+        clock: Callable[[], float] = time.time,
+        nonce: Callable[[], bytes] = lambda: os.urandom(16),
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._composer = composer
+        self._destinations = destinations
+        self.reconfigure(config, signing)
+        self._clock = clock
+        self._nonce = nonce
+        self._chance = chance
+        self._stopped = asyncio.Event()
+        self._trouble = ""
+        self._failed: dict[int, float] = {}  # messages whose notices failed, and when they are tried again
+        self.notices = 0
+        """Notices that were queued."""
+
+    def reconfigure(self, config: QueueConfig, signing: MessageSigning | None = None) -> None:
+        """Go by another configuration from now on; notices are signed by ``signing``."""
+        self._config = config
+        self._signing = signing
+        self._submitter = Submitter(self._destinations, config)
+
+    async def run(self) -> None:
+        """Keep house until :meth:`stop`."""
+        next_sweep = 0.0
+        loop = asyncio.get_running_loop()
+        while not self._stopped.is_set():
+            pause = LOOK
+            try:
+                if await self.make_notices():
+                    pause = 0.0
+                if loop.time() >= next_sweep:
+                    removed = await self._store.sweep(self._clock())
+                    next_sweep = loop.time() + (LOOK if removed else SWEEP * (0.5 + self._chance()))
+                self._trouble = ""
+            except (QueueUnavailable, QueueFull) as error:
+                if str(error) != self._trouble:
+                    log.error("housekeeping: %s", error)
+                    self._trouble = str(error)
+                pause = RETRY
+            except Exception:
+                log.exception("housekeeping: a fault of this program")
+                pause = RETRY
+            await self._sleep(pause)
+
+    def stop(self) -> None:
+        """End :meth:`run` when what is being done is done."""
+        self._stopped.set()
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+        except TimeoutError:
+            pass
+
+    async def make_notices(self) -> int:
+        """Make some of the notices that are owed; how many messages they were about.
+
+        A message whose notices fail by a fault of this program is left for a while: it is in nobody's way.
+        """
+        now = asyncio.get_running_loop().time()
+        self._failed = {message: again for message, again in self._failed.items() if again > now}
+        owed = await self._store.owed(self._clock(), limit=NOTICES_AT_ONCE + len(self._failed))
+        made = 0
+        for message, notices in owed:
+            if message.id in self._failed:
+                continue
+            try:
+                await self._make(message, notices)
+            except (QueueUnavailable, QueueFull):
+                raise
+            except Exception:
+                log.exception("%s: its notices cannot be made now", to_text(message.id, self._store.shard))
+                self._failed[message.id] = now + LATER
+            else:
+                made += 1
+        return made
+
+    async def _make(self, message: QueuedMessage, notices: list[OwedNotice]) -> None:
+        if message.null_sender:
+            await self._store.notify(notices, None)
+            return
+        now = self._clock()
+        try:
+            recipients = self._submitter.recipients(Envelope(b"", (EnvelopeRecipient(message.sender, b"NEVER"),)))
+        except ZsmtpError as error:
+            log.error("%s: nobody can be notified: %s", to_text(message.id, self._store.shard), error)
+            await self._store.notify(notices, None)
+            return
+        composed = self._composer.compose(
+            message,
+            notices,
+            await self._beginning(message),
+            recipients=recipients,
+            now=now,
+            expires=self._config.retry.expires(now, null_sender=True),
+            nonce=self._nonce(),
+        )
+        if composed is None:
+            await self._store.notify(notices, None)
+            return
+        if composed.streamed:
+            await self._upload(message, composed)
+            await self._store.notify(notices, None)
+        else:
+            await self._store.notify(notices, self._signed(composed.message))
+        self.notices += 1
+        log.info(
+            "%s: notified <%s> (%s, %d of its recipients)",
+            to_text(message.id, self._store.shard),
+            message.sender.decode("utf-8", "replace"),
+            notices[0].kind.value,
+            len(notices),
+        )
+
+    async def _beginning(self, message: QueuedMessage) -> bytes:
+        """The first octets of the original; empty if its content is gone."""
+        beginning = b""
+        try:
+            async for chunk in self._store.content(message.id, message.size):
+                beginning += chunk
+                if len(beginning) >= max(MAX_HEADER, IN_MEMORY):
+                    break
+        except QueueUnavailable:
+            raise
+        except QueueError:
+            return b""
+        return beginning
+
+    def _signed(self, notice: NewMessage) -> NewMessage:
+        """A notice, signed if there is a key for it."""
+        blocks = None if self._signing is None else sign_whole(self._signing, Source.from_bytes(notice.content))
+        return notice if blocks is None else replace(notice, content=b"".join(blocks))
+
+    async def _upload(self, message: QueuedMessage, composed: ComposedNotice) -> None:
+        """Queue a notice that returns a large message whole, in bounded memory."""
+        chunks = composed.stream(self._store.content(message.id, message.size))
+        if self._signing is not None:
+            await self._upload_signed(self._signing, composed.message, chunks)
+            return
+        await upload_blocks(self._store, composed.message, chunks)
+
+    async def _upload_signed(self, signing: MessageSigning, notice: NewMessage, chunks: AsyncIterator[bytes]) -> None:
+        """The same with its signature, which comes first; the notice is in a temporary file meanwhile."""
+        with tempfile.TemporaryFile() as file:
+            async for chunk in chunks:
+                file.write(chunk)
+            content = Source(file, 0, file.tell())
+            blocks = await asyncio.to_thread(sign_whole, signing, content) or content.blocks()
+            await upload_blocks(self._store, notice, in_threads(blocks))

@@ -1,0 +1,216 @@
+"""From a message as a program has it to what a store takes: the content in octets, and the values beside it.
+
+:meth:`Ingest.read` reads messages exactly as ``Client.deliver`` does (``zsmtp.client.message``): an ``EmailMessage``,
+octets, a path or a binary file, stored without ``Bcc`` and otherwise as it is. Ways in with an envelope of their own
+(``zsmtp-sendmail``, imports) give header and body to :meth:`Ingest.assemble`. What comes out is an :class:`Ingested`:
+a small message is whole in its ``new``; of a large one the octets are still where they were, to be read block by block
+while it is uploaded::
+
+    with ingest.read(QueueSubmission(message=path, sender=..., recipients=[...])) as one:
+        if one.large: ...  # store.upload(one.new), then one.blocks()
+        else: ...          # store.submit([one.new])
+
+An idempotency key goes with a hash over envelope and content as they were given: fields that are added here (Date,
+Message-ID) differ each time, and are no part of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from types import TracebackType
+from typing import IO
+
+from zsmtp.body.source import Source
+from zsmtp.client.client import Submission
+from zsmtp.client.config import Config
+from zsmtp.client.destinations import Destinations, load_signing
+from zsmtp.client.header import message_id, with_missing
+from zsmtp.client.message import Letter, MessageLike, spooled
+from zsmtp.errors import SubmissionError
+from zsmtp.proto.mailoptions import instant, options_of
+from zsmtp.proto.plan import Envelope
+from zsmtp.queue.config import QueueConfig
+from zsmtp.queue.limits import PART_OCTETS
+from zsmtp.queue.store import NewMessage
+from zsmtp.queue.submission import Submitter, digest
+from zsmtp.records import replace
+
+LIBRARY = "library"
+"""The origin of messages that programs submit through the library."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSubmission(Submission):
+    """A message with its envelope, and how it is to be queued.
+
+    The higher its ``priority`` (-9 to 9), the earlier a message is tried among the mail of its tenant; servers that
+    offer MT-PRIORITY are given it as well. One with ``hold_for`` or ``hold_until`` is held by the queue itself, as
+    one with ``not_before`` is.
+    """
+
+    tenant: str = ""
+    """Whose mail it is: tenants take turns, and have limits of their own."""
+    not_before: float | datetime | None = None
+    """When it may first be tried: seconds since 1970, or a time with its zone; None: now."""
+    expires: float | datetime | None = None
+    """When it is given up; None: as the configuration says."""
+    idempotency_key: str = ""
+    """A second message of the tenant with this key is not queued; "" for none."""
+
+
+class Ingested:
+    """A message that was read. ``new`` is what the store is given; of a large one its content is empty."""
+
+    __slots__ = ("_body", "_close", "_header", "new", "size")
+
+    def __init__(self, new: NewMessage, header: bytes, body: Source, close: Callable[[], None]) -> None:
+        self.new = new
+        self.size = len(header) + 1 + body.size
+        self._header = header
+        self._body = body
+        self._close = close
+
+    @property
+    def large(self) -> bool:
+        """Whether it is to be uploaded in parts."""
+        return self.size > PART_OCTETS
+
+    def blocks(self) -> Iterator[bytes]:
+        """Its octets. Raises ContentError if they cannot be read to their end."""
+        return _blocks(self._header, self._body)
+
+    def whole(self) -> NewMessage:
+        """What the store is given, with all of the content, however large."""
+        return replace(self.new, content=b"".join(self.blocks())) if self.large else self.new
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._close()
+
+    def __enter__(self) -> Ingested:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Ingest:
+    """Reads messages for a queue that delivers as ``config`` says. ``clock`` gives seconds since 1970."""
+
+    def __init__(self, config: Config, queue: QueueConfig, clock: Callable[[], float] = time.time) -> None:
+        destinations = Destinations(config)
+        self._submitter = Submitter(destinations, queue)
+        self.signing = load_signing(config, destinations.target(), clock)
+        """What signs messages as they are read, which takes a thread's time; None if nothing does."""
+        self._add_missing = config.content.add_missing
+        self._clock = clock
+
+    def read(self, given: Submission | MessageLike, *, origin: str = LIBRARY) -> Ingested:
+        """Read a message of a program. Raises SubmissionError, ContentError, or OSError for a file."""
+        one = given if isinstance(given, Submission) else QueueSubmission(message=given)
+        letter = Letter(
+            one.message,
+            sender=one.sender,
+            recipients=one.recipients,
+            name=one.name,
+            dsn=one.dsn,
+            options=options_of(one),
+        )
+        try:
+            return self.assemble(
+                letter.envelope(range(len(letter.recipients))),
+                letter.header,
+                letter.body(),
+                submission=one,
+                name=letter.name,
+                origin=origin,
+                add_missing=self._add_missing,
+                close=letter.close,
+            )
+        except BaseException:
+            letter.close()
+            raise
+
+    def assemble(
+        self,
+        envelope: Envelope,
+        header: bytes,
+        body: Source,
+        *,
+        submission: Submission | None = None,
+        name: str = "",
+        origin: str,
+        add_missing: bool = False,
+        close: Callable[[], None] = lambda: None,
+    ) -> Ingested:
+        """Put a message together. ``header`` is the block with LF line ends, ``body`` what follows the empty line.
+
+        ``submission`` has how it is to be queued; its message, envelope and options do not count. ``name`` is its
+        Message-ID if that is known already. ``close`` is called when it is over. Raises SubmissionError and
+        ContentError.
+        """
+        asked = submission if isinstance(submission, QueueSubmission) else _PLAIN
+        for word, value in (("tenant", asked.tenant), ("idempotency_key", asked.idempotency_key)):
+            if not isinstance(value, str):
+                raise SubmissionError(f"{word}: a text is wanted, not {type(value).__name__}")
+        signed = self._signed(header, body, envelope.sender)
+        if signed is not None:
+            sent, stored, kept = signed
+            close = partial(_close_both, kept, close)
+        else:
+            sent, stored, kept = with_missing(header, envelope.sender) if add_missing else header, body, None
+        try:
+            large = len(sent) + 1 + stored.size > PART_OCTETS
+            content = b"" if large else b"%b\n%b" % (sent, stored.read())
+            new = self._submitter.message(
+                envelope,
+                sent,
+                now=self._clock(),
+                content=content,
+                tenant=asked.tenant,
+                not_before=instant(asked.not_before, "not_before"),
+                expires=instant(asked.expires, "expires"),
+                name=name or message_id(sent),
+                origin=origin,
+                idempotency_key=asked.idempotency_key,
+            )
+            if asked.idempotency_key and (large or sent is not header):
+                new = replace(new, digest=digest(envelope, _blocks(header, body)))
+        except BaseException:
+            if kept is not None:
+                kept.close()
+            raise
+        return Ingested(new, sent, stored, close)
+
+    def _signed(self, header: bytes, body: Source, sender: bytes) -> tuple[bytes, Source, IO[bytes] | None] | None:
+        """Header and body of a message with its signatures, and the file that the body is in if that is another one.
+
+        None: it is not signed.
+        """
+        if self.signing is None or not (choice := self.signing.choose(header)).keys:
+            return None
+        done = choice.sign(with_missing(header, sender), body)
+        if done.body is None:
+            return done.header, body, None
+        kept = spooled(done.body())
+        return done.header, Source(kept, 0, done.body_size), kept
+
+
+def _close_both(file: IO[bytes] | None, close: Callable[[], None]) -> None:
+    if file is not None:
+        file.close()
+    close()
+
+
+_PLAIN = QueueSubmission(message=b"")
+
+
+def _blocks(header: bytes, body: Source) -> Iterator[bytes]:
+    yield header + b"\n"
+    yield from body.blocks()

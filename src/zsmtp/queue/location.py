@@ -1,0 +1,83 @@
+"""Where a queue is, as a program or an environment variable says it: a URL, or the path of a file.
+
+``sqlite:///var/lib/app/mail.db`` and ``/var/lib/app/mail.db`` are the same file; in a URL the path is absolute and
+percent-encoded. ``memory:`` is a queue that ends with the process, for tests and documentation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from os import PathLike
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from zsmtp.errors import ConfigError
+from zsmtp.escape import escape
+
+VARIABLE = "ZSMTP_QUEUE"
+"""The environment variable that names the queue of commands."""
+DEFAULT = "/var/lib/zsmtp/queue.db"
+"""The queue of commands where nothing names another one."""
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_POSTGRESQL = ("postgres:", "postgresql:")
+
+
+class Location(NamedTuple):
+    """A queue; ``path`` is the file, "" for a queue in memory."""
+
+    path: str
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it ends with the process."""
+        return not self.path
+
+
+def locate(url: str | PathLike[str]) -> Location:
+    """Read a URL or a path. Raises ConfigError."""
+    if not isinstance(url, str | PathLike):
+        raise ConfigError(f"queue: a URL or a path is wanted, not {type(url).__name__}")
+    text = os.fspath(url)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ConfigError("queue: no URL and no path")
+    scheme = _SCHEME.match(text) if isinstance(url, str) else None
+    if scheme is None:
+        if text == ":memory:":
+            raise ConfigError("queue: a queue in memory is called memory:")
+        return Location(text)
+    word = scheme[0].lower()
+    if word == "memory:" and text[len(word) :] == "":
+        return Location("")
+    if word.startswith(_POSTGRESQL) or word.split("+")[0] + ":" in _POSTGRESQL:
+        raise ConfigError("queue: PostgreSQL is not supported yet; a queue is a SQLite file: sqlite:///path")
+    if word != "sqlite:":
+        raise ConfigError(f"queue: {escape(text[:100])} is none of sqlite:///path, memory: or the path of a file")
+    return Location(_path(text))
+
+
+def _path(text: str) -> str:
+    shown = escape(text[:100])
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ConfigError(f"queue: {shown} is no URL") from None
+    if parts.netloc or not text[len("sqlite:") :].startswith("///"):
+        raise ConfigError(f"queue: {shown} names no file of this machine; sqlite:///path is wanted, with three slashes")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"queue: nothing may follow the path in {shown}; ? and # in a path are %3F and %23")
+    path = unquote(parts.path)
+    if path.strip("/") == "" or "\0" in path:
+        raise ConfigError(f"queue: there is no path in {shown}")
+    return "/" + path.lstrip("/")
+
+
+def making(path: str) -> str:
+    """What makes the queue ``path``, for messages that it is not there."""
+    return f"zsmtp serve --queue {escape(path)} makes it, and so does zsmtp.Queue.open"
+
+
+def usual_location() -> Location:
+    """The queue that the environment names, else the one of the system. Raises ConfigError."""
+    return locate(os.environ.get(VARIABLE) or DEFAULT)

@@ -1,0 +1,139 @@
+"""What all parts of a store in memory have: the data, the clocks, what fails next, and who is to know of a change."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+
+from zsmtp.queue import intake, settling
+from zsmtp.queue.leases import LeaseTable
+from zsmtp.queue.limits import (
+    HISTORY_KEPT,
+)
+from zsmtp.queue.memory.data import Data
+from zsmtp.queue.operators import (
+    SiteStatus,
+)
+from zsmtp.queue.settling import NoticeRule
+from zsmtp.queue.states import (
+    AttemptKey,
+    OwedNotice,
+    QueuedRecipient,
+    milliseconds,
+    seconds,
+)
+from zsmtp.queue.store import (
+    Deferred,
+    Lease,
+    Settlement,
+)
+from zsmtp.records import replace
+
+
+class Shared:
+    """What the stores of one queue share: its data, the leases, and what each node has not been told yet."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.leases = LeaseTable(max((mark.lease for mark in data.marks.values()), default=0))
+        self.doubts: dict[int, set[AttemptKey]] = {}  # by lease: what must be settled before it is claimed from
+        self.news: dict[str, News] = {}
+        self.nodes: dict[str, float] = {}  # since when
+        self.statuses: dict[str, SiteStatus] = {}
+
+
+class News:
+    """What changed since a node asked."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, float] = {}
+        self.poked: set[str] = set()
+        self.rules = False
+        self.there = asyncio.Event()
+
+
+class MemoryBase:
+    """A process that uses a queue in memory."""
+
+    def __init__(
+        self,
+        *,
+        shard: int = 0,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        free_space: Callable[[], int] = lambda: -1,
+        notice_rule: NoticeRule = settling.failure_notice,
+        history_kept: float = HISTORY_KEPT,
+    ) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._free_space = free_space
+        self._notice_rule = notice_rule
+        self._history_kept = history_kept
+        self._shared = Shared(Data(shard))
+        self._node = ""
+        self._faults: defaultdict[str, deque[Exception]] = defaultdict(deque)
+
+    @property
+    def shard(self) -> int:
+        """The shard its ids belong to."""
+        return self._data.shard
+
+    @property
+    def _data(self) -> Data:
+        return self._shared.data
+
+    def _begin(self, operation: str) -> None:
+        if self._faults[operation]:
+            raise self._faults[operation].popleft()
+
+    def _keys(self, lease: Lease) -> set[str]:
+        holding = self._shared.leases.get(lease.number)
+        return set() if holding is None else holding.keys
+
+    # ----------------------------------------------------------------- results
+
+    def _settle(self, settlement: Settlement, one: QueuedRecipient) -> None:
+        data = self._data
+        data.settled(one.next_attempt)
+        if settlement.notice is not None:
+            owed = settlement.notice
+            data.owed[owed.message, owed.number, owed.kind] = self._kept_notice(owed)
+        if isinstance(settlement, Deferred):
+            after = settling.deferred(replace(settlement, hold=data.hold(settlement.hold)), one)
+            status, reason = intake.clean(after.status), intake.clean(after.reason)
+            after = replace(after, due=seconds(milliseconds(after.due)), status=status, reason=reason)
+            data.recipients[one.message, one.number] = after
+            if settlement.entry is not None:
+                data.write(settlement.entry)
+            if after.key != one.key:
+                self._tell_due(after)
+            return
+        if settling.repeats(settlement.entry, doubtful=one.doubtful, attempts=one.attempts):
+            data.counters["repeated"] += 1
+        data.write(settlement.entry)
+        del data.recipients[one.message, one.number]
+        data.forget(one.message)
+
+    @staticmethod
+    def _kept_notice(owed: OwedNotice) -> OwedNotice:
+        at, expires, last = (seconds(milliseconds(time)) for time in (owed.at, owed.expires, owed.last_attempt))
+        return replace(intake.kept_notice(owed), at=at, expires=expires, last_attempt=last)
+
+    # ---------------------------------------------------------------- arrivals
+
+    def _tell_due(self, one: QueuedRecipient) -> None:
+        if not one.hold:
+            for news in self._shared.news.values():
+                news.keys[one.key] = min(news.keys.get(one.key, one.due), one.due)
+                news.there.set()
+
+    def _tell(self, *, poked: Iterable[str] = (), rules: bool = False) -> None:
+        keys = set(poked)
+        for news in self._shared.news.values():
+            news.poked |= keys
+            news.rules |= rules
+            if keys or rules:
+                news.there.set()

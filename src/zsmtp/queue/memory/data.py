@@ -1,0 +1,221 @@
+"""The data of a queue in memory: what is on the disk elsewhere, as dictionaries, and the questions asked of it.
+
+:class:`Data` is one queue. What of it survives a death is decided by :meth:`Data.after_death`; everything else here is
+looking up and counting, in the order that the contract promises.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from zsmtp.queue import settling
+from zsmtp.queue.filter import Filter
+from zsmtp.queue.ids import next_id
+from zsmtp.queue.intake import kept_entry
+from zsmtp.queue.limits import BY_COMMAND
+from zsmtp.queue.operators import (
+    Row,
+    Rule,
+)
+from zsmtp.queue.states import (
+    AttemptKey,
+    HistoryEntry,
+    NoticeKind,
+    OwedNotice,
+    Position,
+    QueuedMessage,
+    QueuedRecipient,
+    State,
+    SubQueue,
+    milliseconds,
+    seconds,
+)
+from zsmtp.queue.store import (
+    Doubt,
+    NewMessage,
+    NewRecipient,
+)
+from zsmtp.records import replace
+
+
+class Mark(NamedTuple):
+    """The mark of an attempt: the lease it was made under, and whether it is on the disk already."""
+
+    lease: int
+    durable: bool
+
+
+class Pending:
+    """An upload on its way in."""
+
+    def __init__(self, message: NewMessage, touched: float) -> None:
+        self.message = message
+        self.content = [message.content] if message.content else []
+        self.recipients: list[NewRecipient] = list(message.recipients)
+        self.touched = touched
+
+
+@dataclass
+class Data:
+    """One queue: everything that transactions change."""
+
+    shard: int
+    last_id: int = 0
+    messages: dict[int, QueuedMessage] = field(default_factory=dict)
+    contents: dict[int, bytes] = field(default_factory=dict)
+    recipients: dict[tuple[int, int], QueuedRecipient] = field(default_factory=dict)
+    uploads: dict[int, Pending] = field(default_factory=dict)
+    history: dict[int, HistoryEntry] = field(default_factory=dict)
+    last_entry: int = 0
+    owed: dict[tuple[int, int, NoticeKind], OwedNotice] = field(default_factory=dict)
+    rules: dict[int, Rule] = field(default_factory=dict)
+    last_rule: int = 0
+    sites: dict[str, str] = field(default_factory=dict)
+    idempotency: dict[tuple[str, str], tuple[bytes, int]] = field(default_factory=dict)
+    counters: Counter[str] = field(default_factory=Counter)
+    marks: dict[AttemptKey, Mark] = field(default_factory=dict)
+    in_hand: dict[int, set[AttemptKey]] = field(default_factory=dict)
+    lost: set[AttemptKey] = field(default_factory=set)
+    """What was in hand when the machine died, and is in doubt since."""
+
+    def after_death(self, *, machine: bool) -> Data:
+        """A copy with what survives: with the machine go the marks that are not on the disk yet."""
+        data = copy.deepcopy(self)
+        if machine:
+            data.marks = {attempt: mark for attempt, mark in data.marks.items() if mark.durable}
+            data.lost |= set().union(*data.in_hand.values())
+        data.in_hand.clear()
+        return data
+
+    def draw(self, now: float) -> int:
+        """A new id."""
+        self.last_id = next_id(self.last_id, now)
+        return self.last_id
+
+    def site_of(self, key: str) -> str:
+        """The site a queue key belongs to."""
+        return self.sites.get(key, key)
+
+    def hold(self, number: int) -> int:
+        """What holds a recipient that a rule is said to hold."""
+        return number if number < 0 or number == BY_COMMAND or number in self.rules else 0
+
+    # ------------------------------------------------------------- recipients
+
+    def of_keys(self, keys: Collection[str]) -> Iterator[QueuedRecipient]:
+        """The recipients of queue keys that are not held."""
+        return (one for one in self.recipients.values() if one.key in keys and not one.hold)
+
+    def heads(self, keys: Collection[str]) -> dict[SubQueue, float]:
+        """When the first recipient of each sub-queue is due."""
+        heads: dict[SubQueue, float] = {}
+        for one in self.of_keys(keys):
+            heads[one.sub_queue] = min(heads.get(one.sub_queue, one.due), one.due)
+        return dict(sorted(heads.items()))
+
+    def agenda(self) -> dict[str, float]:
+        """The queue keys with recipients that are not held, and when the first of each is due."""
+        agenda: dict[str, float] = {}
+        for one in self.recipients.values():
+            if not one.hold:
+                agenda[one.key] = min(agenda.get(one.key, one.due), one.due)
+        return agenda
+
+    def sub_queue(self, wanted: SubQueue, after: Position) -> list[QueuedRecipient]:
+        """The recipients of a sub-queue behind a position, in order."""
+        found = [one for one in self.of_keys((wanted.key,)) if one.sub_queue == wanted and one.position > after]
+        return sorted(found, key=lambda one: one.position)
+
+    def present(self, message: int) -> bool:
+        """Whether a message has recipients without an end, or notices are owed for it."""
+        return any(key[0] == message for key in self.recipients) or any(key[0] == message for key in self.owed)
+
+    def forget(self, message: int) -> None:
+        """Delete a message that nobody needs."""
+        if not self.present(message):
+            self.messages.pop(message, None)
+            self.contents.pop(message, None)
+
+    # ----------------------------------------------------------------- doubts
+
+    def settled(self, attempt: AttemptKey) -> None:
+        """Forget that an attempt was marked or in hand."""
+        self.marks.pop(attempt, None)
+        self.lost.discard(attempt)
+
+    def doubts(self, keys: Collection[str], lease: int) -> tuple[Doubt, ...]:
+        """Attempts of earlier owners of these keys whose results are not known."""
+        marked = {attempt for attempt, mark in self.marks.items() if mark.lease != lease}
+        return tuple(
+            Doubt(one, self.messages[one.message], machine=attempt not in marked)
+            for attempt in sorted(marked | self.lost)
+            if (one := self.recipients.get(attempt[:2])) and one.next_attempt == attempt and one.key in keys
+        )
+
+    def doubted(self, held: Callable[[int], bool]) -> set[str]:
+        """The queue keys with attempts in doubt; ``held`` tells whether a lease is still there."""
+        attempts = self.lost | {attempt for attempt, mark in self.marks.items() if not held(mark.lease)}
+        found = ((self.recipients.get(attempt[:2]), attempt) for attempt in attempts)
+        return {one.key for one, attempt in found if one is not None and one.next_attempt == attempt}
+
+    def marked(self, recipient: QueuedRecipient) -> bool:
+        """Whether a server may have the message by now for all that is known."""
+        return recipient.next_attempt in self.marks
+
+    # ---------------------------------------------------------------- history
+
+    def write(self, entry: HistoryEntry) -> None:
+        """Append to the history, and count."""
+        self.last_entry += 1
+        self.history[self.last_entry] = replace(kept_entry(entry), at=_kept(entry.at), seconds=_kept(entry.seconds))
+        for name in settling.counters(entry.outcome, made=entry.attempt > 0):
+            self.counters[name] += 1
+
+    # -------------------------------------------------------------- selection
+
+    def rows(self, state_of: Callable[[QueuedRecipient], State]) -> Iterator[Row]:
+        """Everything that is there, by ids."""
+        for key in sorted(self.recipients):
+            recipient = self.recipients[key]
+            yield Row(recipient, self.messages[recipient.message], state_of(recipient))
+
+    def matching(self, wanted: Filter, rows: Iterable[Row], now: float) -> Iterator[Row]:
+        """The rows that a filter matches."""
+        for row in rows:
+            site = self.site_of(row.recipient.key)
+            if wanted.matches(row.recipient, row.message, row.state, now, site=site, shard=self.shard):
+                yield row
+
+    # ------------------------------------------------------------------ check
+
+    def findings(self) -> Iterator[str]:
+        """What must not be."""
+        for (message, number), recipient in self.recipients.items():
+            if message not in self.messages:
+                yield f"recipient {number} of message {message} has no message"
+            if (recipient.message, recipient.number) != (message, number):
+                yield f"recipient {number} of message {message} stands in the wrong place"
+        for message in self.messages:
+            if message not in self.contents:
+                yield f"message {message} has no content"
+            if not self.present(message):
+                yield f"message {message} has neither recipients nor notices that are owed"
+        for message in self.contents.keys() - self.messages.keys():
+            yield f"content {message} has no message"
+        for message, number, _ in self.owed:
+            if message not in self.messages:
+                yield f"a notice is owed for recipient {number} of message {message}, which is not there"
+        ends = sum(self.counters[end] for end in ("delivered", "failed", "expired", "dropped"))
+        if self.counters["accepted"] != ends + len(self.recipients):
+            yield (
+                f"{self.counters['accepted']} recipients were accepted, but {ends} have ends and "
+                f"{len(self.recipients)} are there"
+            )
+
+
+def _kept(time: float) -> float:
+    return seconds(milliseconds(time))

@@ -1,0 +1,220 @@
+"""Leases, claims, marks, results and arrivals of a queue in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+
+from zsmtp.errors import QueueError
+from zsmtp.queue import settling
+from zsmtp.queue.leases import Holding
+from zsmtp.queue.limits import (
+    CHUNK,
+)
+from zsmtp.queue.memory.base import MemoryBase, News
+from zsmtp.queue.memory.data import Mark
+from zsmtp.queue.operators import (
+    SiteStatus,
+)
+from zsmtp.queue.states import (
+    AttemptKey,
+    Position,
+    SubQueue,
+    milliseconds,
+    seconds,
+)
+from zsmtp.queue.store import (
+    Arrivals,
+    Claimed,
+    Head,
+    Lease,
+    Settlement,
+)
+
+
+class MemoryDelivery(MemoryBase):
+    """The side of a store that delivers, once it has joined."""
+
+    def wake(self) -> None:
+        """Nothing is ever submitted behind this store's back: it only ends a wait for arrivals."""
+        if self._node in self._shared.news:
+            self._shared.news[self._node].there.set()
+
+    # ---------------------------------------------------------------- delivery
+
+    async def join(self, node: str) -> None:
+        """Become a node."""
+        self._begin("join")
+        for attempt, mark in self._data.marks.items():  # it is a commit like any other
+            self._data.marks[attempt] = mark._replace(durable=True)
+        self._node = node
+        self._shared.leases.join(node, self._monotonic())
+        self._shared.news[node] = News()
+        self._shared.nodes[node] = self._clock()
+
+    def beat(self) -> None:
+        """Say that the event loop turns."""
+        self._shared.leases.beat(self._node, self._monotonic())
+
+    def _drop(self, holding: Holding) -> None:
+        self._shared.doubts.pop(holding.number, None)
+        self._data.in_hand.pop(holding.number, None)
+
+    async def agenda(self) -> dict[str, float]:
+        """The queue keys with recipients that are not held, and when the first of each is due."""
+        self._begin("agenda")
+        return self._data.agenda()
+
+    async def take(self, keys: Collection[str], *, limit: int) -> list[Lease]:
+        """Lease sites without owner."""
+        self._begin("take")
+        for lapsed in self._shared.leases.lapse(self._monotonic()):
+            self._drop(lapsed)
+        leases = self._shared.leases
+        orphans = self._data.doubted(lambda number: leases.get(number) is not None)
+        sites: dict[str, list[str]] = {}
+        for key in [*keys, *sorted(orphans)]:
+            sites.setdefault(self._data.site_of(key), []).append(key)
+        others = self._data.agenda()
+        taken = []
+        for site, asked in sites.items():
+            holding = leases.of_site(site)
+            if holding is not None:
+                if holding.node == self._node and leases.extend(holding, asked):
+                    taken.append(self._lease(holding))
+            elif limit > 0 and any(leases.of_key(key) is None for key in asked):
+                limit -= 1
+                members = [*asked, *(key for key in others if self._data.site_of(key) == site)]
+                taken.append(self._lease(leases.take(site, members, self._node)))
+        return taken
+
+    def _lease(self, holding: Holding) -> Lease:
+        doubts = self._data.doubts(holding.keys, holding.number)
+        self._shared.doubts[holding.number] = {doubt.recipient.next_attempt for doubt in doubts}
+        return Lease(holding.number, holding.site, tuple(sorted(holding.keys)), doubts)
+
+    async def give_back(self, leases: Collection[Lease]) -> None:
+        """Give leases up."""
+        self._begin("give_back")
+        numbers = {lease.number for lease in leases}
+        for mark in self._data.marks.values():
+            if mark.lease in numbers:
+                raise QueueError("a lease with marked attempts cannot be given back: settle them first")
+        for holding in self._shared.leases.drop(numbers):
+            self._drop(holding)
+
+    async def learn(self, sites: Mapping[str, str]) -> None:
+        """Remember which site a queue key belongs to."""
+        self._begin("learn")
+        self._data.sites.update(sites)
+
+    async def heads(self, leases: Collection[Lease]) -> list[Head]:
+        """The sub-queues of the leases with work."""
+        self._begin("heads")
+        keys = set().union(*(self._keys(lease) for lease in leases))
+        return [Head(sub_queue, due) for sub_queue, due in self._data.heads(keys).items()]
+
+    async def claim(
+        self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
+    ) -> tuple[list[Claimed], float | None]:
+        """Read recipients that are due, and when the next one is."""
+        self._begin("claim")
+        if sub_queue.key not in self._keys(lease):
+            return [], None
+        doubts = self._shared.doubts.get(lease.number, set())
+        claimed: list[Claimed] = []
+        contents: set[int] = set()
+        behind = [one for one in self._data.sub_queue(sub_queue, after) if one.next_attempt not in doubts]
+        for place, one in enumerate(behind):
+            size = self._data.messages[one.message].size
+            small = size <= CHUNK
+            costs = size if small and one.message not in contents else 0
+            if place == limit or one.due > seconds(milliseconds(now)) or (costs and place and octets < costs):
+                return claimed, one.due
+            octets -= costs
+            contents.add(one.message)
+            content = self._data.contents[one.message] if small else None
+            claimed.append(Claimed(one, self._data.messages[one.message], content))
+        return claimed, None
+
+    async def review(self, lease: Lease, after: tuple[int, int], *, limit: int) -> list[Claimed]:
+        """Read recipients in order of their ids, due or not."""
+        self._begin("review")
+        doubts = self._shared.doubts.get(lease.number, set())
+        found = [
+            Claimed(one, self._data.messages[one.message], None)
+            for one in self._data.of_keys(self._keys(lease))
+            if (one.message, one.number) > after and one.next_attempt not in doubts
+        ]
+        return sorted(found, key=lambda claimed: claimed.recipient.next_attempt)[:limit]
+
+    async def content(self, message: int, size: int) -> AsyncIterator[bytes]:
+        """The content of a message in chunks."""
+        self._begin("content")
+        content = self._data.contents.get(message)
+        if content is None or message not in self._data.messages:
+            raise QueueError(f"message {message} is not there")
+        if len(content) != size:
+            raise QueueError(f"message {message} has {len(content)} octets, not {size}")
+        for start in range(0, size, CHUNK):
+            yield content[start : start + CHUNK]
+
+    async def mark(self, lease: Lease, attempts: Sequence[AttemptKey]) -> bool:
+        """Commit that these attempts may complete."""
+        self._begin("mark")
+        if not self._shared.leases.may_mark(lease.number, self._monotonic()):
+            return False
+        keys = self._keys(lease)
+        for message, number, attempt in attempts:
+            one = self._data.recipients.get((message, number))
+            if not settling.may_mark(attempt, one, owner=one is not None and one.key in keys):
+                return False
+        covered = self._data.in_hand.get(lease.number, set())
+        for key in attempts:
+            self._data.marks[key] = Mark(lease.number, durable=key not in covered)
+        return True
+
+    async def settle(
+        self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
+    ) -> list[AttemptKey]:
+        """Write results, with what is in hand after them."""
+        self._begin("settle")
+        keys = self._keys(lease)
+        conflicts = []
+        for key, mark in self._data.marks.items():  # the commit of results takes marks to the disk that came before
+            self._data.marks[key] = mark._replace(durable=True)
+        for settlement in settlements:
+            message, number, attempt = settling.attempt_of(settlement)
+            one = self._data.recipients.get((message, number))
+            owner = one is not None and one.key in keys
+            if settling.applies(settlement, one, owner=owner, now=self._clock()):
+                assert one is not None
+                self._settle(settlement, one)
+            else:
+                conflicts.append(AttemptKey(message, number, attempt))
+                if (entry := settling.late(settlement)) is not None:
+                    self._data.write(entry)
+        if self._shared.leases.get(lease.number) is not None:
+            self._data.in_hand[lease.number] = set(in_hand)
+            doubts = self._shared.doubts.get(lease.number, set())
+            doubts -= {AttemptKey(*settling.attempt_of(one)) for one in settlements}
+        return conflicts
+
+    async def arrivals(self, timeout: float) -> Arrivals:
+        """Wait until there is something new."""
+        self._begin("arrivals")
+        news = self._shared.news.get(self._node)
+        if news is None:
+            raise QueueError("only a node is told of arrivals: join first")
+        try:
+            async with asyncio.timeout(timeout):
+                await news.there.wait()
+        except TimeoutError:
+            pass
+        self._shared.news[self._node] = News()
+        return Arrivals(news.keys, frozenset(news.poked), news.rules)
+
+    async def report(self, statuses: Sequence[SiteStatus]) -> None:
+        """Keep how sites are served."""
+        self._begin("report")
+        self._shared.statuses |= {status.site: status for status in statuses}

@@ -1,0 +1,113 @@
+"""New messages of a queue in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from zsmtp.errors import QueueError
+from zsmtp.queue import intake
+from zsmtp.queue.memory.base import MemoryBase
+from zsmtp.queue.memory.data import Pending
+from zsmtp.queue.store import (
+    Accepted,
+    NewMessage,
+    NewRecipient,
+)
+
+
+class MemoryStoreIntake(MemoryBase):
+    """The side of a store that takes messages in."""
+
+    async def submit(self, messages: Sequence[NewMessage]) -> list[Accepted]:
+        """Queue messages, all or none."""
+        self._begin("submit")
+        for message in messages:
+            intake.check_message(message, len(message.recipients))
+            for recipient in message.recipients:
+                intake.check_recipient(recipient)
+            intake.check_room(self._free_space(), len(message.content))
+        found = [self._known(message) for message in messages]
+        drawn: dict[tuple[str, str], tuple[bytes, int]] = {}
+        for message in messages:  # two of the same call with one key
+            if message.idempotency_key:
+                digest, _ = drawn.setdefault((message.tenant, message.idempotency_key), (message.digest, 0))
+                intake.check_digest(message, digest, 0, self.shard)
+        return [
+            known or self._known(message) or self._accept(message, message.recipients, message.content)
+            for message, known in zip(messages, found, strict=True)
+        ]
+
+    def _known(self, message: NewMessage) -> Accepted | None:
+        known = self._data.idempotency.get((message.tenant, message.idempotency_key))
+        if known is None or not message.idempotency_key:
+            return None
+        intake.check_digest(message, known[0], known[1], self.shard)
+        return Accepted(known[1], existed=True)
+
+    def _accept(
+        self, message: NewMessage, recipients: Sequence[NewRecipient], content: bytes, drawn: int = 0
+    ) -> Accepted:
+        data = self._data
+        now = self._clock()
+        number = drawn or data.draw(now)
+        data.messages[number] = intake.message_of(message, number, now, size=len(content), recipients=len(recipients))
+        data.contents[number] = content
+        for place, recipient in enumerate(recipients):
+            one = intake.recipient_of(message, recipient, number, place, hold=data.hold(recipient.hold))
+            data.recipients[number, place] = one
+            self._tell_due(one)
+        if message.idempotency_key:
+            data.idempotency[message.tenant, message.idempotency_key] = (message.digest, number)
+        data.counters["messages"] += 1
+        data.counters["accepted"] += len(recipients)
+        return Accepted(number)
+
+    async def upload(self, message: NewMessage) -> MemoryUpload:
+        """Begin a large message."""
+        self._begin("upload")
+        intake.check_message(message, 1)
+        number = self._data.draw(self._clock())
+        self._data.uploads[number] = Pending(message, self._clock())
+        return MemoryUpload(self, number)
+
+
+class MemoryUpload:
+    """A large message on its way into a queue in memory."""
+
+    def __init__(self, store: MemoryStoreIntake, number: int) -> None:
+        self._store = store
+        self._number = number
+
+    def _pending(self) -> Pending:
+        self._store._begin("upload")
+        pending = self._store._data.uploads.get(self._number)
+        if pending is None:
+            raise QueueError("this upload is over: it was accepted, discarded, or swept after an hour without a part")
+        pending.touched = self._store._clock()
+        return pending
+
+    async def write(self, data: bytes) -> None:
+        """Store more of the content."""
+        intake.check_room(self._store._free_space(), len(data))
+        self._pending().content.append(bytes(data))
+
+    async def add_recipients(self, recipients: Iterable[NewRecipient]) -> None:
+        """Store more recipients."""
+        recipients = list(recipients)
+        for recipient in recipients:
+            intake.check_recipient(recipient)
+        self._pending().recipients.extend(recipients)
+
+    async def accept(self) -> Accepted:
+        """Make it a message."""
+        pending = self._pending()
+        intake.check_message(pending.message, len(pending.recipients))
+        del self._store._data.uploads[self._number]
+        known = self._store._known(pending.message)
+        return known or self._store._accept(
+            pending.message, pending.recipients, b"".join(pending.content), drawn=self._number
+        )
+
+    async def discard(self) -> None:
+        """Forget it."""
+        self._store._data.uploads.pop(self._number, None)

@@ -1,0 +1,202 @@
+"""What operators read and change of a queue in memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+
+from zsmtp.errors import QueueError
+from zsmtp.queue import settling
+from zsmtp.queue.filter import Filter
+from zsmtp.queue.filter import age as age_of
+from zsmtp.queue.limits import (
+    MAX_RULES,
+)
+from zsmtp.queue.memory.base import MemoryBase
+from zsmtp.queue.operators import (
+    GROUPS,
+    Change,
+    NodeStatus,
+    Row,
+    Rule,
+    SiteStatus,
+    age_group,
+)
+from zsmtp.queue.states import (
+    HistoryEntry,
+    Position,
+    QueuedMessage,
+    QueuedRecipient,
+    State,
+    milliseconds,
+    seconds,
+)
+from zsmtp.records import replace
+
+PIECE = 1000  # recipients changed at a time
+
+
+class MemoryOperating(MemoryBase):
+    """The side of a store that operators see."""
+
+    def _state(self, one: QueuedRecipient) -> State:
+        if one.hold:
+            return State.HELD
+        under = {lease for lease, hands in self._data.in_hand.items() if one.next_attempt in hands}
+        if one.next_attempt in self._data.marks:
+            under.add(self._data.marks[one.next_attempt].lease)
+        return State.LEASED if any(map(self._lives, under)) else State.DUE
+
+    def _lives(self, lease: int) -> bool:
+        holding = self._shared.leases.get(lease)
+        return holding is not None and self._shared.leases.lives(holding.node, self._monotonic())
+
+    def _matching(self, wanted: Filter) -> list[Row]:
+        return list(self._data.matching(wanted, self._data.rows(self._state), self._clock()))
+
+    async def select(
+        self, wanted: Filter, *, after: Position | None = None, limit: int | None = None
+    ) -> AsyncIterator[Row]:
+        """The recipients that match, in order of their ids."""
+        self._begin("select")
+        rows = self._matching(wanted)
+        if after is not None:
+            rows = [row for row in rows if (row.recipient.message, row.recipient.number) > after[1:]]
+        for row in rows[:limit]:
+            yield row
+
+    async def count(self, wanted: Filter, *, by: str = "") -> dict[str, int]:
+        """How many match."""
+        self._begin("count")
+        now = self._clock()
+        groups: Mapping[str, Callable[[Row], str]] = {
+            "": lambda row: "",
+            "key": lambda row: row.recipient.key,
+            "site": lambda row: self._data.site_of(row.recipient.key),
+            "tenant": lambda row: row.recipient.tenant,
+            "state": lambda row: row.state.value,
+            "age": lambda row: age_group(age_of(row.message.id, now)),
+            "reason": lambda row: row.recipient.reason,
+        }
+        if by not in GROUPS:
+            raise QueueError(f"{by!r} is nothing to count by; known: {', '.join(GROUPS[1:])}")
+        counted = Counter(map(groups[by], self._matching(wanted)))
+        return dict(counted) if by else {"": counted[""]}
+
+    async def change(self, wanted: Filter, change: Change) -> AsyncIterator[int]:
+        """Change the recipients that match, in pieces."""
+        self._begin("change")
+        settling.check_change(change)
+        if change.hold is not None and self._data.hold(change.hold) != change.hold:
+            raise QueueError(f"there is no rule {change.hold}")
+        rows = self._matching(wanted)
+        for start in range(0, len(rows), PIECE):
+            yield sum(self._change(row, change) for row in rows[start : start + PIECE])
+
+    def _change(self, row: Row, change: Change) -> bool:
+        one = self._data.recipients.get((row.recipient.message, row.recipient.number))
+        if one is None or not settling.may_change(change, marked=self._data.marked(one)):
+            return False
+        self._tell(poked=[one.key])
+        if change.end is not None:
+            self._settle(settling.ended(change, one, row.message, self._clock(), self._notice_rule), one)
+            return True
+        after = settling.changed(change, one)
+        after = replace(after, due=seconds(milliseconds(after.due)), expires=seconds(milliseconds(after.expires)))
+        self._data.recipients[one.message, one.number] = after
+        self._tell_due(after)
+        return True
+
+    async def message(self, message: int) -> QueuedMessage | None:
+        """A message that is there."""
+        self._begin("message")
+        return self._data.messages.get(message) if self._data.present(message) else None
+
+    async def history(self, message: int) -> list[HistoryEntry]:
+        """The history of a message, oldest first."""
+        self._begin("history")
+        return [entry for entry in self._data.history.values() if entry.message == message]
+
+    async def ends(self, wanted: Filter, *, limit: int | None = None) -> AsyncIterator[HistoryEntry]:
+        """Ends that match, youngest first."""
+        self._begin("ends")
+        wanted.check_for_ends()
+        now = self._clock()
+        found = [
+            entry
+            for entry in reversed(self._data.history.values())
+            if entry.outcome.end is not None
+            and wanted.matches_end(entry, now, site=self._data.site_of(entry.key), shard=self.shard)
+        ]
+        for entry in found[:limit]:
+            yield entry
+
+    async def events(self, cursor: str, *, limit: int) -> tuple[str, list[HistoryEntry]]:
+        """History behind a cursor, and the next cursor."""
+        self._begin("events")
+        if cursor and not cursor.isdecimal():
+            raise QueueError(f"{cursor[:40]!r} is no cursor of events")
+        last = int(cursor or 0)
+        found = [number for number in self._data.history if number > last][:limit]
+        return str(found[-1] if found else last), [self._data.history[number] for number in found]
+
+    async def sites(self, names: Collection[str] = ()) -> list[SiteStatus]:
+        """What was reported of sites."""
+        self._begin("sites")
+        statuses = self._shared.statuses
+        return [statuses[site] for site in sorted(statuses) if site in names or not names]
+
+    async def nodes(self) -> list[NodeStatus]:
+        """The nodes, alive or not."""
+        self._begin("nodes")
+        leases = list(self._shared.leases)
+        return [
+            NodeStatus(
+                node=node,
+                since=since,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                alive=self._shared.leases.lives(node, self._monotonic()),
+                draining=False,
+                sites=sum(holding.node == node for holding in leases),
+            )
+            for node, since in self._shared.nodes.items()
+        ]
+
+    async def rules(self) -> list[Rule]:
+        """The standing rules, oldest first."""
+        self._begin("rules")
+        return list(self._data.rules.values())
+
+    async def add_rule(self, rule: Rule) -> Rule:
+        """Add a rule."""
+        self._begin("add_rule")
+        if len(self._data.rules) >= MAX_RULES:
+            raise QueueError(f"{MAX_RULES} rules are the limit")
+        self._data.last_rule += 1
+        created = seconds(milliseconds(self._clock()))
+        until = None if rule.until is None else seconds(milliseconds(rule.until))
+        rule = replace(rule, number=self._data.last_rule, created=created, until=until)
+        self._data.rules[rule.number] = rule
+        self._tell(rules=True)
+        return rule
+
+    async def delete_rule(self, number: int) -> bool:
+        """Delete a rule, and release what it holds."""
+        self._begin("delete_rule")
+        if self._data.rules.pop(number, None) is None:
+            return False
+        for place, one in self._data.recipients.items():
+            if one.hold == number:
+                self._data.recipients[place] = replace(one, hold=0)
+                self._tell_due(self._data.recipients[place])
+                self._tell(poked=[one.key])
+        self._tell(rules=True)
+        return True
+
+    async def counters(self) -> Mapping[str, int]:
+        """Totals since the queue was made."""
+        self._begin("counters")
+        return dict(self._data.counters)

@@ -1,0 +1,153 @@
+"""A queue in memory: the contract of ``zsmtp.queue.store`` in the plainest words, for tests and documentation.
+
+What stands here is what the other stores are held to. Several stores may share one queue, as nodes share a database
+(:meth:`MemoryStore.another`). :meth:`MemoryStore.crash` gives a store with what would have survived the death of the
+process or of the machine; :meth:`MemoryStore.fail` makes an operation fail, as a full disk would::
+
+    store = MemoryStore()
+    await store.submit([message])
+    store.fail("settle", QueueUnavailable("the disk is full"))
+    after = store.crash(machine=True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from zsmtp.queue.filter import age as age_of
+from zsmtp.queue.limits import (
+    KEYS_KEPT,
+    NOTICE_RECIPIENTS,
+    NOTICE_WAIT,
+    UPLOAD_WAIT,
+)
+from zsmtp.queue.memory.base import Shared
+from zsmtp.queue.memory.delivery import MemoryDelivery
+from zsmtp.queue.memory.intake import MemoryStoreIntake
+from zsmtp.queue.memory.operating import MemoryOperating
+from zsmtp.queue.operators import (
+    Health,
+)
+from zsmtp.queue.states import (
+    OwedNotice,
+    QueuedMessage,
+    milliseconds,
+)
+from zsmtp.queue.store import (
+    Accepted,
+    NewMessage,
+)
+
+
+class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating):
+    """A ``QueueStore`` in memory. ``clock`` gives seconds since 1970, ``monotonic`` those that leases are judged by."""
+
+    # ------------------------------------------------------------- for tests
+
+    def another(self) -> MemoryStore:
+        """A store of another process on the same queue."""
+        twin = MemoryStore(
+            clock=self._clock,
+            monotonic=self._monotonic,
+            free_space=self._free_space,
+            notice_rule=self._notice_rule,
+            history_kept=self._history_kept,
+        )
+        twin._shared = self._shared
+        return twin
+
+    def crash(self, *, machine: bool = False) -> MemoryStore:
+        """A store with what survives if all processes that use the queue die now, or the machine does."""
+        twin = self.another()
+        twin._shared = Shared(self._data.after_death(machine=machine))
+        return twin
+
+    def fail(self, operation: str, error: Exception, *, times: int = 1) -> None:
+        """Let the next calls of a method raise ``error``, with nothing done."""
+        self._faults[operation].extend([error] * times)
+
+    async def close(self) -> None:
+        """Give the leases back; marks stay."""
+        for holding in self._shared.leases.leave(self._node):
+            self._drop(holding)
+        self._shared.news.pop(self._node, None)
+
+    # ----------------------------------------------------------------- notices
+
+    async def owed(self, now: float, *, limit: int) -> list[tuple[QueuedMessage, list[OwedNotice]]]:
+        """Messages that notices are owed for."""
+        self._begin("owed")
+        busy = {attempt.message for hands in self._data.in_hand.values() for attempt in hands}
+        by_message: dict[int, list[OwedNotice]] = {}
+        for key in sorted(self._data.owed, key=lambda key: (key[0], key[1], key[2].value)):
+            by_message.setdefault(key[0], []).append(self._data.owed[key])
+        found = []
+        for message, notices in by_message.items():
+            if message not in busy or min(one.at for one in notices) <= now - NOTICE_WAIT:
+                found.append((self._data.messages[message], notices[:NOTICE_RECIPIENTS]))
+        return found[:limit]
+
+    async def notify(self, owed: Sequence[OwedNotice], notice: NewMessage | None) -> Accepted | None:
+        """Replace owed notices by a message."""
+        self._begin("notify")
+        keys = [(one.message, one.number, one.kind) for one in owed]
+        if any(key not in self._data.owed for key in keys):
+            return None
+        accepted = None
+        if notice is not None:
+            (accepted,) = await self.submit([notice])
+            self._data.counters["notices"] += 1
+        for key in keys:
+            del self._data.owed[key]
+        for message in {key[0] for key in keys}:
+            self._data.forget(message)
+        return accepted
+
+    # ------------------------------------------------------------------- sweep
+
+    async def sweep(self, now: float) -> int:
+        """Do the housekeeping."""
+        self._begin("sweep")
+        data = self._data
+        done = 0
+        for number, pending in list(data.uploads.items()):
+            if pending.touched <= now - UPLOAD_WAIT:
+                del data.uploads[number]
+                done += 1
+        for number, entry in list(data.history.items()):
+            if entry.at <= now - self._history_kept and number != data.last_entry:
+                del data.history[number]
+                done += 1
+        done += self._sweep_idempotency(now)
+        for rule in list(data.rules.values()):
+            if rule.until is not None and rule.until <= now:
+                done += 1
+                await self.delete_rule(rule.number)
+        return done
+
+    def _sweep_idempotency(self, now: float) -> int:
+        data = self._data
+        done = 0
+        for key, (_, message) in list(data.idempotency.items()):
+            if any(place[0] == message for place in data.recipients):
+                continue
+            ends = [entry.at for entry in data.history.values() if entry.message == message]
+            if all(at <= now - KEYS_KEPT for at in ends) and age_of(message, now) >= milliseconds(KEYS_KEPT):
+                del data.idempotency[key]
+                done += 1
+        return done
+
+    # ------------------------------------------------------------------- state
+
+    async def health(self) -> Health:
+        """It can always be read and written."""
+        return Health("", self._free_space())
+
+    async def check(self) -> AsyncIterator[str]:
+        """Look for what must not be."""
+        self._begin("check")
+        for finding in self._data.findings():
+            yield finding
+        for lease in self._data.in_hand:
+            if self._shared.leases.get(lease) is None:
+                yield f"recipients are in hand under lease {lease}, which is not there"

@@ -1,0 +1,121 @@
+"""What operators see of the queue and do to it, as values: rows, changes, rules, statuses, groups to count by.
+
+They are what the methods of ``zsmtp.queue.store`` for operators take and return.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from zsmtp.queue.states import QueuedMessage, QueuedRecipient, State
+from zsmtp.records import dataclass
+
+AGES = (("<5m", 300), ("<10m", 600), ("<20m", 1200), ("<40m", 2400), ("<80m", 4800), ("<3h", 10800), ("<6h", 21600))
+"""The groups of ``count(by="age")`` with their limits in seconds; what is older is :data:`OLDEST`."""
+OLDEST = ">6h"
+GROUPS = ("", "key", "site", "tenant", "state", "age", "reason")
+"""What :meth:`QueueStore.count` can count by."""
+MOST_GROUPS = 50_000
+"""Groups that are counted one by one, the largest; the rest is counted together as :data:`OTHERS`."""
+OTHERS = "(others)"
+
+
+def age_group(age: int) -> str:
+    """The group of an age in milliseconds."""
+    return next((label for label, limit in AGES if age < limit * 1000), OLDEST)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A standing rule: it applies to what is queued and to what comes later, until it ends."""
+
+    number: int = 0
+    """Given by the store."""
+    action: str
+    """``hold``, ``suspend``, ``fail``, ``drop``, ``reroute``."""
+    filter: str
+    """In the filter language, as text."""
+    argument: str = ""
+    """Of ``reroute``: the key. Of ``fail``: the text for the notice."""
+    until: float | None = None
+    """When it ends; None: when it is deleted."""
+    by: str = ""
+    reason: str = ""
+    created: float = 0.0
+
+
+class Row(NamedTuple):
+    """One recipient as operators see it, with its message and its state."""
+
+    recipient: QueuedRecipient
+    message: QueuedMessage
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a verb does to the recipients it selects; exactly one of the first six fields is given.
+
+    ``due``: tried at this time (``now``, ``at``). ``hold``: held by this rule (0: released). ``key``: moved to this
+    queue key. ``rank``: another priority. ``expires``: another end of its time. ``end``: ended, with the entry's words,
+    and a notice if ``notify`` and the sender is to have one.
+    """
+
+    due: float | None = None
+    hold: int | None = None
+    key: str | None = None
+    rank: int | None = None
+    expires: float | None = None
+    end: str | None = None
+    """``failed`` or ``dropped``."""
+    status: str = ""
+    reason: str = ""
+    by: str = ""
+    notify: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteStatus:
+    """How a node serves a site: what ``why`` and the lists of sites show. Times are in seconds since 1970."""
+
+    site: str
+    node: str
+    updated: float
+    window: int = 0
+    """The connections it may have now; 0 while it is dead."""
+    busy: int = 0
+    """Connections in use."""
+    ready: int = 0
+    """Recipients read and not begun."""
+    dead_until: float = 0.0
+    """When a dead site is probed next; 0.0 while it lives."""
+    dead_reason: str = ""
+    rate_until: float = 0.0
+    """When the binding rate lets the next message through; 0.0 if none holds it back."""
+    rate: str = ""
+    """The binding rate (``14/s``)."""
+    no_slot: bool = False
+    """Whether it waits for a connection, of which there are no more in all."""
+
+
+class NodeStatus(NamedTuple):
+    """A process that delivers."""
+
+    node: str
+    since: float
+    host: str
+    pid: int
+    alive: bool
+    """Whether its heartbeat is valid (by the clock of the database)."""
+    draining: bool
+    sites: int
+    """The leases it holds."""
+
+
+class Health(NamedTuple):
+    """How the store is."""
+
+    problem: str
+    """What kept it from being read or written when that was last tried, "" if nothing did."""
+    free_octets: int
+    """Room left for content, on the disk of the store; -1 if unknown."""

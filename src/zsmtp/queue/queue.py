@@ -1,0 +1,357 @@
+"""The queue as asyncio programs have it: submit, follow, call back, and deliver in the same loop if wished.
+
+``submit`` returns when the message is on the disk, and not before; from then on every recipient gets one end, whatever
+dies in between (``zsmtp.queue.store``)::
+
+    async with zsmtp.aio.Queue.open("sqlite:///var/lib/app/mail.db", deliver=True) as queue:
+        id = await queue.submit(message, sender="a@example.org", recipients=["b@example.net"])
+        for end in await queue.wait(id, timeout=60):
+            print(end.address, end.outcome)
+
+Any number of processes may have the same queue open; one of them delivers at a time. ``zsmtp.Queue``
+(``zsmtp.queue.blocking``) is the same for programs without an event loop. Errors: SubmissionError for what cannot be
+sent, QueueUnavailable when the store cannot be written, QueueFull, Conflict; then nothing was queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Generator, Iterable
+from contextlib import suppress
+from datetime import datetime
+from os import PathLike
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Unpack
+
+from zsmtp.client.client import Submission
+from zsmtp.client.config import Config
+from zsmtp.client.destinations import Destinations
+from zsmtp.client.dsn import DSN
+from zsmtp.client.message import MessageLike
+from zsmtp.errors import QueueBusy, QueueError, SubmissionError
+from zsmtp.escape import described
+from zsmtp.queue import tracking
+from zsmtp.queue.config import QueueConfig
+from zsmtp.queue.ids import from_text, to_text
+from zsmtp.queue.ingest import LIBRARY, Ingest, Ingested, QueueSubmission
+from zsmtp.queue.location import Location, locate
+from zsmtp.queue.states import HistoryEntry
+from zsmtp.queue.store import Accepted, NewMessage, QueueStore
+from zsmtp.queue.tracking import MessageStatus, Recall
+from zsmtp.queue.uploading import in_threads, upload_blocks
+
+if TYPE_CHECKING:
+    from zsmtp.proto.mailoptions import OptionArguments
+    from zsmtp.queue.runner import Runner
+
+EVENTS = 1000
+"""Entries of the history that ``events`` returns at most, if no other number is asked for."""
+_TAKE_OVER = 2.0  # seconds between tries to become the process that delivers
+_GRACE = 30.0  # seconds that a deliverer may take beyond what the configuration gives it to stop
+_IN_TRANSACTION = 64 << 20  # octets of contents in one transaction: they are in memory meanwhile
+
+log = logging.getLogger("zsmtp")
+
+
+class Queue:
+    """A queue of messages. Made by :meth:`open`; to be used on the event loop on which it is opened."""
+
+    def __init__(
+        self, location: Location, config: Config, queue_config: QueueConfig, *, deliver: bool, node: str
+    ) -> None:
+        self._location = location
+        self._config = config
+        self._queue_config = queue_config
+        self._ingest = Ingest(config, queue_config)
+        self._deliver = deliver
+        self._node = node
+        self._process = os.getpid()
+        self._opened: QueueStore | None = None
+        self._file = ""
+        self._deliverer: asyncio.Task[None] | None = None
+        self._runner: Runner | None = None
+        self._stop = asyncio.Event()
+
+    # ----------------------------------------------------------------- opening
+
+    @classmethod
+    def open(
+        cls,
+        url: str | PathLike[str],
+        *,
+        config: Config | None = None,
+        queue: QueueConfig | None = None,
+        deliver: bool = False,
+        node: str = "",
+    ) -> Queue:
+        """A queue, to be opened by ``async with`` or by awaiting it; what is not there is made.
+
+        ``url`` is ``sqlite:///path``, the path of a file, or ``memory:``. ``config`` says how mail is delivered, and by
+        which relays; ``queue`` how the queue works. With ``deliver`` this process also delivers, or waits to do so
+        while another one does; it is called ``node``, by default after the host and the process. Raises ConfigError;
+        opening raises QueueUnavailable.
+        """
+        return cls(
+            locate(url),
+            config or Config(),
+            queue or QueueConfig(),
+            deliver=deliver,
+            node=node or f"{os.uname().nodename}-{os.getpid()}",
+        )
+
+    def __await__(self) -> Generator[Any, None, Queue]:
+        return self.start().__await__()
+
+    async def __aenter__(self) -> Queue:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def start(self) -> Queue:
+        """Open it, which ``async with`` and awaiting it do."""
+        if self._opened is not None:
+            raise QueueError("this queue is open already")
+        self._opened = await self._open_store()
+        if self._deliver:
+            self._deliverer = asyncio.get_running_loop().create_task(self._keep_delivering(), name="zsmtp queue")
+        return self
+
+    async def _open_store(self) -> QueueStore:
+        kept = self._queue_config.retention
+        if self._location.in_memory:
+            from zsmtp.queue.memory import MemoryStore
+
+            return MemoryStore(history_kept=kept)
+        from zsmtp.queue.sqlite.store import SQLiteStore
+
+        store = await SQLiteStore.open(self._location.path, history_kept=kept)
+        self._file = store.path
+        return store
+
+    async def aclose(self) -> None:
+        """Stop delivering, and let go of the store. May be called again.
+
+        Messages past their point of no return are waited for, as long as the configuration says (``shutdown``). Raises
+        what ended the delivery before, if anything did.
+        """
+        if os.getpid() != self._process:
+            return
+        store, self._opened = self._opened, None
+        if store is None:
+            return
+        try:
+            await self._stop_delivering()
+        finally:
+            await store.close()
+
+    # --------------------------------------------------------------- delivery
+
+    async def _keep_delivering(self) -> None:
+        """Deliver, as soon as no other process does."""
+        from zsmtp.queue.connections import EngineConnections
+        from zsmtp.queue.runner import Runner
+
+        while not self._stop.is_set():
+            connections = EngineConnections(self._config)
+            self._runner = Runner(self.store, connections, self._queue_config, node=self._node)
+            try:
+                await self._run(self._runner)
+            except QueueBusy:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), _TAKE_OVER)
+            except Exception as error:
+                log.error("the queue is not delivered by this process any more: %s", described(error))
+                raise
+
+    async def _run(self, runner: Runner) -> None:
+        """Deliver, and do what else the process that delivers does: notices, and removing what nobody needs."""
+        from zsmtp.queue.composer import Composer, NoticeSettings
+        from zsmtp.queue.housekeeping import Housekeeping, reporting_name
+        from zsmtp.queue.templates import load
+
+        settings = NoticeSettings(host=reporting_name(self._config.helo_name))
+        composer = Composer(settings, load(), shard=self.store.shard)
+        housekeeping = Housekeeping(
+            self.store, composer, Destinations(self._config), self._queue_config, signing=self._ingest.signing
+        )
+
+        async def keep_house() -> None:
+            await runner.joined.wait()
+            await housekeeping.run()
+
+        keeping = asyncio.get_running_loop().create_task(keep_house(), name="zsmtp housekeeping")
+        try:
+            await runner.run()
+            housekeeping.stop()
+            if runner.joined.is_set():
+                await keeping
+        finally:
+            keeping.cancel()
+
+    async def _stop_delivering(self) -> None:
+        task, self._deliverer = self._deliverer, None
+        if task is None:
+            return
+        self._stop.set()
+        if self._runner is not None:
+            self._runner.stop()
+        try:
+            await asyncio.wait_for(task, self._queue_config.shutdown + _GRACE)
+        except TimeoutError:
+            log.error("the delivery of the queue did not stop in time: what is under way may be sent again")
+
+    # -------------------------------------------------------------- submission
+
+    async def submit(
+        self,
+        message: MessageLike,
+        *,
+        sender: str | bytes | None = None,
+        recipients: str | bytes | Iterable[str | bytes] | None = None,
+        name: str = "",
+        dsn: DSN | None = None,
+        tenant: str = "",
+        not_before: float | datetime | None = None,
+        expires: float | datetime | None = None,
+        idempotency_key: str = "",
+        connection: sqlite3.Connection | None = None,
+        **options: Unpack[OptionArguments],
+    ) -> str:
+        """Queue a message, and return its id when it is on the disk.
+
+        The message and its envelope are read as by ``Client.deliver``, whose options are there; the other arguments are
+        those of :class:`~zsmtp.queue.ingest.QueueSubmission`. A second message with the same ``idempotency_key`` is not
+        queued: the id is that of the first, or Conflict is raised if it was another message. A message of more than
+        1 MiB is read and written in parts. If this call is cancelled, the message may be queued all the same.
+
+        With ``connection`` it is written in the caller's own transaction in the file of this queue, in the thread of
+        this event loop, whole in memory: it is queued if and only if the caller commits. Delivery begins a second after
+        that at most, at once after :meth:`wake`. The connection must be in WAL mode with ``synchronous = FULL``.
+        """
+        submission = QueueSubmission(
+            message=message,
+            sender=sender,
+            recipients=recipients,
+            name=name,
+            dsn=dsn,
+            tenant=tenant,
+            not_before=not_before,
+            expires=expires,
+            idempotency_key=idempotency_key,
+            **options,
+        )
+        if connection is not None:
+            return self.submit_in(connection, submission)
+        with await self._read_aside(submission) as one:
+            return await self.put(one)
+
+    async def submit_many(self, submissions: Iterable[Submission | MessageLike]) -> list[str]:
+        """Queue messages in one commit, all or none, and return their ids.
+
+        They are in memory meanwhile: contents of more than 64 MiB together are refused (SubmissionError).
+        """
+        new: list[NewMessage] = []
+        octets = 0
+        for given in submissions:
+            with await self._read_aside(given) as one:
+                octets += one.size
+                if octets > _IN_TRANSACTION:
+                    raise SubmissionError(
+                        f"more than {_IN_TRANSACTION >> 20} MiB for one commit; submit large messages"
+                    )
+                new.append(one.whole())
+        return [self._text(accepted) for accepted in await self.store.submit(new)]
+
+    def read(self, given: Submission | MessageLike, *, origin: str = LIBRARY) -> Ingested:
+        """Read a message to be queued, in any thread. For other ways in."""
+        self._check()
+        return self._ingest.read(given, origin=origin)
+
+    async def _read_aside(self, given: Submission | MessageLike) -> Ingested:
+        """As :meth:`read`; in a thread if it is signed, so that others have their turn meanwhile."""
+        if self._ingest.signing is None:
+            return self.read(given)
+        self._check()
+        return await asyncio.to_thread(self._ingest.read, given)
+
+    async def put(self, one: Ingested) -> str:
+        """Queue a message that was read. For other ways in."""
+        return self._text(await self.accept(one))
+
+    async def accept(self, one: Ingested) -> Accepted:
+        """As :meth:`put`; tells also whether the message was queued before, by its idempotency key."""
+        store = self.store
+        if one.large:
+            return await upload_blocks(store, one.new, in_threads(one.blocks()))
+        (accepted,) = await store.submit((one.new,))
+        return accepted
+
+    def submit_in(self, connection: sqlite3.Connection, submission: Submission) -> str:
+        """Queue a message in the caller's transaction, in the caller's thread; see :meth:`submit`."""
+        self._check()
+        if self._location.in_memory:
+            raise QueueError("a queue in memory is in no database: there is no transaction to submit in")
+        from zsmtp.queue.sqlite.caller import submit_in
+
+        with self.read(submission) as one:
+            if one.size > _IN_TRANSACTION:
+                raise SubmissionError(
+                    f"the message has {one.size} octets; {_IN_TRANSACTION} are the limit in a caller's transaction"
+                )
+            (accepted,) = submit_in(connection, [one.whole()], path=self._file)
+        return self._text(accepted)
+
+    def wake(self) -> None:
+        """Have messages looked for at once that were submitted in a transaction of the caller's. Not a coroutine."""
+        self.store.wake()
+
+    # ----------------------------------------------------------------- tracking
+
+    async def status(self, id: str) -> MessageStatus:
+        """How a message stands. Raises QueueError if it is not known, or not any more."""
+        return await tracking.status(self.store, self._number(id))
+
+    async def wait(self, id: str, timeout: float | None = None) -> list[HistoryEntry]:
+        """Wait until all recipients of a message have an end, and return the ends. Raises TimeoutError, QueueError."""
+        return await tracking.wait(self.store, self._number(id), timeout)
+
+    async def cancel(self, id: str) -> Recall:
+        """Call a message back; tells which recipients it is too late for. Nobody is notified."""
+        return await tracking.cancel(self.store, self._number(id))
+
+    async def events(self, cursor: str = "", *, limit: int = EVENTS) -> tuple[str, list[HistoryEntry]]:
+        """Attempts and ends behind a cursor ("" is the beginning), and the next cursor.
+
+        No entry is left out and none comes twice, as long as it is asked before the entries are dropped by age.
+        """
+        return await self.store.events(cursor, limit=limit)
+
+    # -------------------------------------------------------------------- parts
+
+    @property
+    def store(self) -> QueueStore:
+        """The store; raises QueueError if the queue is not open, or was opened before a fork."""
+        self._check()
+        assert self._opened is not None
+        return self._opened
+
+    def _check(self) -> None:
+        if os.getpid() != self._process:
+            raise QueueError("this queue was opened before a fork; the child is to open it for itself")
+        if self._opened is None:
+            raise QueueError("this queue is not open: use it inside 'async with', or await it")
+
+    def _text(self, accepted: Accepted) -> str:
+        return to_text(accepted.id, self.store.shard)
+
+    def _number(self, id: str) -> int:
+        number, shard = from_text(id)
+        if shard != self.store.shard:
+            raise QueueError(f"{id} is of shard {shard}; this queue is shard {self.store.shard}")
+        return number

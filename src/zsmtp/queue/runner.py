@@ -1,0 +1,445 @@
+"""The runner: one node that delivers what a queue has. It takes leases of sites and gives them up again.
+
+Each site under lease is run by a :class:`~zsmtp.queue.siterunner.SiteRunner`, which opens connections, marks what may
+be complete, and hands results to :class:`~zsmtp.queue.results.ResultWriter`; here stands which sites are served, how
+many connections there are in all, and how everything begins and ends.
+
+What is promised, and where it is kept:
+
+- *Before the point of no return* the engine awaits ``Worker._allow``: a mark is committed, or nothing is completed.
+- *A result that cannot be written stops delivery* (``ResultWriter.problem``).
+- *A dead site costs one probe at a time*; what waits for it is not touched, but now and then looked through for what
+  has expired and for senders to be warned (``SiteRunner.review``).
+- *Delays of this side are no attempts*: a delivery that could not begin is put back as it was.
+
+The network is behind ``zsmtp.queue.connections``, clock and chance are arguments: nodes can run in virtual time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from zsmtp.errors import QueueUnavailable
+from zsmtp.queue import settlement
+from zsmtp.queue.config import Deliver, QueueConfig
+from zsmtp.queue.connections import Connections
+from zsmtp.queue.operators import Rule
+from zsmtp.queue.results import GATHER, ResultWriter
+from zsmtp.queue.rules import Rules
+from zsmtp.queue.settlement import RecipientWork, SettlementPolicy
+from zsmtp.queue.siterunner import POLL, SiteRunner
+from zsmtp.queue.states import HistoryEntry
+from zsmtp.queue.store import Arrivals, Lease, QueueStore
+
+log = logging.getLogger("zsmtp.queue")
+
+HORIZON = 60.0  # seconds a site without work is kept for mail that is due soon
+AGENDA = 300.0  # seconds between two readings of the whole agenda
+OVER = 10.0  # seconds without an error until the store counts as well again
+REPORT = 2.0  # seconds between two reports of how sites are served
+ORPHANS = 5.0  # seconds between two looks for sites whose owner is gone
+TAKEN_AT_ONCE = 200  # sites leased in one go
+CONFIGURATION = "configuration"  # who set the rule that stands for ``deliver = "none"``
+STOPPED_AT_ONCE = 5.0  # seconds that connections have to end when their time is over
+
+
+class Runner:
+    """One node: delivers what a queue has, until it is stopped.
+
+    ``store`` is joined under the name ``node``; ``clock`` is the wall clock (seconds since 1970), ``chance`` a random
+    number from 0 to 1. ``on_entry`` is called with each history entry that was written, for logs and metrics.
+    """
+
+    def __init__(
+        self,
+        store: QueueStore,
+        connections: Connections,
+        config: QueueConfig,
+        *,
+        node: str,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+        on_entry: Callable[[HistoryEntry], None] | None = None,
+    ) -> None:
+        self.store = store
+        self.connections = connections
+        self.config = config
+        self.node = node
+        self.wall = clock
+        self.chance = chance
+        self.results = ResultWriter(store, on_entry)
+        self.rules = Rules()
+        self.stopping = False
+        self.joined = asyncio.Event()
+        """Set when this process is the one that delivers."""
+        self.loop: asyncio.AbstractEventLoop
+        self._sites: dict[str, SiteRunner] = {}
+        self._site_of: dict[str, SiteRunner] = {}  # by queue key
+        self._agenda: dict[str, float] = {}  # when keys that are not under lease here have work
+        self._order: list[tuple[float, str]] = []  # the same, as a heap; entries may be out of date
+        self._slots = config.connections
+        self._slot_waiters: deque[SiteRunner] = deque()
+        self._giving_slots = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._rules_end: asyncio.TimerHandle | None = None
+        self._next_orphans = 0.0
+        self._policies: dict[tuple[str, str], SettlementPolicy] = {}
+        self._trouble = ""
+        self._trouble_seen = 0.0  # when it was seen last
+
+    # -------------------------------------------------------------------- running
+
+    async def run(self) -> None:
+        """Join the store and deliver until :meth:`stop`; raises QueueBusy where another process delivers already."""
+        self.loop = asyncio.get_running_loop()
+        try:
+            await self.store.join(self.node)
+        except BaseException:
+            await self.connections.aclose()
+            raise
+        self.joined.set()
+        writing = self.loop.create_task(self.results.write(), name="zsmtp queue results")
+        try:
+            await self._serve(writing)
+            await self._drain()
+        finally:
+            self.stopping = True
+            if self._rules_end is not None:
+                self._rules_end.cancel()
+            for site in self._sites.values():
+                site.end()
+            workers = [worker.task for site in self._sites.values() for worker in site.workers]
+            ending = [writing, *self._tasks, *workers]  # what is marked and has no result will be in doubt
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
+            await self.connections.aclose()
+
+    async def _serve(self, writing: asyncio.Task[None]) -> None:
+        next_agenda = next_report = 0.0
+        rules_read = False
+        while not self.stopping:
+            self.store.beat()
+            if writing.done():
+                await writing  # a fault of this program: without results nothing may be delivered
+            try:
+                if not rules_read:
+                    await self._hold_all_or_nothing()
+                    await self._read_rules()
+                    rules_read = True
+                now = self.loop.time()
+                if now >= next_agenda:
+                    for key, due in (await self.store.agenda()).items():
+                        self.note(key, due)
+                    next_agenda = now + AGENDA
+                await self._take_due()
+                if now >= next_report:
+                    await self._report()
+                    next_report = now + REPORT
+                await self._look(await self.store.arrivals(self._patience()))
+                if self._trouble and self.loop.time() - self._trouble_seen > OVER:
+                    log.warning("the queue's store can be used again")
+                    self._trouble = ""
+            except QueueUnavailable as error:
+                self.unavailable(error)
+                await asyncio.sleep(POLL)
+
+    def stop(self) -> None:
+        """Begin nothing more; :meth:`run` returns when what is under way has ended, or the time for that is over."""
+        self.stopping = True
+        for site in self._sites.values():
+            for worker in site.workers:
+                worker.connection.stop("the queue is being stopped", at_once=False)
+        self.store.wake()
+
+    async def _drain(self) -> None:
+        """Wait for what is under way; write all results; give the leases back."""
+        for seconds, at_once in ((self.config.shutdown, False), (STOPPED_AT_ONCE, True)):
+            workers = [worker for site in self._sites.values() for worker in site.workers]
+            for worker in workers:
+                worker.connection.stop("the queue is being stopped", at_once=at_once)
+            if workers:
+                await self._beating(asyncio.wait([worker.task for worker in workers], timeout=seconds))
+        deadline = self.loop.time() + STOPPED_AT_ONCE
+        while not self.results.all_written and self.loop.time() < deadline:
+            self.store.beat()
+            await asyncio.sleep(GATHER)
+        if not self.results.all_written:
+            log.error("results could not be written before the end: who they are for will be in doubt")
+            return
+        try:
+            await self.store.give_back([site.lease for site in self._sites.values()])
+        except QueueUnavailable as error:
+            self.unavailable(error)
+
+    async def _beating(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Await something, and say meanwhile that the loop turns."""
+        task = self.loop.create_task(work)
+        while not task.done():
+            self.store.beat()
+            await asyncio.wait([task], timeout=POLL)
+
+    def _patience(self) -> float:
+        """Seconds until something is to be done that nobody announces."""
+        if self._order and len(self._sites) < self.config.leases:
+            return min(max(self._order[0][0] - self.wall(), 0.0), POLL)
+        return POLL
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside; trouble with the store ends it, and is told."""
+        task = self.loop.create_task(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except QueueUnavailable as error:
+            self.unavailable(error)
+        except Exception:
+            log.exception("the queue's runner: a fault of this program")
+
+    def unavailable(self, error: Exception) -> None:
+        """The store cannot be read or written now: it is said once, until it could be for a while."""
+        self._trouble_seen = self.loop.time()
+        if str(error) != self._trouble:
+            log.error("the queue's store: %s", error)
+            self._trouble = str(error)
+
+    def reconfigure(self, config: QueueConfig) -> None:
+        """Go by another configuration from now on; how many connections and leases there are in all stays.
+
+        Limits of a site hold when its lease is taken next.
+        """
+        self.config = replace(config, connections=self.config.connections, leases=self.config.leases)
+        self._policies.clear()
+        if self.joined.is_set():
+            self.spawn(self._hold_all_or_nothing())
+
+    def policy(self, key: str, tenant: str) -> SettlementPolicy:
+        """What decides on results for a key and a tenant."""
+        found = self._policies.get((key, tenant))
+        if found is None:
+            if len(self._policies) >= 10_000:
+                self._policies.clear()
+            found = self._policies[key, tenant] = self.config.settlement_for(key, tenant)
+        return found
+
+    # ---------------------------------------------------------------------- leases
+
+    def note(self, key: str, due: float) -> None:
+        """A key has work at a time."""
+        if key in self._site_of:
+            return
+        known = self._agenda.get(key)
+        if known is None or due < known:
+            self._agenda[key] = due
+            heapq.heappush(self._order, (due, key))
+
+    async def _take_due(self) -> None:
+        """Take leases of the sites that have work now."""
+        now = self.wall()
+        self._retire(now)
+        room = self.config.leases - len(self._sites)
+        keys: list[str] = []
+        while self._order and self._order[0][0] <= now and len(keys) < min(room, TAKEN_AT_ONCE):
+            due, key = heapq.heappop(self._order)
+            if self._agenda.get(key) == due:
+                del self._agenda[key]
+                keys.append(key)
+        if not keys and self.loop.time() < self._next_orphans:
+            return
+        self._next_orphans = self.loop.time() + ORPHANS
+        try:
+            leases = await self.store.take(keys, limit=min(max(room, 0), TAKEN_AT_ONCE))
+        except QueueUnavailable:
+            for key in keys:
+                self.note(key, now)
+            raise
+        taken = {key for lease in leases for key in lease.keys}
+        for key in keys:
+            if key not in taken:
+                self.note(key, now + POLL)  # another node has it, or nothing is there any more: looked at again
+        await self._learn([self._begin_site(lease) for lease in leases])
+
+    async def _learn(self, sites: list[SiteRunner], came: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Read what work sites have, and let them begin; ``came``: what is new of a key is due then or later.
+
+        The head of a sub-queue may be a recipient that is in hand: taken for new, it would have all be read again.
+        """
+        if not sites:
+            return
+        for head in await self.store.heads([site.lease for site in sites]):
+            key = head.sub_queue.key
+            found = self._site_of.get(key)
+            if found is not None:
+                found.learn(head._replace(due=max(head.due, came.get(key, head.due))))
+        for site in sites:
+            site.pump()
+
+    def _begin_site(self, lease: Lease) -> SiteRunner:
+        site = self._sites.get(lease.site)
+        if site is not None and site.lease.number == lease.number:
+            site.lease = lease  # it has more keys now
+        else:
+            site = self._sites[lease.site] = SiteRunner(self, lease)
+        for key in lease.keys:
+            site.key_queue(key)
+            self._site_of[key] = site
+            self._agenda.pop(key, None)
+        for doubt in lease.doubts:
+            work = RecipientWork.of(doubt.recipient, doubt.message)
+            policy = self.policy(doubt.recipient.key, doubt.recipient.tenant)
+            key_queue = site.key_queue(doubt.recipient.key)
+            if key_queue.holds(doubt.recipient.message, doubt.recipient.number):
+                continue
+            key_queue.hold_back(doubt.recipient)
+            result = settlement.after_loss(
+                work, policy, machine=doubt.machine, now=self.wall(), chance=self.chance(), node=self.node
+            )
+            self.results.add(site, key_queue, result)
+        return site
+
+    def lose(self, site: SiteRunner) -> None:
+        """A lease is not this node's any more, or not for long."""
+        if site.lost:
+            return
+        log.warning("the lease of %s is lost: its mail is another node's, or is taken again", site.lease.site)
+        site.lose()
+
+    def _retire(self, now: float) -> None:
+        """Give up sites without work, and forget those that were lost."""
+        gone = [site for site in self._sites.values() if site.at_rest and self._is_idle(site, now)]
+        for site in gone:
+            site.end()
+            del self._sites[site.lease.site]
+            for key, queue in site.keys.items():
+                if self._site_of.get(key) is site:
+                    del self._site_of[key]
+                due = now + POLL if site.lost else queue.next_due
+                if due is not None:
+                    self.note(key, due)
+        kept = [site.lease for site in gone if not site.lost]
+        # One that was lost may still be this node's, as far as the store knows: nobody else could take it then.
+        for leases in (kept, *([site.lease] for site in gone if site.lost)):
+            if leases:
+                self.spawn(self.store.give_back(leases))
+
+    @staticmethod
+    def _is_idle(site: SiteRunner, now: float) -> bool:
+        due = site.next_due
+        return site.lost or due is None or due > now + HORIZON
+
+    async def _look(self, arrivals: Arrivals) -> None:
+        """Take in what changed."""
+        if arrivals.rules:
+            await self._read_rules()
+        for key in arrivals.poked:
+            site = self._site_of.get(key)
+            if site is not None:
+                site.forget()
+        known: dict[SiteRunner, None] = {}
+        for key, due in arrivals.keys.items():
+            site = self._site_of.get(key)
+            if site is None:
+                self.note(key, due)
+            else:
+                known[site] = None
+        await self._learn(list(known), arrivals.keys)
+
+    async def _hold_all_or_nothing(self) -> None:
+        """Let a rule stand as long as the configuration says that nothing is to be delivered."""
+        standing = [rule for rule in await self.store.rules() if rule.by == CONFIGURATION]
+        if self.config.deliver is Deliver.NONE and not standing:
+            reason = 'mail is kept and not delivered (deliver = "none")'
+            await self.store.add_rule(Rule(action="hold", filter="", by=CONFIGURATION, reason=reason))
+        elif self.config.deliver is not Deliver.NONE:
+            for rule in standing:
+                await self.store.delete_rule(rule.number)
+
+    async def _read_rules(self) -> None:
+        self.rules = Rules(await self.store.rules())
+        if self._rules_end is not None:
+            self._rules_end.cancel()
+            self._rules_end = None
+        end = self.rules.next_end(self.wall())
+        if end is not None:
+            self._rules_end = self.loop.call_later(min(end - self.wall(), AGENDA), self._rules_ended)
+        for site in tuple(self._sites.values()):
+            site.forget()
+
+    def _rules_ended(self) -> None:
+        self.spawn(self._read_rules())
+
+    # ----------------------------------------------------------------------- slots
+
+    def acquire_slot(self, site: SiteRunner) -> bool:
+        """Take one of all connections; False if there is none: the site is told when one is free."""
+        if self._slots > 0:
+            self._slots -= 1
+            site.waits_for_slot = False
+            return True
+        if not site.waits_for_slot:
+            site.waits_for_slot = True
+            self._slot_waiters.append(site)
+            self._free_an_idle_one()
+        return False
+
+    def release_slot(self) -> None:
+        """Give one back; the sites that wait may have it, the one that waits longest first.
+
+        A site may have no use for it any more, so they are asked until none is left, and before anybody else is.
+        """
+        self._slots += 1
+        if self._giving_slots:  # by the pump of a site that was asked: the loop below goes on
+            return
+        self._giving_slots = True
+        try:
+            while self._slots > 0 and self._slot_waiters:
+                site = self._slot_waiters.popleft()
+                if site.waits_for_slot:
+                    site.waits_for_slot = False
+                    site.pump()
+        finally:
+            self._giving_slots = False
+
+    def slot_wanted(self, site: SiteRunner) -> bool:
+        """Whether another site waits for a connection."""
+        return any(other is not site and other.waits_for_slot for other in self._slot_waiters)
+
+    def _free_an_idle_one(self) -> None:
+        for site in self._sites.values():
+            for worker in site.workers:
+                if worker.idles:
+                    worker.connection.leave()
+                    return
+
+    # ---------------------------------------------------------------------- report
+
+    async def _report(self) -> None:
+        """Say how the sites are served whose state changed, and those that something holds back."""
+        now, wall = self.loop.time(), self.wall()
+        told = [site for site in self._sites.values() if site.changed or site.window.dead]
+        for site in told:
+            site.changed = False
+        if told:
+            await self.store.report([site.status(now, wall) for site in told])
+
+    @property
+    def state(self) -> Mapping[str, int]:
+        """How much is under way, for health and metrics."""
+        return {
+            "sites": len(self._sites),
+            "dead_sites": sum(site.window.dead for site in self._sites.values()),
+            "connections": self.config.connections - self._slots,
+            "ready": sum(site.ready for site in self._sites.values()),
+        }

@@ -1,0 +1,255 @@
+"""From the verdict of an attempt to the change of the queue: an end, or when it is tried again; with what is owed.
+
+Pure: the time and the chance for the jitter are arguments. What a failure means is said by ``zsmtp.delivery.outcome``,
+when to try again by ``zsmtp.queue.schedule``, who is notified by ``zsmtp.queue.notices``; here these are put together
+for one recipient, for every way in which its time in somebody's hands can end:
+
+- :func:`after_attempt`: the engine has a verdict;
+- :func:`after_loss`: the process or machine that tried it died, and the result is not known;
+- :func:`expiry` and :func:`warning`: nothing was tried, but its time is over, or its sender is to be warned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from zsmtp.delivery.outcome import Disposition, Peer, Verdict, dsn_action
+from zsmtp.proto.reply import printable
+from zsmtp.queue.notices import owed
+from zsmtp.queue.schedule import FailureClass, RetryPolicy, after_doubt, classify, expired, next_attempt, warning_due
+from zsmtp.queue.states import MAX_REASON, HistoryEntry, Outcome, OwedNotice, QueuedMessage, QueuedRecipient
+from zsmtp.queue.store import Deferred, Ended, Rule, Settlement
+
+HELD_FOR_DOUBT = -1
+"""The number of the rule that holds recipients whose delivery is in doubt."""
+
+
+class InDoubt(Enum):
+    """What becomes of a recipient whose server may have the message already."""
+
+    RETRY = "retry"
+    """It is tried again by the schedule: it may come twice."""
+    HOLD = "hold"
+    """It is held until somebody has looked."""
+    DELIVERED = "delivered"
+    """It counts as delivered: it may be lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlementPolicy:
+    """What decides besides the verdict."""
+
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    in_doubt: InDoubt = InDoubt.RETRY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipientWork:
+    """A recipient in hand: what an attempt for it starts from."""
+
+    recipient: QueuedRecipient
+    message: QueuedMessage
+    since: float
+    """From when on it could be tried: its submission, or the later time it was submitted for."""
+
+    @classmethod
+    def of(cls, recipient: QueuedRecipient, message: QueuedMessage) -> RecipientWork:
+        """The work for a recipient that was read."""
+        not_before = (message.options or {}).get("not_before")
+        since = float(not_before) if isinstance(not_before, int | float) else message.submitted
+        return cls(recipient=recipient, message=message, since=max(since, message.submitted))
+
+
+def after_attempt(
+    work: RecipientWork,
+    verdict: Verdict,
+    policy: SettlementPolicy,
+    *,
+    started: float,
+    now: float,
+    chance: float,
+    node: str = "",
+    lmtp: bool = False,
+) -> Settlement:
+    """What the verdict of an attempt that ran from ``started`` to ``now`` means for the recipient."""
+    recipient = work.recipient
+    reason, code = words_of(verdict)
+    attempt = recipient.attempts + 1
+    entry = _entry(
+        work,
+        _OUTCOMES[verdict.fate],
+        now,
+        attempt=attempt,
+        seconds=now - started,
+        status=str(verdict.status),
+        code=code,
+        reason=reason,
+        server=_server(verdict.peer),
+        tls=_tls(verdict.peer),
+        node=node,
+    )
+    if verdict.fate is Disposition.DELIVERED:
+        action = dsn_action(verdict, success_requested=_success_requested(recipient), lmtp=lmtp)
+        return Ended(entry, _owed(work, entry, action=action))
+    if verdict.fate is Disposition.FAILED:
+        return Ended(entry, _owed(work, entry))
+    if verdict.in_doubt:
+        due = next_attempt(policy.retry, FailureClass.IN_DOUBT, attempt, now, recipient.expires, chance)
+        return _doubtful(work, entry, policy.in_doubt, due)
+    failure = classify(entry.status, code, reason, verdict.level, attempt)
+    return _again(work, entry, policy.retry, failure, now, chance)
+
+
+def after_loss(
+    work: RecipientWork, policy: SettlementPolicy, *, machine: bool, now: float, chance: float, node: str = ""
+) -> Settlement:
+    """What it means that an attempt was marked, or in hand, and whoever made it died before its result was written."""
+    died = "the machine or the database" if machine else "the process"
+    entry = _entry(
+        work,
+        Outcome.IN_DOUBT,
+        now,
+        attempt=work.recipient.attempts + 1,
+        status="4.4.2",
+        reason=f"{died} that delivered it died before the result was written: the server may have it",
+        node=node,
+    )
+    return _doubtful(work, entry, policy.in_doubt, after_doubt(policy.retry, now, work.recipient.expires, chance))
+
+
+def expiry(work: RecipientWork, now: float, node: str = "") -> Ended | None:
+    """Its end if its time is over, None otherwise."""
+    recipient = work.recipient
+    if not expired(recipient, now):
+        return None
+    days = (now - work.since) / 86400
+    why = recipient.reason or "it was never tried: its destination was held back all the time"
+    entry = _entry(
+        work,
+        Outcome.EXPIRED,
+        now,
+        status=recipient.status or "4.4.7",
+        reason=f"given up after {days:.1f} days; the last reason: {why}"[:MAX_REASON],
+        node=node,
+    )
+    return Ended(entry, _owed(work, entry))
+
+
+def warning(work: RecipientWork, policy: RetryPolicy, now: float) -> Deferred | None:
+    """The warning that is due although nothing was tried, None if none is; the recipient stays where it is."""
+    recipient = work.recipient
+    if not warning_due(policy, recipient, work.since, now):
+        return None
+    entry = _entry(work, Outcome.DEFERRED, now, status=recipient.status, reason=recipient.reason)
+    notice = _owed(work, entry, warn=True)
+    if notice is None:
+        return None
+    return Deferred(recipient.next_attempt, recipient.due, None, recipient.status, recipient.reason, notice=notice)
+
+
+def failed_by_rule(work: RecipientWork, rule: Rule, now: float) -> Ended:
+    """The end that a rule of the actions ``fail`` or ``drop`` gives; a drop is not told to the sender."""
+    drop = rule.action == "drop"
+    entry = _entry(
+        work,
+        Outcome.DROPPED if drop else Outcome.FAILED,
+        now,
+        status="" if drop else "5.7.1",
+        reason=rule.argument or rule.reason or "refused by the operator of this system",
+        by=f"rule {rule.number} of {rule.by}" if rule.by else f"rule {rule.number}",
+    )
+    return Ended(entry, None if drop else _owed(work, entry))
+
+
+# ----------------------------------------------------------------------- parts
+
+_OUTCOMES = {
+    Disposition.DELIVERED: Outcome.DELIVERED,
+    Disposition.FAILED: Outcome.FAILED,
+    Disposition.DEFERRED: Outcome.DEFERRED,
+}
+
+
+def _again(
+    work: RecipientWork, entry: HistoryEntry, policy: RetryPolicy, failure: FailureClass, now: float, chance: float
+) -> Settlement:
+    recipient = work.recipient
+    if expired(recipient, now):
+        ended = _replaced(entry, Outcome.EXPIRED)
+        return Ended(ended, _owed(work, ended))
+    due = next_attempt(policy, failure, recipient.attempts + 1, now, recipient.expires, chance)
+    warn = warning_due(policy, recipient, work.since, now)
+    notice = _owed(work, entry, warn=warn)
+    return Deferred(recipient.next_attempt, due, entry, entry.status, entry.reason, notice=notice)
+
+
+def _doubtful(work: RecipientWork, entry: HistoryEntry, in_doubt: InDoubt, due: float) -> Settlement:
+    if in_doubt is InDoubt.DELIVERED:
+        return Ended(_replaced(entry, Outcome.DELIVERED, by="in-doubt = delivered"))
+    entry = _replaced(entry, Outcome.IN_DOUBT)
+    hold = HELD_FOR_DOUBT if in_doubt is InDoubt.HOLD else 0
+    return Deferred(work.recipient.next_attempt, due, entry, entry.status, entry.reason, doubtful=True, hold=hold)
+
+
+def _owed(work: RecipientWork, entry: HistoryEntry, *, action: str = "", warn: bool = False) -> OwedNotice | None:
+    return owed(
+        work.recipient,
+        work.message,
+        entry.outcome,
+        entry.at,
+        action=action,
+        warn=warn,
+        status=entry.status,
+        code=entry.code,
+        reason=entry.reason,
+        server=entry.server.partition(" ")[0],
+        last_attempt=entry.at if entry.attempt else 0.0,
+    )
+
+
+def _entry(work: RecipientWork, outcome: Outcome, now: float, **facts: object) -> HistoryEntry:
+    recipient, message = work.recipient, work.message
+    make: Callable[..., HistoryEntry] = HistoryEntry
+    return make(
+        at=now,
+        message=recipient.message,
+        number=recipient.number,
+        outcome=outcome,
+        address=recipient.address,
+        sender=message.sender,
+        key=recipient.key,
+        tenant=recipient.tenant,
+        **{"attempt": 0, **facts},
+    )
+
+
+def _replaced(entry: HistoryEntry, outcome: Outcome, by: str = "") -> HistoryEntry:
+    return replace(entry, outcome=outcome, by=by)
+
+
+def words_of(verdict: Verdict) -> tuple[str, int]:
+    """The server's words that decided, or the reason, on one line; and the reply code (0 if there was no reply)."""
+    if verdict.reply is not None:
+        return printable(b" ".join(verdict.reply.lines), MAX_REASON), verdict.reply.code
+    words = "; ".join(part for part in verdict.text.strip("\r").split("\r") if part)
+    return words[:MAX_REASON], 0
+
+
+def _success_requested(recipient: QueuedRecipient) -> bool:
+    return recipient.notify is not None and b"SUCCESS" in recipient.notify.upper()
+
+
+def _server(peer: Peer | None) -> str:
+    if peer is None:
+        return ""
+    endpoint = peer.endpoint
+    return f"{endpoint.host} [{endpoint.address}]:{endpoint.port}" if endpoint.port else endpoint.address
+
+
+def _tls(peer: Peer | None) -> str:
+    protection = peer.protection if peer is not None else None
+    if protection is None:
+        return ""
+    return f"{protection.facts.protocol} {protection.judgement.text}".strip()

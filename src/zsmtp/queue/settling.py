@@ -1,0 +1,203 @@
+"""What a settlement, a mark or an operator's change does to a recipient: the rules that all stores share.
+
+A settlement was made from a recipient as it was when it was read; it holds if that one is still the same in what
+matters (:func:`applies`). What it makes of the recipient is :func:`deferred`, or an end. What a server may have by now
+is neither ended nor moved by an operator (:func:`may_change`).
+
+Stores read the recipient and write the answer in one transaction, under a lock that keeps others out.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from zsmtp.errors import QueueError
+from zsmtp.queue.operators import Change
+from zsmtp.queue.states import (
+    AttemptKey,
+    HistoryEntry,
+    NoticeKind,
+    Outcome,
+    OwedNotice,
+    QueuedMessage,
+    QueuedRecipient,
+)
+from zsmtp.queue.store import (
+    Deferred,
+    Ended,
+    Settlement,
+)
+from zsmtp.records import replace
+
+
+class StandingRecipient(Protocol):
+    """What the rules ask of a recipient that is there."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def due(self) -> float: ...
+    @property
+    def expires(self) -> float: ...
+    @property
+    def hold(self) -> int: ...
+    @property
+    def doubtful(self) -> bool: ...
+
+
+class NoticeRule(Protocol):
+    """Which notice is owed when a recipient comes to an end, None if none is."""
+
+    def __call__(
+        self,
+        recipient: QueuedRecipient,
+        message: QueuedMessage,
+        outcome: Outcome,
+        at: float,
+        /,
+        *,
+        status: str,
+        reason: str,
+    ) -> OwedNotice | None: ...
+
+
+def attempt_of(settlement: Settlement) -> AttemptKey:
+    """The attempt that a settlement is about; attempt 0 if none was made."""
+    if isinstance(settlement, Ended):
+        entry = settlement.entry
+        return AttemptKey(entry.message, entry.number, entry.attempt)
+    return settlement.attempt
+
+
+def applies(settlement: Settlement, current: StandingRecipient | None, *, owner: bool, now: float) -> bool:
+    """Whether a settlement holds. ``owner``: it was made under the lease that the recipient's key has now."""
+    if current is None:
+        return False
+    if not isinstance(settlement, Ended):
+        return owner and settlement.attempt.attempt == current.attempts + 1
+    attempt = settlement.entry.attempt
+    if 0 < attempt == current.attempts and current.doubtful:
+        return now < current.due  # the word of an attempt that was settled as in doubt, and none was begun since
+    if attempt == 0 and settlement.entry.outcome is Outcome.EXPIRED:
+        return owner and not current.hold and current.expires <= settlement.entry.at
+    return owner and attempt in (0, current.attempts + 1)
+
+
+def may_mark(attempt: int, current: StandingRecipient | None, *, owner: bool) -> bool:
+    """Whether an attempt is the next one of its recipient, and nothing holds that one."""
+    return current is not None and owner and attempt == current.attempts + 1 and not current.hold
+
+
+def late(settlement: Settlement) -> HistoryEntry | None:
+    """The history entry of a settlement that does not hold, None if it has no word to keep."""
+    entry = settlement.entry
+    if entry is None or entry.outcome is Outcome.LATE:
+        return entry
+    words = f"{entry.outcome.value}: {entry.reason}" if entry.reason else entry.outcome.value
+    return replace(entry, outcome=Outcome.LATE, reason=words)
+
+
+def counters(outcome: Outcome, *, made: bool) -> tuple[str, ...]:
+    """The counters that a history entry adds to; ``made``: it is of an attempt."""
+    if outcome is Outcome.LATE:
+        return ("late",)
+    name = _NAMES.get(outcome, outcome.value)
+    return ("attempts", name) if made else (name,)
+
+
+_NAMES = {Outcome.IN_DOUBT: "doubtful"}
+
+
+def repeats(entry: HistoryEntry, *, doubtful: bool, attempts: int) -> bool:
+    """Whether an end is the delivery of what may have been delivered before, by an attempt in doubt."""
+    return entry.outcome is Outcome.DELIVERED and doubtful and entry.attempt > attempts
+
+
+def deferred(settlement: Deferred, recipient: QueuedRecipient) -> QueuedRecipient:
+    """The recipient after a deferral that holds."""
+    attempts = recipient.attempts + (settlement.entry is not None)
+    return replace(
+        recipient,
+        due=settlement.due,
+        attempts=attempts,
+        status=settlement.status,
+        reason=settlement.reason,
+        doubtful=settlement.doubtful,
+        warned=recipient.warned or settlement.notice is not None,
+        hold=settlement.hold or recipient.hold,
+        key=recipient.key if settlement.key is None else settlement.key,
+    )
+
+
+def check_change(change: Change) -> None:
+    """Raise QueueError if a change is none, or several at once."""
+    fields = (change.due, change.hold, change.key, change.rank, change.expires, change.end)
+    if sum(field is not None for field in fields) != 1:
+        raise QueueError("a change is exactly one of due, hold, key, rank, expires and end")
+    if change.end not in (None, Outcome.FAILED.value, Outcome.DROPPED.value):
+        raise QueueError(f"end {change.end!r} is none that can be given: failed, dropped")
+    if change.hold is not None and change.hold < 0:
+        raise QueueError(f"hold {change.hold} is the number of no rule")
+
+
+def may_change(change: Change, *, marked: bool) -> bool:
+    """Whether a change may be made to a recipient, which has a mark or has none."""
+    return not marked or (change.end is None and change.key is None)
+
+
+def changed(change: Change, recipient: QueuedRecipient) -> QueuedRecipient:
+    """The recipient after a change that is no end."""
+    return replace(
+        recipient,
+        due=recipient.due if change.due is None else change.due,
+        hold=recipient.hold if change.hold is None else change.hold,
+        key=recipient.key if change.key is None else change.key,
+        rank=recipient.rank if change.rank is None else change.rank,
+        expires=recipient.expires if change.expires is None else change.expires,
+    )
+
+
+def ended(
+    change: Change, recipient: QueuedRecipient, message: QueuedMessage, at: float, notice_rule: NoticeRule
+) -> Ended:
+    """The end that an operator gives to a recipient."""
+    assert change.end is not None
+    outcome = Outcome(change.end)
+    entry = HistoryEntry(
+        at=at,
+        message=recipient.message,
+        number=recipient.number,
+        attempt=0,
+        outcome=outcome,
+        address=recipient.address,
+        sender=message.sender,
+        key=recipient.key,
+        tenant=recipient.tenant,
+        status=change.status,
+        reason=change.reason,
+        by=change.by,
+    )
+    notice = None
+    if change.notify:
+        notice = notice_rule(recipient, message, outcome, at, status=change.status, reason=change.reason)
+    return Ended(entry, notice)
+
+
+def failure_notice(
+    recipient: QueuedRecipient, message: QueuedMessage, outcome: Outcome, at: float, /, *, status: str, reason: str
+) -> OwedNotice | None:
+    """The notice of a failure, for every message that has a sender; what NOTIFY asked for is not looked at."""
+    if message.null_sender:
+        return None
+    return OwedNotice(
+        message=recipient.message,
+        number=recipient.number,
+        kind=NoticeKind.FAILED,
+        at=at,
+        address=recipient.address,
+        orcpt=recipient.orcpt,
+        status=status,
+        reason=reason,
+    )

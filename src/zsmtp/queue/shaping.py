@@ -1,0 +1,200 @@
+"""How much mail a site gets at a time: its connection window, its rates, and what happens when it does not answer.
+
+Everything here is a rule or a state without a clock: times are arguments, in seconds on a clock that does not go back.
+
+**The connection window** of a site grows and shrinks by what comes of its connections. A delivery is good if a session
+came about, whatever the server then said of the message; a connection or handshake that fails, or 421, is bad. Each
+result counts ``1/window``, so it takes a window's worth of good results to grow by one and as many bad ones to shrink:
+a server that takes five connections of twenty then defers a sixth of its mail, where a constant step of one defers
+half. The window only grows while it is used.
+
+**A site is dead** when more connections failed in a row than its window was wide when the first of them failed.
+Nothing more is tried then but one probe at a time, at growing intervals; what waits is not touched. The first good
+result brings the site back, with the window it starts with.
+
+**Rates** are token buckets: so many messages, recipients or connections in so many seconds. Several may be given; all
+of them hold.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from zsmtp.errors import ConfigError
+
+START, MOST = 5, 20  # connections to a site: at first, and at most
+
+PROBES = (60.0, 120.0, 300.0, 600.0, 900.0)  # seconds between probes of a dead site; the last one stays
+PROBE_JITTER = 0.1  # of the interval, either way
+
+_RATE = re.compile(r"\s*(\d+)\s*/\s*(\d*)\s*(s|sec|second|m|min|minute|h|hour|d|day)s?\s*")
+_PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Rate(NamedTuple):
+    """At most ``allowed`` in ``seconds``."""
+
+    allowed: int
+    seconds: float
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        """Read ``14/s``, ``100/min``, ``500/2h``; raises :class:`~zsmtp.errors.ConfigError`."""
+        match = _RATE.fullmatch(text.lower())
+        if match is None or not int(match[1]) or match[2] == "0":
+            raise ConfigError(f"{text[:40]!r} is no rate (14/s, 100/min, 500/2h, 10000/day)")
+        return cls(int(match[1]), int(match[2] or 1) * _PERIODS[match[3][0]])
+
+    def __str__(self) -> str:
+        unit, length = next((u, s) for u, s in reversed(_PERIODS.items()) if self.seconds % s == 0 or u == "s")
+        times = self.seconds / length
+        return f"{self.allowed}/{unit}" if times == 1 else f"{self.allowed}/{times:g}{unit}"
+
+
+class TokenBucket:
+    """One rate on its way: a bucket that is full at first and fills again evenly."""
+
+    __slots__ = ("_at", "_level", "rate")
+
+    def __init__(self, rate: Rate) -> None:
+        self.rate = rate
+        self._level = float(rate.allowed)
+        self._at: float | None = None
+
+    def wait(self, now: float, wanted: int = 1) -> float:
+        """Seconds until ``wanted`` may be taken; 0.0 if they may now. More than a full bucket waits for a full one."""
+        missing = min(wanted, self.rate.allowed) - self._filled(now)
+        return max(missing, 0.0) * self.rate.seconds / self.rate.allowed
+
+    def take(self, now: float, taken: int = 1) -> None:
+        """Count ``taken``, whether or not they were there: what is too much is waited for afterwards."""
+        self._level = self._filled(now) - taken
+        self._at = now
+
+    def _filled(self, now: float) -> float:
+        if self._at is None:
+            return self._level
+        return min(self.rate.allowed, self._level + (now - self._at) * self.rate.allowed / self.rate.seconds)
+
+
+class Buckets:
+    """Several rates that all hold."""
+
+    __slots__ = ("_buckets",)
+
+    def __init__(self, rates: Iterable[Rate]) -> None:
+        self._buckets = [TokenBucket(rate) for rate in rates]
+
+    def wait(self, now: float, wanted: int = 1) -> tuple[float, Rate | None]:
+        """Seconds until ``wanted`` may be taken, and the rate that makes it wait longest (None: none does)."""
+        longest, binding = 0.0, None
+        for bucket in self._buckets:
+            seconds = bucket.wait(now, wanted)
+            if seconds > longest:
+                longest, binding = seconds, bucket.rate
+        return longest, binding
+
+    def take(self, now: float, taken: int = 1) -> None:
+        """Count ``taken`` in all of them."""
+        for bucket in self._buckets:
+            bucket.take(now, taken)
+
+
+class ConnectionWindow:
+    """How many connections a site may have now: ``size``, 0 while it is dead."""
+
+    __slots__ = ("_failed", "_most", "_score", "_size", "_start", "_worth", "dead")
+
+    def __init__(self, start: int = START, most: int = MOST) -> None:
+        self._start = min(start, most)
+        self._most = most
+        self._size = self._start
+        self._score = 0.0  # in connections; the window moves by one when it reaches one
+        self._failed = 0  # connections that failed since the last good one
+        self._worth = self._size  # of the window when the first of them failed
+        self.dead = False
+
+    @property
+    def size(self) -> int:
+        """The connections allowed now."""
+        return 0 if self.dead else self._size
+
+    @property
+    def most(self) -> int:
+        """The connections that are ever allowed."""
+        return self._most
+
+    def good(self, busy: int) -> None:
+        """A session came about, or a message was answered, while ``busy`` connections were in use."""
+        self._failed = 0
+        if self.dead:
+            self.dead = False
+            self._size, self._score = self._start, 0.0
+            return
+        if self._size < self._most and busy >= self._size:  # what is not used need not grow
+            self._score = max(self._score, 0.0) + 1 / self._size
+            if self._score >= 1:
+                self._size, self._score = self._size + 1, 0.0
+
+    def bad(self) -> None:
+        """No session came about, or the server closed it with 421."""
+        if not self._failed:
+            self._worth = self._size
+        self._failed += 1
+        if self._failed > self._worth:
+            self.dead = True
+        self._score = min(self._score, 0.0) - 1 / self._size
+        if self._score <= -1 and self._size > 1:
+            self._size, self._score = self._size - 1, 0.0
+
+    def limit(self, connections: int) -> None:
+        """The server showed that it takes so many at a time: no more are tried until it grows again."""
+        self._size = max(min(self._size, connections), 1)
+        self._score = 0.0
+
+
+class ProbeTimes:
+    """When a dead site is tried again: one probe at a time, at growing intervals."""
+
+    __slots__ = ("_failures", "at")
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self.at = 0.0  # the next probe, on the caller's clock
+
+    def failed(self, now: float, chance: float) -> None:
+        """A probe failed, or the site was found dead; ``chance`` is a random number from 0 to 1."""
+        interval = PROBES[min(self._failures, len(PROBES) - 1)]
+        self._failures += 1
+        self.at = now + interval * (1 + PROBE_JITTER * (2 * chance - 1))
+
+    def succeeded(self) -> None:
+        """The site lives."""
+        self._failures = 0
+        self.at = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteLimits:
+    """What a site may get, as configured."""
+
+    start: int = START
+    """Connections at first."""
+    most: int = MOST
+    """Connections at most."""
+    messages: tuple[Rate, ...] = ()
+    """Messages in a time."""
+    recipients: tuple[Rate, ...] = ()
+    """Recipients in a time."""
+    connections: tuple[Rate, ...] = ()
+    """New connections in a time."""
+    per_connection: int = 0
+    """Messages over one connection, 0: as many as the server takes."""
+
+
+def rates(texts: str | Sequence[str]) -> tuple[Rate, ...]:
+    """The rates of a configuration: one text or several. Raises ConfigError."""
+    return tuple(Rate.parse(text) for text in ([texts] if isinstance(texts, str) else texts))

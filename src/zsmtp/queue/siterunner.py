@@ -1,0 +1,591 @@
+"""One site under lease: reads what is due, opens connections as far as its window and rates allow, takes verdicts.
+
+:class:`SiteRunner` holds what limits a site (``zsmtp.queue.shaping``) and the work of its keys (``zsmtp.queue.site``);
+:meth:`SiteRunner.pump` does what can be done now, and is called whenever something changed. A :class:`SiteWorker` is
+one connection: it takes one delivery after the other, and hands the engine further ones while messages are on their
+way.
+
+A delivery for which no session came about, beside others that stand, or whose turn it was only in a row behind such a
+one, goes back as it was: no attempt is counted for it. Where none stands, the first delivery of the connection has been
+tried, and its failure is the site's: after as many failures in a row as the window is wide one probe at a time is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from zsmtp.delivery.envelope import Delivery
+from zsmtp.delivery.ledger import Ledger
+from zsmtp.delivery.outcome import Disposition, Scope, Verdict, from_loss, in_doubt
+from zsmtp.errors import ConfigError, ContentError, LocalError, QueueError, QueueUnavailable
+from zsmtp.queue import settlement
+from zsmtp.queue.results import recipient_of
+from zsmtp.queue.settlement import RecipientWork
+from zsmtp.queue.shaping import Buckets, ConnectionWindow, ProbeTimes
+from zsmtp.queue.site import Group, KeyQueue
+from zsmtp.queue.states import AttemptKey, Position, SubQueue
+from zsmtp.queue.store import Claimed, Deferred, Head, Lease, Settlement, SiteStatus
+
+if TYPE_CHECKING:
+    from zsmtp.queue.connections import Connection
+    from zsmtp.queue.runner import Runner
+
+log = logging.getLogger("zsmtp.queue")
+
+POLL = 1.0  # seconds between looks where nothing announces news
+REVIEW = 300.0  # seconds between two looks through what waits for a site that gets no mail
+REVIEW_PAGE = 500  # recipients looked through at a time
+LONGEST_WAIT = 60.0  # seconds until what can be done is looked at again
+CLAIM_OCTETS = 8 << 20  # of content read at a time
+PATIENCE = 2.0  # seconds that deliveries wait for connections that take none before another one is opened
+SHARE = 30  # deliveries that wait for each connection before another one is opened beside it
+
+
+class ActiveDelivery:
+    """One delivery under way: its group, and who of it has no verdict."""
+
+    __slots__ = ("generation", "group", "key", "marked", "open", "said", "started")
+
+    def __init__(self, key: KeyQueue, group: Group, started: float) -> None:
+        self.key = key
+        self.group = group
+        self.started = started
+        self.generation = key.generation
+        self.open = set(range(len(group.recipients)))
+        self.marked = False  # it may be complete at the server
+        self.said: set[bool] = set()  # whether it showed the site to be well, or unwell
+
+    def close(self) -> None:
+        """Let go of a content in a file."""
+        content = self.group.content
+        if content is not None and not isinstance(content, bytes):
+            content.close()
+
+
+class SiteRunner:
+    """A site of one node, as long as the lease is held."""
+
+    def __init__(self, runner: Runner, lease: Lease) -> None:
+        self._runner = runner
+        self.lease = lease
+        self.limits = runner.config.limits_for(lease.site)
+        self.window = ConnectionWindow(self.limits.start, self.limits.most)
+        self.probes = ProbeTimes()
+        self.dead_reason = ""
+        self.messages = Buckets(self.limits.messages)
+        self.recipients = Buckets(self.limits.recipients)
+        self.opening = Buckets(self.limits.connections)
+        self.keys: dict[str, KeyQueue] = {}
+        self.workers: set[SiteWorker] = set()
+        self.waits_for_slot = False
+        self.lost = False  # the lease is another's
+        self.changed = True  # since the last report
+        self._taken: dict[str, float] = {}  # when something was taken last, by key
+        self._wake: asyncio.TimerHandle | None = None
+        self._paused_until = 0.0
+        self._next_review = runner.loop.time() + REVIEW
+        for key in lease.keys:
+            self.key_queue(key)
+
+    def key_queue(self, key: str) -> KeyQueue:
+        """The work of a queue key."""
+        found = self.keys.get(key)
+        if found is None:
+            found = self.keys[key] = KeyQueue(key, self._runner.config.weight_of)
+        return found
+
+    def in_hand(self) -> Iterable[AttemptKey]:
+        """The attempts of recipients that were read and have no result in the store."""
+        for key in self.keys.values():
+            for recipient in key.in_hand:
+                yield recipient.next_attempt
+
+    @property
+    def ready(self) -> int:
+        """Deliveries that could begin."""
+        return sum(key.ready for key in self.keys.values())
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next recipient that was not read is due."""
+        return min((due for key in self.keys.values() if (due := key.next_due) is not None), default=None)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing of it is in anybody's hands."""
+        return not self.workers and not any(key.in_hand or key.reading for key in self.keys.values())
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that stand."""
+        return sum(worker.connection.is_open for worker in self.workers)
+
+    # ------------------------------------------------------------------- reading
+
+    def learn(self, head: Head) -> None:
+        """There is work in one of its sub-queues."""
+        self.key_queue(head.sub_queue.key).learn(head.sub_queue, head.due)
+
+    async def _read(self, key: KeyQueue, sub_queue: SubQueue, after: Position) -> None:
+        runner, generation = self._runner, key.generation
+        try:
+            claimed, due = await runner.store.claim(
+                self.lease, sub_queue, after, runner.wall(), limit=runner.config.claim, octets=CLAIM_OCTETS
+            )
+        except Exception as error:
+            key.failed_to_read(sub_queue)
+            self._wake_in(POLL)
+            if not isinstance(error, QueueError):
+                raise
+            runner.unavailable(error)
+            return
+        if key.add(sub_queue, claimed, due, generation, lambda one: self._usable(key, one)):
+            self.changed = True
+        self.pump()
+
+    def _usable(self, key: KeyQueue, claimed: Claimed) -> bool:
+        """Whether a recipient that was read is to be delivered; what else becomes of it is on its way then."""
+        runner = self._runner
+        now = runner.wall()
+        work = RecipientWork.of(claimed.recipient, claimed.message)
+        result: Settlement | None = settlement.expiry(work, now, runner.node)
+        if result is None:
+            applied = runner.rules.apply(work, now)
+            if applied is None:
+                return True
+            result = applied.settlement
+            if result is None:  # it stays where it is, and its sender is warned as of any other delay
+                policy = runner.policy(work.recipient.key, work.recipient.tenant)
+                result = settlement.warning(work, policy.retry, now)
+        if result is not None:
+            key.hold_back(claimed.recipient)
+            runner.results.add(self, key, result)
+        return False
+
+    def forget(self) -> None:
+        """Read everything anew: rows changed, or rules did."""
+        for key in self.keys.values():
+            key.forget()
+        self.pump()
+
+    async def review(self) -> None:
+        """Look through all recipients for what has expired and for senders to be warned."""
+        runner = self._runner
+        after = (0, -1)
+        while not self.lost and not runner.stopping:
+            page = await runner.store.review(self.lease, after, limit=REVIEW_PAGE)
+            now = runner.wall()
+            for recipient, message, _ in page:
+                after = (recipient.message, recipient.number)
+                key = self.key_queue(recipient.key)
+                if key.holds(*after):
+                    continue
+                work = RecipientWork.of(recipient, message)
+                policy = runner.policy(recipient.key, recipient.tenant)
+                result = settlement.expiry(work, now, runner.node) or settlement.warning(work, policy.retry, now)
+                if result is not None:
+                    key.hold_back(recipient)
+                    runner.results.add(self, key, result)
+            if len(page) < REVIEW_PAGE:
+                return
+            await asyncio.sleep(0)
+
+    # ---------------------------------------------------------------- connecting
+
+    def pump(self) -> None:
+        """Do what can be done now: read more, open connections; or wait until something can be done."""
+        runner = self._runner
+        if self.lost or runner.stopping:
+            return
+        wall, now = runner.wall(), runner.loop.time()
+        blocked = self._blocked_for(now)
+        if blocked <= 0:
+            for key in self.keys.values():
+                for sub_queue, after in key.to_read(wall):
+                    runner.spawn(self._read(key, sub_queue, after))
+            if not runner.results.problem:
+                self._open_connections(now)
+        if (blocked > 0 or runner.rules) and now >= self._next_review:
+            self._next_review = now + REVIEW
+            if blocked > 0:
+                for key in self.keys.values():
+                    key.forget()  # what waits for its turn may expire, too
+            runner.spawn(self.review())
+        if runner.results.problem:
+            blocked = max(blocked, POLL)
+        due = self.next_due
+        if blocked > 0:
+            self._wake_in(min(blocked, LONGEST_WAIT))
+        elif due is not None and due > wall:
+            self._wake_in(min(due - wall, LONGEST_WAIT))
+
+    def _blocked_for(self, now: float) -> float:
+        """For how many seconds nothing may begin here; 0.0 if something may."""
+        paused = max(self._paused_until - now, 0.0)
+        if self.window.dead:
+            return POLL if self.workers else max(self.probes.at - now, paused)  # one probe at a time
+        return max(self.messages.wait(now)[0], self.recipients.wait(now)[0], paused)
+
+    def pause(self) -> None:
+        """Begin nothing for a moment: what every delivery needs could not be had from the store."""
+        self._paused_until = self._runner.loop.time() + POLL
+
+    def _open_connections(self, now: float) -> None:
+        for worker in [worker for worker in self.workers if worker.idles and worker.key.ready]:
+            worker.connection.wake()
+        allowed = 1 if self.window.dead else self.window.size
+        for key in sorted(self.keys.values(), key=lambda one: -one.ready):
+            mine = sum(worker.key is key for worker in self.workers)
+            # A connection takes messages one behind the other. Another is opened for what is beyond its share, or if
+            # none has been taken for a while although those there are stand.
+            impatient = mine > 0 and key.ready > 0 and self._is_slow(key, now)
+            while len(self.workers) < allowed and (key.ready > mine * SHARE or impatient):
+                wait, _ = self.opening.wait(now)
+                if wait > 0:
+                    self._wake_in(wait)
+                    return
+                if not self._runner.acquire_slot(self):
+                    return
+                try:
+                    worker = SiteWorker(self._runner, self, key)
+                except ConfigError as error:
+                    self._runner.release_slot()
+                    self._unroutable(key, str(error))
+                    break
+                self.opening.take(now)
+                self.workers.add(worker)
+                mine += 1
+                impatient = False
+                self._taken[key.key] = now
+            if key.ready:
+                self._wake_in(PATIENCE)
+
+    def _is_slow(self, key: KeyQueue, now: float) -> bool:
+        """Whether the connections of a key stand and have taken nothing for a while."""
+        if now - self._taken.get(key.key, now) < PATIENCE:
+            return False
+        return all(worker.connection.is_open for worker in self.workers if worker.key is key)
+
+    def _unroutable(self, key: KeyQueue, problem: str) -> None:
+        """Nothing is known of where a key's mail goes: it waits, and says why."""
+        verdict = from_loss(LocalError(problem), "", None, level=Scope.MESSAGE)
+        while (group := key.next()) is not None:
+            self._settle_all(ActiveDelivery(key, group, self._runner.wall()), verdict)
+
+    def _wake_in(self, seconds: float) -> None:
+        loop = self._runner.loop
+        when = loop.time() + max(seconds, 0.001)
+        if self._wake is not None:
+            if self._wake.when() <= when:
+                return
+            self._wake.cancel()
+        self._wake = loop.call_at(when, self._woken)
+
+    def _woken(self) -> None:
+        self._wake = None
+        self.pump()
+
+    def lose(self) -> None:
+        """The lease is another's, or is about to be: nothing more begins."""
+        self.lost = True
+        self.end()
+        for key in self.keys.values():
+            key.forget()
+        for worker in self.workers:
+            worker.connection.stop("the lease of this site is lost", at_once=False)
+
+    def end(self) -> None:
+        """No timer goes off any more."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+
+    # ------------------------------------------------------------------ delivering
+
+    def take(self, key: KeyQueue, *, riding: bool = False) -> Group | None:
+        """The next group for a connection of this key; None if none may begin now.
+
+        ``riding``: beside others under way, so only one whose content is there.
+        """
+        runner = self._runner
+        if runner.stopping or runner.results.problem or self.lost:
+            return None
+        now = runner.loop.time()
+        if self._paused_until > now or self.messages.wait(now)[0] > 0 or self.recipients.wait(now)[0] > 0:
+            return None
+        group = key.next()
+        if group is None:
+            return None
+        if riding and group.content is None:
+            key.put_back(group)
+            return None
+        self._taken[key.key] = now
+        self.messages.take(now)
+        self.recipients.take(now, len(group.recipients))
+        if key.wants_reading(runner.wall()):
+            runner.loop.call_soon(self.pump)
+        return group
+
+    def decided(self, job: ActiveDelivery, index: int, verdict: Verdict) -> None:
+        """A recipient of a delivery has its verdict."""
+        runner, key = self._runner, job.key
+        recipient = job.group.recipients[index]
+        job.open.discard(index)
+        refused = _refuses(verdict)
+        if refused not in job.said and (refused or verdict.peer is not None):
+            job.said.add(refused)
+            self._answered(verdict, refused=refused)
+        result = settlement.after_attempt(
+            RecipientWork.of(recipient, job.group.message),
+            verdict,
+            runner.policy(recipient.key, recipient.tenant),
+            started=job.started,
+            now=runner.wall(),
+            chance=runner.chance(),
+            node=runner.node,
+            lmtp=runner.connections.is_lmtp(key.key),
+        )
+        runner.results.add(self, key, result)
+
+    def _settle_all(self, job: ActiveDelivery, verdict: Verdict) -> None:
+        for index in sorted(job.open):
+            self.decided(job, index, verdict)
+        job.close()
+
+    def broke(self, job: ActiveDelivery, error: Exception) -> None:
+        """A connection ended by a fault of this program: whoever may have been sent to its end is in doubt."""
+        verdict = from_loss(LocalError(f"this program failed: {type(error).__name__}: {error}"), "", None)
+        self._settle_all(job, in_doubt(verdict) if job.marked else verdict)
+
+    def unreadable(self, job: ActiveDelivery, error: QueueError) -> None:
+        """The content of a message cannot be had."""
+        self._settle_all(job, from_loss(ContentError(str(error)), "", None, level=Scope.MESSAGE))
+
+    def put_back(self, job: ActiveDelivery) -> None:
+        """What of a delivery has no verdict is as it was before: nothing was tried for it."""
+        recipients = [job.group.recipients[index] for index in sorted(job.open)]
+        job.open.clear()
+        if not recipients:
+            job.close()
+        elif self.lost or job.generation != job.key.generation:  # rows may have changed: they are read again
+            for recipient in recipients:
+                job.key.done(recipient.message, recipient.number)
+            job.close()
+        else:
+            job.key.put_back(Group(job.group.message, recipients, job.group.content))
+
+    def _answered(self, verdict: Verdict, *, refused: bool) -> None:
+        """What a verdict says of the site."""
+        was_dead = self.window.dead
+        if not refused:
+            self.window.good(len(self.workers))
+            if was_dead:
+                self.probes.succeeded()
+                self.dead_reason = ""
+                log.info("%s answers again", self.lease.site)
+        else:
+            self.window.bad()
+            if self.window.dead:
+                self.dead_reason = settlement.words_of(verdict)[0]
+                self.probes.failed(self._runner.loop.time(), self._runner.chance())
+                for key in self.keys.values():
+                    key.forget()  # nothing is in hand while nothing can begin: it may expire
+                if not was_dead:
+                    log.warning("%s does not answer, one probe at a time: %s", self.lease.site, self.dead_reason)
+        self.changed = self.changed or was_dead != self.window.dead
+
+    def written(self, results: Sequence[tuple[KeyQueue, Settlement]]) -> None:
+        """Results are in the store."""
+        for key, result in results:
+            recipient = key.done(*recipient_of(result))
+            if recipient is None or not isinstance(result, Deferred) or result.hold:
+                continue
+            if result.key is None:
+                key.learn(recipient.sub_queue, result.due)
+            else:
+                self._runner.note(result.key, result.due)
+        self.pump()
+
+    def status(self, now: float, wall: float) -> SiteStatus:
+        """How it is served, for others to see."""
+        wait, rate = self.messages.wait(now)
+        other, other_rate = self.recipients.wait(now)
+        if other > wait:
+            wait, rate = other, other_rate
+        return SiteStatus(
+            site=self.lease.site,
+            node=self._runner.node,
+            updated=wall,
+            window=self.window.size,
+            busy=len(self.workers),
+            ready=self.ready,
+            dead_until=wall + max(self.probes.at - now, 0.0) if self.window.dead else 0.0,
+            dead_reason=self.dead_reason if self.window.dead else "",
+            rate_until=wall + wait if wait > 0 else 0.0,
+            rate=str(rate) if rate is not None else "",
+            no_slot=self.waits_for_slot,
+        )
+
+
+def _refuses(verdict: Verdict) -> bool:
+    """Whether a verdict shows that a site takes no mail now, or too much comes at a time.
+
+    A domain that does not exist, or takes no mail at all, has no site to be spared: all its mail fails at once.
+    """
+    if verdict.fate is Disposition.FAILED and verdict.peer is None:
+        return False
+    return verdict.level is Scope.HOST or (verdict.reply is not None and verdict.reply.code == 421)
+
+
+class SiteWorker:
+    """One connection of a site at work. Raises ConfigError when made for a key whose mail can go nowhere."""
+
+    def __init__(self, runner: Runner, site: SiteRunner, key: KeyQueue) -> None:
+        self.site = site
+        self.key = key
+        self.idles = False
+        self._runner = runner
+        self._jobs: dict[Ledger, ActiveDelivery] = {}
+        self._first: Ledger | None = None
+        self._sent = 0
+        self._leaving = False
+        self._denied = False  # leave to complete a message
+        self.connection: Connection = runner.connections.connection(key.key, self._allow)
+        self.task = runner.loop.create_task(self._work(), name=f"zsmtp queue to {key.key}")
+
+    async def _work(self) -> None:
+        runner, site = self._runner, self.site
+        try:
+            while not self._leaving:
+                group = site.take(self.key)
+                if group is None:
+                    if not await self._idle():
+                        break
+                    continue
+                delivery = await self._begin_loaded(group)
+                if delivery is None:
+                    continue
+                self._first = delivery.ledger
+                await self.connection.deliver(delivery, self._more, self._returns)
+                self._put_back_open()
+                if site.window.dead or len(site.workers) > max(site.window.size, 1) or runner.slot_wanted(site):
+                    break
+        except Exception as error:
+            log.exception("a connection to %s ended by a fault of this program", self.key.key)
+            for job in tuple(self._jobs.values()):
+                site.broke(job, error)
+        finally:
+            self._put_back_open()
+            site.workers.discard(self)
+            with suppress(Exception):
+                await self.connection.close()
+            runner.release_slot()
+            site.changed = True
+            site.pump()
+
+    def _put_back_open(self) -> None:
+        jobs, self._jobs = self._jobs, {}
+        for job in jobs.values():
+            self.site.put_back(job)
+
+    async def _begin_loaded(self, group: Group) -> Delivery | None:
+        """A delivery for a group; its content is loaded first, if it was too large to be read with it."""
+        if group.content is None:
+            job = ActiveDelivery(self.key, group, self._runner.wall())
+            try:
+                await self._runner.connections.load(self._runner.store, group)
+            except QueueUnavailable as error:
+                self._runner.unavailable(error)
+                self.site.pause()
+                self.site.put_back(job)
+                self._leaving = True
+                return None
+            except QueueError as error:
+                self.site.unreadable(job, error)
+                return None
+            except Exception as error:
+                self.site.broke(job, error)
+                raise
+        return self._begin(group)
+
+    def _begin(self, group: Group) -> Delivery:
+        job = ActiveDelivery(self.key, group, self._runner.wall())
+
+        def on_verdict(index: int, verdict: Verdict) -> None:
+            self.site.decided(job, index, verdict)
+            if not job.open:
+                job.close()
+                self._jobs.pop(delivery.ledger, None)
+
+        try:
+            delivery = self.connection.delivery(group, on_verdict)
+        except Exception as error:
+            self.site.broke(job, error)
+            raise
+        self._jobs[delivery.ledger] = job
+        self._sent += 1
+        most = self.site.limits.per_connection
+        if most and self._sent >= most:
+            self._leaving = True
+        return delivery
+
+    def _more(self) -> Delivery | None:
+        """Another delivery for the engine, beside those under way."""
+        if self._leaving or self._runner.slot_wanted(self.site):
+            return None
+        group = self.site.take(self.key, riding=True)
+        return None if group is None else self._begin(group)
+
+    def _returns(self, delivery: Delivery, verdict: Verdict) -> bool:
+        """Whether a delivery goes back that no server decided about."""
+        site = self.site
+        if verdict.in_doubt:
+            return False
+        if self._runner.stopping or site.lost or self._denied:
+            self._leaving = True
+            return True
+        if verdict.level is not Scope.HOST:
+            return False
+        others = site.sessions - self.connection.is_open
+        if others:
+            site.window.limit(others)  # the server takes no more connections than these
+        elif delivery.ledger is self._first:
+            return False  # it was tried, and the failure is the site's
+        self._leaving = True
+        return True
+
+    async def _allow(self, asked: Sequence[tuple[Delivery, tuple[int, ...]]]) -> bool:
+        """Write down that these may be complete at the server from now on."""
+        runner, site = self._runner, self.site
+        jobs = [(self._jobs[delivery.ledger], indexes) for delivery, indexes in asked]
+        attempts = [job.group.recipients[index].next_attempt for job, indexes in jobs for index in indexes]
+        self._denied = True
+        if runner.results.problem or site.lost:
+            return False
+        try:
+            allowed = await runner.store.mark(site.lease, attempts)
+        except QueueUnavailable as error:
+            runner.unavailable(error)
+            site.pause()
+            return False
+        if not allowed:
+            runner.lose(site)
+            return False
+        self._denied = False
+        for job, _ in jobs:
+            job.marked = True
+        return True
+
+    async def _idle(self) -> bool:
+        """Keep the session for a while; whether there may be work again."""
+        if not self.connection.is_open or self._runner.stopping or self._runner.slot_wanted(self.site):
+            return False
+        self.idles = True
+        try:
+            return await self.connection.idle(self._runner.config.idle)
+        finally:
+            self.idles = False

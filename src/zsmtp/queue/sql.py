@@ -1,0 +1,267 @@
+"""What the stores in databases share: their columns, and rows as values.
+
+The tables of all databases have these columns, in this order; texts are texts, times are milliseconds since 1970.
+Filters as conditions over them: ``zsmtp.queue.conditions``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from zsmtp.queue.intake import clean, kept_entry, kept_notice
+from zsmtp.queue.operators import SiteStatus
+from zsmtp.queue.states import (
+    HistoryEntry,
+    NoticeKind,
+    Outcome,
+    OwedNotice,
+    QueuedMessage,
+    QueuedRecipient,
+    milliseconds,
+)
+
+RECIPIENT = (
+    "message",
+    "number",
+    "address",
+    "key",
+    "tenant",
+    "rank",
+    "due",
+    "expires",
+    "attempts",
+    "notify",
+    "orcpt",
+    "hold",
+    "warned",
+    "doubtful",
+    "status",
+    "reason",
+)
+MESSAGE = (
+    "id",
+    "tenant",
+    "sender",
+    "submitted",
+    "size",
+    "recipients",
+    "priority",
+    "ret",
+    "envid",
+    "name",
+    "origin",
+    "options",
+)
+HISTORY = (
+    "at",
+    "message",
+    "number",
+    "attempt",
+    "outcome",
+    "address",
+    "sender",
+    "key",
+    "tenant",
+    "seconds",
+    "status",
+    "code",
+    "reason",
+    "server",
+    "tls",
+    "node",
+    "by_whom",
+)
+OWED = (
+    "message",
+    "number",
+    "kind",
+    "at",
+    "address",
+    "orcpt",
+    "status",
+    "code",
+    "reason",
+    "server",
+    "expires",
+    "last_attempt",
+)
+
+STATUS = (
+    "site",
+    "node",
+    "updated",
+    "window",
+    "busy",
+    "ready",
+    "dead_until",
+    "dead_reason",
+    "rate_until",
+    "rate",
+    "no_slot",
+)
+
+ARRIVING = -(1 << 40)
+"""The hold of recipients of a large upload: they are due once it was accepted, and claimed once they are let go."""
+
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+_KINDS = {kind.value: kind for kind in NoticeKind}
+
+
+def columns(names: Sequence[str], table: str = "") -> str:
+    """The names of columns for a statement."""
+    prefix = f"{table}." if table else ""
+    return ", ".join(prefix + name for name in names)
+
+
+# ------------------------------------------------------------ rows and values
+
+
+def recipient_from(row: Sequence[Any]) -> QueuedRecipient:
+    """A recipient from its columns."""
+    (message, place, address, key, tenant, rank, due, expires, attempts) = row[:9]
+    (notify, orcpt, hold, warned, doubtful, status, reason) = row[9:16]
+    return QueuedRecipient(
+        message=message,
+        number=place,
+        address=address.encode(),
+        key=key,
+        tenant=tenant,
+        rank=rank,
+        due=due / 1000,
+        expires=expires / 1000,
+        attempts=attempts,
+        notify=notify if notify is None else notify.encode(),
+        orcpt=orcpt if orcpt is None else orcpt.encode(),
+        hold=hold if hold != ARRIVING else 0,
+        warned=warned == 1,
+        doubtful=doubtful == 1,
+        status=status,
+        reason=reason,
+    )
+
+
+def message_from(row: Sequence[Any]) -> QueuedMessage:
+    """A message from its columns."""
+    (message, tenant, sender, submitted, size, recipients, priority, ret, envid, name, origin, options) = row
+    return QueuedMessage(
+        id=message,
+        tenant=tenant,
+        sender=sender.encode(),
+        submitted=submitted / 1000,
+        size=size,
+        recipients=recipients,
+        priority=priority,
+        ret=ret if ret is None else ret.encode(),
+        envid=envid if envid is None else envid.encode(),
+        name=name,
+        origin=origin,
+        options=options if options is None else json.loads(options),
+    )
+
+
+def entry_from(row: Sequence[Any]) -> HistoryEntry:
+    """A history entry from its columns."""
+    (at, message, place, attempt, outcome, address, sender, key, tenant, seconds) = row[:10]
+    (status, code, reason, server, tls, node, by) = row[10:]
+    return HistoryEntry(
+        at=at / 1000,
+        message=message,
+        number=place,
+        attempt=attempt,
+        outcome=_OUTCOMES[outcome],
+        address=address.encode(),
+        sender=sender.encode(),
+        key=key,
+        tenant=tenant,
+        seconds=seconds / 1000,
+        status=status,
+        code=code,
+        reason=reason,
+        server=server,
+        tls=tls,
+        node=node,
+        by=by,
+    )
+
+
+def entry_values(entry: HistoryEntry) -> tuple[object, ...]:
+    """The columns of a history entry."""
+    entry = kept_entry(entry)
+    return (
+        round(entry.at * 1000),
+        entry.message,
+        entry.number,
+        entry.attempt,
+        entry.outcome.value,
+        entry.address.decode(),
+        entry.sender.decode(),
+        entry.key,
+        entry.tenant,
+        round(entry.seconds * 1000),
+        entry.status,
+        entry.code,
+        entry.reason,
+        entry.server,
+        entry.tls,
+        entry.node,
+        entry.by,
+    )
+
+
+def owed_from(row: Sequence[Any]) -> OwedNotice:
+    """An owed notice from its columns."""
+    (message, place, kind, at, address, orcpt, status, code, reason, server, expires, last_attempt) = row
+    return OwedNotice(
+        message=message,
+        number=place,
+        kind=_KINDS[kind],
+        at=at / 1000,
+        address=address.encode(),
+        orcpt=orcpt if orcpt is None else orcpt.encode(),
+        status=status,
+        code=code,
+        reason=reason,
+        server=server,
+        expires=expires / 1000,
+        last_attempt=last_attempt / 1000,
+    )
+
+
+def owed_values(owed: OwedNotice) -> tuple[object, ...]:
+    """The columns of an owed notice."""
+    owed = kept_notice(owed)
+    return (
+        owed.message,
+        owed.number,
+        owed.kind.value,
+        milliseconds(owed.at),
+        owed.address.decode(),
+        owed.orcpt if owed.orcpt is None else owed.orcpt.decode(),
+        owed.status,
+        owed.code,
+        owed.reason,
+        owed.server,
+        milliseconds(owed.expires),
+        milliseconds(owed.last_attempt),
+    )
+
+
+def status_text(status: SiteStatus) -> str:
+    """The status of a site as JSON."""
+    values = {name: getattr(status, name) for name in STATUS}
+    return json.dumps({name: clean(value) if isinstance(value, str) else value for name, value in values.items()})
+
+
+def status_from(text: str) -> SiteStatus:
+    """The status of a site from JSON; what a later program added is passed over."""
+    values = json.loads(text)
+    return SiteStatus(**{name: values[name] for name in STATUS if name in values})
+
+
+def padded(values: Collection[Any], sizes: Sequence[int]) -> list[Any]:
+    """Values for an ``IN`` list, repeated up to the next of ``sizes``: few statements serve lists of every length."""
+    found = list(values)
+    size = next((one for one in sizes if one >= len(found)), len(found))
+    return found + found[-1:] * (size - len(found))

@@ -1,0 +1,206 @@
+"""Connections to the database of a queue, its schema, and what its errors mean.
+
+Every connection is in WAL mode; writers use ``synchronous=FULL`` (one fsync for a commit), readers cannot write. The
+schema grows by numbered files (``migrations/``), each applied once, forward only. What a later program adds, an earlier
+one does not see, and works; where it would not, the file names the oldest program that may open it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from urllib.parse import quote
+
+from zsmtp import __version__
+from zsmtp.errors import QueueError, QueueUnavailable
+
+BUSY = sqlite3.SQLITE_BUSY
+FULL = sqlite3.SQLITE_FULL
+IOERR = sqlite3.SQLITE_IOERR
+_OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
+_STATEMENTS = 300  # prepared ones that a connection keeps
+_RECOVERY = 5.0  # seconds to wait while another process reads the log of one that died
+
+_MEANING = {
+    sqlite3.SQLITE_PERM: "access is refused",
+    sqlite3.SQLITE_BUSY: "another process has it locked",
+    sqlite3.SQLITE_LOCKED: "another connection has it locked",
+    sqlite3.SQLITE_NOMEM: "out of memory",
+    sqlite3.SQLITE_READONLY: "it is read-only",
+    sqlite3.SQLITE_IOERR: "input/output error",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    sqlite3.SQLITE_PROTOCOL: "its lock cannot be had",
+    sqlite3.SQLITE_NOTADB: "it is no SQLite database",
+    sqlite3.SQLITE_NOLFS: "it is larger than this system can handle",
+    sqlite3.SQLITE_AUTH: "access is refused",
+}
+UNREADABLE = (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError)
+"""What the program meets where a row has other values than its own."""
+_BROKEN = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB}
+
+
+def code_of(error: sqlite3.Error) -> int:
+    """The primary result code of an error, 0 if there is none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_trouble(error: sqlite3.Error) -> bool:
+    """Whether an error is of the store, not of the statement."""
+    return code_of(error) in _MEANING or (isinstance(error, sqlite3.OperationalError) and code_of(error) <= 1)
+
+
+def is_broken(error: sqlite3.Error) -> bool:
+    """Whether a connection is better opened anew after an error."""
+    return code_of(error) in _BROKEN
+
+
+def unavailable(path: str, doing: str, error: sqlite3.Error) -> QueueUnavailable:
+    """The error as callers get it: what, where, why."""
+    meaning = _MEANING.get(code_of(error))
+    why = f"{meaning} ({error})" if meaning else str(error)
+    return QueueUnavailable(f"queue {path}: {doing}: {why}")
+
+
+def unreadable(path: str, doing: str, error: Exception) -> QueueUnavailable:
+    """The error of values that are not of their kind, as a damaged file has them."""
+    return QueueUnavailable(f"queue {path}: {doing}: it has values that cannot be understood ({error!r})")
+
+
+@contextmanager
+def words_readable() -> Iterator[None]:
+    """Have an error of a damaged schema be one of SQLite's: its words are those of the file, and may be no UTF-8."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        damaged = sqlite3.DatabaseError("its schema cannot be read")
+        damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise damaged from error
+
+
+@words_readable()
+def connect(path: str, *, cache: int, writes: bool) -> sqlite3.Connection:
+    """Open a connection to a database that is there; ``cache`` is in KiB. Raises sqlite3.Error."""
+    connection = sqlite3.connect(
+        f"file:{quote(path)}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=_STATEMENTS,
+        timeout=_RECOVERY,
+    )
+    try:
+        connection.execute(f"PRAGMA cache_size = -{cache}")
+        if writes:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = FAST")  # zeroes what is written anyway
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+            connection.execute("SELECT count(*) FROM sqlite_schema")  # opens the log
+            connection.execute("PRAGMA busy_timeout = 0")  # writers take turns (``WriteTurn``)
+        else:
+            connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Have all questions answered from one state of the database."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:  # not after an input/output error: SQLite has ended it
+            connection.execute("COMMIT")
+
+
+@words_readable()
+def create(path: str) -> None:
+    """Make the file if it is not there, readable for nobody else, and put it in WAL mode.
+
+    Raises sqlite3.Error.
+    """
+    with suppress(OSError):  # what keeps it from being made, SQLite says
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+    try:
+        if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that room can be given back after a flood
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    finally:
+        connection.close()
+    if mode != "wal":
+        raise QueueError(f"queue {path}: the journal mode stays {mode!r}; a queue needs a file in WAL mode")
+
+
+@words_readable()
+def migrate(connection: sqlite3.Connection, path: str, shard: int | None, busy: float) -> int:
+    """Bring the schema up to date, and return the shard of the file. To be called with the right to write.
+
+    ``busy``: seconds to wait while somebody's own transaction has the database locked.
+
+    Raises :class:`~zsmtp.errors.QueueError` if the file needs a later program, or is of another shard than asked for.
+    """
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise QueueError(f"SQLite {sqlite3.sqlite_version} is too old for a queue; it needs 3.37 or later")
+    meta = _meta(connection)
+    check_program(path, str(meta.get("min_program", "")))
+    done = int(str(meta.get("schema", 0)))
+    for number, (text, oldest) in enumerate(_migrations(), 1):
+        if number > done:
+            connection.execute(f"PRAGMA busy_timeout = {int(busy * 1000)}")
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {text};"
+                f"INSERT OR REPLACE INTO zsmtp_meta VALUES ('schema', {number}), ('min_program', '{oldest}');"
+                f"INSERT OR IGNORE INTO zsmtp_meta VALUES ('shard', {shard or 0}), ('last_id', 0), ('fence', 0),"
+                "('rules', 0), ('poke', 0); COMMIT;"
+            )
+    found = int(str(_meta(connection)["shard"]))
+    if shard not in (None, found):
+        raise QueueError(f"queue {path} is shard {found}, not {shard}")
+    return found
+
+
+def _meta(connection: sqlite3.Connection) -> dict[str, object]:
+    there = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'zsmtp_meta'").fetchone()
+    return dict(connection.execute("SELECT name, value FROM zsmtp_meta").fetchall()) if there else {}
+
+
+def check_program(path: str, oldest: str) -> None:
+    """Raise QueueError if this program is older than a file allows."""
+    if _release(__version__) < _release(oldest):
+        raise QueueError(
+            f"queue {path} was made by a later program: it needs zsmtp {oldest} or later, not {__version__}"
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+
+
+def _migrations() -> list[tuple[str, str]]:
+    """Each migration, and the oldest program that can use a file after it: its first line may say ``min_program``."""
+    folder = resources.files("zsmtp.queue.sqlite") / "migrations"
+    found = []
+    oldest = "0.1.0"
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".sql"):
+            text = file.read_text(encoding="utf-8")
+            first, _, _ = text.partition("\n")
+            if first.startswith("-- min_program "):
+                oldest = first.removeprefix("-- min_program ").strip()
+            found.append((text, oldest))
+    return found
+
+
+def resolved(path: str | Path) -> str:
+    """The path by which everybody knows the file: locks lie beside it."""
+    return str(Path(path).resolve())

@@ -1,0 +1,380 @@
+"""Leases, claims, marks and results, as the event loop sees them.
+
+One process delivers from a file: its leases are a table in its memory, and what grows with each start of a deliverer
+is stored, the *fence*. :class:`SQLiteDelivery` is that side of a store; the writer's thread does the rest
+(``zsmtp.queue.sqlite.results``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from zsmtp.errors import QueueError
+from zsmtp.queue.leases import Holding, LeaseTable
+from zsmtp.queue.operators import SiteStatus
+from zsmtp.queue.settling import attempt_of
+from zsmtp.queue.sqlite import claims
+from zsmtp.queue.sqlite.locks import DelivererLock
+from zsmtp.queue.sqlite.results import Joined, Marking, Open, Settling, SiteReport, SQLiteResults
+from zsmtp.queue.sqlite.transaction import News, WriteTransaction
+from zsmtp.queue.sqlite.worker import Reader
+from zsmtp.queue.sqlite.writer import DatabaseWatch, JobKind, Writer
+from zsmtp.queue.states import AttemptKey, Position, SubQueue
+from zsmtp.queue.store import (
+    Arrivals,
+    Claimed,
+    Doubt,
+    Head,
+    Lease,
+    Settlement,
+)
+
+_NUMBERS = 32  # bits of a lease's number below the fence
+_KEYS = 500  # in one question
+
+
+class SQLiteDelivery:
+    """The side of a store that delivers, once it has joined."""
+
+    def __init__(
+        self,
+        path: str,
+        writer: Writer,
+        reader: Reader,
+        *,
+        boot: str,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        release: Callable[[int], None],
+    ) -> None:
+        self._path = path
+        self._writer = writer
+        self._reader = reader
+        self._boot = boot
+        self._clock = clock
+        self._monotonic = monotonic
+        self._release = release
+        self._lock = DelivererLock(path)
+        self._results = SQLiteResults()
+        self._join = JobKind("beginning to deliver", self._results.join)
+        self._mark = JobKind("writing marks", self._results.mark, durable=self._results.must_wait)
+        self._settle = JobKind("writing results", self._results.settle)
+        self._give_back = JobKind("giving leases back", self._results.give_back)
+        self._lapse = JobKind("taking leases away", self._results.lapse)
+        self._learn = JobKind("learning sites", _learn, durable=lambda sites: False)
+        self._report = JobKind("keeping the status of sites", self._results.report, durable=lambda report: False)
+        self._node = ""
+        self._leases = LeaseTable()
+        self._doubts: dict[str, dict[AttemptKey, bool]] = {}  # of machine; by key, of leases that are gone
+        self._unsettled: dict[int, dict[AttemptKey, Doubt]] = {}  # by lease
+        self._taking = asyncio.Lock()
+        self._news = News()
+        self._there = asyncio.Event()
+        self.busy: dict[int, set[int]] = {}
+        """The messages in hand, by lease."""
+        self._socket: socket.socket | None = None
+
+    @property
+    def joined(self) -> bool:
+        """Whether this process delivers."""
+        return bool(self._node)
+
+    # ---------------------------------------------------------------- joining
+
+    async def join(self, node: str) -> None:
+        """Become the deliverer; raises QueueBusy if another process is it."""
+        if self._node:
+            raise QueueError(f"queue {self._path}: this store is node {self._node} already")
+        self._writer.check()
+        self._lock.acquire(node)
+        try:
+            joined = await self._writer.do(self._join, (node, self._boot))
+            await self._begin(node, joined)
+        except BaseException:
+            self._writer.watch(None)
+            self._lock.release()
+            raise
+
+    async def _begin(self, node: str, joined: Joined) -> None:
+        loop = asyncio.get_running_loop()
+
+        def tell(news: News) -> None:
+            with suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(self.tell, news)
+
+        self._leases = LeaseTable(joined.fence << _NUMBERS)
+        self._leases.join(node, self._monotonic())
+        self._keep_doubts(joined.doubts)
+        self._writer.watch(DatabaseWatch(joined.last_id, joined.rules, joined.poke, tell))
+        self._node = node
+        self._listen(loop)
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let other processes say that there is something new; without it they are found within a second."""
+        path = f"{self._path}-wake"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            Path(path).unlink(missing_ok=True)
+            listener.bind(path)
+            Path(path).chmod(Path(self._path).stat().st_mode & 0o666)
+            loop.add_reader(listener, self._woken)
+        except (OSError, NotImplementedError):  # a path of more than 107 octets, a file system without sockets
+            listener.close()
+        else:
+            self._socket = listener
+
+    def _woken(self) -> None:
+        with suppress(OSError):
+            while self._socket is not None and self._socket.recv(16):
+                pass
+        self._writer.wake()
+
+    def wake(self) -> None:
+        """Look for what others wrote, and have :meth:`arrivals` come back."""
+        self._writer.wake()
+        self._there.set()
+
+    async def leave(self) -> None:
+        """Give all leases back, and deliver no more; marks stay."""
+        if self._node:
+            holdings = self._leases.leave(self._node)
+            self._node = ""
+            if self._socket is not None:
+                asyncio.get_running_loop().remove_reader(self._socket)
+                self._socket.close()
+                with suppress(OSError):
+                    Path(f"{self._path}-wake").unlink(missing_ok=True)
+            try:
+                with suppress(QueueError):  # what cannot be written now is found by who delivers next
+                    await self._writer.do(self._lapse, [one.number for one in holdings])
+            finally:
+                self._writer.watch(None)
+                self._lock.release()
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._lock.close()
+        if self._socket is not None:
+            self._socket.close()
+
+    def delivers_somewhere(self) -> bool:
+        """Whether a process delivers from the file, be it this one."""
+        self._writer.check()
+        return self._leases.lives(self._node, self._monotonic()) if self._node else self._lock.held_by_somebody()
+
+    def beat(self) -> None:
+        """Say that the event loop turns."""
+        self._leases.beat(self._node, self._monotonic())
+
+    def _expect_node(self) -> None:
+        if not self._node:
+            raise QueueError(f"queue {self._path}: only a node can do this: join first")
+
+    # ----------------------------------------------------------------- leases
+
+    async def agenda(self) -> dict[str, float]:
+        """The queue keys with recipients that are not held, and when the first of each is due."""
+        self._expect_node()
+        found: dict[str, float] = {}
+        after: str | None = None
+        while keys := await self._reader.read(
+            "looking for work", partial(claims.keys_with_work, after=after, limit=_KEYS)
+        ):
+            found |= await self._reader.read("looking for work", partial(claims.agenda, keys=keys))
+            after = keys[-1]
+        return found
+
+    async def take(self, keys: Collection[str], *, limit: int) -> list[Lease]:
+        """Lease sites without owner."""
+        self._expect_node()
+        async with self._taking:
+            await self._take_away()
+            candidates = list(dict.fromkeys([*keys, *sorted(self._doubts)]))
+            taken: dict[int, Lease] = {}
+            for start in range(0, len(candidates), _KEYS):
+                limit = await self._lease(candidates[start : start + _KEYS], limit, taken)
+            return list(taken.values())
+
+    async def _lease(self, candidates: Collection[str], limit: int, taken: dict[int, Lease]) -> int:
+        """Lease the sites of keys; returns how many more may be leased."""
+        free = [key for key in candidates if self._leases.of_key(key) is None]
+        sites = await self._reader.read("looking for sites", partial(claims.sites_of, keys=free))
+        new: dict[str, list[str]] = {}
+        for key in free:
+            site = sites.get(key, key)
+            if site in new or self._leases.of_site(site) is not None:
+                new.setdefault(site, []).append(key)
+            elif limit > 0:
+                limit -= 1
+                new[site] = [key]
+        fresh = [site for site in new if self._leases.of_site(site) is None]
+        for site, key in await self._members(fresh):
+            new[site].append(key)
+        for site, members in new.items():
+            holding = self._leases.of_site(site) or self._leases.take(site, (), self._node)
+            mine = [key for key in dict.fromkeys(members) if self._leases.of_key(key) is None]
+            if self._leases.extend(holding, mine):
+                await self._adopt_doubts(holding, mine)
+                doubts = tuple(self._unsettled.get(holding.number, {}).values())
+                taken[holding.number] = Lease(holding.number, site, tuple(sorted(holding.keys)), doubts)
+        return limit
+
+    async def _members(self, sites: Collection[str]) -> list[tuple[str, str]]:
+        """The other keys of sites that have recipients which are not held: site, key."""
+        learned = await self._reader.read("looking for sites", partial(claims.keys_of, sites=sites))
+        elsewhere = await self._reader.read("looking for sites", partial(claims.sites_of, keys=sites))
+        found = learned + [(site, site) for site in sites if elsewhere.get(site, site) == site]
+        members = []
+        for start in range(0, len(found), _KEYS):
+            part = found[start : start + _KEYS]
+            keys = [key for _, key in part]
+            work = await self._reader.read("looking for work", partial(claims.agenda, keys=keys))
+            members += [(site, key) for site, key in part if key in work]
+        return members
+
+    async def _adopt_doubts(self, holding: Holding, keys: Collection[str]) -> None:
+        """Make the doubts of keys those of their lease; an operator may have ended some recipients, or moved them."""
+        doubts = {attempt: machine for key in keys for attempt, machine in self._doubts.pop(key, {}).items()}
+        if not doubts:
+            return
+        there = await self._reader.read("looking for doubts", partial(claims.recipients, attempts=list(doubts)))
+        for attempt in sorted(there):
+            recipient, message = there[attempt]
+            if recipient.key in holding.keys:
+                doubt = Doubt(recipient, message, doubts[attempt])
+                self._unsettled.setdefault(holding.number, {})[attempt] = doubt
+            else:
+                self._keep_doubts([Open(recipient.key, attempt, doubts[attempt])])
+
+    def _keep_doubts(self, doubts: Iterable[Open]) -> None:
+        """Keep doubts for the next owner of their key."""
+        for key, attempt, machine in doubts:
+            self._doubts.setdefault(key, {})[attempt] = machine
+
+    async def give_back(self, leases: Collection[Lease]) -> None:
+        """Give leases up."""
+        self._expect_node()
+        numbers = [lease.number for lease in leases]
+        if await self._writer.do(self._give_back, numbers):
+            raise QueueError("a lease with marked attempts cannot be given back: settle them first")
+        self._dropped(self._leases.drop(numbers))
+
+    async def _take_away(self) -> None:
+        """Take the leases away, if the event loop has not turned for too long."""
+        holdings = self._leases.lapse(self._monotonic())
+        if holdings:
+            doubts = await self._writer.do(self._lapse, [holding.number for holding in holdings])
+            self._keep_doubts(doubts)
+            self._dropped(holdings)
+
+    def _dropped(self, holdings: Collection[Holding]) -> None:
+        """Keep what leases leave behind: doubts that were not settled."""
+        for holding in holdings:
+            left = self._unsettled.pop(holding.number, {})
+            self._keep_doubts(Open(one.recipient.key, attempt, one.machine) for attempt, one in left.items())
+            self.busy.pop(holding.number, None)
+
+    async def learn(self, sites: Mapping[str, str]) -> None:
+        """Remember which site a queue key belongs to."""
+        await self._writer.do(self._learn, dict(sites))
+
+    # ----------------------------------------------------------------- claims
+
+    def _keys(self, lease: Lease) -> set[str]:
+        holding = self._leases.get(lease.number)
+        return set() if holding is None else holding.keys
+
+    async def heads(self, leases: Collection[Lease]) -> list[Head]:
+        """The sub-queues of the leases with work."""
+        keys = sorted({key for lease in leases for key in self._keys(lease)})
+        found: list[Head] = []
+        for start in range(0, len(keys), _KEYS):
+            part = keys[start : start + _KEYS]
+            found += await self._reader.read("looking for work", partial(claims.heads, keys=part))
+        return found
+
+    async def claim(
+        self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
+    ) -> tuple[list[Claimed], float | None]:
+        """Read recipients that are due, and when the next one is."""
+        if sub_queue.key not in self._keys(lease):
+            return [], None
+        doubts = frozenset(self._unsettled.get(lease.number, ()))
+        return await self._reader.read(
+            "claiming",
+            lambda connection: claims.claim(
+                connection, sub_queue, after, now, limit=limit, octets=octets, doubts=doubts
+            ),
+        )
+
+    async def review(self, lease: Lease, after: tuple[int, int], *, limit: int) -> list[Claimed]:
+        """Read recipients in order of their ids, due or not."""
+        keys = sorted(self._keys(lease))
+        doubts = frozenset(self._unsettled.get(lease.number, ()))
+        return await self._reader.read(
+            "looking through a site", partial(claims.review, keys=keys, after=after, limit=limit, doubts=doubts)
+        )
+
+    # ------------------------------------------------------ marks and results
+
+    async def mark(self, lease: Lease, attempts: Sequence[AttemptKey]) -> bool:
+        """Commit that these attempts may complete."""
+
+        def good() -> bool:
+            return self._leases.may_mark(lease.number, self._monotonic())
+
+        return good() and await self._writer.do(self._mark, Marking(lease.number, self._keys(lease), attempts, good))
+
+    async def settle(
+        self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
+    ) -> list[AttemptKey]:
+        """Write results, with what is in hand after them."""
+        request = Settling(lease.number, self._keys(lease), settlements, in_hand)
+        conflicts = await self._writer.do(self._settle, request)
+        unsettled = self._unsettled.get(lease.number)
+        if unsettled:
+            for settlement in settlements:
+                unsettled.pop(AttemptKey(*attempt_of(settlement)), None)
+        if self._leases.get(lease.number) is not None:
+            self.busy[lease.number] = {attempt.message for attempt in in_hand}
+        return conflicts
+
+    # --------------------------------------------------------------- arrivals
+
+    def tell(self, news: News) -> None:
+        """Something changed."""
+        for message in news.released:
+            self._release(message)
+        self._news.add(news)
+        self._there.set()
+
+    async def arrivals(self, timeout: float) -> Arrivals:
+        """Wait until there is something new."""
+        self._expect_node()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._there.wait()
+        self._there.clear()
+        news, self._news = self._news, News()
+        keys = {key: at / 1000 for key, at in news.keys.items()}
+        return Arrivals(keys, frozenset(news.poked), news.rules)
+
+    async def report(self, statuses: Sequence[SiteStatus]) -> None:
+        """Keep how sites are served."""
+        self._expect_node()
+        await self._writer.do(self._report, SiteReport(statuses, sum(1 for _ in self._leases)))
+
+
+def _learn(transaction: WriteTransaction, requests: list[dict[str, str]]) -> list[None]:
+    for sites in requests:
+        transaction.db.executemany(
+            "INSERT INTO zsmtp_site (key, site) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET site = excluded.site "
+            "WHERE site <> excluded.site",
+            list(sites.items()),
+        )
+    return [None] * len(requests)

@@ -1,0 +1,440 @@
+"""New messages as rows: what the writer's thread, an upload and a caller's own transaction do alike.
+
+An id is drawn, and the rows of the message are inserted; nothing that is there is changed but the last id and the
+counters. Recipients of a large upload are inserted long before their message is, with a hold that claims do not see
+(:data:`~zsmtp.queue.sql.ARRIVING`); they are let go in pieces after it was accepted.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from zsmtp.errors import Conflict, QueueError
+from zsmtp.queue import intake
+from zsmtp.queue.limits import (
+    BY_COMMAND,
+    CHUNK,
+    PART_OCTETS,
+    PART_RECIPIENTS,
+)
+from zsmtp.queue.sql import ARRIVING, MESSAGE, OWED, columns, owed_from
+from zsmtp.queue.sqlite.results import delete_messages
+from zsmtp.queue.sqlite.transaction import WriteTransaction, each, insert, listed
+from zsmtp.queue.states import OwedNotice, milliseconds
+from zsmtp.queue.store import (
+    Accepted,
+    NewMessage,
+    NewRecipient,
+)
+
+_INSERT_MESSAGE = f"INSERT INTO zsmtp_message ({columns(MESSAGE)}) VALUES|({listed(len(MESSAGE))})"
+_INSERT_PLAIN = (  # nothing but what every recipient has
+    "INSERT INTO zsmtp_recipient (message, number, address, key, tenant, rank, due, expires) "
+    "VALUES|(?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_INSERT_RECIPIENT = (
+    "INSERT INTO zsmtp_recipient (message, number, address, key, tenant, rank, due, expires, notify, orcpt, hold) "
+    "VALUES|(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_FARTHEST = (1 << 53) / 1000
+_LARGEST = 1 << 31
+_INSERT_CONTENT = "INSERT INTO zsmtp_content (message, data) VALUES|(?, ?)"
+
+
+class Staged(NamedTuple):
+    """An upload that is to be accepted: what of it was written, and the rest.
+
+    ``message`` 0: nothing was. ``rest`` are its last recipients, whose numbers end with ``recipients``; ``arriving``
+    tells whether others were written before.
+    """
+
+    new: NewMessage
+    message: int
+    size: int
+    recipients: int
+    chunks: list[tuple[int, bytes]]
+    rest: list[NewRecipient]
+    arriving: bool
+
+
+class UploadPart(NamedTuple):
+    """A part of an upload: chunks by their number, recipients with the number of the first."""
+
+    new: NewMessage
+    message: int
+    chunks: list[tuple[int, bytes]]
+    first: int
+    recipients: list[NewRecipient]
+
+
+class Notifying(NamedTuple):
+    """Owed notices, and the message that replaces them."""
+
+    owed: Sequence[OwedNotice]
+    notice: NewMessage | None
+
+
+class SQLiteIntake:
+    """Takes messages in. ``free_space`` gives the octets that are left on the disk, negative if unknown."""
+
+    def __init__(self, shard: int, free_space: Callable[[], int]) -> None:
+        self._shard = shard
+        self._free_space = free_space
+
+    def submit(
+        self, transaction: WriteTransaction, requests: list[Sequence[NewMessage | Staged]]
+    ) -> list[list[Accepted] | Exception]:
+        """Insert messages; a request that cannot be taken inserts nothing and is answered by an error."""
+        rows = Rows(transaction, self._shard)
+        free = self._free_space()
+        answers: list[list[Accepted] | Exception] = []
+        for messages in requests:
+            try:
+                intake.check_room(free, octets_of(messages))
+                answers.append(rows.take(messages))
+            except QueueError as error:
+                answers.append(error)
+        rows.write()
+        return answers
+
+    def write_part(self, transaction: WriteTransaction, parts: list[UploadPart]) -> list[int | Exception]:
+        """Write parts of uploads, which are answered by the ids of their messages to be."""
+        return [self._write_part(transaction, part) for part in parts]
+
+    def _write_part(self, transaction: WriteTransaction, part: UploadPart) -> int | Exception:
+        try:
+            intake.check_room(self._free_space(), sum(len(data) for _, data in part.chunks))
+            message = part.message or transaction.draw()
+            _touch(transaction, message, new=not part.message)
+            rows = Rows(transaction, self._shard)
+            rows.add_part(part, message)
+        except QueueError as error:
+            return error
+        rows.write()
+        return message
+
+    def discard(self, transaction: WriteTransaction, messages: list[int]) -> list[None]:
+        """Leave uploads to the sweep."""
+        _abandon(transaction, messages)
+        return [None] * len(messages)
+
+    def notify(self, transaction: WriteTransaction, requests: list[Notifying]) -> list[Accepted | Exception | None]:
+        """Replace owed notices by messages."""
+        return [self._notify(transaction, request) for request in requests]
+
+    def _notify(self, transaction: WriteTransaction, request: Notifying) -> Accepted | Exception | None:
+        db = transaction.db
+        keys = [(owed.message, owed.number, owed.kind.value) for owed in request.owed]
+        where = "WHERE message = ? AND number = ? AND kind = ?"
+        if any(db.execute(f"SELECT 1 FROM zsmtp_owed {where}", key).fetchone() is None for key in keys):
+            return None
+        accepted = None
+        if request.notice is not None:
+            (answer,) = self.submit(transaction, [[request.notice]])
+            if isinstance(answer, Exception):
+                return answer
+            (accepted,) = answer
+            transaction.count("notices")
+        db.executemany(f"DELETE FROM zsmtp_owed {where}", keys)
+        delete_messages(db, {key[0] for key in keys})
+        return accepted
+
+
+class Rows:
+    """The rows of new messages: gathered request by request, inserted together."""
+
+    def __init__(self, transaction: WriteTransaction, shard: int) -> None:
+        self._transaction = transaction
+        self._shard = shard
+        self._messages: list[tuple[object, ...]] = []
+        self._plain: list[tuple[object, ...]] = []  # recipients with nothing but what all have
+        self._recipients: list[tuple[object, ...]] = []
+        self._contents: list[tuple[int, bytes]] = []
+        self._parts: list[tuple[int, int, bytes]] = []
+        self._arrived: list[tuple[str, int]] = []
+        self._finished: list[Staged] = []  # uploads
+        self._keys: dict[tuple[str, str], tuple[bytes, int]] = {}
+        self._rules: set[int] | None = None
+        self._accepted = 0
+
+    def take(self, requested: Sequence[NewMessage | Staged]) -> list[Accepted]:
+        """Take all messages of a request, or raise QueueError and take none."""
+        lists: list[list[Any]] = [
+            self._messages,
+            self._plain,
+            self._recipients,
+            self._contents,
+            self._parts,
+            self._arrived,
+            self._finished,
+        ]
+        lengths = [len(one) for one in lists]
+        accepted = self._accepted
+        try:
+            if any(isinstance(one, Staged) or one.idempotency_key for one in requested):
+                return self._take_known([one if isinstance(one, Staged) else staged(one) for one in requested])
+            return [self._add_small(one) for one in requested]  # type: ignore[arg-type]
+        except (QueueError, UnicodeError, ValueError, OverflowError):
+            for one, length in zip(lists, lengths, strict=True):
+                del one[length:]
+            self._accepted = accepted
+            check(requested)
+            raise
+
+    def _take_known(self, items: list[Staged]) -> list[Accepted]:
+        """Take messages that may have been taken before, or partly written."""
+        try:
+            known = [self._known(item.new) for item in items]
+            used: dict[tuple[str, str], bytes] = {}
+            for new in (item.new for item in items if item.new.idempotency_key):
+                key = new.tenant, new.idempotency_key
+                intake.check_digest(new, used.setdefault(key, new.digest), 0, self._shard)
+        except Conflict:
+            _abandon(self._transaction, [item.message for item in items if item.message])
+            raise
+        _abandon(self._transaction, [item.message for item, one in zip(items, known, strict=True) if one])
+        for item, one in zip(items, known, strict=True):
+            if item.message and not one:
+                _touch(self._transaction, item.message, new=False)
+        drawn: dict[tuple[str, str], Accepted] = {}  # of this request
+        answers = []
+        for item, one in zip(items, known, strict=True):
+            key = item.new.tenant, item.new.idempotency_key
+            answer = one or drawn.get(key)
+            if answer is None:
+                answer = self._add_staged(item)
+                if item.new.idempotency_key:
+                    drawn[key] = Accepted(answer.id, existed=True)
+            answers.append(answer)
+        self._keys |= {key: (used[key], accepted.id) for key, accepted in drawn.items()}
+        return answers
+
+    def _known(self, new: NewMessage) -> Accepted | None:
+        if not new.idempotency_key:
+            return None
+        key = new.tenant, new.idempotency_key
+        found = self._keys.get(key) or known_key(self._transaction, *key)
+        if found is None:
+            return None
+        intake.check_digest(new, *found, self._shard)
+        return Accepted(found[1], existed=True)
+
+    def _add_small(self, new: NewMessage) -> Accepted:
+        content = new.content
+        if len(content) > CHUNK:
+            return self._add_staged(staged(new))
+        transaction = self._transaction
+        message = transaction.draw()
+        recipients = new.recipients
+        self._messages.append(message_row(new, message, transaction.now, len(content), len(recipients)))
+        self._contents.append((message, content))
+        self._add_recipients(new, message, 0, recipients, arriving=False)
+        self._accepted += len(recipients)
+        return Accepted(message)
+
+    def _add_staged(self, item: Staged) -> Accepted:
+        transaction = self._transaction
+        message = item.message or transaction.draw()
+        self._messages.append(message_row(item.new, message, transaction.now, item.size, item.recipients))
+        self._add_chunks(message, item.chunks)
+        first = item.recipients - len(item.rest)
+        self._add_recipients(item.new, message, first, item.rest, arriving=item.arriving)
+        self._accepted += item.recipients
+        if item.message:
+            self._finished.append(item)
+        return Accepted(message)
+
+    def add_part(self, part: UploadPart, message: int) -> None:
+        """Add a part of an upload; raises QueueError for what cannot be kept."""
+        for recipient in part.recipients:
+            intake.check_recipient(recipient)
+        self._add_recipients(part.new, message, part.first, part.recipients, arriving=True)
+        self._add_chunks(message, part.chunks)
+
+    def _add_recipients(
+        self, new: NewMessage, message: int, first: int, recipients: Sequence[NewRecipient], *, arriving: bool
+    ) -> None:
+        due = milliseconds(new.due)
+        common = (new.tenant, -new.priority, due, _expiry(new))
+        for place, one in enumerate(recipients, first):
+            address, key, notify, orcpt = one.address.decode(), one.key, one.notify, one.orcpt
+            if "\0" in address or "\0" in key or not key.isascii():
+                _encodable(f"{address}{key}")
+            hold = self.rule(one.hold) if one.hold else 0
+            if notify is None and orcpt is None and not hold and not arriving:
+                self._plain.append((message, place, address, key, *common))
+                self._arrived.append((key, due))
+                continue
+            row = (message, place, address, key, *common, _decoded(notify), _decoded(orcpt))
+            self._recipients.append((*row, hold or (ARRIVING if arriving else 0)))
+            if not hold and not arriving:
+                self._arrived.append((key, due))
+
+    def _add_chunks(self, message: int, chunks: Iterable[tuple[int, bytes]]) -> None:
+        for part, data in chunks:
+            if part:
+                self._parts.append((message, part, data))
+            else:
+                self._contents.append((message, data))
+
+    def rule(self, number: int) -> int:
+        """The rule that holds a recipient, if it is there, else 0."""
+        if number < 0:
+            raise ValueError(number)
+        if self._rules is None:
+            found = self._transaction.db.execute("SELECT number FROM zsmtp_rule").fetchall()
+            self._rules = {BY_COMMAND, *(rule for (rule,) in found)}
+        return number if number in self._rules else 0
+
+    def write(self) -> None:
+        """Insert what was taken."""
+        transaction = self._transaction
+        db = transaction.db
+        insert(db, _INSERT_MESSAGE, self._messages)
+        insert(db, _INSERT_PLAIN, self._plain)
+        insert(db, _INSERT_RECIPIENT, self._recipients)
+        insert(db, _INSERT_CONTENT, self._contents)
+        db.executemany("INSERT INTO zsmtp_content_part (message, part, data) VALUES (?, ?, ?)", self._parts)
+        for (tenant, key), (digest, message) in self._keys.items():
+            insert_key(transaction, tenant, key, digest, message)
+        transaction.octets += 1500 * (len(self._plain) + len(self._recipients))
+        transaction.octets += sum(len(one[-1]) for one in self._contents) + sum(len(one[-1]) for one in self._parts)
+        for upload in self._finished:
+            _finish(transaction, upload)
+        for key, due in self._arrived:
+            transaction.news.due(key, due)
+        if self._messages:
+            transaction.count("messages", len(self._messages))
+            transaction.count("accepted", self._accepted)
+
+
+def check(requested: Sequence[NewMessage | Staged]) -> None:
+    """Raise QueueError for what cannot be kept, which says what it is."""
+    for one in requested:
+        item = one if isinstance(one, Staged) else staged(one)
+        intake.check_message(item.new, item.recipients)
+        for recipient in item.rest:
+            intake.check_recipient(recipient)
+
+
+def staged(new: NewMessage) -> Staged:
+    """A message that is written at once."""
+    content = new.content
+    chunks = [(part, content[part * CHUNK : (part + 1) * CHUNK]) for part in range(-(-len(content) // CHUNK) or 1)]
+    return Staged(new, 0, len(content), len(new.recipients), chunks, list(new.recipients), False)
+
+
+def octets_of(items: Sequence[NewMessage | Staged]) -> int:
+    """The octets of content that are still to be written."""
+    return sum(
+        sum(len(data) for _, data in item.chunks) if isinstance(item, Staged) else len(item.content) for item in items
+    )
+
+
+def octets_of_part(part: UploadPart) -> int:
+    """The octets of content of a part of an upload."""
+    return sum(len(data) for _, data in part.chunks)
+
+
+def _touch(transaction: WriteTransaction, message: int, *, new: bool) -> None:
+    """Keep an upload from the sweep for another hour; raises QueueError if it is over."""
+    sql = "UPDATE zsmtp_upload SET touched = ? WHERE message = ? AND accepted = 0 AND touched > 0"
+    if new:
+        sql = "INSERT INTO zsmtp_upload (touched, message) VALUES (?, ?)"
+    if transaction.db.execute(sql, (transaction.now, message)).rowcount != 1:
+        raise QueueError("this upload is over: it was accepted, discarded, or swept after an hour without a part")
+
+
+def _abandon(transaction: WriteTransaction, messages: Collection[int]) -> None:
+    """Leave uploads to the sweep."""
+    each(transaction.db, "UPDATE zsmtp_upload SET touched = 0 WHERE accepted = 0 AND message IN ({})", messages)
+
+
+def _finish(transaction: WriteTransaction, upload: Staged) -> None:
+    """End an upload: it is a message now, of which recipients may still have to be let go.
+
+    Its id was drawn long ago: a deliverer in another process, which looks for later ids, is told of its keys.
+    """
+    if upload.arriving:
+        transaction.db.execute("UPDATE zsmtp_upload SET accepted = 1 WHERE message = ?", (upload.message,))
+        transaction.news.released.append(upload.message)
+    else:
+        transaction.db.execute("DELETE FROM zsmtp_upload WHERE message = ?", (upload.message,))
+        transaction.moved |= {recipient.key for recipient in upload.rest}
+
+
+def message_row(new: NewMessage, message: int, now: int, size: int, recipients: int) -> tuple[object, ...]:
+    """The columns of a message; raises ValueError, UnicodeError or OverflowError for what cannot be kept."""
+    sender, tenant = new.sender.decode(), new.tenant
+    due = new.due
+    if not recipients or not 0 <= due < _FARTHEST or not -_LARGEST < new.priority < _LARGEST:
+        raise ValueError(new)
+    if "\0" in sender or not tenant.isascii() or "\0" in tenant or new.idempotency_key:
+        _encodable(f"{sender}{tenant}{new.idempotency_key}")
+    return (
+        message,
+        tenant,
+        sender,
+        now,
+        size,
+        recipients,
+        new.priority,
+        _decoded(new.ret),
+        _decoded(new.envid),
+        intake.clean(new.name),
+        intake.clean(new.origin),
+        intake.options_text(new) if new.options else None,
+    )
+
+
+def _expiry(new: NewMessage) -> int:
+    expires = new.expires
+    if not 0 <= expires < _FARTHEST:
+        raise ValueError(expires)
+    return milliseconds(expires)
+
+
+def _decoded(octets: bytes | None) -> str | None:
+    """Octets that may be absent, as text."""
+    if octets is None:
+        return None
+    text = octets.decode()
+    if "\0" in text:
+        raise ValueError(octets)
+    return text
+
+
+def _encodable(text: str) -> None:
+    if b"\0" in text.encode():
+        raise ValueError(text)
+
+
+def known_key(transaction: WriteTransaction, tenant: str, key: str) -> tuple[bytes, int] | None:
+    """The digest and the message of an idempotency key, None if it is new."""
+    found: tuple[bytes, int] | None = transaction.db.execute(
+        "SELECT digest, message FROM zsmtp_idempotency WHERE tenant = ? AND key = ?", (tenant, key)
+    ).fetchone()
+    return found
+
+
+def insert_key(transaction: WriteTransaction, tenant: str, key: str, digest: bytes, message: int) -> None:
+    """Remember an idempotency key."""
+    transaction.db.execute(
+        "INSERT INTO zsmtp_idempotency (tenant, key, digest, message) VALUES (?, ?, ?, ?)",
+        (tenant, key, digest, message),
+    )
+
+
+def owed_of(db: sqlite3.Connection, message: int, limit: int) -> list[OwedNotice]:
+    """The notices that are owed for a message."""
+    rows = db.execute(
+        f"SELECT {columns(OWED)} FROM zsmtp_owed WHERE message = ? ORDER BY number, kind LIMIT ?", (message, limit)
+    )
+    return [owed_from(row) for row in rows.fetchall()]
+
+
+def is_large(message: NewMessage) -> bool:
+    """Whether a message is better written in parts."""
+    return len(message.recipients) > PART_RECIPIENTS or len(message.content) > PART_OCTETS

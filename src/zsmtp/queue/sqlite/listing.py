@@ -1,0 +1,347 @@
+"""What operators read: lists and counts by filters, histories, ends, events, rules.
+
+Each function is one question to a connection, answered in bounded time: lists come in pages, each of which looks at so
+many recipients at most, so that no reader keeps an old state of the database alive for long.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from zsmtp.errors import QueueError
+from zsmtp.queue.conditions import (
+    HELD,
+    NOT_HELD,
+    Condition,
+    Dialect,
+    condition,
+    condition_of_ends,
+    messages_between,
+)
+from zsmtp.queue.filter import Filter
+from zsmtp.queue.ids import EPOCH, LOW_BITS
+from zsmtp.queue.operators import (
+    AGES,
+    GROUPS,
+    MOST_GROUPS,
+    OLDEST,
+    OTHERS,
+    NodeStatus,
+    Row,
+    Rule,
+    SiteStatus,
+)
+from zsmtp.queue.sql import (
+    HISTORY,
+    MESSAGE,
+    RECIPIENT,
+    columns,
+    entry_from,
+    message_from,
+    recipient_from,
+    status_from,
+)
+from zsmtp.queue.sqlite.attempts import unpacked
+from zsmtp.queue.sqlite.connect import snapshot
+from zsmtp.queue.states import AttemptKey, HistoryEntry, QueuedMessage, State, milliseconds
+
+SQLITE = Dialect(
+    equal="{} = ? COLLATE NOCASE",
+    like="{} LIKE ? ESCAPE '\\'",
+    contains="instr(lower({}), ?) > 0",
+    domain=(
+        "CASE WHEN instr({0}, '@') = 0 THEN '' ELSE substr({0}, length(rtrim({0}, replace({0}, '@', ''))) + 1) END"
+    ),
+    sites="zsmtp_site",
+)
+ENDS = "('delivered', 'failed', 'expired', 'dropped')"
+_ROWS = 1000  # in one page
+_ENTRIES = 20_000  # of the history looked at for one page
+_INCOMING = "SELECT message FROM zsmtp_upload WHERE accepted = 0"
+_LAST = (1 << 63) - 1
+
+Place = tuple[int, int]
+
+
+class Wanted(NamedTuple):
+    """A filter as it is asked at a time, of a store of a shard; ``delivers``: whether some process has leases."""
+
+    filter: Filter
+    now: float
+    shard: int
+    delivers: bool
+
+    def condition(self, db: sqlite3.Connection) -> Condition:
+        """The filter as a condition."""
+        return condition(self.filter, SQLITE, now=self.now, shard=self.shard, in_hand=lambda: self.in_hand(db))
+
+    @property
+    def between(self) -> tuple[Place, Place]:
+        """Behind which recipient the first one is that can match, and which is the last one."""
+        first, last = messages_between(self.filter, now=self.now, shard=self.shard)
+        return (first, -1), (last, _LAST)
+
+    def in_hand(self, db: sqlite3.Connection) -> tuple[str, str]:
+        """The condition on a recipient being in hand."""
+        attempts = attempts_in_hand(db) if self.delivers else set()
+        return (
+            "(r.message, r.number, r.attempts + 1) IN (SELECT json_extract(value, '$[0]'), "
+            "json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?))",
+            json.dumps(list(attempts)),
+        )
+
+
+def attempts_in_hand(db: sqlite3.Connection) -> set[AttemptKey]:
+    """What the deliverer named as in hand, or marked. Only the next attempt of a recipient counts."""
+    fence = "(SELECT value FROM zsmtp_meta WHERE name = 'fence')"
+    rows = db.execute(
+        f"SELECT attempts FROM zsmtp_in_hand WHERE fence = {fence} UNION ALL "
+        f"SELECT attempts FROM zsmtp_mark WHERE fence = {fence}"
+    )
+    return {attempt for (data,) in rows.fetchall() for attempt in unpacked(data)}
+
+
+# ---------------------------------------------------------------------- lists
+
+
+class Page(NamedTuple):
+    """Some rows, and behind which recipient to go on; None: that was all."""
+
+    rows: list[Row]
+    after: Place | None
+
+
+def page(db: sqlite3.Connection, wanted: Wanted, after: Place, window: int) -> Page:
+    """Look at up to ``window`` recipients behind a place."""
+    with snapshot(db):
+        after, end = _window(db, wanted, after, window)
+        where = wanted.condition(db)
+        in_hand = attempts_in_hand(db) if wanted.delivers else set()
+        found = db.execute(
+            f"SELECT {columns(RECIPIENT, 'r')}, {columns(MESSAGE, 'm')} "
+            "FROM zsmtp_recipient r CROSS JOIN zsmtp_message m ON m.id = r.message "
+            f"WHERE (r.message, r.number) > (?, ?) AND (r.message, r.number) <= (?, ?) AND {where.sql} "
+            "ORDER BY r.message, r.number LIMIT ?",
+            (*after, *(end or wanted.between[1]), *where.values, _ROWS),
+        ).fetchall()
+    rows = [_row(values, in_hand) for values in found]
+    return Page(rows, found[-1][:2] if len(found) == _ROWS else end)
+
+
+def places(
+    db: sqlite3.Connection, wanted: Wanted, after: Place, window: int, most: int
+) -> tuple[list[Place], Place | None]:
+    """As :func:`page`, but only where the recipients are."""
+    with snapshot(db):
+        after, end = _window(db, wanted, after, window)
+        where = wanted.condition(db)
+        found = db.execute(
+            "SELECT r.message, r.number FROM zsmtp_recipient r CROSS JOIN zsmtp_message m ON m.id = r.message "
+            f"WHERE (r.message, r.number) > (?, ?) AND (r.message, r.number) <= (?, ?) AND {where.sql} "
+            "ORDER BY r.message, r.number LIMIT ?",
+            (*after, *(end or wanted.between[1]), *where.values, most),
+        ).fetchall()
+    return found, found[-1] if len(found) == most else end
+
+
+def _window(db: sqlite3.Connection, wanted: Wanted, after: Place, window: int) -> tuple[Place, Place | None]:
+    """Behind which recipient to look, and to which one; None: to the last one that can match."""
+    before, last = wanted.between
+    after = max(after, before)
+    end: Place | None = db.execute(
+        "SELECT message, number FROM zsmtp_recipient WHERE (message, number) > (?, ?) "
+        "ORDER BY message, number LIMIT 1 OFFSET ?",
+        (*after, window - 1),
+    ).fetchone()
+    return after, None if end is None or end >= last else end
+
+
+def _row(values: tuple[Any, ...], in_hand: set[AttemptKey]) -> Row:
+    recipient = recipient_from(values)
+    state = State.HELD if recipient.hold else State.LEASED if recipient.next_attempt in in_hand else State.DUE
+    return Row(recipient, message_from(values[len(RECIPIENT) :]), state)
+
+
+# --------------------------------------------------------------------- counts
+
+
+def count(db: sqlite3.Connection, wanted: Wanted, by: str) -> dict[str, int]:
+    """How many match, by a group."""
+    if by not in GROUPS:
+        raise QueueError(f"{by!r} is nothing to count by; known: {', '.join(GROUPS[1:])}")
+    with snapshot(db):
+        if wanted.filter.everything and by in ("key", "site", "tenant"):
+            return _count_by_index(db, by)
+        if wanted.filter.everything and by == "state":
+            return _count_states(db, wanted)
+        return _count(db, wanted, by)
+
+
+def _accepted(db: sqlite3.Connection) -> str:
+    """The condition on a recipient not being of an upload on its way in, of which there are few or none."""
+    return f"r.message NOT IN ({_INCOMING})" if db.execute(f"{_INCOMING} LIMIT 1").fetchone() else "1 = 1"
+
+
+def _count_by_index(db: sqlite3.Connection, by: str) -> dict[str, int]:
+    """Counts of everything that the indexes have in order already."""
+    sites = dict(db.execute("SELECT key, site FROM zsmtp_site").fetchall()) if by == "site" else {}
+    counted: dict[str, int] = {}
+    for index, held in (("zsmtp_work", "hold = 0"), ("zsmtp_held", f"hold <> 0 AND {_accepted(db)}")):
+        rows = db.execute(
+            f"SELECT key, tenant, count(*) FROM zsmtp_recipient r INDEXED BY {index} WHERE {held} GROUP BY key, tenant"
+        )
+        for key, tenant, number in rows.fetchall():
+            group = tenant if by == "tenant" else sites.get(key, key)
+            counted[group] = counted.get(group, 0) + number
+    return _largest(counted, sum(counted.values()))
+
+
+def _count_states(db: sqlite3.Connection, wanted: Wanted) -> dict[str, int]:
+    """Counts by state of everything: what is in hand is looked up, the rest are the lengths of indexes."""
+    accepted = _accepted(db)
+    (tried,) = db.execute("SELECT count(*) FROM zsmtp_recipient INDEXED BY zsmtp_work WHERE hold = 0").fetchone()
+    (arriving, held) = db.execute(
+        f"SELECT count(*) FILTER (WHERE {NOT_HELD}), count(*) FILTER (WHERE {HELD}) "
+        f"FROM zsmtp_recipient r INDEXED BY zsmtp_held WHERE hold <> 0 AND {accepted}"
+    ).fetchone()
+    leased = 0
+    for message, number, attempt in attempts_in_hand(db) if wanted.delivers else ():
+        sql = f"SELECT 1 FROM zsmtp_recipient r WHERE message = ? AND number = ? AND attempts = ? AND {NOT_HELD}"
+        leased += db.execute(sql, (message, number, attempt - 1)).fetchone() is not None
+    counted = {"due": tried + arriving - leased, "held": held, "leased": leased}
+    return {state: number for state, number in counted.items() if number}
+
+
+def _largest(counted: dict[str, int], total: int) -> dict[str, int]:
+    if len(counted) > MOST_GROUPS:
+        counted = dict(sorted(counted.items(), key=lambda one: -one[1])[:MOST_GROUPS])
+    rest = total - sum(counted.values())
+    return counted | ({OTHERS: rest} if rest else {})
+
+
+def _count(db: sqlite3.Connection, wanted: Wanted, by: str) -> dict[str, int]:
+    where = wanted.condition(db)
+    tables = "zsmtp_recipient r" + (" CROSS JOIN zsmtp_message m ON m.id = r.message" if where.message else "")
+    tail = f"FROM {tables} WHERE {where.sql} AND {_accepted(db)}"
+    if not by:
+        return {"": db.execute(f"SELECT count(*) {tail}", where.values).fetchone()[0]}
+    group, values = _group(db, wanted, by)
+    rows = db.execute(
+        f"SELECT {group}, count(*) AS number {tail} GROUP BY 1 ORDER BY number DESC LIMIT ?",
+        (*values, *where.values, MOST_GROUPS + 1),
+    ).fetchall()
+    counted: dict[str, int] = {}
+    sites = dict(db.execute("SELECT key, site FROM zsmtp_site").fetchall()) if by == "site" else {}
+    for name, number in rows:
+        name = sites.get(name, name)
+        counted[name] = counted.get(name, 0) + number
+    total = sum(counted.values())
+    if len(rows) > MOST_GROUPS:
+        total = db.execute(f"SELECT count(*) {tail}", where.values).fetchone()[0]
+    return _largest(counted, total)
+
+
+def _group(db: sqlite3.Connection, wanted: Wanted, by: str) -> tuple[str, tuple[object, ...]]:
+    """The expression to group by, and its values."""
+    if by == "state":
+        leased, value = wanted.in_hand(db)
+        return f"CASE WHEN {HELD} THEN 'held' WHEN {leased} THEN 'leased' ELSE 'due' END", (value,)
+    if by == "age":
+        now = milliseconds(wanted.now) - EPOCH * 1000
+        cases = " ".join(f"WHEN r.message >= ? THEN '{label}'" for label, _ in AGES)
+        first = [max(now - limit * 1000 + 1, 0) << LOW_BITS for _, limit in AGES]
+        return f"CASE {cases} ELSE '{OLDEST}' END", tuple(first)
+    return {"key": "r.key", "site": "r.key", "tenant": "r.tenant", "reason": "r.reason"}[by], ()
+
+
+# -------------------------------------------------------------------- history
+
+
+def history(db: sqlite3.Connection, message: int) -> list[HistoryEntry]:
+    """The history of a message, oldest first."""
+    rows = db.execute(f"SELECT {columns(HISTORY)} FROM zsmtp_history WHERE message = ? ORDER BY id", (message,))
+    return [entry_from(row) for row in rows.fetchall()]
+
+
+def ends(db: sqlite3.Connection, wanted: Wanted, before: int | None) -> tuple[list[HistoryEntry], int | None]:
+    """Some ends that match, youngest first, from before a place in the history; and before which to go on."""
+    where = condition_of_ends(wanted.filter, SQLITE, now=wanted.now, shard=wanted.shard)
+    if before is None:
+        before = (db.execute("SELECT max(id) FROM zsmtp_history").fetchone()[0] or 0) + 1
+    first = max(before - _ENTRIES, 0)
+    found = db.execute(
+        f"SELECT h.id, {columns(HISTORY, 'h')} FROM zsmtp_history h "
+        f"WHERE h.id < ? AND h.id >= ? AND h.outcome IN {ENDS} AND {where.sql} ORDER BY h.id DESC LIMIT ?",
+        (before, first, *where.values, _ROWS),
+    ).fetchall()
+    entries = [entry_from(row[1:]) for row in found]
+    if len(found) == _ROWS:
+        return entries, found[-1][0]
+    below = db.execute("SELECT max(id) FROM zsmtp_history WHERE id < ?", (first,)).fetchone()[0]
+    return entries, None if below is None else below + 1
+
+
+def events(db: sqlite3.Connection, cursor: str, limit: int) -> tuple[str, list[HistoryEntry]]:
+    """History behind a cursor, and the next cursor."""
+    if cursor and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
+        raise QueueError(f"{cursor[:40]!r} is no cursor of events")
+    last = int(cursor or 0)
+    rows = db.execute(
+        f"SELECT id, {columns(HISTORY)} FROM zsmtp_history WHERE id > ? ORDER BY id LIMIT ?", (last, limit)
+    ).fetchall()
+    return str(rows[-1][0] if rows else last), [entry_from(row[1:]) for row in rows]
+
+
+def message(db: sqlite3.Connection, number: int) -> QueuedMessage | None:
+    """A message with recipients, or notices that are owed."""
+    row = db.execute(
+        f"SELECT {columns(MESSAGE)} FROM zsmtp_message WHERE id = ? AND ("
+        "EXISTS (SELECT 1 FROM zsmtp_recipient WHERE message = id) OR "
+        "EXISTS (SELECT 1 FROM zsmtp_owed WHERE message = id))",
+        (number,),
+    ).fetchone()
+    return None if row is None else message_from(row)
+
+
+def sites(db: sqlite3.Connection, names: Collection[str]) -> list[SiteStatus]:
+    """What was reported of sites, or of all, by their names."""
+    where = "WHERE site IN (SELECT value FROM json_each(?))" if names else "WHERE ? <> ''"
+    rows = db.execute(f"SELECT status FROM zsmtp_site_status {where} ORDER BY site", (json.dumps(list(names)),))
+    return [status_from(text) for (text,) in rows.fetchall()]
+
+
+def nodes(db: sqlite3.Connection, *, alive: bool) -> list[NodeStatus]:
+    """The process that delivers, or delivered last."""
+    rows = db.execute("SELECT name, joined, host, pid, sites FROM zsmtp_node ORDER BY fence DESC LIMIT 1").fetchall()
+    return [
+        NodeStatus(node=name, since=joined / 1000, host=host, pid=pid, alive=alive, draining=False, sites=sites)
+        for name, joined, host, pid, sites in rows
+    ]
+
+
+def rules(db: sqlite3.Connection) -> list[Rule]:
+    """The standing rules, oldest first."""
+    rows = db.execute(
+        "SELECT number, action, filter, argument, until, by_whom, reason, created FROM zsmtp_rule ORDER BY number"
+    )
+    return [
+        Rule(
+            number=number,
+            action=action,
+            filter=text,
+            argument=argument,
+            until=None if until is None else until / 1000,
+            by=by,
+            reason=reason,
+            created=created / 1000,
+        )
+        for number, action, text, argument, until, by, reason, created in rows.fetchall()
+    ]
+
+
+def counters(db: sqlite3.Connection) -> dict[str, int]:
+    """The totals."""
+    return dict(db.execute("SELECT name, value FROM zsmtp_counter").fetchall())

@@ -1,0 +1,93 @@
+"""The write-ahead log: how it is copied into the database, by whom, and when a new one is begun."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+
+from zsmtp.errors import QueueUnavailable
+from zsmtp.queue.sqlite.connect import IOERR, code_of, connect
+
+_RENEWAL = 5000  # milliseconds to wait for readers
+
+
+def file_of(path: str) -> tuple[int, int] | None:
+    """What tells a file from others, None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def renew_log(db: sqlite3.Connection, path: str) -> None:
+    """Copy all that the log has into the database, and begin a new one; raises QueueUnavailable if others read on."""
+    db.execute(f"PRAGMA busy_timeout = {_RENEWAL}")
+    try:
+        busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        db.execute("PRAGMA busy_timeout = 0")
+    if busy:
+        raise QueueUnavailable(
+            f"queue {path}: after an input/output error the log is to be begun anew; others have been reading it "
+            f"for {_RENEWAL / 1000:g} s"
+        )
+
+
+def checkpoint(db: sqlite3.Connection) -> tuple[int, bool]:
+    """Copy what the log has into the database, without waiting for anybody.
+
+    Returns the size of the log, -1 if somebody else is at it, and whether all that it had was copied.
+    """
+    _, log, copied = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    (page,) = db.execute("PRAGMA page_size").fetchone()
+    return int(log * page if log > 0 else log), log == copied
+
+
+class Checkpointer(threading.Thread):
+    """Copies the write-ahead log into the database while the writer goes on.
+
+    A log that is copied to its end is begun anew by the next transaction. Under a load that never rests more is written
+    meanwhile; when the log has reached its limit, the writer copies the rest itself (``log`` is its size).
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(name="zsmtp queue checkpointer", daemon=True)
+        self._path = path
+        self._wanted = threading.Event()
+        self._over = False
+        self.log = 0
+        self.suspect = False
+        """Whether it met an input/output error: the log may have a gap on the disk."""
+
+    def begin(self) -> None:
+        """Make a checkpoint."""
+        self._wanted.set()
+
+    def end(self) -> None:
+        """Finish."""
+        self._over = True
+        self._wanted.set()
+        self.join()
+
+    def run(self) -> None:
+        """Make checkpoints when they are wanted."""
+        connection: sqlite3.Connection | None = None
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            if self._over:
+                break
+            try:
+                if connection is None:
+                    connection = connect(self._path, cache=1 << 10, writes=True)
+                size, _ = checkpoint(connection)
+                self.log = max(size, self.log if size < 0 else 0)
+            except sqlite3.Error as error:  # the writer meets the same trouble, and says so
+                self.suspect = self.suspect or code_of(error) == IOERR
+                if connection is not None:
+                    connection.close()
+                    connection = None
+        if connection is not None:
+            connection.close()

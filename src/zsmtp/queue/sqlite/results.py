@@ -1,0 +1,419 @@
+"""Marks and results: what the writer's thread does for delivery.
+
+Everything here runs in the writer's thread and within its transactions; :class:`SQLiteResults` also keeps the lists of
+what is marked and in hand. The rules are those of ``zsmtp.queue.settling``; that nobody else changes a recipient
+between the question and the answer is what the transaction is for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from zsmtp.queue import settling
+from zsmtp.queue.intake import clean
+from zsmtp.queue.limits import (
+    BY_COMMAND,
+    CHUNK,
+)
+from zsmtp.queue.operators import SiteStatus
+from zsmtp.queue.sql import ARRIVING, HISTORY, OWED, columns, entry_values, owed_values, status_text
+from zsmtp.queue.sqlite.attempts import Attempts, stored
+from zsmtp.queue.sqlite.transaction import Executes, WriteTransaction, each, in_parts, insert, listed
+from zsmtp.queue.states import AttemptKey, HistoryEntry, Outcome, OwedNotice, milliseconds
+from zsmtp.queue.store import (
+    Deferred,
+    Settlement,
+)
+
+INSERT_HISTORY = f"INSERT INTO zsmtp_history ({columns(HISTORY)}) VALUES|({listed(len(HISTORY))})"
+INSERT_OWED = f"INSERT OR REPLACE INTO zsmtp_owed ({columns(OWED)}) VALUES|({listed(len(OWED))})"
+
+_MOST_KEYS = 100  # named in a statement
+Place = tuple[int, int]  # message and number: a recipient
+
+
+class Current(NamedTuple):
+    """What is asked of a recipient before it is changed."""
+
+    key: str
+    attempts: int
+    due: float
+    expires: float
+    hold: int
+    doubtful: bool
+    warned: bool
+
+
+class Marking(NamedTuple):
+    """A request for marks. ``good`` tells whether the lease is, when it is asked."""
+
+    lease: int
+    keys: Collection[str]
+    attempts: Sequence[AttemptKey]
+    good: Callable[[], bool]
+
+
+class Settling(NamedTuple):
+    """A request to write results. ``keys`` are those of the lease, none if it is another's by now."""
+
+    lease: int
+    keys: Collection[str]
+    settlements: Sequence[Settlement]
+    in_hand: Collection[AttemptKey]
+
+
+class Open(NamedTuple):
+    """An attempt in doubt, with the queue key of its recipient; ``machine`` as in ``Doubt``."""
+
+    key: str
+    attempt: AttemptKey
+    machine: bool
+
+
+class Joined(NamedTuple):
+    """What a process learns when it begins to deliver."""
+
+    fence: int
+    last_id: int
+    rules: int
+    poke: int
+    doubts: list[Open]
+
+
+class SQLiteResults:
+    """Marks, results, and who may write them."""
+
+    def __init__(self) -> None:
+        self._marks = Attempts("zsmtp_mark")
+        self._in_hand = Attempts("zsmtp_in_hand")
+        self._of_lease: dict[int, set[AttemptKey]] = {}  # in hand, durably
+        self._held: dict[int, set[AttemptKey]] = {}  # likewise, with what the transaction changes
+        self._transaction: WriteTransaction | None = None
+
+    # ---------------------------------------------------------------- joining
+
+    def join(self, transaction: WriteTransaction, nodes: list[tuple[str, str]]) -> list[Joined]:
+        """Begin to deliver, as a node with a name on a machine that was started under an id."""
+        return [self._join(transaction, name, boot) for name, boot in nodes]
+
+    def _join(self, transaction: WriteTransaction, name: str, boot: str) -> Joined:
+        db = transaction.db
+        fence = transaction.grow("fence")
+        boots = dict(db.execute("SELECT fence, boot FROM zsmtp_node").fetchall())
+        marked = {attempt for _, _, attempts in stored(db, "zsmtp_mark") for attempt in attempts}
+        hands = stored(db, "zsmtp_in_hand")
+        # Without a boot id the machine is taken for one that died: what was in hand is more than what was sent.
+        lost = [(row, attempts) for row, of, attempts in hands if not boot or boots.get(of) != boot]
+        each(db, "DELETE FROM zsmtp_in_hand WHERE id IN ({})", {row for row, _, _ in hands} - {row for row, _ in lost})
+        candidates = marked.union(*(attempts for _, attempts in lost))
+        there = read(db, {attempt[:2] for attempt in candidates})
+        doubts = [
+            Open(one.key, attempt, attempt not in marked)
+            for attempt in sorted(candidates)
+            if (one := there.get(attempt[:2])) is not None and one.attempts + 1 == attempt.attempt
+        ]
+        alive = {doubt.attempt for doubt in doubts}
+        for attempts_of in (self._marks, self._in_hand):
+            attempts_of.fence = fence
+            attempts_of.load(db, alive)
+        db.execute(
+            "DELETE FROM zsmtp_node "
+            "WHERE fence NOT IN (SELECT fence FROM zsmtp_mark UNION SELECT fence FROM zsmtp_in_hand)"
+        )
+        db.execute(
+            "INSERT INTO zsmtp_node (fence, name, host, pid, boot, joined) VALUES (?, ?, ?, ?, ?, ?)",
+            (fence, clean(name), clean(socket.gethostname()), os.getpid(), boot, transaction.now),
+        )
+        db.execute("DELETE FROM zsmtp_site_status")
+        self._of_lease.clear()
+        return Joined(fence, transaction.meta("last_id"), transaction.meta("rules"), transaction.meta("poke"), doubts)
+
+    def _owns(self, transaction: WriteTransaction) -> bool:
+        """Whether no other process began to deliver since: then nothing of this one is to be written any more."""
+        return bool(transaction.meta("fence") == self._marks.fence)
+
+    # ------------------------------------------------------------------ marks
+
+    def must_wait(self, marking: Marking) -> bool:
+        """Whether the commit of marks has to wait for the disk: what is in hand, durably, covers them otherwise."""
+        return not self._of_lease.get(marking.lease, set()).issuperset(marking.attempts)
+
+    def mark(self, transaction: WriteTransaction, markings: list[Marking]) -> list[bool]:
+        """Write marks."""
+        if not self._owns(transaction):
+            return [False] * len(markings)
+        return [self._mark(transaction, marking) for marking in markings]
+
+    def _mark(self, transaction: WriteTransaction, marking: Marking) -> bool:
+        if not marking.good() or not may_mark(transaction.db, marking.attempts, marking.keys):
+            return False
+        self._marks.add(transaction, marking.attempts, marking.lease)
+        transaction.marked.update(marking.attempts)
+        return True
+
+    # ---------------------------------------------------------------- results
+
+    def settle(self, transaction: WriteTransaction, requests: list[Settling]) -> list[list[AttemptKey]]:
+        """Write results."""
+        owns = self._owns(transaction)
+        attempts = [[settling.attempt_of(one) for one in request.settlements] for request in requests]
+        changes = Changes(transaction, read(transaction.db, {one[:2] for some in attempts for one in some}))
+        conflicts = [
+            self._settle(request, some, changes, owns=owns) for request, some in zip(requests, attempts, strict=True)
+        ]
+        changes.write()
+        return conflicts
+
+    def _settle(
+        self, request: Settling, attempts: list[AttemptKey], changes: Changes, *, owns: bool
+    ) -> list[AttemptKey]:
+        transaction, there = changes.transaction, changes.there
+        keys = request.keys if owns else ()
+        conflicts = []
+        for attempt, settlement in zip(attempts, request.settlements, strict=True):
+            place = attempt[:2]
+            one = there.get(place)
+            if one is not None and settling.applies(settlement, one, owner=one.key in keys, now=transaction.time):
+                self._forget(transaction, AttemptKey(*place, one.attempts + 1), settlement)
+                changes.settle(place, one, settlement)
+                continue
+            conflicts.append(attempt)
+            if one is None or one.attempts >= attempt.attempt:
+                self._forget(transaction, attempt, settlement)
+            if (entry := settling.late(settlement)) is not None:
+                changes.record(entry)
+        if keys:
+            self._hold(transaction, request.lease, set(request.in_hand))
+        return conflicts
+
+    def _forget(self, transaction: WriteTransaction, attempt: AttemptKey, settlement: Settlement) -> None:
+        for one in (self._marks, self._in_hand):
+            one.remove(transaction, attempt, counted=settlement.entry is not None)
+        transaction.marked.discard(attempt)
+
+    def _hold(self, transaction: WriteTransaction, lease: int, in_hand: set[AttemptKey]) -> None:
+        """Note what is in hand of a lease; nothing: it has none any more."""
+        if self._transaction is not transaction:
+            self._transaction = transaction
+            self._held = {}
+            transaction.afterwards(self._keep)
+        before = self._held.get(lease, self._of_lease.get(lease, set()))
+        for attempt in before - in_hand:
+            if attempt in self._in_hand:
+                self._in_hand.remove(transaction, attempt, counted=False)
+        if not in_hand <= before:
+            self._in_hand.add(transaction, in_hand - before, lease)
+        self._held[lease] = in_hand
+
+    def _keep(self) -> None:
+        for lease, in_hand in self._held.items():
+            if in_hand:
+                self._of_lease[lease] = in_hand
+            else:
+                self._of_lease.pop(lease, None)
+
+    # ----------------------------------------------------------------- status
+
+    def report(self, transaction: WriteTransaction, reports: list[SiteReport]) -> list[None]:
+        """Keep how sites are served, and how many of them."""
+        for report in reports:
+            transaction.db.executemany(
+                "INSERT INTO zsmtp_site_status (site, updated, status) VALUES (?, ?, ?) "
+                "ON CONFLICT (site) DO UPDATE SET updated = excluded.updated, status = excluded.status",
+                [(one.site, milliseconds(one.updated), status_text(one)) for one in report.statuses],
+            )
+            transaction.db.execute(
+                "UPDATE zsmtp_node SET sites = ? WHERE fence = ?", (report.leases, self._marks.fence)
+            )
+        return [None] * len(reports)
+
+    # ------------------------------------------------------------ end of leases
+
+    def give_back(self, transaction: WriteTransaction, requests: list[Collection[int]]) -> list[set[int]]:
+        """End leases, but those with marks, which are returned."""
+        answers = []
+        for leases in requests:
+            marked = {lease for lease in leases if self._marks.of_lease(transaction, lease)}
+            for lease in set(leases) - marked if not marked else ():
+                self._hold(transaction, lease, set())
+            answers.append(marked)
+        return answers
+
+    def lapse(self, transaction: WriteTransaction, requests: list[Collection[int]]) -> list[list[Open]]:
+        """End leases that were taken away; returns what is in doubt of them, by keys."""
+        answers = []
+        for leases in requests:
+            marked = set().union(*(self._marks.of_lease(transaction, lease) for lease in leases))
+            there = read(transaction.db, {attempt[:2] for attempt in marked})
+            answers.append(
+                [
+                    Open(one.key, attempt, False)
+                    for attempt in sorted(marked)
+                    if (one := there.get(attempt[:2])) is not None and one.attempts + 1 == attempt.attempt
+                ]
+            )
+            for lease in leases:
+                self._hold(transaction, lease, set())
+        return answers
+
+
+class SiteReport(NamedTuple):
+    """How sites are served, and how many leases there are."""
+
+    statuses: Sequence[SiteStatus]
+    leases: int
+
+
+class Changes:
+    """What settlements, or the changes of an operator, come to: gathered, and written together."""
+
+    def __init__(self, transaction: WriteTransaction, there: dict[Place, Current | None]) -> None:
+        self.transaction = transaction
+        self.there = there
+        self._ended: list[Place] = []
+        self._deferred: dict[Place, tuple[object, ...]] = {}
+        self._history: list[tuple[object, ...]] = []
+        self._counted: dict[tuple[Outcome, bool], int] = {}
+        self._owed: list[OwedNotice] = []
+
+    def record(self, entry: HistoryEntry) -> None:
+        """Append to the history, and count."""
+        self._history.append(entry_values(entry))
+        what = entry.outcome, entry.attempt > 0
+        self._counted[what] = self._counted.get(what, 0) + 1
+
+    def settle(self, place: Place, one: Current, settlement: Settlement) -> None:
+        """Do what a settlement that holds says."""
+        if settlement.notice is not None:
+            self._owed.append(settlement.notice)
+        if isinstance(settlement, Deferred):
+            self._defer(place, one, settlement)
+            return
+        entry = settlement.entry
+        if settling.repeats(entry, doubtful=one.doubtful, attempts=one.attempts):
+            self.transaction.count("repeated")
+        self.record(entry)
+        self._ended.append(place)
+        self._deferred.pop(place, None)
+        self.there[place] = None
+
+    def _defer(self, place: Place, one: Current, settlement: Deferred) -> None:
+        entry = settlement.entry
+        if entry is not None:
+            self.record(entry)
+        key = one.key if settlement.key is None else settlement.key
+        due = milliseconds(settlement.due)
+        hold = (settlement.hold and rule_holds(self.transaction.db, settlement.hold)) or one.hold
+        after = Current(
+            key,
+            one.attempts + (entry is not None),
+            due / 1000,
+            one.expires,
+            hold,
+            settlement.doubtful,
+            one.warned or settlement.notice is not None,
+        )
+        words = clean(settlement.status), clean(settlement.reason)
+        self._deferred[place] = (key, due, after.attempts, hold, after.warned, after.doubtful, *words, *place)
+        self.there[place] = after
+        if key != one.key and not hold:
+            self.transaction.news.due(key, due)
+
+    def write(self) -> None:
+        """Write it: what is deleted first makes room for the rest, should the disk be full."""
+        db = self.transaction.db
+        delete_recipients(db, self._ended)
+        if self._owed:
+            insert(db, INSERT_OWED, [owed_values(owed) for owed in self._owed])
+        delete_messages(db, {message for message, _ in self._ended})
+        insert(db, INSERT_HISTORY, self._history)
+        if self._deferred:
+            db.executemany(
+                "UPDATE zsmtp_recipient SET key = ?, due = ?, attempts = ?, hold = ?, warned = ?, doubtful = ?, "
+                "status = ?, reason = ? WHERE message = ? AND number = ?",
+                list(self._deferred.values()),
+            )
+        for (outcome, made), number in self._counted.items():
+            for name in settling.counters(outcome, made=made):
+                self.transaction.count(name, number)
+        self.transaction.octets += 1500 * (len(self._history) + len(self._deferred) + len(self._ended))
+
+
+def read(db: Executes, places: Iterable[Place]) -> dict[Place, Current | None]:
+    """Recipients as they are; who is not there is not in the answer."""
+    found: dict[Place, Current | None] = {}
+    for marks, values in in_parts(list(places), 2):
+        rows = db.execute(
+            f"WITH w (message, number) AS (VALUES {marks}) "
+            "SELECT r.message, r.number, r.key, r.attempts, r.due / 1000.0, r.expires / 1000.0, "
+            f"CASE r.hold WHEN {ARRIVING} THEN 0 ELSE r.hold END, r.doubtful, r.warned "
+            "FROM w CROSS JOIN zsmtp_recipient r ON r.message = w.message AND r.number = w.number",
+            values,
+        )
+        for message, number, key, attempts, due, expires, hold, doubtful, warned in rows.fetchall():
+            found[message, number] = Current(key, attempts, due, expires, hold, doubtful == 1, warned == 1)
+    return found
+
+
+def may_mark(db: Executes, attempts: Collection[AttemptKey], keys: Collection[str]) -> bool:
+    """Whether all attempts may be marked."""
+    if len(keys) > _MOST_KEYS:
+        there = read(db, {attempt[:2] for attempt in attempts})
+        found = [(attempt, there.get(attempt[:2])) for attempt in attempts]
+        return all(settling.may_mark(key.attempt, one, owner=one is not None and one.key in keys) for key, one in found)
+    owned = json.dumps(list(keys))  # the same rule, asked of a hundred attempts at once
+    for marks, values in in_parts(list(attempts), 3):
+        (count,) = db.execute(
+            f"WITH w (message, number, attempt) AS (VALUES {marks}) "
+            "SELECT count(*) FROM w CROSS JOIN zsmtp_recipient r ON r.message = w.message AND r.number = w.number "
+            "WHERE r.attempts + 1 = w.attempt AND r.hold = 0 AND r.key IN (SELECT value FROM json_each(?))",
+            (*values, owned),
+        ).fetchone()
+        if count * 3 < len(values):
+            return False
+    return True
+
+
+def rule_holds(db: Executes, number: int) -> int:
+    """What holds a recipient that a rule is said to hold: 0 if there is no such rule."""
+    if (
+        number <= 0
+        or number == BY_COMMAND
+        or db.execute("SELECT 1 FROM zsmtp_rule WHERE number = ?", (number,)).fetchone()
+    ):
+        return number
+    return 0
+
+
+def delete_recipients(db: Executes, places: Collection[Place]) -> None:
+    """Delete recipients."""
+    first = [message for message, number in places if number == 0]
+    each(db, "DELETE FROM zsmtp_recipient WHERE number = 0 AND message IN ({})", first)
+    if len(first) < len(places):
+        others = [place for place in places if place[1]]
+        db.executemany("DELETE FROM zsmtp_recipient WHERE message = ? AND number = ?", others)
+
+
+def delete_messages(db: Executes, messages: Collection[int]) -> None:
+    """Delete messages that had one recipient and one row of content; the sweep looks at what is left of others.
+
+    A message for which a notice is owed stays with its content until that is made.
+    """
+    over = f"recipients = 1 AND size <= {CHUNK} AND NOT EXISTS (SELECT 1 FROM zsmtp_recipient WHERE message = id)"
+    over += " AND NOT EXISTS (SELECT 1 FROM zsmtp_owed WHERE message = id)"
+    each(
+        db,
+        f"DELETE FROM zsmtp_content WHERE message IN (SELECT id FROM zsmtp_message WHERE id IN ({{}}) AND {over})",
+        messages,
+    )
+    each(db, f"DELETE FROM zsmtp_message WHERE id IN ({{}}) AND {over}", messages)
+    each(
+        db,
+        "INSERT OR IGNORE INTO zsmtp_maybe_finished (message) SELECT id FROM zsmtp_message WHERE id IN ({}) "
+        "AND NOT EXISTS (SELECT 1 FROM zsmtp_recipient WHERE message = id)",
+        messages,
+    )

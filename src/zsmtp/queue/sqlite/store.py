@@ -1,0 +1,447 @@
+"""The queue in one SQLite file: the store of one machine.
+
+Any number of processes may submit, read and change; one of them delivers. Each has a thread that writes
+(``writer``), one that reads for delivery and one that reads for operators (``worker``); nothing on the event loop
+touches the disk::
+
+    store = await SQLiteStore.open("/var/lib/app/mail.db")
+    await store.submit([message])
+    await store.join("node-1")
+
+What the contract promises stands in ``zsmtp.queue.store``. A mark survives the death of a process; it waits for the
+disk only if the durable list of what is in hand does not have it. Everything else is on the disk when it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.queue import settling
+from zsmtp.queue.filter import Filter
+from zsmtp.queue.limits import (
+    BY_COMMAND,
+    CHUNK,
+    HISTORY_KEPT,
+    NOTICE_WAIT,
+)
+from zsmtp.queue.operators import (
+    Change,
+    Health,
+    NodeStatus,
+    Row,
+    Rule,
+    SiteStatus,
+)
+from zsmtp.queue.settling import NoticeRule
+from zsmtp.queue.sqlite import check, claims, listing, sweep
+from zsmtp.queue.sqlite.connect import resolved
+from zsmtp.queue.sqlite.delivery import SQLiteDelivery
+from zsmtp.queue.sqlite.intake import Notifying, SQLiteIntake, Staged, is_large, octets_of, octets_of_part
+from zsmtp.queue.sqlite.listing import Place, Wanted
+from zsmtp.queue.sqlite.locks import boot_id
+from zsmtp.queue.sqlite.opening import StoreOptions, octets_free, prepare
+from zsmtp.queue.sqlite.operating import PIECE, Changing, Operating, check_values
+from zsmtp.queue.sqlite.upload import SQLiteUpload
+from zsmtp.queue.sqlite.wake import wake
+from zsmtp.queue.sqlite.worker import Reader
+from zsmtp.queue.sqlite.writer import JobKind, Writer, not_durable, probe
+from zsmtp.queue.states import (
+    AttemptKey,
+    HistoryEntry,
+    OwedNotice,
+    Position,
+    QueuedMessage,
+    SubQueue,
+)
+from zsmtp.queue.store import (
+    Accepted,
+    Arrivals,
+    Claimed,
+    Head,
+    Lease,
+    NewMessage,
+    Settlement,
+)
+
+_CLAIM_CACHE = 8 << 10  # KiB
+_LIST_CACHE = 8 << 10
+_FIRST_WINDOW = 2000  # recipients looked at for the first page of a list: it is there at once
+_LARGEST_WINDOW = 32_000
+_PROBE = 1.0  # seconds
+_BEFORE_ALL: Place = (-1, -1)
+
+
+class SQLiteStore:
+    """A ``QueueStore`` in a SQLite file. Made by :meth:`open`."""
+
+    def __init__(self, path: str, shard: int, writer: Writer, options: StoreOptions) -> None:
+        loop = asyncio.get_running_loop()
+        self._path = path
+        self._shard = shard
+        self._writer = writer
+        self._options = options
+        self._claims = Reader("zsmtp queue claims", loop, path, cache=_CLAIM_CACHE)
+        self._lists = Reader("zsmtp queue lists", loop, path, cache=_LIST_CACHE)
+        self._delivery = SQLiteDelivery(
+            path,
+            writer,
+            self._claims,
+            boot=options.boot,
+            clock=options.clock,
+            monotonic=options.monotonic,
+            release=self._let_go_soon,
+        )
+        intake = SQLiteIntake(shard, options.free_space)
+        operating = Operating(options.notice_rule)
+        self._submit = JobKind("taking messages", intake.submit, octets=octets_of)
+        self._part = JobKind("taking a large message", intake.write_part, octets=octets_of_part, durable=not_durable)
+        self._discard = JobKind("discarding a message", intake.discard, durable=not_durable)
+        self._notify = JobKind("queueing a notice", intake.notify)
+        self._change = JobKind("changing recipients", operating.change)
+        self._add_rule = JobKind("adding a rule", operating.add_rule)
+        self._release = JobKind("releasing recipients", operating.release)
+        self._letting_go = JobKind("letting recipients go", sweep.let_go, durable=not_durable)
+        self._probe = JobKind("looking whether it can be written", probe)
+        self._sweeps = [
+            JobKind("sweeping", run, durable=not_durable)
+            for run in (
+                sweep.uploads,
+                sweep.finished,
+                sweep.history,
+                sweep.idempotency,
+                sweep.pokes,
+                sweep.let_go_left,
+                sweep.room,
+            )
+        ]
+        self._cursor = sweep.Cursor()
+        self._going: dict[int, asyncio.Task[None]] = {}
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | Path,
+        *,
+        shard: int | None = None,
+        busy: float = 10.0,
+        history_kept: float = HISTORY_KEPT,
+        notice_rule: NoticeRule = settling.failure_notice,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        free_space: Callable[[], int] | None = None,
+        boot: str | None = None,
+    ) -> SQLiteStore:
+        """Open a queue, and make the file if it is not there.
+
+        ``shard``: that of a new file; raises QueueError if an old one has another. ``busy``: seconds to wait for locks
+        of other processes. The others are for tests: clocks, the octets free on the disk, what tells one start of the
+        machine from the next. Raises QueueUnavailable if the file cannot be opened.
+        """
+        name = resolved(path)
+        options = StoreOptions(
+            clock=clock,
+            monotonic=monotonic,
+            free_space=free_space or partial(octets_free, str(Path(name).parent)),
+            boot=boot_id() if boot is None else boot,
+            notice_rule=notice_rule,
+            history_kept=history_kept,
+        )
+        found = await asyncio.to_thread(prepare, name, shard, busy)
+        writer = Writer(asyncio.get_running_loop(), name, busy=busy, clock=clock)
+        store = cls(name, found, writer, options)
+        writer.start()
+        return store
+
+    @property
+    def shard(self) -> int:
+        """The shard its ids belong to."""
+        return self._shard
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self._path
+
+    async def close(self) -> None:
+        """Let go of everything; leases are given back, marks stay."""
+        await self._delivery.leave()
+        for task in list(self._going.values()):
+            task.cancel()
+        await asyncio.gather(*self._going.values(), return_exceptions=True)
+        await self._writer.end()
+        await self._claims.end()
+        await self._lists.end()
+        self._delivery.close()
+
+    # ------------------------------------------------------------------ intake
+
+    async def submit(self, messages: Sequence[NewMessage]) -> list[Accepted]:
+        """Queue messages, all or none, durably."""
+        if not messages:
+            return []
+        if not any(map(is_large, messages)):
+            return await self._writer.do(self._submit, messages)
+        uploads = {place: self._upload(message) for place, message in enumerate(messages) if is_large(message)}
+        items: list[NewMessage | Staged] = list(messages)
+        try:
+            for place, upload in uploads.items():
+                items[place] = await upload.stage()
+            return await self._writer.do(self._submit, items)
+        except BaseException:
+            for upload in uploads.values():
+                with suppress(QueueError):
+                    await upload.discard()
+            raise
+
+    async def upload(self, message: NewMessage) -> SQLiteUpload:
+        """Begin a large message."""
+        self._writer.check()
+        return self._upload(message)
+
+    def _upload(self, message: NewMessage) -> SQLiteUpload:
+        async def accept(staged: Staged) -> Accepted:
+            (accepted,) = await self._writer.do(self._submit, [staged])
+            return accepted
+
+        async def discard(number: int) -> None:
+            await self._writer.do(self._discard, number)
+
+        return SQLiteUpload(message, partial(self._writer.do, self._part), accept, discard)
+
+    def wake(self) -> None:
+        """Have messages looked for that a program submitted in a transaction of its own."""
+        if self._delivery.joined:
+            self._delivery.wake()
+        else:
+            wake(self._path)
+
+    def _let_go_soon(self, message: int) -> None:
+        if message not in self._going:
+            self._going[message] = asyncio.get_running_loop().create_task(self._let_go(message))
+
+    async def _let_go(self, message: int) -> None:
+        """Let the recipients of an upload go, piece by piece; what trouble leaves is found by a sweep."""
+        try:
+            with suppress(QueueError):
+                while await self._writer.do(self._letting_go, message):
+                    pass
+        finally:
+            del self._going[message]
+
+    # ---------------------------------------------------------------- delivery
+
+    async def join(self, node: str) -> None:
+        """Become the process that delivers."""
+        await self._delivery.join(node)
+
+    def beat(self) -> None:
+        """Say that the event loop turns."""
+        self._delivery.beat()
+
+    async def agenda(self) -> dict[str, float]:
+        """The queue keys with recipients that are not held, and when the first of each is due."""
+        return await self._delivery.agenda()
+
+    async def take(self, keys: Collection[str], *, limit: int) -> list[Lease]:
+        """Lease sites without owner."""
+        return await self._delivery.take(keys, limit=limit)
+
+    async def give_back(self, leases: Collection[Lease]) -> None:
+        """Give leases up."""
+        await self._delivery.give_back(leases)
+
+    async def learn(self, sites: Mapping[str, str]) -> None:
+        """Remember which site a queue key belongs to."""
+        await self._delivery.learn(sites)
+
+    async def heads(self, leases: Collection[Lease]) -> list[Head]:
+        """The sub-queues of the leases with work."""
+        return await self._delivery.heads(leases)
+
+    async def claim(
+        self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
+    ) -> tuple[list[Claimed], float | None]:
+        """Read recipients that are due, and when the next one is."""
+        return await self._delivery.claim(lease, sub_queue, after, now, limit=limit, octets=octets)
+
+    async def review(self, lease: Lease, after: tuple[int, int], *, limit: int) -> list[Claimed]:
+        """Read recipients in order of their ids, due or not."""
+        return await self._delivery.review(lease, after, limit=limit)
+
+    async def content(self, message: int, size: int) -> AsyncIterator[bytes]:
+        """The content of a message in chunks."""
+        for part in range(max(-(-size // CHUNK), 1)):
+            data = await self._claims.read(
+                "reading a message", partial(claims.chunk, message=message, part=part, size=size)
+            )
+            if data:
+                yield data
+
+    async def mark(self, lease: Lease, attempts: Sequence[AttemptKey]) -> bool:
+        """Commit that these attempts may complete."""
+        return await self._delivery.mark(lease, attempts)
+
+    async def settle(
+        self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
+    ) -> list[AttemptKey]:
+        """Write results, with what is in hand after them."""
+        return await self._delivery.settle(lease, settlements, in_hand)
+
+    async def arrivals(self, timeout: float) -> Arrivals:
+        """Wait until there is something new."""
+        return await self._delivery.arrivals(timeout)
+
+    async def report(self, statuses: Sequence[SiteStatus]) -> None:
+        """Keep how sites are served, for others to see."""
+        await self._delivery.report(statuses)
+
+    # ----------------------------------------------------------------- notices
+
+    async def owed(self, now: float, *, limit: int) -> list[tuple[QueuedMessage, list[OwedNotice]]]:
+        """Messages that notices are owed for."""
+        busy = set().union(*self._delivery.busy.values())
+        return await self._lists.read("looking for notices", lambda db: claims.owed(db, busy, now - NOTICE_WAIT, limit))
+
+    async def notify(self, owed: Sequence[OwedNotice], notice: NewMessage | None) -> Accepted | None:
+        """Replace owed notices by a message."""
+        return await self._writer.do(self._notify, Notifying(owed, notice))
+
+    # ------------------------------------------------------------------- sweep
+
+    async def sweep(self, now: float) -> int:
+        """Do a bounded piece of housekeeping."""
+        poke = self._writer.poke
+        piece = sweep.Sweeping(now, self._options.history_kept, self._cursor, poke)
+        done = 0
+        for kind in self._sweeps:
+            done += await self._writer.do(kind, piece)
+        for rule in await self.rules():
+            if rule.until is not None and rule.until <= now:
+                done += 1
+                await self._writer.do(self._release, rule.number)
+        return done
+
+    # --------------------------------------------------------------- operators
+
+    def _wanted(self, wanted: Filter) -> Wanted:
+        delivers = self._delivery.delivers_somewhere()
+        return Wanted(wanted, self._options.clock(), self._shard, delivers)
+
+    async def select(
+        self, wanted: Filter, *, after: Position | None = None, limit: int | None = None
+    ) -> AsyncIterator[Row]:
+        """The recipients that match, in order of their ids."""
+        asked = self._wanted(wanted)
+        place: Place | None = _BEFORE_ALL if after is None else (after.message, after.number)
+        window = _FIRST_WINDOW
+        left = -1 if limit is None else limit
+        while place is not None and left != 0:
+            found = await self._lists.read("listing", partial(listing.page, wanted=asked, after=place, window=window))
+            for row in found.rows:
+                if left == 0:
+                    return
+                left -= 1
+                yield row
+            place = found.after
+            window = min(window * 2, _LARGEST_WINDOW)
+
+    async def count(self, wanted: Filter, *, by: str = "") -> dict[str, int]:
+        """How many match, by a group."""
+        return await self._lists.read("counting", partial(listing.count, wanted=self._wanted(wanted), by=by))
+
+    async def change(self, wanted: Filter, change: Change) -> AsyncIterator[int]:
+        """Change the recipients that match, in pieces."""
+        check_values(change)
+        if change.hold not in (None, 0, BY_COMMAND, *(rule.number for rule in await self.rules())):
+            raise QueueError(f"there is no rule {change.hold}")
+        asked = self._wanted(wanted)
+        place: Place | None = _BEFORE_ALL
+        window = _FIRST_WINDOW
+        while place is not None:
+            found, place = await self._lists.read(
+                "looking for recipients",
+                partial(listing.places, wanted=asked, after=place, window=window, most=PIECE),
+            )
+            if len(found) < PIECE:
+                window = min(window * 2, _LARGEST_WINDOW)
+            if found:
+                yield await self._writer.do(self._change, Changing(asked, found, change))
+
+    async def message(self, message: int) -> QueuedMessage | None:
+        """A message that is there."""
+        return await self._lists.read("reading a message", partial(listing.message, number=message))
+
+    async def history(self, message: int) -> list[HistoryEntry]:
+        """The history of a message, oldest first."""
+        return await self._lists.read("reading the history", partial(listing.history, message=message))
+
+    async def ends(self, wanted: Filter, *, limit: int | None = None) -> AsyncIterator[HistoryEntry]:
+        """Ends that match, youngest first."""
+        wanted.check_for_ends()
+        asked = self._wanted(wanted)
+        before: int | None = None
+        left = -1 if limit is None else limit
+        while left != 0:
+            found, before = await self._lists.read(
+                "looking for ends", partial(listing.ends, wanted=asked, before=before)
+            )
+            for entry in found:
+                if left == 0:
+                    return
+                left -= 1
+                yield entry
+            if before is None:
+                return
+
+    async def events(self, cursor: str, *, limit: int) -> tuple[str, list[HistoryEntry]]:
+        """History behind a cursor, and the next cursor."""
+        return await self._lists.read("reading events", partial(listing.events, cursor=cursor, limit=limit))
+
+    async def sites(self, names: Collection[str] = ()) -> list[SiteStatus]:
+        """What was reported of sites."""
+        return await self._lists.read("reading the status of sites", partial(listing.sites, names=names))
+
+    async def nodes(self) -> list[NodeStatus]:
+        """The process that delivers, or did."""
+        alive = self._delivery.delivers_somewhere()
+        return await self._lists.read("reading who delivers", partial(listing.nodes, alive=alive))
+
+    async def rules(self) -> list[Rule]:
+        """The standing rules, oldest first."""
+        return await self._lists.read("reading rules", listing.rules)
+
+    async def add_rule(self, rule: Rule) -> Rule:
+        """Add a rule."""
+        return await self._writer.do(self._add_rule, rule)
+
+    async def delete_rule(self, number: int) -> bool:
+        """Delete a rule, and release what it holds."""
+        left = await self._writer.do(self._release, number)
+        if left is None:
+            return False
+        while left:
+            left = await self._writer.do(self._release, number)
+        return True
+
+    async def counters(self) -> Mapping[str, int]:
+        """Totals since the queue was made."""
+        return await self._lists.read("reading counters", listing.counters)
+
+    async def health(self) -> Health:
+        """What the last transaction failed by, if it can be seen that this is not over."""
+        if self._writer.problem:
+            with suppress(TimeoutError, QueueUnavailable):
+                await asyncio.wait_for(self._writer.do(self._probe, None), _PROBE)
+        return Health(self._writer.problem, self._options.free_space())
+
+    async def check(self) -> AsyncIterator[str]:
+        """Look for what must not be."""
+        for question in check.questions(self._shard):
+            for finding in await self._lists.read("checking", question):
+                yield finding

@@ -1,0 +1,211 @@
+"""Housekeeping, in pieces: what nobody needs any more, and recipients of large uploads that are to be let go.
+
+Each function is a piece in a transaction of the writer and answers how many rows it removed. Nothing here has to be on
+the disk when it is done: what a crash undoes is done again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
+
+from zsmtp.queue.ids import EPOCH, LOW_BITS
+from zsmtp.queue.limits import (
+    KEYS_KEPT,
+    PART_RECIPIENTS,
+    UPLOAD_WAIT,
+)
+from zsmtp.queue.sql import ARRIVING
+from zsmtp.queue.sqlite.transaction import Executes, WriteTransaction, each
+from zsmtp.queue.states import milliseconds
+
+_MESSAGES = 200
+_CHUNKS = 64  # of 256 KiB
+_ENTRIES = 1000
+_KEYS = 500
+_PAGES = 2000
+_FREE_PAGES = 16 << 20 >> 12  # 16 MiB of free pages stay in the file
+"""Pages that are left free in the file, for what comes next."""
+
+
+class Cursor:
+    """Where the search for idempotency keys that are too old goes on."""
+
+    def __init__(self) -> None:
+        self.message = 0
+
+
+class Sweeping(NamedTuple):
+    """A piece of housekeeping at a time; ``poke``: pokes up to here are known to the deliverer."""
+
+    now: float
+    history_kept: float
+    cursor: Cursor
+    poke: int | None
+
+
+def uploads(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
+    """Delete uploads without a part for an hour."""
+    db = transaction.db
+    done = 0
+    for now, _, _, _ in pieces:
+        before = milliseconds(now - UPLOAD_WAIT)
+        rows = db.execute(
+            "SELECT message FROM zsmtp_upload WHERE accepted = 0 AND touched <= ? LIMIT ?", (before, _MESSAGES)
+        ).fetchall()
+        for (message,) in rows:
+            db.execute("UPDATE zsmtp_upload SET touched = 0 WHERE message = ?", (message,))  # no part is taken now
+            removed = _delete_recipients(db, message) + _delete_content(db, message)
+            if not removed:
+                db.execute("DELETE FROM zsmtp_upload WHERE message = ?", (message,))
+            done += removed + 1
+            if removed >= _CHUNKS:
+                break
+    return [done] + [0] * (len(pieces) - 1)
+
+
+def finished(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
+    """Delete messages of which nothing is left."""
+    db = transaction.db
+    done = 0
+    rows = db.execute("SELECT message FROM zsmtp_maybe_finished LIMIT ?", (_MESSAGES,)).fetchall()
+    for (message,) in rows:
+        left = db.execute(
+            "SELECT EXISTS (SELECT 1 FROM zsmtp_recipient WHERE message = ?) "
+            "OR EXISTS (SELECT 1 FROM zsmtp_owed WHERE message = ?)",
+            (message, message),
+        ).fetchone()[0]
+        removed = 0 if left else _delete_content(db, message)
+        if removed >= _CHUNKS:
+            done += removed
+            break
+        if not left:
+            db.execute("DELETE FROM zsmtp_message WHERE id = ?", (message,))
+        db.execute("DELETE FROM zsmtp_maybe_finished WHERE message = ?", (message,))
+        done += removed + 1
+    return [done] + [0] * (len(pieces) - 1)
+
+
+def _delete_recipients(db: Executes, message: int) -> int:
+    rows = db.execute(
+        "SELECT message, number FROM zsmtp_recipient WHERE message = ? LIMIT ?", (message, PART_RECIPIENTS)
+    ).fetchall()
+    db.executemany("DELETE FROM zsmtp_recipient WHERE message = ? AND number = ?", rows)
+    return len(rows)
+
+
+def _delete_content(db: Executes, message: int) -> int:
+    """Delete some chunks of a message, the last ones first; the first one goes when no other is left."""
+    rows = db.execute(
+        "SELECT message, part FROM zsmtp_content_part WHERE message = ? ORDER BY part DESC LIMIT ?", (message, _CHUNKS)
+    ).fetchall()
+    db.executemany("DELETE FROM zsmtp_content_part WHERE message = ? AND part = ?", rows)
+    if len(rows) < _CHUNKS:
+        return len(rows) + db.execute("DELETE FROM zsmtp_content WHERE message = ?", (message,)).rowcount
+    return len(rows)
+
+
+def history(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
+    """Delete history that is too old; the youngest entry stays, so that cursors of events go on growing."""
+    db = transaction.db
+    before = max(milliseconds(piece.now - piece.history_kept) for piece in pieces)
+    rows = db.execute(
+        "SELECT id FROM (SELECT id, at FROM zsmtp_history WHERE id < (SELECT max(id) FROM zsmtp_history) "
+        "ORDER BY id LIMIT ?) WHERE at <= ?",
+        (_ENTRIES, before),
+    ).fetchall()
+    each(db, "DELETE FROM zsmtp_history WHERE id IN ({})", [entry for (entry,) in rows])
+    return [len(rows)] + [0] * (len(pieces) - 1)
+
+
+def idempotency(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
+    """Delete idempotency keys of messages whose last end is a week ago."""
+    db = transaction.db
+    done = 0
+    for now, _, cursor, _ in pieces:
+        before = milliseconds(now - KEYS_KEPT)
+        last = max(before - EPOCH * 1000 + 1, 0) << LOW_BITS
+        rows = db.execute(
+            "SELECT tenant, key, message FROM zsmtp_idempotency WHERE message > ? AND message < ? "
+            "ORDER BY message LIMIT ?",
+            (cursor.message, last, _KEYS),
+        ).fetchall()
+        old = [(tenant, key) for tenant, key, message in rows if _is_over(db, message, before)]
+        db.executemany("DELETE FROM zsmtp_idempotency WHERE tenant = ? AND key = ?", old)
+        done += len(old)
+        reached = rows[-1][2] if len(rows) == _KEYS else 0
+        transaction.afterwards(lambda cursor=cursor, reached=reached: setattr(cursor, "message", reached))  # type: ignore[misc]
+    return [done] + [0] * (len(pieces) - 1)
+
+
+def _is_over(db: Executes, message: int, before: int) -> bool:
+    """Whether a message had its last end before a time."""
+    row = db.execute(
+        "SELECT NOT EXISTS (SELECT 1 FROM zsmtp_recipient WHERE message = ?) "
+        "AND NOT EXISTS (SELECT 1 FROM zsmtp_history WHERE message = ? AND at > ?)",
+        (message, message, before),
+    ).fetchone()
+    return bool(row[0])
+
+
+def pokes(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
+    """Delete pokes that the deliverer has seen."""
+    seen = [piece.poke for piece in pieces if piece.poke is not None]
+    done = 0
+    if seen:
+        done = transaction.db.execute("DELETE FROM zsmtp_poke WHERE seq <= ?", (max(seen),)).rowcount
+    return [done] + [0] * (len(pieces) - 1)
+
+
+def room(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
+    """Give free pages of the file back to the disk, if there are many: some at each sweep, which is not counted."""
+    db = transaction.db
+    assert isinstance(db, sqlite3.Connection)
+    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    spare = free - max(_FREE_PAGES, pages // 4)
+    if spare > 0:
+        transaction.afterwards(partial(_vacuum, db, min(spare, _PAGES)))
+    return [0] * len(pieces)
+
+
+def _vacuum(db: sqlite3.Connection, pages: int) -> None:
+    """Python takes one step of this statement, which is one page, unless it is a script; that has its own commit."""
+    with suppress(sqlite3.OperationalError):  # somebody else writes: the next sweep comes
+        db.executescript(f"PRAGMA incremental_vacuum({pages})")
+
+
+def let_go(transaction: WriteTransaction, messages: list[int]) -> list[bool]:
+    """Let a piece of the recipients of uploads go; answers whether something is left of each."""
+    return [_let_go(transaction, message) for message in messages]
+
+
+def _let_go(transaction: WriteTransaction, message: int) -> bool:
+    db = transaction.db
+    row = db.execute("SELECT released FROM zsmtp_upload WHERE message = ? AND accepted = 1", (message,)).fetchone()
+    if row is None:
+        return False
+    first = row[0]
+    last = db.execute("SELECT max(number) FROM zsmtp_recipient WHERE message = ?", (message,)).fetchone()[0]
+    rows = db.execute(
+        "UPDATE zsmtp_recipient SET hold = 0 WHERE message = ? AND number >= ? AND number < ? AND hold = ? "
+        "RETURNING key, due",
+        (message, first, first + PART_RECIPIENTS, ARRIVING),
+    ).fetchall()
+    for key, due in rows:
+        transaction.news.due(key, due)
+    transaction.octets += 1500 * len(rows)
+    if last is None or first + PART_RECIPIENTS > last:
+        db.execute("DELETE FROM zsmtp_upload WHERE message = ?", (message,))
+        return False
+    db.execute("UPDATE zsmtp_upload SET released = ? WHERE message = ?", (first + PART_RECIPIENTS, message))
+    return True
+
+
+def let_go_left(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
+    """Name uploads that were accepted, and whose recipients are still to be let go."""
+    rows = transaction.db.execute("SELECT message FROM zsmtp_upload WHERE accepted = 1").fetchall()
+    transaction.news.released += [message for (message,) in rows]
+    return [0] * len(pieces)

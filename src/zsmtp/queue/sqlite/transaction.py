@@ -1,0 +1,175 @@
+"""One transaction of the writer, and what is gathered in it: written once before the commit, announced after it.
+
+Several jobs share a transaction. What they all do to the same rows (the last id, counters, pokes, what is marked and in
+hand) they note here; :meth:`WriteTransaction.flush` writes it. Nothing in memory changes before the commit: what is to
+change then is given to :meth:`WriteTransaction.afterwards`. So a transaction that fails can be tried again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from zsmtp.queue.ids import next_id
+from zsmtp.queue.states import AttemptKey, milliseconds
+
+SIZES = (1, 2, 5, 10, 20, 50, 100)
+"""Lengths of lists in statements: each is a statement that a connection keeps prepared."""
+
+
+class Executes(Protocol):
+    """A connection, or a cursor of a connection that is somebody else's."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> sqlite3.Cursor: ...
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> sqlite3.Cursor: ...
+
+
+class News:
+    """What a transaction changed that whoever delivers is to know of. Times are in milliseconds."""
+
+    __slots__ = ("keys", "poked", "released", "rules")
+
+    def __init__(self) -> None:
+        self.keys: dict[str, int] = {}
+        self.poked: set[str] = set()
+        self.released: list[int] = []
+        """Uploads that were accepted, whose recipients are to be let go."""
+        self.rules = False
+
+    def due(self, key: str, at: int) -> None:
+        """Something of a key is due at a time."""
+        if at < self.keys.get(key, at + 1):
+            self.keys[key] = at
+
+    def add(self, other: News) -> None:
+        """Add what another one says."""
+        for key, at in other.keys.items():
+            self.due(key, at)
+        self.poked |= other.poked
+        self.released += other.released
+        self.rules |= other.rules
+
+    def __bool__(self) -> bool:
+        return bool(self.keys or self.poked or self.released or self.rules)
+
+
+class WriteTransaction:
+    """What is gathered in one transaction."""
+
+    __slots__ = ("_after", "_before", "_counted", "_id", "db", "marked", "moved", "news", "now", "octets", "time")
+
+    def __init__(self, db: Executes, time: float) -> None:
+        self.db = db
+        self.time = time
+        self.now = milliseconds(time)
+        self.news = News()
+        self.moved: set[str] = set()
+        """Keys with recipients that others than their owner changed or brought, for an owner in another process."""
+        self.marked: set[AttemptKey] = set()
+        """Attempts that got a mark in this transaction, which is written at its end."""
+        self.octets = 0
+        """About as much as was written."""
+        self._counted: dict[str, int] = {}
+        self._before: list[Callable[[], None]] = []
+        self._after: list[Callable[[], None]] = []
+        self._id = 0
+
+    def meta(self, name: str) -> Any:
+        """A single value."""
+        return self.db.execute("SELECT value FROM zsmtp_meta WHERE name = ?", (name,)).fetchone()[0]
+
+    def grow(self, name: str) -> int:
+        """Let a number grow by one."""
+        self.db.execute("UPDATE zsmtp_meta SET value = value + 1 WHERE name = ?", (name,))
+        return int(self.meta(name))
+
+    def draw(self) -> int:
+        """A new id."""
+        self._id = next_id(self._id or self.meta("last_id"), self.time)
+        return self._id
+
+    @property
+    def last_id(self) -> int:
+        """The last id that was drawn in this transaction, 0 if none was."""
+        return self._id
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to a counter."""
+        self._counted[name] = self._counted.get(name, 0) + number
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Have something done after the commit."""
+        self._after.append(action)
+
+    def beforehand(self, action: Callable[[], None]) -> None:
+        """Have something written before the commit."""
+        self._before.append(action)
+
+    def flush(self, *, delivers: bool) -> None:
+        """Write what was gathered; ``delivers``: the deliverer is in this process."""
+        for action in self._before:
+            action()
+        if self._id:
+            self.db.execute("UPDATE zsmtp_meta SET value = ? WHERE name = 'last_id'", (self._id,))
+        if self._counted:
+            values = ", ".join("(?, ?)" for _ in self._counted)
+            self.db.execute(
+                f"INSERT INTO zsmtp_counter (name, value) VALUES {values} "
+                "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+                [one for pair in sorted(self._counted.items()) for one in pair],
+            )
+        if self.news.rules:
+            self.grow("rules")
+        if self.moved and not delivers:
+            seq = self.grow("poke")
+            self.db.executemany(
+                "INSERT INTO zsmtp_poke (key, seq) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET seq = excluded.seq",
+                [(key, seq) for key in sorted(self.moved)],
+            )
+
+    def committed(self) -> None:
+        """Do what was to be done after the commit."""
+        for action in self._after:
+            action()
+
+
+def insert(db: Executes, into: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Insert rows with as few statements as there can be.
+
+    ``into`` is the statement up to ``VALUES``, and the marks of one row: ``INSERT INTO t (a, b) VALUES|(?, ?)``.
+    """
+    head, _, marks = into.partition("|")
+    start = 0
+    while start < len(rows):
+        left = len(rows) - start
+        size = max(size for size in SIZES if size <= left)
+        sql = f"{head} {', '.join([marks] * size)}"
+        db.execute(sql, [value for row in rows[start : start + size] for value in row])
+        start += size
+
+
+def listed(count: int) -> str:
+    """The marks of a list of so many values."""
+    return ", ".join("?" * count)
+
+
+def each(db: Executes, sql: str, values: Collection[Any]) -> None:
+    """Execute a statement with ``IN ({})`` for all values, a hundred at a time."""
+    found = list(values)
+    for start in range(0, len(found), SIZES[-1]):
+        part = found[start : start + SIZES[-1]]
+        size = next(size for size in SIZES if size >= len(part))
+        db.execute(sql.format(listed(size)), part + part[-1:] * (size - len(part)))
+
+
+def in_parts(rows: Sequence[Sequence[Any]], width: int) -> Iterator[tuple[str, list[Any]]]:
+    """The marks of ``VALUES`` and the values, for rows of a width, a hundred at a time; the last ones are repeated."""
+    marks = f"({listed(width)})"
+    for start in range(0, len(rows), SIZES[-1]):
+        part = rows[start : start + SIZES[-1]]
+        size = next(size for size in SIZES if size >= len(part))
+        values = [value for row in part for value in row]
+        for _ in range(size - len(part)):
+            values.extend(part[-1])
+        yield ", ".join([marks] * size), values

@@ -1,0 +1,212 @@
+"""Threads that own a connection, and how their answers come back to the event loop.
+
+A :class:`WorkerThread` is handed jobs from the loop and answers each through a future. Answers that are ready together
+come back together: the loop is woken once for all of them. :class:`Reader` is the one that reads; what it is asked for
+is a function of a connection, run in a transaction of its own, so that no reader keeps an old state of the database
+alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.queue.sqlite.connect import UNREADABLE, connect, is_broken, is_trouble, unavailable, unreadable
+
+T = TypeVar("T")
+
+
+class JobResult(NamedTuple):
+    """What came of a job."""
+
+    future: asyncio.Future[Any]
+    result: object
+    error: BaseException | None
+
+
+class ThreadJob(Protocol):
+    """What a thread is to do."""
+
+    @property
+    def future(self) -> asyncio.Future[Any]: ...
+
+
+class LastJob(NamedTuple):
+    """The last job of a thread."""
+
+    future: asyncio.Future[Any]
+
+
+class LookJob(NamedTuple):
+    """A job without an answer: to look whether there is something new."""
+
+    future: None = None
+
+
+class WorkerThread(threading.Thread):
+    """A thread with a queue of jobs, which :meth:`work` does.
+
+    :class:`LastJob` is the last one, done when all before it are. Should the thread come to its end in another way, all
+    its jobs are answered by QueueUnavailable, and no other is taken.
+    """
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(name=name, daemon=True)
+        self._loop = loop
+        self._jobs: SimpleQueue[ThreadJob | LookJob] = SimpleQueue()
+        self._taken: list[ThreadJob | LookJob] = []
+        self._putting = threading.Lock()
+        self._failure = ""
+        self._process = os.getpid()
+        self._ended = False
+
+    def work(self) -> None:
+        """Do jobs until :class:`LastJob` was one of them, and answer that one."""
+        raise NotImplementedError
+
+    def run(self) -> None:
+        """Do jobs until the end."""
+        try:
+            self.work()
+        except BaseException as error:
+            with self._putting:
+                self._failure = f"the thread {self.name!r} ended: {error!r}; close the queue and open it again"
+            jobs = self._taken + self.take_all(wait=False)
+            self.answer([JobResult(job.future, None, self._broken()) for job in jobs if job.future is not None])
+
+    def _broken(self) -> QueueUnavailable:
+        return QueueUnavailable(self._failure)
+
+    def put(self, job: ThreadJob | LookJob) -> None:
+        """Hand a job to the thread; raises QueueUnavailable if it came to an end that nobody asked for."""
+        with self._putting:
+            if self._failure:
+                raise self._broken()
+            self._jobs.put(job)
+
+    def future(self) -> asyncio.Future[Any]:
+        """A future for a job; raises QueueError if no job can be taken any more."""
+        self.check()
+        return self._loop.create_future()
+
+    def check(self) -> None:
+        """Raise QueueError if no job can be taken any more."""
+        if os.getpid() != self._process:
+            raise QueueError("this queue was opened before a fork; the child is to open it for itself")
+        if self._ended:
+            raise QueueError("this queue is closed")
+
+    def answer(self, answers: Sequence[JobResult]) -> None:
+        """Hand answers to the loop; to be called in this thread."""
+        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            self._loop.call_soon_threadsafe(_deliver, answers)
+
+    async def end(self) -> None:
+        """Do what was asked for, and end."""
+        if not self._ended and os.getpid() == self._process:
+            future = self.future()
+            self._ended = True
+            with suppress(QueueUnavailable):
+                self.put(LastJob(future))
+                await future
+            await asyncio.to_thread(self.join)
+
+    def take_all(self, *, wait: bool = True, timeout: float | None = None) -> list[ThreadJob | LookJob]:
+        """All jobs that are there; if there is none, wait for one, ``timeout`` seconds at most (None: forever)."""
+        self._taken = jobs = []
+        with suppress(Empty):
+            if wait:
+                jobs.append(self._jobs.get(timeout=timeout))
+            while True:
+                jobs.append(self._jobs.get_nowait())
+        return jobs
+
+
+def caused(error: QueueUnavailable, cause: Exception) -> QueueUnavailable:
+    """An error with what it comes from."""
+    error.__cause__ = cause
+    return error
+
+
+def _deliver(answers: Sequence[JobResult]) -> None:
+    for future, result, error in answers:
+        if not future.done():
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+
+class _Question(NamedTuple):
+    doing: str
+    ask: Callable[[sqlite3.Connection], object]
+    future: asyncio.Future[Any]
+
+
+class Reader(WorkerThread):
+    """A thread that reads, with a connection that it opens when it is first needed."""
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop, path: str, *, cache: int) -> None:
+        super().__init__(name, loop)
+        self._path = path
+        self._cache = cache
+        self._connection: sqlite3.Connection | None = None
+
+    async def read(self, doing: str, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Ask a question; raises QueueUnavailable if the database cannot be read."""
+        future = self.future()
+        if not self.is_alive() and self.ident is None:
+            self.start()
+        self.put(_Question(doing, question, future))
+        result: T = await future
+        return result
+
+    async def end(self) -> None:
+        """Do what was asked for, and end."""
+        if self.ident is not None:
+            await super().end()
+        self._ended = True
+
+    def work(self) -> None:
+        """Answer questions until the end."""
+        try:
+            end = self._serve()
+        finally:
+            self._close()
+        self.answer([JobResult(end.future, None, None)])
+
+    def _serve(self) -> LastJob:
+        while True:
+            for job in self.take_all():
+                if isinstance(job, LastJob):
+                    return job
+                if isinstance(job, _Question):
+                    self.answer([self._answer_to(job)])
+
+    def _answer_to(self, question: _Question) -> JobResult:
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path, cache=self._cache, writes=False)
+            return JobResult(question.future, question.ask(self._connection), None)
+        except sqlite3.Error as error:
+            if not is_trouble(error):
+                return JobResult(question.future, None, error)
+            if is_broken(error):
+                self._close()
+            return JobResult(question.future, None, unavailable(self._path, question.doing, error))
+        except UNREADABLE as error:
+            return JobResult(question.future, None, caused(unreadable(self._path, question.doing, error), error))
+        except Exception as error:
+            return JobResult(question.future, None, error)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,174 @@
+"""From an envelope and a header to what a store is given: the one place where a message becomes a queued one.
+
+Every way in (library, listeners, ``sendmail``, imports, notices) comes here with an :class:`~zsmtp.proto.plan.Envelope`
+of checked addresses and the header block, and gets a :class:`~zsmtp.queue.store.NewMessage`: recipients with their
+queue keys, when it is due and when it is given up, and what of its header decides later (whether it is automatic,
+RFC 3834; whether it may be sent without TLS, RFC 8689 5). A message that went round in circles is refused here
+(RFC 5321 6.3). Nothing is looked up: a key is the recipient's domain, or the relay that the configuration routes it to.
+
+What the configuration makes of the addresses (``zsmtp.queue.addressrules``) is done here, too; a second message with
+the same idempotency key is compared with the envelope as it was given.
+
+Content is added by whoever has it: :meth:`Submitter.message` takes it whole, an upload comes in parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+
+from zsmtp.body.fields import field_values
+from zsmtp.body.tlsrequired import tls_is_optional
+from zsmtp.client.destinations import Destinations
+from zsmtp.errors import MailLoop, SubmissionError
+from zsmtp.escape import escape
+from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions, from_plain
+from zsmtp.proto.plan import Envelope, TLSDemand
+from zsmtp.queue.config import QueueConfig
+from zsmtp.queue.notices import Automatic, automatic
+from zsmtp.queue.states import QueuedMessage
+from zsmtp.queue.store import NewMessage, NewRecipient
+
+RELAY_KEY = "relay:"
+REDIRECTED = 10  # addresses that are noted of a message which goes to another one
+MAX_HOPS = 100  # Received fields (RFC 5321 6.3 asks for at least 100)
+MAX_DELAY = 366 * 86400.0  # seconds that a message may be kept back for (RFC 4865 leaves the limit to each server)
+
+
+def queue_key(destinations: Destinations, address: bytes) -> str:
+    """The queue key of a recipient: its domain (lower case, A-labels), or ``relay:`` with the relay's host and port."""
+    destination = destinations.of(address)
+    return destination.name if destination.relay is None else f"{RELAY_KEY}{destination.name}"
+
+
+class Submitter:
+    """Makes queued messages. ``destinations`` are those of the configuration that delivers them."""
+
+    def __init__(self, destinations: Destinations, config: QueueConfig) -> None:
+        self._destinations = destinations
+        self._config = config
+
+    def message(
+        self,
+        envelope: Envelope,
+        header: bytes,
+        *,
+        now: float,
+        content: bytes = b"",
+        tenant: str = "",
+        not_before: float | None = None,
+        expires: float | None = None,
+        name: str = "",
+        origin: str = "",
+        idempotency_key: str = "",
+        options: Mapping[str, object] | None = None,
+    ) -> NewMessage:
+        """The message to be given to a store.
+
+        ``header`` is the header block, ``content`` all octets of the message (empty for an upload). ``not_before`` and
+        ``expires`` are POSIX times, ``name`` is the Message-ID. ``options`` are added to those that follow from
+        envelope and header. The time of release that an envelope asks for counts as ``not_before``. Raises
+        SubmissionError.
+        """
+        release = envelope.options.release(now)
+        if release is not None and not_before is not None:
+            raise SubmissionError("not_before: a time of release is given as well; one of them is wanted")
+        start = self._start(now, not_before if release is None else release)
+        given, envelope = envelope, self._config.addresses.apply(envelope)
+        options = {**(options or {}), **self._options(envelope, header)}
+        if self._config.addresses.redirect_to:
+            options["redirected"] = [escape(one.address) for one in given.recipients[:REDIRECTED]]
+        if start > now:
+            options["not_before"] = start
+        return NewMessage(
+            sender=envelope.sender,
+            recipients=self._recipients(envelope),
+            content=content,
+            tenant=tenant,
+            priority=envelope.options.priority or 0,
+            due=start,
+            expires=self._expires(envelope, start, expires, tenant),
+            ret=envelope.ret,
+            envid=envelope.envid,
+            name=name,
+            origin=origin,
+            options=options or None,
+            idempotency_key=idempotency_key,
+            digest=digest(given, content) if idempotency_key and content else b"",
+        )
+
+    def recipients(self, envelope: Envelope) -> Sequence[NewRecipient]:
+        """The recipients that an envelope goes to, with their queue keys."""
+        return self._recipients(self._config.addresses.apply(envelope))
+
+    def _recipients(self, envelope: Envelope) -> Sequence[NewRecipient]:
+        return [
+            NewRecipient(
+                address=one.address,
+                key=queue_key(self._destinations, one.address),
+                notify=one.notify,
+                orcpt=one.orcpt,
+            )
+            for one in envelope.recipients
+        ]
+
+    def _start(self, now: float, not_before: float | None) -> float:
+        if not_before is None or not_before <= now:
+            return now
+        if not_before > now + MAX_DELAY:
+            raise SubmissionError(f"the message may be kept back for {MAX_DELAY / 86400:.0f} days at most")
+        return not_before
+
+    def _expires(self, envelope: Envelope, start: float, expires: float | None, tenant: str) -> float:
+        if expires is not None:
+            if expires <= start:
+                raise SubmissionError("the message would be given up before it may be sent")
+            return expires
+        retry, null = self._config.retry, not envelope.sender
+        if not retry.overrides:
+            return retry.expires(start, null_sender=null)
+        keys = {queue_key(self._destinations, one.address) for one in envelope.recipients}
+        lives = (retry.for_recipient(key, tenant).expires(start, null_sender=null) for key in keys)
+        return max(lives, default=retry.expires(start, null_sender=null))
+
+    def _options(self, envelope: Envelope, header: bytes) -> dict[str, object]:
+        options: dict[str, object] = kept(envelope.options)
+        kind = automatic(header)
+        if kind is not Automatic.NO:
+            options["automatic"] = kind.value
+        many = header.count(b"\n") > MAX_HOPS  # a field has a line at least
+        hops = sum(name.lower() == b"received" for name, _ in field_values(header)) if many else 0
+        if hops > MAX_HOPS:
+            raise MailLoop(f"the message has {hops} Received fields: it goes round in circles (RFC 5321 6.3)")
+        if envelope.wish is TLSDemand.REQUIRETLS:
+            options["require_tls"] = True
+        elif envelope.wish is TLSDemand.TLS_OPTIONAL or tls_is_optional(header):
+            options["tls_optional"] = True
+        return options
+
+
+def kept(options: MailOptions) -> dict[str, object]:
+    """What a row keeps of the options among its own: not the priority, which has a column, nor the time of release."""
+    plain: dict[str, object] = {**options.unheld().given()}
+    plain.pop("priority", None)
+    return plain
+
+
+def restored(message: QueuedMessage) -> MailOptions:
+    """The options of a queued message, for the next server."""
+    if not message.options and not message.priority:
+        return NO_OPTIONS
+    return from_plain({**(message.options or {}), "priority": message.priority or None})
+
+
+def digest(envelope: Envelope, content: bytes | Iterable[bytes]) -> bytes:
+    """What a second submission with the same idempotency key must equal: a hash over envelope and content.
+
+    The content is whole, or comes in blocks; how it is divided makes no difference.
+    """
+    state = blake2b(digest_size=16)
+    for part in (envelope.sender, *(one.address for one in envelope.recipients)):
+        state.update(len(part).to_bytes(4, "big") + part)
+    for block in (content,) if isinstance(content, bytes) else content:
+        state.update(block)
+    return state.digest()
