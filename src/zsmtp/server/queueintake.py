@@ -1,0 +1,674 @@
+"""The intake of a queue: what a listener receives becomes queued messages, and 250 is said when they are on the disk.
+
+Who may send, and as whom, is decided by ``zsmtp.server.access``. A message gets a ``Received`` field (RFC 5321 4.4, RFC
+3848) and, if it has none, ``Date`` and ``Message-ID`` (RFC 6409 8.2, 8.3); addresses without a domain get the default
+one. Everything else (queue keys, loops, times) is decided by :class:`~zsmtp.queue.submission.Submitter`. A small
+message is kept in memory until it is complete; a large one is written to the store in parts while it comes::
+
+    intake = QueueIntake(store, submitter, QueueIntakeSettings(name="mail.example.org"))
+    listener = Listener(intake, ListenerSettings(ServerSettings(name=b"mail.example.org")))
+
+A store that is full or cannot be written is answered with 452 4.3.1 (RFC 3463 3.4): the client tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import IO, Any, NamedTuple
+
+from zsmtp.body.fields import end_of_header
+from zsmtp.body.lines import unified_header
+from zsmtp.body.source import Source
+from zsmtp.errors import ConfigError, ContentError, MailLoop, QueueError, QueueFull, QueueUnavailable, SubmissionError
+from zsmtp.escape import escape
+from zsmtp.proto.mailoptions import MailOptions, checked
+from zsmtp.proto.plan import Envelope, EnvelopeRecipient, sender_wish
+from zsmtp.proto.reply import Reply
+from zsmtp.proto.server_events import Abort
+from zsmtp.proto.server_replies import LOGIN_FIRST, NO_ROOM, SERVICE_ERROR, make_reply
+from zsmtp.queue.deliverystatus import date_text
+from zsmtp.queue.ids import to_text
+from zsmtp.queue.limits import CHUNK
+from zsmtp.queue.shaping import Rate
+from zsmtp.queue.store import Accepted, NewMessage, QueueStore, Upload
+from zsmtp.queue.submission import Submitter
+from zsmtp.queue.uploading import discard, in_threads, upload_blocks
+from zsmtp.records import replace
+from zsmtp.server.access import Access, Allowance, Rights, granted_domains
+from zsmtp.server.headerread import HeaderRead, begins_with_a_field
+from zsmtp.server.intake import (
+    IncomingMessage,
+    OpenIntake,
+    Outcome,
+    PeerInfo,
+    ReceivedEnvelope,
+    SessionInfo,
+)
+from zsmtp.signing.finalform import MessageSigning, SignedMessage, SigningChoice
+
+log = logging.getLogger("zsmtp.queue.intake")
+
+MAX_HEADER = CHUNK  # octets of a header block, and of a message that is kept in memory
+FAILED_LOGINS = (Rate(20, 3600.0),)  # of one address, before it is refused for a while
+
+_NOT_ALLOWED = make_reply(554, "5.7.1", "mail from this address is not taken here")
+_TOO_MANY_LOGINS = make_reply(421, "4.7.0", "too many failed logins from this address; try again later")
+_LONG_HEADER = make_reply(552, "5.3.4", f"the header is longer than {MAX_HEADER} octets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueIntakeSettings:
+    """How a listener takes mail into a queue. Raises ConfigError for a domain that is none."""
+
+    name: str
+    """The name of this server, for Received and Message-ID."""
+    default_domain: str = ""
+    """The domain of addresses without one; "" is the name."""
+    add_missing: bool = True
+    """Add Date and Message-ID where they are missing (RFC 6409 8)."""
+    logins: bool = False
+    """Whether clients may log in, so that others are asked to."""
+    rates_by_user: tuple[Rate, ...] = ()
+    """Messages of one login, or of one user at a UNIX socket, in a time."""
+    rates_by_address: tuple[Rate, ...] = ()
+    """Messages of one client address in a time."""
+    failed_logins: tuple[Rate, ...] = FAILED_LOGINS
+    """Failed logins of one client address in a time."""
+    recipients_by_tenant: dict[str, tuple[Rate, ...]] = field(default_factory=dict)
+    """Recipients of one tenant in a time."""
+
+    def __post_init__(self) -> None:
+        from zsmtp.dns.literal import domain_problem
+
+        for key, value in (("name", self.name), ("default_domain", self.default_domain or self.name)):
+            problem = domain_problem(value)
+            if problem is not None:
+                raise ConfigError(f"{key}: {escape(value[:120])!r} {problem}")
+
+
+class QueueIntake(OpenIntake):
+    """Puts mail into ``store``. ``clock`` is the wall clock, ``monotonic`` one that never goes back, in seconds."""
+
+    def __init__(
+        self,
+        store: QueueStore,
+        submitter: Submitter,
+        settings: QueueIntakeSettings,
+        access: Access | None = None,
+        *,
+        signing: MessageSigning | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store = store
+        self.submitter = submitter
+        self.settings = settings
+        self.access = access or Access()
+        self.signing = signing
+        self.clock = clock
+        self._monotonic = monotonic
+        self._by_user = Allowance(settings.rates_by_user)
+        self._by_address = Allowance(settings.rates_by_address)
+        self._logins = Allowance(settings.failed_logins)
+        self._by_tenant = {tenant: Allowance(rates) for tenant, rates in settings.recipients_by_tenant.items()}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._date: tuple[int, str] = (0, "")
+        self._domain = b"@" + (settings.default_domain or settings.name).encode()
+        self._granted: dict[tuple[str, ...], frozenset[str]] = {}
+        self._trouble = ""
+        self.accepted = 0
+        """Messages queued."""
+        self.refused = 0
+        """Messages that were complete, or nearly, and were refused."""
+
+    def reconfigure(
+        self,
+        settings: QueueIntakeSettings,
+        access: Access,
+        submitter: Submitter,
+        signing: MessageSigning | None = None,
+    ) -> None:
+        """Go by other settings from now on; what was counted against rates that stay goes on counting."""
+        before = self.settings
+        self.settings, self.access, self.submitter, self.signing = settings, access, submitter, signing
+        self._granted = {}
+        self._domain = b"@" + (settings.default_domain or settings.name).encode()
+        if settings.rates_by_user != before.rates_by_user:
+            self._by_user = Allowance(settings.rates_by_user)
+        if settings.rates_by_address != before.rates_by_address:
+            self._by_address = Allowance(settings.rates_by_address)
+        if settings.failed_logins != before.failed_logins:
+            self._logins = Allowance(settings.failed_logins)
+        if settings.recipients_by_tenant != before.recipients_by_tenant:
+            self._by_tenant = {tenant: Allowance(rates) for tenant, rates in settings.recipients_by_tenant.items()}
+
+    # ---------------------------------------------------------------- policy
+
+    def connected(self, session: SessionInfo) -> Reply | None:
+        """Refuse whoever guesses passwords, and whoever can have no business here."""
+        peer = session.peer
+        if peer.address and self._logins.wait(peer.address, self._monotonic()):
+            return _TOO_MANY_LOGINS
+        if not self.settings.logins and self.access.rights_of(None, peer) is None:
+            log.info("connection from %s refused: not in the networks of this listener", shown_peer(peer))
+            return _NOT_ALLOWED
+        return None
+
+    def login_failed(self, session: SessionInfo, mechanism: str, user: bytes) -> None:
+        """Count it for the address, and log it in a form that can be acted upon."""
+        log.warning("login failed: %s as %s by %s", shown_peer(session.peer), escape(user[:80]), mechanism)
+        if session.peer.address:
+            self._logins.take(session.peer.address, self._monotonic())
+
+    def sender(self, session: SessionInfo, envelope: ReceivedEnvelope) -> Reply | None:
+        """Whether the client may send, as this sender, and now."""
+        rights = self.access.rights_of(session.user, session.peer)
+        if rights is None:
+            return LOGIN_FIRST if self.settings.logins else _NOT_ALLOWED
+        if not rights.may_send_as(self._with_domain(envelope.sender)):
+            return make_reply(553, "5.7.1", f"{shown_client(session)} may not send as this address")
+        now = self._monotonic()
+        waits = []
+        for allowance, client in self._counted(session):
+            waits.append(allowance.wait(client, now))
+        longest = max(waits, default=0.0)
+        if longest:
+            return make_reply(450, "4.7.1", f"too many messages in a short time; try again in {longest:.0f} s")
+        for allowance, client in self._counted(session):
+            allowance.take(client, now)
+        return None
+
+    def _counted(self, session: SessionInfo) -> list[tuple[Allowance, object]]:
+        found: list[tuple[Allowance, object]] = []
+        peer = session.peer
+        if self.settings.rates_by_user and (session.user is not None or not peer.address):
+            found.append((self._by_user, session.user if session.user is not None else peer.uid))
+        if self.settings.rates_by_address and peer.address:
+            found.append((self._by_address, peer.address))
+        return found
+
+    def begin(self, session: SessionInfo, envelope: ReceivedEnvelope) -> IncomingMessage | Reply:
+        """Take the content."""
+        rights = self.access.rights_of(session.user, session.peer)
+        if rights is None:
+            return _NOT_ALLOWED
+        allowance = self._by_tenant.get(rights.tenant)
+        if allowance is not None:
+            now = self._monotonic()
+            wait = allowance.wait(rights.tenant, now, len(envelope.recipients))
+            if wait:
+                return make_reply(452, "4.7.1", f"the quota of recipients is used up; try again in {wait:.0f} s")
+            allowance.take(rights.tenant, now, len(envelope.recipients))
+        return _QueuedContent(self, session, envelope, rights)
+
+    # ------------------------------------------------------------ the message
+
+    def prepared(
+        self, session: SessionInfo, envelope: ReceivedEnvelope, rights: Rights, content: bytes
+    ) -> NewMessage | Reply:
+        """What is queued of a message of which ``content`` is the beginning, with its header, or all.
+
+        Nothing is signed. A reply refuses it.
+        """
+        read = self._read(session, envelope, rights, content)
+        if isinstance(read, Reply):
+            return read
+        before = read.trace + read.missing
+        if not read.header and not content.startswith(b"\r\n"):
+            before += b"\r\n"  # all that comes is the body
+        return self._new(session, envelope, rights, read, before + content)
+
+    def signed_with(self, rights: Rights, content: bytes) -> SigningChoice | None:
+        """The keys that sign a message of which ``content`` is the beginning, with its header; None: there are none.
+
+        Only those of domains that its client may send as (:func:`~zsmtp.server.access.granted_domains`).
+        """
+        if self.signing is None:
+            return None
+        end = end_of_header(content)
+        if end is None or not begins_with_a_field(content):
+            return None
+        granted = self._granted.get(rights.senders)
+        if granted is None:
+            default = self._domain[1:].decode()
+            granted = granted_domains(rights.senders, self.signing.keyring.domains, default)
+            self._granted[rights.senders] = granted
+        try:
+            choice = self.signing.choose(unified_header(content[: end[0] + 1])[0], granted=granted)
+        except SubmissionError as error:  # it goes unsigned, as from a client without a key
+            log.info("not signed: %s", error)
+            return None
+        if choice.keys:
+            return choice
+        log.debug("not signed: %s", choice.reason)
+        return None
+
+    def unsigned(
+        self, session: SessionInfo, envelope: ReceivedEnvelope, rights: Rights, content: Source
+    ) -> Unsigned | Reply:
+        """What of a whole message with a header is to be signed. A reply refuses it.
+
+        Raises ContentError if it cannot be read.
+        """
+        beginning = next(content.blocks(MAX_HEADER + 4), b"")
+        read = self._read(session, envelope, rights, beginning)
+        end = end_of_header(beginning)
+        if isinstance(read, Reply):
+            return read
+        assert end is not None  # or nothing would be chosen
+        header = read.missing.replace(b"\r\n", b"\n") + read.header
+        return Unsigned(read, header, content.part(end[1], content.size))
+
+    def signed(
+        self,
+        session: SessionInfo,
+        envelope: ReceivedEnvelope,
+        rights: Rights,
+        given: Unsigned,
+        done: SignedMessage,
+    ) -> tuple[NewMessage, Iterator[bytes]] | Reply:
+        """What is queued of a message that was signed, without its content, and the octets of that in blocks."""
+        new = self._new(session, envelope, rights, given.read, b"")
+        if isinstance(new, Reply):
+            return new
+        head = given.read.trace + done.header.replace(b"\n", b"\r\n") + b"\r\n"
+        return new, chain((head,), given.body.blocks() if done.body is None else done.body())
+
+    def _read(
+        self, session: SessionInfo, envelope: ReceivedEnvelope, rights: Rights, content: bytes
+    ) -> Beginning | Reply:
+        """The header of a message, and the fields to put in front of it; a reply refuses the message."""
+        end = end_of_header(content)
+        has_header = begins_with_a_field(content)
+        if has_header and end is None and len(content) > MAX_HEADER:
+            return _LONG_HEADER
+        header = unified_header(content if end is None else content[: end[0] + 1])[0] if has_header else b""
+        now = self.clock()
+        fields = HeaderRead(header)
+        if rights.patterns is not None:
+            problem = fields.sender_problem(rights)
+            if problem:
+                return make_reply(553, "5.7.1", f"{shown_client(session)} may not send with {problem}")
+        name, missing = self._missing(fields, now) if self.settings.add_missing else (fields.message_id, b"")
+        return Beginning(header, name, self._received(session, envelope, now), missing, now)
+
+    def _new(
+        self, session: SessionInfo, envelope: ReceivedEnvelope, rights: Rights, read: Beginning, content: bytes
+    ) -> NewMessage | Reply:
+        parameters = envelope.parameters
+        options = checked(MailOptions(require_tls=parameters.require_tls, priority=parameters.priority))
+        queued = Envelope(
+            self._with_domain(envelope.sender),
+            tuple([self._completed(one) for one in envelope.recipients]),
+            parameters.ret,
+            parameters.envid,
+            sender_wish(options, tls_optional=False),
+            options,
+        )
+        try:
+            return self.submitter.message(
+                queued,
+                read.header,
+                now=read.now,
+                content=content,
+                tenant=rights.tenant,
+                not_before=parameters.release,
+                name=read.name,
+                origin=origin_of(session),
+            )
+        except MailLoop as error:
+            return make_reply(554, "5.4.6", str(error))
+        except SubmissionError as error:
+            return make_reply(554, "5.6.0", str(error))
+
+    def _completed(self, recipient: EnvelopeRecipient) -> EnvelopeRecipient:
+        return recipient._replace(address=self._with_domain(recipient.address))
+
+    def _with_domain(self, address: bytes) -> bytes:
+        """An address with the default domain if it has none; an ``@`` in quotes begins no domain."""
+        if not address or (b"@" in address and not address.endswith(b'"')):
+            return address
+        return address + self._domain
+
+    def _missing(self, read: HeaderRead, now: float) -> tuple[str, bytes]:
+        """The Message-ID, and the fields that are missing."""
+        name, fields = read.message_id, b""
+        if not read.has_date:
+            fields += b"Date: %b\r\n" % self._date_text(now).encode()
+        if not name:
+            name = f"<{os.urandom(12).hex()}@{self.settings.name}>"
+            fields += b"Message-ID: %b\r\n" % name.encode()
+        return name, fields
+
+    def _received(self, session: SessionInfo, envelope: ReceivedEnvelope, now: float) -> bytes:
+        """The trace field (RFC 5321 4.4). Whom a message to several goes to is nobody's business (7.2)."""
+        peer = session.peer
+        helo = escape(session.helo[:255]) or "unknown"
+        where = f"[{_tagged(peer.address)}]" if peer.address else _shown_process(peer)
+        tls = f"\r\n\t({session.tls})" if session.tls else ""
+        only = envelope.recipients[0].address if len(envelope.recipients) == 1 else b""
+        target = f"\r\n\tfor <{only.decode('utf-8', 'replace')}>" if only else ""
+        return (
+            f"Received: from {helo} ({where})\r\n\tby {self.settings.name} with {session.protocol}{tls}{target};"
+            f"\r\n\t{self._date_text(now)}\r\n"
+        ).encode()
+
+    def _date_text(self, now: float) -> str:
+        second = int(now)
+        if self._date[0] != second:
+            self._date = (second, date_text(second))
+        return self._date[1]
+
+    # ------------------------------------------------------------------ replies
+
+    def taken(self, new: NewMessage, accepted: Accepted, octets: int) -> Reply:
+        """A message is queued."""
+        self._trouble = ""
+        self.accepted += 1
+        text = to_text(accepted.id, self.store.shard)
+        if log.isEnabledFor(logging.INFO):
+            recipients = len(new.recipients)
+            log.info(
+                "%s: accepted from <%s> for %d recipient%s, %d octets, %s by %s",
+                text,
+                escape(new.sender),
+                recipients,
+                "" if recipients == 1 else "s",
+                octets,
+                new.name or "no Message-ID",
+                new.origin,
+                extra={
+                    "queue": {
+                        "event": "accepted",
+                        "id": text,
+                        "sender": escape(new.sender),
+                        "recipients": recipients,
+                        "octets": octets,
+                        "message_id": new.name,
+                        "origin": new.origin,
+                        "tenant": new.tenant,
+                    }
+                },
+            )
+        return Reply(250, (b"2.0.0 queued as %b" % text.encode(),))
+
+    def failed(self, error: QueueError) -> Reply:
+        """Why a message is not queued, for its client; trouble with the store is logged when it begins."""
+        self.refused += 1
+        if isinstance(error, QueueFull | QueueUnavailable):
+            if str(error) != self._trouble:
+                log.error("no mail is taken: %s", error)
+                self._trouble = str(error)
+            return NO_ROOM
+        return make_reply(554, "5.6.0", str(error))
+
+    # -------------------------------------------------------------------- tasks
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Have something done; it is waited for by :meth:`settled`."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def settled(self) -> None:
+        """Wait for what is being written, also for clients that are gone."""
+        while self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+
+
+class Beginning(NamedTuple):
+    """What was read of the beginning of a message."""
+
+    header: bytes  # with LF line ends; empty if it has none
+    name: str  # its Message-ID, the one that is added included
+    trace: bytes  # the Received field
+    missing: bytes  # fields that it lacks
+    now: float
+
+
+class Unsigned(NamedTuple):
+    """A message to be signed: the header block with LF line ends, what it lacked included, and the body."""
+
+    read: Beginning
+    header: bytes
+    body: Source
+
+
+class _QueuedContent:
+    """A message on its way into the queue: in memory, or as an upload once it is large.
+
+    A large one that is to be signed is in a temporary file until it is complete: its signature comes first.
+    """
+
+    __slots__ = (
+        "_blocks",
+        "_choice",
+        "_envelope",
+        "_file",
+        "_intake",
+        "_new",
+        "_octets",
+        "_refusal",
+        "_rights",
+        "_session",
+        "_upload",
+    )
+
+    def __init__(self, intake: QueueIntake, session: SessionInfo, envelope: ReceivedEnvelope, rights: Rights) -> None:
+        self._intake = intake
+        self._session = session
+        self._envelope = envelope
+        self._rights = rights
+        self._blocks: list[bytes] = []
+        self._octets = 0
+        self._refusal: Reply | None = None
+        self._new: NewMessage | None = None
+        self._upload: asyncio.Task[Upload | None] | None = None
+        self._choice: SigningChoice | None = None
+        self._file: IO[bytes] | None = None
+
+    def write(self, data: bytes) -> Awaitable[object] | None:
+        """Keep content in memory, as long as it is small."""
+        self._octets += len(data)
+        if self._refusal is not None:
+            return None
+        if self._file is not None:
+            self._keep(self._file, data)
+            return None
+        if self._upload is None:
+            self._blocks.append(data)
+            if self._octets <= CHUNK:
+                return None
+            return self._begin_upload()
+        self._upload = self._intake.run(self._more(self._upload, data))
+        return self._upload
+
+    def _begin_upload(self) -> Awaitable[object] | None:
+        beginning = b"".join(self._blocks)
+        self._blocks = []
+        self._choice = self._intake.signed_with(self._rights, beginning)
+        if self._choice is not None:
+            self._begin_file(beginning)
+            return None
+        new = self._prepared(beginning)
+        if new is None:
+            return None
+        self._new = new
+        self._upload = self._intake.run(self._start(new))
+        return self._upload
+
+    def _prepared(self, content: bytes) -> NewMessage | None:
+        new = self._intake.prepared(self._session, self._envelope, self._rights, content)
+        if isinstance(new, Reply):
+            self._refuse(new)
+            return None
+        return new
+
+    def _begin_file(self, beginning: bytes) -> None:
+        try:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the message
+        except OSError as error:
+            self._refuse_file(error)
+            return
+        self._keep(self._file, beginning)
+
+    def _keep(self, file: IO[bytes], data: bytes) -> None:
+        try:
+            file.write(data)
+        except OSError as error:
+            self._refuse_file(error)
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _refuse_file(self, error: OSError) -> None:
+        trouble = f"a message to be signed cannot be kept in {tempfile.gettempdir()}: {error.strerror}"
+        self._refusal = self._intake.failed(QueueUnavailable(trouble))
+
+    async def _start(self, new: NewMessage) -> Upload | None:
+        try:
+            return await self._intake.store.upload(new)
+        except QueueError as error:
+            self._refusal = self._intake.failed(error)
+            return None
+
+    async def _more(self, before: asyncio.Task[Upload | None], data: bytes) -> Upload | None:
+        upload = await before
+        if upload is None:
+            return None
+        try:
+            await upload.write(data)
+        except QueueError as error:
+            self._refusal = self._intake.failed(error)
+            await discard(upload)
+            return None
+        return upload
+
+    def commit(self) -> Outcome | Awaitable[Outcome]:
+        """Queue the message."""
+        if self._refusal is not None:
+            self._close_file()
+            return self._refusal
+        if self._upload is not None:
+            return self._intake.run(self._accept(self._upload))
+        if self._file is not None and self._choice is not None:
+            return self._intake.run(self._accept_file(self._file, self._choice))
+        content = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
+        self._blocks = []
+        choice = self._intake.signed_with(self._rights, content)
+        new = self._signed(content, choice) if choice is not None else self._prepared(content)
+        if new is None:
+            return self._refusal or SERVICE_ERROR
+        return self._intake.run(self._submit(new))
+
+    def _signed(self, content: bytes, choice: SigningChoice) -> NewMessage | None:
+        """A message in memory, signed; None if it is refused."""
+        intake = self._intake
+        given = intake.unsigned(self._session, self._envelope, self._rights, Source.from_bytes(content))
+        if isinstance(given, Reply):
+            self._refuse(given)
+            return None
+        made = choice.sign(given.header, given.body)
+        done = intake.signed(self._session, self._envelope, self._rights, given, made)
+        if isinstance(done, Reply):
+            self._refuse(done)
+            return None
+        new, blocks = done
+        return replace(new, content=b"".join(blocks))
+
+    def _refuse(self, reply: Reply) -> None:
+        self._refusal = reply
+        self._intake.refused += 1
+
+    async def _accept_file(self, file: IO[bytes], choice: SigningChoice) -> Outcome:
+        """Sign and queue a message that is in a file."""
+        intake = self._intake
+        try:
+            content = Source(file, 0, file.seek(0, os.SEEK_END))
+            given = intake.unsigned(self._session, self._envelope, self._rights, content)
+            if isinstance(given, Reply):
+                intake.refused += 1
+                return given
+            made = await asyncio.to_thread(choice.sign, given.header, given.body)
+            done = intake.signed(self._session, self._envelope, self._rights, given, made)
+            if isinstance(done, Reply):
+                intake.refused += 1
+                return done
+            new, blocks = done
+            accepted = await upload_blocks(intake.store, new, in_threads(blocks))
+        except (ContentError, OSError) as error:  # the end of what was written may be written only now
+            return intake.failed(QueueUnavailable(f"a temporary file cannot be written or read: {error}"))
+        except QueueError as error:
+            return intake.failed(error)
+        finally:
+            file.close()
+        return intake.taken(new, accepted, self._octets)
+
+    async def _submit(self, new: NewMessage) -> Outcome:
+        try:
+            (accepted,) = await self._intake.store.submit((new,))
+        except QueueError as error:
+            return self._intake.failed(error)
+        return self._intake.taken(new, accepted, len(new.content))
+
+    async def _accept(self, last: asyncio.Task[Upload | None]) -> Outcome:
+        upload = await last
+        if upload is None or self._refusal is not None or self._new is None:
+            return self._refusal or NO_ROOM
+        try:
+            accepted = await upload.accept()
+        except QueueError as error:
+            await discard(upload)
+            return self._intake.failed(error)
+        return self._intake.taken(self._new, accepted, self._octets)
+
+    def abort(self, reason: Abort) -> None:
+        """Forget the content, also what is in the store."""
+        self._blocks = []
+        self._close_file()
+        if self._upload is not None:
+            self._intake.run(self._undo(self._upload))
+
+    async def _undo(self, last: asyncio.Task[Upload | None]) -> None:
+        upload = await last
+        if upload is not None:
+            await discard(upload)
+
+
+def origin_of(session: SessionInfo) -> str:
+    """How a message came in, for operators: ``smtp 192.0.2.1 login ann``, ``lmtp uid 1000``."""
+    peer = session.peer
+    kind = "lmtp" if session.protocol.startswith("LMTP") else "smtp"
+    where = peer.address or f"uid {peer.uid}"
+    return f"{kind} {where}" if session.user is None else f"{kind} {where} login {escape(session.user[:80])}"
+
+
+def shown_peer(peer: PeerInfo) -> str:
+    """A client for logs."""
+    return f"[{peer.address}]:{peer.port}" if peer.address else _shown_process(peer)
+
+
+def shown_client(session: SessionInfo) -> str:
+    """A client for itself."""
+    if session.user is not None:
+        return escape(session.user[:80])
+    return f"a client at {session.peer.address}" if session.peer.address else f"uid {session.peer.uid}"
+
+
+def _shown_process(peer: PeerInfo) -> str:
+    return f"uid {peer.uid}" if peer.uid >= 0 else "a process of this machine"
+
+
+def _tagged(address: str) -> str:
+    """An address as address literals have it (RFC 5321 4.1.3)."""
+    return f"IPv6:{address.partition('%')[0]}" if ":" in address else address

@@ -1,0 +1,495 @@
+"""The whole system in one process: listeners, the queue, delivery, housekeeping, and signals.
+
+:class:`Service` runs what a :class:`~zsmtp.server.serviceconfig.ServiceConfig` says until it is stopped. Accepting and
+delivering share one event loop; the disk is touched by the threads of the store. This process becomes the one that
+delivers before it accepts anything, and says ``READY`` when it does both. When it stops, it accepts nothing more, lets
+messages that are being received or delivered come to their end (``queue.shutdown``), writes all results, and closes the
+queue. An error that ends one part ends the process: whoever runs it starts it again, and nothing is lost.
+
+On reload what can be changed while mail flows is: who may send, passwords, certificates, bounds, retries, limits of
+sites. What cannot is named in the log, and stays as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zsmtp.client.destinations import Destinations, load_signing
+from zsmtp.errors import ConfigError, QueueError, ZsmtpError
+from zsmtp.escape import described, escape
+from zsmtp.proto.server_passwords import KEY_LENGTH, Passwords, parse_passwords
+from zsmtp.queue.composer import Composer
+from zsmtp.queue.connections import EngineConnections
+from zsmtp.queue.housekeeping import Housekeeping
+from zsmtp.queue.runner import Runner
+from zsmtp.queue.shaping import Rate
+from zsmtp.queue.sqlite.store import SQLiteStore
+from zsmtp.queue.states import HistoryEntry
+from zsmtp.queue.submission import Submitter
+from zsmtp.queue.templates import load
+from zsmtp.server.access import Access
+from zsmtp.server.health import HealthServer
+from zsmtp.server.listener import ConnectionCount, Listener, ListenerSettings
+from zsmtp.server.queueintake import QueueIntake, QueueIntakeSettings
+from zsmtp.server.serviceconfig import ListenConfig, ListenTLS, LogFormat, ServiceConfig, SocketAddress
+from zsmtp.server.servicelog import ServiceLog, log_entry
+from zsmtp.server.systemd import Notifier
+from zsmtp.server.tls import ServerTLS, server_tls
+from zsmtp.signing.finalform import MessageSigning
+
+log = logging.getLogger("zsmtp.service")
+
+MAX_PASSWORDS = 64 << 20  # octets of a file of passwords
+ACCEPTING_ENDS = 30.0  # seconds for messages that are being received when the service stops
+SPARE_SECONDS = 30.0  # beyond the time that deliveries get at the end
+
+
+class StartFailed(ZsmtpError):
+    """The service cannot begin: what, where, and what to do."""
+
+
+def read_passwords(path: str, key: bytes) -> Passwords:
+    """Read a file of passwords. Raises ConfigError naming it."""
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(MAX_PASSWORDS)
+    except OSError as error:
+        raise ConfigError(f"{escape(path)}: {error.strerror}") from error
+    try:
+        return parse_passwords(text, key=key)
+    except ConfigError as error:
+        raise ConfigError(f"{escape(path)}: {error}") from error
+
+
+class _Entrance:
+    """One listener with its intake, as one table of the configuration says."""
+
+    def __init__(self, name: str, config: ServiceConfig, key: bytes) -> None:
+        self.name = name
+        self._key = key
+        self.count = ConnectionCount()
+        self.listener: Listener
+        self.intake: QueueIntake
+        self._config: ListenConfig
+        self._read(config)
+
+    def _read(self, config: ServiceConfig) -> None:
+        """Read the files and make the values of a configuration; nothing is changed if that fails."""
+        one = config.listen[self.name]
+        try:
+            passwords = read_passwords(one.passwords_file, self._key) if one.passwords_file else None
+            tls = server_tls(one.certificate_file, one.key_file) if one.tls is not ListenTLS.NONE else None
+        except ConfigError as error:
+            raise ConfigError(f"listen.{self.name}: {error}") from error
+        self._config = one
+        self.passwords: Passwords | None = passwords
+        self.tls: ServerTLS | None = tls
+        self.settings = ListenerSettings(one.protocol_settings(config.name), login_delay=one.login_delay)
+        self.access = Access(networks=one.trusted_networks, clients=config.clients, others=one.senders)
+        self.intake_settings = QueueIntakeSettings(
+            name=config.name,
+            default_domain=one.default_domain,
+            add_missing=one.add_missing,
+            logins=bool(one.passwords_file),
+            rates_by_user=one.rates_by_user,
+            rates_by_address=one.rates_by_address,
+            failed_logins=one.failed_logins,
+            recipients_by_tenant={
+                tenant: (Rate(limits.per_hour, 3600.0),)
+                for tenant, limits in config.queue.tenants.items()
+                if limits.per_hour
+            },
+        )
+        self.count.total = one.connections
+        self.count.per_address = one.connections_per_address
+
+    def make(self, store: SQLiteStore, submitter: Submitter, signing: MessageSigning | None) -> None:
+        """Make the listener, on the running loop."""
+        self.intake = QueueIntake(store, submitter, self.intake_settings, self.access, signing=signing)
+        self.listener = Listener(
+            self.intake,
+            self.settings,
+            passwords=self.passwords,
+            tls=self.tls,
+            implicit_tls=self._config.tls is ListenTLS.IMPLICIT,
+            count=self.count,
+        )
+
+    async def listen(self, sockets: list[socket.socket]) -> None:
+        """Listen on sockets that were handed in, else on the addresses. Raises StartFailed."""
+        for sock in sockets:
+            await self.listener.listen_socket(sock)
+        for where in () if sockets else self._config.sockets:
+            try:
+                if where.path:
+                    await self.listener.listen_unix(where.path, mode=int(self._config.mode, 8))
+                else:
+                    await self.listener.listen_tcp(where.host, where.port)
+            except ConfigError as error:
+                raise StartFailed(f"listen.{self.name}.addresses: {error}; is this service running already?") from error
+            except OSError as error:
+                raise StartFailed(f"listen.{self.name}.addresses: {cannot_listen(where, error)}") from error
+
+    def reload(self, config: ServiceConfig, submitter: Submitter, signing: MessageSigning | None) -> None:
+        """Go by another configuration. Raises ConfigError, and nothing is changed then."""
+        self._read(config)
+        self.intake.reconfigure(self.intake_settings, self.access, submitter, signing)
+        self.listener.passwords = self.passwords
+        self.listener.tls = self.tls or self.listener.tls  # sessions that were offered STARTTLS may still ask for it
+        self.listener.implicit_tls = self._config.tls is ListenTLS.IMPLICIT
+        self.listener.settings = self.settings
+
+
+def read_entrances(config: ServiceConfig) -> MessageSigning | None:
+    """Read all that the listeners of a configuration need; what signs the mail they take. Raises ConfigError."""
+    key = os.urandom(KEY_LENGTH)
+    for name in config.listen:
+        _Entrance(name, config, key)
+    return read_signing(config)
+
+
+def read_signing(config: ServiceConfig) -> MessageSigning | None:
+    """What signs the mail of a service, None if it has no keys; their files are read. Raises ConfigError."""
+    try:
+        return load_signing(config.delivery, Destinations(config.delivery).target(), time.time)
+    except ConfigError as error:
+        raise ConfigError(f"delivery.{error}") from error
+
+
+def cannot_listen(where: SocketAddress, error: OSError) -> str:
+    """Why an address cannot be listened on, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return f"{where}: another process listens there; stop it, or choose another port"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        if where.port and where.port < 1024:
+            return (
+                f"{where}: ports below 1024 need a privilege: have systemd hand the socket in, or give the service "
+                "CAP_NET_BIND_SERVICE"
+            )
+        return f"{where}: no permission to make the socket there; the folder must be writable for this user"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{where}: this machine does not have the address"
+    if error.errno == errno.ENOENT:
+        return f"{where}: the folder is not there; make it, or choose another path"
+    return f"{where}: {error.strerror or error}"
+
+
+class Service:
+    """Runs one configuration. ``reread`` gives it anew on reload; ``sockets`` were handed in, by name."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        *,
+        reread: Callable[[], ServiceConfig],
+        service_log: ServiceLog,
+        notifier: Notifier | None = None,
+        sockets: Mapping[str, list[socket.socket]] | None = None,
+        journal: bool = False,
+    ) -> None:
+        self.config = config
+        self._reread = reread
+        self._log = service_log
+        self._journal = journal
+        self._notifier = notifier or Notifier()
+        self._stop = asyncio.Event()
+        key = os.urandom(KEY_LENGTH)
+        self._handed = assigned(sockets or {}, config)
+        self.entrances = {name: _Entrance(name, config, key) for name in config.listen}
+        self._signing = read_signing(config)
+        self._phrases = load(Path(config.templates) if config.templates else None)
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._ends: list[Callable[[], None]] = []
+        self.store: SQLiteStore
+        self.runner: Runner
+        self.housekeeping: Housekeeping
+        self.health: HealthServer | None = None
+        self._stopped_by = ""
+
+    # ------------------------------------------------------------------ running
+
+    async def run(self) -> None:
+        """Serve until :meth:`stop` or a signal. Raises StartFailed, QueueBusy, QueueUnavailable, ConfigError."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop, signal.Signals(number).name)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        self.store = await SQLiteStore.open(self.config.path, history_kept=self.config.queue.retention)
+        try:
+            await self._start()
+            await self._serve()
+        finally:
+            await self._end()
+            await self.store.close()
+            self._notifier.close()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    def stop(self, why: str = "asked to") -> None:
+        """Stop in order; the second time at once."""
+        if self._stop.is_set():
+            log.warning("stopping at once (%s)", why)
+            for task in self._running.values():
+                task.cancel()
+            for entrance in self._made():
+                for connection in tuple(entrance.listener.connections):
+                    connection.abort()
+            return
+        self._stopped_by = why
+        self._stop.set()
+
+    async def _start(self) -> None:
+        config, store = self.config, self.store
+        destinations = Destinations(config.delivery)
+        submitter = Submitter(destinations, config.queue)
+        self.runner = Runner(
+            store,
+            EngineConnections(config.delivery),
+            config.queue,
+            node=os.uname().nodename,
+            on_entry=self._log_entry,
+        )
+        await self._become_deliverer()
+        self._keep_house(destinations)
+        for entrance in self.entrances.values():
+            entrance.make(store, submitter, self._signing)
+            await entrance.listen(self._handed.get(entrance.name, []))
+        if config.health.address:
+            await self._open_health(SocketAddress.parse(config.health.address))
+
+    async def _become_deliverer(self) -> None:
+        """Start delivery; raises what keeps it from starting."""
+        delivering = self._begin("delivery", self.runner.run(), self.runner.stop)
+        joined = asyncio.ensure_future(self.runner.joined.wait())
+        await asyncio.wait([delivering, joined], return_when=asyncio.FIRST_COMPLETED)
+        joined.cancel()
+        if delivering.done():
+            await self._running.pop("delivery")
+
+    def _keep_house(self, destinations: Destinations) -> None:
+        composer = Composer(self.config.notices, self._phrases, shard=self.store.shard)
+        self.housekeeping = Housekeeping(self.store, composer, destinations, self.config.queue, signing=self._signing)
+        self._begin("housekeeping", self.housekeeping.run(), self.housekeeping.stop)
+
+    async def _open_health(self, where: SocketAddress) -> None:
+        self.health = HealthServer(self.problems, self.metrics)
+        try:
+            await self.health.listen(where)
+        except OSError as error:
+            raise StartFailed(f"health.address: {cannot_listen(where, error)}") from error
+
+    def _begin(self, name: str, work: Any, end: Callable[[], None]) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=f"zsmtp {name}")
+        self._running[name] = task
+        self._ends.append(end)
+        return task
+
+    async def _serve(self) -> None:
+        places = [
+            f"{entrance.name} on {', '.join(map(_shown, entrance.listener.sockets))}"
+            for entrance in self.entrances.values()
+        ]
+        log.info("the queue %s is served: %s", self.config.path, "; ".join(places))
+        self._notifier.send("READY=1", f"STATUS=serving {escape(self.config.path)}")
+        stopping = asyncio.ensure_future(self._stop.wait())
+        pause = self._notifier.watchdog / 2 or None
+        try:
+            while not stopping.done():
+                self._notifier.send("WATCHDOG=1")
+                await asyncio.wait(
+                    [stopping, *self._running.values()], timeout=pause, return_when=asyncio.FIRST_COMPLETED
+                )
+                self._look_for_the_end_of_parts()
+        finally:
+            stopping.cancel()
+
+    def _look_for_the_end_of_parts(self) -> None:
+        if self._stop.is_set():
+            return
+        for name, task in self._running.items():
+            if task.done():
+                error = None if task.cancelled() else task.exception()
+                words = described(error) if isinstance(error, Exception) else "it ended"
+                log.critical("%s does not go on, so the service ends: %s", name, words)
+                if error is not None:
+                    raise error
+                raise StartFailed(f"{name} ended by itself")
+
+    async def _end(self) -> None:
+        """Accept nothing more, let what is under way come to its end, and write everything."""
+        if self._stopped_by:
+            log.info("stopping (%s): what is under way is brought to its end", self._stopped_by)
+        seconds = max(self.config.queue.shutdown, ACCEPTING_ENDS) + SPARE_SECONDS
+        self._notifier.send(
+            "STOPPING=1", "STATUS=bringing to an end what is under way", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}"
+        )
+        for end in self._ends:
+            end()
+        entrances = self._made()
+        await asyncio.gather(
+            *[entrance.listener.close(grace=ACCEPTING_ENDS) for entrance in entrances], return_exceptions=True
+        )
+        await asyncio.gather(*[entrance.intake.settled() for entrance in entrances], return_exceptions=True)
+        if self.health is not None:
+            await self.health.close()
+        if self._running:
+            _, late = await asyncio.wait(self._running.values(), timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*self._running.values(), return_exceptions=True)
+        if self._stopped_by:
+            log.info("stopped")
+
+    def _made(self) -> list[_Entrance]:
+        """The listeners that were made: all, unless the service ends while it starts."""
+        return [entrance for entrance in self.entrances.values() if hasattr(entrance, "listener")]
+
+    def _log_entry(self, entry: HistoryEntry) -> None:
+        log_entry(entry, self.store.shard)
+
+    # ------------------------------------------------------------------- reload
+
+    def reload(self) -> None:
+        """Read the configuration again; what is wrong with it is logged, and nothing is changed then."""
+        if self._stop.is_set():
+            return
+        self._notifier.reloading()
+        try:
+            config = self._reread()
+            unchanged = self._apply(config)
+        except (ZsmtpError, OSError) as error:
+            log.error("not reloaded, everything stays as it was: %s", error)
+        else:
+            for problem in unchanged:
+                log.warning("reload: %s", problem)
+            log.info("reloaded")
+        finally:
+            self._notifier.send("READY=1")
+
+    def _apply(self, config: ServiceConfig) -> list[str]:
+        """Change what can be; what would need a restart is named. Raises ConfigError before anything is changed."""
+        left = needs_restart(self.config, config)
+        listen = {
+            name: replace(config.listen.get(name, before), **{key: getattr(before, key) for key in _FIXED})
+            for name, before in self.config.listen.items()
+        }
+        delivery = replace(self.config.delivery, dkim=config.delivery.dkim)
+        fixed = {name: getattr(self.config, name) for name in _FIXED_PARTS}
+        config = replace(config, listen=listen, **{**fixed, "delivery": delivery})
+        signing = read_entrances(config)  # all files, before the first thing is changed
+        submitter = Submitter(Destinations(config.delivery), config.queue)
+        for entrance in self.entrances.values():
+            entrance.reload(config, submitter, signing)
+        self.runner.reconfigure(config.queue)
+        self.housekeeping.reconfigure(config.queue, signing)
+        configure_log(self._log, config, journal=self._journal)
+        self.config = config
+        return left
+
+    # ------------------------------------------------------------------- health
+
+    async def problems(self) -> list[str]:
+        """What is wrong now."""
+        found = []
+        try:
+            health = await self.store.health()
+        except QueueError as error:
+            found.append(str(error))
+        else:
+            if health.problem:
+                found.append(health.problem)
+        if self.runner.results.problem:
+            found.append(f"results cannot be written: {self.runner.results.problem}")
+        for name, task in self._running.items():
+            if task.done():
+                found.append(f"{name} does not run")
+        return found
+
+    async def metrics(self) -> dict[str, float]:
+        """Totals of the queue (:meth:`~zsmtp.queue.store.QueueStore.counters`), and what goes on in this process.
+
+        ``zsmtp_queue_messages_total``: messages that were accepted.
+        ``zsmtp_queue_accepted_total``: recipients of these messages.
+        ``zsmtp_queue_delivered_total``: recipients whose server took the message.
+        ``zsmtp_queue_failed_total``: recipients that were refused, or given up by an operator with a notice.
+        ``zsmtp_queue_expired_total``: recipients that were given up after the time for tries.
+        ``zsmtp_queue_dropped_total``: recipients that an operator, a rule or the sender took back, without a notice.
+        ``zsmtp_queue_attempts_total``: attempts with a result.
+        ``zsmtp_queue_deferred_total``: attempts that are made again.
+        ``zsmtp_queue_doubtful_total``: attempts after which the server may or may not have the message.
+        ``zsmtp_queue_repeated_total``: deliveries after an attempt in doubt; the recipient may have the message twice.
+        ``zsmtp_queue_late_total``: results that came after another process had the recipient; they changed nothing.
+        ``zsmtp_queue_notices_total``: notices that were queued for senders.
+        ``zsmtp_queue_recipients``: recipients that are in the queue now.
+        ``zsmtp_queue_free_octets``: octets that are free on the disk of the queue; -1 if that is not known.
+        ``zsmtp_intake_messages_total``: messages that listeners took since the process began.
+        ``zsmtp_intake_refused_total``: messages that they refused, or could not keep, since then.
+        ``zsmtp_intake_connections``: connections that clients have open now.
+
+        Raises QueueError.
+        """
+        counters = await self.store.counters()
+        found: dict[str, float] = {f"zsmtp_queue_{name}_total": value for name, value in sorted(counters.items())}
+        ended = sum(counters.get(name, 0) for name in ("delivered", "failed", "expired", "dropped"))
+        found["zsmtp_queue_recipients"] = counters.get("accepted", 0) - ended
+        found["zsmtp_queue_free_octets"] = (await self.store.health()).free_octets
+        found["zsmtp_intake_messages_total"] = sum(entrance.intake.accepted for entrance in self.entrances.values())
+        found["zsmtp_intake_refused_total"] = sum(entrance.intake.refused for entrance in self.entrances.values())
+        found["zsmtp_intake_connections"] = sum(entrance.count.open for entrance in self.entrances.values())
+        return found
+
+
+_FIXED = ("addresses", "protocol", "mode")
+_FIXED_PARTS = ("path", "delivery", "notices", "templates", "health")
+_FIXED_OF_QUEUE = ("connections", "leases", "retention")
+
+
+def needs_restart(before: ServiceConfig, after: ServiceConfig) -> list[str]:
+    """What differs between two configurations and cannot change while the service runs."""
+    after = replace(after, delivery=replace(after.delivery, dkim=before.delivery.dkim))  # keys are read again
+    keys = [name for name in _FIXED_PARTS if getattr(before, name) != getattr(after, name)]
+    keys += [f"queue.{name}" for name in _FIXED_OF_QUEUE if getattr(before.queue, name) != getattr(after.queue, name)]
+    for name in sorted({*before.listen, *after.listen}):
+        one, other = before.listen.get(name), after.listen.get(name)
+        if one is None or other is None:
+            keys.append(f"listen.{name}")
+        else:
+            keys += [f"listen.{name}.{key}" for key in _FIXED if getattr(one, key) != getattr(other, key)]
+    return [f"{key} changed, which takes a restart" for key in keys]
+
+
+def configure_log(service_log: ServiceLog, config: ServiceConfig, *, journal: bool) -> None:
+    """Have the log as the configuration says."""
+    service_log.configure(as_json=config.log.format is LogFormat.JSON, level=config.log.level.value, journal=journal)
+
+
+def assigned(handed: Mapping[str, list[socket.socket]], config: ServiceConfig) -> dict[str, list[socket.socket]]:
+    """The sockets that were handed in, by listener. Raises ConfigError.
+
+    A name is that of a listener; where there is only one listener all sockets are its own, whatever they are called.
+    """
+    names = tuple(config.listen)
+    if handed and len(names) == 1:
+        return {names[0]: [sock for sockets in handed.values() for sock in sockets]}
+    for name in handed:
+        if name not in names:
+            raise ConfigError(
+                f"a socket of the name {escape(name)} was handed in, and there is no listen.{escape(name)}; "
+                f"FileDescriptorName= of a socket unit is one of: {', '.join(names)}"
+            )
+    return {name: list(sockets) for name, sockets in handed.items()}
+
+
+def _shown(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    return str(SocketAddress(host=name[0], port=name[1])) if isinstance(name, tuple) else str(name)

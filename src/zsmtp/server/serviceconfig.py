@@ -1,0 +1,493 @@
+"""What ``zsmtp serve`` is to do, as one frozen value read from TOML. Everything has a default: a file may be empty.
+
+::
+
+    name = "out.example.org"
+
+    [queue]
+    path = "/var/lib/zsmtp/queue.db"
+
+    [queue.retry]
+    expire = "3d"
+
+    [listen.submission]
+    addresses = ["0.0.0.0:587"]
+    tls = "required"
+    certificate_file = "/etc/zsmtp/cert.pem"
+    passwords_file = "/etc/zsmtp/passwords"
+
+    [delivery]
+    relay = "smtp://relay.example.org"
+
+``[queue]`` holds the fields of :class:`~zsmtp.queue.config.QueueConfig`, ``[delivery]`` those of
+:class:`~zsmtp.client.config.Config`. Times are numbers of seconds or durations (``"90s"``, ``"4h"``, ``"5d"``), rates
+are texts (``"14/s"``) or lists of them. What cannot be used is a :class:`~zsmtp.errors.ConfigError` that names the file
+and the key with its whole path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from zsmtp.client.config import Config
+from zsmtp.client.configfile import Readers, read_dataclass, read_toml
+from zsmtp.dns.literal import domain_problem
+from zsmtp.errors import ConfigError, QueueError
+from zsmtp.escape import escape
+from zsmtp.proto.server_settings import PROMISED_RECIPIENTS, ServerBounds, ServerSettings, ServerTimeouts
+from zsmtp.queue.composer import NoticeSettings
+from zsmtp.queue.config import QueueConfig
+from zsmtp.queue.filter import duration
+from zsmtp.queue.housekeeping import reporting_name
+from zsmtp.queue.location import DEFAULT
+from zsmtp.queue.schedule import SCHEDULES, FailureClass, RetryOverride, Schedule
+from zsmtp.queue.shaping import Rate, rates
+from zsmtp.server.access import EVERYBODY, ClientRights, IPNetwork, read_network, sender_patterns
+
+DEFAULT_ADDRESS = "127.0.0.1:2525"
+DAY = 86400.0
+MECHANISMS = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN")
+
+
+class Protocol(Enum):
+    """What a listener speaks."""
+
+    SMTP = "smtp"
+    LMTP = "lmtp"  # RFC 2033: one reply for each recipient
+
+
+class ListenTLS(Enum):
+    """Whether a listener has TLS."""
+
+    NONE = "none"
+    OFFERED = "offered"  # STARTTLS may be used (RFC 3207)
+    REQUIRED = "required"  # STARTTLS comes before logins and mail
+    IMPLICIT = "implicit"  # TLS from the first octet (RFC 8314)
+
+
+class LogFormat(Enum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"  # one object a line
+
+
+class LogLevel(Enum):
+    """The least a log line must matter."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketAddress:
+    """Where to listen: ``host`` and ``port``, or ``path`` of a UNIX socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> SocketAddress:
+        """Read ``127.0.0.1:25``, ``[::1]:25``, ``localhost:25``, ``*:25`` or ``/path``; raises ConfigError."""
+        if text.startswith("/"):
+            if len(os.fsencode(text)) > 107 or "\0" in text:
+                raise ConfigError(f"{escape(text[:120])}: no path that a socket can have (107 octets at most)")
+            return cls(path=text)
+        host, colon, number = text.rpartition(":")
+        if not colon or not (number.isascii() and number.isdigit() and int(number[:6]) <= 65535):
+            raise ConfigError(f"{escape(text[:80])!r}: host:port, [address]:port or /path is wanted")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ConfigError(f"{escape(text[:80])!r}: an IPv6 address belongs in brackets")
+        if not host:
+            raise ConfigError(f"{escape(text[:80])!r}: no host; *:{number} is every address of this machine")
+        return cls(host="" if host == "*" else host, port=int(number))
+
+    def __str__(self) -> str:
+        if self.path:
+            return self.path
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host or '*'}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenConfig:
+    """One listener: where, for whom, and within which bounds."""
+
+    addresses: tuple[str, ...] = ()
+    """``host:port``, ``[address]:port``, ``*:port`` or ``/path``; sockets that systemd hands in count instead."""
+    protocol: Protocol = Protocol.SMTP
+    """What is spoken."""
+    mode: str = "0666"
+    """The mode of UNIX sockets, octal: who may open them may send."""
+    networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    """Who may send without a login, by address."""
+    senders: tuple[str, ...] = EVERYBODY
+    """What clients may send as that no ``[[clients]]`` is about."""
+    tls: ListenTLS = ListenTLS.NONE
+    """Whether there is TLS; it needs a certificate."""
+    certificate_file: str = ""
+    """PEM: the certificate with its chain."""
+    key_file: str = ""
+    """PEM; "": in the same file."""
+    passwords_file: str = ""
+    """Who may log in; a line for each (``zsmtp serve --password-line``)."""
+    login_required: bool = False
+    """Nobody sends without a login, in whichever network."""
+    mechanisms: tuple[str, ...] = MECHANISMS
+    """SASL mechanisms, best first; those that hand the password over are offered under TLS only."""
+    default_domain: str = ""
+    """The domain of addresses without one; "": the name of this server."""
+    add_missing: bool = True
+    """Add Date and Message-ID where they are missing."""
+    max_size: int = 64 << 20
+    """Octets of a message at most."""
+    max_recipients: int = 1000
+    """Recipients of a message at most."""
+    max_hold: float = 30 * DAY
+    """How long a client may have a message held back (FUTURERELEASE); 0: not offered."""
+    priority: bool = True
+    """Whether clients may give messages a priority (MT-PRIORITY)."""
+    connections: int = 1000
+    """Connections at a time."""
+    connections_per_address: int = 100
+    """Connections of one client address at a time."""
+    rates_by_user: tuple[Rate, ...] = ()
+    """Messages of one login, or one user at a UNIX socket."""
+    rates_by_address: tuple[Rate, ...] = ()
+    """Messages of one client address."""
+    failed_logins: tuple[Rate, ...] = (Rate(20, 3600.0),)
+    """Failed logins of one client address, before it gets 421."""
+    login_delay: float = 2.0
+    """Seconds before a failed login is answered; as much more with each further one."""
+    timeouts: ServerTimeouts = field(default_factory=ServerTimeouts)
+    """How long clients are waited for."""
+
+    def __post_init__(self) -> None:
+        for number, text in enumerate(self.addresses):
+            _in(f"addresses[{number}]", SocketAddress.parse, text)
+        for number, text in enumerate(self.networks):
+            _in(f"networks[{number}]", read_network, text)
+        sender_patterns(self.senders)
+        if not (
+            self.mode.isdigit() and self.mode.isascii() and set(self.mode) <= set("01234567") and len(self.mode) < 5
+        ):
+            raise ConfigError(f"mode: {escape(self.mode[:20])!r} is no octal mode, as 0660 is")
+        if self.tls is not ListenTLS.NONE and not self.certificate_file:
+            raise ConfigError("certificate_file: is missing, and tls needs it")
+        if self.tls is ListenTLS.NONE and self.certificate_file:
+            raise ConfigError('certificate_file: a certificate, and tls is "none"; is "offered" meant?')
+        if self.login_required and not self.passwords_file:
+            raise ConfigError("login_required: nobody can log in without a passwords_file")
+        if self.passwords_file and self.tls is ListenTLS.NONE and not set(self.mechanisms) & _WITHOUT_TLS:
+            raise ConfigError("passwords_file: no login is possible: these mechanisms need TLS, and there is none")
+        for number, name in enumerate(self.mechanisms):
+            if name not in MECHANISMS:
+                raise ConfigError(f"mechanisms[{number}]: {escape(name[:40])} is none of {', '.join(MECHANISMS)}")
+        for key, value, least in (
+            ("max_recipients", self.max_recipients, PROMISED_RECIPIENTS),
+            ("connections", self.connections, 1),
+            ("connections_per_address", self.connections_per_address, 1),
+            ("max_hold", self.max_hold, 0),
+            ("login_delay", self.login_delay, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"{key}: {value:g} is less than {least}")
+        self.protocol_settings("name.example")
+
+    @property
+    def sockets(self) -> tuple[SocketAddress, ...]:
+        """The addresses, read."""
+        return tuple(SocketAddress.parse(text) for text in self.addresses)
+
+    @property
+    def trusted_networks(self) -> tuple[IPNetwork, ...]:
+        """The networks, read."""
+        return () if self.login_required else tuple(read_network(text) for text in self.networks)
+
+    def protocol_settings(self, name: str) -> ServerSettings:
+        """What is spoken, under the name of this server. Raises ConfigError."""
+        logins = bool(self.passwords_file)
+        return ServerSettings(
+            name=name.encode(),
+            lmtp=self.protocol is Protocol.LMTP,
+            max_size=self.max_size,
+            starttls=self.tls in (ListenTLS.OFFERED, ListenTLS.REQUIRED),
+            tls_required=self.tls is ListenTLS.REQUIRED,
+            mechanisms=self.mechanisms if logins else (),
+            login_required=self.login_required,
+            priority=self.priority,
+            max_hold=int(self.max_hold) or None,
+            timeouts=self.timeouts,
+            bounds=ServerBounds(recipients=self.max_recipients),
+        )
+
+
+_WITHOUT_TLS = frozenset({"SCRAM-SHA-256"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """What is logged, to standard error."""
+
+    format: LogFormat = LogFormat.TEXT
+    """How lines look."""
+    level: LogLevel = LogLevel.INFO
+    """The least that a line must matter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthConfig:
+    """Where health and metrics can be asked for."""
+
+    address: str = ""
+    """Where to listen for HTTP: an address of this machine, or a ``/path``; "": nowhere."""
+
+    def __post_init__(self) -> None:
+        if not self.address:
+            return
+        where = _in("address", SocketAddress.parse, self.address)
+        if where.host not in ("127.0.0.1", "::1", "localhost") and not where.path:
+            raise ConfigError(
+                f"address: {where} can be reached from elsewhere; 127.0.0.1, [::1] or a /path is possible"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    """Everything ``zsmtp serve`` is to know."""
+
+    name: str
+    """The host name of this server: its greeting, Received, notices."""
+    path: str = DEFAULT
+    """The file of the queue."""
+    queue: QueueConfig = field(default_factory=QueueConfig)
+    listen: Mapping[str, ListenConfig] = field(default_factory=lambda: MappingProxyType({}))
+    """Listeners by name."""
+    clients: tuple[ClientRights, ...] = ()
+    """Who may send as whom; the first that is about a client counts."""
+    delivery: Config = field(default_factory=Config)
+    notices: NoticeSettings
+    templates: str = ""
+    """A folder with texts of notices of one's own."""
+    log: LogConfig = field(default_factory=LogConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+
+
+def _in(key: str, read: Any, text: Any) -> Any:
+    try:
+        return read(text)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+# ------------------------------------------------------------------ the reader
+
+
+def read_service(path: str | Path, *, queue: str = "", usual: str = "") -> ServiceConfig:
+    """Read a file. ``queue`` is a path that counts more than what it says, ``usual`` one where it says nothing.
+
+    Raises ConfigError and OSError.
+    """
+    return read_toml(path, lambda table: service_config(table, queue=queue, usual=usual))
+
+
+def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = "") -> ServiceConfig:
+    """The configuration that a table makes; ``queue`` and ``usual`` as in :func:`read_service`.
+
+    Raises ConfigError that begins with the path of the key.
+    """
+    rest = dict(table)
+    name = rest.pop("name", "") or reporting_name()
+    if not isinstance(name, str) or (problem := domain_problem(name)) is not None:
+        reason = "a text is wanted" if not isinstance(name, str) else f"{escape(name[:120])!r} {problem}"
+        raise ConfigError(f"name: {reason}; the host name of this server is meant")
+    path, queue_config = _queue(_table(rest, "queue"), name)
+    notices = _table(rest, "notices")
+    templates = _text(notices.pop("templates", ""), "notices.templates")
+    where = queue or path or usual or DEFAULT
+    _refuse_unused(rest.get("delivery"))
+    for key in rest.keys() & {one.name for one in fields(Config)}:
+        raise ConfigError(f"{key}: there is no such key; is delivery.{key} meant?")
+    made = read_dataclass(_Rest, rest, "", _READERS)
+    return ServiceConfig(
+        name=name,
+        path=where,
+        queue=queue_config,
+        listen=MappingProxyType(dict(made.listen) or _usual_listeners(where)),
+        clients=made.clients,
+        delivery=made.delivery,
+        notices=read_dataclass(NoticeSettings, {"host": name, **notices}, "notices.", _READERS),
+        templates=templates,
+        log=made.log,
+        health=made.health,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rest:
+    """The tables that are read as they are."""
+
+    listen: Mapping[str, ListenConfig] = field(default_factory=dict)
+    clients: tuple[ClientRights, ...] = ()
+    delivery: Config = field(default_factory=Config)
+    log: LogConfig = field(default_factory=LogConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+
+
+def _refuse_unused(delivery: object) -> None:
+    """What a queue decides by itself is said where it is decided."""
+    if not isinstance(delivery, dict):
+        return
+    content = delivery.get("content")
+    for key, given, instead in (
+        ("limits", "limits" in delivery, "queue.connections and queue.sites say how much is sent at a time"),
+        (
+            "message_timeout",
+            "message_timeout" in delivery,
+            "delivery.timeouts bound each wait, queue.retry all of them",
+        ),
+        (
+            "content.add_missing",
+            isinstance(content, dict) and "add_missing" in content,
+            "listeners add fields: listen.NAME.add_missing",
+        ),
+    ):
+        if given:
+            raise ConfigError(f"delivery.{key}: is not for a queue; {instead}")
+
+
+def _usual_listeners(queue: str) -> dict[str, ListenConfig]:
+    """A port of the loopback interface, and a socket beside the queue."""
+    socket_path = f"{os.path.abspath(queue)}.sock"
+    fits = len(os.fsencode(socket_path)) <= 107
+    return {"local": ListenConfig(addresses=(DEFAULT_ADDRESS, *([socket_path] if fits else [])))}
+
+
+def _queue(table: dict[str, Any], name: str) -> tuple[str, QueueConfig]:
+    """The path, and the configuration; aliases without a domain are addresses of the server ``name``."""
+    path = _text(table.pop("path", ""), "queue.path")
+    addresses = _table(table, "addresses")
+    table["addresses"] = {"domains": [name], **addresses}
+    config = read_dataclass(QueueConfig, table, "queue.", _READERS)
+    config = replace(config, retry=replace(config.retry, schedules={**SCHEDULES, **config.retry.schedules}))
+    for key, value, least in (
+        ("connections", config.connections, 1),
+        ("claim", config.claim, 1),
+        ("leases", config.leases, 1),
+        ("idle", config.idle, 0),
+        ("shutdown", config.shutdown, 0),
+        ("retention", config.retention, 3600),
+    ):
+        if value < least:
+            raise ConfigError(f"queue.{key}: {value:g} is less than {least}")
+    for site, limits in config.sites.items():
+        if not 1 <= limits.start <= limits.most or limits.per_connection < 0:
+            raise ConfigError(
+                f"queue.sites.{escape(site)}: start is 1 at least and most not less, the rest not negative"
+            )
+    for tenant, wanted in config.tenants.items():
+        if wanted.weight <= 0 or wanted.per_hour < 0:
+            raise ConfigError(f"queue.tenants.{escape(tenant)}: a weight is more than 0, per_hour not negative")
+    return path, config
+
+
+def _table(rest: dict[str, Any], key: str) -> dict[str, Any]:
+    table = rest.pop(key, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{key}: a table is wanted")
+    return dict(table)
+
+
+def _text(value: object, path: str) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ConfigError(f"{path}: a text is wanted")
+    return value
+
+
+def _seconds(value: object, path: str) -> float:
+    """A number, or a duration as text."""
+    if isinstance(value, str):
+        try:
+            value = duration(value)
+        except QueueError as error:
+            raise ConfigError(f"{path}: {error}") from error
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{path}: a number of seconds or a duration is wanted (90, '10m', '4h', '5d')")
+    if not 0 <= value <= 1e10:
+        raise ConfigError(f"{path}: {value:g} is no time that can be waited for")
+    return float(value)
+
+
+def _rates(value: object, path: str) -> tuple[Rate, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{path}: a rate ('14/s') or a list of rates is wanted")
+    return tuple(_in(path, rates, texts))
+
+
+def _schedule(value: object, path: str) -> Schedule:
+    schedule: Schedule = _in(path, Schedule.parse, _text(value, path))
+    return schedule
+
+
+def _schedules(value: object, path: str) -> Mapping[FailureClass, Schedule]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: a table of schedules is wanted")
+    known = {one.value: one for one in FailureClass}
+    found = {}
+    for key, text in value.items():
+        one = known.get(key.replace("_", "-"))
+        if one is None:
+            raise ConfigError(f"{path}.{escape(key)}: is no class of failures; there are {', '.join(known)}")
+        found[one] = _schedule(text, f"{path}.{key}")
+    return found
+
+
+def _overrides(value: object, path: str) -> tuple[RetryOverride, ...]:
+    return tuple(read_dataclass(RetryOverride, one, f"{where}.", _READERS) for one, where in _tables(value, path))
+
+
+def _clients(value: object, path: str) -> tuple[ClientRights, ...]:
+    return tuple(read_dataclass(ClientRights, one, f"{where}.", _READERS) for one, where in _tables(value, path))
+
+
+def _tables(value: object, path: str) -> list[tuple[dict[str, Any], str]]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise ConfigError(f"{path}: tables are wanted: [[{path}]]")
+    return [(one, f"{path}[{number}]") for number, one in enumerate(value)]
+
+
+def _aliases(value: object, path: str) -> Mapping[str, tuple[str, ...]]:
+    """Addresses by alias; one may stand for a list of one."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: a table of addresses is wanted")
+    found = {}
+    for alias, given in value.items():
+        targets = [given] if isinstance(given, str) else given
+        if not isinstance(targets, list) or not all(isinstance(one, str) for one in targets):
+            raise ConfigError(f"{path}.{escape(alias[:120])}: an address or a list of addresses is wanted")
+        found[alias] = tuple(targets)
+    return MappingProxyType(found)
+
+
+_READERS: Readers = {
+    float: _seconds,
+    float | None: _seconds,
+    Mapping[str, tuple[str, ...]]: _aliases,
+    tuple[Rate, ...]: _rates,
+    Schedule: _schedule,
+    Schedule | None: _schedule,
+    Mapping[FailureClass, Schedule]: _schedules,
+    tuple[RetryOverride, ...]: _overrides,
+    tuple[ClientRights, ...]: _clients,
+}
