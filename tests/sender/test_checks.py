@@ -1,0 +1,314 @@
+"""Senders as receivers see them: a zone where nothing is wrong, and each fault planted in it alone."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import replace
+
+import pytest
+from tests.sender.zones import asked, zone
+
+from zsmtp.sender.checks import Grade, PublishedKey, SenderFacts, SenderFinding, check_sender
+from zsmtp.sender.receivers import SenderRequirement, asking, receivers
+from zsmtp.signing.signature import Algorithm
+
+KEY = b"the public key of example.org in DER"
+OTHER = b"another public key, of somebody else"
+POLICY = b"version: STSv1\nmode: enforce\nmx: mx.example.org\nmax_age: 604800\n"
+
+
+def key_text(key: bytes, more: str = "") -> str:
+    return f"v=DKIM1; k=rsa; {more}p={b64encode(key).decode()}"
+
+
+GOOD = f"""
+example.org MX 10 mx.example.org
+example.org TXT v=spf1 ip4:192.0.2.1 ip6:2001:db8::1 -all
+example.org TXT site-verification=1
+_dmarc.example.org TXT v=DMARC1; p=reject; rua=mailto:d@example.org
+2026._domainkey.example.org TXT {key_text(KEY)[:40]}|{key_text(KEY)[40:]}
+mx.example.org A 192.0.2.25
+mta-sts.example.org A 192.0.2.26
+mail.example.org A 192.0.2.1
+mail.example.org AAAA 2001:db8::1
+mail.example.org TXT v=spf1 a -all
+1.2.0.192.in-addr.arpa PTR mail.example.org
+1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa PTR mail.example.org
+_mta-sts.example.org TXT v=STSv1; id=1;
+_smtp._tls.example.org TXT v=TLSRPTv1; rua=mailto:t@example.org
+default._bimi.example.org TXT v=BIMI1; l=https://example.org/logo.svg;
+"""
+HEADER = b"""\
+From: Ann <ann@example.org>
+Date: Thu, 5 Mar 2026 15:03:09 +0100
+Message-ID: <1@example.org>
+List-Unsubscribe: <https://example.org/u/1>
+List-Unsubscribe-Post: List-Unsubscribe=One-Click
+"""
+SENDER = SenderFacts(
+    "ann@example.org",
+    addresses=("192.0.2.1", "2001:db8::1"),
+    helo="mail.example.org",
+    keys=(PublishedKey("example.org", "2026", Algorithm.RSA_SHA256, KEY, 2048),),
+    header=HEADER,
+    now=1_772_719_391.0,
+)
+
+
+def check(names: str = GOOD, sender: SenderFacts = SENDER, policy: bytes | None = POLICY) -> list[SenderFinding]:
+    return asked(check_sender(sender), zone(names), policy)[0]
+
+
+def faults(found: list[SenderFinding]) -> list[tuple[str, str]]:
+    return [(one.topic, one.grade.value) for one in found if one.grade is not Grade.GOOD]
+
+
+def changed(*changes: tuple[str, str]) -> str:
+    """The good zone with lines changed; a line that becomes empty is gone."""
+    names = GOOD
+    for before, after in changes:
+        assert before in names
+        names = names.replace(before, after)
+    return "\n".join(line for line in names.splitlines() if line.strip() and len(line.split()) > 2)
+
+
+def test_where_nothing_is_wrong_nothing_is_found() -> None:
+    found = check()
+    assert faults(found) == []
+    assert {one.topic for one in found} == {
+        "reverse name",
+        "greeting",
+        "MX",
+        "SPF",
+        "SPF of the greeting",
+        "DKIM",
+        "DMARC",
+        "alignment",
+        "MTA-STS",
+        "BIMI",
+        "unsubscribe",
+    }
+
+
+SPF = "v=spf1 ip4:192.0.2.1 ip6:2001:db8::1 -all"
+RECORD = f"2026._domainkey.example.org TXT {key_text(KEY)[:40]}|{key_text(KEY)[40:]}"
+PTR4 = "1.2.0.192.in-addr.arpa PTR mail.example.org"
+MANY = " ".join(["a:mx.example.org"] * 11)
+
+
+FOLLOWS = {  # what is wrong as well where this is
+    "SPF": {"alignment"},
+    "DMARC": {"alignment"},
+    "greeting": {"reverse name", "SPF of the greeting"},
+    "MX": {"MTA-STS"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "topic", "grade", "words"),
+    [
+        pytest.param(
+            [(key_text(KEY)[40:], key_text(OTHER)[40:])],
+            "DKIM",
+            "refused",
+            "is not that of the private key",
+            id="wrong key",
+        ),
+        pytest.param([(RECORD, "")], "DKIM", "refused", "no key at 2026._domainkey", id="missing selector"),
+        pytest.param(
+            [("p=" + b64encode(KEY).decode()[:20], "p=")],
+            "DKIM",
+            "refused",
+            "2026._domainkey.example.org",
+            id="broken key",
+        ),
+        pytest.param([("k=rsa; ", "k=rsa; t=y; ")], "DKIM", "weak", "for tests", id="key for tests"),
+        pytest.param(
+            [("k=rsa", "k=ed25519")], "DKIM", "refused", "not that of the private key", id="other kind of key"
+        ),
+        pytest.param([(SPF, f"v=spf1 {MANY} -all")], "SPF", "refused", "more than 10 terms", id="eleven lookups"),
+        pytest.param(
+            [(SPF, "v=spf1 ip4:192.0.2.77 -all")], "SPF", "refused", "fail: -all", id="-all without this address"
+        ),
+        pytest.param([(SPF, "v=spf1 ip4:192.0.2.77 ~all")], "SPF", "weak", "softfail: ~all", id="~all without it"),
+        pytest.param(
+            [(SPF, f"{SPF}\nexample.org TXT v=spf1 -all")], "SPF", "refused", "2 SPF records", id="two SPF records"
+        ),
+        pytest.param([(SPF, "v=spf1 ipv4:192.0.2.1 -all")], "SPF", "refused", "no mechanism ipv4", id="SPF syntax"),
+        pytest.param([(SPF, "nothing")], "SPF", "refused", "has no SPF record", id="no SPF"),
+        pytest.param(
+            [(SPF, "v=spf1 include:gone.example ip4:192.0.2.1 -all")],
+            "SPF",
+            "refused",
+            "leads to no SPF record",
+            id="include of nothing",
+        ),
+        pytest.param(
+            [("_dmarc.example.org TXT v=DMARC1; p=reject; rua=mailto:d@example.org", "")],
+            "DMARC",
+            "weak",
+            "has no DMARC record",
+            id="no DMARC",
+        ),
+        pytest.param(
+            [("v=DMARC1; p=reject", "v=DMARC1; p=deny; x")], "DMARC", "weak", "cannot be used", id="DMARC syntax"
+        ),
+        pytest.param(
+            [("v=DMARC1; p=reject;", "v=DMARC1; p=none\n_dmarc.example.org TXT v=DMARC1; p=reject;")],
+            "DMARC",
+            "weak",
+            "2 records",
+            id="two DMARC records",
+        ),
+        pytest.param([(PTR4, "")], "reverse name", "refused", "192.0.2.1 has no reverse name", id="no reverse name"),
+        pytest.param(
+            [(PTR4, "1.2.0.192.in-addr.arpa PTR dyn-1.isp.example")],
+            "reverse name",
+            "refused",
+            "does not lead back",
+            id="reverse name not confirmed",
+        ),
+        pytest.param(
+            [("mail.example.org A 192.0.2.1", "mail.example.org A 192.0.2.99")],
+            "greeting",
+            "weak",
+            "is no name of 192.0.2.1",
+            id="greeting elsewhere",
+        ),
+        pytest.param(
+            [("mail.example.org TXT v=spf1 a -all", "mail.example.org TXT v=spf1 -all")],
+            "SPF of the greeting",
+            "refused",
+            "notices",
+            id="SPF of the greeting",
+        ),
+        pytest.param(
+            [("example.org MX 10 mx.example.org", "example.org MX 0 .")], "MX", "refused", "takes no mail", id="null MX"
+        ),
+        pytest.param(
+            [("example.org MX 10 mx.example.org", "example.org MX 10 192.0.2.25")],
+            "MX",
+            "refused",
+            "is an address",
+            id="MX is an address",
+        ),
+        pytest.param(
+            [("mx.example.org A 192.0.2.25", "mx.example.org CNAME host.example.net\nhost.example.net A 192.0.2.25")],
+            "MX",
+            "refused",
+            "is an alias (CNAME) of host.example.net",
+            id="MX is an alias",
+        ),
+        pytest.param([("mx.example.org A 192.0.2.25", "")], "MX", "refused", "has no address", id="MX without address"),
+        pytest.param(
+            [
+                (
+                    "example.org MX 10 mx.example.org",
+                    "example.org MX 10 mx.example.org\nexample.org MX 20 new.example.org\nnew.example.org A 192.0.2.26",
+                )
+            ],
+            "MTA-STS",
+            "weak",
+            "does not list new.example.org",
+            id="exchanger not in the policy",
+        ),
+        pytest.param(
+            [("_smtp._tls.example.org TXT v=TLSRPTv1; rua=mailto:t@example.org", "")],
+            "TLS reports",
+            "note",
+            "no address for reports",
+            id="no TLS reports",
+        ),
+        pytest.param([("l=https://", "l=http://")], "BIMI", "weak", "no https address", id="BIMI syntax"),
+        pytest.param(
+            [("example.org TXT " + SPF, "example.org TXT !timeout"), ("example.org TXT site-verification=1", "")],
+            "SPF",
+            "unknown",
+            "cannot be looked up now",
+            id="SPF not answered",
+        ),
+        pytest.param(
+            [(RECORD, "2026._domainkey.example.org TXT !servfail")],
+            "DKIM",
+            "unknown",
+            "cannot be looked up now",
+            id="key not answered",
+        ),
+    ],
+)
+def test_each_fault_is_found(changes: list[tuple[str, str]], topic: str, grade: str, words: str) -> None:
+    found = check(changed(*changes))
+    assert (topic, grade) in faults(found)
+    assert any(words in one.text for one in found if one.topic == topic)
+    others = {one for one, _ in faults(found)} - {topic}
+    assert others <= FOLLOWS.get(topic, set()), "nothing else is held against the sender"
+
+
+def test_a_policy_that_cannot_be_fetched_is_found() -> None:
+    (finding,) = [one for one in check(policy=None) if one.topic == "MTA-STS"]
+    assert finding.grade is Grade.WEAK
+    assert "the certificate has expired" in finding.text
+
+
+def test_mail_under_another_domain_is_not_aligned() -> None:
+    names = GOOD + "_dmarc.example.net TXT v=DMARC1; p=reject\nexample.net MX 10 mx.example.net\n"
+    found = check(names, replace(SENDER, author="example.net"))
+    (finding,) = [one for one in found if one.topic == "alignment"]
+    assert finding.grade is Grade.REFUSED
+    assert finding.receivers == ("all that know DMARC",)
+
+
+def test_a_key_of_the_organisation_is_aligned() -> None:
+    found = check(sender=replace(SENDER, address="ann@example.org", author="news.example.org", addresses=()))
+    (finding,) = [one for one in found if one.topic == "alignment"]
+    assert finding.text.endswith("passes by DKIM")
+
+
+def test_strict_alignment() -> None:
+    names = changed(("p=reject;", "p=reject; adkim=s; aspf=s;"))
+    (finding,) = [one for one in check(names, replace(SENDER, author="news.example.org")) if one.topic == "alignment"]
+    assert finding.grade is Grade.REFUSED
+
+
+@pytest.mark.parametrize(("bits", "grade"), [(512, "refused"), (1024, "weak"), (2048, "good")])
+def test_the_size_of_a_key(bits: int, grade: str) -> None:
+    (key,) = SENDER.keys
+    (finding,) = [one for one in check(sender=replace(SENDER, keys=(replace(key, bits=bits),))) if one.topic == "DKIM"]
+    assert finding.grade.value == grade
+
+
+def test_what_is_to_be_published_is_ready_to_paste() -> None:
+    texts = {one.topic: one.publish for one in check(changed((RECORD, ""), (SPF, "v=spf1 ip4:192.0.2.77 -all")))}
+    assert texts["SPF"] == 'example.org. IN TXT "v=spf1 ip6:2001:db8::1 ip4:192.0.2.77 -all"\n'
+    assert texts["DKIM"] == f'2026._domainkey.example.org. IN TXT "{key_text(KEY)}"\n'
+
+
+def test_without_a_key_mail_is_not_signed() -> None:
+    (finding,) = [one for one in check(sender=replace(SENDER, keys=())) if one.topic == "DKIM"]
+    assert finding.grade is Grade.WEAK
+    assert "Gmail (bulk)" in finding.receivers
+
+
+@pytest.mark.parametrize(
+    ("header", "topic", "words"),
+    [
+        (HEADER.replace(b"Date: Thu, 5 Mar 2026 15:03:09 +0100\n", b""), "header", "Date is missing"),
+        (HEADER + b"From: b@example.net\n", "header", "2 fields From"),
+        (HEADER.replace(b"Post: List", b"Post: Other"), "unsubscribe", "no one-click unsubscribe"),
+        (HEADER.replace(b"<https:", b"<mailto:"), "unsubscribe", "no one-click unsubscribe"),
+    ],
+)
+def test_the_header_of_a_message(header: bytes, topic: str, words: str) -> None:
+    found = check(sender=replace(SENDER, header=header))
+    assert any(one.topic == topic and words in one.text for one in found)
+
+
+def test_personal_mail_needs_no_unsubscribe() -> None:
+    header = b"".join(line for line in HEADER.splitlines(keepends=True) if not line.startswith(b"List"))
+    assert "unsubscribe" not in {one.topic for one in check(sender=replace(SENDER, header=header))}
+
+
+def test_receivers_say_where_they_say_so() -> None:
+    assert all(one.source.startswith("https://") and one.since and one.seen for one in receivers())
+    assert asking(SenderRequirement.REVERSE) == ("Gmail", "Yahoo")
+    assert asking(SenderRequirement.DMARC) == ("Gmail (bulk)", "Yahoo (bulk)", "Outlook.com (bulk)")
