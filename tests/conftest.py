@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import os
+import gc
+import signal
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 from hypothesis import HealthCheck, settings
+from tests.support.effort import EFFORT, examples
 
-settings.register_profile("zsmtp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", parent=settings.get_profile("zsmtp"), derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "zsmtp")
+settings.register_profile(
+    "zsmtp", max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("same", parent=settings.get_profile("zsmtp"), derandomize=True)
+settings.load_profile("same" if EFFORT == 1 else "zsmtp")
+
+
+def pytest_collection_finish() -> None:
+    """What collecting the tests made stays to the end: no collection of garbage need look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +32,18 @@ def _nobody_was_warned_yet() -> None:
     from zsmtp.client import destinations
 
     destinations._warn_once.cache_clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _children_hear_signals() -> Iterator[None]:
+    """Whoever started the tests: what a parent ignores its children ignore, and a shell's background jobs do."""
+    ending = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
+    ignored = [one for one in ending if signal.getsignal(one) is signal.SIG_IGN]
+    for one in ignored:
+        signal.signal(one, signal.SIG_DFL)
+    yield
+    for one in ignored:
+        signal.signal(one, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")

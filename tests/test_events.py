@@ -75,13 +75,15 @@ def test_what_belongs_to_a_transaction_names_it_also_while_others_ride() -> None
         "MAIL FROM",
         "RCPT TO",
         "RCPT TO",
-        "BDAT 21 LAST",
-        "ContentStarted",
-        "ContentSent",
         "MAIL 250",
         "RCPT 250",
         "RCPT 250",
+        "BDAT 21 LAST",
+        "ContentStarted",
+        "RSET",
+        "ContentSent",
         "BDAT LAST 250",
+        "RSET 250",
         "TransactionEnded",
     ]
 

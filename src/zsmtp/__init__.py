@@ -9,12 +9,15 @@ Deliver from Python, straight to the mail exchangers or through a relay::
         print(result)
 
 ``message`` is an ``email.message.EmailMessage``, octets, a path or a binary file; :class:`Config` says how it is to be
-done, :mod:`zsmtp.aio` is the same for asyncio.
+done, :mod:`zsmtp.aio` is the same for asyncio. :class:`Queue` keeps messages on disk until they are delivered::
+
+    with zsmtp.Queue.open("/var/lib/app/mail.db", deliver=True) as queue:
+        queue.submit(message, sender="a@example.org", recipients=["b@example.net"])
 
 Beneath is a delivery engine for SMTP (RFC 5321) and LMTP (RFC 2033) in layers, each usable by itself: ``proto`` (the
 protocol as values: bytes in, events out), ``body`` (message content as it goes on the wire), ``dns`` (from host name to
 an ordered list of addresses), ``net`` (drivers that carry out what the layers ask for), ``delivery`` (one message's way
-to its recipients), ``client`` (what is described above), and ``zmailer`` (the ``smtp`` transport agent).
+to its recipients), ``client`` (what is described above), ``queue``, and ``zmailer`` (the ``smtp`` transport agent).
 
 Importing this package imports none of them: start-up time is a cost that every short run pays. Public names are
 imported when they are first used (PEP 562).
@@ -23,12 +26,15 @@ imported when they are first used (PEP 562).
 TYPE_CHECKING = False  # typing's own would cost its import; type checkers know the name
 if TYPE_CHECKING:
     from zsmtp import aio as aio
+    from zsmtp.client.blocking import Client as Client
     from zsmtp.client.blocking import deliver as deliver
+    from zsmtp.client.client import MailOptions as MailOptions
     from zsmtp.client.client import Submission as Submission
     from zsmtp.client.config import TLS as TLS
     from zsmtp.client.config import Config as Config
     from zsmtp.client.config import Content as Content
     from zsmtp.client.config import Direct as Direct
+    from zsmtp.client.config import DKIMKey as DKIMKey
     from zsmtp.client.config import Level as Level
     from zsmtp.client.config import Limits as Limits
     from zsmtp.client.config import Login as Login
@@ -45,18 +51,26 @@ if TYPE_CHECKING:
     from zsmtp.client.report import Server as Server
     from zsmtp.client.report import TLSSummary as TLSSummary
     from zsmtp.errors import ConfigError as ConfigError
+    from zsmtp.errors import Conflict as Conflict
     from zsmtp.errors import NotDelivered as NotDelivered
+    from zsmtp.errors import QueueError as QueueError
+    from zsmtp.errors import QueueFull as QueueFull
+    from zsmtp.errors import QueueUnavailable as QueueUnavailable
     from zsmtp.errors import SubmissionError as SubmissionError
     from zsmtp.errors import ZsmtpError as ZsmtpError
+    from zsmtp.queue.blocking import Queue as Queue
+    from zsmtp.queue.config import QueueConfig as QueueConfig
+    from zsmtp.queue.ingest import QueueSubmission as QueueSubmission
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "zsmtp.client.blocking": ("deliver",),
-    "zsmtp.client.client": ("Submission",),
+    "zsmtp.client.blocking": ("Client", "deliver"),
+    "zsmtp.client.client": ("MailOptions", "Submission"),
     "zsmtp.client.config": (
         "Config",
         "Content",
+        "DKIMKey",
         "Direct",
         "Level",
         "Limits",
@@ -70,7 +84,19 @@ _HOMES = {
     ),
     "zsmtp.client.dsn": ("DSN",),
     "zsmtp.client.report": ("Attempt", "Fate", "Report", "Result", "Server", "TLSSummary"),
-    "zsmtp.errors": ("ConfigError", "NotDelivered", "SubmissionError", "ZsmtpError"),
+    "zsmtp.errors": (
+        "ConfigError",
+        "Conflict",
+        "NotDelivered",
+        "QueueError",
+        "QueueFull",
+        "QueueUnavailable",
+        "SubmissionError",
+        "ZsmtpError",
+    ),
+    "zsmtp.queue.blocking": ("Queue",),
+    "zsmtp.queue.config": ("QueueConfig",),
+    "zsmtp.queue.ingest": ("QueueSubmission",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

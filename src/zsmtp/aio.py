@@ -5,19 +5,25 @@ uvloop's event loop does as well as asyncio's own; :func:`run` uses it where it 
     async with zsmtp.aio.Client(relay="smtp://mail.example.org") as client:
         async for result in client.stream(messages):
             print(result)
+
+:class:`Queue` keeps messages until they are delivered, whatever dies in between (``zsmtp.queue.queue``).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zsmtp.client.client import Client, Submission, deliver
 
+if TYPE_CHECKING:
+    from zsmtp.queue.ingest import QueueSubmission as QueueSubmission
+    from zsmtp.queue.queue import Queue as Queue
+
 T = TypeVar("T")
 
-__all__ = ["Client", "Submission", "deliver", "run"]
+__all__ = ["Client", "Queue", "QueueSubmission", "Submission", "deliver", "run"]
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -28,3 +34,14 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(main)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+def __getattr__(name: str) -> object:
+    """The queue, which costs only those who use it (PEP 562)."""
+    if name not in ("Queue", "QueueSubmission"):
+        raise AttributeError(f"module 'zsmtp.aio' has no attribute {name!r}")
+    from zsmtp.queue.ingest import QueueSubmission
+    from zsmtp.queue.queue import Queue
+
+    globals().update(Queue=Queue, QueueSubmission=QueueSubmission)
+    return globals()[name]

@@ -10,6 +10,7 @@ file::
      │    ├── ContentError     the message content could not be read to its end
      │    ├── ConfigError      an option, configuration file or value that cannot be used
      │    └── SubmissionError  a message, a sender or a recipient that cannot be taken to be delivered
+     │         └── MailLoop    a message that went round in circles
      ├── RemoteError           the peer is at fault
      │    ├── ReplyError       a malformed, unasked-for, contradictory or over-long reply
      │    └── ServiceClosing   the peer said 421 and closes the connection (RFC 5321 3.8)
@@ -20,6 +21,11 @@ file::
      │    ├── TLSError         TLS could not be established: the handshake failed
      │    ├── WaitTimeout      a wait ran into its deadline
      │    └── Interrupted      this program was told to stop
+     ├── QueueError            the queue cannot do what was asked of it
+     │    ├── QueueUnavailable the store cannot be read or written now: disk, database, network; try again later
+     │    ├── QueueFull        intake has stopped: too little disk left, or a quota is used up
+     │    ├── QueueBusy        another process holds what only one may have; says which
+     │    └── Conflict         an idempotency key that was used for another message
      ├── SpoolError            a control or message file is not what it must be; says which file and where
      └── NotDelivered          raised on demand for a report in which somebody did not get the message
 """
@@ -53,6 +59,10 @@ class ConfigError(LocalError, ValueError):
 
 class SubmissionError(LocalError, ValueError):
     """A message, a sender or a recipient that cannot be taken to be delivered."""
+
+
+class MailLoop(SubmissionError):
+    """A message that has passed more servers than any message does: it goes round in circles (RFC 5321 6.3)."""
 
 
 class RemoteError(ZsmtpError):
@@ -93,6 +103,26 @@ class WaitTimeout(TransportError):
 
 class Interrupted(TransportError):
     """This program was told to stop before the work was done."""
+
+
+class QueueError(ZsmtpError):
+    """The queue cannot do what was asked of it: a bad id, a filter that cannot be read, a message that is not there."""
+
+
+class QueueUnavailable(QueueError):
+    """The store cannot be read or written now (disk, database, network). What was not confirmed did not happen."""
+
+
+class QueueFull(QueueError):
+    """Intake has stopped: too little room on the disk, or a tenant's quota is used up. Nothing was taken."""
+
+
+class QueueBusy(QueueError):
+    """Another process holds what only one may have (the deliverer's lock of a queue); the text says which one."""
+
+
+class Conflict(QueueError):
+    """An idempotency key was used before for a message with other content; nothing was taken."""
 
 
 class SpoolError(ZsmtpError):

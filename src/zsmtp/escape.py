@@ -17,6 +17,15 @@ def escape(data: bytes | str) -> str:
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 
+def described(error: Exception) -> str:
+    """What code of somebody else's raised, in at most 300 characters: its class, and its words if it has any."""
+    try:
+        words = str(error)
+    except Exception:  # they may be code as well
+        words = ""
+    return escape(f"{type(error).__name__}: {words}"[:300] if words else type(error).__name__)
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     if character in _NAMED_ESCAPES:

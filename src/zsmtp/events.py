@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING
 from zsmtp.records import dataclass, field
 
 if TYPE_CHECKING:
+    from zsmtp.delivery.deliveryplan import DeliveryPlan
     from zsmtp.delivery.envelope import Delivery
     from zsmtp.delivery.outcome import Verdict
-    from zsmtp.delivery.plan import DeliveryPlan
     from zsmtp.dns.answer import Answer, Query
-    from zsmtp.dns.plan import Endpoint
+    from zsmtp.dns.candidates import Endpoint
     from zsmtp.proto.capabilities import Capabilities
     from zsmtp.proto.phase import Phase
     from zsmtp.proto.plan import Envelope, Transaction
@@ -96,6 +96,14 @@ class DeliveryStarted(Event):
 
     delivery: Delivery
     destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReturned(Event):
+    """A delivery is taken back undecided, and will be started again: by another connection, or on a new one."""
+
+    delivery: Delivery
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

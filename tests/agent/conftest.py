@@ -1,25 +1,13 @@
-"""What the tests of the agent as a process share: a post office of their own, and the usual flags."""
+"""What the tests of the agent as a process share: a post office of their own, and an agent for many servers."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.support.player import Player
 from tests.support.postoffice import PostOffice
-
-
-@pytest.fixture(scope="package", autouse=True)
-def usual_signals() -> Iterator[None]:
-    """Signals are heard, whoever started the tests: what a parent ignores its children ignore, agents too."""
-    ignored = [one for one in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT) if signal.getsignal(one) is signal.SIG_IGN]
-    for one in ignored:
-        signal.signal(one, signal.SIG_DFL)
-    yield
-    for one in ignored:
-        signal.signal(one, signal.SIG_IGN)
 
 
 @pytest.fixture

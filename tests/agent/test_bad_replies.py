@@ -98,15 +98,15 @@ def test_a_reply_before_the_last_octet_of_the_content_is_no_reply(player: Player
         ("MAIL", "354 go"),
         ("MAIL", "334 go"),
         ("RCPT", "354 go"),
-        ("RCPT", "220 hello"),
-        ("RCPT", "299 ok"),
         ("DATA", "250 ok"),
         ("DATA", "220 ok"),
-        ("DATA", "334 go"),
-        ("DATA", "355 go"),
         ("DOT", "354 go on"),
         ("DOT", "334 go on"),
         ("DOT", "300 go on"),
+        ("DOT", "200 ok"),
+        ("DOT", "220 hello"),
+        ("DOT", "221 bye"),
+        ("DOT", "299 ok"),
     ],
 )
 def test_an_unexpected_code_is_never_a_success(player: Player, phase: str, reply: str, caps: tuple[str, ...]) -> None:
@@ -116,15 +116,35 @@ def test_an_unexpected_code_is_never_a_success(player: Player, phase: str, reply
     assert_over_after(sink, phase)
 
 
-@pytest.mark.parametrize("banner", ["250 hello", "354 hello", "334 hello", "221 bye", "299 hello"])
-def test_a_greeting_is_220_or_none(player: Player, banner: str) -> None:
+@pytest.mark.parametrize("banner", ["354 hello", "334 hello", "300 hello"])
+def test_a_greeting_is_no_3xx(player: Player, banner: str) -> None:
     with sink_for(Script(banner=Step(banner))) as sink:
         assert player.deliver(sink).fates == "DD"
     assert sink.transactions == []
 
 
+@pytest.mark.parametrize("banner", ["200 hello", "250 hello", "299 hello"])
+def test_a_greeting_counts_by_its_first_digit(player: Player, banner: str) -> None:
+    with sink_for(Script(banner=Step(banner))) as sink:
+        assert player.deliver(sink).fates == "OO"
+
+
 @pytest.mark.parametrize(
-    ("phase", "reply"), [("RCPT", "251 will forward"), ("RCPT", "252 will try"), ("MAIL", "251 ok"), ("DOT", "251 ok")]
+    ("phase", "reply"),
+    [
+        ("EHLO", "254 hello"),
+        ("RCPT", "251 will forward"),
+        ("RCPT", "252 will try"),
+        ("RCPT", "254 ok"),
+        ("RCPT", "220 hello"),
+        ("RCPT", "299 ok"),
+        ("MAIL", "251 ok"),
+        ("MAIL", "299 ok"),
+        ("DATA", "334 go"),
+        ("DATA", "355 go"),
+        ("DOT", "251 ok"),
+        ("DOT", "259 ok"),
+    ],
 )
 def test_the_other_codes_of_success(player: Player, phase: str, reply: str, caps: tuple[str, ...]) -> None:
     with sink_for(Script(caps=caps, replies=at(phase, reply))) as sink:

@@ -63,7 +63,7 @@ def deliver(
             recipient = Rcpt("a@example.org", "example.org")
             jobs = [office.post([recipient], name=f"{1000 + i}") for i in range(messages)]
             lines = b"".join(job.line("example.org") for job in jobs)
-            result = run(office, "-h", "me.example", "-T", "cmd=5", "-1", "-p", str(sink.port), *flags, stdin=lines)
+            result = run(office, "-h", "me.example", "-1", "-p", str(sink.port), *flags, stdin=lines)
         assert result.status == 0
         assert not office.locked()
         marks = "".join(office.marks(job) for job in jobs)

@@ -64,7 +64,7 @@ class Site:
     def deliver(self, sink: Sink, *flags: str) -> tuple[str, Result]:
         """One message to example.org at the sink's port: its mark, and the run."""
         job = self.office.post([Rcpt("a@example.org", "example.org")], body="secret words\n")
-        flags = ("-h", "me.example", "-T", "cmd=5", "-p", str(sink.port), *flags)
+        flags = ("-h", "me.example", "-p", str(sink.port), *flags)
         with Agent(self.office, *flags, environment=self.policies.environment(self.folder)) as agent:
             agent.feed(job.line("example.org"))
             result = agent.finish()

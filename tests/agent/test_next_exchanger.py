@@ -106,7 +106,7 @@ def test_all_greetings_refuse(office: PostOffice, first: str, second: str, marks
 def test_hosts_without_an_exchanger(office: PostOffice, host: str, marks: str, status: bytes) -> None:
     actual, result = deliver(office, 2525, host)
     assert actual == marks
-    assert {report.notary[2].split(b" ")[0] for report in result.reports} == {status}
+    assert {office.notary(report)[2].split(b" ")[0] for report in result.reports} == {status}
 
 
 @pytest.mark.parametrize("host", ["implicit.example", "alias.example"])

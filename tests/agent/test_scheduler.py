@@ -51,7 +51,7 @@ def test_a_feed_of_151_lines_and_more_later(office: PostOffice, caps: tuple[str,
     assert (result.status, result.hungry, agent.left_blocking) == (0, 158, True)
     expected = [(job.id, offset) for job in (*jobs, *later) for offset in job.offsets]
     assert [(report.id, report.offset) for report in result.reports] == expected
-    assert {report.word for report in result.reports} == {"ok"}
+    assert {report.word for report in result.reports} == {"ok3"}
     assert {office.marks(job) for job in (*jobs, *later)} == {"++"}
     assert len(sink.connections) == 1
     assert sink.connections[0].verbs[-1] == "QUIT"
@@ -75,6 +75,35 @@ def test_each_answer_comes_before_its_hungry(office: PostOffice) -> None:
         hungry = [index for index, kind in enumerate(kinds) if kind == b"#hungry"][count]
         assert kinds[:hungry].count(job.id) == 2
     assert kinds[0] == b"#hungry"
+
+
+@pytest.mark.parametrize(
+    ("zenv", "keywords", "words"),
+    [
+        (None, None, ["ok3", "error2"]),
+        ("0", None, ["ok", "error"]),
+        ("1", None, ["ok3", "error2"]),
+        (None, "no-ta-diagnostics", ["ok", "error"]),
+        ("0", "ta-diagnostics", ["ok3", "error2"]),
+        ("1", "no-ta-diagnostics", ["ok", "error"]),
+    ],
+)
+def test_who_writes_the_diagnostics(
+    office: PostOffice, zenv: str | None, keywords: str | None, words: list[str]
+) -> None:
+    """The agent, unless the option or else ZENV says that the scheduler does."""
+    if zenv is not None:
+        office.write_zenv(TA_DIAGNOSTICS=zenv)
+    job = office.post(["a@example.com", "b@example.com"])
+    script = Script(replies={"RCPT": (Step("250 ok"), Step("550 5.1.1 no such user"))})
+    with Sink(script) as sink:
+        options = () if keywords is None else ("-O", keywords)
+        result = run(office, *flags(sink), *options, stdin=job.line(HOST))
+    assert sorted(report.word for report in result.reports) == sorted(words)
+    failure = next(report for report in result.reports if report.fate == "error")
+    assert office.notary(failure)[:3] == (b"b@example.com", b"failed", b"5.1.1")
+    assert len(office.diagnostics(job)) == words.count("error2")
+    assert (failure.notary == ()) == ("error2" in words)
 
 
 def test_job_lines_may_come_in_pieces(office: PostOffice) -> None:
@@ -211,4 +240,4 @@ def test_a_refused_message_does_not_stop_the_next(office: PostOffice) -> None:
     with Sink(Script(caps=("PIPELINING",), replies=replies)) as sink:
         result = run(office, *flags(sink), stdin=b"".join(job.line(HOST) for job in jobs))
     assert [office.marks(job) for job in jobs] == ["++", "--", "++"]
-    assert [report.word for report in result.reports] == ["ok", "ok", "error", "error", "ok", "ok"]
+    assert [report.word for report in result.reports] == ["ok3", "ok3", "error2", "error2", "ok3", "ok3"]

@@ -118,3 +118,45 @@ def test_a_lock_that_somebody_sits_on_costs_other_hosts_only(tmp_path: Path) -> 
         assert office.marks(job) == "+ "
         assert not office.locked()
     assert (result.status, result.hungry) == (0, 2)
+    assert [report.offset for report in result.reports] == [job.offsets[0]]
+
+
+NAMES = ZONE | {
+    "three.example": {"MX": ("10 mx.three.example.", "20 mx2.three.example.")},
+    "mx.three.example": {"A": ("127.4.5.9",)},
+    "mx2.three.example": {"A": (ADDRESS, "127.4.5.8")},
+    "four.example": {"A": (ADDRESS,)},
+    "five.example": {"MX": ("10 mx.five.example.",)},
+    "mx.five.example": {"A": ("127.4.5.9",)},
+}
+
+
+@pytest.mark.parametrize("flags", [(), ("-F", f"[{ADDRESS}]"), ("-F", "mx.three.example")], ids=" ".join)
+def test_the_connected_host_is_known_by_its_address(flags: tuple[str, ...], tmp_path: Path) -> None:
+    """It may be an exchanger under another name, or be connected to by its address."""
+    office = PostOffice(tmp_path / "office")
+    hosts = ["one.example", "two.example", "three.example", "four.example", "five.example"]
+    zone = NAMES | {"mx.three.example": {"A": (ADDRESS,)}} if "mx.three.example" in flags else NAMES
+    with NameServer(zone) as dns, Sink(Script(), host=ADDRESS) as sink:
+        office.write_zenv(RESOLVER=dns.address)
+        job = office.post([Rcpt(f"x@{host}", host) for host in hosts])
+        run(office, "-e", "-h", "me.example", "-p", str(sink.port), *flags, stdin=job.line("one.example"))
+        assert office.marks(job) == "++++ "
+        assert len(sink.connections) == 1
+
+
+@pytest.mark.parametrize(
+    ("login", "mark"),
+    [("* mx.three.example plain:me plain:s3cret", " "), ("* mx.four.example plain:me plain:s3cret", "+")],
+)
+def test_a_login_under_another_name_is_another_login(login: str, mark: str, tmp_path: Path) -> None:
+    office = PostOffice(tmp_path / "office")
+    (tmp_path / "logins").write_text(f"allow-cleartext\n{login}\n")
+    (tmp_path / "logins").chmod(0o600)
+    zone = NAMES | {"mx.three.example": {"A": (ADDRESS,)}}
+    with NameServer(zone) as dns, Sink(Script(caps=("AUTH PLAIN",)), host=ADDRESS) as sink:
+        office.write_zenv(RESOLVER=dns.address)
+        job = office.post([Rcpt("a@one.example", "one.example"), Rcpt("b@three.example", "three.example")])
+        flags = ("-e", "-h", "me.example", "-p", str(sink.port), "-A", str(tmp_path / "logins"))
+        run(office, *flags, stdin=job.line("one.example"))
+        assert office.marks(job) == "+" + mark

@@ -17,16 +17,18 @@ from tests.support.sink import Sink
 BIG = "a line of some length, to fill more than all buffers hold\n" * 300_000
 HANG = Step(None, Then.HANG)
 DRIP = Drip(1, 0.2)
-FLAGS = ("-T", "cmd=5", "-T", "data=10,dot=10,tcpw=10")
+IMPATIENT = ("-T", "cmd=5", "-T", "data=10,dot=10,tcpw=10")
+PATIENT = ("-T", "cmd=1m", "-T", "data=1m,dot=1m,tcpw=1m")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A server, and what its slowness must lead to."""
+    """A server, and what its slowness must lead to, for an agent with these flags."""
 
     script: Script
     marks: str = "  "
     body: str = "hello\n"
+    flags: tuple[str, ...] = IMPATIENT
 
 
 CASES = {
@@ -43,8 +45,8 @@ CASES = {
     "does not read the content": Case(Script(replies={"DATA": (Step("354 go", Then.HANG),)}), body=BIG),
     "stops reading chunks": Case(Script(caps=("CHUNKING",), in_content=(1000, HANG)), body=BIG),
     "no answer to QUIT": Case(Script(replies={"QUIT": (HANG,)}), "++"),
-    "slow but in time": Case(Script(drip=Drip(10, 0.1)), "++"),
-    "reads slowly": Case(Script(read_size=1 << 16, read_pause=0.01), "++", BIG),
+    "slow but in time": Case(Script(drip=Drip(10, 0.1)), "++", flags=PATIENT),
+    "reads slowly": Case(Script(read_size=1 << 16, read_pause=0.01), "++", BIG, PATIENT),
 }
 
 
@@ -55,12 +57,12 @@ def test_every_wait_ends(tmp_path: Path) -> None:
             office = PostOffice(tmp_path / str(number))
             job = office.post(["a@example.com", "b@example.com"], body=case.body)
             sink = stack.enter_context(Sink(case.script))
-            agent = stack.enter_context(Agent(office, "-h", "me.example", "-p", str(sink.port), *FLAGS))
+            agent = stack.enter_context(Agent(office, "-h", "me.example", "-p", str(sink.port), *case.flags))
             agent.feed(job.line("[127.0.0.1]"))
             agent.close_feed()
             running[name] = office, job, sink, agent
         for name, (office, job, sink, agent) in running.items():
-            result = agent.wait(60)
+            result = agent.wait(100)
             assert (result.status, result.hungry) == (0, 2), name
             assert office.marks(job) == CASES[name].marks, name
             assert [report.offset for report in result.reports] == list(job.offsets), name

@@ -17,7 +17,7 @@ from tests.support.script import Script, Step, Then
 from tests.support.sink import Sink
 from tests.tls.certificates import issue
 
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.problem import TLSProblem
 from zsmtp.tls.tlsrpt import SessionResult, decode_result
 
 ADDRESS = "127.4.4.1"
@@ -63,7 +63,7 @@ def test_results_go_into_the_file_of_the_day(tmp_path: Path, names: NameServer) 
     good, bad = read(tmp_path)
     assert (good.domain, good.record, good.failure) == ("example.org", RECORD, None)
     assert bad.failure is not None
-    assert bad.failure.problem is Problem.STARTTLS_NOT_SUPPORTED
+    assert bad.failure.problem is TLSProblem.STARTTLS_NOT_SUPPORTED
     assert bad.failure.mx_host == "mx.example.org"
     assert bad.failure.receiving_ip == ADDRESS
     assert bad.failure.sending_ip.startswith("127.")
@@ -77,7 +77,7 @@ def test_who_does_not_ask_is_not_reported(tmp_path: Path, names: NameServer) -> 
 def test_results_go_to_a_collector(tmp_path: Path, names: NameServer) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as collector:
         collector.bind(str(tmp_path / "collector"))
-        collector.settimeout(10)
+        collector.settimeout(60)
         deliver(tmp_path, names, tmp_path / "collector", tls=False)
         words = json.loads(collector.recv(65536))
     assert words["d"] == "example.org"

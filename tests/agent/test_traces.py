@@ -12,7 +12,7 @@ from tests.support.script import Script
 from tests.support.sink import Sink
 
 from zsmtp.observers.codec import load_trace
-from zsmtp.observers.document import Exchange, Trace
+from zsmtp.observers.document import ExchangeItem, Trace
 
 HOST = "[127.0.0.1]"
 
@@ -39,7 +39,7 @@ def test_each_of_the_messages_that_ride_has_its_document(office: PostOffice, tmp
     assert {r.fate for trace in found for r in trace.recipients} == {"delivered"}
     assert all(re.fullmatch(r"S\d+[\w=-]+", trace.name) for trace in found)
     assert len(found) == 20
-    last = [item.phase for item in found[-1].items if isinstance(item, Exchange)]
+    last = [item.phase for item in found[-1].items if isinstance(item, ExchangeItem)]
     assert (last[0], last[-1]) == ("greeting", "QUIT")
     assert found[-1].connections[0].deliveries == 20
 

@@ -35,7 +35,7 @@ def test_two_agents_share_a_spool(office: PostOffice) -> None:
     assert [result.status for result in results] == [0, 0]
     assert [result.hungry for result in results] == [FILES + 1] * 2
     reports = Counter((report.id, report.offset, report.word) for result in results for report in result.reports)
-    assert reports == {(job.id, offset, "ok"): 1 for job in jobs for offset in job.offsets}
+    assert reports == {(job.id, offset, "ok3"): 1 for job in jobs for offset in job.offsets}
     assert {office.marks(job) for job in jobs} == {"+++"}
     for result in results:
         answered = {report.id for report in result.reports} | set(result.resyncs)

@@ -67,23 +67,93 @@ def test_all_refused_and_354_nevertheless(player: Player, caps: tuple[str, ...])
 
 @pytest.mark.parametrize("offered", [True, False])
 @pytest.mark.parametrize(
-    ("reply", "with_codes", "without"),
+    ("reply", "for_a_mailbox", "for_the_message"),
     [
-        ("550 5.7.1 denied", b"5.7.1", b"5.1.1"),
-        ("550 4.2.1 contradictory", b"5.1.1", b"5.1.1"),
-        ("553 no", b"5.1.3", b"5.1.3"),
-        ("554 5.999.999 far", b"5.999.999", b"5.0.0"),
+        ("550 5.7.1 denied", b"5.7.1", b"5.7.1"),
+        ("550 4.2.1 contradictory", b"5.1.1", b"5.0.0"),
+        ("550 no 5.7.1", b"5.1.1", b"5.0.0"),
+        ("553 no", b"5.1.3", b"5.0.0"),
+        ("554 5.999.999 far", b"5.999.999", b"5.999.999"),
         ("554 5.1.1.1 more", b"5.0.0", b"5.0.0"),
     ],
 )
-def test_enhanced_codes_count_only_where_offered(
-    player: Player, offered: bool, reply: str, with_codes: bytes, without: bytes
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DOT"])
+def test_the_code_of_a_refusal_counts_offered_or_not_and_else_blames_no_mailbox_for_a_message(
+    player: Player, verb: str, offered: bool, reply: str, for_a_mailbox: bytes, for_the_message: bytes
 ) -> None:
     caps = ("ENHANCEDSTATUSCODES",) if offered else ()
-    with sink_for(Script(caps=caps, replies=at("RCPT", reply))) as sink:
+    with sink_for(Script(caps=caps, replies=at(verb, reply))) as sink:
         outcome = player.deliver(sink)
     assert outcome.fates == "EE"
-    assert outcome.reports[0].notary[2].split(b" ")[0] == (with_codes if offered else without)
+    status = player.office.notary(outcome.reports[0])[2].split(b" ")[0]
+    assert status == (for_a_mailbox if verb == "RCPT" else for_the_message)
+
+
+@pytest.mark.parametrize("refusal", ["552 5.5.3 too many recipients", "552 too many recipients", "452 4.5.3 too many"])
+def test_too_many_recipients_with_nobody_accepted_waits(player: Player, refusal: str, caps: tuple[str, ...]) -> None:
+    with sink_for(Script(caps=caps, replies=at("RCPT", refusal))) as sink:
+        assert player.deliver(sink).fates == "DD"
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
+def test_a_server_that_wants_tls_makes_mail_wait_and_the_report_says_why(
+    player: Player, verb: str, caps: tuple[str, ...]
+) -> None:
+    must = "530 5.7.0 Must issue a STARTTLS command first"
+    with sink_for(Script(caps=caps, replies=at(verb, must))) as sink:
+        outcome = player.deliver(sink)
+    assert outcome.fates == "DD"
+    assert must.encode() in outcome.reports[0].message
+    assert outcome.reports[0].message.endswith(b"in clear: no TLS is configured")
+
+
+@pytest.mark.parametrize("end", ["450 4.3.1 later", "550 5.7.1 no", Step("421 4.3.2 bye", Then.CLOSE)], ids=str)
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
+@pytest.mark.parametrize("extensions", [(), ("PIPELINING",), ("CHUNKING",), ("PIPELINING", "CHUNKING")], ids="-".join)
+def test_a_reply_too_many_before_a_refused_content(
+    player: Player, extensions: tuple[str, ...], verb: str, end: str | Step
+) -> None:
+    """Counted one by one, the reply to the last RCPT would be the receipt for the message."""
+    replies = at(verb, "250 ok\r\n250 again", "250 ok") | at("BDAT", end) | at("DOT", end)
+    with sink_for(Script(caps=extensions, replies=replies)) as sink:
+        assert player.deliver(sink).fates == "DD"
+
+
+@pytest.mark.parametrize("then", [Then.CLOSE, Then.RESET])
+@pytest.mark.parametrize("extensions", [(), ("PIPELINING",), ("CHUNKING",), ("PIPELINING", "CHUNKING")], ids="-".join)
+@pytest.mark.parametrize(("reply", "fates"), [("552 5.3.4 too large", "EE"), ("452 4.3.1 no room", "DD")])
+def test_a_refusal_in_the_middle_of_the_content_is_the_answer_to_it(
+    player: Player, reply: str, fates: str, extensions: tuple[str, ...], then: Then
+) -> None:
+    script = Script(caps=extensions, in_content=(50_000, Step(reply, then)), read_pause=0.001)
+    with sink_for(script) as sink:
+        outcome = player.deliver(sink, body="a line that is one of many\n" * 300_000)
+    assert outcome.fates == fates
+    assert outcome.reports[0].message.endswith(reply.encode())
+    assert len(sink.connections) == 1
+
+
+@pytest.mark.parametrize("then", [Then.CLOSE, Then.RESET])
+def test_the_words_of_a_refused_greeting_are_in_the_report(player: Player, then: Then) -> None:
+    replies = at("EHLO", "550 5.7.1 no reverse name") | at("HELO", Step(None, then))
+    with sink_for(Script(replies=replies)) as sink:
+        outcome = player.deliver(sink)
+    assert outcome.fates == "DD"
+    assert b"550 5.7.1 no reverse name" in outcome.reports[0].message
+    with sink_for(Script(banner=Step("220-hello\r\n521 5.3.2 you are listed", Then.CLOSE))) as sink:
+        outcome = player.deliver(sink)
+    assert outcome.fates == "DD"
+    assert b"521 5.3.2 you are listed" in outcome.reports[0].message
+
+
+@pytest.mark.parametrize("reply", ["503 5.5.1 bad sequence", "500 Pipelining not supported"])
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
+def test_a_server_that_minds_pipelining_is_served_one_by_one(player: Player, verb: str, reply: str) -> None:
+    with sink_for(Script(caps=("PIPELINING",), replies=at(verb, reply, "250 ok"))) as sink:
+        assert player.deliver(sink).fates == "OO"
+        assert player.deliver(sink).fates == "OO"
+    assert set(sink.deliveries().values()) == {2}
+    assert not any(c.followed for one in sink.connections for c in one.commands[5:] if c.verb in ("MAIL", "RCPT"))
 
 
 # LMTP: one reply for each accepted recipient

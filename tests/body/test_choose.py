@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from zsmtp.body.encode import Content
+from zsmtp.body.encode import MessageContent
+from zsmtp.body.headers import is_signed
 from zsmtp.body.source import Source
 from zsmtp.body.stored import prepare
-from zsmtp.body.target import Conversion, NonMime8Bit, Refusal, Signed8Bit, Target
+from zsmtp.body.target import ContentRefusal, Conversion, NonMime8Bit, Signed8Bit, Target
 
 RECEIVED = b"Received: by a.example with ESMTP id 1; Sun, 1 Jan 2023 12:00:00 +0000\n"
 AS_STORED = None
@@ -70,6 +73,29 @@ PART_SIGNED = (
     b"--b\nContent-Type: multipart/signed; boundary=s\n\n--s\n\n\xe4\n--s--\n--b--\n",
 )
 FORCED = b"Content-Conversion: forced-qp\n" + mime(b"8bit"), b"\xe4\n"
+FORCED_OCTETS = b"Content-Conversion: forced-qp\n" + OCTETS[0], OCTETS[1]
+FORCED_LONG = b"Content-Conversion: forced-qp\n" + LONG[0], LONG[1]
+NAMED = b"Content-Disposition: attachment; filename=p\xe4.txt\n"
+LONG_BESIDE_ASCII = (  # parts that say more of their octets than is true
+    mime(b"8bit", b"multipart/mixed; boundary=b"),
+    b"--b\nContent-Transfer-Encoding: 8bit\n\nplain\n"
+    b"--b\nContent-Transfer-Encoding: binary\n\nplain, too\n"
+    b"--b\n\n" + LONG[1] + b"--b--\n",
+)
+LONG_BESIDE_ASCII_SENT = (
+    b"--b\nContent-Transfer-Encoding: 7BIT\n\nplain\n"
+    b"--b\nContent-Transfer-Encoding: QUOTED-PRINTABLE\n\nplain, too\n"
+    b"--b\nContent-Transfer-Encoding: QUOTED-PRINTABLE\n\n" + LONG_QP + b"--b--\n"
+)
+LONG_BESIDE_8BIT = (
+    mime(b"binary", b"multipart/mixed; boundary=b"),
+    b"--b\n" + NAMED + b"Content-Transfer-Encoding: 8bit\n\np\xe4iv\xe4\xe4\n"
+    b"--b\n" + NAMED + b"\n" + LONG[1] + b"--b--\n",
+)
+LONG_BESIDE_8BIT_SENT = (
+    b"--b\n" + NAMED + b"Content-Transfer-Encoding: 8bit\n\np\xe4iv\xe4\xe4\n"
+    b"--b\n" + NAMED + b"Content-Transfer-Encoding: QUOTED-PRINTABLE\n\n" + LONG_QP + b"--b--\n"
+)
 WARNINGS = (
     b"X-Warning: Original message contained 8-bit characters, however during\n"
     b"\t   the SMTP transport session the receiving system did not announce\n"
@@ -221,6 +247,35 @@ TABLE = {
         conversion=Conversion.QP,
     ),
     "forced QP, -8": Case(FORCED, MINUS_8),
+    "forced QP, binary, BINARYMIME": Case(
+        FORCED_OCTETS,
+        BINARY,
+        convert(b"base64") + FORCED_OCTETS[0].replace(b"binary", b"BASE64"),
+        b"iVBORw0KGgoA\n",
+        conversion=Conversion.QP,
+    ),
+    "forced QP, long line, BINARYMIME": Case(
+        FORCED_LONG,
+        BINARY,
+        convert(b"quoted-printable") + FORCED_LONG[0].replace(b"7bit", b"QUOTED-PRINTABLE"),
+        LONG_QP,
+        conversion=Conversion.QP,
+    ),
+    "7-bit parts called 8BIT and binary, beside a long line": Case(
+        LONG_BESIDE_ASCII,
+        EIGHT,
+        convert(b"quoted-printable") + mime(b"7BIT", b"multipart/mixed; boundary=b"),
+        LONG_BESIDE_ASCII_SENT,
+        conversion=Conversion.MULTIPART_QP,
+    ),
+    "8-bit parts with 8-bit in their headers, beside a long line": Case(
+        LONG_BESIDE_8BIT,
+        EIGHT,
+        convert(b"quoted-printable") + mime(b"8BIT", b"multipart/mixed; boundary=b"),
+        LONG_BESIDE_8BIT_SENT,
+        b"8BITMIME",
+        conversion=Conversion.MULTIPART_QP,
+    ),
 }
 
 
@@ -228,7 +283,7 @@ TABLE = {
 def test_table(case: Case) -> None:
     header, body = RECEIVED + case.stored[0], case.stored[1]
     content = prepare(header, Source.from_bytes(body)).content(case.target)
-    assert isinstance(content, Content)
+    assert isinstance(content, MessageContent)
     sent = b"".join(content.chunk_blocks())
     wire_header, wire_body = sent[: content.header_size], sent[content.header_size :]
     expected = header if case.header is AS_STORED else case.header
@@ -243,13 +298,13 @@ def test_table(case: Case) -> None:
 # ---------------------------------------------------------------------------- refusals, headers, remarks
 
 
-def content_of(header: bytes, body: bytes, target: Target) -> Content:
+def content_of(header: bytes, body: bytes, target: Target) -> MessageContent:
     content = prepare(header, Source.from_bytes(body)).content(target)
-    assert isinstance(content, Content)
+    assert isinstance(content, MessageContent)
     return content
 
 
-def head_of(content: Content) -> bytes:
+def head_of(content: MessageContent) -> bytes:
     return b"".join(content.chunk_blocks())[: content.header_size].replace(b"\r\n", b"\n").removesuffix(b"\n")
 
 
@@ -257,9 +312,9 @@ def head_of(content: Content) -> bytes:
 def test_signed_8_bit_content_is_refused_if_that_is_wanted(stored: tuple[bytes, bytes]) -> None:
     prepared = prepare(*(stored[0], Source.from_bytes(stored[1])))
     refusal = prepared.content(Target(signed_8bit=Signed8Bit.BOUNCE))
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, ContentRefusal)
     assert refusal.status == "5.6.3"
-    assert isinstance(prepared.content(Target(signed_8bit=Signed8Bit.BOUNCE, eight_bit_mime=True)), Content)
+    assert isinstance(prepared.content(Target(signed_8bit=Signed8Bit.BOUNCE, eight_bit_mime=True)), MessageContent)
 
 
 def test_signed_7_bit_content_with_long_lines_is_never_refused() -> None:
@@ -284,6 +339,47 @@ def test_header_in_the_default_charset() -> None:
 def test_default_charset_that_is_none(named: bytes) -> None:
     content = content_of(b"Subject: \xe4\n", b"x\n", Target(default_charset=named))
     assert head_of(content) == b"Subject: =?UNKNOWN-8BIT?Q?=E4?=\n"
+
+
+@pytest.mark.parametrize(
+    ("stored", "sent"),
+    [
+        ("X-Fäld: wörd\n", b"X-F=C3=A4ld: =?UTF-8?Q?w=C3=B6rd?=\n"),
+        ("ä: b\nSubject: x\n", b"=C3=A4: b\nSubject: x\n"),
+        ("Kopf-Zeile-Ö : x\n y\n", b"Kopf-Zeile-=C3=96 : x\n y\n"),
+        ("kein Feld, ä\n", b"kein Feld, =C3=A4\n"),
+        ("Message-ID: <ü@x>\n", b"Message-ID: <=C3=BC@x>\n"),
+        ("Date: 1 Mär 2025 12:00:00 +0000\n", b"Date: 1 M=C3=A4r 2025 12:00:00 +0000\n"),
+        ("To: <\udce4@b.example>\n", b"To: <=E4@b.example>\n"),
+    ],
+)
+def test_no_8_bit_octet_of_a_header_reaches_a_server_of_seven_bits(stored: str, sent: bytes) -> None:
+    header = stored.encode("utf-8", "surrogateescape")
+    for target in (Target(), MINUS_7):
+        content = content_of(header, b"x\n", target)
+        assert head_of(content) == sent
+        assert (content.facts.eight_bit, content.body_parameter) == (False, None)
+    assert head_of(content_of(header, b"x\n", Target(convert_headers=False))) == header
+    signed = b"DKIM-Signature: v=1; b=x\n" + header
+    assert head_of(content_of(signed, b"x\n", Target())) == signed
+
+
+@given(st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"").replace(b"\r", b"")), max_size=6))
+def test_whatever_a_header_holds_seven_bits_stay_seven_bits(lines: list[bytes]) -> None:
+    header = b"".join(line + b"\n" for line in lines if line.strip())
+    if is_signed(header):
+        return
+    content = prepare(header, Source.from_bytes(b"\xe4\n")).content(Target())
+    assert isinstance(content, ContentRefusal) or not content.facts.eight_bit
+
+
+def test_the_header_of_a_part_has_seven_bits_like_its_content() -> None:
+    part = "Content-Type: text/plain; charset=utf-8\nX-Größe: 1\n\nä\n".encode()
+    body = b"--b\n" + part + b"--b--\n"
+    content = content_of(mime(b"8bit", b"multipart/mixed; boundary=b"), body, Target())
+    sent = b"".join(content.chunk_blocks())
+    assert sent.isascii()
+    assert b"\r\nX-Gr=C3=B6=C3=9Fe: 1\r\n" in sent
 
 
 def test_header_is_not_encoded_with_minus_h() -> None:
@@ -315,7 +411,7 @@ def test_what_is_not_utf8_is_encoded_with_smtputf8_too() -> None:
 def test_address_that_needs_smtputf8() -> None:
     header = "To: jörg@example.net\n".encode()
     refusal = prepare(header, Source.from_bytes(b"x\n")).content(EIGHT)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, ContentRefusal)
     assert refusal.status == "5.6.7"
     assert head_of(content_of(header, b"x\n", Target(convert_headers=False))) == header
     assert head_of(content_of(header, b"x\n", Target(eight_bit_mime=True, smtputf8=True))) == header
@@ -326,6 +422,35 @@ def test_header_lines_that_are_too_long_are_folded() -> None:
     lines = head_of(content).split(b"\n")
     assert max(map(len, lines)) <= 998
     assert b"".join(lines).count(b"<abc@example.org>") == 80
+
+
+LONG_TOKEN = b"References: <" + b"y" * 1000 + b"@example.org>\n"
+
+
+@pytest.mark.parametrize("target", [PLAIN, EIGHT, BINARY, MINUS_8])
+def test_a_header_line_that_cannot_be_folded_is_refused(target: Target) -> None:
+    refusal = prepare(b"Subject: x\n" + LONG_TOKEN, Source.from_bytes(b"x\n")).content(target)
+    assert refusal == ContentRefusal(
+        "5.6.0", "the header field References has a line of over 998 octets that cannot be folded"
+    )
+
+
+def test_a_signed_header_is_never_folded() -> None:
+    for long in (LONG_TOKEN, b"References: " + b"<abc@example.org> " * 80 + b"<z@example.org>\n"):
+        content = content_of(SIGNED[0] + long, b"x\n", EIGHT)
+        assert head_of(content) == SIGNED[0] + long
+        assert "lines of over 998 octets go as they are" in content.remarks
+
+
+def test_a_line_in_the_header_of_a_part_that_cannot_be_folded_is_refused() -> None:
+    parts = b"--b\nX: y\n" + LONG_TOKEN + b"\nplain\n--b--\n"
+    stored = prepare(mime(b"8bit", b"multipart/mixed; boundary=b"), Source.from_bytes(parts))
+    assert isinstance(stored.content(EIGHT), ContentRefusal)
+    folded = content_of(
+        mime(b"7bit", b"multipart/mixed; boundary=b"), b"--b\nX:" + b" y" * 900 + b"\n\nz\n--b--\n", EIGHT
+    )
+    assert b"\r\n\r\nz\r\n" in b"".join(folded.chunk_blocks())
+    assert max(map(len, b"".join(folded.chunk_blocks()).split(b"\r\n"))) <= 998
 
 
 def test_too_many_parts_to_take_apart() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tests.body.receiver import fields, is_wire_clean, leaves, same_leaves
 
-from zsmtp.body.encode import Content
+from zsmtp.body.encode import MessageContent
 from zsmtp.body.headers import is_signed
 from zsmtp.body.source import Source
 from zsmtp.body.stored import Stored, prepare
-from zsmtp.body.target import Refusal, Signed8Bit, Target
+from zsmtp.body.target import ContentRefusal, Signed8Bit, Target
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.eml"))
 SEALED = {"smime-in-list-mail"}  # by a part; the others say so in their header
@@ -39,7 +39,7 @@ def test_every_form_decodes_to_what_is_stored(path: Path) -> None:
     sealed = is_signed(header) or path.stem in SEALED
     for target in TARGETS:
         content = prepared.content(target)
-        assert isinstance(content, Content)
+        assert isinstance(content, MessageContent)
         sent = b"".join(content.chunk_blocks())
         assert len(sent) == content.size
         assert same_leaves(message, sent), (leaves(message), leaves(sent))
@@ -61,7 +61,7 @@ def test_every_form_decodes_to_what_is_stored(path: Path) -> None:
 def test_seven_bit_everywhere_if_signatures_may_break(path: Path) -> None:
     _, message, prepared = stored(path)
     content = prepared.content(Target(signed_8bit=Signed8Bit.CONVERT))
-    assert isinstance(content, Content)
+    assert isinstance(content, MessageContent)
     sent = b"".join(content.chunk_blocks())
     assert sent.isascii()
     assert same_leaves(message, sent)
@@ -73,8 +73,8 @@ def test_signed_8_bit_content_is_refused_if_that_is_wanted(path: Path) -> None:
     content = prepared.content(Target(signed_8bit=Signed8Bit.BOUNCE))
     sealed = is_signed(header) or path.stem in SEALED
     body = message.partition(b"\n\n")[2]
-    assert isinstance(content, Refusal) == (sealed and not body.isascii())
-    if isinstance(content, Refusal):
+    assert isinstance(content, ContentRefusal) == (sealed and not body.isascii())
+    if isinstance(content, ContentRefusal):
         assert content.status == "5.6.3"
 
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zsmtp.body.encode import KEEP_LIMIT, Content, Facts, as_stored, examine
+from zsmtp.body.encode import KEEP_LIMIT, Facts, MessageContent, as_stored, examine
 from zsmtp.body.source import Source
 from zsmtp.errors import ContentError
 
 
-def prepare(header: bytes, source: Source) -> Content:
+def prepare(header: bytes, source: Source) -> MessageContent:
     return as_stored(examine(header, source), source)
 
 
@@ -159,7 +159,7 @@ def test_memory_does_not_grow_with_the_message() -> None:
     assert peak < 8 * 1024 * 1024
 
 
-def large_content(body: bytes) -> tuple[Content, BytesIO]:
+def large_content(body: bytes) -> tuple[MessageContent, BytesIO]:
     file = BytesIO(body)
     return prepare(HEADER, Source(file, 0, len(body))), file
 

@@ -14,6 +14,8 @@ from zsmtp.body.tlsrequired import tls_is_optional
         b"Subject: x\nTLS-Required:No\nTo: y\n",
         b"tls-required:\tnO  \n",
         b"From: a\r\nTLS-Required: no (please)\r\n",
+        b"TLS-Required:\n No\n",
+        b"no field\nTLS-Required : No\n",
     ],
 )
 def test_said(header: bytes) -> None:

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.body.receiver import text
 
-from zsmtp.body.words import encode_header, fold_long_lines
+from zsmtp.body.words import encode_header
 
 PIECES = ["größer", "plain", "日本語", "(so)", "é", "=?utf-8?q?=C3=B6?=", "a" * 90, "ж" * 40, "=", "?", "_", "\\", "𠮷"]
 PHRASES = ["Jörg", "plain", "日本語", '"Ö, (x)"', '"a b"', "é.", "(Büro (ö) b)", "ж" * 40]
@@ -81,6 +81,7 @@ def assert_well_folded(encoded: bytes) -> None:
             "To: =?UTF-8?Q?=C3=84?=: a@b.example, =?UTF-8?Q?=C3=96?= <c@d.example>;\n",
         ),
         ("To: a@exämple.org, <b@ä.example>\n", "To: a@xn--exmple-cua.org, <b@xn--4ca.example>\n"),
+        ("To: a@ＭＸ。Ä.example, <b@ｘ．example>\n", "To: a@mx.xn--4ca.example, <b@x.example>\n"),
         ("Received: from x (ä) by y; z\n", "Received: from x (=?UTF-8?Q?=C3=A4?=) by y; z\n"),
         ("Keywords: ä, b\n", "Keywords: =?UTF-8?Q?=C3=A4?=, b\n"),
         ('Content-Type: a/b; name="ä "; c=d\n', "Content-Type: a/b;\n\tname*=UTF-8''%C3%A4%20; c=d\n"),
@@ -133,26 +134,8 @@ def test_long_file_name_in_sections() -> None:
     assert all(len(line) <= 76 for line in encoded.split(b"\n"))
 
 
-@pytest.mark.parametrize("character", [b" ", b"\t"])
-def test_long_lines_are_folded_at_blanks(character: bytes) -> None:
-    block = b"X: " + character.join([b"y" * 100] * 30) + b"\n"
-    folded = fold_long_lines(block)
-    assert folded.replace(b"\n" + character, character) == block
-    assert all(len(line) <= 998 for line in folded.split(b"\n"))
-
-
-def test_long_lines_without_blanks_are_folded_too() -> None:
-    folded = fold_long_lines(b"X: " + b"y" * 5000 + b"\n")
-    assert all(0 < len(line.strip()) <= 998 for line in folded.rstrip(b"\n").split(b"\n"))
-    assert folded.replace(b"\n ", b"").count(b"y") == 5000
-
-
-def test_nul_becomes_a_blank() -> None:
-    assert fold_long_lines(b"X: a\0b\n") == b"X: a b\n"
-
-
 @pytest.mark.parametrize("piece", ["(", "ä(", '"', "\\", "<", ",", "=?", "ä ", "(ä", "@", ":", ";", "\t"])
 @pytest.mark.parametrize("name", ["To", "Subject", "Received", "Content-Type"])
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_hostile_fields_cost_no_more_than_others(name: str, piece: str) -> None:
     encode_header(f"{name}: ä{piece * 20_000}\n".encode(), default_charset=b"X", keep_utf8=False)

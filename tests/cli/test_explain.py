@@ -22,9 +22,9 @@ from zsmtp.cli.explainjson import read_plans
 from zsmtp.cli.main import main
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery
-from zsmtp.delivery.outcome import Fate, Verdict
+from zsmtp.delivery.ledger import Ledger
+from zsmtp.delivery.outcome import Disposition, Verdict
 from zsmtp.delivery.pool import Route
-from zsmtp.delivery.report import Ledger
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.answer import Answer, Query
 from zsmtp.dns.destination import DestinationRequest
@@ -90,7 +90,7 @@ def test_delivery_executes_the_plan_that_explain_printed(explain: Run, dns: Name
         driver.run(courier.deliver(route, Delivery(one, Ledger(1, verdicts.__setitem__))))
         driver.run(courier.close(route, "done"))
         sink.wait_until_finished()
-    assert verdicts[0].fate is Fate.DELIVERED
+    assert verdicts[0].fate is Disposition.DELIVERED
     assert verdicts[0].peer is not None
     assert verdicts[0].peer.endpoint == plan.route.candidates[1].endpoint
     assert sink.deliveries() == {b"r0@example.com": 1}
@@ -157,7 +157,7 @@ def test_without_mx(explain: Run, dns: NameServer) -> None:
 
 def test_connecting(explain: Run) -> None:
     with Sink(Script(banner=Step("220 sink ESMTP"))) as sink:
-        status, out, _ = explain("--connect", "--timeout", "5", "--port", str(sink.port), "example.com")
+        status, out, _ = explain("--connect", "--timeout", "60", "--port", str(sink.port), "example.com")
         sink.wait_until_finished()
     assert status == 0
     assert "tried  no connection: Connection refused" in out
@@ -190,7 +190,7 @@ def test_an_interrupt_does_not_wait_for_a_peer(dns: NameServer) -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             sink.wait_for(lambda sink: len(sink.connections) == 1)
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "")
 
 
@@ -328,7 +328,7 @@ def test_a_bad_configuration_says_where(explain: Run, tmp_path: Path) -> None:
 def test_a_trace_of_the_tries(explain: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "try.json"
     with Sink() as sink:
-        arguments = ("--connect", "--timeout", "5", "--port", str(sink.port), "--trace", str(path))
+        arguments = ("--connect", "--timeout", "60", "--port", str(sink.port), "--trace", str(path))
         status, _, err = explain(*arguments, "user@example.com")
         assert (status, err) == (0, "")
         sink.wait_until_finished()

@@ -14,22 +14,22 @@ from tests.tls.certificates import NOW
 from zsmtp.cli.explainjson import explain_document, read_plans
 from zsmtp.cli.explanation import Explanation, destination_of, explain
 from zsmtp.cli.picture import picture, shown_time
-from zsmtp.cli.probe import Recorder, probe_candidate
+from zsmtp.cli.probe import ProbeRecorder, probe_candidate
 from zsmtp.cli.sysexits import Exit
-from zsmtp.cli.terminal import Look
-from zsmtp.cli.tree import draw
 from zsmtp.delivery.attempt import Courier
-from zsmtp.delivery.outcome import Fate
+from zsmtp.delivery.outcome import Disposition
 from zsmtp.delivery.pool import Route
 from zsmtp.delivery.settings import SessionSettings
+from zsmtp.dns.candidates import Endpoint
 from zsmtp.dns.destination import DestinationRequest
-from zsmtp.dns.plan import Endpoint
 from zsmtp.errors import ConfigError, ConnectError
 from zsmtp.net.script import Reaction, Script
 from zsmtp.net.scripted import ScriptedNetwork, Unreachable
+from zsmtp.text.look import Look
+from zsmtp.text.tree import draw
 from zsmtp.tls.certificate import read_certificate
 from zsmtp.tls.chain import TrustAnchors
-from zsmtp.tls.policy import Level, Policy, STSUse
+from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 
 DNS = """
 example.org SECURE
@@ -82,7 +82,7 @@ def network(authority: Authority, dns: str = DNS, **hosts: Script | Unreachable)
     )
 
 
-ASKING = asking(Policy(level=Level.MAY, dane=True), mta_sts=STSUse.ON)
+ASKING = asking(TLSPolicy(level=Level.MAY, dane=True), mta_sts=STSUse.ON)
 
 
 def explained(
@@ -94,7 +94,7 @@ def explained(
         return found
     probes = {}
     for candidate in found.plan.route.candidates:
-        recorder = Recorder(lambda: there.now)
+        recorder = ProbeRecorder(lambda: there.now)
         there._observe = recorder
         probes[candidate.endpoint] = there.run(probe_candidate(found.plan, candidate, settings, recorder))
     return replace(found, probes=probes)
@@ -256,7 +256,7 @@ def test_delivery_executes_the_plan_that_was_printed(authority: Authority) -> No
     elsewhere.courier = Courier(ASKING)
     elsewhere.deliver(message())
     elsewhere.close()
-    assert elsewhere.fates == [Fate.DELIVERED]
+    assert elsewhere.fates == [Disposition.DELIVERED]
     tried = [endpoint for _, endpoint in elsewhere.network.attempts]
     assert tried == [candidate.endpoint for candidate in plan.route.candidates]
     assert "STARTTLS" not in elsewhere.network.connections[0].lines  # DANE was asked for, and it offered no TLS
@@ -332,7 +332,7 @@ def test_a_policy_in_testing_mode_is_told_and_tried(authority: Authority) -> Non
 
 
 def test_a_configuration_that_cannot_be_used_makes_mail_wait(authority: Authority) -> None:
-    def policy_for(destination: str) -> Policy:
+    def policy_for(destination: str) -> TLSPolicy:
         raise ConfigError("policy table:3: no level")
 
     assert ASKING.security is not None

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from zsmtp.cli import progress
-from zsmtp.cli.progress import LARGE, MANY, Bar, Lines, Progress, progress_for
+from zsmtp.cli.progress import LARGE, MANY, Bar, Lines, ProgressDisplay, progress_for
 from zsmtp.events import ContentProgress, ContentSent, ContentStarted
 
 
@@ -20,7 +20,7 @@ class Screen(io.StringIO):
 
 
 def test_octets_of_all_connections_and_transactions_are_counted() -> None:
-    shown = Progress(1000, 2)
+    shown = ProgressDisplay(1000, 2)
     one, other = shown.observer(), shown.observer()
     for hear, octets in ((one, 100), (other, 50), (one, 300)):
         hear(ContentProgress(octets, 500))

@@ -14,12 +14,12 @@ from zsmtp.cli.failure import CommandFailed
 from zsmtp.cli.picture import picture
 from zsmtp.cli.replay import replay
 from zsmtp.cli.sysexits import Exit
-from zsmtp.cli.terminal import Look
-from zsmtp.cli.tree import draw
 from zsmtp.net.script import Reaction, Script, Then
 from zsmtp.net.scripted import Unreachable
 from zsmtp.observers.codec import trace_text
 from zsmtp.observers.document import Trace
+from zsmtp.text.look import Look
+from zsmtp.text.tree import draw
 
 
 def kept(trace: Trace, folder: Path) -> str:

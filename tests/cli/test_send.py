@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.signing.sent import arrived, is_good, written
 from tests.support.nameserver import Failure, NameServer, Zone
 from tests.support.receiver import receiving
 from tests.support.script import Script, Step, Then
@@ -197,7 +198,10 @@ def test_a_login_with_the_secret_from_the_environment_or_a_file(
     with Sink(script) as sink:
         relay = ("--relay", f"127.0.0.1:{sink.port}", "--to", "a@example.com", "--user", "me")
         assert send(letter, *relay)[0] == 0
-        assert send(letter, *relay, "--password-file", str(tmp_path / "secret"))[0] == 0
+        status, _, err = send(letter, *relay, "--password-file", str(tmp_path / "secret"))
+        assert (status, err.count("every user of this machine can read this secret")) == (0, 1)
+        assert err.startswith(f"zsmtp send: {tmp_path}/secret: ")
+        (tmp_path / "secret").chmod(0o600)
         url = ("--relay", f"smtp://me@127.0.0.1:{sink.port}", "--to", "a@example.com")
         assert send(letter, *url)[0] == 0
         assert send(letter, *url, "--password-file", str(tmp_path / "secret"))[0] == 0
@@ -212,6 +216,23 @@ def test_a_login_with_the_secret_from_the_environment_or_a_file(
     logins = [line for one in sink.connections for line in one.lines if line.startswith(b"AUTH")]
     assert len(logins) == 4
     assert len(set(logins)) == 1
+
+
+def test_a_secret_from_elsewhere_leaves_the_rest_of_a_configured_login(send: Run, letter: str, tmp_path: Path) -> None:
+    script = Script(caps=("AUTH PLAIN LOGIN XOAUTH2 OAUTHBEARER",), replies={"AUTH": (Step("235 welcome"),)})
+    (tmp_path / "secret").write_text("a-token\n")
+    config = tmp_path / "zsmtp.toml"
+    with Sink(script) as sink:
+        config.write_text(
+            f'[relay]\nhost = "127.0.0.1"\nport = {sink.port}\n'
+            'login = { user = "me", password_env = "NOT_SET", bearer = true, mechanisms = ["XOAUTH2"] }\n'
+        )
+        known = ("--config", str(config), "--to", "a@example.com", "--password-file", str(tmp_path / "secret"))
+        assert send(letter, *known)[0] == 0
+        assert send(letter, *known, "--user", "me")[0] == 0
+        assert send(letter, *known, "--user", "you")[0] == 0
+    logins = [line.split()[1] for one in sink.connections for line in one.lines if line.startswith(b"AUTH")]
+    assert logins == [b"XOAUTH2", b"XOAUTH2", b"PLAIN"]
 
 
 def test_a_dry_run_connects_to_nobody(send: Run, letter: str, tmp_path: Path) -> None:
@@ -330,6 +351,75 @@ def test_a_dry_run_knows_what_a_message_asks_of_sessions(send: Run, letter: str,
     ]
 
 
+def test_messages_are_signed_by_the_keys_of_the_configuration(send: Run, letter: str, tmp_path: Path) -> None:
+    key = written(tmp_path, "ed")
+    config = tmp_path / "config.toml"
+    table = f'[[dkim]]\ndomain = "example.org"\nselector = "ed"\nkey_file = "{key.key_file}"\n'
+    config.write_text(table)
+    with Sink(Script()) as sink:
+        relay = ("--config", str(config), "--relay", f"127.0.0.1:{sink.port}")
+        assert send(letter, *relay)[0] == 0
+        assert [is_good(message, ["ed"]) for message in arrived(sink)] == [True]
+        _, out, _ = send(letter, *relay, "--dry-run", "--json")
+        for form in json.loads(out)["deliveries"][0]["forms"]:
+            assert "signed by ed._domainkey.example.org (ed25519-sha256)" in form["remarks"]
+            assert form["octets"] > len(LETTER) + 300
+        config.write_text(table.replace("ed.pem", "lost.pem"))
+        for words in ((), ("--dry-run",)):
+            status, out, err = send(letter, *relay, *words)
+            assert (status, out) == (78, "")
+            assert "dkim[0].key_file: " in err
+            assert "lost.pem cannot be read: No such file or directory" in err
+        assert len(sink.connections) == 1
+
+
+def test_a_priority_and_a_time_of_release(send: Run, letter: str) -> None:
+    asked = ("--mt-priority=-2", "--hold-for", "1h30m", "--to", "a@example.com")
+    with Sink(Script(caps=("MT-PRIORITY", "FUTURERELEASE 86400 2030-01-01T00:00:00Z"))) as sink:
+        relay = ("--relay", f"127.0.0.1:{sink.port}")
+        assert send(letter, *relay, *asked)[0] == 0
+        assert send(letter, *relay, "--hold-until", "2029-12-31T23:00Z", "--to", "a@example.com")[0] == 0
+    lines = [line for one in sink.connections for line in one.lines if line.startswith(b"MAIL")]
+    assert lines == [
+        b"MAIL FROM:<me@example.org> MT-PRIORITY=-2 HOLDFOR=5400",
+        b"MAIL FROM:<me@example.org> HOLDUNTIL=2029-12-31T23:00:00Z",
+    ]
+    with Sink(Script()) as sink:
+        status, out, _ = send(letter, "--relay", f"127.0.0.1:{sink.port}", *asked)
+    assert status == 69
+    assert "FUTURERELEASE" in out
+    assert not sink.transactions
+
+
+def test_a_dry_run_knows_what_is_left_out_and_what_would_come_too_early(send: Run, letter: str) -> None:
+    dry = ("--dry-run", "--json", "--relay", "127.0.0.1:1", "--mt-priority", "5")
+    offered, bare = json.loads(send(letter, *dry)[1])["deliveries"][0]["forms"]
+    assert offered["commands"][0][0].endswith(" MT-PRIORITY=5")
+    assert offered["remarks"] == []
+    assert "its priority 5 is left out: no MT-PRIORITY" in bare["remarks"]
+    offered, bare = json.loads(send(letter, *dry, "--hold-for", "60")[1])["deliveries"][0]["forms"]
+    assert offered["commands"][0][0].endswith(" MT-PRIORITY=5 HOLDFOR=60")
+    assert (bare["commands"], len(bare["refused"])) == ([], 1)
+    assert "held back (FUTURERELEASE)" in bare["refused"][0]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--mt-priority", "10"), "priority 10 is not from -9 to 9"),
+        (("--mt-priority", "high"), "argument --mt-priority: invalid int value"),
+        (("--hold-for", "soon"), "'soon' is no duration"),
+        (("--hold-until", "soon"), "not a time: soon"),
+        (("--hold-for", "90000d"), "hold_for: 7776000000.0 is not from 0 to 999999999 seconds"),
+        (("--hold-for", "1h", "--hold-until", "14:30"), "not allowed with argument --hold-for"),
+    ],
+)
+def test_options_that_cannot_be(send: Run, letter: str, words: tuple[str, ...], problem: str) -> None:
+    status, _, err = send(letter, *words)
+    assert status == 64
+    assert problem in err
+
+
 def test_a_dry_run_without_tls_says_that_nothing_would_be_sent(send: Run, letter: str) -> None:
     status, out, _ = send(letter, "--dry-run", "--require-tls", "--relay", "127.0.0.1:1", "--tls", "none")
     assert status == 75
@@ -401,6 +491,8 @@ def test_a_recorded_delivery_is_explained(
         (["/dev/zero"], 65, r"/dev/zero: not a file"),
         (["LETTER", "--to", "nobody"], 65, r".*letter\.eml: recipient nobody: no @ and domain"),
         (["LETTER", "--from", "a b@c"], 65, r".*letter\.eml: sender a b@c: .*"),
+        (["LETTER", "--to", "b@x.example; c@x.example"], 65, r".*letter\.eml: recipient b@x.example; c@x.example: .*"),
+        (["LETTER", "--to", "b@x.example, C <c@x.example>"], 65, r".*letter\.eml: recipient .*: a comma; .*"),
         (["LETTER", "--user", "me"], 64, r"--user goes with --relay"),
         (["LETTER", "--relay", "h", "--password-file", "x"], 64, r"a password without --user"),
         (["LETTER", "--relay", "h:0"], 64, r"relay: port: 0 is not 1 to 65535"),
@@ -419,6 +511,24 @@ def test_what_cannot_be_sent_is_one_line(send: Run, letter: str, arguments: list
     found, out, err = send(*(letter if one == "LETTER" else one for one in arguments))
     assert (found, out) == (status, "")
     assert re.fullmatch(rf"zsmtp send: {line}\n", err), err
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            b"From: a@x.example\nTo: b@x.example c@x.example\n\n",
+            "the field To cannot be read at octet 13 of its value: .*",
+        ),
+        (b"From: a@x.example\nno field\nTo: b@x.example\n\n", "line 2 of the header is no field: 'no field'; .*"),
+    ],
+)
+def test_a_header_that_is_no_envelope(send: Run, tmp_path: Path, content: bytes, line: str) -> None:
+    path = tmp_path / "x.eml"
+    path.write_bytes(content)
+    status, out, err = send(str(path))
+    assert (status, out) == (65, "")
+    assert re.fullmatch(rf"zsmtp send: .*x\.eml: {line}\n", err), err
 
 
 @pytest.mark.parametrize("content", [b"", b"no header here\n", b"\x00\x01\x02", b"\n\nbody"])
@@ -482,7 +592,7 @@ def test_an_interrupt_ends_it_and_everybody_is_told_of(letter: str, tmp_path: Pa
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             sink.wait_for_command("MAIL")
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == ""
     lines = out.splitlines()

@@ -6,7 +6,8 @@ import io
 
 import pytest
 
-from zsmtp.cli.terminal import FILE_WIDTH, MAX_WIDTH, MIN_WIDTH, Look, Style, look_of
+from zsmtp.cli.terminal import FILE_WIDTH, MAX_WIDTH, MIN_WIDTH, look_of
+from zsmtp.text.look import Look, Style
 
 
 class Screen(io.TextIOWrapper):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from zsmtp.cli.main import main
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.problem import TLSProblem
 from zsmtp.tls.tlsrpt import AppliedPolicy, Failure, PolicyType, SessionResult, encode_result, mail_addresses
 
 DAY, NOON = "2026-01-31", 1_769_817_600 + 43200
@@ -32,7 +32,7 @@ def run(*arguments: str) -> int:
 
 
 def test_a_days_reports_are_written_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    failed = replace(RESULT, failure=Failure(Problem.STARTTLS_NOT_SUPPORTED, mx_host="mx.example.org"))
+    failed = replace(RESULT, failure=Failure(TLSProblem.STARTTLS_NOT_SUPPORTED, mx_host="mx.example.org"))
     other = replace(RESULT, domain="posted.example", record="v=TLSRPTv1; rua=https://posted.example/")
     path = results(tmp_path, RESULT, RESULT, failed, other)
     out = tmp_path / "out"

@@ -31,7 +31,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
 
         [relay]
         host = "mail.example.org"
-        login = { user = "ann", password_env = "MAIL_PASSWORD" }
+        login = { user = "ann", password_env = "MAIL_PASSWORD", mechanisms = ["SCRAM-SHA-256", "PLAIN"] }
         tls = { level = "dane-only", min_protocol = "TLSv1.3" }
 
         [direct]
@@ -59,7 +59,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert config.message_timeout == 60.0
     assert config.relay == Relay(
         host="mail.example.org",
-        login=Login(user="ann", password_env="MAIL_PASSWORD"),
+        login=Login(user="ann", password_env="MAIL_PASSWORD", mechanisms=("SCRAM-SHA-256", "PLAIN")),
         tls=TLS(level=Level.DANE_ONLY, min_protocol="TLSv1.3"),
     )
     assert config.relay.real_port == 587
@@ -89,6 +89,14 @@ def test_a_whole_file(tmp_path: Path) -> None:
             "relay.login.password: a secret does not stand here; use password_file or password_env",
         ),
         ("relay = { host = 'x', login = { user = 'u' } }", "relay.login.password: one of password, password_file"),
+        (
+            "relay = { host = 'x', login = { user = 'u', password_env = 'P', mechanisms = ['XOAUTH2'] } }",
+            "relay.login.mechanisms[0]: 'XOAUTH2' is no mechanism for a password: SCRAM-SHA-256-PLUS, ",
+        ),
+        (
+            "relay = { host = 'x', login = { user = 'u', password_env = 'P', mechanisms = 'PLAIN' } }",
+            "relay.login.mechan",
+        ),
         ("relay = { host = 'x', tls = { level = 'strong' } }", "relay.tls.level: strong is not one of none, may, "),
         ("direct.tls.fingerprints = ['00']", "direct.tls.fingerprints[0]: not a SHA-256 or SHA-512 fingerprint"),
         ("direct.tls.level = 'fingerprint'", "direct.tls.fingerprints: they go with level fingerprint"),
@@ -100,6 +108,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("routes.'[192.0.2.1]' = 'smtp://x'", "routes.[192.0.2.1]: not a domain"),
         ("routes.'example.org'.hots = 'x'", "routes.example.org.hots: there is no such key; is host meant?"),
         ("limits.connections = 0", "limits.connections: 0 is less than 1"),
+        ("limits.slow_connections = -1", "limits.slow_connections: -1 is less than 0"),
         ("limits.idle = -1", "limits.idle: -1.0 is not 0 to"),
         ("timeouts.final = 0", "timeouts.final: 0.0 is not more than 0"),
         ("message_timeout = inf", "message_timeout: inf"),
@@ -157,6 +166,9 @@ def test_whatever_stands_in_a_file_is_read_or_refused_by_name(value: Any) -> Non
         ("smtp://mail.example.org:2525/", Relay(host="mail.example.org", port=2525), 2525),
         ("smtps://mail.example.org", Relay(host="mail.example.org", implicit=True), 465),
         ("lmtp://[2001:db8::1]", Relay(host="2001:db8::1", lmtp=True), 24),
+        ("smtp://[fe80::1%25eth0]:2525", Relay(host="fe80::1%eth0", port=2525), 2525),
+        ("smtp://[fe80::1%25br-lan]", Relay(host="fe80::1%br-lan"), 25),
+        ("smtp://[FE80::1%Eth0]", Relay(host="fe80::1%Eth0"), 25),
         ("lmtp:///run/a%20b.sock", Relay(host="/run/a b.sock", lmtp=True), 0),
         (
             "smtp://ann%40example.org:s%3Aecret@mail.example.org",
@@ -171,8 +183,33 @@ def test_urls(url: str, relay: Relay, port: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "shown", "destination"),
+    [
+        ("fe80::1%eth0", "[fe80::1%eth0]:25", "[fe80::1%eth0]"),
+        ("[fe80::1%eth0]", "[fe80::1%eth0]:25", "[fe80::1%eth0]"),
+        ("[2001:db8::1]", "[2001:db8::1]:25", "[2001:db8::1]"),
+        ("192.0.2.1", "192.0.2.1:25", "[192.0.2.1]"),
+        ("mail.example.org", "mail.example.org:25", "mail.example.org"),
+    ],
+)
+def test_the_name_of_a_relay(host: str, shown: str, destination: str) -> None:
+    relay = Relay(host=host)
+    assert (str(relay), relay.destination) == (shown, destination)
+
+
+@pytest.mark.parametrize(
     "url",
-    ["", "mail.example.org", "smtp://", "smtp://h:99999", "smtp://h/path", "smtp://h?x=1", "smtp://u@h", "ftp://h"],
+    [
+        "",
+        "mail.example.org",
+        "smtp://",
+        "smtp://h:99999",
+        "smtp://h/path",
+        "smtp://h?x=1",
+        "smtp://u@h",
+        "ftp://h",
+        "smtp://[::1%25lo]",
+    ],
 )
 def test_urls_that_cannot_be_used(url: str) -> None:
     with pytest.raises(ConfigError):
@@ -236,6 +273,19 @@ def test_where_a_secret_is_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert token.kind is SecretKind.BEARER
     path.write_bytes(b"new\n")
     assert read_login(Login(user="u", password_file=str(path))).secret.reveal() == b"new"
+
+
+def test_a_secret_that_everybody_can_read_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"secret\n")
+    login = Login(user="u", password_file=str(path))
+    path.chmod(0o640)
+    read_login(login)
+    assert caplog.messages == []
+    path.chmod(0o644)
+    read_login(login)
+    read_login(login)
+    assert caplog.messages == [f"{path}: every user of this machine can read this secret; chmod 0600 mends it"]
 
 
 def test_secrets_that_are_not_there(tmp_path: Path) -> None:

@@ -152,7 +152,14 @@ def test_an_interrupt_ends_it_where_a_loop_runs_already(tmp_path: Path) -> None:
             try:
                 sink.wait_for_command("MAIL")
                 process.send_signal(signal.SIGINT)
-                output, _ = process.communicate(timeout=30)
+                output, _ = process.communicate(timeout=60)
             finally:
                 process.kill()
     assert output == "interrupted\n"
+
+
+def test_an_error_has_no_other_one_behind_it() -> None:
+    """That no loop was running is no error, and is not shown as the reason of one."""
+    with pytest.raises(zsmtp.SubmissionError) as caught:
+        zsmtp.deliver(b"x", relay="smtp://localhost:1")
+    assert caught.value.__context__ is None

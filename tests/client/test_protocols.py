@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ssl
 from collections.abc import Callable
@@ -13,7 +14,11 @@ from tests.support.script import Script, Step, Then
 from tests.support.sink import Sink
 
 import zsmtp
+from zsmtp.dns.ip import is_link_local
 from zsmtp.dns.static import StaticResolver
+from zsmtp.net.identity import interface_addresses
+from zsmtp.tls import certificate, facts
+from zsmtp.tls.resume import SessionCache
 
 MESSAGE = b"From: a@example.org\nTo: b@example.net, c@example.net\n\nbody\n"
 
@@ -31,7 +36,7 @@ def test_lmtp_over_a_socket_of_this_machine(tmp_path: Path) -> None:
     script = Script(
         lmtp=True,
         caps=("PIPELINING", "ENHANCEDSTATUSCODES"),
-        replies={"DOT": (Step("250 2.0.0 ok\r\n550 5.2.2 full"),)},
+        replies={"DOT": (Step("250 2.0.0 ok"), Step("550 5.2.2 full"))},
     )
     with Sink(script, unix=path) as sink:
         report = zsmtp.deliver(MESSAGE, relay=f"lmtp://{path}")
@@ -67,6 +72,34 @@ def test_starttls_and_login_at_a_relay_that_is_verified(
     assert protection.required == "verify"
     assert "localhost" in protection.certificate
     assert "geheim" not in str(report.as_dict())
+
+
+def test_a_certificate_is_read_once_for_all_messages_and_a_session_kept_once(
+    server: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a certificate costs as much as a message, and Python's copy of a session as much as a handshake."""
+    read, kept = [], []
+    monkeypatch.setattr(facts, "read_certificate", lambda der: read.append(der) or certificate.read_certificate(der))
+    put = SessionCache.put
+    monkeypatch.setattr(SessionCache, "put", lambda *all: kept.append(all) or put(*all))
+
+    async def main(port: int) -> list[zsmtp.Result]:
+        results = []
+        relay = zsmtp.Relay(host="127.0.0.1", port=port)
+        async with zsmtp.aio.Client(relay=relay) as client:
+            for _ in range(9):
+                results += await client.deliver(MESSAGE)
+        return results
+
+    three_each = {"DOT": (Step("250 ok"), Step("250 ok"), Step("250 ok\r\n421 enough", Then.CLOSE))}
+    with Sink(Script(caps=("STARTTLS",), replies={**STARTTLS, **three_each}), tls=server) as sink:
+        results = asyncio.run(main(sink.port))
+    connections = len(sink.connections)
+    assert {one.tls.certificate.partition(";")[0] for one in results if one.tls is not None} != {""}
+    assert len(results) == 18
+    assert connections >= 3
+    assert len(read) == connections
+    assert len(kept) == 1
 
 
 def test_a_relay_that_cannot_prove_who_it_is_gets_nothing(server: ssl.SSLContext) -> None:
@@ -121,3 +154,43 @@ def test_tls_from_the_first_octet(server: ssl.SSLContext, ca_file: str) -> None:
     assert report.ok
     assert report.results[0].tls is not None
     assert receiver.messages[0].rcpt_tos == ["b@example.net", "c@example.net"]
+
+
+# ---------------------------------------------------------- addresses with a zone
+
+
+@pytest.fixture(scope="module")
+def link_local() -> str:
+    """A link-local address of this machine with its zone."""
+    for found in interface_addresses():
+        if found.usable and ":" in found.address and is_link_local(found.address):
+            return f"{found.address}%{found.interface}"
+    pytest.skip("no interface of this machine has a link-local IPv6 address")
+
+
+@pytest.mark.parametrize("mark", ["%", "%25"])
+def test_a_relay_on_the_link(mark: str, link_local: str) -> None:
+    """RFC 4007 11: without its zone the address leads nowhere."""
+    with Sink(host=link_local) as sink:
+        report = zsmtp.deliver(MESSAGE, relay=f"smtp://[{link_local.replace('%', mark)}]:{sink.port}")
+    assert report.ok
+    server = report.results[0].server
+    assert server is not None
+    assert (server.host, server.address, server.port) == (link_local, link_local, sink.port)
+    hello = sink.connections[0].lines[0].decode()
+    assert "%" not in hello, "the zone is this machine's affair"
+
+
+def test_a_connection_from_an_address_with_a_zone(link_local: str) -> None:
+    with Sink(host=link_local) as sink:
+        config = zsmtp.Config(local_address=f"[{link_local}]")
+        report = zsmtp.deliver(MESSAGE, relay=zsmtp.Relay(host=link_local, port=sink.port), config=config)
+    assert report.ok
+    assert report.results[0].server is not None
+    assert report.results[0].server.local[0] == link_local.partition("%")[0]
+
+
+def test_a_zone_that_is_no_interface_here() -> None:
+    report = zsmtp.deliver(MESSAGE, relay="smtp://[fe80::1%25nowhere0]:2525")
+    assert {result.fate.value for result in report} == {"deferred"}
+    assert [one.problem for one in report.results[0].attempts] == ["No such device"]

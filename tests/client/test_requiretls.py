@@ -14,7 +14,8 @@ from tests.tls.certificates import Issued, issue
 import zsmtp
 from zsmtp.client.config import TLS, Config, Level, Relay
 from zsmtp.client.message import Letter
-from zsmtp.proto.plan import SenderWish
+from zsmtp.proto.mailoptions import MailOptions
+from zsmtp.proto.plan import TLSDemand
 
 ADDRESS = "127.4.6.1"
 LETTER = b"From: ann@example.org\nTo: bob@example.net\nSubject: s\n\nbody\n"
@@ -53,6 +54,6 @@ def test_what_becomes_of_a_message_that_requires_tls(
 
 def test_what_a_letter_asks_for() -> None:
     optional = b"TLS-Required: No\n" + LETTER
-    assert Letter(LETTER).wish is SenderWish.NONE
-    assert Letter(optional).wish is SenderWish.TLS_OPTIONAL
-    assert Letter(optional, require_tls=True).wish is SenderWish.REQUIRETLS
+    assert Letter(LETTER).wish is TLSDemand.NONE
+    assert Letter(optional).wish is TLSDemand.TLS_OPTIONAL
+    assert Letter(optional, options=MailOptions(require_tls=True)).wish is TLSDemand.REQUIRETLS

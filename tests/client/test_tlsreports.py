@@ -20,7 +20,7 @@ import zsmtp
 from zsmtp.cli.main import main
 from zsmtp.dns.static import StaticResolver
 from zsmtp.net import reportsink
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.problem import TLSProblem
 from zsmtp.tls.tlsrpt import SessionResult, decode_result
 
 ADDRESS = "127.4.6.2"
@@ -65,7 +65,7 @@ def test_of_what_a_program_delivered_a_report_is_made(
     good, bad = read(tmp_path)
     assert good.failure is None
     assert bad.failure is not None
-    assert (bad.failure.problem, bad.failure.receiving_ip) == (Problem.STARTTLS_NOT_SUPPORTED, ADDRESS)
+    assert (bad.failure.problem, bad.failure.receiving_ip) == (TLSProblem.STARTTLS_NOT_SUPPORTED, ADDRESS)
     assert main(["tlsrpt", "--domain", "example.org", "--output", str(tmp_path), str(tmp_path / "tlsrpt")]) == 0
     domain, address, file = capsys.readouterr().out.rstrip().split("\t")
     assert (domain, address) == ("example.net", "https://reports.example.net/v1")
@@ -90,7 +90,7 @@ def test_results_go_to_a_collector(tmp_path: Path) -> None:
     path = tmp_path / "collector"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as collector, sink(tmp_path, CLEAR) as there:
         collector.bind(str(path))
-        collector.settimeout(10)
+        collector.settimeout(60)
         assert zsmtp.deliver(LETTER, config=config(there, path)).ok
         assert json.loads(collector.recv(65536))["d"] == "example.net"
 

@@ -12,7 +12,7 @@ from tests.support.receiver import receiving
 import zsmtp
 from zsmtp.events import Event
 from zsmtp.observers.codec import load_trace
-from zsmtp.observers.document import Exchange
+from zsmtp.observers.document import ExchangeItem
 
 MESSAGE = b"From: a@example.org\nSubject: x\n\nhello\n"
 
@@ -32,7 +32,7 @@ def test_one_delivery_one_file_to_the_last_word(tmp_path: Path) -> None:
     assert report.ok
     trace = load_trace(path)
     assert [recipient.fate for recipient in trace.recipients] == ["delivered"]
-    assert [item.phase for item in trace.items if isinstance(item, Exchange)][-1] == "QUIT"
+    assert [item.phase for item in trace.items if isinstance(item, ExchangeItem)][-1] == "QUIT"
     assert trace.connections[0].port == receiver.port
     assert heard
 

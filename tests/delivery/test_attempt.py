@@ -3,15 +3,15 @@
 import pytest
 from tests.support.network import CONTENT, World, content_form, message, numbered, run, world
 
-from zsmtp.delivery.outcome import Fate, Level
+from zsmtp.delivery.outcome import Disposition, Scope
 from zsmtp.errors import ContentError
 from zsmtp.events import Closed
-from zsmtp.net.script import Pace, Reaction, Script, Then
+from zsmtp.net.script import Reaction, Script, ServerPace, Then
 from zsmtp.net.scripted import Unreachable
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Recipient
+from zsmtp.proto.plan import ContentForm, EnvelopeRecipient
 
-D, F, L = Fate.DELIVERED, Fate.FAILED, Fate.DEFERRED
+D, F, L = Disposition.DELIVERED, Disposition.FAILED, Disposition.DEFERRED
 CLOSING = Reaction("421 closing")
 GONE = Reaction(b"", Then.CLOSE)
 
@@ -94,7 +94,7 @@ def test_421_after_the_dot_is_a_word_and_leaves_no_doubt() -> None:
 
 def test_a_server_that_goes_away_in_the_content_leaves_no_doubt() -> None:
     big = content_form(b"x" * 500 + b"\r\n", block=50)
-    first = Script(in_content=(100, Reaction(b"", Then.RESET)), write_sizes=(10,), pace=Pace.AT_ONCE)
+    first = Script(in_content=(100, Reaction(b"", Then.RESET)), write_sizes=(10,), pace=ServerPace.AT_ONCE)
     there = run(first, Script(), one=message(content=big))
     assert there.fates == [D]
     assert not there.network.connections[0].acceptances
@@ -239,12 +239,12 @@ def test_a_bad_sender_and_a_message_too_large_are_refused_without_a_transaction(
     assert [str(verdict.status) for verdict in there.verdicts[0]] == ["5.1.7"]
     assert verbs(there) == ["EHLO", "QUIT"]
     there = run(Script(keywords=("SIZE 20",)), one=message(*numbered(2)))
-    assert [(str(v.status), v.fate, v.level) for v in there.verdicts[0]] == [("5.3.4", F, Level.MESSAGE)] * 2
+    assert [(str(v.status), v.fate, v.level) for v in there.verdicts[0]] == [("5.3.4", F, Scope.MESSAGE)] * 2
     assert verbs(there) == ["EHLO", "QUIT"]
 
 
 def test_a_parameter_that_cannot_be_sent_is_refused_and_not_raised() -> None:
-    there = run(Script(keywords=("DSN",)), one=message(Recipient(b"r@example.org", notify=b"SUCCESS\r\nDATA")))
+    there = run(Script(keywords=("DSN",)), one=message(EnvelopeRecipient(b"r@example.org", notify=b"SUCCESS\r\nDATA")))
     assert [(str(v.status), v.fate) for v in there.verdicts[0]] == [("5.5.4", F)]
     assert verbs(there) == ["EHLO", "QUIT"]
 

@@ -9,13 +9,14 @@ import pytest
 from tests.support.network import World, message, world
 
 from zsmtp.delivery.envelope import Delivery
-from zsmtp.delivery.outcome import Fate, Verdict
-from zsmtp.delivery.report import Ledger
+from zsmtp.delivery.ledger import Ledger
+from zsmtp.delivery.outcome import Disposition, Verdict
 from zsmtp.delivery.settings import SessionSettings
-from zsmtp.net.script import Pace, Reaction, Script, Then
-from zsmtp.net.scripted import Unreachable
+from zsmtp.effects import Connect, ConnectResult
+from zsmtp.net.script import Reaction, Script, ScriptedConnection, ServerPace, Then
+from zsmtp.net.scripted import ScriptedNetwork, Unreachable
 
-D, F, L = Fate.DELIVERED, Fate.FAILED, Fate.DEFERRED
+D, F, L = Disposition.DELIVERED, Disposition.FAILED, Disposition.DEFERRED
 PIPELINING = ("PIPELINING",)
 CHUNKING = ("PIPELINING", "CHUNKING")
 
@@ -41,7 +42,7 @@ def fly(there: World, count: int, *, recipients: int = 1) -> list[list[Verdict]]
     return [[own[i] for i in range(recipients)] for own in found]
 
 
-def fates(verdicts: list[list[Verdict]]) -> list[Fate]:
+def fates(verdicts: list[list[Verdict]]) -> list[Disposition]:
     return [one.fate for own in verdicts for one in own]
 
 
@@ -76,6 +77,17 @@ def test_without_leave_nothing_rides() -> None:
     there = world(Script(keywords=CHUNKING), settings=settings)
     assert fates(fly(there, 20)) == [D] * 20
     assert flights(there) == 1 + 3 * 20
+
+
+def test_each_session_costs_a_round_trip_more_for_what_it_has_to_show() -> None:
+    """The first content waits for the answers to its envelope; behind a good answer to it nothing does."""
+    there = world([Script(keywords=CHUNKING), Script(keywords=CHUNKING)])
+    for number in range(2):
+        assert fates(fly(there, 1)) == [D]
+        assert flights(there, number) == 3, "EHLO, envelope, content"
+        assert fates(fly(there, 1)) == [D]
+        assert flights(there, number) == 4, "the whole second message"
+        there.close()
 
 
 # --------------------------------------------------------------- refusals in the middle
@@ -143,6 +155,98 @@ def test_silence_to_a_riding_command_is_no_verdict() -> None:
     assert flights(there, 1) == 1 + 2 * 4, "it may have been the riding"
 
 
+class OneOfASegment(ScriptedConnection):
+    """A server that obeys the first command of what it reads, and forgets the rest."""
+
+    def take(self, octets: memoryview, now: float) -> int:
+        if self._content is None:
+            line, end, _ = bytes(octets).partition(b"\r\n")
+            super().take(memoryview(line + end), now)
+            return len(octets)
+        return super().take(octets, now)
+
+
+class Hosts(ScriptedNetwork):
+    """One host whose connections are of a kind of their own."""
+
+    def _connect(self, effect: Connect) -> ConnectResult:
+        endpoint = effect.endpoints[0]
+        self.connections.append(OneOfASegment(endpoint, self._next_host(endpoint), self.now))  # type: ignore[arg-type]
+        return ConnectResult(self.connections[-1], endpoint)
+
+
+def test_a_server_that_forgets_all_but_the_first_command_of_a_segment_is_served_one_by_one() -> None:
+    """Within one message, too: no answer to RCPT comes, whatever is sent ahead."""
+    script = Script(keywords=PIPELINING)
+    there = world(script)
+    there.network.__class__ = Hosts
+    there.network._performers[Connect] = there.network._connect
+    assert fates(fly(there, 1)) == [D]
+    assert len(there.network.connections) == 2
+    waited = there.network.now
+    assert fates(fly(there, 5)) == [D] * 5
+    assert len(there.network.connections) == 2
+    assert there.network.now == waited, "it is remembered: nothing is waited for in vain again"
+
+
+@pytest.mark.parametrize("keywords", [PIPELINING, CHUNKING])
+@pytest.mark.parametrize("recipients", [1, 3])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "503 5.5.1 bad sequence of commands",
+        "500 Pipelining not supported",
+        "550 5.5.0 no PIPELINING please",
+        "450 pipelined",
+    ],
+)
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
+def test_a_server_that_minds_a_command_group_is_served_one_by_one(
+    verb: str, reply: str, recipients: int, keywords: tuple[str, ...]
+) -> None:
+    """Nothing is concluded about the mail; it is sent again at once, on the same connection."""
+    there = world(Script(keywords=keywords, replies={verb: [Reaction(reply), Reaction("250 ok")]}))
+    assert fates(fly(there, 3, recipients=recipients)) == [D] * 3 * recipients
+    (connection,) = there.network.connections
+    assert len([a for a in connection.acceptances if a.reply.startswith(b"2")]) == 3 * recipients
+    again = [octets for _, octets in connection.written][3:]
+    assert all(octets.count(b"\r\n") == 1 for octets in again if octets.startswith((b"MAIL", b"RCPT"))), "one by one"
+
+
+def test_data_out_of_its_place_is_no_verdict() -> None:
+    replies = {"DATA": [Reaction("503 5.5.1 what"), Reaction("354 go")]}
+    assert fates(fly(world(Script(keywords=PIPELINING, replies=replies)), 2)) == [D, D]
+
+
+@pytest.mark.parametrize("keywords", [PIPELINING, CHUNKING])
+def test_503_to_content_that_waited_for_its_turn_is_the_answer_to_it(keywords: tuple[str, ...]) -> None:
+    """It did not run ahead, and is not sent whole a second time at once."""
+    end = [Reaction("503 5.5.1 what"), Reaction("250 ok")]
+    there = world(Script(keywords=keywords, replies={"DOT": end, "BDAT": end}))
+    assert fates(fly(there, 1)) == [L]
+    assert len(there.network.connections[0].acceptances) == 1
+
+
+@pytest.mark.parametrize("keywords", [(), PIPELINING, CHUNKING])
+def test_who_is_served_one_by_one_and_says_503_has_its_mail_wait(keywords: tuple[str, ...]) -> None:
+    there = world(Script(keywords=keywords, replies={"MAIL": [Reaction("503 5.5.1 never")]}))
+    assert fates(fly(there, 2)) == [L, L]
+    assert len(there.network.connections) <= 2, "one more where the second message rode"
+
+
+@pytest.mark.parametrize("keywords", [PIPELINING, CHUNKING])
+def test_503_behind_a_refused_mail_is_what_commands_get(keywords: tuple[str, ...]) -> None:
+    """It says nothing about the peer: the messages that ride on are not held back for it."""
+    replies = {
+        "MAIL": [*[Reaction("250 ok")] * 3, Reaction("550 5.7.1 not you"), Reaction("250 ok")],
+        "RCPT": [*[Reaction("250 ok")] * 3, Reaction("503 5.5.1 MAIL first"), Reaction("250 ok")],
+    }
+    there = world(Script(keywords=keywords, replies=replies))
+    assert fates(fly(there, 12)) == [D] * 3 + [F] + [D] * 8
+    assert len(there.network.connections) == 1
+    assert flights(there) < (16 if keywords == PIPELINING else 10)
+
+
 # ---------------------------------------------------------------------------- broken off
 
 
@@ -167,12 +271,12 @@ def verdicts_in_flight(there: World) -> list[str]:
 
 def test_doubt_about_recipients_not_yet_answered() -> None:
     """Blind content is out before any answer: the recipients without one are in doubt as the accepted ones are."""
-    cut = Script(
-        keywords=CHUNKING, replies={"RCPT": [Reaction("250 ok"), Reaction("550 no"), Reaction(b"", Then.RESET)]}
-    )
+    ok = Reaction("250 ok")
+    cut = Script(keywords=CHUNKING, replies={"RCPT": [ok, ok, ok, ok, Reaction("550 no"), Reaction(b"", Then.RESET)]})
     there = world([cut, Script(keywords=CHUNKING)])
-    (own,) = fly(there, 1, recipients=3)
-    assert [(v.fate, v.in_doubt) for v in own] == [(L, True), (F, False), (L, True)]
+    first, second = fly(there, 2, recipients=3)
+    assert [(v.fate, v.in_doubt) for v in first] == [(D, False)] * 3
+    assert [(v.fate, v.in_doubt) for v in second] == [(L, True), (F, False), (L, True)]
     assert len(there.network.connections) == 1
 
 
@@ -183,6 +287,36 @@ def test_a_server_that_closes_after_a_few_messages_leaves_few_in_doubt(per_conne
     verdicts = fly(world(Script(keywords=CHUNKING, replies={"BDAT": last})), 120)
     assert all(one.fate is D or one.in_doubt for own in verdicts for one in own)
     assert fates(verdicts).count(L) == doubtful
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "RSET", "BDAT"])
+@pytest.mark.parametrize("per_connection", [1, 2, 10])
+@pytest.mark.parametrize("then", [Then.CLOSE, Then.RESET])
+def test_what_was_sent_behind_a_421_is_simply_due_again(per_connection: int, verb: str, then: Then) -> None:
+    """A server that has enough after so many messages, and says so at some command of the next one."""
+    count = per_connection if verb != "RSET" else max(per_connection - 1, 0)
+    closing = Script(
+        keywords=CHUNKING, replies={verb: [Reaction("250 ok")] * count + [Reaction("421 enough for one session", then)]}
+    )
+    there = world(closing)
+    verdicts = fly(there, 60)
+    told = [verdict for own in verdicts for verdict in own]
+    assert not any(verdict.in_doubt for verdict in told)
+    taken = [a.path for c in there.network.connections for a in c.acceptances if a.reply.startswith(b"2")]
+    assert len(taken) == len(set(taken)) == fates(verdicts).count(D)
+    refused = sum(verdict.reply is not None and verdict.reply.code == 421 for verdict in told)
+    if verb == "BDAT":
+        assert fates(verdicts).count(L) == refused > 0, "421 is also a refusal of the content it answers"
+    else:
+        assert fates(verdicts) == [D] * 60
+
+
+def test_a_421_that_comes_unasked_leaves_nothing_in_doubt() -> None:
+    """Behind the last answer, or while the next message is written: nothing of that was read."""
+    last = [Reaction("250 ok"), Reaction("250 ok"), Reaction("250 ok\r\n421 going down", Then.CLOSE)]
+    for keywords in (PIPELINING, CHUNKING):
+        there = world(Script(keywords=keywords, replies={"DOT": last, "RSET": last}))
+        assert fates(fly(there, 12)) == [D] * 12
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
@@ -215,7 +349,7 @@ def test_a_host_that_breaks_off_costs_each_message_one_try() -> None:
 @pytest.mark.parametrize("keywords", [PIPELINING, CHUNKING])
 def test_a_stop_waits_for_those_whose_last_octet_is_out_and_starts_nobody(keywords: tuple[str, ...]) -> None:
     slow = [Reaction("250 ok")] * 2 + [Reaction("250 ok", delay=500.0)]
-    script = Script(keywords=keywords, replies={"DOT": slow, "BDAT": slow}, pace=Pace.PATIENT)
+    script = Script(keywords=keywords, replies={"DOT": slow, "BDAT": slow}, pace=ServerPace.PATIENT)
     there = world(script, stop_at=1100.0)
     verdicts = fly(there, 6)
     taken = {a.path for a in there.network.connections[0].acceptances}

@@ -9,15 +9,15 @@ from tests.support.network import World, message, table, world
 from tests.support.security import SECURED, Authority, asking
 from tests.tls.certificates import NOW
 
-from zsmtp.delivery.outcome import Fate
+from zsmtp.delivery.outcome import Disposition
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.answer import RecordType
 from zsmtp.dns.static import StaticResolver
 from zsmtp.events import Detail
 from zsmtp.net.script import Script
-from zsmtp.proto.plan import SenderWish
+from zsmtp.proto.plan import TLSDemand
 from zsmtp.tls.mtasts import CachedPolicy
-from zsmtp.tls.policy import Level, Policy, STSUse
+from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 
 RECORD = '\n_mta-sts.example.org TXT "v=STSv1; id=1"\nmta-sts.example.org A 192.0.2.80'
 HOST = "mta-sts.example.org"
@@ -32,7 +32,7 @@ def authority() -> Authority:
     return Authority.new()
 
 
-def settings(policy: Policy = Policy(), use: STSUse = STSUse.ON) -> SessionSettings:  # noqa: B008
+def settings(policy: TLSPolicy = TLSPolicy(), use: STSUse = STSUse.ON) -> SessionSettings:  # noqa: B008
     return asking(policy, mta_sts=use)
 
 
@@ -53,7 +53,7 @@ def there(
 def test_enforce_takes_an_exchanger_with_a_true_certificate(authority: Authority) -> None:
     here = there(authority, authority.server("mx0.example.org"), policy=text("enforce", "mx0.example.org"))
     here.deliver(message())
-    assert here.fates == [Fate.DELIVERED]
+    assert here.fates == [Disposition.DELIVERED]
     assert here.network.fetches[0].host == HOST
     assert "MTA-STS policy, mode enforce (fetched)" in [e.text for e in here.heard if isinstance(e, Detail)]
 
@@ -69,7 +69,7 @@ def test_enforce_takes_no_other(what: str, authority: Authority) -> None:
     pattern = "*.other.example" if what == "not listed" else "*.example.org"
     here = there(authority, server, policy=text("enforce", pattern))
     [verdict] = here.deliver(message())
-    assert verdict.fate is Fate.DEFERRED
+    assert verdict.fate is Disposition.DEFERRED
     assert str(verdict.status) == "4.7.5"
     assert not any(line.startswith("MAIL") for c in here.network.connections for line in c.lines)
 
@@ -78,7 +78,7 @@ def test_enforce_goes_on_to_the_exchanger_that_is_listed(authority: Authority) -
     servers = authority.server("mx0.example.org"), authority.server("mx1.example.org")
     here = there(authority, *servers, policy=text("enforce", "mx1.example.org"))
     here.deliver(message())
-    assert here.fates == [Fate.DELIVERED]
+    assert here.fates == [Disposition.DELIVERED]
     assert [c.endpoint.host for c in here.network.connections] == ["mx1.example.org"], "the other is not bothered"
 
 
@@ -87,7 +87,7 @@ def test_enforce_goes_on_to_the_exchanger_that_is_listed(authority: Authority) -
 def test_other_modes_keep_nothing_from_being_delivered(mode: str, name: str, authority: Authority) -> None:
     here = there(authority, authority.server(name), policy=text(mode, "mx0.example.org"))
     here.deliver(message())
-    assert here.fates == [Fate.DELIVERED]
+    assert here.fates == [Disposition.DELIVERED]
 
 
 def test_testing_judges_all_the_same(authority: Authority) -> None:
@@ -104,14 +104,14 @@ def test_all_policies_can_be_taken_as_testing(authority: Authority) -> None:
     chosen = settings(use=STSUse.TESTING)
     here = there(authority, Script(), policy=text("enforce", "mx9.example.org"), chosen=chosen)
     here.deliver(message())
-    assert here.fates == [Fate.DELIVERED]
+    assert here.fates == [Disposition.DELIVERED]
 
 
 def test_a_policy_raises_the_level_of_who_wants_no_tls(authority: Authority) -> None:
-    chosen = settings(Policy(level=Level.NONE))
+    chosen = settings(TLSPolicy(level=Level.NONE))
     here = there(authority, Script(), policy=text("enforce", "*.example.org"), chosen=chosen)
     here.deliver(message())
-    assert here.fates == [Fate.DEFERRED]
+    assert here.fates == [Disposition.DEFERRED]
 
 
 def test_dane_goes_before_mta_sts(authority: Authority) -> None:
@@ -121,10 +121,10 @@ def test_dane_goes_before_mta_sts(authority: Authority) -> None:
     assert leaf is not None
     dns = f"\nexample.org SECURE\n_25._tcp.mx0.example.org TLSA 3 0 0 {leaf.der.hex()}"
     server = Script(keywords=("STARTTLS",), tls=facts)
-    chosen = settings(Policy(dane=True))
+    chosen = settings(TLSPolicy(dane=True))
     here = there(authority, server, policy=text("enforce", "mx9.example.org"), chosen=chosen, dns=dns)
     here.deliver(message())
-    assert here.fates == [Fate.DELIVERED]
+    assert here.fates == [Disposition.DELIVERED]
 
 
 def test_a_policy_host_that_is_gone_keeps_the_policy_that_is_known(authority: Authority) -> None:
@@ -132,14 +132,14 @@ def test_a_policy_host_that_is_gone_keeps_the_policy_that_is_known(authority: Au
     kept = CachedPolicy("example.org", "0", text("enforce", "*.example.org"), fetched=NOW - 1000)
     here.network.policy_cache["example.org"] = kept
     here.deliver(message())
-    assert here.fates == [Fate.DEFERRED]
+    assert here.fates == [Disposition.DEFERRED]
     assert here.network.policy_cache["example.org"].text == kept.text
 
 
 def test_without_a_policy_that_can_be_had_mail_goes(authority: Authority) -> None:
     here = there(authority, Script(), policy=None)
     here.deliver(message())
-    assert here.fates == [Fate.DELIVERED]
+    assert here.fates == [Disposition.DELIVERED]
     here.close()
     here.deliver(message())
     assert len(here.network.fetches) == 1, "a host that failed is left alone for a while"
@@ -160,7 +160,7 @@ def test_a_policy_is_fetched_once(authority: Authority) -> None:
         (settings(), "UNIX:/run/lmtp", True),
         (settings(), "example.org", False),
         (settings(use=STSUse.OFF), "example.org", True),
-        (settings(Policy(level=Level.SECURE, match=("mx.example",))), "example.org", True),
+        (settings(TLSPolicy(level=Level.SECURE, match=("mx.example",))), "example.org", True),
     ],
 )
 def test_who_is_not_asked_for_a_policy(
@@ -178,8 +178,8 @@ def test_who_is_not_asked_for_a_policy(
 def test_tls_required_no_silences_a_policy_for_this_message_only(authority: Authority) -> None:
     server = Script(keywords=("STARTTLS",), tls=SECURED)
     here = there(authority, server, policy=text("enforce", "*.example.org"))
-    here.deliver(message(wish=SenderWish.TLS_OPTIONAL))
-    assert here.fates == [Fate.DELIVERED]
+    here.deliver(message(wish=TLSDemand.TLS_OPTIONAL))
+    assert here.fates == [Disposition.DELIVERED]
     here.close()
     here.deliver(message())
-    assert here.fates == [Fate.DEFERRED]
+    assert here.fates == [Disposition.DEFERRED]

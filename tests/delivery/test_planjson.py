@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.plans import plans
 
-from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.planjson import SCHEMA, parse_plan, plan_document, read_plan
 from zsmtp.delivery.valuejson import MAX_DOCUMENT, MAX_ITEMS
 from zsmtp.dns.answer import MX, TLSA, Answer, Query, RecordType, Status
-from zsmtp.dns.plan import Candidate, Endpoint, Family, NoRoute, Plan
+from zsmtp.dns.candidates import Candidate, Endpoint, Family, NoRoute, Plan
 from zsmtp.errors import ConfigError
-from zsmtp.proto.plan import SenderWish
-from zsmtp.tls.mtasts import CachedPolicy, Mode, PolicyLookup
-from zsmtp.tls.mtasts import Policy as STSPolicy
-from zsmtp.tls.policy import Barred, Level, Policy, Requirement, Source
-from zsmtp.tls.problem import Problem
+from zsmtp.proto.plan import TLSDemand
+from zsmtp.tls.mtasts import CachedPolicy, PolicyLookup, PolicyMode
+from zsmtp.tls.mtasts import STSPolicy as STSPolicy
+from zsmtp.tls.policy import Barred, Level, Requirement, RequirementSource, TLSPolicy
+from zsmtp.tls.problem import TLSProblem
 
 
 @given(plans)
@@ -54,24 +54,24 @@ PLAN = DeliveryPlan(
         notes=("a note",),
         exchangers=("mx1.example.org", "mx2.example.org"),
     ),
-    policy=Policy(level=Level.MAY, dane=True),
+    policy=TLSPolicy(level=Level.MAY, dane=True),
     sts=PolicyLookup(
         "example.org",
-        STSPolicy(Mode.ENFORCE, 86400, ("mx1.example.org",)),
+        STSPolicy(PolicyMode.ENFORCE, 86400, ("mx1.example.org",)),
         "MTA-STS policy, mode enforce (fetched)",
         CachedPolicy("example.org", "1", b"version: STSv1\r\n", 1e9),
     ),
-    wish=SenderWish.NONE,
+    wish=TLSDemand.NONE,
     requirements={
         MX1: Requirement(
             level=Level.DANE,
             reason="TLSA records of mx1.example.org",
-            source=Source.DANE,
+            source=RequirementSource.DANE,
             names=("mx1.example.org",),
             tlsa=(RECORD,),
             server_name="mx1.example.org",
         ),
-        MX2: Barred("mx2.example.org is not listed", Source.MTA_STS, Problem.VALIDATION_FAILURE),
+        MX2: Barred("mx2.example.org is not listed", RequirementSource.MTA_STS, TLSProblem.VALIDATION_FAILURE),
     },
 )
 

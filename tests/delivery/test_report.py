@@ -1,7 +1,7 @@
 import pytest
 
+from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Verdict, from_loss
-from zsmtp.delivery.report import Ledger
 from zsmtp.errors import ConnectionLost, LocalError
 
 VERDICT = from_loss(ConnectionLost("gone"), "", None)

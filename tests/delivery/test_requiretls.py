@@ -11,27 +11,27 @@ from tests.support.network import World, content_form, message, table, world
 from tests.support.security import Authority, asking
 from tests.tls.certificates import NOW
 
+from zsmtp.delivery.backoff import HostBackoff
+from zsmtp.delivery.deliveryplan import may_share
 from zsmtp.delivery.envelope import Delivery
+from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import (
     ConnectFailure,
-    Fate,
-    Level,
+    Disposition,
+    Scope,
     Verdict,
     combine_host_failures,
     from_security,
 )
-from zsmtp.delivery.plan import may_share
-from zsmtp.delivery.report import Ledger
-from zsmtp.delivery.rest import Resting
 from zsmtp.delivery.settings import SessionSettings
-from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.net.script import Reaction, Script, Then
 from zsmtp.net.scripted import Host, Unreachable
-from zsmtp.proto.plan import SenderWish
+from zsmtp.proto.plan import TLSDemand
 from zsmtp.tls.policy import Level as TLSLevel
-from zsmtp.tls.policy import Policy, STSUse
+from zsmtp.tls.policy import STSUse, TLSPolicy
 
-REQUIRED, OPTIONAL, PLAIN = SenderWish.REQUIRETLS, SenderWish.TLS_OPTIONAL, SenderWish.NONE
+REQUIRED, OPTIONAL, PLAIN = TLSDemand.REQUIRETLS, TLSDemand.TLS_OPTIONAL, TLSDemand.NONE
 AUTHORITY = Authority.new()
 NAMES = ("example.org", "mx0.example.org", "mx1.example.org")
 RIDING = ("PIPELINING", "CHUNKING")
@@ -45,7 +45,7 @@ ENFORCE = b"version: STSv1\nmode: enforce\nmx: *.example.org\nmax_age: 604800\n"
 
 def there(*servers: Script, chosen: SessionSettings | None = None, sts: bool = False) -> World:
     dns = table(len(servers)) + (RECORDS if sts else "")
-    settings = chosen or asking(Policy(), mta_sts=STSUse.ON)
+    settings = chosen or asking(TLSPolicy(), mta_sts=STSUse.ON)
     policies = {"mta-sts.example.org": ENFORCE}
     return world(*servers, settings=settings, now=NOW, anchors=AUTHORITY.anchors, dns=dns, policies=policies)
 
@@ -58,7 +58,7 @@ def sent_to(here: World) -> list[int]:
 def test_the_parameter_is_sent_to_who_offers_it() -> None:
     here = there(STRICT)
     here.deliver(message(wish=REQUIRED))
-    assert here.fates == [Fate.DELIVERED]
+    assert here.fates == [Disposition.DELIVERED]
     assert "MAIL FROM:<a@example.net> REQUIRETLS" in here.lines()
     assert here.network.connections[0].lines_in_clear == ["EHLO client.example", "STARTTLS"]
 
@@ -68,14 +68,14 @@ def test_what_is_offered_before_the_handshake_does_not_count() -> None:
     liar = replace(GOOD, replies={"EHLO": [Reaction(ehlo), Reaction("250 server.example")]})
     here = there(liar)
     [verdict] = here.deliver(message(wish=REQUIRED))
-    assert (verdict.fate, str(verdict.status)) == (Fate.FAILED, "5.7.30")
+    assert (verdict.fate, str(verdict.status)) == (Disposition.FAILED, "5.7.30")
     assert not sent_to(here)
 
 
 def test_who_does_not_offer_it_is_left_with_quit_and_the_next_one_tried() -> None:
     here = there(GOOD, STRICT)
     here.deliver(message(wish=REQUIRED))
-    assert here.fates == [Fate.DELIVERED]
+    assert here.fates == [Disposition.DELIVERED]
     assert sent_to(here) == [1]
     assert here.lines(0)[-1] == "QUIT"
 
@@ -83,7 +83,7 @@ def test_who_does_not_offer_it_is_left_with_quit_and_the_next_one_tried() -> Non
 def test_if_nobody_offers_it_the_message_comes_back() -> None:
     here = there(GOOD, GOOD)
     [verdict] = here.deliver(message(wish=REQUIRED))
-    assert (verdict.fate, str(verdict.status), verdict.level) == (Fate.FAILED, "5.7.30", Level.MESSAGE)
+    assert (verdict.fate, str(verdict.status), verdict.level) == (Disposition.FAILED, "5.7.30", Scope.MESSAGE)
     assert here.route.failure is None, "the host is not to blame: others may go there"
 
 
@@ -91,21 +91,21 @@ def test_if_nobody_offers_it_the_message_comes_back() -> None:
 def test_what_an_attacker_can_bring_about_makes_it_wait(servers: tuple[Script, ...]) -> None:
     here = there(*servers)
     [verdict] = here.deliver(message(wish=REQUIRED))
-    assert verdict.fate is Fate.DEFERRED
+    assert verdict.fate is Disposition.DEFERRED
     assert str(verdict.status) == "4.7.10"
     assert not sent_to(here)
 
 
 def test_a_demand_that_fails_can_be_made_an_error() -> None:
-    here = there(CLEAR, chosen=asking(Policy(), failure_is_final=True))
+    here = there(CLEAR, chosen=asking(TLSPolicy(), failure_is_final=True))
     [verdict] = here.deliver(message(wish=REQUIRED))
-    assert (verdict.fate, str(verdict.status)) == (Fate.FAILED, "5.7.10")
+    assert (verdict.fate, str(verdict.status)) == (Disposition.FAILED, "5.7.10")
 
 
 def test_without_any_tls_it_waits_and_nobody_is_bothered() -> None:
     here = world(CLEAR)
     [verdict] = here.deliver(message(wish=REQUIRED))
-    assert (verdict.fate, str(verdict.status)) == (Fate.DEFERRED, "4.7.10")
+    assert (verdict.fate, str(verdict.status)) == (Disposition.DEFERRED, "4.7.10")
     assert not here.network.connections
 
 
@@ -113,7 +113,7 @@ def test_an_open_session_that_is_not_fit_is_ended_first() -> None:
     here = there(GOOD, STRICT)
     here.deliver(message())
     here.deliver(message(wish=REQUIRED))
-    assert here.fates == [Fate.DELIVERED]
+    assert here.fates == [Disposition.DELIVERED]
     here.deliver(message())
     assert sent_to(here) == [0, 1]
     assert len(here.network.connections) == 3, "a session that is more than asked for serves everybody"
@@ -122,9 +122,9 @@ def test_an_open_session_that_is_not_fit_is_ended_first() -> None:
 def test_a_session_opened_for_a_message_that_does_not_mind_serves_no_other() -> None:
     here = there(BAD, sts=True)
     here.deliver(message(wish=OPTIONAL))
-    assert here.fates == [Fate.DELIVERED]
+    assert here.fates == [Disposition.DELIVERED]
     here.deliver(message())
-    assert here.fates == [Fate.DEFERRED]
+    assert here.fates == [Disposition.DEFERRED]
     assert len(here.network.connections[0].acceptances) == 1
 
 
@@ -132,16 +132,24 @@ def test_without_security_a_message_that_does_not_mind_shares_its_session() -> N
     here = world(CLEAR)
     for wish in (OPTIONAL, PLAIN, OPTIONAL):
         here.deliver(message(wish=wish))
-        assert here.fates == [Fate.DELIVERED]
+        assert here.fates == [Disposition.DELIVERED]
     assert len(here.network.connections) == 1
 
 
 def test_only_this_message_is_settled_when_its_session_cannot_be_had() -> None:
-    assert fates(there(GOOD), [PLAIN, REQUIRED, PLAIN]) == [Fate.DELIVERED, Fate.FAILED, Fate.DELIVERED]
-    assert fates(there(GOOD), [REQUIRED, PLAIN, REQUIRED]) == [Fate.FAILED, Fate.DELIVERED, Fate.FAILED]
+    assert fates(there(GOOD), [PLAIN, REQUIRED, PLAIN]) == [
+        Disposition.DELIVERED,
+        Disposition.FAILED,
+        Disposition.DELIVERED,
+    ]
+    assert fates(there(GOOD), [REQUIRED, PLAIN, REQUIRED]) == [
+        Disposition.FAILED,
+        Disposition.DELIVERED,
+        Disposition.FAILED,
+    ]
 
 
-def deliver_all(here: World, wishes: list[SenderWish]) -> list[Verdict]:
+def deliver_all(here: World, wishes: list[TLSDemand]) -> list[Verdict]:
     """Deliver a message for each wish, all at hand to ride; the verdicts. The contents are their numbers."""
     verdicts: dict[int, Verdict] = {}
 
@@ -164,19 +172,19 @@ def deliver_all(here: World, wishes: list[SenderWish]) -> list[Verdict]:
     return [verdicts[number] for number in range(len(wishes))]
 
 
-def fates(here: World, wishes: list[SenderWish]) -> list[Fate]:
+def fates(here: World, wishes: list[TLSDemand]) -> list[Disposition]:
     return [verdict.fate for verdict in deliver_all(here, wishes)]
 
 
 @given(
     servers=st.lists(st.sampled_from([STRICT, GOOD, BAD, CLEAR]), min_size=1, max_size=3),
-    wishes=st.lists(st.sampled_from(list(SenderWish)), min_size=1, max_size=6),
-    policy=st.sampled_from([Policy(), Policy(level=TLSLevel.ENCRYPT), Policy(level=TLSLevel.SECURE)]),
+    wishes=st.lists(st.sampled_from(list(TLSDemand)), min_size=1, max_size=6),
+    policy=st.sampled_from([TLSPolicy(), TLSPolicy(level=TLSLevel.ENCRYPT), TLSPolicy(level=TLSLevel.SECURE)]),
     sts=st.booleans(),
     lifetime=st.sampled_from([0.0, 3600.0]),
 )
 def test_no_message_goes_over_less_than_it_asks_for(
-    servers: list[Script], wishes: list[SenderWish], policy: Policy, sts: bool, lifetime: float
+    servers: list[Script], wishes: list[TLSDemand], policy: TLSPolicy, sts: bool, lifetime: float
 ) -> None:
     names = ("example.org", *(f"mx{i}.example.org" for i in range(3)))
     facts = AUTHORITY.facts(*names)
@@ -198,27 +206,27 @@ def test_no_message_goes_over_less_than_it_asks_for(
                 assert secured
                 assert authentic
     accepted = sorted(int(a.content.split()[1]) for c in here.network.connections for a in c.acceptances)
-    delivered = [number for number, verdict in enumerate(verdicts) if verdict.fate is Fate.DELIVERED]
+    delivered = [number for number, verdict in enumerate(verdicts) if verdict.fate is Disposition.DELIVERED]
     assert accepted == delivered
     reachable = {PLAIN: servers, OPTIONAL: servers, REQUIRED: [s for s in servers if s is STRICT]}
     if policy.level is TLSLevel.MAY and not sts:
-        assert [bool(reachable[wish]) for wish in wishes] == [v.fate is Fate.DELIVERED for v in verdicts]
+        assert [bool(reachable[wish]) for wish in wishes] == [v.fate is Disposition.DELIVERED for v in verdicts]
 
 
 @pytest.mark.parametrize(
     ("other", "shared"),
     [
-        (Policy(), True),
-        (Policy(level=TLSLevel.NONE), True),
-        (Policy(level=TLSLevel.ENCRYPT), False),
-        (Policy(level=TLSLevel.VERIFY), True),
-        (Policy(level=TLSLevel.VERIFY, match=("mx.other.example",)), False),
-        (Policy(level=TLSLevel.SECURE), False),
-        (Policy(level=TLSLevel.DANE_ONLY), False),
+        (TLSPolicy(), True),
+        (TLSPolicy(level=TLSLevel.NONE), True),
+        (TLSPolicy(level=TLSLevel.ENCRYPT), False),
+        (TLSPolicy(level=TLSLevel.VERIFY), True),
+        (TLSPolicy(level=TLSLevel.VERIFY, match=("mx.other.example",)), False),
+        (TLSPolicy(level=TLSLevel.SECURE), False),
+        (TLSPolicy(level=TLSLevel.DANE_ONLY), False),
     ],
 )
-def test_a_session_is_shared_with_another_destination_only_if_it_is_as_safe(other: Policy, shared: bool) -> None:
-    here = there(GOOD, chosen=asking(Policy(level=TLSLevel.VERIFY)))
+def test_a_session_is_shared_with_another_destination_only_if_it_is_as_safe(other: TLSPolicy, shared: bool) -> None:
+    here = there(GOOD, chosen=asking(TLSPolicy(level=TLSLevel.VERIFY)))
     here.deliver(message())
     assert here.route.link is not None
     security = asking(other).security
@@ -244,7 +252,7 @@ MIXED = combine_host_failures([REFUSED], [POLICY])
     ("verdict", "held"), [(POLICY, False), (CONNECTION, True), (MIXED, False)], ids=["policy", "connection", "both"]
 )
 def test_whose_rest_holds_for_mail_with_tls_required_no(verdict: Verdict, *, held: bool) -> None:
-    resting = Resting()
+    resting = HostBackoff()
     resting.remember("example.org", verdict, 0.0)
     assert resting.get("example.org", 1.0) == (verdict.retry_after - 1.0, verdict)
     found = resting.get("example.org", 1.0, OPTIONAL)
@@ -267,9 +275,9 @@ def test_whose_rest_holds_for_mail_with_tls_required_no(verdict: Verdict, *, hel
     ],
 )
 def test_the_verdict_knows_whether_protection_was_among_the_reasons(hosts: list[Host], *, decided: bool) -> None:
-    here = world(*hosts, settings=asking(Policy(level=TLSLevel.ENCRYPT)))
+    here = world(*hosts, settings=asking(TLSPolicy(level=TLSLevel.ENCRYPT)))
     (verdict,) = here.deliver(message())
-    assert verdict.fate is Fate.DEFERRED
+    assert verdict.fate is Disposition.DEFERRED
     assert verdict.tls_decided is decided
     assert here.route.failure == verdict
 
@@ -281,4 +289,4 @@ def test_a_policy_of_the_destination_is_such_a_reason(policy: bytes) -> None:
     here.network.policies["mta-sts.example.org"] = policy
     (verdict,) = here.deliver(message())
     assert verdict.tls_decided
-    assert here.deliver(message(wish=OPTIONAL))[0].fate is Fate.DELIVERED
+    assert here.deliver(message(wish=OPTIONAL))[0].fate is Disposition.DELIVERED

@@ -9,16 +9,16 @@ from tests.support.network import World, address, message, table, world
 from tests.support.security import SECURED, asking
 
 from zsmtp.delivery.attempt import Courier
-from zsmtp.delivery.outcome import ConnectFailure, Fate, combine_host_failures
-from zsmtp.delivery.rest import ADDRESS_REST, MAX_RESTING, MAX_UNREACHED, Resting, Unreached
+from zsmtp.delivery.backoff import ADDRESS_REST, MAX_RESTING, MAX_UNREACHED, AddressBackoff, HostBackoff
+from zsmtp.delivery.outcome import ConnectFailure, Disposition, combine_host_failures
 from zsmtp.delivery.settings import Greeting, SessionSettings
-from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.events import Decision, PlanMade, Remark
 from zsmtp.net.race import OTHER_HOST, SAME_HOST
 from zsmtp.net.script import NEVER, Reaction, Script, Then
 from zsmtp.net.scripted import Host, Unreachable
 from zsmtp.proto.sasl import Credentials, Secret
-from zsmtp.tls.policy import Level, Policy
+from zsmtp.tls.policy import Level, TLSPolicy
 
 DEAD = Unreachable(after=NEVER)  # nothing ever comes back
 SLOW_TO_FAIL = Unreachable("No route to host", after=1.5)
@@ -61,7 +61,7 @@ def test_a_dead_first_exchanger_costs_its_time_once(first: Host, cost: float) ->
         there = world(first, ONE_EACH, Script())
         for _ in range(5):
             there.deliver(message())
-            assert there.fates == [Fate.DELIVERED]
+            assert there.fates == [Disposition.DELIVERED]
             if not remembering:
                 forgetful(there)
         return there.network.now - 1000.0, tried(there)
@@ -111,16 +111,16 @@ NO_HANDSHAKE = replace(SAFE, tls_time=NEVER)
 @pytest.mark.parametrize(
     ("first", "security"),
     [
-        (NO_HANDSHAKE, asking(Policy(level=Level.ENCRYPT), implicit=True)),
-        (NO_HANDSHAKE, asking(Policy(level=Level.ENCRYPT))),
-        (replace(SAFE, replies={"STARTTLS": [Reaction(b"", Then.HANG)]}), asking(Policy(level=Level.ENCRYPT))),
+        (NO_HANDSHAKE, asking(TLSPolicy(level=Level.ENCRYPT), implicit=True)),
+        (NO_HANDSHAKE, asking(TLSPolicy(level=Level.ENCRYPT))),
+        (replace(SAFE, replies={"STARTTLS": [Reaction(b"", Then.HANG)]}), asking(TLSPolicy(level=Level.ENCRYPT))),
     ],
     ids=["in a handshake from the first octet", "in a handshake", "after STARTTLS"],
 )
 def test_silence_on_the_way_to_tls_costs_its_time_once(first: Script, security: SessionSettings) -> None:
     there = world(first, SAFE, settings=security)
     there.deliver(message())
-    assert there.fates == [Fate.DELIVERED]
+    assert there.fates == [Disposition.DELIVERED]
     waited = there.network.now
     assert waited > 1000.0
     assert next_session(there) == [MX1]
@@ -129,16 +129,16 @@ def test_silence_on_the_way_to_tls_costs_its_time_once(first: Script, security: 
 
 def test_silence_in_a_login_costs_its_time_once() -> None:
     someone = Credentials(b"me", Secret(b"word"))
-    settings = asking(Policy(), credentials_for=lambda server, destination: someone, allow_cleartext=True)
+    settings = asking(TLSPolicy(), credentials_for=lambda server, destination: someone, allow_cleartext=True)
     silent = Script(keywords=("AUTH PLAIN",), replies={"AUTH": [Reaction(b"", Then.HANG)]})
     there = world(silent, Script(keywords=("AUTH PLAIN",), replies={"AUTH": [Reaction("235 ok")]}), settings=settings)
     there.deliver(message())
-    assert there.fates == [Fate.DELIVERED]
+    assert there.fates == [Disposition.DELIVERED]
     assert next_session(there) == [MX1]
 
 
 def test_who_works_in_clear_after_silence_in_a_handshake_keeps_the_place() -> None:
-    there = world([NO_HANDSHAKE, Script()], Script(), settings=asking(Policy()))
+    there = world([NO_HANDSHAKE, Script()], Script(), settings=asking(TLSPolicy()))
     there.deliver(message())
     assert tried(there) == [MX0, MX0]
     assert next_session(there) == [MX0]
@@ -146,9 +146,9 @@ def test_who_works_in_clear_after_silence_in_a_handshake_keeps_the_place() -> No
 
 def test_an_address_that_is_silent_in_a_handshake_is_not_asked_under_another_name() -> None:
     names = "\n".join(f"example.org MX {i} mx{i}.example.org\nmx{i}.example.org A 192.0.2.1" for i in range(2))
-    there = world(NO_HANDSHAKE, settings=asking(Policy(level=Level.ENCRYPT)), dns=names)
+    there = world(NO_HANDSHAKE, settings=asking(TLSPolicy(level=Level.ENCRYPT)), dns=names)
     there.deliver(message())
-    assert there.fates == [Fate.DEFERRED]
+    assert there.fates == [Disposition.DEFERRED]
     assert tried(there) == [MX0]
 
 
@@ -185,10 +185,10 @@ def test_a_backup_that_says_nothing_does_not_keep_mail_from_the_primary_that_is_
     there = world([Unreachable(), Script()], tarpit)
     there.deliver(message())
     assert tried(there) == [MX0, MX1], "in one walk everybody has one turn"
-    assert there.fates == [Fate.DEFERRED]
+    assert there.fates == [Disposition.DEFERRED]
     there.network.now += 1.0
     assert next_session(there) == [MX0], "both wait their time out, the order is as planned"
-    assert there.fates == [Fate.DELIVERED]
+    assert there.fates == [Disposition.DELIVERED]
 
 
 # --------------------------------------------------------------------------------------------- and what comes of it
@@ -198,7 +198,7 @@ def test_it_is_tried_last_and_not_never() -> None:
     there = world([Unreachable(), Script()], [Script(), Unreachable()], Unreachable())
     there.deliver(message())
     assert next_session(there) == [MX1, MX2, MX0]
-    assert there.fates == [Fate.DELIVERED]
+    assert there.fates == [Disposition.DELIVERED]
     assert next_session(there) == [MX0], "it works, and nothing is held against it any more"
 
 
@@ -276,7 +276,7 @@ def test_a_single_candidate_is_tried_each_time_and_without_a_look_at_the_clock()
     for _ in range(3):
         there.deliver(message())
     assert tried(there) == [MX0] * 3
-    assert there.fates == [Fate.DELIVERED]
+    assert there.fates == [Disposition.DELIVERED]
     assert not told(there)
 
 
@@ -285,9 +285,9 @@ def test_a_unix_socket_is_tried_each_time() -> None:
     there.network._hosts = {"/run/lmtp": [Unreachable("No such file or directory"), Script(lmtp=True)]}
     there.route.request = replace(there.route.request, destination="UNIX:/run/lmtp", allow_unix=True)
     there.deliver(message())
-    assert there.fates == [Fate.DEFERRED]
+    assert there.fates == [Disposition.DEFERRED]
     there.deliver(message())
-    assert there.fates == [Fate.DELIVERED]
+    assert there.fates == [Disposition.DELIVERED]
 
 
 def test_a_stop_leaves_nothing_behind() -> None:
@@ -332,7 +332,7 @@ def failure(number: int, reason: str = "refused") -> ConnectFailure:
 
 
 def test_the_memory_of_addresses_is_bounded_and_keeps_the_newest() -> None:
-    unreached = Unreached()
+    unreached = AddressBackoff()
     for number in range(MAX_UNREACHED):
         unreached.remember(failure(number), 1.0)
     unreached.remember(failure(0, "again"), 2.0)
@@ -362,12 +362,22 @@ def test_everybody_has_one_turn_in_every_walk(case: tuple[int, list[str]]) -> No
     rested = [name for name in names[:reached] if before[name] == "dead"]
     order = [name for name in names if name not in rested] + rested
     assert found == (order if reached == count else order[: order.index(names[reached]) + 1])
-    assert there.fates == [Fate.DELIVERED if reached < count else Fate.DEFERRED]
+    assert there.fates == [Disposition.DELIVERED if reached < count else Disposition.DEFERRED]
+
+
+def test_a_destination_may_be_tried_before_its_time() -> None:
+    failure = combine_host_failures([ConnectFailure(Endpoint("h", "192.0.2.1", 25, Family.INET), "refused")], [])
+    resting = HostBackoff()
+    resting.remember("one", failure, 0.0)
+    resting.remember("two", failure, 0.0)
+    resting.forget("one")
+    resting.forget("nobody")
+    assert (resting.get("one", 1.0), resting.get("two", 1.0)) == (None, (59.0, failure))
 
 
 def test_a_full_memory_of_resting_destinations_drops_the_oldest_and_none_for_one_it_has() -> None:
     failure = combine_host_failures([ConnectFailure(Endpoint("h", "192.0.2.1", 25, Family.INET), "refused")], [])
-    resting = Resting()
+    resting = HostBackoff()
     for number in range(MAX_RESTING):
         resting.remember(number, failure, float(number) / 1000)
     resting.remember(5, failure, 2.0)

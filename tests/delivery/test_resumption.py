@@ -9,11 +9,11 @@ from tests.support.network import World, message, world
 from tests.support.security import Authority, asking
 from tests.tls.certificates import NOW, issue
 
-from zsmtp.delivery.outcome import Fate
+from zsmtp.delivery.outcome import Disposition
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.events import Remark, Secured
 from zsmtp.net.script import Script
-from zsmtp.tls.policy import Level, Policy
+from zsmtp.tls.policy import Level, TLSPolicy
 
 DAY = 86400.0
 
@@ -24,7 +24,7 @@ def authority() -> Authority:
 
 
 def settings(level: Level = Level.VERIFY) -> SessionSettings:
-    return asking(Policy(level=level), session_lifetime=100 * DAY)
+    return asking(TLSPolicy(level=level), session_lifetime=100 * DAY)
 
 
 def resumed(there: World) -> list[bool]:
@@ -44,12 +44,12 @@ def here(authority: Authority, *servers: Script, chosen: SessionSettings) -> Wor
 def test_a_session_that_was_judged_good_is_resumed(authority: Authority) -> None:
     there = here(authority, authority.server("mx0.example.org"), chosen=settings())
     deliver_twice(there)
-    assert there.fates == [Fate.DELIVERED]
+    assert there.fates == [Disposition.DELIVERED]
     assert resumed(there) == [False, True]
 
 
 def test_without_a_lifetime_nothing_is_resumed(authority: Authority) -> None:
-    there = here(authority, authority.server("mx0.example.org"), chosen=asking(Policy(level=Level.VERIFY)))
+    there = here(authority, authority.server("mx0.example.org"), chosen=asking(TLSPolicy(level=Level.VERIFY)))
     deliver_twice(there)
     assert resumed(there) == [False, False]
     assert there.network.handshakes[0].resumption is None
@@ -58,7 +58,7 @@ def test_without_a_lifetime_nothing_is_resumed(authority: Authority) -> None:
 def test_one_that_was_not_good_is_not(authority: Authority) -> None:
     there = here(authority, authority.server("other.example"), chosen=settings())
     deliver_twice(there)
-    assert there.fates == [Fate.DEFERRED]
+    assert there.fates == [Disposition.DEFERRED]
     assert resumed(there) == [False, False]
 
 
@@ -70,13 +70,13 @@ def test_a_certificate_that_expired_meanwhile_is_found_out(authority: Authority)
     there.close()
     there.network.now += 3 * DAY
     there.deliver(message())
-    assert there.fates == [Fate.DEFERRED]
+    assert there.fates == [Disposition.DEFERRED]
     assert resumed(there) == [False, True]
 
 
 def test_a_session_of_a_looser_requirement_is_not_taken_up(authority: Authority) -> None:
     """What was good enough for anybody may be anybody's."""
-    policies = [Policy(level=Level.ENCRYPT), Policy(level=Level.VERIFY)]
+    policies = [TLSPolicy(level=Level.ENCRYPT), TLSPolicy(level=Level.VERIFY)]
     chosen = settings()
     assert chosen.security is not None
     chosen = replace(chosen, security=replace(chosen.security, policy_for=lambda destination: policies.pop(0)))
@@ -90,7 +90,7 @@ def test_a_server_that_fails_a_resumed_session_gets_a_full_handshake(level: Leve
     """Even where TLS is only wished for: the mail does not go in clear because a ticket was too old."""
     there = here(authority, authority.server("mx0.example.org", resumes=False), chosen=settings(level))
     deliver_twice(there)
-    assert there.fates == [Fate.DELIVERED]
+    assert there.fates == [Disposition.DELIVERED]
     assert resumed(there) == [False, False]
     assert len(there.network.connections) == 3
     assert [c.clear_octets is not None for c in there.network.connections] == [True, False, True]

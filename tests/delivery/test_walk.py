@@ -8,14 +8,15 @@ from functools import cache
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.effort import examples
 from tests.support.network import World, message, world
 from tests.support.security import Authority, asking
 from tests.tls.certificates import NOW
 
-from zsmtp.delivery.outcome import Fate
+from zsmtp.delivery.outcome import Disposition
 from zsmtp.net.script import NEVER, Reaction, Script, Then
 from zsmtp.net.scripted import Host, Unreachable
-from zsmtp.tls.policy import Policy, STSUse
+from zsmtp.tls.policy import STSUse, TLSPolicy
 
 HOSTS = tuple(f"mx{number}.example.org" for number in range(4))
 ADDRESSES = tuple(f"192.0.2.{number}" for number in range(1, 6))
@@ -82,7 +83,7 @@ def there(case: Case) -> World:
         lines = ["version: STSv1", "mode: enforce", *(f"mx: {host}" for host in sorted(case.listed)), "max_age: 604800"]
         policies["mta-sts.example.org"] = "\n".join(lines).encode()
     return world(
-        settings=asking(Policy(), mta_sts=STSUse.ON),
+        settings=asking(TLSPolicy(), mta_sts=STSUse.ON),
         dns="\n".join(names),
         now=NOW,
         anchors=authority().anchors,
@@ -100,7 +101,7 @@ def may_take(case: Case, host: str, life: str) -> bool:
     return life not in BEHAVIOURS and is_listed(case, host) and (case.listed is None or life == host)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(cases)
 def test_nobody_is_lost_nobody_is_asked_twice_and_no_order_gets_around_a_policy(case: Case) -> None:
     here = there(case)
@@ -117,8 +118,8 @@ def test_nobody_is_lost_nobody_is_asked_twice_and_no_order_gets_around_a_policy(
             allowed = [host for host, other in tried if other == one and is_listed(case, host)]
             assert len(allowed) <= 1 or life[one] not in BEHAVIOURS, "another name is tried for its certificate's sake"
         possible = any(may_take(case, host, life[one]) for host, one in case.candidates)
-        assert (here.fates == [Fate.DELIVERED]) is possible
-        if here.fates != [Fate.DELIVERED]:
+        assert (here.fates == [Disposition.DELIVERED]) is possible
+        if here.fates != [Disposition.DELIVERED]:
             reached = {one for _, one in tried}
             wanted = {one for host, one in case.candidates if is_listed(case, host)}
             assert wanted <= reached

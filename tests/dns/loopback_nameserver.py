@@ -118,7 +118,7 @@ def _serve_tcp(tcp: socket.socket, script: Script, server: LoopbackNameServer, s
         with connection:
             if stop.is_set():
                 return
-            connection.settimeout(10)
+            connection.settimeout(30)
             length = int.from_bytes(connection.recv(2), "big")
             query = dns.message.from_wire(connection.recv(length))
             server.queries.append(("tcp", query))

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zsmtp.dns.answer import MX, Answer, Query, RecordType, Status
+from zsmtp.dns.candidates import Family, NoRoute, Plan
 from zsmtp.dns.destination import DestinationRequest, OwnAddresses, exchanger_names, plan_destination
 from zsmtp.dns.ip import is_loopback
-from zsmtp.dns.plan import Family, NoRoute, Plan
 from zsmtp.dns.resolver import carry_out
 from zsmtp.dns.static import StaticResolver
 
@@ -370,6 +370,22 @@ class TestSelfMatch:
         assert failure(plan(zone)) == (PERMANENT, "5.4.6")
         assert failure(plan(zone, own_names=frozenset({"us.example"}))) == (PERMANENT, "5.4.6")
 
+    @pytest.mark.parametrize(
+        "zone",
+        [
+            "example.com MX 10 us.example\nus.example A 192.0.2.99",
+            "example.com MX 10 us.example\nexample.com MX 20 b.example\nb.example A 192.0.2.1\nus.example A 127.0.0.1",
+            "example.com MX 5 gone.example\nexample.com MX 10 us.example\nus.example AAAA ::1",
+            "example.com A 192.0.2.99",
+        ],
+    )
+    def test_mail_that_would_come_back_waits_where_that_is_asked_for(self, zone: str) -> None:
+        refused, waits = plan(zone).failure, plan(zone, loops_wait=True).failure
+        assert refused is not None
+        assert waits == NoRoute(LATER, "4.4.6", refused.text)
+        without_mx = plan("example.com A 127.0.0.1", use_mx=False, loops_wait=True)
+        assert failure(without_mx) == (LATER, "4.4.6")
+
     def test_other_ports_are_exempt(self) -> None:
         zone = "example.com MX 10 us.example\nus.example A 127.0.0.1"
         made = plan(zone, port=2525, own_names=frozenset({"us.example"}))
@@ -504,7 +520,7 @@ def test_whatever_is_answered_the_plan_holds_together(
     known: dict[Query, Answer] = {}
     decision = plan_destination(request)
     made: Plan | None = None
-    effect = next(decision)
+    effect = decision.send(None)
     for _ in range(200):
         if isinstance(effect, OwnAddresses):
             sent: Any = OURS

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from zsmtp.dns.candidates import Family
 from zsmtp.dns.ip import (
     canonical_ip,
+    canonical_scoped_ip,
     format_ip,
     ip_family,
     is_link_local,
@@ -18,7 +20,6 @@ from zsmtp.dns.ip import (
     reverse_name,
     unmapped,
 )
-from zsmtp.dns.plan import Family
 
 addresses = st.ip_addresses()
 near_addresses = st.text("0123456789abcdefABCDEFg:.% ", max_size=46) | addresses.map(str)
@@ -128,3 +129,26 @@ def test_mapped_addresses_lose_their_wrapping() -> None:
 def test_family() -> None:
     assert ip_family("192.0.2.1") is Family.INET
     assert ip_family("::ffff:192.0.2.1") is Family.INET6
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("FE80:0::1%eth0", "fe80::1%eth0"),
+        ("fe80::1%2", "fe80::1%2"),
+        ("febf::1%br-lan", "febf::1%br-lan"),
+        ("fe80::1%Eth0.100", "fe80::1%Eth0.100"),
+        ("fe80::1", "fe80::1"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("fec0::1%eth0", None),
+        ("2001:db8::1%eth0", None),
+        ("169.254.1.1%eth0", None),
+        ("fe80::1%", None),
+        ("fe80::1%eth0%eth1", None),
+        ("fe80::1% eth0", None),
+        ("fe80::1%" + "x" * 16, None),
+        ("%eth0", None),
+    ],
+)
+def test_a_zone_goes_with_a_link_local_address_only(text: str, address: str | None) -> None:
+    assert canonical_scoped_ip(text) == address

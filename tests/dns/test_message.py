@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.dns.loopback_nameserver import reply
 
 from zsmtp.dns.answer import MX, TLSA, WKS, Answer, Query, Record, RecordType, Status
-from zsmtp.dns.message import Question
+from zsmtp.dns.wire import Question
 
 SOA = "com. 900 IN SOA ns.example. admin.example. 1 7200 900 1209600 600"
 

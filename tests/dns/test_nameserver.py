@@ -32,6 +32,8 @@ QUERY = dns.message.make_query("example.com", "A").to_wire()
         ("[2001:db8::53]", NameServer("2001:db8::53")),
         ("[2001:db8::53]:5353", NameServer("2001:db8::53", 5353)),
         ("[fe80::1%eth0]:53", NameServer("fe80::1%eth0")),
+        ("fe80::1%br-lan", NameServer("fe80::1%br-lan")),
+        ("[FE80::1%eth0.100]:5353", NameServer("fe80::1%eth0.100", 5353)),
         ("192.0.2.1%eth0", None),
         ("fe80::1%", None),
         ("fe80::1%a/b", None),
@@ -108,7 +110,7 @@ def test_datagrams_that_are_no_reply_are_waited_past() -> None:
         other_id = bytes([good[0] ^ 1]) + good[1:]
         return [b"", b"x" * 11, other_id, QUERY, good]
 
-    assert dns.message.from_wire(exchange(script, 10)).answer
+    assert dns.message.from_wire(exchange(script, 60)).answer
 
 
 def test_a_flood_of_wrong_datagrams_ends_with_the_deadline() -> None:
@@ -126,12 +128,12 @@ def test_a_closed_port_is_known_at_once() -> None:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     with pytest.raises(ConnectionRefusedError):
-        ask_udp(NameServer("127.0.0.1", port), QUERY, time.monotonic() + 10, time.monotonic)
+        ask_udp(NameServer("127.0.0.1", port), QUERY, time.monotonic() + 60, time.monotonic)
 
 
 def test_a_scope_that_does_not_exist() -> None:
     with pytest.raises(OSError, match=r"address cannot be used|No such device"):
-        ask_udp(NameServer("fe80::1%nosuchif"), QUERY, time.monotonic() + 1, time.monotonic)
+        ask_udp(NameServer("fe80::1%nosuchif"), QUERY, time.monotonic() + 60, time.monotonic)
 
 
 def test_a_stream_in_pieces() -> None:
@@ -139,18 +141,18 @@ def test_a_stream_in_pieces() -> None:
         whole = stream(reply(query, "example.com. 60 IN A 192.0.2.1"))
         return [whole[i : i + 1] for i in range(len(whole))]
 
-    assert dns.message.from_wire(exchange(script, 10, tcp=True)).answer
+    assert dns.message.from_wire(exchange(script, 60, tcp=True)).answer
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 20])
 def test_a_stream_cut_short(size: int) -> None:
     with pytest.raises(ConnectionError):
-        exchange(lambda query, transport: [stream(reply(query))[:size]], 10, tcp=True)
+        exchange(lambda query, transport: [stream(reply(query))[:size]], 60, tcp=True)
 
 
 def test_a_stream_that_belongs_to_another_question() -> None:
     with pytest.raises(ConnectionError, match="another question"):
-        exchange(lambda query, transport: [b"\x00\x0c" + bytes(12)], 10, tcp=True)
+        exchange(lambda query, transport: [b"\x00\x0c" + bytes(12)], 60, tcp=True)
 
 
 def test_a_dripping_server_gets_no_more_than_the_deadline() -> None:

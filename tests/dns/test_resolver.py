@@ -1,12 +1,11 @@
 """The caching resolver and the plain driver of decisions."""
 
-from collections.abc import Generator
 from typing import Any
 
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
-from zsmtp.dns.destination import Effect, OwnAddresses
 from zsmtp.dns.resolver import CachingResolver, carry_out
 from zsmtp.dns.static import StaticResolver
+from zsmtp.effects import OwnAddresses
 
 A = Query("a.example", RecordType.A)
 B = Query("b.example", RecordType.A)
@@ -44,10 +43,10 @@ def test_effects_are_carried_out_in_order() -> None:
             deadlines.append(deadline)
             return Answer(query, Status.NODATA)
 
-    def decision() -> Generator[Effect, Any, list[Any]]:
-        first = yield A
-        own = yield OwnAddresses()
-        second = yield B
+    async def decision() -> list[Any]:
+        first = await A
+        own = await OwnAddresses()
+        second = await B
         return [first.query, own, second.query]
 
     own = frozenset({"192.0.2.1"})
@@ -56,8 +55,7 @@ def test_effects_are_carried_out_in_order() -> None:
 
 
 def test_a_decision_without_effects() -> None:
-    def decision() -> Generator[Effect, Any, str]:
+    async def decision() -> str:
         return "at once"
-        yield A  # what makes it a generator
 
     assert carry_out(decision(), StaticResolver(""), deadline=0.0, own_addresses=frozenset) == "at once"

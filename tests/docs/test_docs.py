@@ -23,9 +23,10 @@ import zsmtp
 ROOT = Path(__file__).parent.parent.parent
 MANUALS = sorted((ROOT / "man").iterdir())
 MODULES = sorted(module.name for module in pkgutil.walk_packages(zsmtp.__path__, "zsmtp."))
-PLAIN = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+PLAIN = {name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "COVERAGE_PROCESS_CONFIG")}
 
 
+@pytest.mark.timeout(600)
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-b", "html", "docs", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=PLAIN)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from drawn import diagram, references, tables
 from drawn.sessions import Order, orders
 from zsmtp.cli.sysexits import Exit
 from zsmtp.proto.phase import Phase
+from zsmtp.queue.notices import Automatic
+from zsmtp.queue.schedule import FailureClass, RetryPolicy
+from zsmtp.queue.states import State
+
+ROOT = Path(__file__).parents[2]
+PROMISES = (ROOT / "docs/topics/queue.rst").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +50,19 @@ def test_tables_have_a_row_for_everything() -> None:
     assert verdicts.count("     - deferred\n") >= 12
 
 
+def test_tables_of_the_queue_have_a_row_for_every_member_and_every_member_its_words() -> None:
+    retries = tables.retry_table()
+    assert retries.count("   * - ") == 1 + len(FailureClass)
+    assert all(f"     - ``{schedule}``\n" in retries for schedule in RetryPolicy().schedules.values())
+    assert set(tables.members(FailureClass)) == set(FailureClass.__members__)
+    assert tables.automatic_table().count("   * - ") == 1 + len(Automatic)
+    rows = tables.notify_table().split("   * - ")
+    assert [row.split() for row in rows[2:4]] == [
+        ["nothing", "-", "yes", "-", "yes", "-", "no", "-", "no", "-", "no"],
+        ["``NEVER``", "-", "no", "-", "no", "-", "no", "-", "no", "-", "no"],
+    ]
+
+
 @pytest.mark.parametrize("name", tables.TLS_TABLES)
 def test_no_row_about_tls_is_weaker_than_what_was_configured(name: str) -> None:
     rows = tables.TLS_TABLES[name]().split("   * - ")[2:]
@@ -57,3 +79,18 @@ def test_a_name_that_leads_nowhere_is_not_found() -> None:
     assert references.exists("zsmtp.delivery.outcome.Verdict.fate")
     assert not references.exists("zsmtp.proto.session.Session.teleport")
     assert not references.exists("zsmtp.no_such_room.at_all")
+
+
+def test_every_state_of_a_recipient_is_told() -> None:
+    assert tables.state_table().count("   * - ") == 1 + len(State)
+
+
+def test_every_promise_of_the_queue_names_tests_that_are_there() -> None:
+    promises = re.split(r"(?m)^\d+\. ", PROMISES)[1:]
+    assert len(promises) == 12
+    for promise in promises:
+        named = re.findall(r":test:`([\w/]+\.py)(?:::(\w+))?`", promise)
+        assert named, promise
+        for file, name in named:
+            text = (ROOT / file).read_text()
+            assert not name or re.search(rf"^def {name}\(", text, re.MULTILINE), (file, name)

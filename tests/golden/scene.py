@@ -54,7 +54,8 @@ def play(capture: Capture, root: Path, dns: NameServer, *extra_flags: str) -> Pl
                 agent.signal(signal.SIGTERM)
             result = agent.finish()
         for sink in sinks.values():
-            if sink.connections and capture.name not in {"cmd_timeout", "sig_term_busy"}:
+            connected = sink.connections or capture.name == "cli_D"  # which is gone before it is accepted
+            if connected and capture.name not in {"cmd_timeout", "sig_term_busy"}:
                 sink.wait_until_finished()
         return Played(office, sinks, control, result, agent.pid)
 

@@ -2,10 +2,11 @@
 # install.sh [DIR]: fetch the mail servers of the interoperation tests from Debian and unpack them below DIR
 # (default: $ZSMTP_INTEROP_DIR, else ~/.cache/zsmtp-interop).
 #
-# Postfix, Exim, OpenSMTPD and Dovecot, NSD and Unbound, with every library they need, go into one small root directory,
-# DIR/root, in which servers.py and zones.py start them. They could not be installed together (each wants to be *the* mail server); unpacked
-# side by side, without their maintainer scripts, they do not meet. Nothing is installed, enabled or changed outside
-# DIR. Packages come from the apt sources of this machine and are checked by apt as always.
+# Postfix, Exim, OpenSMTPD and Dovecot, NSD and Unbound, Sisimai (Perl), which reads bounces, and OpenDKIM, which verifies
+# signatures, with every library they need, go into one small root directory, DIR/root, in which servers.py and zones.py start them. They could not be
+# installed together (each wants to be *the* mail server); unpacked side by side, without their maintainer scripts, they
+# do not meet. Nothing is installed, enabled or changed outside DIR. Packages come from the apt sources of this machine
+# and are checked by apt as always.
 # Needs root on Debian 12. A second run finds everything there and returns at once.
 set -eu
 umask 022
@@ -70,7 +71,7 @@ apt-get -qq update || say "apt-get update complained; going on with the lists it
 # Without an installed system the essential packages must be named; what conflicts is resolved apart. (apt names only
 # what it would have to fetch: asked with an empty cache, it names everything.)
 : > "$apt/wanted"
-for group in "dash coreutils diffutils findutils sed grep libc-bin" "postfix" "dovecot-lmtpd" "exim4-daemon-light" "opensmtpd" "nsd unbound"; do
+for group in "dash coreutils diffutils findutils sed grep libc-bin" "postfix" "dovecot-lmtpd" "exim4-daemon-light" "opensmtpd" "nsd unbound" "libsisimai-perl" "opendkim"; do
     # shellcheck disable=SC2086  # a list of words
     apt-get -qq -y --print-uris -o Dir::Cache::archives="$apt/nothing" install $group > "$apt/uris" || die "$group: not to be had"
     awk '{print $2}' "$apt/uris" >> "$apt/wanted"
@@ -131,7 +132,7 @@ CHROOT
 
 rm -rf --one-file-system "$root"
 mv "$root.new" "$root"
-grep -E '^(postfix|exim4-daemon-light|opensmtpd|dovecot-lmtpd|nsd|unbound)_' "$apt/wanted" |
+grep -E '^(postfix|exim4-daemon-light|opensmtpd|dovecot-lmtpd|nsd|unbound|libsisimai-perl|opendkim)_' "$apt/wanted" |
     sed 's/_[^_]*$//; s/%3a/:/; s/_/ /' > "$dir/versions"
 rm -rf "$apt/lists"
 echo "$edition" > "$dir/edition"

@@ -97,4 +97,4 @@ def test_an_internationalised_sender_where_it_is_not(exchange: Exchange) -> None
     result = exchange.run([message])
     assert exchange.office.marks(message.job) == "-"
     (report,) = result.reports
-    assert report.notary[2].startswith(b"5.6.7")
+    assert exchange.office.notary(report)[2].startswith(b"5.6.7")

@@ -43,7 +43,7 @@ def test_a_refused_recipient_fails_alone(exchange: Exchange) -> None:
     assert [result.fates[message.job.id, offset] for offset in message.job.offsets] == ["ok", "error", "ok"]
     assert exchange.office.marks(message.job) == "+-+"
     (refusal,) = [report for report in result.reports if report.fate == "error"]
-    address, action, status, diagnostic, *_ = refusal.notary
+    address, action, status, diagnostic, *_ = exchange.office.notary(refusal)
     assert (address, action, status[:2]) == (b"nobody@interop.test", b"failed", b"5.")
     assert re.match(rb"smtp; 5\d\d ", diagnostic)
     exchange.assert_stored({"user010": [message], "user011": [message]})
@@ -128,15 +128,16 @@ def test_exim_saw_chunking(exchange: Exchange, listener: Listener) -> None:
 
 @at("postfix", "postfix-data", "postfix-bare", "postfix-starttls", "postfix-smtps")
 def test_postfix_counted_the_commands(exchange: Exchange, listener: Listener) -> None:
-    """Postfix logs at the end of a connection how many commands of each kind it got: no RSET, nothing refused."""
+    """Postfix logs how many commands of each kind it got: RSET behind each chunk and nowhere else, nothing refused."""
     messages = _two_messages(exchange)
     exchange.deliver(messages)
     exchange.assert_stored({"user030": messages, "user031": messages})
     (disconnect,) = exchange.await_log(r": disconnect from \S+ (.*)$")
-    content = "bdat=2" if listener.chunking else "data=2"
+    content = ["bdat=2", "rset=2"] if listener.chunking else ["data=2"]
     starttls = listener.tls is TLS.STARTTLS
     hello = ["ehlo=2", "starttls=1"] if starttls else ["ehlo=1"]
-    assert disconnect[1].split() == [*hello, "mail=2", "rcpt=4", content, "quit=1", f"commands={10 + 2 * starttls}"]
+    total = 10 + 2 * starttls + 2 * listener.chunking
+    assert disconnect[1].split() == [*hello, "mail=2", "rcpt=4", *content, "quit=1", f"commands={total}"]
 
 
 @at("dovecot", "dovecot-unix", "dovecot-starttls", "dovecot-lmtps")

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -19,25 +19,36 @@ from tests.support.script import Script, Step, Then
 from tests.support.sink import Sink, refusing_port
 
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
-from zsmtp.dns.destination import OwnAddresses
+from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.dns.dnspython import DnspythonResolver
-from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.dns.static import StaticResolver
+from zsmtp.effects import (
+    Close,
+    Connect,
+    ConnectResult,
+    Exchange,
+    FetchPolicy,
+    KeepPolicy,
+    OwnAddresses,
+    ReadClock,
+    RecallPolicy,
+    StartTLS,
+    Stream,
+)
 from zsmtp.errors import Interrupted, LocalError, WaitTimeout
 from zsmtp.events import Event, LookupDone, LookupStarted
-from zsmtp.net import waits
+from zsmtp.net import aio, operations
 from zsmtp.net.aio import AsyncDriver, Stop
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, ReadClock, StartTLS, Stream, TLSResult
 from zsmtp.net.stspolicies import PolicyKeeper
 from zsmtp.net.transport import SocketStream
 from zsmtp.proto import command
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import Phase, Timeouts
-from zsmtp.proto.plan import ContentForm, Envelope, Recipient, plan_transaction
-from zsmtp.proto.session import Answer as Heard
+from zsmtp.proto.plan import ContentForm, Envelope, EnvelopeRecipient, plan_transaction
 from zsmtp.proto.session import Lost, Session, SessionEvent
+from zsmtp.proto.session import StepAnswered as Heard
 from zsmtp.tls.context import ContextOptions
-from zsmtp.tls.mtasts import CachedPolicy, FetchedPolicy, FetchPolicy, KeepPolicy, RecalledPolicy, RecallPolicy
+from zsmtp.tls.mtasts import CachedPolicy, FetchedPolicy, RecalledPolicy
 
 T = TypeVar("T")
 
@@ -47,8 +58,9 @@ uvloop.new_event_loop().close()  # the first one opens a pair of descriptors for
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run[Any]]:
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run[Any]]:
     """Run a coroutine; nothing is left of it: no task, callback, descriptor or thread."""
+    monkeypatch.setattr(aio, "GRACE", 30.0)  # threads are waited for, however busy the machine is
     before, threads = sorted(os.listdir("/proc/self/fd")), set(threading.enumerate())
     with asyncio.Runner(loop_factory=request.param) as runner:
 
@@ -66,21 +78,20 @@ def inet(port: int, host: str = "mx.example.org") -> Endpoint:
     return Endpoint(host, "127.0.0.1", port, Family.INET)
 
 
-def perform(effect: object) -> Generator[Any, Any, Any]:
-    return (yield effect)
+async def perform(effect: Any) -> Any:
+    return await effect
 
 
-def talk(stream: Stream, session: Session) -> Generator[Any, Any, list[SessionEvent]]:
+async def talk(stream: Stream, session: Session) -> list[SessionEvent]:
     """All events until the session has nothing left to do."""
     events: list[SessionEvent] = []
-    while (event := (yield Exchange(stream, session))) is not None:
+    while (event := await Exchange(stream, session)) is not None:
         events.append(event)
     return events
 
 
 async def connect(driver: AsyncDriver, *endpoints: Endpoint, stop: Stop | None = None) -> ConnectResult:
-    result: ConnectResult = await driver.run(perform(Connect(endpoints, 20.0)), stop=stop)
-    return result
+    return await driver.run(perform(Connect(endpoints, 20.0)), stop=stop)
 
 
 def new_driver(table: str = "mx.example.org A 192.0.2.1") -> AsyncDriver:
@@ -132,18 +143,18 @@ def test_a_peer_that_stops_reading_until_its_replies_are_read_does_not_lock_up(r
 
     server = threading.Thread(target=serve)
     server.start()
-    session = Session(timeouts=Timeouts(write=20, command=20))
-    recipients = tuple(Recipient(b"r%d@example.org" % i) for i in range(count))
+    session = Session(timeouts=Timeouts(write=60, command=60))
+    recipients = tuple(EnvelopeRecipient(b"r%d@example.org" % i) for i in range(count))
     session.transact(plan_transaction(Envelope(b"", recipients), content_form(), Capabilities(pipelining=True)))
     stream = SocketStream(ours, Family.UNIX)
 
-    def work() -> Generator[Any, Any, int]:
+    async def work() -> int:
         answered = 0
         while answered < count + 1:
-            event = yield Exchange(stream, session)
+            event = await Exchange(stream, session)
             assert isinstance(event, Heard)
             answered += event.step.phase in (Phase.MAIL, Phase.RCPT)
-        yield Close(stream)
+        await Close(stream)
         return answered
 
     async def main() -> int:
@@ -151,7 +162,7 @@ def test_a_peer_that_stops_reading_until_its_replies_are_read_does_not_lock_up(r
 
     assert run(main()) == count + 1
     theirs.shutdown(socket.SHUT_RDWR)
-    server.join(10)
+    server.join(60)
     theirs.close()
 
 
@@ -181,7 +192,7 @@ def test_a_peer_that_takes_all_does_not_keep_others_waiting(run: Run[Any]) -> No
         session = Session(timeouts=Timeouts())
         blocks = [b"x" * 998 + b"\r\n"] * 4000
         form = ContentForm(4_000_000, 0, None, lambda: iter([*blocks, b".\r\n"]), lambda: iter(blocks))
-        session.transact(plan_transaction(Envelope(b"", (Recipient(b"r@example.org"),)), form, Capabilities()))
+        session.transact(plan_transaction(Envelope(b"", (EnvelopeRecipient(b"r@example.org"),)), form, Capabilities()))
         driver = new_driver()
         events = await driver.run(talk(stream, session))
         assert not any(isinstance(event, Lost) for event in events)
@@ -192,7 +203,7 @@ def test_a_peer_that_takes_all_does_not_keep_others_waiting(run: Run[Any]) -> No
     thread = threading.Thread(target=swallow)
     thread.start()
     run(main())
-    thread.join(10)
+    thread.join(60)
     theirs.close()
     assert turns > 3
 
@@ -219,7 +230,7 @@ def silent_connect(monkeypatch: pytest.MonkeyPatch) -> None:
         sock.listen(1)  # it never becomes writable
         return False
 
-    monkeypatch.setattr(waits, "begin_connect", begin)
+    monkeypatch.setattr(operations, "begin_connect", begin)
 
 
 def test_a_stop_ends_connecting(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +257,7 @@ def test_a_stop_waits_for_a_final_reply_unless_it_is_at_once(run: Run[Any]) -> N
         session = Session(timeouts=Timeouts())
         session.command(Phase.EHLO, command.hello(b"EHLO", b"client.example"))
         session.transact(
-            plan_transaction(Envelope(b"", (Recipient(b"r@example.org"),)), content_form(), Capabilities())
+            plan_transaction(Envelope(b"", (EnvelopeRecipient(b"r@example.org"),)), content_form(), Capabilities())
         )
 
         def tell() -> None:
@@ -287,13 +298,13 @@ def test_cancelling_closes_what_is_open(stage: str, run: Run[Any], monkeypatch: 
             released.wait(20)
             return Answer(query, Status.TIMEOUT)
 
-    def work(port: int) -> Generator[Any, Any, None]:
+    async def work(port: int) -> None:
         if stage == "lookup":
-            yield Query("example.org", RecordType.MX)
-        result: ConnectResult = yield Connect((inet(port),), 20.0)
+            await Query("example.org", RecordType.MX)
+        result = await Connect((inet(port),), 20.0)
         if stage == "handshake":
-            yield StartTLS(cast(Stream, result.stream), ContextOptions(), "mx.example.org", 20.0)
-        yield Exchange(cast(Stream, result.stream), Session(timeouts=Timeouts()))
+            await StartTLS(cast(Stream, result.stream), ContextOptions(), "mx.example.org", 20.0)
+        await Exchange(cast(Stream, result.stream), Session(timeouts=Timeouts()))
 
     async def main(port: int) -> None:
         driver = AsyncDriver(Slow)
@@ -315,13 +326,13 @@ def test_cancelling_closes_what_is_open(stage: str, run: Run[Any], monkeypatch: 
                     pass
 
 
-def test_what_a_generator_raises_closes_its_connection(run: Run[Any]) -> None:
-    def work(port: int) -> Generator[Any, Any, None]:
-        yield Connect((inet(port),), 20.0)
-        yield "no effect at all"
+def test_what_an_operation_raises_closes_its_connection(run: Run[Any]) -> None:
+    async def work(port: int) -> None:
+        await Connect((inet(port),), 20.0)
+        raise LocalError("enough")
 
     async def main(port: int) -> None:
-        with pytest.raises(LocalError, match="not an effect"):
+        with pytest.raises(LocalError, match="enough"):
             await new_driver().run(work(port))
 
     with Sink() as sink:
@@ -380,7 +391,7 @@ def test_a_name_server_that_keeps_silent_does_not_outlive_the_driver(run: Run[An
         silent.bind(("127.0.0.1", 0))
 
         async def main() -> float:
-            resolver = DnspythonResolver(f"127.0.0.1:{silent.getsockname()[1]}")
+            resolver = DnspythonResolver(f"127.0.0.1:{silent.getsockname()[1]}", rounds=(90.0,))
             driver = AsyncDriver(lambda: resolver)
             stop = Stop()
             task = asyncio.create_task(driver.run(perform(Query("example.org", RecordType.MX)), stop=stop))
@@ -393,7 +404,7 @@ def test_a_name_server_that_keeps_silent_does_not_outlive_the_driver(run: Run[An
             await asyncio.get_running_loop().shutdown_default_executor()
             return time.monotonic() - began
 
-        assert run(main()) < 2.5  # the first wait for a server alone is 3 s
+        assert run(main()) < 20
 
 
 def test_own_addresses(run: Run[Any]) -> None:
@@ -428,7 +439,7 @@ def test_policies_are_remembered_and_a_fetch_ends_with_the_driver(run: Run[Any],
             assert fetched.problem == "enough"
             began = time.monotonic()
             await driver.aclose()
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20  # the time for a policy is 30 s
 
         run(main())
 
@@ -448,7 +459,7 @@ def test_a_handshake_and_what_is_said_over_it(run: Run[Any]) -> None:
         session = Session(timeouts=Timeouts())
         session.command(Phase.STARTTLS, b"STARTTLS\r\n")
         await driver.run(talk(stream, session))
-        secured: TLSResult = await driver.run(perform(StartTLS(stream, ContextOptions(), "mx.example.org", 20.0)))
+        secured = await driver.run(perform(StartTLS(stream, ContextOptions(), "mx.example.org", 20.0)))
         assert secured.facts is not None
         assert secured.facts.protocol == "TLSv1.3"
         session.command(Phase.EHLO, b"EHLO client.example\r\n")
@@ -467,7 +478,7 @@ def test_a_handshake_that_fails_closes_the_connection(run: Run[Any]) -> None:
         driver = new_driver()
         result = await connect(driver, inet(port))
         effect = StartTLS(cast(Stream, result.stream), ContextOptions(), "mx.example.org", 20.0)
-        failed: TLSResult = await driver.run(perform(effect))
+        failed = await driver.run(perform(effect))
         assert failed.stream is None
         assert "TLS" in failed.error
 
@@ -496,3 +507,49 @@ def test_a_resting_stream_tells_when_its_peer_stirs(run: Run[Any]) -> None:
 
     run(main())
     theirs.close()
+
+
+def test_a_peer_that_sends_octet_by_octet_is_not_looked_at_for_each(
+    run: Run[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply in pieces costs a few looks, whatever the size of the pieces; nothing of it is lost."""
+    looks = 0
+    receive = SocketStream.receive
+
+    def counted(self: SocketStream) -> bytes | None:
+        nonlocal looks
+        looks += 1
+        return receive(self)
+
+    monkeypatch.setattr(SocketStream, "receive", counted)
+    banner = b"220 " + b"x" * 300 + b"\r\n"
+
+    async def main(port: int) -> object:
+        driver = new_driver()
+        connected = await connect(driver, inet(port))
+        assert connected.stream is not None
+        session = Session(timeouts=Timeouts())
+        event = await driver.run(perform(Exchange(connected.stream, session)))
+        await driver.run(perform(Close(connected.stream)))
+        await driver.aclose()
+        return event
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for octet in banner:
+                connection.send(bytes([octet]))
+                time.sleep(0.001)
+            connection.recv(10)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=drip, args=(listener,))
+        server.start()
+        began = time.monotonic()
+        event = run(main(listener.getsockname()[1]))
+        seconds = time.monotonic() - began
+        server.join(60)
+    assert isinstance(event, Heard)
+    assert event.reply.lines == (b"x" * 300,)
+    assert looks < 20 + seconds / aio.LONGEST_PAUSE

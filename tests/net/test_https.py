@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import trustme
 
+import zsmtp
+from zsmtp.effects import FetchPolicy
 from zsmtp.net.https import fetch_policy, pkix_context
-from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.mtasts import FetchedPolicy
+from zsmtp.tls.problem import TLSProblem
 
 HOST = "mta-sts.example.org"
 POLICY = b"version: STSv1\nmode: none\nmax_age: 60\n"
@@ -55,7 +57,7 @@ class Server:
             except OSError:
                 return
             with connection, contextlib.suppress(OSError):
-                connection.settimeout(10)
+                connection.settimeout(30)
                 if self._context is None:
                     assert isinstance(self._talk, bytes)
                     connection.sendall(self._talk)
@@ -81,7 +83,7 @@ class Server:
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 
@@ -102,14 +104,14 @@ def serve(certified: ssl.SSLContext) -> Iterator[Serve]:
 
 
 def get(
-    server: Server, context: ssl.SSLContext, *, host: str = HOST, seconds: float = 20.0, interrupt: int | None = None
+    server: Server, context: ssl.SSLContext, *, host: str = HOST, seconds: float = 60.0, interrupt: int | None = None
 ) -> FetchedPolicy:
     request = FetchPolicy(host, ("127.0.0.1",))
     end = time.monotonic() + seconds
     return fetch_policy(request, context, deadline=end, port=server.port, interrupt=interrupt)
 
 
-def problem(fetched: FetchedPolicy, failure: Problem = Problem.STS_POLICY_FETCH_ERROR) -> str:
+def problem(fetched: FetchedPolicy, failure: TLSProblem = TLSProblem.STS_POLICY_FETCH_ERROR) -> str:
     assert fetched.failure is failure, fetched
     assert fetched.body == b""
     return fetched.problem
@@ -125,6 +127,7 @@ def test_the_policy_comes(serve: Serve, context: ssl.SSLContext) -> None:
     head, *headers = request.decode().split("\r\n")
     assert head == "GET /.well-known/mta-sts.txt HTTP/1.1"
     assert f"host: {HOST}" in [header.lower() for header in headers]
+    assert f"User-Agent: zsmtp/{zsmtp.__version__}" in headers
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_an_answer_in_single_octets(serve: Serve, context: ssl.SSLContext) -> No
 def test_the_next_address_is_tried(serve: Serve, context: ssl.SSLContext) -> None:
     server = serve(OK)
     request = FetchPolicy(HOST, ("127.0.0.2", "127.0.0.1"))
-    assert fetch_policy(request, context, deadline=time.monotonic() + 20, port=server.port).body == POLICY
+    assert fetch_policy(request, context, deadline=time.monotonic() + 60, port=server.port).body == POLICY
 
 
 # ------------------------------------------------------------------- bad answers
@@ -227,12 +230,12 @@ def with_certificate(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 def test_a_certificate_for_another_name(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
     found = failure_with(context, with_certificate(web_authority.issue_cert("www.example.org")))
-    assert "mismatch" in problem(found, Problem.STS_WEBPKI_INVALID).lower()
+    assert "mismatch" in problem(found, TLSProblem.STS_WEBPKI_INVALID).lower()
 
 
 def test_a_certificate_of_an_unknown_authority(context: ssl.SSLContext) -> None:
     stranger = trustme.CA(key_type=trustme.KeyType.ECDSA)
-    problem(failure_with(context, with_certificate(stranger.issue_cert(HOST))), Problem.STS_WEBPKI_INVALID)
+    problem(failure_with(context, with_certificate(stranger.issue_cert(HOST))), TLSProblem.STS_WEBPKI_INVALID)
 
 
 def test_an_expired_certificate(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
@@ -241,7 +244,7 @@ def test_an_expired_certificate(web_authority: trustme.CA, context: ssl.SSLConte
     past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     expired = web_authority.issue_cert(HOST, not_before=past, not_after=past + datetime.timedelta(days=1))
     found = failure_with(context, with_certificate(expired))
-    assert "expired" in problem(found, Problem.STS_WEBPKI_INVALID)
+    assert "expired" in problem(found, TLSProblem.STS_WEBPKI_INVALID)
 
 
 def test_a_wildcard_certificate_is_true_for_the_host(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
@@ -250,7 +253,7 @@ def test_a_wildcard_certificate_is_true_for_the_host(web_authority: trustme.CA, 
 
 def test_the_common_name_alone_is_no_name(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
     only = web_authority.issue_cert("other.example", common_name=HOST)
-    problem(failure_with(context, with_certificate(only)), Problem.STS_WEBPKI_INVALID)
+    problem(failure_with(context, with_certificate(only)), TLSProblem.STS_WEBPKI_INVALID)
 
 
 def test_a_server_without_tls(context: ssl.SSLContext) -> None:
@@ -283,7 +286,7 @@ def test_an_answer_that_hangs(serve: Serve, context: ssl.SSLContext) -> None:
 
     def hang(stream: ssl.SSLSocket) -> None:
         stream.sendall(OK[:50])
-        released.wait(10)
+        released.wait(60)
 
     try:
         assert "took too long" in problem(get(serve(hang), context, seconds=0.5))
@@ -305,8 +308,8 @@ def test_nobody_listens(context: ssl.SSLContext) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     request = FetchPolicy(HOST, ("127.0.0.1", "::1"))
-    assert "failed: " in problem(fetch_policy(request, context, deadline=time.monotonic() + 20, port=port))
-    assert "no address" in problem(fetch_policy(FetchPolicy(HOST, ()), context, deadline=time.monotonic() + 20))
+    assert "failed: " in problem(fetch_policy(request, context, deadline=time.monotonic() + 60, port=port))
+    assert "no address" in problem(fetch_policy(FetchPolicy(HOST, ()), context, deadline=time.monotonic() + 60))
 
 
 @pytest.mark.parametrize("host", ["", ".example.org", "a" * 300, "a\0b"])

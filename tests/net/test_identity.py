@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.dns.ip import canonical_ip, format_ip
-from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.errors import ConfigError, ConnectError
 from zsmtp.net import identity
 from zsmtp.net.identity import (
-    Binding,
     InterfaceAddress,
     ResolvedIdentity,
+    SocketBinding,
     bind_socket,
     interface_addresses,
     own_addresses,
@@ -26,7 +26,7 @@ from zsmtp.net.identity import (
     source_address,
 )
 
-ANY = Binding()
+ANY = SocketBinding()
 INTERFACES = (
     InterfaceAddress("lo", "127.0.0.1"),
     InterfaceAddress("eth0", "192.0.2.1"),
@@ -200,7 +200,7 @@ def unbound() -> Iterator[socket.socket]:
 
 
 def one_address(address: str) -> ResolvedIdentity:
-    return ResolvedIdentity(f"[{address}]", Binding(address), Binding(problem="no IPv6 here"))
+    return ResolvedIdentity(f"[{address}]", SocketBinding(address), SocketBinding(problem="no IPv6 here"))
 
 
 def test_binding_to_an_address(unbound: socket.socket) -> None:

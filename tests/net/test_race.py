@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.net.race import OTHER_HOST, SAME_HOST, Race
 
 

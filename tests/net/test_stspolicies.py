@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.support.policyhost import PolicyHost
 
 from zsmtp.dns.static import StaticResolver
+from zsmtp.effects import FetchPolicy, KeepPolicy, RecallPolicy
 from zsmtp.errors import LocalError
 from zsmtp.net.blocking import BlockingDriver, Stop
 from zsmtp.net.stspolicies import PolicyKeeper
 from zsmtp.tls.mtasts import (
     CachedPolicy,
     FetchedPolicy,
-    FetchPolicy,
-    KeepPolicy,
-    Mode,
     PolicyLookup,
+    PolicyMode,
     RecalledPolicy,
-    RecallPolicy,
     policy_of,
 )
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.problem import TLSProblem
 
 TEXT = b"version: STSv1\nmode: enforce\nmx: mx.example.org\nmax_age: 86400\n"
 DNS = '_mta-sts.example.org TXT "v=STSv1; id=7"\nmta-sts.example.org A 127.0.0.1'
@@ -61,7 +58,7 @@ def test_a_policy_is_fetched_once_and_outlives_the_process(
         second = run(keeper(path, port=host.port, ca_file=ca_file))
         assert host.asked == ["mta-sts.example.org/.well-known/mta-sts.txt"]
     assert first.policy is not None
-    assert first.policy.mode is Mode.ENFORCE
+    assert first.policy.mode is PolicyMode.ENFORCE
     assert second.policy == first.policy
     assert "cached" in second.note
 
@@ -88,7 +85,7 @@ def test_a_policy_host_with_an_unknown_authority_gives_nothing(tmp_path: Path, s
     with PolicyHost(served, TEXT) as host:
         found = run(keeper(str(tmp_path / "sts.db"), port=host.port))
     assert found.policy is None
-    assert found.failure is Problem.STS_WEBPKI_INVALID
+    assert found.failure is TLSProblem.STS_WEBPKI_INVALID
 
 
 def test_authorities_that_cannot_be_read_are_a_failure_of_the_fetch(tmp_path: Path) -> None:
@@ -96,7 +93,7 @@ def test_authorities_that_cannot_be_read_are_a_failure_of_the_fetch(tmp_path: Pa
     empty.write_text("nothing\n")
     fetched = keeper("", ca_file=str(empty)).carry_out(FetchPolicy("mta-sts.example.org", ("127.0.0.1",)))
     assert isinstance(fetched, FetchedPolicy)
-    assert fetched.failure is Problem.STS_POLICY_FETCH_ERROR
+    assert fetched.failure is TLSProblem.STS_POLICY_FETCH_ERROR
 
 
 def test_what_is_kept_can_be_let_go_of_and_is_still_there(tmp_path: Path) -> None:
@@ -113,16 +110,14 @@ def test_a_stop_ends_a_fetch_at_once(tmp_path: Path, ca_file: str) -> None:
     one = keeper("", ca_file=ca_file)
     fetched = one.carry_out(FetchPolicy("mta-sts.example.org", ("127.0.0.1",)), interrupt=stop.fileno())
     assert isinstance(fetched, FetchedPolicy)
-    assert fetched.failure is Problem.STS_POLICY_FETCH_ERROR
+    assert fetched.failure is TLSProblem.STS_POLICY_FETCH_ERROR
 
 
-def test_any_other_effect_is_a_mistake() -> None:
-    with pytest.raises(LocalError):
-        keeper("").carry_out(object())
+def test_a_driver_without_a_keeper_says_so() -> None:
     driver = BlockingDriver(lambda: StaticResolver(""), Stop())
 
-    def unknown() -> Generator[Any, Any, None]:
-        yield RecallPolicy("example.org")
+    async def recall() -> None:
+        await RecallPolicy("example.org")
 
-    with pytest.raises(LocalError):
-        driver.run(unknown())
+    with pytest.raises(LocalError, match="keeps no MTA-STS policies"):
+        driver.run(recall())

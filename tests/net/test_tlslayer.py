@@ -19,11 +19,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.effort import examples
 from tests.tls.certificates import issue
 
-from zsmtp.dns.plan import Family
+from zsmtp.dns.candidates import Family
 from zsmtp.errors import ConnectionLost, LocalError, TLSBroken, TLSError
-from zsmtp.net.tlslayer import MAX_HANDSHAKE, Step, TLSLayer
+from zsmtp.net.tlslayer import MAX_HANDSHAKE, HandshakeStep, TLSLayer
 from zsmtp.net.transport import SocketStream
 from zsmtp.tls.context import ClientCertificate, ContextOptions, Strength, client_context
 from zsmtp.tls.resume import ResumableSession
@@ -150,13 +151,13 @@ def connect(
     stream = MemoryStream()
     server = MemoryServer(stream, context, cut=cut)
     layer = TLSLayer(stream, CONTEXT, server_name=server_name, resume=resume)
-    assert layer.handshake_step() is Step.WANT_READ
+    assert layer.handshake_step() is HandshakeStep.WANT_READ
     for _ in range(4):
         server.turn()
         step = layer.handshake_step()
-        if step is Step.DONE:
+        if step is HandshakeStep.DONE:
             break
-        assert step is Step.WANT_READ
+        assert step is HandshakeStep.WANT_READ
     server.turn()
     return layer, server, stream
 
@@ -209,6 +210,19 @@ def test_facts(server_context: ssl.SSLContext) -> None:
     assert (facts.server_name, facts.resumed) == ("mx.example.org", False)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_login_can_be_bound_to(
+    server_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, *, known: bool
+) -> None:
+    """RFC 9266: where this Python can tell, and for TLS 1.3 alone."""
+    layer, _, _ = connect(server_context)
+    monkeypatch.setattr(ssl, "CHANNEL_BINDING_TYPES", ["tls-unique", "tls-exporter"] if known else ["tls-unique"])
+    tell = lambda self, cb_type="tls-unique": b"k" * 32 if cb_type == "tls-exporter" else b"u"  # noqa: E731
+    monkeypatch.setattr(ssl.SSLObject, "get_channel_binding", tell)
+    newest = layer.facts().protocol == "TLSv1.3"
+    assert layer.exporter == (b"k" * 32 if known and newest else b"")
+
+
 @pytest.mark.parametrize("name", ["mx.example.org", ""])
 def test_the_server_hears_the_name_if_there_is_one(name: str, server_context: ssl.SSLContext) -> None:
     heard: list[str | None] = []
@@ -244,7 +258,7 @@ def test_nothing_counts_as_sent_before_its_records_have_left(server_context: ssl
     assert server.received == data
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     sizes=st.lists(st.integers(1, 200_000), min_size=1, max_size=4),
     rooms=st.lists(st.integers(0, 60_000), min_size=1, max_size=40),
@@ -422,7 +436,7 @@ def test_what_comes_along_with_the_end_of_the_handshake_is_pending() -> None:
     joined = b"".join(data for data in stream.inbox if isinstance(data, bytes))
     stream.inbox.clear()
     stream.inbox.append(joined)
-    assert layer.handshake_step() is Step.DONE
+    assert layer.handshake_step() is HandshakeStep.DONE
     assert layer.pending
     assert layer.receive() == b"220 hello\r\n"
     assert not layer.pending
@@ -435,9 +449,9 @@ def test_a_handshake_that_cannot_write_says_so(server_context: ssl.SSLContext) -
     stream = MemoryStream()
     stream.room = 10
     layer = TLSLayer(stream, CONTEXT)
-    assert layer.handshake_step() is Step.WANT_WRITE
+    assert layer.handshake_step() is HandshakeStep.WANT_WRITE
     stream.room = 10_000
-    assert layer.handshake_step() is Step.WANT_READ
+    assert layer.handshake_step() is HandshakeStep.WANT_READ
 
 
 @pytest.mark.parametrize(
@@ -483,7 +497,7 @@ def test_noise_ends_the_handshake_or_waits(noise: list[bytes]) -> None:
     stream.inbox.extend(noise)
     words = ""
     try:
-        assert TLSLayer(stream, CONTEXT).handshake_step() is Step.WANT_READ
+        assert TLSLayer(stream, CONTEXT).handshake_step() is HandshakeStep.WANT_READ
     except TLSError as error:
         words = str(error)
     assert words.isprintable()
@@ -540,7 +554,7 @@ def test_a_session_of_another_context_costs_a_full_handshake(server_context: ssl
     server = MemoryServer(stream, server_context)
     mandatory = client_context(ContextOptions(strength=Strength.MANDATORY))
     again = TLSLayer(stream, mandatory, server_name="mx.example.org", resume=kept(layer))
-    while again.handshake_step() is not Step.DONE:
+    while again.handshake_step() is not HandshakeStep.DONE:
         server.turn()
     assert (again.facts().resumed, again.facts().chain) == (False, (LEAF.der, INTER.der))
 
@@ -558,17 +572,17 @@ def test_without_a_ticket_there_is_nothing_to_resume(certificate: Path) -> None:
 # -------------------------------------------------------------- real sockets
 
 
-def wait_on(layer: TLSLayer, seconds: float = 20.0) -> Callable[[Step], bool]:
-    def wait(step: Step) -> bool:
-        readers = [layer] if step is Step.WANT_READ else []
-        writers = [layer] if step is Step.WANT_WRITE else []
+def wait_on(layer: TLSLayer, seconds: float = 20.0) -> Callable[[HandshakeStep], bool]:
+    def wait(step: HandshakeStep) -> bool:
+        readers = [layer] if step is HandshakeStep.WANT_READ else []
+        writers = [layer] if step is HandshakeStep.WANT_WRITE else []
         return any(select.select(readers, writers, [], seconds))
 
     return wait
 
 
-def handshake(layer: TLSLayer, wait: Callable[[Step], bool]) -> None:
-    while (step := layer.handshake_step()) is not Step.DONE:
+def handshake(layer: TLSLayer, wait: Callable[[HandshakeStep], bool]) -> None:
+    while (step := layer.handshake_step()) is not HandshakeStep.DONE:
         assert wait(step), "the peer says nothing"
 
 

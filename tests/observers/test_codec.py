@@ -18,7 +18,7 @@ from zsmtp.delivery.valuejson import MAX_DOCUMENT
 from zsmtp.errors import ConfigError
 from zsmtp.net.script import Reaction, Script
 from zsmtp.observers.codec import load_trace, parse_trace, read_trace, trace_document, trace_text
-from zsmtp.observers.document import SCHEMA, Exchange, Fates, Recipient, Trace
+from zsmtp.observers.document import SCHEMA, ExchangeItem, Fates, Trace, TracedRecipient
 
 
 def recorded() -> Trace:
@@ -129,9 +129,9 @@ def test_a_file_that_is_too_long_or_no_text(tmp_path: Path) -> None:
 def test_what_is_written_can_be_read_however_long_its_texts() -> None:
     long = "\\" * 1000
     items = tuple(
-        Exchange(start=0.0, end=1.0, connection=0, phase="RCPT", sent=long, reply=(long,) * 20) for _ in range(1000)
+        ExchangeItem(start=0.0, end=1.0, connection=0, phase="RCPT", sent=long, reply=(long,) * 20) for _ in range(1000)
     )
-    recipients = tuple(Recipient(address=long, text="\n".join([long] * 8)) for _ in range(1000))
+    recipients = tuple(TracedRecipient(address=long, text="\n".join([long] * 8)) for _ in range(1000))
     before = replace(recorded(), items=items, recipients=recipients, fates=Fates(recipients=1000))
     text = trace_text(before)
     assert len(text) <= MAX_DOCUMENT

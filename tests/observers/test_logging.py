@@ -9,13 +9,16 @@ from tests.support.network import World, message, numbered, run, table
 from tests.support.security import Authority, asking
 
 from zsmtp.delivery.attempt import Courier
+from zsmtp.delivery.envelope import Delivery
+from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.pool import Route
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.destination import DestinationRequest
+from zsmtp.events import DeliveryReturned
 from zsmtp.net.script import Reaction, Script, Then
 from zsmtp.net.scripted import Host, ScriptedNetwork, Unreachable
 from zsmtp.observers.logging import logging_observer
-from zsmtp.tls.policy import Level, Policy, STSUse
+from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 
 
 def logged(
@@ -87,7 +90,7 @@ def test_run_without_observers_logs_nothing(caplog: pytest.LogCaptureFixture) ->
 
 def test_tls_and_the_verdict_on_it(caplog: pytest.LogCaptureFixture) -> None:
     server = Authority.new().server("mx0.example.org")
-    records = logged(caplog, server, level=logging.INFO, settings=asking(Policy(level=Level.ENCRYPT)))
+    records = logged(caplog, server, level=logging.INFO, settings=asking(TLSPolicy(level=Level.ENCRYPT)))
     told = {record.__dict__["smtp_event"]: record for record in records if record.name == "zsmtp.tls"}
     assert told["HandshakeDone"].__dict__["smtp_protocol"] == "TLSv1.3"
     assert told["Secured"].__dict__["smtp_good_enough"] is True
@@ -114,5 +117,15 @@ def test_no_route(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_policy_that_cannot_be_fetched(caplog: pytest.LogCaptureFixture) -> None:
     dns = table(1) + '\n_mta-sts.example.org TXT "v=STSv1; id=1"\nmta-sts.example.org A 192.0.2.80'
-    records = logged(caplog, Script(), level=logging.INFO, dns=dns, settings=asking(Policy(), mta_sts=STSUse.ON))
+    records = logged(caplog, Script(), level=logging.INFO, dns=dns, settings=asking(TLSPolicy(), mta_sts=STSUse.ON))
     assert [record for record in records if record.getMessage() == "MTA-STS policy: Connection refused"]
+
+
+def test_a_delivery_that_is_taken_back_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "zsmtp"):
+        logging_observer()(DeliveryReturned(Delivery(message(), Ledger(1, print), "S1"), "421 too \x1b[2J many"))
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("zsmtp.delivery", "INFO")
+    assert record.__dict__["smtp_message"] == "S1"
+    assert record.getMessage().startswith("undecided, to be sent again: 421 too ")
+    assert record.getMessage().isprintable()

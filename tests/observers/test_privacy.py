@@ -11,12 +11,12 @@ from tests.support.network import message
 from tests.support.traces import TracedWorld
 
 from zsmtp.delivery.envelope import Delivery
-from zsmtp.delivery.report import Ledger
+from zsmtp.delivery.ledger import Ledger
 from zsmtp.net.script import Reaction, Script
 from zsmtp.observers.codec import trace_text
 from zsmtp.observers.document import Addresses
 from zsmtp.observers.privacy import Veil
-from zsmtp.proto.plan import Recipient
+from zsmtp.proto.plan import EnvelopeRecipient
 
 KEY = bytes(16)
 ENVELOPE = [b"carol@example.net", b"joe.doe@example.org", b'"joe doe"@example.org', b"jo@example.org", b"postmaster"]
@@ -128,7 +128,9 @@ def test_long_texts_take_no_longer_than_they_should() -> None:
 
 def test_an_original_recipient_is_hidden_in_whatever_form_it_has() -> None:
     world = TracedWorld(Script(keywords=("DSN", "SMTPUTF8")), hashed=True)
-    (trace,) = world.deliver(message(Recipient(b"joe@example.org", orcpt=rb"utf-8;ann\x{E9}tte.roe@example.net")))
+    (trace,) = world.deliver(
+        message(EnvelopeRecipient(b"joe@example.org", orcpt=rb"utf-8;ann\x{E9}tte.roe@example.net"))
+    )
     text = trace_text(trace)
     assert "ORCPT=utf-8;" in text
     assert not re.search(r"(?<![a-z~])(ann|tte|roe)(?![a-z])", text)
@@ -145,7 +147,7 @@ def test_no_address_in_a_hashed_trace() -> None:
         "DOT": [Reaction("250 queued for joe.bloggs=example.org@rewritten.example")],
     }
     recipients = [
-        Recipient(b"joe.bloggs@example.org", orcpt=b"rfc822;old.name+40example.org", notify=b"NEVER"),
+        EnvelopeRecipient(b"joe.bloggs@example.org", orcpt=b"rfc822;old.name+40example.org", notify=b"NEVER"),
         b"jane_roe@example.org",
         b"zz@example.org",
     ]

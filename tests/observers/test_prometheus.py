@@ -14,8 +14,8 @@ from tests.support.security import Authority, asking
 
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery, Message
+from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.pool import Route
-from zsmtp.delivery.report import Ledger
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.errors import ConfigError
@@ -23,7 +23,7 @@ from zsmtp.events import Event
 from zsmtp.net.script import Reaction, Script, Then
 from zsmtp.net.scripted import Host, ScriptedNetwork, Unreachable
 from zsmtp.observers.prometheus import Metrics
-from zsmtp.tls.policy import Level, Policy
+from zsmtp.tls.policy import Level, TLSPolicy
 
 
 class Measured:
@@ -92,7 +92,7 @@ def test_what_goes_wrong_is_counted() -> None:
 
 def test_handshakes_are_counted() -> None:
     server = Authority.new().server("mx0.example.org")
-    there = Measured(server, settings=asking(Policy(level=Level.ENCRYPT))).deliver(message())
+    there = Measured(server, settings=asking(TLSPolicy(level=Level.ENCRYPT))).deliver(message())
     assert there.value("tls_handshakes_total", protocol="TLSv1.3", resumed="false", outcome="done") == 1
     assert there.value("phase_seconds_count", phase="tls handshake") == 1
     assert there.value("phase_seconds_count", phase="EHLO") == 2

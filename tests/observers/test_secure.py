@@ -12,27 +12,28 @@ from tests.tls.certificates import NOW
 
 from zsmtp.net.script import Reaction, Script
 from zsmtp.observers.codec import parse_trace, trace_text
-from zsmtp.observers.document import Addresses, Decision, Exchange, Fetch, Handshake
+from zsmtp.observers.document import Addresses, DecisionItem, ExchangeItem, FetchItem, HandshakeItem
 from zsmtp.observers.page import page
-from zsmtp.observers.waterfall import draw, plain
+from zsmtp.observers.waterfall import draw
 from zsmtp.proto.sasl import Credentials, Secret
+from zsmtp.text.lines import plain
 from zsmtp.tls.chain import TrustAnchors
-from zsmtp.tls.policy import Level, Policy, STSUse
+from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 
 SECRET = b"correct-horse-battery"
 
 
 def test_a_handshake_has_its_facts_and_the_verdict_on_it() -> None:
     authority = Authority.new()
-    world = TracedWorld(authority.server("mx0.example.org"), settings=asking(Policy(level=Level.ENCRYPT)))
+    world = TracedWorld(authority.server("mx0.example.org"), settings=asking(TLSPolicy(level=Level.ENCRYPT)))
     (trace,) = world.deliver()
-    (handshake,) = [item for item in trace.items if isinstance(item, Handshake)]
+    (handshake,) = [item for item in trace.items if isinstance(item, HandshakeItem)]
     assert handshake.session == "TLSv1.3 TLS_AES_256_GCM_SHA384 256 bits x25519"
     assert "names mx0.example.org" in handshake.peer
     assert handshake.end is not None
-    phases = [item.phase for item in trace.items if isinstance(item, Exchange)]
+    phases = [item.phase for item in trace.items if isinstance(item, ExchangeItem)]
     assert phases[:4] == ["greeting", "EHLO", "STARTTLS", "EHLO"]
-    assert [item for item in trace.items if isinstance(item, Decision) and item.text.startswith("good enough: ")]
+    assert [item for item in trace.items if isinstance(item, DecisionItem) and item.text.startswith("good enough: ")]
     assert trace.connections[0].tls == handshake.session
     assert parse_trace(trace_text(trace)) == trace
     lines = [plain(line) for line in draw(trace)]
@@ -40,11 +41,11 @@ def test_a_handshake_has_its_facts_and_the_verdict_on_it() -> None:
 
 
 def test_a_candidate_that_is_not_good_enough_says_why() -> None:
-    world = TracedWorld(Script(), settings=asking(Policy(level=Level.ENCRYPT)))
+    world = TracedWorld(Script(), settings=asking(TLSPolicy(level=Level.ENCRYPT)))
     (trace,) = world.deliver()
     assert trace.fates.deferred == 1
     assert "STARTTLS is not offered" in trace.connections[0].refused
-    assert [item for item in trace.items if isinstance(item, Decision) and "STARTTLS is not offered" in item.text]
+    assert [item for item in trace.items if isinstance(item, DecisionItem) and "STARTTLS is not offered" in item.text]
 
 
 @pytest.mark.parametrize("hashed", [False, True])
@@ -64,7 +65,7 @@ def test_no_secret_in_any_trace(mechanism: str, *, hashed: bool, good: bool) -> 
         "mx0.example.org", keywords=(f"AUTH {mechanism}",), replies={"AUTH": [*replies, last], "": [last]}
     )
     settings = asking(
-        Policy(level=Level.ENCRYPT),
+        TLSPolicy(level=Level.ENCRYPT),
         credentials_for=lambda server, destination: Credentials(b"relay-user", Secret(SECRET)),
     )
     (trace,) = TracedWorld(server, settings=settings, hashed=hashed).deliver(message())
@@ -89,16 +90,16 @@ def test_a_policy_that_is_fetched_has_its_time_and_its_consequence() -> None:
     policy = b"version: STSv1\r\nmode: enforce\r\nmx: mx0.example.org\r\nmax_age: 86400\r\n"
     world = TracedWorld(
         authority.server("mx0.example.org"),
-        settings=asking(Policy(), mta_sts=STSUse.ON),
+        settings=asking(TLSPolicy(), mta_sts=STSUse.ON),
         dns=dns,
         policies={"mta-sts.example.org": policy},
         anchors=lambda: TrustAnchors(authority.anchors),
     )
     world.network.now = NOW
     (trace,) = world.deliver()
-    (fetch,) = [item for item in trace.items if isinstance(item, Fetch)]
+    (fetch,) = [item for item in trace.items if isinstance(item, FetchItem)]
     assert (fetch.host, fetch.octets, fetch.problem) == ("mta-sts.example.org", len(policy), "")
-    texts = [item.text for item in trace.items if isinstance(item, Decision)]
+    texts = [item.text for item in trace.items if isinstance(item, DecisionItem)]
     told = "mx0.example.org: level secure (mx0.example.org): MTA-STS policy, mode enforce"
     assert texts.count(told) == 1
     assert trace.fates.delivered == 1
@@ -109,8 +110,8 @@ def test_a_policy_that_is_fetched_has_its_time_and_its_consequence() -> None:
 def test_a_policy_host_that_is_not_there_says_so() -> None:
     dns = 'example.org MX 10 mx0.example.org\nmx0.example.org A 192.0.2.1\n_mta-sts.example.org TXT "v=STSv1; id=1"\n'
     dns += "mta-sts.example.org A 192.0.2.80"
-    world = TracedWorld(Script(), settings=asking(Policy(), mta_sts=STSUse.ON), dns=dns)
+    world = TracedWorld(Script(), settings=asking(TLSPolicy(), mta_sts=STSUse.ON), dns=dns)
     (trace,) = world.deliver()
-    (fetch,) = [item for item in trace.items if isinstance(item, Fetch)]
+    (fetch,) = [item for item in trace.items if isinstance(item, FetchItem)]
     assert fetch.problem == "Connection refused"
     assert trace.fates.delivered == 1

@@ -7,8 +7,8 @@ from tests.support.network import content_form, message, numbered
 from tests.support.traces import TracedWorld
 
 from zsmtp.delivery.envelope import Delivery
-from zsmtp.delivery.outcome import Fate
-from zsmtp.delivery.report import Ledger
+from zsmtp.delivery.ledger import Ledger
+from zsmtp.delivery.outcome import Disposition
 from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.events import Answered, DeliveryStarted, Event
 from zsmtp.events import Decision as DecisionEvent
@@ -19,12 +19,12 @@ from zsmtp.observers.document import (
     MAX_RECIPIENTS,
     MAX_TEXT,
     AnyItem,
-    Broken,
-    Connect,
-    Content,
-    Decision,
-    Exchange,
-    Lookup,
+    BrokenItem,
+    ConnectItem,
+    ContentItem,
+    DecisionItem,
+    ExchangeItem,
+    LookupItem,
     Safety,
     Trace,
 )
@@ -38,15 +38,15 @@ LMTP = SessionSettings(greeting=Greeting.LHLO, helo_name="client.example")
 def short(item: AnyItem) -> str:
     """An item in a few words, with its time in milliseconds."""
     match item:
-        case Lookup():
+        case LookupItem():
             words = f"{item.record_type} {item.name}: {' '.join(item.records) or item.status}"
-        case Connect():
+        case ConnectItem():
             words = f"connect {item.host}" + (f": {item.failed}" if item.failed else "")
-        case Exchange():
+        case ExchangeItem():
             words = f"{item.phase} {item.code}"
-        case Content():
+        case ContentItem():
             words = f"content {item.octets}"
-        case Broken():
+        case BrokenItem():
             words = f"broken at {item.phase}: {item.reason}"
         case _:
             words = type(item).__name__
@@ -55,11 +55,11 @@ def short(item: AnyItem) -> str:
 
 
 def told(trace: Trace) -> list[str]:
-    return [short(item) for item in trace.items if not isinstance(item, Decision | Lookup)]
+    return [short(item) for item in trace.items if not isinstance(item, DecisionItem | LookupItem)]
 
 
 def decisions(trace: Trace) -> list[str]:
-    return [item.text for item in trace.items if isinstance(item, Decision)]
+    return [item.text for item in trace.items if isinstance(item, DecisionItem)]
 
 
 def slow(say: str, milliseconds: int) -> Reaction:
@@ -94,7 +94,7 @@ def test_everything_has_its_time() -> None:
     (connection,) = trace.connections
     assert (connection.host, connection.opened, connection.closed) == ("mx0.example.org", 0.02, 0.36)
     assert (connection.reason, connection.deliveries) == ("done", 1)
-    assert {item.connection for item in trace.items if isinstance(item, Exchange)} == {1}
+    assert {item.connection for item in trace.items if isinstance(item, ExchangeItem)} == {1}
     assert not any(item.shared for item in trace.items)
     assert (trace.started, trace.seconds) == ("2026-11-18T11:06:40.000+00:00", 0.36)
 
@@ -102,7 +102,7 @@ def test_everything_has_its_time() -> None:
 def test_lookups_plan_and_verdicts_are_there() -> None:
     (trace,) = TracedWorld(Script()).deliver()
     lookup = trace.items[0]
-    assert isinstance(lookup, Lookup)
+    assert isinstance(lookup, LookupItem)
     assert (lookup.name, lookup.record_type, lookup.records) == ("example.org", "MX", ("10 mx0.example.org.",))
     assert lookup.ttl > 0
     assert lookup.safety is Safety.INSECURE
@@ -143,13 +143,13 @@ def test_the_attempt_that_lost_the_race_ends_with_it() -> None:
 @pytest.mark.parametrize(("end", "reason"), [(Reaction("421 full"), "421"), (GONE, "closed the connection")])
 def test_a_session_that_ends_in_the_middle_and_the_next(end: Reaction, reason: str) -> None:
     (trace,) = TracedWorld(Script(replies={"RCPT": [end]}), Script()).deliver(message(*numbered(2)))
-    (broken,) = [item for item in trace.items if isinstance(item, Broken)]
+    (broken,) = [item for item in trace.items if isinstance(item, BrokenItem)]
     assert broken.phase in ("RCPT", "")
     assert reason in broken.reason
     assert len(trace.connections) == 2
     assert any("sent again at once" in text for text in decisions(trace))
     assert trace.fates.delivered == 2
-    lost = next(item for item in trace.items if isinstance(item, Exchange) and item.phase == "RCPT")
+    lost = next(item for item in trace.items if isinstance(item, ExchangeItem) and item.phase == "RCPT")
     assert (lost.code, lost.end is not None) == (421 if reason == "421" else 0, True)
 
 
@@ -169,7 +169,7 @@ def test_no_route_is_a_trace_too() -> None:
 def test_lmtp_has_a_reply_for_each_recipient() -> None:
     script = Script(lmtp=True, replies={"DOT": [slow("250 first", 10), slow("452 second", 30), slow("250 third", 30)]})
     (trace,) = TracedWorld(script, settings=LMTP).deliver(message(*numbered(3)))
-    finals = [item for item in trace.items if isinstance(item, Exchange) and item.phase == "end of data"]
+    finals = [item for item in trace.items if isinstance(item, ExchangeItem) and item.phase == "end of data"]
     assert [(item.recipient, item.code) for item in finals] == [(0, 250), (1, 452), (2, 250)]
     assert [recipient.fate for recipient in trace.recipients] == ["delivered", "deferred", "delivered"]
     assert finals[1].start == finals[0].end
@@ -182,11 +182,11 @@ def test_deliveries_that_ride_have_a_trace_each_and_share_the_connection(keyword
     assert [trace.name for trace in traces] == ["S1", "S2", "S3", "S4", "S5"]
     for number, trace in enumerate(traces):
         assert [r.address for r in trace.recipients] == [f"r{number}@example.org"]
-        sent = [item.sent for item in trace.items if isinstance(item, Exchange) and item.phase == "RCPT"]
+        sent = [item.sent for item in trace.items if isinstance(item, ExchangeItem) and item.phase == "RCPT"]
         assert sent == [f"RCPT TO:<r{number}@example.org>"]
-        own = [item for item in trace.items if isinstance(item, Exchange) and item.transaction]
+        own = [item for item in trace.items if isinstance(item, ExchangeItem) and item.transaction]
         assert not any(item.shared for item in own)
-        greeting = next(item for item in trace.items if isinstance(item, Exchange) and item.phase == "greeting")
+        greeting = next(item for item in trace.items if isinstance(item, ExchangeItem) and item.phase == "greeting")
         assert greeting.shared == (number > 0) or trace.connections[0].deliveries > 1
     assert traces[-1].connections[0].deliveries == 5
     assert told(traces[-1])[-1].endswith("QUIT 221")
@@ -198,10 +198,10 @@ def test_what_the_connection_saw_before_has_times_below_zero() -> None:
     world.deliver(close=False)
     world.network.now += 30.0
     trace = world.deliver(message(b"late@example.org"), idle=30.0)[-1]
-    greeting = next(item for item in trace.items if isinstance(item, Exchange) and item.phase == "greeting")
+    greeting = next(item for item in trace.items if isinstance(item, ExchangeItem) and item.phase == "greeting")
     assert (greeting.start, greeting.shared) == (-30.0, True)
     assert trace.connections[0].opened == -30.0
-    assert [item.phase for item in trace.items if isinstance(item, Exchange)].count("RSET") == 1
+    assert [item.phase for item in trace.items if isinstance(item, ExchangeItem)].count("RSET") == 1
 
 
 def test_a_delivery_that_never_ends_is_handed_over_at_close() -> None:
@@ -226,11 +226,11 @@ def test_a_trace_is_bounded_whatever_the_peer_says() -> None:
     long = "\r\n".join(f"550-{'x' * 1000}" for _ in range(200)) + "\r\n550 end"
     world = TracedWorld(Script(keywords=("PIPELINING",), replies={"RCPT": [Reaction(long.encode() + b"\r\n")]}))
     (trace,) = world.deliver(message(*numbered(500)))
-    characters = sum(len(line) for item in trace.items if isinstance(item, Exchange) for line in item.reply)
+    characters = sum(len(line) for item in trace.items if isinstance(item, ExchangeItem) for line in item.reply)
     assert characters < 3_000_000
     assert trace.left_out > 0
     assert (trace.fates.failed, len(trace.recipients)) == (500, 500)
-    assert all(len(line) <= MAX_TEXT for item in trace.items if isinstance(item, Exchange) for line in item.reply)
+    assert all(len(line) <= MAX_TEXT for item in trace.items if isinstance(item, ExchangeItem) for line in item.reply)
 
 
 def test_many_recipients_are_counted_beyond_the_limit() -> None:
@@ -251,7 +251,7 @@ def test_nothing_raises_into_a_delivery() -> None:
     verdicts = []
     delivery = Delivery(message(), Ledger(1, lambda number, verdict: verdicts.append(verdict)))
     world.network.run(world.courier.deliver(world.route, delivery))
-    assert [verdict.fate for verdict in verdicts] == [Fate.DELIVERED]
+    assert [verdict.fate for verdict in verdicts] == [Disposition.DELIVERED]
     assert world.complaints == ["no more traces: no disk \\x1b[2J"]
     world.recorder(DecisionEvent(about=None, text="x"))  # type: ignore[arg-type]
 
@@ -265,5 +265,34 @@ def test_unknown_events_are_passed_over() -> None:
 def test_content_takes_time() -> None:
     script = Script(write_sizes=(1000,))
     (trace,) = TracedWorld(script).deliver(message(content=content_form(b"x" * 70 + b"\r\n")))
-    (content,) = [item for item in trace.items if isinstance(item, Content)]
+    (content,) = [item for item in trace.items if isinstance(item, ContentItem)]
     assert (content.octets, content.recipients) == (72, 1)
+
+
+@pytest.mark.parametrize(("refused", "traces"), [(0, 0), (1, 1)], ids=["nobody was decided about", "one was"])
+def test_a_delivery_that_is_taken_back_leaves_a_trace_of_those_that_were_decided_about(
+    refused: int, traces: int
+) -> None:
+    replies = {
+        "RCPT": [Reaction("550 5.1.1 no"), Reaction("250 ok")][1 - refused :],
+        "DATA": [Reaction(b"", Then.HANG)],
+    }
+    here = TracedWorld(Script(replies=replies), stop_at=1005.0)
+    delivery = Delivery(message(*numbered(2)), Ledger(2, lambda number, verdict: None), "S1")
+    here.network.run(here.courier.deliver(here.route, delivery, returns=lambda delivery, verdict: True))
+    assert not here.complaints
+    assert len(here.traces) == traces
+    assert here.recorder._books == {}
+    for trace in here.traces:
+        assert [one.fate for one in trace.recipients] == ["failed", ""]
+
+
+def test_a_delivery_that_is_taken_back_counts_when_it_is_started_again() -> None:
+    here = TracedWorld([Script(greeting=Reaction("421 too many", Then.CLOSE)), Script()])
+    ledger = Ledger(1, lambda number, verdict: None)
+    here.network.run(
+        here.courier.deliver(here.route, Delivery(message(), ledger), returns=lambda delivery, verdict: True)
+    )
+    assert here.traces == []
+    (trace,) = here.deliver()
+    assert trace.fates.delivered == 1

@@ -14,8 +14,10 @@ from tests.support.traces import TracedWorld, traces
 from zsmtp.net.script import Reaction, Script
 from zsmtp.net.scripted import Unreachable
 from zsmtp.observers.chart import duration_words, sections, size_words, summary
-from zsmtp.observers.document import Addresses, Broken, Fates, Trace
-from zsmtp.observers.waterfall import Tone, cells, draw, plain
+from zsmtp.observers.document import Addresses, BrokenItem, Fates, Trace
+from zsmtp.observers.waterfall import draw
+from zsmtp.text.lines import plain, width_of
+from zsmtp.text.look import Style
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -72,7 +74,7 @@ LONG_WORD = Trace(
     fates=Fates(recipients=1, delivered=0, failed=0),
     recipients=(),
     connections=(),
-    items=(Broken(start=0.0, end=0.0, reason="0123456789", phase="0¡¡¡¡¡Ā𐀀"),),
+    items=(BrokenItem(start=0.0, end=0.0, reason="0123456789", phase="0¡¡¡¡¡Ā𐀀"),),
 )
 """In ASCII its phase has more columns than a line, and comes behind a word that leaves none."""
 
@@ -82,7 +84,7 @@ LONG_WORD = Trace(
 def test_no_line_is_wider_than_asked_or_holds_what_is_not_printable(trace: Trace, width: int, unicode: bool) -> None:
     for line in draw(trace, width=width, unicode=unicode):
         text = plain(line)
-        assert cells(text) <= max(width, 40)
+        assert width_of(text) <= max(width, 40)
         assert text.isprintable()
         assert unicode or text.isascii()
 
@@ -91,7 +93,7 @@ def test_hostile_texts_stay_within_their_column() -> None:
     replies = [Reaction(f"250 {text}".encode() + b"\r\n") for text in ("日本語" * 100, "z\u0300" * 300, "W" * 500)]
     trace = TracedWorld(Script(replies={"RCPT": replies, "DOT": replies})).deliver(message(*numbered(3)))[0]
     for width in (40, 72, 80, 140):
-        assert all(cells(plain(line)) <= width for line in draw(trace, width=width))
+        assert all(width_of(plain(line)) <= width for line in draw(trace, width=width))
 
 
 def test_many_recipients_have_one_row_for_the_rest() -> None:
@@ -113,8 +115,8 @@ def test_what_went_before_has_no_bar() -> None:
 
 
 def test_nothing_is_told_by_colour_alone() -> None:
-    tones = {piece.tone for line in draw(eventful()) for piece in line}
-    assert {Tone.GOOD, Tone.BAD, Tone.WARN} <= tones
+    tones = {piece.style for line in draw(eventful()) for piece in line}
+    assert {Style.GOOD, Style.BAD, Style.WARN} <= tones
     text = "\n".join(plain(line) for line in draw(eventful()))
     assert "failed" in text
     assert "✗" in text

@@ -3,13 +3,16 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.effort import examples
 
 from zsmtp.proto import command
 from zsmtp.proto.address import (
+    decode_xtext,
     domain_of,
     downgrade,
     encode_xtext,
     is_xtext,
+    mapped,
     original_recipient,
     path_problem,
     typed_address,
@@ -96,6 +99,9 @@ def test_the_domain_of_a_path(address: bytes, domain: bytes) -> None:
         ("a@BÜCHER.example", b"a@xn--bcher-kva.example"),
         ("ä@example.org", None),
         ("ä@bücher.example", None),
+        ("a@ＢÜＣＨＥＲ。example", b"a@xn--bcher-kva.example"),
+        ("a@ｅｘａｍｐｌｅ．org", b"a@example.org"),
+        ("a@☃.example", None),
         ("a@\u2028.example", None),
         ("a@" + "ü" * 70 + ".example", None),
     ],
@@ -104,7 +110,26 @@ def test_an_address_in_ascii(address: str, ascii_form: bytes | None) -> None:
     assert downgrade(address.encode()) == ascii_form
 
 
-@settings(deadline=None, max_examples=150)
+@pytest.mark.parametrize(
+    ("address", "sent"),
+    [
+        ("A@Example.org", "A@Example.org"),
+        ("jörg@BÜCHER。example", "jörg@bücher.example"),
+        ("a@ｅｘａｍｐｌｅ．org", "a@example.org"),
+        ("jörg", "jörg"),
+    ],
+)
+def test_an_address_as_it_is_sent_with_smtputf8(address: str, sent: str) -> None:
+    assert path_problem(address.encode()) is None
+    assert mapped(address.encode()) == sent.encode()
+
+
+@pytest.mark.parametrize("domain", ["☃.example", "x＞.example", "a\u200db.example"])
+def test_a_domain_that_no_rule_allows_is_refused_before_anything_is_sent(domain: str) -> None:
+    assert path_problem(f"a@{domain}".encode()) == "domain is not valid under IDNA 2008"
+
+
+@settings(deadline=None, max_examples=examples(150))
 @given(st.text(max_size=30))
 def test_downgrading_gives_ascii_or_nothing(domain: str) -> None:
     form = downgrade(b"a@" + domain.encode("utf-8", "replace"))
@@ -116,13 +141,13 @@ def test_downgrading_gives_ascii_or_nothing(domain: str) -> None:
 def test_xtext_holds_any_octets_and_gives_them_back(octets: bytes) -> None:
     encoded = encode_xtext(octets)
     assert is_xtext(encoded)
-    decoded = re.sub(rb"\+([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), encoded)
-    assert decoded == octets
+    assert decode_xtext(encoded) == octets
 
 
 @pytest.mark.parametrize("octets", [b"+", b"+2", b"+2b", b"a b", b"a=b", b"\xff", b"+ZZ", b"a\n"])
 def test_what_is_not_xtext(octets: bytes) -> None:
     assert not is_xtext(octets)
+    assert decode_xtext(octets) == octets
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.effort import examples
 
 from zsmtp.errors import CommandError
 from zsmtp.proto import command
@@ -81,7 +82,7 @@ def assert_one_line(make: Callable[[], bytes]) -> None:
     assert len(wire) <= command.MAX_COMMAND
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(VALUE, VALUE, st.none() | VALUE, st.none() | VALUE, st.none() | VALUE)
 def test_any_values_make_one_line_or_none(
     first: bytes, second: bytes, third: bytes | None, fourth: bytes | None, fifth: bytes | None
@@ -92,3 +93,85 @@ def test_any_values_make_one_line_or_none(
     assert_one_line(lambda: command.mail(first, by=third))
     assert_one_line(lambda: command.rcpt(first, notify=third, orcpt=fourth))
     assert_one_line(lambda: command.rcpt(b"a@b", notify=third, orcpt=fourth))
+
+
+COMMANDS = [
+    b"MAIL FROM:<evil@example.org>",
+    b"mail from:<evil@example.org>",
+    b"MaIl\tFROM:<evil@example.org>",
+    b"MAILFROM:<evil@example.org>",
+    b"RCPT TO:<victim@example.org>",
+    b"rcptto:<victim@example.org>",
+    b"DATA",
+    b"data ",
+    b"BDAT 5 LAST",
+    b"BURL imap://x LAST",
+    b"SEND FROM:<x>",
+    b"SOML FROM:<x>",
+    b"SAML FROM:<x>",
+    b"AUTH PLAIN AHVzZXIAcGFzcw==",
+    b"STARTTLS",
+    b"TURN",
+    b"ETRN example.org",
+    b"XCLIENT ADDR=192.0.2.1",
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS, ids=repr)
+@pytest.mark.parametrize("blanks", [b"", b" ", b"\t  ", b"\0", b" " * 5000])
+def test_content_that_a_server_could_read_as_commands_is_known(line: bytes, blanks: bytes) -> None:
+    for end in (b"\r\n", b"\n", b""):
+        assert command.may_be_read_as_commands(b"Subject: x\r\n\r\n" + blanks + line + end)
+    assert command.may_be_read_as_commands(blanks[:9] + line + b"\r\nand more\r\n"), "also in the first line"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Mailing-List: announce",
+        b"Mail-Followup-To: a@example.org",
+        b"Authentication-Results: mx.example.org; spf=pass",
+        b"Sender: a@example.org",
+        b"Received: from a by b with ESMTP; rcpt to <c@example.org>",
+        b"Data1 is not data",
+        b"> RCPT TO:<victim@example.org>",
+        b"(MAIL FROM:<a@example.org>)",
+        b"QUIT",
+        b"RSET",
+        b"NOOP",
+        b"",
+    ],
+    ids=repr,
+)
+def test_ordinary_lines_are_no_commands(line: bytes) -> None:
+    assert not command.may_be_read_as_commands(line + b"\r\n" + line + b"\r\n")
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(COMMANDS), st.binary(max_size=200))
+def test_a_command_is_found_wherever_its_line_stands(before: bytes, line: bytes, behind: bytes) -> None:
+    assert command.may_be_read_as_commands(before + b"\n" + line + b"\r\n" + behind)
+
+
+@pytest.mark.parametrize("piece", [b"\r\n", b" ", b"\n \r\n", b"\0", b"MAI", b"\nRCP", b"A" * 76 + b"\r\n"], ids=repr)
+def test_no_content_takes_long_to_be_looked_through(piece: bytes) -> None:
+    """256 KiB at most are: a pattern that went over them again and again would hang here."""
+    assert not command.may_be_read_as_commands(piece * (262_144 // len(piece)))
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        (b"Received: from a", True),
+        (b"X:y", True),
+        (b"From: x", True),
+        (b"noop: x", False),
+        (b"Help-Wanted: x", False),
+        (b"NOOP : x", False),
+        (b"NOOP\r\n", False),
+        (b" x: y", False),
+        (b"", False),
+    ],
+)
+def test_what_starts_with_a_field_starts_with_no_command(content: bytes, field: bool) -> None:
+    assert command.is_field(content) is field

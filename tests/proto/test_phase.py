@@ -1,6 +1,6 @@
 import pytest
 
-from zsmtp.proto.phase import FINAL_PHASES, RULES, Phase, Result, Timeouts, Wait, judge
+from zsmtp.proto.phase import FINAL_PHASES, RULES, Phase, ReplyMeaning, Timeouts, Wait, judge
 
 
 def test_every_phase_has_its_row_and_every_wait_its_time() -> None:
@@ -9,26 +9,44 @@ def test_every_phase_has_its_row_and_every_wait_its_time() -> None:
     assert all(Timeouts().of(wait) > 0 for wait in Wait)
 
 
-SUCCESS = {
+SUCCESS = {  # RFC 5321 4.3.2: a code that is not listed counts by its first digit, but for the three that follow
     Phase.STARTTLS: {220},
-    Phase.AUTH: {235, 334},
-    Phase.GREETING: {220},
-    Phase.RCPT: {250, 251, 252},
-    Phase.DATA: {354},
+    Phase.CONTENT: set(range(250, 260)),
+    Phase.LAST: set(range(250, 260)),
+    Phase.AUTH: set(range(200, 400)),
+    Phase.DATA: set(range(300, 400)),
+    Phase.GREETING: set(range(200, 300)),
+    Phase.EHLO: set(range(200, 300)),
+    Phase.HELO: set(range(200, 300)),
+    Phase.LHLO: set(range(200, 300)),
+    Phase.MAIL: set(range(200, 300)),
+    Phase.RCPT: set(range(200, 300)),
+    Phase.BDAT: set(range(200, 300)),
+    Phase.RSET: set(range(200, 300)),
+    Phase.NOOP: set(range(200, 300)),
+    Phase.QUIT: set(range(200, 300)),
 }
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_only_the_codes_of_the_phase_are_a_success(phase: Phase) -> None:
+def test_what_every_code_means_in_every_phase(phase: Phase) -> None:
+    good = SUCCESS[phase]
     for code in range(200, 600):
-        good = SUCCESS.get(phase, set(range(200, 300)))
         if code >= 500:
-            expected = Result.PERMANENT
+            expected = ReplyMeaning.PERMANENT
         elif code >= 400:
-            expected = Result.TRANSIENT
+            expected = ReplyMeaning.TRANSIENT
         else:
-            expected = Result.SUCCESS if code in good else Result.DISORDER
+            expected = ReplyMeaning.SUCCESS if code in good else ReplyMeaning.DISORDER
         assert judge(phase, code) is expected, code
+
+
+@pytest.mark.parametrize(
+    ("phase", "codes"),
+    [(Phase.STARTTLS, "220"), (Phase.CONTENT, "250-259"), (Phase.DATA, "3xx"), (Phase.AUTH, "2xx or 3xx")],
+)
+def test_the_codes_in_words(phase: Phase, codes: str) -> None:
+    assert RULES[phase].codes == codes
 
 
 @pytest.mark.parametrize(

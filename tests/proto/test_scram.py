@@ -9,10 +9,11 @@ from base64 import b64decode, b64encode
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.effort import examples
 
 from zsmtp.errors import ConfigError, ReplyError
 from zsmtp.proto.sasl import ChannelBinding, Credentials, NoMechanism, Secret, choose
-from zsmtp.proto.scram import Binding, Scram, prepare
+from zsmtp.proto.scram import BindingFlag, Scram, prepare
 
 NONCE = b"rOprNGfwEbeRWgbNEkqO"
 SERVER_NONCE = b"%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
@@ -25,7 +26,7 @@ def credentials(password: str = "pencil", user: str = "user") -> Credentials:
 
 
 def scram(password: str = "pencil", user: str = "user") -> Scram:
-    return Scram(credentials(password, user), NONCE, Binding.UNSUPPORTED)
+    return Scram(credentials(password, user), NONCE, BindingFlag.UNSUPPORTED)
 
 
 def server_first(
@@ -75,7 +76,7 @@ def test_the_example_of_rfc_7677() -> None:
     assert client.doubt() is None
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=30))
 def test_an_independent_server_agrees(password: str) -> None:
     client, server = scram(password, user="a=b,c"), Server(password)
@@ -97,7 +98,7 @@ def test_a_wrong_password_is_found_out_by_both_sides() -> None:
 
 def test_channel_binding_is_part_of_the_proof() -> None:
     header = b"p=tls-exporter,,"
-    client = Scram(credentials(), NONCE, Binding.USED, BINDING)
+    client = Scram(credentials(), NONCE, BindingFlag.USED, BINDING)
     server = Server("pencil", channel=BINDING.data, header=header)
     opening = client.initial()
     assert opening == header + b"n=user,r=" + NONCE
@@ -177,14 +178,14 @@ def test_nothing_is_answered_after_the_end() -> None:
 @pytest.mark.parametrize("nonce", [b"", b"short", b"x" * 17, b"with,comma" * 3, b"with blank " * 3, b"\xff" * 20])
 def test_a_nonce_must_be_one(nonce: bytes) -> None:
     with pytest.raises(ConfigError):
-        Scram(credentials(), nonce, Binding.UNSUPPORTED)
+        Scram(credentials(), nonce, BindingFlag.UNSUPPORTED)
 
 
 def test_binding_and_its_data_come_together() -> None:
     with pytest.raises(ConfigError):
-        Scram(credentials(), NONCE, Binding.USED)
+        Scram(credentials(), NONCE, BindingFlag.USED)
     with pytest.raises(ConfigError):
-        Scram(credentials(), NONCE, Binding.UNSUPPORTED, BINDING)
+        Scram(credentials(), NONCE, BindingFlag.UNSUPPORTED, BINDING)
 
 
 @pytest.mark.parametrize(

@@ -1,80 +1,18 @@
-"""Dialogues with a bare session: ``S`` lines are fed, ``C`` octets must come out."""
+"""Dialogues with a bare session: what the server says, and what must come of it."""
 
 from collections.abc import Iterator
 
 import pytest
 from tests.support.network import content_form
+from tests.support.talk import BODY, CHUNKING, ONE_BY_ONE, PIPELINING, Talk, answers, lost
 
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted, ReplyError, ServiceClosing, WaitTimeout
-from zsmtp.events import ContentProgress, ContentSent, Event, LineReceived, LineSent, Remark
+from zsmtp.events import ContentProgress, ContentSent, LineReceived, LineSent, Remark
 from zsmtp.proto import command
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.phase import Phase, Result, Timeouts
-from zsmtp.proto.plan import ContentForm, Envelope, Flow, Recipient, Transaction, plan_transaction
-from zsmtp.proto.session import WRITE_UNIT, Answer, Finished, Lost, Session, SessionEvent
-
-TIMEOUTS = Timeouts(write=10, command=20, data=30, final=40, short=50, quit=60)
-PIPELINING = Capabilities(pipelining=True)
-CHUNKING = Capabilities(pipelining=True, chunking=True)
-ONE_BY_ONE = Capabilities()
-BODY = b"Subject: x\r\n\r\nhello\r\n.\r\n"
-
-
-class Talk:
-    """A session and the two ways to push it: what the server says, and how much of what the client says goes out."""
-
-    def __init__(self, *, lmtp: bool = False, greeted: bool = True) -> None:
-        self.heard: list[Event] = []
-        self.session = Session(timeouts=TIMEOUTS, lmtp=lmtp, observer=self.heard.append)
-        self.now = 100.0
-        if greeted:
-            self.server(b"220 hi\r\n")
-
-    def server(self, octets: bytes) -> list[SessionEvent]:
-        """What happens when the server says this."""
-        self.session.data_to_send(self.now)  # as every driver does before it reads
-        self.session.receive_data(octets, self.now)
-        return self.events()
-
-    def client(self, *, limit: int = 1 << 30) -> bytes:
-        """What the client says now, at most so many octets of it."""
-        said = b""
-        while len(said) < limit and (out := self.session.data_to_send(self.now)):
-            count = min(len(out), limit - len(said))
-            said += bytes(out[:count])
-            self.session.data_written(count, self.now)
-        return said
-
-    def events(self) -> list[SessionEvent]:
-        return list(iter(self.session.next_event, None))
-
-    def transact(
-        self, capabilities: Capabilities = PIPELINING, recipients: int = 2, content: ContentForm | None = None
-    ) -> Transaction:
-        envelope = Envelope(b"a@example.net", tuple(Recipient(b"r%d@example.org" % i) for i in range(recipients)))
-        transaction = plan_transaction(envelope, content or content_form(), capabilities)
-        self.session.transact(transaction)
-        return transaction
-
-    def to_the_dot(self, *, lmtp_recipients: int = 2) -> Transaction:
-        """A pipelined transaction whose content is out and whose final reply is due."""
-        transaction = self.transact(recipients=lmtp_recipients)
-        self.client()
-        self.server(b"250 ok\r\n" + b"250 ok\r\n" * lmtp_recipients + b"354 go\r\n")
-        assert self.client() == BODY
-        return transaction
-
-
-def answers(events: list[SessionEvent]) -> list[tuple[str, int]]:
-    return [(e.step.phase.value, e.reply.code) for e in events if isinstance(e, Answer)]
-
-
-def lost(events: list[SessionEvent]) -> Lost:
-    """The loss that ends ``events``."""
-    assert isinstance(events[-1], Lost)
-    assert not any(isinstance(event, Lost) for event in events[:-1])
-    return events[-1]
-
+from zsmtp.proto.phase import Phase, ReplyMeaning
+from zsmtp.proto.plan import ContentForm, Envelope, EnvelopeRecipient, Flow, plan_transaction
+from zsmtp.proto.session import WRITE_UNIT, Finished, SessionEvent, StepAnswered
 
 ENVELOPE = b"MAIL FROM:<a@example.net>\r\nRCPT TO:<r0@example.org>\r\nRCPT TO:<r1@example.org>\r\nDATA\r\n"
 
@@ -167,8 +105,8 @@ def test_a_reply_too_many_ends_the_session_after_the_success_it_follows() -> Non
 # ------------------------------------------------------------- sets of expected codes
 
 
-@pytest.mark.parametrize("said", [b"250 ok\r\n", b"251 x\r\n", b"200 x\r\n", b"350 x\r\n", b"334 x\r\n"])
-def test_no_reply_but_354_opens_the_content(said: bytes) -> None:
+@pytest.mark.parametrize("said", [b"250 ok\r\n", b"251 x\r\n", b"200 x\r\n", b"299 x\r\n"])
+def test_no_reply_but_a_3xx_opens_the_content(said: bytes) -> None:
     talk = Talk()
     talk.transact()
     talk.client()
@@ -179,7 +117,31 @@ def test_no_reply_but_354_opens_the_content(said: bytes) -> None:
     assert talk.client() == b""
 
 
-@pytest.mark.parametrize("said", [b"354 go on\r\n", b"334 x\r\n", b"what\r\n", b"250-a\r\n251 b\r\n", b"2500 x\r\n"])
+@pytest.mark.parametrize("said", [b"354 go\r\n", b"300 go\r\n", b"334 go\r\n", b"399 go\r\n"])
+def test_any_3xx_opens_it(said: bytes) -> None:
+    talk = Talk()
+    talk.transact()
+    talk.client()
+    talk.server(b"250 ok\r\n250 ok\r\n250 ok\r\n" + said)
+    assert talk.client() == BODY
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"354 go on\r\n",
+        b"334 x\r\n",
+        b"what\r\n",
+        b"250-a\r\n251 b\r\n",
+        b"2500 x\r\n",
+        b"200 x\r\n",
+        b"220 x\r\n",
+        b"221 bye\r\n",
+        b"249 x\r\n",
+        b"260 x\r\n",
+        b"299 x\r\n",
+    ],
+)
 def test_a_disorder_after_the_dot_leaves_the_message_in_doubt(said: bytes) -> None:
     talk = Talk()
     transaction = talk.to_the_dot()
@@ -188,14 +150,20 @@ def test_a_disorder_after_the_dot_leaves_the_message_in_doubt(said: bytes) -> No
     assert loss.in_doubt == (transaction,)
 
 
-def test_any_2xx_takes_the_message() -> None:
+@pytest.mark.parametrize("code", range(250, 260))
+def test_25x_takes_the_message(code: int) -> None:
     talk = Talk()
     talk.to_the_dot()
-    assert talk.server(b"299 odd\r\n")[0].result is Result.SUCCESS  # type: ignore[union-attr]
+    assert talk.server(b"%d odd\r\n" % code)[0].result is ReplyMeaning.SUCCESS  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("said", [b"250 hi\r\n", b"221 bye\r\n", b"354 x\r\n"])
-def test_only_220_greets(said: bytes) -> None:
+@pytest.mark.parametrize("said", [b"220 hi\r\n", b"200 hi\r\n", b"250 hi\r\n", b"221 hi\r\n", b"299 hi\r\n"])
+def test_any_2xx_greets(said: bytes) -> None:
+    assert [event.result for event in Talk(greeted=False).server(said)] == [ReplyMeaning.SUCCESS]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("said", [b"354 x\r\n", b"334 x\r\n", b"300 x\r\n"])
+def test_a_3xx_does_not_greet(said: bytes) -> None:
     assert isinstance(lost(Talk(greeted=False).server(said)).error, ReplyError)
 
 
@@ -327,11 +295,11 @@ def test_lmtp_has_one_final_reply_for_each_accepted_recipient_in_order() -> None
     talk.server(b"250 ok\r\n250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n")
     talk.client()
     first = talk.server(b"250 taken\r\n")
-    assert [event.recipient for event in first if isinstance(event, Answer)] == [0]
+    assert [event.recipient for event in first if isinstance(event, StepAnswered)] == [0]
     assert not talk.session.idle
     events = talk.server(b"452 full\r\n")
-    assert isinstance(events[0], Answer)
-    assert (events[0].recipient, events[0].result) == (2, Result.TRANSIENT)
+    assert isinstance(events[0], StepAnswered)
+    assert (events[0].recipient, events[0].result) == (2, ReplyMeaning.TRANSIENT)
     assert events[-1] == Finished(transaction, completed=True)
 
 
@@ -446,7 +414,7 @@ def test_only_the_first_loss_counts_and_nothing_comes_after_it() -> None:
     assert talk.server(b"250 ok\r\n") == []
     assert talk.client() == b""
     assert talk.session.deadline() is None
-    talk.session.transact(plan_transaction(Envelope(b"", (Recipient(b"r@s"),)), content_form(), PIPELINING))
+    talk.session.transact(plan_transaction(Envelope(b"", (EnvelopeRecipient(b"r@s"),)), content_form(), PIPELINING))
     assert talk.client() == b""
 
 
@@ -565,7 +533,7 @@ def test_what_an_observer_hears() -> None:
 
 def test_content_that_runs_ahead_is_told_to_be_for_all_who_are_not_refused() -> None:
     talk = Talk()
-    envelope = Envelope(b"a@example.net", (Recipient(b"r0@example.org"), Recipient(b"r1@example.org")))
+    envelope = Envelope(b"a@example.net", (EnvelopeRecipient(b"r0@example.org"), EnvelopeRecipient(b"r1@example.org")))
     capabilities = Capabilities(pipelining=True, chunking=True)
     talk.session.transact(plan_transaction(envelope, content_form(), capabilities, Flow.BLIND))
     talk.client()

@@ -25,7 +25,8 @@ from pathlib import Path
 from tests.support.postoffice import PostOffice, Report
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-PATIENCE = 30.0
+COVERAGE = ("COVERAGE_PROCESS_CONFIG",)  # by which a measured test run has its child processes measured, too
+PATIENCE = 60.0
 
 
 class Channel(Enum):
@@ -125,8 +126,15 @@ class _Reader:
                 return
 
 
+def usual_environment(office: PostOffice) -> dict[str, str]:
+    """What the scheduler lets its agents have, and what is needed to find and to measure them here."""
+    env = {"PATH": os.environ.get("PATH", os.defpath), "ZCONFIG": str(office.zenv), "PYTHONPATH": str(SOURCE)}
+    return env | {name: os.environ[name] for name in COVERAGE if name in os.environ}
+
+
 class Agent:
-    """The process. ``python`` are options for the interpreter, ``environment`` is added to the usual one.
+    """The process. ``python`` are options for the interpreter, ``environment`` is added to the usual one, ``before`` is
+    a command that runs another one.
 
     ``held`` leaves stdout, a pipe of one page then, unread but for :meth:`take_output`: its writes have to wait.
     With a socket pair this side keeps a copy of the child's end, to see in ``left_blocking`` how it was left.
@@ -139,17 +147,17 @@ class Agent:
         channel: Channel = Channel.PIPES,
         held: bool = False,
         python: Sequence[str] = (),
+        before: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._changed = threading.Condition()
         self._child_end = -1
         self._feed = -1
         self.left_blocking: bool | None = None
-        env = {"PATH": os.environ.get("PATH", os.defpath), "ZCONFIG": str(office.zenv), "PYTHONPATH": str(SOURCE)}
-        env.update(environment or {})
+        env = {**usual_environment(office), **(environment or {})}
         ours, theirs = _socket_pair() if channel is Channel.SOCKET_PAIR else _pipes()
         self.process = subprocess.Popen(
-            [sys.executable, *python, "-m", "zsmtp.zmailer.agent", *flags],
+            [*before, sys.executable, *python, "-m", "zsmtp.zmailer.agent", *flags],
             stdin=theirs[0],
             stdout=theirs[1],
             stderr=theirs[2],
@@ -257,6 +265,11 @@ class Agent:
         match = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
         assert match is not None
         return int(match[1]) * 1024
+
+    def is_running(self) -> bool:
+        """Whether it does something or would if it had a processor; False while it waits, or if it has ended."""
+        state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in ("S", "Z")
 
     def _look_at_child_end(self) -> None:
         if self._child_end >= 0:

@@ -144,6 +144,7 @@ class Dialogue:
             case Then.DRIP:
                 self._receive()
                 self._send(b"\x16\x03\x03\x40\x00")
+                self._fall_silent()
                 while not self.sink.stopping.wait(_MOMENT):
                     self._send(b"\x0b")
             case Then.NO_TLS:
@@ -151,6 +152,7 @@ class Dialogue:
                 self._send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
                 self._close()
             case Then.HANG:
+                self._fall_silent()
                 self.sink.stopping.wait()
             case Then.RESET:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -158,6 +160,11 @@ class Dialogue:
             case Then.CLOSE:
                 self._close()
         raise _OverError
+
+    def _fall_silent(self) -> None:
+        with self.sink.changed:
+            self.connection.silent = True
+            self.sink.changed.notify_all()
 
     def _close(self) -> None:
         """Close as a good server does: unread octets must not turn the close into a reset (RFC 9293 3.6.1)."""
@@ -185,7 +192,7 @@ class Dialogue:
             return
         if verb == "RSET":
             self._transaction = None
-        step = self._next_step(verb) or self._friendly(verb)
+        step = self._next_step(verb, self._transaction) or self._friendly(verb)
         accepted = step.octets[:1] in {b"2", b"3"}
         if verb == "MAIL" and accepted:
             self._transaction = Transaction(line)
@@ -199,7 +206,11 @@ class Dialogue:
         if verb == "DATA" and step.octets[:1] == b"3":
             self._take_data()
 
-    def _next_step(self, verb: str) -> Step | None:
+    def _next_step(self, verb: str, transaction: Transaction | None) -> Step | None:
+        if self._script.in_order and verb in {"RCPT", "DATA", "DOT", "BDAT"}:
+            stray = transaction is None or (verb != "RCPT" and not transaction.accepted)
+            if stray:
+                return Step("503 5.5.1 Bad sequence of commands")
         step = self._script.answer(verb, self._counts[verb])
         self._counts[verb] += 1
         return step
@@ -270,7 +281,7 @@ class Dialogue:
         if line.upper().endswith(b" LAST"):
             self._end_content("BDAT")
         else:
-            self._perform(self._next_step("BDAT") or self._friendly("BDAT"))
+            self._perform(self._next_step("BDAT", self._transaction) or self._friendly("BDAT"))
 
     def _end_content(self, verb: str) -> None:
         transaction = self._transaction
@@ -280,7 +291,7 @@ class Dialogue:
             transaction.complete = True
             self.sink.changed.notify_all()
         for _ in transaction.accepted if self._script.lmtp else (None,):
-            step = self._next_step(verb) or self._friendly(verb)
+            step = self._next_step(verb, transaction) or self._friendly(verb)
             if step.send is not None:
                 transaction.answers.append(step.octets)
             self._perform(step)

@@ -90,7 +90,7 @@ class NameServer:
         # a datagram is what ends recvfrom(): shutdown() does not on an unconnected UDP socket
         self._udp.sendto(b"", self._udp.getsockname())
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive(), "a thread of the name server would not end"
         self._udp.close()
         self._tcp.close()
@@ -110,7 +110,7 @@ class NameServer:
             except OSError:
                 return
             with sock, suppress(OSError, struct.error):
-                sock.settimeout(2)
+                sock.settimeout(30)
                 (length,) = struct.unpack("!H", sock.recv(2, socket.MSG_WAITALL))
                 answer = self._answer(sock.recv(length, socket.MSG_WAITALL))
                 if answer is not None:

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery, Message
-from zsmtp.delivery.outcome import Fate, Verdict
+from zsmtp.delivery.ledger import Ledger
+from zsmtp.delivery.outcome import Disposition, Verdict
 from zsmtp.delivery.pool import Route
-from zsmtp.delivery.report import Ledger
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.events import Event, ignore
 from zsmtp.net.script import NEVER
 from zsmtp.net.scripted import Host, ScriptedNetwork
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Envelope, Recipient, SenderWish
+from zsmtp.proto.plan import ContentForm, Envelope, EnvelopeRecipient, TLSDemand
 from zsmtp.tls.chain import TrustAnchors
 
 CONTENT = b"Subject: x\r\n\r\nhello\r\n"
@@ -51,14 +51,16 @@ def content_form(content: bytes = CONTENT, *, block: int = 1 << 20, eight_bit: b
 
 
 def message(
-    *recipients: bytes | Recipient,
+    *recipients: bytes | EnvelopeRecipient,
     sender: bytes = b"a@example.net",
     content: ContentForm | None = None,
     content_for: Callable[[Capabilities], ContentForm] | None = None,
-    wish: SenderWish = SenderWish.NONE,
+    wish: TLSDemand = TLSDemand.NONE,
 ) -> Message:
     """A message to ``recipients`` (r0@example.org without any)."""
-    chosen = [r if isinstance(r, Recipient) else Recipient(r) for r in recipients or (b"r0@example.org",)]
+    chosen = [
+        r if isinstance(r, EnvelopeRecipient) else EnvelopeRecipient(r) for r in recipients or (b"r0@example.org",)
+    ]
     form = content or content_form()
     return Message(Envelope(sender, tuple(chosen), wish=wish), content_for or (lambda capabilities: form))
 
@@ -101,7 +103,7 @@ class World:
         self.network.run(self.courier.close(self.route, "done"))
 
     @property
-    def fates(self) -> list[Fate]:
+    def fates(self) -> list[Disposition]:
         """What became of the recipients of the last message."""
         return [verdict.fate for verdict in self.verdicts[-1]]
 

@@ -1,18 +1,18 @@
-"""Plans of every kind, for properties: hypothesis strategies for :class:`~zsmtp.delivery.plan.DeliveryPlan`."""
+"""Plans of every kind, for properties: hypothesis strategies for :class:`~zsmtp.delivery.deliveryplan.DeliveryPlan`."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.dns.answer import MX, TLSA, WKS, Answer, Query, RecordType, Status
+from zsmtp.dns.candidates import Candidate, Endpoint, Family, NoRoute, Plan
 from zsmtp.dns.ip import format_ip
-from zsmtp.dns.plan import Candidate, Endpoint, Family, NoRoute, Plan
-from zsmtp.proto.plan import SenderWish
-from zsmtp.tls.mtasts import CachedPolicy, Mode, PolicyLookup
-from zsmtp.tls.mtasts import Policy as STSPolicy
-from zsmtp.tls.policy import Barred, Level, Policy, Requirement, Source
-from zsmtp.tls.problem import Problem
+from zsmtp.proto.plan import TLSDemand
+from zsmtp.tls.mtasts import CachedPolicy, PolicyLookup, PolicyMode
+from zsmtp.tls.mtasts import STSPolicy as STSPolicy
+from zsmtp.tls.policy import Barred, Level, Requirement, RequirementSource, TLSPolicy
+from zsmtp.tls.problem import TLSProblem
 
 texts = st.text(max_size=20)
 names = st.from_regex(r"[a-z0-9]{1,8}(\.[a-z]{1,5}){1,2}", fullmatch=True)
@@ -58,7 +58,7 @@ routes = st.builds(
     notes=st.lists(texts, max_size=3).map(tuple),
     exchangers=st.lists(names, max_size=3).map(tuple),
 )
-barred = st.builds(Barred, texts, st.sampled_from(Source), st.sampled_from(Problem))
+barred = st.builds(Barred, texts, st.sampled_from(RequirementSource), st.sampled_from(TLSProblem))
 
 
 def _requirement(
@@ -67,7 +67,7 @@ def _requirement(
     return Requirement(
         level=level,
         reason=f"because of {name}",
-        source=Source.DANE if level is Level.DANE else Source.CONFIGURED,
+        source=RequirementSource.DANE if level is Level.DANE else RequirementSource.CONFIGURED,
         names=(name, f".{name}"),
         fingerprints=(digest,) if level is Level.FINGERPRINT else (),
         tlsa=(record,) if level is Level.DANE else (),
@@ -80,7 +80,7 @@ _levels = st.sampled_from([level for level in Level if level is not Level.DANE_O
 _plain = st.builds(_requirement, _levels, st.none(), tlsa, octets, names)
 requirements = st.builds(_requirement, _levels, st.none() | barred | _plain, tlsa, octets, names)
 policies = st.builds(
-    Policy,
+    TLSPolicy,
     level=st.sampled_from(Level),
     match=st.lists(names, max_size=2).map(tuple),
     fingerprints=st.lists(octets, max_size=2).map(tuple),
@@ -91,17 +91,17 @@ _times = st.floats(0, 4e9)
 sts = st.builds(
     PolicyLookup,
     names,
-    st.none() | st.builds(STSPolicy, st.sampled_from(Mode), st.integers(0, 10**7), st.lists(names).map(tuple)),
+    st.none() | st.builds(STSPolicy, st.sampled_from(PolicyMode), st.integers(0, 10**7), st.lists(names).map(tuple)),
     texts,
     st.none() | st.builds(CachedPolicy, names, texts, octets, _times, texts, _times),
-    st.none() | st.sampled_from(Problem),
+    st.none() | st.sampled_from(TLSProblem),
 )
 plans = st.builds(
     DeliveryPlan,
     route=routes,
     policy=st.none() | policies,
     sts=st.none() | sts,
-    wish=st.sampled_from(SenderWish),
+    wish=st.sampled_from(TLSDemand),
     problem=texts,
     requirements=st.dictionaries(endpoints, requirements | barred, max_size=3),
 )

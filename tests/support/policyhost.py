@@ -56,7 +56,7 @@ class PolicyHost:
     def __exit__(self, *exc_info: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(5)
+        self._thread.join(60)
 
     def environment(self, folder: Path) -> dict[str, str]:
         """What a child process needs in its environment to look for policy hosts on this port."""

@@ -107,7 +107,7 @@ class Report:
         if notary:
             address, action, status, diagnostic, _mta, *_agent = notary
             assert b"\r" not in match[3], f"a line break in the notary data of {line!r}"
-            assert action in {b"delivered", b"relayed", b"failed", b"delayed", b"expanded", b"-"}, line
+            assert action in {b"delivered", b"relayed", b"failed", b"expanded"}, line
             assert re.match(rb"[245]\.\d{1,3}\.\d{1,3}(?: \(|$)", status), f"no status code in {line!r}"
             assert address, line
             assert diagnostic == b"" or re.match(rb"[a-z-]+; ", diagnostic), line
@@ -186,6 +186,14 @@ class PostOffice:
     def diagnostics(self, job: Job) -> list[Diagnostic]:
         """The ``d`` records of the control file."""
         return [Diagnostic.parse(line) for line in self.control(job).split(b"\n") if line.startswith(b"d")]
+
+    def notary(self, report: Report) -> tuple[bytes, ...]:
+        """The notary data of a report: its own, or those of the ``d`` record of its recipient."""
+        if report.notary:
+            return report.notary
+        files = [Job(str(path.relative_to(self.transport)), ()) for path in self.transport.rglob("[0-9]*")]
+        records = [record for job in files if job.id == report.id for record in self.diagnostics(job)]
+        return next((record.notary for record in records if record.offset == report.offset), ())
 
     def locked(self) -> list[str]:
         """The control files in which a recipient is locked."""

@@ -15,12 +15,17 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 @dataclass
 class Receiver:
-    """What came: messages in order, connections by port. ``refuse`` are recipients that get a 550."""
+    """What came: messages in order, connections by port. ``refuse`` are recipients that get a 550.
+
+    ``most`` connections are served at a time, others closed at once; an answer to RCPT takes ``delay`` seconds.
+    """
 
     ports: list[int] = field(default_factory=list)
     messages: list[Envelope] = field(default_factory=list)
     connections: Counter[int] = field(default_factory=Counter)
     refuse: set[str] = field(default_factory=set)
+    most: int = 1 << 30
+    delay: float = 0.0
 
     @property
     def port(self) -> int:
@@ -30,6 +35,7 @@ class Receiver:
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
+        await asyncio.sleep(self.delay)
         if address in self.refuse:
             return "550 5.1.1 no such user"
         envelope.rcpt_tos.append(address)
@@ -48,13 +54,16 @@ def receiving(
     hosts: list[str] | None = None,
     port: int = 0,
     implicit_tls: ssl.SSLContext | None = None,
+    most: int = 1 << 30,
+    delay: float = 0.0,
     **options: object,
 ) -> Iterator[Receiver]:
     """Servers on so many ports of 127.0.0.1, or on one port of each of ``hosts``, until the block is left.
 
-    With ``implicit_tls`` they speak TLS from the first octet; ``options`` are aiosmtpd's.
+    With ``implicit_tls`` they speak TLS from the first octet; ``most`` and ``delay`` are as for :class:`Receiver`,
+    ``options`` are aiosmtpd's.
     """
-    receiver = Receiver()
+    receiver = Receiver(most=most, delay=delay)
     loop = asyncio.new_event_loop()
     servers: list[asyncio.Server] = []
     connections: set[SMTP] = set()
@@ -82,12 +91,12 @@ def receiving(
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(start(), loop).result(20)
+        asyncio.run_coroutine_threadsafe(start(), loop).result(60)
         yield receiver
     finally:
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(20)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(20)
+        thread.join(60)
         loop.close()
 
 
@@ -96,8 +105,16 @@ def _counted(
 ) -> SMTP:
     class Counted(SMTP):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            if len(connections) >= receiver.most:
+                transport.abort()  # type: ignore[attr-defined]
+                return
             receiver.connections[transport.get_extra_info("sockname")[1]] += 1
             connections.add(self)
             super().connection_made(transport)
+
+        def connection_lost(self, error: Exception | None) -> None:
+            if self in connections:
+                connections.discard(self)
+                super().connection_lost(error)
 
     return Counted(receiver, loop=loop, hostname="receiver.example", **options)  # type: ignore[arg-type]

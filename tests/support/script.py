@@ -50,10 +50,13 @@ class Step:
 
     @classmethod
     def from_json(cls, value: Any) -> Step:
-        """Read ``"250 ok"`` or ``{"send": ..., "then": ..., "delay": ...}``."""
+        """Read ``"250 ok"`` or ``{"send": ..., "then": ..., "delay": ...}``.
+
+        A delay is to outlast what the client does meanwhile, on a busy machine too: it is made a hundred times as long.
+        """
         if isinstance(value, str):
             return cls(value)
-        return cls(value["send"], Then(value.get("then", "go on")), float(value.get("delay", 0)))
+        return cls(value["send"], Then(value.get("then", "go on")), 100.0 * value.get("delay", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,9 @@ class Drip:
 class Script:
     """What the server does on one connection; with ``implicit_tls`` after a handshake at its start.
 
-    ``in_content`` is taken once so many octets of a message's content have come, before the end was seen (None:
-    never). ``read_size`` octets are read at a time, with ``read_pause`` seconds between two reads.
+    ``in_order``: a command out of sequence gets its 503 whatever the replies say, and content that nobody was accepted
+    for too. ``in_content`` is taken once so many octets of a message's content have come, before the end was seen
+    (None: never). ``read_size`` octets are read at a time, with ``read_pause`` seconds between two reads.
     """
 
     banner: Step = Step("220 sink.example ESMTP Sink")
@@ -77,6 +81,7 @@ class Script:
     lmtp: bool = False
     implicit_tls: bool = False
     replies: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
+    in_order: bool = False
     in_content: tuple[int, Step] | None = None
     drip: Drip | None = None
     read_size: int = 1 << 18

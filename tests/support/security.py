@@ -12,7 +12,7 @@ from zsmtp.delivery.security import Security
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.net.script import Script
 from zsmtp.tls.facts import TLSFacts
-from zsmtp.tls.policy import Policy
+from zsmtp.tls.policy import TLSPolicy
 
 SECURED = TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, "x25519")
 
@@ -41,7 +41,7 @@ class Authority:
         return Script(keywords=("STARTTLS", *keywords), tls=self.facts(*names), **more)
 
 
-def asking(policy: Policy, **more: Any) -> SessionSettings:
+def asking(policy: TLSPolicy, **more: Any) -> SessionSettings:
     """Settings for sessions under ``policy``, for every destination; ``more`` are fields of ``Security``."""
     usual: dict[str, Any] = {
         "policy_for": lambda destination: policy,

@@ -27,9 +27,14 @@ from tests.support.dialogue import Dialogue
 from tests.support.script import Script
 from tests.support.wire import Connection, Segment, Transaction, Way
 
+from zsmtp.net.transport import socket_address
+
 
 class Sink:
-    """The server. ``scripts`` are for the connections in the order they are accepted; the last one repeats."""
+    """The server. ``scripts`` are for the connections in the order they are accepted; the last one repeats.
+
+    ``choose`` gives the script for the connection that was accepted last instead.
+    """
 
     def __init__(
         self,
@@ -40,7 +45,9 @@ class Sink:
         keep_content: bool = True,
         receive_buffer: int | None = None,
         tls: ssl.SSLContext | None = None,
+        choose: Callable[[Sink], Script] | None = None,
     ) -> None:
+        self._choose = choose
         self.scripts = scripts or (Script(),)
         self.keep_content = keep_content
         self.tls = tls
@@ -66,11 +73,11 @@ class Sink:
                 with suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
         for thread in list(self._threads):
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive(), "a thread of the server would not end"
         self._listener.close()
 
-    def wait_for(self, condition: Callable[[Sink], bool], timeout: float = 20.0) -> None:
+    def wait_for(self, condition: Callable[[Sink], bool], timeout: float = 60.0) -> None:
         """Wait until ``condition`` holds; looked at after every event. Raises TimeoutError."""
         with self.changed:
             if not self.changed.wait_for(lambda: condition(self), timeout):
@@ -120,7 +127,8 @@ class Sink:
                 self.connections.append(connection)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            dialogue = Dialogue(self, connection, sock, self.scripts[min(number, len(self.scripts) - 1)])
+            script = self.scripts[min(number, len(self.scripts) - 1)] if self._choose is None else self._choose(self)
+            dialogue = Dialogue(self, connection, sock, script)
             self._spawn(dialogue.run)
 
 
@@ -132,7 +140,7 @@ def _listen(host: str, port: int, unix: Path | None, receive_buffer: int | None)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if receive_buffer is not None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        listener.bind(str(unix) if unix else (host, port))
+        listener.bind(str(unix) if unix else socket_address(host, port))
         listener.listen(64)
     except OSError:
         listener.close()

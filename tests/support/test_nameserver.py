@@ -11,15 +11,15 @@ from tests.support.nameserver import REFERENCE_ZONE, Failure, NameServer
 
 
 def ask(server: NameServer, name: str, rdtype: str) -> dns.message.Message:
-    return dns.query.udp(dns.message.make_query(name, rdtype), "127.0.0.1", timeout=5, port=server.port)
+    return dns.query.udp(dns.message.make_query(name, rdtype), "127.0.0.1", timeout=60, port=server.port)
 
 
 def test_answers_by_udp_and_tcp() -> None:
     with NameServer(REFERENCE_ZONE) as server:
         query = dns.message.make_query("Example.com", "MX")
         for response in (
-            dns.query.udp(query, "127.0.0.1", timeout=5, port=server.port),
-            dns.query.tcp(query, "127.0.0.1", timeout=5, port=server.port),
+            dns.query.udp(query, "127.0.0.1", timeout=60, port=server.port),
+            dns.query.tcp(query, "127.0.0.1", timeout=60, port=server.port),
         ):
             assert [rdata.to_text().lower() for rdata in response.answer[0]] == ["10 mx.example.com."]
         assert len(ask(server, "multimx.example", "MX").answer[0]) == 3

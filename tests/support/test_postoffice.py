@@ -32,13 +32,25 @@ def test_locks_and_diagnostics_are_seen(tmp_path: Path) -> None:
     ]
 
 
+def test_notary_data_are_in_the_report_or_in_the_file(tmp_path: Path) -> None:
+    office = PostOffice(tmp_path)
+    job = office.post(["a@b", "c@d"], name="A/77-1")
+    office.post(["a@b"], name="A/770-1")
+    with (office.transport / job.path).open("ab") as control:
+        control.write(b"d %d:252:-1::1\tc@d\x01failed\x015.1.1\x01smtp; 550 (x)\x01y\tno\n" % job.offsets[1])
+    first, second = (Report(job.id, offset, (), "error2", b"") for offset in job.offsets)
+    assert office.notary(first) == ()
+    assert office.notary(second)[:2] == (b"c@d", b"failed")
+    assert office.notary(Report(job.id, 0, (b"x",), "error", b"")) == (b"x",)
+
+
 @pytest.mark.parametrize(
     ("line", "fate"),
     [
         (b"1/2\t\tok", "ok"),
         (b"1/2\t\tok3 \r<<- .\r->> 250 ok", "ok"),
         (b"1/2\ta@b\x01failed\x015.1.1 (bad)\x01smtp; 550 (x)\x01dns; m (1|2|3|4)\x01smtp[1]\terror no", "error"),
-        (b"1/2\ta@b\x01delayed\x014.4.1\x01smtp; 450 (x)\x01\tretryat +60 no", "deferred"),
+        (b"1/2\ta@b\x01failed\x014.4.1\x01smtp; 450 (x)\x01\tretryat +60 no", "deferred"),
     ],
 )
 def test_reports_are_taken_apart(line: bytes, fate: str) -> None:
@@ -57,6 +69,7 @@ def test_reports_are_taken_apart(line: bytes, fate: str) -> None:
         b"1/2\ta@b\x01failed\x015.1.1\terror no",
         b"1/2\ta@b\x01failed\x01never\x01smtp; 550\x01\terror no",
         b"1/2\ta@b\x01lost\x015.1.1\x01smtp; 550\x01\terror no",
+        b"1/2\ta@b\x01delayed\x014.4.1\x01smtp; 450 (x)\x01\tdeferred no",
         b"1/2\ta@b\x01failed\x015.1.1\x01smtp; 550\rx\x01\terror no",
     ],
 )

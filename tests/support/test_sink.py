@@ -18,7 +18,7 @@ from tests.support.wire import Way
 
 def client(sink: Sink) -> socket.socket:
     sock = socket.create_connection((sink.host, sink.port), 10)
-    sock.settimeout(10)
+    sock.settimeout(60)
     return sock
 
 

@@ -10,15 +10,15 @@ from tests.support.network import address, message, table
 
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery, Message
+from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.pool import Route
-from zsmtp.delivery.report import Ledger
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.events import Event
 from zsmtp.net.scripted import Host, ScriptedNetwork
 from zsmtp.observers import document
 from zsmtp.observers.document import Addresses, Fates, Safety, Trace
-from zsmtp.observers.trace import Handle, Recorder
+from zsmtp.observers.trace import Handle, TraceRecorder
 
 START = 1_795_000_000.0  # 2026-11-18
 
@@ -34,7 +34,7 @@ class TracedWorld:
         self.network = ScriptedNetwork(lives, observer=self._hear, **net)
         self.handed: list[tuple[Handle, Trace]] = []
         self.complaints: list[str] = []
-        self.recorder = Recorder(
+        self.recorder = TraceRecorder(
             lambda handle, trace: self.handed.append((handle, trace)),
             clock=lambda: self.network.now,
             wall=lambda: START + self.network.now - 1000.0,
@@ -87,18 +87,23 @@ def _item(kind: type, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any
 
 _items = st.one_of(
     _item(
-        document.Lookup, name=_texts, record_type=_texts, records=_lists, safety=st.sampled_from(Safety), source=_texts
+        document.LookupItem,
+        name=_texts,
+        record_type=_texts,
+        records=_lists,
+        safety=st.sampled_from(Safety),
+        source=_texts,
     ),
-    _item(document.Fetch, host=_texts, octets=st.integers(0, 65536), problem=_texts),
-    _item(document.Connect, host=_texts, address=_texts, port=st.integers(0, 65535), failed=_texts),
-    _item(document.Handshake, server_name=_texts, session=_texts, peer=_texts, error=_texts),
-    _item(document.Exchange, phase=_texts, sent=_texts, code=st.just(0) | st.integers(200, 599), reply=_lists),
-    _item(document.Content, octets=st.integers(0, 1 << 50), recipients=st.integers(0, 1000)),
-    _item(document.Decision, about=_texts, text=_texts),
-    _item(document.Broken, reason=_texts, phase=_texts),
+    _item(document.FetchItem, host=_texts, octets=st.integers(0, 65536), problem=_texts),
+    _item(document.ConnectItem, host=_texts, address=_texts, port=st.integers(0, 65535), failed=_texts),
+    _item(document.HandshakeItem, server_name=_texts, session=_texts, peer=_texts, error=_texts),
+    _item(document.ExchangeItem, phase=_texts, sent=_texts, code=st.just(0) | st.integers(200, 599), reply=_lists),
+    _item(document.ContentItem, octets=st.integers(0, 1 << 50), recipients=st.integers(0, 1000)),
+    _item(document.DecisionItem, about=_texts, text=_texts),
+    _item(document.BrokenItem, reason=_texts, phase=_texts),
 )
 _recipients = st.builds(
-    document.Recipient,
+    document.TracedRecipient,
     address=_texts,
     at=st.none() | _times,
     fate=st.sampled_from(["", "delivered", "failed", "deferred"]),
@@ -118,7 +123,7 @@ traces = st.builds(
     recipients=st.lists(_recipients, max_size=4).map(tuple),
     connections=st.lists(_texts, max_size=3).map(
         lambda hosts: tuple(
-            document.Connection(number=number, host=host, address="192.0.2.1", port=25, opened=0.5)
+            document.TracedConnection(number=number, host=host, address="192.0.2.1", port=25, opened=0.5)
             for number, host in enumerate(hosts, 1)
         )
     ),

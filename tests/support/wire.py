@@ -84,6 +84,7 @@ class Connection:
         self.wire: list[Segment] = []
         self.commands: list[Command] = []
         self.transactions: list[Transaction] = []
+        self.silent = False  # the server says nothing more, or nothing more that leads anywhere
         self.finished = False
 
     @property

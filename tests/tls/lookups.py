@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from zsmtp.dns.answer import MX, Answer, Query, Record, RecordType, Status
-from zsmtp.dns.plan import Candidate, Endpoint, Family, Plan
+from zsmtp.dns.candidates import Candidate, Endpoint, Family, Plan
+from zsmtp.effects import Effect, Operation, carry_out
 
 T = TypeVar("T")
 
@@ -43,16 +44,15 @@ def signed_plan(*, mx_secure: bool = True, address_secure: bool = True) -> Plan:
     )
 
 
-def run(work: Generator[Query, Any, T], zone: Mapping[str, Answer] | None = None) -> tuple[T, list[str]]:
-    """Run a generator of TLSA queries; its result, and the names it asked for. What the zone lacks is not there."""
+def run(work: Operation[T], zone: Mapping[str, Answer] | None = None) -> tuple[T, list[str]]:
+    """Run rules that ask for TLSA records; the result, and the names asked for. What the zone lacks is not there."""
     asked: list[str] = []
-    try:
-        query = next(work)
-        while True:
-            assert query.type is RecordType.TLSA
-            asked.append(query.name)
-            missing = Answer(query, Status.NXDOMAIN, canonical=query.name, secure=True)
-            query = work.send((zone or {}).get(query.name, missing))
-    except StopIteration as end:
-        result: T = end.value
-        return result, asked
+
+    def perform(effect: Effect[Any]) -> Answer:
+        assert isinstance(effect, Query)
+        assert effect.type is RecordType.TLSA
+        asked.append(effect.name)
+        missing = Answer(effect, Status.NXDOMAIN, canonical=effect.name, secure=True)
+        return (zone or {}).get(effect.name, missing)
+
+    return carry_out(work, perform), asked

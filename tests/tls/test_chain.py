@@ -13,10 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.effort import examples
 from tests.tls.certificates import CLIENT, NOW, SERVER, Issued, issue, weak_key
 
 from zsmtp.tls.chain import MAX_CHAIN, ChainVerdict, TrustAnchors, verify_chain
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.problem import TLSProblem
 
 DAY = 86400.0
 ROOT = issue("root", ca=True)
@@ -40,7 +41,7 @@ def verify(chain: Sequence[bytes], *anchors: Issued, now: float = NOW) -> ChainV
 
 def refused(chain: Sequence[bytes], *anchors: Issued, now: float = NOW) -> str:
     verdict = verify(chain, *anchors, now=now)
-    assert verdict.problem is Problem.CERTIFICATE_NOT_TRUSTED
+    assert verdict.problem is TLSProblem.CERTIFICATE_NOT_TRUSTED
     return verdict.text
 
 
@@ -56,7 +57,7 @@ def test_any_certificate_can_be_an_anchor() -> None:
 
 
 @given(st.data())
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_order_and_strangers_in_the_chain_do_not_matter(data: st.DataObject) -> None:
     stranger = issue("stranger", ca=True)
     others = data.draw(st.permutations([INTER.der, ROOT.der, stranger.der, b"no certificate", INTER.der]))
@@ -85,16 +86,18 @@ def test_dates() -> None:
     future = issue("mx", by=INTER, valid=(1, 30))
     for leaf, words in ((expired, "the certificate expired 2027-01-14T08:00Z"), (future, "valid from 2027-01-16")):
         verdict = verify(leaf.chain, ROOT)
-        assert verdict.problem is Problem.CERTIFICATE_EXPIRED
+        assert verdict.problem is TLSProblem.CERTIFICATE_EXPIRED
         assert words in verdict.text
-    assert verify(expired.chain, ROOT, now=NOW - 1.5 * DAY).problem is Problem.CERTIFICATE_EXPIRED  # the CA is younger
+    assert (
+        verify(expired.chain, ROOT, now=NOW - 1.5 * DAY).problem is TLSProblem.CERTIFICATE_EXPIRED
+    )  # the CA is younger
 
 
 @pytest.mark.parametrize("anchored", [True, False])
 def test_an_expired_authority(anchored: bool) -> None:
     old = issue("old", ca=True, valid=(-60, -1)) if anchored else issue("old", by=ROOT, ca=True, valid=(-60, -1))
     verdict = verify(issue("mx", by=old).chain, old if anchored else ROOT)
-    assert verdict == ChainVerdict(Problem.CERTIFICATE_EXPIRED, "a CA certificate is expired or not valid yet")
+    assert verdict == ChainVerdict(TLSProblem.CERTIFICATE_EXPIRED, "a CA certificate is expired or not valid yet")
 
 
 def test_issuers_that_are_no_authority() -> None:
@@ -197,14 +200,14 @@ def test_words_from_certificates_are_harmless() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_damaged_certificates_are_not_trusted_and_raise_nothing(data: st.DataObject) -> None:
     der = bytearray(LEAF.der)
     unused_bits = len(der) - len(LEAF.certificate.signature) - 1  # of the signature's BIT STRING: nobody minds them
     position = data.draw(st.integers(0, len(der) - 1).filter(lambda position: position != unused_bits))
     der[position] ^= data.draw(st.integers(1, 255))
     verdict = verify((bytes(der), INTER.der), ROOT)
-    assert verdict.problem in (Problem.CERTIFICATE_NOT_TRUSTED, Problem.CERTIFICATE_EXPIRED)
+    assert verdict.problem in (TLSProblem.CERTIFICATE_NOT_TRUSTED, TLSProblem.CERTIFICATE_EXPIRED)
     assert verdict.text.isprintable()
 
 
@@ -216,6 +219,6 @@ def test_a_version_that_there_is_not() -> None:
     """The library has an exception of its own for it; as an anchor it is none."""
     strange = LEAF.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03", 1)
     assert strange != LEAF.der
-    assert verify((strange, INTER.der), ROOT).problem is Problem.CERTIFICATE_NOT_TRUSTED
+    assert verify((strange, INTER.der), ROOT).problem is TLSProblem.CERTIFICATE_NOT_TRUSTED
     assert verify((LEAF.der, strange, INTER.der), ROOT).problem is None
     assert verify_chain(LEAF.chain, TrustAnchors([strange, ROOT.der]), NOW).problem is None

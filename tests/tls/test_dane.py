@@ -123,7 +123,7 @@ def test_records_are_shown_shortened() -> None:
 )
 def test_whether_the_resolver_validates(status: Status, secure: bool, expected: bool | None) -> None:
     work = resolver_validates()
-    query = next(work)
+    query = work.send(None)
     assert query == Query("", RecordType.TXT)
     with pytest.raises(StopIteration) as end:
         work.send(Answer(query, status, secure=secure))

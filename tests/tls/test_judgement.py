@@ -11,8 +11,8 @@ from zsmtp.dns.answer import TLSA
 from zsmtp.tls.chain import TrustAnchors
 from zsmtp.tls.facts import TLSFacts
 from zsmtp.tls.judgement import Judgement, Verified, judge, without_tls
-from zsmtp.tls.policy import Barred, Level, Requirement, Source
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.policy import Barred, Level, Requirement, RequirementSource
+from zsmtp.tls.problem import TLSProblem
 
 HOST, DOMAIN = "mx.example.org", "example.org"
 ROOT = issue("root", ca=True)
@@ -55,22 +55,22 @@ def unneeded() -> TrustAnchors:
     raise AssertionError("nothing here needs CA certificates")
 
 
-def chained(level: Level, *names: str, source: Source = Source.CONFIGURED) -> Requirement:
+def chained(level: Level, *names: str, source: RequirementSource = RequirementSource.CONFIGURED) -> Requirement:
     return Requirement(level=level, reason="test", names=names, source=source)
 
 
-def problem_of_chain(kind: str) -> Problem | None:
+def problem_of_chain(kind: str) -> TLSProblem | None:
     """What path validation and the name HOST say of each certificate."""
     return {
-        "expired": Problem.CERTIFICATE_EXPIRED,
-        "not yet valid": Problem.CERTIFICATE_EXPIRED,
-        "self-signed": Problem.CERTIFICATE_NOT_TRUSTED,
-        "unknown CA": Problem.CERTIFICATE_NOT_TRUSTED,
-        "RSA-1024 CA": Problem.CERTIFICATE_NOT_TRUSTED,
-        "wrong name": Problem.CERTIFICATE_HOST_MISMATCH,
-        "IP SAN": Problem.CERTIFICATE_HOST_MISMATCH,
-        "no name": Problem.CERTIFICATE_HOST_MISMATCH,
-        "CN only": Problem.CERTIFICATE_HOST_MISMATCH,
+        "expired": TLSProblem.CERTIFICATE_EXPIRED,
+        "not yet valid": TLSProblem.CERTIFICATE_EXPIRED,
+        "self-signed": TLSProblem.CERTIFICATE_NOT_TRUSTED,
+        "unknown CA": TLSProblem.CERTIFICATE_NOT_TRUSTED,
+        "RSA-1024 CA": TLSProblem.CERTIFICATE_NOT_TRUSTED,
+        "wrong name": TLSProblem.CERTIFICATE_HOST_MISMATCH,
+        "IP SAN": TLSProblem.CERTIFICATE_HOST_MISMATCH,
+        "no name": TLSProblem.CERTIFICATE_HOST_MISMATCH,
+        "CN only": TLSProblem.CERTIFICATE_HOST_MISMATCH,
     }.get(kind)
 
 
@@ -91,9 +91,9 @@ def test_levels_that_take_anybody(level: Level, kind: str) -> None:
     "requirement",
     [
         chained(Level.VERIFY, HOST),
-        chained(Level.SECURE, HOST, source=Source.MTA_STS),
+        chained(Level.SECURE, HOST, source=RequirementSource.MTA_STS),
         chained(Level.SECURE, f".{DOMAIN}", DOMAIN),
-        chained(Level.VERIFY, HOST, source=Source.REQUIRETLS),
+        chained(Level.VERIFY, HOST, source=RequirementSource.REQUIRETLS),
     ],
     ids=["verify", "mta-sts enforce", "secure", "requiretls"],
 )
@@ -125,7 +125,7 @@ def test_fingerprints_need_nothing_else(what: str, kind: str) -> None:
 def test_another_fingerprint(kind: str) -> None:
     requirement = Requirement(level=Level.FINGERPRINT, reason="test", fingerprints=(bytes(32), bytes(64)))
     judgement = judged(requirement, CERTIFICATES[kind])
-    assert (judgement.ok, judgement.problem) == (False, Problem.CERTIFICATE_NOT_TRUSTED)
+    assert (judgement.ok, judgement.problem) == (False, TLSProblem.CERTIFICATE_NOT_TRUSTED)
     assert sha256(CERTIFICATES[kind].der).hexdigest() in judgement.text
 
 
@@ -134,7 +134,7 @@ def test_no_fingerprint_configured_matches_nothing(kind: str) -> None:
 
 
 def dane(*records: TLSA, names: tuple[str, ...] = (HOST, DOMAIN)) -> Requirement:
-    return Requirement(level=Level.DANE, reason="test", source=Source.DANE, names=names, tlsa=records)
+    return Requirement(level=Level.DANE, reason="test", source=RequirementSource.DANE, names=names, tlsa=records)
 
 
 def test_dane_ee_ignores_names_dates_and_authorities(kind: str) -> None:
@@ -146,7 +146,7 @@ def test_dane_ee_ignores_names_dates_and_authorities(kind: str) -> None:
 
 def test_dane_ee_with_another_key(kind: str) -> None:
     judgement = judge(dane(TLSA(3, 1, 1, bytes(32))), facts(CERTIFICATES[kind]), now=NOW, anchors=unneeded)
-    assert (judgement.ok, judgement.problem) == (False, Problem.TLSA_INVALID)
+    assert (judgement.ok, judgement.problem) == (False, TLSProblem.TLSA_INVALID)
 
 
 def test_dane_ta_wants_chain_and_name(kind: str) -> None:
@@ -154,7 +154,7 @@ def test_dane_ta_wants_chain_and_name(kind: str) -> None:
     record = TLSA(2, 0, 1, sha256(INTER.der).digest())
     judgement = judge(dane(record), facts(CERTIFICATES[kind]), now=NOW, anchors=unneeded)
     if kind in ("self-signed", "unknown CA", "RSA-1024 CA"):
-        assert judgement.problem is Problem.TLSA_INVALID
+        assert judgement.problem is TLSProblem.TLSA_INVALID
     elif kind == "CN only":  # RFC 7672 3.2.3: no subjectAltName, the common name counts
         assert (judgement.ok, judgement.verified) == (True, Verified.DANE_TA)
     else:
@@ -169,7 +169,7 @@ def test_dane_ta_needs_no_public_authority() -> None:
     judgement = judge(requirement, TLSFacts("TLSv1.3", "x", 256, chain=sent), now=NOW, anchors=unneeded)
     assert (judgement.ok, judgement.verified) == (True, Verified.DANE_TA)
     unsent = TLSFacts("TLSv1.3", "x", 256, chain=sent[:1])
-    assert judge(requirement, unsent, now=NOW, anchors=unneeded).problem is Problem.TLSA_INVALID
+    assert judge(requirement, unsent, now=NOW, anchors=unneeded).problem is TLSProblem.TLSA_INVALID
     full = dane(TLSA(2, 0, 0, UNKNOWN.der))
     assert judge(full, unsent, now=NOW, anchors=unneeded).ok
 
@@ -179,7 +179,7 @@ def test_dane_ta_with_a_certificate_that_is_not_on_the_way() -> None:
     sent = (*CERTIFICATES["unknown CA"].chain, ROOT.der)
     requirement = dane(TLSA(2, 0, 1, sha256(ROOT.der).digest()))
     judgement = judge(requirement, TLSFacts("TLSv1.3", "x", 256, chain=sent), now=NOW, anchors=unneeded)
-    assert judgement.problem is Problem.CERTIFICATE_NOT_TRUSTED
+    assert judgement.problem is TLSProblem.CERTIFICATE_NOT_TRUSTED
 
 
 def test_one_record_that_matches_is_enough() -> None:
@@ -192,12 +192,12 @@ def test_a_weak_authority_is_refused_under_dane_too() -> None:
     sent = (*CERTIFICATES["RSA-1024 CA"].chain, WEAK.der)
     requirement = dane(TLSA(2, 0, 1, sha256(WEAK.der).digest()))
     judgement = judge(requirement, TLSFacts("TLSv1.3", "x", 256, chain=sent), now=NOW, anchors=unneeded)
-    assert judgement.problem is Problem.CERTIFICATE_NOT_TRUSTED
+    assert judgement.problem is TLSProblem.CERTIFICATE_NOT_TRUSTED
 
 
 @pytest.mark.parametrize("level", [Level.MAY, Level.ENCRYPT])
 def test_testing_lets_mail_through_and_tells_what_was_wrong(level: Level, kind: str) -> None:
-    trial = chained(Level.SECURE, HOST, source=Source.MTA_STS)
+    trial = chained(Level.SECURE, HOST, source=RequirementSource.MTA_STS)
     requirement = Requirement(level=level, reason="test", trial=trial)
     judgement = judged(requirement, CERTIFICATES[kind])
     assert judgement.ok
@@ -206,11 +206,11 @@ def test_testing_lets_mail_through_and_tells_what_was_wrong(level: Level, kind: 
 
 
 def test_a_barred_trial_is_told_too() -> None:
-    trial = Barred("not listed", Source.MTA_STS, Problem.VALIDATION_FAILURE)
+    trial = Barred("not listed", RequirementSource.MTA_STS, TLSProblem.VALIDATION_FAILURE)
     requirement = Requirement(level=Level.MAY, reason="test", trial=trial)
-    expected = Judgement(False, "not listed", problem=Problem.VALIDATION_FAILURE)
+    expected = Judgement(False, "not listed", problem=TLSProblem.VALIDATION_FAILURE)
     assert judged(requirement, CERTIFICATES["good"]).trial == expected
-    assert without_tls(requirement, Problem.STARTTLS_NOT_SUPPORTED, "not offered").trial == expected
+    assert without_tls(requirement, TLSProblem.STARTTLS_NOT_SUPPORTED, "not offered").trial == expected
 
 
 REQUIREMENTS = [
@@ -225,13 +225,13 @@ REQUIREMENTS = [
 @pytest.mark.parametrize("requirement", REQUIREMENTS)
 def test_peers_without_a_certificate_are_nobody(requirement: Requirement, chain: tuple[bytes, ...]) -> None:
     judgement = judge(requirement, TLSFacts("TLSv1.2", "x", 256, chain=chain), now=NOW, anchors=lambda: ANCHORS)
-    assert (judgement.ok, judgement.problem) == (False, Problem.CERTIFICATE_NOT_TRUSTED)
+    assert (judgement.ok, judgement.problem) == (False, TLSProblem.CERTIFICATE_NOT_TRUSTED)
 
 
 @pytest.mark.parametrize("requirement", [*REQUIREMENTS, Requirement(level=Level.ENCRYPT, reason="test")])
 def test_a_cipher_that_does_not_encrypt_is_no_protection(requirement: Requirement) -> None:
     judgement = judge(requirement, facts(CERTIFICATES["good"], bits=0), now=NOW, anchors=lambda: ANCHORS)
-    assert (judgement.ok, judgement.problem) == (False, Problem.VALIDATION_FAILURE)
+    assert (judgement.ok, judgement.problem) == (False, TLSProblem.VALIDATION_FAILURE)
 
 
 @pytest.mark.parametrize(
@@ -239,11 +239,11 @@ def test_a_cipher_that_does_not_encrypt_is_no_protection(requirement: Requiremen
 )
 def test_sessions_in_clear(level: Level, ok: bool) -> None:
     requirement = Requirement(level=level, reason="why", trial=chained(Level.SECURE, HOST))
-    judgement = without_tls(requirement, Problem.STARTTLS_NOT_SUPPORTED, "STARTTLS is not offered")
+    judgement = without_tls(requirement, TLSProblem.STARTTLS_NOT_SUPPORTED, "STARTTLS is not offered")
     assert judgement.ok == ok
-    assert judgement.problem is (None if ok else Problem.STARTTLS_NOT_SUPPORTED)
+    assert judgement.problem is (None if ok else TLSProblem.STARTTLS_NOT_SUPPORTED)
     assert judgement.trial is not None
-    assert judgement.trial.problem is Problem.STARTTLS_NOT_SUPPORTED
+    assert judgement.trial.problem is TLSProblem.STARTTLS_NOT_SUPPORTED
     assert "STARTTLS is not offered" in judgement.text
 
 

@@ -25,22 +25,23 @@ from tests.tls.certificates import Issued, issue, weak_key
 
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery
-from zsmtp.delivery.outcome import Fate, Verdict
+from zsmtp.delivery.ledger import Ledger
+from zsmtp.delivery.outcome import Disposition, Verdict
 from zsmtp.delivery.pool import Route
-from zsmtp.delivery.report import Ledger
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.static import StaticResolver
+from zsmtp.events import Connecting
+from zsmtp.net import blocking
 from zsmtp.net.blocking import BlockingDriver, Stop
 from zsmtp.net.stspolicies import PolicyKeeper
 from zsmtp.proto.phase import Timeouts
-from zsmtp.proto.plan import SenderWish
+from zsmtp.proto.plan import TLSDemand
 from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy, KeepPolicy, RecalledPolicy
-from zsmtp.tls.policy import Level, Policy, STSUse
+from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 
 HOST, DOMAIN = "mx.example.org", "example.org"
 ENVELOPE = {"MAIL", "RCPT", "DATA", "BDAT"}
-TIMES = Timeouts(connect=5, write=5, command=5, data=5, final=5, short=5, quit=5)
-IMPATIENT = replace(TIMES, command=0.4, quit=0.1)  # for servers that hang
+TIMES = Timeouts(connect=60, write=60, command=60, data=60, final=60, short=60, quit=60)
 
 CERTIFICATES = (
     "good", "expired", "not yet valid", "self-signed", "wrong name", "unknown CA", "wildcard", "IP SAN", "no name",
@@ -59,11 +60,11 @@ class Asked:
     """
 
     passes: frozenset[str]
-    policy: Policy
+    policy: TLSPolicy
     opportunistic: bool = False
     dns: str = ""
     sts: str = ""
-    wish: SenderWish = SenderWish.NONE
+    wish: TLSDemand = TLSDemand.NONE
 
 
 @dataclass(frozen=True)
@@ -121,21 +122,23 @@ def _levels(made: dict[str, Issued]) -> dict[str, Asked]:
     every_key = [hashlib.sha256(made[name].public_key).hexdigest() for name in CERTIFICATES]
     fingerprint = hashlib.sha256(made["good"].der).digest()
     root, root_key = hashlib.sha256(made["root"].der).hexdigest(), hashlib.sha256(made["root"].public_key).hexdigest()
-    dane = Policy(level=Level.DANE, dane=True)
+    dane = TLSPolicy(level=Level.DANE, dane=True)
     return {
-        "may": Asked(ANY, Policy(level=Level.MAY), opportunistic=True),
-        "encrypt": Asked(ANY, Policy(level=Level.ENCRYPT)),
-        "verify": Asked(NAMED, Policy(level=Level.VERIFY)),
-        "secure": Asked(NAMED, Policy(level=Level.SECURE)),
-        "fingerprint": Asked(frozenset({"good"}), Policy(level=Level.FINGERPRINT, fingerprints=(fingerprint,))),
+        "may": Asked(ANY, TLSPolicy(level=Level.MAY), opportunistic=True),
+        "encrypt": Asked(ANY, TLSPolicy(level=Level.ENCRYPT)),
+        "verify": Asked(NAMED, TLSPolicy(level=Level.VERIFY)),
+        "secure": Asked(NAMED, TLSPolicy(level=Level.SECURE)),
+        "fingerprint": Asked(frozenset({"good"}), TLSPolicy(level=Level.FINGERPRINT, fingerprints=(fingerprint,))),
         "DANE-EE": Asked(frozenset({"good"}), dane, dns=tlsa(f"3 1 1 {key}")),
         "DANE-EE, whoever has the key": Asked(ANY, dane, dns=tlsa(*(f"3 1 1 {one}" for one in every_key))),
         "DANE-TA": Asked(NAMED | {"CN only"}, dane, dns=tlsa(f"2 0 1 {root}", f"2 1 1 {root_key}")),
         "DANE, unusable": Asked(ANY, dane, dns=tlsa(f"1 1 1 {key}")),
-        "MTA-STS enforce": Asked(NAMED, Policy(level=Level.MAY), sts=sts("enforce")),
-        "MTA-STS enforce, not listed": Asked(frozenset(), Policy(level=Level.MAY), sts=sts("enforce", "*.example.net")),
-        "MTA-STS testing": Asked(ANY, Policy(level=Level.MAY), opportunistic=True, sts=sts("testing")),
-        "REQUIRETLS": Asked(NAMED, Policy(level=Level.MAY), wish=SenderWish.REQUIRETLS),
+        "MTA-STS enforce": Asked(NAMED, TLSPolicy(level=Level.MAY), sts=sts("enforce")),
+        "MTA-STS enforce, not listed": Asked(
+            frozenset(), TLSPolicy(level=Level.MAY), sts=sts("enforce", "*.example.net")
+        ),
+        "MTA-STS testing": Asked(ANY, TLSPolicy(level=Level.MAY), opportunistic=True, sts=sts("testing")),
+        "REQUIRETLS": Asked(NAMED, TLSPolicy(level=Level.MAY), wish=TLSDemand.REQUIRETLS),
     }
 
 
@@ -172,6 +175,29 @@ def stop() -> Stop:
     return Stop()
 
 
+class Clock:
+    """The driver's: while the server of its latest connection is silent, ten seconds pass with each look."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._begun = 0
+        self._ahead = 0.0
+
+    def observe(self, event: object) -> None:
+        self._begun += isinstance(event, Connecting)
+
+    def __call__(self) -> float:
+        accepted = self._sink.connections
+        if accepted and len(accepted) == self._begun and accepted[-1].silent:
+            self._ahead += 10.0
+        return time.monotonic() + self._ahead
+
+
+@pytest.fixture(autouse=True)
+def _no_wait_without_a_look_at_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "_LONGEST_POLL", 20)  # milliseconds
+
+
 _addresses = count(1)
 
 
@@ -181,18 +207,17 @@ def address() -> str:
     return f"127.5.{number // 250}.{number % 250 + 1}"
 
 
-def deliver(
-    world: World, asked: Asked, sink: Sink, stop: Stop, timeouts: Timeouts, *, implicit: bool = False
-) -> Verdict:
+def deliver(world: World, asked: Asked, sink: Sink, stop: Stop, *, implicit: bool = False) -> Verdict:
     """One message to r0@example.org; the verdict on it."""
     use = STSUse.ON if asked.sts else STSUse.OFF
     settings = asking(asked.policy, ca_file=str(world.anchors), mta_sts=use, implicit=implicit)
     table = f"example.org MX 10 {HOST}\n{HOST} A {sink.host}\n{asked.dns.replace('PORT', str(sink.port))}"
     if asked.sts:
         table += '_mta-sts.example.org TXT "v=STSv1; id=1"\nmta-sts.example.org A 127.0.0.1\n'
-    driver = BlockingDriver(lambda: StaticResolver(table), stop)
+    clock = Clock(sink)
+    driver = BlockingDriver(lambda: StaticResolver(table), stop, clock=clock, observer=clock.observe)
     driver.policies = Policies(asked.sts)
-    courier = Courier(replace(settings, timeouts=timeouts))
+    courier = Courier(replace(settings, timeouts=TIMES))
     route = Route(DestinationRequest(destination=DOMAIN, shuffle=lambda items: None, port=sink.port))
     verdicts: list[Verdict] = []
     ledger = Ledger(1, lambda index, verdict: verdicts.append(verdict))
@@ -237,8 +262,8 @@ EHLO = "250-sink\r\n250-STARTTLS\r\n250 REQUIRETLS\r\n"
 class Expect:
     """What may become of the message if the certificate is good enough for the level; if it is not, it waits."""
 
-    DELIVERED = frozenset({Fate.DELIVERED})
-    WAITS = frozenset({Fate.DEFERRED})
+    DELIVERED = frozenset({Disposition.DELIVERED})
+    WAITS = frozenset({Disposition.DEFERRED})
     EITHER = DELIVERED | WAITS
 
 
@@ -281,11 +306,11 @@ def test_the_matrix(certificate: str, mishap: str, level: str, world: World, sto
     asked = world.levels[level]
     script, fit, clear = MISHAPS[mishap]
     with Sink(script, tls=world.contexts[certificate], host=address) as sink:
-        verdict = deliver(world, asked, sink, stop, TIMES)
+        verdict = deliver(world, asked, sink, stop)
     assert_never_weaker(sink, asked, certificate)
     expected = clear if asked.opportunistic else fit if certificate in asked.passes else Expect.WAITS
     assert verdict.fate in expected, verdict
-    if verdict.fate is Fate.DELIVERED:
+    if verdict.fate is Disposition.DELIVERED:
         assert [one.complete for one in sink.transactions] == [True]
     elif mishap.startswith("cut off"):
         assert str(verdict.status).startswith("4.")
@@ -298,9 +323,9 @@ def test_the_matrix(certificate: str, mishap: str, level: str, world: World, sto
 def test_old_protocols_are_no_protection(certificate: str, level: str, world: World, stop: Stop, address: str) -> None:
     asked = world.levels[level]
     with Sink(served(GO), tls=world.old_contexts[certificate], host=address) as sink:
-        verdict = deliver(world, asked, sink, stop, TIMES)
+        verdict = deliver(world, asked, sink, stop)
     assert_never_weaker(sink, replace(asked, passes=frozenset()), certificate)
-    assert verdict.fate is (Fate.DELIVERED if asked.opportunistic else Fate.DEFERRED)
+    assert verdict.fate is (Disposition.DELIVERED if asked.opportunistic else Disposition.DEFERRED)
 
 
 @pytest.mark.parametrize(
@@ -314,9 +339,9 @@ def test_silence_has_an_end(mishap: str, level: str, world: World, stop: Stop, a
     """No certificate is seen here, so one will do."""
     asked = world.levels[level]
     with Sink(HANGS[mishap], tls=world.contexts["good"], host=address) as sink:
-        verdict = deliver(world, asked, sink, stop, IMPATIENT)
+        verdict = deliver(world, asked, sink, stop)
     assert_never_weaker(sink, asked, "good")
-    assert verdict.fate is (Fate.DELIVERED if asked.opportunistic else Fate.DEFERRED)
+    assert verdict.fate is (Disposition.DELIVERED if asked.opportunistic else Disposition.DEFERRED)
 
 
 # ------------------------------------------------------------------------------ implicit TLS
@@ -329,9 +354,9 @@ def test_tls_from_the_first_octet(certificate: str, level: str, world: World, st
     asked = world.levels[level]
     script = Script(implicit_tls=True, caps=("REQUIRETLS",))
     with Sink(script, tls=world.contexts[certificate], host=address) as sink:
-        verdict = deliver(world, asked, sink, stop, TIMES, implicit=True)
+        verdict = deliver(world, asked, sink, stop, implicit=True)
     assert_never_weaker(sink, asked, certificate)
-    assert verdict.fate is (Fate.DELIVERED if certificate in asked.passes else Fate.DEFERRED)
+    assert verdict.fate is (Disposition.DELIVERED if certificate in asked.passes else Disposition.DEFERRED)
     assert not any(verbs(connection, under_tls=False) for connection in sink.connections)
 
 
@@ -350,9 +375,8 @@ NOT_TLS = {
 def test_what_is_not_tls_from_the_first_octet(mishap: str, level: str, world: World, stop: Stop, address: str) -> None:
     """There is no way back to clear text, or to STARTTLS."""
     with Sink(NOT_TLS[mishap], tls=world.contexts["good"], host=address) as sink:
-        timeouts = IMPATIENT if mishap == "hangs" else TIMES
-        verdict = deliver(world, world.levels[level], sink, stop, timeouts, implicit=True)
-    assert verdict.fate is Fate.DEFERRED
+        verdict = deliver(world, world.levels[level], sink, stop, implicit=True)
+    assert verdict.fate is Disposition.DEFERRED
     assert not sink.transactions
     assert len(sink.connections) == 1
     assert not any({"EHLO", "HELO", *ENVELOPE} & verbs(one, under_tls=False) for one in sink.connections)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,26 +11,26 @@ from hypothesis import strategies as st
 
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.static import StaticResolver
+from zsmtp.effects import Effect, FetchPolicy, carry_out
 from zsmtp.tls.mtasts import (
     MAX_AGE,
     RETRY,
     CachedPolicy,
     FetchedPolicy,
-    FetchPolicy,
-    Mode,
-    Policy,
     PolicyLookup,
+    PolicyMode,
+    STSPolicy,
     find_policy,
     parse_policy,
     parse_record,
 )
 from zsmtp.tls.policy import STSFinding, STSMode
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.problem import TLSProblem
 from zsmtp.tls.tlsrpt import AppliedPolicy, PolicyType
 
 NOW = 1_800_000_000.0
 TEXT = b"version: STSv1\r\nmode: enforce\r\nmx: mail.example.org\r\nmx: *.example.net\r\nmax_age: 604800\r\n"
-POLICY = Policy(Mode.ENFORCE, 604800, ("mail.example.org", "*.example.net"))
+POLICY = STSPolicy(PolicyMode.ENFORCE, 604800, ("mail.example.org", "*.example.net"))
 
 # ------------------------------------------------------------------- the record
 
@@ -77,15 +78,21 @@ def test_a_policy() -> None:
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        (b"version:STSv1\nmode:none\nmax_age:0", Policy(Mode.NONE, 0)),
-        (b"version: STSv1\nmode: testing\nmx: A.Example.\nmax_age: 1\n", Policy(Mode.TESTING, 1, ("a.example",))),
-        (b"version : STSv1\nmode \t: enforce \t\nmx: a\nmax_age: 1", Policy(Mode.ENFORCE, 1, ("a",))),
-        (b"version: STSv1\nmode: enforce\nmode: none\nmx: a\nmx: a\nmax_age: 1", Policy(Mode.ENFORCE, 1, ("a",))),
-        (b"version: STSv1\nx-y: \xc3\xa9 : z\n\nmode: none\nmax_age: 5\n\n", Policy(Mode.NONE, 5)),
-        (b"version: STSv1\nmode: none\nmax_age: 9999999999", Policy(Mode.NONE, MAX_AGE)),
+        (b"version:STSv1\nmode:none\nmax_age:0", STSPolicy(PolicyMode.NONE, 0)),
+        (
+            b"version: STSv1\nmode: testing\nmx: A.Example.\nmax_age: 1\n",
+            STSPolicy(PolicyMode.TESTING, 1, ("a.example",)),
+        ),
+        (b"version : STSv1\nmode \t: enforce \t\nmx: a\nmax_age: 1", STSPolicy(PolicyMode.ENFORCE, 1, ("a",))),
+        (
+            b"version: STSv1\nmode: enforce\nmode: none\nmx: a\nmx: a\nmax_age: 1",
+            STSPolicy(PolicyMode.ENFORCE, 1, ("a",)),
+        ),
+        (b"version: STSv1\nx-y: \xc3\xa9 : z\n\nmode: none\nmax_age: 5\n\n", STSPolicy(PolicyMode.NONE, 5)),
+        (b"version: STSv1\nmode: none\nmax_age: 9999999999", STSPolicy(PolicyMode.NONE, MAX_AGE)),
     ],
 )
-def test_what_is_a_policy(text: bytes, policy: Policy) -> None:
+def test_what_is_a_policy(text: bytes, policy: STSPolicy) -> None:
     assert parse_policy(text) == policy
 
 
@@ -161,7 +168,7 @@ def test_the_words_of_a_policy_give_it_back() -> None:
 RECORD = '_mta-sts.example.org TXT "v=STSv1; id=1;"\n'
 ADDRESS = "mta-sts.example.org A 192.0.2.1\n"
 GOOD = FetchedPolicy(TEXT)
-DEAD = FetchedPolicy(failure=Problem.STS_POLICY_FETCH_ERROR, problem="connection refused")
+DEAD = FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem="connection refused")
 CACHED = CachedPolicy("example.org", "1", TEXT, NOW - 1000)
 
 
@@ -174,24 +181,12 @@ class Web:
         self.fetches: list[FetchPolicy] = []
 
     def find(self, cached: CachedPolicy | None = None, now: float = NOW) -> PolicyLookup:
-        work = find_policy("example.org", cached, now)
-        found: list[PolicyLookup] = []
+        return carry_out(find_policy("example.org", cached, now), self.perform)
 
-        def to_the_end() -> Generator[Query | FetchPolicy, Answer | FetchedPolicy, None]:
-            found.append((yield from work))
-
-        steps = to_the_end()
-        effect: Query | FetchPolicy | None = next(steps, None)
-        while effect is not None:
-            try:
-                effect = steps.send(self.carry_out(effect))
-            except StopIteration:
-                effect = None
-        return found[0]
-
-    def carry_out(self, effect: Query | FetchPolicy) -> Answer | FetchedPolicy:
+    def perform(self, effect: Effect[Any]) -> object:
         if isinstance(effect, Query):
             return self.resolver.lookup(effect, 0.0)
+        assert isinstance(effect, FetchPolicy)
         assert self.answer is not None, "nothing was to be fetched"
         self.fetches.append(effect)
         return self.answer
@@ -243,7 +238,7 @@ def test_a_record_kept_away_does_not_take_the_policy_away(zone: str) -> None:
 def test_a_new_id_brings_the_new_policy() -> None:
     web = Web(RECORD.replace("id=1", "id=2") + ADDRESS, FetchedPolicy(b"version: STSv1\nmode: none\nmax_age: 60\n"))
     found = web.find(CACHED)
-    assert found.policy == Policy(Mode.NONE, 60)
+    assert found.policy == STSPolicy(PolicyMode.NONE, 60)
     assert found.finding("evil.test") is None
     assert found.store is not None
     assert (found.store.id, found.store.fetched) == ("2", NOW)
@@ -252,14 +247,14 @@ def test_a_new_id_brings_the_new_policy() -> None:
 @pytest.mark.parametrize(
     ("answer", "failure"),
     [
-        (DEAD, Problem.STS_POLICY_FETCH_ERROR),
-        (FetchedPolicy(failure=Problem.STS_WEBPKI_INVALID, problem="expired"), Problem.STS_WEBPKI_INVALID),
-        (FetchedPolicy(b"<html>"), Problem.STS_POLICY_INVALID),
+        (DEAD, TLSProblem.STS_POLICY_FETCH_ERROR),
+        (FetchedPolicy(failure=TLSProblem.STS_WEBPKI_INVALID, problem="expired"), TLSProblem.STS_WEBPKI_INVALID),
+        (FetchedPolicy(b"<html>"), TLSProblem.STS_POLICY_INVALID),
     ],
 )
 @pytest.mark.parametrize("cached", [None, CACHED])
 def test_a_fetch_that_fails_keeps_what_is_known(
-    answer: FetchedPolicy, failure: Problem, cached: CachedPolicy | None
+    answer: FetchedPolicy, failure: TLSProblem, cached: CachedPolicy | None
 ) -> None:
     found = Web(RECORD.replace("id=1", "id=2") + ADDRESS, answer).find(cached)
     assert found.policy == (POLICY if cached else None)
@@ -274,7 +269,7 @@ def test_a_fetch_that_fails_keeps_what_is_known(
 
 def test_a_policy_host_without_address_is_a_failed_fetch() -> None:
     found = Web(RECORD).find()
-    assert found.failure is Problem.STS_POLICY_FETCH_ERROR
+    assert found.failure is TLSProblem.STS_POLICY_FETCH_ERROR
     assert "no address" in found.note
 
 
@@ -334,7 +329,7 @@ def test_only_some_addresses_are_tried() -> None:
 
 def test_an_answer_without_records_is_no_answer() -> None:
     work = find_policy("example.org", None, NOW)
-    query = next(work)
+    query = work.send(None)
     assert isinstance(query, Query)
     with pytest.raises(StopIteration) as end:
         work.send(Answer(query, Status.NODATA))

@@ -106,3 +106,9 @@ def test_the_common_name_counts_only_by_exception() -> None:
 def test_nothing_matches_a_certificate_without_names() -> None:
     assert found("mx.example.org", subject=None, cn=True) is None
     assert found(names=("mx.example.org",)) is None
+
+
+def test_the_zone_of_an_address_is_not_asked_of_a_certificate() -> None:
+    certificate = read_certificate(issue(names=["fe80::1"]).der)
+    assert matching_name(["fe80::1%eth0"], certificate) == "fe80::1"
+    assert matching_name(["fe80::2%eth0"], certificate) is None

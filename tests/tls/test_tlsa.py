@@ -8,7 +8,7 @@ import pytest
 from tests.tls.lookups import ENDPOINT, LITERAL, SOCKET, answer, plan, run, signed_plan
 
 from zsmtp.dns.answer import MX, TLSA, Answer, RecordType, Status
-from zsmtp.dns.plan import Endpoint, Family, Plan
+from zsmtp.dns.candidates import Endpoint, Family, Plan
 from zsmtp.tls.tlsa import Finding, TLSAFinding, find_tlsa, mx_is_secure
 
 RECORD = TLSA(3, 1, 1, bytes(32))

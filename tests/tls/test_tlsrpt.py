@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from zsmtp.dns.answer import Query
 from zsmtp.dns.static import StaticResolver
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.problem import TLSProblem
 from zsmtp.tls.tlsrpt import (
     AppliedPolicy,
     Failure,
     PolicyType,
-    Report,
-    Reporter,
+    ReportingOrganization,
     SessionResult,
+    TLSReport,
     build_reports,
     collector_datagram,
     decode_result,
@@ -35,8 +35,8 @@ NOON = 1_769_817_600 + 43200  # 2026-01-31, 12:00 UTC
 RECORD = "v=TLSRPTv1; rua=mailto:tls@example.org,https://reports.example.org/v1"
 STS = AppliedPolicy(PolicyType.STS, "example.org", ("version: STSv1", "mode: enforce"), ("mx.example.org",))
 TLSA = AppliedPolicy(PolicyType.TLSA, "mx.example.org", ("3 1 1 AB01",))
-EXPIRED = Failure(Problem.CERTIFICATE_EXPIRED, "192.0.2.7", "mx.example.org", "mx", "192.0.2.1", reason="expired")
-REPORTER = Reporter("Example Net", "postmaster@example.net", "example.net")
+EXPIRED = Failure(TLSProblem.CERTIFICATE_EXPIRED, "192.0.2.7", "mx.example.org", "mx", "192.0.2.1", reason="expired")
+REPORTER = ReportingOrganization("Example Net", "postmaster@example.net", "example.net")
 
 
 def result(policy: AppliedPolicy = STS, failure: Failure | None = None, domain: str = "example.org") -> SessionResult:
@@ -63,7 +63,7 @@ def result(policy: AppliedPolicy = STS, failure: Failure | None = None, domain: 
 def test_who_asks_for_reports(texts: list[str], record: str | None) -> None:
     resolver = StaticResolver("")
     work = find_record("example.org")
-    query = next(work)
+    query = work.send(None)
     assert query.name == "_smtp._tls.example.org"
     answer = resolver.lookup(Query("example.org", query.type), 0.0)
     records = tuple((text[:200].encode(), text[200:].encode()) for text in texts)
@@ -74,7 +74,7 @@ def test_who_asks_for_reports(texts: list[str], record: str | None) -> None:
 
 def test_control_characters_are_no_record() -> None:
     work = find_record("example.org")
-    query = next(work)
+    query = work.send(None)
     answer = StaticResolver("").lookup(query, 0.0)
     with pytest.raises(StopIteration) as end:
         work.send(type(answer)(query, answer.status, ((b"v=TLSRPTv1; rua=mailto:a\r\n@b.example",),)))
@@ -99,8 +99,8 @@ def test_a_line_is_read_back(session: SessionResult) -> None:
     assert decode_result(line) == (session, NOON)
 
 
-@given(st.text(max_size=50), st.sampled_from(Problem))
-def test_hostile_texts_stay_inside_their_line(text: str, kind: Problem) -> None:
+@given(st.text(max_size=50), st.sampled_from(TLSProblem))
+def test_hostile_texts_stay_inside_their_line(text: str, kind: TLSProblem) -> None:
     line = encode_result(result(failure=Failure(kind, mx_helo=text, reason=text)), NOON)
     assert line.count(b"\n") == 1
     found, _ = decode_result(line)
@@ -179,8 +179,8 @@ def test_a_failure_as_datagram() -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", Problem)
-def test_every_result_has_a_number(kind: Problem) -> None:
+@pytest.mark.parametrize("kind", TLSProblem)
+def test_every_result_has_a_number(kind: TLSProblem) -> None:
     (policy,) = json.loads(collector_datagram(result(failure=Failure(kind))))["policies"]
     assert 201 <= policy["failure-details"][0]["c"] <= 306
 
@@ -192,17 +192,17 @@ def lines(*sessions: SessionResult, at: float = NOON) -> list[bytes]:
     return [encode_result(session, at) for session in sessions]
 
 
-def one_report(*sessions: SessionResult) -> Report:
+def one_report(*sessions: SessionResult) -> TLSReport:
     (report,) = build_reports(lines(*sessions), "2026-01-31", REPORTER, "a1").reports
     return report
 
 
-def words(report: Report) -> Any:
+def words(report: TLSReport) -> Any:
     return json.loads(gzip.decompress(report.body))
 
 
 def test_a_day_of_one_domain() -> None:
-    other = Failure(Problem.STARTTLS_NOT_SUPPORTED, mx_host="mx.example.org")
+    other = Failure(TLSProblem.STARTTLS_NOT_SUPPORTED, mx_host="mx.example.org")
     report = one_report(result(), result(), result(failure=EXPIRED), result(failure=other), result(failure=EXPIRED))
     assert words(report) == {
         "organization-name": "Example Net",
@@ -273,7 +273,7 @@ def test_other_days_and_spoilt_lines_are_counted_and_left_out() -> None:
 @given(st.integers(0, len(encode_result(result(), NOON)) - 1))
 def test_a_line_cut_off_by_a_full_disk_costs_nobody_else_a_result(length: int) -> None:
     """The next writer does not know of it and writes behind what is there."""
-    (whole,) = lines(result(failure=Failure(Problem.VALIDATION_FAILURE, reason=' {"at":1')))
+    (whole,) = lines(result(failure=Failure(TLSProblem.VALIDATION_FAILURE, reason=' {"at":1')))
     day = build_reports([whole, lines(result())[0][:length] + whole, whole], "2026-01-31", REPORTER, "a1")
     assert words(day.reports[0])["policies"][0]["summary"]["total-failure-session-count"] == 3
     assert day.skipped == (0 < length < len(lines(result())[0]) - 1), "all but its end is a result"
@@ -285,7 +285,7 @@ def test_who_asks_for_no_report_gets_none() -> None:
 
 
 def test_details_have_a_limit_and_sums_do_not() -> None:
-    sessions = [result(failure=Failure(Problem.VALIDATION_FAILURE, reason=str(i))) for i in range(1100)]
+    sessions = [result(failure=Failure(TLSProblem.VALIDATION_FAILURE, reason=str(i))) for i in range(1100)]
     policy = words(one_report(*sessions))["policies"][0]
     assert len(policy["failure-details"]) == 1000
     assert policy["summary"]["total-failure-session-count"] == 1100

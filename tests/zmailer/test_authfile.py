@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.patience import wait_until
 
 from zsmtp.errors import ConfigError
 from zsmtp.proto.sasl import Credentials, Secret, SecretKind
@@ -198,19 +199,19 @@ def test_only_the_first_line_is_the_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "problem"),
+    ("script", "seconds", "problem"),
     [
-        ("echo tok; exit 3", "failed with status 3"),
-        ("exit 0", "no token"),
-        ("echo; echo tok", "no token"),
-        ("yes", "too much"),
-        ("sleep 30", "took more than"),
-        ("exec >&-; sleep 30", "took more than"),
+        ("echo tok; exit 3", 60, "failed with status 3"),
+        ("exit 0", 60, "no token"),
+        ("echo; echo tok", 60, "no token"),
+        ("yes", 60, "too much"),
+        ("sleep 300", 0.3, "took more than"),
+        ("exec >&-; sleep 300", 0.3, "took more than"),
     ],
 )
-def test_a_command_that_gives_no_token(script: str, problem: str) -> None:
+def test_a_command_that_gives_no_token(script: str, seconds: float, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
-        run_token_command(shell(script), seconds=0.3)
+        run_token_command(shell(script), seconds=seconds)
 
 
 def test_a_command_that_is_not_there() -> None:
@@ -227,9 +228,40 @@ def has_ended(pid: int) -> bool:
 
 
 def test_what_a_command_leaves_running_is_ended() -> None:
-    pid = int(run_token_command(shell("sleep 300 >/dev/null 2>&1 & echo $!"), seconds=5))
-    tries = 10_000
-    while not has_ended(pid) and tries:
-        tries -= 1
-        os.sched_yield()
-    assert tries
+    pid = int(run_token_command(shell("sleep 300 >/dev/null 2>&1 & echo $!"), seconds=60))
+    wait_until(lambda: has_ended(pid))
+
+
+# ---------------------------------------------------------------- mechanisms
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mechanisms SCRAM-SHA-256 plain",
+        "Mechanisms\tscram-sha-256, PLAIN  # the others fail",
+        "mechanisms SCRAM-SHA-256,PLAIN\r",
+    ],
+)
+def test_mechanisms_count_for_the_lines_below(line: str) -> None:
+    text = f"smtp a.example plain:u plain:p\n{line}\nsmtp b.example plain:u plain:p\nsmtp c.example plain:u plain:p\n"
+    text += "mechanisms\nsmtp d.example plain:u plain:p\n"
+    found = {host: lookup(text, host=f"{host}.example") for host in "abcd"}
+    wanted = ("SCRAM-SHA-256", "PLAIN")
+    assert [one.mechanisms for one in found.values() if one is not None] == [(), wanted, wanted, ()]
+    assert read(text).remarks == ()
+
+
+def test_a_mechanism_that_is_not_known_is_said() -> None:
+    file = read("mechanisms PLIAN LOGIN\x07\nsmtp mail.example.org plain:u plain:p\n")
+    assert file.remarks[0] == "auth:1: no mechanism that is known here: PLIAN LOGIN\\x07"
+
+
+@pytest.mark.parametrize("secret", ["plain:p", "oauth:token"])
+def test_a_login_that_none_of_its_mechanisms_serves_cannot_be_used(secret: str) -> None:
+    """Mail must not go out without the login, and not by a mechanism that was ruled out."""
+    names = "XOAUTH2" if secret == "plain:p" else "PLAIN GSSAPI"
+    text = f"mechanisms {names}\nsmtp mail.example.org plain:u {secret}\n"
+    with pytest.raises(ConfigError, match="auth:2: none of the mechanisms named above it is for a "):
+        lookup(text)
+    assert any("none of the mechanisms" in remark for remark in read(text).remarks)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zsmtp.errors import SpoolError
 from zsmtp.zmailer import control
-from zsmtp.zmailer.control import By, ControlFile, DsnWords, Recipient, parse
+from zsmtp.zmailer.control import By, ControlFile, ControlRecipient, DsnWords, parse
 from zsmtp.zmailer.paths import file_id, message_path
 
 HEADER = (
@@ -54,7 +54,7 @@ def head(recipients: bytes) -> bytes:
     return b"@ 0x7\ni 1-2\no 5\ns smtp - a@example.org 1\n" + recipients + b"m\nSubject: x\n\n"
 
 
-def only(data: bytes) -> Recipient:
+def only(data: bytes) -> ControlRecipient:
     (found,) = parse("1-2", data).recipients
     return found
 
@@ -89,7 +89,7 @@ class TestRealFiles:
         (sender,) = found.senders
         assert (sender.offset, sender.channel, sender.host, sender.user) == (68, b"local", b"-", b"sender@example.org")
         assert not sender.null
-        assert found.recipients == (Recipient(100, b" ", b"smtp", host, user, b"99", 0, 0),)
+        assert found.recipients == (ControlRecipient(100, b" ", b"smtp", host, user, b"99", 0, 0),)
         assert found.headers == (control.HeaderBlock(header_offset, HEADER),)
         assert (found.id, found.message_name, found.body_offset) == (b"1001", b"1001", 359)
         assert (found.log_identity, found.verbose_log, found.format_flags) == (b"<m1@example.org>", None, 7)
@@ -123,7 +123,7 @@ class TestRealFiles:
     def test_the_format_without_flags_and_delay_field(self) -> None:
         found = parse("1001", OLD_FORMAT)
         assert found.recipients == (
-            Recipient(59, b" ", b"smtp", b"[127.0.0.1]", b"rcpt1@example.com", b"99", 0, 0, lock_field=True),
+            ControlRecipient(59, b" ", b"smtp", b"[127.0.0.1]", b"rcpt1@example.com", b"99", 0, 0, lock_field=True),
         )
 
     def test_a_recipient_locked_by_another_process(self) -> None:
@@ -430,6 +430,39 @@ def test_a_file_cut_off_anywhere_never_yields_half_a_fact(data: bytes) -> None:
         else:
             assert complete(found, whole)
     assert refused > len(data) // 2
+
+
+NOTARY = b"a@example.org\x01%s\x015.1.1\x01smtp; 550 (no)\x01dns; mx (192.0.2.1|25)\x01smtp[1]"
+
+
+@pytest.mark.parametrize("action", [b"failed", b"delivered", b"relayed", b"expanded"])
+@pytest.mark.parametrize("tag", [b" ", b"+"])
+def test_a_record_that_ends_a_delivery(action: bytes, tag: bytes) -> None:
+    """The scheduler makes the notice from it, or has done so and set the tag ``+``."""
+    record = b"d%s150:220:-1::1700000000\t%s\ttext\n" % (tag, NOTARY % action)
+    assert parse("1", TOP + ONE + TAIL + record).recorded == ((150, action, b"a@example.org"),)
+    assert parse("1", TOP + ONE + TAIL + record * 2).recorded == ((150, action, b"a@example.org"),) * 2
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"d 150:220:-1::1700000000\t%s\ttext\n" % (NOTARY % b"delayed"),
+        b"d 150:220:-1::1700000000\t%s\ttext\n" % (NOTARY % b"_delayed"),
+        b"d 150:220:-1::1700000000\t\ttext\n",
+        b"d 150:220:-1::1700000000\ta@example.org\x01failed\n",  # cut off, and ended by whoever wrote next
+        b"d 150:220:-1::1700000000\t%s\n" % (NOTARY % b"failed"),
+        b"d-150:220:-1::1700000000\t%s\ttext\n" % (NOTARY % b"failed"),  # taken back
+        b"d~150:220:-1::1700000000\t%s\ttext\n" % (NOTARY % b"failed"),
+        b"d 150:220:-1::1700000000\t%s\ttext" % (NOTARY % b"failed"),
+        b"d x\t%s\ttext\n" % (NOTARY % b"failed"),
+        b"d -1:220:-1::1700000000\t%s\ttext\n" % (NOTARY % b"failed"),
+    ],
+)
+def test_records_that_end_nothing(record: bytes) -> None:
+    found = parse("1", TOP + ONE + TAIL + record)
+    assert found.recorded == ()
+    assert found.remarks == ()
 
 
 def test_a_diagnostic_that_is_being_appended_does_no_harm() -> None:

@@ -6,15 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsmtp.delivery.outcome import Fate, Level, Peer, Verdict
-from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.delivery.outcome import Disposition, Peer, Scope, Verdict
+from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.errors import SpoolError
 from zsmtp.proto.status import EnhancedStatus
 from zsmtp.zmailer import diagnostics
-from zsmtp.zmailer.control import ControlFile, Recipient, parse
+from zsmtp.zmailer.control import ControlFile, ControlRecipient, FinalRecord, parse
 from zsmtp.zmailer.diagnostics import (
-    Report,
-    Reporter,
+    RecipientReport,
     action,
     diagnostic_record,
     notary,
@@ -22,10 +21,12 @@ from zsmtp.zmailer.diagnostics import (
     remote_mta,
     report_line,
     report_message,
+    settles,
     status_word,
     success_requested,
 )
-from zsmtp.zmailer.locks import Mark, open_control
+from zsmtp.zmailer.locks import StateTag, open_control
+from zsmtp.zmailer.reporter import ReportWriter
 
 EPOCH = 1795364806
 PID = 21621
@@ -41,7 +42,7 @@ CONTROL = (
 )
 
 REFUSED = Verdict(
-    Fate.FAILED,
+    Disposition.FAILED,
     EnhancedStatus(5, 1, 1),
     "smtp; 550 (5.1.1 no such user)",
     "\r<<- RCPT To:<rcpt2@example.com>\r->> 550 5.1.1 no such user",
@@ -49,32 +50,34 @@ REFUSED = Verdict(
     peer=LOOPBACK,
 )
 TAKEN = Verdict(
-    Fate.DELIVERED,
+    Disposition.DELIVERED,
     EnhancedStatus(2, 0, 0),
     "smtp; 250 (2.6.0 Message accepted)",
     "\r<<- .\r->> 250 2.6.0 Message accepted",
-    level=Level.MESSAGE,
+    level=Scope.MESSAGE,
     at_final_dot=True,
     peer=LOOPBACK,
 )
 LATER = Verdict(
-    Fate.DEFERRED,
+    Disposition.DEFERRED,
     EnhancedStatus(4, 2, 1),
     "smtp; 450 (4.2.1 try later)",
     "\r<<- RCPT To:<rcpt1@example.com>\r->> 450 4.2.1 try later",
     peer=LOOPBACK,
 )
-BUSY = LATER._replace(level=Level.HOST, retry_after=60, text="\r<<- (connecting)\r->> 421 4.3.2 busy")
+BUSY = LATER._replace(level=Scope.HOST, retry_after=60, text="\r<<- (connecting)\r->> 421 4.3.2 busy")
 UNREACHABLE = BUSY._replace(peer=Peer(LOOPBACK.endpoint), text="connect to 127.0.0.1: Connection refused")
 DNS_TROUBLE = BUSY._replace(peer=None, text="no DNS response")
-DOT_REFUSED = LATER._replace(level=Level.MESSAGE, at_final_dot=True)
-IN_DOUBT = LATER._replace(level=Level.SESSION, at_final_dot=True, in_doubt=True)
+DOT_REFUSED = LATER._replace(level=Scope.MESSAGE, at_final_dot=True)
+IN_DOUBT = LATER._replace(level=Scope.SESSION, at_final_dot=True, in_doubt=True)
 
 
 class Scheduler:
     """The far side of the report channel and the control file in one: it keeps the order of all that happens."""
 
-    def __init__(self, *, closed: bool = False, unwritable: bool = False, lost: bool = False) -> None:
+    def __init__(
+        self, *, closed: bool = False, unwritable: bool = False, lost: bool = False, unsynced: bool = False
+    ) -> None:
         self.control: ControlFile = parse("1001", CONTROL)
         self.happened: list[object] = []
         self.lines: list[bytes] = []
@@ -82,6 +85,7 @@ class Scheduler:
         self._closed = closed
         self._unwritable = unwritable
         self._lost = lost
+        self._unsynced = unsynced
 
     def write(self, line: bytes) -> None:
         if self._closed:
@@ -89,7 +93,7 @@ class Scheduler:
         self.happened.append(line.split(b"\t")[-1].split(b" ")[0].decode() if b"\t" in line else "#")
         self.lines.append(line)
 
-    def release(self, recipient: Recipient, mark: Mark) -> bool:
+    def release(self, recipient: ControlRecipient, mark: StateTag) -> bool:
         if self._unwritable:
             raise SpoolError("1001", recipient.offset, "no space left")
         if self._lost:
@@ -103,12 +107,17 @@ class Scheduler:
         self.happened.append("record")
         self.records.append(record)
 
+    def sync(self) -> None:
+        if self._unsynced:
+            raise SpoolError("1001", None, "input/output error")
+        self.happened.append("sync")
+
 
 def settle(
     scheduler: Scheduler, verdict: Verdict, *, extended: bool = False, recipient: int = 1, lmtp: bool = False
-) -> Report:
+) -> RecipientReport:
     """Recipient 0 wants to hear of a success, recipient 1 of nothing."""
-    reporter = Reporter(scheduler.write, pid=PID, extended=extended)
+    reporter = ReportWriter(scheduler.write, pid=PID, extended=extended)
     return reporter.settle(scheduler, scheduler.control.recipients[recipient], verdict, epoch=EPOCH, lmtp=lmtp)
 
 
@@ -157,7 +166,7 @@ def test_notary_data_of_a_failure() -> None:
 def test_notary_data_without_comment_and_peer() -> None:
     verdict = LATER._replace(peer=None)
     assert notary(b"a@b", verdict, pid=1, success_requested=False, lmtp=False) == (
-        b"a@b\x01delayed\x014.2.1\x01smtp; 450 (4.2.1 try later)\x01\x01smtp[1]"
+        b"a@b\x01failed\x014.2.1\x01smtp; 450 (4.2.1 try later)\x01\x01smtp[1]"
     )
 
 
@@ -182,7 +191,7 @@ def test_the_action_of_a_success(*, wanted: bool, passed_on: bool, lmtp: bool, e
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_action_of_failure_and_delay_does_not_hang_on_what_was_asked(*, wanted: bool) -> None:
     assert action(REFUSED, success_requested=wanted, lmtp=False) == "failed"
-    assert action(LATER._replace(passed_on=True), success_requested=wanted, lmtp=True) == "delayed"
+    assert action(LATER._replace(passed_on=True), success_requested=wanted, lmtp=True) == "failed"
 
 
 def test_success_is_requested_by_notify_only() -> None:
@@ -278,7 +287,7 @@ def test_messages_are_bounded_and_printable(text: str) -> None:
         (DNS_TROUBLE, "retryat +60", "deferall"),
         (UNREACHABLE._replace(retry_after=0), "deferred", "deferall"),
         (BUSY._replace(retry_after=0), "deferred", "deferred"),
-        (LATER._replace(level=Level.SESSION, retry_after=60), "deferred", "deferred"),
+        (LATER._replace(level=Scope.SESSION, retry_after=60), "deferred", "deferred"),
         (DOT_REFUSED, "deferred", "deferback"),
         (IN_DOUBT, "deferred", "deferback"),
         (REFUSED._replace(at_final_dot=True), "error", "error2"),
@@ -296,19 +305,19 @@ def test_a_success_to_be_told_is_ok2() -> None:
 
 
 def test_an_lmtp_reply_after_the_content_speaks_of_one_mailbox() -> None:
-    assert status_word(DOT_REFUSED, extended=True, action="delayed", lmtp=True) == "deferred"
-    assert status_word(IN_DOUBT, extended=True, action="delayed", lmtp=True) == "deferback"
+    assert status_word(DOT_REFUSED, extended=True, action="failed", lmtp=True) == "deferred"
+    assert status_word(IN_DOUBT, extended=True, action="failed", lmtp=True) == "deferback"
 
 
 @pytest.mark.parametrize(
     ("verdict", "recipient", "expected"),
     [
-        (TAKEN, 1, [Mark.DELIVERED, "ok"]),
-        (TAKEN, 0, [Mark.DELIVERED, "ok"]),
-        (REFUSED, 1, ["error", Mark.FAILED]),
-        (LATER, 1, ["deferred", Mark.TODO]),
-        (BUSY, 1, ["retryat", Mark.TODO]),
-        (IN_DOUBT, 1, ["deferred", Mark.TODO]),
+        (TAKEN, 1, [StateTag.DELIVERED, "ok"]),
+        (TAKEN, 0, [StateTag.DELIVERED, "ok"]),
+        (REFUSED, 1, ["error", StateTag.FAILED]),
+        (LATER, 1, ["deferred", StateTag.TODO]),
+        (BUSY, 1, ["retryat", StateTag.TODO]),
+        (IN_DOUBT, 1, ["deferred", StateTag.TODO]),
     ],
 )
 def test_order_with_default_words(verdict: Verdict, recipient: int, expected: list[object]) -> None:
@@ -320,12 +329,12 @@ def test_order_with_default_words(verdict: Verdict, recipient: int, expected: li
 @pytest.mark.parametrize(
     ("verdict", "recipient", "expected"),
     [
-        (TAKEN, 1, [Mark.DELIVERED, "ok3"]),
-        (TAKEN, 0, ["record", Mark.DELIVERED, "ok2"]),
-        (TAKEN._replace(passed_on=True), 0, [Mark.DELIVERED, "ok3"]),
-        (REFUSED, 1, ["record", Mark.FAILED, "error2"]),
-        (LATER, 1, ["deferred", Mark.TODO]),
-        (UNREACHABLE, 1, ["deferall", Mark.TODO]),
+        (TAKEN, 1, [StateTag.DELIVERED, "ok3"]),
+        (TAKEN, 0, ["record", "sync", StateTag.DELIVERED, "ok2"]),
+        (TAKEN._replace(passed_on=True), 0, [StateTag.DELIVERED, "ok3"]),
+        (REFUSED, 1, ["record", "sync", StateTag.FAILED, "error2"]),
+        (LATER, 1, ["deferred", StateTag.TODO]),
+        (UNREACHABLE, 1, ["deferall", StateTag.TODO]),
     ],
 )
 def test_order_with_extended_words(verdict: Verdict, recipient: int, expected: list[object]) -> None:
@@ -358,7 +367,7 @@ def test_a_plain_success_has_no_notary_data_but_the_logs_get_it() -> None:
     line = b"1001/%d\t\tok \r<<- .\r->> 250 2.6.0 Message accepted\n" % scheduler.control.recipients[1].offset
     assert scheduler.lines == [line]
     assert told.notary.split(b"\x01")[:3] == [b"r2@example.com", b"-", b"2.0.0"]
-    assert (told.word, told.remote, told.peer) == ("ok", remote_mta(LOOPBACK), LOOPBACK)
+    assert (told.word, told.remote) == ("ok", remote_mta(LOOPBACK))
 
 
 def test_lmtp_delivers_and_smtp_relays() -> None:
@@ -372,10 +381,10 @@ def test_lmtp_delivers_and_smtp_relays() -> None:
 @pytest.mark.parametrize(
     ("verdict", "recipient", "expected"),
     [
-        (TAKEN, 1, {Mark.DELIVERED}),
-        (TAKEN, 0, {"record", Mark.DELIVERED}),
-        (REFUSED, 1, {"record", Mark.FAILED}),
-        (LATER, 1, {Mark.TODO}),
+        (TAKEN, 1, {StateTag.DELIVERED}),
+        (TAKEN, 0, {"record", "sync", StateTag.DELIVERED}),
+        (REFUSED, 1, {"record", "sync", StateTag.FAILED}),
+        (LATER, 1, {StateTag.TODO}),
     ],
 )
 def test_with_stdout_closed_marks_and_records_are_written(
@@ -390,7 +399,7 @@ def test_with_stdout_closed_marks_and_records_are_written(
 def test_a_failure_that_nobody_could_hear_of_is_recorded_before_it_is_marked() -> None:
     scheduler = Scheduler(closed=True)
     settle(scheduler, REFUSED)
-    assert scheduler.happened == ["record", Mark.FAILED]
+    assert scheduler.happened == ["record", "sync", StateTag.FAILED]
 
 
 def test_a_failure_that_can_be_told_nowhere_stays_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,7 +410,7 @@ def test_a_failure_that_can_be_told_nowhere_stays_to_do(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(scheduler, "append", no_space)
     settle(scheduler, REFUSED)
-    assert scheduler.happened == [Mark.TODO]
+    assert scheduler.happened == [StateTag.TODO]
 
 
 def test_once_closed_stdout_is_left_alone() -> None:
@@ -411,7 +420,7 @@ def test_once_closed_stdout_is_left_alone() -> None:
         calls.append(line)
         raise BrokenPipeError
 
-    reporter = Reporter(write, pid=PID, extended=False)
+    reporter = ReportWriter(write, pid=PID, extended=False)
     closed = [reporter.stdout_closed]
     reporter.hungry()
     closed.append(reporter.stdout_closed)
@@ -424,7 +433,7 @@ def test_once_closed_stdout_is_left_alone() -> None:
 
 def test_a_closed_file_object_counts_as_closed(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
-        reporter = Reporter(file.write, pid=PID, extended=False)
+        reporter = ReportWriter(file.write, pid=PID, extended=False)
     reporter.hungry()
     assert reporter.stdout_closed
 
@@ -436,9 +445,9 @@ def test_a_closed_file_object_counts_as_closed(tmp_path: Path) -> None:
         (TAKEN, 1, True, b"ok3"),
         (REFUSED, 1, False, b"error"),
         (LATER, 1, True, b"deferred"),
-        # Without its record the scheduler has to make one: it is told so by the plain words.
+        # Without its record the scheduler has to make one: it is told so by the plain word. A failure can wait.
         (TAKEN, 0, True, b"ok"),
-        (REFUSED, 1, True, b"error"),
+        (REFUSED, 1, True, b"deferred"),
     ],
 )
 def test_an_unwritable_control_file_keeps_no_report_back(
@@ -451,11 +460,80 @@ def test_an_unwritable_control_file_keeps_no_report_back(
     _, data, status = reports[0].split(b"\t")
     assert status.startswith(word + b" ")
     assert told.word.encode() == word
-    if word in (b"ok", b"error") and extended:
+    if word in (b"ok", b"deferred") and extended:
         assert data == told.notary
+    if word == b"deferred" and verdict is REFUSED:
+        assert data.split(b"\x01")[1:4] == [b"failed", b"4.3.0", b"local; 450 (no space left)"]
+        assert told.message.endswith(b"put off, since this cannot be recorded: no space left")
     comments = [line for line in scheduler.lines if line.startswith(b"#")]
     assert comments
     assert all(line.startswith(b"# smtp: no ") and b"no space left" in line for line in comments)
+
+
+@pytest.mark.parametrize("gather", [False, True])
+@pytest.mark.parametrize(
+    ("verdict", "recipient", "word", "mark"),
+    [(REFUSED, 1, b"deferred", StateTag.TODO), (TAKEN, 0, b"ok", StateTag.DELIVERED)],
+)
+def test_a_record_that_may_not_be_on_the_disk_is_none(
+    verdict: Verdict, recipient: int, word: bytes, mark: StateTag, *, gather: bool
+) -> None:
+    """The failure is put off; a success stands, and the scheduler is told in the word that makes it write a record."""
+    scheduler = Scheduler(unsynced=True)
+    reporter = ReportWriter(scheduler.write, pid=PID, extended=True, gather=gather)
+    reporter.settle(scheduler, scheduler.control.recipients[recipient], verdict, epoch=EPOCH, lmtp=False)
+    reporter.flush()
+    lines = b"".join(scheduler.lines).split(b"\n")[:-1]
+    (report,) = [line for line in lines if not line.startswith(b"#")]
+    _, data, status = report.split(b"\t")
+    assert status.startswith(word + b" ")
+    assert data.split(b"\x01")[1] == (b"failed" if verdict is REFUSED else b"relayed")
+    assert mark in scheduler.happened
+    assert b"# smtp: no diagnostic record for " in b"".join(scheduler.lines)
+
+
+@pytest.mark.parametrize("extended", [False, True])
+@pytest.mark.parametrize(
+    ("action", "mark", "word"),
+    [
+        (b"failed", StateTag.FAILED, b"error2"),
+        (b"relayed", StateTag.DELIVERED, b"ok2"),
+        (b"delivered", StateTag.DELIVERED, b"ok2"),
+        (b"expanded", StateTag.DELIVERED, b"ok2"),
+    ],
+)
+def test_a_recipient_with_a_record_is_marked_and_gets_no_second_one(
+    action: bytes, mark: StateTag, word: bytes, *, extended: bool
+) -> None:
+    """The words are those after which the scheduler writes no record either, whatever the option says."""
+    scheduler = Scheduler()
+    reporter = ReportWriter(scheduler.write, pid=PID, extended=extended, gather=True)
+    recipient = scheduler.control.recipients[0]
+    record = FinalRecord(recipient.offset, action, recipient.user)
+    assert settles(record, recipient)
+    told = reporter.settle_recorded(scheduler, recipient, record)
+    assert scheduler.happened == [mark, word.decode()]
+    assert scheduler.lines[0].split(b"\t")[1:] == [b"", word + b" " + told.message + b"\n"]
+
+
+@pytest.mark.parametrize(
+    ("action", "address", "end"),
+    [(b"failed", b"r2@example.com", True), (b"failed", b"\x03", True), (b"relayed", b"r2@example.com", False)],
+)
+def test_a_record_that_names_another_recipient(action: bytes, address: bytes, end: bool) -> None:
+    """The scheduler's own record of an expired message may: a success there is nobody's word for this recipient."""
+    recipient = Scheduler().control.recipients[0]
+    assert settles(FinalRecord(recipient.offset, action, address), recipient) is end
+
+
+def test_whoever_could_not_be_locked_is_reported_without_a_mark() -> None:
+    scheduler = Scheduler()
+    reporter = ReportWriter(scheduler.write, pid=PID, extended=True)
+    verdict = LATER._replace(status=EnhancedStatus(4, 3, 0), peer=None, level=Scope.MESSAGE)
+    told = reporter.defer_untaken(b"1001", scheduler.control.recipients[1], verdict, lmtp=False)
+    assert scheduler.happened == ["deferred"]
+    assert scheduler.lines[0].split(b"\t")[1] == told.notary
+    assert told.notary.startswith(b"r2@example.com\x01failed\x014.3.0\x01")
 
 
 def test_a_lock_that_another_process_took_is_told() -> None:
@@ -467,14 +545,14 @@ def test_a_lock_that_another_process_took_is_told() -> None:
 def test_a_recipient_without_header_block_is_recorded_without_offset() -> None:
     scheduler = Scheduler()
     recipient = scheduler.control.recipients[0]._replace(header=7)
-    reporter = Reporter(scheduler.write, pid=PID, extended=True)
+    reporter = ReportWriter(scheduler.write, pid=PID, extended=True)
     reporter.settle(scheduler, recipient, REFUSED, epoch=EPOCH, lmtp=False)
     assert scheduler.records[0].startswith(b"d %d:-1:" % recipient.offset)
 
 
 def test_other_lines() -> None:
     scheduler = Scheduler()
-    reporter = Reporter(scheduler.write, pid=PID, extended=False)
+    reporter = ReportWriter(scheduler.write, pid=PID, extended=False)
     reporter.hungry()
     reporter.resync(b"A/B/12345-6789")
     reporter.resync(b"\xe9t\x1b\n\xff")
@@ -495,7 +573,7 @@ def test_other_lines() -> None:
 @given(st.text(max_size=40))
 def test_a_comment_is_only_comment_lines(text: str) -> None:
     scheduler = Scheduler()
-    Reporter(scheduler.write, pid=PID, extended=False).comment(text)
+    ReportWriter(scheduler.write, pid=PID, extended=False).comment(text)
     for line in scheduler.lines:
         assert line.startswith(b"# ")
         assert line[:-1].decode("utf-8").isprintable()
@@ -506,7 +584,7 @@ def test_in_a_real_control_file(tmp_path: Path, *, extended: bool) -> None:
     path = tmp_path / "1001"
     path.write_bytes(CONTROL)
     lines: list[bytes] = []
-    reporter = Reporter(lines.append, pid=PID, extended=extended)
+    reporter = ReportWriter(lines.append, pid=PID, extended=extended)
     with open_control(str(path)) as opened:
         first, second = opened.control.recipients
         assert opened.take(first, pid=PID)

@@ -18,7 +18,13 @@ import pytest
 import zsmtp
 from zsmtp.errors import SpoolError
 from zsmtp.zmailer import locks
-from zsmtp.zmailer.locks import Mark, MessageMissing, OpenControl, open_control, open_message
+from zsmtp.zmailer.locks import (
+    OpenControl,
+    StateTag,
+    SystemTrouble,
+    open_control,
+    read_control,
+)
 
 SOURCE = Path(zsmtp.__file__).parent.parent
 TOP = b"@ 0x7\ni 1-2\no 5\ns smtp - a@example.org 1\n"
@@ -77,7 +83,7 @@ class TestTake:
         one = spool.control.recipients[0]
         assert spool.take(one, pid=pid)
         assert path.read_bytes()[one.offset + 1 : one.offset + 8] == b"~" + column
-        assert spool.release(one, Mark.DELIVERED)
+        assert spool.release(one, StateTag.DELIVERED)
 
     @pytest.mark.parametrize("pid", [0, -1])
     def test_what_is_no_process_id(self, spool: OpenControl, pid: int) -> None:
@@ -99,7 +105,7 @@ class TestTake:
         one = spool.control.recipients[0]
         assert spool.take(one, pid=321)
         assert not spool.take(one, pid=321)
-        assert spool.release(one, Mark.TODO)
+        assert spool.release(one, StateTag.TODO)
         assert spool.take(one, pid=321)
 
     def test_a_record_without_lock_field(self, tmp_path: Path) -> None:
@@ -110,7 +116,7 @@ class TestTake:
             (one,) = spool.control.recipients
             assert spool.take(one, pid=321)
             assert path.read_bytes() == data.replace(b"r smtp h", b"r~smtp h")
-            assert spool.release(one, Mark.FAILED)
+            assert spool.release(one, StateTag.FAILED)
         assert path.read_bytes() == data.replace(b"r smtp h", b"r-smtp h")
 
     def test_a_rival_that_ignores_record_locks(
@@ -191,7 +197,7 @@ class TestTakeAll:
             assert data.count(b"\nr~   321    smtp") == 2
             assert data.replace(b"~   321", b"       ").replace(b"~   999", b"       ") == before
             assert spool.take_all([first, second, third], pid=321) == []
-            assert spool.release(third, Mark.DELIVERED)
+            assert spool.release(third, StateTag.DELIVERED)
         assert path.read_bytes().count(b"\nr~   999") == 1, "what another process locked stays so"
         assert path.read_bytes().count(b"\nr+      ") == 1
 
@@ -318,7 +324,7 @@ class TestFailingDisk:
         assert spool.take(one, pid=321)
         monkeypatch.setattr(os, "pwrite", broken)
         with pytest.raises(SpoolError, match="Input/output"):
-            spool.release(one, Mark.DELIVERED)
+            spool.release(one, StateTag.DELIVERED)
         if recovers:
             monkeypatch.undo()
         spool.close()
@@ -326,8 +332,8 @@ class TestFailingDisk:
 
 
 class TestRelease:
-    @pytest.mark.parametrize("mark", list(Mark))
-    def test_marks(self, path: Path, spool: OpenControl, mark: Mark) -> None:
+    @pytest.mark.parametrize("mark", list(StateTag))
+    def test_marks(self, path: Path, spool: OpenControl, mark: StateTag) -> None:
         one = spool.control.recipients[1]
         before = path.read_bytes()
         assert spool.take(one, pid=321)
@@ -342,18 +348,18 @@ class TestRelease:
             other.seek(one.offset + 1)
             other.write(b"~   999")
         data = path.read_bytes()
-        assert not spool.release(one, Mark.DELIVERED)
+        assert not spool.release(one, StateTag.DELIVERED)
         spool.close()
         assert path.read_bytes() == data
 
     def test_what_was_not_taken(self, spool: OpenControl) -> None:
         one = spool.control.recipients[0]
         with pytest.raises(ValueError, match="not taken"):
-            spool.release(one, Mark.TODO)
+            spool.release(one, StateTag.TODO)
         assert spool.take(one, pid=321)
-        assert spool.release(one, Mark.DELIVERED)
+        assert spool.release(one, StateTag.DELIVERED)
         with pytest.raises(ValueError, match="not taken"):
-            spool.release(one, Mark.TODO)
+            spool.release(one, StateTag.TODO)
 
     def test_closing_blanks_what_is_left(self, path: Path) -> None:
         before = path.read_bytes()
@@ -361,7 +367,7 @@ class TestRelease:
             first, second = spool.control.recipients
             assert spool.take(first, pid=321)
             assert spool.take(second, pid=321)
-            assert spool.release(second, Mark.FAILED)
+            assert spool.release(second, StateTag.FAILED)
             raise KeyError
         assert path.read_bytes() == before.replace(b"r           smtp h u1", b"r-          smtp h u1")
         spool.close()
@@ -416,7 +422,7 @@ class TestAppend:
         one = spool.control.recipients[0]
         assert spool.take(one, pid=321)
         spool.append(DIAGNOSTIC)
-        assert spool.release(one, Mark.FAILED)
+        assert spool.release(one, StateTag.FAILED)
         spool.append(DIAGNOSTIC)
         assert path.read_bytes() == before.replace(b"r           smtp h u0", b"r-          smtp h u0") + DIAGNOSTIC * 2
         with open_control(str(path)) as again:
@@ -458,7 +464,32 @@ class TestAppend:
         monkeypatch.setattr(os, "write", writing)
         monkeypatch.setattr(os, "fsync", syncing)
         spool.append(DIAGNOSTIC)
-        assert calls == ["write", "fsync"]
+        spool.append(DIAGNOSTIC)
+        spool.sync()
+        assert calls == ["write", "write", "fsync"]
+
+    def test_marks_are_written_in_place_after_a_record(self, path: Path, spool: OpenControl) -> None:
+        """No second descriptor is needed, and append mode is off again."""
+        one, two = spool.control.recipients
+        assert spool.take_all([one, two], pid=321) == [one, two]
+        before = len(os.listdir("/dev/fd"))
+        spool.append(DIAGNOSTIC)
+        assert len(os.listdir("/dev/fd")) == before
+        assert spool.release(one, StateTag.FAILED)
+        spool.append(DIAGNOSTIC)
+        assert spool.release(two, StateTag.DELIVERED)
+        data = path.read_bytes()
+        assert data.endswith(TAIL + DIAGNOSTIC * 2)
+        assert [data[r.offset : r.offset + 3] for r in (one, two)] == [b"r- ", b"r+ "]
+
+    def test_what_does_not_get_to_the_disk(self, spool: OpenControl, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(fd: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        spool.append(DIAGNOSTIC)
+        monkeypatch.setattr(os, "fsync", broken)
+        with pytest.raises(SystemTrouble, match="to the disk of it: Input/output error"):
+            spool.sync()
 
     @pytest.mark.parametrize(("room", "problem"), [(10, "only 10 of 29"), (0, "File too large")])
     def test_no_room(self, path: Path, spool: OpenControl, room: int, problem: str) -> None:
@@ -471,19 +502,51 @@ class TestAppend:
                 spool.append(DIAGNOSTIC)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        # What there is of the record is none: whoever reads the file must not take it for one.
+        assert path.read_bytes() == before + (b"d-" + DIAGNOSTIC[2:room] if room else b"")
         spool.append(DIAGNOSTIC)
         assert path.read_bytes().endswith(b"\n" + DIAGNOSTIC)
         with open_control(str(path)) as again:
             assert again.control.recipients == spool.control.recipients
+            assert again.control.recorded == ()
 
-    def test_a_file_that_was_replaced(self, path: Path, spool: OpenControl) -> None:
-        path.rename(path.with_name("old"))
-        with pytest.raises(SpoolError):
-            spool.append(DIAGNOSTIC)
+    @pytest.mark.parametrize("room", range(4))
+    def test_of_a_record_cut_off_at_its_tag_nothing_is_left_to_be_read(
+        self, path: Path, spool: OpenControl, room: int
+    ) -> None:
+        with path.open("ab") as other:
+            other.write(b"d half")
+        before = path.read_bytes()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, hard))
+        try:
+            with pytest.raises(SystemTrouble):
+                spool.append(DIAGNOSTIC)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        left = path.read_bytes().removeprefix(before)
+        assert left in (b"", b"\n", b"\nd", b"\nd-")
+        spool.append(DIAGNOSTIC)
+        assert path.read_bytes().endswith(b"\n" + DIAGNOSTIC)
+
+    def test_a_file_that_was_moved(self, path: Path, spool: OpenControl) -> None:
+        """The scheduler moves files into hash directories: they stay the same ones."""
+        moved = path.with_name("moved")
+        before = path.read_bytes()
+        path.rename(moved)
         other = control_file(path, 1)
-        with pytest.raises(SpoolError, match="replaced"):
+        spool.append(DIAGNOSTIC)
+        assert (path.read_bytes(), moved.read_bytes()) == (other, before + DIAGNOSTIC)
+
+    @pytest.mark.parametrize("replaced", [False, True])
+    def test_a_file_that_is_gone(self, path: Path, spool: OpenControl, replaced: bool) -> None:
+        if replaced:
+            control_file(path.with_name("other"), 1)
+            path.with_name("other").rename(path)
+        else:
+            path.unlink()
+        with pytest.raises(SystemTrouble, match="removed, or replaced"):
             spool.append(DIAGNOSTIC)
-        assert path.read_bytes() == other
 
 
 class TestOpenControl:
@@ -506,6 +569,30 @@ class TestOpenControl:
             sparse.truncate(2**40)
         with pytest.raises(SpoolError, match="longer than"):
             open_control(str(path))
+
+    def test_what_no_later_try_makes_better_and_what_one_may(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("nothing", "1-2/x", "x" * 300):
+            with pytest.raises(SpoolError) as caught:
+                open_control(str(path.parent / name))
+            assert not isinstance(caught.value, SystemTrouble), name
+        for code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EIO, errno.EROFS, errno.ENOSPC):
+
+            def refuse(*_: object, code: int = code) -> int:
+                raise OSError(code, os.strerror(code))
+
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "open", refuse)
+                with pytest.raises(SystemTrouble, match=os.strerror(code)):
+                    open_control(str(path))
+
+    def test_reading_alone(self, path: Path) -> None:
+        before = len(os.listdir("/dev/fd"))
+        data = path.read_bytes()
+        assert [r.user for r in read_control(str(path)).recipients] == [b"u0@example.net", b"u1@example.net"]
+        path.write_bytes(data[:-3])
+        with pytest.raises(SpoolError, match="cut off"):
+            read_control(str(path))
+        assert len(os.listdir("/dev/fd")) == before
 
     def test_a_refused_file_is_closed_and_unchanged(self, path: Path) -> None:
         data = path.read_bytes()[:-3]
@@ -542,55 +629,3 @@ class TestOpenControl:
         monkeypatch.setattr(os, "read", lambda fd, size: next(grown))
         with pytest.raises(SpoolError, match="longer than"):
             open_control(str(path))
-
-
-class TestOpenMessage:
-    def test_a_message(self, tmp_path: Path) -> None:
-        path = tmp_path / "m"
-        path.write_bytes(b"head\nbody\n")
-        os.utime(path, ns=(0, 1_672_574_400_000_000_005))
-        found = open_message(str(path), 5)
-        try:
-            assert (found.path, found.size, found.inode) == (str(path), 10, path.stat().st_ino)
-            assert found.mtime_ns == 1_672_574_400_000_000_005
-            assert found.read(100) == b"body\n"
-        finally:
-            found.close()
-        assert found.closed
-
-    def test_an_empty_body(self, tmp_path: Path) -> None:
-        path = tmp_path / "m"
-        path.write_bytes(b"head\n")
-        found = open_message(str(path), 5)
-        assert found.read(100) == b""
-        found.close()
-
-    def test_a_body_beyond_the_end_is_not_a_missing_message(self, tmp_path: Path) -> None:
-        path = tmp_path / "m"
-        path.write_bytes(b"head\n")
-        before = len(os.listdir("/dev/fd"))
-        with pytest.raises(SpoolError) as caught:
-            open_message(str(path), 6)
-        assert not isinstance(caught.value, MessageMissing)
-        assert caught.value.offset == 6
-        assert len(os.listdir("/dev/fd")) == before
-
-    def test_what_is_missing_or_no_regular_file(self, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "fifo")
-        (tmp_path / "directory").mkdir()
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(tmp_path / "socket"))
-            for name in ("fifo", "directory", "socket", "nothing", "A/B/nothing", "fifo/nothing"):
-                with pytest.raises(MessageMissing, match="message file is missing"):
-                    open_message(str(tmp_path / name), 0)
-        with pytest.raises(MessageMissing, match="regular"):
-            open_message("/dev/null", 0)
-
-    def test_other_trouble_may_pass(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def exhausted(*_: object) -> int:
-            raise OSError(errno.EMFILE, "Too many open files")
-
-        monkeypatch.setattr(os, "open", exhausted)
-        with pytest.raises(SpoolError, match="Too many open files") as caught:
-            open_message(str(tmp_path / "m"), 0)
-        assert not isinstance(caught.value, MessageMissing)

@@ -15,16 +15,16 @@ from tests.tls.certificates import issue
 
 from zsmtp import events
 from zsmtp.delivery.outcome import Peer
-from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.tls.facts import TLSFacts
 from zsmtp.tls.judgement import Judgement
-from zsmtp.tls.problem import Problem
-from zsmtp.zmailer.control import Recipient
-from zsmtp.zmailer.diagnostics import Report, remote_mta
+from zsmtp.tls.problem import TLSProblem
+from zsmtp.zmailer.control import ControlRecipient
+from zsmtp.zmailer.diagnostics import RecipientReport, remote_mta
 from zsmtp.zmailer.logs import (
-    Attempt,
-    Conversion,
     DialogueLog,
+    LoggedAttempt,
+    LoggedConversion,
     ProcessTitle,
     Syslog,
     VerboseLog,
@@ -41,7 +41,7 @@ IPV6 = Endpoint("::1", "::1", 2525, Family.INET6, literal=True)
 SOCKET = Endpoint("/run/sock", "/run/sock", 0, Family.UNIX, literal=True)
 LOCAL = ("127.0.0.1", 36724)
 
-RECIPIENT = Recipient(
+RECIPIENT = ControlRecipient(
     offset=100,
     state=b" ",
     channel=b"smtp",
@@ -54,10 +54,14 @@ RECIPIENT = Recipient(
 
 
 def report(
-    *, peer: Peer | None = None, recipient: Recipient = RECIPIENT, message: bytes = b"\r->> 250 ok", word: str = "ok"
-) -> Report:
+    *,
+    peer: Peer | None = None,
+    recipient: ControlRecipient = RECIPIENT,
+    message: bytes = b"\r->> 250 ok",
+    word: str = "ok",
+) -> RecipientReport:
     notary = b"rcpt1@example.com\x01-\x012.0.0\x01smtp; 250 (ok)\x01" + remote_mta(peer).encode() + b"\x01smtp[21606]"
-    return Report(b"1001", recipient, word, notary, remote_mta(peer), message, peer)
+    return RecipientReport(b"1001", recipient, word, notary, remote_mta(peer), message)
 
 
 class Clock:
@@ -253,13 +257,17 @@ def test_agents_share_one_file(tmp_path: Path, open_log: OpenLog) -> None:
     assert lines(tmp_path / "log").count("r\t250 " + "x" * 500) == 600
 
 
-def test_a_new_log_is_not_for_everybody(tmp_path: Path, open_log: OpenLog) -> None:
-    before = os.umask(0)
+@pytest.mark.parametrize(("umask", "mode"), [(0, 0o644), (0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_the_umask_decides_who_can_read_a_new_log(
+    tmp_path: Path, clock: Clock, open_log: OpenLog, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
     try:
         open_log()
+        VerboseLog(str(tmp_path / "verbose"), clock=clock, complain=print).close()
     finally:
         os.umask(before)
-    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o640
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("log", "verbose")] == [mode, mode]
 
 
 def test_a_log_that_cannot_be_opened_is_complained_of_once(
@@ -330,11 +338,6 @@ def test_the_verbose_log_shows_dialogue_and_reasons(tmp_path: Path, clock: Clock
     ]
     assert shown[-1].startswith("DIAG: C='smtp' ")
     assert complaints == []
-
-
-def test_a_verbose_log_is_made_for_its_owner(tmp_path: Path, clock: Clock, complaints: list[str]) -> None:
-    VerboseLog(str(tmp_path / "new"), clock=clock, complain=complaints.append).close()
-    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_verbose_log_is_a_plain_file_or_nothing(tmp_path: Path, clock: Clock, complaints: list[str]) -> None:
@@ -476,38 +479,58 @@ def test_the_system_sets_the_title_unless_it_cannot(monkeypatch: pytest.MonkeyPa
     assert titles == [">#hungry"]
 
 
-ATTEMPT = Attempt("S2564876AbjAAMAA", delay=3725.9, xdelay=59, conversion=Conversion.NONE)
+ATTEMPT = LoggedAttempt("S2564876AbjAAMAA", delay=3725.9, xdelay=59, conversion=LoggedConversion.NONE)
 
 
 def test_a_syslog_line() -> None:
+    """As the reference writes it: both ends of the connection, and of the text the last line."""
     message = b"\r<<- RCPT To:<rcpt1@example.com>\r->> 250 ok"
     assert syslog_line(report(peer=Peer(MX, LOCAL), message=message), ATTEMPT) == (
         "S2564876AbjAAMAA: to=<rcpt1@example.com>, delay=01:02:05, xdelay=00:00:59, mailer=smtp, "
-        "relay=mx1.example ([127.0.0.1]), stat=ok <<- RCPT To:<rcpt1@example.com> ->> 250 ok cvt=NONE"
+        "relay=mx1.example ([127.0.0.1|2525|127.0.0.1|36724]), stat=ok ->> 250 ok cvt=NONE"
     )
 
 
 def test_a_syslog_line_with_tabs() -> None:
-    attempt = Attempt("S1", delay=-5, xdelay=400000, conversion=Conversion.MULTIPART_QP)
+    attempt = LoggedAttempt("S1", delay=-5, xdelay=400000, conversion=LoggedConversion.MULTIPART_QP)
     assert syslog_line(report(peer=Peer(LITERAL, LOCAL), message=b""), attempt, separator="\t") == (
         "S1:\tto=<rcpt1@example.com>\tdelay=00:00:00\txdelay=111:06:40\tmailer=smtp\t"
-        "relay=[127.0.0.1] ([127.0.0.1])\tstat=ok\tcvt=MPQP"
+        "relay=[127.0.0.1] ([127.0.0.1|2525|127.0.0.1|36724])\tstat=ok cvt=MPQP"
     )
+    line = syslog_line(report(message=b"\r<<- x\r->> 550 no", word="error2"), attempt, separator="\t")
+    assert line.endswith("\tmailer=smtp\tstat=error2\t->> 550 no cvt=MPQP")
 
 
 def test_a_syslog_line_without_and_with_a_socket() -> None:
     assert "relay" not in syslog_line(report(), ATTEMPT)
-    assert ", relay=UNIX:/run/sock, stat=" in syslog_line(report(peer=Peer(SOCKET)), ATTEMPT)
+    assert "relay" not in syslog_line(report(peer=Peer(SOCKET)), ATTEMPT)
+
+
+@pytest.mark.parametrize(
+    ("peer", "relay"),
+    [
+        (Peer(MX), "relay=mx1.example ([127.0.0.1|2525])"),
+        (
+            Peer(Endpoint("mx.example", "2001:db8::1", 25, Family.INET6), ("2001:db8::2", 40000)),
+            "relay=mx.example ([ipv6 2001:db8::1|25|2001:db8::2|40000])",
+        ),
+        (Peer(Endpoint("::1", "::1", 25, Family.INET6, literal=True)), "relay=[IPv6:::1] ([ipv6 ::1|25])"),
+    ],
+)
+def test_the_relay_of_a_syslog_line(peer: Peer, relay: str) -> None:
+    assert f", {relay}, stat=" in syslog_line(report(peer=peer), ATTEMPT)
 
 
 def test_a_syslog_line_is_bounded_and_printable() -> None:
     hostile = b"\x1b\n\t\x00\xff"
-    recipient = Recipient(1, b" ", hostile * 99, b"h", hostile * 999, b"1", 0, 0)
-    line = syslog_line(report(recipient=recipient, message=b"x" * 5000 + hostile), ATTEMPT)
-    assert line.isprintable()
-    assert len(line) < 1000
-    assert "...xxx" in line
-    assert line.endswith("x\\x1b\\n\\t\\x00\\xff cvt=NONE")
+    recipient = ControlRecipient(1, b" ", hostile * 99, b"h", hostile * 999, b"1", 0, 0)
+    for peer, limit in ((None, 200), (Peer(MX, LOCAL), 400)):
+        line = syslog_line(report(peer=peer, recipient=recipient, message=hostile + b"x" * 5000), ATTEMPT)
+        assert line.isprintable()
+        text = line.partition("stat=ok ")[2].removesuffix(" cvt=NONE")
+        assert text.startswith("\\x1b\\n\\t\\x00\\xffxx")
+        assert len(text) == limit
+        assert len(line) < 1000
 
 
 class Backend:
@@ -555,7 +578,7 @@ def test_a_handshake_is_one_line_with_all_its_facts() -> None:
     """Protocol, cipher, key exchange, resumption, names, issuer, validity, the verdict and why."""
     shown = issue("mx", names=["mx.example.org"])
     facts = TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, "x25519", "mx.example.org", shown.chain, resumed=True)
-    trial = Judgement(False, "no way to a trust anchor", problem=Problem.CERTIFICATE_NOT_TRUSTED)
+    trial = Judgement(False, "no way to a trust anchor", problem=TLSProblem.CERTIFICATE_NOT_TRUSTED)
     judgement = Judgement(True, "not verified (configured level may)", trial=trial)
     lines: list[str] = []
     debug = debug_observer(lambda line: lines.append(line.decode()), clock=lambda: 0.0)

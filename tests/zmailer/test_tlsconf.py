@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from zsmtp.errors import ConfigError
 from zsmtp.tls.context import MIN_PROTOCOLS
-from zsmtp.tls.policy import Level, Policy, STSUse
+from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 from zsmtp.zmailer.tlsconf import PROTOCOLS, TLSConfig, load
 
 DIGEST = "AB:" * 31 + "AB"
@@ -75,31 +75,31 @@ def test_a_keyword_in_every_spelling(folder: Path, line: str, attribute: str, va
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("demand-tls-mode", Policy(level=Level.ENCRYPT)),
-        ("demandtlsmode", Policy(level=Level.ENCRYPT)),
-        ("demand-tls-mode off", Policy()),
-        ("demand-tls-mode\ntls-level may", Policy(level=Level.ENCRYPT)),
-        ("demand-tls-mode\ntls-level verify", Policy(level=Level.VERIFY)),
-        ("demand-tls-mode\ntls-level dane", Policy(level=Level.ENCRYPT, dane=True)),
-        ("tls-implicit", Policy(level=Level.ENCRYPT)),
-        ("tls-dane on", Policy(dane=True)),
-        ("tls-level none", Policy(level=Level.NONE)),
-        ("tls-level encrypt", Policy(level=Level.ENCRYPT)),
-        ("tls-level DANE-only", Policy(level=Level.DANE_ONLY, dane=True)),
-        ("tls-level secure", Policy(level=Level.SECURE)),
+        ("demand-tls-mode", TLSPolicy(level=Level.ENCRYPT)),
+        ("demandtlsmode", TLSPolicy(level=Level.ENCRYPT)),
+        ("demand-tls-mode off", TLSPolicy()),
+        ("demand-tls-mode\ntls-level may", TLSPolicy(level=Level.ENCRYPT)),
+        ("demand-tls-mode\ntls-level verify", TLSPolicy(level=Level.VERIFY)),
+        ("demand-tls-mode\ntls-level dane", TLSPolicy(level=Level.ENCRYPT, dane=True)),
+        ("tls-implicit", TLSPolicy(level=Level.ENCRYPT)),
+        ("tls-dane on", TLSPolicy(dane=True)),
+        ("tls-level none", TLSPolicy(level=Level.NONE)),
+        ("tls-level encrypt", TLSPolicy(level=Level.ENCRYPT)),
+        ("tls-level DANE-only", TLSPolicy(level=Level.DANE_ONLY, dane=True)),
+        ("tls-level secure", TLSPolicy(level=Level.SECURE)),
         (
             "tls-level verify\ntls-match a.example, .b.example hostname",
-            Policy(level=Level.VERIFY, match=("a.example", ".b.example", "hostname")),
+            TLSPolicy(level=Level.VERIFY, match=("a.example", ".b.example", "hostname")),
         ),
-        ("tls-level secure\ntls-match 192.0.2.1", Policy(level=Level.SECURE, match=("192.0.2.1",))),
+        ("tls-level secure\ntls-match 192.0.2.1", TLSPolicy(level=Level.SECURE, match=("192.0.2.1",))),
         (
             f"tls-level fingerprint\ntls-fingerprint {DIGEST} {DIGEST.lower().replace(':', '')}",
-            Policy(level=Level.FINGERPRINT, fingerprints=(b"\xab" * 32, b"\xab" * 32)),
+            TLSPolicy(level=Level.FINGERPRINT, fingerprints=(b"\xab" * 32, b"\xab" * 32)),
         ),
-        ("tls-sni Mail.Example.ORG.", Policy(server_name="mail.example.org")),
+        ("tls-sni Mail.Example.ORG.", TLSPolicy(server_name="mail.example.org")),
     ],
 )
-def test_the_policy(folder: Path, text: str, policy: Policy) -> None:
+def test_the_policy(folder: Path, text: str, policy: TLSPolicy) -> None:
     config = loaded(folder, text)
     assert config.policy == policy
     assert config.policy_for("example.org") == policy
@@ -163,7 +163,7 @@ BAD_FILES = [
 @pytest.mark.parametrize("line", BAD_VALUES + BAD_FILES)
 def test_a_mistake_where_nothing_is_demanded_means_no_tls_and_a_remark(folder: Path, line: str) -> None:
     config = loaded(folder, line)
-    assert config.policy == Policy(level=Level.NONE)
+    assert config.policy == TLSPolicy(level=Level.NONE)
     assert not config.enabled
     assert config.remarks[-1].endswith("; there is no TLS")
 
@@ -238,9 +238,9 @@ def test_the_table_speaks_for_its_destinations(folder: Path) -> None:
         "example.org secure\n.example.com encrypt sni=mx.example.com\nbroken.example securr\n"
     )
     config = loaded(folder, "tls-policy-file @table\ntls-dane on\n")
-    assert config.policy_for("example.org") == Policy(level=Level.SECURE, dane=True)
-    assert config.policy_for("a.example.com") == Policy(level=Level.ENCRYPT, server_name="mx.example.com", dane=True)
-    assert config.policy_for("example.net") == Policy(dane=True)
+    assert config.policy_for("example.org") == TLSPolicy(level=Level.SECURE, dane=True)
+    assert config.policy_for("a.example.com") == TLSPolicy(level=Level.ENCRYPT, server_name="mx.example.com", dane=True)
+    assert config.policy_for("example.net") == TLSPolicy(dane=True)
     with pytest.raises(ConfigError, match="table:3: not a level: securr"):
         config.policy_for("broken.example")
     assert len(config.remarks) == 1

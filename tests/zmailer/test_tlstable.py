@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zsmtp.tls.policy import Level, Policy
+from zsmtp.tls.policy import Level, TLSPolicy
 from zsmtp.zmailer.tlstable import PolicyTable, parse_table
 
 DIGEST = "ab" * 64
@@ -59,16 +59,16 @@ def test_without_a_line_for_others() -> None:
 @pytest.mark.parametrize(
     ("words", "policy"),
     [
-        ("none", Policy(level=Level.NONE)),
-        ("Dane-Only", Policy(level=Level.DANE_ONLY)),
-        ("verify match=mx.example.net,nexthop", Policy(level=Level.VERIFY, match=("mx.example.net", "nexthop"))),
-        ("secure MATCH=.example.net", Policy(level=Level.SECURE, match=(".example.net",))),
-        (f"fingerprint fingerprint={DIGEST}", Policy(level=Level.FINGERPRINT, fingerprints=(b"\xab" * 64,))),
-        ("encrypt sni=other.example", Policy(level=Level.ENCRYPT, server_name="other.example")),
-        ("secure match=b\u00fccher.example", Policy(level=Level.SECURE, match=("xn--bcher-kva.example",))),
+        ("none", TLSPolicy(level=Level.NONE)),
+        ("Dane-Only", TLSPolicy(level=Level.DANE_ONLY)),
+        ("verify match=mx.example.net,nexthop", TLSPolicy(level=Level.VERIFY, match=("mx.example.net", "nexthop"))),
+        ("secure MATCH=.example.net", TLSPolicy(level=Level.SECURE, match=(".example.net",))),
+        (f"fingerprint fingerprint={DIGEST}", TLSPolicy(level=Level.FINGERPRINT, fingerprints=(b"\xab" * 64,))),
+        ("encrypt sni=other.example", TLSPolicy(level=Level.ENCRYPT, server_name="other.example")),
+        ("secure match=b\u00fccher.example", TLSPolicy(level=Level.SECURE, match=("xn--bcher-kva.example",))),
     ],
 )
-def test_attributes(words: str, policy: Policy) -> None:
+def test_attributes(words: str, policy: TLSPolicy) -> None:
     entry = table(f"example.org {words}").find("example.org")
     assert entry is not None
     assert entry.policy == policy

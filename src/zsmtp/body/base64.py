@@ -24,7 +24,7 @@ _LINES = re.compile(rb"[\s\S]{1,76}")
 _STRANGERS = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="))
 
 
-class _Lines:
+class _EncodedLines:
     """Lines of 76 octets; the line end before a line is written with that line, so the last has none."""
 
     __slots__ = ("_begun",)
@@ -44,7 +44,7 @@ class _Lines:
         return wrapped
 
 
-class Base64Encoder(_Lines):
+class Base64Encoder(_EncodedLines):
     """Encodes one stretch of octets."""
 
     __slots__ = ("_pending",)
@@ -66,7 +66,7 @@ class Base64Encoder(_Lines):
         return self.lines(b2a_base64(data, newline=False))
 
 
-class Base64Wrapper(_Lines):
+class Base64Wrapper(_EncodedLines):
     """Breaks base64 text into lines anew; octets that are none of base64 go."""
 
     __slots__ = ("_pending",)

@@ -7,9 +7,10 @@ The rules, from what has to be told apart first:
    called binary, for one without BINARYMIME (RFC 3030). A leaf is encoded whole; all others stay octet for octet.
 3. 8-bit text without MIME fields gets them (RFC 1428 appendix A), or is stripped if the operator wants that.
 4. Text that has lost its 8-bit octets says so in its MIME fields; quoted-printable text is decoded with ``-8``.
-5. 8-bit header fields become encoded words (RFC 2047), unless SMTPUTF8 (RFC 6531) is in use.
+5. 8-bit header fields become encoded words (RFC 2047), unless SMTPUTF8 (RFC 6531) is in use. Octets of them that no
+   encoded word can stand for, as in a field's name, become ``=XX`` for a server that takes seven bits only.
 
-:func:`choose` gives a :class:`Plan`, a value; what it holds is carried out by :mod:`zsmtp.body.convert`.
+:func:`choose` gives a :class:`ConversionPlan`, a value; what it holds is carried out by :mod:`zsmtp.body.convert`.
 """
 
 from __future__ import annotations
@@ -20,30 +21,32 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from zsmtp.body import edit
-from zsmtp.body.convert import Form, Segment
+from zsmtp.body.convert import Segment, SegmentForm
 from zsmtp.body.encode import Facts
-from zsmtp.body.fields import Description, TransferEncoding, split_fields
-from zsmtp.body.headers import add_convert_clause, is_signed, outside_quotes
+from zsmtp.body.fields import Description, TransferEncoding, field_values, outside_quotes
+from zsmtp.body.fold import fold_long_lines
+from zsmtp.body.headers import add_convert_clause, is_signed
 from zsmtp.body.lines import CRLF, MAX_LINE
-from zsmtp.body.mime import Kind, Part, Structure
-from zsmtp.body.target import Conversion, NonMime8Bit, Refusal, Signed8Bit, Target
-from zsmtp.body.words import charset_of, encode_header, fold_long_lines
+from zsmtp.body.mime import Part, PartKind, Structure
+from zsmtp.body.target import ContentRefusal, Conversion, NonMime8Bit, Signed8Bit, Target
+from zsmtp.body.words import charset_of, encode_header, encode_whole_header
+from zsmtp.escape import escape
 from zsmtp.records import NamedTuple
 
 _ASCII_SUPERSET = re.compile(rb"iso-8859-.*|koi8.*|utf-8")
 _TOKEN = re.compile(rb"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]{1,40}")
 _CHANGED_ENCODINGS = (TransferEncoding.EIGHT_BIT, TransferEncoding.BINARY)
 _ENCODING_WORDS = {
-    Form.QP: b"QUOTED-PRINTABLE",
-    Form.QP_IN_MULTIPART: b"QUOTED-PRINTABLE",
-    Form.BASE64_OCTETS: b"BASE64",
-    Form.BASE64_LINES: b"BASE64",
-    Form.DECODE_QP: b"8BIT",
+    SegmentForm.QP: b"QUOTED-PRINTABLE",
+    SegmentForm.QP_IN_MULTIPART: b"QUOTED-PRINTABLE",
+    SegmentForm.BASE64_OCTETS: b"BASE64",
+    SegmentForm.BASE64_LINES: b"BASE64",
+    SegmentForm.DECODE_QP: b"8BIT",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class MessageFacts:
     """A stored message, as far as choosing needs it.
 
     ``header``: its block with LF line ends; ``size``: octets of the stored body. ``structure`` and ``blocks`` read the
@@ -60,7 +63,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ConversionPlan:
     """How a message goes out. ``header`` is None and ``segments`` are empty where nothing changes.
 
     ``binary``: BINARYMIME is needed. ``smtputf8``: it is in use. ``said`` is what is worth a remark.
@@ -81,7 +84,7 @@ class _Needs(NamedTuple):
     lines: bool
 
 
-def choose(message: Message, target: Target, *, decode: bool) -> Plan | Refusal:
+def choose(message: MessageFacts, target: Target, *, decode: bool) -> ConversionPlan | ContentRefusal:
     """The form of ``message`` for ``target``, or why it cannot be sent there.
 
     ``decode`` false: quoted-printable text stays, although the target wants it decoded.
@@ -97,15 +100,15 @@ def choose(message: Message, target: Target, *, decode: bool) -> Plan | Refusal:
     # BINARYMIME takes 8-bit octets as well, whether or not 8BITMIME is offered beside it.
     needs = _Needs(seven=body.eight_bit and not able and not (binary and binary_able), lines=binary and not binary_able)
     binary = binary and binary_able
-    plain = Plan(smtputf8=smtputf8)
+    plain = ConversionPlan(smtputf8=smtputf8)
     header_needs = header.eight_bit or header.nul or header.long_lines
     touched = needs.seven or needs.lines or (header.eight_bit and not able)
     if is_signed(message.header) and not (touched and target.signed_8bit is Signed8Bit.CONVERT):
         return _sealed(message, target, plain, needs, binary=binary)
     block = message.header
     if header_needs:
-        edited = _header_for(message, target, smtputf8=smtputf8)
-        if isinstance(edited, Refusal):
+        edited = _header_for(message, target, smtputf8=smtputf8, able=able)
+        if isinstance(edited, ContentRefusal):
             return edited
         block = edited
     plain = plain if block == message.header else replace(plain, header=block)
@@ -116,7 +119,7 @@ def choose(message: Message, target: Target, *, decode: bool) -> Plan | Refusal:
     return _text_plan(message, target, plain, decode=decode)
 
 
-def _called_binary(message: Message) -> bool:
+def _called_binary(message: MessageFacts) -> bool:
     """Whether the message or a part of it is called binary; a multipart should say so when a part is, and may not."""
     if message.description.encoding is TransferEncoding.BINARY:
         return True
@@ -132,46 +135,69 @@ def default_charset(target: Target) -> bytes:
 
 def _forced_qp(header: bytes) -> bool:
     return any(
-        name == b"content-conversion" and outside_quotes(header[value:end]).strip().lower() == b"forced-qp"
-        for name, _, value, end in split_fields(header)
+        name.lower() == b"content-conversion" and outside_quotes(value).strip().lower() == b"forced-qp"
+        for name, value in field_values(header)
     )
 
 
-def _header_for(message: Message, target: Target, *, smtputf8: bool) -> bytes | Refusal:
+def _header_for(message: MessageFacts, target: Target, *, smtputf8: bool, able: bool) -> bytes | ContentRefusal:
     block = message.header
     if message.header_facts.eight_bit and target.convert_headers:
-        encoded = encode_header(block, default_charset=default_charset(target), keep_utf8=smtputf8)
+        charset = default_charset(target)
+        if able or smtputf8:
+            encoded = encode_header(block, default_charset=charset, keep_utf8=smtputf8)
+        else:
+            encoded = encode_whole_header(block, default_charset=charset)
         if encoded.needs_smtputf8:
-            return Refusal("5.6.7", "an address in the header needs SMTPUTF8, which the server does not offer")
+            return ContentRefusal("5.6.7", "an address in the header needs SMTPUTF8, which the server does not offer")
         block = encoded.block
+        if not (able or smtputf8):
+            return _folded(block)
     if message.header_facts.nul or message.header_facts.long_lines:
-        block = fold_long_lines(block)
+        return _folded(block)
     return block
 
 
-def _sealed(message: Message, target: Target, plain: Plan, needs: _Needs, *, binary: bool) -> Plan | Refusal:
+def _folded(block: bytes) -> bytes | ContentRefusal:
+    """``block`` with lines that can be sent, or why it has none."""
+    folded = fold_long_lines(block)
+    if folded.left:
+        name = escape(folded.left[0])
+        return ContentRefusal(
+            "5.6.0", f"the header field {name} has a line of over {MAX_LINE} octets that cannot be folded"
+        )
+    return folded.block
+
+
+def _sealed(
+    message: MessageFacts, target: Target, plain: ConversionPlan, needs: _Needs, *, binary: bool
+) -> ConversionPlan | ContentRefusal:
     """What must not be touched: as it is, whatever the server is."""
     if needs.seven and target.signed_8bit is Signed8Bit.BOUNCE:
-        return Refusal("5.6.3", "a signed or encrypted message has 8-bit content, which the server does not take")
+        return ContentRefusal(
+            "5.6.3", "a signed or encrypted message has 8-bit content, which the server does not take"
+        )
     if binary:
         return _binary(message, plain)
     said = ("signed or encrypted content is not converted",) if needs.seven or needs.lines else ()
     return replace(plain, said=said)
 
 
-def _binary(message: Message, plain: Plan) -> Plan:
+def _binary(message: MessageFacts, plain: ConversionPlan) -> ConversionPlan:
     """As it is, with BINARYMIME: parts that are octets keep every one."""
     structure = message.structure()
     raw = (part for part in structure.parts() if part.raw and part.size) if structure.whole else iter(())
     return replace(
-        plain, segments=tuple(Segment(part.body_start, part.body_end, Form.OCTETS) for part in raw), binary=True
+        plain, segments=tuple(Segment(part.body_start, part.body_end, SegmentForm.OCTETS) for part in raw), binary=True
     )
 
 
 # ---------------------------------------------------------------------------- bodies
 
 
-def _body_plan(message: Message, target: Target, plain: Plan, needs: _Needs, *, binary: bool) -> Plan | Refusal:
+def _body_plan(
+    message: MessageFacts, target: Target, plain: ConversionPlan, needs: _Needs, *, binary: bool
+) -> ConversionPlan | ContentRefusal:
     """Something in the body is more than the server can take."""
     if not message.description.is_mime:
         return _without_mime(message, target, plain, needs)
@@ -184,7 +210,7 @@ def _body_plan(message: Message, target: Target, plain: Plan, needs: _Needs, *, 
     return _converted(structure, plain, needs, block, eight_bit=message.body_facts.eight_bit)
 
 
-def _text_plan(message: Message, target: Target, plain: Plan, *, decode: bool) -> Plan:
+def _text_plan(message: MessageFacts, target: Target, plain: ConversionPlan, *, decode: bool) -> ConversionPlan:
     """The body is nothing to worry about; its fields may say more than is true, or it may be decoded."""
     description = message.description
     block = message.header if plain.header is None else plain.header
@@ -201,17 +227,17 @@ def _text_plan(message: Message, target: Target, plain: Plan, *, decode: bool) -
     return replace(
         plain,
         header=add_convert_clause(edit.with_encoding(block, b"8BIT"), b"8bit"),
-        segments=(Segment(0, message.size, Form.DECODE_QP),),
+        segments=(Segment(0, message.size, SegmentForm.DECODE_QP),),
         conversion=Conversion.EIGHT_BIT,
     )
 
 
-def _without_mime(message: Message, target: Target, plain: Plan, needs: _Needs) -> Plan:
+def _without_mime(message: MessageFacts, target: Target, plain: ConversionPlan, needs: _Needs) -> ConversionPlan:
     facts = message.body_facts
     block = message.header if plain.header is None else plain.header
     if needs.seven and not needs.lines and target.nonmime_8bit is NonMime8Bit.STRIP:
         said = ("8-bit octets without MIME fields were stripped to seven bits",)
-        return replace(plain, segments=(Segment(0, message.size, Form.STRIP),), said=said)
+        return replace(plain, segments=(Segment(0, message.size, SegmentForm.STRIP),), said=said)
     if not facts.eight_bit:
         charset = b"US-ASCII"
     elif _is_utf8(message.blocks()):
@@ -220,7 +246,7 @@ def _without_mime(message: Message, target: Target, plain: Plan, needs: _Needs) 
         charset = default_charset(target)
     guessed = charset not in (b"UTF-8", b"US-ASCII")
     block = edit.with_new_mime_fields(block, charset, warn=needs.seven, guessed=guessed)
-    return replace(plain, header=block, segments=(Segment(0, message.size, Form.QP),), conversion=Conversion.QP)
+    return replace(plain, header=block, segments=(Segment(0, message.size, SegmentForm.QP),), conversion=Conversion.QP)
 
 
 def _is_utf8(blocks: Iterator[bytes]) -> bool:
@@ -237,7 +263,9 @@ def _is_utf8(blocks: Iterator[bytes]) -> bool:
 # ---------------------------------------------------------------------------- parts
 
 
-def _converted(structure: Structure, plain: Plan, needs: _Needs, block: bytes, *, eight_bit: bool) -> Plan:
+def _converted(
+    structure: Structure, plain: ConversionPlan, needs: _Needs, block: bytes, *, eight_bit: bool
+) -> ConversionPlan | ContentRefusal:
     """The plan for a MIME message of which some parts must be encoded."""
     segments = []
     done = set()
@@ -245,21 +273,23 @@ def _converted(structure: Structure, plain: Plan, needs: _Needs, block: bytes, *
         form = _leaf_form(part, needs)
         word = _ENCODING_WORDS.get(form) if form else _relabelled(part, needs, eight_bit=eight_bit)
         header = _part_header(block if part.parent is None else part.header, part, needs, word)
+        if isinstance(header, ContentRefusal):
+            return header
         if part.parent is None:
             block = header
         elif header != part.header:
             literal = header.replace(b"\n", CRLF) + CRLF
-            segments.append(Segment(part.header_start, part.body_start, Form.LITERAL, literal))
+            segments.append(Segment(part.header_start, part.body_start, SegmentForm.LITERAL, literal))
         if form:
             segments.append(Segment(part.body_start, part.body_end, form))
             done.add(word)
     segments += [
-        Segment(filler.start, filler.end, Form.QP_IN_MULTIPART)
+        Segment(filler.start, filler.end, SegmentForm.QP_IN_MULTIPART)
         for filler in structure.fillers
         if (needs.seven and filler.tally.high) or (needs.lines and (filler.tally.nul or filler.tally.long_lines))
     ]
     if needs.lines:
-        segments += [Segment(start, end, Form.LITERAL) for start, end in structure.loose]
+        segments += [Segment(start, end, SegmentForm.LITERAL) for start, end in structure.loose]
     if not structure.root.description.has_version:
         block = edit.with_version(block)
     if done - {None}:
@@ -269,26 +299,26 @@ def _converted(structure: Structure, plain: Plan, needs: _Needs, block: bytes, *
         plain,
         header=block,
         segments=tuple(sorted(segments, key=lambda segment: segment[:2])),
-        conversion=Conversion.QP if structure.root.kind is Kind.LEAF else Conversion.MULTIPART_QP,
+        conversion=Conversion.QP if structure.root.kind is PartKind.LEAF else Conversion.MULTIPART_QP,
     )
 
 
-def _leaf_form(part: Part, needs: _Needs) -> Form | None:
+def _leaf_form(part: Part, needs: _Needs) -> SegmentForm | None:
     """What becomes of a part's content, or None if it stays."""
     tally = part.tally
     encoding = part.description.encoding
     for_lines = tally.nul or tally.long_lines or encoding is TransferEncoding.BINARY
-    if part.kind is not Kind.LEAF or not ((needs.seven and tally.high) or (needs.lines and for_lines)):
+    if part.kind is not PartKind.LEAF or not ((needs.seven and tally.high) or (needs.lines and for_lines)):
         return None
     if encoding is TransferEncoding.QUOTED_PRINTABLE:
-        return Form.MEND_QP
+        return SegmentForm.MEND_QP
     if encoding is TransferEncoding.BASE64:
-        return Form.WRAP_BASE64
+        return SegmentForm.WRAP_BASE64
     if part.raw:
-        return Form.BASE64_OCTETS
+        return SegmentForm.BASE64_OCTETS
     if not part.description.is_text and (tally.nul or tally.high * 6 > part.size):
-        return Form.BASE64_LINES
-    return Form.QP_IN_MULTIPART if part.in_multipart else Form.QP
+        return SegmentForm.BASE64_LINES
+    return SegmentForm.QP_IN_MULTIPART if part.in_multipart else SegmentForm.QP
 
 
 def _relabelled(part: Part, needs: _Needs, *, eight_bit: bool) -> bytes | None:
@@ -301,15 +331,15 @@ def _relabelled(part: Part, needs: _Needs, *, eight_bit: bool) -> bytes | None:
     return b"8BIT" if needs.lines and encoding is TransferEncoding.BINARY else None
 
 
-def _part_header(block: bytes, part: Part, needs: _Needs, word: bytes | None) -> bytes:
+def _part_header(block: bytes, part: Part, needs: _Needs, word: bytes | None) -> bytes | ContentRefusal:
     if word is not None:
         block = edit.with_encoding(block, word)
     if part.parent is None:
         return block
-    if word in _ENCODING_WORDS.values() and part.parent.kind is Kind.MESSAGE and not part.description.has_version:
+    if word in _ENCODING_WORDS.values() and part.parent.kind is PartKind.MESSAGE and not part.description.has_version:
         block = edit.with_version(block)
     if needs.seven and not block.isascii():
-        block = encode_header(block, default_charset=b"UNKNOWN-8BIT", keep_utf8=False).block
+        return _folded(encode_whole_header(block, default_charset=b"UNKNOWN-8BIT").block)
     if needs.lines and (b"\0" in block or any(len(line) > MAX_LINE for line in block.split(b"\n"))):
-        block = fold_long_lines(block)
+        return _folded(block)
     return block

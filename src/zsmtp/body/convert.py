@@ -30,7 +30,7 @@ OUTPUT_SIZE = 65_536
 _STRIPPED = bytes(n if n < 128 else n - 128 if 0xA0 <= n < 0xFF else 0x3F for n in range(256))
 
 
-class Form(Enum):
+class SegmentForm(Enum):
     """What becomes of a stretch of body."""
 
     LINES = "lines"  # canonical line ends
@@ -51,7 +51,7 @@ class Segment(NamedTuple):
 
     start: int
     end: int
-    form: Form
+    form: SegmentForm
     literal: bytes = b""
 
 
@@ -66,7 +66,7 @@ class Transform(Protocol):
     def finish(self) -> bytes: ...
 
 
-class _Lines:
+class _CanonicalLines:
     def __init__(self) -> None:
         self._lines = LineConverter()
 
@@ -81,7 +81,7 @@ class _Lines:
         return b""
 
 
-class _Stripped(_Lines):
+class _Stripped(_CanonicalLines):
     def feed(self, block: bytes) -> bytes:
         return self._lines.convert(block.translate(_STRIPPED))
 
@@ -151,25 +151,25 @@ class _Base64Lines(_Base64Octets):
         return self._codec.feed(self._lines.convert(block))
 
 
-def _transform(form: Form) -> Transform:
+def _transform(form: SegmentForm) -> Transform:
     match form:
-        case Form.LINES:
-            return _Lines()
-        case Form.QP | Form.QP_IN_MULTIPART:
-            return _Encoded(QuotedPrintableEncoder(in_multipart=form is Form.QP_IN_MULTIPART))
-        case Form.BASE64_OCTETS:
+        case SegmentForm.LINES:
+            return _CanonicalLines()
+        case SegmentForm.QP | SegmentForm.QP_IN_MULTIPART:
+            return _Encoded(QuotedPrintableEncoder(in_multipart=form is SegmentForm.QP_IN_MULTIPART))
+        case SegmentForm.BASE64_OCTETS:
             return _Base64Octets(Base64Encoder())
-        case Form.BASE64_LINES:
+        case SegmentForm.BASE64_LINES:
             return _Base64Lines()
-        case Form.MEND_QP:
+        case SegmentForm.MEND_QP:
             return _Encoded(QuotedPrintableMender())
-        case Form.WRAP_BASE64:
+        case SegmentForm.WRAP_BASE64:
             return _Base64Octets(Base64Wrapper())
-        case Form.DECODE_QP:
+        case SegmentForm.DECODE_QP:
             return _Encoded(QuotedPrintableDecoder())
-        case Form.STRIP:
+        case SegmentForm.STRIP:
             return _Stripped()
-        case Form.OCTETS | Form.LITERAL:
+        case SegmentForm.OCTETS | SegmentForm.LITERAL:
             return _Octets()
 
 
@@ -208,7 +208,9 @@ class ConvertedBody:
                 size = 0
         last = waiting[-1][-1:] if waiting else last
         whole = (
-            self._segments and self._segments[-1].form is Form.OCTETS and self._segments[-1].end == self._source.size
+            self._segments
+            and self._segments[-1].form is SegmentForm.OCTETS
+            and self._segments[-1].end == self._source.size
         )
         if last not in (b"", b"\n") and not whole:
             waiting.append(CRLF)
@@ -218,13 +220,13 @@ class ConvertedBody:
     def _pieces(self) -> Iterator[bytes]:
         done = 0
         for segment in self._segments:
-            yield from self._stretch(Segment(done, segment.start, Form.LINES))
+            yield from self._stretch(Segment(done, segment.start, SegmentForm.LINES))
             yield from self._stretch(segment)
             done = segment.end
-        yield from self._stretch(Segment(done, self._source.size, Form.LINES))
+        yield from self._stretch(Segment(done, self._source.size, SegmentForm.LINES))
 
     def _stretch(self, segment: Segment) -> Iterator[bytes]:
-        if segment.form is Form.LITERAL:
+        if segment.form is SegmentForm.LITERAL:
             yield segment.literal
             return
         if segment.start == segment.end:

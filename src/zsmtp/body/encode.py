@@ -2,8 +2,8 @@
 
 :func:`examine` looks at the whole message once and tells what must be known before the first command is sent: the
 exact size for ``SIZE`` (RFC 1870), whether ``BODY=8BITMIME`` is needed (RFC 6152), and what a strict server could
-object to. The :class:`Content` made of that can then be sent any number of times, in either form: dot-stuffed for
-``DATA``, or as it is for ``BDAT`` (RFC 3030).
+object to. The :class:`MessageContent` made of that can then be sent any number of times, in either form: dot-stuffed
+for ``DATA``, or as it is for ``BDAT`` (RFC 3030).
 
 Small messages are read once and kept; of large ones only a few blocks are in memory at any time, and they are read
 again for every sending. If the file has changed by then, nothing that contradicts what was announced goes out whole:
@@ -83,7 +83,7 @@ def combined(a: Facts, b: Facts) -> Facts:
     return Facts(a.eight_bit or b.eight_bit, a.nul or b.nul, a.long_lines or b.long_lines, a.bare_cr + b.bare_cr)
 
 
-class Content:
+class MessageContent:
     """One message's content, ready to be sent. Made by :func:`prepare` and by ``Stored.content``.
 
     ``size`` is in octets as SIZE counts them (RFC 1870 3): every line with its CRLF, without dot-stuffing and the
@@ -91,13 +91,15 @@ class Content:
     what is sent; remarks say in words what was changed and what a server could object to.
 
     ``body_parameter`` is what ``MAIL`` must say in BODY= (``8BITMIME``, ``BINARYMIME``, or None); content that needs
-    BINARYMIME can go with BDAT only. ``needs_smtputf8``: header or envelope do. ``conversion`` is the word for logs.
+    BINARYMIME can go with BDAT only. ``needs_smtputf8``: header or envelope do. ``conversion`` is the word for logs,
+    ``body_changed`` tells that the body is not the stored one, line ends apart.
     """
 
     __slots__ = (
         "_body",
         "_head",
         "_kept",
+        "body_changed",
         "body_parameter",
         "conversion",
         "facts",
@@ -117,6 +119,7 @@ class Content:
         facts: Facts,
         remarks: tuple[str, ...],
         conversion: Conversion = Conversion.NONE,
+        body_changed: bool = False,
     ) -> None:
         self.size = size
         self.header_size = len(head)
@@ -125,13 +128,14 @@ class Content:
         self.body_parameter: bytes | None = None
         self.needs_smtputf8 = False
         self.conversion = conversion
+        self.body_changed = body_changed
         self._head = head  # canonical, with the empty line
         self._body = body
         self._kept = kept  # the whole canonical body, if small
 
-    def announced(self, *, body: bytes | None, smtputf8: bool, remarks: tuple[str, ...]) -> Content:
+    def announced(self, *, body: bytes | None, smtputf8: bool, remarks: tuple[str, ...]) -> MessageContent:
         """The same content with what is said about it to one server."""
-        same = Content(
+        same = MessageContent(
             self._head,
             self._body,
             self._kept,
@@ -139,6 +143,7 @@ class Content:
             facts=self.facts,
             remarks=remarks,
             conversion=self.conversion,
+            body_changed=self.body_changed,
         )
         same.body_parameter = body
         same.needs_smtputf8 = smtputf8
@@ -164,6 +169,24 @@ class Content:
                 yield waiting
             waiting = dots.stuff(block)
         yield waiting + dots.terminator()
+
+    @property
+    def head(self) -> bytes:
+        """The header block with the empty line behind it, every line ended by CRLF."""
+        return self._head
+
+    def body_blocks(self) -> Iterator[bytes]:
+        """What follows the header in :meth:`chunk_blocks`; raises as that does if it is not what was announced."""
+        if self._kept is not None:
+            yield self._kept
+            return
+        sent = self.header_size
+        for block in self._body():
+            sent += len(block)
+            self._check(sent, block)
+            yield block
+        if sent != self.size:
+            raise ContentError(f"the message changed while it was read: {sent} octets, {self.size} were announced")
 
     def chunk_blocks(self) -> Iterator[bytes]:
         """The content for BDAT: exactly :attr:`size` octets in blocks.
@@ -227,6 +250,14 @@ def examine(header: bytes, source: Source) -> Examination:
     return Examination(head, header_facts, body_facts, len(head) + survey.octets, None, None)
 
 
+def with_header(seen: Examination, header: bytes) -> Examination:
+    """The same body behind another header block, which alone is looked at."""
+    field_lines, bare_cr = canonical_header(header)
+    head = field_lines + CRLF
+    facts = _facts(head, field_lines, bare_cr)
+    return seen._replace(head=head, header=facts, size=seen.size - len(seen.head) + len(head))
+
+
 def _facts(octets: bytes, lines: bytes, bare_cr: int) -> Facts:
     """What there is in a whole text; ``lines`` is its canonical form, which has the same lines and octets."""
     long_lines = len(lines) > MAX_LINE and has_long_line(lines)
@@ -235,9 +266,9 @@ def _facts(octets: bytes, lines: bytes, bare_cr: int) -> Facts:
     return Facts(not octets.isascii(), 0 in octets, long_lines, bare_cr)
 
 
-def as_stored(seen: Examination, source: Source) -> Content:
+def as_stored(seen: Examination, source: Source) -> MessageContent:
     """The content of an examined message as it is."""
-    return Content(
+    return MessageContent(
         seen.head,
         lambda: canonical_blocks(source.blocks(), LineConverter()),
         seen.kept,

@@ -1,9 +1,13 @@
-"""The fields of a header block, and what the MIME ones among them say (RFC 5322 2.2, RFC 2045, RFC 2231).
+"""The one reader of header fields, and what the MIME fields among them say (RFC 5322 2.2, RFC 2045, RFC 2231).
 
-A block is lines ended by LF, without the empty line after it. :func:`split_fields` gives each field with its place, so
-that an edit can replace one and leave every other octet alone. :func:`describe` reads type, boundary, charset and
-transfer encoding of a message or part as a forgiving receiver does: in any case, folded, with comments, with quoted
-and with RFC 2231 parameters; what cannot be read counts as absent::
+A header ends before the first empty line, and nowhere else (:func:`end_of_header`). As a block it is lines ended by LF,
+without that empty line. A line that starts with a name and a colon begins a field, blanks before the colon included
+(RFC 5322 4.5.8); a line that starts with a blank or a tab continues what stands before it. Any other line is stray: it
+belongs to no field, and some systems end the header there. What this reader finds is what goes on the wire: fields
+come with their places, so that an edit can replace one and leave every other octet alone.
+
+:func:`describe` reads type, boundary, charset and transfer encoding of a message or part as a forgiving receiver does:
+in any case, folded, with comments, with quoted and with RFC 2231 parameters; what cannot be read counts as absent::
 
     description = describe(b"Content-Type: text/plain; charset=utf-8\\nContent-Transfer-Encoding: 8bit\\n")
     description.encoding is TransferEncoding.EIGHT_BIT
@@ -15,18 +19,21 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from urllib.parse import unquote_to_bytes
 
-from zsmtp.body.headers import outside_quotes
+from zsmtp.patterns import pattern
 from zsmtp.records import NamedTuple
 
 # Possessive repeats: a block of a million folded lines must cost neither memory nor time for ways back.
-_FIELD = re.compile(rb"^([!-9;-~]++)[ \t]*+:((?:[^\n]*+\n[ \t])*+[^\n]*+)\n?", re.MULTILINE)
-_PARAMETER = re.compile(rb"(?<![^\s=;\"()])([^\s=;\"()]++)\s*+=\s*+(\"(?:[^\"\\]|\\[\s\S])*+\"?|[^\s;\"()]*+)")
-_QUOTED_PAIR = re.compile(rb"\\([\s\S])")
-_FOLD = re.compile(rb"\r?\n(?=[ \t])")
-_TYPE = re.compile(rb"\s*+([^\s/;]++)\s*+/\s*+([^\s/;]++)\s*+(?:;|$)")
-_SECTION = re.compile(rb"\*(\d{1,3})")
+_VALUE = rb"(?:[^\n]*+\n[ \t])*+[^\n]*+"
+# A field with its name and value, or any other line: matches follow one another without a gap.
+_FIELD = pattern(rb"^(?!\Z)(?:([!-9;-~]++)[ \t]*+:(" + _VALUE + rb")|" + _VALUE + rb")\n?", re.MULTILINE)
+_PARAMETER = pattern(rb"(?<![^\s=;\"()])([^\s=;\"()]++)\s*+=\s*+(\"(?:[^\"\\]|\\[\s\S])*+\"?|[^\s;\"()]*+)")
+_QUOTED_PAIR = pattern(rb"\\([\s\S])")
+_FOLD = pattern(rb"\r?\n(?=[ \t])")
+_TYPE = pattern(rb"\s*+([^\s/;]++)\s*+/\s*+([^\s/;]++)\s*+(?:;|$)")
+_SECTION = pattern(rb"\*(\d{1,3})")
+_ESCAPED = pattern(rb"%([0-9A-Fa-f]{2})")
+_QUOTING = pattern(rb'\\[\s\S]|["()]')
 
 
 class TransferEncoding(Enum):
@@ -44,13 +51,21 @@ class TransferEncoding(Enum):
 _ENCODINGS = {encoding.value.encode("ascii"): encoding for encoding in TransferEncoding if encoding.value[0] != "a"}
 
 
-class Field(NamedTuple):
+class HeaderField(NamedTuple):
     """One header field: ``block[start:end]``, its value from ``value`` on; ``name`` in lower case."""
 
     name: bytes
     start: int
     value: int
     end: int
+
+
+class Stray(NamedTuple):
+    """A line that belongs to no field, with those that continue it: ``block[start:end]``; ``line`` counts from 1."""
+
+    start: int
+    end: int
+    line: int
 
 
 class Parameter(NamedTuple):
@@ -83,9 +98,93 @@ class Description(NamedTuple):
         return self.maintype == b"text"
 
 
-def split_fields(block: bytes) -> list[Field]:
-    """The fields of ``block`` in order; lines that are none are skipped."""
-    return [Field(m[1].lower(), m.start(), m.start(2), m.end()) for m in _FIELD.finditer(block)]
+def end_of_header(octets: bytes, start: int = 0) -> tuple[int, int] | None:
+    """Where the last line of the header ends, without its LF, and where the body begins: behind the first empty line.
+
+    None if there is no empty line from ``start`` on. The message begins with its header; lines end with LF or CRLF.
+    """
+    plain = octets.find(b"\n\n", start)
+    canonical = octets.find(b"\n\r\n", start, plain + 1 if plain >= 0 else len(octets))  # both may share an LF
+    if canonical >= 0:
+        return canonical, canonical + 3
+    return (plain, plain + 2) if plain >= 0 else None
+
+
+def split_fields(block: bytes) -> list[HeaderField]:
+    """The fields of ``block`` in order; stray lines are skipped."""
+    return [
+        HeaderField(m[1].lower(), m.start(), m.start(2), m.end()) for m in _FIELD.finditer(block) if m[1] is not None
+    ]
+
+
+def field_values(block: bytes) -> list[tuple[bytes, bytes]]:
+    """Names and values of the fields of ``block`` in order, as they stand; a stray line is a pair of empty octets.
+
+    The reading of :func:`split_fields` for whoever needs no places, at a third of its cost.
+    """
+    return _FIELD.findall(block)
+
+
+def first_value(block: bytes, name: bytes) -> bytes | None:
+    """The value of the first field of that name, in lower case, as it stands; None if there is none.
+
+    What :func:`field_values` gives, for whoever asks one field of each message.
+    """
+    folded = block.lower()
+    start = folded.find(name)
+    while start >= 0:
+        if not start or block[start - 1] == 0x0A:
+            match = _FIELD.match(block, start)
+            if match is not None and match[1] is not None and len(match[1]) == len(name):
+                return match[2]
+        start = folded.find(name, start + 1)
+    return None
+
+
+def is_field(octets: bytes) -> bool:
+    """Whether ``octets`` are one field and nothing else, its line end included."""
+    match = _FIELD.fullmatch(octets)
+    return match is not None and match[1] is not None and octets.find(b"\n") >= 0
+
+
+def stray_lines(block: bytes) -> list[Stray]:
+    """The lines of ``block`` that belong to no field, in order."""
+    found = []
+    line, counted = 1, 0
+    for match in _FIELD.finditer(block):
+        if match[1] is None:
+            line += block.count(b"\n", counted, match.start())
+            counted = match.start()
+            found.append(Stray(counted, match.end(), line))
+    return found
+
+
+def outside_quotes(value: bytes, *, strings: bool = True) -> bytes:
+    """``value`` with its comments (nested too) and quoted strings made blanks, octet for octet (RFC 5322 3.2).
+
+    With ``strings`` false quoted strings stay; what looks like a comment inside them is none.
+    """
+    pieces = []
+    done = 0  # what lies before is in pieces
+    depth = 0  # of comments
+    quoted = False
+    for match in _QUOTING.finditer(value):
+        token = match.group()
+        if quoted or depth:
+            pieces.append(b" " * (match.end() - done) if depth or strings else value[done : match.end()])
+            done = match.end()
+            if quoted:
+                quoted = token != b'"'
+            else:
+                depth += (token == b"(") - (token == b")")
+        elif token == b'"' or token == b"(":
+            quoted = token == b'"'
+            depth = 0 if quoted else 1
+            pieces.append(value[done : match.start()])
+            done = match.start()
+    hidden = depth or (quoted and strings)
+    pieces.append(b" " * (len(value) - done) if hidden else value[done:])
+    return b"".join(pieces)
 
 
 def describe(block: bytes, *, digest: bool = False) -> Description:
@@ -159,6 +258,6 @@ def parameter(given: list[Parameter], name: bytes) -> bytes:
         if extended:
             if number == 0 and text.count(b"'") >= 2:
                 text = text.split(b"'", 2)[2]
-            text = unquote_to_bytes(text)
+            text = _ESCAPED.sub(lambda escaped: bytes([int(escaped[1], 16)]), text)
         sections.setdefault(number, text)
     return b"".join(sections[number] for number in range(len(sections)) if number in sections)

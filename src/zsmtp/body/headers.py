@@ -18,19 +18,15 @@ from __future__ import annotations
 
 import re
 
-_SIGNATURE = re.compile(
-    rb"^(?:dkim-signature|domainkey-signature|arc-message-signature|arc-seal)[ \t]*+:", re.IGNORECASE | re.MULTILINE
-)
-# Possessive repeats: a block of a million folded lines must cost neither memory nor time for ways back.
-_CONTENT_FIELD = re.compile(
-    rb"^content-(type|conversion)[ \t]*+:((?:[^\n]*+\n[ \t])*+[^\n]*+)", re.IGNORECASE | re.MULTILINE
-)
+from zsmtp.body.fields import field_values, outside_quotes, split_fields
+
+SIGNATURES = frozenset([b"dkim-signature", b"domainkey-signature", b"arc-message-signature", b"arc-seal"])
+"""Fields that cover the header and body of a message, in lower case (RFC 6376, RFC 4870, RFC 8617)."""
+
 _SEALED_TYPE = re.compile(
     rb"multipart/(?:signed|encrypted)|application/(?:x-)?pkcs7-(?:mime|signature)|application/pgp(?:-[a-z]+)?"
 )
-_RECEIVED = re.compile(rb"^received[ \t]*+:(?:[^\n]*+\n[ \t])*+[^\n]*+\n?", re.IGNORECASE | re.MULTILINE)
 _FOR_WORD = re.compile(rb"\sfor\s", re.IGNORECASE)
-_QUOTING = re.compile(rb'\\[\s\S]|["()]')
 _FIT_FOR_CLAUSE = re.compile(rb"[\x20-\x7e]+")
 
 _MAX_COLUMNS = 78  # RFC 5322 2.1.1: lines should not be longer
@@ -42,16 +38,21 @@ def is_signed(header: bytes) -> bool:
     True with a DKIM, DomainKeys or ARC signature, with ``Content-Conversion: prohibited``, and when the content type
     is signed or encrypted (RFC 1847 multiparts, S/MIME, OpenPGP).
     """
-    if _SIGNATURE.search(header):
-        return True
-    for name, value in _CONTENT_FIELD.findall(header):
-        word = b"".join(outside_quotes(value).partition(b";")[0].split()).lower()
-        if name.lower() == b"conversion":
-            if word == b"prohibited":
+    for spelling, value in field_values(header):
+        name = spelling.lower()
+        if name in SIGNATURES:
+            return True
+        if name == b"content-type":
+            if _SEALED_TYPE.fullmatch(_first_word(value)):
                 return True
-        elif _SEALED_TYPE.fullmatch(word):
+        elif name == b"content-conversion" and _first_word(value) == b"prohibited":
             return True
     return False
+
+
+def _first_word(value: bytes) -> bytes:
+    """What stands before the parameters, in lower case and without blanks and comments."""
+    return b"".join(outside_quotes(value).partition(b";")[0].split()).lower()
 
 
 def expand_tabs(header: bytes) -> bytes:
@@ -80,43 +81,15 @@ def add_convert_clause(header: bytes, what: bytes) -> bytes:
 
 
 def _add_clause(header: bytes, words: bytes, *, unless: re.Pattern[bytes] | None) -> bytes:
-    received = _RECEIVED.search(header)
+    received = next((field for field in split_fields(header) if field.name == b"received"), None)
     if received is None:
         return header
-    field = received.group()
+    field = header[received.start : received.end]
     outside = outside_quotes(field)
     date = outside.rfind(b";")
     if date < 0 or (unless is not None and unless.search(outside, 0, date)):
         return header
-    return header[: received.start()] + _insert_clause(field, date, words) + header[received.end() :]
-
-
-def outside_quotes(value: bytes, *, strings: bool = True) -> bytes:
-    """``value`` with its comments (nested too) and quoted strings made blanks, octet for octet (RFC 5322 3.2).
-
-    With ``strings`` false quoted strings stay; what looks like a comment inside them is none.
-    """
-    pieces = []
-    done = 0  # what lies before is in pieces
-    depth = 0  # of comments
-    quoted = False
-    for match in _QUOTING.finditer(value):
-        token = match.group()
-        if quoted or depth:
-            pieces.append(b" " * (match.end() - done) if depth or strings else value[done : match.end()])
-            done = match.end()
-            if quoted:
-                quoted = token != b'"'
-            else:
-                depth += (token == b"(") - (token == b")")
-        elif token == b'"' or token == b"(":
-            quoted = token == b'"'
-            depth = 0 if quoted else 1
-            pieces.append(value[done : match.start()])
-            done = match.start()
-    hidden = depth or (quoted and strings)
-    pieces.append(b" " * (len(value) - done) if hidden else value[done:])
-    return b"".join(pieces)
+    return header[: received.start] + _insert_clause(field, date, words) + header[received.end :]
 
 
 def _insert_clause(field: bytes, date: int, words: bytes) -> bytes:

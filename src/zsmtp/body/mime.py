@@ -40,7 +40,7 @@ _HEADER_LINE = re.compile(rb"[!-9;-~]*+[ \t]*+:|[ \t]|From ")
 _DELIMITER_END = re.compile(rb"(--)?[ \t]*+(\r\n|\r|\n|\Z)")
 
 
-class Kind(Enum):
+class PartKind(Enum):
     """What a part is made of."""
 
     LEAF = "leaf"
@@ -105,7 +105,7 @@ class Part:
         self.header = b""
         self.body_start = self.body_end = header_start
         self.description = Description()
-        self.kind = Kind.LEAF
+        self.kind = PartKind.LEAF
         self.delimited = False
         self.children: list[Part] = []
         self.tally = Tally(counted=False)
@@ -119,13 +119,13 @@ class Part:
     def raw(self) -> bool:
         """Whether the content is octets rather than lines: its line ends must not be touched."""
         binary = self.description.encoding is TransferEncoding.BINARY
-        return self.kind is Kind.LEAF and binary and (self.tally.nul or not self.description.is_text)
+        return self.kind is PartKind.LEAF and binary and (self.tally.nul or not self.description.is_text)
 
     @property
     def in_multipart(self) -> bool:
         """Whether delimiters may follow its content."""
         parent = self.parent
-        return parent is not None and (parent.kind is Kind.MULTIPART or parent.in_multipart)
+        return parent is not None and (parent.kind is PartKind.MULTIPART or parent.in_multipart)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,13 +254,13 @@ class StructureScan:
         encoded = description.encoding in (TransferEncoding.BASE64, TransferEncoding.QUOTED_PRINTABLE)
         self._line_start = True
         if description.maintype == b"multipart" and 0 < len(description.boundary) <= MAX_LINE - 4:
-            part.kind = Kind.MULTIPART
+            part.kind = PartKind.MULTIPART
             self._structure.whole = description.boundary.isascii() and not _LINE_END.search(description.boundary)
             self._delimiters.append((b"--" + description.boundary, len(self._open) - 1))
             self._index_delimiters()
             self._filler = Filler(part, part.body_start, 0, part.tally)
         elif description[:2] == (b"message", b"rfc822") and not encoded:
-            part.kind = Kind.MESSAGE
+            part.kind = PartKind.MESSAGE
             self._begin_part(part)
         else:
             part.tally = Tally(counted=not description.is_text)
@@ -351,7 +351,7 @@ class StructureScan:
         owner.delimited = True
         if final and not owner.children:
             # The end of a multipart without parts: receivers show what stands before it.
-            owner.kind = Kind.LEAF
+            owner.kind = PartKind.LEAF
             owner.body_end = self._base + end
             self._filler = None
         elif self._filler is not None:
@@ -371,12 +371,12 @@ class StructureScan:
             self._end_header()  # a part without content
         while len(self._open) > depth:
             part = self._open.pop()
-            if part.kind is not Kind.LEAF or not part.delimited:
+            if part.kind is not PartKind.LEAF or not part.delimited:
                 part.body_end = max(self._base + end, part.body_start)
             if self._filler is not None and self._filler.owner is part:
                 self._end_filler(end)
-            if part.kind is Kind.MULTIPART and not part.delimited:
-                part.kind = Kind.LEAF
+            if part.kind is PartKind.MULTIPART and not part.delimited:
+                part.kind = PartKind.LEAF
         while self._delimiters and self._delimiters[-1][1] >= depth:
             self._delimiters.pop()
         self._index_delimiters()

@@ -19,15 +19,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from zsmtp.body.encode import KEEP_LIMIT, Content, Examination, Facts, as_stored, combined, examine, remarks
+from zsmtp.body.encode import KEEP_LIMIT, Examination, Facts, MessageContent, as_stored, combined, examine, remarks
 from zsmtp.body.lines import CRLF, LineSurvey
 from zsmtp.body.source import Source
-from zsmtp.body.target import Conversion, Refusal, Target
+from zsmtp.body.target import ContentRefusal, Conversion, Target
 from zsmtp.patterns import pattern
 from zsmtp.records import NamedTuple
 
 if TYPE_CHECKING:
-    from zsmtp.body.choose import Message, Plan
+    from zsmtp.body.choose import ConversionPlan, MessageFacts
     from zsmtp.body.mime import Structure
 
 # Only with one of these can a message of clean 7-bit lines go out in another form than the stored one.
@@ -46,7 +46,7 @@ def prepare(header: bytes, source: Source) -> Stored:
 class _Made(NamedTuple):
     """A content with the facts about its header and body apart."""
 
-    content: Content
+    content: MessageContent
     header: Facts
     body: Facts
 
@@ -62,7 +62,7 @@ class Stored:
         clean = not (facts.eight_bit or facts.nul or facts.long_lines)
         head = seen.head.lower()
         self._simple = clean and not (head.find(b"content-transfer-encoding") >= 0 and _MATTERS.search(head))
-        self._contents: dict[Target, Content | Refusal] = {}
+        self._contents: dict[Target, MessageContent | ContentRefusal] = {}
         if not self._simple:
             self._prepare_choice(seen, source)
 
@@ -71,11 +71,11 @@ class Stored:
         # A small body is not read from the file again.
         self._source = source if seen.stored is None else Source.from_bytes(seen.stored)
         self._seen = seen._replace(stored=None)
-        self._made: dict[Plan | None, _Made] = {None: _Made(self._unchanged, seen.header, seen.body)}
-        self._message: Message | None = None
+        self._made: dict[ConversionPlan | None, _Made] = {None: _Made(self._unchanged, seen.header, seen.body)}
+        self._message: MessageFacts | None = None
         self._structure: Structure | None = None
 
-    def content(self, target: Target) -> Content | Refusal:
+    def content(self, target: Target) -> MessageContent | ContentRefusal:
         """The content for ``target``, or why there is none.
 
         Raises :class:`~zsmtp.errors.ContentError` if the body cannot be read to its end.
@@ -87,22 +87,22 @@ class Stored:
             content = self._contents[target] = self._simple_content(target) if self._simple else self._choose(target)
         return content
 
-    def _simple_content(self, target: Target) -> Content:
+    def _simple_content(self, target: Target) -> MessageContent:
         content = self._unchanged
         if target.smtputf8:
             return content.announced(body=None, smtputf8=True, remarks=content.remarks)
         return content
 
-    def _choose(self, target: Target) -> Content | Refusal:
+    def _choose(self, target: Target) -> MessageContent | ContentRefusal:
         from zsmtp.body.choose import choose
 
         plan = choose(self._described(), target, decode=True)
-        made = None if isinstance(plan, Refusal) else self._make(plan)
+        made = None if isinstance(plan, ContentRefusal) else self._make(plan)
         if made is None:  # decoded, it could not be sent as lines
             plan = choose(self._described(), target, decode=False)
-            made = None if isinstance(plan, Refusal) else self._make(plan)
-        if isinstance(plan, Refusal) or made is None:
-            assert isinstance(plan, Refusal)
+            made = None if isinstance(plan, ContentRefusal) else self._make(plan)
+        if isinstance(plan, ContentRefusal) or made is None:
+            assert isinstance(plan, ContentRefusal)
             return plan
         offered = target.eight_bit_mime and (target.send_eight_bit or not target.seven_bit)
         body: bytes | None = None
@@ -115,14 +115,14 @@ class Stored:
             said += ("8-bit content goes as it is to a server that does not offer 8BITMIME",)
         return made.content.announced(body=body, smtputf8=plan.smtputf8, remarks=said)
 
-    def _described(self) -> Message:
+    def _described(self) -> MessageFacts:
         """What the rules ask about the message; made when they are asked first."""
         if self._message is None:
-            from zsmtp.body.choose import Message
+            from zsmtp.body.choose import MessageFacts
             from zsmtp.body.fields import describe
 
             header = self._seen.head.removesuffix(CRLF).replace(CRLF, b"\n")
-            self._message = Message(
+            self._message = MessageFacts(
                 header,
                 describe(header),
                 self._seen.header,
@@ -145,7 +145,7 @@ class Stored:
 
     # ---------------------------------------------------------------- making
 
-    def _make(self, plan: Plan) -> _Made | None:
+    def _make(self, plan: ConversionPlan) -> _Made | None:
         """The content of a plan, counted; None if it is one for decoding and that cannot be."""
         key = None if plan.header is None and not plan.segments else plan
         made = self._made.get(key)
@@ -155,7 +155,7 @@ class Stored:
                 self._made[key] = made
         return made
 
-    def _make_header(self, plan: Plan) -> _Made:
+    def _make_header(self, plan: ConversionPlan) -> _Made:
         """Another header before the same body, which need not be counted again."""
         head, header = self._head(plan)
         seen = self._seen
@@ -170,7 +170,7 @@ class Stored:
         )
         return _Made(content, header, seen.body)
 
-    def _make_body(self, plan: Plan) -> _Made | None:
+    def _make_body(self, plan: ConversionPlan) -> _Made | None:
         from zsmtp.body.convert import ConvertedBody
 
         source, segments = self._source, plan.segments
@@ -191,7 +191,7 @@ class Stored:
         if converted.unfit or (plan.conversion is Conversion.EIGHT_BIT and survey.long_lines):
             return None
         body = Facts(eight_bit, nul, survey.long_lines, converted.bare_cr)
-        content = Content(
+        content = MessageContent(
             head,
             lambda: ConvertedBody(source, segments).blocks(),
             None if kept is None else b"".join(kept),
@@ -199,10 +199,11 @@ class Stored:
             facts=combined(header, body),
             remarks=(),
             conversion=plan.conversion,
+            body_changed=True,
         )
         return _Made(content, header, body)
 
-    def _head(self, plan: Plan) -> tuple[bytes, Facts]:
+    def _head(self, plan: ConversionPlan) -> tuple[bytes, Facts]:
         """The canonical header of a plan, with the empty line, and the facts about it."""
         if plan.header is None:
             return self._seen.head, self._seen.header

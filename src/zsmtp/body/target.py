@@ -59,7 +59,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ContentRefusal:
     """Why a message cannot be sent to this target at all: enhanced status (``5.6.3``) and text."""
 
     status: str

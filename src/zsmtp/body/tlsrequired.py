@@ -9,10 +9,13 @@ import re
 
 from zsmtp.patterns import pattern
 
-_NO = pattern(rb"^TLS-Required[ \t]*+:[ \t]*+No[ \t]*+(?:\([^()\n]*+\)[ \t]*+)?\r?$", re.IGNORECASE | re.MULTILINE)
+_NO = pattern(rb"\s*+no\s*+(?:\([^()]*+\)\s*+)?", re.IGNORECASE)
 
 
 def tls_is_optional(header: bytes) -> bool:
     """Whether a header block (lines ended by LF) says so."""
-    # Few messages pay for the search.
-    return header.lower().find(b"tls-required") >= 0 and _NO.search(header) is not None
+    if header.lower().find(b"tls-required") < 0:  # few messages pay for a reading
+        return False
+    from zsmtp.body.fields import field_values
+
+    return any(name.lower() == b"tls-required" and _NO.fullmatch(value) for name, value in field_values(header))

@@ -6,7 +6,8 @@ encoded words are not shown, so neighbours become one text with its blanks insid
 word has at most 75 octets and never ends inside a character, lines that hold one at most 76.
 
 :func:`encode_header` edits a block as :mod:`zsmtp.body.fields` takes it. What has no ASCII form stays as it is and is
-reported in the result: octets in structured tokens, and addresses that need SMTPUTF8 (RFC 6531)::
+reported in the result: octets in field names and structured tokens, and addresses that need SMTPUTF8 (RFC 6531). For a
+server that takes seven bits only, :func:`encode_whole_header` leaves no such octet::
 
     encoded = encode_header(header, default_charset=b"ISO-8859-1", keep_utf8=False)
     if encoded.needs_smtputf8: ...
@@ -18,12 +19,14 @@ import codecs
 import re
 from binascii import b2a_base64
 
+from zsmtp import idn
 from zsmtp.body.fields import parameters, split_fields
 from zsmtp.body.lines import MAX_LINE
 from zsmtp.records import NamedTuple
 
 MAX_WORD = 75
 MAX_COLUMNS = 76
+_MAX_RAW = MAX_LINE - 10  # a word needs blanks, quotes, or a comma beside it
 
 _ADDRESS_FIELDS = frozenset(
     b"from sender reply-to to cc bcc resent-from resent-sender resent-reply-to resent-to resent-cc resent-bcc"
@@ -36,7 +39,8 @@ _STRUCTURED_FIELDS = frozenset(
     b" content-transfer-encoding content-location content-base content-md5 content-language content-features"
     b" list-help list-subscribe list-unsubscribe list-unsubscribe-post list-owner list-archive archived-at"
     b" auto-submitted authentication-results received-spf content-conversion precedence importance priority"
-    b" sensitivity expires path newsgroups".split()
+    b" sensitivity expires path newsgroups dkim-signature domainkey-signature arc-seal arc-message-signature"
+    b" arc-authentication-results".split()
 )
 _PIECE = re.compile(rb"([ \t\n]*+)([^ \t\n]++|\Z)")
 _ENCODED_WORD = re.compile(rb"=\?[^?\s]+\?[BbQq]\?[^?\s]*\?=")
@@ -53,6 +57,8 @@ _ATTRIBUTE_SAFE = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$&+-.^_`{|}~"
 )  # RFC 2231 7
 _UNFOLDED = re.compile(rb"\n+")
+_EIGHT_BIT = re.compile(rb"[\x80-\xff]")
+_EIGHT_BIT_NAME = re.compile(rb"^[!-9;-~]*+[\x80-\xff][!-9;-~\x80-\xff]*+(?=[ \t]*+:)", re.MULTILINE)
 
 
 class EncodedHeader(NamedTuple):
@@ -81,23 +87,47 @@ def encode_header(block: bytes, *, default_charset: bytes, keep_utf8: bool) -> E
         charset = charset_of(field, default_charset)
         if keep_utf8 and charset == b"UTF-8":
             continue
-        writer = _Writer(charset, block[start:value])
-        if name in _PARAMETER_FIELDS:
-            edited = _parameters_encoded(field, charset)
-            if edited.isascii():
-                writer.put(b"", edited)
-            else:
-                _encode_comments(edited, writer)
-        elif name in _ADDRESS_FIELDS:
-            needs_smtputf8 |= _encode_addresses(field, writer)
-        elif name in _STRUCTURED_FIELDS:
-            _encode_comments(field, writer)
-        else:
-            _encode_text(field, writer)
-        pieces += [block[done:start], writer.field() + b"\n"]
+        edited, needs = _encode_field(name, block[start:value], field, charset)
+        needs_smtputf8 |= needs
+        pieces += [block[done:start], edited]
         done = end
     encoded = b"".join([*pieces, block[done:]])
     return EncodedHeader(encoded, not encoded.isascii(), needs_smtputf8)
+
+
+def encode_whole_header(block: bytes, *, default_charset: bytes) -> EncodedHeader:
+    """As :func:`encode_header`, and what has no encoded form becomes ``=XX``, which a name or a token may hold, too.
+
+    An address that needs SMTPUTF8 is only reported, since one that is changed is another one. Lines may get too long.
+    """
+    block = _EIGHT_BIT_NAME.sub(lambda name: _escaped(name[0]), block)
+    encoded = encode_header(block, default_charset=default_charset, keep_utf8=False)
+    if not encoded.left or encoded.needs_smtputf8:
+        return encoded
+    return EncodedHeader(_escaped(encoded.block), left=False, needs_smtputf8=False)
+
+
+def _escaped(text: bytes) -> bytes:
+    return _EIGHT_BIT.sub(lambda octet: b"=%02X" % octet[0][0], text)
+
+
+def _encode_field(name: bytes, start: bytes, value: bytes, charset: bytes) -> tuple[bytes, bool]:
+    """A field that begins with ``start``, what can be encoded in ``value`` encoded; whether it needs SMTPUTF8 then."""
+    writer = _Writer(charset, start)
+    needs_smtputf8 = False
+    if name in _PARAMETER_FIELDS:
+        edited = _parameters_encoded(value, charset)
+        if edited.isascii():
+            writer.put(b"", edited)
+        else:
+            _encode_comments(edited, writer)
+    elif name in _ADDRESS_FIELDS:
+        needs_smtputf8 = _encode_addresses(value, writer)
+    elif name in _STRUCTURED_FIELDS:
+        _encode_comments(value, writer)
+    else:
+        _encode_text(value, writer)
+    return writer.field() + b"\n", needs_smtputf8
 
 
 def charset_of(text: bytes, default: bytes) -> bytes:
@@ -109,24 +139,18 @@ def charset_of(text: bytes, default: bytes) -> bytes:
     return b"UTF-8"
 
 
-def fold_long_lines(block: bytes) -> bytes:
-    """``block`` with its lines of over 998 octets folded, at blanks where there are any; NULs become blanks."""
-    return re.sub(rb"[^\n]{999,}", _fold_line, block.replace(b"\0", b" "))
+def encode_long_words(field: bytes) -> bytes:
+    """One field, its words of text, names and parameters that are longer than a line in encoded form."""
+    for name, _, value, _ in split_fields(field):
+        text = field[value:].rstrip(b" \t\n")
+        encoded, _ = _encode_field(name, field[:value], text, charset_of(text, b"UNKNOWN-8BIT"))
+        return encoded
+    return field
 
 
-def _fold_line(match: re.Match[bytes]) -> bytes:
-    line = match[0]
-    pieces = []
-    while len(line) > MAX_LINE:
-        # A fold may not leave a line of blanks alone: so it stands before a blank that something follows.
-        cut = max(line.rfind(b" ", 1, MAX_LINE + 1), line.rfind(b"\t", 1, MAX_LINE + 1))
-        if cut > 0 and line[:cut].strip() and line[cut:].strip():
-            pieces.append(line[:cut])
-            line = line[cut:]
-        else:
-            pieces.append(line[: MAX_LINE - 1])
-            line = b" " + line[MAX_LINE - 1 :]
-    return b"\n".join([*pieces, line])
+def is_text(name: bytes) -> bool:
+    """Whether the field of that name, in lower case, is unstructured (RFC 5322 3.2.5): others have a syntax to keep."""
+    return not (name in _PARAMETER_FIELDS or name in _ADDRESS_FIELDS or name in _STRUCTURED_FIELDS)
 
 
 # ---------------------------------------------------------------------------- writing
@@ -216,7 +240,7 @@ def _characters(text: bytes, charset: bytes) -> list[bytes]:
 # ---------------------------------------------------------------------------- words
 
 
-class _Word(NamedTuple):
+class _HeaderWord(NamedTuple):
     """A word with the blanks before it: as it stands in the field, and as it is meant."""
 
     blanks: bytes
@@ -229,25 +253,32 @@ def _encode_text(text: bytes, writer: _Writer, *, escapes: bool = False) -> byte
 
     ``escapes``: backslashes in it are those of a comment.
     """
-    words = [_Word(m[1], m[2], _QUOTED_PAIR.sub(rb"\1", m[2]) if escapes else m[2]) for m in _PIECE.finditer(text)]
+    words = [
+        _HeaderWord(m[1], m[2], _QUOTED_PAIR.sub(rb"\1", m[2]) if escapes else m[2]) for m in _PIECE.finditer(text)
+    ]
     trailing = words.pop().blanks if words and not words[-1].raw else b""
     _put_words(words, writer)
     return trailing
 
 
-def _put_words(words: list[_Word], writer: _Writer) -> None:
-    """Words with 8-bit octets become encoded words, neighbours together; the others stay."""
+def _is_unfit(raw: bytes) -> bool:
+    """Whether a word cannot go out as it is."""
+    return not raw.isascii() or len(raw) > _MAX_RAW
+
+
+def _put_words(words: list[_HeaderWord], writer: _Writer) -> None:
+    """Words with 8-bit octets, or longer than a line, become encoded words, neighbours together; the others stay."""
     at = 0
     after_encoded = False
     while at < len(words):
         blanks, raw, meant = words[at]
         at += 1
-        if raw.isascii():
+        if not _is_unfit(raw):
             writer.put(blanks, raw)
             after_encoded = _ENCODED_WORD.fullmatch(raw) is not None
             continue
         run = [meant]
-        while at < len(words) and not words[at].raw.isascii():
+        while at < len(words) and _is_unfit(words[at].raw):
             run += [words[at].blanks, words[at].meant]
             at += 1
         # Blanks between encoded words are not shown: those that must be are in the text.
@@ -308,30 +339,34 @@ class _Mailboxes:
     def __init__(self, writer: _Writer) -> None:
         self.needs_smtputf8 = False
         self._writer = writer
-        self._words: list[_Word] = []  # read and not written: a name, or an address, as what follows will tell
+        # Read and not written: a name, or an address, as what follows will tell. Of each word the pieces.
+        self._read: list[tuple[bytes, list[bytes], list[bytes]]] = []
 
     def word(self, blanks: bytes, raw: bytes, meant: bytes) -> None:
-        """A word of a name or address."""
-        if not blanks and self._words:
-            before = self._words.pop()
-            self._words.append(_Word(before.blanks, before.raw + raw, before.meant + meant))
-        else:
-            self._words.append(_Word(blanks, raw, meant))
+        """A word of a name or address, or the next piece of one."""
+        if blanks or not self._read:
+            self._read.append((blanks, [], []))
+        self._read[-1][1].append(raw)
+        self._read[-1][2].append(meant)
+
+    def _words(self) -> list[_HeaderWord]:
+        read, self._read = self._read, []
+        return [_HeaderWord(blanks, b"".join(raw), b"".join(meant)) for blanks, raw, meant in read]
 
     def name(self) -> bool:
-        """The words read are a name; tells whether it ends with 8-bit text."""
-        words, self._words = self._words, []
+        """The words read are a name; tells whether it ends with an encoded word."""
+        words = self._words()
         _put_words(words, self._writer)
-        return bool(words) and not words[-1].raw.isascii()
+        return bool(words) and _is_unfit(words[-1].raw)
 
     def address_or_name(self) -> None:
         """Nothing told what the words read are: an address has an ``@``."""
-        if not any(b"@" in word.raw for word in self._words):
-            self.name()
+        words = self._words()
+        if not any(b"@" in word.raw for word in words):
+            _put_words(words, self._writer)
             return
-        for word in self._words:
+        for word in words:
             self._writer.put(word.blanks, self.address(word.raw))
-        self._words = []
 
     def address(self, address: bytes) -> bytes:
         """An address in ASCII as far as there is a form: its domain in A-labels (RFC 5890)."""
@@ -341,13 +376,9 @@ class _Mailboxes:
         if not local.isascii():
             self.needs_smtputf8 = True
             return address
-        import idna  # only the rare address needs its tables
-
         closing = b">" if domain.endswith(b">") else b""
-        try:
-            return local + at + idna.encode(domain.removesuffix(b">").decode("utf-8").strip(), uts46=True) + closing
-        except (idna.IDNAError, UnicodeError):
-            return address
+        ascii_form = idn.to_ascii(domain.removesuffix(b">").decode("utf-8").strip())
+        return address if ascii_form is None else local + at + ascii_form.encode("ascii") + closing
 
 
 def _encode_addresses(value: bytes, writer: _Writer) -> bool:
@@ -390,7 +421,7 @@ def _parameters_encoded(value: bytes, charset: bytes) -> bytes:
     pieces = []
     done = 0
     for name, text, start, end in parameters(value):
-        if text.isascii() or name.endswith(b"*") or name == b"boundary" or not name.isascii():
+        if not _is_unfit(text) or name.endswith(b"*") or name == b"boundary" or not name.isascii():
             continue
         line = value[value.rfind(b"\n", 0, start) + 1 : start]
         fold = b"\n\t" if line.strip() or b"\n" not in value[:start] else b""

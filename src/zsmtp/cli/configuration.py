@@ -15,7 +15,7 @@ from zsmtp.cli.arguments import port, seconds
 from zsmtp.cli.failure import CommandFailed, reading
 from zsmtp.cli.sysexits import Exit
 from zsmtp.client.config import SUBMISSIONS, TLS, Config, Login, Relay
-from zsmtp.dns.plan import Family
+from zsmtp.dns.candidates import Family
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
 from zsmtp.proto.phase import Timeouts
@@ -78,11 +78,11 @@ def read_configuration(options: argparse.Namespace) -> Config:
         text = f"{_OPTIONS.get(key, key)}{colon}{problem}"
         raise CommandFailed(Exit.USAGE, escape(text)) from error
     for tls in {config.direct.tls, *(relay.tls for relay in (config.relay, *config.routes.values()) if relay)}:
-        _try_files(tls)
+        try_files(tls)
     return config
 
 
-def _try_files(tls: TLS) -> None:
+def try_files(tls: TLS) -> None:
     """See now whether certificates can be read, not when mail is on its way. Raises ConfigError."""
     if not (tls.ca_file or tls.ca_path or tls.certificate_file):
         return
@@ -181,7 +181,11 @@ def _relay(relay: Relay, options: argparse.Namespace) -> Relay:
         if options.password_file is not None and options.password_env is not None:
             raise CommandFailed(Exit.USAGE, "--password-file and --password-env: one of them")
         env = options.password_env or ("" if options.password_file else DEFAULT_PASSWORD_ENV)
-        login = Login(user=user, password_file=options.password_file or "", password_env=env)
+        file = options.password_file or ""
+        if login is not None and login.user == user:
+            login = replace(login, password="", password_file=file, password_env=env)
+        else:
+            login = Login(user=user, password_file=file, password_env=env)
     elif options.password_file or options.password_env:
         raise CommandFailed(Exit.USAGE, "a password without --user")
     return replace(

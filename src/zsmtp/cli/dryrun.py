@@ -11,55 +11,49 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from zsmtp.body.target import ContentRefusal as ContentRefusal
 from zsmtp.body.target import Conversion, Target
-from zsmtp.body.target import Refusal as ContentRefusal
+from zsmtp.cli.backends import ClientBackends
 from zsmtp.cli.explain import Explainer
 from zsmtp.cli.explainjson import explanation_document
 from zsmtp.cli.explanation import Explanation, destination_of
 from zsmtp.cli.outgoing import Outgoing
 from zsmtp.cli.picture import picture
 from zsmtp.cli.sysexits import Exit, worst
-from zsmtp.cli.terminal import Style, look_of
-from zsmtp.cli.tree import Node, draw, line
-from zsmtp.cli.ways import ClientWays
+from zsmtp.cli.terminal import look_of
 from zsmtp.client.config import Config
-from zsmtp.client.destinations import Destination, Destinations
+from zsmtp.client.destinations import Destination, Destinations, load_signing
 from zsmtp.client.message import Letter
 from zsmtp.delivery.content import Targets, content_form
 from zsmtp.delivery.outcome import Verdict, from_no_protection, from_requiretls
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.escape import escape
-from zsmtp.proto.capabilities import Capabilities
+from zsmtp.proto.capabilities import EVERYTHING, Capabilities
 from zsmtp.proto.plan import (
     Envelope,
-    Refusal,
-    SenderWish,
+    LocalRefusal,
+    TLSDemand,
     capacity,
+    left_out,
+    options_refusal,
     plan_transaction,
     recipient_refusal,
     sender_refusal,
 )
+from zsmtp.text.lines import line
+from zsmtp.text.look import Style
+from zsmtp.text.tree import Node, draw
 
 SCHEMA = "zsmtp.dry-run/1"
 MAX_SHOWN = 20  # commands of one group that are shown to people
 
-_EVERYTHING = Capabilities(
-    pipelining=True,
-    size=0,
-    eight_bit_mime=True,
-    dsn=True,
-    enhanced_status_codes=True,
-    chunking=True,
-    binary_mime=True,
-    smtputf8=True,
-    require_tls=True,
-)
-_SERVERS = (("a server that offers everything", _EVERYTHING), ("a server that offers nothing", Capabilities()))
+_SERVERS = (("a server that offers everything", EVERYTHING), ("a server that offers nothing", Capabilities()))
 
 _FORMS = {
     Conversion.NONE: "as it is",
@@ -70,7 +64,7 @@ _FORMS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ServerForm:
     """What one kind of server would be given: the content's octets and how it was changed, the commands by groups.
 
     ``refused`` says why there would be nothing, for the message or for recipients.
@@ -95,7 +89,7 @@ class Rehearsal:
     destination: Destination
     recipients: tuple[str, ...]
     explanation: Explanation
-    forms: tuple[Form, ...]
+    forms: tuple[ServerForm, ...]
     unprotected: bool = False
 
     @property
@@ -108,7 +102,7 @@ def dry_run(messages: Sequence[Outgoing], config: Config, options: argparse.Name
     """Rehearse everything and print it; the exit status."""
     look = look_of(sys.stdout, options.color)
     rehearsals: list[Rehearsal] = []
-    with closing(ClientWays(config)) as ways:
+    with closing(ClientBackends(config)) as ways:
         stage = _Stage(config, ways)
         for message in messages:
             found = stage.rehearse(message)
@@ -125,15 +119,17 @@ def dry_run(messages: Sequence[Outgoing], config: Config, options: argparse.Name
 class _Stage:
     """Everything that a delivery has, but nobody to talk to."""
 
-    def __init__(self, config: Config, ways: ClientWays) -> None:
+    def __init__(self, config: Config, ways: ClientBackends) -> None:
         self._destinations = Destinations(config)
-        self._targets = Targets(self._destinations.target())
+        wanted = self._destinations.target()
+        self._targets = Targets(wanted)
+        self._signing = load_signing(config, wanted, time.time)
         self._explainer = Explainer(ways)
-        self._known: dict[tuple[Destination, SenderWish], Explanation] = {}
+        self._known: dict[tuple[Destination, TLSDemand], Explanation] = {}
 
     def rehearse(self, message: Outgoing) -> list[Rehearsal]:
         """All destinations of one message."""
-        with closing(message.letter()) as letter:
+        with closing(message.letter(self._signing)) as letter:
             groups: dict[Destination, list[int]] = {}
             for index, recipient in enumerate(letter.recipients):
                 groups.setdefault(self._destinations.of(recipient), []).append(index)
@@ -148,25 +144,28 @@ class _Stage:
         if self._known[asked].plan.route.failure is not None:  # nobody would be told anything
             return Rehearsal(message, where, recipients, self._known[asked], ())
         forms = [self._form(letter, envelope, name, settings, offered) for name, offered in _SERVERS]
-        unprotected = letter.wish is SenderWish.REQUIRETLS and settings.security is None
+        unprotected = letter.wish is TLSDemand.REQUIRETLS and settings.security is None
         return Rehearsal(message, where, recipients, self._known[asked], tuple(forms), unprotected)
 
     def _form(
         self, letter: Letter, envelope: Envelope, server: str, settings: SessionSettings, offered: Capabilities
-    ) -> Form:
+    ) -> ServerForm:
         unsafe = _not_safe_enough(envelope.wish, settings, offered)
         if unsafe is not None:
-            return Form(server, refused=(f"{unsafe.text} ({unsafe.status})",))
+            return ServerForm(server, refused=(f"{unsafe.text} ({unsafe.status})",))
         usable = settings.usable(offered)
+        early = options_refusal(envelope.options, usable)
+        if early is not None:
+            return ServerForm(server, refused=(f"{early.text} ({early.status})",))
         target: Target = self._targets.of(usable, internationalised=envelope.internationalised)
         content = letter.stored().content(target)
         if isinstance(content, ContentRefusal):
-            return Form(server, refused=(f"{content.text} ({content.status})",))
+            return ServerForm(server, refused=(f"{content.text} ({content.status})",))
         told = content_form(content)
-        assert not isinstance(told, Refusal)
+        assert not isinstance(told, LocalRefusal)
         sender = sender_refusal(envelope, usable)
         if sender is not None:
-            return Form(server, refused=(f"{_shown(envelope.sender)}: {sender.text} ({sender.status})",))
+            return ServerForm(server, refused=(f"{_shown(envelope.sender)}: {sender.text} ({sender.status})",))
         refused = []
         taken = []
         for recipient in envelope.recipients:
@@ -183,15 +182,15 @@ class _Stage:
             groups += [tuple(_shown(step.shown) for step in group if step.wire) for group in planned]
             taken = taken[count:]
         shown = tuple(group for group in groups if group)
-        remarks = content.remarks
+        remarks = letter.remarks + content.remarks + left_out(envelope.options, usable)
         if letter.dsn is not None and not usable.dsn:
             remarks += ("it is not asked for notifications: no DSN",)
-        return Form(server, content.size, content.conversion, remarks, shown, tuple(refused))
+        return ServerForm(server, content.size, content.conversion, remarks, shown, tuple(refused))
 
 
-def _not_safe_enough(wish: SenderWish, settings: SessionSettings, offered: Capabilities) -> Verdict | None:
+def _not_safe_enough(wish: TLSDemand, settings: SessionSettings, offered: Capabilities) -> Verdict | None:
     """The verdict on a message with REQUIRETLS if no such server would be given it; None if it would."""
-    if wish is not SenderWish.REQUIRETLS:
+    if wish is not TLSDemand.REQUIRETLS:
         return None
     if settings.security is None:
         return from_no_protection()
@@ -218,7 +217,7 @@ def _picture(message: Outgoing, rehearsals: Sequence[Rehearsal]) -> Node:
     return root
 
 
-def _form_picture(form: Form) -> Node:
+def _form_picture(form: ServerForm) -> Node:
     node = Node(line(form.server))
     for text in form.refused:
         node.fact("refused", line(text, Style.BAD))

@@ -1,7 +1,8 @@
 """``zsmtp explain``: what a delivery to a domain or an address would do, and why; with ``--connect`` also tried out.
 
 Nothing is sent but questions to name servers, and with ``--connect`` the opening of a session with each candidate. The
-plan that is shown is the one that delivery would execute (``zsmtp.delivery.plan``); ``--json`` prints it complete.
+plan that is shown is the one that delivery would execute (``zsmtp.delivery.deliveryplan``); ``--json`` prints it
+complete.
 """
 
 from __future__ import annotations
@@ -10,28 +11,28 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
 from zsmtp.cli.arguments import command_parser
+from zsmtp.cli.backends import AgentBackends, Backend, Backends, ClientBackends
 from zsmtp.cli.configuration import add_options, read_configuration, refuse_options, within
 from zsmtp.cli.explainjson import explain_document
 from zsmtp.cli.explanation import Explanation, destination_of, explain
 from zsmtp.cli.picture import picture
-from zsmtp.cli.probe import Probe, Recorder, nothing_to_send, probe_candidate
+from zsmtp.cli.probe import Probe, ProbeRecorder, nothing_to_send, probe_candidate
 from zsmtp.cli.sysexits import worst
 from zsmtp.cli.terminal import look_of
-from zsmtp.cli.tree import draw
-from zsmtp.cli.ways import AgentWays, ClientWays, Way, Ways
 from zsmtp.delivery.announce import fetches_told
-from zsmtp.dns.answer import Answer, Query, RecordType
-from zsmtp.dns.plan import Candidate, Endpoint
+from zsmtp.dns.answer import Query, RecordType
+from zsmtp.dns.candidates import Candidate, Endpoint
 from zsmtp.events import DeliveryStarted, Observer, PlanMade, combine, ignore
 from zsmtp.net.identity import source_address
 from zsmtp.observers.files import Tracing
-from zsmtp.proto.plan import SenderWish
+from zsmtp.proto.plan import TLSDemand
+from zsmtp.text.tree import draw
 
 PROBE_TIME = 30.0  # seconds that any one wait of a probe takes at most, unless --timeout says otherwise
 PROBES_AT_A_TIME = 8
@@ -106,10 +107,10 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
         tracing = Tracing(options.trace, complain=_complain) if options.trace is not None else None
         if options.agent is None:
             config = read_configuration(options)
-            ways: Ways = ClientWays(config)
+            ways: Backends = ClientBackends(config)
             asked = options.what or [str(config.relay)]  # whatever goes there
         else:
-            ways, asked = AgentWays(options.agent), options.what
+            ways, asked = AgentBackends(options.agent), options.what
         explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing)
         with closing(ways):
             for one in asked:
@@ -125,7 +126,7 @@ class Explainer:
 
     def __init__(
         self,
-        ways: Ways,
+        ways: Backends,
         *,
         use_mx: bool = True,
         probe_time: float | None = None,
@@ -136,7 +137,7 @@ class Explainer:
         self._probe_time = probe_time
         self._ways = ways
 
-    def explain(self, asked: str, wish: SenderWish = SenderWish.NONE) -> Explanation:
+    def explain(self, asked: str, wish: TLSDemand = TLSDemand.NONE) -> Explanation:
         """The explanation of one domain, literal or address, for mail whose sender asks ``wish`` of sessions."""
         if self._tracing is None:
             return self._explain(asked, ignore, wish)
@@ -147,7 +148,7 @@ class Explainer:
         finally:
             recorder.close()
 
-    def _explain(self, asked: str, observer: Observer, wish: SenderWish) -> Explanation:
+    def _explain(self, asked: str, observer: Observer, wish: TLSDemand) -> Explanation:
         way = self._ways.to(destination_of(asked))
         request = way.request if self._use_mx else replace(way.request, use_mx=False)
         driver = way.driver(observer)
@@ -163,12 +164,12 @@ class Explainer:
             return found
         return replace(found, probes=self._probe_all(found, way, self._probe_time, observer))
 
-    def _probe_all(self, found: Explanation, way: Way, longest: float, observer: Observer) -> dict[Endpoint, Probe]:
+    def _probe_all(self, found: Explanation, way: Backend, longest: float, observer: Observer) -> dict[Endpoint, Probe]:
         """Try all candidates, several at a time: one that hangs keeps nobody waiting, unless somebody listens."""
         settings = replace(way.settings, timeouts=within(way.settings.timeouts, longest))
 
         def probe(candidate: Candidate) -> Probe:
-            recorder = Recorder(time.monotonic)
+            recorder = ProbeRecorder(time.monotonic)
             heard = combine(recorder, observer)
             work = probe_candidate(found.plan, candidate, settings, recorder, heard)
             return way.driver(heard).run(work)
@@ -188,10 +189,10 @@ def _complain(text: str) -> None:
     sys.stderr.write(f"zsmtp explain: {text}\n")
 
 
-def _addresses(name: str) -> Generator[Query, Answer, tuple[str, ...]]:
+async def _addresses(name: str) -> tuple[str, ...]:
     """The addresses of a name that this machine is to connect from."""
     found: list[str] = []
     for kind in (RecordType.A, RecordType.AAAA):
-        answer = yield Query(name, kind)
+        answer = await Query(name, kind)
         found += [record for record in answer.records if isinstance(record, str)]
     return tuple(found)

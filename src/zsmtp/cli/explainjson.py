@@ -15,11 +15,11 @@ from typing import Any
 
 from zsmtp.cli.explanation import Explanation, Introduction
 from zsmtp.cli.probe import Probe
-from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.planjson import SCHEMA as PLAN_SCHEMA
 from zsmtp.delivery.planjson import parse_json, plan_document, read_plan
 from zsmtp.dns.answer import TLSA, Answer
-from zsmtp.dns.plan import Endpoint
+from zsmtp.dns.candidates import Endpoint
 from zsmtp.errors import ConfigError
 from zsmtp.tls.dane import unusable_because, usable
 from zsmtp.tls.judgement import Judgement

@@ -1,8 +1,8 @@
 """What a delivery to a destination would do, and why, as a value.
 
-:func:`explain` is a generator of effects around the ones that delivery uses: ``plan_delivery`` and ``requirement_for``
-make the plan, ``helo_name`` chooses the greeting. No rule is here; what is added is what a person wants to see beside
-the plan: the TLSA records as they came, where connections come from, and how the greeting looks to a receiver::
+:func:`explain` awaits the rules that delivery uses: ``plan_delivery`` and ``requirement_for`` make the plan,
+``helo_name`` chooses the greeting. No rule is here; what is added is what a person wants to see beside the plan: the
+TLSA records as they came, where connections come from, and how the greeting looks to a receiver::
 
     explanation = driver.run(explain("user@example.org", request, settings, source))
     explanation.status        # Exit.OK: it can be delivered to
@@ -11,23 +11,23 @@ the plan: the TLSA records as they came, where connections come from, and how th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from zsmtp.cli.probe import Probe
 from zsmtp.cli.sysexits import Exit
-from zsmtp.delivery.outcome import Fate
-from zsmtp.delivery.plan import DeliveryPlan, plan_delivery, require_all
+from zsmtp.delivery.deliveryplan import DeliveryPlan, plan_delivery, require_all
+from zsmtp.delivery.outcome import Disposition
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.answer import Answer, RecordType
+from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.heloname import HeloCheck, check_helo, helo_name
-from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.effects import Operation, overheard
 from zsmtp.errors import ConnectError
-from zsmtp.net.effects import overheard
 from zsmtp.proto.phase import Timeouts
-from zsmtp.proto.plan import SenderWish
+from zsmtp.proto.plan import TLSDemand
 from zsmtp.tls.policy import Barred
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Introduction:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DeliveryLimits:
     """How far a delivery goes: hosts and addresses looked at, and how long it waits for what."""
 
     hosts: int
@@ -80,7 +80,7 @@ class Explanation:
     asked: str
     plan: DeliveryPlan
     via: str = ""
-    limits: Limits | None = None
+    limits: DeliveryLimits | None = None
     lookups: tuple[Answer, ...] = ()
     introductions: Mapping[Endpoint, Introduction] = field(default_factory=dict)
     probes: Mapping[Endpoint, Probe] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Explanation:
         if not self.probes or any(probe.verdict is None for probe in self.probes.values()):
             return Exit.OK
         verdicts = [probe.verdict for probe in self.probes.values()]
-        return Exit.UNAVAILABLE if all(one and one.fate is Fate.FAILED for one in verdicts) else Exit.TEMPORARY
+        return Exit.UNAVAILABLE if all(one and one.fate is Disposition.FAILED for one in verdicts) else Exit.TEMPORARY
 
     def tlsa_answers(self, endpoint: Endpoint) -> tuple[Answer, ...]:
         """The answers about TLSA records for the port of ``endpoint`` and the names it goes by, in the order asked."""
@@ -117,19 +117,19 @@ class Explanation:
         )
 
 
-def explain(
+async def explain(
     asked: str,
     request: DestinationRequest,
     settings: SessionSettings,
     source_of: SourceOf,
     *,
     via: str = "",
-    wish: SenderWish = SenderWish.NONE,
-) -> Generator[Any, Any, Explanation]:
+    wish: TLSDemand = TLSDemand.NONE,
+) -> Explanation:
     """Plan a delivery for mail with this ``wish``, decide on every candidate, and look at the greeting of each."""
     lookups: list[Answer] = []
-    plan = yield from _heard(plan_delivery(request, settings.security, wish), lookups)
-    yield from _heard(require_all(plan, settings.security), lookups)
+    plan = await _heard(plan_delivery(request, settings.security, wish), lookups)
+    await _heard(require_all(plan, settings.security), lookups)
     introductions: dict[Endpoint, Introduction] = {}
     known: dict[str, Introduction] = {}
     for candidate in plan.route.candidates:
@@ -140,27 +140,27 @@ def explain(
             introductions[endpoint] = Introduction("", problem=str(error))
             continue
         if source not in known:
-            known[source] = yield from _introduce(source, endpoint, settings)
+            known[source] = await _introduce(source, endpoint, settings)
         introductions[endpoint] = known[source]
     return Explanation(
         asked=asked,
         plan=plan,
         via=via,
-        limits=Limits(request.max_hosts, request.max_addresses, settings.timeouts),
+        limits=DeliveryLimits(request.max_hosts, request.max_addresses, settings.timeouts),
         lookups=tuple(dict.fromkeys(lookups)),
         introductions=introductions,
     )
 
 
-def _introduce(source: str, endpoint: Endpoint, settings: SessionSettings) -> Generator[Any, Any, Introduction]:
+async def _introduce(source: str, endpoint: Endpoint, settings: SessionSettings) -> Introduction:
     local = None if endpoint.family is Family.UNIX else source
-    name = yield from helo_name(local, configured=settings.helo_name, host_name=settings.host_name)
+    name = await helo_name(local, configured=settings.helo_name, host_name=settings.host_name)
     if local is None:
         return Introduction("", name)
-    return Introduction(source, name, (yield from check_helo(name, source)))
+    return Introduction(source, name, await check_helo(name, source))
 
 
-def _heard(work: Generator[Any, Any, T], answers: list[Answer]) -> Generator[Any, Any, T]:
+def _heard(work: Operation[T], answers: list[Answer]) -> Operation[T]:
     """``work``, the answers to its questions kept."""
 
     def answered(effect: object, answer: object) -> None:

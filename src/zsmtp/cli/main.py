@@ -16,11 +16,16 @@ from importlib import import_module
 from zsmtp import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("zsmtp.cli.serve", "take mail, keep it in the queue, and deliver it"),
     "send": ("zsmtp.cli.send", "deliver messages now"),
+    "receive": ("zsmtp.cli.receive", "take mail on this machine and show it"),
     "explain": ("zsmtp.cli.explain", "show what a delivery would do, and why"),
+    "check": ("zsmtp.cli.check", "show what receivers will think of mail from a sender"),
     "trace": ("zsmtp.cli.trace", "draw a recorded delivery"),
     "smtp": ("zsmtp.cli.agent", "run the transport agent: the same as the command smtp(8)"),
     "tlsrpt": ("zsmtp.cli.tlsrpt", "make the TLS reports of a day (RFC 8460)"),
+    "queue": ("zsmtp.cli.queue", "see what is in the queue and why, and change it"),
+    "dkim": ("zsmtp.cli.dkim", "make keys for DKIM, and verify signatures (RFC 6376)"),
 }
 """The module of each subcommand and what it does, in one line."""
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from zsmtp.cli.failure import CommandFailed, reading
 from zsmtp.cli.sysexits import Exit
@@ -22,6 +22,10 @@ from zsmtp.client.dsn import DSN
 from zsmtp.client.message import Letter
 from zsmtp.errors import ContentError, SubmissionError
 from zsmtp.escape import escape
+from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions
+
+if TYPE_CHECKING:
+    from zsmtp.signing.finalform import MessageSigning
 
 _BLOCK = 1 << 20
 
@@ -30,7 +34,7 @@ _BLOCK = 1 << 20
 class Outgoing:
     """One message: the name of its file for people, what to read it from, its octets, its envelope as text.
 
-    ``dsn`` is what the sender wants to be notified of, ``require_tls`` that it is to travel protected or not at all.
+    ``dsn`` is what the sender wants to be notified of, ``options`` what is asked of the transport.
     """
 
     name: str
@@ -39,7 +43,7 @@ class Outgoing:
     sender: str
     recipients: tuple[str, ...]
     dsn: DSN | None = None
-    require_tls: bool = False
+    options: MailOptions = NO_OPTIONS
 
     def from_start(self) -> str | IO[bytes]:
         """What to read it from, standing where the message begins."""
@@ -47,15 +51,16 @@ class Outgoing:
             self.source.seek(0)
         return self.source
 
-    def letter(self) -> Letter:
-        """The message, read anew. Whoever asks for it closes it."""
+    def letter(self, signing: MessageSigning | None = None) -> Letter:
+        """The message, read anew, and signed by ``signing``. Whoever asks for it closes it."""
         return Letter(
             self.from_start(),
             sender=self.sender,
             recipients=self.recipients,
             name=self.name,
-            require_tls=self.require_tls,
             dsn=self.dsn,
+            options=self.options,
+            signing=signing,
         )
 
 
@@ -66,13 +71,13 @@ def read_all(
     opened: ExitStack,
     *,
     dsn: DSN | None,
-    require_tls: bool,
+    options: MailOptions,
 ) -> list[Outgoing]:
     """Look at every message. Raises CommandFailed for the first that cannot be sent as it is."""
     if paths.count("-") > 1:
         raise CommandFailed(Exit.USAGE, "standard input (-) can be one message only")
     read = [_read(path, sender, recipients, opened) for path in paths]
-    return [replace(one, dsn=dsn, require_tls=require_tls) for one in read]
+    return [replace(one, dsn=dsn, options=options) for one in read]
 
 
 def _read(path: str, sender: str | None, recipients: Sequence[str] | None, opened: ExitStack) -> Outgoing:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zsmtp.cli.explanation import Explanation, Introduction, Limits
+from zsmtp.cli.explanation import DeliveryLimits, Explanation, Introduction
 from zsmtp.cli.probe import Probe
 from zsmtp.cli.sysexits import Exit
-from zsmtp.cli.terminal import Style
-from zsmtp.cli.tree import NO_BREAK, Node, Text, line
-from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.dns.answer import MX, TLSA, Answer, RecordType, Status
-from zsmtp.dns.plan import Candidate, Endpoint, Family
+from zsmtp.dns.candidates import Candidate, Endpoint, Family
 from zsmtp.escape import escape
+from zsmtp.text.lines import NO_BREAK, Text, line
+from zsmtp.text.look import Style
+from zsmtp.text.tree import Node
 from zsmtp.tls.dane import DANE_TA, described, unusable_because, usable
 from zsmtp.tls.judgement import Verified
 from zsmtp.tls.mtasts import PolicyLookup
@@ -142,7 +143,7 @@ def _sts(lookup: PolicyLookup) -> Text:
     return told + line(f": {_some(policy.mx) or 'no hosts'}; max age {policy.max_age}{NO_BREAK}s")
 
 
-def _limits(limits: Limits) -> Text:
+def _limits(limits: DeliveryLimits) -> Text:
     times = limits.timeouts
     waits = {"connect": times.connect, "commands": times.command, "end of data": times.final}
     told = ", ".join(f"{name} {seconds:g}{NO_BREAK}s" for name, seconds in waits.items())

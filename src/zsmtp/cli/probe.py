@@ -1,25 +1,27 @@
 """Trying a candidate out: connect, greeting, EHLO, STARTTLS, EHLO, QUIT, and nothing of a message.
 
-The session is opened by ``zsmtp.delivery.opening``, as for a delivery, so that what a probe finds is what a delivery
-would find: the same deadlines, the same verdict on certificates, the same second attempt where TLS was only wished for.
-There is no login, and nothing for TLS reports: a probe is not mail. Each step is timed by the events it causes::
+The session is opened by ``zsmtp.delivery.sessionopener``, as for a delivery, so that what a probe finds is what a
+delivery would find: the same deadlines, the same verdict on certificates, the same second attempt where TLS was only
+wished for. There is no login, and nothing for TLS reports: a probe is not mail. Each step is timed by the events it
+causes::
 
     probe = driver.run(probe_candidate(plan, candidate, settings, recorder))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.envelope import Delivery, Message
-from zsmtp.delivery.opening import Link, Opener, say_quit
+from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Verdict
-from zsmtp.delivery.plan import DeliveryPlan
-from zsmtp.delivery.report import Ledger
+from zsmtp.delivery.sessionopener import OpenSession, SessionOpener, say_quit
 from zsmtp.delivery.settings import SessionSettings
-from zsmtp.dns.plan import Candidate
+from zsmtp.dns.candidates import Candidate
+from zsmtp.effects import Close
 from zsmtp.escape import escape
 from zsmtp.events import (
     Answered,
@@ -34,9 +36,8 @@ from zsmtp.events import (
     Remark,
     Secured,
 )
-from zsmtp.net.effects import Close
 from zsmtp.proto.phase import Phase
-from zsmtp.proto.plan import Envelope, Refusal
+from zsmtp.proto.plan import Envelope, LocalRefusal
 from zsmtp.proto.status import EnhancedStatus
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ MAX_TEXT = 400  # characters told of one reply
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ProbeStep:
     """One step: its name, how long it took in seconds, and what came of it."""
 
     name: str
@@ -67,7 +68,7 @@ class Probe:
     decided about TLS, or was odd.
     """
 
-    steps: tuple[Step, ...] = ()
+    steps: tuple[ProbeStep, ...] = ()
     verdict: Verdict | None = None
     keywords: tuple[str, ...] = ()
     facts: TLSFacts | None = None
@@ -82,11 +83,11 @@ class Probe:
 
 
 @dataclass(slots=True)
-class Recorder:
+class ProbeRecorder:
     """An observer that turns events into steps; ``clock`` tells seconds."""
 
     clock: Callable[[], float]
-    steps: list[Step] = field(default_factory=list)
+    steps: list[ProbeStep] = field(default_factory=list)
     keywords: tuple[str, ...] = ()
     facts: TLSFacts | None = None
     judgement: Judgement | None = None
@@ -121,17 +122,17 @@ class Recorder:
     def _step(self, name: str, text: str) -> None:
         now = self.clock()
         if len(self.steps) < MAX_STEPS:
-            self.steps.append(Step(name, now - self._last, escape(text)[:MAX_TEXT]))
+            self.steps.append(ProbeStep(name, now - self._last, escape(text)[:MAX_TEXT]))
         self._last = now
 
 
-def probe_candidate(
+async def probe_candidate(
     plan: DeliveryPlan,
     candidate: Candidate,
     settings: SessionSettings,
-    recorder: Recorder,
+    recorder: ProbeRecorder,
     observer: Observer | None = None,
-) -> Generator[Any, Any, Probe]:
+) -> Probe:
     """Open a session with one candidate of a plan, and end it. The recorder must hear the driver, too.
 
     ``observer`` is told of everything; it must tell the recorder, which is told alone without one.
@@ -141,11 +142,11 @@ def probe_candidate(
     if security is not None:
         settings = replace(settings, security=replace(security, credentials_for=_nobody, report=None))
     only = replace(plan, route=replace(plan.route, candidates=(candidate,)))
-    opened = yield from Opener(settings, observer).open(only, set())
-    verdict = None if isinstance(opened, Link) else opened
-    if isinstance(opened, Link):
-        yield from say_quit(opened.stream, opened.session)
-        yield Close(opened.stream)
+    opened = await SessionOpener(settings, observer).open(only, set())
+    verdict = None if isinstance(opened, OpenSession) else opened
+    if isinstance(opened, OpenSession):
+        await say_quit(opened.stream, opened.session)
+        await Close(opened.stream)
         observer(Closed("tried"))
     return Probe(
         steps=tuple(recorder.steps),
@@ -160,7 +161,7 @@ def probe_candidate(
 
 def nothing_to_send() -> Delivery:
     """What a try is to those who listen: a delivery to nobody."""
-    refusal = Refusal(EnhancedStatus(5, 3, 0), "there is no message")
+    refusal = LocalRefusal(EnhancedStatus(5, 3, 0), "there is no message")
     return Delivery(Message(Envelope(b"", ()), lambda capabilities: refusal), Ledger(0, lambda number, verdict: None))
 
 

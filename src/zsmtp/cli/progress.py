@@ -24,7 +24,7 @@ MANY = 20  # recipients
 PAUSE = 5.0  # seconds between two lines
 
 
-class Progress:
+class ProgressDisplay:
     """Counts octets and recipients; what is shown of them is for those that come from here. This one shows nothing."""
 
     def __init__(self, octets: int, recipients: int) -> None:
@@ -56,7 +56,7 @@ class Progress:
     def show(self) -> None:
         """Something has changed."""
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(
@@ -70,7 +70,7 @@ class Progress:
         return f"{self.settled} of {self.recipients} recipient{'' if self.recipients == 1 else 's'}"
 
 
-class Lines(Progress):
+class Lines(ProgressDisplay):
     """A line every few seconds."""
 
     def __init__(self, octets: int, recipients: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -88,7 +88,7 @@ class Lines(Progress):
             sys.stderr.flush()
 
 
-class Bar(Progress):
+class Bar(ProgressDisplay):
     """A bar of rich's."""
 
     def __init__(self, octets: int, recipients: int, bar: RichProgress) -> None:
@@ -103,7 +103,7 @@ class Bar(Progress):
             self._task, completed=self.octets if over else min(self.sent, self.octets), description=self.words
         )
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         self._bar.start()
         return self
 
@@ -113,7 +113,7 @@ class Bar(Progress):
         self._bar.stop()
 
 
-def progress_for(octets: int, recipients: int, *, colour: bool) -> Progress | None:
+def progress_for(octets: int, recipients: int, *, colour: bool) -> ProgressDisplay | None:
     """The display for so much to send; None if there is to be none."""
     if not is_terminal(sys.stderr) or (octets < LARGE and recipients < MANY):
         return None

@@ -8,11 +8,11 @@ from __future__ import annotations
 from zsmtp.cli.explanation import Explanation, Trial
 from zsmtp.cli.failure import CommandFailed, reading
 from zsmtp.cli.sysexits import Exit
-from zsmtp.dns.plan import Endpoint
+from zsmtp.dns.candidates import Endpoint
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
 from zsmtp.observers.codec import load_trace
-from zsmtp.observers.document import Connect, Connection, Recipient, Trace
+from zsmtp.observers.document import ConnectItem, Trace, TracedConnection, TracedRecipient
 
 
 def replay(path: str) -> Explanation:
@@ -38,7 +38,7 @@ def replay(path: str) -> Explanation:
     )
 
 
-def _why(recipient: Recipient) -> str:
+def _why(recipient: TracedRecipient) -> str:
     """Why a recipient has not got the message."""
     if not recipient.fate:
         return "not decided"
@@ -73,9 +73,9 @@ def _trial(trace: Trace, endpoint: Endpoint) -> Trial | None:
         if last.refused:
             return Trial(False, f"no session: {last.refused}")
         return Trial(True, f"used{', ' + last.tls if last.tls else ', in clear'}")
-    failed = [one for one in trace.items if isinstance(one, Connect) and _is_to(one, endpoint) and one.failed]
+    failed = [one for one in trace.items if isinstance(one, ConnectItem) and _is_to(one, endpoint) and one.failed]
     return Trial(False, f"no connection: {failed[-1].failed}") if failed else None
 
 
-def _is_to(one: Connection | Connect, endpoint: Endpoint) -> bool:
+def _is_to(one: TracedConnection | ConnectItem, endpoint: Endpoint) -> bool:
     return (one.host, one.address, one.port) == (endpoint.host, endpoint.address, endpoint.port)

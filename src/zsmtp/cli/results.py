@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from zsmtp.cli.sysexits import Exit, worst
-from zsmtp.cli.terminal import Look, Style
-from zsmtp.cli.tree import Text, line, wrap
 from zsmtp.client.report import Fate, Result
 from zsmtp.escape import escape
+from zsmtp.text.lines import Text, line, painted, wrap
+from zsmtp.text.look import Look, Style
 
 SCHEMA = "zsmtp.send/1"
 _INDENT = "           "
@@ -43,7 +43,8 @@ def result_line(result: Result, *, file: str, look: Look, fold: bool) -> str:
     about += line(f": {_where(result)}{_reason(result)}{_unnoticed(result)}")
     room = look.width - len(_INDENT) if fold else 1 << 30
     start = "".join(look.paint(piece.text, piece.style) for piece in text)
-    return f"\n{_INDENT}".join(wrap(about, room, room, look)).join((start, ""))
+    lines = [painted(one, look) for one in wrap(about, room, room, look)]
+    return start + f"\n{_INDENT}".join(lines)
 
 
 def _where(result: Result) -> str:

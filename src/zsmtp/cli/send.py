@@ -10,33 +10,37 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 
 from zsmtp.cli.arguments import command_parser
 from zsmtp.cli.configuration import add_options, read_configuration, try_logins
 from zsmtp.cli.explainjson import read_plans
 from zsmtp.cli.failure import CommandFailed, read_file, warnings_told
 from zsmtp.cli.outgoing import Outgoing, read_all
-from zsmtp.cli.progress import Progress, progress_for
+from zsmtp.cli.progress import ProgressDisplay, progress_for
 from zsmtp.cli.results import result_line, results_document, status_of, summary
 from zsmtp.cli.sysexits import Exit
-from zsmtp.cli.terminal import Look, is_terminal, look_of
-from zsmtp.cli.tree import wrap
+from zsmtp.cli.terminal import is_terminal, look_of
 from zsmtp.client.client import Client, Submission
 from zsmtp.client.config import Config
 from zsmtp.client.destinations import Destinations
 from zsmtp.client.dsn import DSN, due
 from zsmtp.client.report import Fate, Result
-from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.valuejson import MAX_DOCUMENT
 from zsmtp.errors import ConfigError, LocalError, SubmissionError
 from zsmtp.escape import escape
 from zsmtp.events import Observer, combine, ignore
 from zsmtp.observers.files import Tracing
+from zsmtp.proto.mailoptions import MailOptions, checked
+from zsmtp.text.lines import painted, wrap
+from zsmtp.text.look import Look
 
 _DESCRIPTION = "Deliver messages now: straight to the mail exchangers of each recipient's domain, or through a relay."
 _EPILOG = """\
@@ -58,6 +62,22 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--require-tls", action="store_true", help="authenticated TLS on every hop, or no delivery")
     parser.add_argument(
+        "--mt-priority", metavar="N", type=int, help="the priority of the message, 4 or =-4: -9 to 9 (MT-PRIORITY)"
+    )
+    held = parser.add_mutually_exclusive_group()
+    held.add_argument(
+        "--hold-for",
+        metavar="TIME",
+        type=_duration,
+        help="have the server hold the message back: 90, 15m, 2h, 1d (FUTURERELEASE)",
+    )
+    held.add_argument(
+        "--hold-until",
+        metavar="TIME",
+        type=_moment,
+        help="have it hold it until 14:30, or 2026-12-24T18:00 (Z behind it: UTC)",
+    )
+    parser.add_argument(
         "--notify", metavar="WHEN", help="ask for delivery notifications: success, failure, delay with commas; or never"
     )
     parser.add_argument("--ret", metavar="WHAT", help="what a notification of failure brings back: full or headers")
@@ -75,13 +95,14 @@ def run(arguments: list[str]) -> int:
     """Run the command; the exit status."""
     options = make_parser().parse_args(arguments)
     config = read_configuration(options)
-    try_logins(config)
+    with warnings_told("zsmtp send"):
+        try_logins(config)
     plans = _read_plans(options.plan) if options.plan is not None else None
     if plans is not None and options.dry_run:
         raise CommandFailed(Exit.USAGE, "--plan: the plan of a dry run is always a new one")
-    dsn = _read_dsn(options)
+    dsn, asked = _read_dsn(options), _read_options(options)
     with ExitStack() as opened:
-        messages = read_all(options.files, options.sender, options.to, opened, dsn=dsn, require_tls=options.require_tls)
+        messages = read_all(options.files, options.sender, options.to, opened, dsn=dsn, options=asked)
         if options.dry_run:
             from zsmtp.cli.dryrun import dry_run
 
@@ -99,6 +120,35 @@ def _read_dsn(options: argparse.Namespace) -> DSN | None:
         return DSN(**given) if given else None
     except SubmissionError as error:
         raise CommandFailed(Exit.USAGE, f"--{error}") from error
+
+
+def _read_options(options: argparse.Namespace) -> MailOptions:
+    """What is asked of the transport. Raises CommandFailed."""
+    try:
+        return checked(
+            MailOptions(
+                require_tls=options.require_tls,
+                priority=options.mt_priority,
+                hold_for=options.hold_for,
+                hold_until=options.hold_until,
+            )
+        )
+    except SubmissionError as error:
+        raise CommandFailed(Exit.USAGE, str(error)) from error
+
+
+def _duration(text: str) -> float:
+    """A time as ``90``, ``10m`` or ``2h30m``."""
+    from zsmtp.cli.queuefilter import lasting  # what it imports costs only those who use it
+
+    return lasting(text)
+
+
+def _moment(text: str) -> float:
+    """A time of day or a date."""
+    from zsmtp.cli.queuefilter import moment
+
+    return moment(text, time.time())
 
 
 def _read_plans(path: str) -> dict[str, DeliveryPlan]:
@@ -120,6 +170,13 @@ def _traces(path: str | None, deliveries: int, *, hashed: bool) -> Tracing | Non
         return Tracing(path, hashed=hashed, complain=_complain)
     except ConfigError as error:
         raise CommandFailed(Exit.CANNOT_CREATE, str(error)) from error
+
+
+def _allow_open_files() -> None:
+    """Let this process have as many files open as it may: each connection is one."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _complain(text: str) -> None:
@@ -158,19 +215,21 @@ class _Sending:
                 found.append(one.size)
         return found
 
-    def _make_progress(self, look: Look) -> Progress | None:
+    def _make_progress(self, look: Look) -> ProgressDisplay | None:
         octets = sum(self._deliveries())
         return progress_for(octets, sum(len(one.recipients) for one in self._messages), colour=look.colour)
 
     def run(self) -> int:
         """Send everything; the exit status."""
+        _allow_open_files()
         with warnings_told("zsmtp send"), self._progress or nullcontext():
             asyncio.run(self._send())
         if self._json:
             json.dump(results_document(self._results), sys.stdout, indent=2)
             sys.stdout.write("\n")
         elif len(self._results) > 1:
-            sys.stdout.write("\n".join(wrap(summary(self._results), self._look.width, self._look.width, self._look)))
+            lines = wrap(summary(self._results), self._look.width, self._look.width, self._look)
+            sys.stdout.write("\n".join(painted(one, self._look) for one in lines))
             sys.stdout.write("\n")
         return Exit.INTERRUPTED if self._stopped else status_of(self._results)
 
@@ -196,8 +255,8 @@ class _Sending:
             sender=one.sender,
             recipients=one.recipients,
             name=one.name,
-            require_tls=one.require_tls,
             dsn=one.dsn,
+            **one.options.given(),
         )
 
     def _tell_of_the_rest(self) -> None:
@@ -216,6 +275,7 @@ class _Sending:
                             fate=Fate.DEFERRED,
                             status="4.3.2",
                             text=text,
+                            attempted=False,
                             dsn_action=due(one.dsn, "delayed", null_sender=not one.sender),
                         )
                     )

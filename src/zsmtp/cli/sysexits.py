@@ -14,6 +14,9 @@ class Exit(IntEnum):
     """One way to end."""
 
     OK = 0  # everything was done; every recipient was delivered to; the destination can be delivered to
+    NEGATIVE = (
+        1  # dkim verify: a signature does not pass, or there is none; queue: nothing matches, or check has findings
+    )
     USAGE = 64  # the command line is wrong
     DATA = 65  # a file was read and is not what it must be: a message, a trace, a plan
     NO_INPUT = 66  # a file cannot be read

@@ -23,8 +23,8 @@ from zsmtp.cli.sysexits import Exit
 from zsmtp.escape import escape
 from zsmtp.tls.tlsrpt import (
     MAX_LINE,
-    Report,
-    Reporter,
+    ReportingOrganization,
+    TLSReport,
     build_reports,
     is_plain_mailbox,
     mail_addresses,
@@ -43,7 +43,7 @@ posted there as application/tlsrpt+gzip.
 def run(arguments: list[str]) -> int:
     """Make the reports; the exit status."""
     options = _parse(arguments)
-    reporter = Reporter(options.organization or options.domain, options.contact, options.domain)
+    reporter = ReportingOrganization(options.organization or options.domain, options.contact, options.domain)
     path = f"{options.results}.{options.day}"
     with reading(path), open(path, "rb") as file:
         made = build_reports(_lines(file), options.day, reporter, _unique(path))
@@ -91,7 +91,8 @@ def _day(text: str) -> str:
 
 
 def _domain(text: str) -> str:
-    from zsmtp.dns.literal import domain_problem, to_ascii
+    from zsmtp.dns.literal import domain_problem
+    from zsmtp.idn import to_ascii
 
     name = to_ascii(text)
     if name is None or domain_problem(name) is not None:
@@ -116,7 +117,7 @@ def _unique(path: str) -> str:
     return hashlib.sha256(f"{os.uname().nodename}\0{os.path.abspath(path)}".encode()).hexdigest()[:12]
 
 
-def _write_report(report: Report, reporter: Reporter, options: argparse.Namespace) -> None:
+def _write_report(report: TLSReport, reporter: ReportingOrganization, options: argparse.Namespace) -> None:
     posted = [address for address in report.addresses if address.lower().startswith("https:")]
     mailed = mail_addresses(report.addresses)
     if posted:
@@ -130,7 +131,7 @@ def _write_report(report: Report, reporter: Reporter, options: argparse.Namespac
             _tell(report, f"mailto:{address}", name)
 
 
-def _tell(report: Report, address: str, path: str) -> None:
+def _tell(report: TLSReport, address: str, path: str) -> None:
     sys.stdout.write(f"{escape(report.domain)}\t{escape(address)}\t{escape(path)}\n")
 
 

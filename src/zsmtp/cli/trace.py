@@ -13,24 +13,15 @@ from typing import TextIO
 from zsmtp.cli.arguments import Parser, command_parser
 from zsmtp.cli.failure import CommandFailed, read_file, reason
 from zsmtp.cli.sysexits import Exit
-from zsmtp.cli.terminal import MAX_WIDTH, MIN_WIDTH, Look, Style, look_of
+from zsmtp.cli.terminal import MAX_WIDTH, MIN_WIDTH, look_of
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
 from zsmtp.observers.codec import parse_trace
 from zsmtp.observers.document import Trace
-from zsmtp.observers.waterfall import Line, Tone, draw
+from zsmtp.observers.waterfall import draw
+from zsmtp.text.lines import painted
 
 MAX_FILE = 32 << 20  # octets
-
-_STYLES = {
-    Tone.PLAIN: Style.PLAIN,
-    Tone.STRONG: Style.STRONG,
-    Tone.FAINT: Style.FAINT,
-    Tone.GOOD: Style.GOOD,
-    Tone.WARN: Style.WARN,
-    Tone.BAD: Style.BAD,
-    Tone.NAME: Style.NAME,
-}
 
 
 def run(arguments: list[str]) -> int:
@@ -90,13 +81,7 @@ def _read(path: str) -> Trace:
 def _draw(stream: TextIO, trace: Trace, options: argparse.Namespace) -> None:
     look = look_of(stream, options.color)
     for line in draw(trace, width=options.width or min(look.width, MAX_WIDTH), unicode=look.unicode):
-        stream.write(f"{_painted(line, look)}\n")
-
-
-def _painted(line: Line, look: Look) -> str:
-    while line and not line[-1].text.strip():
-        line = line[:-1]
-    return "".join(look.paint(look.fit(piece.text), _STYLES[piece.tone]) for piece in line).rstrip()
+        stream.write(f"{painted(line, look).rstrip()}\n")
 
 
 def _write_page(path: str, trace: Trace) -> None:

@@ -15,52 +15,61 @@ everything, and says good-bye to the servers. :func:`deliver` is for one message
 from __future__ import annotations
 
 import asyncio
+import resource
+import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
-from zsmtp.client.address import read_address
-from zsmtp.client.config import Config, Relay
-from zsmtp.client.destinations import Destination, Destinations
+from zsmtp.client.addresslist import read_address
+from zsmtp.client.config import Config, Limits, Relay
+from zsmtp.client.destinations import Destination, Destinations, load_signing
+from zsmtp.client.drivers import Couriers, Drivers
 from zsmtp.client.dsn import DSN, due
-from zsmtp.client.lane import Lane, Slots
 from zsmtp.client.message import Letter, MessageLike
-from zsmtp.client.parcel import Parcel
+from zsmtp.client.pool import DestinationPool
 from zsmtp.client.report import Fate, Report, Result
+from zsmtp.client.slots import ConnectionSlots
+from zsmtp.client.tracker import MessageTracker
 from zsmtp.delivery.attempt import Courier
-from zsmtp.delivery.rest import Resting, Unreached
+from zsmtp.delivery.backoff import HostBackoff
+from zsmtp.delivery.gate import ConnectionRate
 from zsmtp.errors import LocalError, SubmissionError
+from zsmtp.escape import described
 from zsmtp.events import Observer, combine, ignore
 from zsmtp.net.aio import AsyncDriver
-from zsmtp.net.identity import parse_identity
-from zsmtp.net.waits import Source
+from zsmtp.proto.mailoptions import NO_OPTIONS, checked, options_of
+from zsmtp.proto.mailoptions import MailOptions as MailOptions
 
 if TYPE_CHECKING:
-    from zsmtp.delivery.plan import DeliveryPlan
+    from zsmtp.delivery.deliveryplan import DeliveryPlan
     from zsmtp.observers.files import Tracing
+    from zsmtp.proto.mailoptions import OptionArguments
 
 ObserverFor = Callable[[str], Observer]
 """Gives the observer for one connection to the destination named (a domain, or ``host:port`` of a relay)."""
 
 _BREATH = 32  # messages a stream takes in before others have their turn
+_OVERHEAD = 4096  # octets of memory that a message on its way takes besides its content
+_RECIPIENT = 1024  # octets for each of its recipients: an address, a verdict, a result
+_OTHER_FILES = 64  # descriptors left to the program where it may open few
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(MailOptions):
     """A message with its envelope, for :meth:`Client.stream`. ``name`` stands in results for its Message-ID.
 
-    ``require_tls`` and ``dsn`` are as in :meth:`Client.deliver`.
+    ``dsn`` and the options (:class:`~zsmtp.proto.mailoptions.MailOptions`) are as in :meth:`Client.deliver`.
     """
 
     message: MessageLike
     sender: str | bytes | None = None
     recipients: str | bytes | Iterable[str | bytes] | None = None
     name: str = ""
-    require_tls: bool = False
     dsn: DSN | None = None
 
 
@@ -83,18 +92,19 @@ class Client:
     ) -> None:
         self.config = through(config or Config(), relay)
         self._destinations = Destinations(self.config, plans)
-        self._observe = observe
-        self._tracing = None if trace is None else _tracing(trace)
-        self._lanes: dict[Destination, Lane] = {}
-        self._couriers: dict[Hashable, Courier] = {}
-        self._drivers: dict[bool, AsyncDriver] = {}
-        self._parcels: set[Parcel] = set()
+        tracing = None if trace is None else _tracing(trace)
+        self._pools: dict[Destination, DestinationPool] = {}
+        rate = self.config.limits.connections_per_minute
+        self.gate = ConnectionRate(rate) if rate else None
+        self._couriers = Couriers(self._destinations, _observing(observe, tracing), self.gate)
+        self._drivers = Drivers(self._destinations, self.config.local_address)
+        self._trackers: set[MessageTracker] = set()
         self.wanted = self._destinations.target()
+        self._signing = load_signing(self.config, self.wanted, time.time)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self.slots = Slots(self.config.limits.connections)
-        self.resting = Resting()
-        self._unreached = Unreached()
+        self.slots = ConnectionSlots(*_connections(self.config.limits))
+        self.resting = HostBackoff()
 
     # -------------------------------------------------------------- deliveries
 
@@ -106,16 +116,18 @@ class Client:
         recipients: str | bytes | Iterable[str | bytes] | None = None,
         timeout: float | None = None,
         name: str = "",
-        require_tls: bool = False,
         dsn: DSN | None = None,
+        **options: Unpack[OptionArguments],
     ) -> Report:
         """Deliver one message to all its recipients and report.
 
         Without ``sender`` and ``recipients`` they are what the header says. ``timeout`` in seconds is in place of
-        ``config.message_timeout``. ``require_tls`` asks for authenticated TLS on every hop, or no delivery (REQUIRETLS,
-        RFC 8689); a field ``TLS-Required: No`` asks for the opposite. ``dsn`` says what the sender wants to be notified
-        of. Raises SubmissionError for a message or an address that cannot be sent, OSError for a file that cannot be
-        read; what servers and networks do is in the report.
+        ``config.message_timeout``. ``dsn`` says what the sender wants to be notified of. The options are the fields of
+        :class:`~zsmtp.proto.mailoptions.MailOptions`: ``require_tls`` asks for authenticated TLS on every hop, or no
+        delivery (REQUIRETLS, RFC 8689), a field ``TLS-Required: No`` for the opposite; ``priority`` is that of
+        MT-PRIORITY; ``hold_for`` or ``hold_until`` has the server hold the message back (FUTURERELEASE). Raises
+        SubmissionError for a message or an address that cannot be sent, OSError for a file that cannot be read; what
+        servers and networks do is in the report.
         """
         letter = Letter(
             message,
@@ -123,27 +135,29 @@ class Client:
             recipients=recipients,
             name=name,
             add_missing=self.config.content.add_missing,
-            require_tls=require_tls,
             dsn=dsn,
+            options=checked(MailOptions(**options)) if options else NO_OPTIONS,
+            signing=self._signing,
         )
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        parcel = self._take(letter, timeout, None, partial(_finish, done))
+        tracker = self._take(letter, timeout, None, partial(_finish, done))
         try:
             await done
         except asyncio.CancelledError:
-            parcel.end("cancelled", patient=True)
+            tracker.end("cancelled", patient=True)
             raise
         finally:
-            self._parcels.discard(parcel)
-        return parcel.report
+            self._trackers.discard(tracker)
+        return tracker.report
 
     async def stream(
         self, submissions: Iterable[Submission | MessageLike] | AsyncIterable[Submission | MessageLike]
-    ) -> AsyncIterator[Result]:
+    ) -> AsyncGenerator[Result, None]:
         """Deliver any number of messages; their results come as they are known, one for each recipient.
 
-        Messages are taken in while results come out, ``config.limits.waiting`` at most are on their way. One that
-        cannot be sent at all has a failed result for each recipient that was given with it, or one without recipient.
+        Messages are taken in while results come out, as long as those on their way take less memory than
+        ``config.limits.waiting``. One that cannot be sent at all has a failed result for each recipient that was given
+        with it, or one without recipient.
         Leaving the loop early ends what is still on its way.
         """
         flow = _Flow(self, submissions)
@@ -158,9 +172,9 @@ class Client:
         letter: Letter,
         timeout: float | None,
         told: Callable[[Result], None] | None,
-        finished: Callable[[Parcel], None],
-    ) -> Parcel:
-        """Take a letter into the lanes."""
+        finished: Callable[[MessageTracker], None],
+    ) -> MessageTracker:
+        """Take a letter into the pools."""
         if self._closed:
             letter.close()
             raise LocalError("the client is closed")
@@ -170,21 +184,21 @@ class Client:
             letter.close()
             raise LocalError("the client lives on another event loop")
         seconds = self.config.message_timeout if timeout is None else timeout
-        parcel = Parcel(letter, self._loop, seconds, told, finished)
-        self._parcels.add(parcel)
+        tracker = MessageTracker(letter, self._loop, seconds, told, finished)
+        self._trackers.add(tracker)
         try:
-            for destination, job in parcel.jobs(self._destinations):
-                lane = self._lanes.get(destination)
-                if lane is None:
-                    lane = self._lanes[destination] = Lane(self, destination)
-                lane.add(job)
+            for destination, job in tracker.jobs(self._destinations):
+                pool = self._pools.get(destination)
+                if pool is None:
+                    pool = self._pools[destination] = DestinationPool(self, destination)
+                pool.add(job)
         except BaseException:  # raised by what the program gave: its observers, its resolver
-            parcel.end("not taken")
-            self._parcels.discard(parcel)
+            tracker.end("not taken")
+            self._trackers.discard(tracker)
             raise
-        return parcel
+        return tracker
 
-    # --------------------------------------------------------------- for lanes
+    # --------------------------------------------------------------- for pools
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -192,39 +206,23 @@ class Client:
         assert self._loop is not None
         return self._loop
 
-    def forget(self, lane: Lane) -> None:
-        """A lane has neither jobs nor connections."""
-        lane.end()
-        self._lanes.pop(lane.destination, None)
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed, or being closed: no connection is opened any more."""
+        return self._closed
+
+    def forget(self, pool: DestinationPool) -> None:
+        """A pool has neither jobs nor connections."""
+        pool.end()
+        self._pools.pop(pool.destination, None)
 
     def driver_for(self, destination: Destination) -> AsyncDriver:
-        """The driver: names of relays are looked up in the hosts file, those of exchangers are not."""
-        relayed = destination.relay is not None
-        driver = self._drivers.get(relayed)
-        if driver is None:
-            local = self.config.local_address
-            driver = self._drivers[relayed] = AsyncDriver(
-                self._destinations.relay_resolver if relayed else self._destinations.resolver,
-                Source(parse_identity(local) if local else None),
-                None if relayed else self._destinations.policies(),
-            )
-        return driver
+        """The driver that leads sessions there."""
+        return self._drivers.of(destination)
 
     def courier_for(self, destination: Destination) -> tuple[Courier, Observer]:
-        """Who carries messages there, and who hears of it.
-
-        Which addresses did not answer is known to all; what else was learned of peers is shared where nobody listens.
-        """
-        settings = self._destinations.settings_for(destination.relay)
-        observer = ignore if self._observe is None else self._observe(destination.name)
-        if self._tracing is not None:
-            observer = combine(observer, self._tracing.observer())
-        if observer is not ignore:
-            return Courier(settings, observer, self._unreached), observer
-        courier = self._couriers.get(destination.relay)
-        if courier is None:
-            courier = self._couriers[destination.relay] = Courier(settings, unreached=self._unreached)
-        return courier, ignore
+        """Who carries messages there, and who hears of it."""
+        return self._couriers.of(destination)
 
     # ------------------------------------------------------------------ ending
 
@@ -235,23 +233,22 @@ class Client:
         answer, for ``config.timeouts.quit`` at most.
         """
         self._closed = True
-        for parcel in tuple(self._parcels):
-            parcel.end(reason)
-        workers = [worker for lane in self._lanes.values() for worker in lane.workers]
+        for tracker in tuple(self._trackers):
+            tracker.end(reason)
+        workers = [worker for pool in self._pools.values() for worker in pool.workers]
         for worker in workers:
             worker.leave() if polite else worker.leave_at_once(reason)
         try:
             if workers:
                 await asyncio.wait([worker.task for worker in workers])
         finally:
-            for lane in tuple(self._lanes.values()):
-                lane.end()
+            for pool in tuple(self._pools.values()):
+                pool.end()
+            self.slots.end()
             left = [worker.task for worker in workers if worker.task.cancel()]
             if left:
                 await asyncio.wait(left)
-            self._destinations.close()
-            for driver in self._drivers.values():
-                await driver.aclose()
+            await self._drivers.aclose()
 
     async def __aenter__(self) -> Client:
         self._loop = asyncio.get_running_loop()
@@ -263,6 +260,13 @@ class Client:
         await self.aclose(polite=kind is None)
 
 
+def _observing(observe: ObserverFor | None, tracing: Tracing | None) -> ObserverFor | None:
+    """What gives the observers of connections: the program's own, and those that keep traces."""
+    if tracing is None:
+        return observe
+    return lambda name: combine(ignore if observe is None else observe(name), tracing.observer())
+
+
 class _Flow:
     """One stream: submissions in, results out."""
 
@@ -270,10 +274,11 @@ class _Flow:
         self, client: Client, submissions: Iterable[Submission | MessageLike] | AsyncIterable[Submission | MessageLike]
     ) -> None:
         self._client = client
-        self._room = asyncio.Semaphore(client.config.limits.waiting)
-        self._results: deque[Result | None] = deque()  # None: all of one submission's are out
+        self._room = client.config.limits.waiting  # octets of memory left
+        self._freed = asyncio.Event()
+        self._results: deque[Result | int] = deque()  # a number: all of one submission's are out, which took so much
         self._stirred = asyncio.Event()
-        self._parcels: set[Parcel] = set()
+        self._trackers: set[MessageTracker] = set()
         self._feeder = asyncio.get_running_loop().create_task(self._feed(submissions), name="zsmtp stream")
         self._feeder.add_done_callback(lambda _: self._stirred.set())
 
@@ -282,11 +287,12 @@ class _Flow:
         while True:
             while self._results:
                 result = self._results.popleft()
-                if result is not None:
+                if isinstance(result, Result):
                     yield result
                 else:
-                    self._room.release()
-            if self._feeder.done() and not self._parcels and not self._results:
+                    self._room += result
+                    self._freed.set()
+            if self._feeder.done() and not self._trackers and not self._results:
                 self._feeder.result()
                 return
             self._stirred.clear()
@@ -295,8 +301,8 @@ class _Flow:
     async def aclose(self) -> None:
         """End what is on its way."""
         self._feeder.cancel()
-        for parcel in tuple(self._parcels):
-            parcel.end("cancelled", patient=True)
+        for tracker in tuple(self._trackers):
+            tracker.end("cancelled", patient=True)
         await asyncio.wait([self._feeder])
 
     async def _feed(
@@ -304,41 +310,52 @@ class _Flow:
     ) -> None:
         if isinstance(submissions, AsyncIterable):
             async for submission in submissions:
-                await self._room.acquire()
+                await self._wait_for_room()
                 self._submit(submission)
             return
         for number, submission in enumerate(submissions):
-            await self._room.acquire()
+            await self._wait_for_room()
             self._submit(submission)
             if number % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
 
+    async def _wait_for_room(self) -> None:
+        while self._room <= 0:
+            self._freed.clear()
+            await self._freed.wait()
+
     def _submit(self, given: Submission | MessageLike) -> None:
         one = given if isinstance(given, Submission) else Submission(message=given)
         recipients = one.recipients
-        if isinstance(recipients, Iterable) and not isinstance(recipients, str | bytes):
-            one = replace(one, recipients=tuple(recipients))  # what can be gone through only once is named, too
         try:
+            if isinstance(recipients, Iterable) and not isinstance(recipients, str | bytes):
+                one = replace(one, recipients=tuple(recipients))  # what can be gone through only once is named, too
             letter = Letter(
                 one.message,
                 sender=one.sender,
                 recipients=one.recipients,
                 name=one.name,
                 add_missing=self._client.config.content.add_missing,
-                require_tls=one.require_tls,
                 dsn=one.dsn,
+                options=options_of(one),
+                signing=self._client._signing,
             )
-        except (SubmissionError, OSError) as error:
-            for result in _refused(one, error):
+        except Exception as error:  # whatever this one is, those behind it are sent
+            results = _refused(one, error)
+            memory = _RECIPIENT * len(results)
+            for result in results:
                 self._told(result)
-            self._results.append(None)
+            self._results.append(memory)
+            self._room -= memory
             return
-        self._parcels.add(self._client._take(letter, None, self._told, self._finished))
+        memory = _OVERHEAD + letter.memory + _RECIPIENT * len(letter.recipients)
+        self._room -= memory
+        self._trackers.add(self._client._take(letter, None, self._told, partial(self._finished, memory)))
 
-    def _finished(self, parcel: Parcel) -> None:
-        self._parcels.discard(parcel)
-        self._client._parcels.discard(parcel)
-        self._results.append(None)
+    def _finished(self, memory: int, tracker: MessageTracker) -> None:
+        self._trackers.discard(tracker)
+        self._client._trackers.discard(tracker)
+        self._results.append(memory)
         self._stirred.set()
 
     def _told(self, result: Result) -> None:
@@ -349,13 +366,26 @@ class _Flow:
 def _refused(one: Submission, error: Exception) -> list[Result]:
     """The results of a submission that cannot be sent at all."""
     given = one.recipients
-    several = given if isinstance(given, tuple) else () if given is None else (given,)
-    names = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in several]
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable | None):
+        given = (given,)
+    recipients = dict.fromkeys(map(_shown, given)) if isinstance(given, tuple) else ()  # or it cannot be gone through
     action = due(one.dsn, "failed", null_sender=_is_null(one.sender)) if isinstance(one.dsn, DSN) else ""
+    message = one.name if isinstance(one.name, str) else ""
+    text = str(error) if isinstance(error, SubmissionError) else described(error)
     return [
-        Result(message=one.name, recipient=name, fate=Fate.FAILED, status="5.6.0", text=str(error), dsn_action=action)
-        for name in dict.fromkeys(names or [""])
+        Result(message=message, recipient=name, fate=Fate.FAILED, status="5.6.0", text=text, dsn_action=action)
+        for name in recipients or ("",)
     ]
+
+
+def _shown(recipient: object) -> str:
+    """A recipient as a program gave it, whatever that is."""
+    if isinstance(recipient, bytes):
+        return recipient.decode("utf-8", "replace")
+    try:
+        return str(recipient)
+    except Exception:
+        return type(recipient).__name__
 
 
 def _is_null(sender: str | bytes | None) -> bool:
@@ -372,7 +402,17 @@ def _tracing(path: str | PathLike[str]) -> Tracing:
     return Tracing(path)
 
 
-def _finish(done: asyncio.Future[None], parcel: Parcel) -> None:
+def _connections(limits: Limits) -> tuple[int, int]:
+    """How many connections there may be at work and in all, in the files that this process may have open."""
+    wanted = limits.connections + limits.slow_connections
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY or files - _OTHER_FILES >= wanted:
+        return limits.connections, wanted
+    most = max(files - _OTHER_FILES, 1)
+    return min(limits.connections, max(most - limits.slow_connections, most // 2, 1)), most
+
+
+def _finish(done: asyncio.Future[None], tracker: MessageTracker) -> None:
     if not done.done():
         done.set_result(None)
 
@@ -392,13 +432,11 @@ async def deliver(
     config: Config | None = None,
     relay: Relay | str | None = None,
     timeout: float | None = None,
-    require_tls: bool = False,
     dsn: DSN | None = None,
     observe: ObserverFor | None = None,
     trace: str | PathLike[str] | None = None,
+    **options: Unpack[OptionArguments],
 ) -> Report:
     """Deliver one message to all its recipients and report; see :meth:`Client.deliver`."""
     async with Client(config, relay=relay, observe=observe, trace=trace) as client:
-        return await client.deliver(
-            message, sender=sender, recipients=recipients, timeout=timeout, require_tls=require_tls, dsn=dsn
-        )
+        return await client.deliver(message, sender=sender, recipients=recipients, timeout=timeout, dsn=dsn, **options)

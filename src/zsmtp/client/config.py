@@ -21,17 +21,18 @@ from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import unquote, urlsplit
 
 from zsmtp.body.target import NonMime8Bit, Signed8Bit
+from zsmtp.dns.candidates import Family, NoRoute
 from zsmtp.dns.destination import SMTP_PORT, SUBMISSIONS_PORT
-from zsmtp.dns.ip import canonical_ip
+from zsmtp.dns.ip import canonical_scoped_ip
 from zsmtp.dns.literal import Name, parse_destination
 from zsmtp.dns.nameserver import parse_nameserver
-from zsmtp.dns.plan import Family, NoRoute
 from zsmtp.dns.resolver import Resolver
 from zsmtp.errors import CommandError, ConfigError
 from zsmtp.escape import escape
 from zsmtp.net.identity import parse_identity
 from zsmtp.proto.command import hello
 from zsmtp.proto.phase import Timeouts
+from zsmtp.signing.dkimkey import DKIMKey
 from zsmtp.tls.policy import Level, STSUse, parse_fingerprint
 
 MAX_SECRET = 16 * 1024  # octets of a password file
@@ -77,45 +78,67 @@ class Login:
     """Who logs in at a relay (RFC 4954). Exactly one of the three ways to the secret is given.
 
     Without that login the relay gets no mail, whether it refuses it or does not offer AUTH.
-
-    ``password_file`` holds nothing but the secret (one line end behind it is no part of it); ``password_env`` names an
-    environment variable. Both are read for each login, so that a new secret counts from then on. ``bearer``: the secret
-    is an OAuth 2.0 token.
     """
 
     user: str
+    """The user name (RFC 4616 authentication identity)."""
     password: str = field(default="", repr=False)
+    """The secret itself; for programs: a configuration file names where it is."""
     password_file: str = ""
+    """A file that holds the secret and nothing else; one line end behind it is no part of it.
+
+    It is read for each login, so that a new secret counts from then on.
+    """
     password_env: str = ""
+    """The environment variable that holds the secret; read for each login, too."""
     bearer: bool = False
+    """Whether the secret is an OAuth 2.0 token (RFC 7628)."""
+    mechanisms: tuple[str, ...] = ()
+    """The SASL mechanisms to use and no others, in the order of trying.
+
+    Empty: all that are known here and go with the secret, the strongest first.
+    """
 
     def __post_init__(self) -> None:
         _typed(self)
         _require(bool(self.user), "user", "nobody is named")
+        if self.mechanisms:
+            from zsmtp.proto.sasl import SecretKind, serving
+
+            kind = SecretKind.BEARER if self.bearer else SecretKind.SHARED
+            for number, name in enumerate(self.mechanisms):
+                problem = f"{name!r} is no mechanism for a {kind.value}: {', '.join(serving(kind))}"
+                _require(name in serving(kind), f"mechanisms[{number}]", problem)
         given = [name for name in ("password", "password_file", "password_env") if getattr(self, name)]
         _require(len(given) == 1, "password", f"one of password, password_file, password_env; not {len(given)} of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLS:
-    """How safe sessions must be.
-
-    ``level`` None leaves it to where mail goes: ``may`` for mail exchangers and for relays without a login, ``verify``
-    for a relay that is told a password and is not this machine. ``names`` are the names a certificate may speak for
-    instead of the server's own, ``fingerprints`` (SHA-256 or SHA-512, hexadecimal) are for level ``fingerprint``.
-    ``ca_file`` and ``ca_path`` replace the system's trust anchors. ``certificate_file`` and ``key_file`` are shown to
-    servers that ask.
-    """
+    """How safe sessions must be."""
 
     level: Level | None = None
+    """The least protection; None leaves it to where mail goes.
+
+    That is ``may`` for mail exchangers and for relays without a login, ``verify`` for a relay that is told a password
+    and is not this machine.
+    """
     names: tuple[str, ...] = ()
+    """The names that a certificate may speak for, instead of the server's own."""
     fingerprints: tuple[str, ...] = ()
+    """SHA-256 or SHA-512 of the certificate or its key, hexadecimal; for level ``fingerprint``."""
     ca_file: str = ""
+    """A PEM file of trust anchors instead of the system's."""
     ca_path: str = ""
+    """A folder of them, as ``openssl rehash`` makes it."""
     certificate_file: str = ""
+    """PEM: the certificate shown to servers that ask for one, with its chain."""
     key_file: str = ""
+    """PEM: its private key; "" if it is in the same file."""
     min_protocol: str = "TLSv1.2"
+    """The oldest protocol: ``TLSv1.2`` or ``TLSv1.3``; older ones where OpenSSL still has them."""
     ciphers: str = ""
+    """The cipher list of TLS 1.2, as OpenSSL reads it; "" is the system's."""
 
     def __post_init__(self) -> None:
         _typed(self)
@@ -134,20 +157,31 @@ class TLS:
             _require(self.min_protocol in MIN_PROTOCOLS, "min_protocol", f"{self.min_protocol!r} is none of {known}")
 
 
+def _without_url_zone(host: str) -> str:
+    """The host of a URL: the zone of an address begins with ``%25`` there (RFC 6874 2), which many leave at ``%``."""
+    address, mark, zone = host.partition("%")
+    return f"{address}%{unquote(zone[2:])}" if mark and zone[:2] == "25" and zone[2:] else host
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relay:
-    """One server that takes all mail sent its way. No MX records are asked for it.
-
-    ``host`` is a name, an address or the path of a UNIX socket. ``port`` None is 24 for LMTP,
-    465 with ``implicit`` TLS (RFC 8314), 587 with a login, and 25. ``lmtp`` speaks LMTP (RFC 2033).
-    """
+    """One server that takes all mail sent its way. No MX records are asked for it."""
 
     host: str
+    """A name, an address or the path of a UNIX socket.
+
+    A link-local address has its zone behind it (``fe80::1%eth0``, in a URL ``[fe80::1%25eth0]``: RFC 6874).
+    """
     port: int | None = None
+    """None is 24 for LMTP, 465 with ``implicit`` TLS (RFC 8314), 587 with a login, and 25."""
     login: Login | None = None
+    """Who logs in there; None: nobody."""
     tls: TLS = TLS()
+    """How safe its sessions must be."""
     implicit: bool = False
+    """Whether TLS is spoken from the first octet (RFC 8314)."""
     lmtp: bool = False
+    """Whether LMTP is spoken (RFC 2033)."""
 
     def __post_init__(self) -> None:
         _typed(self)
@@ -172,7 +206,7 @@ class Relay:
         shown = escape(url.rpartition("@")[2][:100])
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port
+            host, port = _without_url_zone(parts.hostname or ""), parts.port
         except ValueError:  # its words may hold a part of a password
             raise ConfigError(f"relay: not a host and a port: {shown}") from None
         if parts.scheme not in _SCHEMES or "://" not in url:
@@ -200,7 +234,7 @@ class Relay:
         """The host as the destination rules read it."""
         if self.is_unix:
             return f"UNIX:{self.host}"
-        return f"[{self.host}]" if canonical_ip(self.host) is not None else self.host
+        return f"[{self.host}]" if canonical_scoped_ip(self.host) is not None else self.host
 
     @property
     def is_unix(self) -> bool:
@@ -218,31 +252,38 @@ class Relay:
     def __str__(self) -> str:
         if self.is_unix:
             return self.host
-        return f"[{self.host}]:{self.real_port}" if ":" in self.host else f"{self.host}:{self.real_port}"
+        bare = ":" in self.host and not self.host.startswith("[")
+        return f"[{self.host}]:{self.real_port}" if bare else f"{self.host}:{self.real_port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Direct:
-    """Delivery to mail exchangers.
-
-    ``nameserver`` is an address with or without port, "" for the system's; ``trusted`` tells whether its word on DNSSEC
-    counts (None: if it is on this machine). ``resolver`` answers instead of any name server. ``mta_sts_cache`` names a
-    file that keeps MTA-STS policies beyond the life of the client. ``tls_report_file`` is where results of sessions go,
-    for domains that ask for TLS reports (RFC 8460): a file for each day, this name and the day behind it, of which
-    ``zsmtp tlsrpt`` makes reports, or the UNIX datagram socket of a report collector. ``port`` is where exchangers
-    listen, for closed networks and tests.
-    """
+    """Delivery to mail exchangers."""
 
     nameserver: str = ""
+    """The name server to ask: an address with or without port; "": the system's."""
     trusted: bool | None = None
+    """Whether its word on DNSSEC counts; None: if it is on this machine."""
     resolver: Resolver | None = field(default=None, metadata={"python only": True})
+    """What answers instead of any name server."""
     dane: bool = True
+    """Whether TLSA records are looked up (RFC 7672)."""
     mta_sts: STSUse = STSUse.ON
+    """Whether policies of MTA-STS are asked for (RFC 8461)."""
     mta_sts_cache: str = ""
+    """A file that keeps these policies beyond the life of the client; "": they are kept in memory."""
     tls_report_file: str = ""
+    """Where results of sessions go, for domains that ask for TLS reports (RFC 8460); "": nowhere.
+
+    A file for each day, this name and the day behind it, of which ``zsmtp tlsrpt`` makes reports; or the UNIX datagram
+    socket of a report collector.
+    """
     prefer_ipv6: bool = False
+    """Whether IPv6 addresses of a host go first; without it they take turns with IPv4."""
     port: int = SMTP
+    """Where exchangers listen, for closed networks and tests."""
     tls: TLS = TLS()
+    """How safe sessions with exchangers must be, DANE and MTA-STS apart."""
 
     def __post_init__(self) -> None:
         _typed(self)
@@ -254,21 +295,37 @@ class Direct:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much at a time.
+    """How much at a time."""
 
-    ``connections`` in all and ``per_destination``; a connection without work is kept for ``idle`` seconds. ``waiting``
-    is how many messages a stream takes in before their results are out.
+    connections: int = 2000
+    """Connections at work, to all destinations together.
+
+    One that has waited for its server for about two seconds does not count. There are fewer where this process may not
+    open so many files.
     """
-
-    connections: int = 100
+    slow_connections: int = 2000
+    """Connections besides, that wait for their servers; 0: the first limit is all."""
     per_destination: int = 5
+    """Connections to one destination."""
+    connections_per_minute: int = 0
+    """Connections begun to one destination in any 60 seconds, whatever they are for; 0: no limit.
+
+    One that must wait for its time counts for none of the other limits. A queue has rates by site instead.
+    """
     idle: float = 5.0
-    waiting: int = 1000
+    """Seconds that a connection without work is kept for."""
+    waiting: int = 64 << 20
+    """Octets of memory that a stream fills with messages whose results are not out.
+
+    One more is taken in as long as there are fewer.
+    """
 
     def __post_init__(self) -> None:
         _typed(self)
         for name in ("connections", "per_destination", "waiting"):
             _require(getattr(self, name) >= 1, name, f"{getattr(self, name)} is less than 1")
+        for name in ("slow_connections", "connections_per_minute"):
+            _require(getattr(self, name) >= 0, name, f"{getattr(self, name)} is less than 0")
         _require(0 <= self.idle <= LONGEST, "idle", f"{self.idle} is not 0 to {LONGEST:.0f} seconds")
 
 
@@ -276,16 +333,22 @@ class Limits:
 class Content:
     """What may be done to messages on their way.
 
-    ``add_missing`` adds Date and Message-ID where a message has none (RFC 6409 8). The others say how content goes to a
-    server that cannot take it as it is; see :class:`zsmtp.body.target.Target`.
+    All but ``add_missing`` says how content goes to a server that cannot take it as it is; see
+    :class:`zsmtp.body.target.Target`.
     """
 
     add_missing: bool = False
+    """Add Date and Message-ID where a message has none (RFC 6409 8)."""
     seven_bit: bool = False
+    """Send 7-bit content only, whatever a server offers."""
     convert_headers: bool = True
+    """Encode header fields of other characters (RFC 2047) where a server cannot take them."""
     default_charset: str = "UNKNOWN-8BIT"
+    """The charset that text of unknown charset is labelled with (RFC 1428)."""
     signed_8bit: Signed8Bit = Signed8Bit.AS_IS
+    """What becomes of a signed message that would have to be changed."""
     nonmime_8bit: NonMime8Bit = NonMime8Bit.CONVERT
+    """What becomes of 8-bit text without MIME fields."""
 
     def __post_init__(self) -> None:
         _typed(self)
@@ -295,28 +358,45 @@ class Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything a client is to know. See the module for how its parts go together.
-
-    ``helo_name`` is what this side greets with ("": its own name, by the DNS); ``local_address`` where connections come
-    from, as ``zsmtp.net.identity`` reads it; ``address_family`` the only one to connect in, IPv4 or IPv6 (None: both).
-    ``message_timeout`` bounds everything that is done for one message: then whoever is undecided is deferred, or in
-    doubt. ``timeouts`` are those of single waits.
-    """
+    """Everything a client is to know. See the module for how its parts go together."""
 
     relay: Relay | None = None
+    """The server that takes all mail for which no route is given; None: mail exchangers."""
     direct: Direct = Direct()
+    """How mail is delivered to mail exchangers."""
     routes: Mapping[str, Relay] = field(default_factory=dict)
+    """Relays by domain of the recipient."""
     helo_name: str = ""
+    """The name that this side greets with; "": its own name, by the DNS."""
     local_address: str = ""
+    """Where connections come from, as ``zsmtp.net.identity`` reads it; "": the system's choice."""
     address_family: Family | None = None
+    """The only one to connect in, IPv4 or IPv6; None: both."""
     pipelining: bool = True
+    """Whether commands may run ahead of replies (RFC 2920), and content of commands (RFC 3030)."""
     message_timeout: float = 900.0
+    """Seconds for everything that is done for one message.
+
+    Then whoever is undecided is deferred, or in doubt.
+    """
     timeouts: Timeouts = Timeouts(connect=30.0, final=600.0, quit=5.0)  # noqa: RUF009 - frozen
+    """Seconds of single waits (RFC 5321 4.5.3.2)."""
     limits: Limits = Limits()
+    """How many connections, and how much memory."""
     content: Content = Content()
+    """What may be done to messages on their way."""
+    dkim: tuple[DKIMKey, ...] = ()
+    """Keys to sign with (RFC 6376).
+
+    Mail whose From is of one of their domains is signed, in a form that no server makes another one of, with Date and
+    Message-ID added where they are missing. The files are read when a client or a queue is made; a key that cannot be
+    used is a ConfigError then.
+    """
 
     def __post_init__(self) -> None:
         _typed(self)
+        for number, one in enumerate(self.dkim):
+            _require(isinstance(one, DKIMKey), f"dkim[{number}]", f"DKIMKey is wanted, not {type(one).__name__}")
         if self.local_address:
             _in("local_address", parse_identity, self.local_address)
         _require(self.address_family is not Family.UNIX, "address_family", "UNIX is none of IPv4, IPv6")
@@ -349,6 +429,7 @@ __all__ = [
     "TLS",
     "Config",
     "Content",
+    "DKIMKey",
     "Direct",
     "Family",
     "Level",

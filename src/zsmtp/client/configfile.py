@@ -12,6 +12,11 @@
     [limits]
     connections = 20
 
+    [[dkim]]
+    domain = "example.org"
+    selector = "2026a"
+    key_file = "/etc/zsmtp/2026a.pem"
+
 Secrets do not stand in it: ``password_file`` and ``password_env`` say where they are. What cannot be used is a
 :class:`~zsmtp.errors.ConfigError` that names the file and the key with its whole path, and the nearest key there is.
 """
@@ -22,6 +27,7 @@ import difflib
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields, is_dataclass
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -35,26 +41,35 @@ MAX_FILE = 1 << 20  # octets
 
 T = TypeVar("T")
 
+Readers = Mapping[Any, Callable[[Any, str], Any]]
+"""How values of some types are read: the type as it is written, and a function of the value and the path of its key."""
+
 
 def read_file(path: str | Path) -> Config:
     """Read a configuration file. Raises ConfigError naming it, OSError if it cannot be read."""
+    return read_toml(path, read_table)
+
+
+def read_toml(path: str | Path, read: Callable[[Mapping[str, Any]], T]) -> T:
+    """Give what a TOML file says to ``read``. Raises ConfigError naming the file, OSError if it cannot be read."""
     with open(path, "rb") as file:
         octets = file.read(MAX_FILE + 1)
     try:
         if len(octets) > MAX_FILE:
             raise ConfigError(f"more than {MAX_FILE} octets")
-        return read_table(tomllib.loads(octets.decode("utf-8")))
+        return read(tomllib.loads(octets.decode("utf-8")))
     except (ConfigError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{escape(str(path))}: {error}") from error
 
 
 def read_table(table: Mapping[str, Any]) -> Config:
     """Read what a TOML file or another mapping says. Raises ConfigError naming the key."""
-    return _read_dataclass(Config, table, "")
+    return read_dataclass(Config, table, "", {})
 
 
-def _read_dataclass(kind: type[T], table: Mapping[str, Any], path: str) -> T:
-    known = {one.name: one for one in fields(cast(Any, kind)) if not one.metadata.get("python only")}
+def read_dataclass(kind: type[T], table: Mapping[str, Any], path: str, readers: Readers) -> T:
+    """Make a dataclass of a table; ``path`` is that of its key, with a dot behind it. Raises ConfigError."""
+    known = {one.name: one for one in fields(cast(Any, kind)) if one.init and not one.metadata.get("python only")}
     hints = get_type_hints(kind)
     values = {}
     for key, value in table.items():
@@ -63,7 +78,7 @@ def _read_dataclass(kind: type[T], table: Mapping[str, Any], path: str) -> T:
             raise ConfigError(f"{escape(here)}: there is no such key{_nearest(key, known)}")
         if kind is Login and key == "password":
             raise ConfigError(f"{here}: a secret does not stand here; use password_file or password_env")
-        values[key] = _read_value(hints[key], value, here)
+        values[key] = _read_value(hints[key], value, here, readers)
     try:
         return kind(**values)
     except ConfigError as error:  # it begins with the key below
@@ -84,8 +99,10 @@ def _nearest(key: str, known: Mapping[str, object]) -> str:
     return f"; is {near[0]} meant?" if near else f" (there are: {', '.join(known)})"
 
 
-def _read_value(kind: Any, value: Any, path: str) -> Any:
+def _read_value(kind: Any, value: Any, path: str, readers: Readers) -> Any:
     """One value as its field's type wants it."""
+    if kind in readers:
+        return readers[kind](value, path)
     if get_origin(kind) is UnionType:
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
     if kind is Relay and isinstance(value, str):
@@ -93,11 +110,16 @@ def _read_value(kind: Any, value: Any, path: str) -> Any:
     if is_dataclass(kind):
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: a table is wanted{' or a URL' if kind is Relay else ''}")
-        return _read_dataclass(cast(type[Any], kind), value, f"{path}.")
+        return read_dataclass(cast(type[Any], kind), value, f"{path}.", readers)
     if get_origin(kind) is Mapping:
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: a table is wanted")
-        return {key: _read_value(get_args(kind)[1], one, f"{path}.{escape(key)}") for key, one in value.items()}
+        of = get_args(kind)[1]
+        return {key: _read_value(of, one, f"{path}.{escape(key)}", readers) for key, one in value.items()}
+    if get_origin(kind) is tuple and is_dataclass(of := get_args(kind)[0]):
+        if not isinstance(value, list):
+            raise ConfigError(f"{path}: tables are wanted, each under [[{path}]]")
+        return tuple(_read_value(of, one, f"{path}[{number}]", readers) for number, one in enumerate(value))
     if get_origin(kind) is tuple:
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise ConfigError(f"{path}: a list of texts is wanted")
@@ -108,7 +130,13 @@ def _read_value(kind: Any, value: Any, path: str) -> Any:
 
 
 def _read_plain(kind: Any, value: Any, path: str) -> Any:
-    words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+    words = {
+        str: "a text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        datetime: "a date with a time",
+    }
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import random
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
@@ -17,21 +18,22 @@ from typing import TYPE_CHECKING
 from zsmtp.body.target import Target
 from zsmtp.client.config import MAX_SECRET, TLS, Config, Login, Relay
 from zsmtp.delivery.settings import Greeting, SessionSettings
+from zsmtp.dns.candidates import Family
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.literal import Literal, Name, parse_destination
-from zsmtp.dns.plan import Family
 from zsmtp.dns.resolver import Resolver
 from zsmtp.errors import ConfigError
 from zsmtp.proto.address import domain_of
-from zsmtp.tls.policy import Level, Policy, STSUse
+from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 
 if TYPE_CHECKING:
-    from zsmtp.delivery.plan import DeliveryPlan
+    from zsmtp.delivery.deliveryplan import DeliveryPlan
     from zsmtp.delivery.security import Security
     from zsmtp.dns.dnspython import DnspythonResolver
     from zsmtp.net.stspolicies import PolicyKeeper
     from zsmtp.proto.sasl import Credentials
+    from zsmtp.signing.finalform import MessageSigning
     from zsmtp.tls.tlsrpt import SessionResult
 
 HOSTS_FILE = "/etc/hosts"
@@ -78,7 +80,7 @@ class Destinations:
         self.settings_for: Callable[[Relay | None], SessionSettings] = cache(self._settings)
 
     def of(self, recipient: bytes) -> Destination:
-        """Where mail for an address goes, which is well formed (``zsmtp.client.address``)."""
+        """Where mail for an address goes, which is well formed (``zsmtp.client.addresslist``)."""
         domain = domain_of(recipient).decode("utf-8", "replace").lower()
         found = self._known.get(domain)
         if found is None:
@@ -91,32 +93,43 @@ class Destinations:
         parsed = parse_destination(domain)
         name = parsed.domain if isinstance(parsed, Name) else domain
         relay = self._config.routes.get(name, self._config.relay)
-        family = self._config.address_family
-        families = frozenset(Family if family is None else {family, Family.UNIX})
-        own_names = frozenset(one.lower() for one in (self._config.helo_name, os.uname().nodename) if one)
-        direct = self._config.direct
         if relay is not None:
-            request = DestinationRequest(
-                destination=relay.destination,
-                shuffle=random.SystemRandom().shuffle,
-                port=relay.real_port or 25,
-                use_mx=False,
-                allow_self=True,
-                is_relay=True,
-                prefer_ipv6=direct.prefer_ipv6,
-                families=families,
-                allow_unix=True,
-            )
-            return Destination(str(relay), relay, request, self._plans.get(request.destination))
+            return self._behind(relay)
+        direct = self._config.direct
         request = DestinationRequest(
             destination=name,
             shuffle=random.SystemRandom().shuffle,
             port=direct.port,
             prefer_ipv6=direct.prefer_ipv6,
-            families=families,
-            own_names=own_names,
+            families=self._families,
+            own_names=frozenset(one.lower() for one in (self._config.helo_name, os.uname().nodename) if one),
         )
         return Destination(name, None, request, self._plans.get(name))
+
+    @property
+    def _families(self) -> frozenset[Family]:
+        family = self._config.address_family
+        return frozenset(Family if family is None else {family, Family.UNIX})
+
+    def relayed(self, name: str) -> Destination | None:
+        """The relay of that name (``str(relay)``: its host and port), None if the configuration has none."""
+        relays = (self._config.relay, *self._config.routes.values())
+        found = next((relay for relay in relays if relay is not None and str(relay) == name), None)
+        return None if found is None else self._behind(found)
+
+    def _behind(self, relay: Relay) -> Destination:
+        request = DestinationRequest(
+            destination=relay.destination,
+            shuffle=random.SystemRandom().shuffle,
+            port=relay.real_port or 25,
+            use_mx=False,
+            allow_self=True,
+            is_relay=True,
+            prefer_ipv6=self._config.direct.prefer_ipv6,
+            families=self._families,
+            allow_unix=True,
+        )
+        return Destination(str(relay), relay, request, self._plans.get(request.destination))
 
     def _settings(self, relay: Relay | None) -> SessionSettings:
         config = self._config
@@ -196,7 +209,7 @@ def relay_security(relay: Relay) -> Security | None:
     def credentials_for(server: str, destination: str) -> Credentials | None:
         return read_login(login) if login is not None else None
 
-    return _security(relay.tls, Policy(level=level), credentials_for, implicit=relay.implicit)
+    return _security(relay.tls, TLSPolicy(level=level), credentials_for, implicit=relay.implicit)
 
 
 def _is_here(relay: Relay) -> bool:
@@ -212,7 +225,7 @@ def _direct_security(config: Config) -> Security | None:
     level = direct.tls.level or Level.MAY
     if level is Level.NONE and not direct.dane and direct.mta_sts is STSUse.OFF:
         return None
-    policy = Policy(level=level, dane=direct.dane)
+    policy = TLSPolicy(level=level, dane=direct.dane)
     return _security(direct.tls, policy, _nobody, mta_sts=direct.mta_sts, report_file=direct.tls_report_file)
 
 
@@ -230,7 +243,7 @@ def _report_to(path: str) -> Callable[[SessionResult], None]:
 
 def _security(
     tls: TLS,
-    policy: Policy,
+    policy: TLSPolicy,
     credentials_for: Callable[[str, str], Credentials | None],
     *,
     implicit: bool = False,
@@ -259,18 +272,34 @@ def _security(
     )
 
 
+def load_signing(config: Config, wanted: Target, clock: Callable[[], float]) -> MessageSigning | None:
+    """What signs by a configuration, None if it has no keys; their files are read. Raises ConfigError."""
+    if not config.dkim:
+        return None
+    from zsmtp.signing.finalform import MessageSigning
+    from zsmtp.signing.keys import load_keyring
+
+    return MessageSigning(load_keyring(config.dkim, _warn_once), wanted, clock)
+
+
 def read_login(login: Login) -> Credentials:
-    """Who logs in with what, the secret read now. Raises ConfigError if there is none to be read."""
+    """The user and the secret, read now; a file that every user can read is warned of once.
+
+    Raises ConfigError if there is no secret to be read.
+    """
     from zsmtp.proto.sasl import Credentials, Secret, SecretKind
 
     if login.password_file:
         try:
             with open(login.password_file, "rb") as file:
                 octets = file.read(MAX_SECRET + 1)
+                mode = os.fstat(file.fileno()).st_mode
         except OSError as error:
             raise ConfigError(f"the secret for {login.user} in {login.password_file}: {error.strerror}") from error
         if len(octets) > MAX_SECRET:
             raise ConfigError(f"the secret for {login.user} in {login.password_file}: more than {MAX_SECRET} octets")
+        if stat.S_ISREG(mode) and mode & stat.S_IROTH:
+            _warn_once(f"{login.password_file}: every user of this machine can read this secret; chmod 0600 mends it")
         octets = octets.removesuffix(b"\n").removesuffix(b"\r")
     elif login.password_env:
         octets = os.environb.get(os.fsencode(login.password_env), b"")
@@ -280,4 +309,4 @@ def read_login(login: Login) -> Credentials:
         source = login.password_file or f"the environment variable {login.password_env}"
         raise ConfigError(f"the secret for {login.user}: {source} is empty")
     kind = SecretKind.BEARER if login.bearer else SecretKind.SHARED
-    return Credentials(login.user.encode(), Secret(octets), kind)
+    return Credentials(login.user.encode(), Secret(octets), kind, login.mechanisms)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zsmtp.client.address import read_address
+from zsmtp.client.addresslist import comparable, read_address
 from zsmtp.errors import SubmissionError
 from zsmtp.escape import escape
 from zsmtp.proto.address import MAX_ENVID, MAX_ORCPT, encode_xtext, typed_address
@@ -63,9 +63,9 @@ NO_WISHES = Wishes()
 
 def wishes(dsn: DSN, recipients: Iterable[bytes]) -> Wishes:
     """What ``dsn`` asks for the recipients of a message. Raises SubmissionError if it names somebody else."""
-    given = {_folded(read_address(to, "original")): to for to, _ in _pairs(dsn)}
+    given = {comparable(read_address(to, "original")): to for to, _ in _pairs(dsn)}
     old = {to: _typed(address) for to, address in _pairs(dsn)}
-    originals = {path: old[to] for path in recipients if (to := given.pop(_folded(path), None)) is not None}
+    originals = {path: old[to] for path in recipients if (to := given.pop(comparable(path), None)) is not None}
     for to in given.values():
         raise SubmissionError(f"original: {escape(to[:120])} is no recipient of this message")
     return Wishes(
@@ -116,14 +116,14 @@ def _read_original(given: object) -> tuple[tuple[str, str], ...]:
         )
     except (TypeError, ValueError):
         raise SubmissionError("original: addresses by recipients are wanted") from None
-    seen: set[tuple[bytes, bytes]] = set()
+    seen: set[tuple[bytes, str | None]] = set()
     for to, old in pairs:
         if not isinstance(to, str) or not isinstance(old, str):
             raise SubmissionError("original: texts are wanted")
-        folded = _folded(read_address(to, "original: recipient"))
-        if folded in seen:
+        form = comparable(read_address(to, "original: recipient"))
+        if form in seen:
             raise SubmissionError(f"original: {escape(to[:120])} is named twice")
-        seen.add(folded)
+        seen.add(form)
         if len(_typed(old)) > MAX_ORCPT:
             raise SubmissionError(f"original: {_shown(old)}: more than {MAX_ORCPT} octets when encoded")
     return pairs
@@ -143,12 +143,6 @@ def _pairs(dsn: DSN) -> tuple[tuple[str, str], ...]:
 
 def _typed(address: str) -> bytes:
     return typed_address(read_address(address, "original"))
-
-
-def _folded(path: bytes) -> tuple[bytes, bytes]:
-    """What two forms of one address have in common: the case of a domain says nothing."""
-    local, _, domain = path.rpartition(b"@")
-    return local, domain.lower()
 
 
 def _shown(value: object) -> str:

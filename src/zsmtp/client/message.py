@@ -2,8 +2,9 @@
 
 :class:`Letter` makes one ready to go: header apart from body, without ``Bcc`` (RFC 5322 3.6.3), sender and recipients
 taken from the header where none were given. A file is read from disk block by block while it is sent, and not held
-open before; an ``EmailMessage`` is turned into octets once. Nothing else is changed, unless it is asked for: a
-submission server adds Date and Message-ID where they are missing (RFC 6409 8), and ``add_missing`` does so here.
+open before; an ``EmailMessage`` is turned into octets once (``zsmtp.client.serialise``). Nothing else is changed,
+unless it is asked for: a submission server adds Date and Message-ID where they are missing (RFC 6409 8), and
+``add_missing`` does so here. What is wrong with a message, whatever its objects raise, is a SubmissionError.
 
 A binary file is read from where it stands, and must stay open until all results are in. One that cannot be positioned,
 such as a pipe, is copied to a temporary file first.
@@ -14,35 +15,46 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable
-from email.message import EmailMessage, Message
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol
+from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, TypeGuard, Union, cast
 
+from zsmtp.body.fields import end_of_header
 from zsmtp.body.lines import unified_header
 from zsmtp.body.source import Source
 from zsmtp.body.stored import Stored, prepare
 from zsmtp.body.tlsrequired import tls_is_optional
-from zsmtp.client.address import read_address, read_addresses
+from zsmtp.client.addresslist import read_address, read_addresses
 from zsmtp.client.dsn import DSN, NO_WISHES, wishes
+from zsmtp.client.header import check_bare_cr, envelope_in, message_id, with_missing, without_blind
 from zsmtp.errors import ContentError, SubmissionError
-from zsmtp.escape import escape
-from zsmtp.proto.plan import Envelope, Recipient, SenderWish
+from zsmtp.escape import described, escape
+from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions
+from zsmtp.proto.plan import Envelope, EnvelopeRecipient, sender_wish
 
-MessageLike = Message | bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO | IO[bytes]
-"""What can be delivered; a ``str`` is the path of a file."""
+if TYPE_CHECKING:
+    from email.message import Message
+
+    from zsmtp.signing.finalform import MessageSigning, SignedMessage, SigningChoice
+
+MessageLike = Union["Message", bytes, bytearray, memoryview, str, os.PathLike[str], BinaryIO, IO[bytes]]
+"""What can be delivered: an object of the ``email`` package, octets, a path (as a ``str``, too), a binary file."""
 
 MAX_HEADER = 1 << 20  # octets of a header block
 _BLOCK = 1 << 16
+_IN_MEMORY = 1 << 20  # octets of a body encoded anew; more are in a temporary file
+_BOM = b"\xef\xbb\xbf"  # what some editors put before a text; no part of a message
 
 _FIELD_NAME = re.compile(rb"[!-9;-~]+[ \t]*:")
-_MESSAGE_ID = re.compile(rb"^message-id[ \t]*:[ \t]*([^\n]{1,500})", re.IGNORECASE | re.MULTILINE)
-_BLIND = re.compile(rb"^(?:resent-)?bcc[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*", re.IGNORECASE | re.MULTILINE)
 
 
 class _Body(Protocol):
     """Where a body is read from; opened when it is needed."""
+
+    memory: int
+    """Octets of memory that it takes."""
 
     def open(self) -> Source: ...
     def close(self) -> None: ...
@@ -51,11 +63,26 @@ class _Body(Protocol):
 class Letter:
     """A message on its way to its recipients; ``name`` is its Message-ID, or the name it was given.
 
-    ``wish`` is what its sender asks of sessions: REQUIRETLS goes before a field ``TLS-Required: No`` (RFC 8689 5).
-    ``dsn`` is what its sender wants to be notified of.
+    ``options`` are what its sender asks of the transport, as they were checked; ``wish`` is what they and the header
+    ask of sessions. ``dsn`` is what its sender wants to be notified of. With ``signing`` it is signed when it is
+    :meth:`stored`; ``remarks`` say with which keys, or why not. Date and Message-ID are added to what is signed.
     """
 
-    __slots__ = ("_asked", "_body", "_header", "_stored", "dsn", "name", "recipients", "sender", "wish")
+    __slots__ = (
+        "_asked",
+        "_body",
+        "_choice",
+        "_header",
+        "_signed_body",
+        "_stored",
+        "dsn",
+        "name",
+        "options",
+        "recipients",
+        "remarks",
+        "sender",
+        "wish",
+    )
 
     def __init__(
         self,
@@ -65,24 +92,30 @@ class Letter:
         recipients: str | bytes | Iterable[str | bytes] | None = None,
         name: str = "",
         add_missing: bool = False,
-        require_tls: bool = False,
         dsn: DSN | None = None,
+        options: MailOptions = NO_OPTIONS,
+        signing: MessageSigning | None = None,
     ) -> None:
         """Read the header. Raises SubmissionError, or OSError for a file that cannot be read."""
         if dsn is not None and not isinstance(dsn, DSN):
             raise SubmissionError(f"dsn: DSN is wanted, not {type(dsn).__name__}")
+        if not isinstance(name, str):
+            raise SubmissionError(f"name: a text is wanted, not {type(name).__name__}")
         self.dsn = dsn
+        self.options = options
+        self.remarks: tuple[str, ...] = ()
         self._stored: Stored | None = None
+        self._choice: SigningChoice | None = None
+        self._signed_body: IO[bytes] | None = None
         header, self._body = _open(message)
         try:
-            folded = self._read(header, sender, recipients, add_missing=add_missing)
+            folded = self._read(header, sender, recipients, add_missing=add_missing, signing=signing)
         except BaseException:
             self._body.close()
             raise
-        self.name = name or (_message_id(self._header) if b"message-id" in folded else "")
-        self.wish = SenderWish.REQUIRETLS if require_tls else SenderWish.NONE
-        if not require_tls and b"tls-required" in folded and tls_is_optional(self._header):
-            self.wish = SenderWish.TLS_OPTIONAL
+        self.name = name or (message_id(self._header) if b"message-id" in folded else "")
+        optional = b"tls-required" in folded and tls_is_optional(self._header)
+        self.wish = sender_wish(options, tls_optional=optional)
 
     def _read(
         self,
@@ -91,55 +124,100 @@ class Letter:
         recipients: str | bytes | Iterable[str | bytes] | None,
         *,
         add_missing: bool,
+        signing: MessageSigning | None,
     ) -> bytes:
         """Find the header as it is sent, and the envelope; that header in lower case."""
-        self._header, _ = unified_header(header)
-        if not _FIELD_NAME.match(self._header):
+        block, bare_cr = unified_header(header)
+        if not _FIELD_NAME.match(block):
             raise SubmissionError(_no_header(header))
+        if bare_cr:
+            check_bare_cr(header, enough=sender is not None and recipients is not None)
         given = read_addresses(recipients, "recipient") if recipients is not None else None
         if sender is None or given is None:
-            from zsmtp.client.fields import recipients_in, sender_in
-
-            sender = sender_in(self._header) if sender is None else sender
-            given = read_addresses(recipients_in(self._header), "recipient") if given is None else given
-        self.sender = read_address(sender, "sender")
+            named, addressed = envelope_in(block, sender=sender is None, recipients=given is None)
+            sender = named if sender is None else sender
+            given = read_addresses(addressed or (), "recipient") if given is None else given
+        self.sender = read_address(sender or "", "sender")
         self.recipients = given
-        if not self.recipients:
+        if not given:
             raise SubmissionError("no recipient: neither given nor named by To, Cc or Bcc")
         self._asked = NO_WISHES if self.dsn is None else wishes(self.dsn, self.recipients)
-        folded = self._header.lower()
+        folded = block.lower()
         if b"bcc" in folded:
-            self._header = _BLIND.sub(b"", self._header)
-            folded = self._header.lower()
-        if add_missing:
-            from zsmtp.client.fields import with_missing
-
-            self._header = with_missing(self._header, self.sender)
-            folded = self._header.lower()
+            block = without_blind(block)
+            folded = block.lower()
+        if signing is not None:
+            choice = signing.choose(block)
+            self.remarks = (f"not signed: {choice.reason}",) if choice.reason else ()
+            self._choice = choice if choice.keys else None
+        if add_missing or self._choice is not None:
+            block = with_missing(block, self.sender)
+            folded = block.lower()
+        self._header = block
         return folded
 
     def envelope(self, indexes: Iterable[int]) -> Envelope:
         """The envelope for some of the recipients."""
         asked = self._asked
         paths = [self.recipients[index] for index in indexes]
-        recipients = tuple([Recipient(path, asked.notify, asked.originals.get(path)) for path in paths])
-        return Envelope(self.sender, recipients, asked.ret, asked.envid, self.wish)
+        recipients = tuple([EnvelopeRecipient(path, asked.notify, asked.originals.get(path)) for path in paths])
+        return Envelope(self.sender, recipients, asked.ret, asked.envid, self.wish, self.options)
+
+    @property
+    def header(self) -> bytes:
+        """The header block as it is sent: lines ended by LF, no empty line at its end."""
+        return self._header
+
+    def body(self) -> Source:
+        """The body as it is, which may be empty. Raises ContentError if its file is another one by now."""
+        return self._body.open()
 
     def stored(self) -> Stored:
         """The message, looked through when this is asked first. Raises ContentError if it cannot be read."""
         if self._stored is None:
-            self._stored = prepare(self._header, self._body.open())
+            header, body = self._header, self._body.open()
+            if self._choice is None:
+                self._stored = prepare(header, body)
+            else:
+                self._stored = self._signed(self._choice.sign(header, body), body)
         return self._stored
+
+    def _signed(self, done: SignedMessage, body: Source) -> Stored:
+        self.remarks = done.remarks
+        if done.seen is not None:
+            return Stored(done.seen, body)
+        if done.body is not None:
+            self._signed_body = spooled(done.body())
+            body = Source(self._signed_body, 0, done.body_size)
+        return prepare(done.header, body)
+
+    @property
+    def memory(self) -> int:
+        """About how many octets of memory it takes: its header, and its body unless that is in a file."""
+        return len(self._header) + self._body.memory
 
     def close(self) -> None:
         """Let go of the file and of what was kept."""
         self._stored = None
+        if self._signed_body is not None:
+            self._signed_body.close()
+            self._signed_body = None
         self._body.close()
 
 
-def _message_id(header: bytes) -> str:
-    match = _MESSAGE_ID.search(header)
-    return escape(match[1].strip().decode("utf-8", "replace")) if match is not None else ""
+def spooled(blocks: Iterable[bytes]) -> IO[bytes]:
+    """A file with these octets: in memory as long as they are few, and gone once it is closed. Raises ContentError."""
+    file = cast("IO[bytes]", tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115 - closed by the caller
+    try:
+        for block in blocks:
+            file.write(block)
+    except OSError as error:
+        file.close()
+        raise ContentError(f"a temporary file cannot be written: {error.strerror}") from error
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _no_header(octets: bytes) -> str:
@@ -156,8 +234,25 @@ def _no_header(octets: bytes) -> str:
 
 def _open(message: MessageLike) -> tuple[bytes, _Body]:
     """The header block of a message, as it is, and where its body is."""
-    if isinstance(message, Message):
-        return _in_memory(_octets_of(message))
+    try:
+        return _opened(message)
+    except (SubmissionError, OSError):
+        raise
+    except Exception as error:  # objects of programs raise what they like: paths with NULs, files that are closed
+        raise SubmissionError(f"the message cannot be read: {described(error)}") from error
+
+
+def _is_message(message: object) -> TypeGuard[Message]:
+    """Whether it is an object of the ``email`` package; that is loaded then, and is not loaded only to ask."""
+    loaded = sys.modules.get("email.message")
+    return loaded is not None and isinstance(message, loaded.Message)
+
+
+def _opened(message: MessageLike) -> tuple[bytes, _Body]:
+    if _is_message(message):
+        from zsmtp.client.serialise import octets_of
+
+        return _in_memory(octets_of(message))
     if isinstance(message, bytes | bytearray | memoryview):
         return _in_memory(bytes(message))
     if isinstance(message, str) and "\n" in message:
@@ -165,26 +260,8 @@ def _open(message: MessageLike) -> tuple[bytes, _Body]:
     if isinstance(message, str | os.PathLike):
         return _on_disk(Path(message))
     if hasattr(message, "read"):
-        return _in_file(message)
+        return _in_file(cast("IO[bytes]", message))
     raise SubmissionError(f"not a message, octets, a path or a binary file: {type(message).__name__}")
-
-
-def _octets_of(message: Message) -> bytes:
-    from email.generator import BytesGenerator
-    from email.policy import EmailPolicy, Policy, compat32
-    from io import BytesIO
-
-    octets = BytesIO()
-    policy: Policy = compat32.clone(linesep="\n", cte_type="8bit")
-    if isinstance(message, EmailMessage) and isinstance(message.policy, EmailPolicy):
-        from zsmtp.client.fields import needs_utf8
-
-        policy = message.policy.clone(linesep="\n", utf8=needs_utf8(message))
-    try:
-        BytesGenerator(octets, mangle_from_=False, policy=policy).flatten(message)
-    except (UnicodeError, LookupError, ValueError, TypeError, AttributeError) as error:
-        raise SubmissionError(f"the message cannot be made octets: {error}") from error
-    return octets.getvalue()
 
 
 def _in_memory(octets: bytes) -> tuple[bytes, _Body]:
@@ -210,11 +287,9 @@ def _in_file(file: BinaryIO | IO[bytes]) -> tuple[bytes, _Body]:
         begin = readable.tell()
         header, start = _read_header(readable)
         end = readable.seek(0, os.SEEK_END)
-    except BaseException as error:
+    except BaseException:
         if mine is not None:
             mine.close()
-        if isinstance(error, ValueError | TypeError) and not isinstance(error, SubmissionError | OSError):
-            raise SubmissionError(f"the file cannot be read: {error}") from error  # closed, or not in binary mode
         raise
     return header, _File(readable, begin + start, end, mine)
 
@@ -229,35 +304,27 @@ def _read_header(file: IO[bytes]) -> tuple[bytes, int]:
         if not block:
             return _split(octets, whole=True)
         octets += block
-        if _end_of_header(octets, max(len(octets) - len(block) - 3, 0)) is not None:
+        if end_of_header(octets, max(len(octets) - len(block) - 3, 0)) is not None:
             break
     return _split(octets, whole=False)
 
 
-def _end_of_header(octets: bytes, start: int) -> tuple[int, int] | None:
-    """Where the last line of the header ends, and where the body begins: behind the first empty line."""
-    plain = octets.find(b"\n\n", start)
-    canonical = octets.find(b"\n\r\n", start, plain if plain >= 0 else len(octets))
-    if canonical >= 0:
-        return canonical, canonical + 3
-    return (plain, plain + 2) if plain >= 0 else None
-
-
 def _split(octets: bytes, *, whole: bool) -> tuple[bytes, int]:
-    found = _end_of_header(octets, 0)
+    found = end_of_header(octets)
     if found is not None:
-        return octets[: found[0]] + b"\n", found[1]
+        return octets[: found[0]].removeprefix(_BOM) + b"\n", found[1]
     if not whole:
         raise SubmissionError(f"a header block of more than {MAX_HEADER} octets, or none at all")
-    return octets, len(octets)
+    return octets.removeprefix(_BOM), len(octets)
 
 
 class _Memory:
-    __slots__ = ("_octets", "_start")
+    __slots__ = ("_octets", "_start", "memory")
 
     def __init__(self, octets: bytes, start: int) -> None:
         self._octets = octets
         self._start = start
+        self.memory = len(octets)
 
     def open(self) -> Source:
         return Source.from_bytes(self._octets).part(self._start, len(self._octets))
@@ -268,6 +335,8 @@ class _Memory:
 
 class _Disk:
     """A file by its name, which must be the one that was looked at."""
+
+    memory = 0
 
     def __init__(self, path: Path, start: int, stamp: tuple[int, ...], size: int) -> None:
         self._path = path
@@ -294,6 +363,8 @@ class _Disk:
 
 
 class _File:
+    memory = 0
+
     def __init__(self, file: BinaryIO | IO[bytes], start: int, end: int, mine: IO[bytes] | None) -> None:
         self._file = file
         self._range = (start, end)

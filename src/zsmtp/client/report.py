@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from zsmtp.client.dsn import DSN, due
-from zsmtp.delivery.outcome import Fate as VerdictFate
+from zsmtp.delivery.outcome import Disposition as VerdictFate
 from zsmtp.delivery.outcome import Verdict, dsn_action
 from zsmtp.errors import NotDelivered
 
@@ -77,6 +77,10 @@ class Result:
     ``reply`` what the server said that decided (0 and "" if none did), ``text`` the end of the dialogue or the reason,
     for people. ``waited`` is the time until a connection took the message, ``seconds`` the time until this result.
 
+    ``attempted`` is false if nothing was tried for it, because its destination had failed as a whole a moment ago; no
+    server is named then. ``retry_after`` is for how many seconds from now mail to this destination is not tried (0 if
+    nothing is in its way): for all of it, if this one found out, or what is left of that time.
+
     Of a message with ``dsn=``: ``dsn_passed_on`` tells that the server has the request too, and notifies the sender of
     what becomes of the message from there on. ``dsn_action`` is the notification that the sender asked for and nobody
     but this side can give, in the word of RFC 3464 2.3.3 ("" if there is none): "relayed" to a server that offers no
@@ -97,6 +101,8 @@ class Result:
     seconds: float = 0.0
     dsn_passed_on: bool = False
     dsn_action: str = ""
+    attempted: bool = True
+    retry_after: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -171,13 +177,15 @@ def result_of(
         code=reply.code if reply is not None else 0,
         reply=str(reply) if reply is not None else "",
         text=verdict.text.strip("\r").replace("\r", "\n"),
-        server=_server(verdict),
-        tls=_tls(verdict),
+        server=_server(verdict) if verdict.attempted else None,
+        tls=_tls(verdict) if verdict.attempted else None,
         attempts=attempts,
         waited=waited,
         seconds=seconds,
         dsn_passed_on=dsn is not None and verdict.passed_on,
         dsn_action=due(dsn, dsn_action(verdict, success_requested=True, lmtp=lmtp), null_sender=null_sender),
+        attempted=verdict.attempted,
+        retry_after=float(verdict.retry_after),
     )
 
 

@@ -6,13 +6,13 @@ only where somebody listens: an unannounced ledger costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.outcome import Verdict
+from zsmtp.effects import Effect, FetchPolicy, Operation, overheard
 from zsmtp.events import DeliveryStarted, FetchDone, FetchStarted, Observer, Settled
-from zsmtp.net.effects import overheard
 
 T = TypeVar("T")
 More = Callable[[], Delivery | None]
@@ -28,16 +28,15 @@ def announce(observer: Observer, delivery: Delivery, destination: str) -> None:
     delivery.ledger.listen(heard)
 
 
-def fetches_told(observer: Observer, work: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-    """``work``, each fetch of a policy told on the way."""
-    from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy  # loaded where there is security anyway
+def fetches_told(observer: Observer, work: Operation[T]) -> Operation[T]:
+    """``work``, with events for each fetch of a policy."""
 
-    def asked(effect: object) -> None:
+    def asked(effect: Effect[Any]) -> None:
         if isinstance(effect, FetchPolicy):
             observer(FetchStarted(effect.host))
 
-    def answered(effect: object, answer: object) -> None:
-        if isinstance(effect, FetchPolicy) and isinstance(answer, FetchedPolicy):
+    def answered(effect: Effect[Any], answer: Any) -> None:
+        if isinstance(effect, FetchPolicy):
             observer(FetchDone(len(answer.body), answer.problem))
 
     return overheard(work, answered, asked)

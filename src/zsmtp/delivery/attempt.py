@@ -1,8 +1,8 @@
 """Messages on their way over a route: sessions, and what to do when one of them breaks.
 
-:meth:`Courier.deliver` is a generator of effects. It walks the plan: opens a session unless the route has one, lets the
-messages fly over it (``zsmtp.delivery.flight``), and after a 421 or a lost connection tries the next candidate at once
-with those nobody decided about. It returns when every recipient of every ledger is settled, whatever happened.
+:meth:`Courier.deliver` awaits effects. It walks the plan: opens a session unless the route has one, lets the
+messages fly over it (``zsmtp.delivery.pipeline``), and after a 421 or a lost connection tries the next candidate at
+once with those nobody decided about. It returns when every recipient of every ledger is settled, whatever happened.
 
 RFC 5321 3.3 is the transaction, 4.5.3.1.10 the second one for recipients that were too many, 5.1 the next candidate.
 """
@@ -10,96 +10,104 @@ RFC 5321 3.3 is the transaction, 4.5.3.1.10 the second one for recipients that w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from zsmtp.delivery.announce import announce, announcing, fetches_told
+from zsmtp.delivery.backoff import AddressBackoff
+from zsmtp.delivery.deliveryplan import DeliveryPlan, plan_delivery, plan_protection
 from zsmtp.delivery.envelope import Delivery
-from zsmtp.delivery.flight import Broken, Flights, More, Work
-from zsmtp.delivery.opening import Link, Opener, say_quit
 from zsmtp.delivery.outcome import (
-    Fate,
-    Level,
+    Disposition,
+    Scope,
     Verdict,
     from_loss,
     from_no_route,
     next_candidate_may_help,
 )
-from zsmtp.delivery.pace import Pace
-from zsmtp.delivery.plan import DeliveryPlan, plan_delivery, plan_protection
+from zsmtp.delivery.pace import PeerPace
+from zsmtp.delivery.pipeline import More, PendingDelivery, Pipeline, SessionBroken
 from zsmtp.delivery.pool import Route
-from zsmtp.delivery.rest import Unreached
+from zsmtp.delivery.sessionopener import OpenSession, SessionOpener, next_reply, say_quit
 from zsmtp.delivery.settings import SessionSettings
-from zsmtp.dns.plan import Endpoint
+from zsmtp.dns.candidates import Endpoint
+from zsmtp.effects import Close, Operation, ReadStop
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted
-from zsmtp.events import About, Closed, Decision, Detail, Observer, PlanMade, Remark, heard, ignore
-from zsmtp.net.effects import Close, Exchange
+from zsmtp.events import About, Closed, Decision, DeliveryReturned, Detail, Observer, PlanMade, Remark, heard, ignore
 from zsmtp.proto import command
-from zsmtp.proto.phase import Phase, Result
-from zsmtp.proto.plan import SenderWish
+from zsmtp.proto.phase import Phase, ReplyMeaning
+from zsmtp.proto.plan import TLSDemand
 from zsmtp.proto.session import Lost
+
+if TYPE_CHECKING:
+    from zsmtp.delivery.gate import ConnectionGate
 
 IDLE_LIMIT = 20.0  # seconds of rest after which a connection is asked with RSET whether it still lives
 MAX_PACES = 1000  # peers whose behaviour is remembered
 
 
-def _no_more() -> Delivery | None:
+Returns = Callable[[Delivery, Verdict], bool]
+"""Asked before those left undecided of a delivery get a verdict that no server gave on them: no session could be
+opened, or this side was told to stop. True takes the delivery back as it is: its ledger is left open, and whoever gave
+it sends it again."""
+
+
+def no_more() -> Delivery | None:
+    """Default for ``more``: one delivery is all there is."""
     return None
 
 
-def _settle_all(works: deque[Work], verdict: Verdict) -> None:
+def settle(delivery: Delivery, verdict: Verdict) -> bool:
+    """Default for ``returns``: every delivery is settled."""
+    return False
+
+
+def _settle_all(works: deque[PendingDelivery], verdict: Verdict) -> None:
     for work in works:
         work.delivery.ledger.settle_all(work.delivery.ledger.unsettled, verdict)
 
 
-def _without_session(works: deque[Work], failure: Verdict, last: Broken | None) -> deque[Work]:
-    """Settle who wanted such a session as could not be had; those who ask for other sessions are left."""
-    wish = works[0].delivery.message.envelope.wish
-    alike = deque(work for work in works if work.delivery.message.envelope.wish is wish)
-    # A candidate that broke off before did not refuse for good, whatever the remaining ones say.
-    if last is not None and failure.fate is Fate.FAILED:
-        _settle_lost(alike, last)
-    else:
-        _settle_all(alike, failure)
-    return deque(work for work in works if not work.done)
-
-
-def _settle_lost(works: deque[Work], broken: Broken) -> None:
+def _settle_lost(works: deque[PendingDelivery], broken: SessionBroken) -> None:
     for work in works:
         work.delivery.ledger.settle_all(work.delivery.ledger.unsettled, broken.verdict_for(work))
 
 
-def _start_over(works: deque[Work]) -> None:
+def _start_over(works: deque[PendingDelivery]) -> None:
     """Forget what was made for the session that ended: the next one may be with a server that can do less."""
     for work in works:
         work.start_over()
 
 
-def _why_again(broken: Broken, *, reused: bool) -> str:
+def _why_again(broken: SessionBroken, *, reused: bool) -> str:
     if broken.out_of_step:
-        return "replies got out of step while messages rode: whoever is undecided is sent again, one by one"
+        return "replies got out of step with commands sent ahead: whoever is undecided is sent again, step by step"
     if reused and broken.untouched:
         return "the connection had rested and gone stale: sent again on a new one"
     return f"whoever is undecided is sent again at once on another session: {broken.lost.error}"
 
 
 class Courier:
-    """Delivers messages over routes, as ``settings`` say. Its methods are generators of effects.
+    """Delivers messages over routes, as ``settings`` say. Its methods await effects.
 
-    ``unreached`` is the memory of addresses that did not answer: several couriers may have one in common.
+    ``unreached`` is the memory of addresses that did not answer: several couriers may have one in common. So may
+    they have a ``gate``, which is asked before each connection (``zsmtp.delivery.gate``); without one none waits.
     """
 
     def __init__(
-        self, settings: SessionSettings, observer: Observer = ignore, unreached: Unreached | None = None
+        self,
+        settings: SessionSettings,
+        observer: Observer = ignore,
+        unreached: AddressBackoff | None = None,
+        gate: ConnectionGate | None = None,
     ) -> None:
         self._security = settings.security
-        self._opener = Opener(settings, observer, unreached)
+        self._opener = SessionOpener(settings, observer, unreached, gate)
         self._observe = observer
-        self._paces: dict[Endpoint, Pace] = {}
+        self._paces: dict[Endpoint, PeerPace] = {}
 
-    def open(
-        self, route: Route, skip: set[Endpoint] | None = None, wish: SenderWish = SenderWish.NONE
-    ) -> Generator[Any, Any, Verdict | None]:
+    async def open(
+        self, route: Route, skip: set[Endpoint] | None = None, wish: TLSDemand = TLSDemand.NONE
+    ) -> Verdict | None:
         """See that ``route`` has an open session; a verdict if it cannot have one.
 
         ``skip`` are endpoints not to be tried, ``wish`` is what the sender of the message wants of the session. A route
@@ -109,66 +117,80 @@ class Courier:
         if route.link is not None:
             return None
         before = route.plan if skip is not None else None
-        plan = before or (yield from self._plan(route, wish))
+        plan = before or await self._plan(route, wish)
         route.plan = plan.for_wish(wish)
         if route.plan is not before and self._observe is not ignore:
             self._tell(route.plan)
         no_route = route.plan.route.failure
         failure = from_no_route(no_route) if no_route is not None else None
         if failure is None:
-            opened = yield from self._opener.open(route.plan, skip or set())
-            if isinstance(opened, Link):
+            place = (route.request.destination, route.request.port)
+            opened = await self._opener.open(route.plan, skip or set(), place)
+            if isinstance(opened, OpenSession):
                 route.link, route.failure = opened, None
+                route.opened()
                 return None
             failure = opened
-        route.failure = failure if failure.level is Level.HOST else None
+        if failure.fate is Disposition.DEFERRED:
+            stopped = await ReadStop()
+            if stopped and (failure.level is Scope.HOST or stopped not in failure.text):
+                failure = from_loss(Interrupted(stopped), failure.text, failure.peer)  # it says nothing of the host
+        route.failure = failure if failure.level is Scope.HOST else None
         return failure
 
-    def deliver(
-        self, route: Route, delivery: Delivery, more: More = _no_more, *, idle: float = 0.0
-    ) -> Generator[Any, Any, None]:
+    async def deliver(
+        self,
+        route: Route,
+        delivery: Delivery,
+        more: More = no_more,
+        *,
+        idle: float = 0.0,
+        returns: Returns = settle,
+        asks: bool = False,
+    ) -> None:
         """Deliver to every recipient that the delivery's ledger has open, and whatever ``more`` gives meanwhile.
 
         ``more`` is asked for further deliveries to the same destination as long as they can ride along; it returns
-        None when there is none at hand. ``idle`` is for how many seconds the route's link has rested.
+        None when there is none at hand. ``idle`` is for how many seconds the route's link has rested. ``returns`` may
+        take deliveries back that nobody decided about. ``asks`` has leave asked for before a message may be complete.
         """
         if heard(self._observe):
             more = announcing(self._observe, more, route.request.destination)
             announce(self._observe, delivery, route.request.destination)
-        works = deque([Work(delivery)])
+        works = deque([PendingDelivery(delivery)])
         skip: set[Endpoint] | None = None
-        last: Broken | None = None
+        last: SessionBroken | None = None
         while works:
             envelope = works[0].delivery.message.envelope
             if route.link is not None and not route.link.is_fit_for(envelope):
-                yield from self.close(route, "the next message asks for more of a session")
+                await self.close(route, "the next message asks for more of a session")
             link = route.link
             reused = link is not None
             if last is not None and route.plan is not None and not route.plan.route.left(skip or set()):
-                _settle_lost(deque([works.popleft()]), last)
+                _settle_lost(self._not_returned(deque([works.popleft()]), last.verdict_for, returns), last)
                 skip = last = None  # the others have had no fair try yet
                 continue
-            failure = yield from self.open(route, skip, envelope.wish)
+            failure = await self.open(route, skip, envelope.wish)
             link = route.link
             if failure is not None or link is None:
                 assert failure is not None
-                works = _without_session(works, failure, last)
+                works = self._without_session(route, works, failure, last, returns)
                 skip = last = None
                 continue
             first = works[0]
-            broken = yield from self._over(link, works, more, idle if reused else 0.0)
+            broken = await self._over(link, works, more, idle if reused else 0.0, asks=asks)
             while works and works[0].done:
                 works.popleft()
             if works and works[0] is not first:
                 skip = last = None  # what was learned on behalf of one message is not held against the next
             if broken is None:
                 if works:
-                    yield from self.close(route, "to go on with a new session")
+                    await self.close(route, "to go on with a new session")
                 _start_over(works)
                 continue
             fresh = not reused and link.finished == 0 and not first.done
-            yield from self._drop(route, str(broken.lost.error))
-            if not self._try_again(works, broken, link, reused=not fresh):
+            await self._drop(route, str(broken.lost.error))
+            if not self._try_again(works, broken, link, returns, reused=not fresh):
                 return
             last = broken
             if fresh and next_candidate_may_help(broken.lost.error):
@@ -177,46 +199,52 @@ class Courier:
                 self._observe(Decision(About.DELIVERY, _why_again(broken, reused=not fresh)))
             _start_over(works)
 
-    def deliver_on_link(self, route: Route, delivery: Delivery) -> Generator[Any, Any, None]:
+    async def deliver_on_link(self, route: Route, delivery: Delivery) -> None:
         """Deliver over the link that is open, and over no other: whom it leaves undecided is deferred."""
         if heard(self._observe):
             announce(self._observe, delivery, route.request.destination)
-        works = deque([Work(delivery)])
+        works = deque([PendingDelivery(delivery)])
         if route.link is not None:
-            broken = yield from self._over(route.link, works, _no_more, 0.0)
+            broken = await self._over(route.link, works, no_more, 0.0)
             if broken is not None:
                 _settle_lost(works, broken)
-                yield from self._drop(route, str(broken.lost.error))
+                await self._drop(route, str(broken.lost.error))
         gone = ConnectionLost("the connection that serves this destination is gone")
         _settle_all(works, from_loss(gone, "", None))
 
-    def close(self, route: Route, reason: str) -> Generator[Any, Any, None]:
+    async def close(self, route: Route, reason: str) -> None:
         """End the route's session with QUIT, if there is one. Nothing that happens now changes a verdict."""
         link = route.link
         if link is None:
             return
         if link.session.lost is None:
-            yield from say_quit(link.stream, link.session)
-        yield from self._drop(route, reason)
+            await say_quit(link.stream, link.session)
+        await self._drop(route, reason)
 
-    def keep_alive(self, route: Route) -> Generator[Any, Any, None]:
+    async def keep_alive(self, route: Route) -> None:
         """Send NOOP on an idle link, and drop the link quietly if that fails."""
         link = route.link
-        if link is not None and (yield from self._ask(link, Phase.NOOP, command.NOOP)) is not None:
-            yield from self._drop(route, "no answer to NOOP")
+        if link is not None and await self._ask(link, Phase.NOOP, command.NOOP) is not None:
+            await self._drop(route, "no answer to NOOP")
 
     # ------------------------------------------------------------ on one link
 
-    def _over(self, link: Link, works: deque[Work], more: More, idle: float) -> Generator[Any, Any, Broken | None]:
+    async def _over(
+        self, link: OpenSession, works: deque[PendingDelivery], more: More, idle: float, *, asks: bool = False
+    ) -> SessionBroken | None:
         """Let the works fly over the link; one that rested for long is asked first whether it still lives."""
         if idle > IDLE_LIMIT:
-            lost = yield from self._ask(link, Phase.RSET, command.RSET)
+            lost = await self._ask(link, Phase.RSET, command.RSET)
             if lost is not None:
-                return Broken(lost, from_loss(lost.error, "", link.peer), works[0], untouched=True, out_of_step=False)
+                return SessionBroken(
+                    lost, from_loss(lost.error, "", link.peer), works[0], untouched=True, out_of_step=False
+                )
         observer = self._observe if heard(self._observe) else ignore
-        return (yield from Flights(link, self._pace(link.peer.endpoint), works, more, observer).run())
+        return await Pipeline(link, self._pace(link.peer.endpoint), works, more, observer, asks).run()
 
-    def _try_again(self, works: deque[Work], broken: Broken, link: Link, *, reused: bool) -> bool:
+    def _try_again(
+        self, works: deque[PendingDelivery], broken: SessionBroken, link: OpenSession, returns: Returns, *, reused: bool
+    ) -> bool:
         """What becomes of those a broken session left undecided; False if they are all settled now.
 
         Whoever is not to blame is sent again at once, on another session: if it was idle and had gone stale, if its
@@ -224,10 +252,9 @@ class Courier:
         """
         error = broken.lost.error
         if isinstance(error, Interrupted):
-            _settle_lost(works, broken)
+            _settle_lost(self._not_returned(works, broken.verdict_for, returns), broken)
             return False
         if broken.out_of_step:
-            self._pace(link.peer.endpoint).got_out_of_step()
             return bool(works)
         stale = reused and broken.untouched and not isinstance(error, ContentError)
         if not (stale or next_candidate_may_help(error)) and broken.culprit is not None:
@@ -237,32 +264,67 @@ class Courier:
                 works.popleft()
         return bool(works)
 
-    def _ask(self, link: Link, phase: Phase, wire: bytes) -> Generator[Any, Any, Lost | None]:
+    def _without_session(
+        self,
+        route: Route,
+        works: deque[PendingDelivery],
+        failure: Verdict,
+        last: SessionBroken | None,
+        returns: Returns,
+    ) -> deque[PendingDelivery]:
+        """Settle those that wanted such a session as could not be had; those that ask for other sessions are left."""
+        wish = works[0].delivery.message.envelope.wish
+        alike = deque(work for work in works if work.delivery.message.envelope.wish is wish)
+        others = [work for work in works if work.delivery.message.envelope.wish is not wish]
+        left = self._not_returned(alike, lambda work: failure, returns)
+        if len(left) < len(alike):
+            route.failure = None  # whoever takes mail back has another way
+        # A candidate that broke off before did not refuse for good, whatever the remaining ones say.
+        if last is not None and failure.fate is Disposition.FAILED:
+            _settle_lost(left, last)
+        else:
+            _settle_all(left, failure)
+        return deque(work for work in others if not work.done)
+
+    def _not_returned(
+        self, works: deque[PendingDelivery], verdict_for: Callable[[PendingDelivery], Verdict], returns: Returns
+    ) -> deque[PendingDelivery]:
+        """Those of the works that are not taken back."""
+        left: deque[PendingDelivery] = deque()
+        for work in works:
+            if work.done or not returns(work.delivery, verdict := verdict_for(work)):
+                left.append(work)
+            elif heard(self._observe):
+                reason = verdict.text.strip("\r").rpartition("\r")[2]
+                self._observe(DeliveryReturned(work.delivery, reason))
+        return left
+
+    async def _ask(self, link: OpenSession, phase: Phase, wire: bytes) -> Lost | None:
         """Send one command; None if it was answered well, else what to take for the end of the session."""
         link.session.command(phase, wire)
-        event = yield Exchange(link.stream, link.session)
+        event = await next_reply(link.stream, link.session)
         if isinstance(event, Lost):
             return event
-        if event.result is not Result.SUCCESS:
+        if event.result is not ReplyMeaning.SUCCESS:
             return Lost(ConnectionLost(f"{phase.value} was refused: {event.reply}"))
         return None
 
-    def _pace(self, endpoint: Endpoint) -> Pace:
+    def _pace(self, endpoint: Endpoint) -> PeerPace:
         pace = self._paces.get(endpoint)
         if pace is None:
             while len(self._paces) >= MAX_PACES:
                 del self._paces[next(iter(self._paces))]
-            pace = self._paces[endpoint] = Pace()
+            pace = self._paces[endpoint] = PeerPace()
         return pace
 
-    def _drop(self, route: Route, reason: str) -> Generator[Any, Any, None]:
+    async def _drop(self, route: Route, reason: str) -> None:
         link, route.link = route.link, None
         if link is not None:
-            yield Close(link.stream)
+            await Close(link.stream)
             if self._observe is not ignore:
                 self._observe(Closed(reason))
 
-    def _plan(self, route: Route, wish: SenderWish) -> Generator[Any, Any, DeliveryPlan]:
+    def _plan(self, route: Route, wish: TLSDemand) -> Operation[DeliveryPlan]:
         if route.given is not None:  # executed as it is, but for security that was not there when it was made
             planning = plan_protection(route.given, route.request, self._security)
         else:

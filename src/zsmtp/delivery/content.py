@@ -1,16 +1,21 @@
 """From a stored message to what the commands of one server must know of its content.
 
 :class:`Targets` completes what is wanted of content by what the server offers, :func:`content_form` is the content
-chosen for that as ``zsmtp.proto.plan`` takes it.
+chosen for that as ``zsmtp.proto.plan`` takes it. :class:`ContentProvider` is both for one message, as
+``zsmtp.delivery.envelope.Message`` wants it, and tells observers what became of the content.
 """
 
 from __future__ import annotations
 
-from zsmtp.body.encode import Content
-from zsmtp.body.target import Refusal as ContentRefusal
-from zsmtp.body.target import Target
+from collections.abc import Callable
+
+from zsmtp.body.encode import MessageContent
+from zsmtp.body.stored import Stored
+from zsmtp.body.target import ContentRefusal as ContentRefusal
+from zsmtp.body.target import Conversion, Target
+from zsmtp.events import About, Observer, Remark, ignore
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Refusal
+from zsmtp.proto.plan import ContentForm, Envelope, LocalRefusal
 from zsmtp.proto.status import EnhancedStatus
 from zsmtp.records import replace
 
@@ -37,10 +42,10 @@ class Targets:
         return self._internationalised if internationalised else self._plain
 
 
-def content_form(content: Content | ContentRefusal) -> ContentForm | Refusal:
+def content_form(content: MessageContent | ContentRefusal) -> ContentForm | LocalRefusal:
     """The chosen content, or the refusal, as the commands see it."""
     if isinstance(content, ContentRefusal):
-        return Refusal(EnhancedStatus.parse(content.status), content.text)
+        return LocalRefusal(EnhancedStatus.parse(content.status), content.text)
     return ContentForm(
         content.size,
         content.header_size,
@@ -49,3 +54,47 @@ def content_form(content: Content | ContentRefusal) -> ContentForm | Refusal:
         content.chunk_blocks,
         content.needs_smtputf8,
     )
+
+
+def _nothing(conversion: Conversion) -> None:
+    """Default of ``converted``."""
+
+
+class ContentProvider:
+    """The content of one message for whatever server it meets.
+
+    ``prepare`` gives the stored message; it is called when the first server asks, and may raise
+    :class:`~zsmtp.errors.ContentError`. Remarks on what was changed go to ``observe``; ``converted`` is called with
+    the conversion of each content chosen, ``Conversion.NONE`` too: another server may need another one.
+    """
+
+    __slots__ = ("_converted", "_envelope", "_observe", "_prepare", "_stored", "_targets")
+
+    def __init__(
+        self,
+        prepare: Callable[[], Stored],
+        targets: Targets,
+        envelope: Envelope,
+        observe: Observer = ignore,
+        converted: Callable[[Conversion], None] = _nothing,
+    ) -> None:
+        self._prepare = prepare
+        self._targets = targets
+        self._envelope = envelope
+        self._observe = observe
+        self._converted = converted
+        self._stored: Stored | None = None
+
+    def __call__(self, capabilities: Capabilities) -> ContentForm | LocalRefusal:
+        """The content for a server with these capabilities, or why it cannot be sent there."""
+        if self._stored is None:
+            self._stored = self._prepare()
+        target = self._targets.of(capabilities, internationalised=self._envelope.internationalised)
+        content = self._stored.content(target)
+        if isinstance(content, ContentRefusal):
+            return content_form(content)
+        if content.remarks and self._observe is not ignore:
+            for text in content.remarks:
+                self._observe(Remark(text, About.CONTENT, self._envelope))
+        self._converted(content.conversion)
+        return content_form(content)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zsmtp.delivery.report import Ledger
+from zsmtp.delivery.ledger import Ledger
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Envelope, Refusal
+from zsmtp.proto.plan import ContentForm, Envelope, LocalRefusal
 from zsmtp.records import NamedTuple
 
 
@@ -18,7 +18,7 @@ class Message(NamedTuple):
     """
 
     envelope: Envelope
-    content_for: Callable[[Capabilities], ContentForm | Refusal]
+    content_for: Callable[[Capabilities], ContentForm | LocalRefusal]
 
 
 class Delivery(NamedTuple):

@@ -10,12 +10,13 @@ good" only from a well-formed 5xx or a check on this side. Everything else is de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from zsmtp.dns.candidates import Endpoint, Family, NoRoute
 from zsmtp.dns.destination import SUBMISSIONS_PORT
-from zsmtp.dns.plan import Endpoint, Family, NoRoute
 from zsmtp.errors import (
     ConnectionLost,
     ContentError,
@@ -25,10 +26,10 @@ from zsmtp.errors import (
     WaitTimeout,
     ZsmtpError,
 )
-from zsmtp.proto.phase import FINAL_PHASES, SUCCESS, Phase, Result
-from zsmtp.proto.plan import Refusal
+from zsmtp.proto.phase import FINAL_PHASES, SUCCESS, Phase, ReplyMeaning
+from zsmtp.proto.plan import LocalRefusal
 from zsmtp.proto.reply import Reply, printable
-from zsmtp.proto.status import EnhancedStatus, default_status, given_status
+from zsmtp.proto.status import EnhancedStatus, default_status, given_status, without_status
 from zsmtp.records import NamedTuple, dataclass
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 HOST_REST = 60  # seconds a host is left alone after no session with it could be opened
 
 
-class Fate(Enum):
+class Disposition(Enum):
     """What became of a recipient."""
 
     __hash__ = object.__hash__
@@ -47,10 +48,10 @@ class Fate(Enum):
     DEFERRED = "deferred"  # to be tried again
 
 
-_DELIVERED = Fate.DELIVERED  # asked of the class, a constant costs ten times as much
+_DELIVERED = Disposition.DELIVERED  # asked of the class, a constant costs ten times as much
 
 
-class Level(Enum):
+class Scope(Enum):
     """How much of the work a failure concerns."""
 
     RECIPIENT = "recipient"
@@ -63,12 +64,14 @@ class Level(Enum):
 class Peer:
     """Who was talked to: the endpoint, and this side's ``(address, port)``, None where there is none (UNIX sockets).
 
-    ``protection`` is the TLS of the session, None in clear.
+    ``protection`` is the TLS of the session, None in clear, and ``in_clear`` is why it is not there ("" if nobody
+    knows): ``STARTTLS is not offered``.
     """
 
     endpoint: Endpoint
     local: tuple[str, int] | None = None
     protection: Protection | None = None
+    in_clear: str = ""
 
 
 class Verdict(NamedTuple):
@@ -81,15 +84,16 @@ class Verdict(NamedTuple):
     ``at_final_dot`` tells that the content was out when the verdict fell; ``in_doubt`` that the server may have taken
     the message although no reply said so. ``passed_on`` tells that a DSN request travelled on with the message.
     ``reply`` is the server's word that decided, None if there was none. ``tls_decided`` tells that the protection a
-    session had to have was among the reasons: mail that may do without it may fare better.
+    session had to have was among the reasons: mail that may do without it may fare better. ``attempted`` is false if
+    nothing was tried for this mail, because its destination is left alone.
     """
 
-    fate: Fate
+    fate: Disposition
     status: EnhancedStatus
     diagnostic: str
     text: str
     comment: str = ""
-    level: Level = Level.RECIPIENT
+    level: Scope = Scope.RECIPIENT
     retry_after: int = 0
     at_final_dot: bool = False
     in_doubt: bool = False
@@ -97,14 +101,16 @@ class Verdict(NamedTuple):
     peer: Peer | None = None
     reply: Reply | None = None
     tls_decided: bool = False
+    attempted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectFailure:
-    """One connection attempt that failed, and why."""
+    """One connection attempt that failed, and why; ``own`` tells that it was this side's trouble, not the peer's."""
 
     endpoint: Endpoint
     reason: str
+    own: bool = False
 
     @property
     def where(self) -> str:
@@ -117,37 +123,49 @@ class ConnectFailure:
 
 
 _LEVELS = {
-    Phase.GREETING: Level.HOST,
-    Phase.EHLO: Level.HOST,
-    Phase.HELO: Level.HOST,
-    Phase.LHLO: Level.HOST,
-    Phase.MAIL: Level.MESSAGE,
-    Phase.RCPT: Level.RECIPIENT,
-    Phase.DATA: Level.MESSAGE,
-    Phase.CONTENT: Level.MESSAGE,
-    Phase.LAST: Level.MESSAGE,
+    Phase.GREETING: Scope.HOST,
+    Phase.EHLO: Scope.HOST,
+    Phase.HELO: Scope.HOST,
+    Phase.LHLO: Scope.HOST,
+    Phase.MAIL: Scope.MESSAGE,
+    Phase.RCPT: Scope.RECIPIENT,
+    Phase.DATA: Scope.MESSAGE,
+    Phase.CONTENT: Scope.MESSAGE,
+    Phase.LAST: Scope.MESSAGE,
 }
 
 
 def from_reply(
-    phase: Phase, reply: Reply, result: Result, text: str, *, enhanced: bool, peer: Peer, passed_on: bool = False
+    phase: Phase,
+    reply: Reply,
+    result: ReplyMeaning,
+    text: str,
+    *,
+    enhanced: bool,
+    peer: Peer,
+    passed_on: bool = False,
+    early: bool = False,
 ) -> Verdict:
     """The verdict that a well-formed reply of its phase brings on those it concerns.
 
-    ``enhanced`` tells whether the server offered ENHANCEDSTATUSCODES; ``text`` is the end of the dialogue.
+    ``enhanced`` tells whether the server offered ENHANCEDSTATUSCODES: without, a code in the text counts for a refusal
+    only, which it explains. ``text`` is the end of the dialogue; ``early`` tells that the content was refused before
+    it was sent to its end.
     """
     last = reply.lines[-1]
-    given = given_status(reply.code, last) if enhanced else None
-    status = given or default_status(reply.code)
-    if given is not None:
-        last = last.partition(b" ")[2].lstrip()
+    given = given_status(reply.code, reply.lines) if enhanced or reply.code >= 400 else None
+    status = given or default_status(reply.code, phase)
+    if given is not None and enhanced:
+        last = without_status(last)
     if result is SUCCESS:
         fate = _DELIVERED
-    elif result is Result.PERMANENT and not _speaks_of_the_dialogue(phase, reply.code):
-        fate = Fate.FAILED
+    elif result is ReplyMeaning.PERMANENT and not _is_temporary(phase, reply, given):
+        fate = Disposition.FAILED
     else:
-        fate = Fate.DEFERRED
+        fate = Disposition.DEFERRED
         status = status._replace(cls=4)
+        if _asks_for_security(reply, given) and peer.protection is None and peer.in_clear:
+            text = f"{text}\rin clear: {printable(peer.in_clear.encode(), 300)}"
     level = _LEVELS[phase]
     return Verdict(
         fate,
@@ -155,39 +173,59 @@ def from_reply(
         _diagnostic("smtp", reply.code, last),
         text,
         level=level,
-        retry_after=0 if fate is _DELIVERED or level is not Level.HOST or fate is Fate.FAILED else HOST_REST,
-        at_final_dot=phase in FINAL_PHASES,
+        retry_after=0 if fate is _DELIVERED or level is not Scope.HOST or fate is Disposition.FAILED else HOST_REST,
+        at_final_dot=phase in FINAL_PHASES and not early,
         passed_on=passed_on,
         peer=peer,
         reply=reply,
     )
 
 
-def _speaks_of_the_dialogue(phase: Phase, code: int) -> bool:
-    """Whether a 5xx refuses the dialogue rather than the mail: 503 anywhere, 500 to 504 to a greeting command.
+def _is_temporary(phase: Phase, reply: Reply, given: EnhancedStatus | None) -> bool:
+    """Whether a 5xx refuses something else than the mail, so that it must not bounce.
 
-    Somebody is confused then, or the wrong protocol is spoken; that must not bounce mail.
+    503 anywhere, and 500 to 504 to a greeting command: somebody is confused, or the wrong protocol is spoken. 530
+    (RFC 3207 4, RFC 4954 6), or 5.7.10: the session lacks TLS or a login, which is a matter between the two hosts.
+    Too many recipients for one transaction (RFC 5321 4.5.3.1.10): there can be another transaction.
     """
-    return code == 503 or (500 <= code <= 504 and phase in (Phase.EHLO, Phase.HELO, Phase.LHLO))
+    code = reply.code
+    if code == 503 or (500 <= code <= 504 and phase in (Phase.EHLO, Phase.HELO, Phase.LHLO)):
+        return True
+    return _asks_for_security(reply, given) or (phase is Phase.RCPT and _says_too_many(reply, given))
 
 
-def asks_for_another_transaction(reply: Reply, *, enhanced: bool, accepted: int) -> bool:
-    """Whether a refused RCPT only says "too many recipients" (RFC 5321 4.5.3.1.10).
+def _asks_for_security(reply: Reply, given: EnhancedStatus | None) -> bool:
+    return reply.code == 530 or (given is not None and (given.subject, given.detail) == (7, 10))
+
+
+def _says_too_many(reply: Reply, given: EnhancedStatus | None) -> bool:
+    """Whether a refused RCPT says that the recipients are too many, by its status code, or 552 by its words."""
+    kind = (given.subject, given.detail) if given is not None else (0, 0)
+    return kind == (5, 3) or (
+        reply.code == 552 and kind in _NOT_THE_MAILBOX and b"too many" in b" ".join(reply.lines).lower()
+    )
+
+
+_NOT_THE_MAILBOX = ((5, 3), (3, 1), (0, 0), (5, 0))  # status codes that a server gives with "too many recipients"
+
+
+def asks_for_another_transaction(reply: Reply, *, accepted: int) -> bool:
+    """Whether a refused RCPT only says "too many recipients" (RFC 5321 4.5.3.1.10), so that the others go first.
 
     A 452, or a 552 from servers of old, counts as such once some recipients were accepted, unless its status code says
     that it means the mailbox.
     """
     if reply.code not in (452, 552) or accepted == 0:
         return False
-    given = given_status(reply.code, reply.lines[-1]) if enhanced else None
-    return given is None or (given.subject, given.detail) in ((5, 3), (3, 1), (0, 0), (5, 0))
+    given = given_status(reply.code, reply.lines)
+    return given is None or (given.subject, given.detail) in _NOT_THE_MAILBOX
 
 
-def from_refusal(refusal: Refusal, peer: Peer | None, *, level: Level = Level.RECIPIENT) -> Verdict:
+def from_refusal(refusal: LocalRefusal, peer: Peer | None, *, level: Scope = Scope.RECIPIENT) -> Verdict:
     """The verdict of a check on this side."""
     code = {"5.3.4": 552, "5.1.3": 501, "5.1.7": 501, "5.6.3": 554, "5.6.7": 553}.get(str(refusal.status), 550)
     diagnostic = _diagnostic("smtp", code, refusal.text.encode())
-    return Verdict(Fate.FAILED, refusal.status, diagnostic, refusal.text, level=level, peer=peer)
+    return Verdict(Disposition.FAILED, refusal.status, diagnostic, refusal.text, level=level, peer=peer)
 
 
 def from_no_route(failure: NoRoute) -> Verdict:
@@ -195,24 +233,30 @@ def from_no_route(failure: NoRoute) -> Verdict:
     status = EnhancedStatus.parse(failure.status)
     code = 500 if failure.permanent else 466
     diagnostic = _diagnostic("smtp", code, failure.text.encode())
-    fate = Fate.FAILED if failure.permanent else Fate.DEFERRED
+    fate = Disposition.FAILED if failure.permanent else Disposition.DEFERRED
     rest = 0 if failure.permanent else HOST_REST
     return Verdict(
-        fate, status, diagnostic, failure.text, comment="DNS lookup report", level=Level.HOST, retry_after=rest
+        fate, status, diagnostic, failure.text, comment="DNS lookup report", level=Scope.HOST, retry_after=rest
     )
 
 
 def from_connect_failures(failures: Sequence[ConnectFailure]) -> Verdict:
-    """The verdict when no candidate took a connection: every attempt is named."""
+    """The verdict when no candidate took a connection: every attempt is named.
+
+    If none got as far as to ask a peer (no descriptor, no local address), no host is left alone for it.
+    """
     words = "\r".join(str(failure) for failure in failures) or "no address left to try"
     last = failures[-1] if failures else None
+    if last is not None and all(failure.own for failure in failures):
+        diagnostic = _diagnostic("local", 450, str(last).encode())
+        return Verdict(Disposition.DEFERRED, EnhancedStatus(4, 3, 0), diagnostic, words, level=Scope.MESSAGE)
     return Verdict(
-        Fate.DEFERRED,
+        Disposition.DEFERRED,
         EnhancedStatus(4, 4, 1),
         _diagnostic("smtp", 466, str(last or words).encode()),
         words,
         comment="TCP/IP-connection failure",
-        level=Level.HOST,
+        level=Scope.HOST,
         retry_after=HOST_REST,
         peer=Peer(last.endpoint) if last is not None else None,
     )
@@ -224,7 +268,7 @@ def combine_host_failures(failures: Sequence[ConnectFailure], refusals: Sequence
         return from_connect_failures(failures)
     words = [str(failure) for failure in failures] + [refusal.text.lstrip("\r") for refusal in refusals]
     text = "".join(f"\r{word}" for word in words)
-    temporary = next((r for r in refusals if r.fate is not Fate.FAILED), None)
+    temporary = next((r for r in refusals if r.fate is not Disposition.FAILED), None)
     verdict = temporary or (from_connect_failures(failures) if failures else refusals[-1])
     return verdict._replace(text=text, tls_decided=any(refusal.tls_decided for refusal in refusals))
 
@@ -244,18 +288,37 @@ _LOST = {
 }
 
 
-def from_loss(error: ZsmtpError, dialogue: str, peer: Peer | None, *, level: Level = Level.SESSION) -> Verdict:
+def from_loss(error: ZsmtpError, dialogue: str, peer: Peer | None, *, level: Scope = Scope.SESSION) -> Verdict:
     """The verdict on those left undecided by a session that ended: deferred, whatever ended it."""
     reason = printable(str(error).encode(), 400)
     return Verdict(
-        Fate.DEFERRED,
+        Disposition.DEFERRED,
         _LOST.get(type(error), EnhancedStatus(4, 4, 2)),
         _diagnostic("smtp", 466, reason.encode()),
         f"{dialogue}\r{reason}",
         level=level,
-        retry_after=HOST_REST if level is Level.HOST else 0,
+        retry_after=HOST_REST if level is Scope.HOST else 0,
         peer=peer,
     )
+
+
+def from_loss_behind(refusal: Verdict, loss: Verdict) -> Verdict:
+    """The verdict when a session was lost on the way back from a refused EHLO: the refusal is what was said.
+
+    It is no refusal for good: what came of HELO is not known.
+    """
+    status = refusal.status._replace(cls=4)
+    return loss._replace(status=status, diagnostic=refusal.diagnostic, reply=refusal.reply)
+
+
+def from_backoff(failure: Verdict, seconds: float) -> Verdict:
+    """The verdict on mail for a destination that failed as a whole a moment ago: no attempt is made for it.
+
+    ``failure`` is why, and is left alone for so many ``seconds`` more. No server said anything of this mail.
+    """
+    rest = math.ceil(seconds)
+    text = f"{failure.text}\rnot tried: that was a moment ago, and the next attempt is in {rest} s at the earliest"
+    return failure._replace(text=text, retry_after=rest, reply=None, attempted=False)
 
 
 def from_silence(error: ZsmtpError, peer: Peer) -> Verdict:
@@ -264,7 +327,7 @@ def from_silence(error: ZsmtpError, peer: Peer) -> Verdict:
     On port 465 that is what a client sees that does not begin with TLS: the server waits for its handshake, as
     RFC 8314 3.3 has it.
     """
-    verdict = from_loss(error, "", peer, level=Level.HOST)
+    verdict = from_loss(error, "", peer, level=Scope.HOST)
     if peer.endpoint.port != SUBMISSIONS_PORT or peer.protection is not None:
         return verdict
     return verdict._replace(text=f"{verdict.text}; {_TLS_FIRST}")
@@ -272,7 +335,7 @@ def from_silence(error: ZsmtpError, peer: Peer) -> Verdict:
 
 def from_security(text: str, peer: Peer | None, *, final: bool) -> Verdict:
     """The verdict when no session was as secure as it must be (RFC 3207, RFC 7672, RFC 8461)."""
-    fate = Fate.FAILED if final else Fate.DEFERRED
+    fate = Disposition.FAILED if final else Disposition.DEFERRED
     status = EnhancedStatus(5, 7, 3) if final else EnhancedStatus(4, 7, 5)
     return _local(fate, status, text, "security required", peer)._replace(tls_decided=True)
 
@@ -284,7 +347,7 @@ def from_requiretls(peer: Peer | None) -> Verdict:
     attacker may bring about (no STARTTLS, a certificate that is not good) makes mail with REQUIRETLS wait instead.
     """
     text = "REQUIRETLS was asked for, and the server does not offer it"
-    return _local(Fate.FAILED, EnhancedStatus(5, 7, 30), text, "REQUIRETLS", peer)
+    return _local(Disposition.FAILED, EnhancedStatus(5, 7, 30), text, "REQUIRETLS", peer)
 
 
 def from_no_protection() -> Verdict:
@@ -301,19 +364,19 @@ def for_requiretls(verdict: Verdict) -> Verdict:
     status = verdict.status
     if (status.subject, status.detail) in ((7, 5), (7, 3)):
         status = status._replace(detail=10)
-    return verdict._replace(status=status, level=Level.MESSAGE, retry_after=0)
+    return verdict._replace(status=status, level=Scope.MESSAGE, retry_after=0)
 
 
 def from_login(text: str, peer: Peer | None) -> Verdict:
     """The verdict when the login that was asked for did not come about (RFC 4954 6): the mail waits."""
-    return _local(Fate.DEFERRED, EnhancedStatus(4, 7, 8), text, "login", peer)
+    return _local(Disposition.DEFERRED, EnhancedStatus(4, 7, 8), text, "login", peer)
 
 
-def _local(fate: Fate, status: EnhancedStatus, text: str, comment: str, peer: Peer | None) -> Verdict:
+def _local(fate: Disposition, status: EnhancedStatus, text: str, comment: str, peer: Peer | None) -> Verdict:
     words = printable(text.encode("utf-8", "replace"), 400)
-    diagnostic = _diagnostic("local", 550 if fate is Fate.FAILED else 450, words.encode())
-    rest = 0 if fate is Fate.FAILED else HOST_REST
-    return Verdict(fate, status, diagnostic, words, comment=comment, level=Level.HOST, retry_after=rest, peer=peer)
+    diagnostic = _diagnostic("local", 550 if fate is Disposition.FAILED else 450, words.encode())
+    rest = 0 if fate is Disposition.FAILED else HOST_REST
+    return Verdict(fate, status, diagnostic, words, comment=comment, level=Scope.HOST, retry_after=rest, peer=peer)
 
 
 def in_doubt(verdict: Verdict) -> Verdict:
@@ -328,9 +391,9 @@ def dsn_action(verdict: Verdict, *, success_requested: bool, lmtp: bool) -> str:
     A request that travelled on with the message is the next server's to honour. LMTP delivers into the mailbox
     (RFC 2033); over SMTP without DSN the message was ``relayed`` to where no request can follow it (RFC 3461 5.2.2).
     """
-    if verdict.fate is Fate.FAILED:
+    if verdict.fate is Disposition.FAILED:
         return "failed"
-    if verdict.fate is Fate.DEFERRED:
+    if verdict.fate is Disposition.DEFERRED:
         return "delayed"
     if not success_requested or verdict.passed_on:
         return ""

@@ -16,15 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.valuejson import Schema
 from zsmtp.delivery.valuejson import parse_json as parse_json
 from zsmtp.dns.answer import MX, Answer, Query
-from zsmtp.dns.ip import canonical_ip, ip_family
+from zsmtp.dns.candidates import Endpoint, Family
+from zsmtp.dns.ip import canonical_scoped_ip, ip_family
 from zsmtp.dns.literal import domain_problem
-from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.tls.mtasts import CachedPolicy, PolicyLookup
-from zsmtp.tls.policy import Barred, Level, Policy, Requirement
+from zsmtp.tls.policy import Barred, Level, Requirement, TLSPolicy
 
 SCHEMA = "zsmtp.plan/1"
 
@@ -58,7 +58,7 @@ def _endpoint_problem(endpoint: Endpoint) -> str | None:
         good = path[:1] == b"/" and b"\0" not in path and len(path) <= _MAX_SOCKET_PATH and endpoint.port == 0
         return None if good and endpoint.host == endpoint.address else "not a UNIX socket"
     address = endpoint.address
-    if canonical_ip(address) != address or ip_family(address) is not endpoint.family:
+    if canonical_scoped_ip(address) != address or ip_family(address) is not endpoint.family:
         return f"not an {endpoint.family.value} address in its canonical form"
     if not 1 <= endpoint.port <= 65535:
         return "not a port"
@@ -100,7 +100,12 @@ _SCHEMA = Schema(
     DeliveryPlan,
     "a plan",
     names={
-        DeliveryPlan: {"PolicyLookup": PolicyLookup, "Barred": Barred, "Policy": Policy, "Requirement": Requirement}
+        DeliveryPlan: {
+            "PolicyLookup": PolicyLookup,
+            "Barred": Barred,
+            "TLSPolicy": TLSPolicy,
+            "Requirement": Requirement,
+        }
     },
     texts=frozenset({(Answer, "records"), (CachedPolicy, "text")}),
     checks=_CHECKS,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from zsmtp.delivery.opening import Link
+from collections.abc import Callable
+
+from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.outcome import Verdict
-from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.sessionopener import OpenSession
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.records import dataclass
+
+
+def _do_nothing() -> None:
+    """Default of ``Route.opened``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -16,11 +22,14 @@ class Route:
     ``given`` is a plan that was made beforehand: it is executed as it is, and nothing is planned anew. ``plan`` is the
     plan the present or last link was opened by. ``failure`` is the verdict of the last try to open a
     session if that concerned the host as a whole; whoever sees it decides how long to leave the host alone
-    (``Verdict.retry_after``).
+    (``Verdict.retry_after``). ``opened`` is called whenever a session stands, before anything is sent over it.
+    ``last_use`` is when the last delivery ended, on the driver's clock.
     """
 
     request: DestinationRequest
     given: DeliveryPlan | None = None
     plan: DeliveryPlan | None = None
-    link: Link | None = None
+    link: OpenSession | None = None
     failure: Verdict | None = None
+    opened: Callable[[], None] = _do_nothing
+    last_use: float = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zsmtp.delivery.outcome import Verdict
-from zsmtp.net.effects import Stream
+from zsmtp.effects import Stream
 from zsmtp.records import dataclass
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Protection:
 
 
 @dataclass(frozen=True, slots=True)
-class Secured:
+class SecuredStream:
     """A handshake that was judged good enough; ``stream`` is to be used from now on."""
 
     stream: Stream
@@ -44,14 +44,14 @@ class InClear:
 
 
 @dataclass(frozen=True, slots=True)
-class Stale:
+class ResumptionFailed:
     """The handshake failed that was to take up an earlier session: another connection is needed for a full one."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Unfit:
+class NotSecured:
     """The session cannot be as secure as it must be, or somebody told this program to stop.
 
     ``in_order`` tells that the dialogue with the peer is, so that it is to be ended with QUIT (RFC 5321 4.1.1.10).

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.outcome import Peer
-from zsmtp.delivery.plan import DeliveryPlan
 from zsmtp.dns.answer import TLSA
 from zsmtp.dns.literal import Name, parse_destination
-from zsmtp.proto.plan import SenderWish
+from zsmtp.proto.plan import TLSDemand
 from zsmtp.tls.judgement import Judgement
-from zsmtp.tls.policy import Barred, Level, Requirement, Source
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.policy import Barred, Level, Requirement, RequirementSource
+from zsmtp.tls.problem import TLSProblem
 from zsmtp.tls.tlsrpt import AppliedPolicy, Failure, PolicyType, SessionResult
 
 
@@ -31,30 +31,42 @@ class TLSReporter:
 
     def barred(self, plan: DeliveryPlan, found: Barred, peer: Peer) -> None:
         """A candidate must not be used."""
-        if found.source is Source.CONFIGURED and found.problem not in (Problem.DANE_REQUIRED, Problem.TLSA_INVALID):
+        if not self._wanted(plan):
+            return
+        if found.source is RequirementSource.CONFIGURED and found.problem not in (
+            TLSProblem.DANE_REQUIRED,
+            TLSProblem.TLSA_INVALID,
+        ):
             return  # something on this side is wrong
-        kind = PolicyType.TLSA if found.source is Source.DANE else None
+        kind = PolicyType.TLSA if found.source is RequirementSource.DANE else None
         self._record(plan, _applied(plan, kind=kind), peer, found.problem, found.reason)
 
-    def in_clear(self, plan: DeliveryPlan, required: Requirement, peer: Peer, problem: Problem, text: str) -> None:
+    def in_clear(self, plan: DeliveryPlan, required: Requirement, peer: Peer, problem: TLSProblem, text: str) -> None:
         """There is no TLS: not offered, refused, or the handshake failed."""
-        self._record(plan, _policy(plan, required), peer, problem, text)
+        if self._wanted(plan):
+            self._record(plan, _policy(plan, required), peer, problem, text)
 
     def secured(self, plan: DeliveryPlan, required: Requirement, peer: Peer, judgement: Judgement) -> None:
         """A handshake was done and judged."""
+        if not self._wanted(plan):
+            return
         policy = _policy(plan, required)
         if judgement.trial is not None:
             judgement = judgement.trial
         problem = judgement.problem if policy.type is not PolicyType.NONE else None
-        if required.source is Source.DANE and required.level is not Level.DANE:
-            problem = Problem.TLSA_INVALID  # encrypted, for want of records that can be used
+        if required.source is RequirementSource.DANE and required.level is not Level.DANE:
+            problem = TLSProblem.TLSA_INVALID  # encrypted, for want of records that can be used
         self._record(plan, policy, peer, problem, judgement.text)
 
+    def _wanted(self, plan: DeliveryPlan) -> bool:
+        """Whether results are written here, and asked for by the destination."""
+        return self._tell is not None and plan.report_record is not None and plan.wish is not TLSDemand.TLS_OPTIONAL
+
     def _record(
-        self, plan: DeliveryPlan, policy: AppliedPolicy, peer: Peer, problem: Problem | None, text: str
+        self, plan: DeliveryPlan, policy: AppliedPolicy, peer: Peer, problem: TLSProblem | None, text: str
     ) -> None:
         domain = _domain(plan)
-        if self._tell is None or plan.report_record is None or not domain or plan.wish is SenderWish.TLS_OPTIONAL:
+        if not domain:
             return
         if problem is None and plan.sts is not None and policy.type is PolicyType.STS:
             problem = plan.sts.failure  # the session was good, the policy was not to be had
@@ -68,6 +80,8 @@ class TLSReporter:
                 receiving_ip=peer.endpoint.address,
                 reason=text[:200],
             )
+        assert self._tell is not None
+        assert plan.report_record is not None
         self._tell(SessionResult(domain, plan.report_record, policy, failure))
 
 
@@ -78,7 +92,7 @@ def _domain(plan: DeliveryPlan) -> str:
 
 def _policy(plan: DeliveryPlan, required: Requirement) -> AppliedPolicy:
     """The destination's policy that a session was held to."""
-    if required.source is Source.DANE:
+    if required.source is RequirementSource.DANE:
         return AppliedPolicy(PolicyType.TLSA, required.server_name, tuple(map(_presented, required.tlsa)))
     return _applied(plan)
 

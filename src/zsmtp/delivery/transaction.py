@@ -7,23 +7,25 @@ the session breaks. It asks ``zsmtp.delivery.outcome`` for every verdict and giv
 
 from __future__ import annotations
 
+from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Peer, Verdict, asks_for_another_transaction, from_loss, from_reply, in_doubt
-from zsmtp.delivery.report import Ledger
-from zsmtp.errors import ZsmtpError
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.phase import DATA, FINAL_PHASES, MAIL, RCPT, RSET, SUCCESS, TRANSIENT
+from zsmtp.proto.phase import CONTENT, DATA, FINAL_PHASES, MAIL, RCPT, RSET, SUCCESS, TRANSIENT, ReplyMeaning
 from zsmtp.proto.plan import Transaction
 from zsmtp.proto.reply import Reply
-from zsmtp.proto.session import Answer, Lost
-from zsmtp.proto.transcript import exchange, join
+from zsmtp.proto.session import Lost, StepAnswered
+from zsmtp.proto.transcript import exchange, join, unfinished
+
+_CUT_SHORT = b"(content, not sent to its end)"  # shown instead of the final dot
 
 
 class TransactionBook:
     """The books of ``transaction``, whose recipient ``i`` is number ``batch[i]`` in ``ledger``.
 
     ``riding`` tells that it started before the one ahead of it was answered. Who has no verdict when all replies are
-    in is to be sent again. ``taken`` and ``put_off`` tell of the last reply to the content, ``out_of_step`` that the
-    peer did not follow a riding transaction.
+    in is to be sent again. ``content_answered``, ``taken`` and ``put_off`` tell of the replies to the content,
+    ``cut_short`` that it was refused before its end; ``out_of_step`` that the peer did not follow commands that ran
+    ahead of their answers. ``replies`` counts those that came.
     """
 
     def __init__(
@@ -46,25 +48,31 @@ class TransactionBook:
         self._rcpt: dict[int, str] = {}
         self._accepted: list[int] = []
         self._declined: set[int] = set()
-        self._mail_taken = False
+        self._mail: ReplyMeaning | None = None
         self.riding = riding
-        self.any_reply = False
+        self.grouped = not transaction.steps[1].gated  # RCPT behind MAIL
+        self.replies = 0
         self.taken = False
         self.put_off = False
+        self.content_answered = False
+        self.cut_short = False
         self.out_of_step = False
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: StepAnswered) -> None:
         """Account for one reply."""
         phase = answer.step.phase
-        if phase is not RSET:
-            self.any_reply = True
-        if self.riding and answer.result is not SUCCESS and self._speaks_of_order(answer):
+        if phase is RSET:
+            return
+        self.replies += 1
+        self.content_answered = self.content_answered or phase in FINAL_PHASES
+        self.cut_short = self.cut_short or answer.early
+        if answer.result is not SUCCESS and (self.riding or self.grouped) and self._speaks_of_order(answer):
             self.out_of_step = True  # no verdict is drawn from it
             if phase is RCPT:
                 self._declined.add(answer.step.recipient)
         elif phase is MAIL:
-            self._mail(answer)
-        elif not self._mail_taken:
+            self._sender(answer)
+        elif self._mail is not SUCCESS:
             return  # everybody had MAIL's answer; what comes behind it says nothing
         elif phase is RCPT:
             self._recipient(answer)
@@ -79,30 +87,42 @@ class TransactionBook:
             return
         for index, number in enumerate(self._batch):
             if index not in self._declined:
-                self._ledger.settle_all([number], in_doubt(self.loss_verdict(lost.error, index)))
+                self._ledger.settle_all([number], in_doubt(self.loss_verdict(lost, index)))
 
-    def loss_verdict(self, error: ZsmtpError, index: int | None = None) -> Verdict:
-        """The verdict on recipients left undecided by ``error``."""
-        return from_loss(error, self._dialogue(index), self._peer)
+    def loss_verdict(self, lost: Lost, index: int | None = None) -> Verdict:
+        """The verdict on recipients left undecided by the end of the session."""
+        return from_loss(lost.error, self._dialogue(index) + unfinished(lost), self._peer)
 
-    def _speaks_of_order(self, answer: Answer) -> bool:
-        """Whether a refusal says that the command did not come in its place.
+    def left_waiting(self, lost: Lost) -> bool:
+        """Whether the wait that ran out looks like commands that were lost: all of them, or all but the first.
 
-        503 does, but behind recipients all refused it is what DATA and BDAT get in any case; RSET has no wrong place.
+        There are servers that take one command from a segment and forget the rest.
         """
-        phase, code = answer.step.phase, answer.reply.code
-        if phase is RSET:
-            return code != 421
-        return code == 503 and (phase in (MAIL, RCPT) or bool(self._accepted))
+        if self.riding and not self.replies:
+            return True
+        return self.grouped and self.replies == 1 and lost.step is not None and lost.step.phase in (RCPT, DATA)
 
-    def _mail(self, answer: Answer) -> None:
+    def _speaks_of_order(self, answer: StepAnswered) -> bool:
+        """Whether a refusal says that the command did not come in its place, or that it came too early.
+
+        503 does, but behind a refused MAIL, or recipients all refused, it is what commands get in any case. Others say
+        in words that they mind pipelining; a refusal of the content may speak of anything. Content that waited for its
+        turn did not run ahead.
+        """
+        phase, reply = answer.step.phase, answer.reply
+        if (phase in FINAL_PHASES and answer.step.gated) or (phase is not MAIL and self._mail not in (None, SUCCESS)):
+            return False
+        if reply.code == 503:
+            return phase in (MAIL, RCPT) or bool(self._accepted)
+        return phase not in FINAL_PHASES and b"pipelin" in b" ".join(reply.lines).lower()
+
+    def _sender(self, answer: StepAnswered) -> None:
         self._common.append(exchange(answer.step.wire, answer.reply))
-        if answer.result is SUCCESS:
-            self._mail_taken = True
-        elif answer.reply.code != 421:
+        self._mail = answer.result
+        if answer.result is not SUCCESS and answer.reply.code != 421:
             self._ledger.settle_all(self._batch, self._verdict(answer, None))
 
-    def _recipient(self, answer: Answer) -> None:
+    def _recipient(self, answer: StepAnswered) -> None:
         index = answer.step.recipient
         self._rcpt[index] = exchange(answer.step.wire, answer.reply)
         if answer.result is SUCCESS:
@@ -111,15 +131,15 @@ class TransactionBook:
         self._declined.add(index)
         if answer.reply.code == 421:
             return  # it answers the command and ends the session: undecided
-        if not asks_for_another_transaction(answer.reply, enhanced=self._enhanced, accepted=len(self._accepted)):
+        if not asks_for_another_transaction(answer.reply, accepted=len(self._accepted)):
             self._ledger.settle(self._batch[index], self._verdict(answer, index))
 
-    def _data(self, answer: Answer) -> None:
+    def _data(self, answer: StepAnswered) -> None:
         self._common.append(exchange(answer.step.wire, answer.reply))
         if answer.result is not SUCCESS and answer.reply.code != 421:
             self._settle_accepted(answer)
 
-    def _final(self, answer: Answer) -> None:
+    def _final(self, answer: StepAnswered) -> None:
         if not self._accepted:
             return  # the answer to a lone dot, or to content that nobody was to get
         self.taken = self.taken or answer.result is SUCCESS
@@ -127,14 +147,15 @@ class TransactionBook:
         if answer.recipient >= 0:
             self._ledger.settle(self._batch[answer.recipient], self._verdict(answer, answer.recipient, answer.reply))
         else:
-            self._common.append(exchange(answer.step.wire, answer.reply))
+            line = _CUT_SHORT if answer.early and answer.step.phase is CONTENT else answer.step.wire
+            self._common.append(exchange(line, answer.reply))
             self._settle_accepted(answer)
 
-    def _settle_accepted(self, answer: Answer) -> None:
+    def _settle_accepted(self, answer: StepAnswered) -> None:
         for index in self._accepted:
             self._ledger.settle(self._batch[index], self._verdict(answer, index))
 
-    def _verdict(self, answer: Answer, index: int | None, own_reply: Reply | None = None) -> Verdict:
+    def _verdict(self, answer: StepAnswered, index: int | None, own_reply: Reply | None = None) -> Verdict:
         text = self._dialogue(index)
         if own_reply is not None:
             text = join([text, exchange(answer.step.wire, own_reply)])
@@ -147,6 +168,7 @@ class TransactionBook:
             enhanced=self._enhanced,
             peer=self._peer,
             passed_on=passed_on,
+            early=answer.early,
         )
 
     def _dialogue(self, index: int | None) -> str:

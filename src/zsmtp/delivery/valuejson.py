@@ -33,7 +33,8 @@ class Schema:
     """Documents of schema ``name`` hold values of class ``root``; errors call them ``noun``.
 
     ``names`` are types that a class knows by name only, to spare its users the import. ``texts`` are the fields whose
-    octets are text for people. ``checks`` tell what is wrong with a value of a class, or None.
+    octets are text for people. ``checks`` tell what is wrong with a value of a class, or None. ``tags`` are what stands
+    in ``type`` for a class, if that is not its name.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Schema:
     names: Mapping[type, dict[str, Any]] = field(default_factory=dict)
     texts: frozenset[tuple[type, str]] = frozenset()
     checks: Mapping[type, Callable[[Any], str | None]] = field(default_factory=dict)
+    tags: Mapping[type, str] = field(default_factory=dict)
     _known_hints: dict[type, dict[str, Any]] = field(default_factory=dict)
 
     def document(self, value: Any) -> dict[str, Any]:
@@ -80,7 +82,7 @@ class Schema:
         if value is None or type(value) in _SCALARS:
             return value
         if is_dataclass(value):
-            tag = {"type": type(value).__name__} if len(_classes(hint)) > 1 else {}
+            tag = {"type": self._tag(type(value))} if len(_classes(hint)) > 1 else {}
             return tag | self._encode_object(value)
         if isinstance(value, Enum):
             return value.value
@@ -138,9 +140,12 @@ class Schema:
                 return self._decode_octets(value, where, text=text)
         raise self._wrong(where, f"{_kind(value)} is not what belongs here")
 
+    def _tag(self, kind: type) -> str:
+        return self.tags.get(kind, kind.__name__)
+
     def _class_of(self, hint: Any, value: dict[str, Any], where: str) -> tuple[type, dict[str, Any]]:
         """Which of the dataclasses of a hint an object is, and its members without the tag."""
-        classes = _classes(hint)
+        classes = {self._tag(one): one for one in _classes(hint)}
         if len(classes) == 1:
             return next(iter(classes.values())), value
         if not classes:
@@ -210,9 +215,9 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-def _classes(hint: Any) -> dict[str, type]:
-    """The dataclasses a hint allows, by name."""
-    return {one.__name__: one for one in _options(hint) if isinstance(one, type) and is_dataclass(one)}
+def _classes(hint: Any) -> list[type]:
+    """The dataclasses a hint allows."""
+    return [one for one in _options(hint) if isinstance(one, type) and is_dataclass(one)]
 
 
 def _member(hint: Any, kind: type) -> Any:

@@ -1,6 +1,6 @@
 """DNS questions and answers as values (RFC 1035, RFC 4033).
 
-A :class:`Query` is an effect: destination rules yield it and are sent an :class:`Answer`. A failed lookup is an answer
+A :class:`Query` is an effect: rules await it and get an :class:`Answer`. A failed lookup is an answer
 too, and the ways to fail are kept apart, because mail treats them differently: NXDOMAIN is final (RFC 7504 and
 RFC 5321 5.1), a timeout or SERVFAIL means "later", and a bogus answer must never be taken for "no such record".
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from zsmtp.effects import Effect
 from zsmtp.records import dataclass, field
 
 
@@ -39,7 +40,7 @@ TEMPORARY = frozenset({Status.SERVFAIL, Status.TIMEOUT, Status.BOGUS})
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class Query(Effect["Answer"]):
     """One question: ``name`` is a host name without final dot, in A-labels."""
 
     name: str

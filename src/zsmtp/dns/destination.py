@@ -1,8 +1,8 @@
 """Destination rules: from the text of a destination to the Plan of where its mail can go (RFC 5321 5, RFC 7505).
 
-:func:`plan_destination` is a generator of effects. It yields a ``Query`` and is sent the ``Answer``, or yields
-:class:`OwnAddresses` and is sent the addresses of this machine; its return value is the Plan. A driver only carries
-effects out (``zsmtp.dns.resolver.carry_out`` is the plain one); no rule is anywhere else.
+:func:`plan_destination` awaits a ``Query`` for each lookup and ``zsmtp.effects.OwnAddresses`` for the addresses of this
+machine, and returns the Plan. A driver only carries effects out (``zsmtp.dns.resolver.carry_out`` is the simplest one);
+no rule is anywhere else.
 
 - An address literal needs no lookup. Otherwise the MX set, or with none the name's own addresses (implicit MX).
 - An alias is followed: a resolver normally has done so; an answer that is NODATA under another canonical name is asked
@@ -15,13 +15,14 @@ Chance is an argument: ``DestinationRequest.shuffle`` is ``random.shuffle`` in l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from zsmtp.dns.answer import MX, WKS, Answer, Query, RecordType, Status
+from zsmtp.dns.candidates import Candidate, Endpoint, Family, NoRoute, Plan
 from zsmtp.dns.ip import canonical_ip, ip_family, is_loopback, is_unspecified, unmapped
 from zsmtp.dns.literal import Literal, domain_problem, parse_destination, shown
-from zsmtp.dns.plan import Candidate, Endpoint, Family, NoRoute, Plan
+from zsmtp.effects import OwnAddresses
 from zsmtp.records import NamedTuple, dataclass
 
 SMTP_PORT = 25
@@ -30,25 +31,18 @@ MAX_ALIAS_STEPS = 8
 _TCP = 6  # IP protocol number in a WKS record
 
 
-@dataclass(frozen=True, slots=True)
-class OwnAddresses:
-    """Effect: which IP addresses does this machine have now? Answered with a set of canonical texts."""
-
-
-Effect = Query | OwnAddresses
-Sent = Answer | frozenset[str]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationRequest:
     """What is asked of the destination rules.
 
-    ``destination`` is a text as ``zsmtp.dns.literal`` reads it (``UNIX:/path`` only with ``allow_unix``); ``port`` is
-    used where the destination names none. ``use_mx`` off (-x) takes the name's own addresses; ``allow_self`` (-X)
-    then lets them be this machine's. ``own_names`` are the names this machine greets with. ``check_wks`` (-W) wants a
-    WKS record of SMTP for each host. ``is_relay`` tells that this side chose the host for other people's mail: if it
-    does not exist, that is a mistake here, and the mail waits (4.3.5, RFC 3463 3.4). Only addresses of ``families``
-    are asked for and used. ``shuffle`` brings a list into random order in place.
+    ``destination`` is a text as ``zsmtp.dns.literal`` reads it (``UNIX:/path`` and zones only with ``allow_unix``);
+    ``port`` is used where the destination names none. ``use_mx`` off (-x) takes the name's own addresses;
+    ``allow_self`` (-X) then lets them be this machine's. ``own_names`` are the names this machine greets with;
+    ``loops_wait`` tells that mail which would come back to this machine is not refused (5.4.6) but waits (4.4.6)
+    until somebody has mended what leads it here. ``check_wks`` (-W) wants a WKS record of SMTP for each host.
+    ``is_relay`` tells that this side chose the host for other people's mail: if it does not exist, that is a mistake
+    here, and the mail waits (4.3.5, RFC 3463 3.4). Only addresses of ``families`` are asked for and used. ``shuffle``
+    brings a list into random order in place.
     """
 
     destination: str
@@ -60,6 +54,7 @@ class DestinationRequest:
     prefer_ipv6: bool = False
     check_wks: bool = False
     own_names: frozenset[str] = frozenset()
+    loops_wait: bool = False
     allow_unix: bool = False
     families: frozenset[Family] = frozenset(Family)
     max_hosts: int = 100
@@ -74,7 +69,7 @@ class _Exchanger(NamedTuple):
     implicit: bool = False
 
 
-class _Found(NamedTuple):
+class _HostAddresses(NamedTuple):
     """What the address lookups of one host brought; ``problem`` and the rest matter only if there is no address."""
 
     addresses: tuple[str, ...]
@@ -91,7 +86,7 @@ class _NoRouteError(Exception):
         super().__init__(failure.text)
 
 
-def plan_destination(request: DestinationRequest) -> Generator[Effect, Sent, Plan]:
+async def plan_destination(request: DestinationRequest) -> Plan:
     """The Plan for a destination. Never raises for what a name or an answer holds: a failure is part of the Plan."""
     rules = _Rules(request)
     candidates: list[Candidate] = []
@@ -103,8 +98,8 @@ def plan_destination(request: DestinationRequest) -> Generator[Effect, Sent, Pla
         elif isinstance(parsed, Literal):
             candidates = [Candidate(rules.literal_endpoint(parsed))]
         else:
-            found = yield from rules.find_exchangers(parsed.domain)
-            candidates = yield from rules.find_candidates(rules.without_own_names(found))
+            found = await rules.find_exchangers(parsed.domain)
+            candidates = await rules.find_candidates(rules.without_own_names(found))
     except _NoRouteError as reason:
         failure = reason.failure
     if failure is not None and failure.permanent and request.is_relay:
@@ -119,7 +114,7 @@ def plan_destination(request: DestinationRequest) -> Generator[Effect, Sent, Pla
     )
 
 
-def exchanger_names(request: DestinationRequest) -> Generator[Effect, Sent, tuple[str, ...]]:
+async def exchanger_names(request: DestinationRequest) -> tuple[str, ...]:
     """The hosts that may take mail for a destination, best first, without looking up their addresses.
 
     This is what ``-e`` compares with: empty for literals and for every destination whose exchangers cannot be known
@@ -130,14 +125,14 @@ def exchanger_names(request: DestinationRequest) -> Generator[Effect, Sent, tupl
         return ()
     rules = _Rules(request)
     try:
-        found = yield from rules.find_exchangers(parsed.domain)
+        found = await rules.find_exchangers(parsed.domain)
         return tuple(exchanger.host for exchanger in rules.without_own_names(found))
     except _NoRouteError:
         return ()
 
 
 class _Rules:
-    """The rules at work on one request: what was asked and noted so far, and the steps as sub-generators."""
+    """The rules at work on one request: what was asked and noted so far, and the steps."""
 
     def __init__(self, request: DestinationRequest) -> None:
         self.request = request
@@ -157,12 +152,11 @@ class _Rules:
         port = self.request.port if literal.port is None else literal.port
         return Endpoint(literal.address, literal.address, port, literal.family, literal=True)
 
-    def _ask(self, query: Query) -> Generator[Effect, Sent, Answer]:
+    async def _ask(self, query: Query) -> Answer:
         """One question, its aliases followed."""
         seen = {query.name}
         while True:
-            answer = yield query
-            assert isinstance(answer, Answer)
+            answer = await query
             self.lookups.append(answer)
             alias = answer.canonical.lower()
             if answer.status is not Status.NODATA or answer.problem or alias in ("", query.name):
@@ -178,12 +172,12 @@ class _Rules:
             seen.add(alias)
             query = Query(alias, query.type)
 
-    def find_exchangers(self, domain: str) -> Generator[Effect, Sent, list[_Exchanger]]:
+    async def find_exchangers(self, domain: str) -> list[_Exchanger]:
         """The exchangers of a domain, best first and at random among equals; the implicit one if there is no MX."""
         if not self.request.use_mx:
             self.notes.append(f"MX records are not asked for: the addresses of {domain} itself")
             return [_Exchanger(0, domain, implicit=True)]
-        answer = yield from self._ask(Query(domain, RecordType.MX))
+        answer = await self._ask(Query(domain, RecordType.MX))
         if answer.status is Status.NXDOMAIN:
             self._refuse("5.1.2", f"no such domain: {domain}")
         if answer.temporary:
@@ -243,7 +237,7 @@ class _Rules:
     def _better_than(self, own: _Exchanger, exchangers: list[_Exchanger], why: str) -> list[_Exchanger]:
         self.exchangers = []
         if own.implicit:
-            self._refuse("5.4.6", f"{own.host} is this machine: {why}")
+            self._refuse_loop(f"{own.host} is this machine: {why}")
         self.notes.append(f"MX {own.host} is this machine ({why}): preference {own.preference} and worse is dropped")
         self._is_exchanger_itself = True
         self.exchangers = [exchanger for exchanger in exchangers if exchanger.preference < own.preference]
@@ -251,37 +245,36 @@ class _Rules:
             self._refuse_as_best()
         return self.exchangers
 
-    def _own_among(self, exchanger: _Exchanger, addresses: tuple[str, ...]) -> Generator[Effect, Sent, str | None]:
+    async def _own_among(self, exchanger: _Exchanger, addresses: tuple[str, ...]) -> str | None:
         """The first of an exchanger's addresses that leads back to this machine."""
         if not addresses or not self._may_be_own(exchanger):
             return None
         if self._own_addresses is None:
-            sent = yield OwnAddresses()
-            assert isinstance(sent, frozenset)
-            self._own_addresses = frozenset(unmapped(canonical_ip(address) or address) for address in sent)
+            own = await OwnAddresses()
+            self._own_addresses = frozenset(unmapped(canonical_ip(address) or address) for address in own)
         for address in addresses:
             if is_loopback(address) or is_unspecified(address) or unmapped(address) in self._own_addresses:
                 return address
         return None
 
-    def find_candidates(self, exchangers: list[_Exchanger]) -> Generator[Effect, Sent, list[Candidate]]:
+    async def find_candidates(self, exchangers: list[_Exchanger]) -> list[Candidate]:
         """The candidates of the exchangers, one preference after the other until there are enough."""
         request = self.request
         candidates: dict[Endpoint, Candidate] = {}
-        failures: list[_Found] = []
+        failures: list[_HostAddresses] = []
         for preference, group in _by_preference(exchangers):
             if len(candidates) >= request.max_addresses:
                 break
             # The whole group is looked up before any of it is used: each of its hosts may turn out to be this machine.
             hosts: list[tuple[str, str]] = []
             for exchanger in group:
-                found = yield from self._find_addresses(exchanger)
-                own = yield from self._own_among(exchanger, found.addresses)
+                found = await self._find_addresses(exchanger)
+                own = await self._own_among(exchanger, found.addresses)
                 if own is not None:
                     self._better_than(exchanger, exchangers, f"{own} is an address of ours")
                     return self._enough(candidates) or self._nothing_usable(failures)
                 if found.addresses and request.check_wks:
-                    found = yield from self._check_wks(exchanger, found)
+                    found = await self._check_wks(exchanger, found)
                 if not found.addresses:
                     failures.append(found)
                     self.notes.append(f"{exchanger.host} is skipped: {found.problem}")
@@ -297,7 +290,7 @@ class _Rules:
             self.notes.append(f"{len(candidates) - limit} addresses beyond the limit of {limit} are left out")
         return list(candidates.values())[:limit]
 
-    def _nothing_usable(self, failures: list[_Found]) -> NoReturn:
+    def _nothing_usable(self, failures: list[_HostAddresses]) -> NoReturn:
         problems = "; ".join(dict.fromkeys(found.problem for found in failures[:5])) or "no host can be used"
         if any(found.temporary for found in failures):
             self._defer(problems)
@@ -307,7 +300,7 @@ class _Rules:
             self._refuse("5.1.2", problems)
         self._refuse("5.4.4", problems)
 
-    def _find_addresses(self, exchanger: _Exchanger) -> Generator[Effect, Sent, _Found]:
+    async def _find_addresses(self, exchanger: _Exchanger) -> _HostAddresses:
         """Both address lookups of one host; what one of them fails to bring the other may still have."""
         addresses: list[str] = []
         reasons: list[str] = []
@@ -315,9 +308,9 @@ class _Rules:
         for record_type, family in ((RecordType.A, Family.INET), (RecordType.AAAA, Family.INET6)):
             if family not in self.request.families:
                 continue
-            answer = yield from self._ask(Query(exchanger.host, record_type))
+            answer = await self._ask(Query(exchanger.host, record_type))
             if answer.status is Status.NXDOMAIN:
-                return _Found((), problem=f"no such domain: {exchanger.host}", no_such_domain=True)
+                return _HostAddresses((), problem=f"no such domain: {exchanger.host}", no_such_domain=True)
             if answer.temporary:
                 temporary = True
                 reasons.append(f"lookup of {record_type.value} for {exchanger.host} failed: {_reason(answer)}")
@@ -329,20 +322,26 @@ class _Rules:
                     addresses.append(address)
         kind = "" if len(self.request.families) > 2 else " of the family that is to be used"
         problem = ", ".join(dict.fromkeys(reasons)) or f"{exchanger.host} has no address{kind}"
-        return _Found(tuple(addresses), temporary, problem)
+        return _HostAddresses(tuple(addresses), temporary, problem)
 
-    def _check_wks(self, exchanger: _Exchanger, found: _Found) -> Generator[Effect, Sent, _Found]:
+    async def _check_wks(self, exchanger: _Exchanger, found: _HostAddresses) -> _HostAddresses:
         """Keep the addresses only if the host says in a WKS record that it takes SMTP (RFC 974, RFC 1035 3.4.2)."""
-        answer = yield from self._ask(Query(exchanger.host, RecordType.WKS))
+        answer = await self._ask(Query(exchanger.host, RecordType.WKS))
         services = [record for record in answer.records if isinstance(record, WKS)]
         if any(service.protocol == _TCP and SMTP_PORT in service.ports for service in services):
             return found
         if answer.temporary:
-            return _Found((), temporary=True, problem=f"lookup of WKS for {exchanger.host} failed: {_reason(answer)}")
-        return _Found((), problem=f"{exchanger.host} has no WKS record of SMTP")
+            return _HostAddresses(
+                (), temporary=True, problem=f"lookup of WKS for {exchanger.host} failed: {_reason(answer)}"
+            )
+        return _HostAddresses((), problem=f"{exchanger.host} has no WKS record of SMTP")
 
     def _refuse_as_best(self) -> NoReturn:
-        self._refuse("5.4.6", "we are the best MX, but this is not our domain")
+        self._refuse_loop("we are the best MX, but this is not our domain")
+
+    def _refuse_loop(self, text: str) -> NoReturn:
+        wait = self.request.loops_wait
+        raise _NoRouteError(NoRoute(permanent=not wait, status="4.4.6" if wait else "5.4.6", text=text))
 
     def _refuse(self, status: str, text: str) -> NoReturn:
         raise _NoRouteError(NoRoute(permanent=True, status=status, text=text))

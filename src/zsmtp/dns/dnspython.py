@@ -100,7 +100,7 @@ class DnspythonResolver:
         return Answer(query, Status.TIMEOUT, canonical=query.name, problem=problem)
 
     def _exchange(self, server: NameServer, query: Query, seconds: float, deadline: float) -> Answer:
-        from zsmtp.dns.message import Question
+        from zsmtp.dns.wire import Question
 
         def limit() -> float:
             return min(deadline, self._clock() + seconds)

@@ -3,25 +3,24 @@
 A receiver may hold the greeting against the address it comes from, so the best name is the one the DNS has for that
 address, in both directions. :func:`helo_name` chooses: the configured name; else the name of the local address of this
 connection, if its reverse lookup is confirmed by a forward one; else the host's own name if it is qualified; else the
-address as a literal, which is always true. It is a generator of lookups like the destination rules; a lookup that fails
+address as a literal, which is always true. It awaits lookups like the destination rules; a lookup that fails
 only moves on to the next choice, and whoever carries the lookups out bounds the time they may take. :func:`check_helo`
 is the receiver's side of it, for whoever wants to know beforehand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
-from zsmtp.dns.answer import Answer, Query, RecordType
+from zsmtp.dns.answer import Query, RecordType
+from zsmtp.dns.candidates import Family
 from zsmtp.dns.ip import canonical_ip, ip_family, is_link_local, is_loopback, is_unspecified, reverse_name, unmapped
-from zsmtp.dns.literal import domain_problem, to_ascii
-from zsmtp.dns.plan import Family
+from zsmtp.dns.literal import domain_problem
+from zsmtp.idn import to_ascii
 from zsmtp.records import dataclass
 
 _MAX_POINTERS = 3  # names tried of an address that has many
 
 
-def helo_name(local_address: str | None, *, configured: str | None, host_name: str) -> Generator[Query, Answer, str]:
+async def helo_name(local_address: str | None, *, configured: str | None, host_name: str) -> str:
     """The name to greet with; never empty.
 
     ``local_address`` is the numeric address of this side of the connection, None on a UNIX socket. ``configured`` is
@@ -35,7 +34,7 @@ def helo_name(local_address: str | None, *, configured: str | None, host_name: s
         return own or "localhost"
     address = unmapped(address)
     if not (is_loopback(address) or is_unspecified(address) or is_link_local(address)):
-        confirmed = yield from _confirmed_name(address)
+        confirmed = await _confirmed_name(address)
         if confirmed is not None:
             return confirmed
     if own is not None and _is_qualified(own):
@@ -59,7 +58,7 @@ class HeloCheck:
     problem: str = ""
 
 
-def check_helo(name: str, address: str) -> Generator[Query, Answer, HeloCheck]:
+async def check_helo(name: str, address: str) -> HeloCheck:
     """Look at a greeting as its receiver may: reverse lookup of the address, forward lookup of the name.
 
     An address literal needs no forward lookup: it is its own proof.
@@ -67,7 +66,7 @@ def check_helo(name: str, address: str) -> Generator[Query, Answer, HeloCheck]:
     address = unmapped(canonical_ip(address.partition("%")[0]) or address)
     if is_loopback(address) or is_link_local(address):
         return HeloCheck(name, address, problem="an address that only this machine or link knows")
-    answer = yield Query(reverse_name(address), RecordType.PTR)
+    answer = await Query(reverse_name(address), RecordType.PTR)
     found = (_domain(record) for record in answer.records if isinstance(record, str))
     reverse = tuple(dict.fromkeys(one for one in found if one is not None))
     problem = f"reverse lookup: {answer.status.value}" if answer.temporary else ""
@@ -75,7 +74,7 @@ def check_helo(name: str, address: str) -> Generator[Query, Answer, HeloCheck]:
     if own is None:
         return HeloCheck(name, address, reverse, confirmed=name == address_literal(address), problem=problem)
     forward = RecordType.AAAA if ip_family(address) is Family.INET6 else RecordType.A
-    answer = yield Query(own, forward)
+    answer = await Query(own, forward)
     confirmed = any(isinstance(record, str) and canonical_ip(record) == address for record in answer.records)
     if answer.temporary:
         problem = "; ".join(filter(None, (problem, f"lookup of {own}: {answer.status.value}")))
@@ -87,15 +86,15 @@ def address_literal(address: str) -> str:
     return f"[IPv6:{address}]" if ip_family(address) is Family.INET6 else f"[{address}]"
 
 
-def _confirmed_name(address: str) -> Generator[Query, Answer, str | None]:
+async def _confirmed_name(address: str) -> str | None:
     """A name of the address that has the address among its own."""
     forward = RecordType.AAAA if ip_family(address) is Family.INET6 else RecordType.A
-    answer = yield Query(reverse_name(address), RecordType.PTR)
+    answer = await Query(reverse_name(address), RecordType.PTR)
     names = [_domain(record) for record in answer.records[:_MAX_POINTERS] if isinstance(record, str)]
     for name in names:
         if name is None or not _is_qualified(name):
             continue
-        answer = yield Query(name, forward)
+        answer = await Query(name, forward)
         if any(isinstance(record, str) and canonical_ip(record) == address for record in answer.records):
             return name
     return None

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
+from zsmtp.dns.candidates import Family
 from zsmtp.dns.ip import canonical_ip, ip_family
-from zsmtp.dns.plan import Family
 from zsmtp.dns.resolver import Resolver
 
 MAX_SIZE = 1 << 22

@@ -14,10 +14,12 @@ to an address literal needs no more than the functions below::
 
 from __future__ import annotations
 
-from zsmtp.dns.plan import Family
+from zsmtp.dns.candidates import Family
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _HEX = frozenset("0123456789abcdefABCDEF")
+_MAX_ZONE = 15  # octets of the name of an interface (IFNAMSIZ) without its final NUL
+_ZONE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")  # RFC 6874 2, not encoded
 
 
 def parse_ip(text: str) -> bytes | None:
@@ -109,6 +111,24 @@ def canonical_ip(text: str) -> str | None:
     return None if packed is None else format_ip(packed)
 
 
+def canonical_scoped_ip(text: str) -> str | None:
+    """As :func:`canonical_ip`; a link-local IPv6 address may name its zone (RFC 4007 11): ``fe80::1%eth0``.
+
+    The zone, an interface by name or number, means something on this machine only. It is kept as it is written.
+    """
+    bare, mark, zone = text.partition("%")
+    address = canonical_ip(bare)
+    if address is None or not mark:
+        return address
+    fits = 1 <= len(zone) <= _MAX_ZONE and _ZONE.issuperset(zone)
+    return f"{address}%{zone}" if fits and ":" in address and is_link_local(address) else None
+
+
+def without_zone(address: str) -> str:
+    """An address as others know it."""
+    return address.partition("%")[0]
+
+
 def ip_family(address: str) -> Family:
     """The family of an address in text form."""
     return Family.INET6 if ":" in address else Family.INET
@@ -135,7 +155,7 @@ def is_unspecified(address: str) -> bool:
 
 def is_link_local(address: str) -> bool:
     """Whether a canonical address is 169.254.0.0/16 or fe80::/10: it means nothing beyond its link."""
-    packed = parse_ip(address)
+    packed = parse_ip(without_zone(address))
     if packed is None:
         return False
     return packed[:2] == b"\xa9\xfe" if len(packed) == 4 else packed[0] == 0xFE and packed[1] & 0xC0 == 0x80

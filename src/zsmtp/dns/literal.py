@@ -1,10 +1,10 @@
-"""What a destination says: an address literal, a UNIX socket, or a host name (RFC 5321 4.1.3, RFC 1035 2.3, RFC 5890).
+"""What a destination says: an address literal, a UNIX socket, or a host name (RFC 5321 4.1.3, RFC 1035 2.3).
 
 The text after the channel in a job line, or of ``-F``, takes one of these forms, each also inside double quotes::
 
     [192.0.2.1]   [192.0.2.1]:2525          IPv4 literal, with a port of its own
     [IPv6:2001:db8::1]   [IPv6.2001:db8::1]   [IPv6 2001:db8::1]   [2001:db8::1]    IPv6 literal, port as above
-    UNIX:/run/lmtp.sock                     only where the caller allows it
+    [fe80::1%eth0]   UNIX:/run/lmtp.sock    a zone (RFC 4007 11), a socket: only where the caller allows it
     mail.example.org                        anything else is a host name
 
 :func:`parse_destination` answers with a :class:`Literal`, a :class:`Name` (lower case, A-labels, no final dot), or a
@@ -15,9 +15,11 @@ and looking it up would ask the root servers about it.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-from zsmtp.dns.ip import canonical_ip, ip_family
-from zsmtp.dns.plan import Family, NoRoute
+from zsmtp.dns.candidates import Family, NoRoute
+from zsmtp.dns.ip import canonical_ip, canonical_scoped_ip, ip_family
+from zsmtp.idn import to_ascii
 from zsmtp.patterns import pattern
 from zsmtp.records import dataclass
 
@@ -36,7 +38,7 @@ _LABEL = pattern(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.
 class Literal:
     """A destination that needs no lookup: ``address`` is a canonical IP address or a socket path.
 
-    ``port`` is the port the literal itself names, or None.
+    A link-local address may have its zone behind it. ``port`` is the port the literal itself names, or None.
     """
 
     address: str
@@ -52,7 +54,15 @@ class Name:
 
 
 def parse_destination(text: str, *, allow_unix: bool = False) -> Literal | Name | NoRoute:
-    """Read a destination. Never raises: what cannot be a destination is a permanent NoRoute 5.1.2."""
+    """Read a destination. Never raises: what cannot be a destination is a permanent NoRoute 5.1.2.
+
+    ``allow_unix`` allows what only the configuration of this machine can name: a UNIX socket, and a link-local address
+    with its zone. The address of a recipient must not choose an interface.
+    """
+    return _parse(text, allow_unix) if len(text) <= _MAX_TEXT else _read(text, allow_unix)
+
+
+def _read(text: str, allow_unix: bool) -> Literal | Name | NoRoute:
     bare = text.strip()
     if len(bare) > _MAX_TEXT:
         return _refused(bare, "is too long for a host name")
@@ -63,23 +73,27 @@ def parse_destination(text: str, *, allow_unix: bool = False) -> Literal | Name 
     if allow_unix and bare[:5].lower() == "unix:":
         return _parse_socket_path(bare[5:])
     if bare[0] == "[":
-        return _parse_literal(bare)
+        return _parse_literal(bare, allow_zone=allow_unix)
     domain = to_ascii(bare)
     if domain is None:
         return _refused(bare, "cannot be turned into a domain name")
     problem = domain_problem(domain)
     if problem is None:
         return Name(domain)
-    return _refused(bare, problem if canonical_ip(domain) is None else "is an address, and belongs in brackets")
+    return _refused(bare, problem if canonical_scoped_ip(domain) is None else "is an address, and belongs in brackets")
 
 
-def _parse_literal(text: str) -> Literal | NoRoute:
+_parse = lru_cache(1024)(_read)  # each connection asks several times what its destination is
+
+
+def _parse_literal(text: str, *, allow_zone: bool) -> Literal | NoRoute:
     match = _LITERAL.fullmatch(text)
     if match is None:
         return _refused(text, "is not a valid address literal")
     inner, port_text = match[1].strip(), match[2]
     tag = _IPV6_TAG.match(inner)
-    address = canonical_ip(inner[tag.end() :] if tag else inner)
+    bare = inner[tag.end() :] if tag else inner
+    address = canonical_scoped_ip(bare) if allow_zone else canonical_ip(bare)
     if address is None or (tag and ":" not in address):
         return _refused(text, "is not a valid address literal")
     port = None if port_text is None else int(port_text)
@@ -129,29 +143,3 @@ def domain_problem(domain: str) -> str | None:
     if not all(_LABEL.fullmatch(label) for label in labels):
         return "is not a valid host name"
     return None
-
-
-def to_ascii(name: str) -> str | None:
-    """A host name in lower case and A-labels (RFC 5891 4), without its final dot; None if it has no such form.
-
-    IDNA 2008 first, with the mapping of UTS 46 for what people type; what it refuses (symbols in names registered long
-    ago) still goes through IDNA 2003 of the standard library, for such names exist and have mail exchangers. The
-    syntax of the result is :func:`domain_problem`'s to judge.
-    """
-    if name.isascii():
-        return name.removesuffix(".").lower()
-    try:
-        import idna
-    except ImportError:  # an installation without its dependencies still knows the older rules
-        return _to_ascii_2003(name)
-    try:
-        return idna.encode(name, uts46=True).decode("ascii").removesuffix(".").lower()
-    except UnicodeError:
-        return _to_ascii_2003(name)
-
-
-def _to_ascii_2003(name: str) -> str | None:
-    try:
-        return name.encode("idna").decode("ascii").removesuffix(".").lower()
-    except UnicodeError:
-        return None

@@ -3,7 +3,7 @@
 :func:`ask_udp` and :func:`ask_tcp` send a query and bring back a reply before a deadline, however slowly a server drips
 and whatever else arrives. The UDP socket is connected, so that the kernel drops what comes from elsewhere and reports a
 closed port at once; a datagram that is not a reply with the identifier of the query is waited past (RFC 5452 9.1). What
-a reply means is not decided here; see ``zsmtp.dns.message``. Time is seconds on the clock handed in.
+a reply means is not decided here; see ``zsmtp.dns.wire``. Time is seconds on the clock handed in.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zsmtp.dns.ip import canonical_ip, is_loopback
+from zsmtp.dns.ip import canonical_scoped_ip, is_loopback
 from zsmtp.dns.literal import shown
 from zsmtp.errors import ConfigError
 
@@ -59,25 +59,16 @@ def parse_nameserver(text: str) -> NameServer:
     Raises ConfigError for anything else; a name is of no use before there is a resolver.
     """
     bare = text.strip()
-    address = _address(bare)
+    address = canonical_scoped_ip(bare)
     if address is not None:
         return NameServer(address)
     match = _WITH_PORT.fullmatch(bare)
     if match is not None:
-        address = _address(match[1] or match[2])
+        address = canonical_scoped_ip(match[1] or match[2])
         port = DNS_PORT if match[3] is None else int(match[3])
         if address is not None and (":" in address) == (match[1] is not None) and 1 <= port <= 65535:
             return NameServer(address, port)
     raise ConfigError(f"not the address of a name server: {shown(text)}")
-
-
-def _address(text: str) -> str | None:
-    """The canonical address, its scope kept."""
-    bare, mark, scope = text.partition("%")
-    address = canonical_ip(bare)
-    if address is None or (mark and not (scope.isascii() and scope.isalnum() and ":" in address)):
-        return None
-    return f"{address}%{scope}" if mark else address
 
 
 def parse_resolv_conf(text: str) -> tuple[NameServer, ...]:
@@ -89,7 +80,7 @@ def parse_resolv_conf(text: str) -> tuple[NameServer, ...]:
     for line in text.splitlines():
         fields = line.split()
         if len(fields) >= 2 and fields[0] == "nameserver":
-            address = _address(fields[1])
+            address = canonical_scoped_ip(fields[1])
             if address is not None and NameServer(address) not in servers:
                 servers.append(NameServer(address))
     return tuple(servers[:MAX_SERVERS]) or (NameServer("127.0.0.1"),)

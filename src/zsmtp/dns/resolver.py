@@ -4,19 +4,20 @@ A :class:`Resolver` has one method. ``zsmtp.dns.dnspython`` asks name servers, `
 ``zsmtp.dns.hosts`` the hosts file before another resolver, and :class:`CachingResolver` remembers what another one
 answered. A lookup that fails is an answer, never an exception, and it comes back by its deadline.
 
-:func:`carry_out` runs a generator of effects (destination rules, the choice of a HELO name) to its end::
+:func:`carry_out` runs rules that only ask for lookups (destination rules, the choice of a HELO name) to their end::
 
     plan = carry_out(plan_destination(request), resolver, deadline=now + 60, own_addresses=own_addresses)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from zsmtp import effects
 from zsmtp.dns.answer import Answer, Query
 from zsmtp.dns.cache import AnswerCache
-from zsmtp.dns.destination import Effect
+from zsmtp.effects import Effect, Operation, OwnAddresses, unknown_effect
 
 T = TypeVar("T")
 
@@ -52,21 +53,24 @@ class CachingResolver:
 
 
 def carry_out(
-    decision: Generator[Effect, Any, T],
+    operation: Operation[T],
     resolver: Resolver,
     *,
     deadline: float,
     own_addresses: Callable[[], frozenset[str]],
 ) -> T:
-    """Run a decision to its end, answering its effects; returns what the generator returns.
+    """Run an operation to its end, answering its effects, and return its result.
 
     All lookups together end by ``deadline``: what could not be asked in time is answered with a timeout by the
-    resolver, so that a destination of a hundred dead name servers costs no more than one.
+    resolver, so that a destination of a hundred dead name servers costs no more than one. Raises LocalError for effects
+    other than lookups and ``OwnAddresses``.
     """
-    try:
-        effect = next(decision)
-        while True:
-            effect = decision.send(resolver.lookup(effect, deadline) if isinstance(effect, Query) else own_addresses())
-    except StopIteration as end:
-        value: T = end.value
-        return value
+
+    def perform(effect: Effect[Any]) -> object:
+        if isinstance(effect, Query):
+            return resolver.lookup(effect, deadline)
+        if isinstance(effect, OwnAddresses):
+            return own_addresses()
+        raise unknown_effect(effect)
+
+    return effects.carry_out(operation, perform)

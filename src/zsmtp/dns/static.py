@@ -24,9 +24,9 @@ import re
 from dataclasses import dataclass
 
 from zsmtp.dns.answer import MX, TLSA, WKS, Answer, Query, Record, RecordType, Status
+from zsmtp.dns.candidates import Family
 from zsmtp.dns.ip import canonical_ip, ip_family
 from zsmtp.dns.literal import shown
-from zsmtp.dns.plan import Family
 from zsmtp.errors import ConfigError
 
 DEFAULT_TTL = 300

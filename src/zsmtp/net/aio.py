@@ -1,15 +1,16 @@
-"""The asyncio driver: carries out the effects of any number of generators at a time, on one event loop.
+"""The asyncio driver: carries out the effects of any number of operations at a time, on one event loop.
 
-How an exchange, a handshake and a race of connections go is in ``zsmtp.net.waits``; here is the waiting. Each run waits
-for one thing at a time: a descriptor, by the loop's readers and writers, or a name server, asked in a thread. Answers
-are kept by one cache for all runs, and a question that is being asked is not asked twice. uvloop's loop does as well::
+How an exchange, a handshake and a race of connections go is in ``zsmtp.net.operations``; here is the waiting. Each run
+waits for one thing at a time: a descriptor, by the loop's readers and writers, or a name server, asked in a thread.
+Answers are kept by one cache for all runs, and a question that is being asked is not asked twice. uvloop's loop does as
+well::
 
     driver = AsyncDriver(resolver)
     plan = await driver.run(plan_destination(request))
     await driver.aclose()
 
-A run ends early in one of two ways. :class:`Stop` ends it by the rules: the generator hears of it and settles what it
-has to. Cancelling the task ends it at once: the generator is closed, and so is every connection it had touched.
+A run ends early in one of two ways. :class:`Stop` ends it by the rules: the operation learns of it and settles what it
+has to. Cancelling the task ends it at once: the operation is closed, and so is every connection it had touched.
 """
 
 from __future__ import annotations
@@ -17,23 +18,41 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from zsmtp.dns.answer import Answer, Query
 from zsmtp.dns.cache import AnswerCache
-from zsmtp.dns.destination import OwnAddresses
 from zsmtp.dns.resolver import Resolver
+from zsmtp.effects import (
+    AllowCompletion,
+    Close,
+    Connect,
+    ConnectResult,
+    Effect,
+    Exchange,
+    FetchPolicy,
+    KeepPolicy,
+    Operation,
+    OwnAddresses,
+    PolicyEffect,
+    ReadClock,
+    ReadStop,
+    RecallPolicy,
+    Sleep,
+    StartTLS,
+    TLSResult,
+    unknown_effect,
+)
 from zsmtp.errors import LocalError
 from zsmtp.events import LookupDone, LookupStarted, Observer, ignore
-from zsmtp.net import waits
-from zsmtp.net.effects import Close, Connect, Exchange, ReadClock, StartTLS, TLSResult
+from zsmtp.net import operations
 from zsmtp.net.identity import own_addresses
+from zsmtp.net.operations import WRITABLE, LocalBinding, SocketsWait, StreamWait, Wait
 from zsmtp.net.transport import SocketStream
-from zsmtp.net.waits import WRITABLE, SocketsWait, Source, StreamWait, Wait
-from zsmtp.net.watch import Watch
+from zsmtp.net.watch import DescriptorWatch
 
 if TYPE_CHECKING:
     from zsmtp.net.stspolicies import PolicyKeeper
@@ -41,13 +60,15 @@ if TYPE_CHECKING:
 LOOKUP_THREADS = 16
 GRACE = 1.0  # seconds that calls in threads have to end when the driver is closed
 TURNS = 16  # waits that a run may find fulfilled one after the other before others have their turn
+PAUSE = 0.01  # seconds that a reply in many pieces is left to come on its way, doubled for each further piece
+LONGEST_PAUSE = 1.0  # seconds; peers that send octet by octet are read that often
 
 T = TypeVar("T")
 A = TypeVar("A")
 
 
 class Stop:
-    """Tells one run or several to end by the rules; a :class:`zsmtp.net.waits.Stopping`."""
+    """Tells one run or several to end by the rules; a :class:`zsmtp.net.operations.Stopping`."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -75,11 +96,11 @@ class Stop:
 class AsyncDriver:
     """Carries out effects. ``resolver`` is called for the first lookup, and the resolver it gives in threads.
 
-    ``policies`` carries out what MTA-STS asks for, in threads as well; without it such effects are not known here.
+    ``policies`` carries out the effects of MTA-STS, in threads as well; without it they are refused.
     """
 
     def __init__(
-        self, resolver: Callable[[], Resolver], source: Source | None = None, policies: PolicyKeeper | None = None
+        self, resolver: Callable[[], Resolver], source: LocalBinding | None = None, policies: PolicyKeeper | None = None
     ) -> None:
         self._make_resolver = resolver
         self._resolver: Resolver | None = None
@@ -91,13 +112,12 @@ class AsyncDriver:
         self._calls: set[asyncio.Future[Any]] = set()
         self._end = -1  # is closed to end fetches under way, which watch the other end
         self._interrupt = -1
-        self._watches: dict[int, Watch] = {}
-        self.source = source or Source()
+        self._watches: dict[int, DescriptorWatch] = {}
+        self.source = source or LocalBinding()
 
-    async def run(self, work: Generator[Any, Any, T], *, stop: Stop | None = None, observer: Observer = ignore) -> T:
+    async def run(self, work: Operation[T], *, stop: Stop | None = None, observer: Observer = ignore) -> T:
         """Run ``work`` to its end and return its result."""
-        run: _Run[T] = _Run(self, work, stop or Stop(), observer)
-        return await run.to_its_end()
+        return await Run(self, work, stop or Stop(), observer).to_its_end()
 
     def notify(self, stream: SocketStream, stirred: Callable[[], None]) -> None:
         """Call ``stirred`` when the peer of a stream that no run uses says something, or closes the connection."""
@@ -129,10 +149,10 @@ class AsyncDriver:
 
     # ------------------------------------------------------------ for the runs
 
-    def _watch(self, fd: int) -> Watch:
+    def _watch(self, fd: int) -> DescriptorWatch:
         watch = self._watches.get(fd)
         if watch is None:
-            watch = self._watches[fd] = Watch(asyncio.get_running_loop(), fd)
+            watch = self._watches[fd] = DescriptorWatch(asyncio.get_running_loop(), fd)
         return watch
 
     def _lookup(self, query: Query, deadline: float) -> Answer | asyncio.Future[Answer]:
@@ -155,10 +175,8 @@ class AsyncDriver:
         if not asked.cancelled() and asked.exception() is None:
             self._cache.put(asked.result(), time.monotonic())
 
-    def _policy(self, effect: object) -> asyncio.Future[object]:
+    def _policy(self, effect: PolicyEffect) -> asyncio.Future[object]:
         """Carry out an effect of MTA-STS: fetches in any thread, what is remembered in one of its own."""
-        from zsmtp.tls.mtasts import FetchPolicy
-
         assert self.policies is not None
         if isinstance(effect, FetchPolicy):
             if self._end < 0:
@@ -177,34 +195,79 @@ class AsyncDriver:
         return future
 
 
-class _Run(Generic[T]):
-    """One generator on its way."""
+def _keep_nothing(result: ConnectResult) -> None:
+    """Default of ``connected``."""
 
-    def __init__(self, driver: AsyncDriver, work: Generator[Any, Any, T], stop: Stop, observer: Observer) -> None:
+
+class Place(Protocol):
+    """The place of a run among others, which it does not need while it sleeps."""
+
+    def leave(self) -> None:
+        """The run sleeps."""
+
+    def ask_back(self, wake: Callable[[], None]) -> bool:
+        """Whether the run may go on; if not, ``wake`` is called when it is worth asking again."""
+
+    def take_back(self) -> None:
+        """The run goes on, or ends."""
+
+
+async def _allow_all(asked: AllowCompletion) -> bool:
+    """Default of ``allow``."""
+    return True
+
+
+class Run(Generic[T]):
+    """One operation in progress: :meth:`to_its_end` carries it out.
+
+    ``connected`` is told what came of connecting; ``allow`` answers whether transactions may be completed; ``place`` is
+    left while the operation sleeps.
+    """
+
+    def __init__(
+        self,
+        driver: AsyncDriver,
+        work: Operation[T],
+        stop: Stop,
+        observer: Observer,
+        connected: Callable[[ConnectResult], None] = _keep_nothing,
+        allow: Callable[[AllowCompletion], Awaitable[bool]] = _allow_all,
+        place: Place | None = None,
+    ) -> None:
+        self._place = place
+        self._connected = connected
+        self._allow = allow
+        self._watched: DescriptorWatch | None = None  # what it waits for, if that is a stream
         self._driver = driver
         self._work = work
         self._stop = stop
         self._observe = observer
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
-        self._lookups_end = self._clock() + waits.LOOKUPS_TIME
+        self._lookups_end = self._clock() + operations.LOOKUPS_TIME
         self._waiter: asyncio.Future[None] | None = None
         self._touched: set[SocketStream] = set()
         self._turns = 0
+        self._pieces: int | None = None  # times that this exchange waited for something to read
+        self._pause = 0.0  # what its peer was given to send more of a reply
 
     async def to_its_end(self) -> T:
-        """Carry out its effects; a run that is cancelled, or whose generator raises, leaves nothing open."""
+        """Carry out its effects; a run that is cancelled, or whose operation raises, leaves nothing open."""
         self._stop.listen(self._wake)
         answer: object = None
         try:
             while True:
                 effect = self._work.send(answer)
-                if isinstance(effect, Exchange):
+                if type(effect) is Exchange:
                     answer = effect.session.next_event()  # most events wait behind the one before
                     if answer is None:
                         answer = await self._exchange(effect)
+                elif (answer_at_once := self._at_once.get(type(effect))) is not None:
+                    answer = answer_at_once(self, effect)
+                elif (perform := self._performers.get(type(effect))) is not None:
+                    answer = await perform(self, effect)
                 else:
-                    answer = await self._perform(effect)
+                    raise unknown_effect(effect)
         except StopIteration as end:
             result: T = end.value
             return result
@@ -216,37 +279,43 @@ class _Run(Generic[T]):
         finally:
             self._stop.ignore(self._wake)
 
-    async def _perform(self, effect: object) -> object:
-        if isinstance(effect, Query):
-            return await self._look_up(effect)
-        if isinstance(effect, Connect):
-            made = await self._wait_through(
-                waits.connect(effect, self._driver.source, self._clock, self._stop, self._observe)
-            )
-            if made.stream is not None:
-                self._touched.add(cast(SocketStream, made.stream))
-            return made
-        if isinstance(effect, Close):
-            self._close(cast(SocketStream, effect.stream))
-            return None
-        if isinstance(effect, StartTLS):
-            return await self._start_tls(effect)
-        if isinstance(effect, ReadClock):
-            return self._clock()
-        if isinstance(effect, OwnAddresses):
-            return own_addresses()
-        if self._driver.policies is not None:
-            return await self._carry_out_policy(effect)
-        raise LocalError(f"not an effect this driver knows: {effect!r}")
+    async def _connect(self, effect: Connect) -> ConnectResult:
+        made = await self._wait_through(
+            operations.connect(effect, self._driver.source, self._clock, self._stop, self._observe)
+        )
+        if made.stream is not None:
+            self._touched.add(cast(SocketStream, made.stream))
+        self._connected(made)
+        return made
 
     async def _exchange(self, effect: Exchange) -> object:
         stream = cast(SocketStream, effect.stream)
         self._touched.add(stream)
-        return await self._wait_through(waits.exchange(stream, effect.session, self._clock, self._stop))
+        self._pieces = 0
+        event = await self._wait_through(operations.exchange(stream, effect.session, self._clock, self._stop))
+        if self._pieces <= 1:
+            self._pause = 0.0
+        self._pieces = None
+        return event
+
+    async def _sleep(self, effect: Sleep) -> None:
+        """Sleep until it is time, and until there is a place for this run again; a stop ends both."""
+        began, place = self._clock(), self._place
+        if place is not None:
+            place.leave()
+        try:
+            while not self._stop.requested and (left := effect.until - self._clock()) > 0:
+                await self._wait_for_wake(left)
+            while place is not None and not self._stop.requested and not place.ask_back(self._wake):
+                await self._wait_for_wake(None)
+        finally:
+            if place is not None:
+                place.take_back()
+            self._lookups_end += self._clock() - began  # what lookups may take in all does not pass meanwhile
 
     async def _start_tls(self, effect: StartTLS) -> TLSResult:
         stream = cast(SocketStream, effect.stream)
-        result = await self._wait_through(waits.start_tls(effect, self._clock, self._stop))
+        result = await self._wait_through(operations.start_tls(effect, self._clock, self._stop))
         if result.stream is None:
             self._close(stream)
         else:
@@ -260,7 +329,7 @@ class _Run(Generic[T]):
 
     # ----------------------------------------------------------------- waiting
 
-    async def _wait_through(self, steps: Generator[Wait, Any, A]) -> A:
+    async def _wait_through(self, steps: Coroutine[Wait, Any, A]) -> A:
         """Carry out the waits of ``steps``; they are closed if this run is cancelled meanwhile."""
         answer: object = None
         try:
@@ -286,15 +355,49 @@ class _Run(Generic[T]):
             if ready:
                 await self._take_turns()
                 return ready
+        elif self._pieces is not None:
+            self._pieces += 1
+            if self._pieces > 2 or (self._pieces == 2 and self._pause):
+                await self._let_more_come(wait.deadline)
         self._waiter = waiter = self._loop.create_future()
         watch.wait_for(wait.interest, wait.deadline, waiter)
+        self._watched = watch
         self._turns = 0
         try:
             await waiter
         finally:
-            self._waiter = None
+            self._waiter = self._watched = None
             ready = watch.heard()
         return ready
+
+    async def _let_more_come(self, deadline: float | None) -> None:
+        """Leave a reply that comes piece by piece to the system for a while: each look at it costs as much as a reply.
+
+        A thousand peers that send an octet now and then must not hold up those that have something to say.
+        """
+        self._pause = min(max(2 * self._pause, PAUSE), LONGEST_PAUSE)
+        left = self._pause if deadline is None else min(self._pause, deadline - self._clock())
+        if left <= 0 or self._stop.requested:
+            return
+        await self._wait_for_wake(left)
+
+    async def _wait_for_wake(self, seconds: float | None) -> None:
+        """Until :meth:`_wake`, for so many seconds at most."""
+        self._waiter = waiter = self._loop.create_future()
+        timer = None if seconds is None else self._loop.call_later(seconds, self._wake)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for something outside that has not come: a peer, or an answer to a lookup."""
+        if self._waiter is None or self._waiter.done():
+            return False
+        return self._watched is None or not self._watched.is_due()
 
     async def _take_turns(self) -> None:
         """A peer that takes all that is written must not keep the others waiting."""
@@ -343,7 +446,7 @@ class _Run(Generic[T]):
         return answer
 
     async def _ask(self, query: Query) -> Answer:
-        deadline = waits.lookup_deadline(query, self._clock(), self._lookups_end, self._stop)
+        deadline = operations.lookup_deadline(query, self._clock(), self._lookups_end, self._stop)
         if isinstance(deadline, Answer):
             return deadline
         asked = self._driver._lookup(query, deadline)
@@ -352,20 +455,22 @@ class _Run(Generic[T]):
         await self._wait_on_thread(asked)
         if asked.done():
             return asked.result()
-        late = waits.lookup_deadline(query, self._clock(), self._clock(), self._stop)
+        late = operations.lookup_deadline(query, self._clock(), self._clock(), self._stop)
         assert isinstance(late, Answer)
         return late
 
-    async def _carry_out_policy(self, effect: object) -> object:
+    async def _carry_out_policy(self, effect: PolicyEffect) -> object:
+        if self._driver.policies is None:
+            raise LocalError(f"this driver keeps no MTA-STS policies: {effect!r}")
         called = self._driver._policy(effect)
         await self._wait_on_thread(called)
         if called.done():
             return called.result()
-        from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy, RecalledPolicy, RecallPolicy
-        from zsmtp.tls.problem import Problem
+        from zsmtp.tls.mtasts import FetchedPolicy, RecalledPolicy
+        from zsmtp.tls.problem import TLSProblem
 
         if isinstance(effect, FetchPolicy):
-            return FetchedPolicy(failure=Problem.STS_POLICY_FETCH_ERROR, problem=self._stop.reason)
+            return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem=self._stop.reason)
         return RecalledPolicy(None, time.time()) if isinstance(effect, RecallPolicy) else None
 
     async def _wait_on_thread(self, called: asyncio.Future[Any]) -> None:
@@ -381,3 +486,20 @@ class _Run(Generic[T]):
         finally:
             self._waiter = None
             called.remove_done_callback(done)
+
+    _at_once: ClassVar[Mapping[type[Effect[Any]], Callable[[Run[Any], Any], object]]] = {
+        ReadClock: lambda self, _: self._clock(),
+        ReadStop: lambda self, _: operations.why_stopped(self._stop),
+        OwnAddresses: lambda _self, _: own_addresses(),
+        Close: lambda self, effect: self._close(effect.stream),
+    }
+    _performers: ClassVar[Mapping[type[Effect[Any]], Callable[[Run[Any], Any], Awaitable[object]]]] = {
+        Query: _look_up,
+        Connect: _connect,
+        Sleep: _sleep,
+        StartTLS: _start_tls,
+        AllowCompletion: lambda self, effect: self._allow(effect),
+        RecallPolicy: _carry_out_policy,
+        FetchPolicy: _carry_out_policy,
+        KeepPolicy: _carry_out_policy,
+    }

@@ -1,8 +1,8 @@
-"""The blocking driver: carries out the effects of one generator at a time, with ``poll`` and a clock.
+"""The blocking driver: carries out the effects of one operation at a time, with ``poll`` and a clock.
 
-How an exchange, a handshake and a race of connections go is in ``zsmtp.net.waits``; here is the waiting: in one place,
-on the connection and on a descriptor that becomes readable when this program is told to stop, with the deadline that
-the session, the race or the resolver names.
+How an exchange, a handshake and a race of connections go is in ``zsmtp.net.operations``; here is the waiting: in one
+place, on the connection and on a descriptor that becomes readable when this program is told to stop, with the deadline
+that the session, the race or the resolver names.
 """
 
 from __future__ import annotations
@@ -12,19 +12,38 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from zsmtp.dns.answer import Answer, Query
-from zsmtp.dns.destination import OwnAddresses
 from zsmtp.dns.resolver import Resolver
+from zsmtp.effects import (
+    AllowCompletion,
+    Close,
+    Connect,
+    ConnectResult,
+    Effect,
+    Exchange,
+    FetchPolicy,
+    KeepPolicy,
+    Operation,
+    OwnAddresses,
+    PolicyEffect,
+    ReadClock,
+    ReadStop,
+    RecallPolicy,
+    Sleep,
+    StartTLS,
+    TLSResult,
+    carry_out,
+    unknown_effect,
+)
 from zsmtp.errors import LocalError
 from zsmtp.events import LookupDone, LookupStarted, Observer, ignore
-from zsmtp.net import waits
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, ReadClock, StartTLS, TLSResult, carry_out
+from zsmtp.net import operations
 from zsmtp.net.identity import LocalIdentity, own_addresses
+from zsmtp.net.operations import READABLE, SocketsWait, StreamWait, Wait
 from zsmtp.net.transport import SocketStream
-from zsmtp.net.waits import READABLE, SocketsWait, StreamWait, Wait
 from zsmtp.proto.session import SessionEvent
 
 if TYPE_CHECKING:
@@ -48,7 +67,7 @@ def _never() -> bool:
 class Stop:
     """Whether this program was told to stop, in a form that waits can hear: ``fileno`` becomes readable then.
 
-    It is a :class:`zsmtp.net.waits.Stopping`.
+    It is a :class:`zsmtp.net.operations.Stopping`.
     """
 
     at_once = False
@@ -77,7 +96,7 @@ class BlockingDriver:
 
     :attr:`before_wait` is called whenever something is going to be waited for: the time to do what was put off. While
     :attr:`may_linger` says so, it is called only for waits of more than a moment (``LINGER``).
-    :attr:`policies` carries out what MTA-STS asks for; without it such effects are not known here.
+    :attr:`policies` carries out the effects of MTA-STS; without it they are refused.
     """
 
     def __init__(
@@ -94,7 +113,7 @@ class BlockingDriver:
         self._make_resolver = resolver
         self._resolver: Resolver | None = None
         self._stop = stop
-        self._source = waits.Source(identity, reserved_port, send_buffer)
+        self._source = operations.LocalBinding(identity, reserved_port, send_buffer)
         self._observe = observer
         self._clock = clock
         self._lookups_end = 0.0
@@ -108,42 +127,40 @@ class BlockingDriver:
         self._watched_fd = -1
         self._wanted = 0
 
-    def run(self, work: Generator[Any, Any, T]) -> T:
+    def run(self, work: Operation[T]) -> T:
         """Run ``work`` to its end and return its result."""
-        self._lookups_end = self._clock() + waits.LOOKUPS_TIME
+        self._lookups_end = self._clock() + operations.LOOKUPS_TIME
         return carry_out(work, self._perform)
 
-    def _perform(self, effect: object) -> object:
-        if isinstance(effect, Exchange):
-            return self._exchange(effect)
-        if isinstance(effect, Query):
-            return self._look_up(effect)
-        if isinstance(effect, Connect):
-            return self._connect(effect)
-        if isinstance(effect, Close):
-            self._close(cast(SocketStream, effect.stream))
-            return None
-        if isinstance(effect, StartTLS):
-            return self._start_tls(effect)
-        if isinstance(effect, ReadClock):
-            return self._clock()
-        if isinstance(effect, OwnAddresses):
-            return own_addresses()
-        if self.policies is not None:
-            self.before_wait()
-            return self.policies.carry_out(effect, interrupt=self._stop.fileno())
-        raise LocalError(f"not an effect this driver knows: {effect!r}")
+    def _perform(self, effect: Effect[Any]) -> object:
+        perform = self._performers.get(type(effect))
+        if perform is None:
+            raise unknown_effect(effect)
+        return perform(self, effect)
+
+    def _sleep(self, effect: Sleep) -> None:
+        began = self._clock()
+        self._forget_stream()
+        while not self._stop.requested and self._clock() < effect.until:
+            self._ready(effect.until)
+        self._lookups_end += self._clock() - began  # what lookups may take in all does not pass meanwhile
+
+    def _policy(self, effect: PolicyEffect) -> object:
+        if self.policies is None:
+            raise LocalError(f"this driver keeps no MTA-STS policies: {effect!r}")
+        self.before_wait()
+        return self.policies.carry_out(effect, interrupt=self._stop.fileno())
 
     def _exchange(self, effect: Exchange) -> SessionEvent | None:
         stream: Any = effect.stream  # what is behind it drivers know
-        return carry_out(waits.exchange(stream, effect.session, self._clock, self._stop), self._wait)
+        return carry_out(operations.exchange(stream, effect.session, self._clock, self._stop), self._wait)
 
     def _connect(self, effect: Connect) -> ConnectResult:
-        return carry_out(waits.connect(effect, self._source, self._clock, self._stop, self._observe), self._wait)
+        return carry_out(operations.connect(effect, self._source, self._clock, self._stop, self._observe), self._wait)
 
     def _start_tls(self, effect: StartTLS) -> TLSResult:
         stream = cast(SocketStream, effect.stream)
-        result = carry_out(waits.start_tls(effect, self._clock, self._stop), self._wait)
+        result = carry_out(operations.start_tls(effect, self._clock, self._stop), self._wait)
         self._forget_stream()
         if result.stream is None:
             stream.close()
@@ -158,7 +175,7 @@ class BlockingDriver:
         return answer
 
     def _ask(self, query: Query) -> Answer:
-        deadline = waits.lookup_deadline(query, self._clock(), self._lookups_end, self._stop)
+        deadline = operations.lookup_deadline(query, self._clock(), self._lookups_end, self._stop)
         if isinstance(deadline, Answer):
             return deadline
         if self._resolver is None:
@@ -169,7 +186,7 @@ class BlockingDriver:
     # ----------------------------------------------------------------- waits
 
     def _wait(self, wait: Wait) -> object:
-        """Carry out one wait of ``zsmtp.net.waits``."""
+        """Carry out one wait of ``zsmtp.net.operations``."""
         if isinstance(wait, StreamWait):
             return self._wait_on_stream(wait)
         if isinstance(wait, SocketsWait):
@@ -185,7 +202,7 @@ class BlockingDriver:
         elif self._wanted != interest:
             self._poll.modify(self._watched_fd, interest)
             self._wanted = interest
-        for fd, events in self._ready(deadline, likely=bool(interest & waits.WRITABLE)):
+        for fd, events in self._ready(deadline, likely=bool(interest & operations.WRITABLE)):
             if fd == self._watched_fd:
                 return events
         return 0
@@ -194,7 +211,7 @@ class BlockingDriver:
         """The descriptors that are ready."""
         self._forget_stream()
         for sock in wait.sockets:
-            self._poll.register(sock, waits.WRITABLE)
+            self._poll.register(sock, operations.WRITABLE)
         try:
             return {fd for fd, _ in self._ready(wait.deadline)}
         finally:
@@ -228,10 +245,27 @@ class BlockingDriver:
             self._poll.unregister(self._watched_fd)
             self._watched, self._watched_fd = None, -1
 
-    def _close(self, stream: SocketStream) -> None:
+    def _close(self, effect: Close) -> None:
+        stream = cast(SocketStream, effect.stream)
         if self._watched is stream:
             self._forget_stream()
         stream.close()
+
+    _performers: ClassVar[Mapping[type[Effect[Any]], Callable[[BlockingDriver, Any], object]]] = {
+        Exchange: _exchange,
+        Query: _look_up,
+        Connect: _connect,
+        Close: _close,
+        StartTLS: _start_tls,
+        ReadClock: lambda self, _: self._clock(),
+        Sleep: _sleep,
+        OwnAddresses: lambda _self, _: own_addresses(),
+        ReadStop: lambda self, _: operations.why_stopped(self._stop),
+        AllowCompletion: lambda _self, _: True,
+        RecallPolicy: _policy,
+        FetchPolicy: _policy,
+        KeepPolicy: _policy,
+    }
 
     def wait_for_input(self, fileno: int, deadline: float | None, stream: object = None) -> bool:
         """Wait until ``fileno`` is readable: True. False at the deadline, on a stop, or if ``stream``'s peer stirs.

@@ -23,13 +23,15 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from zsmtp import __version__
+from zsmtp.dns.candidates import Endpoint
 from zsmtp.dns.ip import ip_family
 from zsmtp.dns.literal import domain_problem
-from zsmtp.dns.plan import Endpoint
+from zsmtp.effects import FetchPolicy
 from zsmtp.escape import escape
 from zsmtp.net.transport import begin_connect, finish_connect, new_socket
-from zsmtp.tls.mtasts import MAX_POLICY, FetchedPolicy, FetchPolicy
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.mtasts import MAX_POLICY, FetchedPolicy
+from zsmtp.tls.problem import TLSProblem
 
 if TYPE_CHECKING:
     import h11
@@ -55,6 +57,7 @@ def pkix_context(ca_file: str | None = None, ca_path: str | None = None) -> ssl.
     identifiers; which hosts can be reached is not to depend on that.
     """
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file, capath=ca_path)
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # set by some builds: an answer cut short would look whole
     context.verify_flags &= ~(ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
@@ -78,14 +81,14 @@ def fetch_policy(
         return FetchedPolicy(fetch.run())
     except ssl.SSLCertVerificationError as error:
         problem = f"the certificate of {request.host} is not good: {escape(error.verify_message)}"
-        return FetchedPolicy(failure=Problem.STS_WEBPKI_INVALID, problem=problem)
+        return FetchedPolicy(failure=TLSProblem.STS_WEBPKI_INVALID, problem=problem)
     except ssl.SSLError as error:
         problem = f"TLS with {request.host} failed: {escape(error.reason or str(error))}"
     except OSError as error:
         problem = f"connection to {request.host} failed: {os.strerror(error.errno) if error.errno else error}"
     except _Failed as error:
         problem = str(error)
-    return FetchedPolicy(failure=Problem.STS_POLICY_FETCH_ERROR, problem=problem)
+    return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem=problem)
 
 
 class _Fetch:
@@ -151,7 +154,12 @@ class _Fetch:
         import h11
 
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER)
-        headers = [("Host", self._request.host), ("Accept", "text/plain"), ("Connection", "close")]
+        headers = [
+            ("Host", self._request.host),
+            ("User-Agent", f"zsmtp/{__version__}"),  # RFC 9110 10.1.5; some hosts refuse requests without one
+            ("Accept", "text/plain"),
+            ("Connection", "close"),
+        ]
         try:
             out = connection.send(h11.Request(method="GET", target=self._request.path, headers=headers))
             self._send(stream, (out or b"") + (connection.send(h11.EndOfMessage()) or b""))
@@ -230,4 +238,6 @@ class _Fetch:
     def _stopped(self) -> bool:
         if self._interrupt is None:
             return False
-        return bool(select.select([self._interrupt], [], [], 0)[0])
+        poll = select.poll()  # select(2) cannot look at descriptors beyond 1023
+        poll.register(self._interrupt, select.POLLIN)
+        return bool(poll.poll(0))

@@ -5,7 +5,7 @@ A local identity is written as one of::
     any                any address of this machine, as the kernel chooses
     any6               the same, IPv6 only
     iface:eth0         the addresses of an interface; iface:v4:eth0 and iface:v6:eth0 one family of them
-    [192.0.2.1]        this address; IPv6 as [IPv6:2001:db8::1], [ipv6.2001:db8::1] or [IPv6 2001:db8::1]
+    [192.0.2.1]        this address; IPv6 as [IPv6:2001:db8::1], [ipv6.2001:db8::1], [IPv6 2001:db8::1], [fe80::1%eth0]
     mail.example.org   the addresses of this name
 
 :func:`parse_identity` reads it, :meth:`LocalIdentity.resolve` finds the address to use in each family now, or why
@@ -23,10 +23,11 @@ import struct
 import sys
 from collections.abc import Callable, Iterable
 
+from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.dns.ip import format_ip, ip_family, is_link_local
 from zsmtp.dns.literal import Literal, Name, parse_destination, shown
-from zsmtp.dns.plan import Endpoint, Family
 from zsmtp.errors import ConfigError, ConnectError
+from zsmtp.net.transport import socket_address
 from zsmtp.records import dataclass
 
 RESERVED_PORTS = range(1023, 511, -1)
@@ -118,7 +119,7 @@ def _read(path: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
+class SocketBinding:
     """What to bind to in one address family.
 
     ``address`` None leaves the choice to the kernel. ``problem`` is not empty if the identity has no address in this
@@ -134,13 +135,13 @@ class ResolvedIdentity:
     """A local identity as it is now: a binding for each family. ``text`` is what it was read from."""
 
     text: str
-    inet: Binding
-    inet6: Binding
+    inet: SocketBinding
+    inet6: SocketBinding
 
-    def binding(self, family: Family) -> Binding:
+    def binding(self, family: Family) -> SocketBinding:
         """The binding of a family; a UNIX socket has no local address to choose."""
         if family is Family.UNIX:
-            return Binding()
+            return SocketBinding()
         return self.inet6 if family is Family.INET6 else self.inet
 
 
@@ -175,19 +176,19 @@ class LocalIdentity:
             )
         return ResolvedIdentity(self.text, *(self._pick(family, found, problem) for family in _IP_FAMILIES))
 
-    def _chosen_by_kernel(self, family: Family) -> Binding:
-        return Binding() if family in self.families else self._excluded(family)
+    def _chosen_by_kernel(self, family: Family) -> SocketBinding:
+        return SocketBinding() if family in self.families else self._excluded(family)
 
-    def _excluded(self, family: Family) -> Binding:
-        return Binding(problem=f"local identity {self.text} is not for {family.value}")
+    def _excluded(self, family: Family) -> SocketBinding:
+        return SocketBinding(problem=f"local identity {self.text} is not for {family.value}")
 
-    def _pick(self, family: Family, found: Iterable[str], problem: str) -> Binding:
+    def _pick(self, family: Family, found: Iterable[str], problem: str) -> SocketBinding:
         if family not in self.families:
             return self._excluded(family)
         for address in found:
             if ip_family(address) is family:
-                return Binding(address)
-        return Binding(problem=problem or f"local identity {self.text} has no {family.value} address")
+                return SocketBinding(address)
+        return SocketBinding(problem=problem or f"local identity {self.text} has no {family.value} address")
 
     def _of_interface(self, known: tuple[InterfaceAddress, ...]) -> tuple[tuple[str, ...], str]:
         mine = [one for one in known if one.interface == self.interface]
@@ -224,8 +225,8 @@ def parse_identity(text: str) -> LocalIdentity:
         return LocalIdentity(bare, keyword)
     if bare[:6].lower() == "iface:":
         return _parse_interface(bare)
-    parsed = parse_destination(bare)
-    if isinstance(parsed, Literal) and parsed.port is None:
+    parsed = parse_destination(bare, allow_unix=True)
+    if isinstance(parsed, Literal) and parsed.port is None and parsed.family is not Family.UNIX:
         return LocalIdentity(bare, frozenset({parsed.family}), address=parsed.address)
     if isinstance(parsed, Name):
         return LocalIdentity(bare, _BOTH, name=parsed.domain)
@@ -253,7 +254,7 @@ def bind_socket(
     """
     if family is Family.UNIX:
         return
-    binding = Binding() if identity is None else identity.binding(family)
+    binding = SocketBinding() if identity is None else identity.binding(family)
     if binding.problem:
         raise ConnectError(binding.problem)
     wildcard = "::" if family is Family.INET6 else "0.0.0.0"  # noqa: S104 - the source of a connection, not a listener
@@ -262,7 +263,7 @@ def bind_socket(
         _bind_reserved(connection, address)
     elif binding.address is not None:
         try:
-            connection.bind((address, 0))
+            connection.bind(socket_address(address, 0))
         except OSError as error:
             raise ConnectError(f"cannot bind to the local address {address}: {error.strerror or error}") from error
 
@@ -279,7 +280,7 @@ def source_address(endpoint: Endpoint, identity: ResolvedIdentity | None) -> str
     try:
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
             bind_socket(probe, identity, endpoint.family, reserved_port=False)
-            probe.connect((endpoint.address, endpoint.port))
+            probe.connect(socket_address(endpoint.address, endpoint.port))
             return str(probe.getsockname()[0])
     except OSError as error:
         raise ConnectError(f"no way to {endpoint.address}: {error.strerror or error}") from error
@@ -288,7 +289,7 @@ def source_address(endpoint: Endpoint, identity: ResolvedIdentity | None) -> str
 def _bind_reserved(connection: socket.socket, address: str) -> None:
     for port in RESERVED_PORTS:
         try:
-            connection.bind((address, port))
+            connection.bind(socket_address(address, port))
         except PermissionError as error:
             raise ConnectError(f"source port {port} (-r) needs the privilege to use ports below 1024") from error
         except OSError as error:

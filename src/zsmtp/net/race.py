@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zsmtp.dns.plan import Endpoint
+from zsmtp.dns.candidates import Endpoint
 
 SAME_HOST = 0.25  # seconds before another address of the same host is tried beside the first
 OTHER_HOST = 2.0  # seconds before the next host is: it may be a worse one

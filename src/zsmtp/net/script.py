@@ -15,7 +15,7 @@ from enum import Enum
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from zsmtp.dns.plan import Endpoint
+from zsmtp.dns.candidates import Endpoint
 from zsmtp.errors import ConnectionLost
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Reaction:
         return self.say if isinstance(self.say, bytes) else self.say.encode() + b"\r\n"
 
 
-class Pace(Enum):
+class ServerPace(Enum):
     """When a server acts on what it has received."""
 
     AT_ONCE = "at once"  # after every write of the client
@@ -71,7 +71,7 @@ class Script:
     octets one read of the client brings and one write of it takes at most (empty: all). ``connect_time`` is how long
     connecting takes, in seconds. ``tls`` are the facts of a handshake that succeeds (the octets stay plain, there is
     nobody to hide them from), or why it fails, ``tls_time`` how long it takes; a server that does not ``resumes`` fails
-    a session taken up again.
+    a session taken up again. ``exporter`` is what both ends can bind a login to then (``tls-exporter``, RFC 9266).
     """
 
     greeting: Reaction = Reaction("220 server.example ESMTP")
@@ -79,13 +79,14 @@ class Script:
     replies: Mapping[str, Sequence[Reaction]] = field(default_factory=dict)
     in_content: tuple[int, Reaction] | None = None
     lmtp: bool = False
-    pace: Pace = Pace.PATIENT
+    pace: ServerPace = ServerPace.PATIENT
     read_sizes: Sequence[int] = ()
     write_sizes: Sequence[int] = ()
     connect_time: float = 0.0
     tls: TLSFacts | str = "the peer has no TLS"
     tls_time: float = 0.0
     resumes: bool = True
+    exporter: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,11 @@ class ScriptedConnection:
         self._reads = cycle(script.read_sizes or (1 << 30,))
         self._writes = cycle(script.write_sizes or (1 << 30,))
         self._react(script.greeting)
+
+    @property
+    def exporter(self) -> bytes:
+        """What ``tls-exporter`` binds a login to; b"" in clear."""
+        return self.script.exporter if self.clear_octets is not None else b""
 
     @property
     def client_octets(self) -> bytes:
@@ -175,7 +181,7 @@ class ScriptedConnection:
         self.written.append((now, bytes(octets[:count])))
         if self._end is None:
             self._inbox += octets[:count]
-            if self.script.pace is Pace.AT_ONCE:
+            if self.script.pace is ServerPace.AT_ONCE:
                 self.act(now)
         return count
 
@@ -240,9 +246,9 @@ class ScriptedConnection:
         if verb in ("MAIL", "RSET", "EHLO", "HELO", "LHLO"):
             self._paths = []
             self._in_transaction = verb == "MAIL" and reply.startswith(b"2")
-        elif verb == "RCPT" and self._in_transaction and reply.startswith(b"25"):
+        elif verb == "RCPT" and self._in_transaction and reply.startswith(b"2"):
             self._paths.append(line[line.index(b"<") + 1 : line.rindex(b">")])
-        elif verb == "DATA" and reply.startswith(b"354"):
+        elif verb == "DATA" and reply.startswith(b"3"):
             self._content = bytearray()
 
     def _friendly(self, verb: str) -> str | Reaction:

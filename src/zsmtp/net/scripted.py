@@ -20,25 +20,43 @@ server answers while the client still writes. None of that may ever change what 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zsmtp.dns.answer import Answer, Query
-from zsmtp.dns.destination import OwnAddresses
-from zsmtp.dns.plan import Endpoint
+from zsmtp.dns.answer import Answer, Query, Status
+from zsmtp.dns.candidates import Endpoint
 from zsmtp.dns.resolver import Resolver
 from zsmtp.dns.static import StaticResolver
+from zsmtp.effects import (
+    AllowCompletion,
+    Close,
+    Connect,
+    ConnectResult,
+    Effect,
+    Exchange,
+    FetchPolicy,
+    KeepPolicy,
+    Operation,
+    OwnAddresses,
+    ReadClock,
+    ReadStop,
+    RecallPolicy,
+    Sleep,
+    StartTLS,
+    TLSResult,
+    carry_out,
+    unknown_effect,
+)
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted, LocalError
 from zsmtp.events import ConnectFailed, Connecting, LookupDone, LookupStarted, Observer, ignore
-from zsmtp.net.effects import Close, Connect, ConnectResult, Exchange, ReadClock, StartTLS, TLSResult, carry_out
 from zsmtp.net.race import Race
 from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection
 from zsmtp.proto.session import Session, SessionEvent
 
 if TYPE_CHECKING:
     from zsmtp.tls.chain import TrustAnchors
-    from zsmtp.tls.mtasts import CachedPolicy, FetchPolicy
+    from zsmtp.tls.mtasts import CachedPolicy, FetchedPolicy, RecalledPolicy
 
 QUERY_TIME = 15.0  # seconds for one lookup
 
@@ -100,56 +118,76 @@ class ScriptedNetwork:
         self._own_addresses = own_addresses
         self._observe = observer
         self._tried: Counter[str] = Counter()
+        self.completions: list[AllowCompletion] = []
+        self.allow_completion: Callable[[AllowCompletion], bool] = lambda _: True
+        self._performers: dict[type[Effect[Any]], Callable[[Any], object]] = {
+            Exchange: self._exchange,
+            Query: self._look_up,
+            Connect: self._connect,
+            Close: self._close,
+            StartTLS: self._start_tls,
+            ReadClock: lambda _: self.now,
+            Sleep: self._sleep,
+            OwnAddresses: lambda _: self._own_addresses,
+            ReadStop: lambda _: "told to stop" if self._stopped else "",
+            AllowCompletion: self._allow,
+            RecallPolicy: self._recall,
+            FetchPolicy: self._fetch,
+            KeepPolicy: self._keep,
+        }
 
-    def run(self, work: Generator[Any, Any, T]) -> T:
+    def run(self, work: Operation[T]) -> T:
         """Run ``work`` to its end and return its result."""
         return carry_out(work, self._perform)
 
-    def _perform(self, effect: object) -> object:
-        if isinstance(effect, Exchange):
-            assert isinstance(effect.stream, ScriptedConnection)
-            return self._exchange(effect.stream, effect.session)
-        if isinstance(effect, Query):
-            return self._look_up(effect)
-        if isinstance(effect, Connect):
-            return self._connect(effect)
-        if isinstance(effect, Close):
-            assert isinstance(effect.stream, ScriptedConnection)
-            effect.stream.closed_at = self.now
-            return None
-        if isinstance(effect, StartTLS):
-            return self._start_tls(effect)
-        if isinstance(effect, ReadClock):
-            return self.now
-        if isinstance(effect, OwnAddresses):
-            return self._own_addresses
-        return self._policy(effect)
+    def _perform(self, effect: Effect[Any]) -> object:
+        perform = self._performers.get(type(effect))
+        if perform is None:
+            raise unknown_effect(effect)
+        return perform(effect)
 
-    def _policy(self, effect: object) -> object:
-        """What MTA-STS asks for; policy hosts that were not scripted are not there."""
-        from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy, KeepPolicy, RecalledPolicy, RecallPolicy
-        from zsmtp.tls.problem import Problem
+    def _close(self, effect: Close) -> None:
+        assert isinstance(effect.stream, ScriptedConnection)
+        effect.stream.closed_at = self.now
 
-        if isinstance(effect, RecallPolicy):
-            return RecalledPolicy(self.policy_cache.get(effect.domain), self.now)
-        if isinstance(effect, KeepPolicy):
-            self.policy_cache[effect.entry.domain] = effect.entry
-            return None
-        if isinstance(effect, FetchPolicy):
-            self.fetches.append(effect)
-            text = self.policies.get(effect.host)
-            if text is None:
-                return FetchedPolicy(failure=Problem.STS_POLICY_FETCH_ERROR, problem="Connection refused")
-            return FetchedPolicy(text)
-        raise LocalError(f"not an effect this driver knows: {effect!r}")
+    def _sleep(self, effect: Sleep) -> None:
+        self.now = max(self.now, min(effect.until, self.stop_at))
+
+    def _allow(self, effect: AllowCompletion) -> bool:
+        self.completions.append(effect)
+        return self.allow_completion(effect)
+
+    def _recall(self, effect: RecallPolicy) -> RecalledPolicy:
+        from zsmtp.tls.mtasts import RecalledPolicy
+
+        return RecalledPolicy(self.policy_cache.get(effect.domain), self.now)
+
+    def _keep(self, effect: KeepPolicy) -> None:
+        self.policy_cache[effect.entry.domain] = effect.entry
+
+    def _fetch(self, effect: FetchPolicy) -> FetchedPolicy:
+        """The policy text of a host; a host without one refuses the connection."""
+        from zsmtp.tls.mtasts import FetchedPolicy
+        from zsmtp.tls.problem import TLSProblem
+
+        self.fetches.append(effect)
+        text = self.policies.get(effect.host)
+        if text is None:
+            return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem="Connection refused")
+        return FetchedPolicy(text)
 
     def _look_up(self, query: Query) -> Answer:
         if self._observe is ignore:
-            return self._resolver.lookup(query, self.now + QUERY_TIME)
+            return self._ask(query)
         self._observe(LookupStarted(query))
-        answer = self._resolver.lookup(query, self.now + QUERY_TIME)
+        answer = self._ask(query)
         self._observe(LookupDone(answer))
         return answer
+
+    def _ask(self, query: Query) -> Answer:
+        if self._stopped:
+            return Answer(query, Status.TIMEOUT, problem="told to stop")
+        return self._resolver.lookup(query, self.now + QUERY_TIME)
 
     def _start_tls(self, effect: StartTLS) -> TLSResult:
         from zsmtp.tls.resume import ResumableSession
@@ -159,16 +197,27 @@ class ScriptedNetwork:
         facts, place = effect.stream.script.tls, effect.resumption
         kept = place.find(self.now) if place is not None else None
         resuming = kept is not None
-        timed_out = effect.stream.script.tls_time >= effect.timeout
-        self.now += min(effect.stream.script.tls_time, effect.timeout)
-        if timed_out:
+        taken = min(effect.stream.script.tls_time, effect.timeout)
+        interrupted = self.now + taken > self.stop_at
+        timed_out = taken >= effect.timeout and not interrupted
+        self.now = max(self.now, min(self.now + taken, self.stop_at))
+        if timed_out or interrupted:
             facts = "the TLS handshake took too long"
         if isinstance(facts, str) or (resuming and not effect.stream.script.resumes):
             effect.stream.closed_at = self.now
-            if place is not None:
+            if place is not None and not interrupted:
                 place.forget()
             failure = facts if isinstance(facts, str) else "the peer does not like the session"
-            return TLSResult(None, None, self.now, self._anchors, failure, timed_out=timed_out, resuming=resuming)
+            return TLSResult(
+                None,
+                None,
+                self.now,
+                self._anchors,
+                failure,
+                interrupted=interrupted,
+                timed_out=timed_out,
+                resuming=resuming,
+            )
         effect.stream.secure()
         chain, since = (kept.chain, kept.since) if kept is not None else (facts.chain, self.now)
         facts = replace(facts, server_name=effect.server_name, chain=chain, resumed=resuming)
@@ -183,8 +232,10 @@ class ScriptedNetwork:
     def _stopped(self) -> bool:
         return self.now >= self.stop_at
 
-    def _exchange(self, peer: ScriptedConnection, session: Session) -> SessionEvent | None:
+    def _exchange(self, effect: Exchange) -> SessionEvent | None:
         """Move octets until the session has an event to tell; None if it has nothing left to do."""
+        peer, session = effect.stream, effect.session
+        assert isinstance(peer, ScriptedConnection)
         if peer.closed_at is not None:
             raise LocalError("an exchange on a stream that was closed")
         while (event := session.next_event()) is None:
@@ -198,9 +249,11 @@ class ScriptedNetwork:
             except ContentError as error:
                 session.fail(error)
                 continue
+            if not out and (event := session.next_event()) is not None:
+                return event
             deadline = session.deadline()
             if not out and deadline is None:
-                return session.next_event()
+                return None
             try:
                 moved = self._move(peer, session, out)
             except ConnectionLost as error:
@@ -244,7 +297,7 @@ class ScriptedNetwork:
         running: dict[Endpoint, tuple[float, Host]] = {}
         while not race.over:
             if self._stopped:
-                return ConnectResult(None, None, tuple(failures), interrupted=True)
+                return ConnectResult(None, None, tuple(failures), interrupted=True, own=tuple(own))
             while (endpoint := race.start(self.now)) is not None:
                 if self._observe is not ignore:
                     self._observe(Connecting(endpoint))

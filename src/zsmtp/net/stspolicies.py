@@ -1,6 +1,6 @@
 """MTA-STS as drivers carry it out: policies remembered and fetched (RFC 8461 3.3, 10.2).
 
-The rules (``zsmtp.tls.mtasts``) yield three effects: ``RecallPolicy`` and ``KeepPolicy`` for what is remembered of a
+The rules (``zsmtp.tls.mtasts``) await three effects: ``RecallPolicy`` and ``KeepPolicy`` for what is remembered of a
 domain, ``FetchPolicy`` for the one GET over HTTPS. A driver hands all of them to one :class:`PolicyKeeper`, which has
 the cache on disk and the trust anchors, both opened at first need and kept for the life of the process::
 
@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zsmtp.errors import LocalError
+from zsmtp.effects import FetchPolicy, KeepPolicy, PolicyEffect, RecallPolicy
 from zsmtp.net import https
 from zsmtp.net.policycache import PolicyCache
-from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy, KeepPolicy, RecalledPolicy, RecallPolicy
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.mtasts import FetchedPolicy, RecalledPolicy
+from zsmtp.tls.problem import TLSProblem
 
 if TYPE_CHECKING:
     import ssl
@@ -50,20 +50,17 @@ class PolicyKeeper:
         self._port = port
         self._clock = clock
 
-    def carry_out(self, effect: object, *, interrupt: int | None = None) -> object:
+    def carry_out(self, effect: PolicyEffect, *, interrupt: int | None = None) -> object:
         """The answer to one effect of the rules.
 
-        ``interrupt`` is a descriptor that becomes readable when a fetch is to be given up. Raises LocalError for an
-        effect that is none of the three.
+        ``interrupt`` is a descriptor that becomes readable when a fetch is to be given up.
         """
         if isinstance(effect, RecallPolicy):
             return RecalledPolicy(self._cache.get(effect.domain), self._clock())
         if isinstance(effect, KeepPolicy):
             self._cache.put(effect.entry, self._clock())
             return None
-        if isinstance(effect, FetchPolicy):
-            return self._fetch(effect, interrupt)
-        raise LocalError(f"not an effect this driver knows: {effect!r}")
+        return self._fetch(effect, interrupt)
 
     def close(self) -> None:
         """Let go of the file; it is opened again when needed."""
@@ -75,7 +72,7 @@ class PolicyKeeper:
                 self._context = https.pkix_context(*self._authorities)
             except OSError as error:  # ssl.SSLError is one
                 problem = f"no CA certificates to check {effect.host} with: {error}"
-                return FetchedPolicy(failure=Problem.STS_POLICY_FETCH_ERROR, problem=problem)
+                return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem=problem)
         port = https.HTTPS_PORT if self._port is None else self._port
         deadline = time.monotonic() + https.FETCH_TIME
         return https.fetch_policy(effect, self._context, deadline=deadline, interrupt=interrupt, port=port)

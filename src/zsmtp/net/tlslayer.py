@@ -43,7 +43,7 @@ _BATCH = 8 * _RECORD  # octets encrypted before the transport is asked to take t
 _MAX_CHAIN = 32  # certificates kept
 
 
-class Step(Enum):
+class HandshakeStep(Enum):
     """What a handshake waits for."""
 
     WANT_READ = "read"
@@ -51,7 +51,7 @@ class Step(Enum):
     DONE = "done"
 
 
-class Stream(Protocol):
+class LowerStream(Protocol):
     """What the layer needs of the stream below; ``zsmtp.net.transport.SocketStream`` is one."""
 
     local: tuple[str, int] | None
@@ -72,7 +72,7 @@ class TLSLayer:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: LowerStream,
         context: ssl.SSLContext,
         *,
         server_name: str = "",
@@ -109,7 +109,7 @@ class TLSLayer:
 
     # ------------------------------------------------------------- handshake
 
-    def handshake_step(self) -> Step:
+    def handshake_step(self) -> HandshakeStep:
         """Go on with the handshake as far as can be without waiting. Raises TLSError; the peer is told why."""
         try:
             return self._step()
@@ -120,17 +120,17 @@ class TLSLayer:
         except ConnectionLost as error:
             raise TLSError(f"TLS handshake failed: {error}") from error
 
-    def _step(self) -> Step:
+    def _step(self) -> HandshakeStep:
         while not self._done:
             try:
                 self._tls.do_handshake()
                 self._done = True
             except ssl.SSLWantReadError:
                 if not self._flush():
-                    return Step.WANT_WRITE
+                    return HandshakeStep.WANT_WRITE
                 data = self._stream.receive()
                 if data is None:
-                    return Step.WANT_READ
+                    return HandshakeStep.WANT_READ
                 if not data:
                     raise TLSError("TLS handshake failed: the peer closed the connection") from None
                 self._handshaken += len(data)
@@ -139,9 +139,9 @@ class TLSLayer:
                 self._watcher.receive_data(data)
                 self._incoming.write(data)
         if not self._flush():
-            return Step.WANT_WRITE
+            return HandshakeStep.WANT_WRITE
         self._decrypt()  # what the peer sent along with the end of its handshake
-        return Step.DONE
+        return HandshakeStep.DONE
 
     # ------------------------------------------------------------- receiving
 
@@ -307,6 +307,17 @@ class TLSLayer:
             chain=chain,
             resumed=resumed,
         )
+
+    @property
+    def exporter(self) -> bytes:
+        """The ``tls-exporter`` channel binding (RFC 9266): 32 octets both ends have, b"" where they cannot be had.
+
+        That is with a Python whose ``ssl`` does not know it, and below TLS 1.3, where it is only as good as an
+        extension of the handshake (RFC 7627) that ``ssl`` does not tell of.
+        """
+        if "tls-exporter" not in ssl.CHANNEL_BINDING_TYPES or self._tls.version() != "TLSv1.3":
+            return b""
+        return self._tls.get_channel_binding("tls-exporter") or b""
 
     def session(self) -> ssl.SSLSession | None:
         """The session as it can be resumed now; None if it cannot. TLS 1.3 tickets come after the handshake."""

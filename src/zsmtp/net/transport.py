@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 
-from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.errors import ConnectionLost
 
 READ_UNIT = 64 * 1024  # octets asked for in one read
@@ -17,6 +17,8 @@ _FAMILIES = {Family.INET: socket.AF_INET, Family.INET6: socket.AF_INET6, Family.
 
 class SocketStream:
     """A connected, non-blocking socket."""
+
+    exporter = b""  # no TLS here
 
     def __init__(self, sock: socket.socket, family: Family) -> None:
         self._sock = sock
@@ -84,10 +86,24 @@ def new_socket(endpoint: Endpoint, send_buffer: int | None) -> socket.socket:
     return sock
 
 
+def socket_address(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """An address with its port as sockets want it. Raises OSError (ENODEV) if its zone is no interface of this machine.
+
+    Python leaves the zone in the text of an address out of account: it belongs in a field of its own (RFC 3493 3.3).
+    """
+    bare, mark, zone = address.partition("%")
+    if not mark:
+        return address, port
+    try:
+        return bare, port, 0, int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
+    except OSError as error:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from error
+
+
 def begin_connect(sock: socket.socket, endpoint: Endpoint) -> bool:
     """Start connecting; True if the connection stands already. Raises OSError if it cannot be."""
-    address = endpoint.address if endpoint.family is Family.UNIX else (endpoint.address, endpoint.port)
-    code = sock.connect_ex(address)
+    unix = endpoint.family is Family.UNIX
+    code = sock.connect_ex(endpoint.address if unix else socket_address(endpoint.address, endpoint.port))
     if code in (errno.EINPROGRESS, errno.EINTR):
         return False
     if code:

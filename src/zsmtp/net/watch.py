@@ -2,7 +2,7 @@
 
 Its reader stays registered from one wait to the next, since nearly every wait is for reading; one that is called while
 nobody waits is taken out, so that it does not spin. Its timer is left to run when a deadline moves on, which they all
-do, and looks again when its time comes. Whoever closes the descriptor calls :meth:`Watch.end` before.
+do, and looks again when its time comes. Whoever closes the descriptor calls :meth:`DescriptorWatch.end` before.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import select
 import time
 from collections.abc import Callable
 
-from zsmtp.net.waits import READABLE, WRITABLE
+from zsmtp.net.operations import READABLE, WRITABLE
 
 
-class Watch:
+class DescriptorWatch:
     """The descriptor ``fd`` in ``loop``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
@@ -34,6 +34,11 @@ class Watch:
         """What the descriptor is ready for, without waiting."""
         events = self._poll.poll(0)
         return events[0][1] if events else 0
+
+    def is_due(self) -> bool:
+        """Whether what is waited for is there, although nobody came round to hear of it."""
+        wanted = READABLE | (WRITABLE if self._writing else 0)
+        return bool(self.ready_now() & (wanted | ~(READABLE | WRITABLE)))
 
     def wait_for(self, interest: int, deadline: float | None, waiter: asyncio.Future[None]) -> None:
         """Have ``waiter`` woken when the descriptor is ready, or at the deadline (time.monotonic)."""

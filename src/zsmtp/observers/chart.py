@@ -13,22 +13,22 @@ from enum import Enum
 
 from zsmtp.observers.document import (
     AnyItem,
-    Broken,
-    Connect,
-    Connection,
-    Content,
-    Decision,
-    Exchange,
-    Fetch,
-    Handshake,
-    Lookup,
-    Recipient,
+    BrokenItem,
+    ConnectItem,
+    ContentItem,
+    DecisionItem,
+    ExchangeItem,
+    FetchItem,
+    HandshakeItem,
+    LookupItem,
     Safety,
     Trace,
+    TracedConnection,
+    TracedRecipient,
 )
 
 
-class Kind(Enum):
+class RowKind(Enum):
     """What a row is about; the value is the word of the legend."""
 
     LOOKUP = "DNS, policy"
@@ -51,10 +51,10 @@ class Mood(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ChartRow:
     """One bar. ``lines`` are the whole of what was said, for whoever wants it; ``note`` is the gist of it."""
 
-    kind: Kind
+    kind: RowKind
     label: str
     start: float
     end: float | None
@@ -76,7 +76,7 @@ class Section:
     title: str
     about: str = ""
     mood: Mood = Mood.PLAIN
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ChartRow] = field(default_factory=list)
 
 
 _ABOUT = {"dns": "route", "net": "connection", "tls": "security", "proto": "session", "body": "content"}
@@ -95,7 +95,7 @@ def sections(trace: Trace, most_recipients: int = 8) -> list[Section]:
     found: list[Section] = []
     current = -1
     for item in trace.items:
-        number = max(current, 0) if isinstance(item, Decision) and not item.connection else item.connection
+        number = max(current, 0) if isinstance(item, DecisionItem) and not item.connection else item.connection
         if number != current or not found:
             found.append(_section(trace, number, again=bool(found)))
             current = number
@@ -111,20 +111,20 @@ def _section(trace: Trace, number: int, *, again: bool) -> Section:
     connection = trace.connections[number - 1]
     mood = Mood.WARN if connection.refused else Mood.PLAIN
     broken = any(
-        isinstance(i, Broken) and i.connection == number and i.reason == connection.reason for i in trace.items
+        isinstance(i, BrokenItem) and i.connection == number and i.reason == connection.reason for i in trace.items
     )
     words = connection_words(connection, broken=broken)
     return Section(f"Connection {number} to {_where(connection)}", words, mood)
 
 
-def _where(connection: Connection) -> str:
+def _where(connection: TracedConnection) -> str:
     if not connection.port:
         return connection.address
     name = "" if connection.host == connection.address else f"{connection.host} "
     return f"{name}[{connection.address}] port {connection.port}"
 
 
-def connection_words(connection: Connection, *, broken: bool = False) -> str:
+def connection_words(connection: TracedConnection, *, broken: bool = False) -> str:
     """What else is known of a connection, in one line; one that is ``broken`` says so elsewhere."""
     words = [f"from {connection.local.replace('|', ' port ')}" if connection.local else ""]
     words.append(connection.tls or "in clear")
@@ -139,45 +139,47 @@ def connection_words(connection: Connection, *, broken: bool = False) -> str:
     return ", ".join(word for word in words if word)
 
 
-def _row(item: AnyItem, trace: Trace) -> Row:
+def _row(item: AnyItem, trace: Trace) -> ChartRow:
     told: tuple[str, ...]
     match item:
-        case Lookup():
+        case LookupItem():
             return _lookup(item)
-        case Fetch():
+        case FetchItem():
             mood = Mood.BAD if item.problem else Mood.PLAIN
             note = item.problem or size_words(item.octets)
             told = (f"MTA-STS policy of {item.host.removeprefix('mta-sts.')}", note)
-            return Row(Kind.LOOKUP, f"HTTPS {item.host}", item.start, item.end, note, mood, item.shared, told)
-        case Connect():
+            return ChartRow(RowKind.LOOKUP, f"HTTPS {item.host}", item.start, item.end, note, mood, item.shared, told)
+        case ConnectItem():
             mood = Mood.BAD if item.failed else Mood.PLAIN
             where = f"{item.address} port {item.port}" if item.port else item.address
             note = item.failed or ("connected" if item.end is not None else "no answer yet")
             told = (f"{item.host} [{where}]", note)
-            return Row(Kind.CONNECT, f"connect {item.host}", item.start, item.end, note, mood, item.shared, told)
-        case Handshake():
+            return ChartRow(
+                RowKind.CONNECT, f"connect {item.host}", item.start, item.end, note, mood, item.shared, told
+            )
+        case HandshakeItem():
             mood = Mood.BAD if item.error else Mood.PLAIN
             told = tuple(line for line in (f"name asked for: {item.server_name}", item.session, item.peer) if line)
             note = item.error or item.session
-            return Row(Kind.SECURITY, "TLS handshake", item.start, item.end, note, mood, item.shared, told)
-        case Exchange():
+            return ChartRow(RowKind.SECURITY, "TLS handshake", item.start, item.end, note, mood, item.shared, told)
+        case ExchangeItem():
             return _exchange(item, trace)
-        case Content():
+        case ContentItem():
             note = f"{size_words(item.octets)} for {item.recipients} recipient{'s' if item.recipients != 1 else ''}"
             label = f"content {size_words(item.octets)}"
             told = (note, f"{item.header_octets} octets of it are headers")
-            return Row(Kind.CONTENT, label, item.start, item.end, _rate(item), Mood.PLAIN, item.shared, told)
-        case Decision():
+            return ChartRow(RowKind.CONTENT, label, item.start, item.end, _rate(item), Mood.PLAIN, item.shared, told)
+        case DecisionItem():
             mood = Mood.WARN if item.text.startswith(("not good enough", "NOT ")) else Mood.PLAIN
-            return Row(
-                Kind.WORDS, _ABOUT.get(item.about, item.about), item.start, item.end, item.text, mood, item.shared
+            return ChartRow(
+                RowKind.WORDS, _ABOUT.get(item.about, item.about), item.start, item.end, item.text, mood, item.shared
             )
-        case Broken():
+        case BrokenItem():
             where = f" when waiting for {item.phase}" if item.phase else ""
-            return Row(Kind.WORDS, "broken", item.start, item.end, item.reason + where, Mood.BAD, item.shared)
+            return ChartRow(RowKind.WORDS, "broken", item.start, item.end, item.reason + where, Mood.BAD, item.shared)
 
 
-def _lookup(item: Lookup) -> Row:
+def _lookup(item: LookupItem) -> ChartRow:
     records = " ".join(item.records) if len(item.records) == 1 else f"{len(item.records)} records"
     note = records if item.records else item.problem or item.status
     if item.safety is not Safety.INSECURE:
@@ -188,17 +190,17 @@ def _lookup(item: Lookup) -> Row:
     lines = [*item.records, f"{item.status}, {item.safety.value}, TTL {item.ttl} s"]
     lines += [text for text in (item.source and f"from {item.source}", item.problem) if text]
     label = f"{item.record_type} {item.name}"
-    return Row(Kind.LOOKUP, label, item.start, item.end, note, mood, item.shared, tuple(lines))
+    return ChartRow(RowKind.LOOKUP, label, item.start, item.end, note, mood, item.shared, tuple(lines))
 
 
-def _exchange(item: Exchange, trace: Trace) -> Row:
-    kind = Kind.SESSION
+def _exchange(item: ExchangeItem, trace: Trace) -> ChartRow:
+    kind = RowKind.SESSION
     if item.phase in _SECURITY:
-        kind = Kind.SECURITY
+        kind = RowKind.SECURITY
     elif item.phase in _ENVELOPE:
-        kind = Kind.ENVELOPE
+        kind = RowKind.ENVELOPE
     elif item.phase in _FINAL:
-        kind = Kind.FINAL
+        kind = RowKind.FINAL
     label = item.phase
     if 0 <= item.recipient < len(trace.recipients):
         label = f"{'RCPT' if item.phase == 'RCPT' else 'for'} {trace.recipients[item.recipient].address}"
@@ -208,12 +210,12 @@ def _exchange(item: Exchange, trace: Trace) -> Row:
         plural = "s" if len(item.reply) > 2 else ""
         note = f"{item.code} and {len(item.reply) - 1} extension{plural}"
     lines = tuple(line for line in (item.sent, *item.reply) if line)
-    return Row(kind, label, item.start, item.end, note, mood, item.shared, lines)
+    return ChartRow(kind, label, item.start, item.end, note, mood, item.shared, lines)
 
 
-def _gathered(rows: list[Row], most: int) -> Iterator[Row]:
+def _gathered(rows: list[ChartRow], most: int) -> Iterator[ChartRow]:
     """The rows; of a long run of RCPT commands the first few, and one row for the others."""
-    run: list[Row] = []
+    run: list[ChartRow] = []
     for row in [*rows, None]:
         if row is not None and row.label.startswith("RCPT"):
             run.append(row)
@@ -228,17 +230,17 @@ def _gathered(rows: list[Row], most: int) -> Iterator[Row]:
             yield row
 
 
-def _rest(rows: list[Row]) -> Row:
+def _rest(rows: list[ChartRow]) -> ChartRow:
     counts = Counter(row.note[:3] if row.note[:3].isdigit() else "no reply" for row in rows)
     note = ", ".join(f"{count} × {code}" for code, count in sorted(counts.items()))
     ends = [row.end for row in rows if row.end is not None]
     worst = max((row.mood for row in rows), key=list(Mood).index)
     end = max(ends) if len(ends) == len(rows) else None
     label = f"RCPT, {len(rows)} more"
-    return Row(Kind.ENVELOPE, label, min(row.start for row in rows), end, note, worst, rows[0].shared)
+    return ChartRow(RowKind.ENVELOPE, label, min(row.start for row in rows), end, note, worst, rows[0].shared)
 
 
-def _rate(item: Content) -> str:
+def _rate(item: ContentItem) -> str:
     if item.end is None:
         return "not sent to its end"
     if item.seconds < 0.001:
@@ -288,7 +290,7 @@ def summary(trace: Trace) -> str:
     return f"{fates.recipients} recipient{plural}: {', '.join(words) or 'nobody'}"
 
 
-def mood_of(recipient: Recipient) -> Mood:
+def mood_of(recipient: TracedRecipient) -> Mood:
     """How it went for a recipient."""
     moods = {"delivered": Mood.GOOD, "failed": Mood.BAD, "deferred": Mood.WARN}
     return moods.get(recipient.fate, Mood.WARN)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zsmtp.delivery.plan import DeliveryPlan
+from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.planjson import plan_document, read_plan
 from zsmtp.delivery.valuejson import MAX_DOCUMENT, Schema, parse_json
 from zsmtp.errors import ConfigError
@@ -26,12 +26,12 @@ from zsmtp.observers.document import (
     MAX_ITEMS,
     MAX_RECIPIENTS,
     SCHEMA,
-    Connection,
-    Exchange,
+    ExchangeItem,
     Fates,
     Item,
-    Recipient,
     Trace,
+    TracedConnection,
+    TracedRecipient,
 )
 
 MAX_PLAN = 1 << 20
@@ -137,18 +137,18 @@ def _item_problem(item: Item) -> str | None:
         return "connections are numbered from 1"
     if item.end is not None and item.end < item.start:
         return "the end comes before the start"
-    if isinstance(item, Exchange) and not (item.code == 0 or 200 <= item.code <= 599):
+    if isinstance(item, ExchangeItem) and not (item.code == 0 or 200 <= item.code <= 599):
         return f"{item.code} is no reply code"
     return _time_problem(item.start, item.end)
 
 
-def _connection_problem(connection: Connection) -> str | None:
+def _connection_problem(connection: TracedConnection) -> str | None:
     if connection.number < 1 or connection.deliveries < 1:
         return "connections and their deliveries are numbered from 1"
     return _time_problem(connection.opened, connection.closed)
 
 
-def _recipient_problem(recipient: Recipient) -> str | None:
+def _recipient_problem(recipient: TracedRecipient) -> str | None:
     if recipient.fate not in ("", "delivered", "failed", "deferred"):
         return "the fate is none of delivered, failed, deferred"
     return _time_problem(recipient.at)
@@ -169,7 +169,7 @@ def _trace_problem(trace: Trace) -> str | None:
         return "connections are not numbered in order"
     if any(item.connection > len(numbers) for item in trace.items):
         return "an item names a connection that is not there"
-    if any(isinstance(item, Exchange) and item.recipient >= trace.fates.recipients for item in trace.items):
+    if any(isinstance(item, ExchangeItem) and item.recipient >= trace.fates.recipients for item in trace.items):
         return "an item names a recipient that is not there"
     if trace.seconds < 0:
         return "a negative duration"
@@ -181,10 +181,11 @@ _SCHEMA = Schema(
     Trace,
     "a trace",
     names={Trace: {"DeliveryPlan": DeliveryPlan}},
+    tags={kind: kind.__name__.removesuffix("Item") for kind in Item.__subclasses__()},
     checks={
         **dict.fromkeys(Item.__subclasses__(), _item_problem),
-        Connection: _connection_problem,
-        Recipient: _recipient_problem,
+        TracedConnection: _connection_problem,
+        TracedRecipient: _recipient_problem,
         Fates: _fates_problem,
         Trace: _trace_problem,
     },

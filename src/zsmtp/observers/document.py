@@ -19,7 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zsmtp.delivery.plan import DeliveryPlan
+    from zsmtp.delivery.deliveryplan import DeliveryPlan
 
 SCHEMA = "zsmtp.trace/1"
 
@@ -64,7 +64,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lookup(Item):
+class LookupItem(Item):
     """A DNS question and its answer; ``source`` says who answered, ``problem`` what went wrong."""
 
     name: str
@@ -78,7 +78,7 @@ class Lookup(Item):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fetch(Item):
+class FetchItem(Item):
     """An MTA-STS policy fetched from ``host`` (RFC 8461 3.3); ``problem`` says why it was not, if so."""
 
     host: str
@@ -87,7 +87,7 @@ class Fetch(Item):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connect(Item):
+class ConnectItem(Item):
     """A connection attempt; ``failed`` says why it brought no connection, "" if it did."""
 
     host: str
@@ -97,7 +97,7 @@ class Connect(Item):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Handshake(Item):
+class HandshakeItem(Item):
     """A TLS handshake and what it brought, or ``error``; ``peer`` tells of the certificate, unverified."""
 
     server_name: str
@@ -107,7 +107,7 @@ class Handshake(Item):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange(Item):
+class ExchangeItem(Item):
     """One command and its reply, or the reply alone (greeting, further replies of LMTP).
 
     ``phase`` is a word of ``zsmtp.proto.phase``; ``code`` is 0 and ``reply`` empty if none came. ``recipient`` is an
@@ -123,7 +123,7 @@ class Exchange(Item):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Content(Item):
+class ContentItem(Item):
     """The content on its way, from its first octet to its last."""
 
     octets: int
@@ -133,7 +133,7 @@ class Content(Item):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision(Item):
+class DecisionItem(Item):
     """A decision with its reason, or an oddity; ``about`` is the room that knows more (dns, tls, delivery, ...)."""
 
     about: str
@@ -141,18 +141,18 @@ class Decision(Item):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broken(Item):
+class BrokenItem(Item):
     """A session that ended before its time; ``phase`` is what was waited for."""
 
     reason: str
     phase: str = ""
 
 
-AnyItem = Lookup | Fetch | Connect | Handshake | Exchange | Content | Decision | Broken
+AnyItem = LookupItem | FetchItem | ConnectItem | HandshakeItem | ExchangeItem | ContentItem | DecisionItem | BrokenItem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
+class TracedConnection:
     """One connection that stood. ``deliveries`` have used it so far; with more than one it is shared.
 
     ``closed`` is None if it was left open for deliveries to come. ``reason`` says why it was closed, ``refused`` why
@@ -174,7 +174,7 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipient:
+class TracedRecipient:
     """A recipient and its verdict, None of it if there is none yet. ``at`` is when it fell."""
 
     address: str
@@ -214,8 +214,8 @@ class Trace:
     sender: str
     addresses: Addresses
     fates: Fates
-    recipients: tuple[Recipient, ...]
-    connections: tuple[Connection, ...]
+    recipients: tuple[TracedRecipient, ...]
+    connections: tuple[TracedConnection, ...]
     items: tuple[AnyItem, ...]
     left_out: int = 0
     plan: DeliveryPlan | None = None

@@ -21,7 +21,7 @@ from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
 from zsmtp.observers.codec import trace_text
 from zsmtp.observers.document import Trace
-from zsmtp.observers.trace import Handle, Keep, Recorder
+from zsmtp.observers.trace import Handle, Keep, TraceRecorder
 
 Complain = Callable[[str], None]
 
@@ -140,7 +140,7 @@ class Tracing:
         self._hashed = hashed
         self._count = 0
 
-    def observer(self, destination: str = "") -> Recorder:
+    def observer(self, destination: str = "") -> TraceRecorder:
         """The recorder of one connection, and of those that follow it one after the other.
 
         It can be handed to ``zsmtp.aio.Client(observe=...)`` as it is: ``destination`` is not used.
@@ -155,7 +155,7 @@ class Tracing:
             while len(numbers) > _REMEMBERED:
                 del numbers[next(iter(numbers))]
 
-        return Recorder(keep, hashed=self._hashed, complain=self._complain)
+        return TraceRecorder(keep, hashed=self._hashed, complain=self._complain)
 
 
 def _warn(text: str) -> None:

@@ -21,18 +21,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zsmtp import events
-from zsmtp.delivery.outcome import Fate
+from zsmtp.delivery.outcome import Disposition
 from zsmtp.events import About, Event, Observer
-from zsmtp.observers.books import cut
+from zsmtp.observers.tracebuilder import cut
 from zsmtp.observers.wording import record_text
 
 if TYPE_CHECKING:
-    from zsmtp.dns.plan import Endpoint
+    from zsmtp.dns.candidates import Endpoint
 
 Fields = dict[str, Any]
 
 _LOGGERS = {about: logging.getLogger(f"zsmtp.{about.value}") for about in About}
-_LEVELS = {Fate.DELIVERED: logging.INFO, Fate.DEFERRED: logging.WARNING, Fate.FAILED: logging.ERROR}
+_LEVELS = {
+    Disposition.DELIVERED: logging.INFO,
+    Disposition.DEFERRED: logging.WARNING,
+    Disposition.FAILED: logging.ERROR,
+}
 
 
 def logging_observer(destination: str = "") -> Observer:
@@ -132,6 +136,10 @@ def _content(event: events.ContentSent) -> tuple[str, Fields]:
     return text, {"octets": event.octets, "recipients": event.recipients, "seconds": event.content_seconds}
 
 
+def _returned(event: events.DeliveryReturned) -> tuple[str, Fields]:
+    return f"undecided, to be sent again: {cut(event.reason)}", {"message": cut(event.delivery.name)}
+
+
 def _settled(event: events.Settled) -> tuple[str, Fields]:
     verdict = event.verdict
     address = cut(event.delivery.message.envelope.recipients[event.recipient].address)
@@ -183,6 +191,7 @@ _RULES: dict[type[Event], tuple[About, int, Callable[[Any], tuple[str, Fields]]]
     events.LineReceived: (About.DIALOGUE, logging.DEBUG, _received),
     events.ContentSent: (About.CONTENT, logging.DEBUG, _content),
     events.Settled: (About.DELIVERY, logging.INFO, _settled),
+    events.DeliveryReturned: (About.DELIVERY, logging.INFO, _returned),
     events.Remark: (About.DIALOGUE, logging.INFO, _words),
     events.Detail: (About.DIALOGUE, logging.DEBUG, _words),
     events.Decision: (About.DELIVERY, logging.INFO, _words),

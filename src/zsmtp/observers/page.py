@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from html import escape as _escaped
 from itertools import count
 
-from zsmtp.observers.chart import Kind, Mood, Row, Section, duration_words, mood_of, sections, span_of, summary
-from zsmtp.observers.document import Addresses, Recipient, Trace
+from zsmtp.observers.chart import ChartRow, Mood, RowKind, Section, duration_words, mood_of, sections, span_of, summary
+from zsmtp.observers.document import Addresses, Trace, TracedRecipient
 from zsmtp.observers.pagestyle import STYLE
 
 MOST_RECIPIENTS = 50  # of one transaction that have a row
@@ -82,7 +82,7 @@ def _recipients(trace: Trace) -> Iterator[str]:
     yield '<section aria-labelledby="recipients">'
     yield '<h2 id="recipients">Recipients</h2>'
     yield '<div class="wide" tabindex="0" role="region" aria-labelledby="recipients"><table>'
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Recipient", "Verdict", "Status", "Why"))
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("TracedRecipient", "Verdict", "Status", "Why"))
     yield f"<thead><tr>{heads}</tr></thead><tbody>"
     for recipient in trace.recipients:
         yield _recipient(recipient)
@@ -93,7 +93,7 @@ def _recipients(trace: Trace) -> Iterator[str]:
     yield "</section>"
 
 
-def _recipient(recipient: Recipient) -> str:
+def _recipient(recipient: TracedRecipient) -> str:
     fate = f"{recipient.fate or 'not settled'}{', in doubt' if recipient.in_doubt else ''}"
     why = _text(recipient.diagnostic.removeprefix("smtp; "))
     if recipient.text:
@@ -112,7 +112,7 @@ def _chart(trace: Trace) -> Iterator[str]:
     span = span_of(trace)
     yield '<section aria-labelledby="chart" class="chart">'
     yield '<h2 id="chart">What happened when</h2>'
-    kinds = [kind for kind in Kind if kind is not Kind.WORDS]
+    kinds = [kind for kind in RowKind if kind is not RowKind.WORDS]
     legend = "".join(f'<li><span class="key {_class(kind)}"></span>{_escaped(kind.value)}</li>' for kind in kinds)
     failed = '<li><span class="key bad"></span>failed</li>'
     yield f'<ul class="legend" aria-label="Colours">{legend}{failed}</ul>'
@@ -148,14 +148,14 @@ def _section(section: Section, span: float) -> Iterator[str]:
     if section.about:
         yield f'<p class="about {_WORDS[section.mood]}">{_text(section.about)}</p>'
     for row in section.rows:
-        yield _words(row) if row.kind is Kind.WORDS else _row(row, span)
+        yield _words(row) if row.kind is RowKind.WORDS else _row(row, span)
 
 
-def _words(row: Row) -> str:
+def _words(row: ChartRow) -> str:
     return f'<p class="words {_WORDS[row.mood]}"><b>{_text(row.label)}</b> {_text(row.note)}</p>'
 
 
-def _row(row: Row, span: float) -> str:
+def _row(row: ChartRow, span: float) -> str:
     took = "not over" if row.end is None else duration_words(row.end - row.start)
     shared = ' <span class="tag">shared</span>' if row.shared else ""
     head = (
@@ -167,7 +167,7 @@ def _row(row: Row, span: float) -> str:
     return f'<details><summary class="row">{head}</summary><pre>{_text(lines)}</pre></details>'
 
 
-def _bar(row: Row, span: float) -> str:
+def _bar(row: ChartRow, span: float) -> str:
     if row.earlier:
         return f'<span class="track"><span class="before">{duration_words(-row.start)} before</span></span>'
     start = min(max(row.start, 0.0), span)
@@ -178,5 +178,5 @@ def _bar(row: Row, span: float) -> str:
     return f'<span class="track"><span class="bar {_class(row.kind)}{mood}" style="{style}"></span></span>'
 
 
-def _class(kind: Kind) -> str:
+def _class(kind: RowKind) -> str:
     return kind.name.lower()

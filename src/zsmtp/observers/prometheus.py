@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from zsmtp.delivery.envelope import Delivery
-    from zsmtp.dns.plan import Endpoint
+    from zsmtp.dns.candidates import Endpoint
     from zsmtp.proto.plan import Transaction
 
 Clock = Callable[[], float]
@@ -131,6 +131,9 @@ class _Lane:
         if sum(fates.values()) == len(event.delivery.message.envelope.recipients):
             self._finished(event.delivery, started, fates)
 
+    def _returned(self, event: events.DeliveryReturned) -> None:
+        self._deliveries.pop(id(event.delivery), None)
+
     def _finished(self, delivery: Delivery, started: float, fates: dict[str, int]) -> None:
         self._deliveries.pop(id(delivery), None)
         self._metrics.messages.labels(next(iter(fates)) if len(fates) == 1 else "mixed").inc()
@@ -225,6 +228,7 @@ class _Lane:
 _RULES: dict[type[Event], Callable[[_Lane, Any], None]] = {
     events.DeliveryStarted: _Lane._started,
     events.Settled: _Lane._settled,
+    events.DeliveryReturned: _Lane._returned,
     events.LookupStarted: _Lane._lookup_started,
     events.LookupDone: _Lane._lookup_done,
     events.Connecting: _Lane._connecting,

@@ -1,8 +1,8 @@
 """The trace recorder: an observer that makes one document of each delivery.
 
-A :class:`Recorder` hears the events of one lane, that is of deliveries that use one connection after the other, as an
-agent's do; several may be under way at once, riding on one another. Who has several lanes has a recorder for each. It
-stamps what it hears with its clock, writes it into the books (``zsmtp.observers.books``) and hands a
+A :class:`TraceRecorder` hears the events of one lane, that is of deliveries that use one connection after the other, as
+an agent's do; several may be under way at once, riding on one another. Who has several lanes has a recorder for each.
+It stamps what it hears with its clock, writes it into the books (``zsmtp.observers.tracebuilder``) and hands a
 :class:`~zsmtp.observers.document.Trace` to ``keep`` when a delivery has its last verdict and its last reply::
 
     recorder = Recorder(traces.append)
@@ -25,25 +25,25 @@ from typing import TYPE_CHECKING, Any
 from zsmtp import events
 from zsmtp.escape import escape
 from zsmtp.events import About, Event
-from zsmtp.observers.books import DeliveryBook, Items, Passage, cut, cut_lines
 from zsmtp.observers.document import (
-    Broken,
-    Connect,
-    Connection,
-    Content,
-    Decision,
-    Exchange,
-    Fetch,
-    Handshake,
-    Lookup,
+    BrokenItem,
+    ConnectItem,
+    ContentItem,
+    DecisionItem,
+    ExchangeItem,
+    FetchItem,
+    HandshakeItem,
+    LookupItem,
     Trace,
+    TracedConnection,
 )
 from zsmtp.observers.privacy import Veil
+from zsmtp.observers.tracebuilder import DeliveryTrace, Items, SharedConnection, cut, cut_lines
 from zsmtp.observers.wording import record_text, safety_of, transaction_text
 from zsmtp.proto.phase import FINAL_PHASES, Phase
 
 if TYPE_CHECKING:
-    from zsmtp.dns.plan import Endpoint
+    from zsmtp.dns.candidates import Endpoint
     from zsmtp.proto.plan import Transaction
 
 Clock = Callable[[], float]
@@ -68,7 +68,7 @@ def _say_nothing(text: str) -> None:
 class _Flying:
     """A transaction under way: whose it is, its number in there, and whom its recipients are."""
 
-    book: DeliveryBook
+    book: DeliveryTrace
     number: int
     recipients: tuple[int, ...]
 
@@ -83,7 +83,7 @@ class _Awaited:
     transaction: Transaction | None
 
 
-class Recorder:
+class TraceRecorder:
     """The observer of one lane. ``clock`` counts seconds from anywhere, ``wall`` since 1970.
 
     ``hashed`` hides mail addresses (``zsmtp.observers.privacy``); ``random`` gives the secret for it.
@@ -108,9 +108,9 @@ class Recorder:
         self._broken = False
         self._now = 0.0
         self._count = 0
-        self._books: dict[int, tuple[Handle, DeliveryBook]] = {}  # deliveries under way, by identity
-        self._last: tuple[Handle, DeliveryBook] | None = None  # the one done last, while its connection is open
-        self._passage = Passage(ended=True)
+        self._books: dict[int, tuple[Handle, DeliveryTrace]] = {}  # deliveries under way, by identity
+        self._last: tuple[Handle, DeliveryTrace] | None = None  # the one done last, while its connection is open
+        self._passage = SharedConnection(ended=True)
         self._flying: dict[Transaction, _Flying] = {}
         self._awaited: deque[_Awaited] = deque()
         self._attempts: dict[Endpoint, int] = {}  # places of the attempts under way
@@ -146,7 +146,7 @@ class Recorder:
     def _delivery_started(self, event: events.DeliveryStarted) -> None:
         self._count += 1
         veil = Veil(self._random(16) if self._hashed else None)
-        book = DeliveryBook(event.delivery, event.destination, self._now, self._wall(), veil)
+        book = DeliveryTrace(event.delivery, event.destination, self._now, self._wall(), veil)
         self._last = None
         self._books[id(event.delivery)] = Handle(self._count, book.name), book
         if self._passage.ended:
@@ -160,20 +160,25 @@ class Recorder:
             found[1].settle(event.recipient, event.verdict, self._now)
             self._finish_if_done(*found)
 
-    def _finish_if_done(self, handle: Handle, book: DeliveryBook) -> None:
+    def _returned(self, event: events.DeliveryReturned) -> None:
+        """It will be started again; a trace of those that have their verdict is kept."""
+        if (found := self._books.pop(id(event.delivery), None)) is not None and found[1].settled:
+            self._hand_over(*found)
+
+    def _finish_if_done(self, handle: Handle, book: DeliveryTrace) -> None:
         if book.done:
             del self._books[id(book.delivery)]
             self._last = (handle, book)
             self._hand_over(handle, book)
 
-    def _hand_over(self, handle: Handle, book: DeliveryBook) -> None:
+    def _hand_over(self, handle: Handle, book: DeliveryTrace) -> None:
         self._keep(handle, book.trace(self._now))
 
     # ------------------------------------------------------------------------------------------------------ passages
 
     def _begin_passage(self) -> None:
         """A new way, for everybody under way."""
-        self._passage = Passage()
+        self._passage = SharedConnection()
         self._attempts.clear()
         self._said_quit = False
         for _, book in self._books.values():
@@ -199,7 +204,7 @@ class Recorder:
 
     def _lookup_started(self, event: events.LookupStarted) -> None:
         query = event.query
-        self._lookup = self._way().add(Lookup(start=self._now, name=cut(query.name), record_type=query.type.value))
+        self._lookup = self._way().add(LookupItem(start=self._now, name=cut(query.name), record_type=query.type.value))
 
     def _lookup_done(self, event: events.LookupDone) -> None:
         answer = event.answer
@@ -216,7 +221,7 @@ class Recorder:
         self._lookup = -1
 
     def _fetch_started(self, event: events.FetchStarted) -> None:
-        self._fetch = self._way().add(Fetch(start=self._now, host=cut(event.host)))
+        self._fetch = self._way().add(FetchItem(start=self._now, host=cut(event.host)))
 
     def _fetch_done(self, event: events.FetchDone) -> None:
         self._way().change(self._fetch, end=self._now, octets=event.octets, problem=cut(event.problem))
@@ -231,7 +236,7 @@ class Recorder:
     def _connecting(self, event: events.Connecting) -> None:
         endpoint = event.endpoint
         self._attempts[endpoint] = self._way().add(
-            Connect(start=self._now, host=cut(endpoint.host), address=cut(endpoint.address), port=endpoint.port)
+            ConnectItem(start=self._now, host=cut(endpoint.host), address=cut(endpoint.address), port=endpoint.port)
         )
 
     def _connect_failed(self, event: events.ConnectFailed) -> None:
@@ -247,7 +252,7 @@ class Recorder:
             items.change(place, end=self._now, failed="given up: another connection stood first")
         self._attempts.clear()
         self._passage.way_items = len(items.kept)
-        self._passage.connection = Connection(
+        self._passage.connection = TracedConnection(
             number=0,
             host=cut(endpoint.host),
             address=cut(endpoint.address),
@@ -258,7 +263,7 @@ class Recorder:
         self._waiting_since = self._now
 
     def _handshake_started(self, event: events.HandshakeStarted) -> None:
-        self._handshake = self._way().add(Handshake(start=self._now, server_name=cut(event.server_name)))
+        self._handshake = self._way().add(HandshakeItem(start=self._now, server_name=cut(event.server_name)))
 
     def _handshake_done(self, event: events.HandshakeDone) -> None:
         facts = event.facts
@@ -293,7 +298,7 @@ class Recorder:
         for items, place in self._content.values():
             items.change(place, end=self._now)
         self._content.clear()
-        self._way().add(Broken(start=self._now, end=self._now, reason=cut(event.reason), phase=phase))
+        self._way().add(BrokenItem(start=self._now, end=self._now, reason=cut(event.reason), phase=phase))
 
     def _closed(self, event: events.Closed) -> None:
         if not self._passage.ended:
@@ -306,7 +311,7 @@ class Recorder:
             return  # the final dot is written down when the content is out
         self._said_quit = self._said_quit or event.phase is Phase.QUIT
         items, number = self._home(event.transaction)
-        item = Exchange(start=self._now, phase=event.phase.value, sent=cut(event.line), transaction=number)
+        item = ExchangeItem(start=self._now, phase=event.phase.value, sent=cut(event.line), transaction=number)
         self._awaited.append(_Awaited(items, items.add(item), event.phase, event.transaction))
 
     def _home(self, transaction: Transaction | None) -> tuple[Items, int]:
@@ -330,7 +335,7 @@ class Recorder:
             items, number = self._home(event.transaction)
             began = self._waiting_since or self._now
             items.add(
-                Exchange(
+                ExchangeItem(
                     start=min(began, self._now),
                     end=self._now,
                     phase=phase.value,
@@ -375,7 +380,7 @@ class Recorder:
 
     def _content_started(self, event: events.ContentStarted) -> None:
         items, number = self._home(event.transaction)
-        place = items.add(Content(start=self._now, octets=event.octets, transaction=number))
+        place = items.add(ContentItem(start=self._now, octets=event.octets, transaction=number))
         self._content[event.transaction] = (items, place)
 
     def _content_sent(self, event: events.ContentSent) -> None:
@@ -386,7 +391,7 @@ class Recorder:
                 awaited.items.change(awaited.place, start=self._now)
                 return
         items, number = self._home(event.transaction)
-        item = Exchange(start=self._now, phase=Phase.CONTENT.value, sent=".", transaction=number)
+        item = ExchangeItem(start=self._now, phase=Phase.CONTENT.value, sent=".", transaction=number)
         self._awaited.append(_Awaited(items, items.add(item), Phase.CONTENT, event.transaction))
 
     # --------------------------------------------------------------------------------------------------------- words
@@ -410,34 +415,35 @@ class Recorder:
         self._decide(found[1].items if found is not None else self._way(), event.about, event.text)
 
     def _decide(self, items: Items, about: About, text: str) -> None:
-        items.add(Decision(start=self._now, end=self._now, about=about.value, text=cut(text)))
+        items.add(DecisionItem(start=self._now, end=self._now, about=about.value, text=cut(text)))
 
 
-_HEARERS: dict[type[Event], Callable[[Recorder, Any], None]] = {
-    events.DeliveryStarted: Recorder._delivery_started,
-    events.Settled: Recorder._settled,
-    events.LookupStarted: Recorder._lookup_started,
-    events.LookupDone: Recorder._lookup_done,
-    events.FetchStarted: Recorder._fetch_started,
-    events.FetchDone: Recorder._fetch_done,
-    events.PlanMade: Recorder._plan_made,
-    events.Connecting: Recorder._connecting,
-    events.ConnectFailed: Recorder._connect_failed,
-    events.Connected: Recorder._connected,
-    events.HandshakeStarted: Recorder._handshake_started,
-    events.HandshakeDone: Recorder._handshake_done,
-    events.Secured: Recorder._secured,
-    events.SessionOpened: Recorder._session_opened,
-    events.SessionRefused: Recorder._session_refused,
-    events.SessionLost: Recorder._session_lost,
-    events.Closed: Recorder._closed,
-    events.LineSent: Recorder._line_sent,
-    events.Answered: Recorder._answered,
-    events.TransactionStarted: Recorder._transaction_started,
-    events.TransactionEnded: Recorder._transaction_ended,
-    events.ContentStarted: Recorder._content_started,
-    events.ContentSent: Recorder._content_sent,
-    events.Remark: Recorder._remark,
-    events.Detail: Recorder._detail,
-    events.Decision: Recorder._decision,
+_HEARERS: dict[type[Event], Callable[[TraceRecorder, Any], None]] = {
+    events.DeliveryStarted: TraceRecorder._delivery_started,
+    events.Settled: TraceRecorder._settled,
+    events.DeliveryReturned: TraceRecorder._returned,
+    events.LookupStarted: TraceRecorder._lookup_started,
+    events.LookupDone: TraceRecorder._lookup_done,
+    events.FetchStarted: TraceRecorder._fetch_started,
+    events.FetchDone: TraceRecorder._fetch_done,
+    events.PlanMade: TraceRecorder._plan_made,
+    events.Connecting: TraceRecorder._connecting,
+    events.ConnectFailed: TraceRecorder._connect_failed,
+    events.Connected: TraceRecorder._connected,
+    events.HandshakeStarted: TraceRecorder._handshake_started,
+    events.HandshakeDone: TraceRecorder._handshake_done,
+    events.Secured: TraceRecorder._secured,
+    events.SessionOpened: TraceRecorder._session_opened,
+    events.SessionRefused: TraceRecorder._session_refused,
+    events.SessionLost: TraceRecorder._session_lost,
+    events.Closed: TraceRecorder._closed,
+    events.LineSent: TraceRecorder._line_sent,
+    events.Answered: TraceRecorder._answered,
+    events.TransactionStarted: TraceRecorder._transaction_started,
+    events.TransactionEnded: TraceRecorder._transaction_ended,
+    events.ContentStarted: TraceRecorder._content_started,
+    events.ContentSent: TraceRecorder._content_sent,
+    events.Remark: TraceRecorder._remark,
+    events.Detail: TraceRecorder._detail,
+    events.Decision: TraceRecorder._decision,
 }

@@ -7,7 +7,7 @@ angle brackets do not, whatever they were meant for: they would end the path ear
 behind it.
 
 Non-ASCII addresses (RFC 6531) need SMTPUTF8 from the server; without it a domain still has its A-label form
-(RFC 5890), a local part has none.
+(RFC 5890), a local part has none. Domains are mapped and judged by :mod:`zsmtp.idn`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from zsmtp import idn
 from zsmtp.patterns import pattern
 
 MAX_PATH = 256  # octets with the angle brackets (RFC 5321 4.5.3.1.3)
@@ -31,6 +32,7 @@ _PATH = pattern(
 )
 _XTEXT_UNSAFE = pattern(rb"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
 _UTF8_UNSAFE = pattern(r"[^\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e]")
+_XTEXT_CODE = pattern(rb"\+([0-9A-F]{2})")
 _XTEXT = pattern(rb"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 
 
@@ -50,6 +52,8 @@ def path_problem(address: bytes) -> str | None:
             address.decode("utf-8")
         except UnicodeDecodeError:
             return "address is neither ASCII nor UTF-8"
+        if idn.to_ascii(domain_of(address).decode("utf-8")) is None:
+            return "domain is not valid under IDNA 2008"
     return None
 
 
@@ -63,20 +67,33 @@ def downgrade(address: bytes) -> bytes | None:
     """``address`` in ASCII, its domain in A-labels; None if its local part has no ASCII form or the domain is bad."""
     if address.isascii():
         return address
-    local, _, domain = address.rpartition(b"@")
+    local, at, domain = address.rpartition(b"@")
     if not local.isascii():
         return None
-    import idna  # only the rare address needs its tables
-
     try:
-        return local + b"@" + idna.encode(domain.decode("utf-8"), uts46=True)
-    except (idna.IDNAError, UnicodeError):
+        ascii_form = idn.to_ascii(domain.decode("utf-8"))
+    except UnicodeDecodeError:
         return None
+    return None if ascii_form is None else local + at + ascii_form.encode("ascii")
+
+
+def mapped(address: bytes) -> bytes:
+    """``address``, which has no problem, as it is sent with SMTPUTF8: its domain mapped by UTS 46 (RFC 5895)."""
+    if address.isascii():
+        return address
+    local, at, domain = address.rpartition(b"@")
+    plain = idn.mapped(domain.decode("utf-8"))
+    return address if plain is None else local + at + plain.encode("utf-8")
 
 
 def encode_xtext(octets: bytes) -> bytes:
     """RFC 3461 4: everything but printable ASCII without ``+`` and ``=`` becomes ``+XX``."""
     return _XTEXT_UNSAFE.sub(lambda match: b"+%02X" % match[0][0], octets)
+
+
+def decode_xtext(octets: bytes) -> bytes:
+    """What xtext stands for (RFC 3461 4): any octets, also line ends. What is no code in it stays."""
+    return _XTEXT_CODE.sub(lambda match: bytes((int(match[1], 16),)), octets)
 
 
 def is_xtext(octets: bytes) -> bool:

@@ -4,7 +4,8 @@ Keywords are compared ignoring case. A parameter that is not of its syntax disab
 :attr:`Capabilities.problems`: a broken SIZE is ignored, not obeyed. The extensions read here: PIPELINING (RFC 2920),
 SIZE (RFC 1870), 8BITMIME (RFC 6152), DSN (RFC 3461), ENHANCEDSTATUSCODES (RFC 2034), CHUNKING and BINARYMIME
 (RFC 3030), SMTPUTF8 (RFC 6531), STARTTLS (RFC 3207), DELIVERBY (RFC 2852), REQUIRETLS (RFC 8689), AUTH (RFC 4954),
-LIMITS (RFC 9422), and X-RCPTLIMIT, an older way to say LIMITS RCPTMAX.
+MT-PRIORITY (RFC 6710), FUTURERELEASE (RFC 4865), LIMITS (RFC 9422), and X-RCPTLIMIT, an older way to say LIMITS
+RCPTMAX.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from collections.abc import Sequence
 
 from zsmtp.errors import ReplyError
 from zsmtp.patterns import pattern
+from zsmtp.proto.datetimes import parse_date_time
+from zsmtp.proto.mailoptions import MAX_HOLD
 from zsmtp.proto.reply import printable
-from zsmtp.records import dataclass, replace
+from zsmtp.records import NamedTuple, dataclass, replace
 
 MAX_KEYWORDS = 1000
 MAX_SIZE = (1 << 63) - 1
@@ -22,6 +25,15 @@ MAX_SIZE = (1 << 63) - 1
 _KEYWORD = pattern(rb"[A-Za-z0-9][A-Za-z0-9-]*")
 _NUMBER = pattern(rb"\d{1,20}")
 _LIMIT = pattern(rb"([A-Za-z0-9][A-Za-z0-9-]*)=(\d{1,6})")
+_SECONDS = pattern(rb"[0-9]{1,9}")
+_PROFILE = pattern(rb"[A-Za-z0-9][A-Za-z0-9-]{0,79}")
+
+
+class HoldLimit(NamedTuple):
+    """How long a server holds messages (RFC 4865 4): ``seconds`` at most, ``until`` a POSIX time at most."""
+
+    seconds: int
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +41,10 @@ class Capabilities:
     """The extensions a server offers; all off for a server that was greeted with HELO.
 
     ``size`` is the largest message taken, in octets (0: offered without a limit; None: not offered). ``deliver_by`` is
-    the shortest time taken, in seconds (0: none named; None: not offered). ``auth`` holds the mechanisms in upper
-    case. ``rcpt_max``, ``mail_max`` and ``rcpt_domain_max`` are the LIMITS (None: none told).
-    ``keywords`` are all keyword lines as they came, for logs.
+    the shortest time taken, in seconds (0: none named; None: not offered). ``future_release`` is how long a message may
+    be held (None: not offered), ``priority_profile`` the profile of MT-PRIORITY ("": none named; None: not offered).
+    ``auth`` holds the mechanisms in upper case. ``rcpt_max``, ``mail_max`` and ``rcpt_domain_max`` are the LIMITS
+    (None: none told). ``keywords`` are all keyword lines as they came, for logs.
     """
 
     pipelining: bool = False
@@ -44,6 +57,8 @@ class Capabilities:
     smtputf8: bool = False
     starttls: bool = False
     deliver_by: int | None = None
+    future_release: HoldLimit | None = None
+    priority_profile: str | None = None
     require_tls: bool = False
     auth: tuple[str, ...] = ()
     rcpt_max: int | None = None
@@ -57,6 +72,21 @@ class Capabilities:
         off: dict[str, bool] = dict.fromkeys(names, False)
         return replace(self, **off)  # type: ignore[arg-type]
 
+
+EVERYTHING = Capabilities(
+    pipelining=True,
+    size=0,
+    eight_bit_mime=True,
+    dsn=True,
+    enhanced_status_codes=True,
+    chunking=True,
+    binary_mime=True,
+    smtputf8=True,
+    future_release=HoldLimit(MAX_HOLD, float("inf")),
+    priority_profile="",
+    require_tls=True,
+)
+"""What a server may offer that is of use for any message, without limits."""
 
 _FLAGS = {
     b"PIPELINING": "pipelining",
@@ -108,6 +138,10 @@ def _parameters(keyword: bytes, parameters: list[bytes]) -> dict[str, object]:
         return {"size": _number(parameters, MAX_SIZE)}
     if keyword == b"DELIVERBY":
         return {"deliver_by": _number(parameters[0].split(b",")[:1] if parameters else [], 999_999_999)}
+    if keyword == b"FUTURERELEASE":
+        return {"future_release": _hold_limit(parameters)}
+    if keyword == b"MT-PRIORITY":
+        return {"priority_profile": _profile(parameters)}
     if keyword == b"X-RCPTLIMIT":
         return {"rcpt_max": _number(parameters, 999_999) or None}
     if keyword == b"LIMITS":
@@ -122,6 +156,25 @@ def _number(parameters: list[bytes], largest: int) -> int:
     if len(parameters) > 1 or not _NUMBER.fullmatch(parameters[0]) or int(parameters[0]) > largest:
         raise ValueError
     return int(parameters[0])
+
+
+def _hold_limit(parameters: list[bytes]) -> HoldLimit:
+    """RFC 4865 4: the longest interval in seconds, and the last date-time; both are required."""
+    if len(parameters) != 2 or not _SECONDS.fullmatch(parameters[0]):
+        raise ValueError
+    until = parse_date_time(parameters[1])
+    if until is None or until < 0:
+        raise ValueError
+    return HoldLimit(int(parameters[0]), until)
+
+
+def _profile(parameters: list[bytes]) -> str:
+    """RFC 6710 3: the one optional name."""
+    if not parameters:
+        return ""
+    if len(parameters) > 1 or not _PROFILE.fullmatch(parameters[0]):
+        raise ValueError
+    return parameters[0].decode("ascii")
 
 
 def _limits(parameters: list[bytes]) -> dict[str, object]:

@@ -4,6 +4,9 @@ Each function returns one complete command line with its CRLF, or raises :class:
 would not stay inside its place: a line end, a control character, a blank or an angle bracket in the wrong spot, a
 parameter that is not of its syntax, or a line over the limit. Nobody else puts octets of a command together, so nobody
 else has to think about it.
+
+The other way a message could bring commands in is its content, at a server that refuses a chunk and reads on behind
+``BDAT`` instead of discarding it (RFC 3030 4.2): :func:`may_be_read_as_commands` tells whether there are any.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import re
 from zsmtp.errors import CommandError
 from zsmtp.patterns import pattern
 from zsmtp.proto.address import MAX_ENVID, MAX_ORCPT, is_xtext, path_problem
+from zsmtp.proto.datetimes import date_time
+from zsmtp.proto.mailoptions import LAST_MOMENT, MAX_HOLD, PRIORITIES
 from zsmtp.proto.reply import printable
 
 MAX_COMMAND = 2048  # octets; every extension used here adds its share to the 512 of RFC 5321 4.5.3.1.4
@@ -27,6 +32,13 @@ _NAME = pattern(rb"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9:._-]{1,255}\]")
 _ORCPT = pattern(rb"[A-Za-z0-9-]{1,40};(.+)", re.DOTALL)
 _NOTIFY = pattern(rb"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}", re.IGNORECASE)
 _BY = pattern(rb"-?\d{1,9};[NR]T?")
+_FIELD = pattern(rb"(?!EHLO|HELO|LHLO|NOOP|RSET|HELP|VRFY|EXPN|QUIT)[!-9;-~]+:", re.IGNORECASE)
+# What opens a transaction, adds to one, hands over content, or changes who is talking. Servers skip blanks before it.
+_COMMANDS = pattern(
+    rb"\n[\0-\t\v\f\x0e-\x20]*(?:MAIL(?:FROM)?|RCPT(?:TO)?|DATA|BDAT|BURL|SEND|SOML|SAML|AUTH|STARTTLS|TURN|ATRN|ETRN|XCLIENT|XFORWARD|XEXCH50)"
+    rb"(?![A-Za-z0-9-])",
+    re.IGNORECASE,
+)
 
 
 def hello(verb: bytes, name: bytes) -> bytes:
@@ -46,12 +58,16 @@ def mail(
     by: bytes | None = None,
     smtputf8: bool = False,
     require_tls: bool = False,
+    priority: int | None = None,
+    hold_for: int | None = None,
+    hold_until: int | None = None,
 ) -> bytes:
     """``MAIL FROM:<address>`` with its parameters; an empty ``address`` is the null reverse-path.
 
     ``size`` in octets (RFC 1870), ``body`` 7BIT, 8BITMIME or BINARYMIME (RFC 6152, 3030), ``ret`` FULL or HDRS and
     ``envid`` xtext of at most 100 octets (RFC 3461 4.3, 4.4), ``by`` seconds;mode (RFC 2852 4), ``require_tls``
-    is REQUIRETLS (RFC 8689 2).
+    is REQUIRETLS (RFC 8689 2), ``priority`` -9 to 9 (RFC 6710 3), ``hold_for`` seconds or ``hold_until`` a POSIX time
+    (RFC 4865 4).
     """
     words = [b"MAIL FROM:<" + _path(address) + b">"]
     if size is not None:
@@ -72,6 +88,12 @@ def mail(
         words.append(b"SMTPUTF8")
     if require_tls:
         words.append(b"REQUIRETLS")
+    if priority is not None:
+        words.append(b"MT-PRIORITY=%d" % _in_range(priority, PRIORITIES))
+    if hold_for is not None:
+        words.append(b"HOLDFOR=%d" % _in_range(hold_for, range(1, MAX_HOLD + 1)))
+    if hold_until is not None:
+        words.append(b"HOLDUNTIL=" + date_time(_in_range(hold_until, range(LAST_MOMENT + 1))))
     return _line(words)
 
 
@@ -99,6 +121,20 @@ def bdat(octets: int, *, last: bool) -> bytes:
     return b"BDAT %d LAST\r\n" % octets if last else b"BDAT %d\r\n" % octets
 
 
+def may_be_read_as_commands(content: bytes) -> bool:
+    """Whether a line of ``content`` is a command that does more than to be answered, for whoever reads it as one.
+
+    Commands that only ask (``NOOP``, ``HELP``, ``VRFY``), or only end something (``RSET``, ``QUIT``), change nothing
+    for other messages; their replies are too many, which shows.
+    """
+    return _COMMANDS.match(b"\n" + content[:1024]) is not None or _COMMANDS.search(content) is not None
+
+
+def is_field(content: bytes) -> bool:
+    """Whether ``content`` starts with a header field: a line that every server refuses as a command."""
+    return _FIELD.match(content) is not None
+
+
 def _path(address: bytes) -> bytes:
     problem = path_problem(address)
     if problem is not None:
@@ -109,6 +145,12 @@ def _path(address: bytes) -> bytes:
 def _one_of(value: bytes, *allowed: bytes) -> bytes:
     if value not in allowed:
         raise CommandError(f"not a parameter value: {printable(value, 100)!r}")
+    return value
+
+
+def _in_range(value: int, allowed: range) -> int:
+    if value not in allowed:
+        raise CommandError(f"{value} is not from {allowed[0]} to {allowed[-1]}")
     return value
 
 

@@ -1,8 +1,15 @@
 """The phases of a session in one table: what is waited for, how long, and what counts as success.
 
-RFC 5321 4.3.2 gives each command its set of codes, 4.5.3.2 the waits. A 4xx or 5xx is a refusal in every phase; a 2xx
-or 3xx outside the phase's set is never a success: it is a broken dialogue. The table is the only place where this is
-written down; the session, the failure policy, the logs and the documentation read it.
+A 4xx or 5xx is a refusal in every phase. A 2xx or 3xx counts by its first digit, whether or not RFC 5321 lists the code
+for the command (4.2.1 and 4.3.2: a client must take a code that it does not know by its first digit), but for two rows:
+
+- The end of the content is answered by 250 to 259, where the second digit speaks of the mail system (4.2.1). That reply
+  hands over the responsibility for the message, so no other 2xx is taken for it: 221 closes the connection.
+- STARTTLS is answered by 220 (RFC 3207 4). The reply comes in clear, so anybody on the way may have written it, and
+  behind it both sides must agree on which octet the handshake begins with: that leaves no room for an unknown code.
+
+Any other 2xx or 3xx breaks the dialogue. RFC 5321 4.5.3.2 gives the waits. The table is the only place
+where this is written down; the session, the failure policy, the logs and the documentation read it.
 """
 
 from __future__ import annotations
@@ -60,20 +67,22 @@ class Wait(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait, in seconds; each bounds one whole wait, not the gap between octets.
-
-    ``connect`` a TCP connection; ``write`` one block of at most 64 KiB taken by the transport; ``command`` the greeting
-    and the replies to commands; ``data`` the 354; ``final`` the reply to the final dot; ``short`` the
-    replies to RSET and NOOP; ``quit`` the one to QUIT, which changes nothing any more.
-    """
+    """How long to wait, in seconds; each bounds one whole wait, not the gap between octets."""
 
     connect: float = 180.0
+    """A TCP connection."""
     write: float = 300.0
+    """One block of at most 64 KiB to be taken by the transport."""
     command: float = 300.0
+    """The greeting, and replies to commands."""
     data: float = 120.0
+    """The 354 reply to DATA."""
     final: float = 1200.0
+    """The reply to the end of the content."""
     short: float = 30.0
+    """The replies to RSET and NOOP."""
     quit: float = 10.0
+    """The reply to QUIT, which changes nothing any more."""
 
     def of(self, wait: Wait) -> float:
         """The time for a kind of wait."""
@@ -81,54 +90,75 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """One row: the codes that mean success (None: any 2xx), the wait, and how people say what is being done."""
+class PhaseRule:
+    """One row: the codes that mean success, the wait, and how people say what is being done."""
 
-    success: frozenset[int] | None
+    success: range
     wait: Wait
     words: str
 
+    @property
+    def codes(self) -> str:
+        """The codes that mean success, for people: ``220``, ``250-259``, ``2xx``, ``2xx or 3xx``."""
+        first, last = self.success[0], self.success[-1]
+        if first % 100 == 0 and last % 100 == 99:
+            return " or ".join(f"{digit}xx" for digit in range(first // 100, last // 100 + 1))
+        return str(first) if first == last else f"{first}-{last}"
 
-RULES: dict[Phase, Rule] = {
-    Phase.GREETING: Rule(frozenset({220}), Wait.COMMAND, "waiting for the greeting"),
-    Phase.EHLO: Rule(None, Wait.COMMAND, "sending EHLO"),
-    Phase.HELO: Rule(None, Wait.COMMAND, "sending HELO"),
-    Phase.LHLO: Rule(None, Wait.COMMAND, "sending LHLO"),
-    Phase.MAIL: Rule(None, Wait.COMMAND, "sending MAIL FROM"),
-    Phase.RCPT: Rule(frozenset({250, 251, 252}), Wait.COMMAND, "sending RCPT TO"),
-    Phase.DATA: Rule(frozenset({354}), Wait.DATA, "sending DATA"),
-    Phase.CONTENT: Rule(None, Wait.FINAL, "sending end of data"),
-    Phase.BDAT: Rule(None, Wait.FINAL, "sending a chunk"),
-    Phase.LAST: Rule(None, Wait.FINAL, "sending the last chunk"),
-    Phase.STARTTLS: Rule(frozenset({220}), Wait.COMMAND, "sending STARTTLS"),
-    Phase.AUTH: Rule(frozenset({235, 334}), Wait.COMMAND, "logging in"),
-    Phase.RSET: Rule(None, Wait.SHORT, "sending RSET"),
-    Phase.NOOP: Rule(None, Wait.SHORT, "sending NOOP"),
-    Phase.QUIT: Rule(None, Wait.QUIT, "sending QUIT"),
+
+_ANY_2XX, _ANY_3XX = range(200, 300), range(300, 400)
+_TAKEN = range(250, 260)
+
+RULES: dict[Phase, PhaseRule] = {
+    Phase.GREETING: PhaseRule(_ANY_2XX, Wait.COMMAND, "waiting for the greeting"),
+    Phase.EHLO: PhaseRule(_ANY_2XX, Wait.COMMAND, "sending EHLO"),
+    Phase.HELO: PhaseRule(_ANY_2XX, Wait.COMMAND, "sending HELO"),
+    Phase.LHLO: PhaseRule(_ANY_2XX, Wait.COMMAND, "sending LHLO"),
+    Phase.MAIL: PhaseRule(_ANY_2XX, Wait.COMMAND, "sending MAIL FROM"),
+    Phase.RCPT: PhaseRule(_ANY_2XX, Wait.COMMAND, "sending RCPT TO"),
+    Phase.DATA: PhaseRule(_ANY_3XX, Wait.DATA, "sending DATA"),
+    Phase.CONTENT: PhaseRule(_TAKEN, Wait.FINAL, "sending end of data"),
+    Phase.BDAT: PhaseRule(_ANY_2XX, Wait.FINAL, "sending a chunk"),
+    Phase.LAST: PhaseRule(_TAKEN, Wait.FINAL, "sending the last chunk"),
+    Phase.STARTTLS: PhaseRule(range(220, 221), Wait.COMMAND, "sending STARTTLS"),
+    Phase.AUTH: PhaseRule(range(200, 400), Wait.COMMAND, "logging in"),
+    Phase.RSET: PhaseRule(_ANY_2XX, Wait.SHORT, "sending RSET"),
+    Phase.NOOP: PhaseRule(_ANY_2XX, Wait.SHORT, "sending NOOP"),
+    Phase.QUIT: PhaseRule(_ANY_2XX, Wait.QUIT, "sending QUIT"),
 }
+
+
+@lru_cache(16)
+def reply_times(timeouts: Timeouts) -> dict[Phase, float]:
+    """How long to wait for the reply in each phase, in seconds. One value for all sessions: it is not to be changed."""
+    return {phase: timeouts.of(rule.wait) for phase, rule in RULES.items()}
+
 
 FINAL_PHASES = frozenset({Phase.CONTENT, Phase.LAST})
 
 
-class Result(Enum):
+class ReplyMeaning(Enum):
     """What a reply means in its phase."""
 
     SUCCESS = "success"
     TRANSIENT = "transient refusal"  # 4xx
     PERMANENT = "permanent refusal"  # 5xx
-    DISORDER = "disorder"  # 2xx or 3xx that this phase has no use for
+    DISORDER = "disorder"  # 2xx or 3xx that is no success in this phase
 
 
-SUCCESS, TRANSIENT, DISORDER = Result.SUCCESS, Result.TRANSIENT, Result.DISORDER
+SUCCESS, TRANSIENT, PERMANENT, DISORDER = (
+    ReplyMeaning.SUCCESS,
+    ReplyMeaning.TRANSIENT,
+    ReplyMeaning.PERMANENT,
+    ReplyMeaning.DISORDER,
+)
 
 
 @lru_cache(256)
-def judge(phase: Phase, code: int) -> Result:
+def judge(phase: Phase, code: int) -> ReplyMeaning:
     """What the reply ``code`` means in ``phase`` (RFC 5321 4.2.1 and 4.3.2)."""
     if code >= 500:
-        return Result.PERMANENT
+        return ReplyMeaning.PERMANENT
     if code >= 400:
-        return Result.TRANSIENT
-    success = RULES[phase].success
-    good = code < 300 if success is None else code in success
-    return Result.SUCCESS if good else Result.DISORDER
+        return ReplyMeaning.TRANSIENT
+    return ReplyMeaning.SUCCESS if code in RULES[phase].success else ReplyMeaning.DISORDER

@@ -3,8 +3,10 @@
 Commands of one group may leave in one segment; the next group waits until everything before it is answered (RFC 2920
 3.1, command pipelining). With PIPELINING a transaction is ``MAIL RCPT... DATA`` and then the content; without it each
 command is a group of its own. With CHUNKING (RFC 3030) the content follows ``BDAT n LAST`` without a go-ahead, so one
-round trip less is needed. Which recipients fit into one transaction is decided here too: RFC 5321 4.5.3.1.8 promises
-100, LIMITS (RFC 9422) or X-RCPTLIMIT may say otherwise.
+round trip less is needed. What is lost with the go-ahead is the one reply that cannot be taken for another: so RSET
+follows the content in the same group, and what was answered counts once it is answered (``Transaction.confirmed``).
+Which recipients fit into one transaction is decided here too: RFC 5321 4.5.3.1.8 promises 100, LIMITS (RFC 9422) or
+X-RCPTLIMIT may say otherwise.
 """
 
 from __future__ import annotations
@@ -14,26 +16,30 @@ from enum import Enum
 
 from zsmtp.errors import CommandError
 from zsmtp.proto import command
-from zsmtp.proto.address import MAX_ORCPT, domain_of, downgrade, original_recipient, path_problem
+from zsmtp.proto.address import MAX_ORCPT, domain_of, downgrade, mapped, original_recipient, path_problem
 from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.phase import CONTENT, DATA, LAST, MAIL, RCPT, Phase
+from zsmtp.proto.datetimes import date_time
+from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions, instant
+from zsmtp.proto.phase import CONTENT, DATA, LAST, MAIL, RCPT, RSET, Phase
 from zsmtp.proto.status import EnhancedStatus
 from zsmtp.records import NamedTuple, dataclass
 
 MAX_RECIPIENTS = 100  # in one transaction (RFC 5321 4.5.3.1.8)
 
 _BAD_SENDER, _BAD_RECIPIENT = EnhancedStatus(5, 1, 7), EnhancedStatus(5, 1, 3)
+_NOT_CAPABLE = EnhancedStatus(5, 3, 3)
+_NOTHING_ASKED = (None, None, None)
 
 
 class Flow(Enum):
     """How far the commands of a transaction run ahead of the answers."""
 
-    STEPWISE = "the transaction starts when everything before it is answered"
+    STEPWISE = "the transaction starts when everything before it is answered, and nothing is sent behind its content"
     RIDING = "it starts right behind the content of the message before (RFC 2920 3.1)"
     BLIND = "its content, too, follows without waiting for an answer (RFC 3030)"
 
 
-class Recipient(NamedTuple):
+class EnvelopeRecipient(NamedTuple):
     """A forward-path with its DSN wishes (RFC 3461): ``notify`` as in NOTIFY=, ``orcpt`` as in ORCPT= (or None).
 
     ``deliver_by`` is the RFC 2852 pair of seconds left and mode (``b"R"`` or ``b"N"``, perhaps with ``T``).
@@ -45,30 +51,45 @@ class Recipient(NamedTuple):
     deliver_by: tuple[int, bytes] | None = None
 
 
-class SenderWish(Enum):
+class TLSDemand(Enum):
     """How safely the sender wants the message to travel (RFC 8689)."""
 
     NONE = "none"
     REQUIRETLS = "requiretls"  # the SMTP extension: authenticated TLS on every hop, or no delivery
     TLS_OPTIONAL = "tls-required: no"  # the header field: delivery matters more than the destination's policies
 
-    def is_met_by(self, other: SenderWish) -> bool:
+    def is_met_by(self, other: TLSDemand) -> bool:
         """Whether a session that was opened for the wish ``other`` will do for this one."""
         return _STRICTNESS[other] >= _STRICTNESS[self]
 
 
-_REQUIRETLS = SenderWish.REQUIRETLS  # asked of the class it costs more
-_STRICTNESS = {SenderWish.TLS_OPTIONAL: 0, SenderWish.NONE: 1, SenderWish.REQUIRETLS: 2}
+_REQUIRETLS = TLSDemand.REQUIRETLS  # asked of the class it costs more
+_STRICTNESS = {TLSDemand.TLS_OPTIONAL: 0, TLSDemand.NONE: 1, TLSDemand.REQUIRETLS: 2}
+
+
+def sender_wish(options: MailOptions, *, tls_optional: bool) -> TLSDemand:
+    """What a message asks of sessions; ``tls_optional``: its header says ``TLS-Required: No``.
+
+    REQUIRETLS goes before the field (RFC 8689 5).
+    """
+    if options.require_tls:
+        return _REQUIRETLS
+    return TLSDemand.TLS_OPTIONAL if tls_optional else TLSDemand.NONE
 
 
 class Envelope(NamedTuple):
-    """Reverse-path (empty: the null one), recipients, the message's DSN wishes, and what it asks of sessions."""
+    """Reverse-path (empty: the null one), recipients, the message's DSN wishes, and what it asks of sessions.
+
+    ``options`` are what else it asks for, as :func:`~zsmtp.proto.mailoptions.checked` gives them; ``wish`` is made of
+    them and of the header (:func:`sender_wish`).
+    """
 
     sender: bytes
-    recipients: tuple[Recipient, ...]
+    recipients: tuple[EnvelopeRecipient, ...]
     ret: bytes | None = None
     envid: bytes | None = None
-    wish: SenderWish = SenderWish.NONE
+    wish: TLSDemand = TLSDemand.NONE
+    options: MailOptions = NO_OPTIONS
 
     @property
     def internationalised(self) -> bool:
@@ -122,6 +143,7 @@ class Step(NamedTuple):
 _STEPWISE, _BLIND = Flow.STEPWISE, Flow.BLIND
 _DATA_GATED = (Step(DATA, command.DATA), Step(CONTENT, b""))
 _DATA_PIPELINED = (Step(DATA, command.DATA, gated=False), Step(CONTENT, b""))
+_RSET = Step(RSET, command.RSET, gated=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,9 +151,14 @@ class Transaction:
     """The planned transaction: steps in order, for ``recipients`` (indexes into these are ``Step.recipient``)."""
 
     steps: tuple[Step, ...]
-    recipients: tuple[Recipient, ...]
+    recipients: tuple[EnvelopeRecipient, ...]
     content: ContentForm
     flow: Flow = Flow.STEPWISE
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether RSET follows the content at once: the answers count if it is answered well, since it comes last."""
+        return self.steps[-1].phase is RSET
 
     @property
     def groups(self) -> tuple[tuple[Step, ...], ...]:
@@ -145,14 +172,14 @@ class Transaction:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class LocalRefusal:
     """Why an address or a message is refused on this side, before anything reaches the wire."""
 
     status: EnhancedStatus
     text: str
 
 
-def capacity(recipients: Sequence[Recipient], capabilities: Capabilities) -> int:
+def capacity(recipients: Sequence[EnvelopeRecipient], capabilities: Capabilities) -> int:
     """How many of ``recipients``, from the first on, go into one transaction.
 
     BY= is a parameter of MAIL (RFC 2852 4), so only those who share it go together where it is used.
@@ -174,38 +201,69 @@ def capacity(recipients: Sequence[Recipient], capabilities: Capabilities) -> int
     return min(limit, len(recipients))
 
 
-def sender_refusal(envelope: Envelope, capabilities: Capabilities) -> Refusal | None:
+def sender_refusal(envelope: Envelope, capabilities: Capabilities) -> LocalRefusal | None:
     """Whether the reverse-path can be sent to a server with these capabilities."""
     return _address_refusal(envelope.sender, capabilities, _BAD_SENDER)
 
 
-def recipient_refusal(recipient: Recipient, capabilities: Capabilities) -> Refusal | None:
+def recipient_refusal(recipient: EnvelopeRecipient, capabilities: Capabilities) -> LocalRefusal | None:
     """Whether the forward-path can be sent to a server with these capabilities."""
     if not recipient.address:
-        return Refusal(_BAD_RECIPIENT, "empty recipient address")
+        return LocalRefusal(_BAD_RECIPIENT, "empty recipient address")
     return _address_refusal(recipient.address, capabilities, _BAD_RECIPIENT)
 
 
-def size_refusal(content: ContentForm, capabilities: Capabilities) -> Refusal | None:
+def options_refusal(options: MailOptions, capabilities: Capabilities) -> LocalRefusal | None:
+    """Whether what a message asks for cannot be had of a server with these capabilities, so that it must not go there.
+
+    A message that is to be held would arrive too early at a server that does not hold it (RFC 4865).
+    """
+    if options is NO_OPTIONS or (options.hold_for is None and options.hold_until is None):
+        return None
+    limit = capabilities.future_release
+    if limit is None:
+        text = "the message is to be held back (FUTURERELEASE), which the remote system does not offer"
+    elif options.hold_for is not None and options.hold_for > limit.seconds:
+        text = f"the message is to be held back for {options.hold_for:.0f} seconds; the remote system holds it for "
+        text += f"{limit.seconds} at most"
+    elif (until := instant(options.hold_until, "hold_until")) is not None and until > limit.until:
+        text = f"the message is to be held back until {date_time(until).decode()}; the remote system holds it until "
+        text += f"{date_time(limit.until).decode()} at most"
+    else:
+        return None
+    return LocalRefusal(_NOT_CAPABLE, text)
+
+
+def left_out(options: MailOptions, capabilities: Capabilities) -> tuple[str, ...]:
+    """What of the options a server with these capabilities is not asked for, though the message goes there, in words.
+
+    A server without MT-PRIORITY gives all mail the same priority (RFC 6710).
+    """
+    if options.priority is None or capabilities.priority_profile is not None:
+        return ()
+    return (f"its priority {options.priority} is left out: no MT-PRIORITY",)
+
+
+def size_refusal(content: ContentForm, capabilities: Capabilities) -> LocalRefusal | None:
     """Whether the message is larger than the server takes (RFC 1870 6.1)."""
     if not capabilities.size or content.size <= capabilities.size:
         return None
     text = f"Message of {content.size} octets exceeds the limit given by the remote system: {capabilities.size}"
-    return Refusal(EnhancedStatus(5, 3, 4), text)
+    return LocalRefusal(EnhancedStatus(5, 3, 4), text)
 
 
-def _address_refusal(address: bytes, capabilities: Capabilities, bad_syntax: EnhancedStatus) -> Refusal | None:
+def _address_refusal(address: bytes, capabilities: Capabilities, bad_syntax: EnhancedStatus) -> LocalRefusal | None:
     problem = path_problem(address)
     if problem is not None:
-        return Refusal(bad_syntax, problem)
+        return LocalRefusal(bad_syntax, problem)
     if address.isascii() or capabilities.smtputf8:
         return None
     ascii_form = downgrade(address)
     if ascii_form is None:
         text = "the address needs SMTPUTF8, which the remote system does not offer"
-        return Refusal(EnhancedStatus(5, 6, 7), text)
+        return LocalRefusal(EnhancedStatus(5, 6, 7), text)
     problem = path_problem(ascii_form)  # A-labels are longer than what they stand for
-    return None if problem is None else Refusal(bad_syntax, f"in A-labels: {problem}")
+    return None if problem is None else LocalRefusal(bad_syntax, f"in A-labels: {problem}")
 
 
 def plan_transaction(
@@ -230,6 +288,8 @@ def plan_transaction(
         steps.append(Step(RCPT, _rcpt(recipient, capabilities, in_ascii=in_ascii), gated, index))
     if capabilities.chunking:
         steps.append(Step(LAST, command.bdat(content.size, last=True), flow is not _BLIND))
+        if flow is not _STEPWISE and not gated:
+            steps.append(_RSET)
     else:
         steps += _DATA_GATED if gated else _DATA_PIPELINED
     return Transaction(tuple(steps), envelope.recipients, content, flow)
@@ -238,9 +298,10 @@ def plan_transaction(
 def _mail(
     envelope: Envelope, content: ContentForm, capabilities: Capabilities, *, smtputf8: bool, in_ascii: bool
 ) -> bytes:
-    sender, body = envelope.sender, content.body
+    sender, body, options = envelope.sender, content.body, envelope.options
+    priority, hold_for, hold_until = _NOTHING_ASKED if options is NO_OPTIONS else _parameters(options, capabilities)
     return command.mail(
-        _ascii_form(sender) if in_ascii else sender,
+        _ascii_form(sender) if in_ascii else mapped(sender),
         size=content.size if capabilities.size is not None else None,
         body=body if body is not None and _body_is_known(body, capabilities) else None,
         ret=envelope.ret if capabilities.dsn else None,
@@ -248,6 +309,22 @@ def _mail(
         by=_deliver_by(envelope, capabilities.deliver_by) if capabilities.deliver_by is not None else None,
         smtputf8=smtputf8,
         require_tls=envelope.wish is _REQUIRETLS and _require_tls(capabilities),
+        priority=priority,
+        hold_for=hold_for,
+        hold_until=hold_until,
+    )
+
+
+def _parameters(options: MailOptions, capabilities: Capabilities) -> tuple[int | None, int | None, int | None]:
+    """What of the options goes with MAIL besides REQUIRETLS: ``priority``, ``hold_for``, ``hold_until``."""
+    refusal = options_refusal(options, capabilities)
+    if refusal is not None:
+        raise CommandError(refusal.text)
+    hold_for, until = options.hold_for, instant(options.hold_until, "hold_until")
+    return (
+        options.priority if capabilities.priority_profile is not None else None,
+        None if hold_for is None else int(hold_for),
+        None if until is None else int(until),
     )
 
 
@@ -262,14 +339,14 @@ def _body_is_known(body: bytes, capabilities: Capabilities) -> bool:
     return capabilities.binary_mime if body == b"BINARYMIME" else capabilities.eight_bit_mime
 
 
-def _rcpt(recipient: Recipient, capabilities: Capabilities, *, in_ascii: bool) -> bytes:
-    address = _ascii_form(recipient.address) if in_ascii else recipient.address
+def _rcpt(recipient: EnvelopeRecipient, capabilities: Capabilities, *, in_ascii: bool) -> bytes:
+    address = _ascii_form(recipient.address) if in_ascii else mapped(recipient.address)
     if not capabilities.dsn:
         return command.rcpt(address)
     return command.rcpt(address, notify=recipient.notify, orcpt=_orcpt(recipient, capabilities))
 
 
-def _orcpt(recipient: Recipient, capabilities: Capabilities) -> bytes | None:
+def _orcpt(recipient: EnvelopeRecipient, capabilities: Capabilities) -> bytes | None:
     """ORCPT=, left out where it would only cost the recipient: over-long, or of a type the server need not know.
 
     The type utf-8 came with internationalised mail (RFC 6533); there are servers without it that refuse the recipient.

@@ -25,6 +25,8 @@ _LEAST_SECRET = 4  # octets
 _COMMON = 64  # replies of one line that are kept, to be known again
 _COMMON_LINE = 256  # octets of the longest of them
 
+_BEGUN, _BEGUN_LINES = 1000, 8  # octets and lines of a reply without an end that are worth telling
+
 
 class Reply(NamedTuple):
     """One complete reply.
@@ -86,12 +88,36 @@ class ReplyParser:
         """Whether octets have come that no complete reply accounts for."""
         return self._start < len(self._buffer) or bool(self._lines)
 
+    @property
+    def begun(self) -> str:
+        """What a reply says that has no end yet, fit for people; "" if there is none.
+
+        While there are secrets to hide, octets without a line end are left out: they may be half a secret.
+        """
+        rest = b"" if self._hidden else self._buffer[self._start :].rstrip(b"\r")
+        return self._said(rest[:_BEGUN]) if rest or self._lines else ""
+
+    def _said(self, line: bytes) -> str:
+        """The lines of the reply that is being read, with ``line`` as it came."""
+        before = [b"%d-%b" % (self._code, text) for text in self._lines[-_BEGUN_LINES:]]
+        return printable(b" / ".join([*before, line] if line else before), 300)
+
     def receive_data(self, data: bytes) -> None:
         """Take ``data`` as the octets that came next."""
         rest = self._buffer[self._start :]
         self._searched -= self._start
         self._start = 0
         self._buffer = rest + data if rest else data
+
+    def complete_replies(self) -> tuple[list[Reply], ReplyError | None]:
+        """All replies that are complete, and what is wrong with what came behind them, if anything is."""
+        replies: list[Reply] = []
+        try:
+            while (reply := self.next_reply()) is not None:
+                replies.append(reply)
+        except ReplyError as error:
+            return replies, error
+        return replies, None
 
     def next_reply(self) -> Reply | None:
         """The next complete reply, or None if more octets are needed.
@@ -139,12 +165,13 @@ class ReplyParser:
             self._bare_lf = True
         code = line[:3]
         if not (len(code) == 3 and code.isdigit() and 50 <= code[0] <= 53):
-            raise ReplyError(f"not a reply: {printable(line, 100)!r}")
+            raise ReplyError(f"not a reply: {self._said(line[:_BEGUN])!r}")
         separator = line[3:4]
         if separator not in (b" ", b"-", b""):
-            raise ReplyError(f"not a reply: {printable(line, 100)!r}")
+            raise ReplyError(f"not a reply: {self._said(line[:_BEGUN])!r}")
         if self._lines and int(code) != self._code:
-            raise ReplyError(f"lines of one reply have the codes {self._code} and {int(code)}")
+            codes = f"{self._code} and {int(code)}"
+            raise ReplyError(f"lines of one reply have the codes {codes}: {self._said(line[:_BEGUN])}")
         self._code = int(code)
         self._lines.append(line[4:])
         return separator != b"-"

@@ -1,38 +1,41 @@
-"""SMTP AUTH: proving to a server who this client is (RFC 4954), with the SASL mechanisms that mail servers list.
+"""The SASL mechanisms that mail servers list, and which of them to try (RFC 4954, RFC 4616, RFC 2195, RFC 7628).
 
-:func:`choose` picks the best mechanism that the server offers, the credentials allow and the channel is fit for;
-:class:`Authentication` then leads the dialogue, reply by reply::
+:class:`MechanismChoice` gives the mechanisms to try at one server, best first; ``zsmtp.proto.auth`` leads the dialogue
+of each::
 
-    login = Authentication(mechanism)
-    line = login.start()                 # a Line to send: AUTH ...
-    outcome = login.hear(reply)          # the next Line, or Accepted, or Refused
+    choice = Choice(offered, credentials, cleartext_allowed=True, bindings=(), nonce=fresh_nonce)
+    mechanism = choice.next()            # or NoMechanism: none is left
+    ...
+    choice.refused(refusal)              # what it says decides on what is tried next
 
-Best means: nothing that a listener or the server itself could use elsewhere leaves this side (SCRAM, then CRAM-MD5);
-PLAIN, LOGIN and bearer tokens hand the secret over and so need ``cleartext_allowed``, which the caller grants under
-TLS and on a loopback. Challenges come from a peer that is not trusted yet: they are bounded in size and number, read
-strictly, and whatever is wrong with one cancels the login (RFC 4954 4). A success is only one if the mechanism agrees:
-SCRAM proves the server too. Every line has a ``shown`` form for logs, in which what must stay secret is not.
+Best means: nothing that a listener or the server itself could use elsewhere leaves this side (SCRAM, which proves the
+server too, then CRAM-MD5); PLAIN, LOGIN and bearer tokens hand the secret over and so need ``cleartext_allowed``, which
+the caller grants under TLS and on a loopback.
+
+A server may list a mechanism and have nothing to check it by. A refusal that is not about the secret leaves all other
+mechanisms; a secret that was judged wrong is offered once more at most, and only to a check of another kind
+(:class:`Check`), so that no account is locked.
 """
 
 from __future__ import annotations
 
 import hmac
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
-from zsmtp.errors import CommandError, ConfigError, ReplyError
-from zsmtp.proto.reply import MASK, Reply, printable
+from zsmtp.errors import ConfigError, ReplyError
+from zsmtp.proto.auth import Authentication as Authentication
+from zsmtp.proto.auth import Left as Left
+from zsmtp.proto.auth import Line as Line
+from zsmtp.proto.auth import LoginAccepted as LoginAccepted
+from zsmtp.proto.auth import Mechanism as Mechanism
+from zsmtp.proto.auth import Refused as Refused
+from zsmtp.proto.auth import auth as auth
+from zsmtp.proto.auth import auth_response as auth_response
+from zsmtp.proto.reply import MASK, printable
 
-MAX_COMMAND = 512  # octets of the AUTH command with CRLF; a longer initial response waits for a challenge
-MAX_RESPONSE = 12288  # octets of a challenge or response in base64 with CRLF (RFC 4954 4)
-MAX_CHALLENGES = 6  # SCRAM without an initial response has three
-
-CANCEL = b"*\r\n"
-
-_NAME_OCTETS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+MAX_PROOFS = 2  # times that a secret, or a proof of knowing it, is offered over one connection
 
 
 class Secret:
@@ -69,11 +72,15 @@ class SecretKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who logs in with what. ``user`` are the octets the server knows the account by, UTF-8 as a rule."""
+    """Who logs in with what. ``user`` are the octets the server knows the account by, UTF-8 as a rule.
+
+    ``mechanisms`` are the names of those to be used and no others, in the order of trying; empty: all, best first.
+    """
 
     user: bytes
     secret: Secret
     kind: SecretKind = SecretKind.SHARED
+    mechanisms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,147 +97,49 @@ class ChannelBinding:
         return f"ChannelBinding({self.name!r})"
 
 
-class Mechanism(Protocol):
-    """One SASL exchange from the client's side, in plain octets; base64 and lines are :class:`Authentication`'s."""
-
-    @property
-    def name(self) -> str:
-        """As it stands in the AUTH command."""
-
-    def initial(self) -> bytes | None:
-        """The initial response; None if the server has to speak first."""
-
-    def respond(self, challenge: bytes) -> bytes:
-        """The answer to a challenge. Raises :class:`~zsmtp.errors.ReplyError` for one that cannot be right."""
-
-    def doubt(self) -> str | None:
-        """Why a success said by the server now must not be believed, or None."""
-
-
-# ---------------------------------------------------------------- the dialogue
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line to send, with its CRLF, and how logs show it (without)."""
-
-    wire: bytes
-    shown: bytes
-
-    def __repr__(self) -> str:
-        return f"Line({self.shown!r})"
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The login is done."""
-
-    mechanism: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """There is no login; mail must not be sent. ``reason`` is for people and holds no secret of ours."""
-
-    reason: str
-
-
-class Authentication:
-    """The AUTH dialogue of one mechanism: :meth:`start` once, then :meth:`hear` with each reply until it is decided."""
-
-    def __init__(self, mechanism: Mechanism) -> None:
-        self._mechanism = mechanism
-        self._held: bytes | None = None  # an initial response too long for the command line
-        self._challenges = 0
-        self._failure: str | None = None
-
-    def start(self) -> Line:
-        """The AUTH command."""
-        response = self._mechanism.initial()
-        if response is not None and _initial_size(self._mechanism.name, response) > MAX_COMMAND:
-            self._held, response = response, None
-        return auth(self._mechanism.name, response)
-
-    def hear(self, reply: Reply) -> Line | Accepted | Refused:
-        """What follows from a reply: the next line to send, or the end."""
-        name = self._mechanism.name
-        if self._failure is not None:
-            return Refused(self._failure)
-        if reply.code == 334:
-            try:
-                return self._answer(reply)
-            except (ReplyError, ConfigError, CommandError) as error:
-                self._failure = f"{name}: login given up: {error}"
-                return Line(CANCEL, b"*")
-        if reply.code != 235:
-            return Refused(f"{name}: login refused: {reply}")
-        doubt = self._mechanism.doubt()
-        if doubt is not None or self._held is not None:
-            return Refused(f"{name}: the server says yes, but {doubt or 'it has not heard who logs in'}")
-        return Accepted(name)
-
-    def _answer(self, reply: Reply) -> Line:
-        self._challenges += 1
-        if self._challenges > MAX_CHALLENGES:
-            raise ReplyError(f"more than {MAX_CHALLENGES} challenges")
-        challenge = decode_challenge(reply)
-        if self._held is None:
-            return auth_response(self._mechanism.respond(challenge))
-        response, self._held = self._held, None
-        if challenge:
-            raise ReplyError("a challenge where the first word is the client's")
-        return auth_response(response)
-
-
-def decode_challenge(reply: Reply) -> bytes:
-    """The octets of a 334 reply's challenge. Raises :class:`~zsmtp.errors.ReplyError` if it is not base64, or long."""
-    if len(reply.lines) != 1:
-        raise ReplyError("a challenge of several lines")
-    text = reply.lines[0].strip(b" ")
-    if len(text) > MAX_RESPONSE:
-        raise ReplyError(f"a challenge of {len(text)} octets")
-    try:
-        return b64decode(text, validate=True)
-    except ValueError:
-        raise ReplyError(f"a challenge that is not base64: {printable(text, 80)!r}") from None
-
-
-def auth(mechanism: str, initial: bytes | None) -> Line:
-    """``AUTH mechanism [initial-response]`` (RFC 4954 4); an empty response is ``=``, None is none.
-
-    Raises :class:`~zsmtp.errors.CommandError` for a mechanism that is no name, or a line over 512 octets.
-    """
-    name = mechanism.encode("ascii", "replace")
-    if not 1 <= len(name) <= 20 or not _NAME_OCTETS.issuperset(name):
-        raise CommandError(f"not a SASL mechanism: {printable(name, 60)!r}")
-    if initial is None:
-        return Line(b"AUTH " + name + b"\r\n", b"AUTH " + name)
-    wire = b"AUTH " + name + b" " + (b64encode(initial) or b"=") + b"\r\n"
-    if len(wire) > MAX_COMMAND:
-        raise CommandError(f"AUTH command of {len(wire)} octets; {MAX_COMMAND} are the limit")
-    return Line(wire, b"AUTH " + name + b" " + MASK)
-
-
-def auth_response(data: bytes) -> Line:
-    """The line that answers a challenge. Raises :class:`~zsmtp.errors.CommandError` if it is over 12288 octets."""
-    wire = b64encode(data) + b"\r\n"
-    if len(wire) > MAX_RESPONSE:
-        raise CommandError(f"a response of {len(wire)} octets; {MAX_RESPONSE} are the limit")
-    return Line(wire, MASK if data else b"")
-
-
-def _initial_size(name: str, response: bytes) -> int:
-    return len("AUTH ") + len(name) + 1 + max(4 * -(-len(response) // 3), 1) + 2
-
-
 # ------------------------------------------------------------ plain mechanisms
 
 
-class _Scripted:
-    """A mechanism without state but the number of challenges it has still to answer."""
+class _PlainClient:
+    """PLAIN: one message says all. A server that overlooked it in the AUTH command and asks gets it once more."""
 
-    def __init__(self, name: str, initial: bytes | None, answers: Sequence[Callable[[bytes], bytes]]) -> None:
+    name = "PLAIN"
+    reads_challenges = False
+    proved = True
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+        self._asked = False
+
+    def initial(self) -> bytes | None:
+        return self._message
+
+    def respond(self, challenge: bytes) -> bytes:
+        if self._asked:
+            raise ReplyError("a challenge too many")
+        self._asked = True
+        return self._message
+
+    def doubt(self) -> str | None:
+        return None
+
+
+class _Scripted:
+    """A mechanism without state but the number of challenges it has still to answer.
+
+    ``reads_challenges`` tells whether its answers depend on what the challenges hold.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        initial: bytes | None,
+        answers: Sequence[Callable[[bytes], bytes]],
+        *,
+        reads_challenges: bool = False,
+    ) -> None:
         self.name = name
+        self.reads_challenges = reads_challenges
         self._initial = initial
         self._answers = list(answers)
 
@@ -245,13 +154,17 @@ class _Scripted:
     def doubt(self) -> str | None:
         return "it has not asked for everything" if self._answers else None
 
+    @property
+    def proved(self) -> bool:
+        return not self._answers
+
 
 def plain(credentials: Credentials) -> Mechanism:
     """PLAIN (RFC 4616). Raises :class:`~zsmtp.errors.ConfigError` for a NUL in user or password."""
     user, password = credentials.user, credentials.secret.reveal()
     if b"\0" in user + password:
         raise ConfigError("user or password holds a NUL octet")
-    return _Scripted("PLAIN", b"\0" + user + b"\0" + password, [])
+    return _PlainClient(b"\0" + user + b"\0" + password)
 
 
 def login(credentials: Credentials) -> Mechanism:
@@ -271,11 +184,14 @@ def cram_md5(credentials: Credentials) -> Mechanism:
             raise ConfigError("this system's crypto policy forbids MD5") from None
         return credentials.user + b" " + digest.encode()
 
-    return _Scripted("CRAM-MD5", None, [answer])
+    return _Scripted("CRAM-MD5", None, [answer], reads_challenges=True)
 
 
 class _Bearer:
     """XOAUTH2 and OAUTHBEARER: all is in the first response; a challenge brings the reason of a refusal (RFC 7628)."""
+
+    reads_challenges = True
+    proved = True
 
     def __init__(self, name: str, initial: bytes, acknowledgement: bytes) -> None:
         self.name = name
@@ -323,15 +239,149 @@ def _bearer_words(credentials: Credentials) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class NoMechanism:
-    """Why none of the mechanisms offered can be used."""
+    """Why none of the mechanisms offered can be used, or none any more."""
 
     reason: str
 
 
-_CLEARTEXT: dict[SecretKind, tuple[tuple[str, Callable[[Credentials], Mechanism]], ...]] = {
-    SecretKind.SHARED: (("PLAIN", plain), ("LOGIN", login)),
-    SecretKind.BEARER: (("OAUTHBEARER", oauthbearer), ("XOAUTH2", xoauth2)),
+class Check(Enum):
+    """What a server checks a login by. Where one of these is missing or wrong for a user, another may be right."""
+
+    SCRAM = "a verifier of SCRAM"
+    DIGEST = "a secret that the server can read"
+    SIGHT = "the secret itself, which is shown to the server"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One mechanism that is known here: its name, the kind of secret it serves, and what its logins are checked by."""
+
+    name: str
+    kind: SecretKind
+    check: Check
+
+    @property
+    def shows_secret(self) -> bool:
+        """Whether the secret itself leaves this side, for whoever listens and for the server to use elsewhere."""
+        return self.check is Check.SIGHT
+
+
+PLUS = "SCRAM-SHA-256-PLUS"
+
+MECHANISMS: dict[str, Listed] = {
+    one.name: one
+    for one in (
+        Listed(PLUS, SecretKind.SHARED, Check.SCRAM),
+        Listed("SCRAM-SHA-256", SecretKind.SHARED, Check.SCRAM),
+        Listed("CRAM-MD5", SecretKind.SHARED, Check.DIGEST),
+        Listed("PLAIN", SecretKind.SHARED, Check.SIGHT),
+        Listed("LOGIN", SecretKind.SHARED, Check.SIGHT),
+        Listed("OAUTHBEARER", SecretKind.BEARER, Check.SIGHT),
+        Listed("XOAUTH2", SecretKind.BEARER, Check.SIGHT),
+    )
 }
+"""The mechanisms by name, best first."""
+
+
+def serving(kind: SecretKind) -> list[str]:
+    """The names of the mechanisms for one kind of secret, best first."""
+    return [one.name for one in MECHANISMS.values() if one.kind is kind]
+
+
+_WITHOUT_STATE = {
+    "CRAM-MD5": cram_md5,
+    "PLAIN": plain,
+    "LOGIN": login,
+    "OAUTHBEARER": oauthbearer,
+    "XOAUTH2": xoauth2,
+}
+
+
+class MechanismChoice:
+    """The mechanisms to try over one connection, each once, best first or in the order that the credentials name.
+
+    ``offered`` are those the server lists (upper case, as in ``Capabilities.auth``), ``bindings`` what the login can be
+    tied to, the best first. ``nonce`` gives 18 or more printable random octets without comma, fresh each time (RFC 5802
+    5.1). ``first`` is the name of one that was accepted before: it is tried before the others.
+
+    With a binding SCRAM-SHA-256-PLUS is tried for each of them, and then SCRAM-SHA-256 (RFC 5802 6).
+    """
+
+    def __init__(
+        self,
+        offered: Sequence[str],
+        credentials: Credentials,
+        *,
+        cleartext_allowed: bool,
+        bindings: Sequence[ChannelBinding],
+        nonce: Callable[[], bytes],
+        first: str = "",
+    ) -> None:
+        self._credentials = credentials
+        self._nonce = nonce
+        self._problems: list[str] = []
+        self._proofs = 0
+        self._over = ""
+        allowed = credentials.mechanisms or tuple(MECHANISMS)
+        known = (MECHANISMS[name] for name in dict.fromkeys(allowed) if name in MECHANISMS)
+        usable = [one for one in known if one.kind is credentials.kind and one.name in offered]
+        usable.sort(key=lambda one: one.name != first)  # stable
+        # "y" lets the server notice that somebody struck the PLUS mechanism from its list (RFC 5802 6)
+        self._struck = bool(bindings) and PLUS in allowed and PLUS not in offered
+        self._waiting: list[tuple[Listed, ChannelBinding | None]] = []
+        for one in usable:
+            if one.shows_secret and not cleartext_allowed:
+                self._problems.append(f"{one.name} would send the secret in clear")
+            elif one.name != PLUS:
+                self._waiting.append((one, None))
+            elif bindings:
+                self._waiting += [(one, binding) for binding in bindings]
+            else:
+                self._problems.append(f"{PLUS}: there is nothing to bind the login to")
+        self._current: Listed | None = None
+        if not usable:
+            listed = printable(" ".join(offered).encode(), 200) or "none"
+            wanted = f" ({', '.join(credentials.mechanisms)})" if credentials.mechanisms else ""
+            text = f"no mechanism for a {credentials.kind.value}{wanted} is offered; the server lists {listed}"
+            self._problems.append(text)
+
+    def next(self) -> Mechanism | NoMechanism:
+        """The mechanism to try now."""
+        while self._waiting and not self._over:
+            listed, binding = self._waiting.pop(0)
+            try:
+                mechanism = self._make(listed, binding)
+            except ConfigError as error:
+                self._problems.append(f"{listed.name}: {error}")
+                continue
+            self._current = listed
+            return mechanism
+        return NoMechanism("; ".join(filter(None, [*self._problems, self._over])))
+
+    def refused(self, refusal: Refused) -> None:
+        """The mechanism given last was refused."""
+        assert self._current is not None
+        check = self._current.check
+        self._problems.append(refusal.reason)
+        self._proofs += refusal.proved
+        if refusal.left is Left.NOTHING:
+            self._waiting.clear()
+        elif refusal.left is Left.OTHER_CHECKS:
+            self._waiting = [one for one in self._waiting if one[0].check is not check]
+            # Only one more is tried: what needs nothing stored for it but what every login is checked by, if it may be.
+            self._waiting.sort(key=lambda one: not one[0].shows_secret)
+        if self._proofs >= MAX_PROOFS and self._waiting:
+            self._over = f"no other mechanism is tried: {MAX_PROOFS} tries over one connection lock no account"
+
+    def _make(self, listed: Listed, binding: ChannelBinding | None) -> Mechanism:
+        if listed.check is not Check.SCRAM:
+            return _WITHOUT_STATE[listed.name](self._credentials)
+        from zsmtp.proto import scram
+
+        if binding is not None:
+            return scram.Scram(self._credentials, self._nonce(), scram.BindingFlag.USED, binding)
+        unbound = scram.BindingFlag.NOT_OFFERED if self._struck else scram.BindingFlag.UNSUPPORTED
+        return scram.Scram(self._credentials, self._nonce(), unbound)
 
 
 def choose(
@@ -342,43 +392,9 @@ def choose(
     channel_binding: ChannelBinding | None,
     nonce: bytes,
 ) -> Mechanism | NoMechanism:
-    """The best mechanism of ``offered`` (upper case, as in ``Capabilities.auth``) for these credentials.
-
-    ``nonce`` is 18 or more printable random octets without comma, fresh for every login (RFC 5802 5.1).
-    """
-    problems: list[str] = []
-    for name, make in _ranked(offered, credentials, channel_binding, nonce):
-        if name not in offered:
-            continue
-        if not cleartext_allowed and name in ("PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2"):
-            problems.append(f"{name} would send the secret in clear")
-            continue
-        try:
-            return make()
-        except ConfigError as error:
-            problems.append(f"{name}: {error}")
-    if problems:
-        return NoMechanism("; ".join(problems))
-    listed = printable(" ".join(offered).encode(), 200) or "none"
-    return NoMechanism(f"no mechanism for a {credentials.kind.value} is offered; the server lists {listed}")
-
-
-def _ranked(
-    offered: Sequence[str], credentials: Credentials, binding: ChannelBinding | None, nonce: bytes
-) -> list[tuple[str, Callable[[], Mechanism]]]:
-    """The mechanisms that serve these credentials, best first."""
-    ranked: list[tuple[str, Callable[[], Mechanism]]] = []
-    if credentials.kind is SecretKind.SHARED:
-        from zsmtp.proto import scram
-
-        if binding is not None:
-            bound = scram.Binding.USED
-            ranked.append(("SCRAM-SHA-256-PLUS", lambda: scram.Scram(credentials, nonce, bound, binding)))
-        # "y" lets the server notice that somebody struck the PLUS mechanism from its list (RFC 5802 6)
-        struck = binding is not None and "SCRAM-SHA-256-PLUS" not in offered
-        unbound = scram.Binding.NOT_OFFERED if struck else scram.Binding.UNSUPPORTED
-        ranked.append(("SCRAM-SHA-256", lambda: scram.Scram(credentials, nonce, unbound)))
-        ranked.append(("CRAM-MD5", lambda: cram_md5(credentials)))
-    for name, factory in _CLEARTEXT[credentials.kind]:
-        ranked.append((name, lambda factory=factory: factory(credentials)))  # type: ignore[misc]
-    return ranked
+    """The best mechanism for these credentials: the first of :class:`MechanismChoice`, with its arguments."""
+    bindings = () if channel_binding is None else (channel_binding,)
+    choice = MechanismChoice(
+        offered, credentials, cleartext_allowed=cleartext_allowed, bindings=bindings, nonce=lambda: nonce
+    )
+    return choice.next()

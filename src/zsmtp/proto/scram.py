@@ -10,7 +10,7 @@ believed. With PLUS the proof also covers the TLS channel, so that it cannot be 
     C: (empty)
 
 The server names the number of iterations, hence the work this side has to do: it is held between 4096 (RFC 7677 4) and
-a million, about half a second. :class:`Scram` is a :class:`zsmtp.proto.sasl.Mechanism`.
+a million, about half a second. :class:`Scram` is a :class:`zsmtp.proto.auth.Mechanism`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from base64 import b64decode, b64encode
 from enum import Enum
 
 from zsmtp.errors import ConfigError, ReplyError
+from zsmtp.proto.auth import GivenUp, Left
 from zsmtp.proto.reply import printable
 from zsmtp.proto.sasl import ChannelBinding, Credentials
 
@@ -31,7 +32,7 @@ MAX_MESSAGE = 4096  # octets of a message of the server
 MAX_SALT = 1024  # octets
 
 
-class Binding(Enum):
+class BindingFlag(Enum):
     """What the client says of channel binding; the value starts the GS2 header (RFC 5801 4)."""
 
     UNSUPPORTED = "n"  # this side has nothing to bind to, or the server would not know it
@@ -47,21 +48,27 @@ class _Awaits(Enum):
     NOTHING = "nothing"
 
 
+_SHOW_A_LISTENER = frozenset({b"channel-bindings-dont-match", b"server-does-support-channel-binding"})
+"""Errors of RFC 5802 7 that mean that somebody may stand between the two ends."""
+
+_ABOUT_THE_SECRET = frozenset({b"invalid-proof", b"unknown-user", b"other-error"})
+
+
 class Scram:
     """The client's side of one login.
 
-    ``channel`` is needed for ``Binding.USED``. Raises :class:`~zsmtp.errors.ConfigError` if the user's name or the
+    ``channel`` is needed for ``BindingFlag.USED``. Raises :class:`~zsmtp.errors.ConfigError` if the user's name or the
     password cannot be prepared (RFC 4013), or the nonce is not one.
     """
 
     def __init__(
-        self, credentials: Credentials, nonce: bytes, binding: Binding, channel: ChannelBinding | None = None
+        self, credentials: Credentials, nonce: bytes, binding: BindingFlag, channel: ChannelBinding | None = None
     ) -> None:
         if len(nonce) < MIN_NONCE or any(not 0x21 <= octet <= 0x7E or octet == 0x2C for octet in nonce):
             raise ConfigError("not a nonce")
-        if (binding is Binding.USED) is not (channel is not None):
+        if (binding is BindingFlag.USED) is not (channel is not None):
             raise ConfigError("channel binding data come with channel binding and only then")
-        self.name = "SCRAM-SHA-256-PLUS" if binding is Binding.USED else "SCRAM-SHA-256"
+        self.name = "SCRAM-SHA-256-PLUS" if binding is BindingFlag.USED else "SCRAM-SHA-256"
         self._nonce = nonce
         self._password = prepare(credentials.secret.reveal(), "password")
         user = prepare(credentials.user, "user").replace(b"=", b"=3D").replace(b",", b"=2C")
@@ -83,6 +90,7 @@ class Scram:
         """The answer to the server's first or final message."""
         if len(challenge) > MAX_MESSAGE:
             raise ReplyError(f"a challenge of {len(challenge)} octets")
+        _check_error(challenge)
         if self._awaits is _Awaits.SERVER_FIRST:
             response = self._client_final(challenge)
             self._awaits = _Awaits.SERVER_FINAL
@@ -92,6 +100,16 @@ class Scram:
             self._awaits = _Awaits.NOTHING
             return b""
         raise ReplyError("a challenge too many")
+
+    @property
+    def proved(self) -> bool:
+        """Whether the proof has been given out."""
+        return self._awaits is not _Awaits.SERVER_FIRST
+
+    @property
+    def reads_challenges(self) -> bool:
+        """Challenges are half of the proof."""
+        return True
 
     def doubt(self) -> str | None:
         """Only a server that has proved itself is believed."""
@@ -131,12 +149,22 @@ class Scram:
 
     def _check_server(self, message: bytes) -> None:
         field = message.split(b",")[0]
-        if field.startswith(b"e="):
-            raise ReplyError(f"the server says {printable(field[2:], 80)!r}")
         if not field.startswith(b"v="):
             raise ReplyError(f"not the server's final message of SCRAM: {printable(message, 80)!r}")
         if not hmac.compare_digest(_base64(field[2:], "signature"), self._signature):
-            raise ReplyError("the server does not know the password")
+            raise GivenUp("the server does not know the password", Left.NOTHING)
+
+
+def _check_error(message: bytes) -> None:
+    """Raise :class:`GivenUp` if the server's message is an error (RFC 5802 7)."""
+    field = message.split(b",")[0]
+    if not field.startswith(b"e="):
+        return
+    error = field[2:]
+    left = Left.OTHER_CHECKS if error in _ABOUT_THE_SECRET else Left.ALL
+    if error in _SHOW_A_LISTENER:
+        left = Left.NOTHING
+    raise GivenUp(f"the server says {printable(error, 80)!r}", left)
 
 
 def _base64(text: bytes, what: str) -> bytes:

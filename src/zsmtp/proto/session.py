@@ -16,19 +16,26 @@ The rules that keep verdicts true are held here: a reply counts only if it is co
 set its phase allows, and read after the last octet of its command was written (RFC 5321 4.2, 4.3.2; RFC 2920 3.2).
 Anything else ends the session with one :class:`Lost` event, and what was in doubt then, a message whose last octet was
 written and whose final reply is missing, is named in it. After ``Lost`` nothing is taken and nothing given out.
+
+If more replies are read together than were due, none of them counts, but for a first one that answers content which a
+354 had asked for. The answers to a transaction whose content RSET follows (``Transaction.confirmed``) are given out
+when RSET is answered, and never if it is refused: one reply too many would put the refusal of the content there. A
+refusal in the middle of the content is the answer to it; a 421 tells that nothing behind its command was read.
+
+Whoever must know beforehand that a message may be complete at the peer sets ``asks_before_completion``: from the last
+block of its content on (from MAIL on, if the content does not wait for answers) nothing is given out then, a
+:class:`CompletionDue` event names the transactions, and :meth:`Session.allow_completion` lets them go on.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from zsmtp.errors import ConnectionLost, ContentError, ReplyError, ServiceClosing, WaitTimeout, ZsmtpError
+from zsmtp.errors import ConnectionLost, ReplyError, ServiceClosing, WaitTimeout, ZsmtpError
 from zsmtp.events import (
     Answered,
-    ContentProgress,
-    ContentSent,
     ContentStarted,
     LineReceived,
     LineSent,
@@ -39,6 +46,8 @@ from zsmtp.events import (
     ignore,
 )
 from zsmtp.proto import command
+from zsmtp.proto.contentqueue import ContentQueue
+from zsmtp.proto.events import CompletionDue, Finished, Lost, SessionEvent, StepAnswered
 from zsmtp.proto.phase import (
     CONTENT,
     DISORDER,
@@ -49,19 +58,18 @@ from zsmtp.proto.phase import (
     RULES,
     SUCCESS,
     Phase,
-    Result,
+    ReplyMeaning,
     Timeouts,
     judge,
+    reply_times,
 )
-from zsmtp.proto.plan import Step, Transaction
-from zsmtp.proto.progress import Progress, Sent, in_doubt, note, pointless
+from zsmtp.proto.plan import Flow, Step, Transaction
+from zsmtp.proto.progress import UNKNOWN, Sent, TransactionProgress, drop_pointless, loss, note, too_many
 from zsmtp.proto.reply import Reply, ReplyParser
-from zsmtp.proto.told import Answer, Finished, Lost, SessionEvent
 
-__all__ = ["WRITE_UNIT", "Answer", "Finished", "Lost", "Session", "SessionEvent"]
+__all__ = ["WRITE_UNIT", "CompletionDue", "Finished", "Lost", "Session", "SessionEvent", "StepAnswered"]
 
 _NOTHING = memoryview(b"")
-_UNKNOWN = 1 << 62  # the end of a step whose last octet is not given out yet
 
 _RSET = Step(RSET, command.RSET, gated=False)
 _SPECIAL = frozenset({MAIL, RSET, CONTENT})  # what may need another step before or instead of it
@@ -72,23 +80,24 @@ WRITE_UNIT = 64 * 1024  # octets that must be taken within Timeouts.write
 class Session:
     """The protocol engine of one connection. ``lmtp`` makes it speak RFC 2033: one final reply per recipient.
 
-    ``last_heard`` is when octets came last, on the caller's clock.
+    ``last_heard`` is when octets came last, on the caller's clock. ``asks_before_completion`` makes it ask before
+    what it sends may complete a message.
     """
 
     def __init__(self, *, timeouts: Timeouts, lmtp: bool = False, observer: Observer = ignore) -> None:
         self._timeouts = timeouts
-        self._reply_times = {phase: timeouts.of(rule.wait) for phase, rule in RULES.items()}
+        self._reply_times = reply_times(timeouts)
         self._lmtp = lmtp
         self._observe = observer
         self._quiet = not heard(observer)
         self._parser = ReplyParser()
         self._events: deque[SessionEvent] = deque()
-        self._unsent: deque[tuple[Step, Progress | None]] = deque()
+        self._unsent: deque[tuple[Step, TransactionProgress | None]] = deque()
         self._awaited: deque[Sent] = deque()
-        self._content: Iterator[bytes] | None = None  # what is left of the content being given out
-        self._ahead = b""  # its next block
-        self._leaving: deque[Sent] = deque()  # steps with content that is not yet written to its end
-        self._before: Progress | None = None  # the last transaction begun, which may still be open at the server
+        self._contents = ContentQueue()
+        self._before: TransactionProgress | None = (
+            None  # the last transaction begun, which may still be open at the server
+        )
         self._out = _NOTHING
         self._produced = 0  # octets given out, written or not
         self._written = 0
@@ -96,6 +105,7 @@ class Session:
         self._write_mark = 0
         self._reply_since: float | None = None  # set when the session is first looked at
         self.last_heard = -math.inf  # when octets came last
+        self.asks_before_completion = False
         self._error: ZsmtpError | None = None
         self._stopped = False
         self._awaited.append(Sent(Step(Phase.GREETING, b""), 0, None))
@@ -127,7 +137,8 @@ class Session:
     def transact(self, transaction: Transaction) -> None:
         """Ask for a transaction; its steps tell what each of them waits for (``zsmtp.proto.plan``)."""
         self._quiet = not heard(self._observe)
-        progress = Progress(transaction, len(transaction.steps), len(transaction.recipients))
+        held: list[StepAnswered] | None = [] if transaction.confirmed else None
+        progress = TransactionProgress(transaction, len(transaction.steps), len(transaction.recipients), held)
         self._unsent += [(step, progress) for step in transaction.steps]
 
     def stop(self) -> None:
@@ -152,7 +163,12 @@ class Session:
     @property
     def blind(self) -> bool:
         """Whether content is on its way whose MAIL has no answer: after its last octet the message is in doubt."""
-        return any(sent.progress is not None and sent.progress.mail is None for sent in self._leaving)
+        return self._contents.blind
+
+    @property
+    def listens(self) -> bool:
+        """Whether the first content of the session is about to leave as a chunk: a reply too many may still show."""
+        return self._contents.first_chunk_waits(self._written)
 
     # ----------------------------------------------------------------- input
 
@@ -162,11 +178,27 @@ class Session:
             return
         self.last_heard = now
         self._parser.receive_data(data)
-        try:
-            while self._error is None and (reply := self._parser.next_reply()) is not None:
+        replies, malformed = self._parser.complete_replies()
+        if len(replies) > 1 and too_many(replies, self._awaited, self._written, lmtp=self._lmtp):
+            self._take_surplus(replies, now)
+            return
+        for reply in replies:
+            if self._error is None:
                 self._take_reply(reply, now)
-        except ReplyError as error:
-            self.fail(error)
+        if malformed is not None:
+            self.fail(malformed)
+
+    def _take_surplus(self, replies: list[Reply], now: float) -> None:
+        """End the session for replies that are more than were due: which of them is the surplus, nobody can tell.
+
+        Only behind a 354 it is known how the dialogue stood: what comes first then is the answer to the content.
+        """
+        first = self._awaited[0] if self._awaited else None
+        if first is not None and first.step.phase is CONTENT and first.end <= self._written:
+            self._take_reply(replies.pop(0), now)
+        for reply in replies:
+            self._tell_of(reply)
+        self.fail(ReplyError(f"reply that nothing asked for: {replies[-1]}"), in_step=False)
 
     def receive_eof(self, now: float) -> None:
         """The peer closed its side of the connection."""
@@ -174,30 +206,37 @@ class Session:
             inside = " in the middle of a reply" if self._parser.pending else ""
             self.fail(ConnectionLost(f"the peer closed the connection{inside}"))
 
-    def fail(self, error: ZsmtpError) -> None:
-        """End the session: the transport broke, a wait ran out, or this side gives up. Only the first call counts."""
+    def fail(self, error: ZsmtpError, *, in_step: bool = True, unread: bool = False) -> None:
+        """End the session: the transport broke, a wait ran out, or this side gives up. Only the first call counts.
+
+        Where replies are not ``in_step`` with commands any more, those held back count for nothing. ``unread`` tells
+        that the peer read nothing of what was sent behind the command it answered last.
+        """
         if self._error is not None:
             return
         self._error = error
+        awaited = self._awaited
         if not self._quiet:
-            self._observe(SessionLost(str(error), self._awaited[0].step.phase if self._awaited else None))
-        step = self._awaited[0].step if self._awaited and self._awaited[0].end <= self._written else None
-        self._events.append(Lost(error, step, in_doubt(self._awaited, self._written), self._at_work(error)))
+            self._observe(SessionLost(str(error), awaited[0].step.phase if awaited else None))
+        begun = [*awaited, *(Sent(step, UNKNOWN, progress) for step, progress in list(self._unsent)[:1])]
+        if begun and begun[0].step.phase is RSET and isinstance(error, (ReplyError, WaitTimeout)):
+            in_step = False  # what RSET was to confirm remains unconfirmed
+        if in_step:
+            for sent in begun:
+                self._release(sent.progress)
+        leaving = list(self._contents.leaving)
+        lost = loss(error, begun, leaving, self._written, in_step=in_step, unread=unread, lmtp=self._lmtp)
+        self._events.append(lost if isinstance(error, ReplyError) else lost._replace(unfinished=self._parser.begun))
         self._unsent.clear()
-        self._awaited.clear()
-        self._leaving.clear()
+        awaited.clear()
+        self._contents.clear()
         self._out = _NOTHING
-        self._content = None
 
-    def _at_work(self, error: ZsmtpError) -> Transaction | None:
-        """The transaction that ``error`` strikes first."""
-        if isinstance(error, ContentError) and self._leaving:
-            strikes = self._leaving[-1].progress
-        else:
-            strikes = next((sent.progress for sent in self._awaited if sent.progress is not None), None)
-            if strikes is None and self._unsent:
-                strikes = self._unsent[0][1]
-        return strikes.transaction if strikes is not None else None
+    def _release(self, progress: TransactionProgress | None) -> None:
+        """Give out the answers to a transaction that were held back."""
+        if progress is not None and progress.held is not None:
+            self._events += progress.held
+            progress.held = None
 
     def next_event(self) -> SessionEvent | None:
         """What happened next, or None. Call until None after each of the other verbs."""
@@ -208,8 +247,7 @@ class Session:
             self._tell_of(reply)
         awaited = self._awaited
         if not awaited or awaited[0].end > self._written:
-            unasked = ReplyError(f"reply that nothing asked for: {reply}")
-            self.fail(ServiceClosing(f"the peer closes the connection: {reply}") if reply.code == 421 else unasked)
+            self._take_unasked(reply)
             return
         sent = awaited[0]
         step, progress = sent.step, sent.progress
@@ -218,8 +256,7 @@ class Session:
         transaction = None if progress is None else progress.transaction
         if progress is not None and self._lmtp and phase in FINAL_PHASES:
             sent.replies = sent.replies or max(len(progress.accepted), 1)
-            if progress.accepted:
-                recipient = progress.accepted[len(progress.accepted) - sent.replies]
+            recipient = progress.accepted[-sent.replies] if progress.accepted else -1
         if not self._quiet:
             self._observe(Answered(phase, reply, transaction, recipient))
         if result is DISORDER:
@@ -229,11 +266,12 @@ class Session:
             progress.contradicted = True
             self.fail(ReplyError(f"content taken although no recipient was accepted: {reply}"))
             return
-        self._events.append(Answer(step, reply, result, transaction, recipient))
         refused = result is not SUCCESS
         if refused and phase is RSET and reply.code != 421:
-            self.fail(ConnectionLost(f"RSET was refused: {reply}"))
+            self.fail(ConnectionLost(f"RSET was refused: {reply}"), in_step=False)
             return
+        answer = StepAnswered(step, reply, result, transaction, recipient)
+        (self._events if progress is None or progress.held is None else progress.held).append(answer)
         self._reply_since = now
         sent.replies -= 1
         if not sent.replies:
@@ -241,36 +279,47 @@ class Session:
         if refused and reply.code == 421:  # the command is answered, the transaction is not finished but lost
             if progress is not None:
                 note(progress, step, result)
-            self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
+            self._release(progress)
+            self.fail(ServiceClosing(f"the peer closes the connection: {reply}"), unread=True)
         elif progress is not None and not sent.replies:
             self._advance(progress, step, result)
 
-    def _tell_of(self, reply: Reply) -> None:
+    def _take_unasked(self, reply: Reply) -> None:
+        """A reply while nothing is due: the peer goes, or breaks content off, or has lost count."""
+        if reply.code == 421:
+            self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
+            return
+        sent = self._awaited[0] if self._awaited else None
+        progress = sent.progress if sent is not None else None
+        if reply.code < 400 or sent is None or progress is None or not sent.began(self._written):
+            self.fail(ReplyError(f"reply that nothing asked for: {reply}"), in_step=False)
+            return
+        answer = StepAnswered(sent.step, reply, judge(sent.step.phase, reply.code), progress.transaction, early=True)
+        self._release(progress)
+        self._events.append(answer)
         if not self._quiet:
-            for line in reply.raw_lines:
-                self._observe(LineReceived(line))
+            self._observe(Answered(sent.step.phase, reply, progress.transaction, -1))
+        self.fail(ReplyError(f"refused in the middle of the content: {reply}"))
+
+    def _tell_of(self, reply: Reply) -> None:
+        for line in () if self._quiet else reply.raw_lines:
+            self._observe(LineReceived(line))
         if reply.bare_lf:
             self._observe(Remark("reply line ended by a bare LF"))
 
-    def _advance(self, progress: Progress, step: Step, result: Result) -> None:
+    def _advance(self, progress: TransactionProgress, step: Step, result: ReplyMeaning) -> None:
         """Account for an answered step of a transaction, and drop the steps it made pointless."""
         progress.unanswered -= 1
         note(progress, step, result)
         wanted = progress.accepted or (progress.mail is SUCCESS and progress.rcpt_unanswered)
         good = result is SUCCESS and wanted  # then nothing can have become pointless
         if not good and self._unsent and self._unsent[0][1] is progress:
-            self._drop_pointless(progress)
+            undecided = bool(self._awaited) and self._awaited[-1].progress is progress
+            drop_pointless(self._unsent, progress, undecided=undecided)
         if not progress.unanswered:
+            self._release(progress)
+            self._contents.any_answered |= progress.content_begun
             self._events.append(Finished(progress.transaction, progress.completed))
-
-    def _drop_pointless(self, progress: Progress) -> None:
-        """Take the unsent steps of a transaction out of the queue once they can no longer lead to a delivery."""
-        undecided = bool(self._awaited) and self._awaited[-1].progress is progress
-        while self._unsent and self._unsent[0][1] is progress:
-            if not pointless(progress, self._unsent[0][0].phase, undecided=undecided):
-                return
-            self._unsent.popleft()
-            progress.unanswered -= 1
 
     # ---------------------------------------------------------------- output
 
@@ -305,23 +354,8 @@ class Session:
             self._write_since = now
         if self._awaited and not head_was_out and self._awaited[0].end <= self._written:
             self._reply_since = now
-        while self._leaving and self._report_content(self._leaving[0], now):
-            self._leaving.popleft()
-
-    def _report_content(self, sent: Sent, now: float) -> bool:
-        """Tell how far a message's content is on its way; whether it is written to its end."""
-        progress = sent.progress
-        assert progress is not None
-        form, done = progress.transaction.content, self._written >= sent.end
-        if self._quiet:
-            return done
-        if done:
-            envelope, content = progress.content_started - progress.started, now - progress.content_started
-            count = progress.rcpt_unanswered + len(progress.accepted)
-            self._observe(ContentSent(form.size, form.header_size, count, envelope, content, progress.transaction))
-        elif self._written > progress.content_position:
-            self._observe(ContentProgress(min(self._written - progress.content_position, form.size), form.size))
-        return done
+        if self._contents.leaving:
+            self._contents.written(self._written, now, None if self._quiet else self._observe)
 
     def _next_block(self, now: float) -> bytes:
         """The octets that may leave now, up to the next closed gate or about 64 KiB: commands, content, commands."""
@@ -330,7 +364,9 @@ class Session:
         end = position + WRITE_UNIT
         unsent, awaited = self._unsent, self._awaited
         while position < end:
-            if self._content is not None:
+            if self.asks_before_completion and self._completion_waits():
+                break
+            if self._contents.reading:
                 part = self._next_content(position)
             elif not unsent:
                 break
@@ -355,11 +391,41 @@ class Session:
             position += len(part)
         return b"".join(parts)
 
-    def _next_step(self, step: Step, progress: Progress | None, now: float) -> Step:
+    def allow_completion(self, transactions: Iterable[Transaction]) -> None:
+        """The answer to :class:`CompletionDue`: what completes these transactions may be sent. (No answer is no.)"""
+        allowed = set(transactions)
+        for sent in self._contents.leaving:
+            if sent.progress is not None and sent.progress.transaction in allowed:
+                sent.progress.completion_allowed = True
+        for _, progress in self._unsent:
+            if progress is not None and progress.transaction in allowed:
+                progress.completion_allowed = True
+
+    def _completion_waits(self) -> bool:
+        """Whether what would be sent next has to wait for leave; then it has been asked for."""
+        if self._contents.reading:
+            progress = self._contents.leaving[-1].progress if self._contents.ends_next else None
+        elif self._unsent and self._unsent[0][0].phase is MAIL:
+            progress = self._unsent[0][1]
+            if progress is not None and progress.transaction.flow is not Flow.BLIND:
+                return False
+        else:
+            return False
+        if progress is None or progress.completion_allowed:
+            return False
+        if not progress.completion_asked:
+            # Those that follow without waiting for an answer are asked for at once.
+            behind = [p for step, p in self._unsent if step.phase is MAIL and p is not None and p is not progress]
+            blind = [p for p in behind if p.transaction.flow is Flow.BLIND and not p.completion_asked]
+            for one in (progress, *blind):
+                one.completion_asked = True
+            self._events.append(CompletionDue(tuple(one.transaction for one in (progress, *blind))))
+        return True
+
+    def _next_step(self, step: Step, progress: TransactionProgress | None, now: float) -> Step:
         """Take ``step`` from the queue, unless another has to come before it; that one, or what goes instead of it."""
         if step.phase is MAIL and progress is not None:
-            before, self._before = self._before, None
-            progress.started = now
+            before, self._before, progress.started = self._before, None, now
             if before is not None and not (before.concluded or before.completed):
                 progress.unanswered += 1
                 return _RSET  # RFC 5321 4.1.1.5
@@ -373,42 +439,29 @@ class Session:
             return Step(CONTENT, command.LONE_DOT)  # RFC 2920 3.1
         return step
 
-    def _begin_content(self, sent: Sent, progress: Progress, now: float) -> None:
+    def _begin_content(self, sent: Sent, progress: TransactionProgress, now: float) -> None:
         """Account for a step that content follows; it begins where the octets of the step end."""
         step = sent.step
         # Behind BDAT LAST a server may keep a transaction open whose recipients it all refused (RFC 3030 2); it
         # would take the next message in the name of the last sender then. So somebody must be known to be accepted.
         progress.concluded = step.phase is CONTENT or bool(progress.accepted)
+        progress.content_begun = True
         if step.wire == command.LONE_DOT:
             return
         form = progress.transaction.content
         progress.content_started, progress.content_position = now, sent.end
         if self._lmtp:
             sent.replies = 0  # known when the first of them comes
-        sent.end = _UNKNOWN
-        self._leaving.append(sent)
-        self._content = form.chunk() if step.phase is LAST else form.data()
         if not self._quiet:
             self._observe(ContentStarted(form.size, progress.transaction))
-        self._ahead = self._read_ahead()
-
-    def _read_ahead(self) -> bytes:
-        """The block after the present one; ``b""`` is the end, so an empty block on the way must not pass for it."""
-        assert self._content is not None
-        for block in self._content:
-            if block:
-                return block
-        return b""
+        self._contents.begin(sent, form.chunk() if step.phase is LAST else form.data())
 
     def _next_content(self, position: int) -> bytes:
-        """The next block of content; one more is looked at, so that the position of the last octet is known in time."""
-        block = self._ahead
-        self._ahead = self._read_ahead()
-        if not self._ahead:
-            sent = self._leaving[-1]
-            self._content = None
-            sent.end = position + len(block)
-            if sent.step.phase is CONTENT and not self._quiet:
+        """The next block of content."""
+        block = self._contents.take(position)
+        if not self._contents.reading and not self._quiet:
+            sent = self._contents.leaving[-1]
+            if sent.step.phase is CONTENT:
                 self._observe(LineSent(b".", CONTENT, sent.progress.transaction if sent.progress else None))
         return block
 

@@ -1,12 +1,16 @@
 """Enhanced mail system status codes (RFC 3463, RFC 5248, RFC 2034), and what to say when the server gives none.
 
-A code in a reply's text counts only if the server offered ENHANCEDSTATUSCODES; if its class contradicts the reply
-code, the reply code wins. Where there is no code, :func:`default_status` knows the nearest one for the reply code.
+A code stands at the start of a reply's text. If its class contradicts the reply code, the reply code wins. Where there
+is none, :func:`default_status` knows the nearest one for the reply code: one that speaks of a mailbox for RCPT, whose
+reply is about one, and otherwise one that blames no mailbox, since the reply may be about anything.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from zsmtp.patterns import pattern
+from zsmtp.proto.phase import RCPT, Phase
 from zsmtp.records import NamedTuple
 
 
@@ -31,9 +35,16 @@ class EnhancedStatus(NamedTuple):
 
 _STATUS = pattern(rb"([245])\.(\d{1,3})\.(\d{1,3})(?= |$)")
 
+_MAILBOX = {
+    450: EnhancedStatus(4, 2, 1),
+    550: EnhancedStatus(5, 1, 1),
+    551: EnhancedStatus(5, 1, 6),
+    552: EnhancedStatus(5, 2, 3),
+    553: EnhancedStatus(5, 1, 3),
+    556: EnhancedStatus(5, 1, 10),  # RFC 7504 3
+}
 _DEFAULTS = {
     421: EnhancedStatus(4, 3, 2),
-    450: EnhancedStatus(4, 2, 1),
     451: EnhancedStatus(4, 3, 0),
     452: EnhancedStatus(4, 3, 1),
     455: EnhancedStatus(4, 5, 4),
@@ -42,24 +53,31 @@ _DEFAULTS = {
     502: EnhancedStatus(5, 5, 1),
     503: EnhancedStatus(5, 5, 0),
     504: EnhancedStatus(5, 5, 4),
-    550: EnhancedStatus(5, 1, 1),
-    551: EnhancedStatus(5, 1, 6),
-    552: EnhancedStatus(5, 2, 3),
-    553: EnhancedStatus(5, 1, 3),
+    521: EnhancedStatus(5, 3, 2),  # RFC 7504 2
+    530: EnhancedStatus(5, 7, 0),
+    552: EnhancedStatus(5, 3, 4),  # RFC 1870 6.1: the message is too large
     554: EnhancedStatus(5, 0, 0),
     555: EnhancedStatus(5, 5, 4),
     571: EnhancedStatus(5, 7, 1),
 }
 
 
-def default_status(code: int) -> EnhancedStatus:
-    """The status code for a reply code that came without one."""
-    return _DEFAULTS.get(code) or EnhancedStatus(code // 100 if code >= 400 else 2, 0, 0)
+def default_status(code: int, phase: Phase) -> EnhancedStatus:
+    """The status code for a reply code that came without one in ``phase``."""
+    found = _MAILBOX.get(code) if phase is RCPT else None
+    return found or _DEFAULTS.get(code) or EnhancedStatus(code // 100 if code >= 400 else 2, 0, 0)
 
 
-def given_status(code: int, text: bytes) -> EnhancedStatus | None:
-    """The status code at the start of a reply's text, or None if there is none of the reply code's class."""
+def given_status(code: int, lines: Sequence[bytes]) -> EnhancedStatus | None:
+    """The status code at the start of a reply's last line, or of its first one; None without one of its class."""
+    for text in lines if len(lines) == 1 else (lines[-1], lines[0]):
+        match = _STATUS.match(text)
+        if match is not None and int(match[1]) == code // 100:
+            return EnhancedStatus(int(match[1]), int(match[2]), int(match[3]))
+    return None
+
+
+def without_status(text: bytes) -> bytes:
+    """A line of a reply's text without the status code that it may start with."""
     match = _STATUS.match(text)
-    if match is None or int(match[1]) != code // 100:
-        return None
-    return EnhancedStatus(int(match[1]), int(match[2]), int(match[3]))
+    return text if match is None else text[match.end() :].lstrip()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
+from zsmtp.proto.events import Lost
 from zsmtp.proto.reply import Reply, printable
 
 MAX_LINES = 8  # of one reply
@@ -24,6 +25,11 @@ def exchange(line: bytes, reply: Reply | None) -> str:
     if len(line) < 100 and len(lines) == 1 and len(lines[0]) < 300:
         return _short_exchange(line, reply)
     return _sent(line) + _answer(reply)
+
+
+def unfinished(lost: Lost) -> str:
+    """What was said of a reply that the end of the session cut off, "" if nothing was."""
+    return f"\r->> {lost.unfinished} (cut off)" if lost.unfinished else ""
 
 
 def _sent(line: bytes) -> str:

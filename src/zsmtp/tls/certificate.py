@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import new as new_hash
 
 from zsmtp.dns.ip import format_ip
@@ -104,6 +105,7 @@ class _Element(NamedTuple):
     end: int
 
 
+@lru_cache(64)  # a peer shows the same one on every connection
 def read_certificate(der: bytes) -> Certificate:
     """Read one certificate. Raises ValueError for what is none."""
     if len(der) > MAX_CERTIFICATE:

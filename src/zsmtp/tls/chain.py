@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from zsmtp.escape import escape
 from zsmtp.tls.certificate import Certificate, read_certificate
 from zsmtp.tls.facts import shown_time
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.problem import TLSProblem
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -45,7 +45,7 @@ _NOT_NOW = "not valid at validation time"
 class ChainVerdict:
     """What came of it: ``problem`` is None if a path was found; ``text`` says more, for people, in one line."""
 
-    problem: Problem | None
+    problem: TLSProblem | None
     text: str
 
 
@@ -67,13 +67,13 @@ def verify_chain(chain: Sequence[bytes], anchors: TrustAnchors, now: float) -> C
     Never raises for what the certificates hold.
     """
     if not chain:
-        return ChainVerdict(Problem.CERTIFICATE_NOT_TRUSTED, "the peer has no certificate")
+        return ChainVerdict(TLSProblem.CERTIFICATE_NOT_TRUSTED, "the peer has no certificate")
     if anchors.store is None:
-        return ChainVerdict(Problem.CERTIFICATE_NOT_TRUSTED, "there are no trusted CA certificates")
+        return ChainVerdict(TLSProblem.CERTIFICATE_NOT_TRUSTED, "there are no trusted CA certificates")
     sent = list(dict.fromkeys(chain[: MAX_CHAIN + 1]))
     leaf, *others = map(_load, sent)
     if leaf is None:
-        return ChainVerdict(Problem.CERTIFICATE_NOT_TRUSTED, "the certificate cannot be read")
+        return ChainVerdict(TLSProblem.CERTIFICATE_NOT_TRUSTED, "the certificate cannot be read")
     try:
         path = _find_path(leaf, [other for other in others if other is not None], anchors.store, now)
     except Exception as error:  # a hostile certificate may make the library raise what it likes: it is not trusted
@@ -152,20 +152,24 @@ def _diagnosed(sent: Sequence[bytes], words: str, now: float) -> ChainVerdict:
     try:
         leaf = read_certificate(sent[0])
     except ValueError:
-        return ChainVerdict(Problem.CERTIFICATE_NOT_TRUSTED, "the certificate cannot be read")
+        return ChainVerdict(TLSProblem.CERTIFICATE_NOT_TRUSTED, "the certificate cannot be read")
     if now > leaf.not_after:
-        return ChainVerdict(Problem.CERTIFICATE_EXPIRED, f"the certificate expired {shown_time(leaf.not_after)}")
+        return ChainVerdict(TLSProblem.CERTIFICATE_EXPIRED, f"the certificate expired {shown_time(leaf.not_after)}")
     if now < leaf.not_before:
-        return ChainVerdict(Problem.CERTIFICATE_EXPIRED, f"the certificate is valid from {shown_time(leaf.not_before)}")
+        return ChainVerdict(
+            TLSProblem.CERTIFICATE_EXPIRED, f"the certificate is valid from {shown_time(leaf.not_before)}"
+        )
     if _NOT_NOW in words:
-        return ChainVerdict(Problem.CERTIFICATE_EXPIRED, "a CA certificate is expired or not valid yet")
+        return ChainVerdict(TLSProblem.CERTIFICATE_EXPIRED, "a CA certificate is expired or not valid yet")
     if _NO_PATH not in words and not (_TOO_DEEP in words and len(sent) < _MAX_DEPTH):
         reason = words.removeprefix("validation failed: ").removeprefix("candidates exhausted: ")
         reason = reason.partition(" (encountered processing")[0]
-        return ChainVerdict(Problem.CERTIFICATE_NOT_TRUSTED, f"the chain is not trusted: {escape(reason)[:200]}")
+        return ChainVerdict(TLSProblem.CERTIFICATE_NOT_TRUSTED, f"the chain is not trusted: {escape(reason)[:200]}")
     if leaf.self_issued:
-        return ChainVerdict(Problem.CERTIFICATE_NOT_TRUSTED, "the certificate is self-signed")
-    return ChainVerdict(Problem.CERTIFICATE_NOT_TRUSTED, f"issued by an unknown CA: {_highest_issuer(leaf, sent[1:])}")
+        return ChainVerdict(TLSProblem.CERTIFICATE_NOT_TRUSTED, "the certificate is self-signed")
+    return ChainVerdict(
+        TLSProblem.CERTIFICATE_NOT_TRUSTED, f"issued by an unknown CA: {_highest_issuer(leaf, sent[1:])}"
+    )
 
 
 def _highest_issuer(leaf: Certificate, others: Iterable[bytes]) -> str:

@@ -92,6 +92,7 @@ def client_context(options: ContextOptions) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # set by some builds of Python: truncation is to be noticed
     if options.min_protocol not in MIN_PROTOCOLS:
         raise ConfigError(f"not a protocol: {options.min_protocol!r}; known: {' '.join(MIN_PROTOCOLS)}")
     level = options.strength.value

@@ -15,10 +15,9 @@ Where the records are looked for, and what a failed lookup means, is written in 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from zsmtp.dns.answer import TLSA, Answer, Query, RecordType
+from zsmtp.dns.answer import TLSA, Query, RecordType
 from zsmtp.tls.certificate import Certificate, read_certificate
 
 PKIX_TA, PKIX_EE = 0, 1  # usages that rest on public authorities, too
@@ -113,11 +112,11 @@ def described(record: TLSA) -> str:
     return f"{record.usage} {record.selector} {record.matching} {digits}{'...' if len(record.data) > 8 else ''}"
 
 
-def resolver_validates() -> Generator[Query, Any, bool | None]:
+async def resolver_validates() -> bool | None:
     """Whether the resolver's answers can be secure at all, found out by asking about the root, which is signed.
 
-    A generator that yields one Query. None means that no answer could be had. Without a validating resolver there is
+    Awaits one ``Query``. None means that no answer could be had. Without a validating resolver there is
     no DANE: nothing fails, but it is worth one warning.
     """
-    answer: Answer = yield Query("", RecordType.TXT)
+    answer = await Query("", RecordType.TXT)
     return None if answer.temporary else answer.secure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from zsmtp.escape import escape
 from zsmtp.tls.certificate import Certificate, read_certificate
@@ -15,13 +16,14 @@ from zsmtp.tls.certificate import Certificate, read_certificate
 _MAX_NAMES = 6  # names of a certificate shown in one line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what is read of the certificate is kept with it
 class TLSFacts:
     """One handshake. ``protocol`` is ``TLSv1.3`` and the like, ``cipher`` the suite's name in OpenSSL's spelling.
 
     ``bits`` is the strength of the cipher. ``key_exchange`` is a group (``x25519``), or ``RSA``; "" if it could not be
     seen. ``server_name`` is the name asked for (SNI, RFC 6066 3), "" if none was. ``chain`` are the peer's
     certificates in DER as they came, leaf first; for a ``resumed`` session those of the handshake it goes back to.
+    The peer's own certificate is read once, when it is first asked for, however many messages go over the session.
     """
 
     protocol: str
@@ -32,7 +34,7 @@ class TLSFacts:
     chain: tuple[bytes, ...] = field(default=(), repr=False)
     resumed: bool = False
 
-    @property
+    @cached_property
     def leaf(self) -> Certificate | None:
         """The peer's own certificate; None if there is none or it cannot be read."""
         if not self.chain:
@@ -48,7 +50,7 @@ class TLSFacts:
         words = [self.protocol, self.cipher, f"{self.bits} bits", self.key_exchange, "resumed" if self.resumed else ""]
         return escape(" ".join(filter(None, words)))
 
-    @property
+    @cached_property
     def peer(self) -> str:
         """Subject, names, issuer and validity of the peer's certificate: for logs, one line, unverified."""
         if not self.chain:

@@ -27,7 +27,7 @@ from zsmtp.tls.dane import anchors as dane_anchors
 from zsmtp.tls.facts import TLSFacts
 from zsmtp.tls.names import matching_name
 from zsmtp.tls.policy import Barred, Level, Requirement
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.problem import TLSProblem
 
 _MAX_NAMES = 6  # names of a certificate told when none fits
 
@@ -53,7 +53,7 @@ class Judgement:
     ok: bool
     text: str
     verified: Verified = Verified.NOT
-    problem: Problem | None = None
+    problem: TLSProblem | None = None
     trial: Judgement | None = None
 
     @property
@@ -77,7 +77,7 @@ def judge(requirement: Requirement, facts: TLSFacts, *, now: float, anchors: Cal
     return replace(judgement, trial=_judge(trial, facts, now, anchors))
 
 
-def without_tls(requirement: Requirement, problem: Problem, text: str) -> Judgement:
+def without_tls(requirement: Requirement, problem: TLSProblem, text: str) -> Judgement:
     """The verdict on a session in clear: STARTTLS was not offered, was refused, or the handshake failed."""
     judgement = _in_clear(requirement, problem, text)
     trial = requirement.trial
@@ -88,7 +88,7 @@ def without_tls(requirement: Requirement, problem: Problem, text: str) -> Judgem
     return replace(judgement, trial=_in_clear(trial, problem, text))
 
 
-def _in_clear(requirement: Requirement, problem: Problem, text: str) -> Judgement:
+def _in_clear(requirement: Requirement, problem: TLSProblem, text: str) -> Judgement:
     if not requirement.needs_tls:
         return Judgement(True, f"in clear: {text}")
     return Judgement(False, f"{text}, and TLS is required ({requirement.reason})", problem=problem)
@@ -96,12 +96,12 @@ def _in_clear(requirement: Requirement, problem: Problem, text: str) -> Judgemen
 
 def _judge(requirement: Requirement, facts: TLSFacts, now: float, anchors: Callable[[], TrustAnchors]) -> Judgement:
     if requirement.needs_tls and facts.bits == 0:
-        return _failed(requirement, Problem.VALIDATION_FAILURE, f"cipher {escape(facts.cipher)} does not encrypt")
+        return _failed(requirement, TLSProblem.VALIDATION_FAILURE, f"cipher {escape(facts.cipher)} does not encrypt")
     if not requirement.authenticates:
         return Judgement(True, f"not verified ({requirement.reason})")
     leaf = facts.leaf
     if leaf is None:
-        return _failed(requirement, Problem.CERTIFICATE_NOT_TRUSTED, f"the peer has {facts.peer}")
+        return _failed(requirement, TLSProblem.CERTIFICATE_NOT_TRUSTED, f"the peer has {facts.peer}")
     if requirement.level is Level.FINGERPRINT:
         return _by_fingerprint(requirement, leaf)
     if requirement.level is Level.DANE:
@@ -109,7 +109,7 @@ def _judge(requirement: Requirement, facts: TLSFacts, now: float, anchors: Calla
     return _by_chain(requirement, facts, leaf, now, anchors(), Verified.CHAIN)
 
 
-def _failed(requirement: Requirement, problem: Problem, text: str) -> Judgement:
+def _failed(requirement: Requirement, problem: TLSProblem, text: str) -> Judgement:
     return Judgement(False, f"{text} ({requirement.reason})", problem=problem)
 
 
@@ -120,7 +120,7 @@ def _by_fingerprint(requirement: Requirement, leaf: Certificate) -> Judgement:
             if digest in requirement.fingerprints:
                 return Judgement(True, f"fingerprint of the {what}: {digest[:8].hex()}...", Verified.FINGERPRINT)
     shown = hashlib.sha256(leaf.der).hexdigest()
-    return _failed(requirement, Problem.CERTIFICATE_NOT_TRUSTED, f"no fingerprint matches certificate {shown}")
+    return _failed(requirement, TLSProblem.CERTIFICATE_NOT_TRUSTED, f"no fingerprint matches certificate {shown}")
 
 
 def _by_tlsa(requirement: Requirement, facts: TLSFacts, leaf: Certificate, now: float) -> Judgement:
@@ -133,7 +133,7 @@ def _by_tlsa(requirement: Requirement, facts: TLSFacts, leaf: Certificate, now: 
             text = "no TLSA record matches a certificate of the chain"
         else:
             text = "no TLSA record matches the certificate"
-        return _failed(requirement, Problem.TLSA_INVALID, text)
+        return _failed(requirement, TLSProblem.TLSA_INVALID, text)
     return _by_chain(requirement, facts, leaf, now, TrustAnchors(authorities), Verified.DANE_TA)
 
 
@@ -153,5 +153,5 @@ def _by_chain(
         wanted = " ".join(requirement.names) or "no name at all"
         found = " ".join(map(escape, (leaf.dns_names + leaf.ip_addresses)[:_MAX_NAMES]))
         text = f"the certificate is for {found or 'no host name'}, not for {escape(wanted)}"
-        return _failed(requirement, Problem.CERTIFICATE_HOST_MISMATCH, text[:400])
+        return _failed(requirement, TLSProblem.CERTIFICATE_HOST_MISMATCH, text[:400])
     return Judgement(True, f"{escape(name)}, {verdict.text} ({requirement.reason})", verified)

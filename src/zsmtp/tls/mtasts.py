@@ -5,25 +5,24 @@ is a small text at ``https://mta-sts.<domain>/.well-known/mta-sts.txt`` (3.2, 3.
 because that is what protects: who can keep the record or the text from being read today must not undo what was learned
 yesterday. So every failure keeps the policy that is known, and only its age ends it.
 
-:func:`find_policy` is a generator of effects: it yields ``Query`` for lookups and :class:`FetchPolicy` for the one
-GET, takes what is cached as an argument and returns what applies and what is to be cached. The clock is an argument.
-:func:`policy_of` is the same around a cache: it yields :class:`RecallPolicy` before and :class:`KeepPolicy` after.
-Whether an exchanger may be used is :meth:`Policy.matches`; what follows from a mode is for ``zsmtp.tls.policy``. DANE
-goes first where both are there (RFC 8461 2).
+:func:`find_policy` awaits effects: ``Query`` for lookups and ``FetchPolicy`` for the one GET. It takes what is cached
+as an argument and returns what applies and what is to be cached. The clock is an argument. :func:`policy_of` is the
+same around a cache: it awaits ``RecallPolicy`` before and ``KeepPolicy`` after.
+Whether an exchanger may be used is :meth:`STSPolicy.matches`; what follows from a mode is for ``zsmtp.tls.policy``.
+DANE goes first where both are there (RFC 8461 2).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
-from zsmtp.dns.answer import Answer, Query, RecordType, Status
+from zsmtp.dns.answer import Query, RecordType, Status
+from zsmtp.effects import FetchPolicy, KeepPolicy, ReadStop, RecallPolicy
 from zsmtp.escape import escape
 from zsmtp.tls.policy import STSFinding, STSMode
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.problem import TLSProblem
 from zsmtp.tls.tlsrpt import AppliedPolicy, PolicyType
 
 MAX_POLICY = 64 * 1024  # octets of a policy text
@@ -41,7 +40,7 @@ _PATTERN = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_
 _SECONDS = re.compile(r"[0-9]{1,10}")
 
 
-class Mode(Enum):
+class PolicyMode(Enum):
     """How a policy is to be applied (5)."""
 
     ENFORCE = "enforce"  # no delivery to an exchanger that fails it
@@ -50,13 +49,13 @@ class Mode(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class STSPolicy:
     """A policy: its mode, how long it holds from the time it was fetched (seconds), and the patterns of exchangers.
 
     Patterns are in lower case without final dot.
     """
 
-    mode: Mode
+    mode: PolicyMode
     max_age: int
     mx: tuple[str, ...] = ()
 
@@ -73,7 +72,7 @@ class Policy:
         return ("version: STSv1", f"mode: {self.mode.value}", *mx, f"max_age: {self.max_age}")
 
 
-def parse_policy(text: bytes) -> Policy:
+def parse_policy(text: bytes) -> STSPolicy:
     """Read a policy text (3.2). Raises ValueError with the reason if it is none.
 
     Of a field that stands twice the first counts, except ``mx``; unknown fields mean nothing.
@@ -103,14 +102,14 @@ def parse_policy(text: bytes) -> Policy:
         raise ValueError("the version is not STSv1")
     if fields.get("mode") not in ("enforce", "testing", "none"):
         raise ValueError("there is no mode of enforce, testing or none")
-    mode = Mode(fields["mode"])
+    mode = PolicyMode(fields["mode"])
     if not _SECONDS.fullmatch(fields.get("max_age", "")):
         raise ValueError("there is no max_age in seconds")
-    if mode is not Mode.NONE and not patterns:
+    if mode is not PolicyMode.NONE and not patterns:
         raise ValueError("there is no mx")
     if len(patterns) > MAX_PATTERNS:
         raise ValueError(f"more than {MAX_PATTERNS} exchangers")
-    return Policy(mode, min(int(fields["max_age"]), MAX_AGE), tuple(dict.fromkeys(patterns)))
+    return STSPolicy(mode, min(int(fields["max_age"]), MAX_AGE), tuple(dict.fromkeys(patterns)))
 
 
 def _pattern(text: str) -> str:
@@ -147,50 +146,24 @@ def _id_of(fields: list[str]) -> str | None:
     return ids[0] if len(ids) == 1 and _ID.fullmatch(ids[0]) else None
 
 
-# ----------------------------------------------------------------- the effects
-
-
-@dataclass(frozen=True, slots=True)
-class FetchPolicy:
-    """Effect: one GET of ``https://host/path`` from the first of ``addresses`` that answers; no redirect is followed.
-
-    The answer is a :class:`FetchedPolicy`.
-    """
-
-    host: str
-    addresses: tuple[str, ...]
-    path: str = "/.well-known/mta-sts.txt"
+# ------------------------------------------------------------ answers to effects
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedPolicy:
-    """The text that came, or in ``failure`` what kept it away (``problem`` says it in words)."""
+    """The answer to ``FetchPolicy``: the text that came, or what kept it away (``problem`` says it in words)."""
 
     body: bytes = b""
-    failure: Problem | None = None
+    failure: TLSProblem | None = None
     problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class RecallPolicy:
-    """Effect: what is remembered of ``domain``; the answer is a :class:`RecalledPolicy`."""
-
-    domain: str
-
-
-@dataclass(frozen=True, slots=True)
 class RecalledPolicy:
-    """What is remembered, None if nothing is, and the time (seconds since 1970)."""
+    """The answer to ``RecallPolicy``: what is remembered, None if nothing is, and the time (seconds since 1970)."""
 
     entry: CachedPolicy | None
     now: float
-
-
-@dataclass(frozen=True, slots=True)
-class KeepPolicy:
-    """Effect: remember ``entry`` in place of what is remembered of its domain; the answer is None."""
-
-    entry: CachedPolicy
 
 
 # ------------------------------------------------------------------- the rules
@@ -210,7 +183,7 @@ class CachedPolicy:
     failed_id: str = ""
     failed: float = 0.0
 
-    def policy(self, now: float) -> Policy | None:
+    def policy(self, now: float) -> STSPolicy | None:
         """The policy, unless there is none or its time is over."""
         if not self.text:
             return None
@@ -230,14 +203,14 @@ class PolicyLookup:
     """
 
     domain: str
-    policy: Policy | None
+    policy: STSPolicy | None
     note: str
     store: CachedPolicy | None = None
-    failure: Problem | None = None
+    failure: TLSProblem | None = None
 
     def finding(self, host: str) -> STSFinding | None:
         """What the policy says of the exchanger ``host``; None if it asks for nothing."""
-        if self.policy is None or self.policy.mode is Mode.NONE:
+        if self.policy is None or self.policy.mode is PolicyMode.NONE:
             return None
         return STSFinding(mode=STSMode(self.policy.mode.value), listed=self.policy.matches(host))
 
@@ -247,15 +220,12 @@ class PolicyLookup:
 
         A policy that could not be had is one too: the domain should hear of it.
         """
-        if self.policy is not None and self.policy.mode is not Mode.NONE:
+        if self.policy is not None and self.policy.mode is not PolicyMode.NONE:
             return AppliedPolicy(PolicyType.STS, self.domain, self.policy.strings, self.policy.mx)
         return AppliedPolicy(PolicyType.STS, self.domain) if self.failure is not None else None
 
 
-Effects = Generator[Query | FetchPolicy, Answer | FetchedPolicy, PolicyLookup]
-
-
-def find_policy(domain: str, cached: CachedPolicy | None, now: float) -> Effects:
+async def find_policy(domain: str, cached: CachedPolicy | None, now: float) -> PolicyLookup:
     """The policy for mail to ``domain`` (a host name in A-labels); ``cached`` is what the cache holds of it.
 
     One lookup if nothing has changed; a new id, a policy a day old or half through its time means a fetch. Nothing that
@@ -263,8 +233,7 @@ def find_policy(domain: str, cached: CachedPolicy | None, now: float) -> Effects
     """
     known = cached if cached is not None else CachedPolicy(domain)
     held = known.policy(now)
-    answer = yield Query(f"_mta-sts.{domain}", RecordType.TXT)
-    assert isinstance(answer, Answer)
+    answer = await Query(f"_mta-sts.{domain}", RecordType.TXT)
     policy_id = parse_record(tuple(record for record in answer.records if isinstance(record, tuple)))
     if policy_id is None:
         why = "no record" if answer.status in (Status.OK, Status.NODATA, Status.NXDOMAIN) else answer.status.value
@@ -273,13 +242,13 @@ def find_policy(domain: str, cached: CachedPolicy | None, now: float) -> Effects
         return PolicyLookup(domain, held, f"{_described(held)} (cached)")
     if policy_id == known.failed_id and 0 <= now - known.failed < RETRY:
         return PolicyLookup(domain, held, f"{_described(held)} (a fetch failed {now - known.failed:.0f} s ago)")
-    fetched = yield from _fetch(f"mta-sts.{domain}")
+    fetched = await _fetch(f"mta-sts.{domain}")
     problem, failure = fetched.problem, fetched.failure
     if failure is None:
         try:
             policy = parse_policy(fetched.body)
         except ValueError as error:
-            problem, failure = str(error), Problem.STS_POLICY_INVALID
+            problem, failure = str(error), TLSProblem.STS_POLICY_INVALID
         else:
             store = CachedPolicy(domain, policy_id, fetched.body, now)
             return PolicyLookup(domain, policy, f"{_described(policy)} (fetched)", store)
@@ -288,36 +257,35 @@ def find_policy(domain: str, cached: CachedPolicy | None, now: float) -> Effects
     return PolicyLookup(domain, held, note, store, failure)
 
 
-def policy_of(domain: str) -> Generator[Any, Any, PolicyLookup]:
+async def policy_of(domain: str) -> PolicyLookup:
     """The policy for mail to ``domain``, with the help of what is remembered; what was learned is remembered."""
-    recalled: RecalledPolicy = yield RecallPolicy(domain)
-    lookup = yield from find_policy(domain, recalled.entry, recalled.now)
+    recalled = await RecallPolicy(domain)
+    lookup = await find_policy(domain, recalled.entry, recalled.now)
+    if lookup.failure is not None and await ReadStop():
+        return replace(lookup, store=None, failure=None)  # what this side broke off is nobody's failure
     if lookup.store is not None:
-        yield KeepPolicy(lookup.store)
+        await KeepPolicy(lookup.store)
     return lookup
 
 
-def _refresh_time(known: CachedPolicy, policy: Policy) -> float:
+def _refresh_time(known: CachedPolicy, policy: STSPolicy) -> float:
     return known.fetched + min(REFRESH, policy.max_age / 2)
 
 
-def _described(policy: Policy | None) -> str:
+def _described(policy: STSPolicy | None) -> str:
     return "no MTA-STS policy" if policy is None else f"MTA-STS policy, mode {policy.mode.value}"
 
 
-def _fetch(host: str) -> Generator[Query | FetchPolicy, Answer | FetchedPolicy, FetchedPolicy]:
+async def _fetch(host: str) -> FetchedPolicy:
     """The addresses of the policy host, then the policy."""
     addresses: list[str] = []
     problems: list[str] = []
     for record_type in (RecordType.A, RecordType.AAAA):
-        answer = yield Query(host, record_type)
-        assert isinstance(answer, Answer)
+        answer = await Query(host, record_type)
         addresses += [record for record in answer.records if isinstance(record, str)][: MAX_ADDRESSES // 2]
         if answer.temporary:
             problems.append(answer.status.value)
     if not addresses:
         problem = f"{host} has no address ({', '.join(dict.fromkeys(problems)) or 'no record'})"
-        return FetchedPolicy(failure=Problem.STS_POLICY_FETCH_ERROR, problem=problem)
-    fetched = yield FetchPolicy(host, tuple(addresses))
-    assert isinstance(fetched, FetchedPolicy)
-    return fetched
+        return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem=problem)
+    return await FetchPolicy(host, tuple(addresses))

@@ -7,7 +7,7 @@ host name, an IP address, or ``.example.org``, which stands for every name below
   (empty labels, control characters, octets beyond ASCII) match nothing.
 - A wildcard is the whole left-most label, stands for exactly one label, and needs two labels behind it: ``*.org``
   matches nothing (RFC 9525 6.3 and 7.1).
-- IP addresses are compared with iPAddress entries only.
+- IP addresses are compared with iPAddress entries only; the zone of a link-local one is this machine's affair.
 - The subject's common name does not count (RFC 9525). The one exception is DANE-TA, whose servers may still have
   certificates of the old kind from their own authority: there a common name counts, if the certificate has no
   subjectAltName to go by (RFC 7672 3.2.3).
@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from zsmtp.dns.ip import canonical_ip, unmapped
+from zsmtp.dns.ip import canonical_ip, unmapped, without_zone
 from zsmtp.tls.certificate import Certificate
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
@@ -30,7 +30,7 @@ def matching_name(references: Iterable[str], certificate: Certificate, *, common
     if common_name and not names and not certificate.ip_addresses:
         names = certificate.common_names
     for reference in references:
-        address = canonical_ip(reference)
+        address = canonical_ip(without_zone(reference))
         if address is None:
             found = next((name for name in names if name_matches(reference, name)), None)
         else:

@@ -2,7 +2,7 @@
 
 Four parties may ask for TLS: the administrator (a level for all mail or for a destination), the destination itself
 through DNSSEC (DANE, RFC 7672) or through HTTPS (MTA-STS, RFC 8461), and the sender of the message (RFC 8689). The
-generator :func:`requirement` hears them all, asking for TLSA records where DANE may apply, and gives one value: a
+coroutine :func:`requirement` weighs them all, awaits TLSA records where DANE may apply, and returns one value: a
 :class:`Requirement` that ``zsmtp.tls.judgement`` holds a session against, or :class:`Barred`, if the candidate must
 not be used now. Nothing here is ever weaker than asked:
 
@@ -17,17 +17,15 @@ not be used now. Nothing here is ever weaker than asked:
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
-from zsmtp.dns.answer import TLSA, Query
+from zsmtp.dns.answer import TLSA
+from zsmtp.dns.candidates import Endpoint, Family, Plan
 from zsmtp.dns.literal import Literal, Name, parse_destination
-from zsmtp.dns.plan import Endpoint, Family, Plan
 from zsmtp.errors import ConfigError
-from zsmtp.proto.plan import SenderWish
-from zsmtp.tls.problem import Problem
+from zsmtp.proto.plan import TLSDemand
+from zsmtp.tls.problem import TLSProblem
 from zsmtp.tls.tlsa import Finding, TLSAFinding, find_tlsa, mx_is_secure
 
 
@@ -44,7 +42,7 @@ class Level(Enum):
     DANE_ONLY = "dane-only"  # as TLSA records say, or not at all
 
 
-class Source(Enum):
+class RequirementSource(Enum):
     """On whose word a requirement rests."""
 
     CONFIGURED = "configured"
@@ -80,7 +78,7 @@ class STSFinding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class TLSPolicy:
     """What is configured for a destination.
 
     ``match`` are the names a certificate may speak for: host names, ``.domain`` for everything below it, and the words
@@ -112,8 +110,8 @@ class Barred:
     """The candidate must not be used now; ``reason`` in words, ``problem`` for reports, ``source`` on whose word."""
 
     reason: str
-    source: Source
-    problem: Problem
+    source: RequirementSource
+    problem: TLSProblem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +126,7 @@ class Requirement:
 
     level: Level
     reason: str
-    source: Source = Source.CONFIGURED
+    source: RequirementSource = RequirementSource.CONFIGURED
     names: tuple[str, ...] = ()
     fingerprints: tuple[bytes, ...] = ()
     tlsa: tuple[TLSA, ...] = ()
@@ -151,35 +149,35 @@ class Requirement:
         return self.needs_tls and self.level is not Level.ENCRYPT
 
 
-def requirement(
+async def requirement(
     plan: Plan,
     endpoint: Endpoint,
-    policy: Policy,
+    policy: TLSPolicy,
     *,
     sts: STSFinding | None = None,
-    wish: SenderWish = SenderWish.NONE,
-) -> Generator[Query, Any, Requirement | Barred]:
-    """The requirement for one candidate of ``plan``. A generator: yields TLSA queries, is sent their answers.
+    wish: TLSDemand = TLSDemand.NONE,
+) -> Requirement | Barred:
+    """The requirement for one candidate of ``plan``. Awaits TLSA lookups.
 
     ``sts`` is what the destination's MTA-STS policy says of this exchanger, None if there is no policy.
     """
     base = _configured(plan, endpoint, policy)
     use_dane = policy.wants_dane
-    if wish is SenderWish.TLS_OPTIONAL:
+    if wish is TLSDemand.TLS_OPTIONAL:
         sts = None
         use_dane = policy.level is Level.DANE_ONLY
     result: Requirement | Barred = base
     if not policy.pinned:
         found = None
         if use_dane:
-            found = yield from find_tlsa(plan, endpoint)
+            found = await find_tlsa(plan, endpoint)
         result = _heard_all(base, policy, endpoint, found, sts)
-    if wish is SenderWish.REQUIRETLS:
+    if wish is TLSDemand.REQUIRETLS:
         result = _raised(result, policy, plan, endpoint)
     return result
 
 
-def _configured(plan: Plan, endpoint: Endpoint, policy: Policy) -> Requirement:
+def _configured(plan: Plan, endpoint: Endpoint, policy: TLSPolicy) -> Requirement:
     """The administrator's part. What DANE levels mean without TLSA records is MAY."""
     level = Level.MAY if policy.level in (Level.DANE, Level.DANE_ONLY) else policy.level
     names: tuple[str, ...] = ()
@@ -195,29 +193,29 @@ def _configured(plan: Plan, endpoint: Endpoint, policy: Policy) -> Requirement:
 
 
 def _heard_all(
-    base: Requirement, policy: Policy, endpoint: Endpoint, found: TLSAFinding | None, sts: STSFinding | None
+    base: Requirement, policy: TLSPolicy, endpoint: Endpoint, found: TLSAFinding | None, sts: STSFinding | None
 ) -> Requirement | Barred:
     """The word of DANE, else of MTA-STS, else of the configuration."""
     if found is not None:
         if found.finding is Finding.FAILED:
-            return Barred(found.reason, Source.DANE, Problem.DNSSEC_INVALID)
+            return Barred(found.reason, RequirementSource.DANE, TLSProblem.DNSSEC_INVALID)
         if found.finding is Finding.USABLE:
             return Requirement(
                 level=Level.DANE,
                 reason=found.reason,
-                source=Source.DANE,
+                source=RequirementSource.DANE,
                 names=found.names,
                 tlsa=found.records,
                 server_name=found.base,
             )
         if policy.level is Level.DANE_ONLY:
-            problem = Problem.TLSA_INVALID if found.finding is Finding.UNUSABLE else Problem.DANE_REQUIRED
-            return Barred(f"level dane-only: {found.reason}", Source.CONFIGURED, problem)
+            problem = TLSProblem.TLSA_INVALID if found.finding is Finding.UNUSABLE else TLSProblem.DANE_REQUIRED
+            return Barred(f"level dane-only: {found.reason}", RequirementSource.CONFIGURED, problem)
         base = replace(base, reason=f"{base.reason}; {found.reason}")
     result = base if sts is None else _with_sts(base, endpoint, sts)
     if found is not None and found.finding is Finding.UNUSABLE and isinstance(result, Requirement):
         if not result.needs_tls:
-            result = replace(result, level=Level.ENCRYPT, source=Source.DANE, reason=found.reason)
+            result = replace(result, level=Level.ENCRYPT, source=RequirementSource.DANE, reason=found.reason)
         result = replace(result, server_name=policy.server_name or found.base)
     return result
 
@@ -230,20 +228,20 @@ def _with_sts(base: Requirement, endpoint: Endpoint, sts: STSFinding) -> Require
         enforced = Requirement(
             level=Level.SECURE,
             reason=f"MTA-STS policy, mode {sts.mode.value}",
-            source=Source.MTA_STS,
+            source=RequirementSource.MTA_STS,
             names=(host,),
             server_name=_host_name(endpoint),
         )
     else:
         reason = f"{host} is not among the exchangers of the MTA-STS policy"
-        enforced = Barred(reason, Source.MTA_STS, Problem.VALIDATION_FAILURE)
+        enforced = Barred(reason, RequirementSource.MTA_STS, TLSProblem.VALIDATION_FAILURE)
     if sts.mode is STSMode.ENFORCE:
         return enforced
     level = Level.MAY if base.level is Level.NONE else base.level
     return replace(base, level=level, trial=enforced)
 
 
-def _raised(result: Requirement | Barred, policy: Policy, plan: Plan, endpoint: Endpoint) -> Requirement | Barred:
+def _raised(result: Requirement | Barred, policy: TLSPolicy, plan: Plan, endpoint: Endpoint) -> Requirement | Barred:
     """REQUIRETLS (RFC 8689 4.2.1): an authenticated peer, whose name came from a secure answer or a policy.
 
     With an exchanger that only an insecure answer named, a certificate for the destination itself will do.
@@ -252,25 +250,25 @@ def _raised(result: Requirement | Barred, policy: Policy, plan: Plan, endpoint: 
         return result
     if result.trial is not None:  # testing mode counts here: the sender asked
         return result.trial
-    if result.source is not Source.CONFIGURED and result.authenticates:
+    if result.source is not RequirementSource.CONFIGURED and result.authenticates:
         return result
     if policy.pinned or result.level is Level.SECURE:
         return result
     secure = mx_is_secure(plan)
-    wanted = Policy(level=Level.VERIFY if secure else Level.SECURE)
+    wanted = TLSPolicy(level=Level.VERIFY if secure else Level.SECURE)
     return replace(
         result,
         level=wanted.level,
         names=_names(wanted, plan, endpoint),
-        source=Source.REQUIRETLS,
+        source=RequirementSource.REQUIRETLS,
         reason=f"REQUIRETLS, {'a secure' if secure else 'an insecure'} MX answer",
     )
 
 
-def _names(policy: Policy, plan: Plan, endpoint: Endpoint) -> tuple[str, ...]:
+def _names(policy: TLSPolicy, plan: Plan, endpoint: Endpoint) -> tuple[str, ...]:
     """The reference names of VERIFY and SECURE."""
     default = ("hostname",) if policy.level is Level.VERIFY else ("nexthop", "dot-nexthop")
-    parsed = parse_destination(plan.destination)
+    parsed = parse_destination(plan.destination, allow_unix=True)
     nexthop, is_name = "", isinstance(parsed, Name)
     if isinstance(parsed, Name):
         nexthop = parsed.domain

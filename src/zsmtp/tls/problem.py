@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 
-class Problem(Enum):
+class TLSProblem(Enum):
     """What was wrong; the value is the result type of RFC 8460."""
 
     STARTTLS_NOT_SUPPORTED = "starttls-not-supported"  # not offered, or refused

@@ -4,12 +4,13 @@ A resumed handshake shows no certificates: that the peer knows the secret of the
 same peer, and who that was is only known from then. So a session is never kept without the chain of its first
 handshake, which is judged anew each time: a certificate that has expired since, or a name that counts no more, is found
 out as by a full handshake. A session is kept only after it was judged good, and found again only by who connects to the
-same place, asks for the same name with the same context, and requires the very same. Nothing is kept on disk, and time
-is an argument (any clock, in seconds)::
+same place, asks for the same name with the same context, and requires the very same. It is taken up any number of
+times, until its time is over or the server declines it. RFC 8446 C.4 fears that a ticket used twice tells who connects;
+of a mail server that is no secret. Nothing is kept on disk, and time is an argument (any clock, in seconds)::
 
     place = Resumption(SessionCache(lifetime=3600), key)
     kept = place.find(now)                                   # or None: a full handshake
-    place.keep(ResumableSession(session, chain, since=now))  # good; if it was resumed: with its chain and time
+    place.keep(ResumableSession(session, chain, since=now))  # of a full handshake that was judged good
     place.forget()                                           # the handshake failed
 """
 

@@ -1,6 +1,6 @@
 """Whether DANE applies to a candidate, and where its TLSA records are: the lookup rules (RFC 7672 2).
 
-:func:`find_tlsa` is a generator: it yields a ``Query`` and is sent the ``Answer``. What it rests on are the answers
+:func:`find_tlsa` awaits a ``Query`` for each lookup. What it rests on are the answers
 that the Plan already holds. DANE applies only if they were all *secure*, that is validated by a resolver that is
 trusted: the MX set (or its absence), its aliases, and the address the connection goes to. Then:
 
@@ -14,14 +14,12 @@ trusted: the MX set (or its absence), its aliases, and the address the connectio
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from zsmtp.dns.answer import TLSA, Answer, Query, RecordType, Status
+from zsmtp.dns.candidates import Endpoint, Family, Plan
 from zsmtp.dns.literal import Name, parse_destination
-from zsmtp.dns.plan import Endpoint, Family, Plan
 from zsmtp.records import NamedTuple
 from zsmtp.tls.dane import usable
 
@@ -66,7 +64,7 @@ def mx_is_secure(plan: Plan) -> bool:
     return trail is None or trail.secure
 
 
-def find_tlsa(plan: Plan, endpoint: Endpoint) -> Generator[Query, Any, TLSAFinding]:
+async def find_tlsa(plan: Plan, endpoint: Endpoint) -> TLSAFinding:
     """Look for the TLSA records of one candidate of ``plan``."""
     if endpoint.literal or endpoint.family is Family.UNIX:
         return TLSAFinding(Finding.NONE, "no DANE for an address")
@@ -83,13 +81,13 @@ def find_tlsa(plan: Plan, endpoint: Endpoint) -> Generator[Query, Any, TLSAFindi
     if mx is not None and mx.empty and domain:  # without MX the destination is the host (RFC 7672 2.2.2)
         bases.append(domain)
     names = [domain, mx.canonical] if mx is not None else []
-    return (yield from _at_first(list(dict.fromkeys(bases)), endpoint.port, [host, *names]))
+    return await _at_first(list(dict.fromkeys(bases)), endpoint.port, [host, *names])
 
 
-def _at_first(bases: list[str], port: int, names: list[str]) -> Generator[Query, Any, TLSAFinding]:
+async def _at_first(bases: list[str], port: int, names: list[str]) -> TLSAFinding:
     """The records at the first of the base domains that has any."""
     for base in bases:
-        answer, secure = yield from _ask(f"_{port}._tcp.{base}")
+        answer, secure = await _ask(f"_{port}._tcp.{base}")
         if answer.temporary or (secure and answer.problem):
             reason = f"lookup of TLSA for {base} failed: {answer.status.value}"
             return TLSAFinding(Finding.FAILED, f"{reason} ({answer.problem})" if answer.problem else reason)
@@ -103,7 +101,7 @@ def _at_first(bases: list[str], port: int, names: list[str]) -> Generator[Query,
     return TLSAFinding(Finding.NONE, f"no DANE: {bases[0]} has no secure TLSA records")
 
 
-def _ask(name: str) -> Generator[Query, Any, tuple[Answer, bool]]:
+async def _ask(name: str) -> tuple[Answer, bool]:
     """The answer at the end of the aliases of ``name``, and whether all of the way there was secure.
 
     Resolvers follow aliases themselves; one that stops halfway must not make records look absent.
@@ -111,7 +109,7 @@ def _ask(name: str) -> Generator[Query, Any, tuple[Answer, bool]]:
     secure = True
     seen = {name}
     while True:
-        answer: Answer = yield Query(name, RecordType.TLSA)
+        answer = await Query(name, RecordType.TLSA)
         secure = secure and answer.secure
         alias = answer.canonical.lower()
         if answer.status is not Status.NODATA or answer.problem or alias in ("", name):

@@ -18,16 +18,16 @@ import json
 import re
 import zlib
 from base64 import b64encode
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from zsmtp.dns.answer import Answer, Query, RecordType
+from zsmtp.dns.answer import Query, RecordType
 from zsmtp.escape import escape
-from zsmtp.tls.problem import Problem
+from zsmtp.tls.problem import TLSProblem
 
 MAX_RECORD = 4096  # octets of a TXT record that is looked at
 MAX_LINE = 64 * 1024  # octets of one encoded result; a longer one goes without the wording of its policy
@@ -69,7 +69,7 @@ class Failure:
     with, ``information`` a URI with more, ``reason`` a short text such as ``X509_V_ERR_CERT_REVOKED``.
     """
 
-    problem: Problem
+    problem: TLSProblem
     sending_ip: str = ""
     mx_host: str = ""
     mx_helo: str = ""
@@ -91,9 +91,9 @@ class SessionResult:
 # -------------------------------------------------------------- the TXT record
 
 
-def find_record(domain: str) -> Generator[Query, Answer, str | None]:
-    """The record with which ``domain`` asks for reports, or None; yields one lookup (RFC 8460 3)."""
-    answer = yield Query(f"_smtp._tls.{domain}", RecordType.TXT)
+async def find_record(domain: str) -> str | None:
+    """The record with which ``domain`` asks for reports, or None; awaits one lookup (RFC 8460 3)."""
+    answer = await Query(f"_smtp._tls.{domain}", RecordType.TXT)
     texts = [_joined(record) for record in answer.records if isinstance(record, tuple)]
     found = [text for text in texts if text is not None and report_addresses(text)]
     return found[0] if len(found) == 1 else None
@@ -186,7 +186,7 @@ def decode_result(line: bytes) -> tuple[SessionResult, int]:
         found = None
         if failure is not None:
             texts = {name: _text(failure.get(key, "")) for name, key in _FAILURE_KEYS.items()}
-            found = Failure(Problem(failure["result-type"]), **texts)
+            found = Failure(TLSProblem(failure["result-type"]), **texts)
         at = words["at"]
         if not isinstance(at, int) or not 0 <= at < 1 << 40:
             raise ValueError("not a time")
@@ -229,17 +229,17 @@ def _failure_words(failure: Failure) -> dict[str, Any]:
 # Numbers and one-letter keys of the collector's format.
 _COLLECTOR_POLICIES = {PolicyType.TLSA: 1, PolicyType.STS: 2, PolicyType.NONE: 9}
 _COLLECTOR_PROBLEMS = {
-    Problem.STARTTLS_NOT_SUPPORTED: 201,
-    Problem.CERTIFICATE_HOST_MISMATCH: 202,
-    Problem.CERTIFICATE_NOT_TRUSTED: 203,
-    Problem.CERTIFICATE_EXPIRED: 204,
-    Problem.VALIDATION_FAILURE: 205,
-    Problem.STS_POLICY_FETCH_ERROR: 301,
-    Problem.STS_POLICY_INVALID: 302,
-    Problem.STS_WEBPKI_INVALID: 303,
-    Problem.TLSA_INVALID: 304,
-    Problem.DNSSEC_INVALID: 305,
-    Problem.DANE_REQUIRED: 306,
+    TLSProblem.STARTTLS_NOT_SUPPORTED: 201,
+    TLSProblem.CERTIFICATE_HOST_MISMATCH: 202,
+    TLSProblem.CERTIFICATE_NOT_TRUSTED: 203,
+    TLSProblem.CERTIFICATE_EXPIRED: 204,
+    TLSProblem.VALIDATION_FAILURE: 205,
+    TLSProblem.STS_POLICY_FETCH_ERROR: 301,
+    TLSProblem.STS_POLICY_INVALID: 302,
+    TLSProblem.STS_WEBPKI_INVALID: 303,
+    TLSProblem.TLSA_INVALID: 304,
+    TLSProblem.DNSSEC_INVALID: 305,
+    TLSProblem.DANE_REQUIRED: 306,
 }
 _COLLECTOR_KEYS = {
     "sending_ip": "s",
@@ -290,7 +290,7 @@ class _Count:
 
 
 @dataclass(frozen=True, slots=True)
-class Reporter:
+class ReportingOrganization:
     """Who reports: ``organization`` and ``contact`` (an address) for people, ``domain`` the one the mail comes from."""
 
     organization: str
@@ -299,7 +299,7 @@ class Reporter:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class TLSReport:
     """One domain's report of one day. ``body`` is gzip over JSON (application/tlsrpt+gzip) for all ``addresses``."""
 
     id: str
@@ -317,7 +317,7 @@ class Report:
 class DayReports:
     """The reports of a day; ``skipped`` counts lines that could not be read, or are of other days."""
 
-    reports: tuple[Report, ...]
+    reports: tuple[TLSReport, ...]
     skipped: int
 
 
@@ -330,7 +330,7 @@ def _apart(lines: Iterable[bytes]) -> Iterator[bytes]:
         yield line[start:]
 
 
-def build_reports(lines: Iterable[bytes], day: str, reporter: Reporter, unique: str) -> DayReports:
+def build_reports(lines: Iterable[bytes], day: str, reporter: ReportingOrganization, unique: str) -> DayReports:
     """The reports of ``day`` (``2026-01-31``, in UTC) from encoded results, one for each domain that asks for reports.
 
     ``unique`` makes report ids differ from those of other runs (letters and digits). Raises ValueError for a day that
@@ -361,8 +361,13 @@ def build_reports(lines: Iterable[bytes], day: str, reporter: Reporter, unique: 
 
 
 def _report(
-    domain: str, policies: dict[AppliedPolicy, _Count], record: str, start: datetime, reporter: Reporter, number: str
-) -> Report:
+    domain: str,
+    policies: dict[AppliedPolicy, _Count],
+    record: str,
+    start: datetime,
+    reporter: ReportingOrganization,
+    number: str,
+) -> TLSReport:
     """The JSON of 4.4, under the file name of 5.1."""
     end = start + timedelta(days=1, seconds=-1)
     report_id = f"{number}.{domain}@{reporter.domain}"
@@ -377,7 +382,7 @@ def _report(
     compressor = zlib.compressobj(level=9, wbits=31)  # 31: with the header and trailer of gzip
     begin = int(start.timestamp())
     stamps = f"{begin}!{begin + 86399}!{number.replace('.', '-')}"
-    return Report(
+    return TLSReport(
         report_id,
         domain,
         f"{reporter.domain}!{domain}!{stamps}.json.gz".replace("/", "_"),
@@ -398,7 +403,9 @@ def _policy_report(policy: AppliedPolicy, count: _Count) -> dict[str, Any]:
     return words
 
 
-def report_mail(report: Report, reporter: Reporter, *, sender: str, recipients: Sequence[str], now: float) -> bytes:
+def report_mail(
+    report: TLSReport, reporter: ReportingOrganization, *, sender: str, recipients: Sequence[str], now: float
+) -> bytes:
     """The mail that carries a report (5.3), lines ended with CRLF. It is to be signed with DKIM by who submits it.
 
     It asks to go without the domain's own policies (RFC 8689 5), for it may be them that it reports on.

@@ -15,7 +15,7 @@ import sys
 from zsmtp import __version__
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
-from zsmtp.zmailer.options import Options, help_text, parse, usage
+from zsmtp.zmailer.options import AgentOptions, help_text, parse, usage
 
 EX_OK = 0
 EX_USAGE = 64
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         return EX_SOFTWARE
 
 
-def _serve(options: Options) -> int:
+def _serve(options: AgentOptions) -> int:
     if options.connect_only:
         from zsmtp.zmailer.connect import try_connecting
 

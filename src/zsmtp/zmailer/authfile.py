@@ -8,12 +8,16 @@ Lines of four words, blanks between, ``#`` starts a comment; the first line that
     *          =example.com       plain:me@corp      oauth:!/usr/local/bin/token example.com
     allow-cleartext
     require-login
+    mechanisms SCRAM-SHA-256 PLAIN
 
 ``*`` as channel is any channel; others are compared exactly. The host is the name of the server connected to, or with
 ``=`` in front the destination of the mail, ignoring case; it has no wildcard, for a secret must not go to any server
 that happens to be there. User and secret are base64, as AUTH LOGIN sends them, or clear text behind ``plain:``, which
 takes the rest of the word. ``oauth:`` makes the secret a bearer token: the rest of the word, or with ``!`` the first
 line that a command prints. The command is the rest of the line, split as a shell splits words, run without a shell.
+
+``mechanisms`` names those that the lines below it may use and no others, in the order of trying, up to the next such
+line; without a name behind it they may use all again.
 
 A line that matches and cannot be used is an error, not an absence: mail must not go out without the login it was to
 have. Whoever reads the file may use the secrets and whoever writes it may run commands: both are looked at.
@@ -27,7 +31,8 @@ from base64 import b64decode
 from dataclasses import dataclass, field
 
 from zsmtp.errors import ConfigError
-from zsmtp.proto.sasl import Credentials, Secret, SecretKind
+from zsmtp.escape import escape
+from zsmtp.proto.sasl import MECHANISMS, Credentials, Secret, SecretKind, serving
 from zsmtp.zmailer.configfile import read_config_file
 
 FILE_LIMIT = 1 << 20  # octets
@@ -59,6 +64,7 @@ class Entry:
     secret: Secret | TokenCommand = field(default_factory=lambda: Secret(b""))
     kind: SecretKind = SecretKind.SHARED
     problem: str = ""
+    mechanisms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ class AuthFile:
                 secret = Secret(run_token_command(secret))
             except ConfigError as error:
                 raise ConfigError(f"{self.path}:{entry.line}: {error}") from None
-        return Credentials(entry.user, secret, entry.kind)
+        return Credentials(entry.user, secret, entry.kind, entry.mechanisms)
 
 
 def _folded(host: str) -> bytes:
@@ -122,6 +128,7 @@ def parse(data: bytes, path: str, *, mode: int = stat.S_IFREG | 0o600) -> AuthFi
         remarks.append(f"{path}: everybody can write to it; its commands are not run")
     entries: list[Entry] = []
     switches: set[bytes] = set()
+    mechanisms: tuple[str, ...] = ()
     for number, line in enumerate(data.split(b"\n"), 1):
         words = line.strip(_BLANKS).split(None, 3)
         if not words or words[0].startswith(b"#"):
@@ -129,10 +136,17 @@ def parse(data: bytes, path: str, *, mode: int = stat.S_IFREG | 0o600) -> AuthFi
         if len(words) == 1 and words[0].lower() in (b"allow-cleartext", b"require-login"):
             switches.add(words[0].lower())
             continue
+        if words[0].lower() == b"mechanisms":
+            mechanisms = _mechanisms(line)
+            unknown = [name for name in mechanisms if name not in MECHANISMS]
+            if unknown:
+                text = escape(" ".join(unknown)[:200])
+                remarks.append(f"{path}:{number}: no mechanism that is known here: {text}")
+            continue
         if len(words) == 1:
             remarks.append(f"{path}:{number}: not channel, host, user and secret")
             continue
-        entry = _entry(number, words, commands_allowed=not writable)
+        entry = _entry(number, words, mechanisms, commands_allowed=not writable)
         remark = entry.problem or ("the host * matches no host: there is no wildcard" if entry.host == b"*" else "")
         if remark:
             remarks.append(f"{path}:{number}: {remark}")
@@ -142,7 +156,13 @@ def parse(data: bytes, path: str, *, mode: int = stat.S_IFREG | 0o600) -> AuthFi
     return AuthFile(path, tuple(entries), b"allow-cleartext" in switches, b"require-login" in switches, tuple(remarks))
 
 
-def _entry(number: int, words: list[bytes], *, commands_allowed: bool) -> Entry:
+def _mechanisms(line: bytes) -> tuple[str, ...]:
+    """The names behind the first word of a line, separated by blanks or commas, up to a comment."""
+    words = line.partition(b"#")[0].replace(b",", b" ").split()[1:]
+    return tuple(word.decode("ascii", "replace").upper() for word in words)
+
+
+def _entry(number: int, words: list[bytes], mechanisms: tuple[str, ...], *, commands_allowed: bool) -> Entry:
     channel, host = words[0], words[1].lower().removesuffix(b".")
     by_destination = host.startswith(b"=")
     host = host.removeprefix(b"=")
@@ -151,9 +171,11 @@ def _entry(number: int, words: list[bytes], *, commands_allowed: bool) -> Entry:
             raise ConfigError("not channel, host, user and secret")
         user = _decoded(words[2], "user")
         secret, kind = _secret(words[3], commands_allowed=commands_allowed)
+        if mechanisms and not set(mechanisms).intersection(serving(kind)):
+            raise ConfigError(f"none of the mechanisms named above it is for a {kind.value}")
     except ConfigError as error:
         return Entry(number, channel, host, by_destination, problem=str(error))
-    return Entry(number, channel, host, by_destination, user, secret, kind)
+    return Entry(number, channel, host, by_destination, user, secret, kind, mechanisms=mechanisms)
 
 
 def _secret(text: bytes, *, commands_allowed: bool) -> tuple[Secret | TokenCommand, SecretKind]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator
-from typing import Any
 
+from zsmtp.dns.candidates import Family, Plan
 from zsmtp.dns.destination import plan_destination
-from zsmtp.dns.plan import Family, Plan
+from zsmtp.effects import Close, Connect
 from zsmtp.errors import ConfigError
 from zsmtp.events import ignore
 from zsmtp.net.blocking import Stop
-from zsmtp.net.effects import Close, Connect, ConnectResult
 from zsmtp.zmailer import environment, zenv
-from zsmtp.zmailer.options import Options
+from zsmtp.zmailer.options import AgentOptions
 
 EX_OK = 0
 EX_NOHOST = 68
@@ -22,7 +20,7 @@ EX_TEMPFAIL = 75
 EX_CONFIG = 78
 
 
-def try_connecting(options: Options) -> int:
+def try_connecting(options: AgentOptions) -> int:
     """Connect to the destination's candidates in order until one takes the connection; the exit status."""
     destination = options.force_destination or options.host or ""
     try:
@@ -37,14 +35,14 @@ def try_connecting(options: Options) -> int:
     return driver.run(_walk(plan, options.connect_timeout))
 
 
-def _walk(plan: Plan, timeout: float) -> Generator[Any, Any, int]:
+async def _walk(plan: Plan, timeout: float) -> int:
     for candidate in plan.candidates:
         endpoint = candidate.endpoint
         where = "UNIX" if endpoint.family is Family.UNIX else f"{endpoint.address}|{endpoint.port}"
-        result: ConnectResult = yield Connect((endpoint,), timeout)
+        result = await Connect((endpoint,), timeout)
         if result.stream is not None:
             _say(f"Trying {endpoint.host} [{where}] ... connected!")
-            yield Close(result.stream)
+            await Close(result.stream)
             return EX_OK
         reason = "; ".join(text for _, text in result.failures) or "told to stop"
         _say(f"Trying {endpoint.host} [{where}] ... {reason}")

@@ -25,7 +25,7 @@ from zsmtp.records import NamedTuple
 from zsmtp.zmailer.dsnwords import NO_DSN_WORDS, By, DsnWords, DsnWordsReader, valid_envid
 from zsmtp.zmailer.paths import file_id
 
-__all__ = ["By", "ControlFile", "DsnWords", "HeaderBlock", "Recipient", "Sender", "parse"]
+__all__ = ["By", "ControlFile", "ControlRecipient", "DsnWords", "HeaderBlock", "Sender", "parse"]
 
 FILE_LIMIT = 64 * 1024 * 1024
 HEADER_LIMIT = 4 * 1024 * 1024
@@ -40,7 +40,7 @@ _KNOWN_FLAGS = FLAG_LOCK_FIELD | FLAG_DELAY_FIELD | FLAG_MIME_BLOCK
 
 
 class Sender(NamedTuple):
-    """An ``s`` record. ``offset`` is that of its tag in the file; the fields are as in :class:`Recipient`."""
+    """An ``s`` record. ``offset`` is that of its tag in the file; the fields are as in :class:`ControlRecipient`."""
 
     offset: int
     channel: bytes
@@ -54,7 +54,7 @@ class Sender(NamedTuple):
         return self.channel == b"error" or not self.user
 
 
-class Recipient(NamedTuple):
+class ControlRecipient(NamedTuple):
     """An ``r`` record with the facts of the records that belong to it.
 
     ``offset`` is that of the ``r``; ``state`` the one byte after it, as it was when the file was read: blank (to do),
@@ -86,13 +86,23 @@ class HeaderBlock(NamedTuple):
     data: bytes
 
 
+class FinalRecord(NamedTuple):
+    """A ``d`` record that is the end of a delivery: the offset of its recipient, DSN action and final recipient."""
+
+    offset: int
+    action: bytes
+    address: bytes
+
+
 class ControlFile(NamedTuple):
     """A whole control file.
 
     ``id`` is the number reports name it by. ``body_offset`` is where the body starts in the message file, in octets.
     ``verbose_log`` is the path of a ``v`` record. ``format_flags`` are the bits of the ``@`` record (0 without one).
     A ``turn_request`` (ETRN) file is not a message: it has neither recipients nor message name. ``remarks`` are
-    texts for people, printable ASCII, at most ``REMARK_LIMIT`` and one more.
+    texts for people, printable ASCII, at most ``REMARK_LIMIT`` and one more. ``recorded`` are the ``d`` records with
+    an action that is the end of a delivery (RFC 3464 2.3.3): what the sender is told of such a recipient stands in the
+    file, whatever the recipient's state tag says.
     """
 
     path: str
@@ -103,10 +113,11 @@ class ControlFile(NamedTuple):
     verbose_log: bytes | None
     senders: tuple[Sender, ...]
     headers: tuple[HeaderBlock, ...]
-    recipients: tuple[Recipient, ...]
+    recipients: tuple[ControlRecipient, ...]
     remarks: tuple[str, ...] = ()
     turn_request: bool = False
     format_flags: int = 0
+    recorded: tuple[FinalRecord, ...] = ()
 
 
 def parse(path: str, data: bytes) -> ControlFile:
@@ -129,7 +140,6 @@ def parse(path: str, data: bytes) -> ControlFile:
 _NUMBER = pattern(rb"[ \t]*+(?:0[xX]([0-9A-Fa-f]{1,16})|0([0-7]{1,22})|([1-9][0-9]{0,19}|0))[ \t]*+")
 _BODY_OFFSET = pattern(rb"[ \t]*+([0-9]{1,18})[ \t]*+")
 _LOCK_FIELD = pattern(rb"[ 0-9]{6}")
-
 # RFC 821 paths: blanks inside "...", <...> and [...] and after a backslash do not end a field. A quote that is never
 # closed matches nothing, which refuses the record. A bracket never closed stands for itself, and none holds another of
 # its kind: so no octet is looked at more than twice, however many are opened.
@@ -144,7 +154,13 @@ _CHANNEL = pattern(rb"[ \t]*+" + _FIELD, re.VERBOSE)
 _ADDRESS = pattern(rb"[ \t]*+" + rb"[ \t]++".join([_FIELD] * 4) + rb"[ \t]*+", re.VERBOSE)  # channel to privilege
 
 
-# The records that ZMailer's router begins every file with. They are read in one match if nothing is special in them.
+# A d record of which the sender is told (state tag blank) or was told (+), whole up to the action that ends a delivery.
+_FINAL_DIAGNOSTIC = pattern(
+    rb"d[ +]([0-9]{1,18}):[-0-9]*+:[-0-9]*+:[-0-9]*+:[0-9]*+\t"
+    rb"([^\t\n\x01]*+)\x01(failed|delivered|relayed|expanded)\x01[^\t\n]*+\t"
+)
+
+# The records that ZMailer's router begins every file with: read in one match if nothing is special in them.
 _PREAMBLE = pattern(rb"@ 0x0{0,15}([0-7])\ni ([^\n/.][^\n/]{0,254})\no ([0-9]{1,18})\nl ([^\n]{0,1000})\n")
 
 
@@ -170,9 +186,10 @@ class _Parser:
         self.data = data
         self.senders: list[Sender] = []
         self.headers: list[HeaderBlock] = []
-        self.recipients: list[Recipient] = []
+        self.recipients: list[ControlRecipient] = []
         self.unheaded = 0  # the recipients since the last m block
         self.remarks: list[str] = []
+        self.recorded: list[FinalRecord] = []
 
     def refuse(self, offset: int, problem: str) -> SpoolError:
         return SpoolError(self.path, offset, problem)
@@ -242,6 +259,7 @@ class _Parser:
             tuple(self.remarks),
             self.turn_request,
             self.flags,
+            tuple(self.recorded),
         )
 
     def format_flags(self, start: int, end: int) -> None:
@@ -328,7 +346,7 @@ class _Parser:
             raise self.too_many(start, "recipients")
         channel, host, user, privilege = match.groups()
         self.recipients.append(
-            Recipient(
+            ControlRecipient(
                 start,
                 data[start + 1 : start + 2],
                 channel,
@@ -367,6 +385,11 @@ class _Parser:
             self.recipients[-1] = self.recipients[-1]._replace(envid=value)
         else:
             self.envid = value
+
+    def diagnostic(self, start: int, end: int) -> None:
+        match = _FINAL_DIAGNOSTIC.match(self.data, start, end)
+        if match is not None:
+            self.recorded.append(FinalRecord(int(match[1]), match[3], match[2]))
 
     def returned(self, start: int, end: int) -> None:
         value = self.data[start + 2 : end].strip(b" \t").upper()
@@ -409,8 +432,9 @@ _RECIPIENT = ord("r")
 _HEADER = ord("m")
 _DIAGNOSTIC = ord("d")
 _BLOCKS = b"mM"
-_IGNORED = b"debx\n"  # and empty lines
+_IGNORED = b"ebx\n"  # and empty lines
 _HANDLERS = {
+    ord("d"): _Parser.diagnostic,
     ord("@"): _Parser.format_flags,
     ord("i"): _Parser.message_file,
     ord("o"): _Parser.body,

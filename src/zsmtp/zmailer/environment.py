@@ -17,7 +17,7 @@ from zsmtp.events import Observer
 from zsmtp.net.blocking import BlockingDriver, Stop
 from zsmtp.net.identity import parse_identity
 from zsmtp.proto.phase import Timeouts
-from zsmtp.zmailer.options import Options
+from zsmtp.zmailer.options import AgentOptions
 from zsmtp.zmailer.zenv import Zenv
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ MAX_HOSTS_FILE = 1 << 20  # characters
 C = TypeVar("C", bound=Enum)
 
 
-def security(options: Options, zenv: Zenv, driver: BlockingDriver, complain: Callable[[str], None]) -> Security | None:
+def security(
+    options: AgentOptions, zenv: Zenv, driver: BlockingDriver, complain: Callable[[str], None]
+) -> Security | None:
     """What ``-S``, ``-A`` and ZENV ask in the way of TLS and login; None if nothing. ``driver`` is equipped for it.
 
     Raises OSError or :class:`~zsmtp.errors.ConfigError` for files that cannot be used.
@@ -44,7 +46,7 @@ def security(options: Options, zenv: Zenv, driver: BlockingDriver, complain: Cal
     return asked.security
 
 
-def session_settings(options: Options, security: Security | None = None) -> SessionSettings:
+def session_settings(options: AgentOptions, security: Security | None = None) -> SessionSettings:
     """How sessions are led."""
     if options.lmtp:
         greeting = Greeting.LHLO
@@ -73,7 +75,7 @@ def session_settings(options: Options, security: Security | None = None) -> Sess
     )
 
 
-def content_target(options: Options, zenv: Zenv, complain: Callable[[str], None]) -> Target:
+def content_target(options: AgentOptions, zenv: Zenv, complain: Callable[[str], None]) -> Target:
     """What options and ZENV say of the form of content; what the server offers is still to be filled in."""
     return Target(
         seven_bit=options.seven_bit > 0,
@@ -96,7 +98,7 @@ def _choice(zenv: Zenv, name: str, default: C, complain: Callable[[str], None]) 
     return default
 
 
-def destination_request(options: Options, destination: str) -> DestinationRequest:
+def destination_request(options: AgentOptions, destination: str) -> DestinationRequest:
     """What is asked of the destination rules for ``destination``."""
     names = (options.helo_name, os.uname().nodename)
     return DestinationRequest(
@@ -108,6 +110,7 @@ def destination_request(options: Options, destination: str) -> DestinationReques
         prefer_ipv6=options.prefer_ipv6,
         check_wks=options.check_wks,
         own_names=frozenset(name.lower() for name in names if name),
+        loops_wait=True,
         allow_unix=destination == options.force_destination,
     )
 
@@ -119,7 +122,7 @@ def _shuffle(items: list[Any]) -> None:
 
 
 def driver(
-    options: Options, zenv: Zenv, stop: Stop, observer: Observer, complain: Callable[[str], None]
+    options: AgentOptions, zenv: Zenv, stop: Stop, observer: Observer, complain: Callable[[str], None]
 ) -> BlockingDriver:
     """The driver, with the resolver and the local identity that were asked for.
 
@@ -137,7 +140,7 @@ def driver(
     )
 
 
-def _resolver_maker(options: Options, zenv: Zenv, complain: Callable[[str], None]) -> Callable[[], Resolver]:
+def _resolver_maker(options: AgentOptions, zenv: Zenv, complain: Callable[[str], None]) -> Callable[[], Resolver]:
     nameserver = zenv.get("RESOLVER") or None
     trusted = zenv.flag("RESOLVER_TRUSTED") if "RESOLVER_TRUSTED" in zenv else None
 

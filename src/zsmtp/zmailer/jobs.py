@@ -3,44 +3,45 @@
 A job opens its control file, takes the locks of the recipients meant for its channel and host, groups them into
 messages (same sender, same header block, same DSN wishes; VERP recipients alone) and has each delivered. Every
 recipient taken is marked and reported the moment its verdict is known; whatever happens on the way, none stays locked.
+Trouble of this machine (no descriptor, no space, an I/O error) is reported as a deferral with the reason.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from zsmtp.body.source import Source
 from zsmtp.body.stored import Stored, prepare
 from zsmtp.body.target import Conversion as BodyConversion
-from zsmtp.body.target import Refusal as ContentRefusal
 from zsmtp.body.tlsrequired import tls_is_optional
-from zsmtp.delivery.content import Targets, content_form
+from zsmtp.delivery.content import ContentProvider, Targets
 from zsmtp.delivery.envelope import Delivery, Message
-from zsmtp.delivery.outcome import Fate, Level, Verdict, from_loss
-from zsmtp.delivery.report import Ledger
+from zsmtp.delivery.ledger import Ledger
+from zsmtp.delivery.outcome import Disposition, Scope, Verdict, from_loss
 from zsmtp.dns.answer import Query, RecordType, Status
+from zsmtp.effects import Operation
 from zsmtp.errors import Interrupted, SpoolError
-from zsmtp.events import About, Observer, Remark
+from zsmtp.events import Observer
 from zsmtp.proto.address import domain_of
-from zsmtp.proto.capabilities import Capabilities
-from zsmtp.proto.plan import ContentForm, Envelope, Refusal, SenderWish
-from zsmtp.proto.plan import Recipient as Forward
+from zsmtp.proto.plan import Envelope, TLSDemand
+from zsmtp.proto.plan import EnvelopeRecipient as Forward
 from zsmtp.proto.status import EnhancedStatus
 from zsmtp.records import NamedTuple, dataclass
-from zsmtp.zmailer.control import By, ControlFile, Recipient
-from zsmtp.zmailer.diagnostics import Report, Reporter
-from zsmtp.zmailer.locks import MessageFile, MessageMissing, OpenControl, open_message
-from zsmtp.zmailer.logs import Attempt, Conversion
-from zsmtp.zmailer.options import Options
+from zsmtp.zmailer.control import By, ControlFile, ControlRecipient, FinalRecord
+from zsmtp.zmailer.diagnostics import RecipientReport, settles
+from zsmtp.zmailer.locks import OpenControl
+from zsmtp.zmailer.logs import LoggedAttempt, LoggedConversion
+from zsmtp.zmailer.messagefile import MessageFile, MessageMissing, open_message
+from zsmtp.zmailer.options import AgentOptions
 from zsmtp.zmailer.paths import message_path
+from zsmtp.zmailer.reporter import ReportWriter
 from zsmtp.zmailer.spoolid import spool_id, verp
 from zsmtp.zmailer.zenv import Zenv
 
 
-class Habits(NamedTuple):
+class LegacyRules(NamedTuple):
     """Old habits that ZENV asks for: TABs in headers made blanks, a ``for`` clause, canonical recipient domains."""
 
     expand_tabs: bool = False
@@ -48,7 +49,7 @@ class Habits(NamedTuple):
     canonize: bool = False
 
     @classmethod
-    def of(cls, zenv: Zenv) -> Habits:
+    def of(cls, zenv: Zenv) -> LegacyRules:
         """What a ZENV file says."""
         return cls(
             not zenv.flag("RFC822TABS", default=True), zenv.flag("RECEIVED_FOR_CLAUSE"), zenv.flag("CANONIZE_RCPT")
@@ -56,36 +57,36 @@ class Habits(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class JobContext:
     """What all jobs of a process share.
 
     ``told`` hears each report for the logs, with the attempt for syslog; ``run`` carries out the effects of a lookup.
     """
 
-    options: Options
-    habits: Habits
+    options: AgentOptions
+    habits: LegacyRules
     targets: Targets
-    reporter: Reporter
+    reporter: ReportWriter
     observer: Observer
     complain: Callable[[str], None]
-    told: Callable[[Report, Attempt], None]
-    run: Callable[[Generator[Any, Any, bytes]], bytes]
+    told: Callable[[RecipientReport, LoggedAttempt], None]
+    run: Callable[[Operation[bytes]], bytes]
 
 
-class Job:
+class ControlFileJob:
     """The work on one control file, which is None if it cannot be worked on.
 
     ``control`` is the parsed file, if there is one.
     ``has_own_log``: the sender asked for a log, in which nobody else's dialogue may stand.
-    ``settled`` is called whenever the last recipient taken has its verdict; ``nobody`` tells the scheduler that there
-    was nobody to be taken.
+    ``settled`` is called whenever the last recipient taken has its verdict; ``nobody`` when the job is closed and no
+    recipient was reported.
     """
 
     control: ControlFile
 
     def __init__(
         self,
-        surroundings: Surroundings,
+        surroundings: JobContext,
         opened: OpenControl | None,
         settled: Callable[[], None],
         nobody: Callable[[], None],
@@ -99,10 +100,10 @@ class Job:
         self._settled = settled
         self._nobody = nobody
         self._message: MessageFile | None = None
-        self._groups: deque[list[Recipient]] = deque()
-        self._unsettled: dict[int, Recipient] = {}
-        self._conversions: dict[int, Conversion] = {}  # by offset of the recipient
-        self._taken = 0
+        self._groups: deque[list[ControlRecipient]] = deque()
+        self._unsettled: dict[int, ControlRecipient] = {}
+        self._conversions: dict[int, LoggedConversion] = {}  # by offset of the recipient
+        self._answered = False  # whether any recipient was, or will be, reported
         self._started = time.time()
 
     @property
@@ -110,15 +111,68 @@ class Job:
         """Whether everybody taken has a verdict."""
         return not self._unsettled
 
-    def take(self, wanted: Sequence[Recipient]) -> None:
+    def take(self, wanted: Sequence[ControlRecipient]) -> None:
         """Lock those of ``wanted`` that nobody else has, and make messages for them."""
+        try:
+            self._take(wanted)
+        except SpoolError as error:
+            self._all.complain(str(error))
+            self.put_off(self.control.id, wanted, error)
+
+    def take_along(self, others: Sequence[ControlRecipient]) -> None:
+        """As :meth:`take`, for recipients that another job is for: it is left those that cannot be locked now."""
+        try:
+            self._take(others)
+        except SpoolError as error:
+            self._all.complain(str(error))
+
+    def _take(self, wanted: Sequence[ControlRecipient]) -> None:
         assert self.opened is not None
         taken = self.opened.take_all(wanted, pid=self._all.reporter.pid)
         for recipient in taken:
             self._unsettled[recipient.offset] = recipient
-        self._taken += len(taken)
+        if not taken:
+            return
+        self._answered = True
+        if self.control.recorded:
+            taken = self._settle_recorded(taken)
         if taken and (self._message is not None or self._open_message(taken)):
             self._groups += group_recipients(taken, alone=not self._all.options.ignore_ezmlm)
+
+    def put_off(self, id: bytes, wanted: Sequence[ControlRecipient], trouble: SpoolError) -> None:
+        """Report that those of ``wanted`` have to wait, who could not be locked for trouble of this machine.
+
+        ``id`` is the number of the control file.
+        """
+        all_jobs = self._all
+        for recipient in wanted:
+            self._answered = True
+            verdict = _local_trouble(trouble)
+            report = all_jobs.reporter.defer_untaken(id, recipient, verdict, lmtp=all_jobs.options.lmtp)
+            if all_jobs.reporter.logged:
+                now = time.time()
+                passed = now - self._started
+                all_jobs.told(report, LoggedAttempt(id.decode("ascii"), passed, passed, LoggedConversion.UNKNOWN))
+
+    def leave(self) -> None:
+        """The job cannot be worked on for trouble of this machine: it is to come again as it is."""
+        self._answered = True
+
+    def _settle_recorded(self, taken: list[ControlRecipient]) -> list[ControlRecipient]:
+        """Settle those who have their record in the control file already; the others are returned."""
+        assert self.opened is not None
+        records: dict[int, list[FinalRecord]] = {}
+        for one in self.control.recorded:
+            records.setdefault(one.offset, []).append(one)
+        for recipient in taken:
+            found = records.get(recipient.offset, ())
+            record = next((one for one in found if settles(one, recipient)), None)
+            if record is not None:
+                del self._unsettled[recipient.offset]
+                report = self._all.reporter.settle_recorded(self.opened, recipient, record)
+                if self._all.reporter.logged:
+                    self._all.told(report, self._attempt(recipient, time.time()))
+        return [recipient for recipient in taken if recipient.offset in self._unsettled]
 
     def next_delivery(self) -> Delivery | None:
         """The next message, None if there is no further one."""
@@ -138,34 +192,32 @@ class Job:
         if self._message is not None:
             self._message.close()
         if self.opened is not None:
+            self._all.reporter.finish(self.opened)
             self.opened.close()
-        if not self._taken:
+        if not self._answered:
             self._nobody()
 
-    def _open_message(self, taken: list[Recipient]) -> bool:
+    def _open_message(self, taken: list[ControlRecipient]) -> bool:
         """Open the message file; if that fails everyone is settled, and it is False."""
         control = self.control
-        path = message_path(control.path, control.message_name)
         try:
+            path = message_path(control.path, control.message_name)
             self._message = open_message(path, control.body_offset)
         except MessageMissing as error:
             self._all.complain(str(error))
             text = "message file is missing"
             status = EnhancedStatus(5, 3, 0)
-            verdict = Verdict(Fate.FAILED, status, f"local; 550 ({text})", text, level=Level.MESSAGE)
+            verdict = Verdict(Disposition.FAILED, status, f"local; 550 ({text})", text, level=Scope.MESSAGE)
         except SpoolError as error:
             self._all.complain(str(error))
-            status = EnhancedStatus(4, 3, 0)
-            verdict = Verdict(
-                Fate.DEFERRED, status, f"local; 450 ({error.problem})", error.problem, level=Level.MESSAGE
-            )
+            verdict = _local_trouble(error)
         else:
             return True
         for recipient in taken:
             self._settle(recipient, verdict)
         return False
 
-    def _delivery(self, group: list[Recipient]) -> Delivery:
+    def _delivery(self, group: list[ControlRecipient]) -> Delivery:
         envelope = self._envelope(group)
 
         def settle(index: int, verdict: Verdict) -> None:
@@ -174,26 +226,25 @@ class Job:
         name = self._spool_id() if self._all.options.trace is not None else ""
         return Delivery(Message(envelope, self._content_for(group, envelope)), Ledger(len(group), settle), name)
 
-    def _settle(self, recipient: Recipient, verdict: Verdict) -> None:
+    def _settle(self, recipient: ControlRecipient, verdict: Verdict) -> None:
         del self._unsettled[recipient.offset]
         now = time.time()
         reporter = self._all.reporter
         assert self.opened is not None
         report = reporter.settle(self.opened, recipient, verdict, epoch=int(now), lmtp=self._all.options.lmtp)
         if reporter.logged:
-            self._all.told(report, self._attempt(recipient, verdict, now))
+            self._all.told(report, self._attempt(recipient, now))
         if not self._unsettled:
             self._settled()
 
-    def _attempt(self, recipient: Recipient, verdict: Verdict, now: float) -> Attempt:
+    def _attempt(self, recipient: ControlRecipient, now: float) -> LoggedAttempt:
         """What syslog is told of the attempt besides the report."""
         if self._message is None:
             name = self.control.id.decode("ascii")
-            return Attempt(name, now - self._started, now - self._started, Conversion.UNKNOWN)
-        done = self._conversions.get(recipient.offset, Conversion.NONE)
-        conversion = done if verdict.at_final_dot else Conversion.UNKNOWN
+            return LoggedAttempt(name, now - self._started, now - self._started, LoggedConversion.UNKNOWN)
+        conversion = self._conversions.get(recipient.offset, LoggedConversion.UNKNOWN)
         age = now - self._message.mtime_ns / 1e9
-        return Attempt(self._spool_id(), age, now - self._started, conversion)
+        return LoggedAttempt(self._spool_id(), age, now - self._started, conversion)
 
     def _spool_id(self) -> str:
         assert self._message is not None
@@ -201,7 +252,7 @@ class Job:
 
     # -------------------------------------------------------------- envelope
 
-    def _envelope(self, group: list[Recipient]) -> Envelope:
+    def _envelope(self, group: list[ControlRecipient]) -> Envelope:
         first = group[0]
         sender = self.control.senders[first.sender]
         reverse = b"" if sender.null else sender.user
@@ -210,14 +261,14 @@ class Job:
         forwards = [self._forward(recipient) for recipient in group]
         return Envelope(reverse, tuple(forwards), first.ret, first.envid, self._wish(first))
 
-    def _wish(self, recipient: Recipient) -> SenderWish:
+    def _wish(self, recipient: ControlRecipient) -> TLSDemand:
         """What the sender asks of sessions; the word in the control file goes before the header field (RFC 8689 5)."""
         if recipient.dsn.requiretls:
-            return SenderWish.REQUIRETLS
+            return TLSDemand.REQUIRETLS
         optional = tls_is_optional(self.control.headers[recipient.header].data)
-        return SenderWish.TLS_OPTIONAL if optional else SenderWish.NONE
+        return TLSDemand.TLS_OPTIONAL if optional else TLSDemand.NONE
 
-    def _forward(self, recipient: Recipient) -> Forward:
+    def _forward(self, recipient: ControlRecipient) -> Forward:
         address, dsn = recipient.user, recipient.dsn
         if self._all.habits.canonize:
             address = self._all.run(canonical_address(address))
@@ -231,28 +282,19 @@ class Job:
 
     # --------------------------------------------------------------- content
 
-    def _content_for(
-        self, group: list[Recipient], envelope: Envelope
-    ) -> Callable[[Capabilities], ContentForm | Refusal]:
-        """The content for these recipients; looked through when the first server asks for it, and then kept."""
-        kept: list[Stored] = []
-        internationalised = envelope.internationalised
+    def _content_for(self, group: list[ControlRecipient], envelope: Envelope) -> ContentProvider:
+        """The content for these recipients; what is done to it is kept for syslog."""
 
-        def content_for(capabilities: Capabilities) -> ContentForm | Refusal:
-            if not kept:
-                kept.append(self._prepare(group))
-            content = kept[0].content(self._all.targets.of(capabilities, internationalised=internationalised))
-            if isinstance(content, ContentRefusal):
-                return content_form(content)
-            for text in content.remarks:
-                self._all.observer(Remark(text, About.CONTENT, envelope))
-            if content.conversion is not BodyConversion.NONE:
-                self._conversions.update((r.offset, Conversion(content.conversion.value)) for r in group)
-            return content_form(content)
+        def converted(conversion: BodyConversion) -> None:
+            done = LoggedConversion.NONE if conversion is BodyConversion.NONE else LoggedConversion(conversion.value)
+            self._conversions.update(dict.fromkeys([r.offset for r in group], done))
 
-        return content_for
+        surroundings = self._all
+        return ContentProvider(
+            lambda: self._prepare(group), surroundings.targets, envelope, surroundings.observer, converted
+        )
 
-    def _prepare(self, group: list[Recipient]) -> Stored:
+    def _prepare(self, group: list[ControlRecipient]) -> Stored:
         assert self._message is not None
         habits = self._all.habits
         control = self.control
@@ -265,11 +307,17 @@ class Job:
         return prepare(header, Source(self._message, control.body_offset, self._message.size))
 
 
-def group_recipients(recipients: list[Recipient], *, alone: bool) -> list[list[Recipient]]:
+def _local_trouble(error: SpoolError) -> Verdict:
+    """The verdict when this machine failed: the mail waits, and its host is not to blame."""
+    text = f"local; 450 ({error.problem})"
+    return Verdict(Disposition.DEFERRED, EnhancedStatus(4, 3, 0), text, error.problem, level=Scope.MESSAGE)
+
+
+def group_recipients(recipients: list[ControlRecipient], *, alone: bool) -> list[list[ControlRecipient]]:
     """Those who can share a transaction, in file order; ``alone`` keeps VERP recipients by themselves."""
     if len(recipients) == 1:
         return [recipients]
-    groups: dict[object, list[Recipient]] = {}
+    groups: dict[object, list[ControlRecipient]] = {}
     for r in recipients:
         key: object = (r.sender, r.header, r.envid, r.ret, r.dsn.requiretls)
         if alone and r.dsn.ezmlm is not None:
@@ -278,7 +326,7 @@ def group_recipients(recipients: list[Recipient], *, alone: bool) -> list[list[R
     return list(groups.values())
 
 
-def canonical_address(address: bytes) -> Generator[Query, Any, bytes]:
+async def canonical_address(address: bytes) -> bytes:
     """``address`` with its domain replaced by the canonical name if it is an alias (ZENV ``CANONIZE_RCPT``).
 
     A rule of RFC 974's time that RFC 5321 5.1 does not have any more; a failed lookup leaves the address alone.
@@ -287,7 +335,7 @@ def canonical_address(address: bytes) -> Generator[Query, Any, bytes]:
     if not domain.isascii() or not domain or domain.startswith(b"["):
         return address
     name = domain.decode("ascii").rstrip(".")
-    answer = yield Query(name, RecordType.MX)
+    answer = await Query(name, RecordType.MX)
     if answer.status not in (Status.OK, Status.NODATA) or not answer.canonical:
         return address
     if answer.canonical.lower() == name.lower():
@@ -296,15 +344,15 @@ def canonical_address(address: bytes) -> Generator[Query, Any, bytes]:
     return address[: len(address) - len(domain)] + canonical
 
 
-def matching(control: ControlFile, channel: bytes, host: bytes) -> list[Recipient]:
+def matching(control: ControlFile, channel: bytes, host: bytes) -> list[ControlRecipient]:
     """The recipients still to do for this channel and host; hosts are compared without case."""
     wanted = host.lower()
     return [r for r in control.recipients if r.state == b" " and r.channel == channel and r.host.lower() == wanted]
 
 
-def other_hosts(control: ControlFile, channel: bytes, host: bytes) -> dict[bytes, list[Recipient]]:
+def other_hosts(control: ControlFile, channel: bytes, host: bytes) -> dict[bytes, list[ControlRecipient]]:
     """The recipients still to do for this channel at other hosts, by host in lower case."""
-    found: dict[bytes, list[Recipient]] = {}
+    found: dict[bytes, list[ControlRecipient]] = {}
     for r in control.recipients:
         if r.state == b" " and r.channel == channel and r.host.lower() != host.lower():
             found.setdefault(r.host.lower(), []).append(r)

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 from zsmtp.errors import ConfigError
 from zsmtp.events import Event, Observer, combine, heard
 from zsmtp.zmailer.control import ControlFile
-from zsmtp.zmailer.diagnostics import Report
-from zsmtp.zmailer.logs import Attempt, DialogueLog, ProcessTitle, Syslog, VerboseLog, debug_observer
-from zsmtp.zmailer.options import Options
+from zsmtp.zmailer.diagnostics import RecipientReport
+from zsmtp.zmailer.logs import DialogueLog, LoggedAttempt, ProcessTitle, Syslog, VerboseLog, debug_observer
+from zsmtp.zmailer.options import AgentOptions
 from zsmtp.zmailer.zenv import Zenv
 
 if TYPE_CHECKING:
-    from zsmtp.observers.trace import Recorder
+    from zsmtp.observers.trace import TraceRecorder
 
 
-def _recorder(options: Options, complain: Callable[[str], None]) -> Recorder | None:
+def _recorder(options: AgentOptions, complain: Callable[[str], None]) -> TraceRecorder | None:
     """What makes traces, with all that it is made of: imported only if it was asked for."""
     from zsmtp.observers.files import TraceDirectory
-    from zsmtp.observers.trace import Recorder
+    from zsmtp.observers.trace import TraceRecorder
 
     assert options.trace is not None
     try:
@@ -30,7 +30,7 @@ def _recorder(options: Options, complain: Callable[[str], None]) -> Recorder | N
     except ConfigError as error:
         complain(str(error))
         return None
-    return Recorder(keep, hashed=options.hash_addresses, complain=complain)
+    return TraceRecorder(keep, hashed=options.hash_addresses, complain=complain)
 
 
 class Journal:
@@ -41,7 +41,7 @@ class Journal:
     """
 
     def __init__(
-        self, options: Options, zenv: Zenv, debug: Callable[[bytes], None], complain: Callable[[str], None]
+        self, options: AgentOptions, zenv: Zenv, debug: Callable[[bytes], None], complain: Callable[[str], None]
     ) -> None:
         clock = time.time
         self._clock = clock
@@ -97,7 +97,7 @@ class Journal:
         """Whether any log that stands tells of reports; a sender's own may come and go."""
         return self._dialogue is not None or self._syslog.enabled
 
-    def report(self, report: Report, attempt: Attempt) -> None:
+    def report(self, report: RecipientReport, attempt: LoggedAttempt) -> None:
         """A recipient was reported to the scheduler."""
         if self._dialogue is not None:
             self._dialogue.diag(report)

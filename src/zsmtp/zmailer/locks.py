@@ -12,8 +12,8 @@ ever written: the file is never rewritten, truncated or created::
 Two agents may race for one recipient. Here the test for a blank tag and the write over it happen under an ``fcntl``
 record lock, one for all recipients that lie close together, so one of them wins; an agent that ignores record locks
 still does not get past a ``~`` that is there, and what was written is read back. The lock is the bytes in the file; the
-record lock is held for microseconds. Whatever was taken and not released is blanked when the file is closed.
-:func:`open_message` opens the message file beside it. Neither waits for a FIFO or a device.
+record lock is held for microseconds. Whatever was taken and not released is blanked when the file is closed. A FIFO or
+a device is not waited for. One descriptor serves reading, marking and appending.
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ from types import TracebackType
 from typing import Self
 
 from zsmtp.errors import SpoolError
-from zsmtp.zmailer.control import FILE_LIMIT, ControlFile, Recipient, parse
+from zsmtp.zmailer.control import FILE_LIMIT, ControlFile, ControlRecipient, parse
 
 PATIENCE = 2.0  # seconds to wait for a record lock; those of other agents last for microseconds
 STRETCH = 64 * 1024  # octets of a control file under one record lock
 
-_OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_FILE_MODE = os.O_NONBLOCK  # what F_SETFL keeps of the flags above
 _LOCKED_BY_ANOTHER = frozenset({errno.EACCES, errno.EAGAIN})
-_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
+NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
+# What open(2) says of a path that names no file an agent can work on: no later try will find it better.
+_NO_FILE = NOT_THERE | {errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EINVAL}
 
 
-class Mark(Enum):
+class StateTag(Enum):
     """What a recipient is released with: its new state tag."""
 
     DELIVERED = b"+"  # the remote server took it
@@ -49,99 +52,43 @@ class Mark(Enum):
     TODO = b" "  # deferred: to be tried again
 
 
-_TODO = Mark.TODO  # asked of the class it costs more
+_TODO = StateTag.TODO  # asked of the class it costs more
 
 
-class MessageMissing(SpoolError):
-    """There is no message file, or something that is no regular file: the message can never be sent."""
-
-
-class MessageFile:
-    """An open message file, as ``zsmtp.body.source`` reads it; it stands at the first octet of the body.
-
-    Where it stands is known here only. ``inode`` and ``mtime_ns`` (time of last change, nanoseconds since 1970) make
-    the spool id; ``size`` is in octets.
-    """
-
-    __slots__ = ("_at", "_fd", "inode", "mtime_ns", "path", "size")
-
-    def __init__(self, path: str, fd: int, at: int, status: os.stat_result) -> None:
-        self.path = path
-        self.inode = status.st_ino
-        self.mtime_ns = status.st_mtime_ns
-        self.size = status.st_size
-        self._fd = fd
-        self._at = at
-
-    def seek(self, offset: int, /) -> int:
-        """Read from ``offset`` on next."""
-        self._at = offset
-        return offset
-
-    def read(self, size: int, /) -> bytes:
-        """At most ``size`` octets, ``b""`` at the end. Raises OSError."""
-        data = os.pread(self._fd, size, self._at)
-        self._at += len(data)
-        return data
-
-    @property
-    def closed(self) -> bool:
-        """Whether nothing can be read any more."""
-        return self._fd < 0
-
-    def close(self) -> None:
-        """Close the file; once is enough."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+class SystemTrouble(SpoolError):
+    """The system would not do what was asked (no descriptor, no space, an I/O error): a later try may succeed."""
 
 
 def open_control(path: str, *, patience: float = PATIENCE) -> OpenControl:
     """Open and read the control file ``path``; ``patience`` is how long :meth:`OpenControl.take` waits, in seconds.
 
-    Raises SpoolError if it cannot be opened, is not a regular file, or is not a valid control file.
+    Raises SpoolError if there is none, it is not a regular file, or it is not a valid control file, and SystemTrouble
+    if the system fails to open or to read it.
     """
     fd = _open(path, os.O_RDWR)
+    return OpenControl(_read_control(path, fd), fd, patience)
+
+
+def read_control(path: str) -> ControlFile:
+    """Read the control file ``path``, of which nothing is to be changed; raises as :func:`open_control` does."""
+    fd = _open(path, os.O_RDONLY)
+    control = _read_control(path, fd)
+    os.close(fd)
+    return control
+
+
+def _read_control(path: str, fd: int) -> ControlFile:
+    """What is in the control file just opened, which is closed if that fails."""
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise SpoolError(path, None, "not a regular file")
-        control = parse(path, _read_all(path, fd, status.st_size))
+        return parse(path, _read_all(path, fd, status.st_size))
     except BaseException as problem:
         os.close(fd)
         if isinstance(problem, OSError):
-            raise _system_error(path, "read", problem) from problem
+            raise system_error(path, "read", problem) from problem
         raise
-    return OpenControl(control, fd, patience)
-
-
-def open_message(path: str, body_offset: int) -> MessageFile:
-    """Open the message file ``path``, whose body starts at ``body_offset``.
-
-    Raises MessageMissing if there is none or it is not a regular file (every recipient has failed), plain SpoolError
-    if it is shorter than ``body_offset`` or the system fails to open it (nothing is sent; a later try may succeed).
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
-    except (OSError, ValueError) as problem:
-        code = problem.errno if isinstance(problem, OSError) else errno.EINVAL
-        if code in _NOT_THERE:
-            raise MessageMissing(path, None, "message file is missing") from problem
-        if code == errno.ENXIO:  # a socket, or a device without driver
-            raise MessageMissing(path, None, "message file is missing (not a regular file)") from problem
-        raise _system_error(path, "open", problem) from problem
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise MessageMissing(path, None, "message file is missing (not a regular file)")
-        if status.st_size < body_offset:
-            raise SpoolError(path, body_offset, f"the body starts beyond the end of the message ({status.st_size})")
-    except BaseException as problem:
-        os.close(fd)
-        if isinstance(problem, OSError):
-            raise _system_error(path, "read", problem) from problem
-        raise
-    return MessageFile(path, fd, body_offset, status)
 
 
 class OpenControl:
@@ -150,10 +97,9 @@ class OpenControl:
     def __init__(self, control: ControlFile, fd: int, patience: float) -> None:
         self.control = control
         self._fd = fd
-        self._append_fd = -1
         self._patience = patience
         # By offset of the state tag: the bytes that are a lock of this process, and what they are to give way to.
-        self._taken: dict[int, tuple[bytes, Mark]] = {}
+        self._taken: dict[int, tuple[bytes, StateTag]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -176,15 +122,18 @@ class OpenControl:
                 self._replace(at, lock, mark)
         self._taken.clear()
         os.close(self._fd)
-        if self._append_fd >= 0:
-            os.close(self._append_fd)
-        self._fd = self._append_fd = -1
+        self._fd = -1
 
-    def take(self, recipient: Recipient, *, pid: int) -> bool:
+    @property
+    def descriptor(self) -> int:
+        """The number of the descriptor that is held; all lower ones were in use when the file was opened."""
+        return self._fd
+
+    def take(self, recipient: ControlRecipient, *, pid: int) -> bool:
         """Lock one recipient, as :meth:`take_all` does; whether it is taken."""
         return bool(self.take_all((recipient,), pid=pid))
 
-    def take_all(self, recipients: Sequence[Recipient], *, pid: int) -> list[Recipient]:
+    def take_all(self, recipients: Sequence[ControlRecipient], *, pid: int) -> list[ControlRecipient]:
         """Lock those of ``recipients`` for the process ``pid`` whose state tag is blank (still); returns them.
 
         Of a process id of more than 6 digits the last 6 are written. Raises SpoolError if the file cannot be read or
@@ -193,17 +142,17 @@ class OpenControl:
         """
         if len(recipients) == 1:
             return self._take_stretch(recipients, pid)
-        taken: list[Recipient] = []
+        taken: list[ControlRecipient] = []
         for stretch in _stretches(recipients):
             taken += self._take_stretch(stretch, pid)
         return taken
 
-    def _take_stretch(self, recipients: Sequence[Recipient], pid: int) -> list[Recipient]:
+    def _take_stretch(self, recipients: Sequence[ControlRecipient], pid: int) -> list[ControlRecipient]:
         """Test, set and read back under one record lock over the bytes from the first to the last of ``recipients``."""
         long, short = _lock_bytes(pid)
         start, last = recipients[0].offset, recipients[-1]
         length = last.offset + 1 + len(long if last.lock_field else short) - start
-        taken: list[Recipient] = []
+        taken: list[ControlRecipient] = []
         self._record_lock(start, length)
         try:
             before = self._bytes(start, length)
@@ -226,7 +175,7 @@ class OpenControl:
                 taken.remove(recipient)
         return taken
 
-    def release(self, recipient: Recipient, mark: Mark) -> bool:
+    def release(self, recipient: ControlRecipient, mark: StateTag) -> bool:
         """Write ``mark`` and blank the lock field, in one write.
 
         False, and nothing is written, if the bytes are not this process's lock any more: someone else thinks it may
@@ -243,38 +192,45 @@ class OpenControl:
         return written
 
     def append(self, record: bytes) -> None:
-        """Append one ``d`` record, with its LF, and wait until it is on the disk.
+        """Append one ``d`` record, with its LF; :meth:`sync` waits until it is on the disk.
 
         It starts a line of its own even if the last one was left unfinished. Raises SpoolError if it could not be
-        written whole, ValueError for anything but one line of a ``d`` record.
+        written whole: then nothing of it counts. Raises ValueError for anything but one line of a ``d`` record.
         """
         if not (record.startswith(b"d") and record.find(b"\n") == len(record) - 1) or b"\0" in record:
             raise ValueError("not one line of a d record")
-        fd = self._appending()
+        path, fd = self.control.path, self._fd
         try:
-            size = os.fstat(fd).st_size
-            if size and os.pread(self._fd, 1, size - 1) != b"\n":
+            status = os.fstat(fd)
+            if not status.st_nlink:
+                raise SystemTrouble(path, None, "the file was removed, or replaced by another one")
+            if status.st_size and os.pread(fd, 1, status.st_size - 1) != b"\n":
                 record = b"\n" + record
-            written = os.write(fd, record)
-            os.fsync(fd)
-        except OSError as problem:
-            raise _system_error(self.control.path, "append a diagnostic to", problem) from problem
-        if written != len(record):
-            raise SpoolError(self.control.path, size, f"only {written} of {len(record)} bytes of a diagnostic written")
-
-    def _appending(self) -> int:
-        """A descriptor of the same file in append mode: a mode that the descriptor for marks must not have."""
-        if self._append_fd < 0:
-            fd = _open(self.control.path, os.O_WRONLY | os.O_APPEND)
+            # Marks are written in place, which is not possible in append mode; nobody else has this descriptor.
+            fcntl.fcntl(fd, fcntl.F_SETFL, _FILE_MODE | os.O_APPEND)
             try:
-                same = os.path.sameopenfile(fd, self._fd)
-            except OSError:
-                same = False
-            if not same:
-                os.close(fd)
-                raise SpoolError(self.control.path, None, "the file was replaced by another one")
-            self._append_fd = fd
-        return self._append_fd
+                written = os.write(fd, record)
+            finally:
+                fcntl.fcntl(fd, fcntl.F_SETFL, _FILE_MODE)
+        except OSError as problem:
+            raise system_error(path, "append a diagnostic to", problem) from problem
+        if written != len(record):
+            self._disarm(os.lseek(fd, 0, os.SEEK_CUR) - written, record[:written])
+            raise SystemTrouble(path, None, f"only {written} of {len(record)} bytes of a diagnostic written")
+
+    def sync(self) -> None:
+        """Wait until what was appended is on the disk. Raises SystemTrouble if it may not be."""
+        try:
+            os.fsync(self._fd)
+        except OSError as problem:
+            raise system_error(self.control.path, "write a diagnostic to the disk of", problem) from problem
+
+    def _disarm(self, at: int, torn: bytes) -> None:
+        """Give a record that was cut off a state tag that nobody reads on from (a reader takes a blank for valid)."""
+        start = torn.find(b"d")
+        if start >= 0:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._fd, b"-", at + start + 1)
 
     def _record_lock(self, at: int, length: int) -> None:
         deadline = 0.0
@@ -285,10 +241,10 @@ class OpenControl:
                 return
             except OSError as problem:
                 if problem.errno not in _LOCKED_BY_ANOTHER:
-                    raise _system_error(self.control.path, "lock a record of", problem) from problem
+                    raise system_error(self.control.path, "lock a record of", problem) from problem
                 deadline = deadline or time.monotonic() + self._patience
                 if time.monotonic() + pause > deadline:
-                    raise SpoolError(self.control.path, at, "another process keeps the record lock") from problem
+                    raise SystemTrouble(self.control.path, at, "another process keeps the record lock") from problem
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
 
@@ -298,7 +254,7 @@ class OpenControl:
         except OSError:
             return  # the lock ends with the descriptor
 
-    def _replace(self, at: int, lock: bytes, mark: Mark) -> bool:
+    def _replace(self, at: int, lock: bytes, mark: StateTag) -> bool:
         if self._bytes(at, len(lock)) != lock:
             return False
         self._write(at, mark.value.ljust(len(lock)))
@@ -308,7 +264,7 @@ class OpenControl:
         try:
             data = os.pread(self._fd, length, at)
         except OSError as problem:
-            raise _system_error(self.control.path, "read", problem) from problem
+            raise system_error(self.control.path, "read", problem) from problem
         if len(data) != length:
             raise SpoolError(self.control.path, at, "the file has become shorter")
         return data
@@ -317,9 +273,9 @@ class OpenControl:
         try:
             written = os.pwrite(self._fd, data, at)
         except OSError as problem:
-            raise _system_error(self.control.path, "mark a recipient in", problem) from problem
+            raise system_error(self.control.path, "mark a recipient in", problem) from problem
         if written != len(data):
-            raise SpoolError(self.control.path, at, f"only {written} of {len(data)} bytes of a mark written")
+            raise SystemTrouble(self.control.path, at, f"only {written} of {len(data)} bytes of a mark written")
 
     def _write_or_restore(self, at: int, data: bytes, before: bytes) -> None:
         try:
@@ -330,7 +286,7 @@ class OpenControl:
             raise
 
 
-def _stretches(recipients: Sequence[Recipient]) -> Iterator[Sequence[Recipient]]:
+def _stretches(recipients: Sequence[ControlRecipient]) -> Iterator[Sequence[ControlRecipient]]:
     """``recipients`` cut into runs that ascend in the file and lie within one stretch."""
     first = 0
     for i in range(1, len(recipients)):
@@ -352,9 +308,9 @@ def _lock_bytes(pid: int) -> tuple[bytes, bytes]:
 
 def _open(path: str, mode: int) -> int:
     try:
-        return os.open(path, mode | _OPEN_FLAGS)
+        return os.open(path, mode | OPEN_FLAGS)
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
-        raise _system_error(path, "open", problem) from problem
+        raise system_error(path, "open", problem) from problem
 
 
 def _read_all(path: str, fd: int, size: int) -> bytes:
@@ -374,6 +330,9 @@ def _read_all(path: str, fd: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _system_error(path: str, doing: str, problem: OSError | ValueError) -> SpoolError:
-    reason = problem.strerror if isinstance(problem, OSError) else None
-    return SpoolError(path, None, f"cannot {doing} it: {reason or problem}")
+def system_error(path: str, doing: str, problem: OSError | ValueError) -> SpoolError:
+    """What to raise for an error of the system: SpoolError where there is no such file, else SystemTrouble."""
+    if not isinstance(problem, OSError):
+        return SpoolError(path, None, f"cannot {doing} it: {problem}")
+    kind = SpoolError if doing == "open" and problem.errno in _NO_FILE else SystemTrouble
+    return kind(path, None, f"cannot {doing} it: {problem.strerror or problem}")

@@ -21,16 +21,17 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from zsmtp import events
-from zsmtp.dns.plan import Endpoint, Family
+from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.escape import escape
 from zsmtp.records import dataclass
 
 if TYPE_CHECKING:
-    from zsmtp.zmailer.diagnostics import Report
+    from zsmtp.zmailer.diagnostics import RecipientReport
 
 Complain = Callable[[str], None]
 Clock = Callable[[], float]
 
+LOG_MODE = 0o644  # of a log that is made, less the umask
 _LINE_LIMIT = 8192  # characters; a reply line may be 64 KiB, and octets grow fourfold when escaped
 
 
@@ -146,7 +147,7 @@ class DialogueLog:
         self._number = 0
         self._clock = clock
         self._verbose = verbose
-        self._file = _AppendedFile(path, os.O_CREAT, 0o640, complain, plain=False)
+        self._file = _AppendedFile(path, os.O_CREAT, LOG_MODE, complain, plain=False)
         started = time.strftime("%a, %d %b %Y %H:%M:%S %z", time.localtime(self._start))
         self.remark(f"Start time: {started}")
 
@@ -176,7 +177,7 @@ class DialogueLog:
         """The message now at work: the number of its control file, and what logs know it by (its Message-ID)."""
         self._write("#", f"{_line_text(id)}: {_line_text(log_identity)}")
 
-    def diag(self, report: Report) -> None:
+    def diag(self, report: RecipientReport) -> None:
         """What was decided about a recipient, with all that a delivery status notification would show."""
         self._write("#", _diag_text(report))
 
@@ -190,7 +191,7 @@ class DialogueLog:
         self._number = (self._number + 1) % 10000
 
 
-def _diag_text(report: Report) -> str:
+def _diag_text(report: RecipientReport) -> str:
     recipient = report.recipient
     via = escape(report.remote.partition(" (")[0])  # "" for UNIX sockets, which have no name to be known by
     through = f" WTT='{via}'" if via else ""
@@ -207,20 +208,20 @@ class VerboseLog:
     """The log a sender asked for (``mail -v``; the control file's ``v`` record): the dialogue and the reasons.
 
     The path comes from a spool file, so only a regular file with one name is written to, never what a symbolic link,
-    a FIFO or a device would lead to; a file that is not there is made, readable to its owner. Whatever prevents
+    a FIFO or a device would lead to; a file that is not there is made, and its sender can read it. Whatever prevents
     the log is told to ``complain`` once.
     """
 
     def __init__(self, path: str | bytes, *, clock: Clock, complain: Complain) -> None:
         self._clock = clock
-        self._file = _AppendedFile(path, os.O_CREAT | os.O_NOFOLLOW, 0o600, complain, plain=True)
+        self._file = _AppendedFile(path, os.O_CREAT | os.O_NOFOLLOW, LOG_MODE, complain, plain=True)
 
     def __call__(self, event: events.Event) -> None:
         line = _plain_line(event, self._clock())
         if line is not None:
             self._file.write(line)
 
-    def diag(self, report: Report) -> None:
+    def diag(self, report: RecipientReport) -> None:
         """What was decided about a recipient."""
         self._file.write(_diag_text(report))
 
@@ -328,31 +329,32 @@ def _system_setter() -> Callable[[str], object] | None:
     return setproctitle
 
 
-class Conversion(Enum):
+class LoggedConversion(Enum):
     """How the content was changed for the server; the value is the word in syslog."""
 
     NONE = "NONE"  # sent as stored
     QP = "QP"  # to quoted-printable
     EIGHT_BIT = "8BIT"  # decoded to 8-bit
     MULTIPART_QP = "MPQP"  # parts of a multipart to quoted-printable
-    UNKNOWN = "UNKNOWN"  # nothing was sent
+    UNKNOWN = "UNKNOWN"  # it never came to that
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class LoggedAttempt:
     """The attempt a syslog line tells of: age of the message and length of the attempt are in seconds."""
 
     spool_id: str
     delay: float
     xdelay: float
-    conversion: Conversion = Conversion.NONE
+    conversion: LoggedConversion = LoggedConversion.NONE
 
 
-def syslog_line(report: Report, attempt: Attempt, *, separator: str = ", ") -> str:
-    """``SPOOLID: to=<address>, delay=HH:MM:SS, xdelay=HH:MM:SS, mailer=channel, relay=host ([ip]), stat=...``.
+def syslog_line(report: RecipientReport, attempt: LoggedAttempt, *, separator: str = ", ") -> str:
+    """``SPOOLID: to=<address>, delay=HH:MM:SS, xdelay=HH:MM:SS, mailer=channel, relay=host ([ip|port|...]), stat=...``.
 
-    ``separator`` stands between the fields: ", ", or a TAB. The text after the status is the end of the dialogue, at
-    most 400 characters of it.
+    ``separator`` stands between the fields: ", ", or a TAB. ``relay`` has the host and both ends of the connection, as
+    the remote MTA of a notification does; there is none for UNIX sockets. The text after the status is the last line of
+    the dialogue, at most 400 characters of it, 200 where there is no relay.
     """
     recipient = report.recipient
     fields = [
@@ -361,23 +363,14 @@ def syslog_line(report: Report, attempt: Attempt, *, separator: str = ", ") -> s
         f"xdelay={_clock_form(attempt.xdelay)}",
         f"mailer={_line_text(recipient.channel)[:80]}",
     ]
-    if report.peer is not None:
-        fields.append(f"relay={escape(_relay(report.peer.endpoint))[:300]}")
-    text = _line_text(report.message.replace(b"\r", b" ").strip())
-    if len(text) > 400:
-        text = "..." + text[-397:]
-    ending = "\t" if separator == "\t" else " "
-    fields.append(
-        ending.join(part for part in (f"stat={escape(report.word)}", text, f"cvt={attempt.conversion.value}") if part)
-    )
-    first = "\t" if separator == "\t" else " "
-    return f"{attempt.spool_id}:{first}{separator.join(fields)}"
-
-
-def _relay(endpoint: Endpoint) -> str:
-    if endpoint.family is Family.UNIX:
-        return f"UNIX:{endpoint.address}"
-    return f"{f'[{endpoint.host}]' if endpoint.literal else endpoint.host} ([{endpoint.address}])"
+    host, _, ends = report.remote.partition("; ")[2].partition(" (")
+    if host:
+        fields.append(f"relay={escape(host)[:200]} ([{escape(ends.removesuffix(')'))[:80]}])")
+    fields.append(f"stat={escape(report.word)}")
+    text = _line_text(report.message.rpartition(b"\r")[2].strip())[: 400 if host else 200]
+    first, before_text = ("\t", "\t") if separator == "\t" else (" ", " ")
+    ending = f"{before_text}{text}" if text else ""
+    return f"{attempt.spool_id}:{first}{separator.join(fields)}{ending} cvt={attempt.conversion.value}"
 
 
 def _clock_form(seconds: float) -> str:
@@ -413,7 +406,7 @@ class Syslog:
         self._backend = backend
         self._open = False
 
-    def report(self, report: Report, attempt: Attempt) -> None:
+    def report(self, report: RecipientReport, attempt: LoggedAttempt) -> None:
         """Tell syslog of one recipient."""
         if not self.enabled:
             return

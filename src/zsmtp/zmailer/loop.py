@@ -5,6 +5,9 @@ work as the end of the feed does. Jobs for the same host that the feed already h
 wait for their replies; each is marked, reported and answered when its own replies are in. While nothing is there to
 do, an open connection is asked every three minutes whether it still lives. A signal ends the work: what is under way
 is given up, except messages whose final reply is due.
+
+When the scheduler is gone no further job is begun, however many lines it had written; what is under way ends as it
+ends, and is marked.
 """
 
 from __future__ import annotations
@@ -22,14 +25,14 @@ from zsmtp.delivery.envelope import Delivery
 from zsmtp.errors import ConfigError, SpoolError
 from zsmtp.net.blocking import BlockingDriver, Stop
 from zsmtp.zmailer import environment, zenv
-from zsmtp.zmailer.control import Recipient
-from zsmtp.zmailer.diagnostics import Reporter
+from zsmtp.zmailer.descriptors import Descriptors
 from zsmtp.zmailer.dispatch import Dispatcher
-from zsmtp.zmailer.feed import JobFeed, ReportChannel
-from zsmtp.zmailer.jobs import Habits, Job, Surroundings, matching, other_hosts
+from zsmtp.zmailer.feed import JobFeed, Presence, ReportChannel
+from zsmtp.zmailer.jobs import ControlFileJob, JobContext, LegacyRules, matching, other_hosts
 from zsmtp.zmailer.journal import Journal
-from zsmtp.zmailer.locks import OpenControl, open_control
-from zsmtp.zmailer.options import Options
+from zsmtp.zmailer.locks import OpenControl, SystemTrouble, open_control, read_control
+from zsmtp.zmailer.options import AgentOptions
+from zsmtp.zmailer.reporter import ReportWriter
 
 EX_OK = 0
 EX_NOINPUT = 66
@@ -40,6 +43,8 @@ EX_CONFIG = 78
 YOUNG_OBJECTS = 10_000  # made since the last search for garbage cycles; hardly anything here makes any
 
 KEPT_OCTETS = 1 << 20  # the largest blocks that messages are handled in, and some more
+
+MOST_JOBS = 1000  # under way at a time; fewer as soon as descriptors turn out to be short
 
 NOOP_INTERVAL = 180.0  # seconds between two signs of life on an idle connection
 
@@ -59,19 +64,22 @@ def _settle_memory() -> None:
 class Loop:
     """The agent at work. The first ``#hungry`` was said before it is made."""
 
-    def __init__(self, options: Options, complain: Callable[[str], None]) -> None:
+    def __init__(self, options: AgentOptions, complain: Callable[[str], None]) -> None:
         self._options = options
         self._complain = complain
         self._feed = JobFeed()
         self._channel = ReportChannel()
+        self._presence = Presence(self._feed)
         self._stop = Stop()
         self._zenv = zenv.load(os.environ)
-        extended = options.ta_diagnostics or self._zenv.flag("TA_DIAGNOSTICS")
-        self._reporter = Reporter(self._channel.write, pid=os.getpid(), extended=extended, gather=True)
+        asked = options.ta_diagnostics
+        extended = self._zenv.flag("TA_DIAGNOSTICS", default=True) if asked is None else asked
+        self._reporter = ReportWriter(self._channel.write, pid=os.getpid(), extended=extended, gather=True)
         self._journal = Journal(options, self._zenv, self._debug, complain)
-        self._begun: deque[Job] = deque()  # jobs not yet answered with #hungry, in the order of their lines
+        self._begun: deque[ControlFileJob] = deque()  # jobs not yet answered with #hungry, in the order of their lines
         self._named, self._named_host = b"", options.host  # how the line before named its host, and what it meant
         self._channel_name = os.fsencode(options.channel)
+        self._most_jobs = MOST_JOBS
         self._next: bytes | None = None  # a line taken from the feed that could not ride along
 
     def _debug(self, line: bytes) -> None:
@@ -83,6 +91,7 @@ class Loop:
     def run(self) -> int:
         """Work until the feed ends or a signal comes; the exit status."""
         _settle_memory()
+        self._descriptors = Descriptors()
         for remark in self._zenv.remarks:
             self._complain(remark)
         self._heed_signals()
@@ -100,9 +109,9 @@ class Loop:
         self._driver.before_wait = self._reporter.flush
         self._driver.may_linger = self._may_linger
         self._dispatcher = Dispatcher(self._options, self._driver, self._journal, security)
-        self._surroundings = Surroundings(
+        self._surroundings = JobContext(
             self._options,
-            Habits.of(self._zenv),
+            LegacyRules.of(self._zenv),
             Targets(environment.content_target(self._options, self._zenv, self._complain)),
             self._reporter,
             self._journal,
@@ -125,16 +134,21 @@ class Loop:
         return busy and not self._reporter.full and not self._stop.requested
 
     def _work(self) -> int:
-        try:
-            while not self._reporter.stdout_closed and self._next_line_done():
-                pass
-        except OSError as error:
-            self._complain(f"the job feed broke off: {error.strerror}")
+        while not self._reporter.stdout_closed and self._next_line_done():
+            pass
+        if self._feed.broken is not None:
+            self._complain(f"the job feed broke off: {self._feed.broken.strerror}")
             return EX_TEMPFAIL
         if self._reporter.stdout_closed:
             self._complain("standard output is closed: nobody hears the reports")
             return EX_IOERR
         return EX_OK
+
+    def _abandoned(self) -> bool:
+        """Whether the scheduler is gone: no further job is begun then."""
+        if not self._presence.reports_are_read():
+            self._reporter.stdout_closed = True
+        return self._reporter.stdout_closed or self._feed.broken is not None
 
     def _heed_signals(self) -> None:
         def stop(number: int, frame: FrameType | None) -> None:
@@ -151,20 +165,23 @@ class Loop:
         line = self._next_line()
         if line is None or self._stop.requested:
             return False
-        if line != b"#idle":
-            self._journal.jobspec(line)
-        if not line.strip():
-            return False
         if line == b"#idle":
+            self._dispatcher.idle()
+            self._most_jobs = MOST_JOBS  # what was short may not be any more
             self._hungry()
             self._journal.state("#idle")
             return True
+        if line.strip() and self._abandoned():
+            return False
+        self._journal.jobspec(line)
+        if not line.strip():
+            return False
         path, host = self._parse(line)
         if host is None:
             self._reporter.comment("smtp needs defined host!")
             self._hungry()
         else:
-            self._job(path, host)
+            self._job(line, path, host)
             self._journal.state("#hungry")
         return not self._stop.requested
 
@@ -202,12 +219,12 @@ class Loop:
 
     # ------------------------------------------------------------------ jobs
 
-    def _job(self, path: bytes, host: str) -> None:
+    def _job(self, line: bytes, path: bytes, host: str) -> None:
         """Deal with one control file, and with those that can ride along."""
         self._dispatcher.choose(self._options.force_destination or host)
         self._host, self._host_name = host, os.fsencode(host)
         try:
-            self._begin(path, self._open(path))
+            self._begin(line, path, self._open(path))
             while (delivery := self._next_delivery()) is not None:
                 self._dispatcher.deliver(delivery, self._next_delivery)
             if self._options.mx_match and self._begun and not self._stop.requested:
@@ -217,28 +234,36 @@ class Loop:
                 job.give_up()
             self._answer_done()
 
-    def _begin(self, path: bytes, opened: OpenControl | None) -> None:
+    def _begin(self, line: bytes, path: bytes, opened: OpenControl | SpoolError) -> None:
         """Lock the recipients of a control file; one that could not be opened makes a job with nothing to do."""
-        job = Job(self._surroundings, opened, self._answer_done, lambda: self._resync(path))
+        self._dispatcher.begin(self._host, line)
+        control = opened if isinstance(opened, OpenControl) else None
+        job = ControlFileJob(self._surroundings, control, self._answer_done, lambda: self._resync(path))
         self._begun.append(job)
         self._reporter.logged = job.has_own_log or self._journal.hears_reports
-        if opened is not None:
+        if isinstance(opened, OpenControl):
             self._journal.begin(opened.control, self._complain)
-            self._take(job, matching(opened.control, self._channel_name, self._host_name))
+            job.take(matching(opened.control, self._channel_name, self._host_name))
+            return
+        self._complain(str(opened))
+        if isinstance(opened, SystemTrouble):
+            self._put_off(job, path, opened)
 
-    def _take(self, job: Job, wanted: list[Recipient]) -> None:
-        """Lock recipients; those that cannot be locked now are left to another job."""
-        try:
-            job.take(wanted)
-        except SpoolError as error:
-            self._complain(str(error))
-
-    def _open(self, path: bytes) -> OpenControl | None:
+    def _open(self, path: bytes) -> OpenControl | SpoolError:
         try:
             return open_control(os.fsdecode(path))
         except SpoolError as error:
-            self._complain(str(error))
-            return None
+            return error
+
+    def _put_off(self, job: ControlFileJob, path: bytes, trouble: SystemTrouble) -> None:
+        """Report whoever a job is for, if the control file can at least be read, which the system would not open."""
+        job.leave()
+        try:
+            with self._descriptors.spare():
+                control = read_control(os.fsdecode(path))
+        except SpoolError:
+            return
+        job.put_off(control.id, matching(control, self._channel_name, self._host_name), trouble)
 
     def _next_delivery(self) -> Delivery | None:
         """The next message of the jobs begun, or of another job that can ride along; None if there is none at hand."""
@@ -256,13 +281,13 @@ class Loop:
         options = self._options
         logging = bool(self._begun) and self._begun[-1].has_own_log
         alone = options.one_message or options.mx_match or logging
-        if alone or self._next is not None:
+        if alone or self._next is not None or len(self._begun) >= self._most_jobs or self._abandoned():
             return False
         if (line := self._feed.take()) is None:
             if self._feed.ended or not self._driver.is_readable(self._feed.fileno()):
                 return False
             self._feed.fill()
-            if (line := self._feed.take()) is None:
+            if self._feed.broken is not None or (line := self._feed.take()) is None:
                 return False
         path, host = self._parse(line)
         elsewhere = host != self._host and (host is None or host.lower() != self._host.lower())
@@ -270,13 +295,26 @@ class Loop:
             self._next = line
             return False
         opened = self._open(path)
-        if opened is not None and opened.control.verbose_log is not None:
-            opened.close()  # its sender's log is to hold this message's dialogue only
+        if self._must_wait(opened):
+            if isinstance(opened, OpenControl):
+                opened.close()
             self._next = line
             return False
         self._journal.jobspec(line)
-        self._begin(path, opened)
+        self._begin(line, path, opened)
         return True
+
+    def _must_wait(self, opened: OpenControl | SpoolError) -> bool:
+        """Whether a job cannot be under way beside those that are: it comes after them, and alone."""
+        if isinstance(opened, OpenControl):
+            if opened.control.verbose_log is not None:
+                return True  # its sender's log is to hold this message's dialogue only
+            short = not self._descriptors.has_room(opened.descriptor)
+        else:
+            short = isinstance(opened, SystemTrouble)
+        if short:
+            self._most_jobs = max(len(self._begun), 1)
+        return short
 
     def _answer_done(self) -> None:
         """Answer the jobs that are done, in the order of their lines."""
@@ -294,16 +332,16 @@ class Loop:
 
     # -------------------------------------------------- -e: other hosts' mail
 
-    def _wants_other_hosts(self, job: Job) -> bool:
+    def _wants_other_hosts(self, job: ControlFileJob) -> bool:
         return not job.looked_further and not self._stop.requested
 
-    def _serve_other_hosts(self, job: Job) -> None:
+    def _serve_other_hosts(self, job: ControlFileJob) -> None:
         """Take along the recipients at other hosts whose mail exchangers include the host now connected to."""
         job.looked_further = True
         if job.opened is None:
             return
         hosts = other_hosts(job.opened.control, self._channel_name, self._host_name)
         served = self._dispatcher.served_here(list(hosts))
-        self._take(job, [recipient for name in hosts if name in served for recipient in hosts[name]])
+        job.take_along([recipient for name in hosts if name in served for recipient in hosts[name]])
         while (delivery := job.next_delivery()) is not None and not self._stop.requested:
             self._dispatcher.deliver_on_link(delivery)

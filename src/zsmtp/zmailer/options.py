@@ -1,8 +1,8 @@
 """The command line of ``smtp``: single-letter options in clusters, as C's getopt(3) reads them.
 
-:func:`parse` turns the arguments into :class:`Options` and refuses with :class:`~zsmtp.errors.ConfigError` what cannot
-be honoured: an unknown option, a value that is no value, two options that contradict each other. The agent then prints
-the reason and :func:`usage` on standard error and exits 64 (``EX_USAGE`` of ``<sysexits.h>``).
+:func:`parse` turns the arguments into :class:`AgentOptions` and refuses with :class:`~zsmtp.errors.ConfigError` what
+cannot be honoured: an unknown option, a value that is no value, two options that contradict each other. The agent then
+prints the reason and :func:`usage` on standard error and exits 64 (``EX_USAGE`` of ``<sysexits.h>``).
 
 One table names every option once; the usage line, :func:`help_text` and the parser all read it. Options may stand
 before or after the host; ``--`` ends them.
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("1", "", "one message per connection"),
     ("6", "", "try IPv6 addresses first"),
-    ("7", "", "treat the server as 7-bit only; -77: also use HELO and no extension at all"),
-    ("8", "", "send 8-bit content whatever the server offers (with -77: without ESMTP)"),
+    ("7", "", "treat the server as 7-bit only (undoes -8); -77: also use HELO and no extension at all"),
+    ("8", "", "send 8-bit content whatever the server offers (undoes -7; after -77: without ESMTP)"),
     ("A", "file", "secrets for SMTP AUTH"),
     ("c", "channel", "take recipients of this channel (default: smtp)"),
     ("D", "", "only try to connect, tell the result on standard error, exit"),
@@ -38,7 +38,7 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("L", "ident", "local identity: iface:eth0, [192.0.2.1], any, any6 or a host name"),
     ("l", "file", "append the SMTP dialogue to this file"),
     ("M", "", "speak LMTP; needs -p other than 25 or -F UNIX:/path"),
-    ("O", "keywords", "ignore-ezmlm: no VERP; ta-diagnostics: more status words; trace=DIR, hash-addresses: traces"),
+    ("O", "keywords", "ignore-ezmlm: no VERP; no-ta-diagnostics: the old words; trace=DIR, hash-addresses: traces"),
     ("P", "", "do not use PIPELINING"),
     ("p", "port", "remote port, a number or a service name (default: 25)"),
     ("r", "", "connect from a port below 1024 (needs privilege)"),
@@ -59,7 +59,6 @@ _TAKES_VALUE = {letter: value != "" for letter, value, _ in _OPTIONS}
 _FLAGS: dict[str, tuple[str, bool]] = {
     "1": ("one_message", True),
     "6": ("prefer_ipv6", True),
-    "8": ("eight_bit", True),
     "D": ("connect_only", True),
     "d": ("debug", True),
     "E": ("esmtp_if_announced", True),
@@ -85,7 +84,12 @@ _TEXTS = {
     "S": "tls_conf",
 }
 
-_KEYWORDS = {"ignore-ezmlm": "ignore_ezmlm", "ta-diagnostics": "ta_diagnostics", "hash-addresses": "hash_addresses"}
+_KEYWORDS = {
+    "ignore-ezmlm": ("ignore_ezmlm", True),
+    "ta-diagnostics": ("ta_diagnostics", True),
+    "no-ta-diagnostics": ("ta_diagnostics", False),
+    "hash-addresses": ("hash_addresses", True),
+}
 
 # Submode of -T: attribute, least value in seconds.
 _TIMEOUTS = {
@@ -102,7 +106,7 @@ _LARGEST_BUFFER = 1 << 30
 _LONGEST_NAME = 255  # RFC 5321 4.5.3.1.2
 
 
-class Options:
+class AgentOptions:
     """What the command line asks for. Times are in seconds, sizes in octets; a text that was not given is None."""
 
     host: str | None = None  # the destination of job lines that name none
@@ -125,14 +129,14 @@ class Options:
     auth_file: str | None = None  # -A
     prefer_ipv6: bool = False  # -6
     seven_bit: int = 0  # 1 for -7, 2 for -77
-    eight_bit: bool = False  # -8
+    eight_bit: bool = False  # -8; of -7 and -8 the last one counts
     convert_headers: bool = True  # -H turns it off (RFC 2047)
     debug: bool = False  # -d
     verbose: int = 0  # how often -v was given
     connect_only: bool = False  # -D
     one_message: bool = False  # -1
     ignore_ezmlm: bool = False  # -O ignore-ezmlm
-    ta_diagnostics: bool = False  # -O ta-diagnostics
+    ta_diagnostics: bool | None = None  # -O ta-diagnostics, no-ta-diagnostics; None: as ZENV says
     trace: str | None = None  # -O trace=
     hash_addresses: bool = False  # -O hash-addresses
     send_buffer: int | None = None  # -w; None: the system's default
@@ -145,13 +149,13 @@ class Options:
     show_help: bool = False  # --help
 
 
-def parse(argv: list[str]) -> Options:
+def parse(argv: list[str]) -> AgentOptions:
     """The options in ``argv`` (the arguments after the program's name).
 
     ``-V``, ``--version`` and ``--help`` end the reading at once: whatever follows them is not judged.
     Raises :class:`~zsmtp.errors.ConfigError` with a reason fit for a terminal.
     """
-    options = Options()
+    options = AgentOptions()
     hosts: list[str] = []
     arguments = iter(argv)
     for argument in arguments:
@@ -173,7 +177,7 @@ def parse(argv: list[str]) -> Options:
     return options
 
 
-def _long_option(options: Options, argument: str) -> None:
+def _long_option(options: AgentOptions, argument: str) -> None:
     if argument == "--version":
         options.show_version = True
     elif argument == "--help":
@@ -182,7 +186,7 @@ def _long_option(options: Options, argument: str) -> None:
         raise ConfigError(f"unknown option {argument!r}")
 
 
-def _cluster(options: Options, letters: str, arguments: Iterator[str]) -> None:
+def _cluster(options: AgentOptions, letters: str, arguments: Iterator[str]) -> None:
     """``-8H`` is ``-8 -H``; the first letter that takes a value takes the rest, or else the next argument."""
     for position, letter in enumerate(letters, 1):
         takes_value = _TAKES_VALUE.get(letter)
@@ -196,6 +200,12 @@ def _cluster(options: Options, letters: str, arguments: Iterator[str]) -> None:
             return
         if letter == "7":
             options.seven_bit = min(options.seven_bit + 1, 2)
+            if options.eight_bit:
+                options.eight_bit = False
+        elif letter == "8":
+            options.eight_bit = True
+            if options.seven_bit == 1:
+                options.seven_bit = 0
         elif letter == "v":
             options.verbose += 1
         else:
@@ -203,7 +213,7 @@ def _cluster(options: Options, letters: str, arguments: Iterator[str]) -> None:
             setattr(options, attribute, state)
 
 
-def _set_value(options: Options, letter: str, value: str) -> None:
+def _set_value(options: AgentOptions, letter: str, value: str) -> None:
     if letter in _TEXTS:
         text = _greeting_name(value) if letter == "h" else _text(value, f"value of -{letter}")
         if letter == "c" and " " in text:
@@ -256,11 +266,11 @@ def _port(value: str) -> int:
         raise ConfigError(f"bad port {value!r}: no such service") from None
 
 
-def _set_timeouts(options: Options, value: str) -> None:
+def _set_timeouts(options: AgentOptions, value: str) -> None:
     for part in value.split(","):
-        name, equals, text = part.partition("=")
+        name, equals, text = part.lower().partition("=")
         if not equals:
-            name, text = "cmd", part
+            name, text = "cmd", name
         if name not in _TIMEOUTS:
             raise ConfigError(f"bad timeout {part!r}: the kinds are {', '.join(_TIMEOUTS)}")
         attribute, least = _TIMEOUTS[name]
@@ -290,21 +300,19 @@ def _interval(text: str) -> int | None:
     return total + int(digits or "0")
 
 
-def _set_keywords(options: Options, value: str) -> None:
+def _set_keywords(options: AgentOptions, value: str) -> None:
     for keyword in value.split(","):
         name, equals, directory = keyword.strip().partition("=")
         if name.lower() == "trace" and equals:
             options.trace = _text(directory, "directory of -O trace=")
             continue
-        attribute = _KEYWORDS.get(keyword.strip().lower())
-        if attribute is None:
+        found = _KEYWORDS.get(keyword.strip().lower())
+        if found is None:
             raise ConfigError(f"unknown keyword {keyword!r} after -O; known: {', '.join(_KEYWORDS)}, trace=DIR")
-        setattr(options, attribute, True)
+        setattr(options, *found)
 
 
-def _check_combinations(options: Options) -> None:
-    if options.seven_bit == 1 and options.eight_bit:
-        raise ConfigError("-7 and -8 contradict each other (-77 -8 is 8-bit without ESMTP)")
+def _check_combinations(options: AgentOptions) -> None:
     if options.lmtp:
         if options.seven_bit == 2:
             raise ConfigError("-M and -77 contradict each other: LMTP has no HELO")
@@ -326,10 +334,15 @@ def usage() -> str:
 
 
 def help_text() -> str:
-    """Usage and one line for each option, each line ended."""
-    lines = [usage(), ""]
-    for letter, value, meaning in _OPTIONS:
-        option = f"-{letter} {value}".rstrip()
-        lines.append(f"  {option:<12} {meaning}")
-    lines.append(f"  {'--help':<12} this text")
+    """Usage and a paragraph for each option, in lines of at most 79 characters, each line ended."""
+    import re  # both for this text only: the start of the agent does without them
+    from textwrap import fill
+
+    whole = re.sub(r"(?<=\[-.) ", "\xa0", usage())  # an option and its value stay on one line
+    lines = [fill(whole, 79, subsequent_indent=" " * 12, break_on_hyphens=False).replace("\xa0", " "), ""]
+    for option, meaning in (
+        *((f"-{letter} {value}".rstrip(), meaning) for letter, value, meaning in _OPTIONS),
+        ("--help", "this text"),
+    ):
+        lines.append(fill(meaning, 79, initial_indent=f"  {option:<12} ", subsequent_indent=" " * 15))
     return "\n".join(lines) + "\n"

@@ -12,10 +12,10 @@ from zsmtp.errors import ConfigError
 from zsmtp.net.blocking import BlockingDriver
 from zsmtp.proto.sasl import Credentials
 from zsmtp.tls.context import ClientCertificate, ContextOptions, client_context
-from zsmtp.tls.policy import Level, Policy, STSUse
+from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 from zsmtp.tls.tlsrpt import SessionResult
 from zsmtp.zmailer.authfile import AuthFile
-from zsmtp.zmailer.options import Options
+from zsmtp.zmailer.options import AgentOptions
 from zsmtp.zmailer.tlsconf import TLSConfig, load, read_sts_use
 from zsmtp.zmailer.zenv import Zenv
 
@@ -31,7 +31,7 @@ class Asked:
     policy_cache: str
 
 
-def read_security(options: Options, zenv: Zenv, complain: Callable[[str], None]) -> Asked:
+def read_security(options: AgentOptions, zenv: Zenv, complain: Callable[[str], None]) -> Asked:
     """Read the files that were named. What the file of ``-S`` leaves open is for ZENV to say.
 
     Raises OSError for a file that cannot be read, :class:`~zsmtp.errors.ConfigError` for one that cannot be used.
@@ -45,9 +45,11 @@ def read_security(options: Options, zenv: Zenv, complain: Callable[[str], None])
         mta_sts = _switch(zenv, "TLS_MTA_STS", complain)
     dane = _switch(zenv, "TLS_DANE", complain) is not STSUse.OFF
 
-    def policy_for(destination: str) -> Policy:
+    def policy_for(destination: str) -> TLSPolicy:
         if config is None:
-            return Policy(level=Level.NONE, dane=dane)  # STARTTLS only where the destination's own policy asks for it
+            return TLSPolicy(
+                level=Level.NONE, dane=dane
+            )  # STARTTLS only where the destination's own policy asks for it
         policy = config.policy_for(destination)
         return replace(policy, dane=True) if dane and config.dane is None else policy
 
@@ -103,7 +105,7 @@ def _switch(zenv: Zenv, name: str, complain: Callable[[str], None]) -> STSUse:
         return STSUse.ON
 
 
-def _read_tls(options: Options, complain: Callable[[str], None]) -> TLSConfig | None:
+def _read_tls(options: AgentOptions, complain: Callable[[str], None]) -> TLSConfig | None:
     if options.tls_conf is None:
         return None
     config = load(options.tls_conf)

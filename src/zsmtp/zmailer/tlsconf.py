@@ -19,7 +19,7 @@ from typing import Any
 
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
-from zsmtp.tls.policy import Level, Policy, STSUse
+from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 from zsmtp.zmailer.configfile import read_config_file
 from zsmtp.zmailer.tlstable import (
     PolicyTable,
@@ -54,7 +54,7 @@ class TLSConfig:
     """
 
     path: str
-    policy: Policy = Policy()  # noqa: RUF009
+    policy: TLSPolicy = TLSPolicy()  # noqa: RUF009
     cert_file: str = ""
     key_file: str = ""
     dcert_file: str = ""
@@ -78,7 +78,7 @@ class TLSConfig:
         """Whether there is any TLS at all."""
         return self.policy.level is not Level.NONE or bool(self.table.entries)
 
-    def policy_for(self, destination: str) -> Policy:
+    def policy_for(self, destination: str) -> TLSPolicy:
         """What is asked for mail to ``destination``, as job lines name it.
 
         Raises :class:`~zsmtp.errors.ConfigError` if the table's line for it is wrong: its mail is to wait.
@@ -204,7 +204,7 @@ def load(path: str) -> TLSConfig:
         why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
         others = (problem for problem in reading.problems if problem != why)
         remarks = (*reading.remarks, *others, f"{why}; there is no TLS")
-        return TLSConfig(path=path, policy=Policy(level=Level.NONE), remarks=remarks)
+        return TLSConfig(path=path, policy=TLSPolicy(level=Level.NONE), remarks=remarks)
     return config
 
 
@@ -276,7 +276,7 @@ def _config(reading: _Reading) -> TLSConfig:
     return TLSConfig(path=reading.path, policy=policy, table=reading.table, remarks=tuple(reading.remarks), **values)
 
 
-def _policy(values: dict[str, Any]) -> Policy:
+def _policy(values: dict[str, Any]) -> TLSPolicy:
     """The policy for destinations without one of their own; takes what belongs to it out of ``values``."""
     level = values.pop("level", Level.MAY)
     demand = values.pop("demand", False) or values.get("implicit", False)
@@ -287,7 +287,7 @@ def _policy(values: dict[str, Any]) -> Policy:
         dane = True
     if demand and level in (Level.NONE, Level.MAY, Level.DANE):
         level = Level.ENCRYPT  # with dane, TLSA records still count where there are any
-    policy = Policy(
+    policy = TLSPolicy(
         level=level,
         match=values.pop("match", ()),
         fingerprints=values.pop("fingerprints", ()),

@@ -17,10 +17,11 @@ import re
 from dataclasses import dataclass, field, replace
 
 from zsmtp.dns.ip import canonical_ip
-from zsmtp.dns.literal import Literal, Name, domain_problem, parse_destination, to_ascii
+from zsmtp.dns.literal import Literal, Name, domain_problem, parse_destination
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
-from zsmtp.tls.policy import Level, Policy, parse_fingerprint
+from zsmtp.idn import to_ascii
+from zsmtp.tls.policy import Level, TLSPolicy, parse_fingerprint
 
 _COMMENT = re.compile(r"(?:^|(?<=\s))[#;]")
 _MATCH_WORDS = frozenset({"hostname", "nexthop", "dot-nexthop"})
@@ -43,7 +44,7 @@ class TableEntry:
     """One line of the table: a policy, or the problem that keeps it from being one."""
 
     line: int
-    policy: Policy | None
+    policy: TLSPolicy | None
     problem: str = ""
 
 
@@ -120,10 +121,10 @@ def parse_table(data: bytes, path: str) -> tuple[PolicyTable, list[str]]:
     return table, remarks
 
 
-def _table_policy(words: list[str]) -> Policy:
+def _table_policy(words: list[str]) -> TLSPolicy:
     if not words:
         raise ConfigError("no level")
-    policy = Policy(level=read_level(words[0]))
+    policy = TLSPolicy(level=read_level(words[0]))
     for word in words[1:]:
         name, equals, value = word.partition("=")
         name = name.lower()
@@ -178,7 +179,7 @@ def read_fingerprints(value: str) -> tuple[bytes, ...]:
     return digests
 
 
-def check_policy(policy: Policy) -> None:
+def check_policy(policy: TLSPolicy) -> None:
     """Raise ConfigError if the parts of a policy do not go together."""
     if policy.level is Level.FINGERPRINT and not policy.fingerprints:
         raise ConfigError("level fingerprint without a fingerprint")

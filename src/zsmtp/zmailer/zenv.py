@@ -172,14 +172,14 @@ def _assignment(line: str, values: Mapping[str, str]) -> tuple[str, str] | None:
         return None  # a shell makes variables known to its children here, which there are none of
     if not equals or not _is_name(name):
         raise _BadLine("not NAME=value")
-    return name, _Word(rest, values).read()
+    return name, _ShellWord(rest, values).read()
 
 
 def _is_name(text: str) -> bool:
     return text.isascii() and text.replace("_", "a").isalnum() and not text[0].isdigit()
 
 
-class _Word:
+class _ShellWord:
     """One shell word: reads ``rest`` up to an unquoted blank and sees that nothing but a comment follows."""
 
     def __init__(self, rest: str, values: Mapping[str, str]) -> None:

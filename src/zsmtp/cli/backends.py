@@ -1,0 +1,152 @@
+"""Whose delivery is explained: the client's (``zsmtp send``, the library) or the transport agent's.
+
+Both are led by the same values, made of different configurations: a :class:`Backend` holds them for one destination.
+What they are made by is what the client and the agent themselves use, so that the explanation is of what these would
+do.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from zsmtp.cli.failure import CommandFailed, reading
+from zsmtp.cli.sysexits import Exit
+from zsmtp.client.config import Config
+from zsmtp.client.destinations import Destinations
+from zsmtp.delivery.settings import SessionSettings
+from zsmtp.dns.destination import DestinationRequest
+from zsmtp.errors import ConfigError
+from zsmtp.escape import escape
+from zsmtp.events import Observer, ignore
+from zsmtp.net.blocking import BlockingDriver, Stop
+from zsmtp.net.identity import LocalIdentity, parse_identity
+
+if TYPE_CHECKING:
+    from zsmtp.net.stspolicies import PolicyKeeper
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where mail goes and how. ``via`` names the relay that takes it, "" if none does; ``driver`` makes a driver."""
+
+    request: DestinationRequest
+    settings: SessionSettings
+    via: str
+    driver: Callable[[Observer], BlockingDriver]
+
+
+class Backends(Protocol):
+    """The ways to all destinations, under one configuration.
+
+    ``identity`` is the local address to connect from, None for any; ``stop`` ends what any of the drivers does.
+    """
+
+    identity: LocalIdentity | None
+    stop: Stop
+
+    def to(self, destination: str) -> Backend:
+        """The way to a domain, a literal, or whatever else the configuration takes for a destination."""
+
+    def close(self) -> None:
+        """Let go of what is remembered of destinations."""
+
+
+class ClientBackends:
+    """Those of the client."""
+
+    def __init__(self, config: Config) -> None:
+        self.identity = parse_identity(config.local_address) if config.local_address else None
+        self.stop = Stop()
+        self._destinations = Destinations(config)
+        self._policies = self._destinations.policies()
+
+    def to(self, destination: str) -> Backend:
+        """The way to a domain or a literal."""
+        where = self._destinations.of(f"x@{destination}".encode("utf-8", "replace"))
+        relay = where.relay
+        resolver = self._destinations.resolver if relay is None else self._destinations.relay_resolver
+
+        def driver(observer: Observer) -> BlockingDriver:
+            made = BlockingDriver(resolver, self.stop, identity=self.identity, observer=observer)
+            made.policies = self._policies
+            return made
+
+        via = "" if relay is None else f"{relay}{', LMTP' if relay.lmtp else ''}"
+        return Backend(where.request, quiet(self._destinations.settings_for(relay)), via, driver)
+
+    def close(self) -> None:
+        """Let go of what is remembered of destinations."""
+        if self._policies is not None:
+            self._policies.close()
+
+
+class AgentBackends:
+    """Those of the agent, by the flags it is started with and the ZENV file."""
+
+    def __init__(self, flags: str) -> None:
+        """Raises CommandFailed and ConfigError for what cannot be used."""
+        from zsmtp.zmailer import environment, zenv
+        from zsmtp.zmailer.options import parse
+
+        try:
+            words = shlex.split(flags)
+        except ValueError as error:
+            raise CommandFailed(Exit.USAGE, f"--agent: {error}") from error
+        if words and not words[0].startswith("-"):  # the command of scheduler.conf begins with the program
+            del words[0]
+        try:
+            self._options = parse(words)
+        except ConfigError as error:
+            raise CommandFailed(Exit.USAGE, f"--agent: {escape(str(error))}") from error
+        self._zenv = zenv.load(os.environ)
+        self.stop = Stop()
+        self._policies: PolicyKeeper | None = None
+        for remark in self._zenv.remarks:
+            _complain(remark)
+        text = self._options.local_identity or self._zenv.get("BINDADDR")
+        self.identity = parse_identity(text) if text else None
+        first = self._driver(ignore)
+        with reading("the files of -S and -A"):
+            security = environment.security(self._options, self._zenv, first, _complain)
+        self._policies = first.policies
+        self._settings = quiet(environment.session_settings(self._options, security))
+
+    def to(self, destination: str) -> Backend:
+        """The way to the host of a job line."""
+        from zsmtp.zmailer import environment
+
+        destination = self._options.force_destination or destination
+        request = environment.destination_request(self._options, destination)
+        return Backend(request, self._settings, self._options.force_destination or "", self._driver)
+
+    def close(self) -> None:
+        """Let go of what is remembered of destinations."""
+        if self._policies is not None:
+            self._policies.close()
+
+    def _driver(self, observer: Observer) -> BlockingDriver:
+        from zsmtp.zmailer import environment
+
+        made = environment.driver(self._options, self._zenv, self.stop, observer, _complain)
+        made.policies = self._policies
+        return made
+
+
+def quiet(settings: SessionSettings) -> SessionSettings:
+    """The same without warnings: what there is to warn of stands in the plan."""
+    if settings.security is None:
+        return settings
+    return replace(settings, security=replace(settings.security, warn=_say_nothing))
+
+
+def _say_nothing(text: str) -> None:
+    """Hears warnings that are told elsewhere."""
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"zsmtp explain: {escape(text)}\n")

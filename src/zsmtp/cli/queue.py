@@ -1,0 +1,309 @@
+"""``zsmtp queue``: what is in the queue, why it is there, and what operators do to it.
+
+Each verb is a coroutine that is given an open store and its options; ``queuereading`` has those that only read,
+``queuechanging`` those that change something. All verbs have one filter language (``queuefilter``) and ``--json``.
+:func:`execute` runs a verb on any store, :func:`run` on the queue that ``--queue`` names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+from zsmtp.cli.arguments import Parser, command_parser
+from zsmtp.cli.failure import CommandFailed, reading
+from zsmtp.cli.queuefilter import add_options, lasting
+from zsmtp.cli.sysexits import Exit
+from zsmtp.cli.terminal import look_of
+from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.escape import escape
+from zsmtp.queue.filter import FIELDS_OF_ENDS
+from zsmtp.queue.location import DEFAULT, VARIABLE
+from zsmtp.queue.operators import GROUPS
+from zsmtp.text.look import Look
+
+if TYPE_CHECKING:
+    from zsmtp.queue.config import QueueConfig
+    from zsmtp.queue.store import QueueStore
+
+_EPILOG = """\
+exit status: 0; 1 nothing that matches is there, or check has findings; 64 wrong usage, 65 the file is not a queue,
+66 or 77 it cannot be read, 75 the queue cannot be read or written now, 78 --queue names none. zsmtp-queue(1) describes
+everything."""
+
+
+class VerbContext(NamedTuple):
+    """What a verb works with."""
+
+    store: QueueStore
+    options: argparse.Namespace
+    clock: Callable[[], float]
+    """Seconds since 1970."""
+    look: Look
+    """How standard output is written to."""
+    config: QueueConfig | None = None
+    """How the queue works; None if that is not known."""
+
+    @property
+    def json(self) -> bool:
+        """Whether JSON is wanted."""
+        return bool(self.options.json)
+
+    def write(self, text: str) -> None:
+        """Write a line, or several."""
+        sys.stdout.write(f"{text}\n")
+
+    def note(self, text: str) -> None:
+        """Write a line for people to standard error."""
+        sys.stderr.write(f"zsmtp queue {self.options.verb}: {escape(text)}\n")
+
+
+VerbFunction = Callable[[VerbContext], Awaitable[int]]
+
+
+class QueueVerb(NamedTuple):
+    """A verb: what it does in one line, the module and the function that do it, and its own options."""
+
+    summary: str
+    module: str
+    function: str
+    add: Callable[[Parser], None]
+
+
+def _limited(number: int | None) -> Callable[[Parser], None]:
+    def add(parser: Parser) -> None:
+        add_options(parser)
+        _limit(parser, number)
+
+    return add
+
+
+def _limit(parser: Parser, number: int | None) -> None:
+    default = "all" if number is None else str(number)
+    parser.add_argument("--limit", type=_count, default=number, help=f"show so many at most (default: {default})")
+
+
+def _counts(parser: Parser) -> None:
+    add_options(parser)
+    _limit(parser, 20)
+    parser.add_argument("--by", choices=GROUPS[1:], default="", help="count by this, the largest first")
+
+
+def _shapes(parser: Parser) -> None:
+    add_options(parser)
+    _limit(parser, 20)
+
+
+def _ends(parser: Parser) -> None:
+    add_options(parser, FIELDS_OF_ENDS)
+    _limit(parser, 50)
+
+
+def _changes(parser: Parser) -> None:
+    add_options(parser)
+    parser.add_argument("--all", action="store_true", help="all recipients: without it a filter is needed")
+    parser.add_argument("--dry-run", action="store_true", help="say how many recipients it is about; change nothing")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--because", metavar="TEXT", default="", help="why; it is recorded with who did it")
+
+
+def _ruling(parser: Parser) -> None:
+    _changes(parser)
+    parser.add_argument("--standing", action="store_true", help="what comes later, too: add a rule")
+    _lasting(parser)
+
+
+def _lasting(parser: Parser) -> None:
+    end = parser.add_mutually_exclusive_group()
+    end.add_argument("--for", metavar="DURATION", dest="lasting", type=lasting, help="end the rule after this time: 2h")
+    end.add_argument("--until", metavar="TIME", help="end the rule then: 14:30, 2026-11-30, '2026-11-30 08:00', +2h")
+
+
+def _suspends(parser: Parser) -> None:
+    _changes(parser)
+    _lasting(parser)
+
+
+def _resumes(parser: Parser) -> None:
+    _changes(parser)
+    parser.add_argument("--number", type=_count, metavar="RULE", help="the suspension that is this rule")
+
+
+def _fails(parser: Parser) -> None:
+    _ruling(parser)
+    parser.add_argument("--text", default="", help="what the notice says to the sender")
+
+
+def _moves(parser: Parser) -> None:
+    parser.add_argument("key", metavar="KEY", help="a domain, or relay:NAME")
+    _ruling(parser)
+
+
+def _schedules(parser: Parser) -> None:
+    parser.add_argument("at", metavar="TIME", help="14:30, 2026-11-30, '2026-11-30 08:00', +2h")
+    _changes(parser)
+
+
+def _ranks(parser: Parser) -> None:
+    parser.add_argument("rank", metavar="PRIORITY", type=_priority, help="-9 (last) to 9 (first)")
+    _changes(parser)
+
+
+def _rules(parser: Parser) -> None:
+    parser.add_argument("--delete", type=_count, metavar="RULE", help="delete this rule, and release what it holds")
+    parser.add_argument("--dry-run", action="store_true", help="with --delete: show the rule, and keep it")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--because", metavar="TEXT", default="", help="why; it is recorded with who did it")
+
+
+def _watches(parser: Parser) -> None:
+    parser.add_argument("--interval", type=lasting, default=2.0, metavar="DURATION", help="between two looks (2s)")
+    _limit(parser, 15)
+
+
+def _nothing(parser: Parser) -> None:
+    del parser
+
+
+def _body(parser: Parser) -> None:
+    parser.add_argument("message", metavar="ID", help="the message")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text[:10]) > 0 and len(text) <= 9):
+        raise argparse.ArgumentTypeError(f"not a number from 1 to 999999999: {escape(text[:80])}")
+    return int(text)
+
+
+def _priority(text: str) -> int:
+    if not (text.removeprefix("-").isdecimal() and text.isascii() and len(text) <= 2 and -9 <= int(text) <= 9):
+        raise argparse.ArgumentTypeError(f"not a priority from -9 to 9: {escape(text[:80])}")
+    return int(text)
+
+
+_READING, _CHANGING = "zsmtp.cli.queuereading", "zsmtp.cli.queuechanging"
+_IMPORT = "import"
+_ANYWHERE = ("--queue", "--config")  # options that may stand before the verb
+VERBS: dict[str, QueueVerb] = {
+    "why": QueueVerb("say why recipients are still here", _READING, "why", _limited(10)),
+    "list": QueueVerb("list recipients", _READING, "list_recipients", _limited(None)),
+    "count": QueueVerb("count recipients", _READING, "count", _counts),
+    "shape": QueueVerb("show sites by the age of their mail", _READING, "shape", _shapes),
+    "show": QueueVerb("show messages with their recipients", _READING, "show", _limited(10)),
+    "ends": QueueVerb("list recipients that have their end", _READING, "list_ends", _ends),
+    "attempts": QueueVerb("show the history of messages", _READING, "attempts", _limited(10)),
+    "body": QueueVerb("write the content of a message to standard output", _READING, "body", _body),
+    "top": QueueVerb("watch the queue", _READING, "top", _watches),
+    "check": QueueVerb("look for what must not be in a queue", _READING, "check", _nothing),
+    "now": QueueVerb("have recipients tried now", _CHANGING, "now", _changes),
+    "at": QueueVerb("have recipients tried at a time", _CHANGING, "at", _schedules),
+    "priority": QueueVerb("give recipients another priority", _CHANGING, "priority", _ranks),
+    "hold": QueueVerb("hold recipients until they are released", _CHANGING, "hold", _ruling),
+    "release": QueueVerb("release recipients that are held", _CHANGING, "release", _changes),
+    "suspend": QueueVerb("leave mail of a kind alone, also what comes later", _CHANGING, "suspend", _suspends),
+    "resume": QueueVerb("end suspensions", _CHANGING, "resume", _resumes),
+    "reroute": QueueVerb("send recipients elsewhere", _CHANGING, "reroute", _moves),
+    "fail": QueueVerb("give recipients up and notify their senders", _CHANGING, "fail", _fails),
+    "drop": QueueVerb("remove recipients without a notice", _CHANGING, "drop", _ruling),
+    "rules": QueueVerb("list the standing rules, or delete one", _CHANGING, "rules", _rules),
+}
+"""The verbs: those that only read first. ``import`` is a command of its own (``queueimport``)."""
+
+
+def verb_parser(name: str) -> Parser:
+    """The command line of a verb."""
+    verb = VERBS[name]
+    parser = command_parser(f"queue {name}", f"{verb.summary[0].upper()}{verb.summary[1:]}.", epilog=_EPILOG)
+    where = f"a SQLite file or sqlite:///path; default: ${VARIABLE}, else {DEFAULT}"
+    parser.add_argument("--queue", metavar="URL", help=where)
+    parser.add_argument(
+        "--config", metavar="FILE", help="the configuration of zsmtp serve: it names the queue, and the retry schedule"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    verb.add(parser)
+    parser.set_defaults(verb=name)
+    return parser
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    arguments = _verb_first(arguments)
+    if arguments[:1] == [_IMPORT]:
+        status: int = import_module("zsmtp.cli.queueimport").run(arguments[1:])
+        return status
+    if not arguments or arguments[0] not in VERBS:
+        _parse(arguments)
+        return Exit.OK
+    options = verb_parser(arguments[0]).parse_intermixed_args(arguments[1:])
+    return asyncio.run(_run(options))
+
+
+def _verb_first(arguments: list[str]) -> list[str]:
+    """``--queue URL`` and ``--config FILE`` may stand before the verb, too."""
+    count = 0
+    while arguments[count : count + 1] and (option := arguments[count].partition("=")) and option[0] in _ANYWHERE:
+        count += 1 if option[1] else 2
+    if not count or len(arguments) <= count:
+        return arguments
+    return [arguments[count], *arguments[:count], *arguments[count + 1 :]]
+
+
+def _parse(arguments: Sequence[str]) -> None:
+    """``--help``, and whatever is no verb: ends the program."""
+    parser = Parser(
+        prog="zsmtp queue",
+        description="See what is in the queue, why it is there, and change it.",
+        epilog=f"zsmtp queue VERB --help shows its options. {_EPILOG}",
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(title="verbs", dest="VERB", metavar="VERB", required=True)
+    for name, verb in VERBS.items():
+        verbs.add_parser(name, help=verb.summary, add_help=False)
+    verbs.add_parser(_IMPORT, help="queue messages that lie in files of other programs", add_help=False)
+    parser.parse_args(arguments)
+
+
+async def _run(options: argparse.Namespace) -> int:
+    from zsmtp.cli.queuestore import open_store
+
+    url, config = options.queue, None
+    if options.config is not None:
+        from zsmtp.server.serviceconfig import read_service  # what it imports costs only those who use it
+
+        with reading(options.config):
+            service = read_service(options.config, usual=os.environ.get(VARIABLE, ""))
+        url, config = url or service.path, service.queue
+    with _failures():
+        async with open_store(url) as store:
+            return await execute(store, options, time.time, config)
+
+
+async def execute(
+    store: QueueStore, options: argparse.Namespace, clock: Callable[[], float], config: QueueConfig | None = None
+) -> int:
+    """Run a verb on a store; the exit status. Raises CommandFailed for whatever keeps it from being done.
+
+    ``config`` is how the queue works, None if that is not known.
+    """
+    verb = VERBS[options.verb]
+    function: VerbFunction = getattr(import_module(verb.module), verb.function)
+    with _failures():
+        return await function(VerbContext(store, options, clock, look_of(sys.stdout, options.color), config))
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turn the errors of a queue into failures of the command."""
+    try:
+        yield
+    except QueueUnavailable as error:
+        raise CommandFailed(Exit.TEMPORARY, escape(str(error))) from error
+    except QueueError as error:
+        raise CommandFailed(Exit.USAGE, escape(str(error))) from error

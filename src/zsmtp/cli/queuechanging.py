@@ -1,0 +1,391 @@
+"""The verbs of ``zsmtp queue`` that change something:
+``now at priority hold release suspend resume reroute fail drop rules``.
+
+Each says first how many recipients it is about, and asks on a terminal; elsewhere it needs ``--yes``. The store changes
+them in pieces, so that delivery goes on meanwhile. Who did it, and why, is kept with rules and ends, and every change
+is a line in the system's log (facility ``mail``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import pwd
+import sys
+import syslog
+from collections.abc import Callable
+from typing import NamedTuple
+
+from zsmtp.cli import queuejson, queuetext
+from zsmtp.cli.failure import CommandFailed
+from zsmtp.cli.queue import VerbContext
+from zsmtp.cli.queuefilter import FIELDS_OF_RECIPIENTS, FIELDS_OF_RULES, filter_of, moment
+from zsmtp.cli.sysexits import Exit
+from zsmtp.cli.terminal import is_terminal
+from zsmtp.dns.literal import domain_problem
+from zsmtp.escape import escape
+from zsmtp.idn import to_ascii
+from zsmtp.queue.filter import Field, Filter, Operator, Term
+from zsmtp.queue.limits import BY_COMMAND
+from zsmtp.queue.operators import Change, Rule
+from zsmtp.queue.states import MAX_REASON, State
+
+REFUSED = "refused by the operator of this system"
+"""What a notice says of a failure without a text."""
+_HELD_BY_RULES = (
+    Term(Field.RULE, Operator.MORE, (0.0,)),
+    Term(Field.RULE, Operator.LESS, (float(BY_COMMAND),)),
+)
+_SHOWN = 10  # recipients that --dry-run shows
+_RELAY = "relay:"
+
+
+class PlannedChange(NamedTuple):
+    """A change as it is to be made: the verb in the past tense, which recipients, what becomes of them.
+
+    ``rule`` is added first, if there is one; ``change`` is made of its number (0 if there is none), None: the rule does
+    it all.
+    """
+
+    done: str
+    wanted: Filter
+    change: Callable[[int], Change] | None
+    rule: Rule | None = None
+    hint: str = ""
+    """What to say when nothing matches."""
+
+
+async def now(context: VerbContext) -> int:
+    """``now``: tried at once."""
+    at = context.clock()
+    return await _carry_out(context, PlannedChange("to be tried now", _wanted(context), lambda _: Change(due=at)))
+
+
+async def at(context: VerbContext) -> int:
+    """``at TIME``: tried then."""
+    due = _moment(context, context.options.at)
+    done = f"to be tried at {queuetext.time_text(due)}"
+    return await _carry_out(context, PlannedChange(done, _wanted(context), lambda _: Change(due=due)))
+
+
+async def priority(context: VerbContext) -> int:
+    """``priority N``: another rank."""
+    rank = -context.options.rank
+    return await _carry_out(
+        context, PlannedChange(f"of priority {-rank}", _wanted(context), lambda _: Change(rank=rank))
+    )
+
+
+async def hold(context: VerbContext) -> int:
+    """``hold``: kept back until released, or until the rule ends."""
+    wanted = _wanted(context)
+    rule = _rule(context, wanted, "hold")
+    free = Filter((*wanted.terms, Term(Field.STATE, Operator.UNEQUAL, (State.HELD,))))
+    return await _carry_out(
+        context, PlannedChange("held", free, lambda number: Change(hold=number or BY_COMMAND), rule)
+    )
+
+
+async def release(context: VerbContext) -> int:
+    """``release``: not held any more."""
+    wanted = _wanted(context)
+    held = Filter((*wanted.terms, Term(Field.STATE, Operator.EQUAL, (State.HELD,))))
+    by_rules = (await context.store.count(Filter((*held.terms, *_HELD_BY_RULES))))[""]
+    status = await _carry_out(
+        context, PlannedChange("released", held, lambda _: Change(hold=0), hint="nothing that matches is held")
+    )
+    if by_rules and not (status or context.options.dry_run):
+        held_by = f"{queuetext.plural(by_rules, 'recipient')} held by a rule"
+        context.note(f"{held_by}: as long as it stands it holds them again (zsmtp queue rules --delete)")
+    return status
+
+
+async def suspend(context: VerbContext) -> int:
+    """``suspend``: left where it is until the rule ends, what comes later, too."""
+    wanted = _wanted(context, FIELDS_OF_RULES)
+    context.options.standing = True
+    return await _carry_out(context, PlannedChange("suspended", wanted, None, _rule(context, wanted, "suspend")))
+
+
+async def reroute(context: VerbContext) -> int:
+    """``reroute KEY``: to another destination."""
+    key = _key(context.options.key)
+    wanted = _wanted(context)
+    rule = _rule(context, wanted, "reroute", key)
+    return await _carry_out(context, PlannedChange(f"rerouted to {key}", wanted, lambda _: Change(key=key), rule))
+
+
+async def fail(context: VerbContext) -> int:
+    """``fail``: an end with a notice."""
+    text = _sentence(context.options.text, "--text") or REFUSED
+    wanted = _wanted(context)
+    change = Change(end="failed", status="5.7.1", reason=text, by=_by(context), notify=True)
+    return await _carry_out(
+        context, PlannedChange("failed", wanted, lambda _: change, _rule(context, wanted, "fail", text))
+    )
+
+
+async def drop(context: VerbContext) -> int:
+    """``drop``: an end without a notice."""
+    wanted = _wanted(context)
+    change = Change(end="dropped", reason=_why(context) or "dropped by an operator", by=_login())
+    return await _carry_out(context, PlannedChange("dropped", wanted, lambda _: change, _rule(context, wanted, "drop")))
+
+
+# ----------------------------------------------------------------------- rules
+
+
+async def rules(context: VerbContext) -> int:
+    """``rules``: list them, or delete one."""
+    standing = await context.store.rules()
+    number = context.options.delete
+    if number is not None:
+        return await _delete(context, [rule for rule in standing if rule.number == number])
+    if context.json:
+        sys.stdout.write(
+            queuejson.json_document("rules", {"rules": [queuejson.rule_document(one) for one in standing]})
+        )
+        return Exit.OK
+    for rule in standing:
+        context.write("\n".join(queuetext.rule_lines(rule, context.clock(), context.look)))
+    if not standing:
+        context.note("there are no rules")
+    return Exit.OK
+
+
+async def resume(context: VerbContext) -> int:
+    """``resume``: delete suspensions: one by its number, those of a filter, or all."""
+    options = context.options
+    suspensions = [rule for rule in await context.store.rules() if rule.action == "suspend"]
+    if options.number is not None:
+        return await _delete(context, [rule for rule in suspensions if rule.number == options.number])
+    wanted = _wanted(context, FIELDS_OF_RULES)
+    if not wanted.everything:
+        suspensions = [rule for rule in suspensions if rule.filter == str(wanted)]
+    return await _delete(context, suspensions)
+
+
+async def _delete(context: VerbContext, found: list[Rule]) -> int:
+    options = context.options
+    if not found:
+        context.note("there is no such rule; zsmtp queue rules lists them all")
+        if context.json:
+            sys.stdout.write(queuejson.json_document(options.verb, {"deleted": [], "dry_run": options.dry_run}))
+        return Exit.NEGATIVE
+    if not context.json:
+        for rule in found:
+            context.write("\n".join(queuetext.rule_lines(rule, context.clock(), context.look)))
+    if not options.dry_run:
+        await _confirm(context, f"delete {queuetext.plural(len(found), 'rule')}")
+    deleted = []
+    for rule in [] if options.dry_run else found:
+        if await context.store.delete_rule(rule.number):
+            deleted.append(rule)
+            _log(context, f"deleted rule {rule.number} ({rule.action} {rule.filter or 'everything'})")
+    if context.json:
+        numbers = [rule.number for rule in (found if options.dry_run else deleted)]
+        sys.stdout.write(queuejson.json_document(options.verb, {"deleted": numbers, "dry_run": options.dry_run}))
+    else:
+        ending = "would be deleted" if options.dry_run else "deleted"
+        context.write(f"{queuetext.plural(len(found if options.dry_run else deleted), 'rule')} {ending}")
+    return Exit.OK
+
+
+def _rule(context: VerbContext, wanted: Filter, action: str, argument: str = "") -> Rule | None:
+    """The rule that makes a change stand, None if it is for what is there only."""
+    options = context.options
+    until = None
+    if options.lasting is not None:
+        until = context.clock() + options.lasting
+    elif options.until is not None:
+        until = _moment(context, options.until)
+    if until is None and not options.standing:
+        return None
+    filter_of(options, FIELDS_OF_RULES)
+    return Rule(action=action, filter=str(wanted), argument=argument, until=until, by=_login(), reason=_why(context))
+
+
+# -------------------------------------------------------------------- changing
+
+
+async def _carry_out(context: VerbContext, plan: PlannedChange) -> int:
+    store, options = context.store, context.options
+    matching = (await store.count(plan.wanted))[""]
+    if not matching and plan.rule is None:
+        context.note(plan.hint or "no recipient matches")
+        _report(context, plan, matching, 0, None)
+        return Exit.NEGATIVE
+    if options.dry_run:
+        await _rehearse(context, plan, matching)
+        return Exit.OK
+    await _confirm(context, f"{queuetext.plural(matching, 'recipient')} {plan.done}{_later(plan)}")
+    rule = None if plan.rule is None else await store.add_rule(plan.rule)
+    if rule is not None:
+        _log(context, f"added rule {rule.number} ({rule.action} {rule.filter or 'everything'})")
+    changed = 0
+    try:
+        if plan.change is not None and matching:
+            async for number in store.change(plan.wanted, plan.change(rule.number if rule is not None else 0)):
+                changed += number
+                _progress(changed, matching)
+    finally:
+        if plan.change is not None and (changed or rule is None):
+            _log(context, f"{queuetext.plural(changed, 'recipient')} {plan.done} ({plan.wanted or 'everything'})")
+        if changed < matching and isinstance(sys.exc_info()[1], asyncio.CancelledError):
+            context.note(f"interrupted: {queuetext.plural(changed, 'recipient')} {plan.done}")
+    _report(context, plan, matching, changed, rule)
+    return Exit.OK
+
+
+def _later(plan: PlannedChange) -> str:
+    if plan.rule is None:
+        return ""
+    until = "" if plan.rule.until is None else f" until {queuetext.time_text(plan.rule.until)}"
+    return f", and what comes later{until}"
+
+
+def _report(context: VerbContext, plan: PlannedChange, matching: int, changed: int, rule: Rule | None) -> None:
+    if context.json:
+        document = {
+            "matching": matching,
+            "changed": changed,
+            "dry_run": False,
+            "filter": str(plan.wanted),
+            "rule": None if rule is None else queuejson.rule_document(rule),
+        }
+        sys.stdout.write(queuejson.json_document(context.options.verb, document))
+        return
+    if not matching and rule is None:
+        return
+    if plan.change is None:
+        context.write(f"{queuetext.plural(matching, 'recipient')} {plan.done}{_later(plan)}")
+    else:
+        context.write(f"{queuetext.plural(changed, 'recipient')} {plan.done}")
+        if changed < matching:
+            left = queuetext.plural(matching - changed, "recipient")
+            context.note(f"{left} left as it is: being delivered, or not there any more")
+    if rule is not None and plan.change is None:
+        context.write(f"zsmtp queue resume --number {rule.number} ends it")
+    elif rule is not None:
+        context.write(f"rule {rule.number} is for what comes later; zsmtp queue rules --delete {rule.number} ends it")
+
+
+async def _rehearse(context: VerbContext, plan: PlannedChange, matching: int) -> None:
+    if context.json:
+        document = {
+            "matching": matching,
+            "changed": 0,
+            "dry_run": True,
+            "filter": str(plan.wanted),
+            "rule": None if plan.rule is None else queuejson.rule_document(plan.rule),
+        }
+        sys.stdout.write(queuejson.json_document(context.options.verb, document))
+        return
+    context.write(f"{queuetext.plural(matching, 'recipient')} would be {plan.done}{_later(plan)}")
+    at = context.clock()
+    async for row in context.store.select(plan.wanted, limit=_SHOWN):
+        context.write(queuetext.list_line(row, context.store.shard, at, context.look))
+    if matching > _SHOWN:
+        context.write(f"({matching - _SHOWN:,} more)")
+
+
+def _progress(changed: int, matching: int) -> None:
+    if is_terminal(sys.stderr) and matching > 1000:
+        sys.stderr.write(f"\r{changed:,} of {matching:,}" + ("\n" if changed >= matching else ""))
+        sys.stderr.flush()
+
+
+async def _confirm(context: VerbContext, what: str) -> None:
+    """Ask whether to go on; raises CommandFailed if that cannot be asked, or the answer is not yes."""
+    if context.options.yes:
+        return
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        raise CommandFailed(Exit.USAGE, f"{what}: there is no terminal to ask on; --yes says that it is meant")
+    sys.stderr.write(f"{escape(what)}? [y/N] ")
+    sys.stderr.flush()
+    if (await read_answer()).strip().lower() not in ("y", "yes"):
+        raise CommandFailed(Exit.NEGATIVE, "nothing was changed")
+
+
+async def read_answer() -> str:
+    """A line of the terminal; waiting for it can be interrupted."""
+    loop = asyncio.get_running_loop()
+    descriptor = sys.stdin.fileno()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
+    return sys.stdin.readline()
+
+
+# ----------------------------------------------------------------- command line
+
+
+def _wanted(context: VerbContext, fields: frozenset[Field] = FIELDS_OF_RECIPIENTS) -> Filter:
+    """The filter of a change, which is empty only with ``--all``."""
+    wanted = filter_of(context.options, fields)
+    if wanted.everything and not context.options.all:
+        raise CommandFailed(Exit.USAGE, "which recipients? Name some by a filter, or say --all")
+    if context.options.all and not wanted.everything:
+        raise CommandFailed(Exit.USAGE, "--all does not go with a filter")
+    return wanted
+
+
+def _moment(context: VerbContext, text: str) -> float:
+    at = context.clock()
+    try:
+        found = moment(text, at)
+    except argparse.ArgumentTypeError as error:
+        raise CommandFailed(Exit.USAGE, str(error)) from error
+    if found <= at:
+        raise CommandFailed(Exit.USAGE, f"{escape(text)}: that time is over")
+    return found
+
+
+def _key(text: str) -> str:
+    """A queue key: a domain in A-labels and lower case, or a relay."""
+    if text.startswith(_RELAY) and len(text) > len(_RELAY) and text.isprintable() and " " not in text:
+        return text
+    name = to_ascii(text)
+    if name is None or domain_problem(name) is not None:
+        raise CommandFailed(Exit.USAGE, f"{escape(text[:80])} is no domain, and not relay:NAME")
+    return name.lower()
+
+
+def _sentence(text: str, option: str) -> str:
+    if len(text) > MAX_REASON // 2 or not text.isprintable():
+        raise CommandFailed(Exit.USAGE, f"{option}: at most {MAX_REASON // 2} characters on one line are wanted")
+    return text
+
+
+def _why(context: VerbContext) -> str:
+    return _sentence(context.options.because, "--because")
+
+
+def _login() -> str:
+    """Who runs this, as it is recorded: ``ann (uid 1000)``."""
+    uid = os.getuid()
+    try:
+        name = os.getlogin()
+    except OSError:  # no terminal
+        try:
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            return f"uid {uid}"
+    return f"{name} (uid {uid})"
+
+
+def _by(context: VerbContext) -> str:
+    why = _why(context)
+    return f"{_login()}: {why}" if why else _login()
+
+
+def _log(context: VerbContext, what: str) -> None:
+    """A line in the system's log: who did what, and why."""
+    why = _why(context)
+    record = f"queue {context.options.verb}: {what}, by {_login()}" + (f": {why}" if why else "")
+    syslog.openlog("zsmtp", syslog.LOG_PID, syslog.LOG_MAIL)
+    syslog.syslog(syslog.LOG_NOTICE, escape(record))

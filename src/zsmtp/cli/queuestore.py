@@ -1,0 +1,71 @@
+"""How the queue that ``zsmtp queue`` is about is opened: never made, and never something else than a queue.
+
+What names it is read by ``zsmtp.queue.location``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+from zsmtp.cli.failure import CommandFailed, reading
+from zsmtp.cli.sysexits import Exit
+from zsmtp.escape import escape
+from zsmtp.queue.location import locate, making, usual_location
+from zsmtp.queue.sqlite.connect import code_of, connect, unavailable, words_readable
+from zsmtp.queue.sqlite.store import SQLiteStore
+from zsmtp.queue.store import QueueStore
+
+
+@asynccontextmanager
+async def open_store(url: str | None) -> AsyncIterator[QueueStore]:
+    """The store of a queue that is there; None: the usual one.
+
+    Raises CommandFailed if there is none, ConfigError if the URL is none, QueueUnavailable if the store fails.
+    """
+    where = usual_location() if url is None else locate(url)
+    if where.in_memory:
+        raise CommandFailed(Exit.USAGE, "memory: ends with its process; there is nothing to see")
+    path = where.path
+    _check_file(path)
+    store = await SQLiteStore.open(path)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _check_file(path: str) -> None:
+    """Raise CommandFailed if a file is not a queue: opening it would make it one."""
+    if not os.path.lexists(path):
+        text = f"{escape(path)}: {os.strerror(errno.ENOENT)}; {making(path)}"
+        raise CommandFailed(Exit.NO_INPUT, text)
+    with reading(path):
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            _refuse(path)
+        with open(path, "rb") as file:
+            if file.read(16) != b"SQLite format 3\0":
+                _refuse(path)
+    try:
+        connection = connect(path, cache=64, writes=False)
+        try:
+            with words_readable():
+                found = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'zsmtp_recipient'").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        if code_of(error) == sqlite3.SQLITE_NOTADB:
+            _refuse(path)
+        raise unavailable(path, "opening it", error) from None
+    if found is None:
+        _refuse(path)
+
+
+def _refuse(path: str) -> NoReturn:
+    raise CommandFailed(Exit.DATA, f"{escape(path)}: not a queue")

@@ -1,0 +1,292 @@
+"""``zsmtp-sendmail``: what programs expect of ``/usr/sbin/sendmail``, for the queue of this machine.
+
+The message on standard input is written into the queue that ``ZSMTP_QUEUE`` names (``/var/lib/zsmtp/queue.db``), and
+status 0 means that it is on the disk. Another process delivers that queue. If it cannot be written now,
+nothing is kept, the status is 75, and standard error says so; statuses are those of sysexits(3). ``ZSMTP_CONFIG`` names
+the configuration of the client, if there is one: routes decide which queue key a recipient has.
+
+As ``mailq`` and with ``-bp`` it lists the messages of the user who asks (root: all), with ``-q`` it has them tried now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import IO
+
+from zsmtp.cli.failure import CommandFailed, reading, reason
+from zsmtp.cli.sendmailinput import Given, blind_removed, completed, read_message
+from zsmtp.cli.sendmailoptions import HELP, SendmailMode, SendmailOptions, UsageProblem, read_options
+from zsmtp.cli.sysexits import Exit
+from zsmtp.client.addresslist import read_address, read_addresses
+from zsmtp.client.config import Config
+from zsmtp.client.dsn import NO_WISHES, wishes
+from zsmtp.client.header import envelope_in
+from zsmtp.errors import ConfigError, ContentError, QueueError, QueueFull, QueueUnavailable, SubmissionError
+from zsmtp.escape import escape
+from zsmtp.proto.plan import Envelope, EnvelopeRecipient
+from zsmtp.queue.config import QueueConfig
+from zsmtp.queue.filter import Filter
+from zsmtp.queue.ids import time_of, to_text
+from zsmtp.queue.ingest import Ingest
+from zsmtp.queue.location import VARIABLE, Location, making, usual_location
+from zsmtp.queue.operators import Change
+from zsmtp.queue.queue import Queue
+
+CONFIG_VARIABLE = "ZSMTP_CONFIG"
+_MAILNAME = "/etc/mailname"  # where Debian keeps the domain of addresses of this machine
+_NOTHING_KEPT = "the message was not kept: send it again later"
+
+
+class User:
+    """Who runs the program: ``uid``, login name and full name, and the address of the user on this machine."""
+
+    def __init__(self, uid: int, domain: str) -> None:
+        self.uid = uid
+        self.domain = domain
+        try:
+            entry = pwd.getpwuid(uid)
+        except KeyError:
+            self.login, self.full_name = f"uid-{uid}", ""
+        else:
+            self.login = entry.pw_name
+            self.full_name = entry.pw_gecos.partition(",")[0].replace("&", entry.pw_name.capitalize())
+
+    @property
+    def origin(self) -> str:
+        """How messages of the user are marked in the queue."""
+        return f"sendmail uid {self.uid}"
+
+    def qualified(self, address: str | bytes) -> str:
+        """An address, with the domain of this machine if it has none."""
+        text = address.decode("utf-8", "surrogateescape") if isinstance(address, bytes) else address
+        bare = text.strip()
+        if bare in ("", "<>") or (
+            "@" in bare and not bare.removesuffix(">").endswith('"')
+        ):  # one in quotes is no domain
+            return text
+        if bare.endswith(">"):
+            return f"{bare[:-1]}@{self.domain}>"
+        return f"{bare}@{self.domain}"
+
+
+def own_domain() -> str:
+    """The domain of addresses without one."""
+    with suppress(OSError, UnicodeDecodeError), open(_MAILNAME, encoding="utf-8") as file:
+        name = file.readline(300).strip()
+        if name:
+            return name
+    return os.uname().nodename
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; the exit status."""
+    name = os.path.basename(sys.argv[0]) if argv is None else "sendmail"
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        status = run(arguments, name=name)
+        sys.stdout.flush()
+    except CommandFailed as error:
+        status, text = error.status, str(error)
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.BROKEN_PIPE
+    else:
+        return status
+    sys.stderr.write(f"sendmail: {text}\n")
+    return status
+
+
+def run(arguments: Sequence[str], *, name: str = "sendmail") -> Exit:
+    """Do what the command line says. Raises CommandFailed."""
+    try:
+        options = read_options(name, arguments)
+    except UsageProblem as error:
+        raise CommandFailed(Exit.USAGE, str(error)) from None
+    if options.show_help:
+        sys.stdout.write(HELP)
+        return Exit.OK
+    if options.mode is SendmailMode.ALIASES:
+        sys.stdout.write("there are no aliases in this queue: nothing to rebuild\n")
+        return Exit.OK
+    user = User(os.getuid(), own_domain())
+    try:
+        if options.mode is SendmailMode.SUBMIT:
+            _submit(options, user)
+        else:
+            where = _queue_there()
+            asyncio.run(_list(where, user) if options.mode is SendmailMode.LIST else _flush(where, user))
+    except (QueueUnavailable, QueueFull) as error:
+        kept = f"; {_NOTHING_KEPT}" if options.mode is SendmailMode.SUBMIT else ""
+        raise CommandFailed(Exit.TEMPORARY, f"{escape(str(error))}{kept}") from None
+    except ConfigError as error:
+        raise CommandFailed(Exit.CONFIG, escape(str(error))) from None
+    except (SubmissionError, ContentError, QueueError) as error:
+        raise CommandFailed(Exit.DATA, escape(str(error))) from None
+    except OSError as error:
+        raise CommandFailed(Exit.IO, escape(reason(error))) from None
+    return Exit.OK
+
+
+def _queue_there() -> Location:
+    """The queue, which must be there: nothing delivers one that is made here."""
+    where = usual_location()
+    if where.in_memory:
+        raise ConfigError(f"{VARIABLE}: a queue in memory ends with this program")
+    try:
+        os.stat(where.path)
+    except FileNotFoundError as error:
+        raise QueueUnavailable(f"queue {where.path}: {reason(error)}; {making(where.path)}") from None
+    except OSError as error:
+        raise QueueUnavailable(f"queue {where.path}: {reason(error)}") from None
+    return where
+
+
+def _configuration() -> Config:
+    """The configuration, but for its keys: a user may write any From here, and cannot read their files."""
+    path = os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        return Config()
+    with reading(path):
+        return replace(Config.from_toml(path), dkim=())
+
+
+# -------------------------------------------------------------------- submitting
+
+
+def _submit(options: SendmailOptions, user: User) -> None:
+    """Take a message. Everything that can be wrong with it is found before anything is written."""
+    try:
+        dsn = options.dsn()
+    except UsageProblem as error:
+        raise CommandFailed(Exit.USAGE, str(error)) from None
+    sender = _sender(options, user)
+    config = _configuration()
+    where = _queue_there()
+    if sys.stdin is None:  # closed before the start
+        raise CommandFailed(Exit.IO, f"there is no standard input; {_NOTHING_KEPT}")
+    given = _message(sys.stdin.buffer, options)
+    with given.file:
+        header = blind_removed(given) if options.from_header else given.header
+        recipients = _recipients(options, given, user)
+        asked = NO_WISHES if dsn is None else wishes(dsn, recipients)
+        envelope = Envelope(
+            sender,
+            tuple([EnvelopeRecipient(path, asked.notify, asked.originals.get(path)) for path in recipients]),
+            asked.ret,
+            asked.envid,
+        )
+        header = completed(
+            header,
+            sender=sender,
+            author=_author(user),
+            full_name=user.full_name if options.full_name is None else options.full_name,
+            trace=f"by {os.uname().nodename} (zsmtp-sendmail, from uid {user.uid})",
+        )
+        ingested = Ingest(config, QueueConfig()).assemble(envelope, header, given.body, origin=user.origin)
+
+        async def put() -> None:
+            async with Queue.open(where.path, config=config) as queue:
+                await queue.put(ingested)
+                queue.wake()
+
+        asyncio.run(put())
+
+
+def _message(stream: IO[bytes], options: SendmailOptions) -> Given:
+    try:
+        return read_message(stream, dots=options.dots)
+    except OSError as error:
+        raise CommandFailed(Exit.IO, f"the message cannot be read: {escape(reason(error))}; {_NOTHING_KEPT}") from None
+
+
+def _sender(options: SendmailOptions, user: User) -> bytes:
+    if options.sender is None:
+        return _author(user)
+    try:
+        return read_address(user.qualified(options.sender), "sender")
+    except SubmissionError as error:
+        raise CommandFailed(Exit.USAGE, f"-f: {error}") from None
+
+
+def _author(user: User) -> bytes:
+    """The user's own address."""
+    try:
+        return read_address(f"{user.login}@{user.domain}", "sender")
+    except SubmissionError as error:
+        raise CommandFailed(Exit.CONFIG, f"the user's own address: {error}; give one by -f") from None
+
+
+def _recipients(options: SendmailOptions, given: Given, user: User) -> tuple[bytes, ...]:
+    """Those of the command line, and with -t those of the header."""
+    named: list[str | bytes] = list(options.recipients)
+    if options.from_header:
+        _, addressed = envelope_in(given.header, sender=False)
+        named += addressed or ()
+    if not named:
+        where = "in To, Cc or Bcc" if options.from_header else "on the command line; -t takes them from the header"
+        raise CommandFailed(Exit.USAGE, f"there are no recipients {where}")
+    try:
+        return read_addresses([user.qualified(one) for one in _apart(named)], "recipient")
+    except SubmissionError as error:
+        raise CommandFailed(Exit.NO_USER, str(error)) from None
+
+
+def _apart(named: Sequence[str | bytes]) -> list[str | bytes]:
+    """Words of the command line may hold several addresses with commas between, as in a header."""
+    found: list[str | bytes] = []
+    for one in named:
+        if isinstance(one, str) and "," in one:
+            _, addressed = envelope_in(b"To: %b\n" % one.encode("utf-8", "surrogateescape"), sender=False)
+            found += addressed or ()
+        else:
+            found.append(one)
+    return found
+
+
+# --------------------------------------------------------------------- operating
+
+
+def _own(user: User) -> Filter:
+    """What a user may see: root everything, others their own mail."""
+    return Filter() if user.uid == 0 else Filter.parse(f'origin="{user.origin}"')
+
+
+async def _list(where: Location, user: User) -> None:
+    async with Queue.open(where.path) as queue:
+        message = 0
+        async for row in queue.store.select(_own(user)):
+            if row.message.id != message:
+                message = row.message.id
+                sender = escape(row.message.sender) or "<>"
+                _say(f"{to_text(message, queue.store.shard)} {row.message.size:>9} {_time(message)}  {sender}")
+            why = f" ({escape(row.recipient.reason)})" if row.recipient.reason else ""
+            _say(f"{'':15} {row.state.value:>9} {'':19}  {escape(row.recipient.address)}{why}")
+        if not message:
+            _say("Mail queue is empty")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line.rstrip()}\n")
+
+
+def _time(message: int) -> str:
+    from datetime import datetime
+
+    return datetime.fromtimestamp(time_of(message)).strftime("%Y-%m-%d %H:%M:%S")
+
+
+async def _flush(where: Location, user: User) -> None:
+    from time import time
+
+    async with Queue.open(where.path) as queue:
+        async for _ in queue.store.change(_own(user), Change(due=time(), by=user.origin)):
+            pass
+        queue.wake()

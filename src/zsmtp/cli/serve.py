@@ -1,0 +1,153 @@
+"""``zsmtp serve``: the whole system in one process: mail in by SMTP or LMTP, the queue, delivery.
+
+Without a configuration it takes mail of this machine on port 2525 of the loopback interface and on a UNIX socket beside
+the queue, and delivers to mail exchangers. ``--check`` reads the configuration and everything that it names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from zsmtp.cli.arguments import Parser, command_parser
+from zsmtp.cli.failure import CommandFailed, reading, warnings_told
+from zsmtp.cli.sysexits import Exit
+from zsmtp.cli.terminal import is_terminal
+from zsmtp.errors import ConfigError, QueueBusy, QueueError
+from zsmtp.escape import escape
+from zsmtp.proto.server_passwords import password_line, scram_verifier
+from zsmtp.queue.location import DEFAULT, VARIABLE
+from zsmtp.server.serviceconfig import ServiceConfig, read_service, service_config
+
+ITERATIONS = 10_000
+_EPILOG = """\
+signals: TERM and INT stop in order, a second one at once; HUP reads the
+configuration again.
+
+exit status: 0 stopped as asked; 64 wrong usage; 66 or 77 a file cannot be
+read; 71 an address cannot be listened on; 75 the queue cannot be used now, or
+another process delivers it; 78 the configuration cannot be used.
+zsmtp-serve(1) describes everything."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command."""
+    options = make_parser().parse_args(arguments)
+    if options.password_line is not None:
+        return _password_line(options.password_line)
+    reread = _reader(options)
+    config = reread()
+    if options.check:
+        return _check(config, options)
+    return _serve(config, reread)
+
+
+def make_parser() -> Parser:
+    """The options of the command."""
+    parser = command_parser("serve", "Take mail, keep it in the queue, and deliver it.", epilog=_EPILOG)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config", metavar="FILE", help="the configuration, TOML (without one: defaults)")
+    parser.add_argument(
+        "--queue",
+        metavar="FILE",
+        help=f"the file of the queue, instead of what the configuration or ${VARIABLE} names ({DEFAULT})",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="read the configuration and what it names, and end")
+    what.add_argument(
+        "--password-line",
+        metavar="USER",
+        help="read a password, write the line for a passwords_file, and end",
+    )
+    return parser
+
+
+def _reader(options: argparse.Namespace) -> Callable[[], ServiceConfig]:
+    """What reads the configuration, now and on reload."""
+    path, queue = options.config, options.queue or ""
+
+    def read() -> ServiceConfig:
+        if path is None:
+            return service_config({}, queue=queue or os.environ.get(VARIABLE, ""))
+        with reading(path):
+            return read_service(path, queue=queue, usual=os.environ.get(VARIABLE, ""))
+
+    return read
+
+
+def _check(config: ServiceConfig, options: argparse.Namespace) -> int:
+    """Read all files that the configuration names."""
+    from zsmtp.cli.configuration import try_files, try_logins
+    from zsmtp.queue.composer import Composer
+    from zsmtp.queue.templates import load
+    from zsmtp.server.service import read_entrances
+
+    Composer(config.notices, load(Path(config.templates) if config.templates else None))
+    read_entrances(config)
+    with warnings_told("zsmtp serve"):
+        try_logins(config.delivery)
+    delivery = config.delivery
+    for tls in {delivery.direct.tls, *(one.tls for one in (delivery.relay, *delivery.routes.values()) if one)}:
+        try_files(tls)
+    sys.stdout.write(f"{escape(options.config or 'the configuration')} can be used\n")
+    for name, one in config.listen.items():
+        sys.stdout.write(f"  {name}: {one.protocol.value} on {', '.join(one.addresses) or 'sockets of systemd'}\n")
+    sys.stdout.write(f"  queue: {escape(config.path)}\n")
+    return Exit.OK
+
+
+def _serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> int:
+    from zsmtp.server.service import Service, StartFailed, configure_log
+    from zsmtp.server.servicelog import ServiceLog
+    from zsmtp.server.systemd import Notifier, handed_sockets
+
+    sockets = handed_sockets(os.environ)
+    notifier = Notifier.from_environment(os.environ)
+    journal = "JOURNAL_STREAM" in os.environ and not is_terminal(sys.stderr)
+
+    def read_again() -> ServiceConfig:
+        try:
+            return reread()
+        except CommandFailed as error:  # of a file that is not there, which ends a command and no service
+            raise ConfigError(str(error)) from error
+
+    async def serve() -> None:
+        service = Service(
+            config, reread=read_again, service_log=service_log, notifier=notifier, sockets=sockets, journal=journal
+        )
+        await service.run()
+
+    with ServiceLog() as service_log:
+        configure_log(service_log, config, journal=journal)
+        try:
+            asyncio.run(serve())
+        except StartFailed as error:
+            raise CommandFailed(Exit.OS, escape(str(error))) from error
+        except QueueBusy as error:
+            text = f"{error}; one process at a time delivers a queue: stop that one, or choose another queue"
+            raise CommandFailed(Exit.TEMPORARY, escape(text)) from error
+        except ConfigError:
+            raise
+        except QueueError as error:
+            raise CommandFailed(Exit.TEMPORARY, escape(str(error))) from error
+    return Exit.OK
+
+
+def _password_line(user: str) -> int:
+    """Make the verifier of a password, which is read from a terminal or standard input."""
+    if is_terminal(sys.stdin):
+        password = getpass.getpass(f"password of {escape(user)}: ")
+        if getpass.getpass("again: ") != password:
+            raise CommandFailed(Exit.DATA, "the passwords differ")
+    else:
+        password = sys.stdin.readline(4096).removesuffix("\n")
+    if not password:
+        raise CommandFailed(Exit.DATA, "no password was given")
+    verifier = scram_verifier(password.encode(), salt=os.urandom(16), iterations=ITERATIONS)
+    sys.stdout.write(password_line(user.encode(), verifier).decode() + "\n")
+    return Exit.OK

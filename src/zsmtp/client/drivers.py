@@ -1,0 +1,75 @@
+"""What the destinations of one configuration share: asyncio drivers and couriers, made when they are needed first.
+
+There is one driver for relays and one for exchangers. Couriers share which addresses did not answer; what else is
+learned of peers is shared where nobody listens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from zsmtp.client.destinations import Destination, Destinations
+from zsmtp.delivery.attempt import Courier
+from zsmtp.delivery.backoff import AddressBackoff
+from zsmtp.delivery.gate import ConnectionGate
+from zsmtp.events import Observer, ignore
+from zsmtp.net.aio import AsyncDriver
+from zsmtp.net.identity import parse_identity
+from zsmtp.net.operations import LocalBinding
+
+
+class Drivers:
+    """Drivers for ``destinations``; connections leave from ``local_address`` ("": wherever the system says)."""
+
+    def __init__(self, destinations: Destinations, local_address: str) -> None:
+        self._destinations = destinations
+        self._local_address = local_address
+        self._made: dict[bool, AsyncDriver] = {}
+
+    def of(self, destination: Destination) -> AsyncDriver:
+        """The driver: names of relays are looked up in the hosts file, those of exchangers are not."""
+        relayed = destination.relay is not None
+        driver = self._made.get(relayed)
+        if driver is None:
+            driver = self._made[relayed] = AsyncDriver(
+                self._destinations.relay_resolver if relayed else self._destinations.resolver,
+                LocalBinding(parse_identity(self._local_address) if self._local_address else None),
+                None if relayed else self._destinations.policies(),
+            )
+        return driver
+
+    async def aclose(self) -> None:
+        """End lookups under way, and threads."""
+        self._destinations.close()
+        for driver in self._made.values():
+            await driver.aclose()
+
+
+class Couriers:
+    """Couriers for ``destinations``; ``observe`` gives the observer of a connection to the one of that name.
+
+    Their connections pass ``gate``, if there is one.
+    """
+
+    def __init__(
+        self,
+        destinations: Destinations,
+        observe: Callable[[str], Observer] | None,
+        gate: ConnectionGate | None = None,
+    ) -> None:
+        self._gate = gate
+        self._destinations = destinations
+        self._observe = observe
+        self._unreached = AddressBackoff()
+        self._shared: dict[Hashable, Courier] = {}  # by relay
+
+    def of(self, destination: Destination) -> tuple[Courier, Observer]:
+        """Who carries messages there over a new connection, and who hears of it."""
+        settings = self._destinations.settings_for(destination.relay)
+        observer = ignore if self._observe is None else self._observe(destination.name)
+        if observer is not ignore:
+            return Courier(settings, observer, self._unreached, self._gate), observer
+        courier = self._shared.get(destination.relay)
+        if courier is None:
+            courier = self._shared[destination.relay] = Courier(settings, unreached=self._unreached, gate=self._gate)
+        return courier, ignore

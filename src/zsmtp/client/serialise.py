@@ -1,0 +1,186 @@
+"""Message objects of the ``email`` package as octets: what they hold, and nothing else (RFC 5322, RFC 2045, RFC 2046).
+
+:func:`octets_of` takes the place of ``BytesGenerator``, which folds parsed fields anew, puts empty lines between nested
+multiparts, and goes through nested parts by calls within calls. The rules, with ``zsmtp.client.objectheader`` for the
+fields:
+
+- What was parsed from octets is written as those octets, with every policy. Where the parser ended a header at a line
+  that is no field, there is no empty line; where it missed the last boundary, none is written. What the parser does not
+  keep cannot be written: blanks behind a colon or a boundary, a line without a name before its colon, whether the
+  header of an empty part ended with an empty line.
+- What a program made is written as it made it; a multipart without a boundary gets one.
+- Below ``multipart/signed``, and below a header with a DKIM signature, what a program made is written as the
+  ``as_bytes()`` of the part writes it: that is what the program can have signed.
+
+No message is changed, and no nesting is too deep. What cannot be written is a SubmissionError, whatever the ``email``
+package raised.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from email.errors import CloseBoundaryNotFoundDefect, MessageDefect, MissingHeaderBodySeparatorDefect
+from email.message import Message
+from typing import NamedTuple
+
+from zsmtp.body.fields import split_fields
+from zsmtp.client.objectheader import header_of, is_made, is_sealed
+from zsmtp.errors import SubmissionError
+from zsmtp.escape import described, escape
+
+_NO_END = re.compile(r"From |[!-9;-~]*:|[ \t\r\n]|\Z")  # lines that the parser goes on at
+
+MAX_PARTS = 10_000
+"""Parts of a message that are written: one object can be in it any number of times."""
+
+
+class _Part(NamedTuple):
+    """A message or part that is to be written.
+
+    ``signed``: it lies below a signature. ``last``: nothing follows it. ``enclosed``: it is all that a part contains.
+    """
+
+    message: Message
+    signed: bool = False
+    last: bool = False
+    enclosed: bool = False
+
+
+def octets_of(message: Message) -> bytes:
+    """The message as octets, with the line ends it has. Raises SubmissionError."""
+    try:
+        return b"".join(_pieces(message))
+    except SubmissionError:
+        raise
+    except Exception as error:  # fields and payloads are objects of the program, of any class
+        raise SubmissionError(f"the message cannot be written: {described(error)}") from error
+
+
+def _pieces(message: Message) -> Iterator[bytes]:
+    """The octets in order. Parts wait on a stack; None on it ends the part that was begun last."""
+    waiting: list[bytes | _Part | None] = [_Part(message, last=True)]
+    begun: list[int] = []
+    around: set[int] = set()
+    count = 0
+    while waiting:
+        item = waiting.pop()
+        if item is None:
+            around.remove(begun.pop())
+        elif isinstance(item, bytes):
+            yield item
+        else:
+            count += 1
+            if count > MAX_PARTS:
+                raise SubmissionError(f"the message has more than {MAX_PARTS} parts")
+            if id(item.message) in around:
+                raise SubmissionError("a part of the message contains itself")
+            pieces = _written(item, outermost=count == 1)
+            if any(isinstance(piece, _Part) for piece in pieces):
+                begun.append(id(item.message))
+                around.add(begun[-1])
+                waiting.append(None)
+            waiting.extend(reversed(pieces))
+
+
+def _written(part: _Part, *, outermost: bool) -> list[bytes | _Part]:
+    """The header of a part and what it contains."""
+    message = part.message
+    payload: object = message._payload  # type: ignore[attr-defined]  # get_payload() would decode octets
+    if payload is None and message.get_content_maintype() == "multipart":
+        payload = []
+    header = header_of(message, signed=part.signed, outermost=outermost)
+    mailbox_line = message.get_unixfrom()
+    if mailbox_line and not (outermost or "\n" in mailbox_line or is_made(message)):
+        header = mailbox_line.encode("ascii", "surrogateescape") + b"\n" + header
+    separator = _separator(message)
+    if not isinstance(payload, list):
+        text = _text(payload)
+        if part.enclosed and not text and not is_made(message):  # fields alone, as in reports
+            separator = b""
+        return [header, separator, text]
+    if not all(isinstance(one, Message) for one in payload):
+        raise SubmissionError("a part of the message holds something else than parts")
+    kind = message.get_content_type()
+    signed = part.signed or kind == "multipart/signed" or is_sealed(message)
+    parts = [_Part(one, signed) for one in payload]
+    if kind == "message/delivery-status":
+        return [header, separator, _blocks(parts)]
+    if kind.startswith("message/") and len(parts) == 1:
+        return [header, separator, parts[0]._replace(last=part.last, enclosed=True)]
+    if not kind.startswith("multipart/"):
+        raise SubmissionError(f"a part of type {escape(kind[:100])} holds a list of {len(parts)} parts")
+    boundary = message.get_boundary()
+    if not boundary:
+        boundary = f"==============={os.urandom(9).hex()}=="
+        header = _with_boundary(header, boundary)
+    body = _multipart(message, parts, boundary.encode("utf-8", "surrogateescape"), last=part.last)
+    return [header, separator, *body]
+
+
+def _separator(message: Message) -> bytes:
+    """The empty line between header and content; none where the parser ended the header at a line that is no field.
+
+    It does not say so any more if the program has exchanged the content, as far as that can be seen.
+    """
+    if not _has(message, MissingHeaderBodySeparatorDefect):
+        return b"\n"
+    payload: object = message._payload  # type: ignore[attr-defined]
+    first = payload if isinstance(payload, str) else message.preamble
+    exchanged = any(name.lower() == "content-type" and hasattr(value, "fold") for name, value in message.raw_items())
+    return b"\n" if exchanged or (first is not None and _NO_END.match(first)) else b""
+
+
+def _has(message: Message, defect: type[MessageDefect]) -> bool:
+    return any(isinstance(one, defect) for one in message.defects)
+
+
+def _text(payload: object) -> bytes:
+    """The text of a part that is not made of parts."""
+    if payload is None:
+        return b""
+    if not isinstance(payload, str):
+        raise SubmissionError(f"a part of the message holds {type(payload).__name__} in place of a text")
+    try:
+        return payload.encode("ascii", "surrogateescape")
+    except UnicodeEncodeError:
+        raise SubmissionError("a part of the message is text beyond ASCII that was never encoded") from None
+
+
+def _blocks(parts: list[_Part]) -> bytes:
+    """The groups of fields that make a report on deliveries (RFC 3464 2.1)."""
+    blocks = []
+    for part in parts:
+        header = header_of(part.message, signed=part.signed, outermost=False)
+        text = _text(part.message._payload)  # type: ignore[attr-defined]
+        separator = _separator(part.message)
+        blocks.append(header + separator + (text.removesuffix(b"\n") if separator else text) if text else header)
+    return b"\n".join(blocks)
+
+
+def _with_boundary(header: bytes, boundary: str) -> bytes:
+    """The header with a boundary in the Content-Type field that says multipart."""
+    for field in split_fields(header):
+        if field.name == b"content-type":
+            value = header[: field.end].rstrip(b"; \t\r\n")
+            return value + f'; boundary="{boundary}"\n'.encode() + header[field.end :]
+    raise SubmissionError("a part of the message is a multipart by default, which needs a Content-Type")
+
+
+def _multipart(message: Message, parts: list[_Part], boundary: bytes, *, last: bool) -> list[bytes | _Part]:
+    """A body of several parts (RFC 2046 5.1.1)."""
+    pieces: list[bytes | _Part] = []
+    if message.preamble is not None:
+        pieces.append(_text(message.preamble) + b"\n")
+    pieces.append(b"--" + boundary + b"\n")
+    for number, part in enumerate(parts):
+        if number:
+            pieces.append(b"\n--" + boundary + b"\n")
+        pieces.append(part)
+    if _has(message, CloseBoundaryNotFoundDefect):
+        return [*pieces, b"\n"] if last else pieces  # the parser takes one from the text before the boundary it missed
+    pieces.append(b"\n--" + boundary + b"--")
+    if message.epilogue is not None or is_made(message):  # a line end that was parsed stands before the next boundary
+        pieces.append(b"\n" + _text(message.epilogue))
+    return pieces

@@ -1,0 +1,200 @@
+"""A message taken for delivery: a job for each destination, and exactly one result for each recipient.
+
+The tracker keeps the books. Verdicts come in from the jobs' ledgers, which take one for each recipient; results go out
+as they come, and :attr:`MessageTracker.report` has all of them in the end. A tracker that is over (its time is, or
+nobody wants to know any more) tells its jobs to be settled now: whoever waits for a connection is deferred, a
+connection at work for it is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zsmtp.client.destinations import Destination, Destinations
+from zsmtp.client.message import Letter
+from zsmtp.client.report import Attempt, Report, Result, result_of
+from zsmtp.delivery.content import ContentProvider
+from zsmtp.delivery.envelope import Delivery, Message
+from zsmtp.delivery.ledger import Ledger
+from zsmtp.delivery.outcome import Verdict, from_loss
+from zsmtp.errors import Interrupted
+from zsmtp.events import About, Observer, Remark, ignore
+
+if TYPE_CHECKING:
+    from zsmtp.body.stored import Stored
+    from zsmtp.client.pool import ConnectionWorker
+    from zsmtp.proto.plan import Envelope
+
+
+class MessageTracker:
+    """One message; ``told`` hears each result, ``finished`` that there will be no more."""
+
+    __slots__ = ("_finished", "_jobs", "_left", "_loop", "_results", "_started", "_timer", "_told", "letter", "over")
+
+    def __init__(
+        self,
+        letter: Letter,
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        told: Callable[[Result], None] | None,
+        finished: Callable[[MessageTracker], None],
+    ) -> None:
+        self.letter = letter
+        self.over = ""
+        self._loop = loop
+        self._told = told
+        self._finished = finished
+        self._started = loop.time()
+        self._results: list[Result | None] = [None] * len(letter.recipients)
+        self._left = len(letter.recipients)
+        self._jobs: set[DestinationJob] = set()
+        self._timer = loop.call_later(timeout, self.end, f"the time for this message ({timeout:g} s) is over")
+
+    def jobs(self, destinations: Destinations) -> list[tuple[Destination, DestinationJob]]:
+        """The jobs that deliver it: the recipients of one destination share a transaction."""
+        recipients = self.letter.recipients
+        if len(recipients) == 1:
+            return [(destinations.of(recipients[0]), self.job((0,)))]
+        groups: dict[Destination, list[int]] = {}
+        for index, recipient in enumerate(recipients):
+            groups.setdefault(destinations.of(recipient), []).append(index)
+        return [(where, self.job(tuple(indexes))) for where, indexes in groups.items()]
+
+    def job(self, indexes: tuple[int, ...]) -> DestinationJob:
+        """A job for some of the recipients."""
+        job = DestinationJob(self, indexes)
+        self._jobs.add(job)
+        return job
+
+    def settle(
+        self, index: int, verdict: Verdict, attempts: tuple[Attempt, ...], taken: float | None, *, lmtp: bool
+    ) -> None:
+        """Account for the verdict on a recipient; ``taken`` when a connection took it, ``lmtp`` if that spoke LMTP."""
+        assert self._results[index] is None
+        now = self._loop.time()
+        recipient = self.letter.recipients[index].decode("utf-8", "surrogateescape")
+        waited = (now if taken is None else taken) - self._started
+        result = result_of(
+            verdict,
+            self.letter.name,
+            recipient,
+            attempts,
+            waited,
+            now - self._started,
+            dsn=self.letter.dsn,
+            null_sender=not self.letter.sender,
+            lmtp=lmtp,
+        )
+        self._results[index] = result
+        self._left -= 1
+        if self._told is not None:
+            self._told(result)
+        if self._left == 0:
+            self._timer.cancel()
+            self.letter.close()
+            self._finished(self)
+
+    def ended(self, job: DestinationJob) -> None:
+        """A job has no recipient open any more."""
+        self._jobs.discard(job)
+
+    def end(self, reason: str, *, patient: bool = False) -> None:
+        """Have everybody settled now, who is not yet.
+
+        If nobody waits for it, be ``patient``: others on the same connection may hear the reply to their last octet.
+        """
+        if self._left and not self.over:
+            self.over = reason
+            for job in tuple(self._jobs):
+                job.end(reason, patient=patient)
+
+    @property
+    def report(self) -> Report:
+        """All results; there is one for everybody when ``finished`` was called."""
+        return Report(message=self.letter.name, results=tuple(one for one in self._results if one is not None))
+
+
+def _stored(letter: Letter, envelope: Envelope, observe: Observer) -> Stored:
+    """The message as it is sent, with what was done to it on this side."""
+    stored = letter.stored()
+    for text in letter.remarks:
+        observe(Remark(text, About.CONTENT, envelope))
+    return stored
+
+
+class DestinationJob:
+    """What is to be done for one tracker at one destination."""
+
+    __slots__ = ("_indexes", "_known", "_ledger", "_reused", "_taken", "_tracker", "_worker", "returned", "settled")
+
+    def __init__(self, tracker: MessageTracker, indexes: tuple[int, ...]) -> None:
+        self._tracker = tracker
+        self._indexes = indexes
+        self._ledger: Ledger | None = None
+        self._worker: ConnectionWorker | None = None
+        self._taken: float | None = None
+        self._known = 0  # attempts its worker had made before
+        self._reused: tuple[Attempt, ...] = ()
+        self.returned = 0  # times a connection that was refused gave it back
+        self.settled = False
+
+    def take(self, worker: ConnectionWorker, now: float, known: int, reused: tuple[Attempt, ...]) -> Delivery:
+        """What the engine is to do. ``known`` attempts were made for others; ``reused`` is the connection there is."""
+        self._worker = worker
+        self._taken = now
+        self._known = known
+        self._reused = reused
+        letter = self._tracker.letter
+        envelope = letter.envelope(self._indexes)
+        self._ledger = Ledger(len(self._indexes), self._settle)
+        prepare = letter.stored if worker.observe is ignore else partial(_stored, letter, envelope, worker.observe)
+        content = ContentProvider(prepare, worker.targets, envelope, worker.observe)
+        return Delivery(Message(envelope, content), self._ledger, letter.name)
+
+    def give_back(self) -> bool:
+        """Leave the worker, which had it without deciding about everybody; whether there is somebody left to be sent.
+
+        Where the time for the message is over they are settled.
+        """
+        ledger, self._ledger, self._worker = self._ledger, None, None
+        assert ledger is not None
+        self._indexes = tuple(self._indexes[number] for number in ledger.unsettled)
+        if self._tracker.over:
+            self.end(self._tracker.over)
+        return not self.settled
+
+    @property
+    def over(self) -> bool:
+        """Whether its result cannot be changed any more, or nobody wants to wait for it."""
+        return self.settled or bool(self._tracker.over)
+
+    def end(self, reason: str, *, patient: bool = False) -> None:
+        """See that it is settled now: by the worker that has it, or here."""
+        if self._worker is not None:
+            self._worker.give_up(reason, patient=patient)
+        else:
+            self.settle_all(from_loss(Interrupted(reason), "", None))
+
+    def settle_all(self, verdict: Verdict) -> None:
+        """The same verdict for everybody who has none."""
+        if self.settled:
+            return
+        if self._ledger is None:
+            self._ledger = Ledger(len(self._indexes), self._settle)
+        self._ledger.settle_all(self._ledger.unsettled, verdict)
+
+    def _settle(self, number: int, verdict: Verdict) -> None:
+        worker, ledger = self._worker, self._ledger
+        assert ledger is not None
+        attempts = self._reused + worker.attempts_since(self._known) if worker is not None else ()
+        lmtp = worker is not None and worker.lmtp
+        self._tracker.settle(self._indexes[number], verdict, attempts, self._taken, lmtp=lmtp)
+        if ledger.settled:
+            self.settled = True
+            self._ledger = None  # it knows this job: no circle is left to be collected
+            self._tracker.ended(self)
+            if worker is not None:
+                worker.settled(ledger)

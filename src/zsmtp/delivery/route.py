@@ -1,0 +1,71 @@
+"""Deliveries over a route that is kept between messages: the backoff of its destination comes first.
+
+:class:`RouteDeliverer` is what the agent and the library deliver by. A destination that failed as a whole a moment ago
+is not tried again for every message that comes for it (``zsmtp.delivery.backoff``): its mail is deferred at once, which
+is announced to observers as every other delivery is, with the reason as a decision. The clock is an effect, so that the
+same rule holds in virtual time::
+
+    deliverer = RouteDeliverer(courier, HostBackoff(), observer)
+    driver.run(deliverer.deliver(route, delivery, more))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from zsmtp.delivery.announce import announce
+from zsmtp.delivery.attempt import Courier, Returns, no_more, settle
+from zsmtp.delivery.backoff import HostBackoff
+from zsmtp.delivery.envelope import Delivery
+from zsmtp.delivery.outcome import Verdict, from_backoff
+from zsmtp.delivery.pipeline import More
+from zsmtp.delivery.pool import Route
+from zsmtp.effects import ReadClock
+from zsmtp.events import About, Decision, Observer, heard, ignore
+
+
+class RouteDeliverer:
+    """Delivers by ``courier``, and remembers in ``resting`` which destinations failed as a whole.
+
+    ``observer`` is the courier's. Several deliverers may have one memory in common.
+    """
+
+    def __init__(self, courier: Courier, resting: HostBackoff, observer: Observer = ignore) -> None:
+        self._courier = courier
+        self._resting = resting
+        self._observe = observer
+
+    async def deliver(
+        self,
+        route: Route,
+        delivery: Delivery,
+        more: More = no_more,
+        *,
+        place: Hashable = None,
+        returns: Returns = settle,
+    ) -> None:
+        """Deliver as :meth:`Courier.deliver` does, unless the destination is left alone now.
+
+        ``place`` names the destination in the memory (None: as the route does).
+        """
+        name = route.request.destination if place is None else place
+        now = await ReadClock()
+        if route.link is None:
+            rest = self._resting.get(name, now, delivery.message.envelope.wish)
+            if rest is not None:
+                self._put_off(route, delivery, *rest)
+                return
+        route.failure = None
+        await self._courier.deliver(route, delivery, more, idle=now - route.last_use, returns=returns)
+        route.last_use = await ReadClock()
+        self._resting.remember(name, route.failure, route.last_use)
+
+    def _put_off(self, route: Route, delivery: Delivery, seconds: float, failure: Verdict) -> None:
+        """Defer a delivery that is not tried now: the destination is left alone for so many seconds more."""
+        route.failure = failure
+        destination = route.request.destination
+        if heard(self._observe):
+            announce(self._observe, delivery, destination)
+            text = f"{destination} failed a moment ago: left alone for another {seconds:.0f} s"
+            self._observe(Decision(About.ROUTE, text, delivery))
+        delivery.ledger.settle_all(delivery.ledger.unsettled, from_backoff(failure, seconds))

@@ -1,0 +1,484 @@
+"""Opening a session: along the candidates of a plan until one of them greets back (RFC 5321 3.1, 3.2, 5.1).
+
+:meth:`SessionOpener.open` awaits effects. It connects (later candidates start early while earlier ones hang),
+hears the greeting and says EHLO, with HELO as the way back for servers that do not know it or drop the connection on
+it. A candidate that refuses to talk hands over to the next one; only if every single one refused for good is the mail
+an error (the rule is in ``zsmtp.delivery.outcome``).
+
+The order of trying is the plan's, but for addresses where no connection came about a moment ago: they come after all
+others, so that a dead exchanger is waited for once and not for every session. One that took a connection and kept
+silent where it was to speak, also in a handshake, counts as such; one that answered does not, whatever it said: to ask
+it again costs little, what it says (421 too busy) may be another thing the next moment, and mail belongs to the best
+exchanger that takes it. What failed on this side (no file descriptor left) is held against nobody.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zsmtp.delivery.backoff import AddressBackoff
+from zsmtp.delivery.deliveryplan import DeliveryPlan
+from zsmtp.delivery.outcome import (
+    ConnectFailure,
+    Peer,
+    Scope,
+    Verdict,
+    combine_host_failures,
+    for_requiretls,
+    from_loss,
+    from_loss_behind,
+    from_no_protection,
+    from_reply,
+    from_requiretls,
+    from_security,
+    from_silence,
+    waited_in_vain,
+)
+from zsmtp.delivery.pace import SessionStanding
+from zsmtp.delivery.protection import InClear, NotSecured, ResumptionFailed, SecuredStream
+from zsmtp.delivery.settings import Greeting, SessionSettings
+from zsmtp.dns.candidates import Endpoint
+from zsmtp.dns.heloname import helo_name
+from zsmtp.effects import Close, Connect, ConnectResult, Exchange, ReadClock, ReadStop, Sleep, Stream
+from zsmtp.errors import ConnectionLost, Interrupted, LocalError, ReplyError, WaitTimeout, ZsmtpError
+from zsmtp.events import (
+    About,
+    Connected,
+    Detail,
+    Observer,
+    Remark,
+    SessionOpened,
+    SessionRefused,
+    ignore,
+)
+from zsmtp.proto import command
+from zsmtp.proto.capabilities import Capabilities, parse_ehlo
+from zsmtp.proto.phase import Phase, ReplyMeaning
+from zsmtp.proto.plan import Envelope, TLSDemand
+from zsmtp.proto.reply import Reply
+from zsmtp.proto.session import Lost, Session, StepAnswered
+from zsmtp.proto.transcript import exchange, unfinished
+from zsmtp.records import dataclass, replace
+
+if TYPE_CHECKING:
+    from zsmtp.delivery.gate import ConnectionGate, Place
+    from zsmtp.delivery.security import SecurityStage
+    from zsmtp.tls.policy import Requirement
+
+_IN_CLEAR = "in clear: "  # how the judgement on a session without TLS begins (zsmtp.tls.judgement)
+
+
+@dataclass(slots=True, eq=False)
+class OpenSession:
+    """An open session with its server: what is kept between messages.
+
+    ``capabilities`` are those to be used. ``wish`` is what the sender wanted of the session it was opened for.
+    ``transactions`` counts those started on it, ``finished`` those answered; ``standing`` is what may go blind over it.
+    """
+
+    stream: Stream
+    session: Session
+    peer: Peer
+    capabilities: Capabilities
+    wish: TLSDemand = TLSDemand.NONE
+    transactions: int = 0
+    finished: int = 0
+    standing: SessionStanding = SessionStanding()
+
+    def is_fit_for(self, envelope: Envelope) -> bool:
+        """Whether a message may go over this session as far as its sender's wish goes (RFC 8689)."""
+        return envelope.wish is self.wish or envelope.wish.is_met_by(self.wish)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stopped:
+    """A candidate that opened no session: the verdict if it was the only one, and what else is to be known.
+
+    ``dropped_hello`` tells that the connection was lost on EHLO: HELO may work; ``clear_may_work`` that TLS failed
+    where it was only wished for, ``was_stale`` that it failed because an earlier session was to be taken up.
+    ``name_decided`` tells that the same address may do under another exchanger's name. ``unanswered`` says in words
+    that something was waited for in vain, "" if not.
+    """
+
+    verdict: Verdict
+    interrupted: bool = False
+    dropped_hello: bool = False
+    clear_may_work: bool = False
+    was_stale: bool = False
+    name_decided: bool = False
+    unanswered: str = ""
+
+    @property
+    def worth_another(self) -> bool:
+        """Whether the same endpoint may do better on another connection."""
+        return self.dropped_hello or self.clear_may_work or self.was_stale
+
+
+class SessionOpener:
+    """Opens sessions as ``settings`` say. HELO names found by reverse lookup are kept for the life of the object.
+
+    ``unreached`` is the memory of addresses that did not answer, its own without. ``gate`` is asked before each
+    connection is begun (``zsmtp.delivery.gate``); without one all may be.
+    """
+
+    def __init__(
+        self,
+        settings: SessionSettings,
+        observer: Observer = ignore,
+        unreached: AddressBackoff | None = None,
+        gate: ConnectionGate | None = None,
+    ) -> None:
+        self._gate = gate
+        self._settings = settings
+        self._observe = observer
+        self._names: dict[str | None, bytes] = {}
+        self._unreached = AddressBackoff() if unreached is None else unreached
+        self._stage: SecurityStage | None = None
+        if settings.security is not None:
+            from zsmtp.delivery.security import SecurityStage  # what it imports costs only those who use it
+
+            self._stage = SecurityStage(settings.security, settings.timeouts.command, observer)
+
+    async def open(self, plan: DeliveryPlan, skip: set[Endpoint], place: Place | None = None) -> OpenSession | Verdict:
+        """Walk the candidates of ``plan`` that are not in ``skip``; a verdict if none of them opens a session.
+
+        ``place`` is what the gate counts connections by (None: it is not asked).
+        """
+        strict = plan.wish is TLSDemand.REQUIRETLS
+        if strict and self._stage is None:
+            return from_no_protection()
+        verdict = await self._walk(plan, skip, place)
+        return for_requiretls(verdict) if strict and not isinstance(verdict, OpenSession) else verdict
+
+    async def _walk(self, plan: DeliveryPlan, skip: set[Endpoint], place: Place | None) -> OpenSession | Verdict:
+        """Connect to one candidate after the other.
+
+        An address is tried once, under the name of its first exchanger; under that of another one too where what its
+        certificate, its TLSA records or its login had to be was the reason against it.
+        """
+        remaining = plan.route.left(skip)
+        failures: list[ConnectFailure] = []
+        refusals: list[Verdict] = []
+        while remaining:
+            await self._put_last(remaining)
+            barred = await self._barred(plan, remaining[0])
+            if barred is not None:
+                refusals.append(barred)
+                del remaining[0]
+                continue
+            result = await self._connect(remaining, failures, place)
+            if result.interrupted:
+                return from_loss(Interrupted("told to stop while connecting"), "", None)
+            if result.stream is None or result.endpoint is None:
+                if not result.failures:
+                    break
+                continue  # the gate may have allowed fewer than there are
+            remaining.remove(result.endpoint)
+            opened = await self._try_all_ways(result.stream, result.endpoint, plan, place)
+            await self._learn(result.endpoint, opened)
+            if isinstance(opened, OpenSession):
+                if self._observe is not ignore:
+                    self._observe(SessionOpened(result.endpoint, opened.capabilities))
+                return opened
+            if self._observe is not ignore:
+                self._observe(SessionRefused(result.endpoint, opened.verdict))
+            if opened.interrupted:
+                return opened.verdict
+            refusals.append(opened.verdict)
+            if not opened.name_decided:
+                _drop_address(result.endpoint, remaining)
+        return combine_host_failures(failures, refusals)
+
+    async def _put_last(self, remaining: list[Endpoint]) -> None:
+        """Put addresses where no connection came about a moment ago behind all others; the order is kept in both."""
+        if len(remaining) < 2 or not self._unreached.knows_any(remaining):
+            return
+        now = await ReadClock()
+        late = {endpoint: found for endpoint in remaining if (found := self._unreached.get(endpoint, now)) is not None}
+        order = [endpoint for endpoint in remaining if endpoint not in late] + list(late)
+        if order != remaining and self._observe is not ignore:
+            told = [f"{failure.where} ({failure.reason}, {ago:.0f} s ago)" for ago, failure in late.values()]
+            text = f"tried after all others: {', '.join(told[:10])}"
+            self._observe(Remark(text, About.CONNECTION))
+        remaining[:] = order
+
+    async def _learn(self, endpoint: Endpoint, opened: OpenSession | _Stopped) -> None:
+        """Remember of the address of ``endpoint`` whether anything is heard from there."""
+        if isinstance(opened, _Stopped) and opened.unanswered:
+            await self._remember([ConnectFailure(endpoint, opened.unanswered)])
+        elif isinstance(opened, OpenSession) or not opened.interrupted:
+            self._unreached.forget(endpoint)
+
+    async def _remember(self, failures: list[ConnectFailure]) -> None:
+        if failures:
+            now = await ReadClock()
+            for failure in failures:
+                self._unreached.remember(failure, now)
+
+    async def _barred(self, plan: DeliveryPlan, endpoint: Endpoint) -> Verdict | None:
+        """The verdict if the next candidate must not be used and that is plain without asking anybody."""
+        if self._stage is None or plan.needs_lookups(endpoint):
+            return None  # known once a connection stands: lookups for hosts that are down help nobody
+        found = await self._stage.required(plan, endpoint)
+        return found.verdict if isinstance(found, NotSecured) else None
+
+    async def _begin(self, endpoints: tuple[Endpoint, ...], place: Place | None) -> ConnectResult:
+        """Connect to the first of ``endpoints`` that accepts, when the gate allows it: the only place that connects.
+
+        Fewer of them are tried if the gate allows fewer now.
+        """
+        gate, timeout = self._gate, self._settings.timeouts.connect
+        if gate is None or place is None:
+            return await Connect(endpoints, timeout)
+        now = await ReadClock()
+        while not (allowed := gate.take(place, len(endpoints), now)):
+            opens_at = gate.opens_at(place, now)
+            if self._observe is not ignore:
+                text = f"waits {opens_at - now:.0f} s: connections to {place[0]} are limited to {gate.rule}"
+                self._observe(Remark(text, About.CONNECTION))
+            await Sleep(opens_at)
+            if await ReadStop():
+                return ConnectResult(None, None, interrupted=True)
+            now = await ReadClock()
+        result = await Connect(endpoints[:allowed], timeout)
+        if not result.interrupted:
+            begun = len(result.failures) + len(result.overtaken) + (result.stream is not None)
+            gate.give_back(place, allowed - begun, now)
+        return result
+
+    async def _connect(
+        self, remaining: list[Endpoint], failures: list[ConnectFailure], place: Place | None
+    ) -> ConnectResult:
+        by_place = {endpoint.place: endpoint for endpoint in reversed(remaining)}
+        first = tuple(endpoint for endpoint in remaining if by_place[endpoint.place] is endpoint)
+        result = await self._begin(first, place)
+        failed = [ConnectFailure(endpoint, reason, endpoint in result.own) for endpoint, reason in result.failures]
+        failures += failed
+        for failure in failed:
+            _drop_address(failure.endpoint, remaining)
+        learned = [failure for failure in failed if not failure.own]
+        await self._remember(learned + [_overtaken(endpoint, waited) for endpoint, waited in result.overtaken])
+        if result.stream is not None and result.endpoint is not None and self._observe is not ignore:
+            self._observe(Connected(result.endpoint, result.stream.local))
+        return result
+
+    async def _try_all_ways(
+        self, stream: Stream, endpoint: Endpoint, plan: DeliveryPlan, place: Place | None
+    ) -> OpenSession | _Stopped:
+        """Open a session, on a second connection if need be.
+
+        With HELO if the peer drops the connection on EHLO; in clear if TLS fails and was not required (RFC 7435).
+        """
+        required: Requirement | None = None
+        if self._stage is not None:
+            found = await self._stage.required(plan, endpoint)
+            if isinstance(found, NotSecured):
+                await Close(stream)
+                return _Stopped(found.verdict, name_decided=True)
+            required = found
+        elif plan.needs_protection(endpoint):
+            await Close(stream)
+            text = "the plan asks for a protected session, and nothing is configured to make one"
+            return _Stopped(from_security(text, Peer(endpoint), final=False))
+        greeting = self._settings.greeting
+        in_clear = "" if self._stage is not None else "no TLS is configured"
+        opened = await self._hello(stream, endpoint, plan, greeting, required, in_clear)
+        while isinstance(opened, _Stopped) and opened.worth_another:
+            if opened.clear_may_work:
+                self._observe(Remark("TLS failed: trying in clear on a new connection", About.SECURITY))
+                required, in_clear = None, opened.verdict.text.removeprefix(_IN_CLEAR)
+            elif opened.was_stale:
+                self._observe(Remark("resuming a session failed: a full handshake on a new connection", About.SECURITY))
+            else:
+                self._observe(Remark("connection lost on EHLO: trying HELO on a new one"))
+                greeting = Greeting.HELO
+            again = await self._begin((endpoint,), place)
+            if again.interrupted:
+                return _Stopped(from_loss(Interrupted("told to stop while connecting"), "", None), interrupted=True)
+            if again.stream is None:
+                told = [reason for one, reason in again.failures if one not in again.own]
+                return replace(opened, unanswered=", ".join(told))
+            if self._observe is not ignore:
+                self._observe(Connected(endpoint, again.stream.local))
+            before = opened
+            opened = await self._hello(again.stream, endpoint, plan, greeting, required, in_clear)
+            if isinstance(opened, _Stopped) and before.dropped_hello and not opened.interrupted:
+                text = before.verdict.text + opened.verdict.text  # the reason may be in what EHLO met
+                opened = replace(opened, verdict=opened.verdict._replace(text=text))
+        return opened
+
+    async def _hello(
+        self,
+        stream: Stream,
+        endpoint: Endpoint,
+        plan: DeliveryPlan,
+        greeting: Greeting,
+        required: Requirement | None,
+        in_clear: str,
+    ) -> OpenSession | _Stopped:
+        """Hear the greeting, say hello, and make the session as secure as it must be; closes it otherwise.
+
+        ``in_clear`` is why there will be no TLS, if that is known.
+        """
+        session = Session(timeouts=self._settings.timeouts, lmtp=self._settings.lmtp, observer=self._observe)
+        peer = Peer(endpoint, stream.local, in_clear=in_clear)
+        if self._stage is not None and self._stage.security.implicit and required is not None:
+            secured = await self._stage.handshake(stream, plan, required, peer)
+            if not isinstance(secured, SecuredStream):
+                return await self._not_secure(stream, session, secured, peer)
+            stream, peer = secured.stream, replace(peer, protection=secured.protection)
+        name = await self._name(stream)
+        heard = await next_reply(stream, session)
+        if isinstance(heard, Lost):
+            await Close(stream)
+            stopped = self._stopped(heard, "", peer)
+            silent = isinstance(heard.error, (WaitTimeout, ConnectionLost)) and not session.inside_reply
+            return replace(stopped, verdict=from_silence(heard.error, peer)) if silent else stopped
+        if heard.result is not ReplyMeaning.SUCCESS:
+            verdict = self._refused(heard, exchange(b"(connecting)", heard.reply), peer)
+            return await self._leave(stream, session, verdict)
+        phase = _first_word(greeting, heard.reply)
+        offered = await self._say_hello(stream, session, peer, name, phase)
+        if not isinstance(offered, Capabilities):
+            return offered
+        if self._stage is not None and required is not None and peer.protection is None:
+            secured = await self._stage.start_tls(stream, session, offered, plan, required, peer)
+            if isinstance(secured, SecuredStream):  # what was known before the handshake counts no more (RFC 3207 4.2)
+                stream, peer = secured.stream, replace(peer, protection=secured.protection)
+                offered = await self._say_hello(stream, session, peer, name, phase)
+                if not isinstance(offered, Capabilities):
+                    return offered
+            elif not isinstance(secured, InClear) or secured.broken:
+                return await self._not_secure(stream, session, secured, peer)
+            else:
+                peer = replace(peer, in_clear=secured.reason.removeprefix(_IN_CLEAR))
+        if self._stage is not None:
+            if plan.wish is TLSDemand.REQUIRETLS and not offered.require_tls:
+                return await self._leave(stream, session, from_requiretls(peer))
+            unfit = await self._stage.log_in(stream, session, offered, plan.route, peer)
+            if unfit is not None:
+                return await self._not_secure(stream, session, unfit, peer)
+        usable = self._settings.usable(offered)
+        if self._observe is not ignore:
+            self._observe(Detail(f"used: {_names(usable)}"))
+        # Without any security all sessions are alike.
+        wish = plan.wish if self._stage is not None else TLSDemand.NONE
+        return OpenSession(stream, session, peer, usable, wish, standing=SessionStanding(lmtp=self._settings.lmtp))
+
+    async def _say_hello(
+        self, stream: Stream, session: Session, peer: Peer, name: bytes, phase: Phase
+    ) -> Capabilities | _Stopped:
+        """Say hello; HELO is the way back for servers that do not know EHLO."""
+        dialogue = ""
+        refusal: Verdict | None = None
+        while True:
+            wire = command.hello(phase.value.encode(), name)
+            session.command(phase, wire)
+            heard = await next_reply(stream, session)
+            if isinstance(heard, Lost):
+                await Close(stream)
+                stopped = self._stopped(heard, dialogue + exchange(wire[:-2], None), peer, hello=phase)
+                if refusal is None or stopped.interrupted:
+                    return stopped
+                return replace(stopped, verdict=from_loss_behind(refusal, stopped.verdict))
+            if heard.result is ReplyMeaning.SUCCESS:
+                break
+            dialogue += exchange(wire[:-2], heard.reply)
+            refusal = self._refused(heard, dialogue, peer)
+            if phase is not Phase.EHLO or heard.reply.code == 421:
+                return await self._leave(stream, session, refusal)
+            phase = Phase.HELO
+        if phase is Phase.HELO:
+            return Capabilities()
+        try:
+            offered = parse_ehlo(heard.reply.lines)
+        except ReplyError as error:
+            await Close(stream)
+            return _Stopped(from_loss(error, "", peer, level=Scope.HOST))
+        for problem in offered.problems:
+            self._observe(Remark(f"{phase.value}: {problem}"))
+        return offered
+
+    async def _not_secure(
+        self, stream: Stream, session: Session, outcome: InClear | NotSecured | ResumptionFailed, peer: Peer
+    ) -> _Stopped:
+        """Give up a connection that is not, or no more, what it must be."""
+        if isinstance(outcome, NotSecured) and outcome.in_order:
+            await say_quit(stream, session)
+        await Close(stream)
+        if isinstance(outcome, NotSecured):
+            late = outcome.unanswered
+            return _Stopped(outcome.verdict, interrupted=outcome.interrupted, name_decided=not late, unanswered=late)
+        verdict = from_security(outcome.reason, peer, final=False)
+        if isinstance(outcome, ResumptionFailed):
+            return _Stopped(verdict, was_stale=True)
+        return _Stopped(verdict, clear_may_work=True, unanswered=outcome.unanswered)
+
+    async def _leave(self, stream: Stream, session: Session, verdict: Verdict) -> _Stopped:
+        """Say QUIT to a server that does not want to talk."""
+        await say_quit(stream, session)
+        await Close(stream)
+        return _Stopped(verdict)
+
+    def _refused(self, heard: StepAnswered, dialogue: str, peer: Peer) -> Verdict:
+        return from_reply(heard.step.phase, heard.reply, heard.result, dialogue, enhanced=False, peer=peer)
+
+    def _stopped(self, lost: Lost, dialogue: str, peer: Peer, *, hello: Phase | None = None) -> _Stopped:
+        error: ZsmtpError = lost.error
+        interrupted = isinstance(error, Interrupted)
+        level = Scope.SESSION if interrupted else Scope.HOST
+        verdict = from_loss(error, dialogue + unfinished(lost), peer, level=level)
+        dropped = hello is Phase.EHLO and isinstance(error, ConnectionLost)
+        unanswered = waited_in_vain(error)
+        return _Stopped(verdict, interrupted=interrupted, dropped_hello=dropped, unanswered=unanswered)
+
+    async def _name(self, stream: Stream) -> bytes:
+        """The name to greet with from this local address."""
+        address = stream.local[0] if stream.local is not None else None
+        if address not in self._names:
+            settings = self._settings
+            name = await helo_name(address, configured=settings.helo_name, host_name=settings.host_name)
+            if await ReadStop():  # what lookups cut short did not find may be there
+                return name.encode("ascii", "replace")
+            self._names[address] = name.encode("ascii", "replace")
+        return self._names[address]
+
+
+def _overtaken(endpoint: Endpoint, waited: float) -> ConnectFailure:
+    return ConnectFailure(endpoint, f"no answer in {waited:.1f} s, and a later address gave one")
+
+
+def _drop_address(endpoint: Endpoint, remaining: list[Endpoint]) -> None:
+    """Take the address of ``endpoint`` out of ``remaining``, whosever it is."""
+    remaining[:] = [one for one in remaining if one.place != endpoint.place]
+
+
+async def next_reply(stream: Stream, session: Session) -> StepAnswered | Lost:
+    """The reply to the command (or connection) that waits for one, or how the session ended.
+
+    Raises LocalError if the session waits for nothing: then this program is at fault.
+    """
+    event = await Exchange(stream, session)
+    if isinstance(event, StepAnswered | Lost):
+        return event
+    raise LocalError(f"a reply was awaited, and the session had {event!r}")
+
+
+async def say_quit(stream: Stream, session: Session) -> None:
+    """Say QUIT and hear the peer out. The stream is still to be closed."""
+    session.command(Phase.QUIT, command.QUIT)
+    while session.lost is None and await Exchange(stream, session) is not None:
+        pass
+
+
+def _first_word(greeting: Greeting, banner: Reply) -> Phase:
+    if greeting is Greeting.LHLO:
+        return Phase.LHLO
+    if greeting is Greeting.IF_ANNOUNCED:
+        return Phase.EHLO if b"ESMTP" in b"\n".join(banner.lines).upper() else Phase.HELO
+    return Phase.HELO if greeting is Greeting.HELO else Phase.EHLO
+
+
+def _names(capabilities: Capabilities) -> str:
+    words = [line.split(b" ", 1)[0].decode("ascii", "replace") for line in capabilities.keywords]
+    return " ".join(words[:40]) or "no extension"

@@ -1,0 +1,158 @@
+"""Email backends for Django: one that queues mail durably, one that delivers it while the request waits.
+
+In the settings::
+
+    EMAIL_BACKEND = "zsmtp.django.QueueBackend"     # or "zsmtp.django.DeliverBackend"
+    ZSMTP_QUEUE = "sqlite:///var/lib/app/mail.db"   # without it: the environment's ZSMTP_QUEUE, else the system's queue
+    ZSMTP_DATABASE = "default"                      # instead: the queue's tables are in this SQLite database
+    ZSMTP_CONFIG = "/etc/zsmtp.toml"                # or a zsmtp.Config; how mail is delivered, and by which relays
+
+With ``ZSMTP_DATABASE`` a message is written in the transaction that is open there: mail of a request that is rolled
+back was never sent. That database is in WAL mode with ``synchronous=FULL``, and its transactions that send mail begin
+with ``BEGIN IMMEDIATE`` (``"OPTIONS": {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL"}``).
+Another process delivers the queue: ``zsmtp.Queue.open(..., deliver=True)``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from django import conf
+from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.db import connections, transaction
+
+from zsmtp.client.client import Client
+from zsmtp.client.config import Config
+from zsmtp.client.report import Report
+from zsmtp.errors import ZsmtpError
+from zsmtp.queue.blocking import Queue
+from zsmtp.queue.location import usual_location
+
+__all__ = ["DeliverBackend", "QueueBackend"]
+
+_open: dict[tuple[int, str], Queue] = {}
+_lock = threading.Lock()
+
+
+class QueueBackend(BaseEmailBackend):
+    """Queues messages; each is on the disk, or in the open transaction, when it counts as sent.
+
+    ``queue`` and ``database`` are in place of the settings. Raises ZsmtpError unless ``fail_silently``.
+    """
+
+    def __init__(
+        self, fail_silently: bool = False, *, queue: str | None = None, database: str | None = None, **options: Any
+    ) -> None:
+        super().__init__(fail_silently=fail_silently, **options)
+        self._database = database or (None if queue else getattr(conf.settings, "ZSMTP_DATABASE", None))
+        self._location = queue or getattr(conf.settings, "ZSMTP_QUEUE", None)
+
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
+        """Queue messages one after the other; how many were queued."""
+        sent = 0
+        for message in email_messages:
+            recipients = message.recipients()
+            if not recipients:
+                continue
+            try:
+                self._submit(message, recipients)
+            except (ZsmtpError, OSError):
+                if not self.fail_silently:
+                    raise
+            else:
+                sent += 1
+        return sent
+
+    def _submit(self, message: EmailMessage, recipients: list[str]) -> None:
+        connection = None if self._database is None else _sqlite(self._database)
+        queue = _queue(_file_of(self._database) if self._database is not None else self._location)
+        queue.submit(message.message(), sender=message.from_email, recipients=recipients, connection=connection)
+        if self._database is not None:
+            transaction.on_commit(queue.wake, using=self._database)
+
+
+class DeliverBackend(BaseEmailBackend):
+    """Delivers messages, and returns when servers have them or refused them.
+
+    All messages are tried; then the first :class:`~zsmtp.errors.NotDelivered` or other error is raised, unless
+    ``fail_silently``.
+    """
+
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
+        """Deliver messages side by side; how many were delivered to all their recipients."""
+        outcomes = _run(_deliver([message for message in email_messages if message.recipients()]))
+        sent = 0
+        for outcome in outcomes:
+            try:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                outcome.raise_for_failures()
+            except (ZsmtpError, OSError):
+                if not self.fail_silently:
+                    raise
+            else:
+                sent += 1
+        return sent
+
+
+async def _deliver(messages: Sequence[EmailMessage]) -> list[Report | BaseException]:
+    async with Client(_config()) as client:
+        tried = [
+            client.deliver(message.message(), sender=message.from_email, recipients=message.recipients())
+            for message in messages
+        ]
+        return await asyncio.gather(*tried, return_exceptions=True)
+
+
+def _run(work: Coroutine[Any, Any, list[Report | BaseException]]) -> list[Report | BaseException]:
+    """Run it on a loop of its own; beside that of the caller if there is one."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1, thread_name_prefix="zsmtp") as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+def _config() -> Config:
+    given = getattr(conf.settings, "ZSMTP_CONFIG", None)
+    if given is None or isinstance(given, Config):
+        return given or Config()
+    return Config.from_toml(given)
+
+
+def _queue(location: str | None) -> Queue:
+    """The queue of this process, which all its threads share; a process that was forked off opens its own.
+
+    It ends with the process: what was submitted is on the disk.
+    """
+    key = os.getpid(), location or ""
+    with _lock:
+        queue = _open.get(key)
+        if queue is None:
+            queue = _open[key] = Queue.open(location or usual_location().path, config=_config())
+        return queue
+
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def _file_of(alias: str) -> str:
+    return str(connections[alias].settings_dict["NAME"])
+
+
+def _sqlite(alias: str) -> sqlite3.Connection:
+    """The connection of a database of the project, in this thread."""
+    database = connections[alias]
+    database.ensure_connection()
+    if not isinstance(database.connection, sqlite3.Connection):
+        raise ImproperlyConfigured(f"ZSMTP_DATABASE: {alias!r} is no SQLite database; name a queue by ZSMTP_QUEUE")
+    return database.connection

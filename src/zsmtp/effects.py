@@ -1,0 +1,276 @@
+"""Effects: what the rules ask of the outside world, as values that are awaited.
+
+A rule that needs an answer from outside (a connection, a DNS record, the time) is an ``async def`` function and awaits
+an :class:`Effect`; the type of the answer is the parameter of the effect's class, so that type checkers know it::
+
+    result = await Connect(endpoints, timeout)  # a ConnectResult
+
+No event loop is needed. A driver resumes the coroutine with :func:`carry_out` or a loop like it, carries out each
+effect that comes out and sends the answer in; it decides nothing. The drivers are ``zsmtp.net.blocking``,
+``zsmtp.net.aio`` and ``zsmtp.net.scripted``. Each has a table of the effects that it can carry out and raises what
+:func:`unknown_effect` makes for any other. :func:`overheard` shows effects and answers to a listener on their way.
+
+This module lies below all rooms: the types that effects and answers carry are imported for type checkers only.
+``zsmtp.dns.answer.Query`` is an effect as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zsmtp.errors import LocalError
+from zsmtp.records import dataclass
+
+if TYPE_CHECKING:
+    from typing import Generic, Protocol
+
+    from zsmtp.dns.candidates import Endpoint
+    from zsmtp.proto.session import Session, SessionEvent
+    from zsmtp.tls.chain import TrustAnchors
+    from zsmtp.tls.context import ContextOptions
+    from zsmtp.tls.facts import TLSFacts
+    from zsmtp.tls.mtasts import CachedPolicy, FetchedPolicy, RecalledPolicy
+    from zsmtp.tls.resume import Resumption
+else:
+    SessionEvent = FetchedPolicy = RecalledPolicy = object  # parameters of ``Effect`` matter to type checkers only
+
+    class Generic:
+        """Stands for that of ``typing``, which takes the agent 3 ms for the classes below: a twentieth of its start."""
+
+        __slots__ = ()
+
+        def __class_getitem__(cls, parameter):
+            return cls
+
+    Protocol = Generic
+
+
+A = TypeVar("A", covariant=True)
+E = TypeVar("E")
+T = TypeVar("T")
+
+
+class Effect(Generic[A]):
+    """Something that a driver does for a rule. Awaiting it hands it to the driver and returns the answer."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Effect[A], A, A]:
+        return (yield self)
+
+
+Operation = Coroutine[Effect[Any], Any, T]  # a rule at work: what calling an ``async def`` that awaits effects returns
+
+
+class Stream(Protocol):
+    """An open connection. Rules only pass it on; drivers know what it is."""
+
+    @property
+    def local(self) -> tuple[str, int] | None:
+        """This side's address and port; None for UNIX sockets."""
+
+    @property
+    def exporter(self) -> bytes:
+        """What ``tls-exporter`` binds a login to (RFC 9266); b"" in clear, or where it cannot be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectResult:
+    """The answer to :class:`Connect`: the connection made, or ``stream`` and ``endpoint`` None."""
+
+    stream: Stream | None
+    endpoint: Endpoint | None
+    failures: tuple[tuple[Endpoint, str], ...] = ()
+    """Attempts that failed, each with the reason."""
+    interrupted: bool = False
+    """There is no connection because this program was asked to stop."""
+    overtaken: tuple[tuple[Endpoint, float], ...] = ()
+    """Attempts started before the one that succeeded and without an answer then, each with the seconds it had had."""
+    own: tuple[Endpoint, ...] = ()
+    """Endpoints of failures that were this side's (no socket, no local address): they say nothing of the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect(Effect[ConnectResult]):
+    """Connect to the first of ``endpoints`` that accepts; later ones are started early while earlier ones hang.
+
+    ``timeout`` in seconds bounds each attempt.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange(Effect[SessionEvent | None]):
+    """Move octets between ``session`` and its peer until there is an event; None if nothing is left to do."""
+
+    stream: Stream
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class ReadClock(Effect[float]):
+    """The time in seconds, on a clock that does not go back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep(Effect[None]):
+    """Let time pass until the clock of :class:`ReadClock` shows ``until``, or this side is asked to stop.
+
+    Nothing of the run is open meanwhile that others wait for: a driver may give its place to another run.
+    """
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStop(Effect[str]):
+    """The reason why this side was asked to stop, "" if it was not.
+
+    What did not come about after that says nothing of servers and names: it is not to be remembered.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAddresses(Effect[frozenset[str]]):
+    """The IP addresses that this machine has now, in canonical text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Effect[None]):
+    """Close the stream at once."""
+
+    stream: Stream
+
+
+def _keep_nothing() -> None:
+    """Default of ``approved``: no session is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class TLSResult:
+    """The answer to :class:`StartTLS`: the stream over TLS and the facts of its handshake, or both None.
+
+    Without a new stream the old one is of no use any more.
+    """
+
+    stream: Stream | None
+    facts: TLSFacts | None
+    now: float
+    """Seconds since 1970, for the judgement on the facts."""
+    anchors: Callable[[], TrustAnchors]
+    """Loads the trust anchors for the judgement."""
+    error: str = ""
+    """Why there is no stream."""
+    interrupted: bool = False
+    """The handshake was broken off because this program was asked to stop."""
+    timed_out: bool = False
+    """The peer did not do its part in time."""
+    resuming: bool = False
+    """An earlier session was offered, whatever came of it (one that failed is forgotten)."""
+    approved: Callable[[], None] = _keep_nothing
+    """To be called after a positive judgement; only then is the session kept for resumption."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTLS(Effect[TLSResult]):
+    """Do a TLS handshake on ``stream`` within ``timeout`` seconds."""
+
+    stream: Stream
+    options: ContextOptions
+    server_name: str
+    """The name sent in the handshake (SNI)."""
+    timeout: float
+    ca_file: str = ""
+    ca_path: str = ""
+    """File and folder of the trust anchors for the judgement; the system's if both are ""."""
+    resumption: Resumption | None = None
+    """Where an earlier session may be found, and this one is kept once it is approved."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllowCompletion(Effect[bool]):
+    """Whether these ``transactions`` may become complete at their peer from now on.
+
+    It is awaited only for deliveries whose giver asked for it (``zsmtp.delivery.pipeline``): a queue first records that
+    the messages may have arrived, for the process that takes them over. Each transaction is a pair of a delivery and
+    the indexes of its recipients.
+    """
+
+    transactions: tuple[tuple[Any, tuple[int, ...]], ...]
+
+
+# What the rules of MTA-STS ask for (``zsmtp.tls.mtasts``).
+
+
+@dataclass(frozen=True, slots=True)
+class RecallPolicy(Effect[RecalledPolicy]):
+    """What is remembered of the MTA-STS policy of ``domain`` (RFC 8461 3.3)."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPolicy(Effect[FetchedPolicy]):
+    """One GET of ``https://host/path`` from the first of ``addresses`` that answers; no redirect is followed."""
+
+    host: str
+    addresses: tuple[str, ...]
+    path: str = "/.well-known/mta-sts.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class KeepPolicy(Effect[None]):
+    """Remember ``entry`` in place of what is remembered of its domain."""
+
+    entry: CachedPolicy
+
+
+PolicyEffect = RecallPolicy | FetchPolicy | KeepPolicy
+
+
+def carry_out(operation: Coroutine[E, Any, T], perform: Callable[[E], object]) -> T:
+    """Run ``operation`` to its end, each effect carried out by ``perform``, and return its result.
+
+    If ``perform`` raises, the operation is closed: its ``finally`` blocks run, and it does not go on.
+    """
+    answer: object = None
+    try:
+        while True:
+            answer = perform(operation.send(answer))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        operation.close()
+
+
+def unknown_effect(effect: object) -> LocalError:
+    """The error for an effect that a driver has no way to carry out."""
+    return LocalError(f"not an effect this driver knows: {effect!r}")
+
+
+def _ignore(effect: Effect[Any]) -> None:
+    """Default of ``asked``."""
+
+
+async def overheard(
+    operation: Operation[T],
+    answered: Callable[[Effect[Any], Any], None],
+    asked: Callable[[Effect[Any]], None] = _ignore,
+) -> T:
+    """Pass on the effects of ``operation``; call ``asked`` with each, and ``answered`` with each and its answer."""
+    answer: object = None
+    try:
+        while True:
+            effect = operation.send(answer)
+            asked(effect)
+            answer = await effect
+            answered(effect, answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        operation.close()
