@@ -24,11 +24,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from zsmtp.body.convert import ConvertedBody, Form, Segment
+from zsmtp.body.convert import ConvertedBody, Segment, SegmentForm
 from zsmtp.body.dots import DotStuffer
-from zsmtp.body.encode import Content
+from zsmtp.body.encode import MessageContent
 from zsmtp.body.lines import LineConverter, canonical_blocks
-from zsmtp.body.mime import Kind, StructureScan
+from zsmtp.body.mime import PartKind, StructureScan
 from zsmtp.body.source import Source
 from zsmtp.body.stored import prepare
 from zsmtp.body.target import Target
@@ -74,7 +74,7 @@ def by_smtplib(text: str) -> int:
     return len(smtplib._quote_periods(smtplib._fix_eols(text).encode("iso-8859-1")))  # type: ignore[attr-defined]
 
 
-def converted(source: Source, form: Form) -> ConvertedBody:
+def converted(source: Source, form: SegmentForm) -> ConvertedBody:
     return ConvertedBody(source, (Segment(0, source.size, form),))
 
 
@@ -88,16 +88,16 @@ def scanned(body: bytes) -> int:
     scan = StructureScan(PARTS)
     for block in Source.from_bytes(body).blocks():
         scan.feed(block)
-    return sum(part.kind is Kind.LEAF for part in scan.finish().parts())
+    return sum(part.kind is PartKind.LEAF for part in scan.finish().parts())
 
 
 def rates(text: bytes) -> list[Rate]:
     """All forms of ``text``, each checked to be right before it is measured."""
     source = Source.from_bytes(text)
-    qp = b"".join(converted(source, Form.QP).blocks())
+    qp = b"".join(converted(source, SegmentForm.QP).blocks())
     stored_qp = qp.replace(b"\r\n", b"\n")
-    decoded = b"".join(converted(Source.from_bytes(stored_qp), Form.DECODE_QP).blocks())
-    encoded = b"".join(converted(source, Form.BASE64_OCTETS).blocks())
+    decoded = b"".join(converted(Source.from_bytes(stored_qp), SegmentForm.DECODE_QP).blocks())
+    encoded = b"".join(converted(source, SegmentForm.BASE64_OCTETS).blocks())
     body = parts_body(text)
     unicode_text = text.decode("iso-8859-1")
     checks = {
@@ -114,21 +114,21 @@ def rates(text: bytes) -> list[Rate]:
         Rate("as it is", lambda: as_it_is(source), "smtplib", lambda: by_smtplib(unicode_text), 6.0),
         Rate(
             "text to quoted-printable",
-            lambda: drain(converted(source, Form.QP).blocks()),
+            lambda: drain(converted(source, SegmentForm.QP).blocks()),
             "binascii.b2a_qp",
             lambda: binascii.b2a_qp(text),
             0.9,
         ),
         Rate(
             "octets to base64",
-            lambda: drain(converted(source, Form.BASE64_OCTETS).blocks()),
+            lambda: drain(converted(source, SegmentForm.BASE64_OCTETS).blocks()),
             "binascii.b2a_base64",
             lambda: binascii.b2a_base64(text),
             0.3,
         ),
         Rate(
             "quoted-printable to 8-bit",
-            lambda: drain(converted(Source.from_bytes(stored_qp), Form.DECODE_QP).blocks()),
+            lambda: drain(converted(Source.from_bytes(stored_qp), SegmentForm.DECODE_QP).blocks()),
             "binascii.a2b_qp",
             lambda: binascii.a2b_qp(stored_qp),
             0.15,
@@ -174,7 +174,7 @@ def peak_memory(kind: str, size: int) -> int:
             file.write(page)
         end = file.tell()
         content = prepare(header, Source(file, 0, end)).content(target)
-        assert isinstance(content, Content)
+        assert isinstance(content, MessageContent)
         if drain(content.chunk_blocks()) != content.size:
             raise SystemExit(f"{kind}: not the size that was announced")
     # Not ru_maxrss: that counts what the parent had before this program was started.

@@ -5,7 +5,11 @@ one relay per domain and is given all messages as one stream; it keeps its conne
 ways: ``send()`` for each message, a connection each time, and one kept connection per destination with ``sendmail()``
 on it, destinations side by side. Each way is a process of its own, started anew for each run, that has sent one message
 before, so that nothing is imported in the time; that is from the first message asked for to the last answer,
-connections and good-byes included. The last table has a distance between them and the receivers (``bench/relay.py``).
+connections and good-byes included. The table before the last has a distance between them and the receivers
+(``bench/relay.py``).
+
+The last table is about the envelope: what it costs of CPU to take it from the header, beside one that is given, for
+each kind of message. One process for each kind sends the same messages both ways in turns, to ever new recipients.
 """
 
 from __future__ import annotations
@@ -13,13 +17,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from email.message import EmailMessage
 from functools import partial
 from pathlib import Path
 
@@ -112,6 +119,87 @@ def child(way: str, loop: str, messages: int, ports: list[int]) -> None:
     print(f"took {seconds} {cpu} {after.ru_maxrss}")
 
 
+# --------------------------------------------------- the envelope from the header
+
+
+def addressed(kind: str, folder: Path, number: int, recipient: str) -> bytes | Path | EmailMessage:
+    """A message of 4 KB whose header says the whole envelope."""
+    fields = {
+        "From": f"Sender <{SENDER}>",
+        "To": f"Recipient {number} <{recipient}>",
+        "Subject": "benchmark",
+        "Date": "Thu, 01 Jan 2026 00:00:00 +0000",
+        "Message-ID": f"<{number}@example.org>",
+    }
+    if kind == "EmailMessage":
+        message = EmailMessage()
+        for name, value in fields.items():
+            message[name] = value
+        message.set_content(body(OCTETS - 300).decode())
+        return message
+    octets = "".join(f"{name}: {value}\n" for name, value in fields.items()).encode() + b"\n" + body(OCTETS - 200)
+    if kind == "octets":
+        return octets
+    path = folder / str(number)
+    path.write_bytes(octets)
+    return path
+
+
+async def deliver_all(submissions: list[object], ports: list[int]) -> None:
+    import zsmtp
+
+    routes = {f"d{port}.example.com": zsmtp.Relay(host="127.0.0.1", port=port) for port in ports}
+    async with zsmtp.aio.Client(zsmtp.Config(routes=routes, helo_name="bench.example.org")) as client:
+        delivered = sum([result.ok async for result in client.stream(submissions)])  # type: ignore[arg-type]
+    assert delivered == len(submissions), delivered
+
+
+def envelope_child(kind: str, rounds: int, messages: int, ports: list[int]) -> None:
+    """Microseconds of CPU a message, given and from the header, one line for each round."""
+    import zsmtp
+
+    with tempfile.TemporaryDirectory() as name, asyncio.Runner() as runner:
+        for turn in range(rounds + 1):
+            costs = {}
+            ways = ("given", "header") if turn % 2 else ("header", "given")
+            for part, way in enumerate(ways):
+                names = [f"r{turn}.{part}.{n}@d{ports[n % len(ports)]}.example.com" for n in range(messages)]
+                made = [addressed(kind, Path(name), number, to) for number, to in enumerate(names)]
+                submissions: list[object] = list(made)
+                if way == "given":
+                    submissions = [
+                        zsmtp.Submission(message=one, sender=SENDER, recipients=to)
+                        for one, to in zip(made, names, strict=True)
+                    ]
+                gc.collect()
+                before = time.process_time()
+                runner.run(deliver_all(submissions, ports))
+                costs[way] = (time.process_time() - before) / messages * 1e6
+            if turn:  # the first one imports
+                print(f"took {costs['given']} {costs['header']}")
+
+
+def compare_envelopes(messages: int, destinations: int, runs: int) -> None:
+    """Print the table of what the envelope from the header costs."""
+    print(f"envelope from the header, {messages} messages of 4 KB to {destinations} destinations, {runs} runs in turns")
+    with ready_sinks(destinations, chunking=False) as ports:
+        for kind in KINDS:
+            words = [sys.executable, __file__, "--child", kind, "--runs", str(runs), "--messages", str(messages)]
+            ended = subprocess.run([*words, *map(str, ports)], capture_output=True, check=False, timeout=600)
+            taken = [tuple(map(float, text.split()[1:])) for text in ended.stdout.decode().splitlines()]
+            if ended.returncode or len(taken) != runs:
+                raise BenchError(f"{kind}: {ended.stderr[-800:].decode(errors='replace')}")
+            ratios = [header / given for given, header in taken]
+            given, header = (statistics.median(costs) for costs in zip(*taken, strict=True))
+            print(
+                f"  {kind:14} given {given:6.1f} us of CPU a message   from the header {header:6.1f}"
+                f"   {statistics.median(ratios):.3f} times ({min(ratios):.3f} to {max(ratios):.3f})"
+            )
+
+
+KINDS = ("octets", "path", "EmailMessage")
+
+
 def run(way: str, loop: str, messages: int, ports: list[int], cost: list[tuple[float, float]]) -> float:
     """Messages per second of one way in a process of its own."""
     words = [sys.executable, __file__, "--child", way, "--loop", loop, "--messages", str(messages)]
@@ -162,10 +250,13 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=500, help="messages of 4 KB (default: 500)")
     parser.add_argument("--destinations", type=int, default=20, help="destinations (default: 20)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each, in turns (default: 5)")
-    parser.add_argument("--child", choices=sorted(WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=[*WAYS, *KINDS], help=argparse.SUPPRESS)
     parser.add_argument("--loop", default="asyncio", help=argparse.SUPPRESS)
     parser.add_argument("ports", type=int, nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.child in KINDS:
+        envelope_child(options.child, options.runs, options.messages, options.ports)
+        return 0
     if options.child:
         child(options.child, options.loop, options.messages, options.ports)
         return 0
@@ -176,6 +267,7 @@ def main() -> int:
         for chunking in (False, True):
             compare(options.messages, options.destinations, options.runs, chunking=chunking)
         compare(options.messages, options.destinations, options.runs, chunking=True, round_trip=FAR)
+        compare_envelopes(options.messages, options.destinations, options.runs)
     except BenchError as error:
         print(error, file=sys.stderr)
         return 1

@@ -17,7 +17,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from table import machine
 
 HERE = Path(__file__).resolve().parent
-PROGRAMS = ("startup.py", "body.py", "throughput.py", "roundtrips.py", "tls.py", "library.py")
+PROGRAMS = (
+    "startup.py",
+    "body.py",
+    "throughput.py",
+    "roundtrips.py",
+    "tls.py",
+    "library.py",
+    "destinations.py",
+    "dkim.py",
+    "receiving.py",
+    "queue_store.py",
+    "queue_delivery.py",
+)
 PLOT = "roundtrips.svg"
 
 

@@ -1,10 +1,10 @@
 """A mail receiver that costs as little as Python allows, and throws all mail away: the other end of the benchmarks.
 
 It serves each connection in a thread of its own, offers PIPELINING and, if asked for, CHUNKING (RFC 2920, RFC 3030),
-takes commands in their order only, answers all that one read brought with one write, and looks for nothing in content
-but its end. Every read goes into the same memory: a new block of that size would now and then come from the system page
-by page, which halved what a client could reach in one run and not in the next. ``ready_sink`` runs it as a process of
-its own.
+speaks TLS behind STARTTLS if it is given a certificate, takes commands in their order only, answers all that one read
+brought with one write, and looks for nothing in content but its end. Every read goes into the same memory: a new block
+of that size would now and then come from the system page by page, which halved what a client could reach in one run and
+not in the next. ``ready_sink`` runs it as a process of its own.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 READ_SIZE = 1 << 18
 END = re.compile(rb"\r\n\.\r\n")  # searched for in half the time that bytearray.find takes
@@ -26,14 +28,19 @@ GREETED, SENDER, RECIPIENT = range(3)  # how far a transaction has come
 
 
 class Sink:
-    """The receiver on a listening socket; ``messages`` and ``octets`` count what it took."""
+    """The receiver on a listening socket; ``messages`` and ``octets`` count what it took.
 
-    def __init__(self, listener: socket.socket, *, chunking: bool) -> None:
+    ``tls`` is the context for those who say STARTTLS, None if it is not offered.
+    """
+
+    def __init__(self, listener: socket.socket, *, chunking: bool, tls: ssl.SSLContext | None = None) -> None:
         self.messages = 0
         self.octets = 0
+        self.tls = tls
         self._listener = listener
         keywords = b"250-sink.example\r\n250-PIPELINING\r\n" + (b"250-CHUNKING\r\n" if chunking else b"")
         self.hello = keywords + b"250 8BITMIME\r\n"
+        self.hello_in_clear = keywords + b"250-STARTTLS\r\n250 8BITMIME\r\n" if tls is not None else self.hello
 
     def serve(self) -> None:
         """Take connections until killed, each in a thread of its own."""
@@ -43,7 +50,7 @@ class Sink:
 
     def _serve_one(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with connection, contextlib.suppress(ConnectionError):
+        with connection, contextlib.suppress(ConnectionError, ssl.SSLError):
             connection.sendall(b"220 sink.example ESMTP\r\n")
             Conversation(connection, self).hold()
 
@@ -59,6 +66,7 @@ class Conversation:
         self._begin = self._end = 0
         self._replies: list[bytes] = []
         self._state = GREETED
+        self._hello = sink.hello_in_clear
 
     def hold(self) -> None:
         """Answer until QUIT; ConnectionError if the client goes before, or never ends its line."""
@@ -81,13 +89,21 @@ class Conversation:
                 self._chunk(bytes(buffer[begin:newline]).split())
             elif verb == 69 or verb == 72 or verb == 82:  # EHLO, HELO, RSET
                 self._state = GREETED
-                self._replies.append(self._sink.hello if verb == 69 else OK)
+                self._replies.append(self._hello if verb == 69 else OK)
+            elif verb == 83 and self._sink.tls is not None:  # STARTTLS
+                self._start_tls(self._sink.tls)
             elif verb == 81:  # QUIT
                 self._replies.append(b"221 2.0.0 bye\r\n")
                 self._answer()
                 return
             else:
                 self._replies.append(OK if verb == 78 else b"500 5.5.2 what\r\n")  # NOOP
+
+    def _start_tls(self, context: ssl.SSLContext) -> None:
+        self._replies.append(b"220 2.0.0 go\r\n")
+        self._answer()
+        self._connection = context.wrap_socket(self._connection, server_side=True)
+        self._hello = self._sink.hello
 
     def _answer(self) -> None:
         if self._replies:
@@ -175,12 +191,18 @@ def ready_sink(*, chunking: bool, pin: Sequence[str] = ()) -> Iterator[Receiver]
 
 
 @contextlib.contextmanager
-def ready_sinks(count: int, *, chunking: bool, pin: Sequence[str] = ()) -> Iterator[list[int]]:
-    """As many fast sinks in one process, each on a port of its own; connections are served side by side."""
-    listeners = [socket.create_server(("127.0.0.1", 0), backlog=512) for _ in range(count)]
+def ready_sinks(
+    count: int, *, chunking: bool, pin: Sequence[str] = (), host: str = "127.0.0.1", certificate: Path | None = None
+) -> Iterator[list[int]]:
+    """As many fast sinks in one process, each on a port of its own; connections are served side by side.
+
+    ``certificate`` is a file with a certificate and its key, for those who say STARTTLS.
+    """
+    listeners = [socket.create_server((host, 0), backlog=4096) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in listeners]
     descriptors = [listener.fileno() for listener in listeners]
     words = [sys.executable, "-S", __file__, ",".join(map(str, descriptors)), "chunking" if chunking else "plain"]
+    words += [str(certificate)] if certificate is not None else []
     with subprocess.Popen([*pin, *words], pass_fds=descriptors) as process:
         for listener in listeners:
             listener.close()
@@ -192,7 +214,11 @@ def ready_sinks(count: int, *, chunking: bool, pin: Sequence[str] = ()) -> Itera
 
 def main() -> None:
     listeners = [socket.socket(fileno=int(word)) for word in sys.argv[1].split(",")]
-    sinks = [Sink(listener, chunking=sys.argv[2] == "chunking") for listener in listeners]
+    tls = None
+    if len(sys.argv) > 3:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(sys.argv[3])
+    sinks = [Sink(listener, chunking=sys.argv[2] == "chunking", tls=tls) for listener in listeners]
     for sink in sinks[1:]:
         threading.Thread(target=sink.serve, daemon=True).start()
     sinks[0].serve()

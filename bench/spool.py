@@ -117,7 +117,7 @@ def _converse(process: subprocess.Popen[bytes], lines: list[bytes]) -> tuple[flo
         heard += data
         whole, _, heard = heard.rpartition(b"\n")
         hungry += whole.split(b"\n").count(b"#hungry")
-        delivered += whole.count(b"\tok ") + whole.count(b"\tok\n")
+        delivered += whole.count(b"\tok3 ")
         if not began:
             began = time.perf_counter()
         if b"\tdeferred" in whole or b"\terror" in whole:

@@ -32,8 +32,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from zsmtp.dns.plan import Family
-from zsmtp.net.tlslayer import Step, TLSLayer
+from zsmtp.dns.candidates import Family
+from zsmtp.net.tlslayer import HandshakeStep, TLSLayer
 from zsmtp.net.transport import SocketStream
 from zsmtp.tls.chain import TrustAnchors
 from zsmtp.tls.context import ContextOptions, client_context
@@ -87,8 +87,8 @@ def open_layer(port: int, resume: ResumableSession | None = None) -> TLSLayer:
     sock.setblocking(False)
     layer = TLSLayer(SocketStream(sock, Family.INET), CONTEXT, server_name="localhost", resume=resume)
     poll = select.poll()
-    while (step := layer.handshake_step()) is not Step.DONE:
-        poll.register(sock, select.POLLIN if step is Step.WANT_READ else select.POLLOUT)
+    while (step := layer.handshake_step()) is not HandshakeStep.DONE:
+        poll.register(sock, select.POLLIN if step is HandshakeStep.WANT_READ else select.POLLOUT)
         if not poll.poll(PATIENCE * 1000):
             raise BenchError("a handshake takes too long")
     return layer

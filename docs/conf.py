@@ -15,15 +15,28 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import zsmtp
 from zsmtp import __version__
+from zsmtp.client.message import MessageLike
 
 
 def lend_type_names() -> None:
-    """Give every module the names that it imports for type checkers only, so that signatures can be linked."""
+    """Give every module the names that it has for type checkers only, so that signatures can be linked.
+
+    Those that define some come before those that import them.
+    """
     modules = [importlib.import_module(found.name) for found in pkgutil.walk_packages(zsmtp.__path__, "zsmtp.")]
-    for module in modules:
-        for node in ast.parse(Path(str(module.__file__)).read_text()).body:
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-                exec(compile(ast.Module(node.body, []), str(module.__file__), "exec"), vars(module))  # noqa: S102
+    blocks = [
+        (node, module)
+        for module in modules
+        for node in ast.parse(Path(str(module.__file__)).read_text()).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    for node, module in sorted(blocks, key=lambda block: not any(isinstance(n, ast.ClassDef) for n in block[0].body)):
+        exec(compile(ast.Module(node.body, []), str(module.__file__), "exec"), vars(module))  # noqa: S102
+
+
+def lead_forward_references() -> None:
+    """Say where the name in ``MessageLike`` leads in modules that import the alias and not the name."""
+    typing.get_args(MessageLike)[0].__forward_module__ = "email.message"
 
 
 def annotate_records() -> None:
@@ -39,6 +52,7 @@ def annotate_records() -> None:
 
 
 lend_type_names()
+lead_forward_references()
 annotate_records()
 
 project = "zsmtp"
@@ -46,7 +60,15 @@ author = "the zsmtp project"
 copyright = "the zsmtp project"
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc", "drawn.diagram", "drawn.manpages", "drawn.references", "drawn.tables"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "drawn.diagram",
+    "drawn.keys",
+    "drawn.manpages",
+    "drawn.metrics",
+    "drawn.references",
+    "drawn.tables",
+]
 exclude_patterns = ["captures"]
 nitpicky = True
 nitpick_ignore_regex = [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from outcome import outcome
+from stuck import delivering, shell
 from tests.support.receiver import Receiver, receiving
 
 import zsmtp
@@ -32,3 +35,30 @@ def closed_world(receiver: Receiver) -> zsmtp.Config:
     names = StaticResolver("example.org MX 10 mx1.example.org\nmx1.example.org A 127.0.0.1")
     direct = zsmtp.Direct(resolver=names, port=receiver.port, dane=False, mta_sts=zsmtp.STSUse.OFF)
     return zsmtp.Config(direct=direct, helo_name="out.example.net")
+
+
+@pytest.fixture(name="shell")
+def commands(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """What runs ``zsmtp`` commands."""
+    monkeypatch.setenv("COLUMNS", "86")
+    return shell
+
+
+@pytest.fixture
+def news_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The path of a queue that commands find without being given it."""
+    monkeypatch.setenv("ZSMTP_QUEUE", str(tmp_path / "mail.db"))
+    return tmp_path / "mail.db"
+
+
+@pytest.fixture
+def stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """What runs commands on the queue of ``examples/stuck.py``; their operator is ann."""
+    monkeypatch.setenv("ZSMTP_QUEUE", str(tmp_path / "queue.db"))
+    monkeypatch.setenv("COLUMNS", "86")
+    somebody = SimpleNamespace(getlogin=lambda: "ann", getuid=lambda: 1000)
+    monkeypatch.setattr("zsmtp.cli.queuechanging.os", somebody)
+    monkeypatch.setattr("syslog.syslog", lambda priority, text: None)
+    with delivering(tmp_path / "queue.db") as now:
+        monkeypatch.setattr("zsmtp.cli.queue.time", SimpleNamespace(time=lambda: now))  # however slow the examples are
+        yield shell

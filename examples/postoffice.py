@@ -1,12 +1,12 @@
 """A post office in a temporary folder: messages queued as ZMailer's router leaves them, delivered by the agent.
 
-Run it with ``make run``, or ``python examples/postoffice.py``; it shows a person every step. The parts are those of
-a real mail system, small: a control file and a message file for each message, a scheduler that tells the agent what
+Run it with ``make run-agent``, or ``python examples/postoffice.py``; it shows a person every step. The parts are those
+of a real mail system, small: a control file and a message file for each message, a scheduler that tells the agent what
 to do and hears what became of it (all over one socket pair on descriptors 0, 1 and 2), and a receiver that speaks
 SMTP (aiosmtpd, not part of this project) on the loopback interface. Nothing leaves this machine.
 
-With ``--message FILE --to ADDRESS`` (``make run MSG=FILE TO=ADDRESS``) it delivers that message instead of its own
-three. Exit status: 0 if all went as expected, 1 if not, 2 for a usage error.
+With ``--message FILE --to ADDRESS`` (``make run-agent MSG=FILE TO=ADDRESS``) it delivers that message instead of its
+own three. Exit status: 0 if all went as expected, 1 if not, 2 for a usage error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
-PATIENCE = 20.0  # seconds for the whole run of the agent
+PATIENCE = 60.0  # seconds for the whole run of the agent
 
 SENDER = "alice@example.org"
 HELO_NAME = "postoffice.example.org"

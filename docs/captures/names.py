@@ -27,6 +27,7 @@ _mta-sts.example.com TXT "v=STSv1; id=20261126T1200"
 mta-sts.example.com A 198.51.100.80
 _smtp._tls.example.com TXT "v=TLSRPTv1; rua=mailto:tls-reports@example.com"
 quiet.example MX 0 .
+brisbane._domainkey.football.example.com TXT "v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
 relay.example.net A 192.0.2.30
 mailbox.example.net A 192.0.2.40
 out.example.net A 203.0.113.10

@@ -33,6 +33,28 @@ Message-ID: <lunch.1@example.net>
 At one, by the river?
 """
 
+# RFC 8463 appendix A, with one of its two signatures.
+RECEIVED = """\
+DKIM-Signature: v=1; a=ed25519-sha256; c=relaxed/relaxed;
+ d=football.example.com; i=@football.example.com;
+ q=dns/txt; s=brisbane; t=1528637909; h=from : to :
+ subject : date : message-id : from : subject : date;
+ bh=2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8=;
+ b=/gCrinpcQOoIfuHNQIbq4pgh9kyIK3AQUdt9OdqQehSwhEIug4D11Bus
+ Fa3bT3FY5OsU7ZbnKELq+eXdp1Q1Dw==
+From: Joe SixPack <joe@football.example.com>
+To: Suzie Q <suzie@shopping.example.net>
+Subject: Is dinner ready?
+Date: Fri, 11 Jul 2003 21:00:37 -0700 (PDT)
+Message-ID: <20030712040037.46341.5F8J@football.example.com>
+
+Hi.
+
+We lost the game.  Are you hungry yet?
+
+Joe.
+"""
+
 TLS_CONF = """\
 tls-level        may
 tls-dane         on
@@ -87,6 +109,13 @@ SCENES: dict[str, list[str]] = {
         "python3 -m json.tool",
     ],
     "connect": ["smtp -D example.org"],
+    "dkim-key": ["zsmtp dkim key example.net 2026a | fold -w 86", "ls 2026a*"],
+    "dkim-verify": [
+        "zsmtp dkim verify received.eml",
+        "echo $?",
+        "sed 's/Is dinner ready/Is lunch ready/' received.eml | zsmtp dkim verify -",
+        "sed 's/lost the game/won the game/' received.eml | zsmtp dkim verify -",
+    ],
 }
 
 
@@ -150,6 +179,7 @@ def furnish(folder: Path) -> None:
     for path in (resolver, hosts):
         subprocess.run(["mount", "--bind", str(path), f"/etc/{path.name}"], check=True)
     (folder / "letter.eml").write_text(LETTER)
+    (folder / "received.eml").write_text(RECEIVED)
     (folder / "secret").write_text("open sesame\n")
     (folder / "wrong-secret").write_text("open, barley\n")
     office = folder / "postoffice"

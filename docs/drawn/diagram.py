@@ -91,8 +91,7 @@ def _arrow(pair: Pair, drawn: set[Pair], *, ahead: bool) -> str:
 
 def _box(phase: Phase, *, met: bool, quits: bool) -> str:
     rule, place = RULES[phase], PLACES[phase]
-    codes = "2xx" if rule.success is None else " ".join(map(str, sorted(rule.success)))
-    note = f"{codes} · {Timeouts().of(rule.wait):.0f} s" if met else "not used"
+    note = f"{rule.codes} · {Timeouts().of(rule.wait):.0f} s" if met else "not used"
     left, top = place.x - HALF.x, place.y - HALF.y
     mark = f'<text class="quit" x="{place.x + HALF.x - 4}" y="{top + 11}">⇥</text>' if quits else ""
     return (

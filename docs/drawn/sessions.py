@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery, Message
+from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.pool import Route
-from zsmtp.delivery.report import Ledger
 from zsmtp.delivery.security import Security
 from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.dns.destination import DestinationRequest
@@ -21,10 +21,10 @@ from zsmtp.events import Answered, Connected, Event, LineSent
 from zsmtp.net.script import Reaction, Script
 from zsmtp.net.scripted import ScriptedNetwork
 from zsmtp.proto.phase import Phase
-from zsmtp.proto.plan import ContentForm, Envelope, Recipient
+from zsmtp.proto.plan import ContentForm, Envelope, EnvelopeRecipient
 from zsmtp.proto.sasl import Credentials, Secret
 from zsmtp.tls.facts import TLSFacts
-from zsmtp.tls.policy import Policy
+from zsmtp.tls.policy import TLSPolicy
 
 CONTENT = b"Subject: hello\r\n\r\nhello\r\n"
 
@@ -60,7 +60,7 @@ def _content() -> ContentForm:
 
 
 def _message(recipients: int) -> Message:
-    paths = tuple(Recipient(b"user%d@example.org" % number) for number in range(recipients))
+    paths = tuple(EnvelopeRecipient(b"user%d@example.org" % number) for number in range(recipients))
     return Message(Envelope(b"sender@example.net", paths), lambda capabilities: _content())
 
 
@@ -92,11 +92,11 @@ def lead(script: Script, settings: SessionSettings, sizes: Sequence[int] = (2, 1
 def orders() -> Order:
     """The orders of all sessions together. What ran ahead at one server may have waited at another: it is in both."""
     login = Security(
-        policy_for=lambda destination: Policy(),
+        policy_for=lambda destination: TLSPolicy(),
         credentials_for=lambda server, destination: Credentials(b"user", Secret(b"open sesame")),
         nonce=lambda: b"0123456789",
     )
-    clear = Security(policy_for=lambda d: Policy(), credentials_for=lambda s, d: None, nonce=lambda: b"0")
+    clear = Security(policy_for=lambda d: TLSPolicy(), credentials_for=lambda s, d: None, nonce=lambda: b"0")
     tls = TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256)
     plain = SessionSettings(helo_name="client.example")
     refusing = {"RCPT": [Reaction("550 5.1.1 no such user")]}

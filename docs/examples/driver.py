@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from zsmtp.proto import command
 from zsmtp.proto.capabilities import parse_ehlo
-from zsmtp.proto.phase import Phase, Result, Timeouts
+from zsmtp.proto.phase import Phase, ReplyMeaning, Timeouts
 from zsmtp.proto.plan import ContentForm, Envelope, plan_transaction
 from zsmtp.proto.reply import Reply
-from zsmtp.proto.session import Answer, Lost, Session, SessionEvent
+from zsmtp.proto.session import Lost, Session, SessionEvent, StepAnswered
 
 
 def events(sock: socket.socket, session: Session) -> Iterator[SessionEvent]:
@@ -44,9 +44,9 @@ def send(sock: socket.socket, name: bytes, envelope: Envelope, content: ContentF
     for event in events(sock, session):
         if isinstance(event, Lost):
             raise event.error
-        if isinstance(event, Answer):
+        if isinstance(event, StepAnswered):
             replies.append(event.reply)
-            if event.result is not Result.SUCCESS:
+            if event.result is not ReplyMeaning.SUCCESS:
                 break
             if event.step.phase is Phase.GREETING:
                 session.command(Phase.EHLO, command.hello(b"EHLO", name))

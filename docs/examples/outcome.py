@@ -1,4 +1,4 @@
-"""What becomes of one message at a server that follows a script, without a network and without waiting."""
+"""What becomes of messages at a server that follows a script, without a network and without waiting."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ from collections.abc import Iterator
 
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.envelope import Delivery, Message
+from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Verdict
 from zsmtp.delivery.pool import Route
-from zsmtp.delivery.report import Ledger
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.net.script import Script
 from zsmtp.net.scripted import ScriptedNetwork
-from zsmtp.proto.plan import ContentForm, Envelope, Recipient
+from zsmtp.proto.plan import ContentForm, Envelope, EnvelopeRecipient
 
 CONTENT = b"Subject: hello\r\n\r\nHello.\r\n"
 
 
-def outcome(*servers: Script, recipients: int = 1) -> tuple[list[Verdict], ScriptedNetwork]:
-    """Deliver to example.org, whose exchangers follow ``servers``; the verdicts by recipient, and the network."""
+def outcome(*servers: Script, recipients: int = 1, messages: int = 1) -> tuple[list[Verdict], ScriptedNetwork]:
+    """Deliver to example.org, whose exchangers follow ``servers``; the verdicts by recipient, and the network.
+
+    Of several messages, each to the same recipients, the verdicts on the last one are given.
+    """
     hosts = {f"192.0.2.{number}": [script] for number, script in enumerate(servers, 1)}
     names = [f"example.org MX {number}0 mx{number}.example.org" for number in range(1, len(servers) + 1)]
     names += [f"mx{number}.example.org A 192.0.2.{number}" for number in range(1, len(servers) + 1)]
@@ -31,13 +34,14 @@ def outcome(*servers: Script, recipients: int = 1) -> tuple[list[Verdict], Scrip
     def chunk() -> Iterator[bytes]:
         yield CONTENT
 
-    paths = tuple(Recipient(b"user%d@example.org" % number) for number in range(1, recipients + 1))
+    paths = tuple(EnvelopeRecipient(b"user%d@example.org" % number) for number in range(1, recipients + 1))
     content = ContentForm(len(CONTENT), 16, None, data, chunk)
     message = Message(Envelope(b"sender@example.net", paths), lambda capabilities: content)
     verdicts: dict[int, Verdict] = {}
-    ledger = Ledger(recipients, verdicts.__setitem__)
+    queue = iter([Delivery(message, Ledger(recipients, verdicts.__setitem__)) for _ in range(messages)])
     courier = Courier(SessionSettings(helo_name="client.example.net"))
     route = Route(DestinationRequest(destination="example.org", shuffle=lambda items: None))
-    network.run(courier.deliver(route, Delivery(message, ledger)))
+    while (first := next(queue, None)) is not None:
+        network.run(courier.deliver(route, first, lambda: next(queue, None)))
     network.run(courier.close(route, "done"))
     return [verdicts[number] for number in range(recipients)], network
