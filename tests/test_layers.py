@@ -100,6 +100,7 @@ PURE_MODULES |= {
     f"zsmtp.queue.{name}"
     for name in (
         "addressrules",
+        "changes",
         "composer",
         "deliverystatus",
         "explanation",
@@ -121,6 +122,7 @@ PURE_MODULES |= {
         "shaping",
         "site",
         "sql",
+        "staged",
         "states",
         "store",
         "wording",

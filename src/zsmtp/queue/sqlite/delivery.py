@@ -20,9 +20,9 @@ from zsmtp.queue.operators import SiteStatus
 from zsmtp.queue.settling import attempt_of
 from zsmtp.queue.sqlite import claims
 from zsmtp.queue.sqlite.locks import DelivererLock
+from zsmtp.queue.sqlite.reader import Reader
 from zsmtp.queue.sqlite.results import Joined, Marking, Open, Settling, SiteReport, SQLiteResults
 from zsmtp.queue.sqlite.transaction import News, WriteTransaction
-from zsmtp.queue.sqlite.worker import Reader
 from zsmtp.queue.sqlite.writer import DatabaseWatch, JobKind, Writer
 from zsmtp.queue.states import AttemptKey, Position, SubQueue
 from zsmtp.queue.store import (

@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from zsmtp.errors import Conflict, QueueError
 from zsmtp.queue import intake
 from zsmtp.queue.limits import (
     BY_COMMAND,
     CHUNK,
-    PART_OCTETS,
-    PART_RECIPIENTS,
 )
 from zsmtp.queue.sql import ARRIVING, MESSAGE, OWED, columns, owed_from
 from zsmtp.queue.sqlite.results import delete_messages
 from zsmtp.queue.sqlite.transaction import WriteTransaction, each, insert, listed
+from zsmtp.queue.staged import (
+    Notifying,
+    Staged,
+    UploadPart,
+    check,
+    check_encodable,
+    decoded,
+    expiry,
+    message_row,
+    octets_of,
+    staged,
+)
 from zsmtp.queue.states import OwedNotice, milliseconds
 from zsmtp.queue.store import (
     Accepted,
@@ -38,42 +48,7 @@ _INSERT_RECIPIENT = (
     "INSERT INTO zsmtp_recipient (message, number, address, key, tenant, rank, due, expires, notify, orcpt, hold) "
     "VALUES|(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_FARTHEST = (1 << 53) / 1000
-_LARGEST = 1 << 31
 _INSERT_CONTENT = "INSERT INTO zsmtp_content (message, data) VALUES|(?, ?)"
-
-
-class Staged(NamedTuple):
-    """An upload that is to be accepted: what of it was written, and the rest.
-
-    ``message`` 0: nothing was. ``rest`` are its last recipients, whose numbers end with ``recipients``; ``arriving``
-    tells whether others were written before.
-    """
-
-    new: NewMessage
-    message: int
-    size: int
-    recipients: int
-    chunks: list[tuple[int, bytes]]
-    rest: list[NewRecipient]
-    arriving: bool
-
-
-class UploadPart(NamedTuple):
-    """A part of an upload: chunks by their number, recipients with the number of the first."""
-
-    new: NewMessage
-    message: int
-    chunks: list[tuple[int, bytes]]
-    first: int
-    recipients: list[NewRecipient]
-
-
-class Notifying(NamedTuple):
-    """Owed notices, and the message that replaces them."""
-
-    owed: Sequence[OwedNotice]
-    notice: NewMessage | None
 
 
 class SQLiteIntake:
@@ -257,17 +232,17 @@ class Rows:
         self, new: NewMessage, message: int, first: int, recipients: Sequence[NewRecipient], *, arriving: bool
     ) -> None:
         due = milliseconds(new.due)
-        common = (new.tenant, -new.priority, due, _expiry(new))
+        common = (new.tenant, -new.priority, due, expiry(new))
         for place, one in enumerate(recipients, first):
             address, key, notify, orcpt = one.address.decode(), one.key, one.notify, one.orcpt
             if "\0" in address or "\0" in key or not key.isascii():
-                _encodable(f"{address}{key}")
+                check_encodable(f"{address}{key}")
             hold = self.rule(one.hold) if one.hold else 0
             if notify is None and orcpt is None and not hold and not arriving:
                 self._plain.append((message, place, address, key, *common))
                 self._arrived.append((key, due))
                 continue
-            row = (message, place, address, key, *common, _decoded(notify), _decoded(orcpt))
+            row = (message, place, address, key, *common, decoded(notify), decoded(orcpt))
             self._recipients.append((*row, hold or (ARRIVING if arriving else 0)))
             if not hold and not arriving:
                 self._arrived.append((key, due))
@@ -310,34 +285,6 @@ class Rows:
             transaction.count("accepted", self._accepted)
 
 
-def check(requested: Sequence[NewMessage | Staged]) -> None:
-    """Raise QueueError for what cannot be kept, which says what it is."""
-    for one in requested:
-        item = one if isinstance(one, Staged) else staged(one)
-        intake.check_message(item.new, item.recipients)
-        for recipient in item.rest:
-            intake.check_recipient(recipient)
-
-
-def staged(new: NewMessage) -> Staged:
-    """A message that is written at once."""
-    content = new.content
-    chunks = [(part, content[part * CHUNK : (part + 1) * CHUNK]) for part in range(-(-len(content) // CHUNK) or 1)]
-    return Staged(new, 0, len(content), len(new.recipients), chunks, list(new.recipients), False)
-
-
-def octets_of(items: Sequence[NewMessage | Staged]) -> int:
-    """The octets of content that are still to be written."""
-    return sum(
-        sum(len(data) for _, data in item.chunks) if isinstance(item, Staged) else len(item.content) for item in items
-    )
-
-
-def octets_of_part(part: UploadPart) -> int:
-    """The octets of content of a part of an upload."""
-    return sum(len(data) for _, data in part.chunks)
-
-
 def _touch(transaction: WriteTransaction, message: int, *, new: bool) -> None:
     """Keep an upload from the sweep for another hour; raises QueueError if it is over."""
     sql = "UPDATE zsmtp_upload SET touched = ? WHERE message = ? AND accepted = 0 AND touched > 0"
@@ -365,52 +312,6 @@ def _finish(transaction: WriteTransaction, upload: Staged) -> None:
         transaction.moved |= {recipient.key for recipient in upload.rest}
 
 
-def message_row(new: NewMessage, message: int, now: int, size: int, recipients: int) -> tuple[object, ...]:
-    """The columns of a message; raises ValueError, UnicodeError or OverflowError for what cannot be kept."""
-    sender, tenant = new.sender.decode(), new.tenant
-    due = new.due
-    if not recipients or not 0 <= due < _FARTHEST or not -_LARGEST < new.priority < _LARGEST:
-        raise ValueError(new)
-    if "\0" in sender or not tenant.isascii() or "\0" in tenant or new.idempotency_key:
-        _encodable(f"{sender}{tenant}{new.idempotency_key}")
-    return (
-        message,
-        tenant,
-        sender,
-        now,
-        size,
-        recipients,
-        new.priority,
-        _decoded(new.ret),
-        _decoded(new.envid),
-        intake.clean(new.name),
-        intake.clean(new.origin),
-        intake.options_text(new) if new.options else None,
-    )
-
-
-def _expiry(new: NewMessage) -> int:
-    expires = new.expires
-    if not 0 <= expires < _FARTHEST:
-        raise ValueError(expires)
-    return milliseconds(expires)
-
-
-def _decoded(octets: bytes | None) -> str | None:
-    """Octets that may be absent, as text."""
-    if octets is None:
-        return None
-    text = octets.decode()
-    if "\0" in text:
-        raise ValueError(octets)
-    return text
-
-
-def _encodable(text: str) -> None:
-    if b"\0" in text.encode():
-        raise ValueError(text)
-
-
 def known_key(transaction: WriteTransaction, tenant: str, key: str) -> tuple[bytes, int] | None:
     """The digest and the message of an idempotency key, None if it is new."""
     found: tuple[bytes, int] | None = transaction.db.execute(
@@ -433,8 +334,3 @@ def owed_of(db: sqlite3.Connection, message: int, limit: int) -> list[OwedNotice
         f"SELECT {columns(OWED)} FROM zsmtp_owed WHERE message = ? ORDER BY number, kind LIMIT ?", (message, limit)
     )
     return [owed_from(row) for row in rows.fetchall()]
-
-
-def is_large(message: NewMessage) -> bool:
-    """Whether a message is better written in parts."""
-    return len(message.recipients) > PART_RECIPIENTS or len(message.content) > PART_OCTETS

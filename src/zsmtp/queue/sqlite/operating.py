@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from zsmtp.errors import QueueError
 from zsmtp.queue import settling
+from zsmtp.queue.changes import Current
 from zsmtp.queue.intake import check_time, check_word, clean
 from zsmtp.queue.limits import MAX_RULES
 from zsmtp.queue.operators import (
@@ -21,7 +22,7 @@ from zsmtp.queue.settling import NoticeRule
 from zsmtp.queue.sql import MESSAGE, RECIPIENT, columns, message_from, recipient_from
 from zsmtp.queue.sqlite.attempts import stored
 from zsmtp.queue.sqlite.listing import Place, Wanted
-from zsmtp.queue.sqlite.results import Changes, Current, rule_holds
+from zsmtp.queue.sqlite.results import SQLiteChanges, rule_holds
 from zsmtp.queue.sqlite.transaction import WriteTransaction, in_parts
 from zsmtp.queue.states import AttemptKey, QueuedRecipient, milliseconds, seconds
 from zsmtp.records import replace
@@ -71,7 +72,7 @@ class Operating:
         return len(rows)
 
     def _end(self, transaction: WriteTransaction, change: Change, rows: list[tuple[Any, ...]]) -> None:
-        changes = Changes(transaction, {})
+        changes = SQLiteChanges(transaction, {})
         for row in rows:
             recipient, message = recipient_from(row), message_from(row[len(RECIPIENT) :])
             settlement = settling.ended(change, recipient, message, seconds(transaction.now), self._notice_rule)

@@ -14,18 +14,18 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from zsmtp.queue import settling
+from zsmtp.queue.changes import Changes, Current, Place
 from zsmtp.queue.intake import clean
 from zsmtp.queue.limits import (
     BY_COMMAND,
     CHUNK,
 )
 from zsmtp.queue.operators import SiteStatus
-from zsmtp.queue.sql import ARRIVING, HISTORY, OWED, columns, entry_values, owed_values, status_text
+from zsmtp.queue.sql import ARRIVING, HISTORY, OWED, columns, owed_values, status_text
 from zsmtp.queue.sqlite.attempts import Attempts, stored
 from zsmtp.queue.sqlite.transaction import Executes, WriteTransaction, each, in_parts, insert, listed
-from zsmtp.queue.states import AttemptKey, HistoryEntry, Outcome, OwedNotice, milliseconds
+from zsmtp.queue.states import AttemptKey, milliseconds
 from zsmtp.queue.store import (
-    Deferred,
     Settlement,
 )
 
@@ -33,19 +33,6 @@ INSERT_HISTORY = f"INSERT INTO zsmtp_history ({columns(HISTORY)}) VALUES|({liste
 INSERT_OWED = f"INSERT OR REPLACE INTO zsmtp_owed ({columns(OWED)}) VALUES|({listed(len(OWED))})"
 
 _MOST_KEYS = 100  # named in a statement
-Place = tuple[int, int]  # message and number: a recipient
-
-
-class Current(NamedTuple):
-    """What is asked of a recipient before it is changed."""
-
-    key: str
-    attempts: int
-    due: float
-    expires: float
-    hold: int
-    doubtful: bool
-    warned: bool
 
 
 class Marking(NamedTuple):
@@ -161,7 +148,7 @@ class SQLiteResults:
         """Write results."""
         owns = self._owns(transaction)
         attempts = [[settling.attempt_of(one) for one in request.settlements] for request in requests]
-        changes = Changes(transaction, read(transaction.db, {one[:2] for some in attempts for one in some}))
+        changes = SQLiteChanges(transaction, read(transaction.db, {one[:2] for some in attempts for one in some}))
         conflicts = [
             self._settle(request, some, changes, owns=owns) for request, some in zip(requests, attempts, strict=True)
         ]
@@ -169,7 +156,7 @@ class SQLiteResults:
         return conflicts
 
     def _settle(
-        self, request: Settling, attempts: list[AttemptKey], changes: Changes, *, owns: bool
+        self, request: Settling, attempts: list[AttemptKey], changes: SQLiteChanges, *, owns: bool
     ) -> list[AttemptKey]:
         transaction, there = changes.transaction, changes.there
         keys = request.keys if owns else ()
@@ -268,79 +255,32 @@ class SiteReport(NamedTuple):
     leases: int
 
 
-class Changes:
-    """What settlements, or the changes of an operator, come to: gathered, and written together."""
+class SQLiteChanges(Changes):
+    """Changes that are written into a SQLite file."""
 
     def __init__(self, transaction: WriteTransaction, there: dict[Place, Current | None]) -> None:
+        super().__init__(there, lambda number: rule_holds(transaction.db, number))
         self.transaction = transaction
-        self.there = there
-        self._ended: list[Place] = []
-        self._deferred: dict[Place, tuple[object, ...]] = {}
-        self._history: list[tuple[object, ...]] = []
-        self._counted: dict[tuple[Outcome, bool], int] = {}
-        self._owed: list[OwedNotice] = []
-
-    def record(self, entry: HistoryEntry) -> None:
-        """Append to the history, and count."""
-        self._history.append(entry_values(entry))
-        what = entry.outcome, entry.attempt > 0
-        self._counted[what] = self._counted.get(what, 0) + 1
-
-    def settle(self, place: Place, one: Current, settlement: Settlement) -> None:
-        """Do what a settlement that holds says."""
-        if settlement.notice is not None:
-            self._owed.append(settlement.notice)
-        if isinstance(settlement, Deferred):
-            self._defer(place, one, settlement)
-            return
-        entry = settlement.entry
-        if settling.repeats(entry, doubtful=one.doubtful, attempts=one.attempts):
-            self.transaction.count("repeated")
-        self.record(entry)
-        self._ended.append(place)
-        self._deferred.pop(place, None)
-        self.there[place] = None
-
-    def _defer(self, place: Place, one: Current, settlement: Deferred) -> None:
-        entry = settlement.entry
-        if entry is not None:
-            self.record(entry)
-        key = one.key if settlement.key is None else settlement.key
-        due = milliseconds(settlement.due)
-        hold = (settlement.hold and rule_holds(self.transaction.db, settlement.hold)) or one.hold
-        after = Current(
-            key,
-            one.attempts + (entry is not None),
-            due / 1000,
-            one.expires,
-            hold,
-            settlement.doubtful,
-            one.warned or settlement.notice is not None,
-        )
-        words = clean(settlement.status), clean(settlement.reason)
-        self._deferred[place] = (key, due, after.attempts, hold, after.warned, after.doubtful, *words, *place)
-        self.there[place] = after
-        if key != one.key and not hold:
-            self.transaction.news.due(key, due)
 
     def write(self) -> None:
         """Write it: what is deleted first makes room for the rest, should the disk be full."""
         db = self.transaction.db
-        delete_recipients(db, self._ended)
-        if self._owed:
-            insert(db, INSERT_OWED, [owed_values(owed) for owed in self._owed])
-        delete_messages(db, {message for message, _ in self._ended})
-        insert(db, INSERT_HISTORY, self._history)
-        if self._deferred:
+        delete_recipients(db, self.ended)
+        if self.owed:
+            insert(db, INSERT_OWED, [owed_values(owed) for owed in self.owed])
+        delete_messages(db, {message for message, _ in self.ended})
+        insert(db, INSERT_HISTORY, self.history)
+        if self.deferred:
             db.executemany(
                 "UPDATE zsmtp_recipient SET key = ?, due = ?, attempts = ?, hold = ?, warned = ?, doubtful = ?, "
                 "status = ?, reason = ? WHERE message = ? AND number = ?",
-                list(self._deferred.values()),
+                list(self.deferred.values()),
             )
-        for (outcome, made), number in self._counted.items():
-            for name in settling.counters(outcome, made=made):
-                self.transaction.count(name, number)
-        self.transaction.octets += 1500 * (len(self._history) + len(self._deferred) + len(self._ended))
+        for name, number in self.counted.items():
+            self.transaction.count(name, number)
+        for key, due in self.moved:
+            self.transaction.news.due(key, due)
+        self.transaction.octets += 1500 * (len(self.history) + len(self.deferred) + len(self.ended))
 
 
 def read(db: Executes, places: Iterable[Place]) -> dict[Place, Current | None]:

@@ -42,15 +42,15 @@ from zsmtp.queue.settling import NoticeRule
 from zsmtp.queue.sqlite import check, claims, listing, sweep
 from zsmtp.queue.sqlite.connect import resolved
 from zsmtp.queue.sqlite.delivery import SQLiteDelivery
-from zsmtp.queue.sqlite.intake import Notifying, SQLiteIntake, Staged, is_large, octets_of, octets_of_part
+from zsmtp.queue.sqlite.intake import SQLiteIntake
 from zsmtp.queue.sqlite.listing import Place, Wanted
 from zsmtp.queue.sqlite.locks import boot_id
 from zsmtp.queue.sqlite.opening import StoreOptions, octets_free, prepare
 from zsmtp.queue.sqlite.operating import PIECE, Changing, Operating, check_values
-from zsmtp.queue.sqlite.upload import SQLiteUpload
+from zsmtp.queue.sqlite.reader import Reader
 from zsmtp.queue.sqlite.wake import wake
-from zsmtp.queue.sqlite.worker import Reader
 from zsmtp.queue.sqlite.writer import JobKind, Writer, not_durable, probe
+from zsmtp.queue.staged import Notifying, Staged, StagedUpload, is_large, octets_of, octets_of_part
 from zsmtp.queue.states import (
     AttemptKey,
     HistoryEntry,
@@ -199,12 +199,12 @@ class SQLiteStore:
                     await upload.discard()
             raise
 
-    async def upload(self, message: NewMessage) -> SQLiteUpload:
+    async def upload(self, message: NewMessage) -> StagedUpload:
         """Begin a large message."""
         self._writer.check()
         return self._upload(message)
 
-    def _upload(self, message: NewMessage) -> SQLiteUpload:
+    def _upload(self, message: NewMessage) -> StagedUpload:
         async def accept(staged: Staged) -> Accepted:
             (accepted,) = await self._writer.do(self._submit, [staged])
             return accepted
@@ -212,7 +212,7 @@ class SQLiteStore:
         async def discard(number: int) -> None:
             await self._writer.do(self._discard, number)
 
-        return SQLiteUpload(message, partial(self._writer.do, self._part), accept, discard)
+        return StagedUpload(message, partial(self._writer.do, self._part), accept, discard)
 
     def wake(self) -> None:
         """Have messages looked for that a program submitted in a transaction of its own."""

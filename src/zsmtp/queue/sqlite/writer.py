@@ -39,7 +39,7 @@ from zsmtp.queue.sqlite.connect import (
 from zsmtp.queue.sqlite.locks import WriteTurn
 from zsmtp.queue.sqlite.log import Checkpointer, checkpoint, file_of, renew_log
 from zsmtp.queue.sqlite.transaction import News, WriteTransaction
-from zsmtp.queue.sqlite.worker import JobResult, LastJob, LookJob, WorkerThread, caused
+from zsmtp.queue.threads import JobResult, LastJob, LookJob, WorkerThread, caused
 
 A = TypeVar("A")
 R = TypeVar("R")

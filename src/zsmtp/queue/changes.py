@@ -1,0 +1,102 @@
+"""What results, or the changes of an operator, come to: columns to be written, for the stores in databases.
+
+:class:`Changes` is given recipients as they are, under a lock that keeps others out, and settlements that hold; what
+it gathers is written in the same transaction. The rules are those of ``zsmtp.queue.settling``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from zsmtp.queue import settling
+from zsmtp.queue.intake import clean
+from zsmtp.queue.sql import entry_values
+from zsmtp.queue.states import HistoryEntry, OwedNotice, milliseconds
+from zsmtp.queue.store import Deferred, Settlement
+
+DEFERRED = ("key", "due", "attempts", "hold", "warned", "doubtful", "status", "reason", "message", "number")
+"""The columns of a recipient that a deferral writes; the last two say which one it is."""
+
+Place = tuple[int, int]  # message and number: a recipient
+
+
+class Current(NamedTuple):
+    """What is asked of a recipient before it is changed."""
+
+    key: str
+    attempts: int
+    due: float
+    expires: float
+    hold: int
+    doubtful: bool
+    warned: bool
+
+
+class Changes:
+    """What settlements, or the changes of an operator, come to: gathered, to be written together.
+
+    ``there`` are the recipients as they are, None for one that has an end. ``holds`` gives what holds a recipient that
+    a rule is said to hold: 0 if there is no such rule.
+    """
+
+    def __init__(self, there: dict[Place, Current | None], holds: Callable[[int], int]) -> None:
+        self.there = there
+        self._holds = holds
+        self.ended: list[Place] = []
+        """Recipients that came to their end."""
+        self.deferred: dict[Place, tuple[object, ...]] = {}
+        """Columns of those that did not: :data:`DEFERRED`."""
+        self.history: list[tuple[object, ...]] = []
+        """Columns of history entries."""
+        self.owed: list[OwedNotice] = []
+        self.counted: dict[str, int] = {}
+        """What is added to counters."""
+        self.moved: list[tuple[str, int]] = []
+        """Queue keys that recipients were moved to, and when they are due, in milliseconds."""
+
+    def record(self, entry: HistoryEntry) -> None:
+        """Append to the history, and count."""
+        self.history.append(entry_values(entry))
+        for name in settling.counters(entry.outcome, made=entry.attempt > 0):
+            self._count(name)
+
+    def _count(self, name: str) -> None:
+        self.counted[name] = self.counted.get(name, 0) + 1
+
+    def settle(self, place: Place, one: Current, settlement: Settlement) -> None:
+        """Do what a settlement that holds says."""
+        if settlement.notice is not None:
+            self.owed.append(settlement.notice)
+        if isinstance(settlement, Deferred):
+            self._defer(place, one, settlement)
+            return
+        entry = settlement.entry
+        if settling.repeats(entry, doubtful=one.doubtful, attempts=one.attempts):
+            self._count("repeated")
+        self.record(entry)
+        self.ended.append(place)
+        self.deferred.pop(place, None)
+        self.there[place] = None
+
+    def _defer(self, place: Place, one: Current, settlement: Deferred) -> None:
+        entry = settlement.entry
+        if entry is not None:
+            self.record(entry)
+        key = one.key if settlement.key is None else settlement.key
+        due = milliseconds(settlement.due)
+        hold = (settlement.hold and self._holds(settlement.hold)) or one.hold
+        after = Current(
+            key,
+            one.attempts + (entry is not None),
+            due / 1000,
+            one.expires,
+            hold,
+            settlement.doubtful,
+            one.warned or settlement.notice is not None,
+        )
+        words = clean(settlement.status), clean(settlement.reason)
+        self.deferred[place] = (key, due, after.attempts, hold, after.warned, after.doubtful, *words, *place)
+        self.there[place] = after
+        if key != one.key and not hold:
+            self.moved.append((key, due))

@@ -1,0 +1,85 @@
+"""The thread that reads a SQLite file.
+
+What :class:`Reader` is asked for is a function of a connection, run in a transaction of its own, so that no reader
+keeps an old state of the database alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from zsmtp.queue.sqlite.connect import UNREADABLE, connect, is_broken, is_trouble, unavailable, unreadable
+from zsmtp.queue.threads import JobResult, LastJob, WorkerThread, caused
+
+T = TypeVar("T")
+
+
+class _Question(NamedTuple):
+    doing: str
+    ask: Callable[[sqlite3.Connection], object]
+    future: asyncio.Future[Any]
+
+
+class Reader(WorkerThread):
+    """A thread that reads, with a connection that it opens when it is first needed."""
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop, path: str, *, cache: int) -> None:
+        super().__init__(name, loop)
+        self._path = path
+        self._cache = cache
+        self._connection: sqlite3.Connection | None = None
+
+    async def read(self, doing: str, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Ask a question; raises QueueUnavailable if the database cannot be read."""
+        future = self.future()
+        if not self.is_alive() and self.ident is None:
+            self.start()
+        self.put(_Question(doing, question, future))
+        result: T = await future
+        return result
+
+    async def end(self) -> None:
+        """Do what was asked for, and end."""
+        if self.ident is not None:
+            await super().end()
+        self._ended = True
+
+    def work(self) -> None:
+        """Answer questions until the end."""
+        try:
+            end = self._serve()
+        finally:
+            self._close()
+        self.answer([JobResult(end.future, None, None)])
+
+    def _serve(self) -> LastJob:
+        while True:
+            for job in self.take_all():
+                if isinstance(job, LastJob):
+                    return job
+                if isinstance(job, _Question):
+                    self.answer([self._answer_to(job)])
+
+    def _answer_to(self, question: _Question) -> JobResult:
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path, cache=self._cache, writes=False)
+            return JobResult(question.future, question.ask(self._connection), None)
+        except sqlite3.Error as error:
+            if not is_trouble(error):
+                return JobResult(question.future, None, error)
+            if is_broken(error):
+                self._close()
+            return JobResult(question.future, None, unavailable(self._path, question.doing, error))
+        except UNREADABLE as error:
+            return JobResult(question.future, None, caused(unreadable(self._path, question.doing, error), error))
+        except Exception as error:
+            return JobResult(question.future, None, error)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
