@@ -10,9 +10,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import psycopg
+from tests.support.postgres import cluster
+
 from zsmtp.queue.filter import Filter
+from zsmtp.queue.leases import VALID
 from zsmtp.queue.memory import MemoryStore
 from zsmtp.queue.operators import Row
+from zsmtp.queue.postgres.schema import make_days
+from zsmtp.queue.postgres.store import PostgresStore
 from zsmtp.queue.sqlite.store import SQLiteStore
 from zsmtp.queue.states import (
     START,
@@ -165,13 +171,97 @@ class SQLiteHarness(Harness):
             await store.close()
 
 
+class PostgresClock(Clock):
+    """A clock that the database goes by, too."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.admin = psycopg.connect(url, autocommit=True)
+        self.admin.execute("CREATE TABLE zsmtp_test_clock (now timestamptz NOT NULL)")
+        self.admin.execute("INSERT INTO zsmtp_test_clock VALUES (to_timestamp(%s))", (NOON,))
+        self.admin.execute(
+            "CREATE OR REPLACE FUNCTION zsmtp_clock() RETURNS timestamptz LANGUAGE sql VOLATILE "
+            "AS 'SELECT now FROM zsmtp_test_clock'"
+        )
+        make_days(self.admin)
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        self.advance_database(seconds)
+
+    def advance_database(self, seconds: float) -> None:
+        """Let time pass for the database alone."""
+        self.admin.execute("UPDATE zsmtp_test_clock SET now = now + make_interval(secs => %s)", (seconds,))
+
+
+class PostgresHarness(Harness):
+    """The store in a PostgreSQL database. Each store has a role of its own, by which it is cut off when it dies."""
+
+    store: PostgresStore
+    many_nodes = True
+
+    def __init__(self) -> None:
+        self.cluster = cluster()
+        self._url = self.cluster.database()
+        self.clock: PostgresClock = PostgresClock(self._url)
+        self.free = -1
+        self._opened: list[tuple[str, PostgresStore]] = []
+
+    async def start(self) -> QueueStore:
+        self.store = await self.open()
+        return self.store
+
+    async def open(self) -> PostgresStore:
+        """Open a store as another process would."""
+        role = f"life_{next(_ROLES)}"
+        self.clock.admin.execute(f"CREATE ROLE {role} SUPERUSER LOGIN")
+        store = await PostgresStore.open(
+            self._url.replace("user=zsmtp", f"user={role}"),
+            clock=lambda: self.clock.now,
+            monotonic=lambda: self.clock.turning,
+            free_space=lambda: self.free,
+        )
+        self._opened.append((role, store))
+        return store
+
+    async def another(self) -> QueueStore:
+        return await self.open()
+
+    async def crash(self, *, machine: bool = False) -> QueueStore:
+        for role, _ in self._opened:
+            self.clock.admin.execute(f"ALTER ROLE {role} NOLOGIN")
+        self.clock.admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'life%%' AND datname = %s",
+            (self.clock.admin.info.dbname,),
+        )
+        if machine:
+            self.cluster.crash()
+            self.clock.admin.close()
+            self.clock.admin = psycopg.connect(self._url, autocommit=True)
+        self.clock.advance_database(VALID + 1)  # nobody hears of them for so long
+        self.store = await self.open()
+        return self.store
+
+    async def stop(self) -> None:
+        for _, store in self._opened:
+            await store.close()
+        self.clock.admin.close()
+
+
+_ROLES = itertools.count(1)
+
+
 class Make(Protocol):
     """Makes a harness; the folder is the test's own."""
 
     def __call__(self, folder: Path, /) -> Harness: ...
 
 
-STORES: dict[str, Make] = {"memory": lambda folder: MemoryHarness(), "sqlite": SQLiteHarness}
+STORES: dict[str, Make] = {
+    "memory": lambda folder: MemoryHarness(),
+    "sqlite": SQLiteHarness,
+    "postgres": lambda folder: PostgresHarness(),
+}
 """All stores that are held to the contract."""
 
 

@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ from zsmtp.errors import QueueBusy, QueueError, QueueUnavailable
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.operators import Change
+from zsmtp.queue.programs import numbered_files
 from zsmtp.queue.sqlite import connect, writer
 from zsmtp.queue.sqlite import store as store_module
 from zsmtp.queue.sqlite.locks import DelivererLock, WriteTurn, boot_id
@@ -652,14 +654,14 @@ def test_an_older_program_is_refused_by_a_file_that_says_so(database: sqlite3.Co
 def test_migrations_are_applied_once_and_in_order(
     database: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = connect._migrations()
+    known = numbered_files(resources.files("zsmtp.queue.sqlite") / "migrations")
     later = [*known, ("CREATE TABLE zsmtp_new (a); INSERT INTO zsmtp_new VALUES (1)", "0.1.0")]
-    monkeypatch.setattr(connect, "_migrations", lambda: later)
+    monkeypatch.setattr(connect, "numbered_files", lambda folder: later)
     for _ in range(2):
         assert asyncio.run(opened(tmp_path)) == 3
     assert database.execute("SELECT count(*) FROM zsmtp_new").fetchone() == (1,)
     assert database.execute("SELECT value FROM zsmtp_meta WHERE name = 'schema'").fetchone() == (len(later),)
-    monkeypatch.setattr(connect, "_migrations", lambda: [*later, ("CREATE TABLE zsmtp_new (b)", "0.1.0")])
+    monkeypatch.setattr(connect, "numbered_files", lambda folder: [*later, ("CREATE TABLE zsmtp_new (b)", "0.1.0")])
     with pytest.raises(QueueUnavailable, match="already exists"):
         asyncio.run(opened(tmp_path))
     assert database.execute("SELECT value FROM zsmtp_meta WHERE name = 'schema'").fetchone() == (len(later),)
@@ -669,7 +671,7 @@ def test_each_migration_is_a_numbered_file() -> None:
     folder = Path(connect.__file__).parent / "migrations"
     names = sorted(path.name for path in folder.glob("*.sql"))
     assert names == [f"{number:04}.sql" for number in range(1, len(names) + 1)]
-    assert len(connect._migrations()) == len(names)
+    assert len(numbered_files(resources.files("zsmtp.queue.sqlite") / "migrations")) == len(names)
 
 
 # --------------------------------------------------------------- large things

@@ -82,7 +82,7 @@ class _Compiler:
         dialect: Dialect,
         now: float,
         shard: int,
-        in_hand: Callable[[], tuple[str, object]] | None,
+        in_hand: Callable[[], tuple[str, tuple[object, ...]]] | None,
     ) -> None:
         self.table = table
         self.known = known
@@ -170,8 +170,8 @@ class _Compiler:
             return HELD
         if state is State.ENDED or self.in_hand is None:
             return "1 = 0"
-        leased, value = self.in_hand()
-        self.values.append(value)
+        leased, values = self.in_hand()
+        self.values += values
         return f"{NOT_HELD} AND {leased}" if state is State.LEASED else f"{NOT_HELD} AND NOT {leased}"
 
     def age(self, operator: Operator, limit: int) -> str:
@@ -195,12 +195,12 @@ def condition(
     *,
     now: float,
     shard: int,
-    in_hand: Callable[[], tuple[str, object]] | None = None,
+    in_hand: Callable[[], tuple[str, tuple[object, ...]]] | None = None,
 ) -> Condition:
     """The condition on a recipient ``r`` and its message ``m``.
 
-    ``in_hand`` gives, when it is asked for, a condition with one value on ``r`` being in a node's hand; without it none
-    is.
+    ``in_hand`` gives, when it is asked for, a condition on ``r`` being in a node's hand, with its values; without it
+    none is.
     """
     return _Compiler("r", _QUEUED, dialect, now, shard, in_hand).all(wanted)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from zsmtp.errors import QueueError
+from zsmtp.queue.intake import check_time, check_word
 from zsmtp.queue.operators import Change
 from zsmtp.queue.states import (
     AttemptKey,
@@ -132,7 +133,7 @@ def deferred(settlement: Deferred, recipient: QueuedRecipient) -> QueuedRecipien
 
 
 def check_change(change: Change) -> None:
-    """Raise QueueError if a change is none, or several at once."""
+    """Raise QueueError if a change is none, several at once, or to what cannot be kept."""
     fields = (change.due, change.hold, change.key, change.rank, change.expires, change.end)
     if sum(field is not None for field in fields) != 1:
         raise QueueError("a change is exactly one of due, hold, key, rank, expires and end")
@@ -140,6 +141,11 @@ def check_change(change: Change) -> None:
         raise QueueError(f"end {change.end!r} is none that can be given: failed, dropped")
     if change.hold is not None and change.hold < 0:
         raise QueueError(f"hold {change.hold} is the number of no rule")
+    for time in (change.due, change.expires):
+        if time is not None:
+            check_time(time)
+    if change.key is not None:
+        check_word("queue key", change.key)
 
 
 def may_change(change: Change, *, marked: bool) -> bool:

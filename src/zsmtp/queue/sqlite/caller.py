@@ -22,7 +22,8 @@ from os import PathLike
 from pathlib import Path
 
 from zsmtp.errors import QueueError, QueueUnavailable
-from zsmtp.queue.sqlite.connect import BUSY, check_program, code_of, is_trouble, resolved, unavailable
+from zsmtp.queue.programs import check_program
+from zsmtp.queue.sqlite.connect import BUSY, code_of, is_trouble, resolved, unavailable
 from zsmtp.queue.sqlite.intake import SQLiteIntake
 from zsmtp.queue.sqlite.locks import WriteTurn
 from zsmtp.queue.sqlite.opening import octets_free

@@ -15,8 +15,8 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
-from zsmtp import __version__
 from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.queue.programs import check_program, numbered_files
 
 BUSY = sqlite3.SQLITE_BUSY
 FULL = sqlite3.SQLITE_FULL
@@ -154,7 +154,7 @@ def migrate(connection: sqlite3.Connection, path: str, shard: int | None, busy: 
     meta = _meta(connection)
     check_program(path, str(meta.get("min_program", "")))
     done = int(str(meta.get("schema", 0)))
-    for number, (text, oldest) in enumerate(_migrations(), 1):
+    for number, (text, oldest) in enumerate(numbered_files(resources.files("zsmtp.queue.sqlite") / "migrations"), 1):
         if number > done:
             connection.execute(f"PRAGMA busy_timeout = {int(busy * 1000)}")
             connection.executescript(
@@ -172,33 +172,6 @@ def migrate(connection: sqlite3.Connection, path: str, shard: int | None, busy: 
 def _meta(connection: sqlite3.Connection) -> dict[str, object]:
     there = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'zsmtp_meta'").fetchone()
     return dict(connection.execute("SELECT name, value FROM zsmtp_meta").fetchall()) if there else {}
-
-
-def check_program(path: str, oldest: str) -> None:
-    """Raise QueueError if this program is older than a file allows."""
-    if _release(__version__) < _release(oldest):
-        raise QueueError(
-            f"queue {path} was made by a later program: it needs zsmtp {oldest} or later, not {__version__}"
-        )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())
-
-
-def _migrations() -> list[tuple[str, str]]:
-    """Each migration, and the oldest program that can use a file after it: its first line may say ``min_program``."""
-    folder = resources.files("zsmtp.queue.sqlite") / "migrations"
-    found = []
-    oldest = "0.1.0"
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".sql"):
-            text = file.read_text(encoding="utf-8")
-            first, _, _ = text.partition("\n")
-            if first.startswith("-- min_program "):
-                oldest = first.removeprefix("-- min_program ").strip()
-            found.append((text, oldest))
-    return found
 
 
 def resolved(path: str | Path) -> str:

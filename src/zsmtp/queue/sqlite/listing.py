@@ -84,13 +84,13 @@ class Wanted(NamedTuple):
         first, last = messages_between(self.filter, now=self.now, shard=self.shard)
         return (first, -1), (last, _LAST)
 
-    def in_hand(self, db: sqlite3.Connection) -> tuple[str, str]:
+    def in_hand(self, db: sqlite3.Connection) -> tuple[str, tuple[object, ...]]:
         """The condition on a recipient being in hand."""
         attempts = attempts_in_hand(db) if self.delivers else set()
         return (
             "(r.message, r.number, r.attempts + 1) IN (SELECT json_extract(value, '$[0]'), "
             "json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?))",
-            json.dumps(list(attempts)),
+            (json.dumps(list(attempts)),),
         )
 
 
@@ -247,8 +247,8 @@ def _count(db: sqlite3.Connection, wanted: Wanted, by: str) -> dict[str, int]:
 def _group(db: sqlite3.Connection, wanted: Wanted, by: str) -> tuple[str, tuple[object, ...]]:
     """The expression to group by, and its values."""
     if by == "state":
-        leased, value = wanted.in_hand(db)
-        return f"CASE WHEN {HELD} THEN 'held' WHEN {leased} THEN 'leased' ELSE 'due' END", (value,)
+        leased, values = wanted.in_hand(db)
+        return f"CASE WHEN {HELD} THEN 'held' WHEN {leased} THEN 'leased' ELSE 'due' END", values
     if by == "age":
         now = milliseconds(wanted.now) - EPOCH * 1000
         cases = " ".join(f"WHEN r.message >= ? THEN '{label}'" for label, _ in AGES)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from zsmtp.errors import QueueError
 from zsmtp.queue import settling
 from zsmtp.queue.changes import Current
-from zsmtp.queue.intake import check_time, check_word, clean
+from zsmtp.queue.intake import clean
 from zsmtp.queue.limits import MAX_RULES
 from zsmtp.queue.operators import (
     Change,
@@ -183,13 +183,3 @@ def _release(transaction: WriteTransaction, rule: int) -> bool | None:
     db.execute("DELETE FROM zsmtp_rule WHERE number = ?", (rule,))
     transaction.news.rules = True
     return False
-
-
-def check_values(change: Change) -> None:
-    """Raise QueueError for a change to what cannot be kept."""
-    settling.check_change(change)
-    for time in (change.due, change.expires):
-        if time is not None:
-            check_time(time)
-    if change.key is not None:
-        check_word("queue key", change.key)

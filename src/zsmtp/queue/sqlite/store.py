@@ -46,7 +46,7 @@ from zsmtp.queue.sqlite.intake import SQLiteIntake
 from zsmtp.queue.sqlite.listing import Place, Wanted
 from zsmtp.queue.sqlite.locks import boot_id
 from zsmtp.queue.sqlite.opening import StoreOptions, octets_free, prepare
-from zsmtp.queue.sqlite.operating import PIECE, Changing, Operating, check_values
+from zsmtp.queue.sqlite.operating import PIECE, Changing, Operating
 from zsmtp.queue.sqlite.reader import Reader
 from zsmtp.queue.sqlite.wake import wake
 from zsmtp.queue.sqlite.writer import JobKind, Writer, not_durable, probe
@@ -357,7 +357,7 @@ class SQLiteStore:
 
     async def change(self, wanted: Filter, change: Change) -> AsyncIterator[int]:
         """Change the recipients that match, in pieces."""
-        check_values(change)
+        settling.check_change(change)
         if change.hold not in (None, 0, BY_COMMAND, *(rule.number for rule in await self.rules())):
             raise QueueError(f"there is no rule {change.hold}")
         asked = self._wanted(wanted)

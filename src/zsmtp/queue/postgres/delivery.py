@@ -1,0 +1,288 @@
+"""Leases, claims, marks and results, as the event loop sees them.
+
+:class:`PostgresDelivery` is the side of a store that delivers, once it has joined as a node. Which keys a lease has is
+kept in memory, too: only its owner adds to them. Whether the lease is still this node's is asked of the database, in
+the transaction that matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from functools import partial
+
+from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.queue.leases import MARGIN, VALID
+from zsmtp.queue.operators import SiteStatus
+from zsmtp.queue.postgres import claims, leases
+from zsmtp.queue.postgres.connect import Database
+from zsmtp.queue.postgres.leases import Joining, Taking
+from zsmtp.queue.postgres.news import read_news
+from zsmtp.queue.postgres.pulse import Listener, Pulse, PulseAnswer
+from zsmtp.queue.postgres.results import Marking, PostgresResults, Settling
+from zsmtp.queue.postgres.transaction import WriteTransaction
+from zsmtp.queue.postgres.workers import JobKind, PostgresReader, PostgresWriter
+from zsmtp.queue.settling import attempt_of
+from zsmtp.queue.states import AttemptKey, Position, SubQueue
+from zsmtp.queue.store import Arrivals, Claimed, Doubt, Head, Lease, Settlement
+
+POLL = 1.0
+"""Seconds between looks for what nobody notified of."""
+_KEYS = 500  # in one question
+
+log = logging.getLogger("zsmtp")
+
+
+class PostgresDelivery:
+    """The side of a store that delivers, once it has joined."""
+
+    def __init__(
+        self,
+        database: Database,
+        writer: PostgresWriter,
+        reader: PostgresReader,
+        *,
+        monotonic: Callable[[], float],
+        pulse: Pulse,
+    ) -> None:
+        self._database = database
+        self._writer = writer
+        self._reader = reader
+        self._monotonic = monotonic
+        self._pulse = pulse
+        self._results = PostgresResults()
+        self._join = JobKind("beginning to deliver", leases.join)
+        self._leave = JobKind("giving leases back", leases.leave)
+        self._take = JobKind("taking leases", leases.take)
+        self._give_back = JobKind("giving leases back", self._results.give_back)
+        self._mark = JobKind("writing marks", self._results.mark, durable=self._results.must_wait)
+        self._repeat = JobKind("writing marks again", self._results.repeat_marks)
+        self._settle = JobKind("writing results", self._results.settle)
+        self.learning = JobKind("learning sites", _learn, durable=lambda sites: False)
+        self._report = JobKind("keeping the status of sites", self._results.report, durable=lambda report: False)
+        self._keys: dict[int, set[str]] = {}  # by lease
+        self._unsettled: dict[int, dict[AttemptKey, Doubt]] = {}  # by lease
+        self._turned = monotonic()
+        self._snapshot = ""
+        self._there = asyncio.Event()
+        self._asked = False
+        self._loop = asyncio.get_running_loop()
+        self._listener: Listener | None = None
+        self._repeating: asyncio.Task[None] | None = None
+        self.draining = False
+        """Whether an operator asked this node to leave."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether this process delivers."""
+        return self._results.node != 0
+
+    def age(self) -> float:
+        """Seconds since the event loop turned last."""
+        return self._monotonic() - self._turned
+
+    # ---------------------------------------------------------------- joining
+
+    async def join(self, node: str) -> None:
+        """Become a node."""
+        if self.joined:
+            raise QueueError(f"queue {self._database.name}: this store is a node already")
+        self._turned = self._monotonic()
+        joined = await self._writer.do(self._join, Joining(node))
+        self._results.node = joined.node
+        self._snapshot = joined.snapshot
+        self._pulse.beat_for(joined.node)
+        if not self._database.pooled:
+            self._listener = Listener(self._database, self.look)
+            self._listener.start()
+
+    def look(self) -> None:
+        """Have what is new looked for; from any thread."""
+        with suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(self._there.set)
+
+    def wake(self) -> None:
+        """Look at once, and have :meth:`arrivals` come back."""
+        self._asked = True
+        self._there.set()
+
+    def answered(self, answer: PulseAnswer) -> None:
+        """What the database said to a heartbeat; called in the thread of the pulse."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._heed, answer)
+
+    def _heed(self, answer: PulseAnswer) -> None:
+        if answer.draining and not self.draining:
+            self.draining = True
+            self.wake()
+        if not answer.same_server and self._repeating is None and self.joined:
+            self._repeating = self._loop.create_task(self._repeat_marks())
+
+    async def _repeat_marks(self) -> None:
+        try:
+            await self._writer.do(self._repeat, None)
+            log.warning("queue %s: the server was started anew: marks were written again", self._database.name)
+        except QueueUnavailable:
+            pass  # the next heartbeat says so again
+        finally:
+            self._repeating = None
+
+    async def leave(self) -> None:
+        """Give all leases back, and deliver no more; what has a mark is in doubt for the next owner."""
+        if not self.joined:
+            return
+        node, self._results.node = self._results.node, 0
+        self._pulse.beat_for(0)
+        if self._listener is not None:
+            self._listener.end()
+        self._keys.clear()
+        self._unsettled.clear()
+        with suppress(QueueError):  # what cannot be written now is found when the heartbeat is not
+            await self._writer.do(self._leave, node)
+            self._pulse.notify()
+
+    def end(self) -> None:
+        """Wait for the thread that listens; not on the event loop."""
+        if self._listener is not None:
+            self._listener.join()
+
+    def beat(self) -> None:
+        """Say that the event loop turns."""
+        silent = self.age() >= VALID - MARGIN
+        self._turned = self._monotonic()
+        if silent and self.joined:
+            self._pulse.beat_now()
+
+    def _expect_node(self) -> None:
+        if not self.joined:
+            raise QueueError(f"queue {self._database.name}: only a node can do this: join first")
+
+    # ----------------------------------------------------------------- leases
+
+    async def agenda(self) -> dict[str, float]:
+        """The queue keys with recipients that are not held, and when the first of each is due."""
+        self._expect_node()
+        found: dict[str, float] = {}
+        after: str | None = None
+        while keys := await self._reader.read(
+            "looking for work", partial(claims.keys_with_work, after=after, limit=_KEYS)
+        ):
+            found |= await self._reader.read("looking for work", partial(claims.agenda, keys=keys))
+            after = keys[-1]
+        return found
+
+    async def take(self, keys: Collection[str], *, limit: int) -> list[Lease]:
+        """Lease sites without owner."""
+        self._expect_node()
+        taken = await self._writer.do(self._take, Taking(self._results.node, list(keys), limit))
+        for lease in taken:
+            self._keys[lease.number] = set(lease.keys)
+            self._unsettled[lease.number] = {doubt.recipient.next_attempt: doubt for doubt in lease.doubts}
+        return taken
+
+    async def give_back(self, given: Collection[Lease]) -> None:
+        """Give leases up."""
+        self._expect_node()
+        numbers = [lease.number for lease in given]
+        await self._writer.do(self._give_back, numbers)
+        for number in numbers:
+            self._keys.pop(number, None)
+            self._unsettled.pop(number, None)
+
+    # ----------------------------------------------------------------- claims
+
+    def _keys_of(self, lease: Lease) -> set[str]:
+        return self._keys.get(lease.number, set())
+
+    async def heads(self, given: Collection[Lease]) -> list[Head]:
+        """The sub-queues of the leases with work."""
+        keys = sorted({key for lease in given for key in self._keys_of(lease)})
+        found: list[Head] = []
+        for start in range(0, len(keys), _KEYS):
+            part = keys[start : start + _KEYS]
+            found += await self._reader.read("looking for work", partial(claims.heads, keys=part))
+        return found
+
+    async def claim(
+        self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
+    ) -> tuple[list[Claimed], float | None]:
+        """Read recipients that are due, and when the next one is."""
+        if sub_queue.key not in self._keys_of(lease):
+            return [], None
+        doubts = frozenset(self._unsettled.get(lease.number, ()))
+        return await self._reader.read(
+            "claiming",
+            lambda db: claims.claim(db, sub_queue, after, now, limit=limit, octets=octets, doubts=doubts),
+        )
+
+    async def review(self, lease: Lease, after: tuple[int, int], *, limit: int) -> list[Claimed]:
+        """Read recipients in order of their ids, due or not."""
+        keys = sorted(self._keys_of(lease))
+        doubts = frozenset(self._unsettled.get(lease.number, ()))
+        return await self._reader.read(
+            "looking through a site", partial(claims.review, keys=keys, after=after, limit=limit, doubts=doubts)
+        )
+
+    # ------------------------------------------------------ marks and results
+
+    async def mark(self, lease: Lease, attempts: Sequence[AttemptKey]) -> bool:
+        """Commit that these attempts may complete."""
+        if VALID - self.age() < MARGIN or lease.number not in self._keys:
+            return False
+        return await self._writer.do(
+            self._mark, Marking(lease.number, frozenset(self._keys_of(lease)), attempts, self.age)
+        )
+
+    async def settle(
+        self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
+    ) -> list[AttemptKey]:
+        """Write results, with what is in hand after them."""
+        unsettled = self._unsettled.get(lease.number, {})
+        request = Settling(
+            lease.number, frozenset(self._keys_of(lease)), settlements, frozenset(in_hand), frozenset(unsettled)
+        )
+        conflicts = await self._writer.do(self._settle, request)
+        for settlement in settlements:
+            unsettled.pop(AttemptKey(*attempt_of(settlement)), None)
+        return conflicts
+
+    # --------------------------------------------------------------- arrivals
+
+    async def arrivals(self, timeout: float) -> Arrivals:
+        """Wait until there is something new."""
+        self._expect_node()
+        end = time.monotonic() + timeout
+        while True:
+            await self._wait(min(max(end - time.monotonic(), 0), POLL))
+            asked, self._asked = self._asked, False
+            found = await self._reader.read("looking for new messages", partial(read_news, since=self._snapshot))
+            self._snapshot = found.snapshot
+            if found.keys or found.rules or asked or time.monotonic() >= end:
+                keys = {key: at / 1000 for key, at in found.keys.items()}
+                return Arrivals(keys, frozenset(found.poked), found.rules)
+
+    async def _wait(self, timeout: float) -> None:
+        """Wait until somebody says that there is something new."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._there.wait()
+        self._there.clear()
+
+    async def report(self, statuses: Sequence[SiteStatus]) -> None:
+        """Keep how sites are served."""
+        self._expect_node()
+        if statuses:
+            await self._writer.do(self._report, list(statuses))
+
+
+def _learn(transaction: WriteTransaction, requests: list[dict[str, str]]) -> list[None]:
+    for sites in requests:
+        transaction.db.execute(
+            "INSERT INTO zsmtp_site (key, site) SELECT * FROM unnest(%s::text[], %s::text[]) "
+            "ON CONFLICT (key) DO UPDATE SET site = excluded.site WHERE zsmtp_site.site <> excluded.site",
+            (sorted(sites), [sites[key] for key in sorted(sites)]),
+        )
+    return [None] * len(requests)

@@ -1,0 +1,330 @@
+"""New messages as rows: what the writer's thread, an upload and a caller's own transaction do alike.
+
+Ids are drawn, and the rows of the messages are inserted; no row that is there is touched, so two submissions never wait
+for each other, but for the same idempotency key. Recipients of a large upload are inserted long before their message
+is, with a hold that claims do not see (:data:`~zsmtp.queue.sql.ARRIVING`); they are let go in pieces after it was
+accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from zsmtp.errors import Conflict, QueueError
+from zsmtp.queue import intake
+from zsmtp.queue.limits import BY_COMMAND, CHUNK
+from zsmtp.queue.postgres.transaction import WriteTransaction, insert
+from zsmtp.queue.sql import ARRIVING, MESSAGE
+from zsmtp.queue.staged import (
+    Notifying,
+    Staged,
+    UploadPart,
+    check,
+    check_encodable,
+    decoded,
+    expiry,
+    message_row,
+    octets_of,
+    staged,
+)
+from zsmtp.queue.states import milliseconds
+from zsmtp.queue.store import Accepted, NewMessage, NewRecipient
+
+NEW_RECIPIENT = (
+    "message",
+    "number",
+    "address",
+    "key",
+    "tenant",
+    "rank",
+    "due",
+    "expires",
+    "notify",
+    "orcpt",
+    "hold",
+)
+
+Requested = Sequence[NewMessage | Staged]
+
+
+class PostgresIntake:
+    """Takes messages in. ``free_space`` gives the octets that are left on the disk, negative if unknown."""
+
+    def __init__(self, shard: int, free_space: Callable[[], int]) -> None:
+        self._shard = shard
+        self._free_space = free_space
+
+    def submit(self, transaction: WriteTransaction, requests: list[Requested]) -> list[list[Accepted] | Exception]:
+        """Insert messages; a request that cannot be taken inserts nothing and is answered by an error."""
+        free = self._free_space()
+        rows = Rows(transaction, self._shard)
+        many = sum(isinstance(one, NewMessage) or not one.message for request in requests for one in request)
+        rows.next_id = transaction.draw(many) if many else 0
+        answers: list[list[Accepted] | Exception] = []
+        for messages in requests:
+            try:
+                intake.check_room(free, octets_of(messages))
+                answers.append(rows.take(messages))
+            except QueueError as error:
+                answers.append(error)
+        rows.write()
+        return answers
+
+    def write_part(self, transaction: WriteTransaction, parts: list[UploadPart]) -> list[int | Exception]:
+        """Write parts of uploads, which are answered by the ids of their messages to be."""
+        return [self._write_part(transaction, part) for part in parts]
+
+    def _write_part(self, transaction: WriteTransaction, part: UploadPart) -> int | Exception:
+        try:
+            intake.check_room(self._free_space(), sum(len(data) for _, data in part.chunks))
+            message = part.message or transaction.draw(1)
+            rows = Rows(transaction, self._shard)
+            rows.add_part(part, message)
+            _touch(transaction, message, new=not part.message)
+        except QueueError as error:
+            return error
+        rows.write()
+        return message
+
+    def discard(self, transaction: WriteTransaction, messages: list[int]) -> list[None]:
+        """Leave uploads to the sweep."""
+        _abandon(transaction, messages)
+        return [None] * len(messages)
+
+    def notify(self, transaction: WriteTransaction, requests: list[Notifying]) -> list[Accepted | Exception | None]:
+        """Replace owed notices by messages."""
+        return [self._notify(transaction, request) for request in requests]
+
+    def _notify(self, transaction: WriteTransaction, request: Notifying) -> Accepted | Exception | None:
+        db = transaction.db
+        keys = [(owed.message, owed.number, owed.kind.value) for owed in request.owed]
+        messages, numbers, kinds = [key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys]
+        wanted = "unnest(%s::bigint[], %s::integer[], %s::text[]) AS w (message, number, kind)"
+        same = "o.message = w.message AND o.number = w.number AND o.kind = w.kind"
+        values = (messages, numbers, kinds)
+        there = db.execute(
+            f"SELECT o.message FROM {wanted} JOIN zsmtp_owed o ON {same} ORDER BY 1, o.number FOR UPDATE OF o", values
+        ).fetchall()
+        if len(there) != len(set(keys)):
+            return None
+        accepted = None
+        if request.notice is not None:
+            (answer,) = self.submit(transaction, [[request.notice]])
+            if isinstance(answer, Exception):
+                return answer
+            (accepted,) = answer
+            transaction.count("notices")
+        db.execute(f"DELETE FROM zsmtp_owed o USING {wanted} WHERE {same}", values)
+        delete_messages(transaction, set(messages))
+        return accepted
+
+
+class Rows:
+    """The rows of new messages: gathered request by request, inserted together."""
+
+    def __init__(self, transaction: WriteTransaction, shard: int) -> None:
+        self._transaction = transaction
+        self._shard = shard
+        self.next_id = 0
+        self._messages: list[tuple[object, ...]] = []
+        self._recipients: list[tuple[object, ...]] = []
+        self._contents: list[tuple[int, int, bytes]] = []
+        self._arrived: list[tuple[str, int]] = []
+        self._finished: list[Staged] = []  # uploads
+        self._accepted = 0
+
+    def take(self, requested: Requested) -> list[Accepted]:
+        """Take all messages of a request, or raise QueueError and take none."""
+        lists: list[list[Any]] = [self._messages, self._recipients, self._contents, self._arrived, self._finished]
+        lengths = [len(one) for one in lists]
+        accepted = self._accepted
+        try:
+            keyed = any((one.new if isinstance(one, Staged) else one).idempotency_key for one in requested)
+            if keyed or any(isinstance(one, Staged) for one in requested):
+                return self._take_keyed([one if isinstance(one, Staged) else staged(one) for one in requested])
+            return [self._add_small(one) for one in requested]  # type: ignore[arg-type]
+        except (QueueError, UnicodeError, ValueError, OverflowError):
+            for one, length in zip(lists, lengths, strict=True):
+                del one[length:]
+            self._accepted = accepted
+            check(requested)
+            raise
+
+    def _take_keyed(self, items: list[Staged]) -> list[Accepted]:
+        """Take messages that may have been taken before, or partly written."""
+        check(items)
+        drawn: dict[tuple[str, str], tuple[bytes, Accepted]] = {}  # of this request
+        new_keys: list[tuple[str, str]] = []
+        answers = []
+        touched = self._touch(items)
+        try:
+            for item in items:
+                new, key = item.new, (item.new.tenant, item.new.idempotency_key)
+                if not key[1]:
+                    answers.append(self._add_staged(item))
+                    continue
+                if key not in drawn:
+                    number = item.message or self.next_id
+                    found = self._insert_key(new, number)
+                    if found is None:
+                        new_keys.append(key)
+                        drawn[key] = new.digest, self._add_staged(item)
+                        answers.append(drawn[key][1])
+                        continue
+                    drawn[key] = found[0], Accepted(found[1], existed=True)
+                digest, answer = drawn[key]
+                intake.check_digest(new, digest, answer.id, self._shard)
+                answers.append(Accepted(answer.id, existed=True))
+                if item.message:
+                    touched.discard(item.message)
+                    _abandon(self._transaction, [item.message])
+        except Conflict:
+            for tenant, word in new_keys:
+                self._transaction.db.execute(
+                    "DELETE FROM zsmtp_idempotency WHERE tenant = %s AND key = %s", (tenant, word)
+                )
+            _abandon(self._transaction, [item.message for item in items if item.message])
+            raise
+        return answers
+
+    def _touch(self, items: list[Staged]) -> set[int]:
+        """Keep what was written of uploads from the sweep; raises QueueError if one of them is over."""
+        found = {item.message for item in items if item.message}
+        for message in sorted(found):
+            _touch(self._transaction, message, new=False)
+        return found
+
+    def _insert_key(self, new: NewMessage, message: int) -> tuple[bytes, int] | None:
+        """Remember an idempotency key; if it is known, its digest and message. Waits for whoever is inserting it."""
+        db = self._transaction.db
+        key = new.tenant, new.idempotency_key
+        for _ in range(100):
+            inserted = db.execute(
+                "INSERT INTO zsmtp_idempotency (tenant, key, digest, message) VALUES (%s, %s, %s, %s) "
+                "ON CONFLICT (tenant, key) DO NOTHING",
+                (*key, new.digest, message),
+            ).rowcount
+            if inserted:
+                return None
+            row = db.execute(
+                "SELECT digest, message FROM zsmtp_idempotency WHERE tenant = %s AND key = %s FOR KEY SHARE", key
+            ).fetchone()
+            if row is not None:
+                return bytes(row[0]), row[1]
+        raise QueueError(f"idempotency key {new.idempotency_key[:80]!r} is forgotten and used again all the time")
+
+    def _draw(self) -> int:
+        message, self.next_id = self.next_id, self.next_id + 1
+        return message
+
+    def _add_small(self, new: NewMessage) -> Accepted:
+        content = new.content
+        if len(content) > CHUNK:
+            return self._add_staged(staged(new))
+        message = self._draw()
+        recipients = new.recipients
+        row = message_row(new, message, self._transaction.now, len(content), len(recipients))
+        self._messages.append(row)
+        self._contents.append((message, 0, content))
+        self._add_recipients(new, message, 0, recipients, arriving=False)
+        self._accepted += len(recipients)
+        return Accepted(message)
+
+    def _add_staged(self, item: Staged) -> Accepted:
+        message = item.message or self._draw()
+        self._messages.append(message_row(item.new, message, self._transaction.now, item.size, item.recipients))
+        self._contents += [(message, part, data) for part, data in item.chunks]
+        first = item.recipients - len(item.rest)
+        self._add_recipients(item.new, message, first, item.rest, arriving=item.arriving)
+        self._accepted += item.recipients
+        if item.message:
+            self._finished.append(item)
+        return Accepted(message)
+
+    def add_part(self, part: UploadPart, message: int) -> None:
+        """Add a part of an upload; raises QueueError for what cannot be kept."""
+        for recipient in part.recipients:
+            intake.check_recipient(recipient)
+        self._add_recipients(part.new, message, part.first, part.recipients, arriving=True)
+        self._contents += [(message, number, data) for number, data in part.chunks]
+
+    def _add_recipients(
+        self, new: NewMessage, message: int, first: int, recipients: Sequence[NewRecipient], *, arriving: bool
+    ) -> None:
+        due = milliseconds(new.due)
+        common = (new.tenant, -new.priority, due, expiry(new))
+        for place, one in enumerate(recipients, first):
+            address, key = one.address.decode(), one.key
+            if "\0" in address or "\0" in key or not key.isascii():
+                check_encodable(f"{address}{key}")
+            hold = self._hold(one.hold) if one.hold else 0
+            kept = hold or (ARRIVING if arriving else 0)
+            self._recipients.append(
+                (message, place, address, key, *common, decoded(one.notify), decoded(one.orcpt), kept)
+            )
+            if not kept:
+                self._arrived.append((key, due))
+
+    def _hold(self, number: int) -> int:
+        """The rule that holds a recipient, if it is there, else 0."""
+        if number < 0:
+            raise ValueError(number)
+        return self._transaction.holds(number, BY_COMMAND)
+
+    def write(self) -> None:
+        """Insert what was taken."""
+        transaction = self._transaction
+        db = transaction.db
+        insert(db, "zsmtp_message", MESSAGE, self._messages)
+        insert(db, "zsmtp_recipient", NEW_RECIPIENT, self._recipients)
+        insert(db, "zsmtp_content", ("message", "part", "data"), self._contents)
+        for upload in self._finished:
+            _finish(transaction, upload)
+        for key, due in self._arrived:
+            transaction.tell(key, due)
+        if self._messages:
+            transaction.count("messages", len(self._messages))
+            transaction.count("accepted", self._accepted)
+
+
+def _touch(transaction: WriteTransaction, message: int, *, new: bool) -> None:
+    """Keep an upload from the sweep for another hour; raises QueueError if it is over."""
+    sql = "UPDATE zsmtp_upload SET touched = %s WHERE message = %s AND NOT accepted AND touched > 0"
+    if new:
+        sql = "INSERT INTO zsmtp_upload (touched, message) VALUES (%s, %s)"
+    if transaction.db.execute(sql, (transaction.now, message)).rowcount != 1:
+        raise QueueError("this upload is over: it was accepted, discarded, or swept after an hour without a part")
+
+
+def _abandon(transaction: WriteTransaction, messages: Collection[int]) -> None:
+    """Leave uploads to the sweep."""
+    transaction.db.execute(
+        "UPDATE zsmtp_upload SET touched = 0 WHERE NOT accepted AND message = ANY(%s::bigint[])", (list(messages),)
+    )
+
+
+def _finish(transaction: WriteTransaction, upload: Staged) -> None:
+    """End an upload: it is a message now, of which recipients may still have to be let go."""
+    if upload.arriving:
+        transaction.db.execute("UPDATE zsmtp_upload SET accepted = true WHERE message = %s", (upload.message,))
+    else:
+        transaction.db.execute("DELETE FROM zsmtp_upload WHERE message = %s", (upload.message,))
+
+
+def delete_messages(transaction: WriteTransaction, messages: Iterable[int]) -> None:
+    """Delete messages that had one recipient and one row of content; the sweep looks at what is left of others.
+
+    A message for which a notice is owed stays with its content until that is made.
+    """
+    wanted = (list(messages),)
+    transaction.db.execute(
+        "WITH gone AS (DELETE FROM zsmtp_message m WHERE m.id = ANY(%s::bigint[]) AND m.recipients = 1 "
+        f"AND m.size <= {CHUNK} AND NOT EXISTS (SELECT 1 FROM zsmtp_recipient r WHERE r.message = m.id) "
+        "AND NOT EXISTS (SELECT 1 FROM zsmtp_owed o WHERE o.message = m.id) RETURNING m.id) "
+        "DELETE FROM zsmtp_content c USING gone WHERE c.message = gone.id",
+        wanted,
+    )
+    transaction.db.execute(  # whether anything is left of them: somebody else may be ending another recipient now
+        "INSERT INTO zsmtp_maybe_finished (message) SELECT id FROM zsmtp_message WHERE id = ANY(%s::bigint[])", wanted
+    )

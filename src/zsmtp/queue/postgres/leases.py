@@ -1,0 +1,275 @@
+"""Who delivers to which site, as rows: nodes, their leases, and what leases leave behind when they end.
+
+Everything here runs in a writer's thread and within its transactions. The database's clock alone decides whether a
+node's leases are good. Takes follow each other (an advisory lock of the transaction); whoever writes marks, results or
+changes for recipients of a lease locks its row, and so does whoever takes it away. So nobody's result lands after the
+next owner has read what was not done.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from zsmtp.queue.intake import clean
+from zsmtp.queue.leases import VALID
+from zsmtp.queue.postgres import claims
+from zsmtp.queue.postgres.connect import Connection
+from zsmtp.queue.postgres.transaction import WriteTransaction, one
+from zsmtp.queue.sql import MESSAGE, RECIPIENT, columns, message_from, recipient_from
+from zsmtp.queue.states import AttemptKey
+from zsmtp.queue.store import Doubt, Lease
+
+TAKES = "('zsmtp_id'::regclass::oid::bigint % 2147483647)::integer, 3"
+"""The advisory lock of takes, as SQL."""
+_ALIVE = "n.valid_until > zsmtp_clock()"
+
+
+class Taking(NamedTuple):
+    """A request for leases of sites: by a node, of queue keys, so many at most."""
+
+    node: int
+    keys: Sequence[str]
+    limit: int
+
+
+class Joining(NamedTuple):
+    """A process that becomes a node."""
+
+    name: str
+
+
+class Joined(NamedTuple):
+    """A node, and what it has seen of the queue when it joined."""
+
+    node: int
+    snapshot: str
+
+
+def join(transaction: WriteTransaction, requests: list[Joining]) -> list[Joined]:
+    """Become nodes."""
+    return [_join(transaction, request) for request in requests]
+
+
+def _join(transaction: WriteTransaction, request: Joining) -> Joined:
+    db = transaction.db
+    node = int(one(db, "SELECT nextval('zsmtp_fence')"))
+    db.execute(
+        "INSERT INTO zsmtp_node (id, name, host, pid, joined, valid_until, incarnation) VALUES "
+        "(%s, %s, %s, %s, %s, zsmtp_clock() + make_interval(secs => %s), zsmtp_incarnation())",
+        (node, clean(request.name), clean(socket.gethostname()), os.getpid(), transaction.now, VALID),
+    )
+    return Joined(node, str(one(db, "SELECT pg_current_snapshot()::text")))
+
+
+def leave(transaction: WriteTransaction, nodes: list[int]) -> list[list[int]]:
+    """Be a node no more: its leases end, what has a mark is in doubt. Answers the leases."""
+    answers = []
+    for node in nodes:
+        numbers = [
+            number
+            for (number,) in transaction.db.execute(
+                "SELECT number FROM zsmtp_lease WHERE node = %s ORDER BY number FOR UPDATE", (node,)
+            ).fetchall()
+        ]
+        _end(transaction, numbers)
+        transaction.db.execute("DELETE FROM zsmtp_node WHERE id = %s", (node,))
+        answers.append(numbers)
+    return answers
+
+
+# -------------------------------------------------------------------- taking
+
+
+def take(transaction: WriteTransaction, requests: list[Taking]) -> list[list[Lease]]:
+    """Lease sites without owner, and those whose owner is gone."""
+    transaction.db.execute(f"SELECT pg_advisory_xact_lock({TAKES})")
+    _lapse(transaction)
+    return [_take(transaction, request) for request in requests]
+
+
+def _take(transaction: WriteTransaction, request: Taking) -> list[Lease]:
+    db = transaction.db
+    candidates = list(dict.fromkeys([*request.keys, *_orphans(db)]))
+    draining = db.execute("SELECT 1 FROM zsmtp_node WHERE id = %s AND draining", (request.node,)).fetchone()
+    limit = 0 if draining else request.limit
+    taken_keys = {
+        key
+        for (key,) in db.execute(
+            "SELECT key FROM zsmtp_lease_key WHERE key = ANY(%s::text[])", (candidates,)
+        ).fetchall()
+    }
+    free = [key for key in candidates if key not in taken_keys]
+    sites = sites_of(db, free)
+    wanted = {sites.get(key, key) for key in free}
+    owners = {
+        site: (number, node)
+        for site, number, node in db.execute(
+            "SELECT site, number, node FROM zsmtp_lease WHERE site = ANY(%s::text[])", (list(wanted),)
+        ).fetchall()
+    }
+    new: dict[str, list[str]] = {}
+    for key in free:
+        site = sites.get(key, key)
+        if site in owners:
+            if owners[site][1] == request.node:
+                new.setdefault(site, []).append(key)
+        elif site in new:
+            new[site].append(key)
+        elif limit > 0:
+            limit -= 1
+            new[site] = [key]
+    fresh = [site for site in new if site not in owners]
+    for site, key in _members(db, fresh):
+        new[site].append(key)
+    numbers = _numbers(db, len(fresh))
+    leases = {site: owners[site][0] for site in new if site in owners} | dict(zip(fresh, numbers, strict=True))
+    for site in fresh:
+        db.execute(
+            "INSERT INTO zsmtp_lease (site, number, node) VALUES (%s, %s, %s)", (site, leases[site], request.node)
+        )
+    rows = [(key, leases[site]) for site, keys in new.items() for key in dict.fromkeys(keys)]
+    db.execute(
+        "INSERT INTO zsmtp_lease_key (key, lease) SELECT * FROM unnest(%s::text[], %s::bigint[]) "
+        "ON CONFLICT (key) DO NOTHING",
+        ([key for key, _ in rows], [lease for _, lease in rows]),
+    )
+    return _leases(db, {leases[site]: site for site in new})
+
+
+def _leases(db: Connection, numbers: dict[int, str]) -> list[Lease]:
+    """Leases as values, with what is in doubt of their keys."""
+    keys: dict[int, list[str]] = {number: [] for number in numbers}
+    for number, key in db.execute(
+        "SELECT lease, key FROM zsmtp_lease_key WHERE lease = ANY(%s::bigint[]) ORDER BY key", (list(numbers),)
+    ).fetchall():
+        keys[number].append(key)
+    doubts: dict[int, list[Doubt]] = {number: [] for number in numbers}
+    rows = db.execute(
+        f"SELECT k.lease, d.machine, {columns(RECIPIENT, 'r')}, {columns(MESSAGE, 'm')} FROM zsmtp_doubt d "
+        "JOIN zsmtp_recipient r ON r.message = d.message AND r.number = d.number AND r.attempts + 1 = d.attempt "
+        "JOIN zsmtp_message m ON m.id = r.message JOIN zsmtp_lease_key k ON k.key = r.key "
+        "WHERE k.lease = ANY(%s::bigint[]) ORDER BY d.message, d.number",
+        (list(numbers),),
+    ).fetchall()
+    for number, machine, *row in rows:
+        doubt = Doubt(recipient_from(row), message_from(row[len(RECIPIENT) :]), machine)
+        doubts[number].append(doubt)
+    return [Lease(number, site, tuple(keys[number]), tuple(doubts[number])) for number, site in numbers.items()]
+
+
+def _numbers(db: Connection, many: int) -> list[int]:
+    rows = db.execute("SELECT nextval('zsmtp_fence') FROM generate_series(1, %s)", (many,)).fetchall()
+    return sorted(number for (number,) in rows)
+
+
+def _orphans(db: Connection) -> list[str]:
+    """The queue keys with doubts that belong to no lease."""
+    rows = db.execute(
+        "SELECT DISTINCT r.key FROM zsmtp_doubt d "
+        "JOIN zsmtp_recipient r ON r.message = d.message AND r.number = d.number AND r.attempts + 1 = d.attempt "
+        "WHERE NOT EXISTS (SELECT 1 FROM zsmtp_lease_key k WHERE k.key = r.key) ORDER BY 1"
+    )
+    return [key for (key,) in rows.fetchall()]
+
+
+def sites_of(db: Connection, keys: Collection[str]) -> dict[str, str]:
+    """The sites of queue keys, as far as they were learned."""
+    return dict(db.execute("SELECT key, site FROM zsmtp_site WHERE key = ANY(%s::text[])", (list(keys),)).fetchall())
+
+
+def _members(db: Connection, sites: Collection[str]) -> list[tuple[str, str]]:
+    """The other keys of sites that have recipients which are not held and belong to no lease: site, key."""
+    if not sites:
+        return []
+    learned = db.execute("SELECT site, key FROM zsmtp_site WHERE site = ANY(%s::text[])", (list(sites),)).fetchall()
+    elsewhere = sites_of(db, sites)
+    found = learned + [(site, site) for site in sites if elsewhere.get(site, site) == site]
+    work = claims.agenda(db, [key for _, key in found])
+    return [(site, key) for site, key in found if key in work]
+
+
+# -------------------------------------------------------------------- ending
+
+
+def _lapse(transaction: WriteTransaction) -> None:
+    """End the leases of nodes that were silent for too long; one whose row somebody has locked waits for the next."""
+    rows = transaction.db.execute(
+        f"SELECT l.number FROM zsmtp_lease l WHERE l.node IN (SELECT n.id FROM zsmtp_node n WHERE NOT {_ALIVE}) "
+        "ORDER BY l.number FOR UPDATE OF l SKIP LOCKED"
+    )
+    _end(transaction, [number for (number,) in rows.fetchall()])
+
+
+def _end(transaction: WriteTransaction, numbers: Collection[int]) -> None:
+    """End leases whose rows are locked; what has a mark, or was in hand when the server died, is in doubt then."""
+    if not numbers:
+        return
+    db = transaction.db
+    given = (list(numbers),)
+    parts = "u.message, u.number, u.attempt"
+    for table, machine, condition in (
+        ("zsmtp_mark", "false", "true"),
+        ("zsmtp_in_hand", "true", "n.incarnation <> zsmtp_incarnation()"),
+    ):
+        db.execute(
+            f"INSERT INTO zsmtp_doubt (message, number, attempt, machine) SELECT DISTINCT ON (u.message, u.number) "
+            f"{parts}, {machine} FROM {table} t JOIN zsmtp_lease l ON l.number = t.lease "
+            "JOIN zsmtp_node n ON n.id = l.node "
+            "CROSS JOIN LATERAL unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt) "
+            "JOIN zsmtp_recipient r ON r.message = u.message AND r.number = u.number AND r.attempts + 1 = u.attempt "
+            f"WHERE t.lease = ANY(%s::bigint[]) AND {condition} "
+            "ON CONFLICT (message, number) DO UPDATE SET attempt = excluded.attempt, "
+            "machine = zsmtp_doubt.machine AND excluded.machine",
+            given,
+        )
+    drop(db, numbers)
+
+
+def drop(db: Connection, numbers: Iterable[int]) -> None:
+    """Delete leases, with what stands under their numbers."""
+    given = (list(numbers),)
+    for table, column in (
+        ("zsmtp_mark", "lease"),
+        ("zsmtp_in_hand", "lease"),
+        ("zsmtp_lease_key", "lease"),
+        ("zsmtp_lease", "number"),
+    ):
+        db.execute(f"DELETE FROM {table} WHERE {column} = ANY(%s::bigint[])", given)
+
+
+def lock(transaction: WriteTransaction, numbers: Collection[int], node: int) -> set[int]:
+    """Lock leases of a node for this transaction; those that it still has."""
+    rows = transaction.db.execute(
+        "SELECT number FROM zsmtp_lease WHERE number = ANY(%s::bigint[]) AND node = %s ORDER BY number "
+        "FOR NO KEY UPDATE",
+        (sorted(numbers), node),
+    )
+    return {number for (number,) in rows.fetchall()}
+
+
+def lock_keys(transaction: WriteTransaction, keys: Collection[str]) -> None:
+    """Lock the leases of queue keys, whoever has them, and let no others be taken during this transaction."""
+    transaction.db.execute(f"SELECT pg_advisory_xact_lock_shared({TAKES})")
+    transaction.db.execute(
+        "SELECT number FROM zsmtp_lease WHERE number IN "
+        "(SELECT lease FROM zsmtp_lease_key WHERE key = ANY(%s::text[])) ORDER BY number FOR NO KEY UPDATE",
+        (list(keys),),
+    ).fetchall()
+
+
+def marked_among(db: Connection, places: Sequence[tuple[int, int]]) -> set[AttemptKey]:
+    """Attempts with a mark, or in doubt, of some recipients."""
+    messages, numbers = [place[0] for place in places], [place[1] for place in places]
+    wanted = "unnest(%s::bigint[], %s::integer[]) AS w (message, number)"
+    rows = db.execute(
+        f"SELECT u.message, u.number, u.attempt FROM zsmtp_mark t "
+        "CROSS JOIN LATERAL unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt) "
+        f"JOIN {wanted} ON w.message = u.message AND w.number = u.number "
+        f"UNION SELECT d.message, d.number, d.attempt FROM zsmtp_doubt d "
+        f"JOIN {wanted} ON w.message = d.message AND w.number = d.number",
+        (messages, numbers, messages, numbers),
+    )
+    return {AttemptKey(*row) for row in rows.fetchall()}

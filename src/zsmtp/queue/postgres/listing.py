@@ -1,0 +1,310 @@
+"""What operators read: lists and counts by filters, histories, ends, events, rules.
+
+Each function is one question to a connection, answered in bounded time: lists come in pages, each of which looks at so
+many recipients at most, so that no reader keeps an old state of the database alive for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from zsmtp.errors import QueueError
+from zsmtp.queue.conditions import (
+    HELD,
+    Condition,
+    Dialect,
+    condition,
+    condition_of_ends,
+    messages_between,
+)
+from zsmtp.queue.filter import Filter
+from zsmtp.queue.ids import EPOCH, LOW_BITS
+from zsmtp.queue.operators import (
+    AGES,
+    GROUPS,
+    MOST_GROUPS,
+    OLDEST,
+    OTHERS,
+    NodeStatus,
+    Row,
+    Rule,
+    SiteStatus,
+)
+from zsmtp.queue.postgres.connect import Connection
+from zsmtp.queue.sql import (
+    HISTORY,
+    MESSAGE,
+    RECIPIENT,
+    columns,
+    entry_from,
+    message_from,
+    recipient_from,
+    status_from,
+)
+from zsmtp.queue.states import AttemptKey, HistoryEntry, QueuedMessage, State, milliseconds
+
+POSTGRES = Dialect(
+    equal='lower({} COLLATE "C") = ?',
+    like="lower({} COLLATE \"C\") LIKE ? ESCAPE '\\'",
+    contains='strpos(lower({} COLLATE "C"), ?) > 0',
+    domain="CASE WHEN strpos({0}, '@') = 0 THEN '' ELSE substring({0} FROM '[^@]*$') END",
+    sites="zsmtp_site",
+)
+ENDS = "('delivered', 'failed', 'expired', 'dropped')"
+_ROWS = 1000  # in one page
+_ENTRIES = 20_000  # of the history looked at for one page
+_INCOMING = "SELECT message FROM zsmtp_upload WHERE NOT accepted"
+_LAST = (1 << 31) - 1
+_IN_HAND = (
+    "SELECT u.message, u.number, u.attempt FROM {0} t JOIN zsmtp_lease l ON l.number = t.lease "
+    "JOIN zsmtp_node n ON n.id = l.node AND n.valid_until > zsmtp_clock() "
+    "CROSS JOIN LATERAL unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt)"
+)
+IN_HAND = f"{_IN_HAND.format('zsmtp_in_hand')} UNION {_IN_HAND.format('zsmtp_mark')}"
+"""What nodes named as in hand, or marked, as message, number and attempt. Only the next of a recipient counts."""
+
+Place = tuple[int, int]
+
+
+def ask(db: Connection, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    """The rows that a question with ``?`` for each value is answered by."""
+    return db.execute(sql.replace("%", "%%").replace("?", "%s").encode(), values).fetchall()
+
+
+class Asked(NamedTuple):
+    """A filter as it is asked at a time, of a store of a shard."""
+
+    filter: Filter
+    now: float
+    shard: int
+
+    @property
+    def condition(self) -> Condition:
+        """The filter as a condition."""
+        return condition(self.filter, POSTGRES, now=self.now, shard=self.shard, in_hand=lambda: LEASED)
+
+    @property
+    def between(self) -> tuple[Place, Place]:
+        """Behind which recipient the first one is that can match, and which is the last one."""
+        first, last = messages_between(self.filter, now=self.now, shard=self.shard)
+        return (first, -1), (last, _LAST)
+
+
+LEASED = (f"(r.message, r.number, r.attempts + 1) IN ({IN_HAND})", ())
+"""The condition on a recipient being in a node's hand, and its values."""
+
+
+def attempts_in_hand(db: Connection) -> set[AttemptKey]:
+    """What nodes named as in hand, or marked. Only the next attempt of a recipient counts."""
+    return {AttemptKey(*row) for row in ask(db, IN_HAND)}
+
+
+# ---------------------------------------------------------------------- lists
+
+
+class ListPage(NamedTuple):
+    """Some rows, and behind which recipient to go on; None: that was all."""
+
+    rows: list[Row]
+    after: Place | None
+
+
+def page(db: Connection, asked: Asked, after: Place, window: int) -> ListPage:
+    """Look at up to ``window`` recipients behind a place."""
+    after, end = _window(db, asked, after, window)
+    where = asked.condition
+    in_hand = attempts_in_hand(db)
+    found = ask(
+        db,
+        f"SELECT {columns(RECIPIENT, 'r')}, {columns(MESSAGE, 'm')} "
+        "FROM zsmtp_recipient r JOIN zsmtp_message m ON m.id = r.message "
+        f"WHERE (r.message, r.number) > (?, ?) AND (r.message, r.number) <= (?, ?) AND {where.sql} "
+        "ORDER BY r.message, r.number LIMIT ?",
+        (*after, *(end or asked.between[1]), *where.values, _ROWS),
+    )
+    rows = [_row(values, in_hand) for values in found]
+    return ListPage(rows, found[-1][:2] if len(found) == _ROWS else end)
+
+
+def places(db: Connection, asked: Asked, after: Place, window: int, most: int) -> tuple[list[Place], Place | None]:
+    """As :func:`page`, but only where the recipients are."""
+    after, end = _window(db, asked, after, window)
+    where = asked.condition
+    found = ask(
+        db,
+        "SELECT r.message, r.number FROM zsmtp_recipient r JOIN zsmtp_message m ON m.id = r.message "
+        f"WHERE (r.message, r.number) > (?, ?) AND (r.message, r.number) <= (?, ?) AND {where.sql} "
+        "ORDER BY r.message, r.number LIMIT ?",
+        (*after, *(end or asked.between[1]), *where.values, most),
+    )
+    return [(row[0], row[1]) for row in found], (found[-1][0], found[-1][1]) if len(found) == most else end
+
+
+def _window(db: Connection, asked: Asked, after: Place, window: int) -> tuple[Place, Place | None]:
+    """Behind which recipient to look, and to which one; None: to the last one that can match."""
+    before, last = asked.between
+    after = max(after, before)
+    rows = ask(
+        db,
+        "SELECT message, number FROM zsmtp_recipient WHERE (message, number) > (?, ?) "
+        "ORDER BY message, number LIMIT 1 OFFSET ?",
+        (*after, window - 1),
+    )
+    end: Place | None = (rows[0][0], rows[0][1]) if rows else None
+    return after, None if end is None or end >= last else end
+
+
+def matching(db: Connection, asked: Asked, wanted: Sequence[Place]) -> list[tuple[Any, ...]]:
+    """Those of some recipients that match, with their messages, in order."""
+    where = asked.condition
+    return ask(
+        db,
+        f"SELECT {columns(RECIPIENT, 'r')}, {columns(MESSAGE, 'm')} "
+        "FROM unnest(?::bigint[], ?::integer[]) AS w (message, number) "
+        "JOIN zsmtp_recipient r ON r.message = w.message AND r.number = w.number "
+        f"JOIN zsmtp_message m ON m.id = r.message WHERE {where.sql} ORDER BY r.message, r.number",
+        ([place[0] for place in wanted], [place[1] for place in wanted], *where.values),
+    )
+
+
+def _row(values: tuple[Any, ...], in_hand: set[AttemptKey]) -> Row:
+    recipient = recipient_from(values)
+    state = State.HELD if recipient.hold else State.LEASED if recipient.next_attempt in in_hand else State.DUE
+    return Row(recipient, message_from(values[len(RECIPIENT) :]), state)
+
+
+# --------------------------------------------------------------------- counts
+
+
+def count(db: Connection, asked: Asked, by: str) -> dict[str, int]:
+    """How many match, by a group."""
+    if by not in GROUPS:
+        raise QueueError(f"{by!r} is nothing to count by; known: {', '.join(GROUPS[1:])}")
+    where = asked.condition
+    tables = "zsmtp_recipient r" + (" JOIN zsmtp_message m ON m.id = r.message" if where.message else "")
+    tail = f"FROM {tables} WHERE {where.sql} AND r.message NOT IN ({_INCOMING})"
+    if not by:
+        return {"": ask(db, f"SELECT count(*) {tail}", where.values)[0][0]}
+    group, values = _group(asked, by)
+    rows = ask(
+        db,
+        f"SELECT {group}, count(*) AS counted {tail} GROUP BY 1 ORDER BY counted DESC, 1 LIMIT ?",
+        (*values, *where.values, MOST_GROUPS + 1),
+    )
+    counted: dict[str, int] = {}
+    sites = dict(ask(db, "SELECT key, site FROM zsmtp_site")) if by == "site" else {}
+    for name, number in rows:
+        name = sites.get(name, name)
+        counted[name] = counted.get(name, 0) + number
+    total = sum(counted.values())
+    if len(rows) > MOST_GROUPS:
+        total = ask(db, f"SELECT count(*) {tail}", where.values)[0][0]
+        counted = dict(sorted(counted.items(), key=lambda one: -one[1])[:MOST_GROUPS])
+    rest = total - sum(counted.values())
+    return counted | ({OTHERS: rest} if rest else {})
+
+
+def _group(asked: Asked, by: str) -> tuple[str, tuple[object, ...]]:
+    """The expression to group by, and its values."""
+    if by == "state":
+        return f"CASE WHEN {HELD} THEN 'held' WHEN {LEASED[0]} THEN 'leased' ELSE 'due' END", LEASED[1]
+    if by == "age":
+        now = milliseconds(asked.now) - EPOCH * 1000
+        cases = " ".join(f"WHEN r.message >= ? THEN '{label}'" for label, _ in AGES)
+        first = [max(now - limit * 1000 + 1, 0) << LOW_BITS for _, limit in AGES]
+        return f"CASE {cases} ELSE '{OLDEST}' END", tuple(first)
+    return {"key": "r.key", "site": "r.key", "tenant": "r.tenant", "reason": "r.reason"}[by], ()
+
+
+# -------------------------------------------------------------------- history
+
+
+def history(db: Connection, message: int) -> list[HistoryEntry]:
+    """The history of a message, oldest first."""
+    rows = ask(db, f"SELECT {columns(HISTORY)} FROM zsmtp_history WHERE message = ? ORDER BY id", (message,))
+    return [entry_from(row) for row in rows]
+
+
+def ends(db: Connection, asked: Asked, before: int | None) -> tuple[list[HistoryEntry], int | None]:
+    """Some ends that match, youngest first, from before a place in the history; and before which to go on."""
+    where = condition_of_ends(asked.filter, POSTGRES, now=asked.now, shard=asked.shard)
+    if before is None:
+        before = (ask(db, "SELECT max(id) FROM zsmtp_history")[0][0] or 0) + 1
+    first = max(before - _ENTRIES, 0)
+    found = ask(
+        db,
+        f"SELECT h.id, {columns(HISTORY, 'h')} FROM zsmtp_history h "
+        f"WHERE h.id < ? AND h.id >= ? AND h.outcome IN {ENDS} AND {where.sql} ORDER BY h.id DESC LIMIT ?",
+        (before, first, *where.values, _ROWS),
+    )
+    entries = [entry_from(row[1:]) for row in found]
+    if len(found) == _ROWS:
+        return entries, found[-1][0]
+    below = ask(db, "SELECT max(id) FROM zsmtp_history WHERE id < ?", (first,))[0][0]
+    return entries, None if below is None else below + 1
+
+
+def message(db: Connection, number: int) -> QueuedMessage | None:
+    """A message with recipients, or notices that are owed."""
+    rows = ask(
+        db,
+        f"SELECT {columns(MESSAGE)} FROM zsmtp_message WHERE id = ? AND ("
+        "EXISTS (SELECT 1 FROM zsmtp_recipient WHERE message = id) OR "
+        "EXISTS (SELECT 1 FROM zsmtp_owed WHERE message = id))",
+        (number,),
+    )
+    return message_from(rows[0]) if rows else None
+
+
+def sites(db: Connection, names: Collection[str]) -> list[SiteStatus]:
+    """What was reported of sites, or of all, by their names."""
+    where = "WHERE site = ANY(?::text[])" if names else "WHERE ?::text[] = '{}'"
+    rows = ask(db, f"SELECT status FROM zsmtp_site_status {where} ORDER BY site", (list(names),))
+    return [status_from(text) for (text,) in rows]
+
+
+def nodes(db: Connection) -> list[NodeStatus]:
+    """The processes that deliver, or did a moment ago."""
+    rows = ask(
+        db,
+        "SELECT n.name, n.joined, n.host, n.pid, n.valid_until > zsmtp_clock(), n.draining, "
+        "(SELECT count(*) FROM zsmtp_lease l WHERE l.node = n.id) FROM zsmtp_node n ORDER BY n.id",
+    )
+    return [
+        NodeStatus(node=name, since=joined / 1000, host=host, pid=pid, alive=alive, draining=draining, sites=leases)
+        for name, joined, host, pid, alive, draining, leases in rows
+    ]
+
+
+def rules(db: Connection) -> list[Rule]:
+    """The standing rules, oldest first."""
+    rows = ask(
+        db,
+        "SELECT number, action, filter, argument, until, by_whom, reason, created FROM zsmtp_rule ORDER BY number",
+    )
+    return [
+        Rule(
+            number=number,
+            action=action,
+            filter=text,
+            argument=argument,
+            until=None if until is None else until / 1000,
+            by=by,
+            reason=reason,
+            created=created / 1000,
+        )
+        for number, action, text, argument, until, by, reason, created in rows
+    ]
+
+
+def counters(db: Connection) -> dict[str, int]:
+    """The totals."""
+    return {
+        name: int(total)
+        for name, total in ask(
+            db,
+            "SELECT u.name, sum(u.amount) FROM zsmtp_counter c, unnest(c.names, c.amounts) AS u (name, amount) "
+            "GROUP BY 1",
+        )
+    }

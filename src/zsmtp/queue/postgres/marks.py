@@ -1,0 +1,144 @@
+"""What has a mark, and what is in hand: lists of attempts in the database, which their node also keeps in memory.
+
+Marks that are written together stand in one row, which goes when all its attempts are settled. Until then an attempt in
+it counts only while it is the next one of its recipient, so most settlements change no row. Where a settlement leaves
+the attempt the next one (none was counted), the row is written again without it. What is in hand is one row for each
+lease, written with each group of results.
+
+What is changed here belongs to a transaction: if that one fails, memory is as it was before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from functools import partial
+
+from zsmtp.queue.postgres.transaction import WriteTransaction, in_columns, one
+from zsmtp.queue.states import AttemptKey
+
+_INSERT = (
+    "INSERT INTO zsmtp_mark (lease, messages, numbers, attempts) "
+    "VALUES (%s, %s::bigint[], %s::integer[], %s::integer[]) RETURNING id"
+)
+
+
+class Marks:
+    """The marks of one node, and what it has in hand."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, set[AttemptKey]] = {}
+        self._row_of: dict[AttemptKey, int] = {}
+        self._lease_of: dict[int, int] = {}  # by row
+        self._in_hand: dict[int, frozenset[AttemptKey]] = {}  # by lease, durably
+
+    def in_hand(self, lease: int) -> frozenset[AttemptKey]:
+        """What is in hand of a lease, durably."""
+        return self._in_hand.get(lease, frozenset())
+
+    def of_lease(self, lease: int) -> set[AttemptKey]:
+        """The attempts with a mark under a lease."""
+        rows = [row for row, of in self._lease_of.items() if of == lease]
+        return set().union(*(self._rows[row] for row in rows))
+
+    # ------------------------------------------------------------------ marks
+
+    def add(self, transaction: WriteTransaction, lease: int, attempts: Iterable[AttemptKey]) -> None:
+        """Write marks, but for what has one."""
+        new = [attempt for attempt in dict.fromkeys(attempts) if attempt not in self._row_of]
+        if new:
+            row = one(transaction.db, _INSERT, lease, *in_columns(new))
+            self._put(row, lease, set(new))
+            transaction.if_undone(partial(self._drop, row))
+
+    def settled(self, transaction: WriteTransaction, attempts: Iterable[tuple[AttemptKey, bool]]) -> None:
+        """Attempts are over; the second value tells whether they were counted: not the next ones any more."""
+        empty: list[int] = []
+        again: set[int] = set()
+        for attempt, counted in attempts:
+            row = self._row_of.pop(attempt, None)
+            if row is None:
+                continue
+            transaction.if_undone(partial(self._put_back, row, attempt))
+            self._rows[row].discard(attempt)
+            if not self._rows[row]:
+                empty.append(row)
+            elif not counted:
+                again.add(row)
+        if empty:
+            transaction.db.execute("DELETE FROM zsmtp_mark WHERE id = ANY(%s::bigint[])", (empty,))
+            for row in empty:
+                transaction.afterwards(partial(self._forget_if_empty, row))
+        for row in again - set(empty):
+            transaction.db.execute(
+                "UPDATE zsmtp_mark SET messages = %s::bigint[], numbers = %s::integer[], attempts = %s::integer[] "
+                "WHERE id = %s",
+                (*in_columns(self._rows[row]), row),
+            )
+
+    def write_again(self, transaction: WriteTransaction, leases: Collection[int]) -> None:
+        """Write all marks of leases anew: a server that died may not have them any more."""
+        for lease in leases:
+            transaction.db.execute("DELETE FROM zsmtp_mark WHERE lease = %s", (lease,))
+            attempts = self.of_lease(lease)
+            for row in [row for row, of in self._lease_of.items() if of == lease]:
+                transaction.if_undone(partial(self._put, row, lease, self._drop(row)))
+            self.add(transaction, lease, sorted(attempts))
+
+    def _put(self, row: int, lease: int, attempts: set[AttemptKey]) -> None:
+        self._rows[row] = attempts
+        self._lease_of[row] = lease
+        for attempt in attempts:
+            self._row_of[attempt] = row
+
+    def _put_back(self, row: int, attempt: AttemptKey) -> None:
+        self._rows[row].add(attempt)
+        self._row_of[attempt] = row
+
+    def _drop(self, row: int) -> set[AttemptKey]:
+        attempts = self._rows.pop(row)
+        del self._lease_of[row]
+        for attempt in attempts:
+            self._row_of.pop(attempt, None)
+        return attempts
+
+    def _forget_if_empty(self, row: int) -> None:
+        if row in self._rows and not self._rows[row]:
+            self._drop(row)
+
+    # ---------------------------------------------------------------- in hand
+
+    def hold(self, transaction: WriteTransaction, lease: int, attempts: frozenset[AttemptKey]) -> None:
+        """Write what is in hand of a lease."""
+        before = self.in_hand(lease)
+        if attempts == before:
+            return
+        if attempts:
+            transaction.db.execute(
+                "INSERT INTO zsmtp_in_hand (lease, messages, numbers, attempts) "
+                "VALUES (%s, %s::bigint[], %s::integer[], %s::integer[]) ON CONFLICT (lease) DO UPDATE "
+                "SET messages = excluded.messages, numbers = excluded.numbers, attempts = excluded.attempts",
+                (lease, *in_columns(attempts)),
+            )
+        else:
+            transaction.db.execute("DELETE FROM zsmtp_in_hand WHERE lease = %s", (lease,))
+        self._set_in_hand(lease, attempts)
+        transaction.if_undone(partial(self._set_in_hand, lease, before))
+
+    def _set_in_hand(self, lease: int, attempts: frozenset[AttemptKey]) -> None:
+        if attempts:
+            self._in_hand[lease] = attempts
+        else:
+            self._in_hand.pop(lease, None)
+
+    # ----------------------------------------------------------------- leases
+
+    def forget(self, transaction: WriteTransaction, leases: Collection[int]) -> None:
+        """Forget leases that ended, after the commit."""
+
+        def forget() -> None:
+            for row in [row for row, of in self._lease_of.items() if of in leases]:
+                self._drop(row)
+            for lease in leases:
+                self._in_hand.pop(lease, None)
+
+        transaction.afterwards(forget)

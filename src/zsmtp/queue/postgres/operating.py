@@ -1,0 +1,164 @@
+"""What operators write: changes by filters in pieces, and rules. It runs in the writer's thread.
+
+A piece is looked up by a reader; the writer locks the leases of its recipients, asks the filter again of each of them
+and changes those that still match. So a change of a million recipients never keeps results waiting for longer than one
+piece takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from zsmtp.errors import QueueError
+from zsmtp.queue import settling
+from zsmtp.queue.changes import Changes, Current
+from zsmtp.queue.intake import clean
+from zsmtp.queue.limits import BY_COMMAND, MAX_RULES
+from zsmtp.queue.operators import Change, Rule
+from zsmtp.queue.postgres import leases, results
+from zsmtp.queue.postgres.listing import Asked, Place, matching
+from zsmtp.queue.postgres.transaction import WriteTransaction, one
+from zsmtp.queue.settling import NoticeRule
+from zsmtp.queue.sql import RECIPIENT, message_from, recipient_from
+from zsmtp.queue.states import milliseconds, seconds
+from zsmtp.records import replace
+
+PIECE = 500
+"""Recipients changed in one transaction."""
+_KEY = RECIPIENT.index("key")
+_NEXT_RULE = "UPDATE zsmtp_meta SET value = (value::integer + 1)::text WHERE name = 'last_rule' RETURNING value"
+
+
+class PieceOfChange(NamedTuple):
+    """A piece of a change: recipients that matched when they were looked up."""
+
+    asked: Asked
+    places: list[Place]
+    change: Change
+
+
+class PostgresOperating:
+    """What operators change."""
+
+    def __init__(self, notice_rule: NoticeRule) -> None:
+        self._notice_rule = notice_rule
+
+    def change(self, transaction: WriteTransaction, pieces: list[PieceOfChange]) -> list[int | Exception]:
+        """Change recipients; answers how many were."""
+        return [self._change(transaction, piece) for piece in pieces]
+
+    def _change(self, transaction: WriteTransaction, piece: PieceOfChange) -> int | Exception:
+        db = transaction.db
+        change = piece.change
+        if change.hold and transaction.holds(change.hold, BY_COMMAND) != change.hold:
+            return QueueError(f"there is no rule {change.hold}")
+        found = matching(db, piece.asked, piece.places)
+        leases.lock_keys(transaction, {row[_KEY] for row in found})
+        found = matching(db, piece.asked, [(row[0], row[1]) for row in found])
+        marked = leases.marked_among(db, [(row[0], row[1]) for row in found])
+        rows = [row for row in found if settling.may_change(change, marked=recipient_from(row).next_attempt in marked)]
+        transaction.poked |= {row[_KEY] for row in rows}
+        if change.end is not None:
+            self._end(transaction, change, rows)
+        else:
+            _write(transaction, change, rows)
+        return len(rows)
+
+    def _end(self, transaction: WriteTransaction, change: Change, rows: list[tuple[Any, ...]]) -> None:
+        changes = Changes({}, lambda number: number)
+        for row in rows:
+            recipient, message = recipient_from(row), message_from(row[len(RECIPIENT) :])
+            settlement = settling.ended(change, recipient, message, seconds(transaction.now), self._notice_rule)
+            current = Current(
+                recipient.key,
+                recipient.attempts,
+                recipient.due,
+                recipient.expires,
+                recipient.hold,
+                recipient.doubtful,
+                recipient.warned,
+            )
+            changes.settle((recipient.message, recipient.number), current, settlement)
+        results.write(transaction, changes)
+
+    def add_rule(self, transaction: WriteTransaction, rules: list[Rule]) -> list[Rule | Exception]:
+        """Add rules."""
+        return [_add_rule(transaction, rule) for rule in rules]
+
+    def release(self, transaction: WriteTransaction, rules: list[int]) -> list[bool | None]:
+        """Release a piece of what a rule holds, and delete the rule with the last one.
+
+        Answers whether something is left; None: there is no such rule.
+        """
+        return [_release(transaction, rule) for rule in rules]
+
+
+def _write(transaction: WriteTransaction, change: Change, rows: list[tuple[Any, ...]]) -> None:
+    """Write what is no end: one column of each recipient."""
+    columns_of = {
+        "due": change.due if change.due is None else milliseconds(change.due),
+        "expires": change.expires if change.expires is None else milliseconds(change.expires),
+        "hold": change.hold,
+        "key": change.key,
+        "rank": change.rank,
+    }
+    ((column, value),) = [(name, value) for name, value in columns_of.items() if value is not None]
+    transaction.db.execute(
+        f"UPDATE zsmtp_recipient r SET {column} = %s FROM unnest(%s::bigint[], %s::integer[]) AS w (message, number) "
+        "WHERE r.message = w.message AND r.number = w.number".encode(),
+        (value, [row[0] for row in rows], [row[1] for row in rows]),
+    )
+    for row in rows:
+        before = recipient_from(row)
+        after = settling.changed(change, before)
+        if after.key != before.key:
+            transaction.poked.add(after.key)
+        let_go = row[RECIPIENT.index("hold")] == 0 or change.hold == 0
+        if let_go and not after.hold:
+            transaction.tell(after.key, milliseconds(after.due))
+
+
+def _add_rule(transaction: WriteTransaction, rule: Rule) -> Rule | Exception:
+    db = transaction.db
+    if one(db, "SELECT count(*) FROM zsmtp_rule") >= MAX_RULES:
+        return QueueError(f"{MAX_RULES} rules are the limit")
+    until = None if rule.until is None else milliseconds(rule.until)
+    number = int(one(db, _NEXT_RULE))
+    rule = replace(
+        rule,
+        number=number,
+        created=seconds(transaction.now),
+        until=until if until is None else seconds(until),
+        by=clean(rule.by),
+        reason=clean(rule.reason),
+    )
+    db.execute(
+        "INSERT INTO zsmtp_rule (number, action, filter, argument, until, by_whom, reason, created) "
+        "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+        (number, rule.action, rule.filter, rule.argument, until, rule.by, rule.reason, transaction.now),
+    )
+    transaction.rules = True
+    return rule
+
+
+def _release(transaction: WriteTransaction, rule: int) -> bool | None:
+    db = transaction.db
+    if db.execute("SELECT 1 FROM zsmtp_rule WHERE number = %s FOR UPDATE", (rule,)).fetchone() is None:
+        return None
+    held = db.execute(
+        "SELECT message, number, key FROM zsmtp_recipient WHERE hold = %s AND hold <> 0 LIMIT %s", (rule, PIECE)
+    ).fetchall()
+    leases.lock_keys(transaction, {key for _, _, key in held})
+    rows = db.execute(
+        "UPDATE zsmtp_recipient r SET hold = 0 FROM unnest(%s::bigint[], %s::integer[]) AS w (message, number) "
+        "WHERE r.message = w.message AND r.number = w.number AND r.hold = %s RETURNING r.key, r.due",
+        ([row[0] for row in held], [row[1] for row in held], rule),
+    ).fetchall()
+    for key, due in rows:
+        transaction.poked.add(key)
+        transaction.tell(key, due)
+    if len(held) == PIECE:
+        return True
+    db.execute("DELETE FROM zsmtp_rule WHERE number = %s", (rule,))
+    transaction.rules = True
+    return False

@@ -1,0 +1,160 @@
+"""The threads that keep a process in touch: the heartbeat of a node, and what others say there is to look at.
+
+A node's leases are good for 20 s after its event loop turned last. :class:`Pulse` tells the database so every 5 s, from
+a thread of its own: a loop that is busy for a while loses nothing, and one that hangs loses its leases. The same thread
+sends the notifications, one for many commits, in transactions of their own. :class:`Listener` waits for them; without
+it (behind a pooler) the store looks every second all the same.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+import psycopg
+
+from zsmtp.queue.leases import MARGIN, VALID
+from zsmtp.queue.postgres.connect import Connection, Database
+from zsmtp.queue.postgres.results import RENEW
+
+BEAT = 5.0
+"""Seconds between two heartbeats."""
+NOTIFY_PAUSE = 0.05
+"""Seconds between two notifications at least."""
+_RETRY = 1.0  # seconds before a lost connection is made anew
+CHANNEL = "zsmtp_news"
+
+
+class PulseAnswer(NamedTuple):
+    """What the database says to a heartbeat."""
+
+    draining: bool
+    same_server: bool
+    """Whether it is the server that has this node's marks."""
+
+
+class Pulse(threading.Thread):
+    """Sends heartbeats and notifications. ``age`` gives the seconds since the event loop turned last."""
+
+    def __init__(
+        self, database: Database, *, age: Callable[[], float], answered: Callable[[PulseAnswer], None]
+    ) -> None:
+        super().__init__(name="zsmtp queue pulse", daemon=True)
+        self._database = database
+        self._age = age
+        self._answered = answered
+        self._wanted = threading.Event()
+        self._notify = False
+        self._node = 0
+        self._ends = False
+        self._connection: Connection | None = None
+
+    def notify(self) -> None:
+        """Tell all who deliver that there is something new."""
+        self._notify = True
+        self._wanted.set()
+
+    def beat_for(self, node: int) -> None:
+        """Keep the leases of a node from now on; 0: of none."""
+        self._node = node
+        self._wanted.set()
+
+    def beat_now(self) -> None:
+        """Send a heartbeat at once."""
+        self._wanted.set()
+
+    def end(self) -> None:
+        """End, and wait for the end."""
+        self._ends = True
+        self._wanted.set()
+        if self.ident is not None:
+            self.join()
+
+    def run(self) -> None:
+        """Do so until the end."""
+        pause = BEAT
+        while not self._ends or self._notify:
+            self._wanted.wait(pause if self._node else None)
+            self._wanted.clear()
+            try:
+                self._do()
+                pause = BEAT
+            except psycopg.Error:
+                self._close()
+                pause = _RETRY
+                if self._ends:
+                    break
+        self._close()
+
+    def _do(self) -> None:
+        if not (self._notify or self._node):
+            return
+        if self._connection is None:
+            self._connection = self._database.connect()
+        if self._notify:
+            self._notify = False
+            try:
+                self._connection.execute(f"NOTIFY {CHANNEL}".encode())
+            except psycopg.Error:
+                self._notify = True
+                raise
+            if not self._ends:
+                time.sleep(NOTIFY_PAUSE)
+        self._beat(self._connection)
+
+    def _beat(self, db: Connection) -> None:
+        age = self._age()
+        if not self._node or age >= VALID - MARGIN:
+            return
+        row = db.execute(
+            f"{RENEW} RETURNING draining, incarnation = zsmtp_incarnation()".encode(), (VALID - age, self._node)
+        ).fetchone()
+        if row is not None:
+            self._answered(PulseAnswer(*row))
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
+
+
+class Listener(threading.Thread):
+    """Waits for notifications, and calls ``heard`` for each."""
+
+    def __init__(self, database: Database, heard: Callable[[], None]) -> None:
+        super().__init__(name="zsmtp queue listener", daemon=True)
+        self._database = database
+        self._heard = heard
+        self._end, self._ends = socket.socketpair()
+
+    def end(self) -> None:
+        """End, without being waited for."""
+        self._end.close()
+
+    def run(self) -> None:
+        """Listen until the end; a connection that is lost is made anew."""
+        with self._ends:
+            while True:
+                with suppress(psycopg.Error), self._database.connect() as connection:
+                    connection.execute(f"LISTEN {CHANNEL}".encode())
+                    self._heard()  # what was said before
+                    if self._listen(connection):
+                        return
+                if select.select([self._ends], [], [], _RETRY)[0]:
+                    return
+
+    def _listen(self, connection: Connection) -> bool:
+        """Listen until the end (True), or until the connection is lost."""
+        end = self._ends.fileno()
+        while True:
+            ready, _, _ = select.select([connection.fileno(), end], [], [])
+            if end in ready:
+                return True
+            for _ in connection.notifies(timeout=0):
+                self._heard()

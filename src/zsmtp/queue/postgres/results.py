@@ -1,0 +1,294 @@
+"""Marks and results: what the writer's thread does for delivery.
+
+The rules are those of ``zsmtp.queue.settling``. That nobody else changes a recipient between the question and the
+answer is what the lock of its lease's row is for (``zsmtp.queue.postgres.leases``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from zsmtp.errors import QueueError
+from zsmtp.queue import settling
+from zsmtp.queue.changes import DEFERRED, Changes, Current, Place
+from zsmtp.queue.leases import MARGIN, VALID
+from zsmtp.queue.limits import BY_COMMAND
+from zsmtp.queue.operators import SiteStatus
+from zsmtp.queue.postgres import leases
+from zsmtp.queue.postgres.connect import Connection
+from zsmtp.queue.postgres.intake import delete_messages
+from zsmtp.queue.postgres.marks import Marks
+from zsmtp.queue.postgres.transaction import WriteTransaction, in_columns, insert
+from zsmtp.queue.sql import ARRIVING, HISTORY, OWED, columns, owed_values, status_text
+from zsmtp.queue.states import AttemptKey, milliseconds
+from zsmtp.queue.store import Settlement
+
+_DEFERRED_TYPES = ("text", "bigint", "integer", "bigint", "boolean", "boolean", "text", "text", "bigint", "integer")
+
+
+class Marking(NamedTuple):
+    """A request for marks. ``age`` gives the seconds since the event loop turned last, when it is asked."""
+
+    lease: int
+    keys: Collection[str]
+    attempts: Sequence[AttemptKey]
+    age: Callable[[], float]
+
+
+class Settling(NamedTuple):
+    """A request to write results. ``keys`` are those of the lease; ``doubts`` what is in doubt of it."""
+
+    lease: int
+    keys: Collection[str]
+    settlements: Sequence[Settlement]
+    in_hand: Collection[AttemptKey]
+    doubts: Collection[AttemptKey]
+
+
+class PostgresResults:
+    """Marks and results of one node."""
+
+    def __init__(self) -> None:
+        self.node = 0
+        self.marks = Marks()
+
+    # ------------------------------------------------------------------ marks
+
+    def must_wait(self, marking: Marking) -> bool:
+        """Whether the commit of marks has to wait for the disk: what is in hand, durably, covers them otherwise."""
+        return not self.marks.in_hand(marking.lease).issuperset(marking.attempts)
+
+    def mark(self, transaction: WriteTransaction, requests: list[Marking]) -> list[bool]:
+        """Write marks."""
+        owned = leases.lock(transaction, {one.lease for one in requests}, self.node)
+        if not owned or not self._is_good(transaction, min(one.age() for one in requests)):
+            return [False] * len(requests)
+        return [one.lease in owned and self._mark(transaction, one) for one in requests]
+
+    def _is_good(self, transaction: WriteTransaction, age: float) -> bool:
+        """Whether this node's leases are good for long enough, by the clock of the database; asked after the lock.
+
+        A lease that nobody took is its owner's still: if the event loop turns, it is good for longer from now on.
+        """
+        db = transaction.db
+        row = db.execute(
+            "SELECT extract(epoch FROM valid_until - zsmtp_clock())::float8, incarnation = zsmtp_incarnation() "
+            "FROM zsmtp_node WHERE id = %s",
+            (self.node,),
+        ).fetchone()
+        if row is None:
+            return False
+        left, same_server = row
+        if left < MARGIN:
+            if VALID - age < MARGIN:
+                return False
+            db.execute(RENEW, (VALID - age, self.node))
+        if not same_server:
+            self.write_again(transaction)
+        return True
+
+    def write_again(self, transaction: WriteTransaction) -> None:
+        """The server died: write all marks anew, durably."""
+        db = transaction.db
+        db.execute("SET LOCAL synchronous_commit = on")
+        rows = db.execute(
+            "SELECT number FROM zsmtp_lease WHERE node = %s ORDER BY number FOR NO KEY UPDATE", (self.node,)
+        ).fetchall()
+        self.marks.write_again(transaction, [number for (number,) in rows])
+        db.execute("UPDATE zsmtp_node SET incarnation = zsmtp_incarnation() WHERE id = %s", (self.node,))
+
+    def repeat_marks(self, transaction: WriteTransaction, requests: list[None]) -> list[None]:
+        """Write all marks anew, for a server that was started since."""
+        self.write_again(transaction)
+        return requests
+
+    def _mark(self, transaction: WriteTransaction, request: Marking) -> bool:
+        if VALID - request.age() < MARGIN or not _may_mark(transaction.db, request.attempts, request.keys):
+            return False
+        self.marks.add(transaction, request.lease, request.attempts)
+        return True
+
+    # ---------------------------------------------------------------- results
+
+    def settle(self, transaction: WriteTransaction, requests: list[Settling]) -> list[list[AttemptKey]]:
+        """Write results."""
+        owned = leases.lock(transaction, {request.lease for request in requests}, self.node)
+        attempts = [[settling.attempt_of(one) for one in request.settlements] for request in requests]
+        places = {one[:2] for some in attempts for one in some}
+        there = read(transaction.db, places)
+        if foreign := _foreign(requests, attempts, there, owned):
+            leases.lock_keys(transaction, foreign)
+            there = read(transaction.db, places)
+        changes = Changes(there, lambda number: transaction.holds(number, BY_COMMAND))
+        over: list[tuple[AttemptKey, bool]] = []
+        conflicts = [
+            _apply(request, some, changes, over, owns=request.lease in owned, now=transaction.time)
+            for request, some in zip(requests, attempts, strict=True)
+        ]
+        write(transaction, changes)
+        self.marks.settled(transaction, over)
+        doubtful = set().union(*(request.doubts for request in requests)) & {attempt for attempt, _ in over}
+        if doubtful:
+            _forget_doubts(transaction.db, doubtful)
+        for request in requests:
+            if request.lease in owned:
+                self.marks.hold(transaction, request.lease, frozenset(request.in_hand))
+        return conflicts
+
+    # ------------------------------------------------------------------ leases
+
+    def give_back(self, transaction: WriteTransaction, requests: list[Collection[int]]) -> list[list[int] | Exception]:
+        """End leases without marks; answers those that this node had."""
+        answers: list[list[int] | Exception] = []
+        for numbers in requests:
+            if any(self.marks.of_lease(number) for number in numbers):
+                answers.append(QueueError("a lease with marked attempts cannot be given back: settle them first"))
+                continue
+            owned = leases.lock(transaction, numbers, self.node)
+            leases.drop(transaction.db, owned)
+            self.marks.forget(transaction, owned)
+            for (key,) in transaction.db.execute(
+                "SELECT DISTINCT r.key FROM zsmtp_doubt d JOIN zsmtp_recipient r "
+                "ON r.message = d.message AND r.number = d.number"
+            ).fetchall():
+                transaction.tell(key, transaction.now)  # somebody else may take it
+            answers.append(sorted(owned))
+        return answers
+
+    # ----------------------------------------------------------------- status
+
+    def report(self, transaction: WriteTransaction, reports: list[Sequence[SiteStatus]]) -> list[None]:
+        """Keep how sites are served."""
+        latest = {one.site: one for statuses in reports for one in statuses}
+        transaction.db.execute(
+            "INSERT INTO zsmtp_site_status (site, updated, status) "
+            "SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[]) "
+            "ON CONFLICT (site) DO UPDATE SET updated = excluded.updated, status = excluded.status",
+            (
+                sorted(latest),
+                [milliseconds(latest[site].updated) for site in sorted(latest)],
+                [status_text(latest[site]) for site in sorted(latest)],
+            ),
+        )
+        return [None] * len(reports)
+
+
+RENEW = (
+    "UPDATE zsmtp_node SET valid_until = greatest(valid_until, zsmtp_clock() + make_interval(secs => %s)) WHERE id = %s"
+)
+"""Let a node's leases be good for so many seconds from now on."""
+
+
+def _apply(
+    request: Settling,
+    attempts: list[AttemptKey],
+    changes: Changes,
+    over: list[tuple[AttemptKey, bool]],
+    *,
+    owns: bool,
+    now: float,
+) -> list[AttemptKey]:
+    """What the settlements of a request come to; returns the conflicts."""
+    keys = request.keys if owns else ()
+    conflicts = []
+    for attempt, settlement in zip(attempts, request.settlements, strict=True):
+        place = attempt[:2]
+        one = changes.there.get(place)
+        counted = settlement.entry is not None
+        if one is not None and settling.applies(settlement, one, owner=one.key in keys, now=now):
+            over.append((AttemptKey(*place, one.attempts + 1), counted))
+            changes.settle(place, one, settlement)
+            continue
+        conflicts.append(attempt)
+        if one is None or one.attempts >= attempt.attempt:
+            over.append((attempt, counted))
+        if (entry := settling.late(settlement)) is not None:
+            changes.record(entry)
+    return conflicts
+
+
+def _foreign(
+    requests: list[Settling],
+    attempts: list[list[AttemptKey]],
+    there: dict[Place, Current | None],
+    owned: set[int],
+) -> set[str]:
+    """The queue keys of others' recipients that a late word may still end."""
+    found = set()
+    for request, some in zip(requests, attempts, strict=True):
+        keys = request.keys if request.lease in owned else ()
+        for attempt in some:
+            one = there.get(attempt[:2])
+            if one is not None and one.key not in keys and one.doubtful and one.attempts == attempt.attempt:
+                found.add(one.key)
+    return found
+
+
+def read(db: Connection, places: Iterable[Place]) -> dict[Place, Current | None]:
+    """Recipients as they are; who is not there is not in the answer."""
+    wanted = list(places)
+    rows = db.execute(
+        "SELECT r.message, r.number, r.key, r.attempts, r.due, r.expires, "
+        f"CASE r.hold WHEN {ARRIVING} THEN 0 ELSE r.hold END, r.doubtful, r.warned "
+        "FROM unnest(%s::bigint[], %s::integer[]) AS w (message, number) "
+        "JOIN zsmtp_recipient r ON r.message = w.message AND r.number = w.number",
+        ([place[0] for place in wanted], [place[1] for place in wanted]),
+    )
+    return {
+        (message, number): Current(key, attempts, due / 1000, expires / 1000, hold, doubtful, warned)
+        for message, number, key, attempts, due, expires, hold, doubtful, warned in rows.fetchall()
+    }
+
+
+def _may_mark(db: Connection, attempts: Collection[AttemptKey], keys: Collection[str]) -> bool:
+    """Whether all attempts may be marked (``settling.may_mark``)."""
+    there = read(db, {attempt[:2] for attempt in attempts})
+    found = [(attempt, there.get(attempt[:2])) for attempt in attempts]
+    return all(settling.may_mark(key.attempt, one, owner=one is not None and one.key in keys) for key, one in found)
+
+
+def write(transaction: WriteTransaction, changes: Changes) -> None:
+    """Write what settlements, or the changes of an operator, come to."""
+    db = transaction.db
+    if changes.ended:
+        db.execute(
+            "DELETE FROM zsmtp_recipient r USING unnest(%s::bigint[], %s::integer[]) AS w (message, number) "
+            "WHERE r.message = w.message AND r.number = w.number",
+            ([place[0] for place in changes.ended], [place[1] for place in changes.ended]),
+        )
+    for owed in changes.owed:
+        kept = ", ".join(f"{name} = excluded.{name}" for name in OWED[3:])
+        db.execute(
+            f"INSERT INTO zsmtp_owed ({columns(OWED)}) VALUES ({', '.join(['%s'] * len(OWED))}) "
+            f"ON CONFLICT (message, number, kind) DO UPDATE SET {kept}",
+            owed_values(owed),
+        )
+    if changes.ended:
+        delete_messages(transaction, {message for message, _ in changes.ended})
+    insert(db, "zsmtp_history", HISTORY, changes.history)
+    _defer(db, list(changes.deferred.values()))
+    for name, number in changes.counted.items():
+        transaction.count(name, number)
+    for key, due in changes.moved:
+        transaction.tell(key, due)
+
+
+def _defer(db: Connection, rows: list[tuple[object, ...]]) -> None:
+    if not rows:
+        return
+    arrays = ", ".join(f"%s::{kind}[]" for kind in _DEFERRED_TYPES)
+    values = ", ".join(f"{name} = w.{name}" for name in DEFERRED[:-2])
+    db.execute(
+        f"UPDATE zsmtp_recipient r SET {values} FROM unnest({arrays}) AS w ({columns(DEFERRED)}) "
+        "WHERE r.message = w.message AND r.number = w.number",
+        [list(column) for column in zip(*rows, strict=True)],
+    )
+
+
+def _forget_doubts(db: Connection, attempts: Collection[AttemptKey]) -> None:
+    db.execute(
+        "DELETE FROM zsmtp_doubt d USING unnest(%s::bigint[], %s::integer[], %s::integer[]) "
+        "AS w (message, number, attempt) WHERE d.message = w.message AND d.number = w.number",
+        in_columns(attempts),
+    )

@@ -1,0 +1,526 @@
+"""The queue in a PostgreSQL database: the store of many machines.
+
+Any number of processes on any number of machines submit, read, change and deliver. Each has threads with a connection
+of their own (``workers``, ``pulse``); nothing on the event loop waits for the database::
+
+    store = await PostgresStore.open("postgresql://mail@db.example/mail")
+    await store.submit([message])
+    await store.join("node-1")
+
+What the contract promises stands in ``zsmtp.queue.store``. Accepted is what was committed with the server's
+``synchronous_commit = on``: with a synchronous standby that means on two machines. Marks alone are committed without
+waiting for the disk, if the durable list of what is in hand has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import psycopg
+
+from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.queue import settling
+from zsmtp.queue.filter import Filter
+from zsmtp.queue.limits import BY_COMMAND, CHUNK, HISTORY_KEPT, NOTICE_WAIT
+from zsmtp.queue.operators import Change, Health, NodeStatus, Row, Rule, SiteStatus
+from zsmtp.queue.postgres import check, claims, listing, sweep
+from zsmtp.queue.postgres.connect import Database, unavailable
+from zsmtp.queue.postgres.delivery import PostgresDelivery
+from zsmtp.queue.postgres.events import events
+from zsmtp.queue.postgres.intake import PostgresIntake
+from zsmtp.queue.postgres.listing import Asked, Place
+from zsmtp.queue.postgres.operating import PIECE, PieceOfChange, PostgresOperating
+from zsmtp.queue.postgres.pulse import Pulse
+from zsmtp.queue.postgres.schema import check_server, is_made, migrate, shard_of
+from zsmtp.queue.postgres.sweep import PieceOfSweep, SweepMemory
+from zsmtp.queue.postgres.transaction import WriteTransaction
+from zsmtp.queue.postgres.workers import JobKind, PostgresReader, PostgresWriter
+from zsmtp.queue.settling import NoticeRule
+from zsmtp.queue.staged import Notifying, Staged, StagedUpload, is_large, octets_of, octets_of_part
+from zsmtp.queue.states import AttemptKey, HistoryEntry, OwedNotice, Position, QueuedMessage, SubQueue
+from zsmtp.queue.store import Accepted, Arrivals, Claimed, Head, Lease, NewMessage, Settlement
+
+_FIRST_WINDOW = 2000  # recipients looked at for the first page of a list: it is there at once
+_LARGEST_WINDOW = 32_000
+_PROBE = 1.0  # seconds
+_BEFORE_ALL: Place = (-1, -1)
+
+
+class PostgresStore:
+    """A ``QueueStore`` in a PostgreSQL database. Made by :meth:`open`."""
+
+    def __init__(
+        self,
+        database: Database,
+        shard: int,
+        *,
+        history_kept: float,
+        notice_rule: NoticeRule,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        free_space: Callable[[], int],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._database = database
+        self._shard = shard
+        self._history_kept = history_kept
+        self._clock = clock
+        self._free_space = free_space
+        writer = partial(PostgresWriter, loop=loop, database=database, clock=clock, told=self._told)
+        self._writers = {name: writer(f"zsmtp queue {name}") for name in ("results", "intake", "keys", "operators")}
+        self._claims = PostgresReader("zsmtp queue claims", loop, database)
+        self._lists = PostgresReader("zsmtp queue lists", loop, database)
+        self._pulse = Pulse(database, age=self._age, answered=self._answered)
+        self._delivery = PostgresDelivery(
+            database, self._writers["results"], self._claims, monotonic=monotonic, pulse=self._pulse
+        )
+        intake = PostgresIntake(shard, free_space)
+        operating = PostgresOperating(notice_rule)
+        self._submit = JobKind("taking messages", intake.submit, octets=octets_of)
+        self._part = JobKind("taking a large message", intake.write_part, octets=octets_of_part, durable=_no)
+        self._discard = JobKind("discarding a message", intake.discard, durable=_no)
+        self._notify = JobKind("queueing a notice", intake.notify)
+        self._change = JobKind("changing recipients", operating.change)
+        self._add_rule = JobKind("adding a rule", operating.add_rule)
+        self._release = JobKind("releasing recipients", operating.release)
+        self._letting_go = JobKind("letting recipients go", sweep.let_go, durable=_no)
+        self._probe = JobKind("looking whether it can be written", _probe)
+        self._drain = JobKind("asking a node to leave", _drain)
+        self._sweeps = [
+            JobKind("sweeping", run, durable=_no)
+            for run in (
+                sweep.uploads,
+                sweep.finished,
+                sweep.idempotency,
+                sweep.news,
+                sweep.counters,
+                sweep.orphans,
+                sweep.days,
+            )
+        ]
+        self._memory = SweepMemory()
+        self._going: dict[int, asyncio.Task[None]] = {}
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        shard: int | None = None,
+        history_kept: float = HISTORY_KEPT,
+        notice_rule: NoticeRule = settling.failure_notice,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        free_space: Callable[[], int] = lambda: -1,
+    ) -> PostgresStore:
+        """Open a queue, and make its tables if they are not there.
+
+        ``shard``: that of a new queue; raises QueueError if an old one has another. The others are for tests. Raises
+        QueueUnavailable if the database cannot be reached, ConfigError for a URL that is none.
+        """
+        database = Database.of(url)
+        found = await asyncio.to_thread(_prepare, database, shard)
+        return cls(
+            database,
+            found,
+            history_kept=history_kept,
+            notice_rule=notice_rule,
+            clock=clock,
+            monotonic=monotonic,
+            free_space=free_space,
+        )
+
+    @property
+    def shard(self) -> int:
+        """The shard its ids belong to."""
+        return self._shard
+
+    @property
+    def url(self) -> str:
+        """The database, without user and password."""
+        return self._database.name
+
+    @property
+    def draining(self) -> bool:
+        """Whether an operator asked this node to leave."""
+        return self._delivery.draining
+
+    def _age(self) -> float:
+        return self._delivery.age()
+
+    def _answered(self, answer: Any) -> None:
+        self._delivery.answered(answer)
+
+    def _told(self) -> None:
+        """Something was committed that others are to know of; called in a writer's thread."""
+        self._delivery.look()
+        self._notify_others()
+
+    def _notify_others(self) -> None:
+        if not self._closed:
+            with suppress(RuntimeError):  # it runs already
+                self._pulse.start()
+            self._pulse.notify()
+
+    async def _do(self, name: str, kind: JobKind[Any, Any], argument: object) -> Any:
+        writer = self._writers[name]
+        writer.check()
+        if writer.ident is None:
+            writer.start()
+        return await writer.do(kind, argument)
+
+    async def close(self) -> None:
+        """Let go of everything; leases are given back, marks stay."""
+        await self._delivery.leave()
+        for task in list(self._going.values()):
+            task.cancel()
+        await asyncio.gather(*self._going.values(), return_exceptions=True)
+        for writer in self._writers.values():
+            await writer.end()
+        await self._claims.end()
+        await self._lists.end()
+        self._closed = True
+        await asyncio.to_thread(self._pulse.end)
+        await asyncio.to_thread(self._delivery.end)
+
+    # ------------------------------------------------------------------ intake
+
+    async def submit(self, messages: Sequence[NewMessage]) -> list[Accepted]:
+        """Queue messages, all or none, durably."""
+        if not messages:
+            return []
+        writer = "keys" if any(message.idempotency_key for message in messages) else "intake"
+        if not any(map(is_large, messages)):
+            answer: list[Accepted] = await self._do(writer, self._submit, messages)
+            return answer
+        uploads = {place: self._upload(message) for place, message in enumerate(messages) if is_large(message)}
+        items: list[NewMessage | Staged] = list(messages)
+        try:
+            for place, upload in uploads.items():
+                items[place] = await upload.stage()
+            answer = await self._do(writer, self._submit, items)
+        except BaseException:
+            for upload in uploads.values():
+                with suppress(QueueError):
+                    await upload.discard()
+            raise
+        for one in items:
+            if isinstance(one, Staged) and one.arriving:
+                self._let_go_soon(one.message)
+        return answer
+
+    async def upload(self, message: NewMessage) -> StagedUpload:
+        """Begin a large message."""
+        self._writers["intake"].check()
+        return self._upload(message)
+
+    def _upload(self, message: NewMessage) -> StagedUpload:
+        async def accept(staged: Staged) -> Accepted:
+            writer = "keys" if staged.new.idempotency_key else "intake"
+            (accepted,) = await self._do(writer, self._submit, [staged])
+            if staged.arriving:
+                self._let_go_soon(staged.message)
+            answer: Accepted = accepted
+            return answer
+
+        async def discard(number: int) -> None:
+            await self._do("intake", self._discard, number)
+
+        return StagedUpload(message, partial(self._do, "intake", self._part), accept, discard)
+
+    def wake(self) -> None:
+        """Have messages looked for that a program submitted in a transaction of its own."""
+        if self._delivery.joined:
+            self._delivery.wake()
+        self._notify_others()
+
+    def _let_go_soon(self, message: int) -> None:
+        if message not in self._going:
+            self._going[message] = asyncio.get_running_loop().create_task(self._let_go(message))
+
+    async def _let_go_left(self) -> None:
+        """Let go what a process left that died."""
+        for message in await self._lists.read("looking for uploads", sweep.let_go_left):
+            self._let_go_soon(message)
+
+    async def _let_go(self, message: int) -> None:
+        """Let the recipients of an upload go, piece by piece; what trouble leaves is found by a sweep."""
+        try:
+            with suppress(QueueError):
+                while await self._do("intake", self._letting_go, message):
+                    pass
+        finally:
+            del self._going[message]
+
+    # ---------------------------------------------------------------- delivery
+
+    async def join(self, node: str) -> None:
+        """Become a node."""
+        writer = self._writers["results"]
+        writer.check()
+        if writer.ident is None:
+            writer.start()
+        with suppress(RuntimeError):  # it runs already
+            self._pulse.start()
+        await self._delivery.join(node)
+        await self._let_go_left()
+
+    def beat(self) -> None:
+        """Say that the event loop turns."""
+        self._delivery.beat()
+
+    async def agenda(self) -> dict[str, float]:
+        """The queue keys with recipients that are not held, and when the first of each is due."""
+        return await self._delivery.agenda()
+
+    async def take(self, keys: Collection[str], *, limit: int) -> list[Lease]:
+        """Lease sites without owner."""
+        return await self._delivery.take(keys, limit=limit)
+
+    async def give_back(self, leases: Collection[Lease]) -> None:
+        """Give leases up."""
+        await self._delivery.give_back(leases)
+
+    async def learn(self, sites: Mapping[str, str]) -> None:
+        """Remember which site a queue key belongs to."""
+        if sites:
+            await self._do("operators", self._delivery.learning, dict(sites))
+
+    async def heads(self, leases: Collection[Lease]) -> list[Head]:
+        """The sub-queues of the leases with work."""
+        return await self._delivery.heads(leases)
+
+    async def claim(
+        self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
+    ) -> tuple[list[Claimed], float | None]:
+        """Read recipients that are due, and when the next one is."""
+        return await self._delivery.claim(lease, sub_queue, after, now, limit=limit, octets=octets)
+
+    async def review(self, lease: Lease, after: tuple[int, int], *, limit: int) -> list[Claimed]:
+        """Read recipients in order of their ids, due or not."""
+        return await self._delivery.review(lease, after, limit=limit)
+
+    async def content(self, message: int, size: int) -> AsyncIterator[bytes]:
+        """The content of a message in chunks."""
+        for part in range(max(-(-size // CHUNK), 1)):
+            data = await self._claims.read(
+                "reading a message", partial(claims.chunk, message=message, part=part, size=size)
+            )
+            if data:
+                yield data
+
+    async def mark(self, lease: Lease, attempts: Sequence[AttemptKey]) -> bool:
+        """Commit that these attempts may complete."""
+        return await self._delivery.mark(lease, attempts)
+
+    async def settle(
+        self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
+    ) -> list[AttemptKey]:
+        """Write results, with what is in hand after them."""
+        return await self._delivery.settle(lease, settlements, in_hand)
+
+    async def arrivals(self, timeout: float) -> Arrivals:
+        """Wait until there is something new."""
+        return await self._delivery.arrivals(timeout)
+
+    async def report(self, statuses: Sequence[SiteStatus]) -> None:
+        """Keep how sites are served, for others to see."""
+        await self._delivery.report(statuses)
+
+    # ----------------------------------------------------------------- notices
+
+    async def owed(self, now: float, *, limit: int) -> list[tuple[QueuedMessage, list[OwedNotice]]]:
+        """Messages that notices are owed for."""
+        return await self._lists.read(
+            "looking for notices", lambda db: claims.owed(db, now - NOTICE_WAIT, limit), snapshot=True
+        )
+
+    async def notify(self, owed: Sequence[OwedNotice], notice: NewMessage | None) -> Accepted | None:
+        """Replace owed notices by a message."""
+        answer: Accepted | None = await self._do("operators", self._notify, Notifying(owed, notice))
+        return answer
+
+    # ------------------------------------------------------------------- sweep
+
+    async def sweep(self, now: float) -> int:
+        """Do a bounded piece of housekeeping."""
+        piece = PieceOfSweep(now, self._history_kept, self._memory)
+        done = 0
+        for kind in self._sweeps:
+            done += await self._do("operators", kind, piece)
+        done += await self._lists.read("dropping old history", lambda db: sweep.drop_days(db, now, self._history_kept))
+        await self._let_go_left()
+        for rule in await self.rules():
+            if rule.until is not None and rule.until <= now:
+                done += 1
+                await self._do("operators", self._release, rule.number)
+        return done
+
+    # --------------------------------------------------------------- operators
+
+    def _asked(self, wanted: Filter) -> Asked:
+        return Asked(wanted, self._clock(), self._shard)
+
+    async def select(
+        self, wanted: Filter, *, after: Position | None = None, limit: int | None = None
+    ) -> AsyncIterator[Row]:
+        """The recipients that match, in order of their ids."""
+        asked = self._asked(wanted)
+        place: Place | None = _BEFORE_ALL if after is None else (after.message, after.number)
+        window = _FIRST_WINDOW
+        left = -1 if limit is None else limit
+        while place is not None and left != 0:
+            found = await self._lists.read(
+                "listing", partial(listing.page, asked=asked, after=place, window=window), snapshot=True
+            )
+            for row in found.rows:
+                if left == 0:
+                    return
+                left -= 1
+                yield row
+            place = found.after
+            window = min(window * 2, _LARGEST_WINDOW)
+
+    async def count(self, wanted: Filter, *, by: str = "") -> dict[str, int]:
+        """How many match, by a group."""
+        return await self._lists.read(
+            "counting", partial(listing.count, asked=self._asked(wanted), by=by), snapshot=True
+        )
+
+    async def change(self, wanted: Filter, change: Change) -> AsyncIterator[int]:
+        """Change the recipients that match, in pieces."""
+        settling.check_change(change)
+        if change.hold not in (None, 0, BY_COMMAND, *(rule.number for rule in await self.rules())):
+            raise QueueError(f"there is no rule {change.hold}")
+        asked = self._asked(wanted)
+        place: Place | None = _BEFORE_ALL
+        window = _FIRST_WINDOW
+        while place is not None:
+            found, place = await self._lists.read(
+                "looking for recipients",
+                partial(listing.places, asked=asked, after=place, window=window, most=PIECE),
+                snapshot=True,
+            )
+            if len(found) < PIECE:
+                window = min(window * 2, _LARGEST_WINDOW)
+            if found:
+                yield await self._do("operators", self._change, PieceOfChange(asked, found, change))
+
+    async def message(self, message: int) -> QueuedMessage | None:
+        """A message that is there."""
+        return await self._lists.read("reading a message", partial(listing.message, number=message))
+
+    async def history(self, message: int) -> list[HistoryEntry]:
+        """The history of a message, oldest first."""
+        return await self._lists.read("reading the history", partial(listing.history, message=message))
+
+    async def ends(self, wanted: Filter, *, limit: int | None = None) -> AsyncIterator[HistoryEntry]:
+        """Ends that match, youngest first."""
+        wanted.check_for_ends()
+        asked = self._asked(wanted)
+        before: int | None = None
+        left = -1 if limit is None else limit
+        while left != 0:
+            found, before = await self._lists.read(
+                "looking for ends", partial(listing.ends, asked=asked, before=before), snapshot=True
+            )
+            for entry in found:
+                if left == 0:
+                    return
+                left -= 1
+                yield entry
+            if before is None:
+                return
+
+    async def events(self, cursor: str, *, limit: int) -> tuple[str, list[HistoryEntry]]:
+        """History behind a cursor, and the next cursor."""
+        return await self._lists.read("reading events", partial(events, cursor=cursor, limit=limit), snapshot=True)
+
+    async def sites(self, names: Collection[str] = ()) -> list[SiteStatus]:
+        """What was reported of sites."""
+        return await self._lists.read("reading the status of sites", partial(listing.sites, names=names))
+
+    async def nodes(self) -> list[NodeStatus]:
+        """The processes that deliver, or did a moment ago."""
+        return await self._lists.read("reading who delivers", listing.nodes)
+
+    async def drain(self, node: str) -> int:
+        """Ask the nodes of a name to leave; how many there are."""
+        answer: int = await self._do("operators", self._drain, node)
+        return answer
+
+    async def rules(self) -> list[Rule]:
+        """The standing rules, oldest first."""
+        return await self._lists.read("reading rules", listing.rules)
+
+    async def add_rule(self, rule: Rule) -> Rule:
+        """Add a rule."""
+        answer: Rule = await self._do("operators", self._add_rule, rule)
+        return answer
+
+    async def delete_rule(self, number: int) -> bool:
+        """Delete a rule, and release what it holds."""
+        left = await self._do("operators", self._release, number)
+        if left is None:
+            return False
+        while left:
+            left = await self._do("operators", self._release, number)
+        return True
+
+    async def counters(self) -> Mapping[str, int]:
+        """Totals since the queue was made."""
+        return await self._lists.read("reading counters", listing.counters)
+
+    async def health(self) -> Health:
+        """What the last transaction failed by, if it can be seen that this is not over."""
+        problems = {name: writer.problem for name, writer in self._writers.items() if writer.problem}
+        for name in problems:
+            with suppress(TimeoutError, QueueUnavailable):
+                await asyncio.wait_for(self._do(name, self._probe, None), _PROBE)
+        problem = next((self._writers[name].problem for name in problems if self._writers[name].problem), "")
+        return Health(problem, self._free_space())
+
+    async def check(self) -> AsyncIterator[str]:
+        """Look for what must not be."""
+        for question in check.questions(self._shard):
+            for finding in await self._lists.read("checking", question):
+                yield finding
+
+
+def _no(argument: object) -> bool:
+    """For kinds whose commit never waits for the disk."""
+    return False
+
+
+def _probe(transaction: WriteTransaction, requests: list[None]) -> list[None]:
+    """Write without changing anything: it fails if nothing can be written."""
+    transaction.db.execute("UPDATE zsmtp_meta SET value = value WHERE name = 'shard'")
+    return requests
+
+
+def _drain(transaction: WriteTransaction, nodes: list[str]) -> list[int]:
+    return [
+        transaction.db.execute(
+            "UPDATE zsmtp_node SET draining = true WHERE name = %s AND valid_until > zsmtp_clock()", (node,)
+        ).rowcount
+        for node in nodes
+    ]
+
+
+def _prepare(database: Database, shard: int | None) -> int:
+    """Make the tables, if they are not there; returns the shard."""
+    try:
+        connection = database.connect()
+        try:
+            check_server(connection)
+            return shard_of(connection, shard) if is_made(connection) else migrate(connection, shard)
+        finally:
+            connection.close()
+    except psycopg.Error as error:
+        raise unavailable(database, "opening it", error) from None

@@ -1,0 +1,252 @@
+"""Housekeeping, in pieces: what nobody needs any more, and recipients of large uploads that are to be let go.
+
+Each function is a piece in a transaction of the writer and answers how many rows it removed. Nothing here has to be on
+the disk when it is done: what a crash undoes is done again. Any number of nodes may sweep at the same time: rows that
+another one has locked are passed over.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from zsmtp.queue.ids import EPOCH, LOW_BITS
+from zsmtp.queue.limits import KEYS_KEPT, PART_RECIPIENTS, UPLOAD_WAIT
+from zsmtp.queue.postgres import leases
+from zsmtp.queue.postgres.connect import Connection
+from zsmtp.queue.postgres.schema import make_days
+from zsmtp.queue.postgres.transaction import WriteTransaction, one
+from zsmtp.queue.sql import ARRIVING
+from zsmtp.queue.states import milliseconds
+
+NEWS_KEPT = 300.0
+"""Seconds that news are kept for nodes that look seldom; one that was silent for longer has lost its leases."""
+_NODES_KEPT = 3600.0  # seconds that a node is listed after its death
+_MESSAGES = 200
+_CHUNKS = 64  # of 256 KiB
+_KEYS = 500
+_COUNTERS = 20_000
+
+
+class SweepMemory:
+    """What a store remembers between sweeps."""
+
+    def __init__(self) -> None:
+        self.message = 0
+        """Behind which message the search for idempotency keys that are too old goes on."""
+        self.snapshots: list[tuple[float, str]] = []
+        """Snapshots of the database, by the time they were made."""
+
+
+class PieceOfSweep(NamedTuple):
+    """A piece of housekeeping at a time."""
+
+    now: float
+    history_kept: float
+    memory: SweepMemory
+
+
+def uploads(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
+    """Delete uploads without a part for an hour."""
+    db = transaction.db
+    before = milliseconds(pieces[0].now - UPLOAD_WAIT)
+    rows = db.execute(
+        "SELECT message FROM zsmtp_upload WHERE NOT accepted AND touched <= %s LIMIT %s FOR UPDATE SKIP LOCKED",
+        (before, _MESSAGES),
+    ).fetchall()
+    done = 0
+    for (message,) in rows:
+        db.execute("UPDATE zsmtp_upload SET touched = 0 WHERE message = %s", (message,))  # no part is taken now
+        removed = _delete_recipients(db, message) + _delete_content(db, message)
+        if not removed:
+            db.execute("DELETE FROM zsmtp_upload WHERE message = %s", (message,))
+        done += removed + 1
+        if removed >= _CHUNKS:
+            break
+    return _first(done, pieces)
+
+
+def finished(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
+    """Delete messages of which nothing is left."""
+    db = transaction.db
+    rows = db.execute(
+        "DELETE FROM zsmtp_maybe_finished WHERE ctid IN "
+        "(SELECT ctid FROM zsmtp_maybe_finished LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING message",
+        (_MESSAGES,),
+    ).fetchall()
+    done = len(rows)
+    for message in {message for (message,) in rows}:
+        left = one(
+            db,
+            "SELECT EXISTS (SELECT 1 FROM zsmtp_recipient WHERE message = %s) "
+            "OR EXISTS (SELECT 1 FROM zsmtp_owed WHERE message = %s)",
+            message,
+            message,
+        )
+        if left:
+            continue
+        removed = _delete_content(db, message)
+        done += removed
+        if removed >= _CHUNKS:
+            db.execute("INSERT INTO zsmtp_maybe_finished (message) VALUES (%s)", (message,))
+        else:
+            db.execute("DELETE FROM zsmtp_message WHERE id = %s", (message,))
+    return _first(done, pieces)
+
+
+def _delete_recipients(db: Connection, message: int) -> int:
+    return db.execute(
+        "DELETE FROM zsmtp_recipient WHERE (message, number) IN "
+        "(SELECT message, number FROM zsmtp_recipient WHERE message = %s LIMIT %s)",
+        (message, PART_RECIPIENTS),
+    ).rowcount
+
+
+def _delete_content(db: Connection, message: int) -> int:
+    """Delete some chunks of a message, the last ones first."""
+    return db.execute(
+        "DELETE FROM zsmtp_content WHERE (message, part) IN "
+        "(SELECT message, part FROM zsmtp_content WHERE message = %s ORDER BY part DESC LIMIT %s)",
+        (message, _CHUNKS),
+    ).rowcount
+
+
+def idempotency(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
+    """Delete idempotency keys of messages whose last end is a week ago."""
+    db = transaction.db
+    piece = pieces[0]
+    before = milliseconds(piece.now - KEYS_KEPT)
+    last = max(before - EPOCH * 1000 + 1, 0) << LOW_BITS
+    rows = db.execute(
+        "SELECT tenant, key, message FROM zsmtp_idempotency WHERE message > %s AND message < %s "
+        "ORDER BY message LIMIT %s",
+        (piece.memory.message, last, _KEYS),
+    ).fetchall()
+    done = 0
+    for tenant, key, message in rows:
+        done += db.execute(
+            "DELETE FROM zsmtp_idempotency WHERE tenant = %s AND key = %s AND message = %s "
+            "AND NOT EXISTS (SELECT 1 FROM zsmtp_recipient WHERE message = %s) "
+            "AND NOT EXISTS (SELECT 1 FROM zsmtp_history WHERE message = %s AND at > %s)",
+            (tenant, key, message, message, message, before),
+        ).rowcount
+    reached = rows[-1][2] if len(rows) == _KEYS else 0
+    transaction.afterwards(lambda: setattr(piece.memory, "message", reached))
+    return _first(done, pieces)
+
+
+def news(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
+    """Delete news that every node could see for :data:`NEWS_KEPT`. They are not counted: there are always some."""
+    db = transaction.db
+    piece = pieces[0]
+    known = piece.memory.snapshots
+    old = [snapshot for at, snapshot in known if at <= piece.now - NEWS_KEPT]
+    if old:
+        db.execute(
+            "DELETE FROM zsmtp_news WHERE xid < pg_snapshot_xmax(%s::pg_snapshot) "
+            "AND pg_visible_in_snapshot(xid, %s::pg_snapshot)",
+            (old[-1], old[-1]),
+        )
+    snapshot = str(one(db, "SELECT pg_current_snapshot()::text"))
+    kept = [(at, seen) for at, seen in known if piece.now - NEWS_KEPT < at <= piece.now]
+    if not kept or piece.now - kept[-1][0] >= NEWS_KEPT / 10:
+        kept.append((piece.now, snapshot))
+    transaction.afterwards(lambda: setattr(piece.memory, "snapshots", kept))
+    return _first(0, pieces)
+
+
+def counters(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
+    """Sum up what was added to counters; the sums are not counted."""
+    db = transaction.db
+    totals: dict[str, int] = {}
+    rows = db.execute(
+        "DELETE FROM zsmtp_counter WHERE ctid IN (SELECT ctid FROM zsmtp_counter LIMIT %s FOR UPDATE SKIP LOCKED) "
+        "RETURNING names, amounts",
+        (_COUNTERS,),
+    ).fetchall()
+    for names, amounts in rows:
+        for name, amount in zip(names, amounts, strict=True):
+            totals[name] = totals.get(name, 0) + amount
+    for name, amount in totals.items():
+        transaction.count(name, amount)
+    return _first(0, pieces)
+
+
+def orphans(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
+    """Delete what dead nodes left: doubts that were settled, statuses of sites without an owner, the nodes."""
+    db = transaction.db
+    db.execute(f"SELECT pg_advisory_xact_lock({leases.TAKES})")
+    done = db.execute(
+        "DELETE FROM zsmtp_doubt d WHERE NOT EXISTS (SELECT 1 FROM zsmtp_recipient r "
+        "WHERE r.message = d.message AND r.number = d.number AND r.attempts + 1 = d.attempt)"
+    ).rowcount
+    done += db.execute(
+        "DELETE FROM zsmtp_node n WHERE n.valid_until < zsmtp_clock() - make_interval(secs => %s) "
+        "AND NOT EXISTS (SELECT 1 FROM zsmtp_lease l WHERE l.node = n.id)",
+        (_NODES_KEPT,),
+    ).rowcount
+    done += db.execute(
+        "DELETE FROM zsmtp_site_status s WHERE s.updated < %s "
+        "AND NOT EXISTS (SELECT 1 FROM zsmtp_lease l WHERE l.site = s.site)",
+        (milliseconds(pieces[0].now - _NODES_KEPT),),
+    ).rowcount
+    return _first(done, pieces)
+
+
+def days(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
+    """Make the partitions of the history for the days to come."""
+    make_days(transaction.db)
+    return _first(0, pieces)
+
+
+def let_go(transaction: WriteTransaction, messages: list[int]) -> list[bool]:
+    """Let a piece of the recipients of uploads go; answers whether something is left of each."""
+    return [_let_go(transaction, message) for message in messages]
+
+
+def _let_go(transaction: WriteTransaction, message: int) -> bool:
+    db = transaction.db
+    row = db.execute(
+        "SELECT released FROM zsmtp_upload WHERE message = %s AND accepted FOR UPDATE", (message,)
+    ).fetchone()
+    if row is None:
+        return False
+    first = row[0]
+    last = one(db, "SELECT max(number) FROM zsmtp_recipient WHERE message = %s", message)
+    rows = db.execute(
+        "UPDATE zsmtp_recipient SET hold = 0 WHERE message = %s AND number >= %s AND number < %s AND hold = %s "
+        "RETURNING key, due",
+        (message, first, first + PART_RECIPIENTS, ARRIVING),
+    ).fetchall()
+    for key, due in rows:
+        transaction.tell(key, due)
+    if last is None or first + PART_RECIPIENTS > last:
+        db.execute("DELETE FROM zsmtp_upload WHERE message = %s", (message,))
+        return False
+    db.execute("UPDATE zsmtp_upload SET released = %s WHERE message = %s", (first + PART_RECIPIENTS, message))
+    return True
+
+
+def let_go_left(db: Connection) -> list[int]:
+    """Uploads that were accepted, and whose recipients are still to be let go."""
+    return [message for (message,) in db.execute("SELECT message FROM zsmtp_upload WHERE accepted").fetchall()]
+
+
+def drop_days(db: Connection, now: float, history_kept: float) -> int:
+    """Drop the partitions of the history of days that are too old; not within a transaction."""
+    last = datetime.fromtimestamp(max(now - history_kept, 0), UTC).date() - timedelta(days=1)
+    rows = db.execute(
+        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
+        "WHERE i.inhparent = 'zsmtp_history'::regclass AND c.relname <= %s ORDER BY 1",
+        (f"zsmtp_history_{last:%Y%m%d}",),
+    ).fetchall()
+    for (name,) in rows:
+        if not str(name).removeprefix("zsmtp_history_").isdecimal():
+            continue
+        db.execute(f"ALTER TABLE zsmtp_history DETACH PARTITION {name} CONCURRENTLY".encode())
+        db.execute(f"DROP TABLE {name}".encode())
+    return len(rows)
+
+
+def _first(done: int, pieces: list[PieceOfSweep]) -> list[int]:
+    return [done] + [0] * (len(pieces) - 1)

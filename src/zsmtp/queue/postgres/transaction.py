@@ -1,0 +1,159 @@
+"""One transaction that writes, and what is gathered in it: written once before the commit, announced after it.
+
+Several jobs share a transaction. What they add to counters and what others are to be told of they note here;
+:meth:`WriteTransaction.flush` writes a row of each. Nothing in memory changes before the commit: what is to change then
+is given to :meth:`WriteTransaction.afterwards`. So a transaction that fails can be tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from psycopg import sql
+
+from zsmtp.queue.ids import LARGEST, first_id, next_id
+from zsmtp.queue.postgres.connect import Connection
+from zsmtp.queue.states import AttemptKey, milliseconds
+
+_FEW = 3  # rows: more are copied
+_TYPES = {
+    "id": "int8",
+    "message": "int8",
+    "number": "int4",
+    "rank": "int4",
+    "due": "int8",
+    "expires": "int8",
+    "attempts": "int4",
+    "attempt": "int4",
+    "hold": "int8",
+    "submitted": "int8",
+    "size": "int8",
+    "recipients": "int4",
+    "priority": "int4",
+    "part": "int4",
+    "data": "bytea",
+    "at": "int8",
+    "seconds": "int8",
+    "code": "int4",
+    "last_attempt": "int8",
+    "warned": "bool",
+    "doubtful": "bool",
+}
+"""Types of columns that are no texts."""
+
+
+class WriteTransaction:
+    """What is gathered in one transaction. ``now`` is in milliseconds."""
+
+    __slots__ = ("_after", "_counted", "_known_rules", "_undo", "db", "due", "now", "poked", "rules", "time")
+
+    def __init__(self, db: Connection, time: float) -> None:
+        self.db = db
+        self.time = time
+        self.now = milliseconds(time)
+        self.due: dict[str, int] = {}
+        """Queue keys with new or earlier work, and when the first of each is due."""
+        self.poked: set[str] = set()
+        """Queue keys with recipients that others than their owner changed."""
+        self.rules = False
+        """Whether standing rules changed."""
+        self._counted: dict[str, int] = {}
+        self._known_rules: dict[int, bool] = {}
+        self._after: list[Callable[[], object]] = []
+        self._undo: list[Callable[[], object]] = []
+
+    def tell(self, key: str, at: int) -> None:
+        """Something of a key is due at a time."""
+        if at < self.due.get(key, at + 1):
+            self.due[key] = at
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to a counter."""
+        self._counted[name] = self._counted.get(name, 0) + number
+
+    def afterwards(self, action: Callable[[], object]) -> None:
+        """Have something done after the commit."""
+        self._after.append(action)
+
+    def if_undone(self, action: Callable[[], object]) -> None:
+        """Have something done if this transaction is not committed: what was changed in memory is changed back."""
+        self._undo.append(action)
+
+    def draw(self, many: int) -> int:
+        """So many new ids that follow each other: the first one. Raises QueueUnavailable."""
+        next_id(0, self.time)  # raises if the clock is beyond all ids
+        return int(one(self.db, "SELECT zsmtp_draw(%s, %s)", min(first_id(self.time), LARGEST), many))
+
+    def holds(self, number: int, by_command: int) -> int:
+        """What holds a recipient that a rule is said to hold: 0 if there is no such rule."""
+        if number <= 0 or number == by_command:
+            return number
+        if number not in self._known_rules:  # the lock keeps the rule until this is committed
+            row = self.db.execute("SELECT 1 FROM zsmtp_rule WHERE number = %s FOR KEY SHARE", (number,)).fetchone()
+            self._known_rules[number] = row is not None
+        return number if self._known_rules[number] else 0
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if self._counted:
+            self.db.execute(
+                "INSERT INTO zsmtp_counter (names, amounts) VALUES (%s, %s::bigint[])",
+                (list(self._counted), list(self._counted.values())),
+            )
+        if self.due or self.poked or self.rules:
+            self.db.execute(
+                "INSERT INTO zsmtp_news (keys, due, poked, rules) VALUES (%s::text[], %s::bigint[], %s::text[], %s)",
+                (list(self.due), list(self.due.values()), sorted(self.poked), self.rules),
+            )
+
+    @property
+    def tells(self) -> bool:
+        """Whether somebody who delivers is to know of this."""
+        return bool(self.due or self.poked or self.rules)
+
+    def committed(self) -> None:
+        """Do what was to be done after the commit."""
+        for action in self._after:
+            action()
+
+    def undone(self) -> None:
+        """Do what is to be done if the transaction was not committed, the last first."""
+        for action in reversed(self._undo):
+            action()
+
+
+def one(db: Connection, statement: str, *values: object) -> Any:
+    """The only value that a statement answers."""
+    row = db.execute(statement.encode(), values).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def insert(db: Connection, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert rows: a few by statements, more by COPY."""
+    if not rows:
+        return
+    columns = sql.SQL(", ").join(map(sql.Identifier, names))
+    if len(rows) <= _FEW:
+        marks = sql.SQL(", ").join([sql.Placeholder()] * len(names))
+        statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(sql.Identifier(table), columns, marks)
+        for row in rows:
+            db.execute(statement, row)
+        return
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(sql.Identifier(table), columns)
+    with db.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.set_types([_TYPES.get(name, "text") for name in names])
+        for row in rows:
+            copy.write_row(row)
+
+
+def in_columns(attempts: Collection[AttemptKey]) -> tuple[list[int], list[int], list[int]]:
+    """Attempts as three arrays: messages, numbers, attempts."""
+    found = list(attempts)
+    return [one.message for one in found], [one.number for one in found], [one.attempt for one in found]
+
+
+def attempts_from(rows: Iterable[Sequence[Any]]) -> list[AttemptKey]:
+    """Attempts from rows of message, number, attempt."""
+    return [AttemptKey(*row[:3]) for row in rows]

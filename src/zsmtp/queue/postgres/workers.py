@@ -1,0 +1,346 @@
+"""The threads of a store that talk to PostgreSQL: one writes and one reads, each with a connection of its own.
+
+What is asked for while a transaction is under way is the next transaction: its jobs share one commit. A connection that
+is lost is made anew. If it was lost during the commit, the server is asked what became of that transaction
+(``pg_xact_status``), so that nothing is done twice and nothing is said to have failed that was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import psycopg
+from psycopg.errors import CheckViolation
+
+from zsmtp.errors import QueueUnavailable
+from zsmtp.queue.postgres.connect import (
+    BEGIN,
+    SNAPSHOT,
+    Connection,
+    Database,
+    goes_away,
+    is_trouble,
+    unavailable,
+)
+from zsmtp.queue.postgres.schema import make_days
+from zsmtp.queue.postgres.transaction import WriteTransaction
+from zsmtp.queue.threads import JobResult, LastJob, WorkerThread, caused
+
+A = TypeVar("A")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_MOST = 2000  # jobs in one transaction
+_OCTETS = 16 << 20  # of content in one transaction
+_TRIES = 5  # of what goes away
+_PAUSE = 0.02  # seconds between them, times their number
+_ASK_AGAIN = 5.0  # seconds to look for what became of a transaction whose connection was lost
+
+
+class JobKind(Generic[A, R]):
+    """A kind of job. ``run`` is given all of a transaction and returns a result, or an exception, for each.
+
+    ``durable`` tells whether the commit has to wait for the disk; ``octets`` how much content is written.
+    """
+
+    __slots__ = ("doing", "durable", "octets", "run")
+
+    def __init__(
+        self,
+        doing: str,
+        run: Callable[[WriteTransaction, list[A]], Sequence[R | Exception]],
+        *,
+        durable: Callable[[A], bool] = lambda argument: True,
+        octets: Callable[[A], int] = lambda argument: 0,
+    ) -> None:
+        self.doing = doing
+        self.run = run
+        self.durable = durable
+        self.octets = octets
+
+
+class _Job(NamedTuple):
+    kind: JobKind[Any, Any]
+    argument: Any
+    future: asyncio.Future[Any]
+
+
+class _Lost(Exception):
+    """The connection was lost during a commit, and what became of it is not known."""
+
+
+class PostgresWriter(WorkerThread):
+    """A thread that writes. ``told`` is called in it after a commit that others are to know of."""
+
+    def __init__(
+        self,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        database: Database,
+        *,
+        clock: Callable[[], float],
+        told: Callable[[], None],
+    ) -> None:
+        super().__init__(name, loop)
+        self._database = database
+        self._clock = clock
+        self._told = told
+        self._connection: Connection | None = None
+        self.problem = ""
+        """What the last transaction failed by, "" if it did not."""
+
+    def do(self, kind: JobKind[A, R], argument: A) -> asyncio.Future[R]:
+        """Have a job done; the future raises QueueUnavailable if the database cannot be written."""
+        future = self.future()
+        self.put(_Job(kind, argument, future))
+        return future
+
+    async def end(self) -> None:
+        """Do what was asked for, and end."""
+        if self.ident is not None:
+            await super().end()
+        self._ended = True
+
+    def work(self) -> None:
+        """Commit what is asked for, until the end."""
+        try:
+            ends = self._serve()
+        finally:
+            self._close()
+        self.answer([JobResult(end.future, None, None) for end in ends])
+
+    def _serve(self) -> list[LastJob]:
+        while True:
+            jobs = self.take_all()
+            for part in _parts([job for job in jobs if isinstance(job, _Job)]):
+                self.answer(self._attempt(part))
+            if ends := [job for job in jobs if isinstance(job, LastJob)]:
+                return ends
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _attempt(self, jobs: list[_Job]) -> list[JobResult]:
+        """Do jobs in one transaction; those that cannot be together, one by one."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                answers = self._transact(jobs)
+            except psycopg.Error as error:
+                if self._connection is not None and self._connection.broken:
+                    self._close()
+                    if tries == 1 and isinstance(error, psycopg.OperationalError):
+                        continue  # nothing was done: the server, or what is before it, was started anew
+                if len(jobs) > 1 and not isinstance(error, psycopg.OperationalError):
+                    return [answer for job in jobs for answer in self._attempt([job])]
+                if isinstance(error, CheckViolation) and tries < _TRIES and self._connection is not None:
+                    with suppress(psycopg.Error):  # no partition of the history is of today
+                        make_days(self._connection)
+                    continue
+                if goes_away(error) and tries < _TRIES:
+                    time.sleep(_PAUSE * tries)
+                    continue
+                return self._failed(jobs, error)
+            except _Lost as error:
+                return self._failed(jobs, error)
+            except Exception as error:
+                if len(jobs) == 1:
+                    return [JobResult(jobs[0].future, None, error)]
+                return [answer for job in jobs for answer in self._attempt([job])]
+            self.problem = ""
+            return answers
+
+    def _failed(self, jobs: list[_Job], error: Exception) -> list[JobResult]:
+        if isinstance(error, psycopg.Error) and not is_trouble(error):
+            return [JobResult(job.future, None, error) for job in jobs]
+        found = [caused(unavailable(self._database, job.kind.doing, error), error) for job in jobs]
+        self.problem = str(found[0])
+        return [JobResult(job.future, None, one) for job, one in zip(jobs, found, strict=True)]
+
+    def _transact(self, jobs: list[_Job]) -> list[JobResult]:
+        if self._connection is None:
+            self._connection = self._database.connect()
+        db = self._connection
+        durable = any(job.kind.durable(job.argument) for job in jobs)
+        xid = begin(db, durable=durable)
+        transaction = WriteTransaction(db, self._clock())
+        try:
+            answers = _run(transaction, jobs)
+            transaction.flush()
+            self._commit(db, xid)
+        except BaseException:
+            roll_back(db)
+            transaction.undone()
+            raise
+        try:
+            transaction.committed()
+            if transaction.tells:
+                self._told()
+        except Exception as error:  # what was asked for is done, and must not be done again
+            return [JobResult(job.future, None, error) for job in jobs]
+        return answers
+
+    def _commit(self, db: Connection, xid: str) -> None:
+        try:
+            db.execute("COMMIT")
+        except psycopg.Error as error:
+            if not db.broken:
+                raise
+            self._close()
+            if not self._was_committed(xid):
+                raise QueueUnavailable(f"queue {self._database.name}: {error}") from error
+
+    def _was_committed(self, xid: str) -> bool:
+        """Whether a transaction was committed whose connection was lost; raises _Lost if that cannot be said."""
+        end = time.monotonic() + _ASK_AGAIN
+        while True:
+            try:
+                self._connection = self._database.connect()
+                row = self._connection.execute("SELECT pg_xact_status(%s::xid8)", (xid,)).fetchone()
+            except psycopg.Error as error:
+                self._close()
+                if time.monotonic() >= end:
+                    raise _Lost(f"the connection was lost during a commit: it may have been done ({error})") from error
+            else:
+                status = row[0] if row else None
+                if status in ("committed", "aborted"):
+                    return bool(status == "committed")
+                if status is None or time.monotonic() >= end:
+                    raise _Lost("the connection was lost during a commit: it may have been done")
+            time.sleep(0.1)
+
+
+def begin(db: Connection, *, durable: bool) -> str:
+    """Begin a transaction that writes, and return its id."""
+    cursor = db.execute(BEGIN.format(level="on" if durable else "off").encode(), prepare=False)
+    while cursor.nextset():
+        pass
+    row = cursor.fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def roll_back(db: Connection) -> None:
+    """End a transaction that failed."""
+    with suppress(psycopg.Error):
+        if not db.broken:
+            db.execute("ROLLBACK")
+
+
+def _parts(jobs: list[_Job]) -> Iterator[list[_Job]]:
+    """Jobs in transactions of bounded size."""
+    part: list[_Job] = []
+    octets = 0
+    for job in jobs:
+        part.append(job)
+        octets += job.kind.octets(job.argument)
+        if len(part) == _MOST or octets >= _OCTETS:
+            yield part
+            part, octets = [], 0
+    if part:
+        yield part
+
+
+def _run(transaction: WriteTransaction, jobs: list[_Job]) -> list[JobResult]:
+    groups: dict[int, list[_Job]] = {}
+    for job in jobs:
+        groups.setdefault(id(job.kind), []).append(job)
+    answers = []
+    for group in groups.values():
+        results = group[0].kind.run(transaction, [job.argument for job in group])
+        for job, result in zip(group, results, strict=True):
+            failed = isinstance(result, Exception)
+            answers.append(JobResult(job.future, None if failed else result, result if failed else None))
+    return answers
+
+
+class _Question(NamedTuple):
+    doing: str
+    ask: Callable[[Connection], object]
+    snapshot: bool
+    future: asyncio.Future[Any]
+
+
+class PostgresReader(WorkerThread):
+    """A thread that reads, with a connection that it makes when it is first needed."""
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop, database: Database) -> None:
+        super().__init__(name, loop)
+        self._database = database
+        self._connection: Connection | None = None
+
+    async def read(self, doing: str, question: Callable[[Connection], T], *, snapshot: bool = False) -> T:
+        """Ask a question; raises QueueUnavailable. ``snapshot``: all of it is answered from one state."""
+        future = self.future()
+        if not self.is_alive() and self.ident is None:
+            self.start()
+        self.put(_Question(doing, question, snapshot, future))
+        result: T = await future
+        return result
+
+    async def end(self) -> None:
+        """Do what was asked for, and end."""
+        if self.ident is not None:
+            await super().end()
+        self._ended = True
+
+    def work(self) -> None:
+        """Answer questions until the end."""
+        try:
+            end = self._serve()
+        finally:
+            self._close()
+        self.answer([JobResult(end.future, None, None)])
+
+    def _serve(self) -> LastJob:
+        while True:
+            for job in self.take_all():
+                if isinstance(job, LastJob):
+                    return job
+                if isinstance(job, _Question):
+                    self.answer([self._answer_to(job)])
+
+    def _answer_to(self, question: _Question) -> JobResult:
+        for last in (False, True):
+            try:
+                return JobResult(question.future, self._ask(question), None)
+            except psycopg.Error as error:
+                broken = self._connection is not None and self._connection.broken
+                if broken:
+                    self._close()
+                if broken and not last:
+                    continue
+                if not is_trouble(error):
+                    return JobResult(question.future, None, error)
+                return JobResult(
+                    question.future, None, caused(unavailable(self._database, question.doing, error), error)
+                )
+            except Exception as error:
+                return JobResult(question.future, None, error)
+        raise AssertionError
+
+    def _ask(self, question: _Question) -> object:
+        if self._connection is None:
+            self._connection = self._database.connect()
+        db = self._connection
+        if not question.snapshot:
+            return question.ask(db)
+        db.execute(SNAPSHOT)
+        try:
+            return question.ask(db)
+        finally:
+            roll_back(db)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
