@@ -13,6 +13,7 @@ SAME_IDEA = {
     "News",  # of two stores
     "Queue",  # with an event loop, and without
     "Stop",  # of two drivers
+    "WriteTransaction",  # of two stores
 }
 """Classes of one name that are the same idea in two drivers, stores or faces."""
 

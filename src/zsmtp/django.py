@@ -138,7 +138,7 @@ def _queue(location: str | None) -> Queue:
     with _lock:
         queue = _open.get(key)
         if queue is None:
-            queue = _open[key] = Queue.open(location or usual_location().path, config=_config())
+            queue = _open[key] = Queue.open(location or usual_location().given, config=_config())
         return queue
 
 

@@ -138,7 +138,7 @@ def test_a_queue_that_may_not_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "words"),
     [
-        ("postgresql://host/mail", "PostgreSQL is not supported yet"),
+        ("postgresql://host", "names no database"),
         ("sqlite://relative.db", "with three slashes"),
         ("x:\x1b", "x:\\x1b is none of"),
     ],

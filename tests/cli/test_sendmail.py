@@ -297,7 +297,7 @@ def test_a_queue_that_cannot_be_written(machine: Machine, monkeypatch: pytest.Mo
     assert "the message was not kept" in said
 
 
-@pytest.mark.parametrize("url", ["postgresql:///mail", "memory:"])
+@pytest.mark.parametrize("url", ["postgresql:///", "memory:"])
 def test_a_queue_that_cannot_be(machine: Machine, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("ZSMTP_QUEUE", url)
     status, said = machine.sendmail("bob@example.net")

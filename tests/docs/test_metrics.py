@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from drawn import metrics
-from zsmtp.queue import settling
+from zsmtp.queue import changes, settling
 from zsmtp.queue.sqlite import intake, results
 from zsmtp.queue.states import Outcome
 from zsmtp.server.service import Service
@@ -23,7 +23,7 @@ def counted_by_name(module: Any) -> set[str]:
         for call in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
-        and call.func.attr == "count"
+        and call.func.attr in ("count", "_count")
         and call.args
         and isinstance(call.args[0], ast.Constant)
         and isinstance(call.args[0].value, str)
@@ -32,7 +32,7 @@ def counted_by_name(module: Any) -> set[str]:
 
 def test_every_metric_of_the_service_has_a_meaning() -> None:
     names = {name for outcome in Outcome for name in settling.counters(outcome, made=True)}
-    names |= counted_by_name(intake) | counted_by_name(results)
+    names |= counted_by_name(intake) | counted_by_name(results) | counted_by_name(changes)
     assert {"messages", "accepted", "notices", "repeated"} <= names
 
     class Store:

@@ -17,6 +17,7 @@ from zsmtp.queue.filter import Filter
 from zsmtp.queue.leases import VALID
 from zsmtp.queue.memory import MemoryStore
 from zsmtp.queue.operators import Row
+from zsmtp.queue.postgres.results import RENEW
 from zsmtp.queue.postgres.schema import make_days
 from zsmtp.queue.postgres.store import PostgresStore
 from zsmtp.queue.sqlite.store import SQLiteStore
@@ -50,11 +51,14 @@ class Clock:
     def __init__(self) -> None:
         self.now = NOON
         self.turning = 1000.0  # what waits are measured by
+        self.passed: list[Callable[[float], None]] = []  # who is told that time passed
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
         self.turning += seconds
+        for tell in self.passed:
+            tell(seconds)
 
     def jump(self, seconds: float) -> None:
         """Set the clock of the machine; no time passes."""
@@ -171,27 +175,16 @@ class SQLiteHarness(Harness):
             await store.close()
 
 
-class PostgresClock(Clock):
-    """A clock that the database goes by, too."""
+class BeatingStore(PostgresStore):
+    """A store whose heartbeat is sent with each turn of the loop: time does not pass while a thread is waited for."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self.admin = psycopg.connect(url, autocommit=True)
-        self.admin.execute("CREATE TABLE zsmtp_test_clock (now timestamptz NOT NULL)")
-        self.admin.execute("INSERT INTO zsmtp_test_clock VALUES (to_timestamp(%s))", (NOON,))
-        self.admin.execute(
-            "CREATE OR REPLACE FUNCTION zsmtp_clock() RETURNS timestamptz LANGUAGE sql VOLATILE "
-            "AS 'SELECT now FROM zsmtp_test_clock'"
-        )
-        make_days(self.admin)
+    admin: psycopg.Connection[tuple[object, ...]]
 
-    def advance(self, seconds: float) -> None:
-        super().advance(seconds)
-        self.advance_database(seconds)
-
-    def advance_database(self, seconds: float) -> None:
-        """Let time pass for the database alone."""
-        self.admin.execute("UPDATE zsmtp_test_clock SET now = now + make_interval(secs => %s)", (seconds,))
+    def beat(self) -> None:
+        super().beat()
+        node = self._delivery._results.node
+        if node:
+            self.admin.execute(RENEW, (VALID, node))
 
 
 class PostgresHarness(Harness):
@@ -201,26 +194,39 @@ class PostgresHarness(Harness):
     many_nodes = True
 
     def __init__(self) -> None:
-        self.cluster = cluster()
-        self._url = self.cluster.database()
-        self.clock: PostgresClock = PostgresClock(self._url)
-        self.free = -1
+        super().__init__()
         self._opened: list[tuple[str, PostgresStore]] = []
 
     async def start(self) -> QueueStore:
+        self.cluster = cluster()
+        self._url = self.cluster.database()
+        self._admin = psycopg.connect(self._url, autocommit=True)
+        self._admin.execute("CREATE TABLE zsmtp_test_clock (now timestamptz NOT NULL)")
+        self._admin.execute("INSERT INTO zsmtp_test_clock VALUES (to_timestamp(%s))", (self.clock.now,))
+        self._admin.execute(
+            "CREATE OR REPLACE FUNCTION zsmtp_clock() RETURNS timestamptz LANGUAGE sql VOLATILE "
+            "AS 'SELECT now FROM zsmtp_test_clock'"
+        )
+        make_days(self._admin)
+        self.clock.passed.append(self._advance_database)
         self.store = await self.open()
         return self.store
+
+    def _advance_database(self, seconds: float) -> None:
+        """Let time pass by the clock of the database."""
+        self._admin.execute("UPDATE zsmtp_test_clock SET now = now + make_interval(secs => %s)", (seconds,))
 
     async def open(self) -> PostgresStore:
         """Open a store as another process would."""
         role = f"life_{next(_ROLES)}"
-        self.clock.admin.execute(f"CREATE ROLE {role} SUPERUSER LOGIN")
-        store = await PostgresStore.open(
+        self._admin.execute(f"CREATE ROLE {role} SUPERUSER LOGIN")
+        store = await BeatingStore.open(
             self._url.replace("user=zsmtp", f"user={role}"),
             clock=lambda: self.clock.now,
             monotonic=lambda: self.clock.turning,
             free_space=lambda: self.free,
         )
+        store.admin = self._admin
         self._opened.append((role, store))
         return store
 
@@ -229,23 +235,25 @@ class PostgresHarness(Harness):
 
     async def crash(self, *, machine: bool = False) -> QueueStore:
         for role, _ in self._opened:
-            self.clock.admin.execute(f"ALTER ROLE {role} NOLOGIN")
-        self.clock.admin.execute(
+            self._admin.execute(f"ALTER ROLE {role} NOLOGIN")
+        self._admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'life%%' AND datname = %s",
-            (self.clock.admin.info.dbname,),
+            (self._admin.info.dbname,),
         )
         if machine:
             self.cluster.crash()
-            self.clock.admin.close()
-            self.clock.admin = psycopg.connect(self._url, autocommit=True)
-        self.clock.advance_database(VALID + 1)  # nobody hears of them for so long
+            self._admin.close()
+            self._admin = psycopg.connect(self._url, autocommit=True)
+            for _, store in self._opened:
+                store.admin = self._admin
+        self._advance_database(VALID + 1)  # nobody hears of them for so long
         self.store = await self.open()
         return self.store
 
     async def stop(self) -> None:
         for _, store in self._opened:
             await store.close()
-        self.clock.admin.close()
+        self._admin.close()
 
 
 _ROLES = itertools.count(1)

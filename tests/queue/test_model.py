@@ -37,6 +37,7 @@ from zsmtp.queue.operators import (
 from zsmtp.queue.settling import attempt_of
 from zsmtp.queue.states import START, AttemptKey, NoticeKind, Outcome, QueuedRecipient, SubQueue
 from zsmtp.queue.store import (
+    Accepted,
     Arrivals,
     Claimed,
     Lease,
@@ -101,6 +102,26 @@ class Lives:
         assert found == expected
         return expected
 
+    async def same_ids(self, question: Callable[[QueueStore], Awaitable[list[Accepted] | Accepted | None]]) -> None:
+        """As :meth:`same`, for what draws ids: a store may leave some out, as the model does then."""
+        errors: list[str] = []
+        answers = []
+        for store in (self.tested.store, self.model.store):
+            try:
+                answers.append(await question(store))
+                errors.append("")
+            except QueueError as error:
+                errors.append(type(error).__name__)
+            if answers and store is self.tested.store:
+                found = answers[0] if isinstance(answers[0], list) else [answers[0]]
+                drawn = [one.id for one in found if one is not None and not one.existed]
+                if drawn:
+                    self.model.store._data.last_id = min(drawn) - 1
+        assert errors[0] == errors[1]
+        if errors[0]:
+            raise QueueError(errors[0])
+        assert answers[0] == answers[1]
+
     async def live(self) -> None:
         await self.join()
         for _ in range(STEPS):
@@ -123,7 +144,7 @@ class Lives:
     async def submit(self) -> None:
         chance = self.chance
         messages = [self.message() for _ in range(chance.randint(1, 4))]
-        await self.same(lambda store: store.submit(messages))
+        await self.same_ids(lambda store: store.submit(messages))
 
     def message(self) -> NewMessage:
         chance = self.chance
@@ -282,7 +303,7 @@ class Lives:
         owed = await self.same(lambda store: store.owed(self.clock.now, limit=3))
         for message, notices in owed:
             report = new(to("ann@shop.example"), sender=b"") if message.sender else None
-            await self.same(lambda store, notices=notices, report=report: store.notify(notices, report))
+            await self.same_ids(lambda store, notices=notices, report=report: store.notify(notices, report))
 
     async def sweep(self) -> None:
         for store in (self.model.store, self.tested.store):

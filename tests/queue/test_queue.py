@@ -449,9 +449,10 @@ def test_where_a_queue_is(url: str | Path, path: str) -> None:
         (7, "not int"),
         (":memory:", "is called memory:"),
         ("memory:x", "is none of"),
-        ("postgresql://db/mail", "PostgreSQL is not supported yet"),
-        ("postgres://db/mail", "PostgreSQL is not supported yet"),
-        ("postgresql+psycopg://db/mail", "PostgreSQL is not supported yet"),
+        ("postgresql://db", "names no database"),
+        ("postgres:mail", "names no database"),
+        ("postgresql://[/mail", "cannot be read"),
+        ("postgresql+psycopg://db/mail", "is none of"),
         ("mysql://db/mail", "is none of"),
         ("sqlite://mail.db", "names no file of this machine"),
         ("sqlite:mail.db", "names no file of this machine"),
@@ -678,6 +679,7 @@ class Scripted:
             def __init__(self, store: QueueStore, connections: Connections, config: object, *, node: str) -> None:
                 self.over = asyncio.Event()
                 self.joined = asyncio.Event()
+                self.drained = False
                 self.connections = connections
                 script.said.append(node)
 

@@ -25,7 +25,8 @@ from zsmtp.cli.terminal import look_of
 from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.escape import escape
 from zsmtp.queue.filter import FIELDS_OF_ENDS
-from zsmtp.queue.location import DEFAULT, VARIABLE
+from zsmtp.queue.ids import MAX_SHARD
+from zsmtp.queue.location import DEFAULT, VARIABLE, locate, usual_location
 from zsmtp.queue.operators import GROUPS
 from zsmtp.text.look import Look
 
@@ -188,8 +189,23 @@ def _priority(text: str) -> int:
     return int(text)
 
 
+def _drains(parser: Parser) -> None:
+    parser.add_argument("node", metavar="NODE", help="its name, as nodes lists it")
+
+
+def _migrates(parser: Parser) -> None:
+    parser.add_argument("--shard", type=_shard, metavar="NUMBER", help="the shard of a new queue, 0 to 1023 (0)")
+
+
+def _shard(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and int(text) <= MAX_SHARD):
+        raise argparse.ArgumentTypeError(f"not a shard from 0 to {MAX_SHARD}: {escape(text[:80])}")
+    return int(text)
+
+
 _READING, _CHANGING = "zsmtp.cli.queuereading", "zsmtp.cli.queuechanging"
-_IMPORT = "import"
+_FLEET = "zsmtp.cli.queuefleet"
+_IMPORT, _MIGRATE = "import", "migrate"
 _ANYWHERE = ("--queue", "--config")  # options that may stand before the verb
 VERBS: dict[str, QueueVerb] = {
     "why": QueueVerb("say why recipients are still here", _READING, "why", _limited(10)),
@@ -213,6 +229,9 @@ VERBS: dict[str, QueueVerb] = {
     "fail": QueueVerb("give recipients up and notify their senders", _CHANGING, "fail", _fails),
     "drop": QueueVerb("remove recipients without a notice", _CHANGING, "drop", _ruling),
     "rules": QueueVerb("list the standing rules, or delete one", _CHANGING, "rules", _rules),
+    "nodes": QueueVerb("list the processes that deliver", _FLEET, "nodes", _nothing),
+    "drain": QueueVerb("ask a process that delivers to leave", _FLEET, "drain", _drains),
+    _MIGRATE: QueueVerb("make the tables of a queue in a database", _FLEET, "migrate", _migrates),
 }
 """The verbs: those that only read first. ``import`` is a command of its own (``queueimport``)."""
 
@@ -221,7 +240,7 @@ def verb_parser(name: str) -> Parser:
     """The command line of a verb."""
     verb = VERBS[name]
     parser = command_parser(f"queue {name}", f"{verb.summary[0].upper()}{verb.summary[1:]}.", epilog=_EPILOG)
-    where = f"a SQLite file or sqlite:///path; default: ${VARIABLE}, else {DEFAULT}"
+    where = f"a SQLite file, or postgresql://host/database; default: ${VARIABLE}, else {DEFAULT}"
     parser.add_argument("--queue", metavar="URL", help=where)
     parser.add_argument(
         "--config", metavar="FILE", help="the configuration of zsmtp serve: it names the queue, and the retry schedule"
@@ -281,6 +300,10 @@ async def _run(options: argparse.Namespace) -> int:
             service = read_service(options.config, usual=os.environ.get(VARIABLE, ""))
         url, config = url or service.path, service.queue
     with _failures():
+        if options.verb == _MIGRATE:  # before there is a queue to be opened
+            where = usual_location() if url is None else locate(url)
+            status: int = await import_module(_FLEET).migrate(where, options)
+            return status
         async with open_store(url) as store:
             return await execute(store, options, time.time, config)
 

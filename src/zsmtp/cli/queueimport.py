@@ -42,7 +42,11 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser("queue import", _DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a folder or a file with messages")
-    parser.add_argument("--queue", metavar="URL", help=f"a file or sqlite:///path ({VARIABLE}, or {DEFAULT})")
+    parser.add_argument(
+        "--queue",
+        metavar="URL",
+        help=f"a file, or postgresql://host/database ({VARIABLE}, or {DEFAULT})",
+    )
     parser.add_argument(
         "--format", choices=[kind.value for kind in SourceKind], help="what the paths are, if that is not clear"
     )
@@ -98,7 +102,7 @@ class _Import:
             await self._import(None)
             return
         where = locate(self._options.queue) if self._options.queue is not None else usual_location()
-        async with Queue.open(where.path or "memory:", config=self._config) as queue:
+        async with Queue.open(where.given, config=self._config) as queue:
             await self._import(queue)
 
     async def _import(self, queue: Queue | None) -> None:

@@ -5,6 +5,7 @@ What names it is read by ``zsmtp.queue.location``.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import sqlite3
@@ -16,9 +17,9 @@ from typing import NoReturn
 from zsmtp.cli.failure import CommandFailed, reading
 from zsmtp.cli.sysexits import Exit
 from zsmtp.escape import escape
+from zsmtp.queue import stores
 from zsmtp.queue.location import locate, making, usual_location
 from zsmtp.queue.sqlite.connect import code_of, connect, unavailable, words_readable
-from zsmtp.queue.sqlite.store import SQLiteStore
 from zsmtp.queue.store import QueueStore
 
 
@@ -31,9 +32,11 @@ async def open_store(url: str | None) -> AsyncIterator[QueueStore]:
     where = usual_location() if url is None else locate(url)
     if where.in_memory:
         raise CommandFailed(Exit.USAGE, "memory: ends with its process; there is nothing to see")
-    path = where.path
-    _check_file(path)
-    store = await SQLiteStore.open(path)
+    if where.path:
+        _check_file(where.path)
+    else:
+        await asyncio.to_thread(_check_database, where.url)
+    store = await stores.open_store(where)
     try:
         yield store
     finally:
@@ -65,6 +68,18 @@ def _check_file(path: str) -> None:
         raise unavailable(path, "opening it", error) from None
     if found is None:
         _refuse(path)
+
+
+def _check_database(url: str) -> None:
+    """Raise CommandFailed if a database has no queue: opening it would make one."""
+    stores.check_library()
+    from zsmtp.queue.postgres.connect import Database
+    from zsmtp.queue.postgres.schema import has_queue
+
+    database = Database.of(url)
+    if not has_queue(database):
+        text = f"{database.name}: there is no queue; zsmtp queue migrate makes one"
+        raise CommandFailed(Exit.NO_INPUT, escape(text))
 
 
 def _refuse(path: str) -> NoReturn:

@@ -33,6 +33,9 @@ _OUTCOMES = {
 }
 
 
+_NODES = (("NODE", 24), ("HOST", 20), ("PID", 8), ("SINCE", 5), ("SITES", 6))
+
+
 def brief(seconds: float) -> str:
     """A time in one unit: ``42s``, ``12m``, ``30h``, ``5d``."""
     whole = max(int(seconds), 0)
@@ -65,6 +68,19 @@ def _rest(columns: Sequence[tuple[str, int]], look: Look) -> tuple[int, int]:
     left = max(look.width - sum(width + 1 for _, width in columns), 21)
     address = left * 52 // 100
     return address, left - address - 1
+
+
+def nodes_heading(look: Look) -> str:
+    """The heading of a list of nodes."""
+    return look.paint(_cells([*_NODES, ("STATE", 10)], look).rstrip(), Style.FAINT)
+
+
+def nodes_line(node: NodeStatus, now: float, look: Look) -> str:
+    """A process that delivers."""
+    state = ("draining" if node.draining else "alive") if node.alive else "gone"
+    values = (escape(node.node), escape(node.host), str(node.pid), brief(now - node.since), str(node.sites))
+    cells = [(value, width) for value, (_, width) in zip(values, _NODES, strict=True)]
+    return _cells([*cells, (state, 10)], look).rstrip()
 
 
 # ----------------------------------------------------------------------- lists

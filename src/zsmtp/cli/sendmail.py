@@ -140,6 +140,8 @@ def _queue_there() -> Location:
     where = usual_location()
     if where.in_memory:
         raise ConfigError(f"{VARIABLE}: a queue in memory ends with this program")
+    if where.url:
+        return where
     try:
         os.stat(where.path)
     except FileNotFoundError as error:
@@ -193,7 +195,7 @@ def _submit(options: SendmailOptions, user: User) -> None:
         ingested = Ingest(config, QueueConfig()).assemble(envelope, header, given.body, origin=user.origin)
 
         async def put() -> None:
-            async with Queue.open(where.path, config=config) as queue:
+            async with Queue.open(where.given, config=config) as queue:
                 await queue.put(ingested)
                 queue.wake()
 
@@ -260,7 +262,7 @@ def _own(user: User) -> Filter:
 
 
 async def _list(where: Location, user: User) -> None:
-    async with Queue.open(where.path) as queue:
+    async with Queue.open(where.given) as queue:
         message = 0
         async for row in queue.store.select(_own(user)):
             if row.message.id != message:
@@ -286,7 +288,7 @@ def _time(message: int) -> str:
 async def _flush(where: Location, user: User) -> None:
     from time import time
 
-    async with Queue.open(where.path) as queue:
+    async with Queue.open(where.given) as queue:
         async for _ in queue.store.change(_own(user), Change(due=time(), by=user.origin)):
             pass
         queue.wake()

@@ -21,7 +21,7 @@ from zsmtp.cli.terminal import is_terminal
 from zsmtp.errors import ConfigError, QueueBusy, QueueError
 from zsmtp.escape import escape
 from zsmtp.proto.server_passwords import password_line, scram_verifier
-from zsmtp.queue.location import DEFAULT, VARIABLE
+from zsmtp.queue.location import DEFAULT, VARIABLE, locate
 from zsmtp.server.serviceconfig import ServiceConfig, read_service, service_config
 
 ITERATIONS = 10_000
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
     config = reread()
     if options.check:
         return _check(config, options)
-    return _serve(config, reread)
+    return _serve(config, reread, options.node)
 
 
 def make_parser() -> Parser:
@@ -54,9 +54,11 @@ def make_parser() -> Parser:
     parser.add_argument("--config", metavar="FILE", help="the configuration, TOML (without one: defaults)")
     parser.add_argument(
         "--queue",
-        metavar="FILE",
-        help=f"the file of the queue, instead of what the configuration or ${VARIABLE} names ({DEFAULT})",
+        metavar="URL",
+        help=f"the queue, a file or postgresql://host/database, instead of what the configuration or ${VARIABLE} "
+        f"names ({DEFAULT})",
     )
+    parser.add_argument("--node", metavar="NAME", default="", help="what this process is called (default: the host)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="read the configuration and what it names, and end")
     what.add_argument(
@@ -97,11 +99,11 @@ def _check(config: ServiceConfig, options: argparse.Namespace) -> int:
     sys.stdout.write(f"{escape(options.config or 'the configuration')} can be used\n")
     for name, one in config.listen.items():
         sys.stdout.write(f"  {name}: {one.protocol.value} on {', '.join(one.addresses) or 'sockets of systemd'}\n")
-    sys.stdout.write(f"  queue: {escape(config.path)}\n")
+    sys.stdout.write(f"  queue: {escape(locate(config.path).name)}\n")
     return Exit.OK
 
 
-def _serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> int:
+def _serve(config: ServiceConfig, reread: Callable[[], ServiceConfig], node: str) -> int:
     from zsmtp.server.service import Service, StartFailed, configure_log
     from zsmtp.server.servicelog import ServiceLog
     from zsmtp.server.systemd import Notifier, handed_sockets
@@ -118,7 +120,13 @@ def _serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> int:
 
     async def serve() -> None:
         service = Service(
-            config, reread=read_again, service_log=service_log, notifier=notifier, sockets=sockets, journal=journal
+            config,
+            reread=read_again,
+            service_log=service_log,
+            notifier=notifier,
+            sockets=sockets,
+            journal=journal,
+            node=node,
         )
         await service.run()
 

@@ -1,7 +1,9 @@
 """Where a queue is, as a program or an environment variable says it: a URL, or the path of a file.
 
 ``sqlite:///var/lib/app/mail.db`` and ``/var/lib/app/mail.db`` are the same file; in a URL the path is absolute and
-percent-encoded. ``memory:`` is a queue that ends with the process, for tests and documentation.
+percent-encoded. ``postgresql://user@host/database`` is a database, with everything that libpq understands in such a
+URL; passwords are better kept in ``~/.pgpass`` or ``PGPASSFILE``. ``memory:`` is a queue that ends with the process,
+for tests and documentation.
 """
 
 from __future__ import annotations
@@ -25,14 +27,28 @@ _POSTGRESQL = ("postgres:", "postgresql:")
 
 
 class Location(NamedTuple):
-    """A queue; ``path`` is the file, "" for a queue in memory."""
+    """A queue: ``path`` is its file, ``url`` its database; both are "" for a queue in memory."""
 
     path: str
+    url: str = ""
 
     @property
     def in_memory(self) -> bool:
         """Whether it ends with the process."""
-        return not self.path
+        return not self.path and not self.url
+
+    @property
+    def given(self) -> str:
+        """The words that :func:`locate` makes this of."""
+        return self.path or self.url or "memory:"
+
+    @property
+    def name(self) -> str:
+        """It as people may read it: without user and password."""
+        if not self.url:
+            return self.given
+        parts = urlsplit(self.url)
+        return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def locate(url: str | PathLike[str]) -> Location:
@@ -50,11 +66,24 @@ def locate(url: str | PathLike[str]) -> Location:
     word = scheme[0].lower()
     if word == "memory:" and text[len(word) :] == "":
         return Location("")
-    if word.startswith(_POSTGRESQL) or word.split("+")[0] + ":" in _POSTGRESQL:
-        raise ConfigError("queue: PostgreSQL is not supported yet; a queue is a SQLite file: sqlite:///path")
+    if word in _POSTGRESQL:
+        return Location("", _database(text))
     if word != "sqlite:":
-        raise ConfigError(f"queue: {escape(text[:100])} is none of sqlite:///path, memory: or the path of a file")
+        raise ConfigError(
+            f"queue: {escape(text[:100])} is none of sqlite:///path, postgresql://host/database, memory: "
+            "or the path of a file"
+        )
     return Location(_path(text))
+
+
+def _database(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ConfigError("queue: the URL of the database cannot be read") from None
+    if not text.partition(":")[2].startswith("//") or not parts.path.strip("/"):
+        raise ConfigError("queue: the URL names no database; postgresql://host/database is wanted")
+    return text
 
 
 def _path(text: str) -> str:
@@ -74,7 +103,7 @@ def _path(text: str) -> str:
 
 
 def making(path: str) -> str:
-    """What makes the queue ``path``, for messages that it is not there."""
+    """What makes the queue of a file, for messages that it is not there."""
     return f"zsmtp serve --queue {escape(path)} makes it, and so does zsmtp.Queue.open"
 
 

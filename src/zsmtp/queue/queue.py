@@ -8,7 +8,8 @@ dies in between (``zsmtp.queue.store``)::
         for end in await queue.wait(id, timeout=60):
             print(end.address, end.outcome)
 
-Any number of processes may have the same queue open; one of them delivers at a time. ``zsmtp.Queue``
+Any number of processes may have the same queue open; one of them delivers at a time from a file, all that wish to from
+a PostgreSQL database. ``zsmtp.Queue``
 (``zsmtp.queue.blocking``) is the same for programs without an event loop. Errors: SubmissionError for what cannot be
 sent, QueueUnavailable when the store cannot be written, QueueFull, Conflict; then nothing was queued.
 """
@@ -40,6 +41,7 @@ from zsmtp.queue.ingest import LIBRARY, Ingest, Ingested, QueueSubmission
 from zsmtp.queue.location import Location, locate
 from zsmtp.queue.states import HistoryEntry
 from zsmtp.queue.store import Accepted, NewMessage, QueueStore
+from zsmtp.queue.stores import open_store
 from zsmtp.queue.tracking import MessageStatus, Recall
 from zsmtp.queue.uploading import in_threads, upload_blocks
 
@@ -89,10 +91,10 @@ class Queue:
     ) -> Queue:
         """A queue, to be opened by ``async with`` or by awaiting it; what is not there is made.
 
-        ``url`` is ``sqlite:///path``, the path of a file, or ``memory:``. ``config`` says how mail is delivered, and by
-        which relays; ``queue`` how the queue works. With ``deliver`` this process also delivers, or waits to do so
-        while another one does; it is called ``node``, by default after the host and the process. Raises ConfigError;
-        opening raises QueueUnavailable.
+        ``url`` is ``sqlite:///path``, the path of a file, ``postgresql://host/database``, or ``memory:``. ``config``
+        says how mail is delivered, and by which relays; ``queue`` how the queue works. With ``deliver`` this process
+        also delivers, or waits to do so while another one does (from a database, they deliver side by side); it is
+        called ``node``, by default after the host and the process. Raises ConfigError; opening raises QueueUnavailable.
         """
         return cls(
             locate(url),
@@ -117,22 +119,14 @@ class Queue:
         """Open it, which ``async with`` and awaiting it do."""
         if self._opened is not None:
             raise QueueError("this queue is open already")
+        self._file = os.path.realpath(self._location.path) if self._location.path else ""
         self._opened = await self._open_store()
         if self._deliver:
             self._deliverer = asyncio.get_running_loop().create_task(self._keep_delivering(), name="zsmtp queue")
         return self
 
     async def _open_store(self) -> QueueStore:
-        kept = self._queue_config.retention
-        if self._location.in_memory:
-            from zsmtp.queue.memory import MemoryStore
-
-            return MemoryStore(history_kept=kept)
-        from zsmtp.queue.sqlite.store import SQLiteStore
-
-        store = await SQLiteStore.open(self._location.path, history_kept=kept)
-        self._file = store.path
-        return store
+        return await open_store(self._location, history_kept=self._queue_config.retention)
 
     async def aclose(self) -> None:
         """Stop delivering, and let go of the store. May be called again.
@@ -162,6 +156,8 @@ class Queue:
             self._runner = Runner(self.store, connections, self._queue_config, node=self._node)
             try:
                 await self._run(self._runner)
+                if self._runner.drained:
+                    return
             except QueueBusy:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), _TAKE_OVER)

@@ -47,6 +47,7 @@ AGENDA = 300.0  # seconds between two readings of the whole agenda
 OVER = 10.0  # seconds without an error until the store counts as well again
 REPORT = 2.0  # seconds between two reports of how sites are served
 ORPHANS = 5.0  # seconds between two looks for sites whose owner is gone
+YIELDED = 2.0  # seconds before a site that was lost or given to others is asked for again
 TAKEN_AT_ONCE = 200  # sites leased in one go
 CONFIGURATION = "configuration"  # who set the rule that stands for ``deliver = "none"``
 STOPPED_AT_ONCE = 5.0  # seconds that connections have to end when their time is over
@@ -79,6 +80,8 @@ class Runner:
         self.results = ResultWriter(store, on_entry)
         self.rules = Rules()
         self.stopping = False
+        self.drained = False
+        """Whether it stops because an operator asked this node to leave."""
         self.joined = asyncio.Event()
         """Set when this process is the one that delivers."""
         self.loop: asyncio.AbstractEventLoop
@@ -314,7 +317,7 @@ class Runner:
         if site.lost:
             return
         log.warning("the lease of %s is lost: its mail is another node's, or is taken again", site.lease.site)
-        site.lose()
+        site.lose("the lease of this site is lost")
 
     def _retire(self, now: float) -> None:
         """Give up sites without work, and forget those that were lost."""
@@ -325,7 +328,7 @@ class Runner:
             for key, queue in site.keys.items():
                 if self._site_of.get(key) is site:
                     del self._site_of[key]
-                due = now + POLL if site.lost else queue.next_due
+                due = now + YIELDED if site.lost else queue.next_due
                 if due is not None:
                     self.note(key, due)
         kept = [site.lease for site in gone if not site.lost]
@@ -339,8 +342,20 @@ class Runner:
         due = site.next_due
         return site.lost or due is None or due > now + HORIZON
 
+    def _yield(self, surplus: int) -> None:
+        """Let other nodes have some sites: those with the least under way, which is brought to its end."""
+        sites = sorted((site for site in self._sites.values() if not site.lost), key=lambda site: len(site.workers))
+        for site in sites[:surplus]:
+            site.lose("another node is to have this site")
+
     async def _look(self, arrivals: Arrivals) -> None:
         """Take in what changed."""
+        if arrivals.drain and not self.drained:
+            log.info("this node was asked to leave: it ends what is under way and gives its sites back")
+            self.drained = True
+            self.stop()
+            return
+        self._yield(arrivals.surplus)
         if arrivals.rules:
             await self._read_rules()
         for key in arrivals.poked:

@@ -289,14 +289,14 @@ class SiteRunner:
         self._wake = None
         self.pump()
 
-    def lose(self) -> None:
+    def lose(self, why: str) -> None:
         """The lease is another's, or is about to be: nothing more begins."""
         self.lost = True
         self.end()
         for key in self.keys.values():
             key.forget()
         for worker in self.workers:
-            worker.connection.stop("the lease of this site is lost", at_once=False)
+            worker.connection.stop(why, at_once=False)
 
     def end(self) -> None:
         """No timer goes off any more."""

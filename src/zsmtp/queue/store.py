@@ -220,13 +220,16 @@ class Arrivals(NamedTuple):
     """What changed since the last call: ``keys`` have new or earlier work, ``poked`` changed in the middle.
 
     What was claimed of a poked key and not begun is to be forgotten and claimed anew. ``rules`` tells that the standing
-    rules or suspensions changed.
+    rules or suspensions changed, ``drain`` that this node was asked to leave.
     """
 
     keys: Mapping[str, float]
     """The earliest due time that came, by key."""
     poked: frozenset[str] = frozenset()
     rules: bool = False
+    drain: bool = False
+    surplus: int = 0
+    """How many leases this node has beyond its share, which other nodes would like to have."""
 
 
 class QueueStore(Protocol):
@@ -404,6 +407,13 @@ class QueueStore(Protocol):
 
     async def nodes(self) -> list[NodeStatus]:
         """The processes that deliver, or did a moment ago."""
+
+    async def drain(self, node: str) -> int:
+        """Ask the living nodes of a name to leave; how many there are.
+
+        Such a node takes no other leases, ends what is under way and gives its leases back. Raises QueueError where
+        only one process can deliver.
+        """
 
     async def rules(self) -> list[Rule]:
         """The standing rules, oldest first."""

@@ -31,10 +31,12 @@ from zsmtp.proto.server_passwords import KEY_LENGTH, Passwords, parse_passwords
 from zsmtp.queue.composer import Composer
 from zsmtp.queue.connections import EngineConnections
 from zsmtp.queue.housekeeping import Housekeeping
+from zsmtp.queue.location import locate
 from zsmtp.queue.runner import Runner
 from zsmtp.queue.shaping import Rate
-from zsmtp.queue.sqlite.store import SQLiteStore
 from zsmtp.queue.states import HistoryEntry
+from zsmtp.queue.store import QueueStore
+from zsmtp.queue.stores import open_store
 from zsmtp.queue.submission import Submitter
 from zsmtp.queue.templates import load
 from zsmtp.server.access import Access
@@ -113,7 +115,7 @@ class _Entrance:
         self.count.total = one.connections
         self.count.per_address = one.connections_per_address
 
-    def make(self, store: SQLiteStore, submitter: Submitter, signing: MessageSigning | None) -> None:
+    def make(self, store: QueueStore, submitter: Submitter, signing: MessageSigning | None) -> None:
         """Make the listener, on the running loop."""
         self.intake = QueueIntake(store, submitter, self.intake_settings, self.access, signing=signing)
         self.listener = Listener(
@@ -196,8 +198,10 @@ class Service:
         notifier: Notifier | None = None,
         sockets: Mapping[str, list[socket.socket]] | None = None,
         journal: bool = False,
+        node: str = "",
     ) -> None:
         self.config = config
+        self._node = node or os.uname().nodename
         self._reread = reread
         self._log = service_log
         self._journal = journal
@@ -210,7 +214,7 @@ class Service:
         self._phrases = load(Path(config.templates) if config.templates else None)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._ends: list[Callable[[], None]] = []
-        self.store: SQLiteStore
+        self.store: QueueStore
         self.runner: Runner
         self.housekeeping: Housekeeping
         self.health: HealthServer | None = None
@@ -224,7 +228,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop, signal.Signals(number).name)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        self.store = await SQLiteStore.open(self.config.path, history_kept=self.config.queue.retention)
+        self.store = await open_store(locate(self.config.path), history_kept=self.config.queue.retention)
         try:
             await self._start()
             await self._serve()
@@ -234,6 +238,11 @@ class Service:
             self._notifier.close()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    @property
+    def queue_name(self) -> str:
+        """The queue, as people may read it."""
+        return locate(self.config.path).name
 
     def stop(self, why: str = "asked to") -> None:
         """Stop in order; the second time at once."""
@@ -256,7 +265,7 @@ class Service:
             store,
             EngineConnections(config.delivery),
             config.queue,
-            node=os.uname().nodename,
+            node=self._node,
             on_entry=self._log_entry,
         )
         await self._become_deliverer()
@@ -299,8 +308,8 @@ class Service:
             f"{entrance.name} on {', '.join(map(_shown, entrance.listener.sockets))}"
             for entrance in self.entrances.values()
         ]
-        log.info("the queue %s is served: %s", self.config.path, "; ".join(places))
-        self._notifier.send("READY=1", f"STATUS=serving {escape(self.config.path)}")
+        log.info("the queue %s is served: %s", self.queue_name, "; ".join(places))
+        self._notifier.send("READY=1", f"STATUS=serving {escape(self.queue_name)}")
         stopping = asyncio.ensure_future(self._stop.wait())
         pause = self._notifier.watchdog / 2 or None
         try:
@@ -317,6 +326,9 @@ class Service:
         if self._stop.is_set():
             return
         for name, task in self._running.items():
+            if task.done() and self.runner.drained and not task.cancelled() and task.exception() is None:
+                self.stop("this node was asked to leave")
+                return
             if task.done():
                 error = None if task.cancelled() else task.exception()
                 words = described(error) if isinstance(error, Exception) else "it ended"

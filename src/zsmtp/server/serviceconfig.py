@@ -45,7 +45,7 @@ from zsmtp.queue.composer import NoticeSettings
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.filter import duration
 from zsmtp.queue.housekeeping import reporting_name
-from zsmtp.queue.location import DEFAULT
+from zsmtp.queue.location import DEFAULT, locate
 from zsmtp.queue.schedule import SCHEDULES, FailureClass, RetryOverride, Schedule
 from zsmtp.queue.shaping import Rate, rates
 from zsmtp.server.access import EVERYBODY, ClientRights, IPNetwork, read_network, sender_patterns
@@ -269,7 +269,7 @@ class ServiceConfig:
     name: str
     """The host name of this server: its greeting, Received, notices."""
     path: str = DEFAULT
-    """The file of the queue."""
+    """The queue: a file, or the URL of a file or a database."""
     queue: QueueConfig = field(default_factory=QueueConfig)
     listen: Mapping[str, ListenConfig] = field(default_factory=lambda: MappingProxyType({}))
     """Listeners by name."""
@@ -367,8 +367,11 @@ def _refuse_unused(delivery: object) -> None:
 
 
 def _usual_listeners(queue: str) -> dict[str, ListenConfig]:
-    """A port of the loopback interface, and a socket beside the queue."""
-    socket_path = f"{os.path.abspath(queue)}.sock"
+    """A port of the loopback interface, and a socket beside the file of the queue, if it is in one."""
+    path = locate(queue).path
+    if not path:
+        return {"local": ListenConfig(addresses=(DEFAULT_ADDRESS,))}
+    socket_path = f"{os.path.abspath(path)}.sock"
     fits = len(os.fsencode(socket_path)) <= 107
     return {"local": ListenConfig(addresses=(DEFAULT_ADDRESS, *([socket_path] if fits else [])))}
 
@@ -376,6 +379,9 @@ def _usual_listeners(queue: str) -> dict[str, ListenConfig]:
 def _queue(table: dict[str, Any], name: str) -> tuple[str, QueueConfig]:
     """The path, and the configuration; aliases without a domain are addresses of the server ``name``."""
     path = _text(table.pop("path", ""), "queue.path")
+    url = _text(table.pop("url", ""), "queue.url")
+    if path and url:
+        raise ConfigError("queue.url: queue.path is there, too; a queue is in one place")
     addresses = _table(table, "addresses")
     table["addresses"] = {"domains": [name], **addresses}
     config = read_dataclass(QueueConfig, table, "queue.", _READERS)
@@ -398,7 +404,7 @@ def _queue(table: dict[str, Any], name: str) -> tuple[str, QueueConfig]:
     for tenant, wanted in config.tenants.items():
         if wanted.weight <= 0 or wanted.per_hour < 0:
             raise ConfigError(f"queue.tenants.{escape(tenant)}: a weight is more than 0, per_hour not negative")
-    return path, config
+    return path or url, config
 
 
 def _table(rest: dict[str, Any], key: str) -> dict[str, Any]:

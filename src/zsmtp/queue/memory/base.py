@@ -41,6 +41,7 @@ class Shared:
         self.doubts: dict[int, set[AttemptKey]] = {}  # by lease: what must be settled before it is claimed from
         self.news: dict[str, News] = {}
         self.nodes: dict[str, float] = {}  # since when
+        self.draining: set[str] = set()
         self.statuses: dict[str, SiteStatus] = {}
 
 

@@ -76,6 +76,7 @@ class MemoryDelivery(MemoryBase):
         for key in [*keys, *sorted(orphans)]:
             sites.setdefault(self._data.site_of(key), []).append(key)
         others = self._data.agenda()
+        limit = 0 if self._node in self._shared.draining else limit
         taken = []
         for site, asked in sites.items():
             holding = leases.of_site(site)
@@ -212,7 +213,8 @@ class MemoryDelivery(MemoryBase):
         except TimeoutError:
             pass
         self._shared.news[self._node] = News()
-        return Arrivals(news.keys, frozenset(news.poked), news.rules)
+        drain = self._node in self._shared.draining
+        return Arrivals(news.keys, frozenset(news.poked), news.rules, drain=drain)
 
     async def report(self, statuses: Sequence[SiteStatus]) -> None:
         """Keep how sites are served."""

@@ -159,11 +159,20 @@ class MemoryOperating(MemoryBase):
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 alive=self._shared.leases.lives(node, self._monotonic()),
-                draining=False,
+                draining=node in self._shared.draining,
                 sites=sum(holding.node == node for holding in leases),
             )
             for node, since in self._shared.nodes.items()
         ]
+
+    async def drain(self, node: str) -> int:
+        """Ask a node to leave."""
+        self._begin("drain")
+        if node not in self._shared.news:
+            return 0
+        self._shared.draining.add(node)
+        self._shared.news[node].there.set()
+        return 1
 
     async def rules(self) -> list[Rule]:
         """The standing rules, oldest first."""

@@ -21,16 +21,18 @@ from zsmtp.queue.postgres import claims, leases
 from zsmtp.queue.postgres.connect import Database
 from zsmtp.queue.postgres.leases import Joining, Taking
 from zsmtp.queue.postgres.news import read_news
-from zsmtp.queue.postgres.pulse import Listener, Pulse, PulseAnswer
-from zsmtp.queue.postgres.results import Marking, PostgresResults, Settling
+from zsmtp.queue.postgres.pulse import NewsListener, Pulse, PulseAnswer
+from zsmtp.queue.postgres.results import MarkRequest, PostgresResults, SettleRequest
 from zsmtp.queue.postgres.transaction import WriteTransaction
-from zsmtp.queue.postgres.workers import JobKind, PostgresReader, PostgresWriter
+from zsmtp.queue.postgres.workers import PostgresJob, PostgresReader, PostgresWriter
 from zsmtp.queue.settling import attempt_of
 from zsmtp.queue.states import AttemptKey, Position, SubQueue
 from zsmtp.queue.store import Arrivals, Claimed, Doubt, Head, Lease, Settlement
 
 POLL = 1.0
 """Seconds between looks for what nobody notified of."""
+PATIENCE = 3.0
+"""Seconds until a node takes what is beyond its share, because nobody else does."""
 _KEYS = 500  # in one question
 
 log = logging.getLogger("zsmtp")
@@ -54,23 +56,25 @@ class PostgresDelivery:
         self._monotonic = monotonic
         self._pulse = pulse
         self._results = PostgresResults()
-        self._join = JobKind("beginning to deliver", leases.join)
-        self._leave = JobKind("giving leases back", leases.leave)
-        self._take = JobKind("taking leases", leases.take)
-        self._give_back = JobKind("giving leases back", self._results.give_back)
-        self._mark = JobKind("writing marks", self._results.mark, durable=self._results.must_wait)
-        self._repeat = JobKind("writing marks again", self._results.repeat_marks)
-        self._settle = JobKind("writing results", self._results.settle)
-        self.learning = JobKind("learning sites", _learn, durable=lambda sites: False)
-        self._report = JobKind("keeping the status of sites", self._results.report, durable=lambda report: False)
+        self._join = PostgresJob("beginning to deliver", leases.join)
+        self._leave = PostgresJob("giving leases back", leases.leave)
+        self._take = PostgresJob("taking leases", leases.take)
+        self._give_back = PostgresJob("giving leases back", self._results.give_back)
+        self._mark = PostgresJob("writing marks", self._results.mark, durable=self._results.must_wait)
+        self._repeat = PostgresJob("writing marks again", self._results.repeat_marks)
+        self._settle = PostgresJob("writing results", self._results.settle)
+        self.learning = PostgresJob("learning sites", _learn, durable=lambda sites: False)
+        self._report = PostgresJob("keeping the status of sites", self._results.report, durable=lambda report: False)
         self._keys: dict[int, set[str]] = {}  # by lease
         self._unsettled: dict[int, dict[AttemptKey, Doubt]] = {}  # by lease
         self._turned = monotonic()
         self._snapshot = ""
+        self._asked_for: dict[str, float] = {}  # keys that were not had, since when
+        self._surplus = 0
         self._there = asyncio.Event()
         self._asked = False
         self._loop = asyncio.get_running_loop()
-        self._listener: Listener | None = None
+        self._listener: NewsListener | None = None
         self._repeating: asyncio.Task[None] | None = None
         self.draining = False
         """Whether an operator asked this node to leave."""
@@ -96,7 +100,7 @@ class PostgresDelivery:
         self._snapshot = joined.snapshot
         self._pulse.beat_for(joined.node)
         if not self._database.pooled:
-            self._listener = Listener(self._database, self.look)
+            self._listener = NewsListener(self._database, self.look)
             self._listener.start()
 
     def look(self) -> None:
@@ -118,6 +122,7 @@ class PostgresDelivery:
         if answer.draining and not self.draining:
             self.draining = True
             self.wake()
+        self._surplus = answer.surplus
         if not answer.same_server and self._repeating is None and self.joined:
             self._repeating = self._loop.create_task(self._repeat_marks())
 
@@ -177,7 +182,13 @@ class PostgresDelivery:
     async def take(self, keys: Collection[str], *, limit: int) -> list[Lease]:
         """Lease sites without owner."""
         self._expect_node()
-        taken = await self._writer.do(self._take, Taking(self._results.node, list(keys), limit))
+        now = time.monotonic()
+        waited = [key for key in keys if self._asked_for.get(key, now) <= now - PATIENCE]
+        taken = await self._writer.do(self._take, Taking(self._results.node, list(keys), limit, not waited))
+        there = {key for lease in taken for key in lease.keys}
+        self._asked_for = {
+            key: at for key, at in self._asked_for.items() if key not in there and at > now - 10 * PATIENCE
+        } | {key: self._asked_for.get(key, now) for key in keys if key not in there}
         for lease in taken:
             self._keys[lease.number] = set(lease.keys)
             self._unsettled[lease.number] = {doubt.recipient.next_attempt: doubt for doubt in lease.doubts}
@@ -233,7 +244,7 @@ class PostgresDelivery:
         if VALID - self.age() < MARGIN or lease.number not in self._keys:
             return False
         return await self._writer.do(
-            self._mark, Marking(lease.number, frozenset(self._keys_of(lease)), attempts, self.age)
+            self._mark, MarkRequest(lease.number, frozenset(self._keys_of(lease)), attempts, self.age)
         )
 
     async def settle(
@@ -241,7 +252,7 @@ class PostgresDelivery:
     ) -> list[AttemptKey]:
         """Write results, with what is in hand after them."""
         unsettled = self._unsettled.get(lease.number, {})
-        request = Settling(
+        request = SettleRequest(
             lease.number, frozenset(self._keys_of(lease)), settlements, frozenset(in_hand), frozenset(unsettled)
         )
         conflicts = await self._writer.do(self._settle, request)
@@ -260,9 +271,10 @@ class PostgresDelivery:
             asked, self._asked = self._asked, False
             found = await self._reader.read("looking for new messages", partial(read_news, since=self._snapshot))
             self._snapshot = found.snapshot
-            if found.keys or found.rules or asked or time.monotonic() >= end:
+            if found.keys or found.poked or found.rules or asked or time.monotonic() >= end:
                 keys = {key: at / 1000 for key, at in found.keys.items()}
-                return Arrivals(keys, frozenset(found.poked), found.rules)
+                surplus, self._surplus = self._surplus, 0
+                return Arrivals(keys, frozenset(found.poked), found.rules, drain=self.draining, surplus=surplus)
 
     async def _wait(self, timeout: float) -> None:
         """Wait until somebody says that there is something new."""

@@ -58,7 +58,7 @@ class PostgresIntake:
     def submit(self, transaction: WriteTransaction, requests: list[Requested]) -> list[list[Accepted] | Exception]:
         """Insert messages; a request that cannot be taken inserts nothing and is answered by an error."""
         free = self._free_space()
-        rows = Rows(transaction, self._shard)
+        rows = NewRows(transaction, self._shard)
         many = sum(isinstance(one, NewMessage) or not one.message for request in requests for one in request)
         rows.next_id = transaction.draw(many) if many else 0
         answers: list[list[Accepted] | Exception] = []
@@ -79,7 +79,7 @@ class PostgresIntake:
         try:
             intake.check_room(self._free_space(), sum(len(data) for _, data in part.chunks))
             message = part.message or transaction.draw(1)
-            rows = Rows(transaction, self._shard)
+            rows = NewRows(transaction, self._shard)
             rows.add_part(part, message)
             _touch(transaction, message, new=not part.message)
         except QueueError as error:
@@ -120,7 +120,7 @@ class PostgresIntake:
         return accepted
 
 
-class Rows:
+class NewRows:
     """The rows of new messages: gathered request by request, inserted together."""
 
     def __init__(self, transaction: WriteTransaction, shard: int) -> None:

@@ -25,14 +25,20 @@ from zsmtp.queue.store import Doubt, Lease
 TAKES = "('zsmtp_id'::regclass::oid::bigint % 2147483647)::integer, 3"
 """The advisory lock of takes, as SQL."""
 _ALIVE = "n.valid_until > zsmtp_clock()"
+NODES = f"SELECT count(*) FROM zsmtp_node n WHERE {_ALIVE} AND NOT n.draining"
+"""How many nodes take leases, as SQL."""
 
 
 class Taking(NamedTuple):
-    """A request for leases of sites: by a node, of queue keys, so many at most."""
+    """A request for leases of sites: by a node, of queue keys, so many at most.
+
+    ``share``: no more than this node's share of all leases; it gets others when nobody took them for a while.
+    """
 
     node: int
     keys: Sequence[str]
     limit: int
+    share: bool
 
 
 class Joining(NamedTuple):
@@ -41,19 +47,19 @@ class Joining(NamedTuple):
     name: str
 
 
-class Joined(NamedTuple):
+class JoinedNode(NamedTuple):
     """A node, and what it has seen of the queue when it joined."""
 
     node: int
     snapshot: str
 
 
-def join(transaction: WriteTransaction, requests: list[Joining]) -> list[Joined]:
+def join(transaction: WriteTransaction, requests: list[Joining]) -> list[JoinedNode]:
     """Become nodes."""
     return [_join(transaction, request) for request in requests]
 
 
-def _join(transaction: WriteTransaction, request: Joining) -> Joined:
+def _join(transaction: WriteTransaction, request: Joining) -> JoinedNode:
     db = transaction.db
     node = int(one(db, "SELECT nextval('zsmtp_fence')"))
     db.execute(
@@ -61,7 +67,7 @@ def _join(transaction: WriteTransaction, request: Joining) -> Joined:
         "(%s, %s, %s, %s, %s, zsmtp_clock() + make_interval(secs => %s), zsmtp_incarnation())",
         (node, clean(request.name), clean(socket.gethostname()), os.getpid(), transaction.now, VALID),
     )
-    return Joined(node, str(one(db, "SELECT pg_current_snapshot()::text")))
+    return JoinedNode(node, str(one(db, "SELECT pg_current_snapshot()::text")))
 
 
 def leave(transaction: WriteTransaction, nodes: list[int]) -> list[list[int]]:
@@ -95,6 +101,8 @@ def _take(transaction: WriteTransaction, request: Taking) -> list[Lease]:
     candidates = list(dict.fromkeys([*request.keys, *_orphans(db)]))
     draining = db.execute("SELECT 1 FROM zsmtp_node WHERE id = %s AND draining", (request.node,)).fetchone()
     limit = 0 if draining else request.limit
+    if request.share and limit:
+        limit = min(limit, _share(db, request.node, len(candidates)))
     taken_keys = {
         key
         for (key,) in db.execute(
@@ -137,6 +145,18 @@ def _take(transaction: WriteTransaction, request: Taking) -> list[Lease]:
         ([key for key, _ in rows], [lease for _, lease in rows]),
     )
     return _leases(db, {leases[site]: site for site in new})
+
+
+def _share(db: Connection, node: int, asked: int) -> int:
+    """How many leases a node may take before it has its share of all, those that it asks for included."""
+    row = db.execute(
+        "SELECT (SELECT count(*) FROM zsmtp_lease), (SELECT count(*) FROM zsmtp_lease WHERE node = %s), "
+        f"({NODES})".encode(),
+        (node,),
+    ).fetchone()
+    assert row is not None
+    total, mine, nodes = row
+    return max(-(-(int(total) + asked) // max(int(nodes), 1)) - int(mine), 0)
 
 
 def _leases(db: Connection, numbers: dict[int, str]) -> list[Lease]:

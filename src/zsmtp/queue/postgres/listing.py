@@ -72,7 +72,7 @@ def ask(db: Connection, sql: str, values: Sequence[object] = ()) -> list[tuple[A
     return db.execute(sql.replace("%", "%%").replace("?", "%s").encode(), values).fetchall()
 
 
-class Asked(NamedTuple):
+class WantedRows(NamedTuple):
     """A filter as it is asked at a time, of a store of a shard."""
 
     filter: Filter
@@ -110,7 +110,7 @@ class ListPage(NamedTuple):
     after: Place | None
 
 
-def page(db: Connection, asked: Asked, after: Place, window: int) -> ListPage:
+def page(db: Connection, asked: WantedRows, after: Place, window: int) -> ListPage:
     """Look at up to ``window`` recipients behind a place."""
     after, end = _window(db, asked, after, window)
     where = asked.condition
@@ -127,7 +127,7 @@ def page(db: Connection, asked: Asked, after: Place, window: int) -> ListPage:
     return ListPage(rows, found[-1][:2] if len(found) == _ROWS else end)
 
 
-def places(db: Connection, asked: Asked, after: Place, window: int, most: int) -> tuple[list[Place], Place | None]:
+def places(db: Connection, asked: WantedRows, after: Place, window: int, most: int) -> tuple[list[Place], Place | None]:
     """As :func:`page`, but only where the recipients are."""
     after, end = _window(db, asked, after, window)
     where = asked.condition
@@ -141,7 +141,7 @@ def places(db: Connection, asked: Asked, after: Place, window: int, most: int) -
     return [(row[0], row[1]) for row in found], (found[-1][0], found[-1][1]) if len(found) == most else end
 
 
-def _window(db: Connection, asked: Asked, after: Place, window: int) -> tuple[Place, Place | None]:
+def _window(db: Connection, asked: WantedRows, after: Place, window: int) -> tuple[Place, Place | None]:
     """Behind which recipient to look, and to which one; None: to the last one that can match."""
     before, last = asked.between
     after = max(after, before)
@@ -155,7 +155,7 @@ def _window(db: Connection, asked: Asked, after: Place, window: int) -> tuple[Pl
     return after, None if end is None or end >= last else end
 
 
-def matching(db: Connection, asked: Asked, wanted: Sequence[Place]) -> list[tuple[Any, ...]]:
+def matching(db: Connection, asked: WantedRows, wanted: Sequence[Place]) -> list[tuple[Any, ...]]:
     """Those of some recipients that match, with their messages, in order."""
     where = asked.condition
     return ask(
@@ -177,7 +177,7 @@ def _row(values: tuple[Any, ...], in_hand: set[AttemptKey]) -> Row:
 # --------------------------------------------------------------------- counts
 
 
-def count(db: Connection, asked: Asked, by: str) -> dict[str, int]:
+def count(db: Connection, asked: WantedRows, by: str) -> dict[str, int]:
     """How many match, by a group."""
     if by not in GROUPS:
         raise QueueError(f"{by!r} is nothing to count by; known: {', '.join(GROUPS[1:])}")
@@ -205,7 +205,7 @@ def count(db: Connection, asked: Asked, by: str) -> dict[str, int]:
     return counted | ({OTHERS: rest} if rest else {})
 
 
-def _group(asked: Asked, by: str) -> tuple[str, tuple[object, ...]]:
+def _group(asked: WantedRows, by: str) -> tuple[str, tuple[object, ...]]:
     """The expression to group by, and its values."""
     if by == "state":
         return f"CASE WHEN {HELD} THEN 'held' WHEN {LEASED[0]} THEN 'leased' ELSE 'due' END", LEASED[1]
@@ -226,7 +226,7 @@ def history(db: Connection, message: int) -> list[HistoryEntry]:
     return [entry_from(row) for row in rows]
 
 
-def ends(db: Connection, asked: Asked, before: int | None) -> tuple[list[HistoryEntry], int | None]:
+def ends(db: Connection, asked: WantedRows, before: int | None) -> tuple[list[HistoryEntry], int | None]:
     """Some ends that match, youngest first, from before a place in the history; and before which to go on."""
     where = condition_of_ends(asked.filter, POSTGRES, now=asked.now, shard=asked.shard)
     if before is None:

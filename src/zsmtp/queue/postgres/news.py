@@ -35,6 +35,4 @@ def read_news(db: Connection, since: str) -> NewsRead:
         for key, at in zip(keys or (), due or (), strict=True):
             found.keys[key] = min(found.keys.get(key, at), at)
         found.poked.update(poked or ())
-    for key in found.poked:
-        found.keys.setdefault(key, 0)
     return found

@@ -16,7 +16,7 @@ from zsmtp.queue.intake import clean
 from zsmtp.queue.limits import BY_COMMAND, MAX_RULES
 from zsmtp.queue.operators import Change, Rule
 from zsmtp.queue.postgres import leases, results
-from zsmtp.queue.postgres.listing import Asked, Place, matching
+from zsmtp.queue.postgres.listing import Place, WantedRows, matching
 from zsmtp.queue.postgres.transaction import WriteTransaction, one
 from zsmtp.queue.settling import NoticeRule
 from zsmtp.queue.sql import RECIPIENT, message_from, recipient_from
@@ -32,7 +32,7 @@ _NEXT_RULE = "UPDATE zsmtp_meta SET value = (value::integer + 1)::text WHERE nam
 class PieceOfChange(NamedTuple):
     """A piece of a change: recipients that matched when they were looked up."""
 
-    asked: Asked
+    asked: WantedRows
     places: list[Place]
     change: Change
 
@@ -111,8 +111,6 @@ def _write(transaction: WriteTransaction, change: Change, rows: list[tuple[Any, 
     for row in rows:
         before = recipient_from(row)
         after = settling.changed(change, before)
-        if after.key != before.key:
-            transaction.poked.add(after.key)
         let_go = row[RECIPIENT.index("hold")] == 0 or change.hold == 0
         if let_go and not after.hold:
             transaction.tell(after.key, milliseconds(after.due))

@@ -2,8 +2,8 @@
 
 A node's leases are good for 20 s after its event loop turned last. :class:`Pulse` tells the database so every 5 s, from
 a thread of its own: a loop that is busy for a while loses nothing, and one that hangs loses its leases. The same thread
-sends the notifications, one for many commits, in transactions of their own. :class:`Listener` waits for them; without
-it (behind a pooler) the store looks every second all the same.
+sends the notifications, one for many commits, in transactions of their own. :class:`NewsListener` waits for them;
+without it (behind a pooler) the store looks every second all the same.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import psycopg
 
 from zsmtp.queue.leases import MARGIN, VALID
+from zsmtp.queue.postgres import leases
 from zsmtp.queue.postgres.connect import Connection, Database
 from zsmtp.queue.postgres.results import RENEW
 
@@ -26,6 +27,7 @@ BEAT = 5.0
 """Seconds between two heartbeats."""
 NOTIFY_PAUSE = 0.05
 """Seconds between two notifications at least."""
+SLACK = 10  # a node gives leases away when it has a tenth more than its share, and two
 _RETRY = 1.0  # seconds before a lost connection is made anew
 CHANNEL = "zsmtp_news"
 
@@ -36,6 +38,18 @@ class PulseAnswer(NamedTuple):
     draining: bool
     same_server: bool
     """Whether it is the server that has this node's marks."""
+    mine: int
+    """The leases of this node."""
+    all: int
+    """The leases of all nodes."""
+    nodes: int
+    """The nodes that take leases."""
+
+    @property
+    def surplus(self) -> int:
+        """How many leases this node has beyond its share; a few more than that are left where they are."""
+        share = -(-self.all // max(self.nodes, 1))
+        return self.mine - share if self.mine > share + share // SLACK + 1 else 0
 
 
 class Pulse(threading.Thread):
@@ -112,7 +126,10 @@ class Pulse(threading.Thread):
         if not self._node or age >= VALID - MARGIN:
             return
         row = db.execute(
-            f"{RENEW} RETURNING draining, incarnation = zsmtp_incarnation()".encode(), (VALID - age, self._node)
+            f"{RENEW} RETURNING draining, incarnation = zsmtp_incarnation(), "
+            "(SELECT count(*) FROM zsmtp_lease l WHERE l.node = zsmtp_node.id), (SELECT count(*) FROM zsmtp_lease), "
+            f"({leases.NODES})".encode(),
+            (VALID - age, self._node),
         ).fetchone()
         if row is not None:
             self._answered(PulseAnswer(*row))
@@ -124,7 +141,7 @@ class Pulse(threading.Thread):
             self._connection = None
 
 
-class Listener(threading.Thread):
+class NewsListener(threading.Thread):
     """Waits for notifications, and calls ``heard`` for each."""
 
     def __init__(self, database: Database, heard: Callable[[], None]) -> None:

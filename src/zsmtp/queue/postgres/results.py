@@ -27,7 +27,7 @@ from zsmtp.queue.store import Settlement
 _DEFERRED_TYPES = ("text", "bigint", "integer", "bigint", "boolean", "boolean", "text", "text", "bigint", "integer")
 
 
-class Marking(NamedTuple):
+class MarkRequest(NamedTuple):
     """A request for marks. ``age`` gives the seconds since the event loop turned last, when it is asked."""
 
     lease: int
@@ -36,7 +36,7 @@ class Marking(NamedTuple):
     age: Callable[[], float]
 
 
-class Settling(NamedTuple):
+class SettleRequest(NamedTuple):
     """A request to write results. ``keys`` are those of the lease; ``doubts`` what is in doubt of it."""
 
     lease: int
@@ -55,11 +55,11 @@ class PostgresResults:
 
     # ------------------------------------------------------------------ marks
 
-    def must_wait(self, marking: Marking) -> bool:
+    def must_wait(self, marking: MarkRequest) -> bool:
         """Whether the commit of marks has to wait for the disk: what is in hand, durably, covers them otherwise."""
         return not self.marks.in_hand(marking.lease).issuperset(marking.attempts)
 
-    def mark(self, transaction: WriteTransaction, requests: list[Marking]) -> list[bool]:
+    def mark(self, transaction: WriteTransaction, requests: list[MarkRequest]) -> list[bool]:
         """Write marks."""
         owned = leases.lock(transaction, {one.lease for one in requests}, self.node)
         if not owned or not self._is_good(transaction, min(one.age() for one in requests)):
@@ -103,7 +103,7 @@ class PostgresResults:
         self.write_again(transaction)
         return requests
 
-    def _mark(self, transaction: WriteTransaction, request: Marking) -> bool:
+    def _mark(self, transaction: WriteTransaction, request: MarkRequest) -> bool:
         if VALID - request.age() < MARGIN or not _may_mark(transaction.db, request.attempts, request.keys):
             return False
         self.marks.add(transaction, request.lease, request.attempts)
@@ -111,7 +111,7 @@ class PostgresResults:
 
     # ---------------------------------------------------------------- results
 
-    def settle(self, transaction: WriteTransaction, requests: list[Settling]) -> list[list[AttemptKey]]:
+    def settle(self, transaction: WriteTransaction, requests: list[SettleRequest]) -> list[list[AttemptKey]]:
         """Write results."""
         owned = leases.lock(transaction, {request.lease for request in requests}, self.node)
         attempts = [[settling.attempt_of(one) for one in request.settlements] for request in requests]
@@ -181,7 +181,7 @@ RENEW = (
 
 
 def _apply(
-    request: Settling,
+    request: SettleRequest,
     attempts: list[AttemptKey],
     changes: Changes,
     over: list[tuple[AttemptKey, bool]],
@@ -209,7 +209,7 @@ def _apply(
 
 
 def _foreign(
-    requests: list[Settling],
+    requests: list[SettleRequest],
     attempts: list[list[AttemptKey]],
     there: dict[Place, Current | None],
     owned: set[int],

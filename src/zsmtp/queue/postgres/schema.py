@@ -14,14 +14,13 @@ import psycopg
 
 from zsmtp.errors import QueueError
 from zsmtp.queue.ids import MAX_SHARD
+from zsmtp.queue.postgres.connect import Connection, Database, unavailable
 from zsmtp.queue.programs import check_program, numbered_files
 
 OLDEST_SERVER = 14
 """The oldest release of PostgreSQL that has what a queue needs (xid8 in snapshots, DETACH CONCURRENTLY)."""
 DAYS_AHEAD = 7
 _LOCK = 0x7A736D74  # of whoever migrates: "zsmt"
-
-Connection = psycopg.Connection[Any]
 
 
 def migrate(connection: Connection, shard: int | None = None) -> int:
@@ -47,6 +46,18 @@ def migrate(connection: Connection, shard: int | None = None) -> int:
         make_days(connection)
         _repair(connection)
     return shard_of(connection, shard)
+
+
+def has_queue(database: Database) -> bool:
+    """Whether there is a queue in a database; raises QueueUnavailable."""
+    try:
+        connection = database.connect()
+        try:
+            return bool(meta_of(connection))
+        finally:
+            connection.close()
+    except psycopg.Error as error:
+        raise unavailable(database, "opening it", error) from None
 
 
 def is_made(connection: Connection) -> bool:

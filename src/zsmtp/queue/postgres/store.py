@@ -30,16 +30,16 @@ from zsmtp.queue.limits import BY_COMMAND, CHUNK, HISTORY_KEPT, NOTICE_WAIT
 from zsmtp.queue.operators import Change, Health, NodeStatus, Row, Rule, SiteStatus
 from zsmtp.queue.postgres import check, claims, listing, sweep
 from zsmtp.queue.postgres.connect import Database, unavailable
+from zsmtp.queue.postgres.cursors import events
 from zsmtp.queue.postgres.delivery import PostgresDelivery
-from zsmtp.queue.postgres.events import events
 from zsmtp.queue.postgres.intake import PostgresIntake
-from zsmtp.queue.postgres.listing import Asked, Place
+from zsmtp.queue.postgres.listing import Place, WantedRows
 from zsmtp.queue.postgres.operating import PIECE, PieceOfChange, PostgresOperating
 from zsmtp.queue.postgres.pulse import Pulse
 from zsmtp.queue.postgres.schema import check_server, is_made, migrate, shard_of
 from zsmtp.queue.postgres.sweep import PieceOfSweep, SweepMemory
 from zsmtp.queue.postgres.transaction import WriteTransaction
-from zsmtp.queue.postgres.workers import JobKind, PostgresReader, PostgresWriter
+from zsmtp.queue.postgres.workers import PostgresJob, PostgresReader, PostgresWriter
 from zsmtp.queue.settling import NoticeRule
 from zsmtp.queue.staged import Notifying, Staged, StagedUpload, is_large, octets_of, octets_of_part
 from zsmtp.queue.states import AttemptKey, HistoryEntry, OwedNotice, Position, QueuedMessage, SubQueue
@@ -81,18 +81,18 @@ class PostgresStore:
         )
         intake = PostgresIntake(shard, free_space)
         operating = PostgresOperating(notice_rule)
-        self._submit = JobKind("taking messages", intake.submit, octets=octets_of)
-        self._part = JobKind("taking a large message", intake.write_part, octets=octets_of_part, durable=_no)
-        self._discard = JobKind("discarding a message", intake.discard, durable=_no)
-        self._notify = JobKind("queueing a notice", intake.notify)
-        self._change = JobKind("changing recipients", operating.change)
-        self._add_rule = JobKind("adding a rule", operating.add_rule)
-        self._release = JobKind("releasing recipients", operating.release)
-        self._letting_go = JobKind("letting recipients go", sweep.let_go, durable=_no)
-        self._probe = JobKind("looking whether it can be written", _probe)
-        self._drain = JobKind("asking a node to leave", _drain)
+        self._submit = PostgresJob("taking messages", intake.submit, octets=octets_of)
+        self._part = PostgresJob("taking a large message", intake.write_part, octets=octets_of_part, durable=_no)
+        self._discard = PostgresJob("discarding a message", intake.discard, durable=_no)
+        self._notify = PostgresJob("queueing a notice", intake.notify)
+        self._change = PostgresJob("changing recipients", operating.change)
+        self._add_rule = PostgresJob("adding a rule", operating.add_rule)
+        self._release = PostgresJob("releasing recipients", operating.release)
+        self._letting_go = PostgresJob("letting recipients go", sweep.let_go, durable=_no)
+        self._probe = PostgresJob("looking whether it can be written", _probe)
+        self._drain = PostgresJob("asking a node to leave", _drain)
         self._sweeps = [
-            JobKind("sweeping", run, durable=_no)
+            PostgresJob("sweeping", run, durable=_no)
             for run in (
                 sweep.uploads,
                 sweep.finished,
@@ -146,11 +146,6 @@ class PostgresStore:
         """The database, without user and password."""
         return self._database.name
 
-    @property
-    def draining(self) -> bool:
-        """Whether an operator asked this node to leave."""
-        return self._delivery.draining
-
     def _age(self) -> float:
         return self._delivery.age()
 
@@ -168,7 +163,7 @@ class PostgresStore:
                 self._pulse.start()
             self._pulse.notify()
 
-    async def _do(self, name: str, kind: JobKind[Any, Any], argument: object) -> Any:
+    async def _do(self, name: str, kind: PostgresJob[Any, Any], argument: object) -> Any:
         writer = self._writers[name]
         writer.check()
         if writer.ident is None:
@@ -364,8 +359,8 @@ class PostgresStore:
 
     # --------------------------------------------------------------- operators
 
-    def _asked(self, wanted: Filter) -> Asked:
-        return Asked(wanted, self._clock(), self._shard)
+    def _asked(self, wanted: Filter) -> WantedRows:
+        return WantedRows(wanted, self._clock(), self._shard)
 
     async def select(
         self, wanted: Filter, *, after: Position | None = None, limit: int | None = None

@@ -41,7 +41,7 @@ _PAUSE = 0.02  # seconds between them, times their number
 _ASK_AGAIN = 5.0  # seconds to look for what became of a transaction whose connection was lost
 
 
-class JobKind(Generic[A, R]):
+class PostgresJob(Generic[A, R]):
     """A kind of job. ``run`` is given all of a transaction and returns a result, or an exception, for each.
 
     ``durable`` tells whether the commit has to wait for the disk; ``octets`` how much content is written.
@@ -63,8 +63,8 @@ class JobKind(Generic[A, R]):
         self.octets = octets
 
 
-class _Job(NamedTuple):
-    kind: JobKind[Any, Any]
+class _WriterJob(NamedTuple):
+    kind: PostgresJob[Any, Any]
     argument: Any
     future: asyncio.Future[Any]
 
@@ -93,10 +93,10 @@ class PostgresWriter(WorkerThread):
         self.problem = ""
         """What the last transaction failed by, "" if it did not."""
 
-    def do(self, kind: JobKind[A, R], argument: A) -> asyncio.Future[R]:
+    def do(self, kind: PostgresJob[A, R], argument: A) -> asyncio.Future[R]:
         """Have a job done; the future raises QueueUnavailable if the database cannot be written."""
         future = self.future()
-        self.put(_Job(kind, argument, future))
+        self.put(_WriterJob(kind, argument, future))
         return future
 
     async def end(self) -> None:
@@ -116,7 +116,7 @@ class PostgresWriter(WorkerThread):
     def _serve(self) -> list[LastJob]:
         while True:
             jobs = self.take_all()
-            for part in _parts([job for job in jobs if isinstance(job, _Job)]):
+            for part in _parts([job for job in jobs if isinstance(job, _WriterJob)]):
                 self.answer(self._attempt(part))
             if ends := [job for job in jobs if isinstance(job, LastJob)]:
                 return ends
@@ -127,7 +127,7 @@ class PostgresWriter(WorkerThread):
                 self._connection.close()
             self._connection = None
 
-    def _attempt(self, jobs: list[_Job]) -> list[JobResult]:
+    def _attempt(self, jobs: list[_WriterJob]) -> list[JobResult]:
         """Do jobs in one transaction; those that cannot be together, one by one."""
         tries = 0
         while True:
@@ -158,14 +158,14 @@ class PostgresWriter(WorkerThread):
             self.problem = ""
             return answers
 
-    def _failed(self, jobs: list[_Job], error: Exception) -> list[JobResult]:
+    def _failed(self, jobs: list[_WriterJob], error: Exception) -> list[JobResult]:
         if isinstance(error, psycopg.Error) and not is_trouble(error):
             return [JobResult(job.future, None, error) for job in jobs]
         found = [caused(unavailable(self._database, job.kind.doing, error), error) for job in jobs]
         self.problem = str(found[0])
         return [JobResult(job.future, None, one) for job, one in zip(jobs, found, strict=True)]
 
-    def _transact(self, jobs: list[_Job]) -> list[JobResult]:
+    def _transact(self, jobs: list[_WriterJob]) -> list[JobResult]:
         if self._connection is None:
             self._connection = self._database.connect()
         db = self._connection
@@ -235,9 +235,9 @@ def roll_back(db: Connection) -> None:
             db.execute("ROLLBACK")
 
 
-def _parts(jobs: list[_Job]) -> Iterator[list[_Job]]:
+def _parts(jobs: list[_WriterJob]) -> Iterator[list[_WriterJob]]:
     """Jobs in transactions of bounded size."""
-    part: list[_Job] = []
+    part: list[_WriterJob] = []
     octets = 0
     for job in jobs:
         part.append(job)
@@ -249,8 +249,8 @@ def _parts(jobs: list[_Job]) -> Iterator[list[_Job]]:
         yield part
 
 
-def _run(transaction: WriteTransaction, jobs: list[_Job]) -> list[JobResult]:
-    groups: dict[int, list[_Job]] = {}
+def _run(transaction: WriteTransaction, jobs: list[_WriterJob]) -> list[JobResult]:
+    groups: dict[int, list[_WriterJob]] = {}
     for job in jobs:
         groups.setdefault(id(job.kind), []).append(job)
     answers = []
@@ -262,7 +262,7 @@ def _run(transaction: WriteTransaction, jobs: list[_Job]) -> list[JobResult]:
     return answers
 
 
-class _Question(NamedTuple):
+class _ReaderQuestion(NamedTuple):
     doing: str
     ask: Callable[[Connection], object]
     snapshot: bool
@@ -282,7 +282,7 @@ class PostgresReader(WorkerThread):
         future = self.future()
         if not self.is_alive() and self.ident is None:
             self.start()
-        self.put(_Question(doing, question, snapshot, future))
+        self.put(_ReaderQuestion(doing, question, snapshot, future))
         result: T = await future
         return result
 
@@ -305,10 +305,10 @@ class PostgresReader(WorkerThread):
             for job in self.take_all():
                 if isinstance(job, LastJob):
                     return job
-                if isinstance(job, _Question):
+                if isinstance(job, _ReaderQuestion):
                     self.answer([self._answer_to(job)])
 
-    def _answer_to(self, question: _Question) -> JobResult:
+    def _answer_to(self, question: _ReaderQuestion) -> JobResult:
         for last in (False, True):
             try:
                 return JobResult(question.future, self._ask(question), None)
@@ -327,7 +327,7 @@ class PostgresReader(WorkerThread):
                 return JobResult(question.future, None, error)
         raise AssertionError
 
-    def _ask(self, question: _Question) -> object:
+    def _ask(self, question: _ReaderQuestion) -> object:
         if self._connection is None:
             self._connection = self._database.connect()
         db = self._connection

@@ -412,6 +412,10 @@ class SQLiteStore:
         alive = self._delivery.delivers_somewhere()
         return await self._lists.read("reading who delivers", partial(listing.nodes, alive=alive))
 
+    async def drain(self, node: str) -> int:
+        """There is one process that delivers: stopping it is all there is."""
+        raise QueueError(f"queue {self._path}: one process delivers from a file; stop that one")
+
     async def rules(self) -> list[Rule]:
         """The standing rules, oldest first."""
         return await self._lists.read("reading rules", listing.rules)

@@ -41,8 +41,20 @@ def _parsed(text: str) -> _Cursor:
 
 def events(db: Connection, cursor: str, limit: int) -> tuple[str, list[HistoryEntry]]:
     """History behind a cursor, and the next cursor."""
-    since, until, xid, entry = _parsed(cursor)
-    until = until or ask(db, "SELECT pg_current_snapshot()::text")[0][0]
+    place = _parsed(cursor)
+    found: list[HistoryEntry] = []
+    if place.until:  # the rest of what came between two snapshots
+        cursor, found = _between(db, place, limit)
+        place = _parsed(cursor)
+    if len(found) < limit:
+        (now,) = ask(db, "SELECT pg_current_snapshot()::text")[0]
+        cursor, more = _between(db, place._replace(until=now), limit - len(found))
+        found += more
+    return cursor, found
+
+
+def _between(db: Connection, place: _Cursor, limit: int) -> tuple[str, list[HistoryEntry]]:
+    since, until, xid, entry = place
     came = "xid >= pg_snapshot_xmin(?::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, ?::pg_snapshot) AND "
     rows = ask(
         db,
@@ -52,6 +64,6 @@ def events(db: Connection, cursor: str, limit: int) -> tuple[str, list[HistoryEn
         (*((since, since) if since else ()), until, until, xid, entry, limit),
     )
     found = [entry_from(row[2:]) for row in rows]
-    if len(rows) < limit or not rows:
+    if len(rows) < limit:
         return until, found
-    return f"{since or _NOTHING}/{until}/{rows[-1][0]}.{rows[-1][1]}", found
+    return f"{since or _NOTHING}/{until}/{rows[-1][0]}.{rows[-1][1]}" if rows else until, found

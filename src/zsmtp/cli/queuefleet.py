@@ -1,0 +1,84 @@
+"""The verbs of ``zsmtp queue`` about the processes that deliver, and about the tables of a queue in a database:
+``nodes drain migrate``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from zsmtp.cli import queuejson, queuetext
+from zsmtp.cli.failure import CommandFailed
+from zsmtp.cli.queue import VerbContext
+from zsmtp.cli.sysexits import Exit
+from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.escape import escape
+from zsmtp.queue.location import Location
+from zsmtp.queue.stores import check_library
+
+
+async def nodes(context: VerbContext) -> int:
+    """``nodes``: the processes that deliver, or did a moment ago."""
+    found = await context.store.nodes()
+    if context.json:
+        documents = [queuejson.node_document(node) for node in found]
+        sys.stdout.write(queuejson.json_document("nodes", {"nodes": documents}))
+    elif found:
+        context.write(queuetext.nodes_heading(context.look))
+        for node in found:
+            context.write(queuetext.nodes_line(node, context.clock(), context.look))
+    else:
+        context.note("nobody delivers, and nobody did a moment ago")
+    return Exit.OK if found else Exit.NEGATIVE
+
+
+async def drain(context: VerbContext) -> int:
+    """``drain``: ask a node to leave."""
+    name = context.options.node
+    number = await context.store.drain(name)
+    if not number:
+        raise CommandFailed(
+            Exit.NEGATIVE, f"no node that delivers is called {escape(name)}; zsmtp queue nodes lists them"
+        )
+    if context.json:
+        sys.stdout.write(queuejson.json_document("drain", {"node": name, "asked": number}))
+    else:
+        context.write(
+            f"{queuetext.plural(number, 'node')} asked to leave: what is under way is ended, its sites are given back"
+        )
+    return Exit.OK
+
+
+async def migrate(where: Location, options: argparse.Namespace) -> int:
+    """``migrate``: make the tables of a queue in a database, or bring them up to date."""
+    if not where.url:
+        raise CommandFailed(Exit.USAGE, f"{escape(where.name)}: a file is brought up to date when it is opened")
+    check_library()
+    shard, number = await asyncio.to_thread(_migrate, where.url, options.shard)
+    if options.json:
+        sys.stdout.write(queuejson.json_document("migrate", {"queue": where.name, "shard": shard, "schema": number}))
+    else:
+        sys.stdout.write(
+            f"{escape(where.name)}: the tables are those of this program (schema {number}, shard {shard})\n"
+        )
+    return Exit.OK
+
+
+def _migrate(url: str, shard: int | None) -> tuple[int, int]:
+    import psycopg
+
+    from zsmtp.queue.postgres.connect import Database, unavailable
+    from zsmtp.queue.postgres.schema import meta_of, migrate
+
+    database = Database.of(url)
+    try:
+        with database.connect() as connection:
+            found = migrate(connection, shard)
+            return found, int(meta_of(connection)["schema"])
+    except psycopg.Error as error:
+        raise CommandFailed(Exit.TEMPORARY, escape(str(unavailable(database, "making the tables", error)))) from error
+    except QueueUnavailable as error:
+        raise CommandFailed(Exit.TEMPORARY, escape(str(error))) from error
+    except QueueError as error:
+        raise CommandFailed(Exit.USAGE, escape(str(error))) from error
