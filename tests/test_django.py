@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.postgres import cluster, needs_postgres
 from tests.support.receiver import receiving
 
 if pytest.importorskip("django").VERSION < (5, 1):
@@ -25,12 +26,11 @@ home = Path(sys.argv[1])
 settings.configure(
     DEFAULT_FROM_EMAIL="shop@example.org",
     EMAIL_BACKEND=f"zsmtp.django.{sys.argv[2]}",
-    DATABASES={"default": {
+    **{"DATABASES": {"default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": home / "app.db",
         "OPTIONS": {"init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL"},
-    }},
-    **eval(sys.argv[3]),
+    }}} | eval(sys.argv[3]),
 )
 django.setup()
 from django.core import mail
@@ -40,7 +40,7 @@ from zsmtp.queue.filter import Filter
 
 def queued(name):
     async def read():
-        async with zsmtp.aio.Queue.open(home / name) as queue:
+        async with zsmtp.aio.Queue.open(name if ":" in name else home / name) as queue:
             return [(row.recipient.address.decode(), row.message, b"".join(
                 [block async for block in queue.store.content(row.message.id, row.message.size)]
             )) async for row in queue.store.select(Filter())]
@@ -108,6 +108,39 @@ assert len(woken) == 2
 assert [one[0] for one in queued("app.db")] == ["kept@example.net", "alone@example.net"]
 """
     run(program, tmp_path, "QueueBackend", ZSMTP_DATABASE="default")
+
+
+@needs_postgres
+def test_mail_of_a_transaction_in_postgresql(tmp_path: Path) -> None:
+    url = cluster().database()
+    program = f"""
+class Undone(Exception): pass
+try:
+    with transaction.atomic():
+        assert send_mail("lost", "x", None, ["lost@example.net"]) == 1
+        raise Undone
+except Undone:
+    pass
+with transaction.atomic():
+    assert send_mail("kept", "x", None, ["kept@example.net"]) == 1
+    try:
+        with transaction.atomic():
+            send_mail("inner", "x", None, ["inner@example.net"])
+            raise Undone
+    except Undone:
+        pass
+    assert queued({url!r}) == []
+assert send_mail("alone", "x", None, ["alone@example.net"]) == 1
+assert [one[0] for one in queued({url!r})] == ["kept@example.net", "alone@example.net"]
+connection.close()
+"""
+    database = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": url.partition("///")[2].partition("?")[0],
+        "HOST": str(cluster().folder),
+        "USER": "zsmtp",
+    }
+    run(program, tmp_path, "QueueBackend", ZSMTP_DATABASE="default", DATABASES={"default": database})
 
 
 def test_trouble_is_raised_unless_it_is_to_be_silent(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ In the settings::
 
     EMAIL_BACKEND = "zsmtp.django.QueueBackend"     # or "zsmtp.django.DeliverBackend"
     ZSMTP_QUEUE = "sqlite:///var/lib/app/mail.db"   # without it: the environment's ZSMTP_QUEUE, else the system's queue
-    ZSMTP_DATABASE = "default"                      # instead: the queue's tables are in this SQLite database
+    ZSMTP_DATABASE = "default"                      # instead: the queue's tables are in this database
     ZSMTP_CONFIG = "/etc/zsmtp.toml"                # or a zsmtp.Config; how mail is delivered, and by which relays
 
 With ``ZSMTP_DATABASE`` a message is written in the transaction that is open there: mail of a request that is rolled
-back was never sent. That database is in WAL mode with ``synchronous=FULL``, and its transactions that send mail begin
-with ``BEGIN IMMEDIATE`` (``"OPTIONS": {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL"}``).
+back was never sent. Of PostgreSQL (psycopg 3) nothing else is asked; a SQLite database is in WAL mode with
+``synchronous=FULL``, and its transactions that send mail begin with ``BEGIN IMMEDIATE``
+(``"OPTIONS": {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL"}``).
 Another process delivers the queue: ``zsmtp.Queue.open(..., deliver=True)``.
 """
 
@@ -21,7 +22,8 @@ import sqlite3
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
+from urllib.parse import quote, urlencode
 
 from django import conf
 from django.core.exceptions import ImproperlyConfigured
@@ -35,8 +37,12 @@ from zsmtp.client.report import Report
 from zsmtp.errors import ZsmtpError
 from zsmtp.queue.blocking import Queue
 from zsmtp.queue.location import usual_location
+from zsmtp.queue.queue import CallersConnection
 
 __all__ = ["DeliverBackend", "QueueBackend"]
+
+_URL_OPTIONS = {"options", "passfile", "service", "sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs"}
+"""Options of a database that are passed on to the queue's own connections."""
 
 _open: dict[tuple[int, str], Queue] = {}
 _lock = threading.Lock()
@@ -72,8 +78,8 @@ class QueueBackend(BaseEmailBackend):
         return sent
 
     def _submit(self, message: EmailMessage, recipients: list[str]) -> None:
-        connection = None if self._database is None else _sqlite(self._database)
-        queue = _queue(_file_of(self._database) if self._database is not None else self._location)
+        connection = None if self._database is None else _connection(self._database)
+        queue = _queue(_place_of(self._database) if self._database is not None else self._location)
         queue.submit(message.message(), sender=message.from_email, recipients=recipients, connection=connection)
         if self._database is not None:
             transaction.on_commit(queue.wake, using=self._database)
@@ -145,14 +151,26 @@ def _queue(location: str | None) -> Queue:
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
-def _file_of(alias: str) -> str:
-    return str(connections[alias].settings_dict["NAME"])
+def _place_of(alias: str) -> str:
+    """Where the queue in a database of the project is: a file, or a URL."""
+    settings = connections[alias].settings_dict
+    if connections[alias].vendor != "postgresql":
+        return str(settings["NAME"])
+    options = {name: str(value) for name, value in settings.get("OPTIONS", {}).items() if name in _URL_OPTIONS}
+    for name, key in (("host", "HOST"), ("port", "PORT"), ("user", "USER"), ("password", "PASSWORD")):
+        if settings.get(key):
+            options[name] = str(settings[key])
+    return f"postgresql:///{quote(str(settings['NAME']), safe='')}?{urlencode(options)}"
 
 
-def _sqlite(alias: str) -> sqlite3.Connection:
+def _connection(alias: str) -> CallersConnection:
     """The connection of a database of the project, in this thread."""
     database = connections[alias]
     database.ensure_connection()
-    if not isinstance(database.connection, sqlite3.Connection):
-        raise ImproperlyConfigured(f"ZSMTP_DATABASE: {alias!r} is no SQLite database; name a queue by ZSMTP_QUEUE")
-    return database.connection
+    found = database.connection
+    if isinstance(found, sqlite3.Connection) or type(found).__module__.partition(".")[0] == "psycopg":
+        return cast(CallersConnection, found)
+    raise ImproperlyConfigured(
+        f"ZSMTP_DATABASE: {alias!r} is neither a SQLite database nor one of PostgreSQL by psycopg 3; "
+        "name a queue by ZSMTP_QUEUE"
+    )

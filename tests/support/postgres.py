@@ -148,6 +148,10 @@ class Cluster:
         self._create(name, self._template if template else "template1")
         return self.url(name)
 
+    def make(self, name: str) -> None:
+        """Make an empty database."""
+        self._create(name, "template1")
+
     def _create(self, name: str, template: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")

@@ -13,7 +13,6 @@ Processes that fork, as web servers do, open the queue after they did.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Coroutine, Iterable
 from datetime import datetime
 from os import PathLike
@@ -29,7 +28,7 @@ from zsmtp.net.loopthread import LoopThread
 from zsmtp.queue import queue as asynchronous
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.ingest import QueueSubmission
-from zsmtp.queue.queue import EVENTS
+from zsmtp.queue.queue import EVENTS, CallersConnection
 from zsmtp.queue.states import HistoryEntry
 from zsmtp.queue.tracking import MessageStatus, Recall
 
@@ -93,7 +92,7 @@ class Queue:
         not_before: float | datetime | None = None,
         expires: float | datetime | None = None,
         idempotency_key: str = "",
-        connection: sqlite3.Connection | None = None,
+        connection: CallersConnection | None = None,
         **options: Unpack[OptionArguments],
     ) -> str:
         """Queue a message, and return its id when it is on the disk; see :meth:`zsmtp.aio.Queue.submit`.

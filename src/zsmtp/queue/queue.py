@@ -25,7 +25,7 @@ from contextlib import suppress
 from datetime import datetime
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from zsmtp.client.client import Submission
 from zsmtp.client.config import Config
@@ -46,6 +46,8 @@ from zsmtp.queue.tracking import MessageStatus, Recall
 from zsmtp.queue.uploading import in_threads, upload_blocks
 
 if TYPE_CHECKING:
+    import psycopg
+
     from zsmtp.proto.mailoptions import OptionArguments
     from zsmtp.queue.runner import Runner
 
@@ -55,7 +57,14 @@ _TAKE_OVER = 2.0  # seconds between tries to become the process that delivers
 _GRACE = 30.0  # seconds that a deliverer may take beyond what the configuration gives it to stop
 _IN_TRANSACTION = 64 << 20  # octets of contents in one transaction: they are in memory meanwhile
 
+CallersConnection: TypeAlias = "sqlite3.Connection | psycopg.Connection[Any] | psycopg.AsyncConnection[Any]"
+"""What a caller's own transaction may be of."""
+
 log = logging.getLogger("zsmtp")
+
+
+def _kind(connection: object) -> str:
+    return f"{type(connection).__module__}.{type(connection).__qualname__}"
 
 
 class Queue:
@@ -216,7 +225,7 @@ class Queue:
         not_before: float | datetime | None = None,
         expires: float | datetime | None = None,
         idempotency_key: str = "",
-        connection: sqlite3.Connection | None = None,
+        connection: CallersConnection | None = None,
         **options: Unpack[OptionArguments],
     ) -> str:
         """Queue a message, and return its id when it is on the disk.
@@ -226,9 +235,11 @@ class Queue:
         queued: the id is that of the first, or Conflict is raised if it was another message. A message of more than
         1 MiB is read and written in parts. If this call is cancelled, the message may be queued all the same.
 
-        With ``connection`` it is written in the caller's own transaction in the file of this queue, in the thread of
-        this event loop, whole in memory: it is queued if and only if the caller commits. Delivery begins a second after
-        that at most, at once after :meth:`wake`. The connection must be in WAL mode with ``synchronous = FULL``.
+        With ``connection`` it is written in the caller's own transaction in the database of this queue, whole in
+        memory: it is queued if and only if the caller commits. Delivery begins a second after that at most, at once
+        after :meth:`wake`. The connection is one of ``sqlite3``, in WAL mode with ``synchronous = FULL``, or of psycopg
+        (``Connection`` or ``AsyncConnection``), whose ``synchronous_commit`` is not off. All but the last are used in
+        the thread of this event loop.
         """
         submission = QueueSubmission(
             message=message,
@@ -243,7 +254,7 @@ class Queue:
             **options,
         )
         if connection is not None:
-            return self.submit_in(connection, submission)
+            return await self._submit_in(connection, submission)
         with await self._read_aside(submission) as one:
             return await self.put(one)
 
@@ -288,20 +299,58 @@ class Queue:
         (accepted,) = await store.submit((one.new,))
         return accepted
 
-    def submit_in(self, connection: sqlite3.Connection, submission: Submission) -> str:
+    def submit_in(self, connection: CallersConnection, submission: Submission) -> str:
         """Queue a message in the caller's transaction, in the caller's thread; see :meth:`submit`."""
+        with self._read_whole(submission) as one:
+            if self._location.url:
+                import psycopg
+
+                from zsmtp.queue.postgres import caller
+
+                if not isinstance(connection, psycopg.Connection):
+                    raise QueueError(f"a queue in PostgreSQL needs a connection of psycopg, not {_kind(connection)}")
+                (accepted,) = caller.submit_in(connection, [one.whole()], queue=self._uid)
+                return self._text(accepted)
+            from zsmtp.queue.sqlite.caller import submit_in
+
+            if not isinstance(connection, sqlite3.Connection):
+                raise QueueError(f"a queue in a file needs a connection of sqlite3, not {_kind(connection)}")
+            (accepted,) = submit_in(connection, [one.whole()], path=self._file)
+        return self._text(accepted)
+
+    async def _submit_in(self, connection: CallersConnection, submission: Submission) -> str:
+        """As :meth:`submit_in`, for connections of asyncio, too."""
+        if not self._location.url or not hasattr(connection, "__aenter__"):
+            return self.submit_in(connection, submission)
+        import psycopg
+
+        from zsmtp.queue.postgres.caller import submit_in_async
+
+        if not isinstance(connection, psycopg.AsyncConnection):
+            raise QueueError(f"a queue in PostgreSQL needs a connection of psycopg, not {_kind(connection)}")
+        with self._read_whole(submission) as one:
+            (accepted,) = await submit_in_async(connection, [one.whole()], queue=self._uid)
+        return self._text(accepted)
+
+    def _read_whole(self, submission: Submission) -> Ingested:
+        """Read a message for a transaction of the caller's: it is in memory meanwhile."""
         self._check()
         if self._location.in_memory:
             raise QueueError("a queue in memory is in no database: there is no transaction to submit in")
-        from zsmtp.queue.sqlite.caller import submit_in
-
-        with self.read(submission) as one:
-            if one.size > _IN_TRANSACTION:
+        one = self.read(submission)
+        if one.size > _IN_TRANSACTION:
+            with one:
                 raise SubmissionError(
                     f"the message has {one.size} octets; {_IN_TRANSACTION} are the limit in a caller's transaction"
                 )
-            (accepted,) = submit_in(connection, [one.whole()], path=self._file)
-        return self._text(accepted)
+        return one
+
+    @property
+    def _uid(self) -> str:
+        from zsmtp.queue.postgres.store import PostgresStore
+
+        assert isinstance(self._opened, PostgresStore)
+        return self._opened.uid
 
     def wake(self) -> None:
         """Have messages looked for at once that were submitted in a transaction of the caller's. Not a coroutine."""

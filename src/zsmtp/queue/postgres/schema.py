@@ -7,6 +7,7 @@ the database names the oldest program that may use it.
 
 from __future__ import annotations
 
+import uuid
 from importlib import resources
 from typing import Any
 
@@ -41,7 +42,7 @@ def migrate(connection: Connection, shard: int | None = None) -> int:
                 connection.execute(text.encode())
                 values = {"schema": str(number), "min_program": oldest}
                 if number == 1:
-                    values |= {"shard": str(shard or 0), "last_rule": "0"}
+                    values |= {"shard": str(shard or 0), "last_rule": "0", "uid": uuid.uuid4().hex}
                 _keep(connection, values)
         make_days(connection)
         _repair(connection)
@@ -74,6 +75,11 @@ def shard_of(connection: Connection, shard: int | None) -> int:
         raise QueueError(f"queue {name_of(connection)} is shard {found}, not {shard}")
     assert 0 <= found <= MAX_SHARD
     return found
+
+
+def uid_of(connection: Connection) -> str:
+    """What tells this queue from others."""
+    return meta_of(connection)["uid"]
 
 
 def check_server(connection: Connection) -> None:

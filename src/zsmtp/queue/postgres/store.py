@@ -36,7 +36,7 @@ from zsmtp.queue.postgres.intake import PostgresIntake
 from zsmtp.queue.postgres.listing import Place, WantedRows
 from zsmtp.queue.postgres.operating import PIECE, PieceOfChange, PostgresOperating
 from zsmtp.queue.postgres.pulse import Pulse
-from zsmtp.queue.postgres.schema import check_server, is_made, migrate, shard_of
+from zsmtp.queue.postgres.schema import check_server, is_made, migrate, shard_of, uid_of
 from zsmtp.queue.postgres.sweep import PieceOfSweep, SweepMemory
 from zsmtp.queue.postgres.transaction import WriteTransaction
 from zsmtp.queue.postgres.workers import PostgresJob, PostgresReader, PostgresWriter
@@ -58,6 +58,7 @@ class PostgresStore:
         self,
         database: Database,
         shard: int,
+        uid: str,
         *,
         history_kept: float,
         notice_rule: NoticeRule,
@@ -68,6 +69,8 @@ class PostgresStore:
         loop = asyncio.get_running_loop()
         self._database = database
         self._shard = shard
+        self.uid = uid
+        """What tells this queue from others."""
         self._history_kept = history_kept
         self._clock = clock
         self._free_space = free_space
@@ -125,10 +128,11 @@ class PostgresStore:
         QueueUnavailable if the database cannot be reached, ConfigError for a URL that is none.
         """
         database = Database.of(url)
-        found = await asyncio.to_thread(_prepare, database, shard)
+        found, uid = await asyncio.to_thread(_prepare, database, shard)
         return cls(
             database,
             found,
+            uid,
             history_kept=history_kept,
             notice_rule=notice_rule,
             clock=clock,
@@ -508,13 +512,14 @@ def _drain(transaction: WriteTransaction, nodes: list[str]) -> list[int]:
     ]
 
 
-def _prepare(database: Database, shard: int | None) -> int:
-    """Make the tables, if they are not there; returns the shard."""
+def _prepare(database: Database, shard: int | None) -> tuple[int, str]:
+    """Make the tables, if they are not there; returns the shard and the uid."""
     try:
         connection = database.connect()
         try:
             check_server(connection)
-            return shard_of(connection, shard) if is_made(connection) else migrate(connection, shard)
+            found = shard_of(connection, shard) if is_made(connection) else migrate(connection, shard)
+            return found, uid_of(connection)
         finally:
             connection.close()
     except psycopg.Error as error:

@@ -3,7 +3,7 @@
 -- Leases go by the database's clock alone. Rows that others are to see in the order in which they became visible carry
 -- the id of their transaction (xid): what a snapshot did not have is what came after it.
 
--- Single values: schema, shard, min_program; last_rule, the number that a rule got last.
+-- Single values: schema, shard, min_program; uid, which tells this queue from others; last_rule, the number that a rule got last.
 CREATE TABLE zsmtp_meta (
     name text PRIMARY KEY,
     value text NOT NULL
