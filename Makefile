@@ -14,7 +14,7 @@ PYTEST := -m pytest -q -n $(WORKERS) --dist worksteal
 # What one process has compiled the next finds: tests start hundreds of them.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run run-agent test check format lint types tests coverage explore docs recordings interop bench lock clean
+.PHONY: help run run-agent test check format lint types tests coverage explore docs recordings interop chaos bench lock clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -78,6 +78,11 @@ recordings: $(READY)
 interop: $(READY)
 	tests/interop/install.sh "$(INTEROP_DIR)"
 	ZSMTP_INTEROP_DIR="$(INTEROP_DIR)" $(BIN)/python -m pytest -q -m interop tests/interop
+
+## make chaos       three nodes and a PostgreSQL of their own for ten minutes,
+##                  while everything dies at random (SECONDS=600 SEED=1)
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos.fleet --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
 ## make bench       what things cost, beside peers, in ratios
 bench: $(READY)

@@ -1,4 +1,4 @@
-"""What the queue delivers: messages per second from SQLite to a receiver on the other core, with marks and history.
+"""What the queue delivers: messages per second from the queue to a receiver on the other core, with marks and history.
 
 Each run queues messages of 4 KB for some sites, durably and in groups, and lets one node deliver them all to one
 receiver (``bench/sinks.py``, a process of its own) with and without CHUNKING. CPU is that of the delivering process
@@ -10,16 +10,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from databases import Databases, databases
 from sinks import ready_sinks
 from table import machine
 
@@ -32,7 +31,6 @@ from zsmtp.proto.plan import Envelope, EnvelopeRecipient
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.connections import EngineConnections
 from zsmtp.queue.runner import Runner
-from zsmtp.queue.sqlite.store import SQLiteStore
 from zsmtp.queue.states import HistoryEntry
 from zsmtp.queue.submission import Submitter
 
@@ -44,10 +42,10 @@ def address(number: int) -> bytes:
     return b"user%d@site%d.example.com" % (number, number % 7)
 
 
-async def queued(folder: Path, port: int, count: int) -> tuple[float, float]:
+async def queued(places: Databases, port: int, count: int) -> tuple[float, float]:
     """Seconds and seconds of CPU to deliver so many messages from a queue."""
     config = Config(relay=Relay.from_url(f"smtp://127.0.0.1:{port}"))
-    store = await SQLiteStore.open(folder / f"{port}-{time.monotonic_ns()}.db")
+    store = await places.open(places.fresh())
     submitter = Submitter(Destinations(config), QueueConfig())
     for start in range(0, count, 500):
         now = time.time()
@@ -99,15 +97,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--postgres", action="store_true", help="a PostgreSQL of its own instead of a SQLite file")
     chosen = parser.parse_args()
     print(f"{machine()}; {chosen.messages} messages of {len(CONTENT)} octets, {chosen.rounds} rounds, medians (ranges)")
-    folder = Path(tempfile.mkdtemp(prefix="zsmtp-bench-"))
-    try:
+    with databases(postgres=chosen.postgres) as places:
         for chunking in (False, True):
             found: dict[str, list[tuple[float, float]]] = {"queue": [], "library": []}
             with ready_sinks(1, chunking=chunking) as (port,):
                 for _ in range(chosen.rounds):
-                    found["queue"].append(asyncio.run(queued(folder, port, chosen.messages)))
+                    found["queue"].append(asyncio.run(queued(places, port, chosen.messages)))
                     found["library"].append(asyncio.run(direct(port, chosen.messages)))
             for name, spent in found.items():
                 rates = sorted(chosen.messages / seconds for seconds, _ in spent)
@@ -118,9 +116,7 @@ def main() -> None:
                     f" ({rates[0]:.0f} to {rates[-1]:.0f})"
                     f"  {cpu:5.0f} us of CPU a message"
                 )
-    finally:
-        shutil.rmtree(folder)
-        os.sync()
+    os.sync()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What the queue's SQLite store costs: microseconds of CPU and messages per second, from 1,000 to 1,000,000 queued.
+"""What the queue's store costs: microseconds of CPU and messages per second, from 1,000 to 1,000,000 queued.
 
 The store alone, without SMTP: messages are submitted, claimed, marked and settled as delivered, in one flow, one group
-after the other, and then one message after the other. CPU is that of the process with all its threads. Everything is
-durable, so what a commit costs on the disk is in the rates; the first lines say what one costs here, and what the same
-octets cost in a bare table of one column with the same commits. Queued messages are 200 for each site, of 20 tenants.
+after the other, and then one message after the other. CPU is that of the process with all its threads; with
+``--postgres`` that of the server comes on top. Everything is durable, so what a commit costs on the disk is in the
+rates; the first lines say what one costs here, and what the same octets cost in a bare SQLite table of one column with
+the same commits. Queued messages are 200 for each site, of 20 tenants.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ import argparse
 import asyncio
 import os
 import resource
-import shutil
 import sqlite3
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -25,13 +24,15 @@ from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from databases import Databases, databases
 from table import machine
 
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.ids import to_text
-from zsmtp.queue.sqlite.store import SQLiteStore
+from zsmtp.queue.location import locate
 from zsmtp.queue.states import START, AttemptKey, HistoryEntry, Outcome
-from zsmtp.queue.store import Claimed, Ended, Lease, NewMessage, NewRecipient
+from zsmtp.queue.store import Claimed, Ended, Lease, NewMessage, NewRecipient, QueueStore
+from zsmtp.queue.stores import open_store
 
 T = TypeVar("T")
 
@@ -84,14 +85,14 @@ class Cost:
         )
 
 
-async def fill(store: SQLiteStore, count: int, sites: int) -> None:
+async def fill(store: QueueStore, count: int, sites: int) -> None:
     due = time.time() - 3600
     for start in range(0, count, 1000):
         await store.submit([message(start + n, sites, SMALL, due) for n in range(min(1000, count - start))])
 
 
-async def submits(folder: Path, size: int, total: int) -> Cost:
-    store = await SQLiteStore.open(folder / "submit.db")
+async def submits(places: Databases, size: int, total: int) -> Cost:
+    store = await places.open(places.fresh())
     cost = Cost()
     for start in range(0, total, size):
         group = [message(start + n, 100, OCTETS, time.time()) for n in range(size)]
@@ -129,7 +130,7 @@ def delivered(claimed: Sequence[Claimed]) -> list[Ended]:
 class Cycle:
     """Messages on their way through the store, a group of one site at a time."""
 
-    def __init__(self, store: SQLiteStore, group: int) -> None:
+    def __init__(self, store: QueueStore, group: int) -> None:
         self.store = store
         self.group = group
         self.costs = {name: Cost() for name in ("submit", "claim", "mark", "settle")}
@@ -181,8 +182,8 @@ def attempts(claimed: Sequence[Claimed]) -> list[AttemptKey]:
     return [one.recipient.next_attempt for one in claimed]
 
 
-async def cycle(folder: Path, queued: int, messages: int) -> SQLiteStore:
-    store = await SQLiteStore.open(folder / "cycle.db")
+async def cycle(places: Databases, url: str, queued: int, messages: int) -> QueueStore:
+    store = await places.open(url)
     sites = max(queued // GROUP, 1)
     await fill(store, queued, sites)
     await store.join("bench")
@@ -194,7 +195,7 @@ async def cycle(folder: Path, queued: int, messages: int) -> SQLiteStore:
     return store
 
 
-async def operators(store: SQLiteStore) -> list[str]:
+async def operators(store: QueueStore) -> list[str]:
     lines = []
     some = next(iter([row.message async for row in store.select(Filter(), limit=1)]))
 
@@ -262,10 +263,10 @@ def most_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-async def start_up(path: str) -> None:
+async def start_up(url: str) -> None:
     """In a process of its own: how long until sites can be leased, and how much memory that takes."""
     cpu, start = time.process_time(), time.perf_counter()
-    store = await SQLiteStore.open(path)
+    store = await open_store(locate(url))
     await store.join("bench")
     agenda = await store.agenda()
     leases = await store.take(sorted(agenda, key=agenda.__getitem__)[:100], limit=100)
@@ -278,27 +279,25 @@ async def start_up(path: str) -> None:
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="zsmtp-bench-", dir=arguments.folder))
-    try:
-        print(machine(), f"SQLite {sqlite3.sqlite_version}, fdatasync of 4 KB {disk(folder):.2f} ms", sep="; ")
+    with databases(postgres=arguments.postgres, folder=arguments.folder) as places:
+        folder = places.folder
+        engine = "PostgreSQL" if arguments.postgres else f"SQLite {sqlite3.sqlite_version}"
+        print(machine(), f"{engine}, fdatasync of 4 KB {disk(folder):.2f} ms", sep="; ")
         print(f"\nmessages of {OCTETS} octets submitted")
         for size, total in ((1, 500), (100, arguments.messages)):
             cpu, rate = bare(folder, size, total)
             print(f"  {'bare table, by ' + str(size):34}{cpu:9.1f} us CPU{rate:10.0f} /s")
-            print((await submits(folder, size, total)).line(f"by {size}"))
-            for file in folder.glob("*.db*"):
-                file.unlink()
+            print((await submits(places, size, total)).line(f"by {size}"))
+            places.forget()
         for queued in arguments.queued:
-            store = await cycle(folder, queued, arguments.messages)
+            url = places.fresh()
+            store = await cycle(places, url, queued, arguments.messages)
             if queued == max(arguments.queued):
                 print("\n".join(await operators(store)))
             await store.close()
             if queued == max(arguments.queued):
-                subprocess.run([sys.executable, __file__, "--start", str(folder / "cycle.db")], check=True)
-            for file in folder.glob("*.db*"):
-                file.unlink()
-    finally:
-        shutil.rmtree(folder)
+                subprocess.run([sys.executable, __file__, "--start", url], check=True)
+            places.forget()
 
 
 if __name__ == "__main__":
@@ -306,6 +305,7 @@ if __name__ == "__main__":
     parser.add_argument("--messages", type=int, default=20_000, help="messages in each run")
     parser.add_argument("--queued", type=int, nargs="*", default=[1000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--folder", help="where the files are made")
-    parser.add_argument("--start", metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--postgres", action="store_true", help="a PostgreSQL of its own instead of SQLite files")
+    parser.add_argument("--start", metavar="URL", help=argparse.SUPPRESS)
     given = parser.parse_args()
     asyncio.run(start_up(given.start) if given.start else main(given))

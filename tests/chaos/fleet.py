@@ -119,6 +119,7 @@ class Fleet:
         self.receivers = Receivers(random.Random(seed + 1))
         self._receivers = receivers
         self._over = asyncio.Event()
+        self._restarting = asyncio.Lock()
 
     async def run(self) -> None:
         """Live it through."""
@@ -198,7 +199,6 @@ class Fleet:
                 break
             task = asyncio.create_task(self.chance.choice(kinds)())
             under_way.add(task)
-            task.add_done_callback(under_way.discard)
         await asyncio.gather(*under_way)
 
     def _node(self) -> ChaosNode:
@@ -229,7 +229,8 @@ class Fleet:
         if self.chance.random() < 0.5:
             return
         self.faults["database restarted at once"] += 1
-        await asyncio.to_thread(self.cluster.crash)
+        async with self._restarting:
+            await asyncio.to_thread(self.cluster.crash)
 
     async def _vanish(self) -> None:
         self.faults["receiver vanished"] += 1

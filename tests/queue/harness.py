@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import psycopg
-from tests.support.postgres import cluster
+from tests.support.postgres import cluster, installed
 
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.leases import VALID
@@ -268,9 +268,10 @@ class Make(Protocol):
 STORES: dict[str, Make] = {
     "memory": lambda folder: MemoryHarness(),
     "sqlite": SQLiteHarness,
-    "postgres": lambda folder: PostgresHarness(),
 }
 """All stores that are held to the contract."""
+if installed():
+    STORES["postgres"] = lambda folder: PostgresHarness()
 
 
 def play(harness: Harness, scenario: Callable[[Harness], Awaitable[None]]) -> None:

@@ -28,7 +28,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from zsmtp.errors import QueueUnavailable
+from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.queue import settlement
 from zsmtp.queue.config import Deliver, QueueConfig
 from zsmtp.queue.connections import Connections
@@ -181,7 +181,7 @@ class Runner:
             return
         try:
             await self.store.give_back([site.lease for site in self._sites.values()])
-        except QueueUnavailable as error:
+        except QueueError as error:  # they end with the store; what has a mark is in doubt then
             self.unavailable(error)
 
     async def _beating(self, work: Coroutine[Any, Any, Any]) -> None:

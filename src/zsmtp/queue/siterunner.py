@@ -566,6 +566,9 @@ class SiteWorker:
         self._denied = True
         if runner.results.problem or site.lost:
             return False
+        before = [job.marked for job, _ in jobs]
+        for job, _ in jobs:
+            job.marked = True  # whatever ends the wait: it may be written by then
         try:
             allowed = await runner.store.mark(site.lease, attempts)
         except QueueUnavailable as error:
@@ -573,11 +576,11 @@ class SiteWorker:
             site.pause()
             return False
         if not allowed:
+            for (job, _), was in zip(jobs, before, strict=True):
+                job.marked = was
             runner.lose(site)
             return False
         self._denied = False
-        for job, _ in jobs:
-            job.marked = True
         return True
 
     async def _idle(self) -> bool:

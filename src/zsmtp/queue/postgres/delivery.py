@@ -45,6 +45,7 @@ class PostgresDelivery:
         self,
         database: Database,
         writer: PostgresWriter,
+        takes: PostgresWriter,
         reader: PostgresReader,
         *,
         monotonic: Callable[[], float],
@@ -52,6 +53,7 @@ class PostgresDelivery:
     ) -> None:
         self._database = database
         self._writer = writer
+        self._takes = takes
         self._reader = reader
         self._monotonic = monotonic
         self._pulse = pulse
@@ -184,7 +186,7 @@ class PostgresDelivery:
         self._expect_node()
         now = time.monotonic()
         waited = [key for key in keys if self._asked_for.get(key, now) <= now - PATIENCE]
-        taken = await self._writer.do(self._take, Taking(self._results.node, list(keys), limit, not waited))
+        taken = await self._takes.do(self._take, Taking(self._results.node, list(keys), limit, not waited))
         there = {key for lease in taken for key in lease.keys}
         self._asked_for = {
             key: at for key, at in self._asked_for.items() if key not in there and at > now - 10 * PATIENCE

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ from zsmtp.queue.store import Doubt, Lease
 TAKES = "('zsmtp_id'::regclass::oid::bigint % 2147483647)::integer, 3"
 """The advisory lock of takes, as SQL."""
 _ALIVE = "n.valid_until > zsmtp_clock()"
+_TRIES = 20  # to have one's turn
+_PAUSE = 0.02  # seconds between them
 NODES = f"SELECT count(*) FROM zsmtp_node n WHERE {_ALIVE} AND NOT n.draining"
 """How many nodes take leases, as SQL."""
 
@@ -91,9 +94,20 @@ def leave(transaction: WriteTransaction, nodes: list[int]) -> list[list[int]]:
 
 def take(transaction: WriteTransaction, requests: list[Taking]) -> list[list[Lease]]:
     """Lease sites without owner, and those whose owner is gone."""
-    transaction.db.execute(f"SELECT pg_advisory_xact_lock({TAKES})")
+    if not _has_turn(transaction.db):
+        return [[] for _ in requests]
     _lapse(transaction)
     return [_take(transaction, request) for request in requests]
+
+
+def _has_turn(db: Connection) -> bool:
+    """Wait a moment for others' takes. One whose node stands still is ended by the server: nobody waits for that."""
+    db.execute("SET LOCAL idle_in_transaction_session_timeout = '2s'")
+    for _ in range(_TRIES):
+        if one(db, f"SELECT pg_try_advisory_xact_lock({TAKES})"):
+            return True
+        time.sleep(_PAUSE)
+    return False
 
 
 def _take(transaction: WriteTransaction, request: Taking) -> list[Lease]:

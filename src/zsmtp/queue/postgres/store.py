@@ -75,12 +75,19 @@ class PostgresStore:
         self._clock = clock
         self._free_space = free_space
         writer = partial(PostgresWriter, loop=loop, database=database, clock=clock, told=self._told)
-        self._writers = {name: writer(f"zsmtp queue {name}") for name in ("results", "intake", "keys", "operators")}
+        self._writers = {
+            name: writer(f"zsmtp queue {name}") for name in ("results", "leases", "intake", "keys", "operators")
+        }
         self._claims = PostgresReader("zsmtp queue claims", loop, database)
         self._lists = PostgresReader("zsmtp queue lists", loop, database)
         self._pulse = Pulse(database, age=self._age, answered=self._answered)
         self._delivery = PostgresDelivery(
-            database, self._writers["results"], self._claims, monotonic=monotonic, pulse=self._pulse
+            database,
+            self._writers["results"],
+            self._writers["leases"],
+            self._claims,
+            monotonic=monotonic,
+            pulse=self._pulse,
         )
         intake = PostgresIntake(shard, free_space)
         operating = PostgresOperating(notice_rule)
@@ -261,10 +268,11 @@ class PostgresStore:
 
     async def join(self, node: str) -> None:
         """Become a node."""
-        writer = self._writers["results"]
-        writer.check()
-        if writer.ident is None:
-            writer.start()
+        for name in ("results", "leases"):
+            writer = self._writers[name]
+            writer.check()
+            if writer.ident is None:
+                writer.start()
         with suppress(RuntimeError):  # it runs already
             self._pulse.start()
         await self._delivery.join(node)

@@ -175,7 +175,8 @@ def counters(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[
 def orphans(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
     """Delete what dead nodes left: doubts that were settled, statuses of sites without an owner, the nodes."""
     db = transaction.db
-    db.execute(f"SELECT pg_advisory_xact_lock({leases.TAKES})")
+    if not one(db, f"SELECT pg_try_advisory_xact_lock({leases.TAKES})"):
+        return _first(0, pieces)
     done = db.execute(
         "DELETE FROM zsmtp_doubt d WHERE NOT EXISTS (SELECT 1 FROM zsmtp_recipient r "
         "WHERE r.message = d.message AND r.number = d.number AND r.attempts + 1 = d.attempt)"
