@@ -125,7 +125,7 @@ class WriteTransaction:
 
 def one(db: Connection, statement: str, *values: object) -> Any:
     """The only value that a statement answers."""
-    row = db.execute(statement.encode(), values).fetchone()
+    row = db.execute(statement.encode(), values or None).fetchone()
     assert row is not None
     return row[0]
 
