@@ -7,42 +7,39 @@ import threading
 from dataclasses import replace
 
 import pytest
-from tests.support.serving import CHUNK, ENVELOPE, SETTINGS, Committing, RawClient, serving
+from tests.support.patience import LIMIT
+from tests.support.serving import CHUNK, ENVELOPE, SETTINGS, Committing, RawClient, Serving, serving
 
+from zsmtp.proto.reply import Reply
 from zsmtp.proto.server_events import Abort, Ending
 from zsmtp.proto.server_replies import OK
 from zsmtp.proto.server_settings import ServerBounds, ServerTimeouts
 from zsmtp.server import connection
+from zsmtp.server.intake import IncomingMessage, KeptMessage, MemoryIntake, ReceivedEnvelope, SessionInfo
+
+HELP = b"HELP\r\n" * 1000
 
 
-def _send_until_nothing_is_taken(client: RawClient, octets: bytes) -> bool:
-    """Whether the server stopped reading; False if it closed the connection."""
-    client.sock.settimeout(0.3)
-    try:
-        for _ in range(100_000):
-            client.send(octets)
-    except TimeoutError:
-        return True
-    except OSError:
-        return False
-    raise AssertionError("the server takes everything")
+def _never_read(server: Serving, client: RawClient) -> None:
+    """Send commands until the server reads no more of them, because their replies are not taken."""
+    client.send_until(lambda: server.call(lambda: not any(one._reading for one in server.listener.connections)), HELP)
 
 
 def test_a_client_that_never_reads_is_closed() -> None:
     """Nothing is read from it once its replies are not taken, and then its time runs out."""
-    settings = replace(
-        SETTINGS, bounds=ServerBounds(commands=10_000_000), timeouts=ServerTimeouts(write=2.5, command=20)
-    )
+    settings = replace(SETTINGS, bounds=ServerBounds(commands=10_000_000), timeouts=ServerTimeouts(write=100.0))
     with serving(settings=settings) as server, server.client(receive_buffer=4096).greet() as client:
-        assert _send_until_nothing_is_taken(client, b"HELP\r\n" * 1000)
+        _never_read(server, client)
+        server.pass_time(100.0)
+        server.wait_until(lambda: server.intake.endings == [Ending.WRITE_TIMEOUT])
+        server.pass_time(connection.LINGER)
         server.wait_until(lambda: not server.listener.connections)
-        assert server.intake.endings == [Ending.WRITE_TIMEOUT]
 
 
 def test_what_is_kept_for_a_client_that_never_reads() -> None:
     settings = replace(SETTINGS, bounds=ServerBounds(commands=10_000_000))
     with serving(settings=settings) as server, server.client(receive_buffer=4096).greet() as client:
-        assert _send_until_nothing_is_taken(client, b"HELP\r\n" * 1000)
+        _never_read(server, client)
         (served,) = server.call(lambda: list(server.listener.connections))
         session, transport = served._session, served._transport
         assert session is not None
@@ -51,7 +48,6 @@ def test_what_is_kept_for_a_client_that_never_reads() -> None:
         assert len(session._buffer) <= 192 * 1024
         assert session._slots.octets <= 320 * 1024
         assert transport.get_write_buffer_size() <= 400 * 1024
-        client.sock.settimeout(20)
         assert set(client.codes(5000)) == {214}, "once it reads, it is served"
 
 
@@ -62,7 +58,7 @@ def test_floods_end_with_a_reply_that_can_be_read() -> None:
         flood = threading.Thread(target=_flood, args=(client.sock, b"rubbish\r\n" * 1000, 50))
         flood.start()
         heard = client.rest()
-        flood.join(20)
+        flood.join(LIMIT)
         assert heard.splitlines()[-1].startswith(b"421 4.7.0 too many errors")
         server.wait_until(lambda: not server.listener.connections)
         assert server.intake.endings == [Ending.ERRORS]
@@ -77,6 +73,11 @@ def _flood(sock: socket.socket, octets: bytes, times: int) -> None:
         return
 
 
+def _flood_without_end(client: RawClient) -> None:
+    for _ in range(100_000):
+        client.send(b"x" * 10_000)
+
+
 @pytest.mark.parametrize("last", [b"X\r\n" * 30, b"QUIT\r\n"])
 def test_a_client_that_does_not_close(last: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "LINGER", 0.2)
@@ -89,7 +90,8 @@ def test_a_client_that_does_not_close(last: bytes, monkeypatch: pytest.MonkeyPat
 def test_a_flood_without_end_is_cut_off() -> None:
     with serving() as server, server.client() as client:
         assert client.code() == 220
-        assert not _send_until_nothing_is_taken(client, b"x" * 10_000)
+        with pytest.raises(ConnectionError):
+            _flood_without_end(client)
         server.wait_until(lambda: not server.listener.connections)
 
 
@@ -140,31 +142,38 @@ def test_a_script_that_closes_its_half() -> None:
 @pytest.mark.parametrize(
     ("line", "times", "reason"),
     [
-        (b"MAIL FROM:<a", ServerTimeouts(command=0.2), Ending.COMMAND_TIMEOUT),
-        (ENVELOPE + b"DATA\r\n", ServerTimeouts(data=0.2), Ending.DATA_TIMEOUT),
-        (b"", ServerTimeouts(session=0.2), Ending.SESSION_TIME),
+        (b"MAIL FROM:<a", ServerTimeouts(command=100.0), Ending.COMMAND_TIMEOUT),
+        (ENVELOPE + b"DATA\r\n", ServerTimeouts(data=100.0), Ending.DATA_TIMEOUT),
+        (b"", ServerTimeouts(session=100.0), Ending.SESSION_TIME),
     ],
 )
 def test_clients_that_say_nothing(line: bytes, times: ServerTimeouts, reason: Ending) -> None:
     with serving(settings=replace(SETTINGS, timeouts=times)) as server, server.client().greet() as client:
         client.send(line)
+        client.codes(line.count(b"\r\n"))
+        server.pass_time(100.0)
         assert client.rest().splitlines()[-1].startswith(b"421 4.4.2 ")
         server.wait_until(lambda: not server.listener.connections)
         assert server.intake.endings == [reason]
 
 
 def test_a_message_that_drips() -> None:
-    times = ServerTimeouts(data=0.3, min_rate=1000)
-    with serving(settings=replace(SETTINGS, timeouts=times)) as server, server.client().greet() as client:
+    """Each of its octets comes long before the client would be given up for its silence."""
+    contents: list[KeptMessage] = []
+
+    class Watched(MemoryIntake):
+        def begin(self, session: SessionInfo, envelope: ReceivedEnvelope) -> IncomingMessage | Reply:
+            message = super().begin(session, envelope)
+            contents.append(message._message)  # type: ignore[union-attr]
+            return message
+
+    settings = replace(SETTINGS, timeouts=ServerTimeouts(data=300.0, min_rate=1000))
+    with serving(Watched(), settings) as server, server.client().greet() as client:
         client.send(ENVELOPE + b"BDAT 100000 LAST\r\n")
         assert client.codes(2) == [250, 250]
-        client.sock.settimeout(0.05)
-        while True:
+        for octets in (1, 2):
             client.send(b"x")
-            try:
-                said = client.sock.recv(1000)
-            except TimeoutError:
-                continue
-            assert said.startswith(b"421 4.4.2 content comes too slowly")
-            break
+            server.wait_until(lambda octets=octets: contents and len(contents[0].content) == octets)
+            server.pass_time(151.0)
+        assert client.reply().startswith(b"421 4.4.2 content comes too slowly")
         server.wait_until(lambda: server.intake.endings == [Ending.TOO_SLOW])

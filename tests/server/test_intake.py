@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable
 
 import pytest
+from tests.support.patience import LIMIT
 from tests.support.serving import CHUNK, ENVELOPE, TEXT, Committing, Message, serving
 
 from zsmtp.proto.reply import Reply
@@ -55,7 +56,7 @@ def test_a_pause_of_the_intake_stops_the_client() -> None:
         assert client.codes(3) == [250, 250, 354]
         client.sock.setblocking(False)
         sent, quiet = 0, 0
-        while quiet < 20:
+        while not held or quiet < 20:
             try:
                 sent += client.sock.send(big * 100)
                 quiet = 0
@@ -65,7 +66,7 @@ def test_a_pause_of_the_intake_stops_the_client() -> None:
         assert len(held) == 1
         (connection,) = server.call(lambda: list(server.listener.connections))
         assert len(connection._session._buffer) <= 256 * 1024  # type: ignore[union-attr]
-        client.sock.settimeout(20)
+        client.sock.settimeout(LIMIT)
         server.call(lambda: held[0].set_result(None))
         server.wait_until(lambda: len(held) == 2)
         intake.pause = None

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.patience import LIMIT
 from tests.support.serving import (
     CHUNK,
     ENVELOPE,
@@ -196,17 +197,17 @@ def test_a_unix_socket_that_is_bound_already(tmp_path: Path) -> None:
 
 def test_names_and_ipv6() -> None:
     with serving() as server:
-        asyncio.run_coroutine_threadsafe(server.listener.listen_tcp("localhost", 0), server.loop).result(20)
+        asyncio.run_coroutine_threadsafe(server.listener.listen_tcp("localhost", 0), server.loop).result(LIMIT)
         families = {sock.family for sock in server.listener.sockets}
         for sock in server.listener.sockets:
-            with socket.create_connection(sock.getsockname()[:2], timeout=20) as connection:
+            with socket.create_connection(sock.getsockname()[:2], timeout=LIMIT) as connection:
                 RawClient(connection).greet()
         assert socket.AF_INET in families
 
 
 class TestUnixSockets:
     def listen(self, server: Serving, path: Path, mode: int = 0o666) -> None:
-        asyncio.run_coroutine_threadsafe(server.listener.listen_unix(str(path), mode=mode), server.loop).result(20)
+        asyncio.run_coroutine_threadsafe(server.listener.listen_unix(str(path), mode=mode), server.loop).result(LIMIT)
 
     def test_a_stale_one_is_replaced(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
@@ -257,7 +258,7 @@ def test_a_graceful_stop() -> None:
         waiting.send(ENVELOPE + CHUNK)
         assert waiting.codes(2) == [250, 250]
         server.wait_until(lambda: len(intake.waiting) == 1)
-        stopped = asyncio.run_coroutine_threadsafe(server.listener.close(grace=20), server.loop)
+        stopped = asyncio.run_coroutine_threadsafe(server.listener.close(grace=LIMIT), server.loop)
         assert idle.rest().startswith(b"421 4.3.2 ")
         with pytest.raises(OSError, match="refused"):
             server.client()
@@ -268,7 +269,7 @@ def test_a_graceful_stop() -> None:
             assert client.codes(2) == [250, 421]
         for client in (idle, sending, waiting):
             client.sock.close()
-        stopped.result(20)
+        stopped.result(LIMIT)
         assert sorted(ending.name for ending in intake.endings) == ["SHUTDOWN"] * 3
 
 

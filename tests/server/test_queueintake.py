@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from tests.support.patience import LIMIT
 from tests.support.serving import ENVELOPE, SETTINGS, RawClient, Serving, serving
 
 from zsmtp.client.config import Config, Relay
@@ -260,7 +261,7 @@ def test_a_process_at_a_unix_socket_is_named(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with queueing(unix=path) as queue:
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(20)
+        sock.settimeout(LIMIT)
         sock.connect(str(path))
         with RawClient(sock).greet() as client:
             assert send(client, MESSAGE).startswith(b"250")

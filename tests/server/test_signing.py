@@ -21,6 +21,7 @@ from tests.server.test_queueintake import (
 )
 from tests.signing.samples import published, results, signing_key
 from tests.signing.sent import written
+from tests.support.patience import LIMIT
 from tests.support.serving import ENVELOPE
 
 from zsmtp.body.target import Target
@@ -176,7 +177,7 @@ def test_a_reload_does_not_touch_the_message_that_is_coming() -> None:
         client.send(ENVELOPE + b"DATA\r\n")
         assert client.codes(3) == [250, 250, 354]
         client.send(message("ann@example.org", body * (CHUNK // 30)))
-        assert chosen.wait(20)
+        assert chosen.wait(LIMIT)
         queue.server.call(lambda: intake.reconfigure(OWN, intake.access, intake.submitter))
         client.send(b".\r\n")
         assert client.reply().startswith(b"250")

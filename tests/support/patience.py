@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-LIMIT = 60  # seconds
+LIMIT = 60.0  # seconds
 
 
 def wait_until(condition: Callable[[], object], told: Callable[[], object] = lambda: "") -> None:

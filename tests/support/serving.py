@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import socket
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.support.patience import wait_until
+from tests.support.loop import Loop, pass_time
+from tests.support.patience import LIMIT, wait_until
 
 from zsmtp.proto.reply import Reply
 from zsmtp.proto.server_events import Abort
@@ -54,18 +56,22 @@ class Serving:
         async def called() -> T:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(called(), self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(called(), self.loop).result(LIMIT)
 
-    def close(self, grace: float = 5.0) -> None:
+    def pass_time(self, seconds: float) -> None:
+        """Set the clock of the listener forward: what it waits for until then is over at once."""
+        self.call(lambda: pass_time(seconds))
+
+    def close(self, grace: float = LIMIT) -> None:
         """Stop the listener."""
-        asyncio.run_coroutine_threadsafe(self.listener.close(grace=grace), self.loop).result(20)
+        asyncio.run_coroutine_threadsafe(self.listener.close(grace=grace), self.loop).result(LIMIT)
 
     def client(self, *, receive_buffer: int | None = None) -> RawClient:
         """A connection that has not heard the greeting yet."""
         sock = socket.socket()
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.settimeout(20)
+        sock.settimeout(LIMIT)
         try:
             sock.connect(("127.0.0.1", self.port))
         except OSError:
@@ -79,7 +85,7 @@ class Serving:
 
 
 class RawClient:
-    """Octets to and from a server."""
+    """Octets to and from a server. ``sock`` has a timeout that only a hang reaches."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -93,6 +99,24 @@ class RawClient:
 
     def send(self, octets: bytes) -> None:
         self.sock.sendall(octets)
+
+    def send_until(self, condition: Callable[[], object], octets: bytes) -> None:
+        """Send these octets again and again until no more are taken and the condition holds.
+
+        That nothing is taken may be because the server has had no time yet: the condition is to tell.
+        """
+        self.sock.setblocking(False)
+        rest = octets
+
+        def refused() -> object:
+            nonlocal rest
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError):
+                while True:
+                    rest = rest[self.sock.send(rest) :] or octets
+            return condition()
+
+        wait_until(refused)
+        self.sock.settimeout(LIMIT)
 
     def reply(self) -> bytes:
         """The next reply, all its lines. Fails if the connection ends before it does."""
@@ -186,14 +210,14 @@ def serving(
     intake: Intake | None = None,
     settings: ServerSettings = SETTINGS,
     *,
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = Loop,
     unix: Path | None = None,
     bound: socket.socket | None = None,
     tls: ServerTLS | None = None,
     implicit_tls: bool = False,
     passwords: Passwords | None = None,
     count: ConnectionCount | None = None,
-    handshake: float = 20.0,
+    handshake: float = LIMIT,
     login_delay: float = 0.0,
 ) -> Iterator[Serving]:
     """A listener on a free port of 127.0.0.1, or where else is said, until the block is left."""
@@ -222,7 +246,7 @@ def serving(
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
-        listener = asyncio.run_coroutine_threadsafe(start(), loop).result(20)
+        listener = asyncio.run_coroutine_threadsafe(start(), loop).result(LIMIT)
         port = 0 if unix is not None else listener.sockets[0].getsockname()[1]
         running = Serving(loop, listener, made, port, errors)
         try:
@@ -232,7 +256,7 @@ def serving(
             assert not listener.connections
     finally:
         with contextlib.suppress(RuntimeError):
-            asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(20)
+            asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(LIMIT)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(20)
+        thread.join(LIMIT)
         loop.close()
