@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from tests.support.patience import wait_until
 from tests.support.receiver import receiving
 
 import zsmtp
@@ -171,8 +172,8 @@ def test_ctrl_c_ends_a_stream() -> None:
         )
         assert process.stdout is not None
         process.stdout.readline()
-        while not receiver.connections[receiver.port]:
-            assert process.poll() is None
+        wait_until(lambda: receiver.connections[receiver.port] or process.poll() is not None)
+        assert process.poll() is None
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode != 0

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 from tests.support.loop import Loop, has_content, pass_time, until
+from tests.support.patience import LIMIT
 from tests.support.receiver import receiving
 from tests.support.script import Script, Step, Then
 from tests.support.sink import Sink, refusing_port
@@ -28,6 +29,7 @@ from zsmtp.client import pool
 from zsmtp.client.tracker import DestinationJob, MessageTracker
 from zsmtp.dns.static import StaticResolver
 from zsmtp.errors import LocalError
+from zsmtp.net import aio
 from zsmtp.tls.policy import Level
 
 T = TypeVar("T")
@@ -39,9 +41,10 @@ uvloop.new_event_loop().close()  # the first one opens a pair of descriptors for
 
 
 @pytest.fixture
-def run() -> Iterator[Run[Any]]:
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run[Any]]:
     """Run a coroutine on a ``Loop``; nothing is left of it: no task, descriptor, thread or file."""
-    before, threads = sorted(os.listdir("/proc/self/fd")), set(threading.enumerate())
+    monkeypatch.setattr(aio, "GRACE", LIMIT)  # threads are waited for, however busy the machine is
+    before, threads = set(os.listdir("/proc/self/fd")), set(threading.enumerate())
     with asyncio.Runner(loop_factory=Loop) as runner:
 
         async def clean(main: Coroutine[Any, Any, T]) -> T:
@@ -51,8 +54,8 @@ def run() -> Iterator[Run[Any]]:
 
         yield lambda main: runner.run(clean(main))
     gc.collect()
-    assert set(threading.enumerate()) == threads
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert set(threading.enumerate()) <= threads
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def routes(ports: list[int]) -> dict[str, zsmtp.Relay]:
@@ -266,8 +269,9 @@ def test_a_job_that_waits_for_long_gets_a_connection_of_its_own(run: Run[Any]) -
     assert sink.deliveries() == {b"b@d0.example.com": 1}
 
 
-def test_destinations_take_turns_when_connections_are_few(run: Run[Any]) -> None:
+def test_destinations_take_turns_when_connections_are_few(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The second destination does not wait for all that the first one has."""
+    monkeypatch.setattr("zsmtp.client.slots.TICK", 3600.0)  # a server that is held up is not taken for a slow one
 
     async def main(busy: Sink, other: Sink) -> list[str]:
         order: list[str] = []
@@ -493,8 +497,10 @@ def test_cancelling_midway_leaves_nothing(run: Run[Any], tmp_path: Path) -> None
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert 5 <= len(seen) < 200
+            gate.set()
 
-    script = Script(caps=("PIPELINING",), replies={"DOT": (Step("250 ok", delay=0.002),)})
+    gate = threading.Event()  # each server takes two messages, and thinks about the next one until it is too late
+    script = Script(caps=("PIPELINING",), replies={"DOT": (Step("250 ok"), Step("250 ok"), Step("250 ok", gate=gate))})
     with Sink(script, keep_content=False) as one, Sink(script, keep_content=False) as two, Sink(script) as three:
         run(main(one, two, three))
         for sink in (one, two, three):

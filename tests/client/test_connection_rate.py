@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,19 @@ def through(*sinks: Sink, **limits: Any) -> zsmtp.Config:
     return zsmtp.Config(routes=routes, helo_name="client.example", limits=zsmtp.Limits(**limits))
 
 
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets every clock forward that does not go back: that of loops, and that of drivers, by which gates open."""
+    monotonic, ahead = time.monotonic, 0.0
+
+    def set_forward(seconds: float) -> None:
+        nonlocal ahead
+        ahead += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + ahead)
+    return set_forward
+
+
 async def sleeps(client: Client) -> None:
     """Wait until one of the client's connections waits for its time."""
     while not client.slots._asleep:
@@ -41,29 +55,38 @@ async def fill(client: Client, number: int = 0) -> None:
     assert (await client.deliver(MESSAGE, recipients=f"first@d{number}.example.com")).ok
 
 
-def test_connections_are_begun_as_often_as_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "PERIOD", 0.1)
-    when: list[float] = []
+def test_connections_are_begun_as_often_as_is_allowed(pass_time: Callable[[float], None]) -> None:
+    begun = [0]  # in each period
 
     async def main(sink: Sink) -> None:
         def observe(event: events.Event) -> None:
-            if isinstance(event, events.Connecting):
-                when.append(asyncio.get_running_loop().time())
+            begun[-1] += isinstance(event, events.Connecting)
+
+        async def deliver(client: Client) -> list[zsmtp.Result]:
+            many = (Submission(message=MESSAGE, recipients=f"r{i}@d0.example.com") for i in range(6))
+            return [result async for result in client.stream(many)]
 
         config = through(sink, connections_per_minute=2)
         async with Client(config, observe=lambda destination: observe) as client:
-            many = (Submission(message=MESSAGE, recipients=f"r{i}@d0.example.com") for i in range(6))
-            results = [result async for result in client.stream(many)]
-        assert [result.ok for result in results] == [True] * 6
+            delivering = asyncio.create_task(deliver(client))
+            while not delivering.done():
+                if client.slots._asleep:
+                    begun.append(0)
+                    pass_time(gate.PERIOD)
+                    while client.slots._asleep:
+                        await asyncio.sleep(0.001)
+                await asyncio.sleep(0.001)
+        assert [result.ok for result in delivering.result()] == [True] * 6
 
     with Sink(ONE_EACH) as sink:
         asyncio.run(main(sink))
-    assert len(when) >= 6, "it takes one for each message"
-    assert all(later - earlier >= 0.09 for earlier, later in pairwise(when[::2])), "never more than two in a period"
+    assert sum(begun) >= 6, "it takes one for each message"
+    assert max(begun) <= 2
 
 
-def test_many_messages_need_no_second_connection() -> None:
+def test_many_messages_need_no_second_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the rate allows no connection beside the one that stands, mail goes over that one and none waits."""
+    monkeypatch.setattr(gate, "PERIOD", 3600.0)  # it does not end meanwhile
 
     async def main(sink: Sink) -> list[zsmtp.Result]:
         async with Client(through(sink, connections_per_minute=1)) as client:
@@ -96,9 +119,8 @@ def test_what_waits_for_its_time_holds_no_connection_of_others(monkeypatch: pyte
     assert len(one.connections) == 1
 
 
-def test_when_its_time_comes_it_takes_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_its_time_comes_it_takes_its_turn(pass_time: Callable[[float], None]) -> None:
     """Only one connection may be at work: the one that slept waits until the other one is through."""
-    monkeypatch.setattr(gate, "PERIOD", 0.05)
 
     async def main(one: Sink, other: Sink) -> None:
         at_work: list[int] = []
@@ -112,6 +134,9 @@ def test_when_its_time_comes_it_takes_its_turn(monkeypatch: pytest.MonkeyPatch) 
             waits = asyncio.create_task(client.deliver(MESSAGE, recipients="second@d0.example.com"))
             await sleeps(client)
             busy = [asyncio.create_task(client.deliver(MESSAGE, recipients=f"r{i}@d1.example.com")) for i in range(20)]
+            while not client.slots._at_work:
+                await asyncio.sleep(0.001)
+            pass_time(gate.PERIOD)
             while not all(task.done() for task in (waits, *busy)):
                 observe()
                 await asyncio.sleep(0.001)
@@ -124,11 +149,11 @@ def test_when_its_time_comes_it_takes_its_turn(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("way", ["cancelled", "its time is over", "closed"])
-def test_waiting_for_a_connection_can_be_ended(way: str) -> None:
+def test_waiting_for_a_connection_can_be_ended(way: str, pass_time: Callable[[float], None]) -> None:
     async def main(sink: Sink) -> None:
         client = Client(through(sink, connections_per_minute=1))
         await fill(client)
-        timeout = 0.05 if way == "its time is over" else None
+        timeout = gate.PERIOD / 2 if way == "its time is over" else None
         waits = asyncio.create_task(client.deliver(MESSAGE, recipients="second@d0.example.com", timeout=timeout))
         await sleeps(client)
         if way == "cancelled":
@@ -136,6 +161,7 @@ def test_waiting_for_a_connection_can_be_ended(way: str) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await waits
         elif way == "its time is over":
+            pass_time(gate.PERIOD / 2)
             report = await waits
             assert "the time for this message" in report.results[0].text
         else:
