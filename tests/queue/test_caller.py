@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.queue.harness import NOON, content_of, findings, new, rows, there, to
+from tests.support.patience import LIMIT
 
 from zsmtp.errors import Conflict, QueueError, QueueFull, QueueUnavailable
 from zsmtp.queue.filter import Filter
@@ -251,7 +252,7 @@ def test_locks_of_others_are_waited_for(path: Path, connection: sqlite3.Connecti
             thread = threading.Thread(target=end)
             thread.start()
             started.set()
-            submit_in(connection, [new()], busy=10)
+            submit_in(connection, [new()], busy=LIMIT)
             connection.commit()
             thread.join()
     assert queued(path) == ["bob@example.net"]
@@ -277,10 +278,10 @@ def test_the_deliverer_finds_what_was_committed(path: Path, connection: sqlite3.
         assert dict((await store.arrivals(0.1)).keys) == {}
         connection.commit()
         wake(store.path)
-        assert dict((await store.arrivals(10)).keys) == {"one.example": NOON}
+        assert dict((await store.arrivals(LIMIT)).keys) == {"one.example": NOON}
         submit_in(connection, [new("b@two.example")])
         connection.commit()  # nobody is woken: it is found by looking
-        assert dict((await store.arrivals(10)).keys) == {"two.example": NOON}
+        assert dict((await store.arrivals(LIMIT)).keys) == {"two.example": NOON}
         assert [row.recipient.key for row in await rows(store)] == ["one.example", "two.example"]
         assert await store.count(Filter()) == {"": 2}
         await store.close()
@@ -292,13 +293,13 @@ def test_an_open_transaction_keeps_others_waiting_and_loses_nothing(path: Path) 
     """Two callers with the same new domains in opposite order, and the queue's own writer between them."""
 
     async def main() -> None:
-        store = await SQLiteStore.open(path, busy=10)
+        store = await SQLiteStore.open(path, busy=LIMIT)
         answers: list[int] = []
 
         def call(keys: list[str]) -> None:
             with closing(legacy(path)) as connection:
                 for key in keys:
-                    submit_in(connection, [new(f"a@{key}")])
+                    submit_in(connection, [new(f"a@{key}")], busy=LIMIT)
                     time.sleep(0.02)
                 connection.commit()
                 answers.append(len(keys))

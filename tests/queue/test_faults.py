@@ -40,6 +40,7 @@ from tests.queue.harness import (
     take,
     there,
 )
+from tests.support.patience import LIMIT
 
 from zsmtp.cli.main import main as main_command
 from zsmtp.cli.sysexits import Exit
@@ -287,7 +288,7 @@ def test_after_an_error_of_a_checkpoint_the_log_is_begun_anew(
             store._writer._checkpointer.begin()
             while not store._writer._checkpointer.suspect:
                 await asyncio.sleep(0.001)
-        assert await asyncio.to_thread(failed.wait, 10)
+        assert await asyncio.to_thread(failed.wait, LIMIT)
         await store.submit([new("c@example.net")])
         assert salt(store) != before
         assert not store._writer._suspect
@@ -505,7 +506,7 @@ T = TypeVar("T")
 async def asked(question: Awaitable[T] | AsyncIterator[T]) -> T | list[T] | None:
     """An answer, or none if the file does not give it: no other error, and no waiting for ever."""
     with suppress(QueueError):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT):
             return await question if isinstance(question, Awaitable) else [one async for one in question]
     return None
 

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.support.patience import LIMIT
 from tests.support.receiver import receiving
 from tests.support.script import Script
 from tests.support.sink import Sink
@@ -156,7 +157,7 @@ def test_the_priority_goes_on_to_the_next_server(url: str) -> None:
                 await queue.submit(NOTE, recipients="b@example.net", priority=0),
             ]
             for id in ids:
-                (end,) = await queue.wait(id, timeout=30)
+                (end,) = await queue.wait(id, timeout=LIMIT)
                 assert end.outcome is Outcome.DELIVERED
 
     with Sink(Script(caps=("MT-PRIORITY", "FUTURERELEASE 60 2030-01-01T00:00:00Z"))) as sink:
@@ -340,7 +341,7 @@ def test_wait_gives_the_end_of_every_recipient(url: str) -> None:
     async def work(queue: zsmtp.aio.Queue) -> None:
         id = await queue.submit(NOTE)
         await queue.store.join("node")
-        waiting = asyncio.create_task(queue.wait(id, timeout=10))
+        waiting = asyncio.create_task(queue.wait(id, timeout=LIMIT))
         await deliver(queue.store, "example.net")
         with pytest.raises(TimeoutError):
             await queue.wait(id, timeout=0.05)
@@ -398,7 +399,7 @@ def test_cancel_says_what_could_not_be_recalled(url: str) -> None:
         whole = await queue.cancel(others[0])
         assert whole.recalled == ("b@example.org",)
         assert whole.complete
-        (end,) = await queue.wait(others[0], timeout=1)
+        (end,) = await queue.wait(others[0], timeout=LIMIT)
         assert (end.outcome, end.reason) == (Outcome.DROPPED, "cancelled by its sender")
         assert not (await queue.status(others[1])).done
 
@@ -543,7 +544,7 @@ def test_the_blocking_queue_does_the_same(url: str) -> None:
         (other,) = queue.submit_many([NOTE])
         assert [row.recipient.address for row in queue.status(id).waiting] == [b"b@example.net", b"c@example.com"]
         assert queue.cancel(id).complete
-        assert [end.outcome for end in queue.wait(id, timeout=5)] == [Outcome.DROPPED] * 2
+        assert [end.outcome for end in queue.wait(id, timeout=LIMIT)] == [Outcome.DROPPED] * 2
         assert len(queue.events()[1]) == 2
         with pytest.raises(TimeoutError):
             queue.wait(other, timeout=0.02)
@@ -598,12 +599,12 @@ def test_with_deliver_mail_is_delivered(url: str, blocking: bool) -> None:
         config = zsmtp.Config(relay=zsmtp.Relay.from_url(f"smtp://127.0.0.1:{receiver.port}"))
 
         async def work(queue: zsmtp.aio.Queue) -> None:
-            ends.extend(await queue.wait(await queue.submit(NOTE), timeout=30))
+            ends.extend(await queue.wait(await queue.submit(NOTE), timeout=LIMIT))
 
         ends: list[HistoryEntry] = []
         if blocking:
             with zsmtp.Queue.open(url, config=config, deliver=True) as queue:
-                ends.extend(queue.wait(queue.submit(NOTE), timeout=30))
+                ends.extend(queue.wait(queue.submit(NOTE), timeout=LIMIT))
         else:
             with_queue(url, work, config=config, deliver=True)
     assert [end.outcome for end in ends] == [Outcome.DELIVERED] * 2
@@ -620,8 +621,11 @@ def test_with_deliver_the_sender_is_notified_of_a_failure(url: str) -> None:
 
         async def work(queue: zsmtp.aio.Queue) -> None:
             first = await queue.submit(NOTE)
-            assert {end.outcome for end in await queue.wait(first, timeout=30)} == {Outcome.DELIVERED, Outcome.FAILED}
-            async with asyncio.timeout(30):
+            assert {end.outcome for end in await queue.wait(first, timeout=LIMIT)} == {
+                Outcome.DELIVERED,
+                Outcome.FAILED,
+            }
+            async with asyncio.timeout(LIMIT):
                 while len(receiver.messages) < 2:
                     await asyncio.sleep(0.01)
 
@@ -643,7 +647,7 @@ def test_mail_of_a_callers_transaction_is_delivered_when_it_is_committed(path: P
             with connection:
                 id = queue.submit(NOTE, connection=connection)
             queue.wake()
-            assert [end.outcome for end in queue.wait(id, timeout=30)] == [Outcome.DELIVERED] * 2
+            assert [end.outcome for end in queue.wait(id, timeout=LIMIT)] == [Outcome.DELIVERED] * 2
 
 
 def test_two_that_deliver_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -654,9 +658,9 @@ def test_two_that_deliver_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch
             zsmtp.Queue.open(path, config=config, deliver=True, node="one") as first,
             zsmtp.Queue.open(path, config=config, deliver=True, node="two") as second,
         ):
-            second.wait(second.submit(NOTE), timeout=30)
+            second.wait(second.submit(NOTE), timeout=LIMIT)
             first.close()
-            (end, _) = second.wait(second.submit(NOTE), timeout=30)
+            (end, _) = second.wait(second.submit(NOTE), timeout=LIMIT)
             assert end.node == "two"
 
 

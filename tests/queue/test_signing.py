@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.signing.sent import EIGHT_BIT, LARGE, PLAIN, arrived, is_good, relay_to, written
+from tests.support.patience import LIMIT
 from tests.support.script import Script, Step
 from tests.support.sink import Sink
 from tests.support.wire import Transaction
@@ -68,7 +69,7 @@ def test_what_is_stored_is_signed_once_and_arrives_so(url: str, keys: tuple[DKIM
                 return
         async with zsmtp.aio.Queue.open(url, config=Config(relay=relay_to(sink)), deliver=True) as queue:
             for id in ids:
-                assert [end.outcome for end in await queue.wait(id, timeout=30)] == [Outcome.DELIVERED]
+                assert [end.outcome for end in await queue.wait(id, timeout=LIMIT)] == [Outcome.DELIVERED]
         assert sorted(before) == sorted(arrived(sink))
 
     with Sink(Script(caps=("PIPELINING", "8BITMIME", "SMTPUTF8"))) as sink:
@@ -133,7 +134,7 @@ def test_a_notice_is_signed_too(url: str, keys: tuple[DKIMKey, ...], monkeypatch
         config = Config(relay=relay_to(sink), helo_name="example.org", dkim=keys)
         async with zsmtp.aio.Queue.open(url, config=config, deliver=True) as queue:
             id = await queue.submit(EIGHT_BIT, dsn=zsmtp.DSN(notify="failure", ret="full"))
-            assert [end.outcome for end in await queue.wait(id, timeout=30)] == [Outcome.FAILED]
+            assert [end.outcome for end in await queue.wait(id, timeout=LIMIT)] == [Outcome.FAILED]
             await asyncio.to_thread(sink.wait_for, lambda sink: bool(taken(sink)))
 
     with Sink(Script(replies={"RCPT": (Step("550 5.1.1 no such user"), Step("250 ok"))})) as sink:
