@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from tests.support.agent import Agent
+from tests.support.patience import LIMIT
 from tests.support.postoffice import PostOffice
 from tests.support.script import Script, Step
 from tests.support.sink import Sink
@@ -28,7 +29,7 @@ def watch(office: PostOffice, reply: str, *flags: str, check: Callable[[bytes, b
     ):
         agent.feed(job.line("[127.0.0.1]"))
         output = b""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + LIMIT
         looks = 0
         while output.count(b"\n1001/") < RECIPIENTS or not output.endswith(b"\n"):
             assert time.monotonic() < deadline
@@ -36,7 +37,7 @@ def watch(office: PostOffice, reply: str, *flags: str, check: Callable[[bytes, b
             before = office.control(job)
             if marked(before, b"~") == RECIPIENTS:
                 gate.set()
-            output += agent.take_output()
+            output += agent.take_output(512)  # so that there are many looks, however late each is
             check(before, office.control(job), output)
             looks += 1
             time.sleep(0.02)  # the agent gets ahead until it must wait

@@ -205,11 +205,11 @@ class Agent:
         while data:
             data = data[os.write(self._feed, data) :]
 
-    def take_output(self) -> bytes:
-        """What stdout holds at this moment, if it is held."""
+    def take_output(self, limit: int) -> bytes:
+        """What stdout holds at this moment, if it is held, or so many octets of it."""
         poll = select.poll()
         poll.register(self._held, select.POLLIN)
-        return os.read(self._held, 65536) if poll.poll(0) else b""
+        return os.read(self._held, limit) if poll.poll(0) else b""
 
     def close_feed(self) -> None:
         """End of file on the agent's stdin."""

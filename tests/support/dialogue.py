@@ -6,6 +6,7 @@ Runs in the thread of the connection and never raises; every wait ends when the 
 from __future__ import annotations
 
 import hashlib
+import select
 import socket
 import struct
 from collections import Counter
@@ -128,6 +129,9 @@ class Dialogue:
             while not step.gate.wait(0.02):
                 if self.sink.stopping.is_set():
                     raise _OverError
+        while step.behind and not self._buffer and not select.select([self._sock], [], [], _MOMENT)[0]:
+            if self.sink.stopping.is_set():
+                raise _OverError
         if step.delay and self.sink.stopping.wait(step.delay):
             raise _OverError
         self._send(step.octets)

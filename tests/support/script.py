@@ -33,13 +33,17 @@ class Then(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One answer: wait for ``gate``, wait ``delay`` seconds, ``send``, ``late`` a moment after, and ``then``."""
+    """One answer: wait for ``gate``, wait ``delay`` seconds, ``send``, ``late`` a moment after, and ``then``.
+
+    ``behind``: wait before that for octets that the client sent behind what is answered.
+    """
 
     send: str | bytes | None
     then: Then = Then.GO_ON
     delay: float = 0.0
     gate: threading.Event | None = None
     late: bytes = b""
+    behind: bool = False
 
     @property
     def octets(self) -> bytes:
