@@ -119,10 +119,13 @@ def _serve_tcp(tcp: socket.socket, script: Script, server: LoopbackNameServer, s
             if stop.is_set():
                 return
             connection.settimeout(30)
-            length = int.from_bytes(connection.recv(2), "big")
-            query = dns.message.from_wire(connection.recv(length))
-            server.queries.append(("tcp", query))
             try:
+                with connection.makefile("rb") as octets:
+                    wire = octets.read(int.from_bytes(octets.read(2), "big"))
+                if not wire:
+                    continue  # the client did not wait for its connection
+                query = dns.message.from_wire(wire)
+                server.queries.append(("tcp", query))
                 for piece in script(query, "tcp"):
                     if piece is None:
                         connection.recv(1)

@@ -15,6 +15,7 @@ import pytest
 import trustme
 import uvloop
 from tests.support.network import content_form
+from tests.support.patience import LIMIT
 from tests.support.script import Script, Step, Then
 from tests.support.sink import Sink, refusing_port
 
@@ -60,8 +61,8 @@ uvloop.new_event_loop().close()  # the first one opens a pair of descriptors for
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run[Any]]:
     """Run a coroutine; nothing is left of it: no task, callback, descriptor or thread."""
-    monkeypatch.setattr(aio, "GRACE", 30.0)  # threads are waited for, however busy the machine is
-    before, threads = sorted(os.listdir("/proc/self/fd")), set(threading.enumerate())
+    monkeypatch.setattr(aio, "GRACE", LIMIT)  # threads are waited for, however busy the machine is
+    before, threads = set(os.listdir("/proc/self/fd")), set(threading.enumerate())
     with asyncio.Runner(loop_factory=request.param) as runner:
 
         async def clean(main: Coroutine[Any, Any, T]) -> T:
@@ -70,8 +71,8 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
             return result
 
         yield lambda main: runner.run(clean(main))
-    assert set(threading.enumerate()) == threads
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert set(threading.enumerate()) <= threads
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def inet(port: int, host: str = "mx.example.org") -> Endpoint:
@@ -177,8 +178,9 @@ def test_a_peer_that_takes_all_does_not_keep_others_waiting(run: Run[Any]) -> No
         for reply in (b"250 b\r\n", b"250 c\r\n", b"354 d\r\n"):
             theirs.recv(100)
             theirs.sendall(reply)
-        while not theirs.recv(1 << 20).endswith(b".\r\n"):
-            pass
+        end = b""
+        while not end.endswith(b"\n.\r\n"):
+            end = (end + theirs.recv(1 << 20))[-4:]
         theirs.sendall(b"250 e\r\n")
 
     async def count() -> None:
@@ -309,7 +311,10 @@ def test_cancelling_closes_what_is_open(stage: str, run: Run[Any], monkeypatch: 
     async def main(port: int) -> None:
         driver = AsyncDriver(Slow)
         task = asyncio.create_task(driver.run(work(port)))
-        await asyncio.sleep(0.05)
+        if stage == "lookup":
+            await asyncio.get_running_loop().run_in_executor(None, waiting.wait, LIMIT)
+        else:
+            await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -404,7 +409,7 @@ def test_a_name_server_that_keeps_silent_does_not_outlive_the_driver(run: Run[An
             await asyncio.get_running_loop().shutdown_default_executor()
             return time.monotonic() - began
 
-        assert run(main()) < 20
+        assert run(main()) < LIMIT  # the time of a round is 90 s
 
 
 def test_own_addresses(run: Run[Any]) -> None:

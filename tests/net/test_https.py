@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import trustme
+from tests.support.sink import refusing_port
 
 import zsmtp
 from zsmtp.effects import FetchPolicy
@@ -305,10 +306,9 @@ def test_a_stop_ends_the_wait(silent: socket.socket, context: ssl.SSLContext) ->
 
 
 def test_nobody_listens(context: ssl.SSLContext) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     request = FetchPolicy(HOST, ("127.0.0.1", "::1"))
-    assert "failed: " in problem(fetch_policy(request, context, deadline=time.monotonic() + 60, port=port))
+    with refusing_port() as port:
+        assert "failed: " in problem(fetch_policy(request, context, deadline=time.monotonic() + 60, port=port))
     assert "no address" in problem(fetch_policy(FetchPolicy(HOST, ()), context, deadline=time.monotonic() + 60))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from tests.support.patience import LIMIT
 
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.candidates import Endpoint, Family
@@ -195,6 +196,13 @@ def test_before_the_first_chunk_of_a_session_it_is_listened_for_a_reply_too_many
             assert number == 0 or all(one.deadline != clock() + operations.LISTENING for one in seen)
 
 
+def wait_until_gone(sock: socket.socket) -> None:
+    """Wait until it is known here that the peer has closed or reset the connection."""
+    poll = select.poll()
+    poll.register(sock, 0)  # POLLHUP and POLLERR are always waited for
+    assert poll.poll(LIMIT * 1000)
+
+
 @pytest.mark.parametrize(
     ("last", "reset", "problem"),
     [
@@ -238,6 +246,7 @@ def test_what_a_peer_said_before_it_went_is_heard_although_the_write_behind_its_
             assert steps.send(None).interest == READABLE | WRITABLE
         theirs.sendall(last)
         theirs.close()
+        wait_until_gone(ours)
         with pytest.raises(StopIteration) as end:
             steps.send(WRITABLE) if looked else steps.send(None)
     assert isinstance(end.value.value, Lost)

@@ -111,8 +111,9 @@ class NameServer:
                 return
             with sock, suppress(OSError, struct.error):
                 sock.settimeout(30)
-                (length,) = struct.unpack("!H", sock.recv(2, socket.MSG_WAITALL))
-                answer = self._answer(sock.recv(length, socket.MSG_WAITALL))
+                with sock.makefile("rb") as octets:
+                    (length,) = struct.unpack("!H", octets.read(2))
+                    answer = self._answer(octets.read(length))
                 if answer is not None:
                     sock.sendall(struct.pack("!H", len(answer)) + answer)
 
