@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import signal
 import smtplib
 import socket
@@ -31,7 +32,7 @@ from zsmtp.proto.server_settings import ServerSettings
 from zsmtp.server.intake import MemoryIntake, ReceivedEnvelope, SessionInfo
 from zsmtp.server.listener import Listener, ListenerSettings
 
-PATIENCE = 30.0  # seconds for the whole run
+PATIENCE = 60.0  # seconds for each wait
 SENDER = "alice@example.org"
 GREYLISTED, REFUSED, DEAD = "bob@grey.example", "nobody@refusing.example", "carol@dead.example"
 
@@ -41,7 +42,7 @@ name = "mail.example.org"
 path = "{folder}/queue.db"
 [queue.retry.schedules]
 greylisting = "3s jitter 0%"
-connection = "2s then 3s jitter 0%"
+connection = "8s then 3s jitter 0%"
 other = "3s jitter 0%"
 [listen.local]
 addresses = ["127.0.0.1:{submission}"]
@@ -103,10 +104,14 @@ class World:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in sockets]
+    """Ports that nothing listens on, and none of those that systems give to outgoing connections meanwhile."""
+    ports: list[int] = []
+    for port in random.sample(range(10_000, 32_000), 1000):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise SystemFailed("no port is free")
 
 
 @contextlib.contextmanager

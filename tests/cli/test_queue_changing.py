@@ -16,6 +16,7 @@ import pytest
 from tests.cli.queueconsole import Console, environment, on
 from tests.queue import harness
 from tests.queue.harness import NOON, STORES, Make, new, rows, there
+from tests.support.patience import LIMIT
 
 from zsmtp.cli import queuechanging
 from zsmtp.queue.limits import BY_COMMAND
@@ -343,7 +344,7 @@ def test_a_person_is_asked(answer: str, status: int, left: list[str], tmp_path: 
         shown += os.read(ours, 1000)
     assert b"1 recipient dropped? [y/N] " in shown
     os.write(ours, answer.encode())
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=LIMIT)
     os.close(ours)
     assert process.returncode == status
     assert out == ("1 recipient dropped\n" if status == 0 else "")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.support.patience import LIMIT
 
 import zsmtp
 from zsmtp.cli.main import main
@@ -31,11 +32,11 @@ def receiving(*arguments: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
             yield int(found[1]), process
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(LIMIT)
 
 
 def rest(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=LIMIT)
     assert not errors
     return output
 
@@ -76,7 +77,7 @@ def test_it_ends_when_nobody_reads_it_any_more() -> None:
         assert process.stdout is not None
         process.stdout.close()
         report = zsmtp.deliver(LETTER, relay=f"smtp://127.0.0.1:{port}")
-        assert process.wait(30) == 141
+        assert process.wait(LIMIT) == 141
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert {result.fate.value for result in report} == {"deferred"}

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.patience import LIMIT
 from tests.support.serveprocess import NotifySocket, ServeProcess, free_port
 from tests.support.serving import Committing, Serving, serving
 
@@ -95,7 +96,7 @@ def test_sigterm_waits_for_what_is_under_way(tmp_path: Path) -> None:
         with pytest.raises((ConnectionError, smtplib.SMTPException)):
             serve.send("refused")
         server.call(lambda: intake.waiting[0].set_result(OK))
-        assert serve.process.wait(30) == 0
+        assert serve.process.wait(LIMIT) == 0
         late.close()
         assert "stopped" in serve.logged.splitlines()[-1]
         counters = serve.counters()
@@ -139,7 +140,7 @@ def test_kill_9_loses_nothing_that_got_250(tmp_path: Path, receiver: Serving, af
         serve.wait_until(lambda: len(confirmed) >= after)
         assert serve.end(signal.SIGKILL) == -signal.SIGKILL
         for thread in threads:
-            thread.join(30)
+            thread.join(LIMIT)
         serve.start()
         serve.wait_until(lambda: set(confirmed) <= set(subjects(receiver)))
         assert serve.end() == 0
@@ -164,7 +165,7 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
     serve = ServeProcess(tmp_path)
     with socket.create_server(("127.0.0.1", serve.port)):
         serve.begin()
-        assert serve.process.wait(30) == Exit.OS
+        assert serve.process.wait(LIMIT) == Exit.OS
     assert (
         f"zsmtp serve: listen.local.addresses: 127.0.0.1:{serve.port}: another process listens there; stop it, or"
         in serve.logged
@@ -273,7 +274,7 @@ def test_systemd_is_told(tmp_path: Path) -> None:
             assert "STOPPING=1" not in notify.said
             serve.process.send_signal(signal.SIGTERM)
             notify.wait_for("STOPPING=1")
-            assert serve.process.wait(30) == 0
+            assert serve.process.wait(LIMIT) == 0
     finally:
         notify.close()
 
@@ -300,7 +301,7 @@ def test_health_and_metrics(tmp_path: Path, receiver: Serving) -> None:
         serve.wait_for("b@example.net> delivered")
 
         def asked(path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
             connection.request(method, path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
@@ -315,7 +316,7 @@ def test_health_and_metrics(tmp_path: Path, receiver: Serving) -> None:
         assert asked("/health", Host="attacker.example")[0] == 403
         assert asked("/health", method="POST")[0] == 405
         assert asked("/")[0] == 404
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as sock:
             sock.sendall(b"x" * 20_000)
         assert asked("/health")[0] == 200
         assert serve.end() == 0

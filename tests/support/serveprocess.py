@@ -17,9 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.patience import wait_until
-
-PATIENCE = 30.0
+from tests.support.patience import LIMIT, wait_until
 
 
 class ServeProcess:
@@ -82,7 +80,7 @@ class ServeProcess:
     ) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(PATIENCE)
+            self.process.wait(LIMIT)
 
     @property
     def logged(self) -> str:
@@ -105,11 +103,11 @@ class ServeProcess:
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, and give the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(LIMIT)
 
     def client(self) -> smtplib.SMTP:
         """A connection, greeted."""
-        client = smtplib.SMTP("127.0.0.1", self.port, timeout=PATIENCE)
+        client = smtplib.SMTP("127.0.0.1", self.port, timeout=LIMIT)
         client.ehlo("client.example")
         return client
 
@@ -135,7 +133,7 @@ class NotifySocket:
 
     def wait_for(self, word: str, count: int = 1) -> None:
         """Wait until something was said so many times."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LIMIT
         while self.said.count(word) < count:
             ready, _, _ = select.select([self.socket], [], [], max(deadline - time.monotonic(), 0))
             assert ready, f"{word} was not said {count} times: {self.said}"
