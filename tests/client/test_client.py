@@ -239,13 +239,15 @@ def test_no_more_connections_than_allowed(limits: dict[str, int], most: int, run
             return False
 
         done = threading.Event()
-        watcher = threading.Thread(target=lambda: sink.wait_for(lambda s: watch(s) or done.is_set(), 60))
+        watcher = threading.Thread(target=lambda: sink.wait_for(lambda s: watch(s) or done.is_set(), 10 * LIMIT))
         watcher.start()
-        results = run(main(sink))
-        done.set()
-        with sink.changed:
-            sink.changed.notify_all()
-        watcher.join()
+        try:
+            results = run(main(sink))
+        finally:
+            done.set()
+            with sink.changed:
+                sink.changed.notify_all()
+            watcher.join()
     assert all(result.ok for result in results)
     assert len(results) == 200
     assert together == most

@@ -370,9 +370,10 @@ class Scheduler:
             vertex.message = report.message
             if report.word in ("retryat", "deferall"):
                 kid.finishing = True
+                wakeup = time.monotonic() + PAUSE  # the same for all, so that they are fed together
                 for file in self.files.values():
                     if vertex.host in file.vertices:
-                        file.vertices[vertex.host].wakeup = time.monotonic() + PAUSE
+                        file.vertices[vertex.host].wakeup = wakeup
 
     # ------------------------------------------------------------------- end
 
