@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 60.0
 
 # Process 1 of the namespaces. Arguments: the root directory, then the command to run in it. It ends when the command
 # does or when its standard input is closed. The devices are those a daemon may expect; there is no /dev/log that would

@@ -34,8 +34,8 @@ DOMAIN = "interop.test"
 
 _CONF = Path(__file__).parent / "conf"
 _VMAIL = 36007  # the owner of all stored mail: its number in install.sh
-_START_SECONDS = 30.0
-_STOP_SECONDS = 10.0
+_START_SECONDS = 60.0
+_STOP_SECONDS = 60.0
 _PATIENCE = 60.0
 
 

@@ -77,7 +77,7 @@ class PolicyHost(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = 10
+    timeout = 60
     server: PolicyHost
 
     def do_GET(self) -> None:

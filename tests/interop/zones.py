@@ -50,7 +50,7 @@ PORTS = {
 """The ports that the TLSA records are for, and who is there."""
 
 _DAY = 86400
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 _HEAD = "@ 60 IN SOA ns.test. hostmaster.test. 1 3600 600 864000 60\n@ 60 IN NS ns.test.\n"
 _ZERO = "0" * 64
 _MALFORMED = "TYPE65331"  # stands for a TLSA record that makes no sense
