@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -19,6 +20,8 @@ from zsmtp.net.scripted import ScriptedNetwork
 from zsmtp.records import dataclass
 
 QUESTION = Query("example.org", RecordType.MX)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def test_what_is_overheard_is_closed_with_its_listener(breaks: str) -> None:
     assert log.seen == ["inner ended", "outer ended"]
 
 
-async def on_a_loop(operation: Operation[Any]) -> object:
+async def on_a_loop(operation: Operation[T]) -> T:
     driver = aio.AsyncDriver(lambda: StaticResolver(""))
     try:
         return await driver.run(operation)
@@ -215,14 +218,32 @@ def test_a_stop_ends_the_sleep_of_the_scripted_driver() -> None:
 
 @pytest.mark.parametrize("driver", ["blocking", "aio"])
 def test_sleep_takes_nothing_of_the_time_for_lookups(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "LOOKUPS_TIME", 0.02)
+    """The waits of both drivers set the clock forward instead."""
+    monotonic, ahead = time.monotonic, 0.0
+
+    def clock() -> float:
+        return monotonic() + ahead
+
+    def ready(self: blocking.BlockingDriver, deadline: float) -> None:
+        nonlocal ahead
+        ahead += max(deadline - clock(), 0.0)
+
+    async def wait_for_wake(self: aio.Run[object], seconds: float) -> None:
+        nonlocal ahead
+        ahead += seconds
 
     async def sleep() -> Answer:
-        await Sleep(await ReadClock() + 0.03)
+        await Sleep(await ReadClock() + 2 * operations.LOOKUPS_TIME)
         return await QUESTION
 
-    answer = DRIVERS[driver](sleep())
-    assert isinstance(answer, Answer)
+    if driver == "blocking":
+        monkeypatch.setattr(blocking.BlockingDriver, "_ready", ready)
+        answer = blocking.BlockingDriver(lambda: StaticResolver(""), blocking.Stop(), clock=clock).run(sleep())
+    else:
+        monkeypatch.setattr(time, "monotonic", clock)
+        monkeypatch.setattr(aio.Run, "_wait_for_wake", wait_for_wake)
+        answer = asyncio.run(on_a_loop(sleep()))
+    assert ahead > operations.LOOKUPS_TIME
     assert answer.status is Status.NXDOMAIN
 
 

@@ -376,7 +376,7 @@ class TestRelease:
 RACER = """
 import sys
 from zsmtp.zmailer.locks import open_control
-with open_control(sys.argv[1]) as spool:
+with open_control(sys.argv[1], patience=60.0) as spool:
     print(flush=True)
     sys.stdin.readline()
     wanted, step = spool.control.recipients, int(sys.argv[3])
