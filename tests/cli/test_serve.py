@@ -63,7 +63,7 @@ def envelopes(server: Serving) -> list[tuple[bytes, list[bytes]]]:
 def test_what_is_accepted_is_delivered_under_one_id(tmp_path: Path, receiver: Serving) -> None:
     with ServeProcess(tmp_path, through(receiver) + '[log]\nformat = "json"\n') as serve:
         serve.send("first")
-        receiver.wait_until(lambda: receiver.intake.messages)
+        serve.wait_until(lambda: receiver.intake.messages)
         serve.wait_for('"event": "attempt"')
         assert serve.end() == 0
         lines = [json.loads(line) for line in serve.logged.splitlines()]
@@ -205,7 +205,7 @@ def test_reload(tmp_path: Path, receiver: Serving) -> None:
         serve.process.send_signal(signal.SIGHUP)
         serve.wait_for("info reloaded", 2)
         serve.send("after")
-        receiver.wait_until(lambda: len(receiver.intake.messages) == 2)
+        serve.wait_until(lambda: len(receiver.intake.messages) == 2)
         assert serve.end() == 0
 
 
@@ -227,7 +227,7 @@ senders = { "@mail.example.org" = "@example.org", "cron@host" = "ops@mail.exampl
         with serve.client() as client:
             client.sendmail("www", ["root"], "Subject: x\r\n\r\nhello\r\n")
             client.sendmail("cron@host", ["root@MAIL.example.org"], "Subject: y\r\n\r\nhello\r\n")
-        receiver.wait_until(lambda: len(receiver.intake.messages) == 4)
+        serve.wait_until(lambda: len(receiver.intake.messages) == 4)
         assert serve.end() == 0
         assert envelopes(receiver) == [
             (b"", [b"duty@example.org"]),
@@ -255,7 +255,7 @@ def test_a_machine_that_sends_nobody_mail(
         assert "b@example.net" in capsys.readouterr().out
         serve.write(configuration)
         serve.process.send_signal(signal.SIGHUP)
-        receiver.wait_until(lambda: receiver.intake.messages)
+        serve.wait_until(lambda: receiver.intake.messages)
         assert serve.end() == 0
     assert envelopes(receiver) == [(b"a@example.org", [b"dev@example.org"])]
 
@@ -288,7 +288,7 @@ def test_a_socket_of_systemd_is_served(tmp_path: Path, receiver: Serving) -> Non
         addressed, serve.port = serve.port, handed.getsockname()[1]
         with serve:
             serve.send("activated")
-            receiver.wait_until(lambda: receiver.intake.messages)
+            serve.wait_until(lambda: receiver.intake.messages)
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", addressed))
             assert serve.end() == 0
@@ -386,7 +386,7 @@ tenant = "ann"
             with pytest.raises(smtplib.SMTPSenderRefused):
                 client.sendmail("boss@example.org", ["b@example.net"], "Subject: x\r\n\r\n")
             client.sendmail("ann@example.org", ["b@example.net"], "From: ann@example.org\r\n\r\nhello\r\n")
-        receiver.wait_until(lambda: receiver.intake.messages)
+        serve.wait_until(lambda: receiver.intake.messages)
         (message,) = receiver.intake.messages
         assert b"with ESMTPSA" in message.content
         assert serve.end() == 0

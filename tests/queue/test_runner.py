@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from zsmtp.queue.settlement import InDoubt
 from zsmtp.queue.shaping import Rate, SiteLimits
 from zsmtp.queue.site import Group
 from zsmtp.queue.states import AttemptKey, HistoryEntry, NoticeKind, Outcome
-from zsmtp.queue.store import Lease, NewMessage, NewRecipient, QueueStore
+from zsmtp.queue.store import Deferred, Lease, NewMessage, NewRecipient, QueueStore, Settlement
 
 
 class Scene:
@@ -524,6 +524,34 @@ def test_all_mail_for_a_domain_that_does_not_exist_fails_at_once() -> None:
         it.start()
         await it.until_done(limit=60.0)
         assert all(it.outcomes(one) == [Outcome.FAILED] for one in ids)
+        await it.stop()
+
+    play(scene)
+
+
+@pytest.mark.parametrize("pause", [0.0, 5.0])
+def test_a_rule_that_is_deleted_while_what_it_holds_is_written_holds_nothing(pause: float) -> None:
+    """The store holds nothing for a rule that is gone; the node reads the recipients again, soon."""
+
+    async def scene(it: Scene) -> None:
+        ids = await it.submit("one.example", count=3)
+        rule = await it.store.add_rule(Rule(action="hold", filter=""))
+        settle = it.store.settle
+
+        async def late(
+            lease: Lease, results: Sequence[Settlement], in_hand: Collection[AttemptKey]
+        ) -> list[AttemptKey]:
+            if any(isinstance(one, Deferred) and one.hold for one in results):
+                assert await it.store.delete_rule(rule.number)
+                await asyncio.sleep(pause)  # the node hears of it before the results are written, or behind that
+                it.store.settle = settle  # type: ignore[method-assign]
+            return await settle(lease, results, in_hand)
+
+        it.store.settle = late  # type: ignore[method-assign]
+        it.start()
+        await it.until_done(limit=60.0)
+        assert it.store.settle == settle, "nothing was about to be held: the test shows nothing"
+        assert all(it.world.copies(one, 0) == 1 for one in ids)
         await it.stop()
 
     play(scene)

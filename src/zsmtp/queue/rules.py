@@ -39,6 +39,10 @@ class Rules:
     def __bool__(self) -> bool:
         return bool(self._rules)
 
+    def stands(self, number: int) -> bool:
+        """Whether there is a rule of this number."""
+        return any(rule.number == number for rule, _ in self._rules)
+
     def next_end(self, now: float) -> float | None:
         """When the first of them ends; None if none does."""
         return min((rule.until for rule, _ in self._rules if rule.until is not None and rule.until > now), default=None)

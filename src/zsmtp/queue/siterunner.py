@@ -402,9 +402,12 @@ class SiteRunner:
         """Results are in the store."""
         for key, result in results:
             recipient = key.done(*recipient_of(result))
-            if recipient is None or not isinstance(result, Deferred) or result.hold:
+            if recipient is None or not isinstance(result, Deferred):
                 continue
-            if result.key is None:
+            if result.hold:
+                if not self._runner.rules.stands(result.hold):  # it was deleted meanwhile, and the store holds nothing
+                    key.forget()
+            elif result.key is None:
                 key.learn(recipient.sub_queue, result.due)
             else:
                 self._runner.note(result.key, result.due)
