@@ -13,7 +13,7 @@ from tests.support.effort import examples
 from tests.support.virtualtime import VirtualLoop
 
 from zsmtp.errors import QueueError, QueueUnavailable
-from zsmtp.queue.config import QueueConfig
+from zsmtp.queue.config import Deliver, QueueConfig
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.memory.store import MemoryStore
 from zsmtp.queue.operators import Change, Rule
@@ -527,6 +527,21 @@ def test_all_mail_for_a_domain_that_does_not_exist_fails_at_once() -> None:
         await it.stop()
 
     play(scene)
+
+
+def test_mail_that_is_kept_goes_after_a_reload_although_the_store_fails_then() -> None:
+    async def scene(it: Scene) -> None:
+        it.start()
+        ids = await it.submit("one.example", count=3)
+        await asyncio.sleep(5)
+        assert not it.world.delivered
+        it.store.fail("rules", QueueUnavailable("another process has it locked"), times=2)
+        it.runner.reconfigure(QueueConfig())
+        await it.until_done(limit=60.0)
+        assert all(it.world.copies(one, 0) == 1 for one in ids)
+        await it.stop()
+
+    play(scene, config=QueueConfig(deliver=Deliver.NONE))
 
 
 @pytest.mark.parametrize("pause", [0.0, 5.0])

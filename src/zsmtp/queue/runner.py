@@ -79,6 +79,7 @@ class Runner:
         self.chance = chance
         self.results = ResultWriter(store, on_entry)
         self.rules = Rules()
+        self._rules_read = False
         self.stopping = False
         self.drained = False
         """Whether it stops because an operator asked this node to leave."""
@@ -129,16 +130,13 @@ class Runner:
 
     async def _serve(self, writing: asyncio.Task[None]) -> None:
         next_agenda = next_report = 0.0
-        rules_read = False
         while not self.stopping:
             self.store.beat()
             if writing.done():
                 await writing  # a fault of this program: without results nothing may be delivered
             try:
-                if not rules_read:
-                    await self._hold_all_or_nothing()
-                    await self._read_rules()
-                    rules_read = True
+                if not self._rules_read:
+                    await self._begin_rules()
                 now = self.loop.time()
                 if now >= next_agenda:
                     for key, due in (await self.store.agenda()).items():
@@ -225,8 +223,9 @@ class Runner:
         """
         self.config = replace(config, connections=self.config.connections, leases=self.config.leases)
         self._policies.clear()
+        self._rules_read = False
         if self.joined.is_set():
-            self.spawn(self._hold_all_or_nothing())
+            self.store.wake()
 
     def policy(self, key: str, tenant: str) -> SettlementPolicy:
         """What decides on results for a key and a tenant."""
@@ -370,6 +369,16 @@ class Runner:
             else:
                 known[site] = None
         await self._learn(list(known), arrivals.keys)
+
+    async def _begin_rules(self) -> None:
+        """Read the rules as the configuration has them; tried again after an error, and where it changes meanwhile."""
+        self._rules_read = True
+        try:
+            await self._hold_all_or_nothing()
+            await self._read_rules()
+        except BaseException:
+            self._rules_read = False
+            raise
 
     async def _hold_all_or_nothing(self) -> None:
         """Let a rule stand as long as the configuration says that nothing is to be delivered."""
