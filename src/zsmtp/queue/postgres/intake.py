@@ -14,7 +14,7 @@ from typing import Any
 from zsmtp.errors import Conflict, QueueError
 from zsmtp.queue import intake
 from zsmtp.queue.limits import BY_COMMAND, CHUNK
-from zsmtp.queue.postgres.transaction import WriteTransaction, insert
+from zsmtp.queue.postgres.transaction import WriteTransaction, insert_all
 from zsmtp.queue.sql import ARRIVING, MESSAGE
 from zsmtp.queue.staged import (
     Notifying,
@@ -275,10 +275,12 @@ class NewRows:
     def write(self) -> None:
         """Insert what was taken."""
         transaction = self._transaction
-        db = transaction.db
-        insert(db, "zsmtp_message", MESSAGE, self._messages)
-        insert(db, "zsmtp_recipient", NEW_RECIPIENT, self._recipients)
-        insert(db, "zsmtp_content", ("message", "part", "data"), self._contents)
+        insert_all(
+            transaction.db,
+            ("zsmtp_message", MESSAGE, self._messages),
+            ("zsmtp_recipient", NEW_RECIPIENT, self._recipients),
+            ("zsmtp_content", ("message", "part", "data"), self._contents),
+        )
         for upload in self._finished:
             _finish(transaction, upload)
         for key, due in self._arrived:

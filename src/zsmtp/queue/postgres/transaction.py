@@ -148,6 +148,17 @@ def insert(db: Connection, table: str, names: Sequence[str], rows: Sequence[Sequ
             copy.write_row(row)
 
 
+def insert_all(db: Connection, *tables: tuple[str, Sequence[str], Sequence[Sequence[Any]]]) -> None:
+    """Insert rows into several tables: a few in one round trip."""
+    if all(len(rows) <= _FEW for _, _, rows in tables):
+        with db.pipeline():
+            for table in tables:
+                insert(db, *table)
+        return
+    for table in tables:
+        insert(db, *table)
+
+
 def in_columns(attempts: Collection[AttemptKey]) -> tuple[list[int], list[int], list[int]]:
     """Attempts as three arrays: messages, numbers, attempts."""
     found = list(attempts)

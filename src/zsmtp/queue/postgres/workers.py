@@ -174,8 +174,7 @@ class PostgresWriter(WorkerThread):
         transaction = WriteTransaction(db, self._clock())
         try:
             answers = _run(transaction, jobs)
-            transaction.flush()
-            self._commit(db, xid)
+            self._commit(db, xid, transaction)
         except BaseException:
             roll_back(db)
             transaction.undone()
@@ -188,9 +187,12 @@ class PostgresWriter(WorkerThread):
             return [JobResult(job.future, None, error) for job in jobs]
         return answers
 
-    def _commit(self, db: Connection, xid: str) -> None:
+    def _commit(self, db: Connection, xid: str, transaction: WriteTransaction) -> None:
+        """Write what was gathered, and commit: one round trip."""
         try:
-            db.execute("COMMIT")
+            with db.pipeline():
+                transaction.flush()
+                db.execute("COMMIT")
         except psycopg.Error as error:
             if not db.broken:
                 raise
