@@ -33,6 +33,7 @@ import zsmtp
 from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.ids import from_text
+from zsmtp.queue.operators import Change
 from zsmtp.queue.postgres.store import PostgresStore
 from zsmtp.queue.states import HistoryEntry, Outcome
 
@@ -256,6 +257,8 @@ class Fleet:
         store = await PostgresStore.open(self.url)
         try:
             end = time.monotonic() + SETTLING
+            async for _ in store.change(Filter(), Change(due=time.time())):
+                pass  # what a clock that was wrong put off for an hour
             while (left := (await store.count(Filter()))[""]) and time.monotonic() < end:
                 for node in self.nodes:
                     node.keep_running()

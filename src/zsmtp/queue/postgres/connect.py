@@ -8,7 +8,10 @@ transaction mode works.
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -95,6 +98,14 @@ class Database(NamedTuple):
             keepalives_count=3,
             tcp_user_timeout=20_000,
         )
+
+
+def cut(connection: Connection | None) -> None:
+    """Break a connection off that another thread waits on; that one gets an error."""
+    with suppress(OSError, psycopg.Error):
+        if connection is not None:
+            with socket.socket(fileno=os.dup(connection.fileno())) as end:
+                end.shutdown(socket.SHUT_RDWR)
 
 
 def is_trouble(error: psycopg.Error) -> bool:

@@ -73,6 +73,7 @@ class PostgresDelivery:
         self._snapshot = ""
         self._asked_for: dict[str, float] = {}  # keys that were not had, since when
         self._surplus = 0
+        self._unsure = False  # whether there may be leases that this node was not told of
         self._there = asyncio.Event()
         self._asked = False
         self._loop = asyncio.get_running_loop()
@@ -186,7 +187,10 @@ class PostgresDelivery:
         self._expect_node()
         now = time.monotonic()
         waited = [key for key in keys if self._asked_for.get(key, now) <= now - PATIENCE]
-        taken = await self._takes.do(self._take, Taking(self._results.node, list(keys), limit, not waited))
+        known = list(self._keys) if self._unsure else None
+        self._unsure = True
+        taken = await self._takes.do(self._take, Taking(self._results.node, list(keys), limit, not waited, known))
+        self._unsure = False
         there = {key for lease in taken for key in lease.keys}
         self._asked_for = {
             key: at for key, at in self._asked_for.items() if key not in there and at > now - 10 * PATIENCE

@@ -42,6 +42,8 @@ class Taking(NamedTuple):
     keys: Sequence[str]
     limit: int
     share: bool
+    known: Collection[int] | None = None
+    """The leases that the node knows of, if it may have others: of a take whose answer was lost."""
 
 
 class Joining(NamedTuple):
@@ -158,7 +160,15 @@ def _take(transaction: WriteTransaction, request: Taking) -> list[Lease]:
         "ON CONFLICT (key) DO NOTHING",
         ([key for key, _ in rows], [lease for _, lease in rows]),
     )
-    return _leases(db, {leases[site]: site for site in new})
+    answered = {leases[site]: site for site in new}
+    if request.known is not None:
+        answered |= dict(
+            db.execute(
+                "SELECT number, site FROM zsmtp_lease WHERE node = %s AND number <> ALL(%s::bigint[])",
+                (request.node, list(request.known)),
+            ).fetchall()
+        )
+    return _leases(db, answered)
 
 
 def _share(db: Connection, node: int, asked: int) -> int:

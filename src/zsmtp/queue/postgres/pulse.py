@@ -20,7 +20,7 @@ import psycopg
 
 from zsmtp.queue.leases import MARGIN, VALID
 from zsmtp.queue.postgres import leases
-from zsmtp.queue.postgres.connect import Connection, Database
+from zsmtp.queue.postgres.connect import Connection, Database, cut
 from zsmtp.queue.postgres.results import RENEW
 
 BEAT = 5.0
@@ -87,6 +87,8 @@ class Pulse(threading.Thread):
         self._ends = True
         self._wanted.set()
         if self.ident is not None:
+            self.join(_RETRY)
+            cut(self._connection)  # its server does not answer
             self.join()
 
     def run(self) -> None:

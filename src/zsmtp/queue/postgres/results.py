@@ -134,6 +134,8 @@ class PostgresResults:
         for request in requests:
             if request.lease in owned:
                 self.marks.hold(transaction, request.lease, frozenset(request.in_hand))
+        if lost := {request.lease for request in requests} - owned:
+            self.marks.forget(transaction, lost)
         return conflicts
 
     # ------------------------------------------------------------------ leases
@@ -142,12 +144,12 @@ class PostgresResults:
         """End leases without marks; answers those that this node had."""
         answers: list[list[int] | Exception] = []
         for numbers in requests:
-            if any(self.marks.of_lease(number) for number in numbers):
+            owned = leases.lock(transaction, numbers, self.node)
+            if any(self.marks.of_lease(number) for number in owned):
                 answers.append(QueueError("a lease with marked attempts cannot be given back: settle them first"))
                 continue
-            owned = leases.lock(transaction, numbers, self.node)
             leases.drop(transaction.db, owned)
-            self.marks.forget(transaction, owned)
+            self.marks.forget(transaction, numbers)
             for (key,) in transaction.db.execute(
                 "SELECT DISTINCT r.key FROM zsmtp_doubt d JOIN zsmtp_recipient r "
                 "ON r.message = d.message AND r.number = d.number"

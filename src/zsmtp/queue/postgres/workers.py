@@ -22,6 +22,7 @@ from zsmtp.queue.postgres.connect import (
     SNAPSHOT,
     Connection,
     Database,
+    cut,
     goes_away,
     is_trouble,
     unavailable,
@@ -34,6 +35,10 @@ A = TypeVar("A")
 R = TypeVar("R")
 T = TypeVar("T")
 
+WRITING = 60.0
+"""Seconds after which a connection is broken off whose server does not answer to what is written."""
+READING = 600.0
+"""The same for what is read: operators may ask for everything."""
 _MOST = 2000  # jobs in one transaction
 _OCTETS = 16 << 20  # of content in one transaction
 _TRIES = 5  # of what goes away
@@ -69,6 +74,14 @@ class _WriterJob(NamedTuple):
     future: asyncio.Future[Any]
 
 
+def _bound(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], seconds: float, overdue: Callable[[], None]
+) -> None:
+    """Call ``overdue`` if a future is not done after so many seconds."""
+    timer = loop.call_later(seconds, overdue)
+    future.add_done_callback(lambda _: timer.cancel())
+
+
 class _Lost(Exception):
     """The connection was lost during a commit, and what became of it is not known."""
 
@@ -97,6 +110,7 @@ class PostgresWriter(WorkerThread):
         """Have a job done; the future raises QueueUnavailable if the database cannot be written."""
         future = self.future()
         self.put(_WriterJob(kind, argument, future))
+        _bound(self._loop, future, WRITING, lambda: cut(self._connection))
         return future
 
     async def end(self) -> None:
@@ -205,7 +219,8 @@ class PostgresWriter(WorkerThread):
         end = time.monotonic() + _ASK_AGAIN
         while True:
             try:
-                self._connection = self._database.connect()
+                if self._connection is None:
+                    self._connection = self._database.connect()
                 row = self._connection.execute("SELECT pg_xact_status(%s::xid8)", (xid,)).fetchone()
             except psycopg.Error as error:
                 self._close()
@@ -285,6 +300,7 @@ class PostgresReader(WorkerThread):
         if not self.is_alive() and self.ident is None:
             self.start()
         self.put(_ReaderQuestion(doing, question, snapshot, future))
+        _bound(self._loop, future, READING, lambda: cut(self._connection))
         result: T = await future
         return result
 
