@@ -106,7 +106,7 @@ class MemoryBase:
             after = settling.deferred(replace(settlement, hold=data.hold(settlement.hold)), one)
             status, reason = intake.clean(after.status), intake.clean(after.reason)
             after = replace(after, due=seconds(milliseconds(after.due)), status=status, reason=reason)
-            data.recipients[one.message, one.number] = after
+            data.put(after)
             if settlement.entry is not None:
                 data.write(settlement.entry)
             if after.key != one.key:
@@ -115,7 +115,7 @@ class MemoryBase:
         if settling.repeats(settlement.entry, doubtful=one.doubtful, attempts=one.attempts):
             data.counters["repeated"] += 1
         data.write(settlement.entry)
-        del data.recipients[one.message, one.number]
+        data.remove(one)
         data.forget(one.message)
 
     @staticmethod

@@ -68,6 +68,11 @@ class Data:
     messages: dict[int, QueuedMessage] = field(default_factory=dict)
     contents: dict[int, bytes] = field(default_factory=dict)
     recipients: dict[tuple[int, int], QueuedRecipient] = field(default_factory=dict)
+    """Changed by :meth:`put` and :meth:`remove` alone."""
+    by_key: dict[str, dict[tuple[int, int], QueuedRecipient]] = field(default_factory=dict)
+    """The same by queue key."""
+    of_message: Counter[int] = field(default_factory=Counter)
+    """How many recipients of a message are there."""
     uploads: dict[int, Pending] = field(default_factory=dict)
     history: dict[int, HistoryEntry] = field(default_factory=dict)
     last_entry: int = 0
@@ -91,6 +96,12 @@ class Data:
         data.in_hand.clear()
         return data
 
+    def flush(self) -> None:
+        """Take all marks to the disk."""
+        for attempt, mark in self.marks.items():
+            if not mark.durable:
+                self.marks[attempt] = mark._replace(durable=True)
+
     def draw(self, now: float) -> int:
         """A new id."""
         self.last_id = next_id(self.last_id, now)
@@ -106,16 +117,37 @@ class Data:
 
     # ------------------------------------------------------------- recipients
 
+    def put(self, one: QueuedRecipient) -> None:
+        """Add a recipient, or put it in the place of what it was before."""
+        place = one.message, one.number
+        if place in self.recipients:
+            self.remove(self.recipients[place])
+        self.recipients[place] = one
+        self.by_key.setdefault(one.key, {})[place] = one
+        self.of_message[one.message] += 1
+
+    def remove(self, one: QueuedRecipient) -> None:
+        """Take a recipient away."""
+        place = one.message, one.number
+        del self.recipients[place]
+        del self.by_key[one.key][place]
+        if not self.by_key[one.key]:
+            del self.by_key[one.key]
+        self.of_message[one.message] -= 1
+        if not self.of_message[one.message]:
+            del self.of_message[one.message]
+
     def of_keys(self, keys: Collection[str]) -> Iterator[QueuedRecipient]:
         """The recipients of queue keys that are not held."""
-        return (one for one in self.recipients.values() if one.key in keys and not one.hold)
+        return (one for key in keys for one in self.by_key.get(key, {}).values() if not one.hold)
 
     def heads(self, keys: Collection[str]) -> dict[SubQueue, float]:
         """When the first recipient of each sub-queue is due."""
-        heads: dict[SubQueue, float] = {}
+        heads: dict[tuple[str, str, int], float] = {}
         for one in self.of_keys(keys):
-            heads[one.sub_queue] = min(heads.get(one.sub_queue, one.due), one.due)
-        return dict(sorted(heads.items()))
+            sub_queue = one.key, one.tenant, one.rank
+            heads[sub_queue] = min(heads.get(sub_queue, one.due), one.due)
+        return {SubQueue(*sub_queue): due for sub_queue, due in sorted(heads.items())}
 
     def agenda(self) -> dict[str, float]:
         """The queue keys with recipients that are not held, and when the first of each is due."""
@@ -127,12 +159,16 @@ class Data:
 
     def sub_queue(self, wanted: SubQueue, after: Position) -> list[QueuedRecipient]:
         """The recipients of a sub-queue behind a position, in order."""
-        found = [one for one in self.of_keys((wanted.key,)) if one.sub_queue == wanted and one.position > after]
-        return sorted(found, key=lambda one: one.position)
+        found = [
+            ((one.due, one.message, one.number), one)
+            for one in self.of_keys((wanted.key,))
+            if one.tenant == wanted.tenant and one.rank == wanted.rank
+        ]
+        return [one for _, one in sorted(one for one in found if one[0] > after)]
 
     def present(self, message: int) -> bool:
         """Whether a message has recipients without an end, or notices are owed for it."""
-        return any(key[0] == message for key in self.recipients) or any(key[0] == message for key in self.owed)
+        return message in self.of_message or any(key[0] == message for key in self.owed)
 
     def forget(self, message: int) -> None:
         """Delete a message that nobody needs."""

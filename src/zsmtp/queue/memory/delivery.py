@@ -45,8 +45,7 @@ class MemoryDelivery(MemoryBase):
     async def join(self, node: str) -> None:
         """Become a node."""
         self._begin("join")
-        for attempt, mark in self._data.marks.items():  # it is a commit like any other
-            self._data.marks[attempt] = mark._replace(durable=True)
+        self._data.flush()  # it is a commit like any other
         self._node = node
         self._shared.leases.join(node, self._monotonic())
         self._shared.news[node] = News()
@@ -75,7 +74,6 @@ class MemoryDelivery(MemoryBase):
         sites: dict[str, list[str]] = {}
         for key in [*keys, *sorted(orphans)]:
             sites.setdefault(self._data.site_of(key), []).append(key)
-        others = self._data.agenda()
         limit = 0 if self._node in self._shared.draining else limit
         taken = []
         for site, asked in sites.items():
@@ -85,7 +83,7 @@ class MemoryDelivery(MemoryBase):
                     taken.append(self._lease(holding))
             elif limit > 0 and any(leases.of_key(key) is None for key in asked):
                 limit -= 1
-                members = [*asked, *(key for key in others if self._data.site_of(key) == site)]
+                members = [*asked, *(key for key in self._data.agenda() if self._data.site_of(key) == site)]
                 taken.append(self._lease(leases.take(site, members, self._node)))
         return taken
 
@@ -182,8 +180,7 @@ class MemoryDelivery(MemoryBase):
         self._begin("settle")
         keys = self._keys(lease)
         conflicts = []
-        for key, mark in self._data.marks.items():  # the commit of results takes marks to the disk that came before
-            self._data.marks[key] = mark._replace(durable=True)
+        self._data.flush()  # the commit of results takes marks to the disk that came before
         for settlement in settlements:
             message, number, attempt = settling.attempt_of(settlement)
             one = self._data.recipients.get((message, number))

@@ -54,7 +54,7 @@ class MemoryStoreIntake(MemoryBase):
         data.contents[number] = content
         for place, recipient in enumerate(recipients):
             one = intake.recipient_of(message, recipient, number, place, hold=data.hold(recipient.hold))
-            data.recipients[number, place] = one
+            data.put(one)
             self._tell_due(one)
         if message.idempotency_key:
             data.idempotency[message.tenant, message.idempotency_key] = (message.digest, number)

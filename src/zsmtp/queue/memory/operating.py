@@ -105,7 +105,7 @@ class MemoryOperating(MemoryBase):
             return True
         after = settling.changed(change, one)
         after = replace(after, due=seconds(milliseconds(after.due)), expires=seconds(milliseconds(after.expires)))
-        self._data.recipients[one.message, one.number] = after
+        self._data.put(after)
         self._tell_due(after)
         return True
 
@@ -197,10 +197,11 @@ class MemoryOperating(MemoryBase):
         self._begin("delete_rule")
         if self._data.rules.pop(number, None) is None:
             return False
-        for place, one in self._data.recipients.items():
+        for one in tuple(self._data.recipients.values()):
             if one.hold == number:
-                self._data.recipients[place] = replace(one, hold=0)
-                self._tell_due(self._data.recipients[place])
+                released = replace(one, hold=0)
+                self._data.put(released)
+                self._tell_due(released)
                 self._tell(poked=[one.key])
         self._tell(rules=True)
         return True

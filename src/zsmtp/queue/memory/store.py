@@ -129,7 +129,7 @@ class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating):
         data = self._data
         done = 0
         for key, (_, message) in list(data.idempotency.items()):
-            if any(place[0] == message for place in data.recipients):
+            if message in data.of_message:
                 continue
             ends = [entry.at for entry in data.history.values() if entry.message == message]
             if all(at <= now - KEYS_KEPT for at in ends) and age_of(message, now) >= milliseconds(KEYS_KEPT):
