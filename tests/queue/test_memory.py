@@ -19,7 +19,8 @@ from tests.queue.harness import (
     there,
 )
 
-from zsmtp.errors import QueueUnavailable
+from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.queue.leases import VALID
 from zsmtp.queue.states import Outcome
 
 
@@ -90,3 +91,69 @@ def test_waiting_for_arrivals_ends_with_the_time() -> None:
         assert (await queue.store.arrivals(0.01))[:3] == ({}, frozenset(), False)
 
     asyncio.run(main())
+
+
+def test_a_restart_of_the_store_that_its_nodes_outlive() -> None:
+    """The marks that it lost are written again; who dies before has all in doubt that was in hand."""
+
+    async def scenario(queue: MemoryHarness) -> None:
+        one, two = queue.store, await queue.another()
+        await one.submit([new(f"{name}@{key}") for key in ("one.example", "two.example") for name in "ab"])
+        leases = {}
+        for store, key in ((one, "one.example"), (two, "two.example")):
+            await store.join(key)
+            leases[key] = await lease_of(store, key)
+            first, second = attempts(await claim(store, leases[key], NOON))
+            await store.settle(leases[key], [], [first, second])
+            assert await store.mark(leases[key], [first])
+            leases[key, 1] = first, second
+        one.restart()
+        one.beat()
+        with pytest.raises(QueueError, match="marked attempts"):
+            await two.give_back([leases["two.example"]])  # that it is not on the disk changes nothing
+        queue.clock.advance(VALID + 1)
+        third = await queue.another()
+        await third.join("third")
+        found = {lease.site: in_doubt_of(lease) for lease in await take(third)}
+        first, second = leases["one.example", 1]
+        assert found["one.example"] == [(first, False)]
+        first, second = leases["two.example", 1]
+        assert found["two.example"] == [(first, True), (second, True)]
+
+    play(MemoryHarness(), scenario)
+
+
+def test_a_mark_asked_for_after_a_restart_writes_those_before_it_again() -> None:
+    async def scenario(queue: MemoryHarness) -> None:
+        store = queue.store
+        await store.submit([new("a@example.net"), new("b@example.net")])
+        await store.join("node")
+        lease = await lease_of(store)
+        first, second = attempts(await claim(store, lease, NOON))
+        await store.settle(lease, [], [first, second])
+        assert await store.mark(lease, [first])
+        store.restart()
+        assert await store.mark(lease, [second])
+        after = store.crash()
+        await after.join("node")
+        assert in_doubt_of(await lease_of(after)) == [(first, False), (second, False)]
+
+    play(MemoryHarness(), scenario)
+
+
+def test_what_an_ended_lease_left_in_doubt_keeps_nobody_from_giving_it_back() -> None:
+    async def scenario(queue: MemoryHarness) -> None:
+        one, two = queue.store, await queue.another()
+        await one.submit([new()])
+        await one.join("one")
+        lease = await lease_of(one)
+        (claimed,) = await claim(one, lease, NOON)
+        assert await one.mark(lease, attempts([claimed]))
+        queue.clock.advance(VALID + 1)
+        await two.join("two")
+        newer = await lease_of(two)
+        assert await one.settle(lease, [ended(claimed.recipient, NOON)], []) == attempts([claimed])
+        await one.give_back([lease])
+        assert in_doubt_of(newer) == [(claimed.recipient.next_attempt, False)]
+
+    play(MemoryHarness(), scenario)

@@ -8,11 +8,11 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 
 from zsmtp.queue import intake, settling
-from zsmtp.queue.leases import LeaseTable
+from zsmtp.queue.leases import Holding, LeaseTable
 from zsmtp.queue.limits import (
     HISTORY_KEPT,
 )
-from zsmtp.queue.memory.data import Data
+from zsmtp.queue.memory.data import Data, Mark
 from zsmtp.queue.operators import (
     SiteStatus,
 )
@@ -43,6 +43,35 @@ class Shared:
         self.nodes: dict[str, float] = {}  # since when
         self.draining: set[str] = set()
         self.statuses: dict[str, SiteStatus] = {}
+        self.restarts = 0
+        self.seen: dict[str, int] = {}  # by node: after which restart it has written its marks again
+        self.unwritten: dict[AttemptKey, Mark] = {}  # marks that a restart lost, as their nodes have them in memory
+
+    def restart(self) -> None:
+        """The machine of the store dies and is back, while the nodes live: marks that were not on the disk are lost."""
+        self.restarts += 1
+        lost = {attempt: mark for attempt, mark in self.data.marks.items() if not mark.durable}
+        self.unwritten |= lost
+        self.data.marks = {attempt: mark for attempt, mark in self.data.marks.items() if attempt not in lost}
+
+    def write_again(self, node: str) -> None:
+        """A node that hears of a restart writes the marks of its leases again, durably."""
+        if self.seen.get(node) == self.restarts:
+            return
+        self.seen[node] = self.restarts
+        for attempt, mark in tuple(self.unwritten.items()):
+            holding = self.leases.get(mark.lease)
+            if holding is not None and holding.node == node:
+                self.data.marks[attempt] = mark._replace(durable=True)
+                del self.unwritten[attempt]
+
+    def drop(self, holding: Holding) -> None:
+        """Forget a lease that ended; what was in hand is in doubt if its node has not heard of a restart."""
+        self.doubts.pop(holding.number, None)
+        in_hand = self.data.in_hand.pop(holding.number, set())
+        if self.seen.get(holding.node) != self.restarts:
+            self.data.lost |= in_hand
+        self.unwritten = {attempt: mark for attempt, mark in self.unwritten.items() if mark.lease != holding.number}
 
 
 class News:
@@ -99,6 +128,7 @@ class MemoryBase:
     def _settle(self, settlement: Settlement, one: QueuedRecipient) -> None:
         data = self._data
         data.settled(one.next_attempt)
+        self._shared.unwritten.pop(one.next_attempt, None)
         if settlement.notice is not None:
             owed = settlement.notice
             data.owed[owed.message, owed.number, owed.kind] = self._kept_notice(owed)

@@ -48,16 +48,14 @@ class MemoryDelivery(MemoryBase):
         self._data.flush()  # it is a commit like any other
         self._node = node
         self._shared.leases.join(node, self._monotonic())
+        self._shared.seen[node] = self._shared.restarts
         self._shared.news[node] = News()
         self._shared.nodes[node] = self._clock()
 
     def beat(self) -> None:
         """Say that the event loop turns."""
         self._shared.leases.beat(self._node, self._monotonic())
-
-    def _drop(self, holding: Holding) -> None:
-        self._shared.doubts.pop(holding.number, None)
-        self._data.in_hand.pop(holding.number, None)
+        self._shared.write_again(self._node)
 
     async def agenda(self) -> dict[str, float]:
         """The queue keys with recipients that are not held, and when the first of each is due."""
@@ -68,7 +66,7 @@ class MemoryDelivery(MemoryBase):
         """Lease sites without owner."""
         self._begin("take")
         for lapsed in self._shared.leases.lapse(self._monotonic()):
-            self._drop(lapsed)
+            self._shared.drop(lapsed)
         leases = self._shared.leases
         orphans = self._data.doubted(lambda number: leases.get(number) is not None)
         sites: dict[str, list[str]] = {}
@@ -96,11 +94,13 @@ class MemoryDelivery(MemoryBase):
         """Give leases up."""
         self._begin("give_back")
         numbers = {lease.number for lease in leases}
-        for mark in self._data.marks.values():
-            if mark.lease in numbers:
+        there = {number for number in numbers if self._shared.leases.get(number) is not None}
+        for mark in (*self._data.marks.values(), *self._shared.unwritten.values()):
+            if mark.lease in there:  # what an ended lease left is its next owner's
                 raise QueueError("a lease with marked attempts cannot be given back: settle them first")
         for holding in self._shared.leases.drop(numbers):
-            self._drop(holding)
+            self._data.in_hand.pop(holding.number, None)
+            self._shared.drop(holding)
 
     async def learn(self, sites: Mapping[str, str]) -> None:
         """Remember which site a queue key belongs to."""
@@ -163,6 +163,7 @@ class MemoryDelivery(MemoryBase):
         self._begin("mark")
         if not self._shared.leases.may_mark(lease.number, self._monotonic()):
             return False
+        self._shared.write_again(self._node)
         keys = self._keys(lease)
         for message, number, attempt in attempts:
             one = self._data.recipients.get((message, number))

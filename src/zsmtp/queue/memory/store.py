@@ -2,7 +2,8 @@
 
 What stands here is what the other stores are held to. Several stores may share one queue, as nodes share a database
 (:meth:`MemoryStore.another`). :meth:`MemoryStore.crash` gives a store with what would have survived the death of the
-process or of the machine; :meth:`MemoryStore.fail` makes an operation fail, as a full disk would::
+process or of the machine; :meth:`MemoryStore.restart` is a death of the store's machine that its nodes outlive;
+:meth:`MemoryStore.fail` makes an operation fail, as a full disk would::
 
     store = MemoryStore()
     await store.submit([message])
@@ -62,6 +63,14 @@ class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating):
         twin._shared = Shared(self._data.after_death(machine=machine))
         return twin
 
+    def restart(self) -> None:
+        """Let the machine of the store die and come back, as a database does that its nodes outlive.
+
+        Leases are there as before, and so is what is on the disk. Marks that were not are lost until their node writes
+        them again, with its next :meth:`beat` or :meth:`mark`; if it dies before, all that it had in hand is in doubt.
+        """
+        self._shared.restart()
+
     def fail(self, operation: str, error: Exception, *, times: int = 1) -> None:
         """Let the next calls of a method raise ``error``, with nothing done."""
         self._faults[operation].extend([error] * times)
@@ -69,7 +78,7 @@ class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating):
     async def close(self) -> None:
         """Give the leases back; marks stay."""
         for holding in self._shared.leases.leave(self._node):
-            self._drop(holding)
+            self._shared.drop(holding)
         self._shared.news.pop(self._node, None)
 
     # ----------------------------------------------------------------- notices
