@@ -222,6 +222,22 @@ def test_rates_hold() -> None:
     play(scene, config=QueueConfig(sites=limits))
 
 
+def test_a_lease_that_could_not_be_given_back_is_given_back_later() -> None:
+    """The store takes it for this node's, so nobody could serve the site."""
+
+    async def scene(it: Scene) -> None:
+        it.start()
+        (first,) = await it.submit("one.example")
+        it.store.fail("give_back", QueueUnavailable("the connection was lost"), times=3)
+        await asyncio.sleep(120)
+        (second,) = await it.submit("one.example")
+        await it.until_done(limit=30.0)
+        assert it.outcomes(first) == it.outcomes(second) == [Outcome.DELIVERED]
+        await it.stop()
+
+    play(scene)
+
+
 def test_the_number_of_connections_in_all_is_bounded_and_everybody_has_a_turn() -> None:
     async def scene(it: Scene) -> None:
         await it.submit(*[f"s{n}.example" for n in range(50)], count=10)

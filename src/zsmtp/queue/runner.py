@@ -23,7 +23,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -95,6 +95,7 @@ class Runner:
         self._giving_slots = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rules_end: asyncio.TimerHandle | None = None
+        self._returning: list[Lease] = []  # to be given back: the store could not be told so far
         self._next_orphans = 0.0
         self._policies: dict[tuple[str, str], SettlementPolicy] = {}
         self._trouble = ""
@@ -177,10 +178,11 @@ class Runner:
         if not self.results.all_written:
             log.error("results could not be written before the end: who they are for will be in doubt")
             return
-        try:
-            await self.store.give_back([site.lease for site in self._sites.values()])
-        except QueueError as error:  # they end with the store; what has a mark is in doubt then
-            self.unavailable(error)
+        for leases in self._to_give_back(self._sites.values()):
+            try:
+                await self.store.give_back(leases)
+            except QueueError as error:  # whoever stops the node closes its store, which ends its leases
+                self.unavailable(error)
 
     async def _beating(self, work: Coroutine[Any, Any, Any]) -> None:
         """Await something, and say meanwhile that the loop turns."""
@@ -330,11 +332,25 @@ class Runner:
                 due = now + YIELDED if site.lost else queue.next_due
                 if due is not None:
                     self.note(key, due)
-        kept = [site.lease for site in gone if not site.lost]
-        # One that was lost may still be this node's, as far as the store knows: nobody else could take it then.
-        for leases in (kept, *([site.lease] for site in gone if site.lost)):
-            if leases:
-                self.spawn(self.store.give_back(leases))
+        for leases in self._to_give_back(gone):
+            self.spawn(self._give_back(leases))
+
+    def _to_give_back(self, gone: Collection[SiteRunner]) -> list[list[Lease]]:
+        """The leases of sites that are given up, and those that could not be given back so far, in groups.
+
+        One that was lost may still be this node's, as far as the store knows: nobody else could take it then.
+        """
+        kept = [*self._returning, *(site.lease for site in gone if not site.lost)]
+        self._returning = []
+        return [leases for leases in (kept, *([site.lease] for site in gone if site.lost)) if leases]
+
+    async def _give_back(self, leases: list[Lease]) -> None:
+        """Give leases back, at the next look if not now: nobody can serve what the store takes for this node's."""
+        try:
+            await self.store.give_back(leases)
+        except QueueUnavailable:
+            self._returning += leases
+            raise
 
     @staticmethod
     def _is_idle(site: SiteRunner, now: float) -> bool:
