@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from zsmtp.errors import QueueError
 from zsmtp.queue.filter import Filter
-from zsmtp.queue.settlement import RecipientWork, failed_by_rule
+from zsmtp.queue.settlement import RecipientWork, failed_by_rule, unchanged
 from zsmtp.queue.states import State
-from zsmtp.queue.store import Deferred, Rule, Settlement
+from zsmtp.queue.store import Rule, Settlement
 
 ACTIONS = ("hold", "suspend", "fail", "drop", "reroute")
 
@@ -72,12 +72,8 @@ def _settlement(rule: Rule, work: RecipientWork, now: float) -> Settlement | Non
         return failed_by_rule(work, rule, now)
     if rule.action == "suspend":
         return None
-    return Deferred(
-        recipient.next_attempt,
-        recipient.due,
-        None,
-        recipient.status,
-        recipient.reason,
+    return unchanged(
+        recipient,
         hold=rule.number if rule.action == "hold" else 0,
         key=rule.argument if rule.action == "reroute" else None,
     )

@@ -6,7 +6,8 @@ for one recipient, for every way in which its time in somebody's hands can end:
 
 - :func:`after_attempt`: the engine has a verdict;
 - :func:`after_loss`: the process or machine that tried it died, and the result is not known;
-- :func:`expiry` and :func:`warning`: nothing was tried, but its time is over, or its sender is to be warned.
+- :func:`expiry` and :func:`warning`: nothing was tried, but its time is over, or its sender is to be warned;
+- :func:`unchanged`: nothing was tried, and it stays.
 """
 
 from __future__ import annotations
@@ -146,7 +147,27 @@ def warning(work: RecipientWork, policy: RetryPolicy, now: float) -> Deferred | 
     notice = _owed(work, entry, warn=True)
     if notice is None:
         return None
-    return Deferred(recipient.next_attempt, recipient.due, None, recipient.status, recipient.reason, notice=notice)
+    return unchanged(recipient, notice=notice)
+
+
+def unchanged(
+    recipient: QueuedRecipient, *, hold: int = 0, key: str | None = None, notice: OwedNotice | None = None
+) -> Deferred:
+    """That nothing was tried: no attempt is counted, a mark for the next one goes, and the rest stays as it was read.
+
+    A doubt about the last attempt stays, too: its result may still come.
+    """
+    return Deferred(
+        recipient.next_attempt,
+        recipient.due,
+        None,
+        recipient.status,
+        recipient.reason,
+        doubtful=recipient.doubtful,
+        hold=hold,
+        notice=notice,
+        key=key,
+    )
 
 
 def failed_by_rule(work: RecipientWork, rule: Rule, now: float) -> Ended:
