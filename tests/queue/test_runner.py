@@ -238,6 +238,26 @@ def test_a_lease_that_could_not_be_given_back_is_given_back_later() -> None:
     play(scene)
 
 
+def test_a_mark_for_what_was_not_sent_after_all_goes_before_the_node_does() -> None:
+    """The server closes the connection before the content while the node stops: nobody may have it."""
+
+    async def scene(it: Scene) -> None:
+        site = it.world.sites["odd.example"] = SimulatedSite(latency=1.0, closes=1.0)
+        it.start()
+        (one,) = await it.submit("odd.example")
+        await asyncio.sleep(1.5)
+        assert site.connections == 1
+        await it.stop()
+        assert not it.entries
+        site.closes = 0.0
+        it.start()
+        await it.until_done(limit=30.0)
+        assert it.outcomes(one) == [Outcome.DELIVERED]
+        await it.stop()
+
+    play(scene)
+
+
 def test_the_number_of_connections_in_all_is_bounded_and_everybody_has_a_turn() -> None:
     async def scene(it: Scene) -> None:
         await it.submit(*[f"s{n}.example" for n in range(50)], count=10)

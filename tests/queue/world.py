@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from zsmtp.delivery.attempt import Returns
@@ -23,6 +23,7 @@ from zsmtp.proto.reply import Reply
 from zsmtp.proto.status import EnhancedStatus
 from zsmtp.queue.connections import Allow, OnVerdict
 from zsmtp.queue.site import Group
+from zsmtp.queue.states import QueuedRecipient
 from zsmtp.queue.store import QueueStore
 
 PEER = Peer(Endpoint("mx.example", "192.0.2.1", 25, Family.INET))
@@ -69,6 +70,8 @@ class SimulatedSite:
     """The share of attempts that it puts off."""
     breaks: float = 0.0
     """The share of messages whose reply is lost."""
+    closes: float = 0.0
+    """The share of messages at which it closes the connection before their content."""
     copies: Counter[tuple[int, int]] = field(default_factory=Counter)
     connections: int = 0
     most_seen: int = 0
@@ -149,15 +152,23 @@ class SimulatedConnection:
                 site.tried += 1
                 self._undecided(first, UNREACHED, returns)
                 return
-            self.is_open = True
-            site.connections += 1
-            site.most_seen = max(site.most_seen, site.connections)
+            self._opened()
         delivery: Delivery | None = first
         while delivery is not None:
             if not await self._one(delivery, returns):
                 await self.close()
                 return
             delivery = None if self._stopped else more()
+
+    def _opened(self) -> None:
+        self.is_open = True
+        self._site.connections += 1
+        self._site.most_seen = max(self._site.most_seen, self._site.connections)
+
+    def _sent(self, recipients: Sequence[QueuedRecipient]) -> None:
+        for recipient in recipients:
+            self._site.copies[recipient.message, recipient.number] += 1
+            self._world.delivered.append((self._world.clock(), self._key, recipient.message, recipient.number))
 
     def _undecided(self, delivery: Delivery, verdict: Verdict, returns: Returns) -> None:
         if not returns(delivery, verdict):
@@ -185,12 +196,13 @@ class SimulatedConnection:
         if not await self._allow([(delivery, accepted)]):
             self._undecided(delivery, LOST, returns)
             return False
-        for index in accepted:
-            recipient = group.recipients[index]
-            site.copies[recipient.message, recipient.number] += 1
-            world.delivered.append((world.clock(), self._key, recipient.message, recipient.number))
+        if site.closes and world.chance.random() < site.closes:
+            self._undecided(delivery, LOST, returns)
+            return False
+        self._sent([group.recipients[index] for index in accepted])
         broken = world.chance.random() < site.breaks
         await asyncio.sleep(site.latency)
+        broken = broken or not site.lives(world.clock())
         verdict = (
             LOST._replace(in_doubt=True, at_final_dot=True) if broken else answer(Disposition.DELIVERED, 250, "2.0.0")
         )
@@ -221,6 +233,10 @@ class SimulatedConnection:
         self.leave()
 
     async def close(self) -> None:
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """The connection is gone."""
         if self.is_open:
             self.is_open = False
             self._site.connections -= 1

@@ -371,6 +371,10 @@ class SiteRunner:
         job.open.clear()
         if not recipients:
             job.close()
+        elif job.marked:  # a mark that stayed would say that it may have been sent
+            for recipient in recipients:
+                self._runner.results.add(self, job.key, settlement.unchanged(recipient))
+            job.close()
         elif self.lost or job.generation != job.key.generation:  # rows may have changed: they are read again
             for recipient in recipients:
                 job.key.done(recipient.message, recipient.number)
