@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from zsmtp.queue.schedule import RetryPolicy
 from zsmtp.queue.settlement import InDoubt
 from zsmtp.queue.shaping import Rate, SiteLimits
 from zsmtp.queue.site import Group
+from zsmtp.queue.siterunner import SiteRunner
 from zsmtp.queue.states import AttemptKey, HistoryEntry, NoticeKind, Outcome
 from zsmtp.queue.store import Deferred, Lease, NewMessage, NewRecipient, QueueStore, Settlement
 
@@ -253,6 +254,25 @@ def test_a_mark_for_what_was_not_sent_after_all_goes_before_the_node_does() -> N
         it.start()
         await it.until_done(limit=30.0)
         assert it.outcomes(one) == [Outcome.DELIVERED]
+        await it.stop()
+
+    play(scene)
+
+
+def test_a_site_that_is_lost_before_its_first_read_is_given_back() -> None:
+    async def scene(it: Scene) -> None:
+        it.start()
+        learn = it.runner._learn
+
+        async def then_lost(sites: list[SiteRunner], *came: Mapping[str, float]) -> None:
+            it.runner._learn = learn  # type: ignore[method-assign]
+            await learn(sites, *came)
+            for site in sites:
+                it.runner.lose(site)
+
+        await it.submit("one.example", count=300)
+        it.runner._learn = then_lost  # type: ignore[method-assign]
+        await it.until_done(limit=60.0)
         await it.stop()
 
     play(scene)

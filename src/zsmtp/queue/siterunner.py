@@ -130,8 +130,8 @@ class SiteRunner:
         """There is work in one of its sub-queues."""
         self.key_queue(head.sub_queue.key).learn(head.sub_queue, head.due)
 
-    async def _read(self, key: KeyQueue, sub_queue: SubQueue, after: Position) -> None:
-        runner, generation = self._runner, key.generation
+    async def _read(self, key: KeyQueue, sub_queue: SubQueue, after: Position, generation: int) -> None:
+        runner = self._runner
         try:
             claimed, due = await runner.store.claim(
                 self.lease, sub_queue, after, runner.wall(), limit=runner.config.claim, octets=CLAIM_OCTETS
@@ -206,7 +206,7 @@ class SiteRunner:
         if blocked <= 0:
             for key in self.keys.values():
                 for sub_queue, after in key.to_read(wall):
-                    runner.spawn(self._read(key, sub_queue, after))
+                    runner.spawn(self._read(key, sub_queue, after, key.generation))
             if not runner.results.problem:
                 self._open_connections(now)
         if (blocked > 0 or runner.rules) and now >= self._next_review:
