@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -274,6 +275,25 @@ def test_a_site_that_is_lost_before_its_first_read_is_given_back() -> None:
         it.runner._learn = then_lost  # type: ignore[method-assign]
         await it.until_done(limit=60.0)
         await it.stop()
+
+    play(scene)
+
+
+def test_work_that_is_cancelled_before_it_began_is_closed() -> None:
+    async def scene(it: Scene) -> None:
+        async def work() -> None:
+            raise AssertionError("it never begins")
+
+        it.start()
+        await it.runner.joined.wait()
+        some = work()
+        it.runner.spawn(some)
+        (task,) = it.runner._tasks
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0)
+        await it.stop()
+        assert inspect.getcoroutinestate(some) == inspect.CORO_CLOSED
 
     play(scene)
 

@@ -201,7 +201,12 @@ class Runner:
         """Run something beside; trouble with the store ends it, and is told."""
         task = self.loop.create_task(self._guarded(work))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            work.close()  # one that was cancelled before it began was never awaited
+
+        task.add_done_callback(done)
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
