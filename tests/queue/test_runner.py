@@ -240,6 +240,24 @@ def test_a_lease_that_could_not_be_given_back_is_given_back_later() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("operation", ["rules", "heads"])
+def test_news_that_could_not_be_read_is_read_later(operation: str) -> None:
+    async def scene(it: Scene) -> None:
+        it.world.sites["slow.example"] = SimulatedSite(latency=5.0)
+        it.start()
+        await it.submit("slow.example")
+        await asyncio.sleep(2)
+        it.store.fail(operation, QueueUnavailable("the connection was lost"), times=3)
+        await it.store.add_rule(Rule(action="suspend", filter="key=one.example", until=it.loop.wall() + HOUR))
+        await it.submit("one.example", "two.example", "slow.example")
+        await asyncio.sleep(60)
+        keys = [key for _, key, *_ in it.world.delivered]
+        assert sorted(keys) == ["slow.example", "slow.example", "two.example"]
+        await it.stop()
+
+    play(scene)
+
+
 def test_a_mark_for_what_was_not_sent_after_all_goes_before_the_node_does() -> None:
     """The server closes the connection before the content while the node stops: nobody may have it."""
 

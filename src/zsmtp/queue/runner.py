@@ -89,13 +89,15 @@ class Runner:
         self._sites: dict[str, SiteRunner] = {}
         self._site_of: dict[str, SiteRunner] = {}  # by queue key
         self._agenda: dict[str, float] = {}  # when keys that are not under lease here have work
+        self._unlearned: dict[str, float] = {}  # what is new of keys and was not read so far
+        self._rules_changed = True  # since they were read
         self._order: list[tuple[float, str]] = []  # the same, as a heap; entries may be out of date
         self._slots = config.connections
         self._slot_waiters: deque[SiteRunner] = deque()
         self._giving_slots = False
+        self._returning: list[Lease] = []  # to be given back: the store could not be told so far
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rules_end: asyncio.TimerHandle | None = None
-        self._returning: list[Lease] = []  # to be given back: the store could not be told so far
         self._next_orphans = 0.0
         self._policies: dict[tuple[str, str], SettlementPolicy] = {}
         self._trouble = ""
@@ -287,7 +289,13 @@ class Runner:
         """
         if not sites:
             return
-        for head in await self.store.heads([site.lease for site in sites]):
+        try:
+            heads = await self.store.heads([site.lease for site in sites])
+        except QueueUnavailable:
+            for key in [key for site in sites for key in site.keys]:
+                self._remember(key, came.get(key, 0.0))
+            raise
+        for head in heads:
             key = head.sub_queue.key
             found = self._site_of.get(key)
             if found is not None:
@@ -376,20 +384,28 @@ class Runner:
             self.stop()
             return
         self._yield(arrivals.surplus)
-        if arrivals.rules:
-            await self._read_rules()
+        self._rules_changed = self._rules_changed or arrivals.rules
         for key in arrivals.poked:
             site = self._site_of.get(key)
             if site is not None:
                 site.forget()
-        known: dict[SiteRunner, None] = {}
         for key, due in arrivals.keys.items():
+            self._remember(key, due)
+        if self._rules_changed:
+            await self._read_rules()
+        came, self._unlearned = self._unlearned, {}
+        known: dict[SiteRunner, None] = {}
+        for key, due in came.items():
             site = self._site_of.get(key)
             if site is None:
                 self.note(key, due)
             else:
                 known[site] = None
-        await self._learn(list(known), arrivals.keys)
+        await self._learn(list(known), came)
+
+    def _remember(self, key: str, due: float) -> None:
+        """A key has something new that was not read so far; what fails meanwhile makes nobody forget it."""
+        self._unlearned[key] = min(self._unlearned.get(key, due), due)
 
     async def _begin_rules(self) -> None:
         """Read the rules as the configuration has them; tried again after an error, and where it changes meanwhile."""
@@ -413,6 +429,7 @@ class Runner:
 
     async def _read_rules(self) -> None:
         self.rules = Rules(await self.store.rules())
+        self._rules_changed = False
         if self._rules_end is not None:
             self._rules_end.cancel()
             self._rules_end = None
@@ -423,6 +440,7 @@ class Runner:
             site.forget()
 
     def _rules_ended(self) -> None:
+        self._rules_changed = True
         self.spawn(self._read_rules())
 
     # ----------------------------------------------------------------------- slots
