@@ -24,10 +24,10 @@ class _Selector(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         assert self.loop is not None
         if timeout == 0:
-            return super().select(0)
+            return [] if self.loop.alone else super().select(0)
         if self.loop.outside():
             return super().select(0.05 if timeout is None else min(timeout, 0.05))
-        ready = super().select(0)
+        ready = [] if self.loop.alone else super().select(0)
         if not ready:
             if timeout is None:
                 raise RuntimeError("everybody waits, and nothing will ever happen")
@@ -37,6 +37,9 @@ class _Selector(selectors.SelectSelector):
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """The loop. ``now`` is its time, and that of :attr:`wall` but for ``offset``, which tests may change."""
+
+    alone = False
+    """Whether nothing outside can wake it: no threads, no sockets."""
 
     def __init__(self, outside: Callable[[], bool] = lambda: False) -> None:
         selector = _Selector()
@@ -54,9 +57,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now + self.offset
 
 
-def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]], outside: Callable[[], bool] = lambda: False) -> T:
-    """Run a coroutine to its end in virtual time."""
-    loop = VirtualLoop(outside)
+def run(
+    main: Callable[[Any], Coroutine[Any, Any, T]],
+    outside: Callable[[], bool] = lambda: False,
+    *,
+    make: Callable[[Callable[[], bool]], VirtualLoop] = VirtualLoop,
+) -> T:
+    """Run a coroutine to its end in virtual time; it is given the loop, one of the class ``make``."""
+    loop = make(outside)
     asyncio.set_event_loop(loop)
     try:
         return loop.run_until_complete(main(loop))
