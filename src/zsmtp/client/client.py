@@ -18,7 +18,7 @@ import asyncio
 import resource
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
@@ -32,7 +32,7 @@ from zsmtp.client.drivers import Couriers, Drivers
 from zsmtp.client.dsn import DSN, due
 from zsmtp.client.message import Letter, MessageLike
 from zsmtp.client.pool import DestinationPool
-from zsmtp.client.report import Fate, Report, Result
+from zsmtp.client.report import Completing, Fate, Report, Result
 from zsmtp.client.slots import ConnectionSlots
 from zsmtp.client.tracker import MessageTracker
 from zsmtp.delivery.attempt import Courier
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 ObserverFor = Callable[[str], Observer]
 """Gives the observer for one connection to the destination named (a domain, or ``host:port`` of a relay)."""
+
+BeforeCompletion = Callable[[Sequence[Completing]], Awaitable[bool]]
+"""Asked before the last octet of messages is sent; False keeps it back, and they are deferred."""
 
 _BREATH = 32  # messages a stream takes in before others have their turn
 _OVERHEAD = 4096  # octets of memory that a message on its way takes besides its content
@@ -79,6 +82,8 @@ class Client:
     ``observe`` is asked for an observer for each connection, see ``zsmtp.events``. ``trace`` is a directory where a
     trace of each delivery is kept, or a file (``zsmtp.observers.files``). ``plans`` were made beforehand, as by ``zsmtp
     explain``: mail for their destinations is delivered by them as they are, and nothing is looked up for it.
+    ``before_completion`` is awaited before messages may be complete at their servers: a program that must know after a
+    crash who may have what writes it down there, and returns True.
     """
 
     def __init__(
@@ -89,8 +94,10 @@ class Client:
         observe: ObserverFor | None = None,
         trace: str | PathLike[str] | None = None,
         plans: Iterable[DeliveryPlan] = (),
+        before_completion: BeforeCompletion | None = None,
     ) -> None:
         self.config = through(config or Config(), relay)
+        self.before_completion = before_completion
         self._destinations = Destinations(self.config, plans)
         tracing = None if trace is None else _tracing(trace)
         self._pools: dict[Destination, DestinationPool] = {}
@@ -173,6 +180,7 @@ class Client:
         timeout: float | None,
         told: Callable[[Result], None] | None,
         finished: Callable[[MessageTracker], None],
+        submission: Submission | None = None,
     ) -> MessageTracker:
         """Take a letter into the pools."""
         if self._closed:
@@ -184,7 +192,7 @@ class Client:
             letter.close()
             raise LocalError("the client lives on another event loop")
         seconds = self.config.message_timeout if timeout is None else timeout
-        tracker = MessageTracker(letter, self._loop, seconds, told, finished)
+        tracker = MessageTracker(letter, self._loop, seconds, told, finished, submission)
         self._trackers.add(tracker)
         try:
             for destination, job in tracker.jobs(self._destinations):
@@ -325,7 +333,7 @@ class _Flow:
             await self._freed.wait()
 
     def _submit(self, given: Submission | MessageLike) -> None:
-        one = given if isinstance(given, Submission) else Submission(message=given)
+        one = known = given if isinstance(given, Submission) else Submission(message=given)
         recipients = one.recipients
         try:
             if isinstance(recipients, Iterable) and not isinstance(recipients, str | bytes):
@@ -341,7 +349,7 @@ class _Flow:
                 signing=self._client._signing,
             )
         except Exception as error:  # whatever this one is, those behind it are sent
-            results = _refused(one, error)
+            results = _refused(one, error, known)
             memory = _RECIPIENT * len(results)
             for result in results:
                 self._told(result)
@@ -350,7 +358,7 @@ class _Flow:
             return
         memory = _OVERHEAD + letter.memory + _RECIPIENT * len(letter.recipients)
         self._room -= memory
-        self._trackers.add(self._client._take(letter, None, self._told, partial(self._finished, memory)))
+        self._trackers.add(self._client._take(letter, None, self._told, partial(self._finished, memory), known))
 
     def _finished(self, memory: int, tracker: MessageTracker) -> None:
         self._trackers.discard(tracker)
@@ -363,8 +371,8 @@ class _Flow:
         self._stirred.set()
 
 
-def _refused(one: Submission, error: Exception) -> list[Result]:
-    """The results of a submission that cannot be sent at all."""
+def _refused(one: Submission, error: Exception, known: Submission) -> list[Result]:
+    """The results of a submission that cannot be sent at all; ``known`` is the one that the program knows."""
     given = one.recipients
     if isinstance(given, str | bytes) or not isinstance(given, Iterable | None):
         given = (given,)
@@ -373,7 +381,15 @@ def _refused(one: Submission, error: Exception) -> list[Result]:
     message = one.name if isinstance(one.name, str) else ""
     text = str(error) if isinstance(error, SubmissionError) else described(error)
     return [
-        Result(message=message, recipient=name, fate=Fate.FAILED, status="5.6.0", text=text, dsn_action=action)
+        Result(
+            message=message,
+            recipient=name,
+            fate=Fate.FAILED,
+            status="5.6.0",
+            text=text,
+            dsn_action=action,
+            submission=known,
+        )
         for name in recipients or ("",)
     ]
 

@@ -31,7 +31,7 @@ from zsmtp.delivery.pace import MAX_MESSAGES
 from zsmtp.delivery.pool import Route
 from zsmtp.delivery.route import RouteDeliverer
 from zsmtp.delivery.sessionopener import OpenSession
-from zsmtp.effects import ConnectResult, Operation
+from zsmtp.effects import AllowCompletion, ConnectResult, Operation
 from zsmtp.errors import LocalError
 from zsmtp.net.aio import Run, Stop
 from zsmtp.net.transport import SocketStream
@@ -198,6 +198,7 @@ class ConnectionWorker:
         self._slots = pool.slots
         self._place = SlotPlace(pool.slots, self)
         self._idle_time = client.config.limits.idle
+        self._before_completion = client.before_completion
         self._loop = client.loop
         self._driver = client.driver_for(pool.destination)
         self._courier, self.observe = client.courier_for(pool.destination)
@@ -261,7 +262,14 @@ class ConnectionWorker:
         place = self._pool.destination
         try:
             await self._run(
-                self._deliverer.deliver(self._route, delivery, self._more, place=place, returns=self._returns)
+                self._deliverer.deliver(
+                    self._route,
+                    delivery,
+                    self._more,
+                    place=place,
+                    returns=self._returns,
+                    asks=self._before_completion is not None,
+                )
             )
         except Exception as error:  # a bug must never cost anybody a result, nor the program that uses this
             self._complain(error)
@@ -272,12 +280,20 @@ class ConnectionWorker:
         self._send_again()
 
     async def _run(self, work: Operation[T]) -> T:
-        run = Run(self._driver, work, self.stop, self.observe, self._note, place=self._place)
+        run = Run(self._driver, work, self.stop, self.observe, self._note, self._leave_for, self._place)
         self._run_now = run
         try:
             return await run.to_its_end()
         finally:
             self._run_now = None
+
+    async def _leave_for(self, asked: AllowCompletion) -> bool:
+        """Whether these messages may be completed: whoever keeps a record of them writes it down first."""
+        if self._before_completion is None:
+            return True
+        flying = self._flying
+        about = tuple([flying[delivery.ledger].completing(numbers) for delivery, numbers in asked.transactions])
+        return await self._before_completion(about)
 
     def _note(self, result: ConnectResult) -> None:
         """Keep what came of connecting, for the results of those it was for."""

@@ -7,14 +7,17 @@ are those of the fields, ``fate`` is its word. Times are in seconds.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zsmtp.client.dsn import DSN, due
 from zsmtp.delivery.outcome import Disposition as VerdictFate
 from zsmtp.delivery.outcome import Verdict, dsn_action
 from zsmtp.errors import NotDelivered
+
+if TYPE_CHECKING:
+    from zsmtp.client.client import Submission
 
 
 class Fate(Enum):
@@ -85,6 +88,9 @@ class Result:
     what becomes of the message from there on. ``dsn_action`` is the notification that the sender asked for and nobody
     but this side can give, in the word of RFC 3464 2.3.3 ("" if there is none): "relayed" to a server that offers no
     DSN, "delivered" by LMTP to one, "failed", "delayed". There is none for a message with the null sender.
+
+    ``submission`` is what a stream was given, with the message in it; None for ``deliver``. It is no part of
+    :meth:`as_dict`.
     """
 
     message: str
@@ -103,6 +109,7 @@ class Result:
     dsn_action: str = ""
     attempted: bool = True
     retry_after: float = 0.0
+    submission: Submission | None = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -111,12 +118,26 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "fate": self.fate.value}
+        values = asdict(self if self.submission is None else replace(self, submission=None))
+        del values["submission"]
+        return {**values, "fate": self.fate.value}
 
     def __str__(self) -> str:
         where = f" by {self.server}" if self.server is not None else ""
         words = self.reply or " ".join(self.text.split("\n")[-1:])
         return f"{self.recipient or self.message}: {self.fate.value}{where} ({self.status}): {words}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completing:
+    """A message whose last octet is about to be sent: from now on ``recipients`` may have it, whatever happens.
+
+    ``message`` is its name in results, ``submission`` what a stream was given (None for ``deliver``).
+    """
+
+    message: str
+    recipients: tuple[str, ...]
+    submission: Submission | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +186,7 @@ def result_of(
     dsn: DSN | None,
     null_sender: bool,
     lmtp: bool,
+    submission: Submission | None = None,
 ) -> Result:
     """The result that a verdict of the engine means."""
     fate = Fate.IN_DOUBT if verdict.in_doubt else _FATES[verdict.fate]
@@ -186,6 +208,7 @@ def result_of(
         dsn_action=due(dsn, dsn_action(verdict, success_requested=True, lmtp=lmtp), null_sender=null_sender),
         attempted=verdict.attempted,
         retry_after=float(verdict.retry_after),
+        submission=submission,
     )
 
 

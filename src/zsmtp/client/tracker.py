@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from zsmtp.client.destinations import Destination, Destinations
 from zsmtp.client.message import Letter
-from zsmtp.client.report import Attempt, Report, Result, result_of
+from zsmtp.client.report import Attempt, Completing, Report, Result, result_of
 from zsmtp.delivery.content import ContentProvider
 from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.ledger import Ledger
@@ -25,14 +25,30 @@ from zsmtp.events import About, Observer, Remark, ignore
 
 if TYPE_CHECKING:
     from zsmtp.body.stored import Stored
+    from zsmtp.client.client import Submission
     from zsmtp.client.pool import ConnectionWorker
     from zsmtp.proto.plan import Envelope
 
 
 class MessageTracker:
-    """One message; ``told`` hears each result, ``finished`` that there will be no more."""
+    """One message; ``told`` hears each result, ``finished`` that there will be no more.
 
-    __slots__ = ("_finished", "_jobs", "_left", "_loop", "_results", "_started", "_timer", "_told", "letter", "over")
+    ``submission`` is what it came as, if it came by a stream.
+    """
+
+    __slots__ = (
+        "_finished",
+        "_jobs",
+        "_left",
+        "_loop",
+        "_results",
+        "_started",
+        "_timer",
+        "_told",
+        "letter",
+        "over",
+        "submission",
+    )
 
     def __init__(
         self,
@@ -41,8 +57,10 @@ class MessageTracker:
         timeout: float,
         told: Callable[[Result], None] | None,
         finished: Callable[[MessageTracker], None],
+        submission: Submission | None = None,
     ) -> None:
         self.letter = letter
+        self.submission = submission
         self.over = ""
         self._loop = loop
         self._told = told
@@ -75,7 +93,7 @@ class MessageTracker:
         """Account for the verdict on a recipient; ``taken`` when a connection took it, ``lmtp`` if that spoke LMTP."""
         assert self._results[index] is None
         now = self._loop.time()
-        recipient = self.letter.recipients[index].decode("utf-8", "surrogateescape")
+        recipient = self.recipient(index)
         waited = (now if taken is None else taken) - self._started
         result = result_of(
             verdict,
@@ -87,6 +105,7 @@ class MessageTracker:
             dsn=self.letter.dsn,
             null_sender=not self.letter.sender,
             lmtp=lmtp,
+            submission=self.submission,
         )
         self._results[index] = result
         self._left -= 1
@@ -96,6 +115,10 @@ class MessageTracker:
             self._timer.cancel()
             self.letter.close()
             self._finished(self)
+
+    def recipient(self, index: int) -> str:
+        """The address of a recipient, as results have it."""
+        return self.letter.recipients[index].decode("utf-8", "surrogateescape")
 
     def ended(self, job: DestinationJob) -> None:
         """A job has no recipient open any more."""
@@ -153,6 +176,15 @@ class DestinationJob:
         prepare = letter.stored if worker.observe is ignore else partial(_stored, letter, envelope, worker.observe)
         content = ContentProvider(prepare, worker.targets, envelope, worker.observe)
         return Delivery(Message(envelope, content), self._ledger, letter.name)
+
+    def completing(self, numbers: tuple[int, ...]) -> Completing:
+        """That these recipients of its delivery may have the message from now on."""
+        tracker = self._tracker
+        return Completing(
+            message=tracker.letter.name,
+            recipients=tuple(tracker.recipient(self._indexes[number]) for number in numbers),
+            submission=tracker.submission,
+        )
 
     def give_back(self) -> bool:
         """Leave the worker, which had it without deciding about everybody; whether there is somebody left to be sent.

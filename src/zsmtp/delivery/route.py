@@ -43,10 +43,11 @@ class RouteDeliverer:
         *,
         place: Hashable = None,
         returns: Returns = settle,
+        asks: bool = False,
     ) -> None:
         """Deliver as :meth:`Courier.deliver` does, unless the destination is left alone now.
 
-        ``place`` names the destination in the memory (None: as the route does).
+        ``place`` names the destination in the memory (None: as the route does); the rest is for the courier.
         """
         name = route.request.destination if place is None else place
         now = await ReadClock()
@@ -56,7 +57,7 @@ class RouteDeliverer:
                 self._put_off(route, delivery, *rest)
                 return
         route.failure = None
-        await self._courier.deliver(route, delivery, more, idle=now - route.last_use, returns=returns)
+        await self._courier.deliver(route, delivery, more, idle=now - route.last_use, returns=returns, asks=asks)
         route.last_use = await ReadClock()
         self._resting.remember(name, route.failure, route.last_use)
 
