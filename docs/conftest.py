@@ -45,6 +45,18 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 @pytest.fixture
+def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Three messages in the folder ``out`` of the current directory; the second is for somebody who is not there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    files = []
+    for number, name in enumerate(("anna", "nobody", "carl"), 1):
+        files.append(tmp_path / "out" / f"{number}.eml")
+        files[-1].write_text(f"From: me@example.net\nTo: {name}@example.org\nSubject: {number}\n\nHello.\n")
+    return files
+
+
+@pytest.fixture
 def news_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The path of a queue that commands find without being given it."""
     monkeypatch.setenv("ZSMTP_QUEUE", str(tmp_path / "mail.db"))

@@ -11,9 +11,9 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING
 
 from zsmtp.cli.failure import CommandFailed, reading
@@ -25,6 +25,7 @@ from zsmtp.escape import escape
 from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions
 
 if TYPE_CHECKING:
+    from zsmtp.cli.sendjournal import RecipientKey
     from zsmtp.signing.finalform import MessageSigning
 
 _BLOCK = 1 << 20
@@ -34,7 +35,8 @@ _BLOCK = 1 << 20
 class Outgoing:
     """One message: the name of its file for people, what to read it from, its octets, its envelope as text.
 
-    ``dsn`` is what the sender wants to be notified of, ``options`` what is asked of the transport.
+    ``path`` is the full path of its file, "" if it has none that stays. ``dsn`` is what the sender wants to be notified
+    of, ``options`` what is asked of the transport. ``keys`` are those of its recipients in a journal, if there is one.
     """
 
     name: str
@@ -44,12 +46,24 @@ class Outgoing:
     recipients: tuple[str, ...]
     dsn: DSN | None = None
     options: MailOptions = NO_OPTIONS
+    path: str = ""
+    keys: Mapping[str, RecipientKey] = field(default_factory=dict)
 
     def from_start(self) -> str | IO[bytes]:
         """What to read it from, standing where the message begins."""
         if not isinstance(self.source, str):
             self.source.seek(0)
         return self.source
+
+    @contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """Its octets as a file, standing where the message begins. Raises OSError."""
+        source = self.from_start()
+        if isinstance(source, str):
+            with open(source, "rb", buffering=0) as file:
+                yield file
+        else:
+            yield source
 
     def letter(self, signing: MessageSigning | None = None) -> Letter:
         """The message, read anew, and signed by ``signing``. Whoever asks for it closes it."""
@@ -90,7 +104,14 @@ def _read(path: str, sender: str | None, recipients: Sequence[str] | None, opene
             raise CommandFailed(Exit.DATA, f"{name}: {escape(str(error))}") from error
     try:
         size = os.stat(path).st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
-        return Outgoing(name, source, size, _text(letter.sender), tuple(map(_text, letter.recipients)))
+        return Outgoing(
+            name,
+            source,
+            size,
+            _text(letter.sender),
+            tuple(map(_text, letter.recipients)),
+            path=os.path.abspath(path) if isinstance(source, str) else "",
+        )
     except ContentError as error:
         raise CommandFailed(Exit.NO_INPUT, f"{name}: {escape(str(error))}") from error
     finally:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.client.report import Fate, Result
 from zsmtp.escape import escape
 from zsmtp.text.lines import Text, line, painted, wrap
 from zsmtp.text.look import Look, Style
+
+if TYPE_CHECKING:
+    from zsmtp.cli.remaining import RemainingWork
 
 SCHEMA = "zsmtp.send/1"
 _INDENT = "           "
@@ -22,12 +25,13 @@ _WORDS = {
 }
 
 
-def status_of(results: Iterable[Result]) -> Exit:
+def status_of(results: Iterable[Result], *, refused: bool = False) -> Exit:
     """0 if everybody was delivered to; 69 if somebody was refused for good, else 75 if somebody has to wait.
 
-    A refusal counts more than a deferral: whoever sends again because of 75 must not send again for ever.
+    A refusal counts more than a deferral: whoever sends again because of 75 must not send again for ever. ``refused``
+    says that there was one in an earlier run.
     """
-    return worst(_WORDS[result.fate][2] for result in results)
+    return worst([Exit.UNAVAILABLE if refused else Exit.OK, *(_WORDS[result.fate][2] for result in results)])
 
 
 def result_line(result: Result, *, file: str, look: Look, fold: bool) -> str:
@@ -71,20 +75,24 @@ def _unnoticed(result: Result) -> str:
     return f"; no notification will come ({result.dsn_action})" if result.ok and result.dsn_action else ""
 
 
-def summary(results: list[Result]) -> Text:
-    """How many ended how: ``3 delivered, 1 refused``."""
+def summary(results: list[Result], earlier: Mapping[str, int]) -> Text:
+    """How many ended how: ``3 delivered, 1 refused; earlier: 12 delivered``."""
     told: Text = ()
     for fate, (word, style, _) in _WORDS.items():
         count = sum(result.fate is fate for result in results)
         if count:
             told += (line(", ") if told else ()) + line(f"{count} {word}", style)
+    before = ", ".join(f"{count} {word}" for word, count in earlier.items() if count)
+    if before:
+        told += line(f"{'; ' if told else ''}earlier: {before}")
     return told
 
 
-def results_document(results: list[Result]) -> dict[str, Any]:
-    """The results as JSON (``zsmtp.send/1``)."""
+def results_document(results: list[Result], left: RemainingWork) -> dict[str, Any]:
+    """The results as JSON (``zsmtp.send/1``), and how many of ``left`` ended in earlier runs."""
     return {
         "schema": SCHEMA,
-        "status": int(status_of(results)),
+        "status": int(status_of(results, refused=left.failed > 0)),
+        "earlier": {"delivered": left.delivered, "failed": left.failed},
         "results": [result.as_dict() for result in results],
     }

@@ -388,6 +388,7 @@ def _refused(one: Submission, error: Exception, known: Submission) -> list[Resul
             status="5.6.0",
             text=text,
             dsn_action=action,
+            attempted=False,
             submission=known,
         )
         for name in recipients or ("",)

@@ -80,9 +80,10 @@ class Result:
     ``reply`` what the server said that decided (0 and "" if none did), ``text`` the end of the dialogue or the reason,
     for people. ``waited`` is the time until a connection took the message, ``seconds`` the time until this result.
 
-    ``attempted`` is false if nothing was tried for it, because its destination had failed as a whole a moment ago; no
-    server is named then. ``retry_after`` is for how many seconds from now mail to this destination is not tried (0 if
-    nothing is in its way): for all of it, if this one found out, or what is left of that time.
+    ``attempted`` is false if nothing was tried for it: a message that cannot be read, or a destination that had
+    failed as a whole a moment ago; no server is named then. ``retry_after`` is for how many seconds from now mail
+    to this destination is not tried (0 if nothing is in its way): for all of it, if this one found out, or what is
+    left of that time.
 
     Of a message with ``dsn=``: ``dsn_passed_on`` tells that the server has the request too, and notifies the sender of
     what becomes of the message from there on. ``dsn_action`` is the notification that the sender asked for and nobody

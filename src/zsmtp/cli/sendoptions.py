@@ -1,0 +1,143 @@
+"""The command line of ``zsmtp send``, and what its options ask of messages."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from zsmtp.cli.arguments import Parser, command_parser
+from zsmtp.cli.configuration import add_options
+from zsmtp.cli.failure import CommandFailed
+from zsmtp.cli.sysexits import Exit
+from zsmtp.client.dsn import DSN
+from zsmtp.errors import SubmissionError
+from zsmtp.proto.mailoptions import MailOptions, checked
+
+_DESCRIPTION = "Deliver messages now: straight to the mail exchangers of each recipient's domain, or through a relay."
+_EPILOG = """\
+Without --from and --to, sender and recipients are those of the header (Sender or From; To, Cc, Bcc). Exit status: 0
+everybody was delivered to; 69 somebody was refused for good; 75 nobody was, but somebody is deferred or in doubt, or
+the journal is in use; 64 wrong usage, 65 a message that cannot be sent, 66 or 77 a file that cannot be read, 73 or 74 a
+file that cannot be written, 78 a bad configuration. With --dry-run: as zsmtp explain."""
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = command_parser("send", _DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a message as it is stored; - is standard input")
+    parser.add_argument("--from", dest="sender", metavar="ADDRESS", help="the sender; <> for none")
+    parser.add_argument("--to", action="append", metavar="ADDRESS", help="a recipient; may be given again")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and connect to nobody")
+    parser.add_argument(
+        "--plan", metavar="FILE", help="execute the plans in FILE, which zsmtp explain --json printed, as they are"
+    )
+    _add_journal(parser)
+    _add_transport(parser)
+    _add_output(parser)
+    add_options(parser)
+    return parser
+
+
+def _add_journal(parser: Parser) -> None:
+    group = parser.add_argument_group("sending once, in several runs")
+    group.add_argument(
+        "--journal",
+        metavar="FILE",
+        help="write down who has what (zsmtp.journal/1); a run with the same FILE sends the rest",
+    )
+    group.add_argument(
+        "--resend-in-doubt",
+        action="store_true",
+        help="with --journal: send it also to those who may have it, and may get it twice then",
+    )
+    group.add_argument(
+        "--send-changed",
+        action="store_true",
+        help="with --journal: send files that have changed since they were sent, as new messages",
+    )
+
+
+def _add_transport(parser: Parser) -> None:
+    group = parser.add_argument_group("what is asked of servers")
+    group.add_argument("--require-tls", action="store_true", help="authenticated TLS on every hop, or no delivery")
+    group.add_argument(
+        "--mt-priority", metavar="N", type=int, help="the priority of the message, 4 or =-4: -9 to 9 (MT-PRIORITY)"
+    )
+    held = group.add_mutually_exclusive_group()
+    held.add_argument(
+        "--hold-for",
+        metavar="TIME",
+        type=_duration,
+        help="have the server hold the message back: 90, 15m, 2h, 1d (FUTURERELEASE)",
+    )
+    held.add_argument(
+        "--hold-until",
+        metavar="TIME",
+        type=_moment,
+        help="have it hold it until 14:30, or 2026-12-24T18:00 (Z behind it: UTC)",
+    )
+    group.add_argument(
+        "--notify", metavar="WHEN", help="ask for delivery notifications: success, failure, delay with commas; or never"
+    )
+    group.add_argument("--ret", metavar="WHAT", help="what a notification of failure brings back: full or headers")
+    group.add_argument("--envid", metavar="ID", help="what notifications repeat, to tell what they are about")
+
+
+def _add_output(parser: Parser) -> None:
+    group = parser.add_argument_group("what is told")
+    group.add_argument("--json", action="store_true", help="print JSON (zsmtp.send/1) when all is over")
+    group.add_argument(
+        "--trace", metavar="PATH", help="keep a trace of each delivery: a directory, or a file if there is only one"
+    )
+    group.add_argument("--hash-addresses", action="store_true", help="hide mail addresses in traces")
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise CommandFailed for options that do not go together."""
+    if options.plan is not None and options.dry_run:
+        raise CommandFailed(Exit.USAGE, "--plan: the plan of a dry run is always a new one")
+    if options.journal is None:
+        for name in ("resend_in_doubt", "send_changed"):
+            if getattr(options, name):
+                raise CommandFailed(Exit.USAGE, f"--{name.replace('_', '-')} goes with --journal")
+
+
+def read_dsn(options: argparse.Namespace) -> DSN | None:
+    """What the sender wants to be notified of. Raises CommandFailed."""
+    given = {name: value for name in ("notify", "ret", "envid") if (value := getattr(options, name)) is not None}
+    for name, value in given.items():
+        if not value:
+            raise CommandFailed(Exit.USAGE, f"--{name}: there is nothing in it")
+    try:
+        return DSN(**given) if given else None
+    except SubmissionError as error:
+        raise CommandFailed(Exit.USAGE, f"--{error}") from error
+
+
+def read_options(options: argparse.Namespace) -> MailOptions:
+    """What is asked of the transport. Raises CommandFailed."""
+    try:
+        return checked(
+            MailOptions(
+                require_tls=options.require_tls,
+                priority=options.mt_priority,
+                hold_for=options.hold_for,
+                hold_until=options.hold_until,
+            )
+        )
+    except SubmissionError as error:
+        raise CommandFailed(Exit.USAGE, str(error)) from error
+
+
+def _duration(text: str) -> float:
+    """A time as ``90``, ``10m`` or ``2h30m``."""
+    from zsmtp.cli.queuefilter import lasting  # what it imports costs only those who use it
+
+    return lasting(text)
+
+
+def _moment(text: str) -> float:
+    """A time of day or a date."""
+    from zsmtp.cli.queuefilter import moment
+
+    return moment(text, time.time())
