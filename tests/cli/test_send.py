@@ -489,10 +489,10 @@ def test_a_recorded_delivery_is_explained(
         (["/nonexistent.eml"], 66, r"/nonexistent\.eml: No such file or directory"),
         (["/"], 66, r"/: Is a directory"),
         (["/dev/zero"], 65, r"/dev/zero: not a file"),
-        (["LETTER", "--to", "nobody"], 65, r".*letter\.eml: recipient nobody: no @ and domain"),
-        (["LETTER", "--from", "a b@c"], 65, r".*letter\.eml: sender a b@c: .*"),
-        (["LETTER", "--to", "b@x.example; c@x.example"], 65, r".*letter\.eml: recipient b@x.example; c@x.example: .*"),
-        (["LETTER", "--to", "b@x.example, C <c@x.example>"], 65, r".*letter\.eml: recipient .*: a comma; .*"),
+        (["LETTER", "--to", "nobody"], 64, r"--to nobody: no @ and domain"),
+        (["LETTER", "--from", "a b@c"], 64, r"--from a b@c: .*"),
+        (["LETTER", "--to", "b@x.example; c@x.example"], 64, r"--to b@x.example; c@x.example: .*"),
+        (["LETTER", "--to", "b@x.example, C <c@x.example>"], 64, r"--to .*: a comma; .*"),
         (["LETTER", "--user", "me"], 64, r"--user goes with --relay"),
         (["LETTER", "--relay", "h", "--password-file", "x"], 64, r"a password without --user"),
         (["LETTER", "--relay", "h:0"], 64, r"relay: port: 0 is not 1 to 65535"),
@@ -621,3 +621,55 @@ def test_a_full_disk_is_told(letter: str) -> None:
         command = [sys.executable, "-m", "zsmtp.cli.main", "send", letter, *relay]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (74, "zsmtp send: No space left on device\n")
+
+
+def test_all_that_cannot_be_sent_is_named_and_nothing_is_sent(send: Run, letter: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.eml").touch()
+    files = (letter, str(tmp_path / "empty.eml"), "/nonexistent.eml")
+    with Sink() as sink:
+        status, out, err = send(*files, "--relay", f"127.0.0.1:{sink.port}")
+        assert not sink.connections
+    assert (status, out) == (66, "")
+    assert err.splitlines() == [
+        f"zsmtp send: {tmp_path}/empty.eml: the message is empty",
+        "zsmtp send: /nonexistent.eml: No such file or directory",
+        "zsmtp send: 2 of 3 messages cannot be sent, so nothing is; --keep-going sends the others",
+    ]
+
+
+def test_the_others_are_sent_if_it_is_to_go_on(send: Run, letter: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.eml").touch()
+    with receiving() as receiver:
+        to = ("--keep-going", "--relay", f"127.0.0.1:{receiver.port}", "--to", "a@example.com")
+        status, out, err = send(letter, str(tmp_path / "empty.eml"), *to)
+        assert (status, err) == (65, f"zsmtp send: {tmp_path}/empty.eml: the message is empty\n")
+        assert out.splitlines()[-1] == "1 delivered, 1 unusable"
+        status, out, _ = send(letter, str(tmp_path / "empty.eml"), "--json", *to)
+        assert (status, json.loads(out)["status"]) == (65, 65)
+        assert json.loads(out)["unusable"] == [{"message": f"{tmp_path}/empty.eml", "text": "the message is empty"}]
+        status, out, _ = send(str(tmp_path / "empty.eml"), *to)
+        assert (status, out) == (65, "1 unusable\n")
+        status, out, _ = send(letter, str(tmp_path / "empty.eml"), "--dry-run", *to)
+        assert status == 65
+        assert "RCPT TO:<a@example.com>" in out
+    assert len(receiver.messages) == 2
+
+
+def test_json_line_by_line_as_results_come(letter: str, tmp_path: Path) -> None:
+    """The second message is never answered: what came before is known all the same."""
+    (tmp_path / "empty.eml").touch()
+    command = [sys.executable, "-m", "zsmtp.cli.main", "send", "--jsonl", "--keep-going", "--to", "a@example.com"]
+    with Sink(Script(replies={"DOT": (Step("250 2.0.0 ok"), Step(None, Then.HANG))})) as sink:
+        files = [letter, str(tmp_path / "empty.eml"), letter]
+        process = subprocess.Popen([*command, "--relay", f"127.0.0.1:{sink.port}", *files], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with process.stdout:
+            bad, first = json.loads(process.stdout.readline()), json.loads(process.stdout.readline())
+            sink.wait_for(lambda _: sum(one.complete for one in sink.transactions) == 2)
+            process.send_signal(signal.SIGINT)
+            last = json.loads(process.stdout.readline())
+            assert process.stdout.read() == b""
+        assert process.wait() == 130
+    assert (bad["message"], bad["fate"], bad["text"]) == (f"{tmp_path}/empty.eml", "unusable", "the message is empty")
+    assert (first["schema"], first["fate"], first["reply"]) == ("zsmtp.send-result/1", "delivered", "250 2.0.0 ok")
+    assert (last["recipient"], last["fate"]) == ("a@example.com", "in doubt")

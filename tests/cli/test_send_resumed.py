@@ -88,6 +88,7 @@ def test_a_second_run_sends_the_rest(send: Run, out: list[Path], tmp_path: Path)
         "schema": "zsmtp.send/1",
         "status": 69,
         "earlier": {"delivered": 2, "failed": 1},
+        "unusable": [],
         "results": [],
     }
     assert got(receiver) == {"r1@example.net": 1, "r3@example.net": 1}
@@ -176,9 +177,9 @@ def test_a_file_that_changed_is_not_sent_before_that_is_asked_for(send: Run, out
         write(out[0], "1, corrected", to="r1@example.net")
         status, told, err = send("--journal", journal, *relay(receiver), *out)
         assert (status, told, len(receiver.messages)) == (65, "", 2)
-        assert err.startswith(
-            f"zsmtp send: {out[0]}: changed since it was sent, as the journal says; nothing is sent. "
-        )
+        assert err.startswith(f"zsmtp send: {out[0]}: it has changed since it was sent, as the journal says; ")
+        told = send("--journal", journal, "--keep-going", *relay(receiver), *out)[1]
+        assert told.splitlines()[-1] == "1 delivered, 1 unusable; earlier: 1 delivered"
         assert send("--journal", journal, "--send-changed", *relay(receiver), *out)[0] == 0
         assert send("--journal", journal, *relay(receiver), *out)[1] == "earlier: 3 delivered\n"
     assert got(receiver) == {"r1@example.net": 2, "r2@example.net": 1, "r3@example.net": 1}

@@ -1,7 +1,8 @@
 """The messages that ``zsmtp send`` was given, looked at before anything is sent.
 
 A file is read again when it is sent, block by block; what comes from standard input is kept in a temporary file until
-then. Whatever is wrong with any of them is found first: nothing is sent by halves because of a typing error.
+then. Whatever is wrong with any of them is found first, and all of it is told: nothing is sent by halves because of a
+typing error, unless that is asked for.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
-from zsmtp.cli.failure import CommandFailed, reading
-from zsmtp.cli.sysexits import Exit
+from zsmtp.cli.failure import CommandFailed, reason
+from zsmtp.cli.sysexits import Exit, worst
+from zsmtp.client.addresslist import read_address, read_addresses
 from zsmtp.client.dsn import DSN
 from zsmtp.client.message import Letter
-from zsmtp.errors import ContentError, SubmissionError
+from zsmtp.errors import SubmissionError
 from zsmtp.escape import escape
 from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions
 
@@ -78,6 +80,24 @@ class Outgoing:
         )
 
 
+class UnusableMessage(NamedTuple):
+    """A message that cannot be sent: what is wrong with it in a line, and the status of a command that ends for it."""
+
+    name: str
+    text: str
+    status: Exit
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
+
+
+class ReadMessages(NamedTuple):
+    """What was read: messages in the order they were named, and what cannot be sent."""
+
+    messages: list[Outgoing]
+    unusable: list[UnusableMessage]
+
+
 def read_all(
     paths: Sequence[str],
     sender: str | None,
@@ -86,36 +106,76 @@ def read_all(
     *,
     dsn: DSN | None,
     options: MailOptions,
-) -> list[Outgoing]:
-    """Look at every message. Raises CommandFailed for the first that cannot be sent as it is."""
+) -> ReadMessages:
+    """Look at every message. Raises CommandFailed for what is wrong with the command line."""
     if paths.count("-") > 1:
         raise CommandFailed(Exit.USAGE, "standard input (-) can be one message only")
-    read = [_read(path, sender, recipients, opened) for path in paths]
-    return [replace(one, dsn=dsn, options=options) for one in read]
+    _check_addresses(sender, recipients)
+    read = ReadMessages([], [])
+    for path in paths:
+        try:
+            one = _read(path, sender, recipients, opened)
+        except _Unusable as error:
+            read.unusable.append(error.message)
+        else:
+            read.messages.append(replace(one, dsn=dsn, options=options))
+    return read
+
+
+def refuse_unusable(unusable: Sequence[UnusableMessage], of: int, *, keep_going: bool) -> None:
+    """Tell of what cannot be sent. Raises CommandFailed unless the others are to be sent all the same."""
+    if not unusable:
+        return
+    if len(unusable) == 1 and not keep_going:
+        raise CommandFailed(unusable[0].status, str(unusable[0]))
+    for one in unusable:
+        sys.stderr.write(f"zsmtp send: {one}\n")
+    if not keep_going:
+        told = f"{len(unusable)} of {of} messages cannot be sent, so nothing is; --keep-going sends the others"
+        raise CommandFailed(worst(one.status for one in unusable), told)
+
+
+def _check_addresses(sender: str | None, recipients: Sequence[str] | None) -> None:
+    """Those of the command line are the same for all messages."""
+    try:
+        if sender is not None:
+            read_address(sender, "sender")
+        if recipients is not None:
+            read_addresses(recipients, "recipient")
+    except SubmissionError as error:
+        what, _, problem = str(error).partition(" ")
+        flag = "--from" if what == "sender" else "--to"
+        raise CommandFailed(Exit.USAGE, f"{flag} {escape(problem)}") from error
+
+
+class _Unusable(Exception):
+    def __init__(self, name: str, text: str, status: Exit) -> None:
+        self.message = UnusableMessage(name, text, status)
 
 
 def _read(path: str, sender: str | None, recipients: Sequence[str] | None, opened: ExitStack) -> Outgoing:
+    """Look at one message. Raises _Unusable."""
     name = "standard input" if path == "-" else escape(path)
-    with reading(name):
-        source = _source(path, opened)
-        try:
-            letter = Letter(source, sender=sender, recipients=recipients, name=name)
-        except SubmissionError as error:
-            raise CommandFailed(Exit.DATA, f"{name}: {escape(str(error))}") from error
     try:
-        size = os.stat(path).st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
-        return Outgoing(
-            name,
-            source,
-            size,
-            _text(letter.sender),
-            tuple(map(_text, letter.recipients)),
-            path=os.path.abspath(path) if isinstance(source, str) else "",
-        )
-    except ContentError as error:
-        raise CommandFailed(Exit.NO_INPUT, f"{name}: {escape(str(error))}") from error
-    finally:
-        letter.close()
+        source = _source(path, opened)
+        letter = Letter(source, sender=sender, recipients=recipients, name=name)
+        try:
+            size = os.stat(path).st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
+        finally:
+            letter.close()
+    except OSError as error:
+        status = Exit.NO_PERMISSION if isinstance(error, PermissionError) else Exit.NO_INPUT
+        raise _Unusable(name, reason(error), status) from error
+    except SubmissionError as error:
+        raise _Unusable(name, escape(str(error)), Exit.DATA) from error
+    return Outgoing(
+        name,
+        source,
+        size,
+        _text(letter.sender),
+        tuple(map(_text, letter.recipients)),
+        path=os.path.abspath(path) if isinstance(source, str) else "",
+    )
 
 
 def _source(path: str, opened: ExitStack) -> str | IO[bytes]:
@@ -125,7 +185,7 @@ def _source(path: str, opened: ExitStack) -> str | IO[bytes]:
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # opening a directory says what is wrong
             return path
         if not stat.S_ISFIFO(mode):
-            raise CommandFailed(Exit.DATA, f"{escape(path)}: not a file")
+            raise _Unusable(escape(path), "not a file", Exit.DATA)
     kept = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
     with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as once:
         shutil.copyfileobj(once, kept, _BLOCK)

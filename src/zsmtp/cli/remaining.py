@@ -9,28 +9,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from zsmtp.cli.failure import CommandFailed, reading
-from zsmtp.cli.outgoing import Outgoing
+from zsmtp.cli.failure import reading
+from zsmtp.cli.outgoing import Outgoing, UnusableMessage
 from zsmtp.cli.sendjournal import JournalledMessage, JournalState, changed, choose
 from zsmtp.cli.sysexits import Exit
 from zsmtp.client.dsn import due
 from zsmtp.client.report import Fate, Result
-from zsmtp.escape import escape
 
 _BLOCK = 1 << 18
+_CHANGED = "it has changed since it was sent, as the journal says; --send-changed sends it as a new message"
 
 
 @dataclass(frozen=True, slots=True)
 class RemainingWork:
     """The messages with the recipients that are sent them now; of the others, how they ended before.
 
-    ``in_doubt`` are the results of those who may have their message, and are not sent it again.
+    ``in_doubt`` are the results of those who may have their message, and are not sent it again; ``changed`` are files
+    that are another message now than the one that was sent.
     """
 
     messages: Sequence[Outgoing]
     delivered: int = 0
     failed: int = 0
     in_doubt: tuple[Result, ...] = ()
+    changed: tuple[UnusableMessage, ...] = ()
 
 
 def digest_of(message: Outgoing) -> str:
@@ -45,16 +47,13 @@ def digest_of(message: Outgoing) -> str:
 def resume(
     messages: Sequence[Outgoing], state: JournalState, *, resend_in_doubt: bool, send_changed: bool
 ) -> RemainingWork:
-    """What is left to be done. Raises CommandFailed for files that have changed, unless they are to be sent."""
+    """What is left to be done; files that have changed are not, unless they are to be sent. Raises CommandFailed."""
     about = [JournalledMessage(one.path, digest_of(one), one.sender, one.recipients) for one in messages]
-    other = [] if send_changed else changed(state, about)
+    other = set() if send_changed else set(changed(state, about))
+    bad = [UnusableMessage(one.name, _CHANGED, Exit.DATA) for one in messages if one.path in other]
     if other:
-        more = f", and {len(other) - 1} more files" if len(other) > 1 else ""
-        raise CommandFailed(
-            Exit.DATA,
-            f"{escape(other[0])}{more}: changed since it was sent, as the journal says; nothing is sent. "
-            "--send-changed sends it as a new message, to everybody",
-        )
+        messages = [one for one in messages if one.path not in other]
+        about = [one for one in about if one.file not in other]
     left: list[Outgoing] = []
     in_doubt: list[Result] = []
     delivered = failed = 0
@@ -64,7 +63,7 @@ def resume(
         in_doubt += [_still_in_doubt(message, recipient, time) for recipient, time in choice.in_doubt]
         if choice.send:
             left.append(replace(message, recipients=tuple(choice.send), keys=choice.send))
-    return RemainingWork(left, delivered, failed, tuple(in_doubt))
+    return RemainingWork(left, delivered, failed, tuple(in_doubt), tuple(bad))
 
 
 def _still_in_doubt(message: Outgoing, recipient: str, time: str) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ from zsmtp.text.lines import Text, line, painted, wrap
 from zsmtp.text.look import Look, Style
 
 if TYPE_CHECKING:
+    from zsmtp.cli.outgoing import UnusableMessage
     from zsmtp.cli.remaining import RemainingWork
 
 SCHEMA = "zsmtp.send/1"
+RESULT_SCHEMA = "zsmtp.send-result/1"
 _INDENT = "           "
 
 _WORDS = {
@@ -75,24 +78,41 @@ def _unnoticed(result: Result) -> str:
     return f"; no notification will come ({result.dsn_action})" if result.ok and result.dsn_action else ""
 
 
-def summary(results: list[Result], earlier: Mapping[str, int]) -> Text:
-    """How many ended how: ``3 delivered, 1 refused; earlier: 12 delivered``."""
+def summary(results: list[Result], others: Mapping[str, int], earlier: Mapping[str, int]) -> Text:
+    """How many ended how: ``3 delivered, 1 refused, 2 unusable; earlier: 12 delivered``."""
     told: Text = ()
     for fate, (word, style, _) in _WORDS.items():
         count = sum(result.fate is fate for result in results)
         if count:
             told += (line(", ") if told else ()) + line(f"{count} {word}", style)
+    for word, count in others.items():
+        if count:
+            told += (line(", ") if told else ()) + line(f"{count} {word}", Style.BAD)
     before = ", ".join(f"{count} {word}" for word, count in earlier.items() if count)
     if before:
         told += line(f"{'; ' if told else ''}earlier: {before}")
     return told
 
 
-def results_document(results: list[Result], left: RemainingWork) -> dict[str, Any]:
-    """The results as JSON (``zsmtp.send/1``), and how many of ``left`` ended in earlier runs."""
+def results_document(
+    results: list[Result], status: Exit, left: RemainingWork, unusable: Iterable[UnusableMessage]
+) -> dict[str, Any]:
+    """The results as JSON (``zsmtp.send/1``), how many of ``left`` ended in earlier runs, and what cannot be sent."""
     return {
         "schema": SCHEMA,
-        "status": int(status_of(results, refused=left.failed > 0)),
+        "status": int(status),
         "earlier": {"delivered": left.delivered, "failed": left.failed},
+        "unusable": [{"message": one.name, "text": one.text} for one in unusable],
         "results": [result.as_dict() for result in results],
     }
+
+
+def result_json(result: Result) -> str:
+    """A result as one line of JSON (``zsmtp.send-result/1``)."""
+    return json.dumps({"schema": RESULT_SCHEMA, **result.as_dict()}) + "\n"
+
+
+def unusable_json(one: UnusableMessage) -> str:
+    """The line for a message that cannot be sent; its fate is ``unusable``, and it has no recipient."""
+    said = {"message": one.name, "recipient": "", "fate": "unusable", "text": one.text}
+    return json.dumps({"schema": RESULT_SCHEMA, **said}) + "\n"

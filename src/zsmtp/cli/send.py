@@ -24,13 +24,13 @@ from zsmtp.cli.configuration import read_configuration, try_logins
 from zsmtp.cli.explainjson import read_plans
 from zsmtp.cli.failure import CommandFailed, read_file, warnings_told
 from zsmtp.cli.journalfile import JournalFile, JournalWriter, read_state
-from zsmtp.cli.outgoing import Outgoing, read_all
+from zsmtp.cli.outgoing import Outgoing, UnusableMessage, read_all, refuse_unusable
 from zsmtp.cli.progress import ProgressDisplay, progress_for
 from zsmtp.cli.remaining import RemainingWork, resume
-from zsmtp.cli.results import result_line, results_document, status_of, summary
+from zsmtp.cli.results import result_json, result_line, results_document, status_of, summary, unusable_json
 from zsmtp.cli.sendjournal import result_line_of, sending_line
 from zsmtp.cli.sendoptions import check_options, make_parser, read_dsn, read_options
-from zsmtp.cli.sysexits import Exit
+from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.cli.terminal import is_terminal, look_of
 from zsmtp.client.client import Client, Submission
 from zsmtp.client.config import Config
@@ -57,13 +57,20 @@ def run(arguments: list[str]) -> int:
     plans = _read_plans(options.plan) if options.plan is not None else None
     dsn, asked = read_dsn(options), read_options(options)
     with ExitStack() as opened:
-        messages = read_all(options.files, options.sender, options.to, opened, dsn=dsn, options=asked)
+        read = read_all(options.files, options.sender, options.to, opened, dsn=dsn, options=asked)
+        if not options.keep_going:
+            refuse_unusable(read.unusable, len(read.messages) + len(read.unusable), keep_going=False)
+        journal = None
+        if options.journal is not None and not options.dry_run:
+            journal = opened.enter_context(closing(JournalFile(options.journal)))
+        left = _left(read.messages, options, journal)
+        unusable = (*read.unusable, *left.changed)
+        refuse_unusable(unusable, len(read.messages) + len(read.unusable), keep_going=options.keep_going)
         if options.dry_run:
             from zsmtp.cli.dryrun import dry_run
 
-            return dry_run(_left(messages, options).messages, config, options)
-        journal = opened.enter_context(closing(JournalFile(options.journal))) if options.journal is not None else None
-        return _Sending(_left(messages, options, journal), config, plans, options, journal).run()
+            return worst([Exit(dry_run(left.messages, config, options)), *(one.status for one in unusable)])
+        return _Sending(left, unusable, config, plans, options, journal).run()
 
 
 def _left(
@@ -126,12 +133,14 @@ class _Sending:
     def __init__(
         self,
         left: RemainingWork,
+        unusable: Sequence[UnusableMessage],
         config: Config,
         plans: dict[str, DeliveryPlan] | None,
         options: argparse.Namespace,
         journal: JournalFile | None,
     ) -> None:
         self._left = left
+        self._unusable = unusable
         self._journal = journal
         self._writer: JournalWriter | None = None
         self._messages = left.messages
@@ -139,6 +148,7 @@ class _Sending:
         self._config = config
         self._plans = plans
         self._json = options.json
+        self._lines = options.jsonl
         self._look = look_of(sys.stdout, options.color)
         self._results: list[Result] = []
         self._progress = self._make_progress(look_of(sys.stderr, options.color))
@@ -166,22 +176,33 @@ class _Sending:
         """Send everything; the exit status."""
         _allow_open_files()
         with warnings_told("zsmtp send"), self._progress or nullcontext():
+            if self._lines:
+                sys.stdout.writelines(map(unusable_json, self._unusable))
             for result in self._left.in_doubt:
                 self._tell(result)
             if self._messages:
                 asyncio.run(self._send())
-        earlier = {"delivered": self._left.delivered, "refused": self._left.failed}
+        ended = status_of(self._results, refused=self._left.failed > 0)
+        status = Exit.INTERRUPTED if self._stopped else worst([ended, *(one.status for one in self._unusable)])
+        self._tell_in_all(status)
+        if self._writer is not None and self._writer.problem:
+            raise CommandFailed(Exit.IO, f"--journal: {self._writer.problem}")
+        return status
+
+    def _tell_in_all(self, status: Exit) -> None:
+        """What came of everything."""
         if self._json:
-            json.dump(results_document(self._results, self._left), sys.stdout, indent=2)
+            json.dump(results_document(self._results, status, self._left, self._unusable), sys.stdout, indent=2)
             sys.stdout.write("\n")
-        elif len(self._results) > 1 or any(earlier.values()):
-            told = summary(self._results, earlier)
+        if self._json or self._lines:
+            return
+        others = {"unusable": len(self._unusable)}
+        earlier = {"delivered": self._left.delivered, "refused": self._left.failed}
+        if len(self._results) > 1 or any(earlier.values()) or any(others.values()):
+            told = summary(self._results, others, earlier)
             lines = wrap(told, self._look.width, self._look.width, self._look)
             sys.stdout.write("\n".join(painted(one, self._look) for one in lines))
             sys.stdout.write("\n")
-        if self._writer is not None and self._writer.problem:
-            raise CommandFailed(Exit.IO, f"--journal: {self._writer.problem}")
-        return Exit.INTERRUPTED if self._stopped else status_of(self._results, refused=self._left.failed > 0)
 
     async def _send(self) -> None:
         observe = self._observer if self._progress is not None or self._traces is not None else None
@@ -282,6 +303,10 @@ class _Sending:
         if self._progress is not None:
             self._progress.settle()
         if self._json:
+            return
+        if self._lines:
+            sys.stdout.write(result_json(result))
+            sys.stdout.flush()
             return
         fold = is_terminal(sys.stdout)
         file = result.message if self._several else ""

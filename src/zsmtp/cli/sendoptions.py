@@ -27,6 +27,9 @@ def make_parser() -> Parser:
     parser.add_argument("files", nargs="+", metavar="FILE", help="a message as it is stored; - is standard input")
     parser.add_argument("--from", dest="sender", metavar="ADDRESS", help="the sender; <> for none")
     parser.add_argument("--to", action="append", metavar="ADDRESS", help="a recipient; may be given again")
+    parser.add_argument(
+        "--keep-going", action="store_true", help="if messages cannot be sent, name them and send the others"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and connect to nobody")
     parser.add_argument(
         "--plan", metavar="FILE", help="execute the plans in FILE, which zsmtp explain --json printed, as they are"
@@ -85,7 +88,11 @@ def _add_transport(parser: Parser) -> None:
 
 def _add_output(parser: Parser) -> None:
     group = parser.add_argument_group("what is told")
-    group.add_argument("--json", action="store_true", help="print JSON (zsmtp.send/1) when all is over")
+    form = group.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON (zsmtp.send/1) when all is over")
+    form.add_argument(
+        "--jsonl", action="store_true", help="print each result when it comes, as a line (zsmtp.send-result/1)"
+    )
     group.add_argument(
         "--trace", metavar="PATH", help="keep a trace of each delivery: a directory, or a file if there is only one"
     )
@@ -96,6 +103,8 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise CommandFailed for options that do not go together."""
     if options.plan is not None and options.dry_run:
         raise CommandFailed(Exit.USAGE, "--plan: the plan of a dry run is always a new one")
+    if options.jsonl and options.dry_run:
+        raise CommandFailed(Exit.USAGE, "--jsonl: a dry run has no results; --json prints its plans")
     if options.journal is None:
         for name in ("resend_in_doubt", "send_changed"):
             if getattr(options, name):
