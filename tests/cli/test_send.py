@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -673,3 +674,18 @@ def test_json_line_by_line_as_results_come(letter: str, tmp_path: Path) -> None:
     assert (bad["message"], bad["fate"], bad["text"]) == (f"{tmp_path}/empty.eml", "unusable", "the message is empty")
     assert (first["schema"], first["fate"], first["reply"]) == ("zsmtp.send-result/1", "delivered", "250 2.0.0 ok")
     assert (last["recipient"], last["fate"]) == ("a@example.com", "in doubt")
+
+
+def test_a_rate_of_messages(send: Run, letter: str) -> None:
+    """Twelve messages at ten a second: more than a second passes before the eleventh is begun."""
+    with Sink() as sink:
+        began = time.monotonic()
+        status, out, _ = send(
+            "--rate", "10/s", "--relay", f"127.0.0.1:{sink.port}", "--to", "a@x.example", *[letter] * 12
+        )
+        took = time.monotonic() - began
+    assert (status, out.splitlines()[-1]) == (0, "12 delivered")
+    assert took >= 1.0
+    status, _, err = send("--rate", "fast", letter)
+    assert status == 64
+    assert "argument --rate: 'fast' is no rate (14/s, 100/min, 500/2h, 10000/day)" in err

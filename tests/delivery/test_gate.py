@@ -13,7 +13,7 @@ from tests.support.network import World, message, world
 from tests.support.security import asking
 
 from zsmtp.delivery.attempt import Courier
-from zsmtp.delivery.gate import MAX_PLACES, PERIOD, ConnectionRate
+from zsmtp.delivery.gate import MAX_PLACES, PERIOD, ConnectionRate, MessageRate, Rate
 from zsmtp.delivery.outcome import Disposition
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.events import Remark
@@ -169,3 +169,39 @@ def test_delivery_connects_in_one_place() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Connect"
     ]
     assert set(found) == {("sessionopener.py", "_begin")}
+
+
+@given(
+    st.lists(st.builds(Rate, st.integers(1, 5), st.sampled_from([1.0, 10.0, 60.0])), min_size=1, max_size=3),
+    st.lists(st.floats(0, 20), max_size=60),
+)
+def test_no_stretch_of_time_has_more_messages_than_a_rate_says(rates: list[Rate], gaps: list[float]) -> None:
+    gate = MessageRate(rates)
+    now, begun = 1000.0, []
+    for gap in gaps:
+        now += gap
+        room, opens = gate.room(now), gate.opens_at(now)
+        assert (room > 0) == (opens == now)
+        if gate.take(now):
+            assert room > 0
+            begun.append(now)
+        else:
+            assert room == 0
+            assert gate.room(opens + 1e-6) > 0, "it is as good as its word"
+    for rate in rates:
+        for first, beyond in zip(begun, begun[rate.allowed :], strict=False):
+            assert first <= beyond - rate.seconds
+
+
+def test_a_rate_that_was_not_used_up_holds_nobody_up() -> None:
+    gate = MessageRate([Rate(2, 1.0), Rate(3, 60.0)])
+    assert [gate.take(now) for now in (0.0, 0.0, 0.0, 1.0, 1.0, 59.9, 60.0)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert gate.slowest == 3 / 60

@@ -144,7 +144,7 @@ def _check_addresses(sender: str | None, recipients: Sequence[str] | None) -> No
             read_addresses(recipients, "recipient")
     except SubmissionError as error:
         what, _, problem = str(error).partition(" ")
-        flag = "--from" if what == "sender" else "--to"
+        flag = "--from" if what.startswith("sender") else "--to"
         raise CommandFailed(Exit.USAGE, f"{flag} {escape(problem)}") from error
 
 

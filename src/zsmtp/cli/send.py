@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zsmtp.cli.configuration import read_configuration, try_logins
 from zsmtp.cli.explainjson import read_plans
@@ -54,6 +54,8 @@ def run(arguments: list[str]) -> int:
     with warnings_told("zsmtp send"):
         try_logins(config)
     check_options(options)
+    if options.rate is not None:
+        config = replace(config, limits=replace(config.limits, message_rate=options.rate))
     plans = _read_plans(options.plan) if options.plan is not None else None
     dsn, asked = read_dsn(options), read_options(options)
     with ExitStack() as opened:

@@ -10,7 +10,9 @@ from zsmtp.cli.configuration import add_options
 from zsmtp.cli.failure import CommandFailed
 from zsmtp.cli.sysexits import Exit
 from zsmtp.client.dsn import DSN
-from zsmtp.errors import SubmissionError
+from zsmtp.delivery.gate import Rate
+from zsmtp.errors import ConfigError, SubmissionError
+from zsmtp.escape import escape
 from zsmtp.proto.mailoptions import MailOptions, checked
 
 _DESCRIPTION = "Deliver messages now: straight to the mail exchangers of each recipient's domain, or through a relay."
@@ -33,6 +35,9 @@ def make_parser() -> Parser:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and connect to nobody")
     parser.add_argument(
         "--plan", metavar="FILE", help="execute the plans in FILE, which zsmtp explain --json printed, as they are"
+    )
+    parser.add_argument(
+        "--rate", metavar="N/s|N/m", type=_rate, help="begin so many messages at most in any second, or minute"
     )
     _add_journal(parser)
     _add_transport(parser)
@@ -136,6 +141,14 @@ def read_options(options: argparse.Namespace) -> MailOptions:
         )
     except SubmissionError as error:
         raise CommandFailed(Exit.USAGE, str(error)) from error
+
+
+def _rate(text: str) -> str:
+    """A rate as ``14/s`` or ``100/min``."""
+    try:
+        return str(Rate.parse(text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(escape(str(error))) from None
 
 
 def _duration(text: str) -> float:

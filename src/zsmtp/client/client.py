@@ -31,13 +31,14 @@ from zsmtp.client.destinations import Destination, Destinations, load_signing
 from zsmtp.client.drivers import Couriers, Drivers
 from zsmtp.client.dsn import DSN, due
 from zsmtp.client.message import Letter, MessageLike
+from zsmtp.client.pacer import MessagePacer
 from zsmtp.client.pool import DestinationPool
 from zsmtp.client.report import Completing, Fate, Report, Result
 from zsmtp.client.slots import ConnectionSlots
 from zsmtp.client.tracker import MessageTracker
 from zsmtp.delivery.attempt import Courier
 from zsmtp.delivery.backoff import HostBackoff
-from zsmtp.delivery.gate import ConnectionRate
+from zsmtp.delivery.gate import ConnectionRate, MessageRate
 from zsmtp.errors import LocalError, SubmissionError
 from zsmtp.escape import described
 from zsmtp.events import Observer, combine, ignore
@@ -103,6 +104,8 @@ class Client:
         self._pools: dict[Destination, DestinationPool] = {}
         rate = self.config.limits.connections_per_minute
         self.gate = ConnectionRate(rate) if rate else None
+        rates = self.config.limits.message_rates
+        self.pacer = MessagePacer(MessageRate(rates)) if rates else None
         self._couriers = Couriers(self._destinations, _observing(observe, tracing), self.gate)
         self._drivers = Drivers(self._destinations, self.config.local_address)
         self._trackers: set[MessageTracker] = set()
@@ -219,6 +222,14 @@ class Client:
         """Whether it is closed, or being closed: no connection is opened any more."""
         return self._closed
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether more messages wait than the rate of messages allows before the time for each of them is over."""
+        if self.pacer is None:
+            return False
+        most = self.pacer.most_waiting(self.config.message_timeout / 4)
+        return sum(pool.backlog for pool in self._pools.values()) >= most
+
     def forget(self, pool: DestinationPool) -> None:
         """A pool has neither jobs nor connections."""
         pool.end()
@@ -289,6 +300,8 @@ class _Flow:
         self._trackers: set[MessageTracker] = set()
         self._feeder = asyncio.get_running_loop().create_task(self._feed(submissions), name="zsmtp stream")
         self._feeder.add_done_callback(lambda _: self._stirred.set())
+        if client.pacer is not None:
+            client.pacer.begun.add(self._freed.set)
 
     async def results(self) -> AsyncIterator[Result]:
         """The results as they come. What taking the submissions in raised is raised here, behind them."""
@@ -308,6 +321,8 @@ class _Flow:
 
     async def aclose(self) -> None:
         """End what is on its way."""
+        if self._client.pacer is not None:
+            self._client.pacer.begun.discard(self._freed.set)
         self._feeder.cancel()
         for tracker in tuple(self._trackers):
             tracker.end("cancelled", patient=True)
@@ -328,7 +343,7 @@ class _Flow:
                 await asyncio.sleep(0)
 
     async def _wait_for_room(self) -> None:
-        while self._room <= 0:
+        while self._room <= 0 or self._client.is_behind:
             self._freed.clear()
             await self._freed.wait()
 

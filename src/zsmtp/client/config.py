@@ -21,6 +21,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import unquote, urlsplit
 
 from zsmtp.body.target import NonMime8Bit, Signed8Bit
+from zsmtp.delivery.gate import Rate
 from zsmtp.dns.candidates import Family, NoRoute
 from zsmtp.dns.destination import SMTP_PORT, SUBMISSIONS_PORT
 from zsmtp.dns.ip import canonical_scoped_ip
@@ -312,6 +313,12 @@ class Limits:
 
     One that must wait for its time counts for none of the other limits. A queue has rates by site instead.
     """
+    message_rate: str = ""
+    """How many messages are begun in all: ``14/s``, ``100/min``, or several with a blank between; "": no limit.
+
+    Each is for any stretch of so much time. A message to several destinations counts once for each. A queue has rates
+    by site instead.
+    """
     idle: float = 5.0
     """Seconds that a connection without work is kept for."""
     waiting: int = 64 << 20
@@ -327,6 +334,12 @@ class Limits:
         for name in ("slow_connections", "connections_per_minute"):
             _require(getattr(self, name) >= 0, name, f"{getattr(self, name)} is less than 0")
         _require(0 <= self.idle <= LONGEST, "idle", f"{self.idle} is not 0 to {LONGEST:.0f} seconds")
+        _in("message_rate", lambda _: self.message_rates, self.message_rate)
+
+    @property
+    def message_rates(self) -> tuple[Rate, ...]:
+        """The rates in ``message_rate``."""
+        return tuple(Rate.parse(text) for text in self.message_rate.split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

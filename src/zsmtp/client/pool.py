@@ -85,12 +85,13 @@ class DestinationPool:
                 self.staff()
 
     def take(self) -> DestinationJob | None:
-        """The next job; None if there is none."""
+        """The next job; None if there is none, or it is not time for it yet."""
         self._impatient = False
         while self._waiting:
-            job = self._waiting.popleft()
-            if not job.settled:
-                return job
+            if not self._waiting[0].settled:
+                pacer = self.client.pacer
+                return self._waiting.popleft() if pacer is None or pacer.may_begin(self) else None
+            self._waiting.popleft()
         return None
 
     def staff(self) -> None:
@@ -112,12 +113,24 @@ class DestinationPool:
         busy = len(self.workers)
         if not self._waiting or self.client.closed:
             return False
+        if self.client.pacer is not None and not self.client.pacer.is_open(self):
+            return False
         if not busy:
             return True
         if not self._impatient and len(self._waiting) <= MAX_MESSAGES * busy:
             return False
         now = self.client.loop.time()
         return self._may_grow() and busy < self.limit.allowed(now) and self._gate_is_open()
+
+    def rate_opened(self) -> None:
+        """It is time for a message, by the rate of messages."""
+        if not self._wake_idle():
+            self.staff()
+
+    @property
+    def backlog(self) -> int:
+        """How many jobs wait."""
+        return len(self._waiting)
 
     def start_worker(self) -> None:
         """Start a worker; it has a slot."""
@@ -148,6 +161,8 @@ class DestinationPool:
     def end(self) -> None:
         """No timer is to go off any more, and no connection is to be opened."""
         self.slots.withdraw(self)
+        if self.client.pacer is not None:
+            self.client.pacer.forget(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -185,8 +200,8 @@ class DestinationPool:
             {"message": f"no connection to {self.destination.name}: this program failed", "exception": error}
         )
         verdict = from_loss(LocalError(f"this program failed: {type(error).__name__}: {error}"), "", None)
-        while (job := self.take()) is not None:
-            job.settle_all(verdict)
+        while self._waiting:
+            self._waiting.popleft().settle_all(verdict)
 
 
 class ConnectionWorker:

@@ -1,4 +1,4 @@
-"""The gate that connections pass: how many may be begun to a destination, and when.
+"""The gates that connections and messages pass: how many may be begun, and when.
 
 The opener of sessions asks the gate before each connection of every kind: the next candidate, a second connection in
 clear, one in place of a connection that was lost, one more beside others. Where it is not time yet it awaits
@@ -8,12 +8,19 @@ A gate decides and does not wait: times are arguments, in seconds on a clock tha
 
     gate = ConnectionRate(30)
     allowed = gate.take(place, 2, now)  # 0: ask again at ``gate.opens_at(place, now)``
+
+Messages pass a :class:`MessageRate` before they are given to a connection, all destinations together.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from typing import Protocol
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import NamedTuple, Protocol
+
+from zsmtp.errors import ConfigError
 
 PERIOD = 60.0  # seconds
 MAX_PLACES = 10_000  # destinations known before those without a connection in the last period are dropped
@@ -89,3 +96,67 @@ class ConnectionRate:
 def _forget_old(begun: deque[float], now: float) -> None:
     while begun and begun[0] + PERIOD <= now:
         begun.popleft()
+
+
+_RATE = re.compile(r"\s*(\d+)\s*/\s*(\d*)\s*(s|sec|second|m|min|minute|h|hour|d|day)s?\s*")
+_PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Rate(NamedTuple):
+    """At most ``allowed`` in ``seconds``."""
+
+    allowed: int
+    seconds: float
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        """Read ``14/s``, ``100/min``, ``500/2h``; raises :class:`~zsmtp.errors.ConfigError`."""
+        match = _RATE.fullmatch(text.lower())
+        if match is None or not int(match[1]) or match[2] == "0":
+            raise ConfigError(f"{text[:40]!r} is no rate (14/s, 100/min, 500/2h, 10000/day)")
+        return cls(int(match[1]), int(match[2] or 1) * _PERIODS[match[3][0]])
+
+    def __str__(self) -> str:
+        unit, length = next((u, s) for u, s in reversed(_PERIODS.items()) if self.seconds % s == 0 or u == "s")
+        times = self.seconds / length
+        return f"{self.allowed}/{unit}" if times == 1 else f"{self.allowed}/{times:g}{unit}"
+
+
+class MessageRate:
+    """At most as many messages are begun as ``rates`` say, each in any stretch of time as long as its own."""
+
+    def __init__(self, rates: Iterable[Rate]) -> None:
+        self.rates = tuple(rates)
+        self._begun: tuple[deque[float], ...] = tuple(deque() for _ in self.rates)
+
+    def take(self, now: float) -> bool:
+        """Count a message as begun; False if it is not time yet, and nothing is counted."""
+        if not self.room(now):
+            return False
+        for rate, begun in self._each():
+            while begun and begun[0] <= now - rate.seconds:
+                begun.popleft()
+            begun.append(now)
+        return True
+
+    def room(self, now: float) -> int:
+        """How many messages may be begun now."""
+        return min(rate.allowed - _recent(begun, now - rate.seconds) for rate, begun in self._each())
+
+    def opens_at(self, now: float) -> float:
+        """When the next message may be begun; ``now`` if that is now."""
+        full = [begun[0] + rate.seconds for rate, begun in self._each() if len(begun) == rate.allowed]
+        return max([now, *full])
+
+    def _each(self) -> Iterable[tuple[Rate, deque[float]]]:
+        return zip(self.rates, self._begun, strict=True)
+
+    @property
+    def slowest(self) -> float:
+        """How many messages a second it allows in the long run."""
+        return min(rate.allowed / rate.seconds for rate in self.rates)
+
+
+def _recent(times: deque[float], since: float) -> int:
+    """How many of ``times``, the oldest first, are later than ``since``."""
+    return len(times) - sum(1 for _ in takewhile(lambda one: one <= since, times))

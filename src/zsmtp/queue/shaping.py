@@ -18,40 +18,15 @@ of them hold.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from zsmtp.errors import ConfigError
+from zsmtp.delivery.gate import Rate as Rate
 
 START, MOST = 5, 20  # connections to a site: at first, and at most
 
 PROBES = (60.0, 120.0, 300.0, 600.0, 900.0)  # seconds between probes of a dead site; the last one stays
 PROBE_JITTER = 0.1  # of the interval, either way
-
-_RATE = re.compile(r"\s*(\d+)\s*/\s*(\d*)\s*(s|sec|second|m|min|minute|h|hour|d|day)s?\s*")
-_PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-class Rate(NamedTuple):
-    """At most ``allowed`` in ``seconds``."""
-
-    allowed: int
-    seconds: float
-
-    @classmethod
-    def parse(cls, text: str) -> Rate:
-        """Read ``14/s``, ``100/min``, ``500/2h``; raises :class:`~zsmtp.errors.ConfigError`."""
-        match = _RATE.fullmatch(text.lower())
-        if match is None or not int(match[1]) or match[2] == "0":
-            raise ConfigError(f"{text[:40]!r} is no rate (14/s, 100/min, 500/2h, 10000/day)")
-        return cls(int(match[1]), int(match[2] or 1) * _PERIODS[match[3][0]])
-
-    def __str__(self) -> str:
-        unit, length = next((u, s) for u, s in reversed(_PERIODS.items()) if self.seconds % s == 0 or u == "s")
-        times = self.seconds / length
-        return f"{self.allowed}/{unit}" if times == 1 else f"{self.allowed}/{times:g}{unit}"
 
 
 class TokenBucket:
