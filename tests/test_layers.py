@@ -12,10 +12,11 @@ SOURCE = Path(__file__).parent.parent / "src"
 MODULES = sorted((SOURCE / "zsmtp").rglob("*.py"))
 
 # Each room with those it may import from, beside itself.
-FLOOR = {"errors", "escape", "idn", "patterns", "records"}
+FLOOR = {"durations", "errors", "escape", "idn", "patterns", "records"}
 LOW = FLOOR | {"events", "effects"}
 BELOW = {
     **{room: set() for room in FLOOR},
+    "durations": {"errors"},
     "idn": {"patterns"},
     "events": {"errors", "records"},
     "effects": {"errors", "records"},
@@ -82,6 +83,7 @@ PURE_ROOMS = {
     "proto",
     "body",
     "delivery",
+    "durations",
     "errors",
     "escape",
     "idn",

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zsmtp.delivery.outcome import Scope as Scope
+from zsmtp.durations import duration_text
 from zsmtp.errors import ConfigError
-from zsmtp.queue.filter import duration, duration_text
+from zsmtp.queue.filter import duration
 from zsmtp.queue.schedule import (
     DAY,
     HOUR,

@@ -47,7 +47,7 @@ def result_line(result: Result, *, file: str, look: Look, fold: bool) -> str:
     about = line(escape(result.recipient or "(nobody)"), Style.STRONG)
     if file:
         about += line(f" ({escape(file)})", Style.FAINT)
-    about += line(f": {_where(result)}{_reason(result)}{_unnoticed(result)}")
+    about += line(f": {_where(result)}{reason_of(result)}{_unnoticed(result)}")
     room = look.width - len(_INDENT) if fold else 1 << 30
     start = "".join(look.paint(piece.text, piece.style) for piece in text)
     lines = [painted(one, look) for one in wrap(about, room, room, look)]
@@ -64,7 +64,7 @@ def _where(result: Result) -> str:
     return f"{escape(str(server))}{tls}: "
 
 
-def _reason(result: Result) -> str:
+def reason_of(result: Result) -> str:
     """The server's own words if it had any, else this side's, in one line."""
     if result.reply:
         return escape(result.reply)
@@ -107,9 +107,10 @@ def results_document(
     }
 
 
-def result_json(result: Result) -> str:
-    """A result as one line of JSON (``zsmtp.send-result/1``)."""
-    return json.dumps({"schema": RESULT_SCHEMA, **result.as_dict()}) + "\n"
+def result_json(result: Result, again_in: float | None = None) -> str:
+    """A result as one line of JSON (``zsmtp.send-result/1``); of one that is not final, the seconds to the next try."""
+    again = None if again_in is None else round(again_in, 1)
+    return json.dumps({"schema": RESULT_SCHEMA, **result.as_dict(), "again_in": again}) + "\n"
 
 
 def unusable_json(one: UnusableMessage) -> str:

@@ -28,6 +28,7 @@ from zsmtp.cli.outgoing import Outgoing, UnusableMessage, read_all, refuse_unusa
 from zsmtp.cli.progress import ProgressDisplay, progress_for
 from zsmtp.cli.remaining import RemainingWork, resume
 from zsmtp.cli.results import result_json, result_line, results_document, status_of, summary, unusable_json
+from zsmtp.cli.retrynotice import RetryNotice
 from zsmtp.cli.sendjournal import result_line_of, sending_line
 from zsmtp.cli.sendoptions import check_options, make_parser, read_dsn, read_options
 from zsmtp.cli.sysexits import Exit, worst
@@ -155,6 +156,8 @@ class _Sending:
         self._results: list[Result] = []
         self._progress = self._make_progress(look_of(sys.stderr, options.color))
         self._traces = _traces(options.trace, len(self._deliveries()), hashed=options.hash_addresses)
+        self._retry_for: float = options.retry_for
+        self._notice = RetryNotice(_complain)
         self._stopped = False
         self._why_stopped = ""
         self._ending: asyncio.Future[None] | None = None
@@ -225,7 +228,8 @@ class _Sending:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self._interrupt, client)
             try:
-                async for result in client.stream(map(self._submission, self._messages)):
+                submissions = map(self._submission, self._messages)
+                async for result in client.stream(submissions, retry_for=self._retry_for, on_retry=self._put_off):
                     self._tell(result)
             except LocalError:
                 if self._ending is None:
@@ -295,13 +299,25 @@ class _Sending:
             self._why_stopped = reason
             self._ending = asyncio.ensure_future(client.aclose(reason=reason))
 
-    def _tell(self, result: Result) -> None:
-        self._results.append(result)
+    def _put_off(self, result: Result, seconds: float) -> None:
+        """A recipient was deferred, and is tried again."""
+        self._record(result)
+        if self._lines:
+            sys.stdout.write(result_json(result, seconds))
+            sys.stdout.flush()
+        self._notice.add(result, seconds)
+
+    def _record(self, result: Result) -> None:
+        """Write a result into the journal, if there is one."""
         was_read = result.attempted or result.fate is not Fate.FAILED  # else the next run may find it mended
         if self._writer is not None and result.submission is not None and was_read:
             message = _outgoing(result)
             key = message.keys[result.recipient]
             self._writer.write(result_line_of(key, message.path or message.name, time.time(), result))
+
+    def _tell(self, result: Result) -> None:
+        self._results.append(result)
+        self._record(result)
         if self._progress is not None:
             self._progress.settle()
         if self._json:

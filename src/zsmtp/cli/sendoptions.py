@@ -39,6 +39,13 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--rate", metavar="N/s|N/m", type=_rate, help="begin so many messages at most in any second, or minute"
     )
+    parser.add_argument(
+        "--retry-for",
+        metavar="TIME",
+        type=_duration,
+        default=0.0,
+        help="try deferred recipients again for so long: 90, 15m, 2h, 1d",
+    )
     _add_journal(parser)
     _add_transport(parser)
     _add_output(parser)

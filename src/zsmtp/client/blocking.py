@@ -30,6 +30,7 @@ from zsmtp.client.config import Config, Relay
 from zsmtp.client.dsn import DSN
 from zsmtp.client.message import MessageLike
 from zsmtp.client.report import Report, Result
+from zsmtp.client.retrying import OnRetry, RetryWish, ignore_retry
 from zsmtp.errors import LocalError
 from zsmtp.net.loopthread import LoopThread
 
@@ -81,6 +82,7 @@ class Client:
         timeout: float | None = None,
         name: str = "",
         dsn: DSN | None = None,
+        retry_for: float = 0.0,
         **options: Unpack[OptionArguments],
     ) -> Report:
         """Deliver one message to all its recipients and report; as :meth:`zsmtp.aio.Client.deliver`."""
@@ -91,17 +93,26 @@ class Client:
             timeout=timeout,
             name=name,
             dsn=dsn,
+            retry_for=retry_for,
             **options,
         )
         return self._thread.call(work)
 
-    def stream(self, submissions: Iterable[Submission | MessageLike]) -> Iterator[Result]:
+    def stream(
+        self,
+        submissions: Iterable[Submission | MessageLike],
+        *,
+        retry_for: float = 0.0,
+        on_retry: OnRetry = ignore_retry,
+    ) -> Iterator[Result]:
         """Deliver any number of messages; their results come as they are known, one for each recipient.
 
         As :meth:`zsmtp.aio.Client.stream`; ``submissions`` are taken in the thread that goes through the results. What
-        they raise is raised behind the results of those before. Leaving the loop early ends what is on its way.
+        they raise is raised behind the results of those before. ``on_retry`` is called in another thread. Leaving the
+        loop early ends what is on its way.
         """
-        handover = _Handover(self._client, submissions)
+        wish = RetryWish(retry_for, on_retry)
+        handover = _Handover(self._client, submissions, wish)
         done = self._thread.start(handover.run())
         done.add_done_callback(lambda _: handover.out.put(_Sign.OVER))
         try:
@@ -127,7 +138,10 @@ class _Sign(Enum):
 class _Handover:
     """One stream between the loop and the thread of the program."""
 
-    def __init__(self, client: asynchronous.Client, submissions: Iterable[Submission | MessageLike]) -> None:
+    def __init__(
+        self, client: asynchronous.Client, submissions: Iterable[Submission | MessageLike], wish: RetryWish
+    ) -> None:
+        self._wish = wish
         self.out: SimpleQueue[Result | _Sign] = SimpleQueue()
         self.error: BaseException | None = None
         """What the program's iterable raised."""
@@ -146,7 +160,8 @@ class _Handover:
         if self._stopped:
             return
         self._task = asyncio.current_task()
-        async with contextlib.aclosing(self._client.stream(self._submissions())) as results:
+        stream = self._client.stream(self._submissions(), retry_for=self._wish.seconds, on_retry=self._wish.on_retry)
+        async with contextlib.aclosing(stream) as results:
             async for result in results:
                 await self._room.acquire()
                 self.out.put(result)
@@ -219,15 +234,17 @@ def deliver(
     dsn: DSN | None = None,
     observe: ObserverFor | None = None,
     trace: str | PathLike[str] | None = None,
+    retry_for: float = 0.0,
     **options: Unpack[OptionArguments],
 ) -> Report:
     """Deliver one message to all its recipients, now, and report.
 
     Without ``sender`` and ``recipients`` they are what the header says. ``relay`` (a value, or a URL such as
-    ``smtp://mail.example.org``) takes all mail; without one it goes straight to the mail exchangers. ``dsn``
-    says what the sender wants to be notified of (:class:`zsmtp.DSN`). ``trace`` is a file or a directory for a trace of
-    each delivery. The options are the fields of :class:`zsmtp.MailOptions`: ``require_tls`` asks for authenticated TLS
-    on every hop, or no delivery (RFC 8689), ``priority`` is that of MT-PRIORITY (RFC 6710), ``hold_for`` and
+    ``smtp://mail.example.org``) takes all mail; without one it goes straight to the mail exchangers. ``dsn`` says what
+    the sender wants to be notified of (:class:`zsmtp.DSN`). For ``retry_for`` seconds recipients that were deferred are
+    tried again, by the schedules of the queue and once more in the end. ``trace`` is a file or a directory for a trace
+    of each delivery. The options are the fields of :class:`zsmtp.MailOptions`: ``require_tls`` asks for authenticated
+    TLS on every hop, or no delivery (RFC 8689), ``priority`` is that of MT-PRIORITY (RFC 6710), ``hold_for`` and
     ``hold_until`` have the server hold the message back (RFC 4865). Raises :class:`~zsmtp.errors.SubmissionError` for a
     message, an address or an option that cannot be sent, :class:`~zsmtp.errors.ConfigError`, and OSError for a file
     that cannot be read; what servers and networks do is in the report.
@@ -243,6 +260,7 @@ def deliver(
         dsn=dsn,
         observe=observe,
         trace=trace,
+        retry_for=retry_for,
         **options,
     )
     try:

@@ -34,6 +34,7 @@ from zsmtp.client.message import Letter, MessageLike
 from zsmtp.client.pacer import MessagePacer
 from zsmtp.client.pool import DestinationPool
 from zsmtp.client.report import Completing, Fate, Report, Result
+from zsmtp.client.retrying import OnRetry, RetryingMessage, RetryWish, ignore_retry
 from zsmtp.client.slots import ConnectionSlots
 from zsmtp.client.tracker import MessageTracker
 from zsmtp.delivery.attempt import Courier
@@ -56,6 +57,9 @@ ObserverFor = Callable[[str], Observer]
 
 BeforeCompletion = Callable[[Sequence[Completing]], Awaitable[bool]]
 """Asked before the last octet of messages is sent; False keeps it back, and they are deferred."""
+
+_Tracked = MessageTracker | RetryingMessage
+_NO_RETRY = RetryWish(0.0)
 
 _BREATH = 32  # messages a stream takes in before others have their turn
 _OVERHEAD = 4096  # octets of memory that a message on its way takes besides its content
@@ -108,7 +112,7 @@ class Client:
         self.pacer = MessagePacer(MessageRate(rates)) if rates else None
         self._couriers = Couriers(self._destinations, _observing(observe, tracing), self.gate)
         self._drivers = Drivers(self._destinations, self.config.local_address)
-        self._trackers: set[MessageTracker] = set()
+        self._trackers: set[_Tracked] = set()
         self.wanted = self._destinations.target()
         self._signing = load_signing(self.config, self.wanted, time.time)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -127,18 +131,22 @@ class Client:
         timeout: float | None = None,
         name: str = "",
         dsn: DSN | None = None,
+        retry_for: float = 0.0,
         **options: Unpack[OptionArguments],
     ) -> Report:
         """Deliver one message to all its recipients and report.
 
         Without ``sender`` and ``recipients`` they are what the header says. ``timeout`` in seconds is in place of
-        ``config.message_timeout``. ``dsn`` says what the sender wants to be notified of. The options are the fields of
+        ``config.message_timeout``. For ``retry_for`` seconds recipients that were deferred are tried again, by the
+        schedules of the queue (``zsmtp.delivery.retry``) and once more when that time is over; ``timeout`` is for each
+        try then. ``dsn`` says what the sender wants to be notified of. The options are the fields of
         :class:`~zsmtp.proto.mailoptions.MailOptions`: ``require_tls`` asks for authenticated TLS on every hop, or no
         delivery (REQUIRETLS, RFC 8689), a field ``TLS-Required: No`` for the opposite; ``priority`` is that of
         MT-PRIORITY; ``hold_for`` or ``hold_until`` has the server hold the message back (FUTURERELEASE). Raises
         SubmissionError for a message or an address that cannot be sent, OSError for a file that cannot be read; what
         servers and networks do is in the report.
         """
+        wish = RetryWish(retry_for)
         letter = Letter(
             message,
             sender=sender,
@@ -150,7 +158,7 @@ class Client:
             signing=self._signing,
         )
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        tracker = self._take(letter, timeout, None, partial(_finish, done))
+        tracker = self._take(letter, timeout, None, partial(_finish, done), wish=wish)
         try:
             await done
         except asyncio.CancelledError:
@@ -161,16 +169,21 @@ class Client:
         return tracker.report
 
     async def stream(
-        self, submissions: Iterable[Submission | MessageLike] | AsyncIterable[Submission | MessageLike]
+        self,
+        submissions: Iterable[Submission | MessageLike] | AsyncIterable[Submission | MessageLike],
+        *,
+        retry_for: float = 0.0,
+        on_retry: OnRetry = ignore_retry,
     ) -> AsyncGenerator[Result, None]:
         """Deliver any number of messages; their results come as they are known, one for each recipient.
 
         Messages are taken in while results come out, as long as those on their way take less memory than
         ``config.limits.waiting``. One that cannot be sent at all has a failed result for each recipient that was given
-        with it, or one without recipient.
-        Leaving the loop early ends what is still on its way.
+        with it, or one without recipient. For ``retry_for`` seconds the recipients of each message that were deferred
+        are tried again, as for :meth:`deliver`; ``on_retry`` hears of it. Leaving the loop early ends what is still on
+        its way.
         """
-        flow = _Flow(self, submissions)
+        flow = _Flow(self, submissions, RetryWish(retry_for, on_retry))
         try:
             async for result in flow.results():
                 yield result
@@ -182,9 +195,10 @@ class Client:
         letter: Letter,
         timeout: float | None,
         told: Callable[[Result], None] | None,
-        finished: Callable[[MessageTracker], None],
+        finished: Callable[[_Tracked], None],
         submission: Submission | None = None,
-    ) -> MessageTracker:
+        wish: RetryWish = _NO_RETRY,
+    ) -> _Tracked:
         """Take a letter into the pools."""
         if self._closed:
             letter.close()
@@ -195,19 +209,31 @@ class Client:
             letter.close()
             raise LocalError("the client lives on another event loop")
         seconds = self.config.message_timeout if timeout is None else timeout
-        tracker = MessageTracker(letter, self._loop, seconds, told, finished, submission)
+        tracker: _Tracked
+        if wish.seconds:
+            tracker = retrying = RetryingMessage(
+                letter, self._loop, seconds, told, finished, submission, wish, self._start
+            )
+            begin = retrying.begin
+        else:
+            tracker = once = MessageTracker(letter, self._loop, seconds, told, finished, submission)
+            begin = partial(self._start, once)
         self._trackers.add(tracker)
         try:
-            for destination, job in tracker.jobs(self._destinations):
-                pool = self._pools.get(destination)
-                if pool is None:
-                    pool = self._pools[destination] = DestinationPool(self, destination)
-                pool.add(job)
+            begin()
         except BaseException:  # raised by what the program gave: its observers, its resolver
             tracker.end("not taken")
             self._trackers.discard(tracker)
             raise
         return tracker
+
+    def _start(self, tracker: MessageTracker) -> None:
+        """Give the jobs of a message to the pools."""
+        for destination, job in tracker.jobs(self._destinations):
+            pool = self._pools.get(destination)
+            if pool is None:
+                pool = self._pools[destination] = DestinationPool(self, destination)
+            pool.add(job)
 
     # --------------------------------------------------------------- for pools
 
@@ -290,14 +316,18 @@ class _Flow:
     """One stream: submissions in, results out."""
 
     def __init__(
-        self, client: Client, submissions: Iterable[Submission | MessageLike] | AsyncIterable[Submission | MessageLike]
+        self,
+        client: Client,
+        submissions: Iterable[Submission | MessageLike] | AsyncIterable[Submission | MessageLike],
+        wish: RetryWish,
     ) -> None:
         self._client = client
+        self._wish = wish
         self._room = client.config.limits.waiting  # octets of memory left
         self._freed = asyncio.Event()
         self._results: deque[Result | int] = deque()  # a number: all of one submission's are out, which took so much
         self._stirred = asyncio.Event()
-        self._trackers: set[MessageTracker] = set()
+        self._trackers: set[_Tracked] = set()
         self._feeder = asyncio.get_running_loop().create_task(self._feed(submissions), name="zsmtp stream")
         self._feeder.add_done_callback(lambda _: self._stirred.set())
         if client.pacer is not None:
@@ -373,9 +403,10 @@ class _Flow:
             return
         memory = _OVERHEAD + letter.memory + _RECIPIENT * len(letter.recipients)
         self._room -= memory
-        self._trackers.add(self._client._take(letter, None, self._told, partial(self._finished, memory), known))
+        finished = partial(self._finished, memory)
+        self._trackers.add(self._client._take(letter, None, self._told, finished, known, self._wish))
 
-    def _finished(self, memory: int, tracker: MessageTracker) -> None:
+    def _finished(self, memory: int, tracker: _Tracked) -> None:
         self._trackers.discard(tracker)
         self._client._trackers.discard(tracker)
         self._results.append(memory)
@@ -444,7 +475,7 @@ def _connections(limits: Limits) -> tuple[int, int]:
     return min(limits.connections, max(most - limits.slow_connections, most // 2, 1)), most
 
 
-def _finish(done: asyncio.Future[None], tracker: MessageTracker) -> None:
+def _finish(done: asyncio.Future[None], tracker: _Tracked) -> None:
     if not done.done():
         done.set_result(None)
 
@@ -467,8 +498,17 @@ async def deliver(
     dsn: DSN | None = None,
     observe: ObserverFor | None = None,
     trace: str | PathLike[str] | None = None,
+    retry_for: float = 0.0,
     **options: Unpack[OptionArguments],
 ) -> Report:
     """Deliver one message to all its recipients and report; see :meth:`Client.deliver`."""
     async with Client(config, relay=relay, observe=observe, trace=trace) as client:
-        return await client.deliver(message, sender=sender, recipients=recipients, timeout=timeout, dsn=dsn, **options)
+        return await client.deliver(
+            message,
+            sender=sender,
+            recipients=recipients,
+            timeout=timeout,
+            dsn=dsn,
+            retry_for=retry_for,
+            **options,
+        )

@@ -57,6 +57,7 @@ class _Body(Protocol):
     """Octets of memory that it takes."""
 
     def open(self) -> Source: ...
+    def rest(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -196,12 +197,17 @@ class Letter:
         """About how many octets of memory it takes: its header, and its body unless that is in a file."""
         return len(self._header) + self._body.memory
 
-    def close(self) -> None:
-        """Let go of the file and of what was kept."""
+    def rest(self) -> None:
+        """Keep no file open until the message is read again."""
         self._stored = None
         if self._signed_body is not None:
             self._signed_body.close()
             self._signed_body = None
+        self._body.rest()
+
+    def close(self) -> None:
+        """Let go of the file and of what was kept."""
+        self.rest()
         self._body.close()
 
 
@@ -329,6 +335,9 @@ class _Memory:
     def open(self) -> Source:
         return Source.from_bytes(self._octets).part(self._start, len(self._octets))
 
+    def rest(self) -> None:
+        """It is no file."""
+
     def close(self) -> None:
         self._octets = b""
 
@@ -356,10 +365,13 @@ class _Disk:
             raise ContentError(f"{escape(str(self._path))} has changed since it was given")
         return Source(self._file, self._start, self._size)
 
-    def close(self) -> None:
+    def rest(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def close(self) -> None:
+        self.rest()
 
 
 class _File:
@@ -372,6 +384,9 @@ class _File:
 
     def open(self) -> Source:
         return Source(self._file, *self._range)
+
+    def rest(self) -> None:
+        """It is the program's, or has no name to be opened by again."""
 
     def close(self) -> None:
         if self._mine is not None:

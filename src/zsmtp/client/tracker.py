@@ -30,14 +30,19 @@ if TYPE_CHECKING:
     from zsmtp.proto.plan import Envelope
 
 
+def _nobody(tracker: MessageTracker) -> None:
+    """Default of ``finished``."""
+
+
 class MessageTracker:
     """One message; ``told`` hears each result, ``finished`` that there will be no more.
 
-    ``submission`` is what it came as, if it came by a stream.
+    ``submission`` is what it came as, if it came by a stream; ``indexes`` are the recipients it is about (None: all).
     """
 
     __slots__ = (
         "_finished",
+        "_indexes",
         "_jobs",
         "_left",
         "_loop",
@@ -55,9 +60,10 @@ class MessageTracker:
         letter: Letter,
         loop: asyncio.AbstractEventLoop,
         timeout: float,
-        told: Callable[[Result], None] | None,
-        finished: Callable[[MessageTracker], None],
+        told: Callable[[Result], None] | None = None,
+        finished: Callable[[MessageTracker], None] = _nobody,
         submission: Submission | None = None,
+        indexes: tuple[int, ...] | None = None,
     ) -> None:
         self.letter = letter
         self.submission = submission
@@ -67,18 +73,19 @@ class MessageTracker:
         self._finished = finished
         self._started = loop.time()
         self._results: list[Result | None] = [None] * len(letter.recipients)
-        self._left = len(letter.recipients)
+        self._indexes = tuple(range(len(letter.recipients))) if indexes is None else indexes
+        self._left = len(self._indexes)
         self._jobs: set[DestinationJob] = set()
         self._timer = loop.call_later(timeout, self.end, f"the time for this message ({timeout:g} s) is over")
 
     def jobs(self, destinations: Destinations) -> list[tuple[Destination, DestinationJob]]:
         """The jobs that deliver it: the recipients of one destination share a transaction."""
         recipients = self.letter.recipients
-        if len(recipients) == 1:
-            return [(destinations.of(recipients[0]), self.job((0,)))]
+        if len(self._indexes) == 1:
+            return [(destinations.of(recipients[self._indexes[0]]), self.job(self._indexes))]
         groups: dict[Destination, list[int]] = {}
-        for index, recipient in enumerate(recipients):
-            groups.setdefault(destinations.of(recipient), []).append(index)
+        for index in self._indexes:
+            groups.setdefault(destinations.of(recipients[index]), []).append(index)
         return [(where, self.job(tuple(indexes))) for where, indexes in groups.items()]
 
     def job(self, indexes: tuple[int, ...]) -> DestinationJob:
@@ -109,12 +116,20 @@ class MessageTracker:
         )
         self._results[index] = result
         self._left -= 1
-        if self._told is not None:
-            self._told(result)
+        self._tell(index, result, verdict)
         if self._left == 0:
             self._timer.cancel()
-            self.letter.close()
-            self._finished(self)
+            self._end()
+
+    def _tell(self, index: int, result: Result, verdict: Verdict) -> None:
+        """A recipient has its result."""
+        if self._told is not None:
+            self._told(result)
+
+    def _end(self) -> None:
+        """Everybody has."""
+        self.letter.close()
+        self._finished(self)
 
     def recipient(self, index: int) -> str:
         """The address of a recipient, as results have it."""

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 
-from zsmtp.errors import QueueError
+from zsmtp.durations import duration_text, read_duration
+from zsmtp.errors import ConfigError, QueueError
 from zsmtp.proto.address import domain_of
 from zsmtp.queue.ids import EPOCH, LOW_BITS, from_text, to_text
 from zsmtp.queue.states import HistoryEntry, QueuedMessage, QueuedRecipient, State, milliseconds
@@ -96,10 +97,6 @@ _ORDERED = (ValueKind.NUMBER, ValueKind.DURATION)
 _TERM = re.compile(r"([a-z]+)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 _OPERATORS = {operator.value: operator for operator in Operator}
 _WHOLE = re.compile(r"[+-]?[0-9]{1,15}")  # exact in a float
-_DURATION = re.compile(r"(-?)((?:\d+(?:\.\d+)?[dhms]?)+)")
-_PART = re.compile(r"(\d+(?:\.\d+)?)([dhms]?)")
-_LONGEST = 1e10  # seconds, 317 years: so that every time in milliseconds is a number that databases know
-_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1, "": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,29 +186,10 @@ def term(field: Field, text: str) -> Term:
 
 def duration(text: str) -> float:
     """Seconds of ``90``, ``10m``, ``2h30m``, ``-5m``; raises QueueError."""
-    match = _DURATION.fullmatch(text.strip().lower())
-    if match is None:
-        raise QueueError(f"{text[:40]!r} is no duration (90, 10m, 2h30m, 3d)")
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(match[2]))
-    if seconds > _LONGEST:
-        raise QueueError(f"{text[:40]!r} is longer than any duration")
-    return -seconds if match[1] else seconds
-
-
-def duration_text(seconds: float) -> str:
-    """What :func:`duration` reads as this many seconds: ``90s`` is ``1m30s``."""
-    if seconds < 0:
-        return f"-{duration_text(-seconds)}"
-    whole = int(seconds)
-    parts = []
-    for unit in "dhm":
-        number, whole = divmod(whole, _UNITS[unit])
-        if number:
-            parts.append(f"{number}{unit}")
-    rest = round(whole + seconds % 1, 6)
-    if rest or not parts:
-        parts.append(f"{rest:.6f}".rstrip("0").rstrip(".") + "s")
-    return "".join(parts)
+    try:
+        return read_duration(text)
+    except ConfigError as error:
+        raise QueueError(str(error)) from None
 
 
 def domain_key(address: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from zsmtp.queue.filter import duration_text
+from zsmtp.durations import duration_text
 from zsmtp.queue.states import HistoryEntry
 
 

@@ -1,0 +1,208 @@
+"""A message whose deferred recipients are tried again while the program runs, until a time is over.
+
+The rule is ``zsmtp.delivery.retry``: the schedules of the queue. Each time is a round of its own
+(:class:`zsmtp.client.tracker.MessageTracker`) for those who are due, with the message's time limit; results that are
+final go out as they come, each recipient has one. Who is in doubt is not tried again: the message may have arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from zsmtp.client.message import Letter
+from zsmtp.client.report import Attempt, Fate, Report, Result
+from zsmtp.client.tracker import MessageTracker
+from zsmtp.delivery.outcome import Verdict
+from zsmtp.delivery.retry import classify, next_try
+from zsmtp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zsmtp.client.client import Submission
+
+TOGETHER = 1.0  # seconds within which those who are due share a round
+LONGEST = 1e7  # seconds
+
+OnRetry = Callable[[Result, float], None]
+"""Hears of each recipient that was deferred and is tried again: the result so far, and in how many seconds."""
+
+
+def ignore_retry(result: Result, seconds: float) -> None:
+    """Default of ``on_retry``."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryWish:
+    """For how many seconds deferred recipients are tried again, and who hears of it. Raises ConfigError."""
+
+    seconds: float
+    on_retry: OnRetry = ignore_retry
+    chance: Callable[[], float] = random.random
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.seconds, int | float) or not 0 <= self.seconds <= LONGEST:
+            raise ConfigError(f"retry_for: {self.seconds} is not 0 to {LONGEST:.0f} seconds")
+
+
+@dataclass(slots=True)
+class _Recipient:
+    """What is known of a recipient: attempts made, and when it is due, with the result so far, if it waits."""
+
+    attempts: int = 0
+    made: tuple[Attempt, ...] = ()
+    due: float = 0.0
+    waits_with: Result | None = None
+    result: Result | None = field(default=None)
+
+
+class RetryingMessage:
+    """One message over several rounds; ``start`` takes a round into the pools. The rest is as for a tracker."""
+
+    def __init__(
+        self,
+        letter: Letter,
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        told: Callable[[Result], None] | None,
+        finished: Callable[[RetryingMessage], None],
+        submission: Submission | None,
+        wish: RetryWish,
+        start: Callable[[MessageTracker], None],
+    ) -> None:
+        self.letter = letter
+        self.over = ""
+        self._loop = loop
+        self._timeout = timeout
+        self._told = told
+        self._finished = finished
+        self._submission = submission
+        self._wish = wish
+        self._start = start
+        self._began = loop.time()
+        self._until = self._began + wish.seconds
+        self._chance = wish.chance()  # one for all, so that those who fail together are tried together
+        self._recipients = [_Recipient() for _ in letter.recipients]
+        self._left = len(self._recipients)
+        self._rounds: set[RetryRound] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Start the first round, with everybody. Raises what ``start`` does."""
+        self._try(range(len(self._recipients)))
+
+    def settled(self, index: int, result: Result, verdict: Verdict) -> None:
+        """A round has the result of a recipient: it is final, or there will be another round."""
+        one = self._recipients[index]
+        now = self._loop.time()
+        one.made += result.attempts
+        one.attempts += result.attempted
+        result = replace(result, attempts=one.made, seconds=now - self._began)
+        due = self._next(one, result, verdict, now)
+        if due is None:
+            self._settle(one, result)
+            return
+        one.due, one.waits_with = due, result
+        self._wish.on_retry(result, due - now)
+        self._set_timer()
+
+    def round_over(self, over: RetryRound) -> None:
+        """A round has all its results."""
+        self._rounds.discard(over)
+        if self._left and not self._rounds:
+            self.letter.rest()
+
+    def end(self, reason: str, *, patient: bool = False) -> None:
+        """Have everybody settled now, who is not yet; whoever waits keeps the result there is."""
+        if self.over or not self._left:
+            return
+        self.over = reason
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for one in self._recipients:
+            if one.waits_with is not None:
+                self._settle(one, one.waits_with)
+        for running in tuple(self._rounds):
+            running.end(reason, patient=patient)
+
+    @property
+    def report(self) -> Report:
+        """All results; there is one for everybody when ``finished`` was called."""
+        results = tuple(one.result for one in self._recipients if one.result is not None)
+        return Report(message=self.letter.name, results=results)
+
+    def _next(self, one: _Recipient, result: Result, verdict: Verdict, now: float) -> float | None:
+        """When a recipient is tried again; None if its result is final."""
+        if self.over or result.fate is not Fate.DEFERRED:
+            return None
+        failure = classify(result.status, result.code, result.reply or result.text, verdict.level, max(one.attempts, 1))
+        attempts = one.attempts if result.attempted else 0
+        return next_try(failure, attempts, now, self._until, self._chance, result.retry_after)
+
+    def _settle(self, one: _Recipient, result: Result) -> None:
+        one.waits_with, one.result = None, result
+        self._left -= 1
+        if self._told is not None:
+            self._told(result)
+        if not self._left:
+            self.letter.close()
+            self._finished(self)
+
+    def _set_timer(self) -> None:
+        """See that those who are due first are tried then."""
+        if self._timer is not None:
+            self._timer.cancel()
+        due = min(one.due for one in self._recipients if one.waits_with is not None)
+        self._timer = self._loop.call_at(due, self._try_again)
+
+    def _try_again(self) -> None:
+        self._timer = None
+        soon = self._loop.time() + TOGETHER
+        due = [
+            index
+            for index, one in enumerate(self._recipients)
+            if one.waits_with is not None and (one.due <= soon or one.due >= self._until)
+        ]
+        for index in due:
+            self._recipients[index].waits_with = None
+        if any(one.waits_with is not None for one in self._recipients):
+            self._set_timer()
+        try:
+            self._try(due)
+        except Exception as error:  # raised by what the program gave: its observers, its resolver
+            self._loop.call_exception_handler({"message": "a message cannot be tried again", "exception": error})
+
+    def _try(self, indexes: Iterable[int]) -> None:
+        started = RetryRound(self, tuple(indexes), self._loop, self._timeout, self._submission)
+        self._rounds.add(started)
+        try:
+            self._start(started)
+        except BaseException:
+            self.end("not taken")
+            raise
+
+
+class RetryRound(MessageTracker):
+    """One round of a message: its results go to that."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(
+        self,
+        owner: RetryingMessage,
+        indexes: tuple[int, ...],
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        submission: Submission | None,
+    ) -> None:
+        self._owner = owner
+        super().__init__(owner.letter, loop, timeout, submission=submission, indexes=indexes)
+
+    def _tell(self, index: int, result: Result, verdict: Verdict) -> None:
+        self._owner.settled(index, result, verdict)
+
+    def _end(self) -> None:
+        self._owner.round_over(self)
