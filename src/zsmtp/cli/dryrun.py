@@ -124,12 +124,13 @@ class _Stage:
         wanted = self._destinations.target()
         self._targets = Targets(wanted)
         self._signing = load_signing(config, wanted, time.time)
+        self._add_missing = config.content.add_missing
         self._explainer = Explainer(ways)
         self._known: dict[tuple[Destination, TLSDemand], Explanation] = {}
 
     def rehearse(self, message: Outgoing) -> list[Rehearsal]:
         """All destinations of one message."""
-        with closing(message.letter(self._signing)) as letter:
+        with closing(message.letter(self._signing, add_missing=self._add_missing)) as letter:
             groups: dict[Destination, list[int]] = {}
             for index, recipient in enumerate(letter.recipients):
                 groups.setdefault(self._destinations.of(recipient), []).append(index)

@@ -196,30 +196,33 @@ def _mbox(path: str) -> Iterator[Found | UnusableFile]:
 
 
 def _of_mbox(entry: _Entry) -> Iterator[Found]:
-    """The messages of a mbox (RFC 4155): each begins with a From line; one ``>`` goes before quoted ones."""
     with entry.open() as mbox:
-        part: IO[bytes] | None = None
-        number = 0
-        whole = blank = True  # what the line before was
-        while line := mbox.readline(_BLOCK):
-            if whole and blank and line.startswith(b"From "):
-                if part is not None:
-                    yield _of_part(entry, number, part)
-                part = cast("IO[bytes]", tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115
-                number += 1
-            elif part is None:
-                raise ValueError("it does not begin with a From line: no mbox")
-            else:
-                part.write(line[1:] if whole and _QUOTED.match(line) else line)
-            blank = whole and line in (b"\n", b"\r\n")
-            whole = line.endswith(b"\n")
-        if part is not None:
-            yield _of_part(entry, number, part)
+        for number, part in enumerate(mbox_parts(mbox), 1):
+            yield Found(f"{entry.path}, message {number}", f"mbox {_hash(part)}", part, part.close)
 
 
-def _of_part(entry: _Entry, number: int, part: IO[bytes]) -> Found:
-    part.seek(0)
-    return Found(f"{entry.path}, message {number}", f"mbox {_hash(part)}", part, part.close)
+def mbox_parts(mbox: IO[bytes]) -> Iterator[IO[bytes]]:
+    """The messages of a mbox (RFC 4155), each in a temporary file, to be closed by the caller.
+
+    Each begins with a From line; one ``>`` goes before quoted ones. Raises ValueError for what is no mbox.
+    """
+    part: IO[bytes] | None = None
+    whole = blank = True  # what the line before was
+    while line := mbox.readline(_BLOCK):
+        if whole and blank and line.startswith(b"From "):
+            if part is not None:
+                part.seek(0)
+                yield part
+            part = cast("IO[bytes]", tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115
+        elif part is None:
+            raise ValueError("it does not begin with a From line: no mbox")
+        else:
+            part.write(line[1:] if whole and _QUOTED.match(line) else line)
+        blank = whole and line in (b"\n", b"\r\n")
+        whole = line.endswith(b"\n")
+    if part is not None:
+        part.seek(0)
+        yield part
 
 
 # ------------------------------------------------------------------------ spools

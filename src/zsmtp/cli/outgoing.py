@@ -1,23 +1,20 @@
 """The messages that ``zsmtp send`` was given, looked at before anything is sent.
 
-A file is read again when it is sent, block by block; what comes from standard input is kept in a temporary file until
-then. Whatever is wrong with any of them is found first, and all of it is told: nothing is sent by halves because of a
-typing error, unless that is asked for.
+Whatever is wrong with any of them is found first, and all of it is told: nothing is sent by halves because of a typing
+error, unless that is asked for. Where they come from is :mod:`zsmtp.cli.sendsources`.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from zsmtp.cli.failure import CommandFailed, reason
+from zsmtp.cli.sendsources import MessagePiece, UnusableMessage, pieces
 from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.client.addresslist import read_address, read_addresses
 from zsmtp.client.dsn import DSN
@@ -29,8 +26,6 @@ from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions
 if TYPE_CHECKING:
     from zsmtp.cli.sendjournal import RecipientKey
     from zsmtp.signing.finalform import MessageSigning
-
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +62,8 @@ class Outgoing:
         else:
             yield source
 
-    def letter(self, signing: MessageSigning | None = None) -> Letter:
-        """The message, read anew, and signed by ``signing``. Whoever asks for it closes it."""
+    def letter(self, signing: MessageSigning | None = None, *, add_missing: bool = False) -> Letter:
+        """The message, read anew, as it is sent: signed by ``signing``. Whoever asks for it closes it."""
         return Letter(
             self.from_start(),
             sender=self.sender,
@@ -77,18 +72,8 @@ class Outgoing:
             dsn=self.dsn,
             options=self.options,
             signing=signing,
+            add_missing=add_missing,
         )
-
-
-class UnusableMessage(NamedTuple):
-    """A message that cannot be sent: what is wrong with it in a line, and the status of a command that ends for it."""
-
-    name: str
-    text: str
-    status: Exit
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.text}"
 
 
 class ReadMessages(NamedTuple):
@@ -107,18 +92,16 @@ def read_all(
     dsn: DSN | None,
     options: MailOptions,
 ) -> ReadMessages:
-    """Look at every message. Raises CommandFailed for what is wrong with the command line."""
-    if paths.count("-") > 1:
-        raise CommandFailed(Exit.USAGE, "standard input (-) can be one message only")
+    """Look at every message that these names stand for. Raises CommandFailed for a wrong address."""
     _check_addresses(sender, recipients)
     read = ReadMessages([], [])
     for path in paths:
-        try:
-            one = _read(path, sender, recipients, opened)
-        except _Unusable as error:
-            read.unusable.append(error.message)
-        else:
-            read.messages.append(replace(one, dsn=dsn, options=options))
+        for piece in pieces(path, opened):
+            one = piece if isinstance(piece, UnusableMessage) else _read(piece, sender, recipients)
+            if isinstance(one, UnusableMessage):
+                read.unusable.append(one)
+            else:
+                read.messages.append(replace(one, dsn=dsn, options=options))
     return read
 
 
@@ -148,49 +131,22 @@ def _check_addresses(sender: str | None, recipients: Sequence[str] | None) -> No
         raise CommandFailed(Exit.USAGE, f"{flag} {escape(problem)}") from error
 
 
-class _Unusable(Exception):
-    def __init__(self, name: str, text: str, status: Exit) -> None:
-        self.message = UnusableMessage(name, text, status)
-
-
-def _read(path: str, sender: str | None, recipients: Sequence[str] | None, opened: ExitStack) -> Outgoing:
-    """Look at one message. Raises _Unusable."""
-    name = "standard input" if path == "-" else escape(path)
+def _read(piece: MessagePiece, sender: str | None, recipients: Sequence[str] | None) -> Outgoing | UnusableMessage:
+    """Look at one message."""
+    name, source = piece.name, piece.source
     try:
-        source = _source(path, opened)
         letter = Letter(source, sender=sender, recipients=recipients, name=name)
         try:
-            size = os.stat(path).st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
+            size = os.stat(source).st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
         finally:
             letter.close()
     except OSError as error:
         status = Exit.NO_PERMISSION if isinstance(error, PermissionError) else Exit.NO_INPUT
-        raise _Unusable(name, reason(error), status) from error
+        return UnusableMessage(name, reason(error), status)
     except SubmissionError as error:
-        raise _Unusable(name, escape(str(error)), Exit.DATA) from error
-    return Outgoing(
-        name,
-        source,
-        size,
-        _text(letter.sender),
-        tuple(map(_text, letter.recipients)),
-        path=os.path.abspath(path) if isinstance(source, str) else "",
-    )
-
-
-def _source(path: str, opened: ExitStack) -> str | IO[bytes]:
-    """What a message is read from: its file, or a copy of what can be read only once, which goes away by itself."""
-    if path != "-":
-        mode = os.stat(path).st_mode
-        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # opening a directory says what is wrong
-            return path
-        if not stat.S_ISFIFO(mode):
-            raise _Unusable(escape(path), "not a file", Exit.DATA)
-    kept = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
-    with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as once:
-        shutil.copyfileobj(once, kept, _BLOCK)
-    kept.seek(0)
-    return kept
+        return UnusableMessage(name, escape(str(error)), Exit.DATA)
+    envelope = _text(letter.sender), tuple(map(_text, letter.recipients))
+    return Outgoing(name, source, size, *envelope, path=piece.path)
 
 
 def _text(address: bytes) -> str:

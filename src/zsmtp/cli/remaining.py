@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from zsmtp.cli.failure import reading
-from zsmtp.cli.outgoing import Outgoing, UnusableMessage
+from zsmtp.cli.outgoing import Outgoing
 from zsmtp.cli.sendjournal import JournalledMessage, JournalState, changed, choose
+from zsmtp.cli.sendsources import UnusableMessage
 from zsmtp.cli.sysexits import Exit
 from zsmtp.client.dsn import due
 from zsmtp.client.report import Fate, Result

@@ -13,8 +13,8 @@ from zsmtp.text.lines import Text, line, painted, wrap
 from zsmtp.text.look import Look, Style
 
 if TYPE_CHECKING:
-    from zsmtp.cli.outgoing import UnusableMessage
     from zsmtp.cli.remaining import RemainingWork
+    from zsmtp.cli.sendsources import UnusableMessage
 
 SCHEMA = "zsmtp.send/1"
 RESULT_SCHEMA = "zsmtp.send-result/1"

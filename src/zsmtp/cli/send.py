@@ -24,13 +24,14 @@ from zsmtp.cli.configuration import read_configuration, try_logins
 from zsmtp.cli.explainjson import read_plans
 from zsmtp.cli.failure import CommandFailed, read_file, warnings_told
 from zsmtp.cli.journalfile import JournalFile, JournalWriter, read_state
-from zsmtp.cli.outgoing import Outgoing, UnusableMessage, read_all, refuse_unusable
+from zsmtp.cli.outgoing import Outgoing, read_all, refuse_unusable
 from zsmtp.cli.progress import ProgressDisplay, progress_for
 from zsmtp.cli.remaining import RemainingWork, resume
 from zsmtp.cli.results import result_json, result_line, results_document, status_of, summary, unusable_json
 from zsmtp.cli.retrynotice import RetryNotice
 from zsmtp.cli.sendjournal import result_line_of, sending_line
 from zsmtp.cli.sendoptions import check_options, make_parser, read_dsn, read_options
+from zsmtp.cli.sendsources import UnusableMessage, named_files
 from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.cli.terminal import is_terminal, look_of
 from zsmtp.client.client import Client, Submission
@@ -57,10 +58,13 @@ def run(arguments: list[str]) -> int:
     check_options(options)
     if options.rate is not None:
         config = replace(config, limits=replace(config.limits, message_rate=options.rate))
+    if not options.no_add:
+        config = replace(config, content=replace(config.content, add_missing=True))
     plans = _read_plans(options.plan) if options.plan is not None else None
     dsn, asked = read_dsn(options), read_options(options)
     with ExitStack() as opened:
-        read = read_all(options.files, options.sender, options.to, opened, dsn=dsn, options=asked)
+        files = named_files(options.files, options.files_from)
+        read = read_all(files, options.sender, options.to, opened, dsn=dsn, options=asked)
         if not options.keep_going:
             refuse_unusable(read.unusable, len(read.messages) + len(read.unusable), keep_going=False)
         journal = None
@@ -73,7 +77,8 @@ def run(arguments: list[str]) -> int:
             from zsmtp.cli.dryrun import dry_run
 
             return worst([Exit(dry_run(left.messages, config, options)), *(one.status for one in unusable)])
-        return _Sending(left, unusable, config, plans, options, journal).run()
+        several = len(read.messages) + len(read.unusable) > 1
+        return _Sending(left, unusable, config, plans, options, journal, several=several).run()
 
 
 def _left(
@@ -141,13 +146,15 @@ class _Sending:
         plans: dict[str, DeliveryPlan] | None,
         options: argparse.Namespace,
         journal: JournalFile | None,
+        *,
+        several: bool,
     ) -> None:
         self._left = left
         self._unusable = unusable
         self._journal = journal
         self._writer: JournalWriter | None = None
         self._messages = left.messages
-        self._several = len(options.files) > 1
+        self._several = several
         self._config = config
         self._plans = plans
         self._json = options.json

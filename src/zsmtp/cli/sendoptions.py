@@ -26,12 +26,25 @@ file that cannot be written, 78 a bad configuration. With --dry-run: as zsmtp ex
 def make_parser() -> Parser:
     """The command line."""
     parser = command_parser("send", _DESCRIPTION, epilog=_EPILOG)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a message as it is stored; - is standard input")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="a message as it is stored, a mbox, a Maildir, or a folder of .eml files; - is standard input",
+    )
+    parser.add_argument(
+        "--files-from",
+        metavar="LIST",
+        action="append",
+        default=[],
+        help="a file with the names of such, one a line or with NULs between; - is standard input",
+    )
     parser.add_argument("--from", dest="sender", metavar="ADDRESS", help="the sender; <> for none")
     parser.add_argument("--to", action="append", metavar="ADDRESS", help="a recipient; may be given again")
     parser.add_argument(
         "--keep-going", action="store_true", help="if messages cannot be sent, name them and send the others"
     )
+    parser.add_argument("--no-add", action="store_true", help="leave Date and Message-ID out where they are missing")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and connect to nobody")
     parser.add_argument(
         "--plan", metavar="FILE", help="execute the plans in FILE, which zsmtp explain --json printed, as they are"
@@ -113,6 +126,8 @@ def _add_output(parser: Parser) -> None:
 
 def check_options(options: argparse.Namespace) -> None:
     """Raise CommandFailed for options that do not go together."""
+    if not options.files and not options.files_from:
+        raise CommandFailed(Exit.USAGE, "a FILE is wanted, or --files-from; try zsmtp send --help")
     if options.plan is not None and options.dry_run:
         raise CommandFailed(Exit.USAGE, "--plan: the plan of a dry run is always a new one")
     if options.jsonl and options.dry_run:

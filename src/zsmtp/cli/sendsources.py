@@ -1,0 +1,198 @@
+"""Where the messages of ``zsmtp send`` are: files, folders, Maildirs, mboxes, standard input, lists of file names.
+
+:func:`pieces` gives what one name stands for, each message as a :class:`MessagePiece`; what cannot be read is a
+:class:`UnusableMessage`. A file stays where it is and is read when it is sent. Of what can be read only once, and of
+the messages of a mbox, a copy is kept in a temporary file, which goes away by itself.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from itertools import pairwise
+from typing import IO, NamedTuple
+
+from zsmtp.cli.failure import CommandFailed, reading, reason
+from zsmtp.cli.sysexits import Exit
+from zsmtp.escape import escape
+
+_BLOCK = 1 << 20
+MAX_LIST = 256 << 20  # octets of a list of file names
+_SPOOLS = ({"transport", "queue"}, {"incoming", "active", "deferred"})
+
+
+class UnusableMessage(NamedTuple):
+    """A message that cannot be sent: what is wrong with it in a line, and the status of a command that ends for it."""
+
+    name: str
+    text: str
+    status: Exit
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
+
+
+class MessagePiece(NamedTuple):
+    """One message: its name for people, what to read it from, and the full path of its file if that is it."""
+
+    name: str
+    source: str | IO[bytes]
+    path: str = ""
+
+
+def named_files(files: Sequence[str], lists: Sequence[str]) -> list[str]:
+    """The names given, and those in ``lists``: files of names, one a line or with NULs between (``-``: standard input).
+
+    Raises CommandFailed.
+    """
+    if (*files, *lists).count("-") > 1:
+        raise CommandFailed(Exit.USAGE, "standard input (-) can be one thing only")
+    found = list(files)
+    for path in lists:
+        name = "standard input" if path == "-" else path
+        with reading(name), nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
+            octets = file.read(MAX_LIST + 1)
+        if len(octets) > MAX_LIST:
+            raise CommandFailed(Exit.DATA, f"--files-from: {escape(name)}: longer than {MAX_LIST} octets")
+        listed = [os.fsdecode(one) for one in octets.split(b"\0" if b"\0" in octets else b"\n") if one]
+        if "-" in listed:
+            raise CommandFailed(Exit.DATA, f"--files-from: {escape(name)}: standard input (-) cannot stand in a list")
+        found += listed
+    return found
+
+
+def pieces(path: str, opened: ExitStack) -> Iterator[MessagePiece | UnusableMessage]:
+    """What ``path`` stands for; copies are closed with ``opened``."""
+    name = "standard input" if path == "-" else escape(path)
+    try:
+        yield from _found(path, name, opened)
+    except OSError as error:
+        status = Exit.NO_PERMISSION if isinstance(error, PermissionError) else Exit.NO_INPUT
+        yield UnusableMessage(name, reason(error), status)
+
+
+def _found(path: str, name: str, opened: ExitStack) -> Iterator[MessagePiece | UnusableMessage]:
+    if path == "-":
+        yield from _copied(name, sys.stdin.buffer, opened)
+        return
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        yield from _in_folder(path, name)
+    elif stat.S_ISFIFO(mode):
+        with open(path, "rb") as once:
+            yield from _copied(name, once, opened)
+    elif not stat.S_ISREG(mode):
+        yield UnusableMessage(name, "not a file", Exit.DATA)
+    else:
+        with open(path, "rb") as file:
+            if _is_mbox(file):
+                yield from _in_mbox(name, file, opened)
+                return
+        yield MessagePiece(name, path, os.path.abspath(path))
+
+
+def _copied(name: str, once: IO[bytes], opened: ExitStack) -> Iterator[MessagePiece]:
+    """What can be read only once: a message, or a mbox."""
+    kept = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
+    shutil.copyfileobj(once, kept, _BLOCK)
+    kept.seek(0)
+    if _is_mbox(kept):
+        yield from _in_mbox(name, kept, opened)
+    else:
+        yield MessagePiece(name, kept)
+
+
+def _is_mbox(file: IO[bytes]) -> bool:
+    """Whether a file begins as a mbox; it is left where it begins."""
+    beginning = file.read(5)
+    file.seek(0)
+    return beginning == b"From "
+
+
+def _in_mbox(name: str, mbox: IO[bytes], opened: ExitStack) -> Iterator[MessagePiece]:
+    """The messages of a mbox, one behind the other in one temporary file."""
+    from zsmtp.cli.importsources import mbox_parts  # what it imports costs only those who use it
+
+    kept = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
+    ends = [0]
+    for part in mbox_parts(mbox):
+        with part:
+            shutil.copyfileobj(part, kept, _BLOCK)
+        ends.append(kept.tell())
+    kept.flush()
+    for number, (start, end) in enumerate(pairwise(ends), 1):
+        yield MessagePiece(f"{name}, message {number}", io.BufferedReader(FilePart(kept, start, end)))
+
+
+class FilePart(io.RawIOBase):
+    """The octets ``[start, end)`` of a file that stays open, as a file with a place of its own."""
+
+    def __init__(self, file: IO[bytes], start: int, end: int) -> None:
+        self._file = file
+        self._start = start
+        self._end = end
+        self._at = start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: self._start, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
+        self._at = max(base + offset, self._start)
+        return self._at - self._start
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        size = max(min(len(buffer), self._end - self._at), 0)
+        octets = os.pread(self._file.fileno(), size, self._at)
+        buffer[: len(octets)] = octets
+        self._at += len(octets)
+        return len(octets)
+
+
+# --------------------------------------------------------------------- folders
+
+
+def _in_folder(path: str, name: str) -> Iterator[MessagePiece | UnusableMessage]:
+    there = set(os.listdir(path))
+    if any(spool <= there for spool in _SPOOLS):
+        yield UnusableMessage(name, "the spool of a mail system; zsmtp queue import takes it", Exit.DATA)
+        return
+    if {"cur", "new"} <= there:
+        tops = [os.path.join(path, folder) for folder in ("new", "cur")]
+        files = [file for top in tops for file in _files(top) if not os.path.basename(file).startswith(".")]
+    else:
+        files, others = [], 0
+        for file in _files(path):
+            if file.lower().endswith(".eml"):
+                files.append(file)
+            else:
+                others += 1
+        if others and files:
+            sys.stderr.write(f"zsmtp send: {name}: {others} files that do not end in .eml are left out\n")
+        elif not files:
+            yield UnusableMessage(name, "a folder without files that end in .eml", Exit.NO_INPUT)
+    for file in files:
+        yield MessagePiece(escape(file), file, os.path.abspath(file))
+
+
+def _files(top: str) -> Iterator[str]:
+    """The regular files below a folder, by name; no link to a folder is followed. Raises OSError."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for path, folders, names in os.walk(top, onerror=fail):
+        folders.sort()
+        for name in sorted(names):
+            file = os.path.join(path, name)
+            if os.path.isfile(file):
+                yield file
