@@ -119,7 +119,7 @@ def test_what_is_printed(explain: Run, dns: NameServer) -> None:
     [
         ("nx.example", 68, "nx.example: not deliverable: no such domain"),
         ("a@null.example", 68, "does not accept mail (null MX)"),
-        ("servfail.example", 75, "has to wait"),
+        ("servfail.example", 75, "deferred"),
         ("a@[127.0.0.1]", 0, "deliverable, 1 address"),
         ("[IPv6:::1]", 0, "deliverable, 1 address"),
         ("a@[127.0.0.1", 68, "not a valid address literal"),
@@ -140,7 +140,7 @@ def test_the_exit_status_says_whether_it_can_be_delivered_to(explain: Run, asked
 def test_of_several_the_worst_counts(explain: Run) -> None:
     status, out, _ = explain("[127.0.0.1]", "servfail.example", "nx.example")
     assert status == 68
-    assert len(re.findall(r"^\S.*: (?:deliverable|has to wait|not deliverable)", out, re.MULTILINE)) == 3
+    assert len(re.findall(r"^\S.*: (?:deliverable|deferred|not deliverable)", out, re.MULTILINE)) == 3
 
 
 def test_one_address_family(explain: Run) -> None:
@@ -166,6 +166,95 @@ def test_connecting(explain: Run) -> None:
     assert [verb for one in sink.connections for verb in one.verbs] == ["EHLO", "QUIT"]
 
 
+def test_without_rcpt_it_is_said_that_nobody_was_asked_for(explain: Run) -> None:
+    with Sink(Script()) as sink:
+        _, out, _ = explain("--connect", "--port", str(sink.port), "bob@[127.0.0.1]")
+        assert "a session can be opened" in out
+        assert "in all; MAIL and RCPT were not tried (--rcpt)" in out
+        assert sink.connections[0].verbs == ["EHLO", "QUIT"]
+    assert re.search(r"RCPT +not tried \(--rcpt\)\n", explain("bob@example.com")[1])
+    assert "--rcpt" not in explain("example.com")[1]
+
+
+@pytest.mark.parametrize(
+    ("replies", "status", "headline", "verbs"),
+    [
+        ({}, 0, "accepted: 250 2.1.5 Recipient ok", ["EHLO", "MAIL", "RCPT", "RSET", "QUIT"]),
+        (
+            {"RCPT": (Step("451 4.7.1 Greylisted, come again"),)},
+            75,
+            "deferred: 451 4.7.1 Greylisted, come again",
+            ["EHLO", "MAIL", "RCPT", "RSET", "QUIT"],
+        ),
+        (
+            {"RCPT": (Step("550 5.1.1 no such user"),)},
+            69,
+            "refused: 550 5.1.1 no such user",
+            ["EHLO", "MAIL", "RCPT", "RSET", "QUIT"],
+        ),
+        (
+            {"MAIL": (Step("530 5.7.0 Must issue a STARTTLS command first"),)},
+            75,
+            "deferred: 530 5.7.0 Must issue",
+            ["EHLO", "MAIL", "RSET", "QUIT"],
+        ),
+        ({"RCPT": (Step(None, Then.CLOSE),)}, 75, "deferred: ", ["EHLO", "MAIL", "RCPT"]),
+    ],
+)
+def test_whether_a_recipient_is_taken(
+    explain: Run, replies: dict[str, tuple[Step, ...]], status: int, headline: str, verbs: list[str]
+) -> None:
+    with Sink(Script(caps=("SIZE 1000", "PIPELINING", "ENHANCEDSTATUSCODES"), replies=replies)) as sink:
+        found, out, err = explain("--rcpt", "bob@[127.0.0.1]", "--port", str(sink.port))
+        _, document, _ = explain("--rcpt", "bob@[127.0.0.1]", "--port", str(sink.port), "--json")
+        assert (found, err) == (status, "")
+        assert out.startswith(f"bob@[127.0.0.1]: {headline}")
+        assert re.search(r"RCPT +bob@\[127\.0\.0\.1\]: ", out)
+        assert re.search(r"MAIL FROM:<> -> \w", out)
+        assert sink.connections[0].verbs == verbs
+        assert not any(one.octets for one in sink.transactions)
+    (explanation,) = json.loads(document)["explanations"]
+    answer = explanation["candidates"][0]["probe"]["recipient"]
+    assert (explanation["status"], answer["accepted"]) == (status, status == 0)
+    assert answer["commands"][0]["command"] == "MAIL FROM:<>"
+    assert (answer["verdict"] is None) == (status == 0)
+
+
+def test_the_sender_and_the_login_are_those_of_a_delivery(explain: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZSMTP_PASSWORD", "geheim")
+    script = Script(caps=("AUTH PLAIN", "SMTPUTF8"), replies={"AUTH": (Step("235 2.7.0 welcome"),)})
+    with Sink(script) as sink:
+        relay = ("--relay", f"smtp://me@127.0.0.1:{sink.port}")
+        status, out, _ = explain(*relay, "--from", "ann@example.org", "--rcpt", "b\u00f6b@example.com")
+        explain(*relay, "--connect")
+    assert (status, "geheim" in out) == (0, False)
+    assert sink.connections[0].verbs == ["EHLO", "AUTH", "MAIL", "RCPT", "RSET", "QUIT"]
+    assert sink.connections[0].lines[2:4] == [
+        b"MAIL FROM:<ann@example.org> SMTPUTF8",
+        "RCPT TO:<b\u00f6b@example.com>".encode(),
+    ]
+    assert sink.connections[1].verbs == ["EHLO", "QUIT"], "without a recipient nobody logs in"
+
+
+def test_a_recipient_that_cannot_be_named_there_is_refused_here(explain: Run) -> None:
+    with Sink(Script()) as sink:
+        status, out, _ = explain("--rcpt", "b\u00f6b@[127.0.0.1]", "--port", str(sink.port))
+        assert sink.connections[0].verbs == ["EHLO", "QUIT"]
+    assert status == 69
+    assert "SMTPUTF8" in out.splitlines()[0]
+
+
+def test_the_first_candidate_with_a_session_decides(explain: Run) -> None:
+    """The first exchanger takes no connection: the answer of the second one counts."""
+    with Sink(Script(replies={"RCPT": (Step("550 5.1.1 no such user"),)})) as sink:
+        status, out, _ = explain("--rcpt", "bob@example.com", "--rcpt", "carol@example.com", "--port", str(sink.port))
+    assert status == 69
+    assert [line for line in out.splitlines() if line[:1].isalpha()] == [
+        "bob@example.com: refused: 550 5.1.1 no such user",
+        "carol@example.com: refused: 550 5.1.1 no such user",
+    ]
+
+
 def test_connecting_to_nobody(explain: Run) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -173,7 +262,7 @@ def test_connecting_to_nobody(explain: Run) -> None:
         status, out, _ = explain("--connect", f"[127.0.0.1]:{port}")
     assert status == 75
     assert "Connection refused" in out
-    assert out.startswith(f"[127.0.0.1]:{port}: has to wait")
+    assert out.startswith(f"[127.0.0.1]:{port}: deferred")
 
 
 def test_a_peer_that_says_nothing_is_given_up(explain: Run) -> None:
@@ -222,7 +311,7 @@ def test_port_465_is_tls_from_the_first_octet_unless_a_scheme_says_otherwise() -
 def test_of_a_relay_that_does_not_exist_nothing_is_refused(explain: Run) -> None:
     status, out, _ = explain("--relay", "nosuch.example", "a@example.com")
     assert status == 75
-    assert "has to wait: the relay cannot be used: no such domain: nosuch.example (4.3.5)" in out
+    assert "deferred: the relay cannot be used: no such domain: nosuch.example (4.3.5)" in out
 
 
 def test_json_goes_with_connect(explain: Run) -> None:
@@ -281,7 +370,7 @@ def test_flags_of_the_agent_that_cannot_be(
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        ([], 64, "a DOMAIN or ADDRESS is wanted, or --relay, or --replay TRACE; try zsmtp explain --help"),
+        ([], 64, "a DOMAIN or ADDRESS is wanted, or --rcpt, --relay or --replay TRACE; try zsmtp explain --help"),
         (["--nonsense", "x"], 64, "unrecognized arguments: --nonsense; try zsmtp explain --help"),
         (["--port", "0", "x"], 64, "argument --port: not a port: 0; try zsmtp explain --help"),
         (["--timeout", "never", "x"], 64, "argument --timeout: not a time in seconds: never; try zsmtp explain --help"),

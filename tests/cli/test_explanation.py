@@ -116,6 +116,7 @@ def test_a_destination_with_everything(authority: Authority) -> None:
         "│  policy   level may, TLSA records are asked for",
         "│  note     gone.example.org is skipped: no such domain: gone.example.org",
         "│  limits   100 hosts, 20 addresses; connect 180 s, commands 300 s, end of data 1200 s",
+        "│  RCPT     not tried (--rcpt)",
         "├─ 10 mx1.example.org",
         "│  │  A     192.0.2.1; secure, TTL 300 s",
         "│  │  AAAA  2001:db8::1; secure, TTL 300 s",
@@ -156,7 +157,7 @@ def test_mta_sts_says_who_is_listed(authority: Authority) -> None:
     [
         ("null.example", Exit.NO_HOST, "not deliverable: null.example does not accept mail (null MX) (5.1.10)"),
         ("nx.invalid", Exit.NO_HOST, "not deliverable: no such domain: nx.invalid (5.1.2)"),
-        ("slow.example", Exit.TEMPORARY, "has to wait: lookup of MX for slow.example failed: no answer in time"),
+        ("slow.example", Exit.TEMPORARY, "deferred: lookup of MX for slow.example failed: no answer in time"),
         ("a@[192.0.2.400]", Exit.NO_HOST, "not deliverable: destination '[192.0.2.400]' is not a valid address"),
         ("a@192.0.2.1", Exit.NO_HOST, "not deliverable: destination '192.0.2.1' is an address, and belongs in"),
         ("a@", Exit.NO_HOST, "not deliverable: destination '' names no host"),
@@ -178,7 +179,7 @@ def test_a_candidate_that_must_not_be_used_makes_mail_wait(authority: Authority)
     dns = "example.org SECURE\nexample.org A 192.0.2.1\n_25._tcp.example.org FAIL SERVFAIL"
     found = explained(network(authority, dns), "example.org")
     assert found.status is Exit.TEMPORARY
-    assert "example.org: has to wait, 1 address of 1 host" in drawn(found)
+    assert "example.org: deferred, 1 address of 1 host" in drawn(found)
     assert "TLSA  server failure at _25._tcp.example.org (so says the table)" in drawn(found)
 
 

@@ -21,13 +21,17 @@ from zsmtp.cli.backends import AgentBackends, Backend, Backends, ClientBackends
 from zsmtp.cli.configuration import add_options, read_configuration, refuse_options, within
 from zsmtp.cli.explainjson import explain_document
 from zsmtp.cli.explanation import Explanation, destination_of, explain
+from zsmtp.cli.failure import CommandFailed
 from zsmtp.cli.picture import picture
-from zsmtp.cli.probe import Probe, ProbeRecorder, nothing_to_send, probe_candidate
-from zsmtp.cli.sysexits import worst
+from zsmtp.cli.probe import Probe, ProbeRecorder, RecipientQuestion, nothing_to_send, probe_candidate
+from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.cli.terminal import look_of
+from zsmtp.client.addresslist import read_address
 from zsmtp.delivery.announce import fetches_told
 from zsmtp.dns.answer import Query, RecordType
 from zsmtp.dns.candidates import Candidate, Endpoint
+from zsmtp.errors import SubmissionError
+from zsmtp.escape import escape
 from zsmtp.events import DeliveryStarted, Observer, PlanMade, combine, ignore
 from zsmtp.net.identity import source_address
 from zsmtp.observers.files import Tracing
@@ -41,8 +45,9 @@ _DESCRIPTION = "Show what a delivery would do, and why: hosts, addresses, DNSSEC
 _EPILOG = """\
 exit status: 0 everything asked about can be delivered to; 68 there is no such domain, it takes no mail, or it leads
 back to this machine; 75 not now (a lookup fails, no candidate may be used or, with --connect, none opens a session);
-69 with --connect, every host refuses for good; 64 wrong usage, 65 a file that is no trace, 66 or 77 a file that cannot
-be read, 78 a bad configuration. With --replay: how the recorded delivery ended, as zsmtp send."""
+69 with --connect, every host refuses for good, with --rcpt, the recipient is refused; 64 wrong usage, 65 a file that
+is no trace, 66 or 77 a file that cannot be read, 78 a bad configuration. With --replay: how the recorded delivery
+ended, as zsmtp send."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -57,6 +62,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON (zsmtp.explain/1) with the plans complete")
     parser.add_argument(
         "--connect", action="store_true", help="connect to each candidate: greeting, EHLO, STARTTLS, EHLO, QUIT"
+    )
+    parser.add_argument(
+        "--rcpt",
+        action="append",
+        metavar="ADDRESS",
+        default=[],
+        help="ask each candidate whether it takes mail for ADDRESS: as --connect, with MAIL, RCPT and RSET",
+    )
+    parser.add_argument(
+        "--from", dest="sender", metavar="ADDRESS", default="<>", help="with --rcpt: the sender in MAIL (<>: nobody)"
     )
     parser.add_argument(
         "--replay", action="append", metavar="TRACE", default=[], help="explain the delivery recorded in a trace file"
@@ -76,8 +91,11 @@ def run(arguments: list[str]) -> int:
     """Run the command; the exit status."""
     parser = make_parser()
     options = parser.parse_args(arguments)
-    if not options.what and not options.replay and options.relay is None:
-        parser.error("a DOMAIN or ADDRESS is wanted, or --relay, or --replay TRACE")
+    options.connect = options.connect or bool(options.rcpt)
+    if not options.what and not options.replay and not options.rcpt and options.relay is None:
+        parser.error("a DOMAIN or ADDRESS is wanted, or --rcpt, --relay or --replay TRACE")
+    if options.sender != "<>" and not options.rcpt:
+        parser.error("--from goes with --rcpt")
     if options.trace is not None and not options.connect:
         parser.error("--trace needs --connect: without it nothing happens that a trace could tell of")
     if options.agent is not None:
@@ -102,19 +120,33 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
         from zsmtp.cli.replay import replay
 
         yield replay(path)
-    if options.what or (options.relay is not None and not options.replay):
+    questions = _questions(options)
+    if options.what or questions or (options.relay is not None and not options.replay):
         longest = (options.timeout or PROBE_TIME) if options.connect else None
         tracing = Tracing(options.trace, complain=_complain) if options.trace is not None else None
         if options.agent is None:
             config = read_configuration(options)
             ways: Backends = ClientBackends(config)
-            asked = options.what or [str(config.relay)]  # whatever goes there
+            asked = options.what or ([] if questions else [str(config.relay)])  # whatever goes there
         else:
             ways, asked = AgentBackends(options.agent), options.what
         explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing)
         with closing(ways):
             for one in asked:
                 yield explainer.explain(one)
+            for address, question in questions.items():
+                yield explainer.explain(address, question=question)
+
+
+def _questions(options: argparse.Namespace) -> dict[str, RecipientQuestion]:
+    """What candidates are asked, by recipient. Raises CommandFailed."""
+    try:
+        sender = read_address(options.sender, "sender")
+        return {address: RecipientQuestion(sender, read_address(address, "recipient")) for address in options.rcpt}
+    except SubmissionError as error:
+        what, _, problem = str(error).partition(" ")
+        flag = "--from" if what.startswith("sender") else "--rcpt"
+        raise CommandFailed(Exit.USAGE, f"{flag} {escape(problem)}") from error
 
 
 class Explainer:
@@ -137,18 +169,25 @@ class Explainer:
         self._probe_time = probe_time
         self._ways = ways
 
-    def explain(self, asked: str, wish: TLSDemand = TLSDemand.NONE) -> Explanation:
-        """The explanation of one domain, literal or address, for mail whose sender asks ``wish`` of sessions."""
+    def explain(
+        self, asked: str, wish: TLSDemand = TLSDemand.NONE, question: RecipientQuestion | None = None
+    ) -> Explanation:
+        """The explanation of one domain, literal or address, for mail whose sender asks ``wish`` of sessions.
+
+        Candidates that are tried are asked the ``question``.
+        """
         if self._tracing is None:
-            return self._explain(asked, ignore, wish)
+            return self._explain(asked, ignore, wish, question)
         recorder = self._tracing.observer()
         recorder(DeliveryStarted(nothing_to_send(), destination_of(asked)))
         try:
-            return self._explain(asked, recorder, wish)
+            return self._explain(asked, recorder, wish, question)
         finally:
             recorder.close()
 
-    def _explain(self, asked: str, observer: Observer, wish: TLSDemand) -> Explanation:
+    def _explain(
+        self, asked: str, observer: Observer, wish: TLSDemand, question: RecipientQuestion | None
+    ) -> Explanation:
         way = self._ways.to(destination_of(asked))
         request = way.request if self._use_mx else replace(way.request, use_mx=False)
         driver = way.driver(observer)
@@ -162,16 +201,23 @@ class Explainer:
             observer(PlanMade(found.plan))
         if self._probe_time is None or found.plan.route.failure is not None:
             return found
-        return replace(found, probes=self._probe_all(found, way, self._probe_time, observer))
+        return replace(found, probes=self._probe_all(found, way, self._probe_time, observer, question))
 
-    def _probe_all(self, found: Explanation, way: Backend, longest: float, observer: Observer) -> dict[Endpoint, Probe]:
+    def _probe_all(
+        self,
+        found: Explanation,
+        way: Backend,
+        longest: float,
+        observer: Observer,
+        question: RecipientQuestion | None,
+    ) -> dict[Endpoint, Probe]:
         """Try all candidates, several at a time: one that hangs keeps nobody waiting, unless somebody listens."""
         settings = replace(way.settings, timeouts=within(way.settings.timeouts, longest))
 
         def probe(candidate: Candidate) -> Probe:
             recorder = ProbeRecorder(time.monotonic)
             heard = combine(recorder, observer)
-            work = probe_candidate(found.plan, candidate, settings, recorder, heard)
+            work = probe_candidate(found.plan, candidate, settings, recorder, heard, question)
             return way.driver(heard).run(work)
 
         candidates = found.plan.route.candidates

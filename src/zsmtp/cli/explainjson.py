@@ -14,8 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 from zsmtp.cli.explanation import Explanation, Introduction
-from zsmtp.cli.probe import Probe
+from zsmtp.cli.probe import Probe, RecipientAnswer
 from zsmtp.delivery.deliveryplan import DeliveryPlan
+from zsmtp.delivery.outcome import Verdict
 from zsmtp.delivery.planjson import SCHEMA as PLAN_SCHEMA
 from zsmtp.delivery.planjson import parse_json, plan_document, read_plan
 from zsmtp.dns.answer import TLSA, Answer
@@ -123,13 +124,12 @@ def _probe(probe: Probe) -> dict[str, Any]:
     verdict, facts = probe.verdict, probe.facts
     return {
         "opened": verdict is None,
-        "verdict": None
-        if verdict is None
-        else {"fate": verdict.fate.value, "status": str(verdict.status), "text": verdict.text},
+        "verdict": None if verdict is None else _verdict(verdict),
         "seconds": round(probe.seconds, 6),
         "steps": [{"name": one.name, "seconds": round(one.seconds, 6), "text": one.text} for one in probe.steps],
         "keywords": list(probe.keywords),
         "remarks": list(probe.remarks),
+        "recipient": None if probe.answer is None else _answer(probe.answer),
         "tls": None
         if facts is None
         else {
@@ -142,6 +142,20 @@ def _probe(probe: Probe) -> dict[str, Any]:
             "judgement": None if probe.judgement is None else _judgement(probe.judgement),
         },
     }
+
+
+def _answer(answer: RecipientAnswer) -> dict[str, Any]:
+    verdict = answer.verdict
+    return {
+        "address": answer.recipient,
+        "accepted": verdict is None,
+        "commands": [{"command": one.command, "reply": one.reply} for one in answer.commands],
+        "verdict": None if verdict is None else _verdict(verdict),
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {"fate": verdict.fate.value, "status": str(verdict.status), "text": verdict.text}
 
 
 def _judgement(judgement: Judgement) -> dict[str, Any]:

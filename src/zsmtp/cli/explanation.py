@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from zsmtp.cli.probe import Probe
+from zsmtp.cli.probe import Probe, RecipientAnswer
 from zsmtp.cli.sysexits import Exit
 from zsmtp.delivery.deliveryplan import DeliveryPlan, plan_delivery, require_all
 from zsmtp.delivery.outcome import Disposition
@@ -98,10 +98,23 @@ class Explanation:
             return Exit.NO_HOST if failure.permanent else Exit.TEMPORARY
         if all(isinstance(self.plan.requirements.get(one.endpoint), Barred) for one in self.plan.route.candidates):
             return Exit.TEMPORARY
+        answer = self.answer
+        if answer is not None:
+            failed = answer.verdict is not None and answer.verdict.fate is Disposition.FAILED
+            return Exit.OK if answer.verdict is None else Exit.UNAVAILABLE if failed else Exit.TEMPORARY
         if not self.probes or any(probe.verdict is None for probe in self.probes.values()):
             return Exit.OK
         verdicts = [probe.verdict for probe in self.probes.values()]
         return Exit.UNAVAILABLE if all(one and one.fate is Disposition.FAILED for one in verdicts) else Exit.TEMPORARY
+
+    @property
+    def answer(self) -> RecipientAnswer | None:
+        """What decides about a recipient: the answer of the first candidate that had a session and said something."""
+        for candidate in self.plan.route.candidates:
+            probe = self.probes.get(candidate.endpoint)
+            if probe is not None and probe.answer is not None:
+                return probe.answer
+        return None
 
     def tlsa_answers(self, endpoint: Endpoint) -> tuple[Answer, ...]:
         """The answers about TLSA records for the port of ``endpoint`` and the names it goes by, in the order asked."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zsmtp.cli.explanation import DeliveryLimits, Explanation, Introduction
-from zsmtp.cli.probe import Probe
+from zsmtp.cli.probe import Probe, RecipientAnswer
 from zsmtp.cli.sysexits import Exit
 from zsmtp.delivery.deliveryplan import DeliveryPlan
+from zsmtp.delivery.outcome import Disposition
 from zsmtp.dns.answer import MX, TLSA, Answer, RecordType, Status
 from zsmtp.dns.candidates import Candidate, Endpoint, Family
 from zsmtp.escape import escape
@@ -65,6 +66,8 @@ def picture(explanation: Explanation) -> Node:
         root.fact("from", _introduction(next(iter(explanation.introductions.values()))))
     if explanation.limits is not None:
         root.fact("limits", _limits(explanation.limits))
+    if "@" in explanation.asked and not explanation.probes and explanation.ended is None:
+        root.fact("RCPT", line("not tried (--rcpt)"))
     _add_exchangers(root, explanation)
     return root
 
@@ -74,21 +77,34 @@ def _headline(explanation: Explanation) -> Text:
     name = line(escape(explanation.asked), Style.STRONG) + line(": ")
     failure = plan.route.failure
     if failure is not None:
-        verdict = line("not deliverable", Style.BAD) if failure.permanent else line("has to wait", Style.WARN)
+        verdict = line("not deliverable", Style.BAD) if failure.permanent else line("deferred", Style.WARN)
         return name + verdict + line(f": {escape(failure.text)} ({failure.status})")
     if explanation.ended is not None:
         verdict = line("a recorded delivery")
+    elif explanation.answer is not None:
+        return name + _answered(explanation.answer)
     elif explanation.status is Exit.OK:
         verdict = line("deliverable", Style.GOOD)
     elif explanation.status is Exit.UNAVAILABLE:
         verdict = line("refused by every host", Style.BAD)
     else:
-        verdict = line("has to wait", Style.WARN)
+        verdict = line("deferred", Style.WARN)
     hosts = {one.endpoint.host for one in plan.route.candidates}
     where = f", {_count(len(plan.route.candidates), 'address')}"
     if not all(one.endpoint.literal for one in plan.route.candidates):
         where += f" of {_count(len(hosts), 'host')}"
     return name + verdict + line(where)
+
+
+def _answered(answer: RecipientAnswer) -> Text:
+    """What was said of a recipient, in a few words."""
+    verdict = answer.verdict
+    if verdict is None:
+        return line("accepted", Style.GOOD) + line(f": {answer.commands[-1].reply}")
+    failed = verdict.fate is Disposition.FAILED
+    word = line("refused", Style.BAD) if failed else line("deferred", Style.WARN)
+    said = answer.commands[-1].reply if answer.commands else f"{escape(verdict.text)} ({verdict.status})"
+    return word + line(f": {said}")
 
 
 def _some(texts: Sequence[str], limit: int = MAX_SHOWN) -> str:
@@ -283,12 +299,16 @@ def _introduction(introduction: Introduction) -> Text:
 def _tell_probe(node: Node, probe: Probe) -> None:
     """What connecting brought: the verdict first, then the steps that led to it."""
     if probe.verdict is None:
-        node.fact("tried", line("a session can be opened", Style.GOOD), line(f", {shown_time(probe.seconds)} in all"))
+        untold = "; MAIL and RCPT were not tried (--rcpt)" if probe.answer is None else ""
+        rest = line(f", {shown_time(probe.seconds)} in all{untold}")
+        node.fact("tried", line("a session can be opened", Style.GOOD), rest)
     elif probe.steps and all(step.name == "connect" and step.text for step in probe.steps):
         node.fact("tried", line("no connection", Style.BAD), line(f": {probe.steps[-1].text}"))
     else:
         reason = " ".join(escape(part) for part in probe.verdict.text.split("\r") if part)
         node.fact("tried", line("no session", Style.BAD), line(f": {reason[:400]} ({probe.verdict.status})"))
+    if probe.answer is not None:
+        _tell_answer(node, probe.answer)
     if len(probe.steps) > 1:
         node.fact("times", line(", ".join(f"{step.name} {shown_time(step.seconds)}" for step in probe.steps)))
     greeting = next((step.text for step in probe.steps if step.name == "greeting"), "")
@@ -311,8 +331,15 @@ def _tell_probe(node: Node, probe: Probe) -> None:
         how = "" if probe.judgement.verified is Verified.NOT else f"{probe.judgement.verified.value}, "
         node.fact("verdict", word, line(f": {how}{escape(probe.judgement.text)}"))
         if probe.judgement.trial is not None:
-            told = "would do" if probe.judgement.trial.ok else "would not do"
-            node.fact("", line(f"in trial: {told}: {escape(probe.judgement.trial.text)}"))
+            outcome = "would do" if probe.judgement.trial.ok else "would not do"
+            node.fact("", line(f"in trial: {outcome}: {escape(probe.judgement.trial.text)}"))
+
+
+def _tell_answer(node: Node, answer: RecipientAnswer) -> None:
+    """What was said of a recipient, and to which commands."""
+    node.fact("RCPT", line(f"{answer.recipient}: ") + _answered(answer))
+    for one in answer.commands:
+        node.fact("", line(f"{one.command} -> {one.reply}"))
 
 
 def shown_time(seconds: float) -> str:

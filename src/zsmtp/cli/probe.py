@@ -1,9 +1,10 @@
-"""Trying a candidate out: connect, greeting, EHLO, STARTTLS, EHLO, QUIT, and nothing of a message.
+"""Trying a candidate out: connect, greeting, EHLO, STARTTLS, EHLO, QUIT; on wish MAIL and RCPT, and never content.
 
 The session is opened by ``zsmtp.delivery.sessionopener``, as for a delivery, so that what a probe finds is what a
 delivery would find: the same deadlines, the same verdict on certificates, the same second attempt where TLS was only
-wished for. There is no login, and nothing for TLS reports: a probe is not mail. Each step is timed by the events it
-causes::
+wished for. There is nothing for TLS reports: a probe is not mail. Without a recipient there is no login; with one
+(:class:`RecipientQuestion`) there is, since the answer depends on it, and what was begun is taken back by RSET. Each
+step is timed by the events it causes::
 
     probe = driver.run(probe_candidate(plan, candidate, settings, recorder))
 """
@@ -12,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.ledger import Ledger
-from zsmtp.delivery.outcome import Verdict
-from zsmtp.delivery.sessionopener import OpenSession, SessionOpener, say_quit
+from zsmtp.delivery.outcome import Verdict, from_loss, from_refusal, from_reply
+from zsmtp.delivery.sessionopener import OpenSession, SessionOpener, next_reply, say_quit
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.candidates import Candidate
 from zsmtp.effects import Close
@@ -36,8 +37,19 @@ from zsmtp.events import (
     Remark,
     Secured,
 )
-from zsmtp.proto.phase import Phase
-from zsmtp.proto.plan import Envelope, LocalRefusal
+from zsmtp.proto import command
+from zsmtp.proto.capabilities import Capabilities
+from zsmtp.proto.phase import Phase, ReplyMeaning
+from zsmtp.proto.plan import (
+    ContentForm,
+    Envelope,
+    EnvelopeRecipient,
+    LocalRefusal,
+    plan_transaction,
+    recipient_refusal,
+    sender_refusal,
+)
+from zsmtp.proto.session import Lost
 from zsmtp.proto.status import EnhancedStatus
 
 if TYPE_CHECKING:
@@ -59,13 +71,37 @@ class ProbeStep:
     text: str
 
 
+class RecipientQuestion(NamedTuple):
+    """Whether mail from a sender (b"": the null one) to a recipient is taken."""
+
+    sender: bytes
+    recipient: bytes
+
+
+class AskedCommand(NamedTuple):
+    """A command and its reply, as text."""
+
+    command: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientAnswer:
+    """What was said to MAIL and RCPT; ``verdict`` is what it would mean for mail, None if the recipient was taken."""
+
+    recipient: str
+    commands: tuple[AskedCommand, ...]
+    verdict: Verdict | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """What trying a candidate brought.
 
     ``verdict`` is None if a session could be opened, else what it would mean for mail. ``keywords`` are the lines of
     the last answer to EHLO, ``facts`` and ``judgement`` those of the last TLS handshake. ``remarks`` tell what was
-    decided about TLS, or was odd.
+    decided about TLS, or was odd. ``answer`` is what was said of a recipient, None if none was asked for, or no session
+    was opened.
     """
 
     steps: tuple[ProbeStep, ...] = ()
@@ -75,6 +111,7 @@ class Probe:
     judgement: Judgement | None = None
     local: tuple[str, int] | None = None
     remarks: tuple[str, ...] = ()
+    answer: RecipientAnswer | None = None
 
     @property
     def seconds(self) -> float:
@@ -132,19 +169,26 @@ async def probe_candidate(
     settings: SessionSettings,
     recorder: ProbeRecorder,
     observer: Observer | None = None,
+    question: RecipientQuestion | None = None,
 ) -> Probe:
-    """Open a session with one candidate of a plan, and end it. The recorder must hear the driver, too.
+    """Open a session with one candidate of a plan, ask the question if there is one, and end it.
+
+    The recorder must hear the driver, too.
 
     ``observer`` is told of everything; it must tell the recorder, which is told alone without one.
     """
     observer = observer or recorder
     security = settings.security
     if security is not None:
-        settings = replace(settings, security=replace(security, credentials_for=_nobody, report=None))
+        security = security if question is not None else replace(security, credentials_for=_nobody)
+        settings = replace(settings, security=replace(security, report=None))
     only = replace(plan, route=replace(plan.route, candidates=(candidate,)))
     opened = await SessionOpener(settings, observer).open(only, set())
     verdict = None if isinstance(opened, OpenSession) else opened
+    answer = None
     if isinstance(opened, OpenSession):
+        if question is not None:
+            answer = await _ask(opened, settings.usable(opened.capabilities), question)
         await say_quit(opened.stream, opened.session)
         await Close(opened.stream)
         observer(Closed("tried"))
@@ -156,7 +200,37 @@ async def probe_candidate(
         judgement=recorder.judgement,
         local=recorder.local,
         remarks=tuple(recorder.remarks),
+        answer=answer,
     )
+
+
+async def _ask(link: OpenSession, usable: Capabilities, question: RecipientQuestion) -> RecipientAnswer:
+    """MAIL and RCPT as a delivery would say them, but for the size, and RSET."""
+    envelope = Envelope(question.sender, (EnvelopeRecipient(question.recipient),))
+    shown = escape(question.recipient.decode("utf-8", "replace"))
+    refusal = sender_refusal(envelope, usable) or recipient_refusal(envelope.recipients[0], usable)
+    if refusal is not None:
+        return RecipientAnswer(shown, (), from_refusal(refusal, link.peer))
+    nothing = ContentForm(0, 0, None, lambda: iter(()), lambda: iter(()))
+    planned = plan_transaction(envelope, nothing, replace(usable, size=None, chunking=False))
+    commands: list[AskedCommand] = []
+    verdict: Verdict | None = None
+    for step in planned.steps[:2]:
+        link.session.command(step.phase, step.wire)
+        event = await next_reply(link.stream, link.session)
+        line = escape(step.wire.removesuffix(b"\r\n"))
+        if isinstance(event, Lost):
+            commands.append(AskedCommand(line, escape(str(event.error))))
+            return RecipientAnswer(shown, tuple(commands), from_loss(event.error, "", link.peer))
+        reply = str(event.reply)
+        commands.append(AskedCommand(line, escape(reply)[:MAX_TEXT]))
+        if event.result is not ReplyMeaning.SUCCESS:
+            enhanced = usable.enhanced_status_codes
+            verdict = from_reply(step.phase, event.reply, event.result, reply, enhanced=enhanced, peer=link.peer)
+            break
+    link.session.command(Phase.RSET, command.RSET)
+    await next_reply(link.stream, link.session)
+    return RecipientAnswer(shown, tuple(commands), verdict)
 
 
 def nothing_to_send() -> Delivery:
