@@ -35,7 +35,7 @@ ENGINE = set(BELOW)
 # The library: programs use it, and so do the queue, the server and the command; the agent does not.
 LIBRARY = {"client": ENGINE, "aio": ENGINE | {"client", "queue"}}
 PUBLIC = {"client", "aio", "errors", "queue"}  # where the names of the package itself come from
-TOPS = {"zmailer", "queue", "server", "django", "cli"}
+TOPS = {"zmailer", "queue", "server", "django", "testing", "cli"}
 # Events and effects carry what they tell of as it is; its types are named for the type checker, never imported.
 EXCEPTIONS = {
     ("zsmtp.events", f"zsmtp.{module}")
@@ -74,6 +74,7 @@ ALLOWED = {
     "queue": ENGINE | {"client"},
     "django": ENGINE | {"client", "queue"},
     "server": ENGINE | set(LIBRARY) | {"queue"},
+    "testing": ENGINE | {"client", "server"},
     "cli": ENGINE | set(LIBRARY) | TOPS,
 }
 
