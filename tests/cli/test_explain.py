@@ -262,7 +262,7 @@ def test_connecting_to_nobody(explain: Run) -> None:
         status, out, _ = explain("--connect", f"[127.0.0.1]:{port}")
     assert status == 75
     assert "Connection refused" in out
-    assert out.startswith(f"[127.0.0.1]:{port}: deferred")
+    assert out.startswith(f"[127.0.0.1]:{port}: deferred, 1 address: Connection refused\n")
 
 
 def test_a_peer_that_says_nothing_is_given_up(explain: Run) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from dataclasses import replace
 from hashlib import sha256
 
@@ -230,16 +232,32 @@ def test_connecting_where_everybody_refuses(authority: Authority) -> None:
     refusing = network(authority, dns, mx1=Script(greeting=Reaction("554 no")))
     found = explained(refusing, "example.org", connect=True)
     assert found.status is Exit.UNAVAILABLE
-    assert "example.org: refused by every host" in drawn(found)
+    assert "example.org: refused by every host, 1 address of 1 host: 554 no" in drawn(found)
+    assert "no session: 554 no (5" in drawn(found)
     gone = explained(network(authority, dns, mx1=Unreachable()), "example.org", connect=True)
     assert gone.status is Exit.TEMPORARY
 
 
 def test_a_certificate_that_is_not_good_enough_is_told(authority: Authority) -> None:
     dns = f"example.org SECURE\nexample.org A 192.0.2.1\n_25._tcp.example.org TLSA 3 1 1 {'11' * 32}"
-    found = explained(network(authority, dns, mx1=authority.server("example.org")), "example.org", connect=True)
+    peer = authority.server("example.org")
+    found = explained(network(authority, dns, mx1=peer), "example.org", connect=True)
     assert found.status is Exit.TEMPORARY
-    assert "verdict   not good enough: no TLSA record matches the certificate" in drawn(found, 140)
+    shown = drawn(found, 140)
+    assert "verdict   not good enough: no TLSA record matches the certificate" in shown
+    assert "example.org: deferred, 1 address of 1 host: no TLSA record matches the certificate" in shown
+    needed = re.search(r"needed    TLSA (3 1 1 [0-9a-f]{64})\n", shown)
+    assert needed is not None
+    mended = dns.replace(f"3 1 1 {'11' * 32}", needed[1])
+    server = found.probes[found.plan.route.candidates[0].endpoint].facts
+    assert server is not None
+    certificate = explain_document([found])["explanations"][0]["candidates"][0]["probe"]["tls"]["certificate"]
+    assert certificate["tlsa"] == needed[1]
+    assert certificate["names"] == ["example.org"]
+    assert certificate["sha256"] == hashlib.sha256(server.chain[0]).hexdigest()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ", certificate["not_after"])
+    again = explained(network(authority, mended, mx1=peer), "example.org", connect=True)
+    assert again.status is Exit.OK, "the record that is named is the one that is needed"
 
 
 def test_delivery_executes_the_plan_that_was_printed(authority: Authority) -> None:

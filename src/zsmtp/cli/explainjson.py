@@ -11,6 +11,7 @@ One document for all that was asked about::
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from zsmtp.cli.explanation import Explanation, Introduction
@@ -22,7 +23,9 @@ from zsmtp.delivery.planjson import parse_json, plan_document, read_plan
 from zsmtp.dns.answer import TLSA, Answer
 from zsmtp.dns.candidates import Endpoint
 from zsmtp.errors import ConfigError
-from zsmtp.tls.dane import unusable_because, usable
+from zsmtp.tls.certificate import Certificate
+from zsmtp.tls.dane import record_for, unusable_because, usable
+from zsmtp.tls.facts import shown_time
 from zsmtp.tls.judgement import Judgement
 
 SCHEMA = "zsmtp.explain/1"
@@ -139,8 +142,23 @@ def _probe(probe: Probe) -> dict[str, Any]:
             "key_exchange": facts.key_exchange,
             "server_name": facts.server_name,
             "peer": facts.peer,
+            "certificate": None if facts.leaf is None else _certificate(facts.leaf),
             "judgement": None if probe.judgement is None else _judgement(probe.judgement),
         },
+    }
+
+
+def _certificate(leaf: Certificate) -> dict[str, Any]:
+    """The peer's own certificate, unverified, and the TLSA record that it would need."""
+    needed = record_for(leaf)
+    return {
+        "subject": leaf.subject,
+        "issuer": leaf.issuer,
+        "names": list(leaf.names),
+        "not_before": shown_time(leaf.not_before),
+        "not_after": shown_time(leaf.not_after),
+        "sha256": hashlib.sha256(leaf.der).hexdigest(),
+        "tlsa": f"{needed.usage} {needed.selector} {needed.matching} {needed.data.hex()}",
     }
 
 

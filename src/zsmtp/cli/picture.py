@@ -5,6 +5,7 @@ Nothing is decided here; words and places are. What is good, doubtful or bad has
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from zsmtp.cli.explanation import DeliveryLimits, Explanation, Introduction
@@ -18,10 +19,11 @@ from zsmtp.escape import escape
 from zsmtp.text.lines import NO_BREAK, Text, line
 from zsmtp.text.look import Style
 from zsmtp.text.tree import Node
-from zsmtp.tls.dane import DANE_TA, described, unusable_because, usable
+from zsmtp.tls.dane import DANE_TA, described, record_for, unusable_because, usable
 from zsmtp.tls.judgement import Verified
 from zsmtp.tls.mtasts import PolicyLookup
 from zsmtp.tls.policy import Barred, Level, Requirement
+from zsmtp.tls.problem import TLSProblem
 
 MAX_SHOWN = 12  # exchangers, records and the like that are shown of one kind; the JSON has them all
 
@@ -93,7 +95,21 @@ def _headline(explanation: Explanation) -> Text:
     where = f", {_count(len(plan.route.candidates), 'address')}"
     if not all(one.endpoint.literal for one in plan.route.candidates):
         where += f" of {_count(len(hosts), 'host')}"
+    reasons = [_why(probe) for probe in explanation.probes.values()] if explanation.status is not Exit.OK else []
+    for reason, count in Counter(reasons).most_common(1):
+        some = f"{count} of {len(explanation.probes)}: " if len(explanation.probes) > 1 else ""
+        where += f": {some}{reason}"
     return name + verdict + line(where)
+
+
+def _why(probe: Probe) -> str:
+    """Why no session could be opened, in a few words: the server's own if it had any."""
+    if probe.verdict is None:
+        return ""
+    if probe.steps and all(step.name == "connect" and step.text for step in probe.steps):
+        return probe.steps[-1].text
+    parts = [part.strip() for part in probe.verdict.text.split("\r") if part and not part.startswith("<<- ")]
+    return escape(parts[-1].removeprefix("->> "))[:200] if parts else str(probe.verdict.status)
 
 
 def _answered(answer: RecipientAnswer) -> Text:
@@ -305,8 +321,7 @@ def _tell_probe(node: Node, probe: Probe) -> None:
     elif probe.steps and all(step.name == "connect" and step.text for step in probe.steps):
         node.fact("tried", line("no connection", Style.BAD), line(f": {probe.steps[-1].text}"))
     else:
-        reason = " ".join(escape(part) for part in probe.verdict.text.split("\r") if part)
-        node.fact("tried", line("no session", Style.BAD), line(f": {reason[:400]} ({probe.verdict.status})"))
+        node.fact("tried", line("no session", Style.BAD), line(f": {_why(probe)} ({probe.verdict.status})"))
     if probe.answer is not None:
         _tell_answer(node, probe.answer)
     if len(probe.steps) > 1:
@@ -330,6 +345,10 @@ def _tell_probe(node: Node, probe: Probe) -> None:
         word = line("good enough", Style.GOOD) if good else line("not good enough", Style.BAD)
         how = "" if probe.judgement.verified is Verified.NOT else f"{probe.judgement.verified.value}, "
         node.fact("verdict", word, line(f": {how}{escape(probe.judgement.text)}"))
+        if probe.judgement.problem is TLSProblem.TLSA_INVALID and probe.facts is not None and probe.facts.leaf:
+            needed = record_for(probe.facts.leaf)
+            node.fact("needed", line(f"TLSA {needed.usage} {needed.selector} {needed.matching} {needed.data.hex()}"))
+            node.fact("", line("is the record for the certificate that the server has now"))
         if probe.judgement.trial is not None:
             outcome = "would do" if probe.judgement.trial.ok else "would not do"
             node.fact("", line(f"in trial: {outcome}: {escape(probe.judgement.trial.text)}"))

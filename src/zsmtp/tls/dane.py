@@ -106,6 +106,11 @@ def anchors(records: Sequence[TLSA], chain: Sequence[bytes]) -> tuple[bytes, ...
     return tuple(found)
 
 
+def record_for(certificate: Certificate) -> TLSA:
+    """The record to publish for a certificate: DANE-EE with the SHA-256 of its key, as RFC 7672 3.1 advises."""
+    return TLSA(DANE_EE, PUBLIC_KEY, SHA256, hashlib.sha256(certificate.public_key).digest())
+
+
 def described(record: TLSA) -> str:
     """``3 1 1 0b9fa5a5...``: the record for people, its data cut short."""
     digits = record.data[:8].hex()
