@@ -289,12 +289,12 @@ def test_without_a_loop_it_is_the_same() -> None:
     several = Script(replies={"RCPT": (LATER, OK, LATER, OK)})
     with Sink(several) as sink, zsmtp.Client(relay=f"smtp://127.0.0.1:{sink.port}") as sending:
         many = [Submission(message=MESSAGE, recipients="r@x.example")]
-        (result,) = sending.stream(many, retry_for=0.3, on_retry=on_retry)
+        (result,) = sending.stream(many, retry_for=1.5, on_retry=on_retry)
         assert result.ok
         assert heard == [("r@x.example", False)]
-        assert sending.deliver(MESSAGE, recipients="r@x.example", retry_for=0.3).ok
+        assert sending.deliver(MESSAGE, recipients="r@x.example", retry_for=1.5).ok
     with Sink(Script(replies={"RCPT": (LATER, OK)})) as sink:
-        assert zsmtp.deliver(MESSAGE, recipients="r@x.example", relay=f"smtp://127.0.0.1:{sink.port}", retry_for=0.3).ok
+        assert zsmtp.deliver(MESSAGE, recipients="r@x.example", relay=f"smtp://127.0.0.1:{sink.port}", retry_for=1.5).ok
 
 
 @pytest.mark.parametrize("seconds", [-1, 1e9, "5m", float("nan")])

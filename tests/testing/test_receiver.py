@@ -95,7 +95,7 @@ def test_a_reply_of_several_lines() -> None:
 def test_a_deferred_recipient_is_taken_at_the_next_try() -> None:
     with MailReceiver() as receiver:
         receiver.defer("bob@example.net", times=1)
-        assert deliver(receiver, retry_for=0.3) == [("delivered", "250 2.0.0 ok")]
+        assert deliver(receiver, retry_for=1.5) == [("delivered", "250 2.0.0 ok")]
 
 
 def test_lmtp_has_an_answer_for_each_recipient() -> None:
