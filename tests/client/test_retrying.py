@@ -6,6 +6,7 @@ import asyncio
 import email
 import email.policy
 import os
+import socket
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -130,6 +131,35 @@ def test_doubt_and_refusals_are_final() -> None:
     doubt = Script(replies={"DOT": (Step(None, Then.CLOSE),)})
     with Sink(doubt, Script(replies={"RCPT": (Step("550 5.1.1 no"),)})) as sink:
         run(main)
+
+
+def test_the_last_try_is_made_although_the_host_failed_a_moment_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay that was away is not left alone for a minute by whoever has half a minute."""
+    monkeypatch.setattr("zsmtp.delivery.outcome.HOST_REST", 60)
+
+    async def main() -> None:
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            port = bound.getsockname()[1]
+            relay = f"smtp://127.0.0.1:{port}"
+            retries = Retries()
+            results: list[zsmtp.Result] = []
+            async with Client(zsmtp.Config(helo_name="c.example"), relay=relay) as sending:
+
+                async def stream() -> None:
+                    many = [Submission(message=MESSAGE, recipients=f"r{number}@x.example") for number in range(20)]
+                    async for result in sending.stream(many, retry_for=30.0, on_retry=retries):
+                        results.append(result)  # noqa: PERF401 - the list is looked at from outside
+
+                task = asyncio.create_task(stream())
+                await retries.reach(20)
+                bound.close()
+                with Sink(port=port):
+                    pass_time(31.0)
+                    await task
+        assert [result.ok for result in results] == [True] * 20
+
+    run(main)
 
 
 def test_each_try_has_the_time_of_a_message() -> None:

@@ -36,7 +36,7 @@ class RetryNotice:
             self._reason, self._next, self._other = reason, due, False
             self._timer = asyncio.get_running_loop().call_later(BUNCH, self.flush)
         self._count += 1
-        self._other = self._other or reason != self._reason
+        self._other = self._other or (result.attempted and reason != self._reason)
         self._next = min(self._next, due)
 
     def flush(self) -> None:

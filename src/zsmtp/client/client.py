@@ -230,6 +230,8 @@ class Client:
     def _start(self, tracker: MessageTracker) -> None:
         """Give the jobs of a message to the pools."""
         for destination, job in tracker.jobs(self._destinations):
+            if tracker.insists:
+                self.resting.forget(destination)
             pool = self._pools.get(destination)
             if pool is None:
                 pool = self._pools[destination] = DestinationPool(self, destination)

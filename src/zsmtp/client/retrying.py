@@ -17,7 +17,7 @@ from zsmtp.client.message import Letter
 from zsmtp.client.report import Attempt, Fate, Report, Result
 from zsmtp.client.tracker import MessageTracker
 from zsmtp.delivery.outcome import Verdict
-from zsmtp.delivery.retry import classify, next_try
+from zsmtp.delivery.retry import LEAST_LEFT, classify, next_try
 from zsmtp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ class RetryingMessage:
             self._loop.call_exception_handler({"message": "a message cannot be tried again", "exception": error})
 
     def _try(self, indexes: Iterable[int]) -> None:
-        started = RetryRound(self, tuple(indexes), self._loop, self._timeout, self._submission)
+        is_last = self._until - self._loop.time() < LEAST_LEFT
+        started = RetryRound(self, tuple(indexes), self._loop, self._timeout, self._submission, is_last=is_last)
         self._rounds.add(started)
         try:
             self._start(started)
@@ -188,7 +189,7 @@ class RetryingMessage:
 class RetryRound(MessageTracker):
     """One round of a message: its results go to that."""
 
-    __slots__ = ("_owner",)
+    __slots__ = ("_is_last", "_owner")
 
     def __init__(
         self,
@@ -197,9 +198,17 @@ class RetryRound(MessageTracker):
         loop: asyncio.AbstractEventLoop,
         timeout: float,
         submission: Submission | None,
+        *,
+        is_last: bool,
     ) -> None:
         self._owner = owner
+        self._is_last = is_last
         super().__init__(owner.letter, loop, timeout, submission=submission, indexes=indexes)
+
+    @property
+    def insists(self) -> bool:
+        """The last try is made whatever failed before it."""
+        return self._is_last
 
     def _tell(self, index: int, result: Result, verdict: Verdict) -> None:
         self._owner.settled(index, result, verdict)

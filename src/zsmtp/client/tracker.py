@@ -78,6 +78,11 @@ class MessageTracker:
         self._jobs: set[DestinationJob] = set()
         self._timer = loop.call_later(timeout, self.end, f"the time for this message ({timeout:g} s) is over")
 
+    @property
+    def insists(self) -> bool:
+        """Whether it is tried although its destination failed a moment ago."""
+        return False
+
     def jobs(self, destinations: Destinations) -> list[tuple[Destination, DestinationJob]]:
         """The jobs that deliver it: the recipients of one destination share a transaction."""
         recipients = self.letter.recipients
