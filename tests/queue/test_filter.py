@@ -294,7 +294,7 @@ def test_sql_says_what_the_filter_says(
     database.execute("DELETE FROM zsmtp_site")
     if site:
         database.execute("INSERT INTO zsmtp_site VALUES (?, ?)", (recipient.key, site))
-    where = condition(question, SQLITE, now=now, shard=shard, in_hand=lambda: ("? = 1", int(in_hand)))
+    where = condition(question, SQLITE, now=now, shard=shard, in_hand=lambda: ("? = 1", (int(in_hand),)))
     tables = "zsmtp_recipient r" + (" JOIN zsmtp_message m ON m.id = r.message" if where.message else "")
     (found,) = database.execute(f"SELECT count(*) FROM {tables} WHERE {where.sql}", where.values).fetchone()
     assert found == expected, where

@@ -48,7 +48,7 @@ SHARE = 30  # deliveries that wait for each connection before another one is ope
 class ActiveDelivery:
     """One delivery under way: its group, and who of it has no verdict."""
 
-    __slots__ = ("generation", "group", "key", "marked", "open", "said", "started")
+    __slots__ = ("generation", "group", "key", "mark_asked", "marked", "open", "said", "started")
 
     def __init__(self, key: KeyQueue, group: Group, started: float) -> None:
         self.key = key
@@ -57,6 +57,7 @@ class ActiveDelivery:
         self.generation = key.generation
         self.open = set(range(len(group.recipients)))
         self.marked = False  # it may be complete at the server
+        self.mark_asked = False  # a mark may stand in the store
         self.said: set[bool] = set()  # whether it showed the site to be well, or unwell
 
     def close(self) -> None:
@@ -371,7 +372,7 @@ class SiteRunner:
         job.open.clear()
         if not recipients:
             job.close()
-        elif job.marked:  # a mark that stayed would say that it may have been sent
+        elif job.mark_asked:  # a mark that stayed would say that it may have been sent
             for recipient in recipients:
                 self._runner.results.add(self, job.key, settlement.unchanged(recipient))
             job.close()
@@ -573,21 +574,25 @@ class SiteWorker:
         self._denied = True
         if runner.results.problem or site.lost:
             return False
-        before = [job.marked for job, _ in jobs]
+        before = [job.mark_asked for job, _ in jobs]
         for job, _ in jobs:
-            job.marked = True  # whatever ends the wait: it may be written by then
+            job.mark_asked = True  # whatever ends the wait: it may be written by then
         try:
             allowed = await runner.store.mark(site.lease, attempts)
-        except QueueUnavailable as error:
+        except QueueUnavailable as error:  # it was not written, or will be written again
+            for (job, _), was in zip(jobs, before, strict=True):
+                job.mark_asked = was
             runner.unavailable(error)
             site.pause()
             return False
         if not allowed:
             for (job, _), was in zip(jobs, before, strict=True):
-                job.marked = was
+                job.mark_asked = was
             runner.lose(site)
             return False
         self._denied = False
+        for job, _ in jobs:
+            job.marked = True
         return True
 
     async def _idle(self) -> bool:

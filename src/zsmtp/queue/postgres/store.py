@@ -89,30 +89,7 @@ class PostgresStore:
             monotonic=monotonic,
             pulse=self._pulse,
         )
-        intake = PostgresIntake(shard, free_space)
-        operating = PostgresOperating(notice_rule)
-        self._submit = PostgresJob("taking messages", intake.submit, octets=octets_of)
-        self._part = PostgresJob("taking a large message", intake.write_part, octets=octets_of_part, durable=_no)
-        self._discard = PostgresJob("discarding a message", intake.discard, durable=_no)
-        self._notify = PostgresJob("queueing a notice", intake.notify)
-        self._change = PostgresJob("changing recipients", operating.change)
-        self._add_rule = PostgresJob("adding a rule", operating.add_rule)
-        self._release = PostgresJob("releasing recipients", operating.release)
-        self._letting_go = PostgresJob("letting recipients go", sweep.let_go, durable=_no)
-        self._probe = PostgresJob("looking whether it can be written", _probe)
-        self._drain = PostgresJob("asking a node to leave", _drain)
-        self._sweeps = [
-            PostgresJob("sweeping", run, durable=_no)
-            for run in (
-                sweep.uploads,
-                sweep.finished,
-                sweep.idempotency,
-                sweep.news,
-                sweep.counters,
-                sweep.orphans,
-                sweep.days,
-            )
-        ]
+        self._jobs = _Jobs(PostgresIntake(shard, free_space), PostgresOperating(notice_rule))
         self._memory = SweepMemory()
         self._going: dict[int, asyncio.Task[None]] = {}
         self._closed = False
@@ -203,14 +180,14 @@ class PostgresStore:
             return []
         writer = "keys" if any(message.idempotency_key for message in messages) else "intake"
         if not any(map(is_large, messages)):
-            answer: list[Accepted] = await self._do(writer, self._submit, messages)
+            answer: list[Accepted] = await self._do(writer, self._jobs.submit, messages)
             return answer
         uploads = {place: self._upload(message) for place, message in enumerate(messages) if is_large(message)}
         items: list[NewMessage | Staged] = list(messages)
         try:
             for place, upload in uploads.items():
                 items[place] = await upload.stage()
-            answer = await self._do(writer, self._submit, items)
+            answer = await self._do(writer, self._jobs.submit, items)
         except BaseException:
             for upload in uploads.values():
                 with suppress(QueueError):
@@ -229,16 +206,16 @@ class PostgresStore:
     def _upload(self, message: NewMessage) -> StagedUpload:
         async def accept(staged: Staged) -> Accepted:
             writer = "keys" if staged.new.idempotency_key else "intake"
-            (accepted,) = await self._do(writer, self._submit, [staged])
+            (accepted,) = await self._do(writer, self._jobs.submit, [staged])
             if staged.arriving:
                 self._let_go_soon(staged.message)
             answer: Accepted = accepted
             return answer
 
         async def discard(number: int) -> None:
-            await self._do("intake", self._discard, number)
+            await self._do("intake", self._jobs.discard, number)
 
-        return StagedUpload(message, partial(self._do, "intake", self._part), accept, discard)
+        return StagedUpload(message, partial(self._do, "intake", self._jobs.part), accept, discard)
 
     def wake(self) -> None:
         """Have messages looked for that a program submitted in a transaction of its own."""
@@ -259,7 +236,7 @@ class PostgresStore:
         """Let the recipients of an upload go, piece by piece; what trouble leaves is found by a sweep."""
         try:
             with suppress(QueueError):
-                while await self._do("intake", self._letting_go, message):
+                while await self._do("intake", self._jobs.letting_go, message):
                     pass
         finally:
             del self._going[message]
@@ -350,7 +327,7 @@ class PostgresStore:
 
     async def notify(self, owed: Sequence[OwedNotice], notice: NewMessage | None) -> Accepted | None:
         """Replace owed notices by a message."""
-        answer: Accepted | None = await self._do("operators", self._notify, Notifying(owed, notice))
+        answer: Accepted | None = await self._do("operators", self._jobs.notify, Notifying(owed, notice))
         return answer
 
     # ------------------------------------------------------------------- sweep
@@ -359,14 +336,14 @@ class PostgresStore:
         """Do a bounded piece of housekeeping."""
         piece = PieceOfSweep(now, self._history_kept, self._memory)
         done = 0
-        for kind in self._sweeps:
+        for kind in self._jobs.sweeps:
             done += await self._do("operators", kind, piece)
         done += await self._lists.read("dropping old history", lambda db: sweep.drop_days(db, now, self._history_kept))
         await self._let_go_left()
         for rule in await self.rules():
             if rule.until is not None and rule.until <= now:
                 done += 1
-                await self._do("operators", self._release, rule.number)
+                await self._do("operators", self._jobs.release, rule.number)
         return done
 
     # --------------------------------------------------------------- operators
@@ -417,7 +394,7 @@ class PostgresStore:
             if len(found) < PIECE:
                 window = min(window * 2, _LARGEST_WINDOW)
             if found:
-                yield await self._do("operators", self._change, PieceOfChange(asked, found, change))
+                yield await self._do("operators", self._jobs.change, PieceOfChange(asked, found, change))
 
     async def message(self, message: int) -> QueuedMessage | None:
         """A message that is there."""
@@ -459,7 +436,7 @@ class PostgresStore:
 
     async def drain(self, node: str) -> int:
         """Ask the nodes of a name to leave; how many there are."""
-        answer: int = await self._do("operators", self._drain, node)
+        answer: int = await self._do("operators", self._jobs.drain, node)
         return answer
 
     async def rules(self) -> list[Rule]:
@@ -468,16 +445,16 @@ class PostgresStore:
 
     async def add_rule(self, rule: Rule) -> Rule:
         """Add a rule."""
-        answer: Rule = await self._do("operators", self._add_rule, rule)
+        answer: Rule = await self._do("operators", self._jobs.add_rule, rule)
         return answer
 
     async def delete_rule(self, number: int) -> bool:
         """Delete a rule, and release what it holds."""
-        left = await self._do("operators", self._release, number)
+        left = await self._do("operators", self._jobs.release, number)
         if left is None:
             return False
         while left:
-            left = await self._do("operators", self._release, number)
+            left = await self._do("operators", self._jobs.release, number)
         return True
 
     async def counters(self) -> Mapping[str, int]:
@@ -489,7 +466,7 @@ class PostgresStore:
         problems = {name: writer.problem for name, writer in self._writers.items() if writer.problem}
         for name in problems:
             with suppress(TimeoutError, QueueUnavailable):
-                await asyncio.wait_for(self._do(name, self._probe, None), _PROBE)
+                await asyncio.wait_for(self._do(name, self._jobs.probe, None), _PROBE)
         problem = next((self._writers[name].problem for name in problems if self._writers[name].problem), "")
         return Health(problem, self._free_space())
 
@@ -498,6 +475,34 @@ class PostgresStore:
         for question in check.questions(self._shard):
             for finding in await self._lists.read("checking", question):
                 yield finding
+
+
+class _Jobs:
+    """What the writers of a store do."""
+
+    def __init__(self, intake: PostgresIntake, operating: PostgresOperating) -> None:
+        self.submit = PostgresJob("taking messages", intake.submit, octets=octets_of)
+        self.part = PostgresJob("taking a large message", intake.write_part, octets=octets_of_part, durable=_no)
+        self.discard = PostgresJob("discarding a message", intake.discard, durable=_no)
+        self.notify = PostgresJob("queueing a notice", intake.notify)
+        self.change = PostgresJob("changing recipients", operating.change)
+        self.add_rule = PostgresJob("adding a rule", operating.add_rule)
+        self.release = PostgresJob("releasing recipients", operating.release)
+        self.letting_go = PostgresJob("letting recipients go", sweep.let_go, durable=_no)
+        self.probe = PostgresJob("looking whether it can be written", _probe)
+        self.drain = PostgresJob("asking a node to leave", _drain)
+        self.sweeps = [
+            PostgresJob("sweeping", run, durable=_no)
+            for run in (
+                sweep.uploads,
+                sweep.finished,
+                sweep.idempotency,
+                sweep.news,
+                sweep.counters,
+                sweep.orphans,
+                sweep.days,
+            )
+        ]
 
 
 def _no(argument: object) -> bool:

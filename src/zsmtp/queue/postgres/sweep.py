@@ -173,13 +173,20 @@ def counters(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[
 
 
 def orphans(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
-    """Delete what dead nodes left: doubts that were settled, statuses of sites without an owner, the nodes."""
+    """Delete what dead nodes left: doubts and marks that were settled, statuses of sites without an owner,
+    the nodes.
+    """
     db = transaction.db
     if not one(db, f"SELECT pg_try_advisory_xact_lock({leases.TAKES})"):
         return _first(0, pieces)
     done = db.execute(
         "DELETE FROM zsmtp_doubt d WHERE NOT EXISTS (SELECT 1 FROM zsmtp_recipient r "
         "WHERE r.message = d.message AND r.number = d.number AND r.attempts + 1 = d.attempt)"
+    ).rowcount
+    done += db.execute(  # of marks whose commit was not answered
+        "DELETE FROM zsmtp_mark t WHERE NOT EXISTS (SELECT 1 FROM "
+        "unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt) JOIN zsmtp_recipient r "
+        "ON r.message = u.message AND r.number = u.number AND r.attempts + 1 = u.attempt)"
     ).rowcount
     done += db.execute(
         "DELETE FROM zsmtp_node n WHERE n.valid_until < zsmtp_clock() - make_interval(secs => %s) "
