@@ -12,7 +12,9 @@ import os
 import socket
 import time
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import psycopg
 
 from zsmtp.queue.intake import clean
 from zsmtp.queue.leases import VALID
@@ -286,12 +288,16 @@ def drop(db: Connection, numbers: Iterable[int]) -> None:
 
 def lock(transaction: WriteTransaction, numbers: Collection[int], node: int) -> set[int]:
     """Lock leases of a node for this transaction; those that it still has."""
-    rows = transaction.db.execute(
+    return {number for (number,) in ask_lock(transaction, numbers, node).fetchall()}
+
+
+def ask_lock(transaction: WriteTransaction, numbers: Collection[int], node: int) -> psycopg.Cursor[Any]:
+    """The question of :func:`lock`."""
+    return transaction.db.execute(
         "SELECT number FROM zsmtp_lease WHERE number = ANY(%s::bigint[]) AND node = %s ORDER BY number "
         "FOR NO KEY UPDATE",
         (sorted(numbers), node),
     )
-    return {number for (number,) in rows.fetchall()}
 
 
 def lock_keys(transaction: WriteTransaction, keys: Collection[str]) -> None:

@@ -7,7 +7,9 @@ answer is what the lock of its lease's row is for (``zsmtp.queue.postgres.leases
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import psycopg
 
 from zsmtp.errors import QueueError
 from zsmtp.queue import settling
@@ -61,22 +63,28 @@ class PostgresResults:
 
     def mark(self, transaction: WriteTransaction, requests: list[MarkRequest]) -> list[bool]:
         """Write marks."""
-        owned = leases.lock(transaction, {one.lease for one in requests}, self.node)
-        if not owned or not self._is_good(transaction, min(one.age() for one in requests)):
+        locked = leases.ask_lock(transaction, {one.lease for one in requests}, self.node)
+        standing = self._ask_node(transaction)
+        recipients = ask(transaction.db, {attempt[:2] for one in requests for attempt in one.attempts})
+        owned = {number for (number,) in locked.fetchall()}
+        if not owned or not self._is_good(transaction, standing.fetchone(), min(one.age() for one in requests)):
             return [False] * len(requests)
-        return [one.lease in owned and self._mark(transaction, one) for one in requests]
+        there = found(recipients)
+        return [one.lease in owned and self._mark(transaction, one, there) for one in requests]
 
-    def _is_good(self, transaction: WriteTransaction, age: float) -> bool:
+    def _ask_node(self, transaction: WriteTransaction) -> psycopg.Cursor[Any]:
+        return transaction.db.execute(
+            "SELECT extract(epoch FROM valid_until - zsmtp_clock())::float8, incarnation = zsmtp_incarnation() "
+            "FROM zsmtp_node WHERE id = %s",
+            (self.node,),
+        )
+
+    def _is_good(self, transaction: WriteTransaction, row: Sequence[Any] | None, age: float) -> bool:
         """Whether this node's leases are good for long enough, by the clock of the database; asked after the lock.
 
         A lease that nobody took is its owner's still: if the event loop turns, it is good for longer from now on.
         """
         db = transaction.db
-        row = db.execute(
-            "SELECT extract(epoch FROM valid_until - zsmtp_clock())::float8, incarnation = zsmtp_incarnation() "
-            "FROM zsmtp_node WHERE id = %s",
-            (self.node,),
-        ).fetchone()
         if row is None:
             return False
         left, same_server = row
@@ -103,8 +111,8 @@ class PostgresResults:
         self.write_again(transaction)
         return requests
 
-    def _mark(self, transaction: WriteTransaction, request: MarkRequest) -> bool:
-        if VALID - request.age() < MARGIN or not _may_mark(transaction.db, request.attempts, request.keys):
+    def _mark(self, transaction: WriteTransaction, request: MarkRequest, there: dict[Place, Current | None]) -> bool:
+        if VALID - request.age() < MARGIN or not _may_mark(there, request.attempts, request.keys):
             return False
         self.marks.add(transaction, request.lease, request.attempts)
         return True
@@ -229,25 +237,33 @@ def _foreign(
 
 def read(db: Connection, places: Iterable[Place]) -> dict[Place, Current | None]:
     """Recipients as they are; who is not there is not in the answer."""
+    return found(ask(db, places))
+
+
+def ask(db: Connection, places: Iterable[Place]) -> psycopg.Cursor[Any]:
+    """The question of :func:`read`."""
     wanted = list(places)
-    rows = db.execute(
+    return db.execute(
         "SELECT r.message, r.number, r.key, r.attempts, r.due, r.expires, "
         f"CASE r.hold WHEN {ARRIVING} THEN 0 ELSE r.hold END, r.doubtful, r.warned "
         "FROM unnest(%s::bigint[], %s::integer[]) AS w (message, number) "
         "JOIN zsmtp_recipient r ON r.message = w.message AND r.number = w.number",
         ([place[0] for place in wanted], [place[1] for place in wanted]),
     )
+
+
+def found(answer: psycopg.Cursor[Any]) -> dict[Place, Current | None]:
+    """The answer of :func:`read`."""
     return {
         (message, number): Current(key, attempts, due / 1000, expires / 1000, hold, doubtful, warned)
-        for message, number, key, attempts, due, expires, hold, doubtful, warned in rows.fetchall()
+        for message, number, key, attempts, due, expires, hold, doubtful, warned in answer.fetchall()
     }
 
 
-def _may_mark(db: Connection, attempts: Collection[AttemptKey], keys: Collection[str]) -> bool:
+def _may_mark(there: dict[Place, Current | None], attempts: Collection[AttemptKey], keys: Collection[str]) -> bool:
     """Whether all attempts may be marked (``settling.may_mark``)."""
-    there = read(db, {attempt[:2] for attempt in attempts})
-    found = [(attempt, there.get(attempt[:2])) for attempt in attempts]
-    return all(settling.may_mark(key.attempt, one, owner=one is not None and one.key in keys) for key, one in found)
+    asked = [(attempt, there.get(attempt[:2])) for attempt in attempts]
+    return all(settling.may_mark(key.attempt, one, owner=one is not None and one.key in keys) for key, one in asked)
 
 
 def write(transaction: WriteTransaction, changes: Changes) -> None:

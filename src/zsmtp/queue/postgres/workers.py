@@ -19,6 +19,7 @@ from psycopg.errors import CheckViolation
 from zsmtp.errors import QueueUnavailable
 from zsmtp.queue.postgres.connect import (
     BEGIN,
+    BEGIN_PIPELINED,
     SNAPSHOT,
     Connection,
     Database,
@@ -49,10 +50,11 @@ _ASK_AGAIN = 5.0  # seconds to look for what became of a transaction whose conne
 class PostgresJob(Generic[A, R]):
     """A kind of job. ``run`` is given all of a transaction and returns a result, or an exception, for each.
 
-    ``durable`` tells whether the commit has to wait for the disk; ``octets`` how much content is written.
+    ``durable`` tells whether the commit has to wait for the disk; ``octets`` how much content is written. If it is
+    ``pipelined``, ``run`` asks all its questions before it reads the answers, and copies nothing: one round trip.
     """
 
-    __slots__ = ("doing", "durable", "octets", "run")
+    __slots__ = ("doing", "durable", "octets", "pipelined", "run")
 
     def __init__(
         self,
@@ -61,11 +63,13 @@ class PostgresJob(Generic[A, R]):
         *,
         durable: Callable[[A], bool] = lambda argument: True,
         octets: Callable[[A], int] = lambda argument: 0,
+        pipelined: bool = False,
     ) -> None:
         self.doing = doing
         self.run = run
         self.durable = durable
         self.octets = octets
+        self.pipelined = pipelined
 
 
 class _WriterJob(NamedTuple):
@@ -184,11 +188,17 @@ class PostgresWriter(WorkerThread):
             self._connection = self._database.connect()
         db = self._connection
         durable = any(job.kind.durable(job.argument) for job in jobs)
-        xid = begin(db, durable=durable)
         transaction = WriteTransaction(db, self._clock())
         try:
-            answers = _run(transaction, jobs)
-            self._commit(db, xid, transaction)
+            if all(job.kind.pipelined for job in jobs):
+                with db.pipeline():
+                    begun = begin_pipelined(db, durable=durable)
+                    answers = _run(transaction, jobs)
+                    (*_, xid) = begun.fetchone() or ("",)
+            else:
+                xid = begin(db, durable=durable)
+                answers = _run(transaction, jobs)
+            self._commit(db, str(xid), transaction)
         except BaseException:
             roll_back(db)
             transaction.undone()
@@ -243,6 +253,13 @@ def begin(db: Connection, *, durable: bool) -> str:
     row = cursor.fetchone()
     assert row is not None
     return str(row[0])
+
+
+def begin_pipelined(db: Connection, *, durable: bool) -> psycopg.Cursor[Any]:
+    """As :func:`begin` in a pipeline; the cursor has the id in its last column."""
+    first, second = BEGIN_PIPELINED
+    db.execute(first.encode())
+    return db.execute(second.format(level="on" if durable else "off").encode())
 
 
 def roll_back(db: Connection) -> None:
