@@ -369,6 +369,25 @@ def test_a_frozen_take_keeps_nobody_waiting_for_long(url: str) -> None:
     with_store(url, work)
 
 
+def test_a_node_that_was_forgotten_joins_again(url: str) -> None:
+    async def work(store: PostgresStore) -> None:
+        await store.join("node")
+        await store.submit([new("a@example.net")])
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute("DELETE FROM zsmtp_node")
+            assert await store.take(["example.net"], limit=1) == []
+            store._pulse.beat_now()
+            while not await store.take(["example.net"], limit=1):
+                await store.arrivals(0.1)
+            other.execute("DELETE FROM zsmtp_node")  # its lease has no owner now
+            store._pulse.beat_now()
+            while not await store.take(["example.net"], limit=1):
+                await store.arrivals(0.1)
+        assert [node.node for node in await store.nodes()] == ["node"]
+
+    with_store(url, work)
+
+
 def test_a_store_that_was_opened_before_a_fork_refuses_use(url: str) -> None:
     async def work(store: PostgresStore) -> None:
         await store.submit([new("a@example.net")])

@@ -70,6 +70,7 @@ class PostgresDelivery:
         self._keys: dict[int, set[str]] = {}  # by lease
         self._unsettled: dict[int, dict[AttemptKey, Doubt]] = {}  # by lease
         self._turned = monotonic()
+        self._name = ""
         self._snapshot = ""
         self._asked_for: dict[str, float] = {}  # keys that were not had, since when
         self._surplus = 0
@@ -100,6 +101,7 @@ class PostgresDelivery:
         self._turned = self._monotonic()
         joined = await self._writer.do(self._join, Joining(node))
         self._results.node = joined.node
+        self._name = node
         self._snapshot = joined.snapshot
         self._pulse.beat_for(joined.node)
         if not self._database.pooled:
@@ -116,18 +118,32 @@ class PostgresDelivery:
         self._asked = True
         self._there.set()
 
-    def answered(self, answer: PulseAnswer) -> None:
+    def answered(self, answer: PulseAnswer | None) -> None:
         """What the database said to a heartbeat; called in the thread of the pulse."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._heed, answer)
 
-    def _heed(self, answer: PulseAnswer) -> None:
+    def _heed(self, answer: PulseAnswer | None) -> None:
+        if answer is None:
+            if self._repeating is None and self.joined:
+                self._repeating = self._loop.create_task(self._rejoin())
+            return
         if answer.draining and not self.draining:
             self.draining = True
             self.wake()
         self._surplus = answer.surplus
         if not answer.same_server and self._repeating is None and self.joined:
             self._repeating = self._loop.create_task(self._repeat_marks())
+
+    async def _rejoin(self) -> None:
+        """Be a node again, without leases, after this process stood still for so long that it was forgotten."""
+        try:
+            await self._writer.do(self._join, Joining(self._name, self._results.node))
+            log.warning("queue %s: this node was forgotten, and is there again", self._database.name)
+        except QueueUnavailable:
+            pass  # the next heartbeat says so again
+        finally:
+            self._repeating = None
 
     async def _repeat_marks(self) -> None:
         try:

@@ -49,9 +49,10 @@ class Taking(NamedTuple):
 
 
 class Joining(NamedTuple):
-    """A process that becomes a node."""
+    """A process that becomes a node; ``node``: one that was, and whose row was swept while it stood still."""
 
     name: str
+    node: int = 0
 
 
 class JoinedNode(NamedTuple):
@@ -68,10 +69,11 @@ def join(transaction: WriteTransaction, requests: list[Joining]) -> list[JoinedN
 
 def _join(transaction: WriteTransaction, request: Joining) -> JoinedNode:
     db = transaction.db
-    node = int(one(db, "SELECT nextval('zsmtp_fence')"))
+    node = request.node or int(one(db, "SELECT nextval('zsmtp_fence')"))
     db.execute(
         "INSERT INTO zsmtp_node (id, name, host, pid, joined, valid_until, incarnation) VALUES "
-        "(%s, %s, %s, %s, %s, zsmtp_clock() + make_interval(secs => %s), zsmtp_incarnation())",
+        "(%s, %s, %s, %s, %s, zsmtp_clock() + make_interval(secs => %s), zsmtp_incarnation()) "
+        "ON CONFLICT (id) DO NOTHING",
         (node, clean(request.name), clean(socket.gethostname()), os.getpid(), transaction.now, VALID),
     )
     return JoinedNode(node, str(one(db, "SELECT pg_current_snapshot()::text")))
@@ -117,8 +119,10 @@ def _has_turn(db: Connection) -> bool:
 def _take(transaction: WriteTransaction, request: Taking) -> list[Lease]:
     db = transaction.db
     candidates = list(dict.fromkeys([*request.keys, *_orphans(db)]))
-    draining = db.execute("SELECT 1 FROM zsmtp_node WHERE id = %s AND draining", (request.node,)).fetchone()
-    limit = 0 if draining else request.limit
+    standing = db.execute("SELECT draining FROM zsmtp_node WHERE id = %s FOR KEY SHARE", (request.node,)).fetchone()
+    if standing is None:  # it left, or was swept
+        return []
+    limit = 0 if standing[0] else request.limit
     if request.share and limit:
         limit = min(limit, _share(db, request.node, len(candidates)))
     taken_keys = {
@@ -243,7 +247,8 @@ def _members(db: Connection, sites: Collection[str]) -> list[tuple[str, str]]:
 def _lapse(transaction: WriteTransaction) -> None:
     """End the leases of nodes that were silent for too long; one whose row somebody has locked waits for the next."""
     rows = transaction.db.execute(
-        f"SELECT l.number FROM zsmtp_lease l WHERE l.node IN (SELECT n.id FROM zsmtp_node n WHERE NOT {_ALIVE}) "
+        "SELECT l.number FROM zsmtp_lease l WHERE NOT EXISTS "
+        f"(SELECT 1 FROM zsmtp_node n WHERE n.id = l.node AND {_ALIVE}) "
         "ORDER BY l.number FOR UPDATE OF l SKIP LOCKED"
     )
     _end(transaction, [number for (number,) in rows.fetchall()])
@@ -258,12 +263,12 @@ def _end(transaction: WriteTransaction, numbers: Collection[int]) -> None:
     parts = "u.message, u.number, u.attempt"
     for table, machine, condition in (
         ("zsmtp_mark", "false", "true"),
-        ("zsmtp_in_hand", "true", "n.incarnation <> zsmtp_incarnation()"),
+        ("zsmtp_in_hand", "true", "n.incarnation IS DISTINCT FROM zsmtp_incarnation()"),
     ):
         db.execute(
             f"INSERT INTO zsmtp_doubt (message, number, attempt, machine) SELECT DISTINCT ON (u.message, u.number) "
             f"{parts}, {machine} FROM {table} t JOIN zsmtp_lease l ON l.number = t.lease "
-            "JOIN zsmtp_node n ON n.id = l.node "
+            "LEFT JOIN zsmtp_node n ON n.id = l.node "
             "CROSS JOIN LATERAL unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt) "
             "JOIN zsmtp_recipient r ON r.message = u.message AND r.number = u.number AND r.attempts + 1 = u.attempt "
             f"WHERE t.lease = ANY(%s::bigint[]) AND {condition} "

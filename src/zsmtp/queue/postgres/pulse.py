@@ -53,10 +53,13 @@ class PulseAnswer(NamedTuple):
 
 
 class Pulse(threading.Thread):
-    """Sends heartbeats and notifications. ``age`` gives the seconds since the event loop turned last."""
+    """Sends heartbeats and notifications. ``age`` gives the seconds since the event loop turned last.
+
+    ``answered`` is called in this thread with what the database says, None if it does not know the node.
+    """
 
     def __init__(
-        self, database: Database, *, age: Callable[[], float], answered: Callable[[PulseAnswer], None]
+        self, database: Database, *, age: Callable[[], float], answered: Callable[[PulseAnswer | None], None]
     ) -> None:
         super().__init__(name="zsmtp queue pulse", daemon=True)
         self._database = database
@@ -133,8 +136,7 @@ class Pulse(threading.Thread):
             f"({leases.NODES})".encode(),
             (VALID - age, self._node),
         ).fetchone()
-        if row is not None:
-            self._answered(PulseAnswer(*row))
+        self._answered(None if row is None else PulseAnswer(*row))
 
     def _close(self) -> None:
         if self._connection is not None:
