@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -159,6 +160,22 @@ def test_the_history_is_kept_by_days() -> None:
         assert "20260119" in days  # a week ahead
 
     play(PostgresHarness(), scenario)
+
+
+def test_days_that_a_dead_node_had_detached_are_dropped_all_the_same(url: str) -> None:
+    async def work(store: PostgresStore) -> None:
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute("SELECT zsmtp_make_day(day) FROM unnest(ARRAY['2020-01-01', '2020-01-02']::date[]) AS day")
+            other.execute("ALTER TABLE zsmtp_history DETACH PARTITION zsmtp_history_20200101")
+        stores = [store, await PostgresStore.open(url), await PostgresStore.open(url)]
+        await asyncio.gather(*(one.sweep(time.time()) for one in stores))
+        for one in stores[1:]:
+            await one.close()
+        with psycopg.connect(url) as other:
+            found = other.execute("SELECT relname FROM pg_class WHERE relname LIKE 'zsmtp_history_2020%'").fetchall()
+        assert found == []
+
+    with_store(url, work)
 
 
 # --------------------------------------------------------------- connections

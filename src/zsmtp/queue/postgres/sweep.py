@@ -7,8 +7,11 @@ another one has locked are passed over.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
+
+from psycopg import errors
 
 from zsmtp.queue.ids import EPOCH, LOW_BITS
 from zsmtp.queue.limits import KEYS_KEPT, PART_RECIPIENTS, UPLOAD_WAIT
@@ -241,19 +244,26 @@ def let_go_left(db: Connection) -> list[int]:
 
 
 def drop_days(db: Connection, now: float, history_kept: float) -> int:
-    """Drop the partitions of the history of days that are too old; not within a transaction."""
+    """Drop the partitions of the history of days that are too old; not within a transaction.
+
+    Another node may do the same at this moment, or may have died in the middle of it.
+    """
     last = datetime.fromtimestamp(max(now - history_kept, 0), UTC).date() - timedelta(days=1)
     rows = db.execute(
-        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
-        "WHERE i.inhparent = 'zsmtp_history'::regclass AND c.relname <= %s ORDER BY 1",
+        "SELECT c.relname, i.inhdetachpending FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid "
+        "WHERE c.relkind = 'r' AND pg_table_is_visible(c.oid) AND c.relname ~ '^zsmtp_history_[0-9]{8}$' "
+        "AND c.relname <= %s ORDER BY 1",
         (f"zsmtp_history_{last:%Y%m%d}",),
     ).fetchall()
-    for (name,) in rows:
-        if not str(name).removeprefix("zsmtp_history_").isdecimal():
-            continue
-        db.execute(f"ALTER TABLE zsmtp_history DETACH PARTITION {name} CONCURRENTLY".encode())
-        db.execute(f"DROP TABLE {name}".encode())
-    return len(rows)
+    done = 0
+    for name, pending in rows:
+        with suppress(errors.ObjectNotInPrerequisiteState, errors.UndefinedTable, errors.InvalidObjectDefinition):
+            if pending is not None:  # it is a partition still
+                how = "FINALIZE" if pending else "CONCURRENTLY"
+                db.execute(f"ALTER TABLE zsmtp_history DETACH PARTITION {name} {how}".encode())
+            db.execute(f"DROP TABLE {name}".encode())
+            done += 1
+    return done
 
 
 def _first(done: int, pieces: list[PieceOfSweep]) -> list[int]:
