@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from zsmtp.queue.intake import clean, kept_entry, kept_notice
+from zsmtp.queue.limits import CHUNK
 from zsmtp.queue.operators import SiteStatus
 from zsmtp.queue.states import (
     HistoryEntry,
@@ -159,6 +160,27 @@ def message_from(row: Sequence[Any]) -> QueuedMessage:
         origin=origin,
         options=options if options is None else json.loads(options),
     )
+
+
+def within(rows: Sequence[Sequence[Any]], octets: int) -> tuple[dict[int, QueuedMessage], list[int], int]:
+    """Of rows of recipients with their messages: the messages, which are small, and how many rows a claim may have.
+
+    A content counts once, one of more than CHUNK octets not at all; there is at least one row.
+    """
+    messages: dict[int, QueuedMessage] = {}
+    small: list[int] = []
+    for count, row in enumerate(rows):
+        message = row[0]
+        if message in messages:
+            continue
+        queued = message_from(row[len(RECIPIENT) :])
+        if queued.size <= CHUNK:
+            if count and queued.size > max(octets, 0):
+                return messages, small, count
+            octets -= queued.size
+            small.append(message)
+        messages[message] = queued
+    return messages, small, len(rows)
 
 
 def entry_from(row: Sequence[Any]) -> HistoryEntry:

@@ -13,7 +13,7 @@ from zsmtp.errors import QueueError
 from zsmtp.queue.limits import CHUNK, NOTICE_RECIPIENTS
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.postgres.transaction import in_columns
-from zsmtp.queue.sql import MESSAGE, OWED, RECIPIENT, columns, message_from, owed_from, recipient_from
+from zsmtp.queue.sql import MESSAGE, OWED, RECIPIENT, columns, message_from, owed_from, recipient_from, within
 from zsmtp.queue.states import (
     AttemptKey,
     OwedNotice,
@@ -122,7 +122,7 @@ def claim(
     """Recipients that are due, with their messages and small contents; and when the next one behind them is due."""
     position = (milliseconds(after.due), after.message, after.number)
     rows = _due(db, sub_queue, position, milliseconds(now), limit, doubts)
-    messages, small, count = _within(rows, octets)
+    messages, small, count = within(rows, octets)
     contents = _contents(db, small)
     next_due = _next_due(db, sub_queue, _place(rows[count - 1]) if count else position, doubts)
     claimed = []
@@ -168,24 +168,6 @@ def _next_due(db: Connection, sub_queue: SubQueue, after: _Place, doubts: Collec
             return seconds(row[0])
         after = row
     return None
-
-
-def _within(rows: list[tuple[Any, ...]], octets: int) -> tuple[dict[int, QueuedMessage], list[int], int]:
-    """The messages of rows, which of them are small, and how many rows there may be for their contents to be read."""
-    messages: dict[int, QueuedMessage] = {}
-    small: list[int] = []
-    for count, row in enumerate(rows):
-        message = row[0]
-        if message in messages:
-            continue
-        queued = message_from(row[len(RECIPIENT) :])
-        if queued.size <= CHUNK:
-            if count and queued.size > max(octets, 0):
-                return messages, small, count
-            octets -= queued.size
-            small.append(message)
-        messages[message] = queued
-    return messages, small, len(rows)
 
 
 def _contents(db: Connection, messages: list[int]) -> dict[int, bytes]:

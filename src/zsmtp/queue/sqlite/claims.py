@@ -16,7 +16,7 @@ from zsmtp.queue.limits import (
     CHUNK,
     NOTICE_RECIPIENTS,
 )
-from zsmtp.queue.sql import MESSAGE, RECIPIENT, columns, message_from, recipient_from
+from zsmtp.queue.sql import MESSAGE, RECIPIENT, columns, message_from, recipient_from, within
 from zsmtp.queue.sqlite.connect import snapshot
 from zsmtp.queue.sqlite.intake import owed_of
 from zsmtp.queue.sqlite.transaction import SIZES, in_parts, listed
@@ -143,7 +143,7 @@ def claim(
     position = (milliseconds(after.due), after.message, after.number)
     with snapshot(connection):
         rows = _due(connection, sub_queue, position, milliseconds(now), limit, doubts)
-        messages, small, count = _within(rows, octets)
+        messages, small, count = within(rows, octets)
         contents = _contents(connection, small)
         next_due = _next_due(connection, sub_queue, _place(rows[count - 1]) if count else position, doubts)
     claimed = [Claimed(recipient_from(row), messages[row[0]], contents.get(row[0])) for row in rows[:count]]
@@ -186,24 +186,6 @@ def _next_due(
             return seconds(row[0])
         after = row
     return None
-
-
-def _within(rows: list[tuple[Any, ...]], octets: int) -> tuple[dict[int, QueuedMessage], list[int], int]:
-    """The messages of rows, which of them are small, and how many rows there may be for their contents to be read."""
-    messages: dict[int, QueuedMessage] = {}
-    small: list[int] = []
-    for count, row in enumerate(rows):
-        message = row[0]
-        if message in messages:
-            continue
-        queued = message_from(row[len(RECIPIENT) :])
-        if queued.size <= CHUNK:
-            if count and queued.size > max(octets, 0):
-                return messages, small, count
-            octets -= queued.size
-            small.append(message)
-        messages[message] = queued
-    return messages, small, len(rows)
 
 
 def _contents(connection: sqlite3.Connection, messages: list[int]) -> dict[int, bytes]:
