@@ -63,6 +63,8 @@ class Receivers:
             await self._talk(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
+        except asyncio.CancelledError:  # the run is over
+            pass
         finally:
             self._open[port].discard(writer)
             writer.close()

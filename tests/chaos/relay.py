@@ -53,6 +53,8 @@ class DatabaseRelay:
                 [asyncio.ensure_future(_pass(reader, back)), asyncio.ensure_future(_pass(there, writer))],
                 return_when=asyncio.FIRST_COMPLETED,
             )
+        except asyncio.CancelledError:  # the run is over
+            pass
         finally:
             self._writers -= {writer, back}
             writer.transport.abort()
