@@ -207,6 +207,7 @@ class CuttingRelay(threading.Thread):
 
     def __init__(self, folder: Path, target: Path, word: bytes, *, before: bool) -> None:
         super().__init__(daemon=True)
+        self.meanwhile: Callable[[], None] = lambda: None
         self.word = word
         self.before = before
         self.cuts = 0
@@ -243,6 +244,7 @@ class CuttingRelay(threading.Thread):
                         other.sendall(data)
                     if cut:
                         self.cuts += 1
+                        self.meanwhile()
                         while not self.before and server not in select.select([client, server], [], [])[0]:
                             server.sendall(client.recv(1 << 16))
                         return
@@ -277,6 +279,29 @@ def test_a_connection_that_is_lost_in_a_commit(url: str, relay: Callable[..., Cu
             await store.submit([new("a@example.net")])
         assert way.cuts == 1
         assert await there(store) == ["a@example.net"]
+
+    with_store(through, work)
+
+
+def test_a_server_that_dies_in_a_commit(url: str, relay: Callable[..., CuttingRelay]) -> None:
+    """It gives the id of the transaction to another one then, which says nothing of the first."""
+    way = relay(b"COMMIT", before=True)
+    through = url.replace(quote(str(cluster().folder), safe=""), quote(str(way.folder), safe=""))
+
+    def die() -> None:
+        cluster().crash()
+        for _ in range(50):
+            with psycopg.connect(url) as other:
+                other.execute("UPDATE zsmtp_meta SET value = value WHERE name = 'shard'")
+
+    way.meanwhile = die
+
+    async def work(store: PostgresStore) -> None:
+        with pytest.raises(QueueUnavailable, match="may have been done"):
+            await store.submit([new("a@example.net", idempotency_key="1")])
+        assert way.cuts == 1
+        (accepted,) = await store.submit([new("a@example.net", idempotency_key="1")])
+        assert (await there(store), accepted.existed) == (["a@example.net"], False)
 
     with_store(through, work)
 

@@ -76,7 +76,7 @@ def _join(transaction: WriteTransaction, request: Joining) -> JoinedNode:
         "ON CONFLICT (id) DO NOTHING",
         (node, clean(request.name), clean(socket.gethostname()), os.getpid(), transaction.now, VALID),
     )
-    return JoinedNode(node, str(one(db, "SELECT pg_current_snapshot()::text")))
+    return JoinedNode(node, str(one(db, "SELECT pg_current_snapshot()::text || ' ' || zsmtp_incarnation()")))
 
 
 def leave(transaction: WriteTransaction, nodes: list[int]) -> list[list[int]]:

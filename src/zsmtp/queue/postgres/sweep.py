@@ -147,8 +147,8 @@ def news(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]
     if old:
         db.execute(
             "DELETE FROM zsmtp_news WHERE xid < pg_snapshot_xmax(%s::pg_snapshot) "
-            "AND pg_visible_in_snapshot(xid, %s::pg_snapshot)",
-            (old[-1], old[-1]),
+            "AND pg_visible_in_snapshot(xid, %s::pg_snapshot) AND at < zsmtp_clock() - make_interval(secs => %s)",
+            (old[-1], old[-1], NEWS_KEPT / 5),
         )
     snapshot = str(one(db, "SELECT pg_current_snapshot()::text"))
     kept = [(at, seen) for at, seen in known if piece.now - NEWS_KEPT < at <= piece.now]

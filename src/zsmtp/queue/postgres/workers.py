@@ -107,6 +107,7 @@ class PostgresWriter(WorkerThread):
         self._clock = clock
         self._told = told
         self._connection: Connection | None = None
+        self._server = ""
         self.problem = ""
         """What the last transaction failed by, "" if it did not."""
 
@@ -186,6 +187,7 @@ class PostgresWriter(WorkerThread):
     def _transact(self, jobs: list[_WriterJob]) -> list[JobResult]:
         if self._connection is None:
             self._connection = self._database.connect()
+            self._server = server_of(self._connection)
         db = self._connection
         durable = any(job.kind.durable(job.argument) for job in jobs)
         transaction = WriteTransaction(db, self._clock())
@@ -225,12 +227,18 @@ class PostgresWriter(WorkerThread):
                 raise QueueUnavailable(f"queue {self._database.name}: {error}") from error
 
     def _was_committed(self, xid: str) -> bool:
-        """Whether a transaction was committed whose connection was lost; raises _Lost if that cannot be said."""
+        """Whether a transaction was committed whose connection was lost; raises _Lost if that cannot be said.
+
+        A server that died may give the id of a transaction that it never wrote down to another one.
+        """
         end = time.monotonic() + _ASK_AGAIN
         while True:
             try:
                 if self._connection is None:
                     self._connection = self._database.connect()
+                if server_of(self._connection) != self._server:
+                    self._close()
+                    raise _Lost("the server died during a commit: it may have been done")
                 row = self._connection.execute("SELECT pg_xact_status(%s::xid8)", (xid,)).fetchone()
             except psycopg.Error as error:
                 self._close()
@@ -243,6 +251,12 @@ class PostgresWriter(WorkerThread):
                 if status is None or time.monotonic() >= end:
                     raise _Lost("the connection was lost during a commit: it may have been done")
             time.sleep(0.1)
+
+
+def server_of(db: Connection) -> str:
+    """What tells one start of the server from the next."""
+    (found,) = db.execute("SELECT zsmtp_incarnation()").fetchone() or ("",)
+    return str(found)
 
 
 def begin(db: Connection, *, durable: bool) -> str:

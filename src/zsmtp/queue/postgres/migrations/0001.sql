@@ -125,8 +125,9 @@ CREATE TABLE zsmtp_history (
     tls text NOT NULL,
     node text NOT NULL,
     by_whom text NOT NULL,
-    PRIMARY KEY (xid, id, written)
+    PRIMARY KEY (id, written)
 ) PARTITION BY RANGE (written);
+CREATE INDEX zsmtp_history_xid ON zsmtp_history (xid, id);
 CREATE INDEX zsmtp_history_message ON zsmtp_history (message);
 
 -- Make the partition of a day. It is attached when it is made, which keeps nobody from reading or writing.
