@@ -6,13 +6,13 @@ it gathers is written in the same transaction. The rules are those of ``zsmtp.qu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from zsmtp.queue import settling
 from zsmtp.queue.intake import clean
 from zsmtp.queue.sql import entry_values
-from zsmtp.queue.states import HistoryEntry, OwedNotice, milliseconds
+from zsmtp.queue.states import AttemptKey, HistoryEntry, OwedNotice, QueuedRecipient, milliseconds
 from zsmtp.queue.store import Deferred, Settlement
 
 DEFERRED = ("key", "due", "attempts", "hold", "warned", "doubtful", "status", "reason", "message", "number")
@@ -31,6 +31,26 @@ class Current(NamedTuple):
     hold: int
     doubtful: bool
     warned: bool
+
+    @classmethod
+    def of(cls, recipient: QueuedRecipient) -> Current:
+        """What is asked of a recipient that was read whole."""
+        return cls(
+            recipient.key,
+            recipient.attempts,
+            recipient.due,
+            recipient.expires,
+            recipient.hold,
+            recipient.doubtful,
+            recipient.warned,
+        )
+
+
+class SettledAttempt(NamedTuple):
+    """An attempt that is neither marked nor in hand any more; ``counted``: it is not its recipient's next one."""
+
+    attempt: AttemptKey
+    counted: bool
 
 
 class Changes:
@@ -63,6 +83,31 @@ class Changes:
 
     def _count(self, name: str) -> None:
         self.counted[name] = self.counted.get(name, 0) + 1
+
+    def apply(
+        self, settlements: Sequence[Settlement], keys: Collection[str], now: float
+    ) -> tuple[list[AttemptKey], list[SettledAttempt]]:
+        """Do what settlements say that hold; the conflicts, and the attempts that are over.
+
+        ``keys`` are those of the lease that the settlements were made under, none if it is another's by now.
+        """
+        conflicts: list[AttemptKey] = []
+        over: list[SettledAttempt] = []
+        for settlement in settlements:
+            attempt = settling.attempt_of(settlement)
+            place = attempt[:2]
+            one = self.there.get(place)
+            counted = settlement.entry is not None
+            if one is not None and settling.applies(settlement, one, owner=one.key in keys, now=now):
+                over.append(SettledAttempt(AttemptKey(*place, one.attempts + 1), counted))
+                self.settle(place, one, settlement)
+                continue
+            conflicts.append(attempt)
+            if one is None or one.attempts >= attempt.attempt:
+                over.append(SettledAttempt(attempt, counted))
+            if (entry := settling.late(settlement)) is not None:
+                self.record(entry)
+        return conflicts, over
 
     def settle(self, place: Place, one: Current, settlement: Settlement) -> None:
         """Do what a settlement that holds says."""

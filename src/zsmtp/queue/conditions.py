@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from zsmtp.queue.filter import Field, Filter, Operator, Term, ValueKind, number, text_matches
 from zsmtp.queue.ids import EPOCH, LARGEST, LOW_BITS, from_text
+from zsmtp.queue.operators import AGES, MOST_GROUPS, OLDEST, OTHERS
 from zsmtp.queue.sql import ARRIVING
 from zsmtp.queue.states import State, milliseconds
 
@@ -209,6 +210,32 @@ def condition_of_ends(wanted: Filter, dialect: Dialect, *, now: float, shard: in
     """The condition on an end in the history ``h``; raises QueueError for what is not kept with an end."""
     wanted.check_for_ends()
     return _Compiler("h", _ENDS, dialect, now, shard, None).all(wanted)
+
+
+def grouping(
+    by: str, now: float, in_hand: Callable[[], tuple[str, tuple[object, ...]]]
+) -> tuple[str, tuple[object, ...]]:
+    """The expression over ``r`` by which recipients are counted, with its values; ``site`` is counted by key.
+
+    ``in_hand`` as for :func:`condition`.
+    """
+    if by == "state":
+        leased, values = in_hand()
+        return f"CASE WHEN {HELD} THEN 'held' WHEN {leased} THEN 'leased' ELSE 'due' END", values
+    if by == "age":
+        start = milliseconds(now) - EPOCH * 1000
+        cases = " ".join(f"WHEN r.message >= ? THEN '{label}'" for label, _ in AGES)
+        return f"CASE {cases} ELSE '{OLDEST}' END", tuple(_id(start - limit * 1000 + 1) for _, limit in AGES)
+    return {"key": "r.key", "site": "r.key", "tenant": "r.tenant", "reason": "r.reason"}[by], ()
+
+
+def largest(counted: Mapping[str, int], total: int) -> dict[str, int]:
+    """The largest groups, and what is beyond them of the total as one."""
+    found = dict(counted)
+    if len(found) > MOST_GROUPS:
+        found = dict(sorted(found.items(), key=lambda one: -one[1])[:MOST_GROUPS])
+    rest = total - sum(found.values())
+    return found | ({OTHERS: rest} if rest else {})
 
 
 def messages_between(wanted: Filter, *, now: float, shard: int) -> tuple[int, int]:

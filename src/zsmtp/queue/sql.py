@@ -12,14 +12,16 @@ from typing import Any
 
 from zsmtp.queue.intake import clean, kept_entry, kept_notice
 from zsmtp.queue.limits import CHUNK
-from zsmtp.queue.operators import SiteStatus
+from zsmtp.queue.operators import Row, Rule, SiteStatus
 from zsmtp.queue.states import (
+    AttemptKey,
     HistoryEntry,
     NoticeKind,
     Outcome,
     OwedNotice,
     QueuedMessage,
     QueuedRecipient,
+    State,
     milliseconds,
 )
 
@@ -55,6 +57,7 @@ MESSAGE = (
     "origin",
     "options",
 )
+RULE = ("number", "action", "filter", "argument", "until", "by_whom", "reason", "created")
 HISTORY = (
     "at",
     "message",
@@ -181,6 +184,28 @@ def within(rows: Sequence[Sequence[Any]], octets: int) -> tuple[dict[int, Queued
             small.append(message)
         messages[message] = queued
     return messages, small, len(rows)
+
+
+def listed(row: Sequence[Any], in_hand: Collection[AttemptKey]) -> Row:
+    """A recipient with its message, as operators see it; ``in_hand`` are the attempts that nodes have in hand."""
+    recipient = recipient_from(row)
+    state = State.HELD if recipient.hold else State.LEASED if recipient.next_attempt in in_hand else State.DUE
+    return Row(recipient, message_from(row[len(RECIPIENT) :]), state)
+
+
+def rule_from(row: Sequence[Any]) -> Rule:
+    """A standing rule from its columns."""
+    number, action, text, argument, until, by, reason, created = row
+    return Rule(
+        number=number,
+        action=action,
+        filter=text,
+        argument=argument,
+        until=None if until is None else until / 1000,
+        by=by,
+        reason=reason,
+        created=created / 1000,
+    )
 
 
 def entry_from(row: Sequence[Any]) -> HistoryEntry:

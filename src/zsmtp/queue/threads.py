@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
@@ -104,7 +104,9 @@ class WorkerThread(threading.Thread):
 
     async def end(self) -> None:
         """Do what was asked for, and end."""
-        if not self._ended and os.getpid() == self._process:
+        if self.ident is None:  # nothing was ever asked for
+            self._ended = True
+        elif not self._ended and os.getpid() == self._process:
             future = self.future()
             self._ended = True
             with suppress(QueueUnavailable):
@@ -136,3 +138,35 @@ def _deliver(answers: Sequence[JobResult]) -> None:
                 future.set_result(result)
             else:
                 future.set_exception(error)
+
+
+class GroupedKind(Protocol):
+    """A kind of job. ``run`` is given all jobs of a transaction and returns a result, or an exception, for each."""
+
+    @property
+    def run(self) -> Callable[[Any, list[Any]], Sequence[Any]]: ...
+
+
+class GroupedJob(Protocol):
+    """A job of a kind."""
+
+    @property
+    def kind(self) -> GroupedKind: ...
+    @property
+    def argument(self) -> Any: ...
+    @property
+    def future(self) -> asyncio.Future[Any]: ...
+
+
+def run_by_kind(transaction: object, jobs: Sequence[GroupedJob]) -> list[JobResult]:
+    """Do jobs in a transaction, those of one kind together."""
+    groups: dict[int, list[GroupedJob]] = {}
+    for job in jobs:
+        groups.setdefault(id(job.kind), []).append(job)
+    answers = []
+    for group in groups.values():
+        results = group[0].kind.run(transaction, [job.argument for job in group])
+        for job, result in zip(group, results, strict=True):
+            failed = isinstance(result, Exception)
+            answers.append(JobResult(job.future, None if failed else result, result if failed else None))
+    return answers

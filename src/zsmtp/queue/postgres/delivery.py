@@ -265,9 +265,7 @@ class PostgresDelivery:
         """Commit that these attempts may complete."""
         if VALID - self.age() < MARGIN or lease.number not in self._keys:
             return False
-        return await self._writer.do(
-            self._mark, MarkRequest(lease.number, frozenset(self._keys_of(lease)), attempts, self.age)
-        )
+        return await self._writer.do(self._mark, MarkRequest(lease.number, self._keys_of(lease), attempts, self.age))
 
     async def settle(
         self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
@@ -275,7 +273,7 @@ class PostgresDelivery:
         """Write results, with what is in hand after them."""
         unsettled = self._unsettled.get(lease.number, {})
         request = SettleRequest(
-            lease.number, frozenset(self._keys_of(lease)), settlements, frozenset(in_hand), frozenset(unsettled)
+            lease.number, self._keys_of(lease), settlements, frozenset(in_hand), frozenset(unsettled)
         )
         conflicts = await self._writer.do(self._settle, request)
         for settlement in settlements:

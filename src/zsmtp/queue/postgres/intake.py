@@ -157,7 +157,8 @@ class NewRows:
         drawn: dict[tuple[str, str], tuple[bytes, Accepted]] = {}  # of this request
         new_keys: list[tuple[str, str]] = []
         answers = []
-        touched = self._touch(items)
+        for message in sorted(item.message for item in items if item.message):
+            _touch(self._transaction, message, new=False)  # the sweep leaves them for another hour
         try:
             for item in items:
                 new, key = item.new, (item.new.tenant, item.new.idempotency_key)
@@ -177,7 +178,6 @@ class NewRows:
                 intake.check_digest(new, digest, answer.id, self._shard)
                 answers.append(Accepted(answer.id, existed=True))
                 if item.message:
-                    touched.discard(item.message)
                     _abandon(self._transaction, [item.message])
         except Conflict:
             for tenant, word in new_keys:
@@ -187,13 +187,6 @@ class NewRows:
             _abandon(self._transaction, [item.message for item in items if item.message])
             raise
         return answers
-
-    def _touch(self, items: list[Staged]) -> set[int]:
-        """Keep what was written of uploads from the sweep; raises QueueError if one of them is over."""
-        found = {item.message for item in items if item.message}
-        for message in sorted(found):
-            _touch(self._transaction, message, new=False)
-        return found
 
     def _insert_key(self, new: NewMessage, message: int) -> tuple[bytes, int] | None:
         """Remember an idempotency key; if it is known, its digest and message. Waits for whoever is inserting it."""

@@ -11,21 +11,18 @@ from typing import Any, NamedTuple
 
 from zsmtp.errors import QueueError
 from zsmtp.queue.conditions import (
-    HELD,
     Condition,
     Dialect,
     condition,
     condition_of_ends,
+    grouping,
+    largest,
     messages_between,
 )
 from zsmtp.queue.filter import Filter
-from zsmtp.queue.ids import EPOCH, LOW_BITS
 from zsmtp.queue.operators import (
-    AGES,
     GROUPS,
     MOST_GROUPS,
-    OLDEST,
-    OTHERS,
     NodeStatus,
     Row,
     Rule,
@@ -36,13 +33,15 @@ from zsmtp.queue.sql import (
     HISTORY,
     MESSAGE,
     RECIPIENT,
+    RULE,
     columns,
     entry_from,
+    listed,
     message_from,
-    recipient_from,
+    rule_from,
     status_from,
 )
-from zsmtp.queue.states import AttemptKey, HistoryEntry, QueuedMessage, State, milliseconds
+from zsmtp.queue.states import AttemptKey, HistoryEntry, QueuedMessage
 
 POSTGRES = Dialect(
     equal='lower({} COLLATE "C") = ?',
@@ -123,7 +122,7 @@ def page(db: Connection, asked: WantedRows, after: Place, window: int) -> ListPa
         "ORDER BY r.message, r.number LIMIT ?",
         (*after, *(end or asked.between[1]), *where.values, _ROWS),
     )
-    rows = [_row(values, in_hand) for values in found]
+    rows = [listed(values, in_hand) for values in found]
     return ListPage(rows, found[-1][:2] if len(found) == _ROWS else end)
 
 
@@ -168,12 +167,6 @@ def matching(db: Connection, asked: WantedRows, wanted: Sequence[Place]) -> list
     )
 
 
-def _row(values: tuple[Any, ...], in_hand: set[AttemptKey]) -> Row:
-    recipient = recipient_from(values)
-    state = State.HELD if recipient.hold else State.LEASED if recipient.next_attempt in in_hand else State.DUE
-    return Row(recipient, message_from(values[len(RECIPIENT) :]), state)
-
-
 # --------------------------------------------------------------------- counts
 
 
@@ -186,7 +179,7 @@ def count(db: Connection, asked: WantedRows, by: str) -> dict[str, int]:
     tail = f"FROM {tables} WHERE {where.sql} AND r.message NOT IN ({_INCOMING})"
     if not by:
         return {"": ask(db, f"SELECT count(*) {tail}", where.values)[0][0]}
-    group, values = _group(asked, by)
+    group, values = grouping(by, asked.now, lambda: LEASED)
     rows = ask(
         db,
         f"SELECT {group}, count(*) AS counted {tail} GROUP BY 1 ORDER BY counted DESC, 1 LIMIT ?",
@@ -200,21 +193,7 @@ def count(db: Connection, asked: WantedRows, by: str) -> dict[str, int]:
     total = sum(counted.values())
     if len(rows) > MOST_GROUPS:
         total = ask(db, f"SELECT count(*) {tail}", where.values)[0][0]
-        counted = dict(sorted(counted.items(), key=lambda one: -one[1])[:MOST_GROUPS])
-    rest = total - sum(counted.values())
-    return counted | ({OTHERS: rest} if rest else {})
-
-
-def _group(asked: WantedRows, by: str) -> tuple[str, tuple[object, ...]]:
-    """The expression to group by, and its values."""
-    if by == "state":
-        return f"CASE WHEN {HELD} THEN 'held' WHEN {LEASED[0]} THEN 'leased' ELSE 'due' END", LEASED[1]
-    if by == "age":
-        now = milliseconds(asked.now) - EPOCH * 1000
-        cases = " ".join(f"WHEN r.message >= ? THEN '{label}'" for label, _ in AGES)
-        first = [max(now - limit * 1000 + 1, 0) << LOW_BITS for _, limit in AGES]
-        return f"CASE {cases} ELSE '{OLDEST}' END", tuple(first)
-    return {"key": "r.key", "site": "r.key", "tenant": "r.tenant", "reason": "r.reason"}[by], ()
+    return largest(counted, total)
 
 
 # -------------------------------------------------------------------- history
@@ -279,23 +258,7 @@ def nodes(db: Connection) -> list[NodeStatus]:
 
 def rules(db: Connection) -> list[Rule]:
     """The standing rules, oldest first."""
-    rows = ask(
-        db,
-        "SELECT number, action, filter, argument, until, by_whom, reason, created FROM zsmtp_rule ORDER BY number",
-    )
-    return [
-        Rule(
-            number=number,
-            action=action,
-            filter=text,
-            argument=argument,
-            until=None if until is None else until / 1000,
-            by=by,
-            reason=reason,
-            created=created / 1000,
-        )
-        for number, action, text, argument, until, by, reason, created in rows
-    ]
+    return [rule_from(row) for row in ask(db, f"SELECT {columns(RULE)} FROM zsmtp_rule ORDER BY number")]
 
 
 def counters(db: Connection) -> dict[str, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from functools import partial
 
+from zsmtp.queue.changes import SettledAttempt
 from zsmtp.queue.postgres.transaction import WriteTransaction, in_columns, one
 from zsmtp.queue.states import AttemptKey
 
@@ -50,8 +51,8 @@ class Marks:
             self._put(row, lease, set(new))
             transaction.if_undone(partial(self._drop, row))
 
-    def settled(self, transaction: WriteTransaction, attempts: Iterable[tuple[AttemptKey, bool]]) -> None:
-        """Attempts are over; the second value tells whether they were counted: not the next ones any more."""
+    def settled(self, transaction: WriteTransaction, attempts: Iterable[SettledAttempt]) -> None:
+        """Attempts are over."""
         empty: list[int] = []
         again: set[int] = set()
         for attempt, counted in attempts:

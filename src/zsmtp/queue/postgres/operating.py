@@ -69,16 +69,7 @@ class PostgresOperating:
         for row in rows:
             recipient, message = recipient_from(row), message_from(row[len(RECIPIENT) :])
             settlement = settling.ended(change, recipient, message, seconds(transaction.now), self._notice_rule)
-            current = Current(
-                recipient.key,
-                recipient.attempts,
-                recipient.due,
-                recipient.expires,
-                recipient.hold,
-                recipient.doubtful,
-                recipient.warned,
-            )
-            changes.settle((recipient.message, recipient.number), current, settlement)
+            changes.settle((recipient.message, recipient.number), Current.of(recipient), settlement)
         results.write(transaction, changes)
 
     def add_rule(self, transaction: WriteTransaction, rules: list[Rule]) -> list[Rule | Exception]:

@@ -13,7 +13,7 @@ import psycopg
 
 from zsmtp.errors import QueueError
 from zsmtp.queue import settling
-from zsmtp.queue.changes import DEFERRED, Changes, Current, Place
+from zsmtp.queue.changes import DEFERRED, Changes, Current, Place, SettledAttempt
 from zsmtp.queue.leases import MARGIN, VALID
 from zsmtp.queue.limits import BY_COMMAND
 from zsmtp.queue.operators import SiteStatus
@@ -122,18 +122,19 @@ class PostgresResults:
     def settle(self, transaction: WriteTransaction, requests: list[SettleRequest]) -> list[list[AttemptKey]]:
         """Write results."""
         owned = leases.lock(transaction, {request.lease for request in requests}, self.node)
-        attempts = [[settling.attempt_of(one) for one in request.settlements] for request in requests]
-        places = {one[:2] for some in attempts for one in some}
+        places = {settling.attempt_of(one)[:2] for request in requests for one in request.settlements}
         there = read(transaction.db, places)
-        if foreign := _foreign(requests, attempts, there, owned):
+        if foreign := _foreign(requests, there, owned):
             leases.lock_keys(transaction, foreign)
             there = read(transaction.db, places)
         changes = Changes(there, lambda number: transaction.holds(number, BY_COMMAND))
-        over: list[tuple[AttemptKey, bool]] = []
-        conflicts = [
-            _apply(request, some, changes, over, owns=request.lease in owned, now=transaction.time)
-            for request, some in zip(requests, attempts, strict=True)
-        ]
+        over: list[SettledAttempt] = []
+        conflicts = []
+        for request in requests:
+            keys = request.keys if request.lease in owned else ()
+            some, ended = changes.apply(request.settlements, keys, transaction.time)
+            conflicts.append(some)
+            over += ended
         write(transaction, changes)
         self.marks.settled(transaction, over)
         doubtful = set().union(*(request.doubts for request in requests)) & {attempt for attempt, _ in over}
@@ -190,45 +191,13 @@ RENEW = (
 """Let a node's leases be good for so many seconds from now on."""
 
 
-def _apply(
-    request: SettleRequest,
-    attempts: list[AttemptKey],
-    changes: Changes,
-    over: list[tuple[AttemptKey, bool]],
-    *,
-    owns: bool,
-    now: float,
-) -> list[AttemptKey]:
-    """What the settlements of a request come to; returns the conflicts."""
-    keys = request.keys if owns else ()
-    conflicts = []
-    for attempt, settlement in zip(attempts, request.settlements, strict=True):
-        place = attempt[:2]
-        one = changes.there.get(place)
-        counted = settlement.entry is not None
-        if one is not None and settling.applies(settlement, one, owner=one.key in keys, now=now):
-            over.append((AttemptKey(*place, one.attempts + 1), counted))
-            changes.settle(place, one, settlement)
-            continue
-        conflicts.append(attempt)
-        if one is None or one.attempts >= attempt.attempt:
-            over.append((attempt, counted))
-        if (entry := settling.late(settlement)) is not None:
-            changes.record(entry)
-    return conflicts
-
-
-def _foreign(
-    requests: list[SettleRequest],
-    attempts: list[list[AttemptKey]],
-    there: dict[Place, Current | None],
-    owned: set[int],
-) -> set[str]:
+def _foreign(requests: list[SettleRequest], there: dict[Place, Current | None], owned: set[int]) -> set[str]:
     """The queue keys of others' recipients that a late word may still end."""
     found = set()
-    for request, some in zip(requests, attempts, strict=True):
+    for request in requests:
         keys = request.keys if request.lease in owned else ()
-        for attempt in some:
+        for settlement in request.settlements:
+            attempt = settling.attempt_of(settlement)
             one = there.get(attempt[:2])
             if one is not None and one.key not in keys and one.doubtful and one.attempts == attempt.attempt:
                 found.add(one.key)

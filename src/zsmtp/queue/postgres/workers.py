@@ -30,7 +30,7 @@ from zsmtp.queue.postgres.connect import (
 )
 from zsmtp.queue.postgres.schema import make_days
 from zsmtp.queue.postgres.transaction import WriteTransaction
-from zsmtp.queue.threads import JobResult, LastJob, WorkerThread, caused
+from zsmtp.queue.threads import JobResult, LastJob, WorkerThread, caused, run_by_kind
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -118,12 +118,6 @@ class PostgresWriter(WorkerThread):
         _bound(self._loop, future, WRITING, lambda: cut(self._connection))
         return future
 
-    async def end(self) -> None:
-        """Do what was asked for, and end."""
-        if self.ident is not None:
-            await super().end()
-        self._ended = True
-
     def work(self) -> None:
         """Commit what is asked for, until the end."""
         try:
@@ -195,11 +189,11 @@ class PostgresWriter(WorkerThread):
             if all(job.kind.pipelined for job in jobs):
                 with db.pipeline():
                     begun = begin_pipelined(db, durable=durable)
-                    answers = _run(transaction, jobs)
+                    answers = run_by_kind(transaction, jobs)
                     (*_, xid) = begun.fetchone() or ("",)
             else:
                 xid = begin(db, durable=durable)
-                answers = _run(transaction, jobs)
+                answers = run_by_kind(transaction, jobs)
             self._commit(db, str(xid), transaction)
         except BaseException:
             roll_back(db)
@@ -297,19 +291,6 @@ def _parts(jobs: list[_WriterJob]) -> Iterator[list[_WriterJob]]:
         yield part
 
 
-def _run(transaction: WriteTransaction, jobs: list[_WriterJob]) -> list[JobResult]:
-    groups: dict[int, list[_WriterJob]] = {}
-    for job in jobs:
-        groups.setdefault(id(job.kind), []).append(job)
-    answers = []
-    for group in groups.values():
-        results = group[0].kind.run(transaction, [job.argument for job in group])
-        for job, result in zip(group, results, strict=True):
-            failed = isinstance(result, Exception)
-            answers.append(JobResult(job.future, None if failed else result, result if failed else None))
-    return answers
-
-
 class _ReaderQuestion(NamedTuple):
     doing: str
     ask: Callable[[Connection], object]
@@ -334,12 +315,6 @@ class PostgresReader(WorkerThread):
         _bound(self._loop, future, READING, lambda: cut(self._connection))
         result: T = await future
         return result
-
-    async def end(self) -> None:
-        """Do what was asked for, and end."""
-        if self.ident is not None:
-            await super().end()
-        self._ended = True
 
     def work(self) -> None:
         """Answer questions until the end."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from zsmtp.errors import QueueError
 from zsmtp.queue.conditions import (
@@ -19,16 +19,14 @@ from zsmtp.queue.conditions import (
     Dialect,
     condition,
     condition_of_ends,
+    grouping,
+    largest,
     messages_between,
 )
 from zsmtp.queue.filter import Filter
-from zsmtp.queue.ids import EPOCH, LOW_BITS
 from zsmtp.queue.operators import (
-    AGES,
     GROUPS,
     MOST_GROUPS,
-    OLDEST,
-    OTHERS,
     NodeStatus,
     Row,
     Rule,
@@ -38,15 +36,17 @@ from zsmtp.queue.sql import (
     HISTORY,
     MESSAGE,
     RECIPIENT,
+    RULE,
     columns,
     entry_from,
+    listed,
     message_from,
-    recipient_from,
+    rule_from,
     status_from,
 )
 from zsmtp.queue.sqlite.attempts import unpacked
 from zsmtp.queue.sqlite.connect import snapshot
-from zsmtp.queue.states import AttemptKey, HistoryEntry, QueuedMessage, State, milliseconds
+from zsmtp.queue.states import AttemptKey, HistoryEntry, QueuedMessage
 
 SQLITE = Dialect(
     equal="{} = ? COLLATE NOCASE",
@@ -127,7 +127,7 @@ def page(db: sqlite3.Connection, wanted: Wanted, after: Place, window: int) -> P
             "ORDER BY r.message, r.number LIMIT ?",
             (*after, *(end or wanted.between[1]), *where.values, _ROWS),
         ).fetchall()
-    rows = [_row(values, in_hand) for values in found]
+    rows = [listed(values, in_hand) for values in found]
     return Page(rows, found[-1][:2] if len(found) == _ROWS else end)
 
 
@@ -157,12 +157,6 @@ def _window(db: sqlite3.Connection, wanted: Wanted, after: Place, window: int) -
         (*after, window - 1),
     ).fetchone()
     return after, None if end is None or end >= last else end
-
-
-def _row(values: tuple[Any, ...], in_hand: set[AttemptKey]) -> Row:
-    recipient = recipient_from(values)
-    state = State.HELD if recipient.hold else State.LEASED if recipient.next_attempt in in_hand else State.DUE
-    return Row(recipient, message_from(values[len(RECIPIENT) :]), state)
 
 
 # --------------------------------------------------------------------- counts
@@ -196,7 +190,7 @@ def _count_by_index(db: sqlite3.Connection, by: str) -> dict[str, int]:
         for key, tenant, number in rows.fetchall():
             group = tenant if by == "tenant" else sites.get(key, key)
             counted[group] = counted.get(group, 0) + number
-    return _largest(counted, sum(counted.values()))
+    return largest(counted, sum(counted.values()))
 
 
 def _count_states(db: sqlite3.Connection, wanted: Wanted) -> dict[str, int]:
@@ -215,20 +209,13 @@ def _count_states(db: sqlite3.Connection, wanted: Wanted) -> dict[str, int]:
     return {state: number for state, number in counted.items() if number}
 
 
-def _largest(counted: dict[str, int], total: int) -> dict[str, int]:
-    if len(counted) > MOST_GROUPS:
-        counted = dict(sorted(counted.items(), key=lambda one: -one[1])[:MOST_GROUPS])
-    rest = total - sum(counted.values())
-    return counted | ({OTHERS: rest} if rest else {})
-
-
 def _count(db: sqlite3.Connection, wanted: Wanted, by: str) -> dict[str, int]:
     where = wanted.condition(db)
     tables = "zsmtp_recipient r" + (" CROSS JOIN zsmtp_message m ON m.id = r.message" if where.message else "")
     tail = f"FROM {tables} WHERE {where.sql} AND {_accepted(db)}"
     if not by:
         return {"": db.execute(f"SELECT count(*) {tail}", where.values).fetchone()[0]}
-    group, values = _group(db, wanted, by)
+    group, values = grouping(by, wanted.now, lambda: wanted.in_hand(db))
     rows = db.execute(
         f"SELECT {group}, count(*) AS number {tail} GROUP BY 1 ORDER BY number DESC LIMIT ?",
         (*values, *where.values, MOST_GROUPS + 1),
@@ -241,20 +228,7 @@ def _count(db: sqlite3.Connection, wanted: Wanted, by: str) -> dict[str, int]:
     total = sum(counted.values())
     if len(rows) > MOST_GROUPS:
         total = db.execute(f"SELECT count(*) {tail}", where.values).fetchone()[0]
-    return _largest(counted, total)
-
-
-def _group(db: sqlite3.Connection, wanted: Wanted, by: str) -> tuple[str, tuple[object, ...]]:
-    """The expression to group by, and its values."""
-    if by == "state":
-        leased, values = wanted.in_hand(db)
-        return f"CASE WHEN {HELD} THEN 'held' WHEN {leased} THEN 'leased' ELSE 'due' END", values
-    if by == "age":
-        now = milliseconds(wanted.now) - EPOCH * 1000
-        cases = " ".join(f"WHEN r.message >= ? THEN '{label}'" for label, _ in AGES)
-        first = [max(now - limit * 1000 + 1, 0) << LOW_BITS for _, limit in AGES]
-        return f"CASE {cases} ELSE '{OLDEST}' END", tuple(first)
-    return {"key": "r.key", "site": "r.key", "tenant": "r.tenant", "reason": "r.reason"}[by], ()
+    return largest(counted, total)
 
 
 # -------------------------------------------------------------------- history
@@ -324,22 +298,7 @@ def nodes(db: sqlite3.Connection, *, alive: bool) -> list[NodeStatus]:
 
 def rules(db: sqlite3.Connection) -> list[Rule]:
     """The standing rules, oldest first."""
-    rows = db.execute(
-        "SELECT number, action, filter, argument, until, by_whom, reason, created FROM zsmtp_rule ORDER BY number"
-    )
-    return [
-        Rule(
-            number=number,
-            action=action,
-            filter=text,
-            argument=argument,
-            until=None if until is None else until / 1000,
-            by=by,
-            reason=reason,
-            created=created / 1000,
-        )
-        for number, action, text, argument, until, by, reason, created in rows.fetchall()
-    ]
+    return [rule_from(row) for row in db.execute(f"SELECT {columns(RULE)} FROM zsmtp_rule ORDER BY number").fetchall()]
 
 
 def counters(db: sqlite3.Connection) -> dict[str, int]:

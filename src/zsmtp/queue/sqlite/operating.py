@@ -24,7 +24,7 @@ from zsmtp.queue.sqlite.attempts import stored
 from zsmtp.queue.sqlite.listing import Place, Wanted
 from zsmtp.queue.sqlite.results import SQLiteChanges, rule_holds
 from zsmtp.queue.sqlite.transaction import WriteTransaction, in_parts
-from zsmtp.queue.states import AttemptKey, QueuedRecipient, milliseconds, seconds
+from zsmtp.queue.states import AttemptKey, milliseconds, seconds
 from zsmtp.records import replace
 
 PIECE = 500
@@ -77,7 +77,7 @@ class Operating:
             recipient, message = recipient_from(row), message_from(row[len(RECIPIENT) :])
             settlement = settling.ended(change, recipient, message, seconds(transaction.now), self._notice_rule)
             place = recipient.message, recipient.number
-            changes.settle(place, _current(recipient), settlement)
+            changes.settle(place, Current.of(recipient), settlement)
         changes.write()
 
     def add_rule(self, transaction: WriteTransaction, rules: list[Rule]) -> list[Rule | Exception]:
@@ -105,18 +105,6 @@ def _matching(db: sqlite3.Connection, piece: Changing) -> list[tuple[Any, ...]]:
         )
         found |= {row[:2]: row for row in rows.fetchall()}
     return list(found.values())
-
-
-def _current(recipient: QueuedRecipient) -> Current:
-    return Current(
-        recipient.key,
-        recipient.attempts,
-        recipient.due,
-        recipient.expires,
-        recipient.hold,
-        recipient.doubtful,
-        recipient.warned,
-    )
 
 
 def _write(transaction: WriteTransaction, change: Change, rows: list[tuple[Any, ...]]) -> None:

@@ -41,12 +41,6 @@ class Reader(WorkerThread):
         result: T = await future
         return result
 
-    async def end(self) -> None:
-        """Do what was asked for, and end."""
-        if self.ident is not None:
-            await super().end()
-        self._ended = True
-
     def work(self) -> None:
         """Answer questions until the end."""
         try:

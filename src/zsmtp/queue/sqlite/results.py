@@ -147,40 +147,23 @@ class SQLiteResults:
     def settle(self, transaction: WriteTransaction, requests: list[Settling]) -> list[list[AttemptKey]]:
         """Write results."""
         owns = self._owns(transaction)
-        attempts = [[settling.attempt_of(one) for one in request.settlements] for request in requests]
-        changes = SQLiteChanges(transaction, read(transaction.db, {one[:2] for some in attempts for one in some}))
-        conflicts = [
-            self._settle(request, some, changes, owns=owns) for request, some in zip(requests, attempts, strict=True)
-        ]
+        places = {settling.attempt_of(one)[:2] for request in requests for one in request.settlements}
+        changes = SQLiteChanges(transaction, read(transaction.db, places))
+        conflicts = [self._settle(request, changes, owns=owns) for request in requests]
         changes.write()
         return conflicts
 
-    def _settle(
-        self, request: Settling, attempts: list[AttemptKey], changes: SQLiteChanges, *, owns: bool
-    ) -> list[AttemptKey]:
-        transaction, there = changes.transaction, changes.there
+    def _settle(self, request: Settling, changes: SQLiteChanges, *, owns: bool) -> list[AttemptKey]:
+        transaction = changes.transaction
         keys = request.keys if owns else ()
-        conflicts = []
-        for attempt, settlement in zip(attempts, request.settlements, strict=True):
-            place = attempt[:2]
-            one = there.get(place)
-            if one is not None and settling.applies(settlement, one, owner=one.key in keys, now=transaction.time):
-                self._forget(transaction, AttemptKey(*place, one.attempts + 1), settlement)
-                changes.settle(place, one, settlement)
-                continue
-            conflicts.append(attempt)
-            if one is None or one.attempts >= attempt.attempt:
-                self._forget(transaction, attempt, settlement)
-            if (entry := settling.late(settlement)) is not None:
-                changes.record(entry)
+        conflicts, over = changes.apply(request.settlements, keys, transaction.time)
+        for attempt, counted in over:
+            for one in (self._marks, self._in_hand):
+                one.remove(transaction, attempt, counted=counted)
+            transaction.marked.discard(attempt)
         if keys:
             self._hold(transaction, request.lease, set(request.in_hand))
         return conflicts
-
-    def _forget(self, transaction: WriteTransaction, attempt: AttemptKey, settlement: Settlement) -> None:
-        for one in (self._marks, self._in_hand):
-            one.remove(transaction, attempt, counted=settlement.entry is not None)
-        transaction.marked.discard(attempt)
 
     def _hold(self, transaction: WriteTransaction, lease: int, in_hand: set[AttemptKey]) -> None:
         """Note what is in hand of a lease; nothing: it has none any more."""

@@ -39,7 +39,7 @@ from zsmtp.queue.sqlite.connect import (
 from zsmtp.queue.sqlite.locks import WriteTurn
 from zsmtp.queue.sqlite.log import Checkpointer, checkpoint, file_of, renew_log
 from zsmtp.queue.sqlite.transaction import News, WriteTransaction
-from zsmtp.queue.threads import JobResult, LastJob, LookJob, WorkerThread, caused
+from zsmtp.queue.threads import JobResult, LastJob, LookJob, WorkerThread, caused, run_by_kind
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -263,7 +263,7 @@ class Writer(WorkerThread):
             try:
                 self._look_at_others(db)
                 transaction = WriteTransaction(db, self._clock())
-                answers = _run(transaction, jobs)
+                answers = run_by_kind(transaction, jobs)
                 transaction.flush(delivers=self._watch is not None)
                 db.execute("COMMIT")
             except BaseException:
@@ -381,19 +381,6 @@ def _parts(jobs: list[_Job]) -> Iterator[list[_Job]]:
             part, octets = [], 0
     if part:
         yield part
-
-
-def _run(transaction: WriteTransaction, jobs: list[_Job]) -> list[JobResult]:
-    groups: dict[int, list[_Job]] = {}
-    for job in jobs:
-        groups.setdefault(id(job.kind), []).append(job)
-    answers = []
-    for group in groups.values():
-        results = group[0].kind.run(transaction, [job.argument for job in group])
-        for job, result in zip(group, results, strict=True):
-            failed = isinstance(result, Exception)
-            answers.append(JobResult(job.future, None if failed else result, result if failed else None))
-    return answers
 
 
 def begin(db: sqlite3.Connection, patience: float) -> None:
