@@ -95,7 +95,9 @@ async def deliver(store: SQLiteStore, lease: Lease, ledger: Ledger, chance: rand
     if lease.doubts:
         doubts = [in_doubt(doubt.recipient, now, now) for doubt in lease.doubts]
         assert await store.settle(lease, doubts, []) == []
-    claimed = [one.recipient for one in await claim(store, lease, now, chance.choice([40, 400]))]
+    found = await claim(store, lease, now, chance.choice([40, 400]))
+    # One that gets another priority between two claims is read twice; it is taken once, as the runner does.
+    claimed = list({one.recipient.next_attempt: one.recipient for one in found}.values())
     keys = [one.next_attempt for one in claimed]
     if chance.random() < 0.5:
         await store.settle(lease, [], keys)
