@@ -57,10 +57,12 @@ from zsmtp.queue.states import (
     SubQueue,
 )
 from zsmtp.queue.store import (
+    Arrivals,
     Deferred,
     Doubt,
     Ended,
     NewRecipient,
+    QueueStore,
 )
 from zsmtp.records import replace as replaced
 
@@ -77,6 +79,19 @@ def promise(scenario: Scenario) -> Scenario:
 async def all_of(changes: AsyncIterator[int]) -> int:
     """How many were changed in all pieces."""
     return sum([number async for number in changes])
+
+
+async def told(store: QueueStore, enough: Callable[[Arrivals], object]) -> Arrivals:
+    """What a store tells until it is enough. What others did is told in pieces, and with what they did before it."""
+    news = Arrivals({})
+    async with asyncio.timeout(60):
+        while not enough(news):
+            store.beat()
+            more = await store.arrivals(1)
+            news = Arrivals(
+                {**news.keys, **more.keys}, news.poked | more.poked, news.rules or more.rules, news.drain or more.drain
+            )
+    return news
 
 
 # -------------------------------------------------------------------- intake
@@ -1040,41 +1055,33 @@ async def arrivals_tell_what_other_processes_did(queue: Harness) -> None:
     other = await queue.another()
     await other.submit([new("a@one.example"), new("b@two.example", due=NOON + 60)])
     other.wake()
-    news = await queue.store.arrivals(5)
+    news = await told(queue.store, lambda news: len(news.keys) == 2)
     assert dict(news.keys) == {"one.example": NOON, "two.example": NOON + 60}
     assert len(await claim(queue.store, await lease_of(queue.store, "one.example"), NOON)) == 1
     await all_of(other.change(Filter.parse("to=b@*"), Change(due=NOON)))
-    news = await queue.store.arrivals(5)
+    news = await told(queue.store, lambda news: news.poked and news.keys)
     assert news.keys["two.example"] <= NOON
     assert news.poked == {"two.example"}
     assert len(await claim(queue.store, await lease_of(queue.store, "two.example"), NOON)) == 1
     await other.submit([new("c@three.example")])
     await queue.store.submit([new("d@four.example")])  # at once: before anybody looked for what others did
-    found = dict((await queue.store.arrivals(5)).keys)
-    while len(found) < 2:
-        found |= (await queue.store.arrivals(5)).keys
-    assert found == {"three.example": NOON, "four.example": NOON}
+    news = await told(queue.store, lambda news: len(news.keys) == 2)
+    assert dict(news.keys) == {"three.example": NOON, "four.example": NOON}
     rule = await other.add_rule(Rule(action="suspend", filter="domain=x"))
-    assert (await queue.store.arrivals(5)).rules
+    await told(queue.store, lambda news: news.rules)
     await other.delete_rule(rule.number)
-    assert (await queue.store.arrivals(5)).rules
+    await told(queue.store, lambda news: news.rules)
     upload = await other.upload(new(content=b""))
     await upload.add_recipients([to(f"u{n}@five.example") for n in range(2000)])
     await upload.accept()
-    for _ in range(100):
-        found |= (await queue.store.arrivals(5)).keys
-        if "five.example" in found:
-            break
-    assert found["five.example"] == NOON
+    assert (await told(queue.store, lambda news: "five.example" in news.keys)).keys["five.example"] == NOON
     upload = await other.upload(new("f@six.example", content=b""))
     await upload.write(b"x" * (3 << 20))
     await queue.store.submit([new("g@seven.example")])  # its id is behind that of the upload
-    while "seven.example" not in found:
-        found |= (await queue.store.arrivals(5)).keys
+    await told(queue.store, lambda news: "seven.example" in news.keys)
     await upload.accept()
     other.wake()
-    news = await queue.store.arrivals(5)
-    assert news.keys["six.example"] <= NOON
+    assert (await told(queue.store, lambda news: "six.example" in news.keys)).keys["six.example"] <= NOON
     await other.close()
 
 
@@ -1258,8 +1265,7 @@ async def a_node_that_is_drained_takes_nothing_more(queue: Harness) -> None:
     other = await queue.another()
     assert await other.drain("nobody") == 0
     assert await other.drain("node-1") == 1
-    while not (await store.arrivals(5)).drain:
-        store.beat()
+    await told(store, lambda news: news.drain)
     assert [(node.node, node.draining) for node in await other.nodes()] == [("node-1", True)]
     assert await take(store) == []
     await store.give_back([lease])
