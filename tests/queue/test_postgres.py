@@ -22,7 +22,7 @@ from tests.support.postgres import cluster, needs_postgres
 from zsmtp.errors import ConfigError, QueueError, QueueUnavailable
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.operators import Change
-from zsmtp.queue.postgres import connect, schema, workers
+from zsmtp.queue.postgres import connect, schema, transaction, workers
 from zsmtp.queue.postgres.connect import Database
 from zsmtp.queue.postgres.leases import TAKES
 from zsmtp.queue.postgres.schema import is_made, meta_of, migrate
@@ -337,7 +337,7 @@ def test_a_server_that_does_not_answer_is_given_up(url: str, monkeypatch: pytest
         with psycopg.connect(url) as other:
             other.execute("LOCK TABLE zsmtp_counter")  # as long as the server is asked, it says nothing
             monkeypatch.setattr(connect, "BEGIN", connect.BEGIN.replace("'2s'", "'60s'"))
-            monkeypatch.setattr(workers, "BEGIN", connect.BEGIN)
+            monkeypatch.setattr(transaction, "BEGIN", connect.BEGIN)
             with pytest.raises(QueueUnavailable, match="may have been done"):
                 await store.submit([new("a@example.net")])
         monkeypatch.setattr(workers, "WRITING", 60.0)
@@ -407,6 +407,24 @@ def test_a_frozen_take_keeps_nobody_waiting_for_long(url: str) -> None:
                 store.beat()
             with contextlib.suppress(psycopg.Error):
                 frozen.rollback()
+
+    with_store(url, work)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_is_written_last_is_seen_by_other_kinds_of_jobs(url: str, alone: bool) -> None:
+    async def work(store: PostgresStore) -> None:
+        with psycopg.connect(url, autocommit=True) as db:
+            writing = transaction.WriteTransaction(db, NOON, alone=alone)
+            assert writing.ask("SELECT count(*), %s FROM zsmtp_counter", ("100%; it's",)) == [(0, "100%; it's")]
+            writing.last("INSERT INTO zsmtp_counter (names, amounts) VALUES (%s, %s)", (["100%; it's"], [1]))
+            assert writing.ask("SELECT count(*) FROM zsmtp_counter") == [(0 if alone else 1,)]
+            writing.count("messages", 2)
+            writing.commit()
+            assert db.execute("SELECT names, amounts FROM zsmtp_counter ORDER BY 1").fetchall() == [
+                (["100%; it's"], [1]),
+                (["messages"], [2]),
+            ]
 
     with_store(url, work)
 

@@ -104,7 +104,7 @@ def _submit(
     try:
         with db.transaction():
             shard = _checked(db, queue)
-            transaction = WriteTransaction(db, clock())
+            transaction = WriteTransaction.of_caller(db, clock())
             (answer,) = PostgresIntake(shard, lambda: -1).submit(transaction, [messages])
             if isinstance(answer, Exception):
                 raise answer

@@ -113,9 +113,11 @@ def _marks(db: Connection) -> list[str]:
         )
         findings += [f"{what} are of lease {number}, which is not there" for (number,) in rows.fetchall()]
     rows = db.execute(
-        "SELECT t.id FROM zsmtp_mark t WHERE NOT EXISTS (SELECT 1 FROM "
+        "SELECT t.lease, t.mark FROM zsmtp_mark t WHERE NOT EXISTS (SELECT 1 FROM "
         "unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt) JOIN zsmtp_recipient r "
         "ON r.message = u.message AND r.number = u.number AND r.attempts + 1 = u.attempt) "
         f"LIMIT {_MOST}".encode()
     )
-    return findings + [f"mark {number} is of attempts that are all settled" for (number,) in rows.fetchall()]
+    return findings + [
+        f"mark {mark} of lease {lease} is of attempts that are all settled" for lease, mark in rows.fetchall()
+    ]

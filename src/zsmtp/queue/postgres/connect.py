@@ -27,17 +27,11 @@ _CONNECT = 10  # seconds, for each address of the server
 _POOLED = "pooled"
 
 BEGIN = (
-    f"BEGIN; SET LOCAL lock_timeout = '{LOCK_WAIT}'; SET LOCAL idle_in_transaction_session_timeout = '10s'; "
-    "SET LOCAL synchronous_commit = {level}; SELECT pg_current_xact_id()::text"
+    f"BEGIN; SELECT set_config('lock_timeout', '{LOCK_WAIT}', true), "
+    "set_config('idle_in_transaction_session_timeout', '10s', true), "
+    "set_config('synchronous_commit', '{level}', true), pg_current_xact_id()::text"
 )
 """Begin to write. ``level`` is ``on``, or ``off`` for what need not be on the disk; answers the transaction's id."""
-BEGIN_PIPELINED = (
-    "BEGIN",
-    f"SELECT set_config('lock_timeout', '{LOCK_WAIT}', true), "
-    "set_config('idle_in_transaction_session_timeout', '10s', true), "
-    "set_config('synchronous_commit', '{level}', true), pg_current_xact_id()::text",
-)
-"""The same in a pipeline, whose statements go one by one and are answered together."""
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 """Begin to read from one state of the database."""
 

@@ -62,7 +62,7 @@ class PostgresDelivery:
         self._leave = PostgresJob("giving leases back", leases.leave)
         self._take = PostgresJob("taking leases", leases.take)
         self._give_back = PostgresJob("giving leases back", self._results.give_back)
-        self._mark = PostgresJob("writing marks", self._results.mark, durable=self._results.must_wait, pipelined=True)
+        self._mark = PostgresJob("writing marks", self._results.mark, durable=self._results.must_wait)
         self._repeat = PostgresJob("writing marks again", self._results.repeat_marks)
         self._settle = PostgresJob("writing results", self._results.settle)
         self.learning = PostgresJob("learning sites", _learn, durable=lambda sites: False)

@@ -14,8 +14,6 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import psycopg
-
 from zsmtp.queue.intake import clean
 from zsmtp.queue.leases import VALID
 from zsmtp.queue.postgres import claims
@@ -291,18 +289,30 @@ def drop(db: Connection, numbers: Iterable[int]) -> None:
         db.execute(f"DELETE FROM {table} WHERE {column} = ANY(%s::bigint[])", given)
 
 
-def lock(transaction: WriteTransaction, numbers: Collection[int], node: int) -> set[int]:
-    """Lock leases of a node for this transaction; those that it still has."""
-    return {number for (number,) in ask_lock(transaction, numbers, node).fetchall()}
+class LockedLeases(NamedTuple):
+    """Leases that are locked, and what is so after the lock."""
+
+    owned: set[int]
+    """Those that the node still has."""
+    seconds_left: float | None
+    """For how long the node's leases are good; None: it is no node any more."""
+    same_server: bool
+    """Whether the server that runs is the one the node knows."""
+    recipients: list[tuple[Any, ...]]
+    """Rows of ``zsmtp_current``, of those that are there."""
 
 
-def ask_lock(transaction: WriteTransaction, numbers: Collection[int], node: int) -> psycopg.Cursor[Any]:
-    """The question of :func:`lock`."""
-    return transaction.db.execute(
-        "SELECT number FROM zsmtp_lease WHERE number = ANY(%s::bigint[]) AND node = %s ORDER BY number "
-        "FOR NO KEY UPDATE",
-        (sorted(numbers), node),
+def lock(
+    transaction: WriteTransaction, numbers: Collection[int], node: int, places: Iterable[tuple[int, int]] = ()
+) -> LockedLeases:
+    """Lock leases of a node for this transaction, then judge the node and read recipients: one round trip."""
+    wanted = list(places)
+    rows = transaction.ask(
+        "SELECT * FROM zsmtp_lock(%s, %s::bigint[], %s::bigint[], %s::integer[])",
+        (node, sorted(numbers), [place[0] for place in wanted], [place[1] for place in wanted]),
     )
+    owned, seconds_left, same_server = rows[0][:3]
+    return LockedLeases(set(owned), seconds_left, bool(same_server), [row[3:] for row in rows if row[3] is not None])
 
 
 def lock_keys(transaction: WriteTransaction, keys: Collection[str]) -> None:

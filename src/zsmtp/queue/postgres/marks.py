@@ -10,16 +10,25 @@ What is changed here belongs to a transaction: if that one fails, memory is as i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable
 from functools import partial
 
 from zsmtp.queue.changes import SettledAttempt
-from zsmtp.queue.postgres.transaction import WriteTransaction, in_columns, one
+from zsmtp.queue.postgres.transaction import WriteTransaction, in_columns
 from zsmtp.queue.states import AttemptKey
 
 _INSERT = (
-    "INSERT INTO zsmtp_mark (lease, messages, numbers, attempts) "
-    "VALUES (%s, %s::bigint[], %s::integer[], %s::integer[]) RETURNING id"
+    "INSERT INTO zsmtp_mark (lease, mark, messages, numbers, attempts) "
+    "VALUES (%s, %s, %s::bigint[], %s::integer[], %s::integer[])"
+)
+_DELETE = (
+    "DELETE FROM zsmtp_mark m USING unnest(%s::bigint[], %s::integer[]) AS w (lease, mark) "
+    "WHERE m.lease = w.lease AND m.mark = w.mark"
+)
+_UPDATE = (
+    "UPDATE zsmtp_mark SET messages = %s::bigint[], numbers = %s::integer[], attempts = %s::integer[] "
+    "WHERE lease = %s AND mark = %s"
 )
 
 
@@ -27,6 +36,7 @@ class Marks:
     """The marks of one node, and what it has in hand."""
 
     def __init__(self) -> None:
+        self._numbers = itertools.count(1)  # of rows
         self._rows: dict[int, set[AttemptKey]] = {}
         self._row_of: dict[AttemptKey, int] = {}
         self._lease_of: dict[int, int] = {}  # by row
@@ -47,7 +57,8 @@ class Marks:
         """Write marks, but for what has one."""
         new = [attempt for attempt in dict.fromkeys(attempts) if attempt not in self._row_of]
         if new:
-            row = one(transaction.db, _INSERT, lease, *in_columns(new))
+            row = next(self._numbers)
+            transaction.last(_INSERT, (lease, row, *in_columns(new)))
             self._put(row, lease, set(new))
             transaction.if_undone(partial(self._drop, row))
 
@@ -66,20 +77,16 @@ class Marks:
             elif not counted:
                 again.add(row)
         if empty:
-            transaction.db.execute("DELETE FROM zsmtp_mark WHERE id = ANY(%s::bigint[])", (empty,))
+            transaction.last(_DELETE, ([self._lease_of[row] for row in empty], empty))
             for row in empty:
                 transaction.afterwards(partial(self._forget_if_empty, row))
         for row in again - set(empty):
-            transaction.db.execute(
-                "UPDATE zsmtp_mark SET messages = %s::bigint[], numbers = %s::integer[], attempts = %s::integer[] "
-                "WHERE id = %s",
-                (*in_columns(self._rows[row]), row),
-            )
+            transaction.last(_UPDATE, (*in_columns(self._rows[row]), self._lease_of[row], row))
 
     def write_again(self, transaction: WriteTransaction, leases: Collection[int]) -> None:
         """Write all marks of leases anew: a server that died may not have them any more."""
         for lease in leases:
-            transaction.db.execute("DELETE FROM zsmtp_mark WHERE lease = %s", (lease,))
+            transaction.last("DELETE FROM zsmtp_mark WHERE lease = %s", (lease,))
             attempts = self.of_lease(lease)
             for row in [row for row, of in self._lease_of.items() if of == lease]:
                 transaction.if_undone(partial(self._put, row, lease, self._drop(row)))
@@ -114,14 +121,14 @@ class Marks:
         if attempts == before:
             return
         if attempts:
-            transaction.db.execute(
+            transaction.last(
                 "INSERT INTO zsmtp_in_hand (lease, messages, numbers, attempts) "
                 "VALUES (%s, %s::bigint[], %s::integer[], %s::integer[]) ON CONFLICT (lease) DO UPDATE "
                 "SET messages = excluded.messages, numbers = excluded.numbers, attempts = excluded.attempts",
                 (lease, *in_columns(attempts)),
             )
         else:
-            transaction.db.execute("DELETE FROM zsmtp_in_hand WHERE lease = %s", (lease,))
+            transaction.last("DELETE FROM zsmtp_in_hand WHERE lease = %s", (lease,))
         self._set_in_hand(lease, attempts)
         transaction.if_undone(partial(self._set_in_hand, lease, before))
 

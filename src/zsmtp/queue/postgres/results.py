@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import psycopg
-
 from zsmtp.errors import QueueError
 from zsmtp.queue import settling
 from zsmtp.queue.changes import DEFERRED, Changes, Current, Place, SettledAttempt
@@ -20,6 +18,7 @@ from zsmtp.queue.operators import SiteStatus
 from zsmtp.queue.postgres import leases
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.postgres.intake import delete_messages
+from zsmtp.queue.postgres.leases import LockedLeases
 from zsmtp.queue.postgres.marks import Marks
 from zsmtp.queue.postgres.transaction import WriteTransaction, in_columns, insert
 from zsmtp.queue.sql import ARRIVING, HISTORY, OWED, columns, owed_values, status_text
@@ -63,36 +62,25 @@ class PostgresResults:
 
     def mark(self, transaction: WriteTransaction, requests: list[MarkRequest]) -> list[bool]:
         """Write marks."""
-        locked = leases.ask_lock(transaction, {one.lease for one in requests}, self.node)
-        standing = self._ask_node(transaction)
-        recipients = ask(transaction.db, {attempt[:2] for one in requests for attempt in one.attempts})
-        owned = {number for (number,) in locked.fetchall()}
-        if not owned or not self._is_good(transaction, standing.fetchone(), min(one.age() for one in requests)):
+        places = {attempt[:2] for one in requests for attempt in one.attempts}
+        locked = leases.lock(transaction, {one.lease for one in requests}, self.node, places)
+        if not locked.owned or not self._is_good(transaction, locked, min(one.age() for one in requests)):
             return [False] * len(requests)
-        there = found(recipients)
-        return [one.lease in owned and self._mark(transaction, one, there) for one in requests]
+        there = found(locked.recipients)
+        return [one.lease in locked.owned and self._mark(transaction, one, there) for one in requests]
 
-    def _ask_node(self, transaction: WriteTransaction) -> psycopg.Cursor[Any]:
-        return transaction.db.execute(
-            "SELECT extract(epoch FROM valid_until - zsmtp_clock())::float8, incarnation = zsmtp_incarnation() "
-            "FROM zsmtp_node WHERE id = %s",
-            (self.node,),
-        )
-
-    def _is_good(self, transaction: WriteTransaction, row: Sequence[Any] | None, age: float) -> bool:
+    def _is_good(self, transaction: WriteTransaction, locked: LockedLeases, age: float) -> bool:
         """Whether this node's leases are good for long enough, by the clock of the database; asked after the lock.
 
         A lease that nobody took is its owner's still: if the event loop turns, it is good for longer from now on.
         """
-        db = transaction.db
-        if row is None:
+        if locked.seconds_left is None:
             return False
-        left, same_server = row
-        if left < MARGIN:
+        if locked.seconds_left < MARGIN:
             if VALID - age < MARGIN:
                 return False
-            db.execute(RENEW, (VALID - age, self.node))
-        if not same_server:
+            transaction.db.execute(RENEW, (VALID - age, self.node))
+        if not locked.same_server:
             self.write_again(transaction)
         return True
 
@@ -121,9 +109,9 @@ class PostgresResults:
 
     def settle(self, transaction: WriteTransaction, requests: list[SettleRequest]) -> list[list[AttemptKey]]:
         """Write results."""
-        owned = leases.lock(transaction, {request.lease for request in requests}, self.node)
         places = {settling.attempt_of(one)[:2] for request in requests for one in request.settlements}
-        there = read(transaction.db, places)
+        locked = leases.lock(transaction, {request.lease for request in requests}, self.node, places)
+        owned, there = locked.owned, found(locked.recipients)
         if foreign := _foreign(requests, there, owned):
             leases.lock_keys(transaction, foreign)
             there = read(transaction.db, places)
@@ -153,7 +141,7 @@ class PostgresResults:
         """End leases without marks; answers those that this node had."""
         answers: list[list[int] | Exception] = []
         for numbers in requests:
-            owned = leases.lock(transaction, numbers, self.node)
+            owned = leases.lock(transaction, numbers, self.node).owned
             if any(self.marks.of_lease(number) for number in owned):
                 answers.append(QueueError("a lease with marked attempts cannot be given back: settle them first"))
                 continue
@@ -206,26 +194,18 @@ def _foreign(requests: list[SettleRequest], there: dict[Place, Current | None], 
 
 def read(db: Connection, places: Iterable[Place]) -> dict[Place, Current | None]:
     """Recipients as they are; who is not there is not in the answer."""
-    return found(ask(db, places))
-
-
-def ask(db: Connection, places: Iterable[Place]) -> psycopg.Cursor[Any]:
-    """The question of :func:`read`."""
     wanted = list(places)
-    return db.execute(
-        "SELECT r.message, r.number, r.key, r.attempts, r.due, r.expires, "
-        f"CASE r.hold WHEN {ARRIVING} THEN 0 ELSE r.hold END, r.doubtful, r.warned "
-        "FROM unnest(%s::bigint[], %s::integer[]) AS w (message, number) "
-        "JOIN zsmtp_recipient r ON r.message = w.message AND r.number = w.number",
-        ([place[0] for place in wanted], [place[1] for place in wanted]),
-    )
+    columns = [place[0] for place in wanted], [place[1] for place in wanted]
+    return found(db.execute("SELECT * FROM zsmtp_current(%s::bigint[], %s::integer[])", columns).fetchall())
 
 
-def found(answer: psycopg.Cursor[Any]) -> dict[Place, Current | None]:
-    """The answer of :func:`read`."""
+def found(rows: Iterable[Sequence[Any]]) -> dict[Place, Current | None]:
+    """Rows of ``zsmtp_current`` as recipients. What is not let go yet of a large upload has no hold."""
     return {
-        (message, number): Current(key, attempts, due / 1000, expires / 1000, hold, doubtful, warned)
-        for message, number, key, attempts, due, expires, hold, doubtful, warned in answer.fetchall()
+        (message, number): Current(
+            key, attempts, due / 1000, expires / 1000, 0 if hold == ARRIVING else hold, doubtful, warned
+        )
+        for message, number, key, attempts, due, expires, hold, doubtful, warned in rows
     }
 
 

@@ -1,8 +1,12 @@
 """One transaction that writes, and what is gathered in it: written once before the commit, announced after it.
 
 Several jobs share a transaction. What they add to counters and what others are to be told of they note here;
-:meth:`WriteTransaction.flush` writes a row of each. Nothing in memory changes before the commit: what is to change then
-is given to :meth:`WriteTransaction.afterwards`. So a transaction that fails can be tried again.
+:meth:`WriteTransaction.commit` writes a row of each. Nothing in memory changes before the commit: what is to change
+then is given to :meth:`WriteTransaction.afterwards`. So a transaction that fails can be tried again.
+
+Round trips are what a small transaction costs. It begins with its first question (:meth:`WriteTransaction.ask`), in one
+round trip, and what may be written last goes with the commit, in another; a transaction that writes marks is no more.
+These go as several statements in one text, into which the client writes the values.
 """
 
 from __future__ import annotations
@@ -10,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from zsmtp.queue.ids import LARGEST, first_id, next_id
-from zsmtp.queue.postgres.connect import Connection
+from zsmtp.queue.postgres.connect import BEGIN, Connection
 from zsmtp.queue.states import AttemptKey, milliseconds
 
 _FEW = 3  # rows: more are copied
@@ -44,12 +49,36 @@ _TYPES = {
 
 
 class WriteTransaction:
-    """What is gathered in one transaction. ``now`` is in milliseconds."""
+    """What is gathered in one transaction. ``now`` is in milliseconds.
 
-    __slots__ = ("_after", "_counted", "_known_rules", "_undo", "db", "due", "now", "poked", "rules", "time")
+    ``durable`` tells whether its commit waits for the disk; ``alone`` that its jobs are of one kind, so that none of
+    them reads what another one writes.
+    """
 
-    def __init__(self, db: Connection, time: float) -> None:
-        self.db = db
+    __slots__ = (
+        "_after",
+        "_alone",
+        "_begin",
+        "_connection",
+        "_counted",
+        "_known_rules",
+        "_last",
+        "_undo",
+        "due",
+        "now",
+        "poked",
+        "rules",
+        "time",
+        "xid",
+    )
+
+    def __init__(self, connection: Connection, time: float, *, durable: bool = True, alone: bool = False) -> None:
+        self._connection = connection
+        self._begin = BEGIN.format(level="on" if durable else "off")
+        self._alone = alone
+        self._last: list[tuple[str, Sequence[object]]] = []
+        self.xid = ""
+        """The id of the transaction, once it began."""
         self.time = time
         self.now = milliseconds(time)
         self.due: dict[str, int] = {}
@@ -62,6 +91,39 @@ class WriteTransaction:
         self._known_rules: dict[int, bool] = {}
         self._after: list[Callable[[], object]] = []
         self._undo: list[Callable[[], object]] = []
+
+    @classmethod
+    def of_caller(cls, connection: Connection, time: float) -> WriteTransaction:
+        """A transaction that a caller began, and will commit after :meth:`flush`."""
+        transaction = cls(connection, time)
+        transaction.xid = "the caller's"
+        return transaction
+
+    @property
+    def db(self) -> Connection:
+        """The connection, in this transaction."""
+        if not self.xid:
+            self.ask()
+        return self._connection
+
+    def ask(self, question: str = "", values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows that answer a question; the first one begins the transaction in the same round trip."""
+        cursor = psycopg.ClientCursor(self._connection)
+        if self.xid:
+            return cursor.execute(question.encode(), values).fetchall()
+        cursor.execute(f"{self._begin}; {question}".encode(), values or None)
+        cursor.nextset()
+        row = cursor.fetchone()
+        assert row is not None
+        self.xid = str(row[-1])
+        return cursor.fetchall() if cursor.nextset() else []
+
+    def last(self, statement: str, values: Sequence[object]) -> None:
+        """Write something that no other job of this transaction reads, with the commit."""
+        if self._alone:
+            self._last.append((statement, values))
+        else:
+            self.db.execute(statement.encode(), values)
 
     def tell(self, key: str, at: int) -> None:
         """Something of a key is due at a time."""
@@ -96,15 +158,33 @@ class WriteTransaction:
 
     def flush(self) -> None:
         """Write what was gathered."""
+        self._note()
+        for statement, values in self._last:
+            self.db.execute(statement.encode(), values)
+
+    def commit(self) -> None:
+        """Write what was gathered, and commit: one round trip."""
+        self._note()
+        statements = "; ".join([*(statement for statement, _ in self._last), "COMMIT"])
+        values = [value for _, some in self._last for value in some]
+        psycopg.ClientCursor(self.db).execute(statements.encode(), values or None)
+
+    def _note(self) -> None:
+        """Have counters and news written last."""
         if self._counted:
-            self.db.execute(
-                "INSERT INTO zsmtp_counter (names, amounts) VALUES (%s, %s::bigint[])",
-                (list(self._counted), list(self._counted.values())),
+            self._last.append(
+                (
+                    "INSERT INTO zsmtp_counter (names, amounts) VALUES (%s::text[], %s::bigint[])",
+                    (list(self._counted), list(self._counted.values())),
+                )
             )
-        if self.due or self.poked or self.rules:
-            self.db.execute(
-                "INSERT INTO zsmtp_news (keys, due, poked, rules) VALUES (%s::text[], %s::bigint[], %s::text[], %s)",
-                (list(self.due), list(self.due.values()), sorted(self.poked), self.rules),
+        if self.tells:
+            self._last.append(
+                (
+                    "INSERT INTO zsmtp_news (keys, due, poked, rules) "
+                    "VALUES (%s::text[], %s::bigint[], %s::text[], %s)",
+                    (list(self.due), list(self.due.values()), sorted(self.poked), self.rules),
+                )
             )
 
     @property

@@ -18,8 +18,6 @@ from psycopg.errors import CheckViolation
 
 from zsmtp.errors import QueueUnavailable
 from zsmtp.queue.postgres.connect import (
-    BEGIN,
-    BEGIN_PIPELINED,
     SNAPSHOT,
     Connection,
     Database,
@@ -50,11 +48,10 @@ _ASK_AGAIN = 5.0  # seconds to look for what became of a transaction whose conne
 class PostgresJob(Generic[A, R]):
     """A kind of job. ``run`` is given all of a transaction and returns a result, or an exception, for each.
 
-    ``durable`` tells whether the commit has to wait for the disk; ``octets`` how much content is written. If it is
-    ``pipelined``, ``run`` asks all its questions before it reads the answers, and copies nothing: one round trip.
+    ``durable`` tells whether the commit has to wait for the disk; ``octets`` how much content is written.
     """
 
-    __slots__ = ("doing", "durable", "octets", "pipelined", "run")
+    __slots__ = ("doing", "durable", "octets", "run")
 
     def __init__(
         self,
@@ -63,13 +60,11 @@ class PostgresJob(Generic[A, R]):
         *,
         durable: Callable[[A], bool] = lambda argument: True,
         octets: Callable[[A], int] = lambda argument: 0,
-        pipelined: bool = False,
     ) -> None:
         self.doing = doing
         self.run = run
         self.durable = durable
         self.octets = octets
-        self.pipelined = pipelined
 
 
 class _WriterJob(NamedTuple):
@@ -184,17 +179,11 @@ class PostgresWriter(WorkerThread):
             self._server = server_of(self._connection)
         db = self._connection
         durable = any(job.kind.durable(job.argument) for job in jobs)
-        transaction = WriteTransaction(db, self._clock())
+        alone = len({id(job.kind) for job in jobs}) == 1
+        transaction = WriteTransaction(db, self._clock(), durable=durable, alone=alone)
         try:
-            if all(job.kind.pipelined for job in jobs):
-                with db.pipeline():
-                    begun = begin_pipelined(db, durable=durable)
-                    answers = run_by_kind(transaction, jobs)
-                    (*_, xid) = begun.fetchone() or ("",)
-            else:
-                xid = begin(db, durable=durable)
-                answers = run_by_kind(transaction, jobs)
-            self._commit(db, str(xid), transaction)
+            answers = run_by_kind(transaction, jobs)
+            self._commit(db, transaction)
         except BaseException:
             roll_back(db)
             transaction.undone()
@@ -207,17 +196,14 @@ class PostgresWriter(WorkerThread):
             return [JobResult(job.future, None, error) for job in jobs]
         return answers
 
-    def _commit(self, db: Connection, xid: str, transaction: WriteTransaction) -> None:
-        """Write what was gathered, and commit: one round trip."""
+    def _commit(self, db: Connection, transaction: WriteTransaction) -> None:
         try:
-            with db.pipeline():
-                transaction.flush()
-                db.execute("COMMIT")
+            transaction.commit()
         except psycopg.Error as error:
             if not db.broken:
                 raise
             self._close()
-            if not self._was_committed(xid):
+            if not transaction.xid or not self._was_committed(transaction.xid):
                 raise QueueUnavailable(f"queue {self._database.name}: {error}") from error
 
     def _was_committed(self, xid: str) -> bool:
@@ -251,23 +237,6 @@ def server_of(db: Connection) -> str:
     """What tells one start of the server from the next."""
     (found,) = db.execute("SELECT zsmtp_incarnation()").fetchone() or ("",)
     return str(found)
-
-
-def begin(db: Connection, *, durable: bool) -> str:
-    """Begin a transaction that writes, and return its id."""
-    cursor = db.execute(BEGIN.format(level="on" if durable else "off").encode(), prepare=False)
-    while cursor.nextset():
-        pass
-    row = cursor.fetchone()
-    assert row is not None
-    return str(row[0])
-
-
-def begin_pipelined(db: Connection, *, durable: bool) -> psycopg.Cursor[Any]:
-    """As :func:`begin` in a pipeline; the cursor has the id in its last column."""
-    first, second = BEGIN_PIPELINED
-    db.execute(first.encode())
-    return db.execute(second.format(level="on" if durable else "off").encode())
 
 
 def roll_back(db: Connection) -> None:

@@ -193,15 +193,16 @@ CREATE TABLE zsmtp_lease_key (
 );
 CREATE INDEX zsmtp_lease_key_lease ON zsmtp_lease_key (lease);
 
--- Attempts that may have completed at a server, many in a row. Only those count that are the next of their recipient.
+-- Attempts that may have completed at a server, many in a row, which the owner of the lease numbers. Only those count
+-- that are the next of their recipient.
 CREATE TABLE zsmtp_mark (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     lease bigint NOT NULL,
+    mark integer NOT NULL,
     messages bigint[] NOT NULL,
     numbers integer[] NOT NULL,
-    attempts integer[] NOT NULL
+    attempts integer[] NOT NULL,
+    PRIMARY KEY (lease, mark)
 );
-CREATE INDEX zsmtp_mark_lease ON zsmtp_mark (lease);
 
 -- What is in hand of a lease, since its last results.
 CREATE TABLE zsmtp_in_hand (
@@ -269,3 +270,35 @@ CREATE TABLE zsmtp_counter (
     names text[] NOT NULL,
     amounts bigint[] NOT NULL
 );
+
+-- Recipients as they are.
+CREATE FUNCTION zsmtp_current(messages bigint[], numbers integer[])
+RETURNS TABLE (message bigint, number integer, key text, attempts integer, due bigint, expires bigint, hold bigint,
+    doubtful boolean, warned boolean)
+LANGUAGE sql STABLE AS $$
+    SELECT r.message, r.number, r.key, r.attempts, r.due, r.expires, r.hold, r.doubtful, r.warned
+    FROM unnest(messages, numbers) AS w (message, number)
+    JOIN zsmtp_recipient r ON r.message = w.message AND r.number = w.number
+$$;
+
+-- Those of the leases that a node still has, locked until the transaction ends; for how long the node is good, judged
+-- after the lock; and recipients as they are after it. One row at least.
+CREATE FUNCTION zsmtp_lock(of_node bigint, leases bigint[], messages bigint[], numbers integer[])
+RETURNS TABLE (owned bigint[], seconds_left double precision, same_server boolean, message bigint, number integer,
+    key text, attempts integer, due bigint, expires bigint, hold bigint, doubtful boolean, warned boolean)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    had bigint[];
+    seconds double precision;
+    same boolean;
+BEGIN
+    had := ARRAY(
+        SELECT l.number FROM zsmtp_lease l WHERE l.number = ANY(leases) AND l.node = of_node
+        ORDER BY l.number FOR NO KEY UPDATE
+    );
+    SELECT extract(epoch FROM n.valid_until - zsmtp_clock()), n.incarnation = zsmtp_incarnation()
+        INTO seconds, same FROM zsmtp_node n WHERE n.id = of_node;
+    RETURN QUERY SELECT had, seconds, same, c.*
+        FROM (SELECT 1) AS one LEFT JOIN zsmtp_current(messages, numbers) AS c ON true;
+END
+$$;
