@@ -411,14 +411,14 @@ def test_a_frozen_take_keeps_nobody_waiting_for_long(url: str) -> None:
     with_store(url, work)
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_what_is_written_last_is_seen_by_other_kinds_of_jobs(url: str, alone: bool) -> None:
+@pytest.mark.parametrize("reads_first", [True, False])
+def test_what_is_written_last_is_seen_by_other_kinds_of_jobs(url: str, reads_first: bool) -> None:
     async def work(store: PostgresStore) -> None:
         with psycopg.connect(url, autocommit=True) as db:
-            writing = transaction.WriteTransaction(db, NOON, alone=alone)
+            writing = transaction.WriteTransaction(db, NOON, reads_first=reads_first)
             assert writing.ask("SELECT count(*), %s FROM zsmtp_counter", ("100%; it's",)) == [(0, "100%; it's")]
             writing.last("INSERT INTO zsmtp_counter (names, amounts) VALUES (%s, %s)", (["100%; it's"], [1]))
-            assert writing.ask("SELECT count(*) FROM zsmtp_counter") == [(0 if alone else 1,)]
+            assert writing.ask("SELECT count(*) FROM zsmtp_counter") == [(0 if reads_first else 1,)]
             writing.count("messages", 2)
             writing.commit()
             assert db.execute("SELECT names, amounts FROM zsmtp_counter ORDER BY 1").fetchall() == [

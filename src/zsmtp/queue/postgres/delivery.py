@@ -62,9 +62,9 @@ class PostgresDelivery:
         self._leave = PostgresJob("giving leases back", leases.leave)
         self._take = PostgresJob("taking leases", leases.take)
         self._give_back = PostgresJob("giving leases back", self._results.give_back)
-        self._mark = PostgresJob("writing marks", self._results.mark, durable=self._results.must_wait)
+        self._mark = PostgresJob("writing marks", self._results.mark, durable=self._results.must_wait, reads_first=True)
         self._repeat = PostgresJob("writing marks again", self._results.repeat_marks)
-        self._settle = PostgresJob("writing results", self._results.settle)
+        self._settle = PostgresJob("writing results", self._results.settle, reads_first=True)
         self.learning = PostgresJob("learning sites", _learn, durable=lambda sites: False)
         self._report = PostgresJob("keeping the status of sites", self._results.report, durable=lambda report: False)
         self._keys: dict[int, set[str]] = {}  # by lease

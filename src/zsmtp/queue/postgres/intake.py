@@ -14,7 +14,7 @@ from typing import Any
 from zsmtp.errors import Conflict, QueueError
 from zsmtp.queue import intake
 from zsmtp.queue.limits import BY_COMMAND, CHUNK
-from zsmtp.queue.postgres.transaction import WriteTransaction, insert_all
+from zsmtp.queue.postgres.transaction import WriteTransaction, insert
 from zsmtp.queue.sql import ARRIVING, MESSAGE
 from zsmtp.queue.staged import (
     Notifying,
@@ -268,12 +268,9 @@ class NewRows:
     def write(self) -> None:
         """Insert what was taken."""
         transaction = self._transaction
-        insert_all(
-            transaction.db,
-            ("zsmtp_message", MESSAGE, self._messages),
-            ("zsmtp_recipient", NEW_RECIPIENT, self._recipients),
-            ("zsmtp_content", ("message", "part", "data"), self._contents),
-        )
+        insert(transaction, "zsmtp_message", MESSAGE, self._messages)
+        insert(transaction, "zsmtp_recipient", NEW_RECIPIENT, self._recipients)
+        insert(transaction, "zsmtp_content", ("message", "part", "data"), self._contents)
         for upload in self._finished:
             _finish(transaction, upload)
         for key, due in self._arrived:
@@ -313,13 +310,13 @@ def delete_messages(transaction: WriteTransaction, messages: Iterable[int]) -> N
     A message for which a notice is owed stays with its content until that is made.
     """
     wanted = (list(messages),)
-    transaction.db.execute(
+    transaction.last(
         "WITH gone AS (DELETE FROM zsmtp_message m WHERE m.id = ANY(%s::bigint[]) AND m.recipients = 1 "
         f"AND m.size <= {CHUNK} AND NOT EXISTS (SELECT 1 FROM zsmtp_recipient r WHERE r.message = m.id) "
         "AND NOT EXISTS (SELECT 1 FROM zsmtp_owed o WHERE o.message = m.id) RETURNING m.id) "
         "DELETE FROM zsmtp_content c USING gone WHERE c.message = gone.id",
         wanted,
     )
-    transaction.db.execute(  # whether anything is left of them: somebody else may be ending another recipient now
+    transaction.last(  # whether anything is left of them: somebody else may be ending another recipient now
         "INSERT INTO zsmtp_maybe_finished (message) SELECT id FROM zsmtp_message WHERE id = ANY(%s::bigint[])", wanted
     )

@@ -127,7 +127,7 @@ class PostgresResults:
         self.marks.settled(transaction, over)
         doubtful = set().union(*(request.doubts for request in requests)) & {attempt for attempt, _ in over}
         if doubtful:
-            _forget_doubts(transaction.db, doubtful)
+            _forget_doubts(transaction, doubtful)
         for request in requests:
             if request.lease in owned:
                 self.marks.hold(transaction, request.lease, frozenset(request.in_hand))
@@ -217,44 +217,43 @@ def _may_mark(there: dict[Place, Current | None], attempts: Collection[AttemptKe
 
 def write(transaction: WriteTransaction, changes: Changes) -> None:
     """Write what settlements, or the changes of an operator, come to."""
-    db = transaction.db
     if changes.ended:
-        db.execute(
+        transaction.last(
             "DELETE FROM zsmtp_recipient r USING unnest(%s::bigint[], %s::integer[]) AS w (message, number) "
             "WHERE r.message = w.message AND r.number = w.number",
             ([place[0] for place in changes.ended], [place[1] for place in changes.ended]),
         )
     for owed in changes.owed:
         kept = ", ".join(f"{name} = excluded.{name}" for name in OWED[3:])
-        db.execute(
+        transaction.last(
             f"INSERT INTO zsmtp_owed ({columns(OWED)}) VALUES ({', '.join(['%s'] * len(OWED))}) "
             f"ON CONFLICT (message, number, kind) DO UPDATE SET {kept}",
             owed_values(owed),
         )
     if changes.ended:
         delete_messages(transaction, {message for message, _ in changes.ended})
-    insert(db, "zsmtp_history", HISTORY, changes.history)
-    _defer(db, list(changes.deferred.values()))
+    insert(transaction, "zsmtp_history", HISTORY, changes.history)
+    _defer(transaction, list(changes.deferred.values()))
     for name, number in changes.counted.items():
         transaction.count(name, number)
     for key, due in changes.moved:
         transaction.tell(key, due)
 
 
-def _defer(db: Connection, rows: list[tuple[object, ...]]) -> None:
+def _defer(transaction: WriteTransaction, rows: list[tuple[object, ...]]) -> None:
     if not rows:
         return
     arrays = ", ".join(f"%s::{kind}[]" for kind in _DEFERRED_TYPES)
     values = ", ".join(f"{name} = w.{name}" for name in DEFERRED[:-2])
-    db.execute(
+    transaction.last(
         f"UPDATE zsmtp_recipient r SET {values} FROM unnest({arrays}) AS w ({columns(DEFERRED)}) "
         "WHERE r.message = w.message AND r.number = w.number",
         [list(column) for column in zip(*rows, strict=True)],
     )
 
 
-def _forget_doubts(db: Connection, attempts: Collection[AttemptKey]) -> None:
-    db.execute(
+def _forget_doubts(transaction: WriteTransaction, attempts: Collection[AttemptKey]) -> None:
+    transaction.last(
         "DELETE FROM zsmtp_doubt d USING unnest(%s::bigint[], %s::integer[], %s::integer[]) "
         "AS w (message, number, attempt) WHERE d.message = w.message AND d.number = w.number",
         in_columns(attempts),

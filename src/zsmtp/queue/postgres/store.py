@@ -481,7 +481,7 @@ class _Jobs:
     """What the writers of a store do."""
 
     def __init__(self, intake: PostgresIntake, operating: PostgresOperating) -> None:
-        self.submit = PostgresJob("taking messages", intake.submit, octets=octets_of)
+        self.submit = PostgresJob("taking messages", intake.submit, octets=octets_of, reads_first=True)
         self.part = PostgresJob("taking a large message", intake.write_part, octets=octets_of_part, durable=_no)
         self.discard = PostgresJob("discarding a message", intake.discard, durable=_no)
         self.notify = PostgresJob("queueing a notice", intake.notify)

@@ -15,13 +15,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from zsmtp.queue.ids import LARGEST, first_id, next_id
 from zsmtp.queue.postgres.connect import BEGIN, Connection
 from zsmtp.queue.states import AttemptKey, milliseconds
 
 _FEW = 3  # rows: more are copied
+_SMALL = 1 << 16  # octets of content in them
 _TYPES = {
     "id": "int8",
     "message": "int8",
@@ -51,18 +51,18 @@ _TYPES = {
 class WriteTransaction:
     """What is gathered in one transaction. ``now`` is in milliseconds.
 
-    ``durable`` tells whether its commit waits for the disk; ``alone`` that its jobs are of one kind, so that none of
-    them reads what another one writes.
+    ``durable`` tells whether its commit waits for the disk; ``reads_first`` that none of its jobs reads what another
+    one writes.
     """
 
     __slots__ = (
         "_after",
-        "_alone",
         "_begin",
         "_connection",
         "_counted",
         "_known_rules",
         "_last",
+        "_reads_first",
         "_undo",
         "due",
         "now",
@@ -72,10 +72,10 @@ class WriteTransaction:
         "xid",
     )
 
-    def __init__(self, connection: Connection, time: float, *, durable: bool = True, alone: bool = False) -> None:
+    def __init__(self, connection: Connection, time: float, *, durable: bool = True, reads_first: bool = False) -> None:
         self._connection = connection
         self._begin = BEGIN.format(level="on" if durable else "off")
-        self._alone = alone
+        self._reads_first = reads_first
         self._last: list[tuple[str, Sequence[object]]] = []
         self.xid = ""
         """The id of the transaction, once it began."""
@@ -95,7 +95,7 @@ class WriteTransaction:
     @classmethod
     def of_caller(cls, connection: Connection, time: float) -> WriteTransaction:
         """A transaction that a caller began, and will commit after :meth:`flush`."""
-        transaction = cls(connection, time)
+        transaction = cls(connection, time, reads_first=True)
         transaction.xid = "the caller's"
         return transaction
 
@@ -119,8 +119,8 @@ class WriteTransaction:
         return cursor.fetchall() if cursor.nextset() else []
 
     def last(self, statement: str, values: Sequence[object]) -> None:
-        """Write something that no other job of this transaction reads, with the commit."""
-        if self._alone:
+        """Write something with the commit, or at once where a job of this transaction might read it."""
+        if self._reads_first:
             self._last.append((statement, values))
         else:
             self.db.execute(statement.encode(), values)
@@ -145,7 +145,8 @@ class WriteTransaction:
     def draw(self, many: int) -> int:
         """So many new ids that follow each other: the first one. Raises QueueUnavailable."""
         next_id(0, self.time)  # raises if the clock is beyond all ids
-        return int(one(self.db, "SELECT zsmtp_draw(%s, %s)", min(first_id(self.time), LARGEST), many))
+        ((first,),) = self.ask("SELECT zsmtp_draw(%s, %s)", (min(first_id(self.time), LARGEST), many))
+        return int(first)
 
     def holds(self, number: int, by_command: int) -> int:
         """What holds a recipient that a rule is said to hold: 0 if there is no such rule."""
@@ -157,10 +158,11 @@ class WriteTransaction:
         return number if self._known_rules[number] else 0
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write what was gathered: one round trip."""
         self._note()
-        for statement, values in self._last:
-            self.db.execute(statement.encode(), values)
+        with self.db.pipeline():
+            for statement, values in self._last:
+                self.db.execute(statement.encode(), values)
 
     def commit(self) -> None:
         """Write what was gathered, and commit: one round trip."""
@@ -210,33 +212,21 @@ def one(db: Connection, statement: str, *values: object) -> Any:
     return row[0]
 
 
-def insert(db: Connection, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Insert rows: a few by statements, more by COPY."""
+def insert(transaction: WriteTransaction, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert rows: a few with the commit, more by COPY."""
     if not rows:
         return
-    columns = sql.SQL(", ").join(map(sql.Identifier, names))
-    if len(rows) <= _FEW:
-        marks = sql.SQL(", ").join([sql.Placeholder()] * len(names))
-        statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(sql.Identifier(table), columns, marks)
+    columns = ", ".join(names)
+    if len(rows) <= _FEW and sum(len(value) for row in rows for value in row if isinstance(value, bytes)) <= _SMALL:
+        statement = f"INSERT INTO {table} ({columns}) VALUES ({', '.join(['%s'] * len(names))})"
         for row in rows:
-            db.execute(statement, row)
+            transaction.last(statement, row)
         return
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(sql.Identifier(table), columns)
-    with db.cursor() as cursor, cursor.copy(statement) as copy:
+    statement = f"COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)"
+    with transaction.db.cursor() as cursor, cursor.copy(statement.encode()) as copy:
         copy.set_types([_TYPES.get(name, "text") for name in names])
         for row in rows:
             copy.write_row(row)
-
-
-def insert_all(db: Connection, *tables: tuple[str, Sequence[str], Sequence[Sequence[Any]]]) -> None:
-    """Insert rows into several tables: a few in one round trip."""
-    if all(len(rows) <= _FEW for _, _, rows in tables):
-        with db.pipeline():
-            for table in tables:
-                insert(db, *table)
-        return
-    for table in tables:
-        insert(db, *table)
 
 
 def in_columns(attempts: Collection[AttemptKey]) -> tuple[list[int], list[int], list[int]]:

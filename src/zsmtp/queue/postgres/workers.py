@@ -48,10 +48,11 @@ _ASK_AGAIN = 5.0  # seconds to look for what became of a transaction whose conne
 class PostgresJob(Generic[A, R]):
     """A kind of job. ``run`` is given all of a transaction and returns a result, or an exception, for each.
 
-    ``durable`` tells whether the commit has to wait for the disk; ``octets`` how much content is written.
+    ``durable`` tells whether the commit has to wait for the disk; ``octets`` how much content is written;
+    ``reads_first`` that ``run`` reads nothing after it wrote with :meth:`WriteTransaction.last`.
     """
 
-    __slots__ = ("doing", "durable", "octets", "run")
+    __slots__ = ("doing", "durable", "octets", "reads_first", "run")
 
     def __init__(
         self,
@@ -60,11 +61,13 @@ class PostgresJob(Generic[A, R]):
         *,
         durable: Callable[[A], bool] = lambda argument: True,
         octets: Callable[[A], int] = lambda argument: 0,
+        reads_first: bool = False,
     ) -> None:
         self.doing = doing
         self.run = run
         self.durable = durable
         self.octets = octets
+        self.reads_first = reads_first
 
 
 class _WriterJob(NamedTuple):
@@ -179,8 +182,8 @@ class PostgresWriter(WorkerThread):
             self._server = server_of(self._connection)
         db = self._connection
         durable = any(job.kind.durable(job.argument) for job in jobs)
-        alone = len({id(job.kind) for job in jobs}) == 1
-        transaction = WriteTransaction(db, self._clock(), durable=durable, alone=alone)
+        reads_first = jobs[0].kind.reads_first and len({id(job.kind) for job in jobs}) == 1
+        transaction = WriteTransaction(db, self._clock(), durable=durable, reads_first=reads_first)
         try:
             answers = run_by_kind(transaction, jobs)
             self._commit(db, transaction)
