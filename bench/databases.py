@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,6 +41,23 @@ class Databases:
     async def open(self, url: str) -> QueueStore:
         """Open a queue."""
         return await open_store(locate(url))
+
+    @contextmanager
+    def held_open(self, url: str) -> Iterator[None]:
+        """Somebody else's transaction in a queue's database, which saw it as it is now and stays open."""
+        if self._cluster is None:
+            other = sqlite3.connect(url, isolation_level=None)
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM zsmtp_message").fetchall()
+            with closing(other):
+                yield
+        else:
+            import psycopg
+
+            with psycopg.connect(url) as connection:
+                connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+                connection.execute("SELECT pg_current_xact_id(), (SELECT count(*) FROM zsmtp_message)")
+                yield
 
     def forget(self) -> None:
         """Remove the files that are there; databases stay until the end."""

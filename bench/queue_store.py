@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -182,17 +183,14 @@ def attempts(claimed: Sequence[Claimed]) -> list[AttemptKey]:
     return [one.recipient.next_attempt for one in claimed]
 
 
-async def cycle(places: Databases, url: str, queued: int, messages: int) -> QueueStore:
-    store = await places.open(url)
+async def cycle(store: QueueStore, queued: int, messages: int) -> None:
     sites = max(queued // GROUP, 1)
-    await fill(store, queued, sites)
     await store.join("bench")
     for group, count in ((GROUP, messages), (1, ALONE)):
         run = Cycle(store, group)
         await run.run(count, sites)
         print(f"\nwith {queued} queued, " + (f"in groups of {group}" if group > 1 else "one by one"))
         print("\n".join(run.lines()))
-    return store
 
 
 async def operators(store: QueueStore) -> list[str]:
@@ -291,7 +289,10 @@ async def main(arguments: argparse.Namespace) -> None:
             places.forget()
         for queued in arguments.queued:
             url = places.fresh()
-            store = await cycle(places, url, queued, arguments.messages)
+            store = await places.open(url)
+            await fill(store, queued, max(queued // GROUP, 1))
+            with places.held_open(url) if arguments.held_open else nullcontext():
+                await cycle(store, queued, arguments.messages)
             if queued == max(arguments.queued):
                 print("\n".join(await operators(store)))
             await store.close()
@@ -306,6 +307,9 @@ if __name__ == "__main__":
     parser.add_argument("--queued", type=int, nargs="*", default=[1000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--folder", help="where the files are made")
     parser.add_argument("--postgres", action="store_true", help="a PostgreSQL of its own instead of SQLite files")
+    parser.add_argument(
+        "--held-open", action="store_true", help="beside a transaction of somebody else that stays open"
+    )
     parser.add_argument("--start", metavar="URL", help=argparse.SUPPRESS)
     given = parser.parse_args()
     asyncio.run(start_up(given.start) if given.start else main(given))
