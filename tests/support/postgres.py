@@ -56,9 +56,12 @@ needs_postgres = pytest.mark.skipif(not installed(), reason="the programs of a P
 
 
 class Cluster:
-    """A server. ``durable``: what it commits is on the disk then, as by PostgreSQL's defaults."""
+    """A server. ``durable``: what it commits is on the disk then, as by PostgreSQL's defaults.
 
-    def __init__(self, *, durable: bool = False) -> None:
+    ``standby_of`` makes it a standby of another one, which from then on commits nothing that the standby has not.
+    """
+
+    def __init__(self, *, durable: bool = False, standby_of: Cluster | None = None) -> None:
         found = programs()
         assert found is not None
         self._programs = found
@@ -70,9 +73,23 @@ class Cluster:
         self.folder.chmod(0o755)
         self._names = itertools.count(1)
         self._template = ""
-        self._run("initdb", "-D", self._data, "-U", "zsmtp", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        if standby_of is None:
+            self._run("initdb", "-D", self._data, "-U", "zsmtp", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        else:
+            primary = str(standby_of.folder)
+            self._run("pg_basebackup", "-D", self._data, "-h", primary, "-U", "zsmtp", "-R", "-c", "fast", "--no-sync")
         self._server: subprocess.Popen[bytes] | None = None
         self.start()
+        if standby_of is not None:
+            with psycopg.connect(standby_of.url("postgres"), autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+                connection.execute("SELECT pg_reload_conf()")
+                asked = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+                wait_until(lambda: connection.execute(asked).fetchone(), lambda: (self.folder / "log").read_text())
+
+    def promote(self) -> None:
+        """Let a standby be the primary."""
+        self._run("pg_ctl", "promote", "-w", "-D", self._data)
 
     @property
     def _data(self) -> str:
