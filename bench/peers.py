@@ -81,7 +81,7 @@ def _wait_for(port: int) -> None:
         time.sleep(0.05)
 
 
-def by_smtp_source(port: int, messages: int, octets: int, pin: Sequence[str] = ()) -> Cost:
+def by_smtp_source(port: int, messages: int, octets: int, pin: Sequence[str] = (), *, sessions: int = 1) -> Cost:
     words = postfix_tool("smtp-source")
     assert words is not None
     size = octets - 250  # its header
@@ -90,6 +90,8 @@ def by_smtp_source(port: int, messages: int, octets: int, pin: Sequence[str] = (
             *pin,
             *words,
             "-d",
+            "-s",
+            str(sessions),
             "-m",
             str(messages),
             "-l",

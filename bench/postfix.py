@@ -16,7 +16,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -37,7 +37,6 @@ data_directory = /var/lib/postfix-bench
 myhostname = postfix.bench.test
 mydestination =
 mynetworks = 127.0.0.0/8
-smtpd_client_restrictions = check_client_access static:HOLD
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
 relayhost = [127.0.0.1]:{receiver}
@@ -47,6 +46,7 @@ alias_maps =
 alias_database =
 biff = no
 """
+HOLD = "smtpd_client_restrictions = check_client_access static:HOLD\n"
 MASTER = """127.0.0.1:{port} inet n - n - - smtpd
 cleanup unix n - n - 0 cleanup
 rewrite unix - - n - - trivial-rewrite
@@ -77,7 +77,7 @@ def by_postfix(receiver: int, messages: int, octets: int, pin: Sequence[str] = (
     """Queue so many messages and have them delivered to the port ``receiver``: what the delivery took."""
     root = interop_root()
     assert root is not None
-    with _running(root, receiver, pin) as (queue, port):
+    with _running(root, receiver, pin, hold=True) as (queue, port):
         by_smtp_source(port, messages, octets)
         queued = _release(queue)
         if queued != messages:
@@ -89,8 +89,17 @@ def by_postfix(receiver: int, messages: int, octets: int, pin: Sequence[str] = (
 
 
 @contextlib.contextmanager
-def _running(root: Path, receiver: int, pin: Sequence[str]) -> Iterator[tuple[Path, int]]:
-    """Postfix without a queue manager: its queue directory and the port where it takes mail."""
+def relaying_postfix(receiver: int) -> Iterator[tuple[int, Callable[[], float]]]:
+    """Postfix that passes all mail on to the port ``receiver``: its port, and what gives the CPU seconds it had."""
+    root = interop_root()
+    assert root is not None
+    with _running(root, receiver, (), hold=False) as (queue, port):
+        yield port, lambda: _cpu(queue)
+
+
+@contextlib.contextmanager
+def _running(root: Path, receiver: int, pin: Sequence[str], *, hold: bool) -> Iterator[tuple[Path, int]]:
+    """Postfix: its queue directory and the port where it takes mail. ``hold``: it has no queue manager, and waits."""
     configuration, queue, data = (
         root / "etc/postfix-bench",
         root / "var/spool/postfix-bench",
@@ -105,8 +114,8 @@ def _running(root: Path, receiver: int, pin: Sequence[str]) -> Iterator[tuple[Pa
     data.mkdir()
     owner = (root / "var/lib/postfix").stat()
     os.chown(data, owner.st_uid, owner.st_gid)
-    (configuration / "main.cf").write_text(MAIN.format(receiver=receiver))
-    (configuration / "master.cf").write_text(MASTER.format(port=port))
+    (configuration / "main.cf").write_text(MAIN.format(receiver=receiver) + (HOLD if hold else ""))
+    (configuration / "master.cf").write_text(MASTER.format(port=port) + ("" if hold else QUEUE_MANAGER))
     log = root.parent / "log" / "postfix-bench.log"
     log.parent.mkdir(exist_ok=True)
     log.write_bytes(b"")

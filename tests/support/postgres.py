@@ -133,6 +133,12 @@ class Cluster:
         except psycopg.OperationalError:
             return False
 
+    @property
+    def pid(self) -> int:
+        """The first process of the server."""
+        assert self._server is not None
+        return self._server.pid
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it: SIGINT is ``-m fast``, SIGQUIT is ``-m immediate``."""
         if self._server is not None:
