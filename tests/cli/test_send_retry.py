@@ -70,7 +70,8 @@ def test_each_deferral_is_a_line_of_json(send: Run, letter: Path) -> None:
 
 
 def result(reply: str) -> Result:
-    return Result(message="1.eml", recipient="a@example.net", fate=Fate.DEFERRED, status="4.2.1", reply=reply)
+    told = {"reply": reply, "reason": reply}
+    return Result(message="1.eml", recipient="a@example.net", fate=Fate.DEFERRED, status="4.2.1", **told)
 
 
 def test_a_bunch_of_deferrals_is_one_line() -> None:

@@ -85,7 +85,7 @@ def test_a_page_does_not_replace_its_trace(
         (b"\xff\xff", 65, "trace.json: not a trace: not UTF-8"),
         (b"[]", 65, "trace.json: not a trace: a list instead of an object"),
         (b'{"schema": "zsmtp.trace/9"}', 65, "trace.json: not a trace of zsmtp.trace/1: schema 'zsmtp.trace/9'"),
-        (b'{"schema": "\\u001b[2J"}', 65, "trace.json: not a trace of zsmtp.trace/1: schema '\\\\x1b[2J'"),
+        (b'{"schema": "\\u001b[2J"}', 65, "trace.json: not a trace of zsmtp.trace/1: schema '\\x1b[2J'"),
     ],
 )
 def test_what_is_no_trace_is_one_line(

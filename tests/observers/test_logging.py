@@ -69,7 +69,7 @@ def test_each_room_has_its_logger(caplog: pytest.LogCaptureFixture) -> None:
     assert [r.levelname for r in records if r.getMessage().startswith("no connection to mx0.example.org")] == [
         "WARNING"
     ]
-    assert [r for r in records if r.getMessage() == "<<- EHLO client.example"]
+    assert [r for r in records if r.getMessage() == "C: EHLO client.example"]
 
 
 def test_what_is_not_wanted_is_not_put_into_words(caplog: pytest.LogCaptureFixture) -> None:

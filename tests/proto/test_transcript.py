@@ -2,7 +2,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zsmtp.proto.reply import Reply
-from zsmtp.proto.transcript import MAX_LINES, MAX_TEXT, exchange, join
+from zsmtp.proto.transcript import CONNECTING, MAX_LINES, MAX_TEXT, exchange, is_dialogue, join, shown_line
 
 
 def test_a_command_and_its_reply() -> None:
@@ -33,3 +33,10 @@ def test_no_hostile_octet_passes(dialogue: list[tuple[bytes, list[bytes]]]) -> N
     text = join(exchange(line, Reply(250, tuple(texts))) for line, texts in dialogue)
     assert text.replace("\r", "").isprintable()
     assert len(text) <= MAX_TEXT
+
+
+def test_lines_as_people_know_them() -> None:
+    text = join([exchange(CONNECTING, Reply(220, (b"hi",))), exchange(b"RCPT TO:<a@b>", Reply(550, (b"no",)))])
+    lines = [line for line in f"{text}\rgone".split("\r") if line]
+    assert [shown_line(line) for line in lines] == ["", "S: 220 hi", "C: RCPT TO:<a@b>", "S: 550 no", "gone"]
+    assert [is_dialogue(line) for line in lines] == [True] * 4 + [False]

@@ -24,6 +24,7 @@ from zsmtp.cli.failure import CommandFailed, reading
 from zsmtp.cli.sysexits import Exit
 from zsmtp.cli.terminal import look_of
 from zsmtp.client.addresslist import read_address
+from zsmtp.delivery.reasons import reason_of
 from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.dns.heloname import helo_name
 from zsmtp.dns.ip import canonical_ip
@@ -191,7 +192,7 @@ def _exchangers(domain: str, config: Config) -> list[SenderFinding]:
             judged = f", {probe.judgement.text}" if probe.judgement is not None else ", in clear"
             findings.append(SenderFinding("exchanger", Grade.GOOD, f"{where} takes mail{judged}"))
         else:
-            text = f"{where}: {escape(probe.verdict.text[:300])}"
+            text = f"{where}: {escape(reason_of(probe.verdict)[:300])}"
             findings.append(SenderFinding("exchanger", Grade.WEAK, text))
     return findings
 

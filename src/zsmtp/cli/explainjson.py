@@ -20,6 +20,7 @@ from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.outcome import Verdict
 from zsmtp.delivery.planjson import SCHEMA as PLAN_SCHEMA
 from zsmtp.delivery.planjson import parse_json, plan_document, read_plan
+from zsmtp.delivery.reasons import account_of, reason_of
 from zsmtp.dns.answer import TLSA, Answer
 from zsmtp.dns.candidates import Endpoint
 from zsmtp.errors import ConfigError
@@ -173,7 +174,12 @@ def _answer(answer: RecipientAnswer) -> dict[str, Any]:
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
-    return {"fate": verdict.fate.value, "status": str(verdict.status), "text": verdict.text}
+    return {
+        "fate": verdict.fate.value,
+        "status": str(verdict.status),
+        "text": account_of(verdict),
+        "reason": reason_of(verdict),
+    }
 
 
 def _judgement(judgement: Judgement) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from zsmtp.cli.probe import Probe, RecipientAnswer
 from zsmtp.cli.sysexits import Exit
 from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.outcome import Disposition
+from zsmtp.delivery.reasons import reason_of
 from zsmtp.dns.answer import MX, TLSA, Answer, RecordType, Status
 from zsmtp.dns.candidates import Candidate, Endpoint, Family
 from zsmtp.escape import escape
@@ -25,6 +26,7 @@ from zsmtp.tls.mtasts import PolicyLookup
 from zsmtp.tls.policy import Barred, Level, Requirement
 from zsmtp.tls.problem import TLSProblem
 
+MAX_TEXT = 300  # characters of a reason in the first line
 MAX_SHOWN = 12  # exchangers, records and the like that are shown of one kind; the JSON has them all
 
 _PROTECTION = {
@@ -108,8 +110,7 @@ def _why(probe: Probe) -> str:
         return ""
     if probe.steps and all(step.name == "connect" and step.text for step in probe.steps):
         return probe.steps[-1].text
-    parts = [part.strip() for part in probe.verdict.text.split("\r") if part and not part.startswith("<<- ")]
-    return escape(parts[-1].removeprefix("->> "))[:200] if parts else str(probe.verdict.status)
+    return escape(reason_of(probe.verdict))[:MAX_TEXT] or str(probe.verdict.status)
 
 
 def _answered(answer: RecipientAnswer) -> Text:
@@ -119,7 +120,7 @@ def _answered(answer: RecipientAnswer) -> Text:
         return line("accepted", Style.GOOD) + line(f": {answer.commands[-1].reply}")
     failed = verdict.fate is Disposition.FAILED
     word = line("refused", Style.BAD) if failed else line("deferred", Style.WARN)
-    said = answer.commands[-1].reply if answer.commands else f"{escape(verdict.text)} ({verdict.status})"
+    said = answer.commands[-1].reply if answer.commands else f"{escape(reason_of(verdict))} ({verdict.status})"
     return word + line(f": {said}")
 
 

@@ -68,12 +68,14 @@ def resume(
 
 
 def _still_in_doubt(message: Outgoing, recipient: str, time: str) -> Result:
+    told = f"sent at {time}, and no word came of it: not sent again without --resend-in-doubt"
     return Result(
         message=message.name,
         recipient=recipient,
         fate=Fate.IN_DOUBT,
         status="4.4.2",
-        text=f"sent at {time}, and no word came of it: not sent again without --resend-in-doubt",
+        reason=told,
+        text=told,
         attempted=False,
         dsn_action=due(message.dsn, "delayed", null_sender=not message.sender),
     )

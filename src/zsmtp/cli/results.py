@@ -55,9 +55,9 @@ def result_line(result: Result, *, file: str, look: Look, fold: bool) -> str:
 
 
 def _where(result: Result) -> str:
-    if result.server is None or result.text.startswith("connect to "):  # those words name it
-        return ""
     server = result.server
+    if server is None or not result.names_server:
+        return ""
     tls = f", {result.tls.protocol}" if result.tls is not None else ""
     if server.port and server.host == server.address:  # a literal, which has no other name
         return f"[{escape(server.address)}]:{server.port}{tls}: "
@@ -65,12 +65,9 @@ def _where(result: Result) -> str:
 
 
 def reason_of(result: Result) -> str:
-    """The server's own words if it had any, else this side's, in one line."""
-    if result.reply:
-        return escape(result.reply)
-    parts = [part for part in result.text.split("\n") if part]
-    own = [part for part in parts if not part.startswith(("<<- ", "->> "))]  # the dialogue stands in the trace
-    return f"{escape(' '.join(own or parts))} ({escape(result.status)})"
+    """Why, in one line: a reply as it is, everything else with the status code."""
+    told = escape(result.reason)
+    return told if result.reason == result.reply else f"{told} ({escape(result.status)})"
 
 
 def _unnoticed(result: Result) -> str:

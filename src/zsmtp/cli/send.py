@@ -283,6 +283,7 @@ class _Sending:
                             recipient=to,
                             fate=Fate.DEFERRED,
                             status="4.3.2",
+                            reason=text,
                             text=text,
                             attempted=False,
                             dsn_action=due(one.dsn, "delayed", null_sender=not one.sender),

@@ -434,6 +434,7 @@ def _refused(one: Submission, error: Exception, known: Submission) -> list[Resul
             recipient=name,
             fate=Fate.FAILED,
             status="5.6.0",
+            reason=text,
             text=text,
             dsn_action=action,
             attempted=False,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zsmtp.client.dsn import DSN, due
 from zsmtp.delivery.outcome import Disposition as VerdictFate
 from zsmtp.delivery.outcome import Verdict, dsn_action
+from zsmtp.delivery.reasons import account_of, reason_of
 from zsmtp.errors import NotDelivered
 
 if TYPE_CHECKING:
@@ -77,8 +78,10 @@ class Result:
     """The one final word on a recipient.
 
     ``message`` is its Message-ID or the name it was given, ``status`` the enhanced status code (RFC 3463), ``code`` and
-    ``reply`` what the server said that decided (0 and "" if none did), ``text`` the end of the dialogue or the reason,
-    for people. ``waited`` is the time until a connection took the message, ``seconds`` the time until this result.
+    ``reply`` what the server said that decided (0 and "" if none did). ``reason`` is why, in one line for people: the
+    reply, what this side adds, and where no host opened a session, the words of each of them. ``text`` is the end of
+    the dialogue, ``C:`` before what was sent and ``S:`` before what came back, and the reasons; its lines are separated
+    by LF. ``waited`` is the time until a connection took the message, ``seconds`` the time until this result.
 
     ``attempted`` is false if nothing was tried for it: a message that cannot be read, or a destination that had
     failed as a whole a moment ago; no server is named then. ``retry_after`` is for how many seconds from now mail
@@ -100,6 +103,7 @@ class Result:
     status: str
     code: int = 0
     reply: str = ""
+    reason: str = ""
     text: str = ""
     server: Server | None = None
     tls: TLSSummary | None = None
@@ -124,9 +128,13 @@ class Result:
         return {**values, "fate": self.fate.value}
 
     def __str__(self) -> str:
-        where = f" by {self.server}" if self.server is not None else ""
-        words = self.reply or " ".join(self.text.split("\n")[-1:])
-        return f"{self.recipient or self.message}: {self.fate.value}{where} ({self.status}): {words}"
+        where = f" by {self.server}" if self.names_server else ""
+        return f"{self.recipient or self.message}: {self.fate.value}{where} ({self.status}): {self.reason}"
+
+    @property
+    def names_server(self) -> bool:
+        """Whether there is a server to name, and the reason does not name it itself."""
+        return self.server is not None and str(self.server) not in self.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +207,8 @@ def result_of(
         status=str(verdict.status),
         code=reply.code if reply is not None else 0,
         reply=str(reply) if reply is not None else "",
-        text=verdict.text.strip("\r").replace("\r", "\n"),
+        reason=reason_of(verdict),
+        text=account_of(verdict),
         server=_server(verdict) if verdict.attempted else None,
         tls=_tls(verdict) if verdict.attempted else None,
         attempts=attempts,

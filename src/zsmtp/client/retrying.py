@@ -138,7 +138,8 @@ class RetryingMessage:
         """When a recipient is tried again; None if its result is final."""
         if self.over or result.fate is not Fate.DEFERRED:
             return None
-        failure = classify(result.status, result.code, result.reply or result.text, verdict.level, max(one.attempts, 1))
+        words = result.reply or result.reason
+        failure = classify(result.status, result.code, words, verdict.level, max(one.attempts, 1))
         attempts = one.attempts if result.attempted else 0
         return next_try(failure, attempts, now, self._until, self._chance, result.retry_after)
 

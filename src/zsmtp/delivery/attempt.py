@@ -28,6 +28,7 @@ from zsmtp.delivery.outcome import (
 from zsmtp.delivery.pace import PeerPace
 from zsmtp.delivery.pipeline import More, PendingDelivery, Pipeline, SessionBroken
 from zsmtp.delivery.pool import Route
+from zsmtp.delivery.reasons import reason_of
 from zsmtp.delivery.sessionopener import OpenSession, SessionOpener, next_reply, say_quit
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.candidates import Endpoint
@@ -295,8 +296,7 @@ class Courier:
             if work.done or not returns(work.delivery, verdict := verdict_for(work)):
                 left.append(work)
             elif heard(self._observe):
-                reason = verdict.text.strip("\r").rpartition("\r")[2]
-                self._observe(DeliveryReturned(work.delivery, reason))
+                self._observe(DeliveryReturned(work.delivery, reason_of(verdict)))
         return left
 
     async def _ask(self, link: OpenSession, phase: Phase, wire: bytes) -> Lost | None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from zsmtp.delivery.reasons import gathered, reasons_of
 from zsmtp.dns.candidates import Endpoint, Family, NoRoute
 from zsmtp.dns.destination import SUBMISSIONS_PORT
 from zsmtp.errors import (
@@ -77,15 +78,16 @@ class Peer:
 class Verdict(NamedTuple):
     """The one final word on a recipient of this attempt.
 
-    ``status`` is the enhanced status code, ``comment`` a remark on it for people ("" if none). ``diagnostic`` is what
-    a delivery status notification shows: ``smtp; 550 (5.1.1 no such user)``. ``text`` is for people: the end of the
-    dialogue or the reason, lines separated by CR, free of other control characters. ``level`` tells whether more than
-    this recipient is concerned; with HOST, ``retry_after`` seconds is how long to leave the host alone (0: no wish).
-    ``at_final_dot`` tells that the content was out when the verdict fell; ``in_doubt`` that the server may have taken
-    the message although no reply said so. ``passed_on`` tells that a DSN request travelled on with the message.
-    ``reply`` is the server's word that decided, None if there was none. ``tls_decided`` tells that the protection a
-    session had to have was among the reasons: mail that may do without it may fare better. ``attempted`` is false if
-    nothing was tried for this mail, because its destination is left alone.
+    ``status`` is the enhanced status code, ``comment`` a remark on it for people ("" if none). ``diagnostic`` is what a
+    delivery status notification shows: ``smtp; 550 (5.1.1 no such user)``. ``text`` is for people: the end of the
+    dialogue or the reason, lines separated by CR, free of other control characters. ``reasons`` are the sentences that
+    ``zsmtp.delivery.reasons`` gives, () where it finds them in ``reply`` and ``text``: with several hosts, what each of
+    them said. ``level`` tells whether more than this recipient is concerned; with HOST, ``retry_after`` seconds is how
+    long to leave the host alone (0: no wish). ``at_final_dot`` tells that the content was out when the verdict fell;
+    ``in_doubt`` that the server may have taken the message although no reply said so. ``passed_on`` tells that a DSN
+    request travelled on with the message. ``reply`` is the server's word that decided, None if there was none.
+    ``tls_decided`` tells that the protection a session had to have was among the reasons: mail that may do without it
+    may fare better. ``attempted`` is false if nothing was tried for this mail, because its destination is left alone.
     """
 
     fate: Disposition
@@ -102,6 +104,7 @@ class Verdict(NamedTuple):
     reply: Reply | None = None
     tls_decided: bool = False
     attempted: bool = True
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,28 @@ class ConnectFailure:
 
     def __str__(self) -> str:
         return f"connect to {self.where}: {self.reason}"
+
+
+def _place(endpoint: Endpoint) -> str:
+    """An endpoint as people write it: ``mx.example.org [192.0.2.1]:25``."""
+    if endpoint.family is Family.UNIX:
+        return endpoint.address
+    name = "" if endpoint.host == endpoint.address else f"{endpoint.host} "
+    return f"{name}[{endpoint.address}]:{endpoint.port}"
+
+
+def _failures_told(failures: Sequence[ConnectFailure]) -> tuple[str, ...]:
+    found = gathered([(_place(failure.endpoint), failure.reason) for failure in failures])
+    return tuple(f"connect to {one}" for one in found)
+
+
+def _refusals_told(refusals: Sequence[Verdict]) -> tuple[str, ...]:
+    return gathered(
+        [
+            (_place(refusal.peer.endpoint) if refusal.peer is not None else "", "; ".join(reasons_of(refusal)))
+            for refusal in refusals
+        ]
+    )
 
 
 _LEVELS = {
@@ -249,7 +274,14 @@ def from_connect_failures(failures: Sequence[ConnectFailure]) -> Verdict:
     last = failures[-1] if failures else None
     if last is not None and all(failure.own for failure in failures):
         diagnostic = _diagnostic("local", 450, str(last).encode())
-        return Verdict(Disposition.DEFERRED, EnhancedStatus(4, 3, 0), diagnostic, words, level=Scope.MESSAGE)
+        return Verdict(
+            Disposition.DEFERRED,
+            EnhancedStatus(4, 3, 0),
+            diagnostic,
+            words,
+            level=Scope.MESSAGE,
+            reasons=_failures_told(failures),
+        )
     return Verdict(
         Disposition.DEFERRED,
         EnhancedStatus(4, 4, 1),
@@ -259,6 +291,7 @@ def from_connect_failures(failures: Sequence[ConnectFailure]) -> Verdict:
         level=Scope.HOST,
         retry_after=HOST_REST,
         peer=Peer(last.endpoint) if last is not None else None,
+        reasons=_failures_told(failures),
     )
 
 
@@ -270,7 +303,10 @@ def combine_host_failures(failures: Sequence[ConnectFailure], refusals: Sequence
     text = "".join(f"\r{word}" for word in words)
     temporary = next((r for r in refusals if r.fate is not Disposition.FAILED), None)
     verdict = temporary or (from_connect_failures(failures) if failures else refusals[-1])
-    return verdict._replace(text=text, tls_decided=any(refusal.tls_decided for refusal in refusals))
+    reasons: tuple[str, ...] = ()
+    if failures or len(refusals) > 1:
+        reasons = _refusals_told(refusals) + _failures_told(failures)
+    return verdict._replace(text=text, tls_decided=any(one.tls_decided for one in refusals), reasons=reasons)
 
 
 _TLS_FIRST = (
@@ -317,8 +353,9 @@ def from_backoff(failure: Verdict, seconds: float) -> Verdict:
     ``failure`` is why, and is left alone for so many ``seconds`` more. No server said anything of this mail.
     """
     rest = math.ceil(seconds)
-    text = f"{failure.text}\rnot tried: that was a moment ago, and the next attempt is in {rest} s at the earliest"
-    return failure._replace(text=text, retry_after=rest, reply=None, attempted=False)
+    told = f"not tried: that was a moment ago, and the next attempt is in {rest} s at the earliest"
+    text, reasons = f"{failure.text}\r{told}", (*reasons_of(failure), told)
+    return failure._replace(text=text, retry_after=rest, reply=None, attempted=False, reasons=reasons)
 
 
 def from_silence(error: ZsmtpError, peer: Peer) -> Verdict:
@@ -381,8 +418,9 @@ def _local(fate: Disposition, status: EnhancedStatus, text: str, comment: str, p
 
 def in_doubt(verdict: Verdict) -> Verdict:
     """The same for recipients of a message whose last octet was sent and whose final reply is missing."""
-    text = f"{verdict.text}\rin doubt: the message was sent to its end, and no reply said whether it was taken"
-    return verdict._replace(text=text, comment="in doubt", at_final_dot=True, in_doubt=True)
+    told = "the message was sent to its end, and no reply said whether it was taken"
+    text, reasons = f"{verdict.text}\rin doubt: {told}", (*reasons_of(verdict), told)
+    return verdict._replace(text=text, comment="in doubt", at_final_dot=True, in_doubt=True, reasons=reasons)
 
 
 def dsn_action(verdict: Verdict, *, success_requested: bool, lmtp: bool) -> str:

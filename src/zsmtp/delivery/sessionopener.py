@@ -57,7 +57,7 @@ from zsmtp.proto.phase import Phase, ReplyMeaning
 from zsmtp.proto.plan import Envelope, TLSDemand
 from zsmtp.proto.reply import Reply
 from zsmtp.proto.session import Lost, Session, StepAnswered
-from zsmtp.proto.transcript import exchange, unfinished
+from zsmtp.proto.transcript import CONNECTING, exchange, unfinished
 from zsmtp.records import dataclass, replace
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class SessionOpener:
                 continue
             result = await self._connect(remaining, failures, place)
             if result.interrupted:
-                return from_loss(Interrupted("told to stop while connecting"), "", None)
+                return await _interrupted()
             if result.stream is None or result.endpoint is None:
                 if not result.failures:
                     break
@@ -294,7 +294,7 @@ class SessionOpener:
                 greeting = Greeting.HELO
             again = await self._begin((endpoint,), place)
             if again.interrupted:
-                return _Stopped(from_loss(Interrupted("told to stop while connecting"), "", None), interrupted=True)
+                return _Stopped(await _interrupted(), interrupted=True)
             if again.stream is None:
                 told = [reason for one, reason in again.failures if one not in again.own]
                 return replace(opened, unanswered=", ".join(told))
@@ -335,7 +335,7 @@ class SessionOpener:
             silent = isinstance(heard.error, (WaitTimeout, ConnectionLost)) and not session.inside_reply
             return replace(stopped, verdict=from_silence(heard.error, peer)) if silent else stopped
         if heard.result is not ReplyMeaning.SUCCESS:
-            verdict = self._refused(heard, exchange(b"(connecting)", heard.reply), peer)
+            verdict = self._refused(heard, exchange(CONNECTING, heard.reply), peer)
             return await self._leave(stream, session, verdict)
         phase = _first_word(greeting, heard.reply)
         offered = await self._say_hello(stream, session, peer, name, phase)
@@ -442,6 +442,11 @@ class SessionOpener:
                 return name.encode("ascii", "replace")
             self._names[address] = name.encode("ascii", "replace")
         return self._names[address]
+
+
+async def _interrupted() -> Verdict:
+    """The verdict when a wait for a connection was ended from this side, with the reason that was given for it."""
+    return from_loss(Interrupted(await ReadStop() or "told to stop"), "", None)
 
 
 def _overtaken(endpoint: Endpoint, waited: float) -> ConnectFailure:

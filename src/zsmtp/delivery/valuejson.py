@@ -56,7 +56,7 @@ class Schema:
             raise ConfigError(f"not {self.noun}: {_kind(document)} instead of an object")
         if document.get("schema") != self.name:
             found = document.get("schema")
-            told = f"schema {escape(found[:80])!r}" if isinstance(found, str) else "no schema"
+            told = f"schema '{escape(found[:80])}'" if isinstance(found, str) else "no schema"
             raise ConfigError(f"not {self.noun} of {self.name}: {told}")
         members = {name: value for name, value in document.items() if name != "schema"}
         try:

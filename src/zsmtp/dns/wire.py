@@ -32,10 +32,14 @@ import dns.wire
 
 from zsmtp.dns.answer import MX, TLSA, WKS, Answer, Query, Record, Status
 from zsmtp.dns.ip import canonical_ip
+from zsmtp.escape import escape
 
 MAX_ALIAS_STEPS = 8
 EDNS_PAYLOAD = 1232
 """Octets of a datagram that arrive unfragmented on every path there is."""
+
+MAX_EXPLANATION = 300
+"""Characters of a server's explanation of an error that are shown."""
 
 _BOGUS_CODES = frozenset(range(6, 13))  # RFC 8914 4.7 to 4.13: validation was tried and failed
 _MAX_TTL = 2**31 - 1
@@ -148,8 +152,12 @@ def _with_opaque_tlsa(reply: bytes) -> bytes:
 
 def _explanation(option: dns.edns.EDEOption) -> str:
     """An extended error for people; its text comes from the server."""
-    text = "" if option.text is None else " " + ascii(option.text[:100])
-    return f"extended error {int(option.code)}{text}"
+    code = int(option.code)
+    name = option.code.name.replace("_", " ") if isinstance(option.code, dns.edns.EDECode) else ""
+    words = escape((option.text or "")[: MAX_EXPLANATION + 1])
+    if len(words) > MAX_EXPLANATION:
+        words = words[: MAX_EXPLANATION - 3] + "..."
+    return f"extended error {code}{f' ({name})' if name else ''}{f': {words}' if words else ''}"
 
 
 def _text(name: dns.name.Name) -> str:

@@ -87,7 +87,7 @@ class TLSLayer:
         try:
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name or None)
         except (ValueError, TypeError, ssl.SSLError) as error:  # TypeError is what a NUL in the name raises
-            raise TLSError(f"no TLS with the name {escape(server_name)!r}: {error}") from error
+            raise TLSError(f"no TLS with the name '{escape(server_name)}': {error}") from error
         if resume is not None and isinstance(resume.session, ssl.SSLSession):
             with contextlib.suppress(ValueError):  # a session of another context: a full handshake, then
                 self._tls.session = resume.session

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsmtp import events
 from zsmtp.delivery.outcome import Disposition
+from zsmtp.delivery.reasons import reason_of
 from zsmtp.events import About, Event, Observer
 from zsmtp.observers.tracebuilder import cut
 from zsmtp.observers.wording import record_text
@@ -124,11 +125,11 @@ def _lost(event: events.SessionLost) -> tuple[str, Fields]:
 
 
 def _sent(event: events.LineSent) -> tuple[str, Fields]:
-    return f"<<- {cut(event.line)}", {"line": cut(event.line)}
+    return f"C: {cut(event.line)}", {"line": cut(event.line)}
 
 
 def _received(event: events.LineReceived) -> tuple[str, Fields]:
-    return f"->> {cut(event.line)}", {"line": cut(event.line)}
+    return f"S: {cut(event.line)}", {"line": cut(event.line)}
 
 
 def _content(event: events.ContentSent) -> tuple[str, Fields]:
@@ -151,11 +152,12 @@ def _settled(event: events.Settled) -> tuple[str, Fields]:
         "fate": verdict.fate.value,
         "status": str(verdict.status),
         "diagnostic": cut(verdict.diagnostic),
+        "reason": cut(reason_of(verdict)),
         "in_doubt": verdict.in_doubt,
     }
     if verdict.peer is not None:
         fields |= _where(verdict.peer.endpoint)[1]
-    return f"<{address}> {fate}: {verdict.status} {cut(verdict.diagnostic)}", fields
+    return f"<{address}> {fate}: {verdict.status} {fields['reason']}", fields
 
 
 def _plan(event: events.PlanMade) -> tuple[str, Fields]:

@@ -18,6 +18,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from zsmtp import __version__
+from zsmtp.delivery.reasons import account_of
 from zsmtp.escape import escape
 from zsmtp.observers.document import (
     MAX_ITEMS,
@@ -284,7 +285,7 @@ class DeliveryTrace:
             fate=verdict.fate.value,
             status=str(verdict.status),
             diagnostic=self.veil.text(cut(verdict.diagnostic)),
-            text="\n".join(self.veil.text(cut(line)) for line in verdict.text.split("\r")[:MAX_LINES] if line),
+            text="\n".join(self.veil.text(cut(line)) for line in account_of(verdict).split("\n")[:MAX_LINES]),
             host=cut(verdict.peer.endpoint.host) if verdict.peer is not None else "",
             in_doubt=verdict.in_doubt,
         )

@@ -187,7 +187,7 @@ def decode_challenge(reply: Reply) -> bytes:
     try:
         return b64decode(text, validate=True)
     except ValueError:
-        raise ReplyError(f"a challenge that is not base64: {printable(text, 80)!r}") from None
+        raise ReplyError(f"a challenge that is not base64: '{printable(text, 80)}'") from None
 
 
 def _challenge_text(reply: Reply) -> bytes:
@@ -206,7 +206,7 @@ def auth(mechanism: str, initial: bytes | None) -> Line:
     """
     name = mechanism.encode("ascii", "replace")
     if not 1 <= len(name) <= 20 or not _NAME_OCTETS.issuperset(name):
-        raise CommandError(f"not a SASL mechanism: {printable(name, 60)!r}")
+        raise CommandError(f"not a SASL mechanism: '{printable(name, 60)}'")
     if initial is None:
         return Line(b"AUTH " + name + b"\r\n", b"AUTH " + name)
     wire = b"AUTH " + name + b" " + (b64encode(initial) or b"=") + b"\r\n"

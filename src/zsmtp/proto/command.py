@@ -44,7 +44,7 @@ _COMMANDS = pattern(
 def hello(verb: bytes, name: bytes) -> bytes:
     """``EHLO``, ``HELO`` or ``LHLO`` with the client's name: a domain or an address literal."""
     if not _NAME.fullmatch(name):
-        raise CommandError(f"not a name to greet with: {printable(name, 100)!r}")
+        raise CommandError(f"not a name to greet with: '{printable(name, 100)}'")
     return _one_of(verb, b"EHLO", b"HELO", b"LHLO") + b" " + name + b"\r\n"
 
 
@@ -76,13 +76,13 @@ def mail(
         words.append(b"BODY=" + _one_of(body, b"7BIT", b"8BITMIME", b"BINARYMIME"))
     if envid is not None:
         if not envid or len(envid) > MAX_ENVID or not is_xtext(envid):
-            raise CommandError(f"not an envelope identifier: {printable(envid, 100)!r}")
+            raise CommandError(f"not an envelope identifier: '{printable(envid, 100)}'")
         words.append(b"ENVID=" + envid)
     if ret is not None:
         words.append(b"RET=" + _one_of(ret, b"FULL", b"HDRS"))
     if by is not None:
         if not _BY.fullmatch(by):
-            raise CommandError(f"not a delivery time: {printable(by, 100)!r}")
+            raise CommandError(f"not a delivery time: '{printable(by, 100)}'")
         words.append(b"BY=" + by)
     if smtputf8:
         words.append(b"SMTPUTF8")
@@ -104,12 +104,12 @@ def rcpt(address: bytes, *, notify: bytes | None = None, orcpt: bytes | None = N
         raise CommandError("empty forward-path")
     if notify is not None:
         if not _NOTIFY.fullmatch(notify):
-            raise CommandError(f"not a NOTIFY value: {printable(notify, 100)!r}")
+            raise CommandError(f"not a NOTIFY value: '{printable(notify, 100)}'")
         words.append(b"NOTIFY=" + notify)
     if orcpt is not None:
         match = _ORCPT.fullmatch(orcpt)
         if match is None or len(orcpt) > MAX_ORCPT or not is_xtext(match[1]):
-            raise CommandError(f"not an original recipient: {printable(orcpt, 100)!r}")
+            raise CommandError(f"not an original recipient: '{printable(orcpt, 100)}'")
         words.append(b"ORCPT=" + orcpt)
     return _line(words)
 
@@ -138,13 +138,13 @@ def is_field(content: bytes) -> bool:
 def _path(address: bytes) -> bytes:
     problem = path_problem(address)
     if problem is not None:
-        raise CommandError(f"{problem}: {printable(address, 100)!r}")
+        raise CommandError(f"{problem}: '{printable(address, 100)}'")
     return address
 
 
 def _one_of(value: bytes, *allowed: bytes) -> bytes:
     if value not in allowed:
-        raise CommandError(f"not a parameter value: {printable(value, 100)!r}")
+        raise CommandError(f"not a parameter value: '{printable(value, 100)}'")
     return value
 
 

@@ -165,10 +165,10 @@ class ReplyParser:
             self._bare_lf = True
         code = line[:3]
         if not (len(code) == 3 and code.isdigit() and 50 <= code[0] <= 53):
-            raise ReplyError(f"not a reply: {self._said(line[:_BEGUN])!r}")
+            raise ReplyError(f"not a reply: '{self._said(line[:_BEGUN])}'")
         separator = line[3:4]
         if separator not in (b" ", b"-", b""):
-            raise ReplyError(f"not a reply: {self._said(line[:_BEGUN])!r}")
+            raise ReplyError(f"not a reply: '{self._said(line[:_BEGUN])}'")
         if self._lines and int(code) != self._code:
             codes = f"{self._code} and {int(code)}"
             raise ReplyError(f"lines of one reply have the codes {codes}: {self._said(line[:_BEGUN])}")

@@ -133,7 +133,7 @@ class Scram:
         if fields[0].startswith(b"m="):
             raise ReplyError("it asks for an extension that is not known here")
         if len(fields) < 3 or [field[:2] for field in fields[:3]] != [b"r=", b"s=", b"i="]:
-            raise ReplyError(f"not the server's first message of SCRAM: {printable(message, 80)!r}")
+            raise ReplyError(f"not the server's first message of SCRAM: '{printable(message, 80)}'")
         nonce, salt, count = fields[0][2:], _base64(fields[1][2:], "salt"), fields[2][2:]
         if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce):
             raise ReplyError("the nonce is not one of this login")
@@ -142,7 +142,7 @@ class Scram:
         if not 1 <= len(salt) <= MAX_SALT:
             raise ReplyError(f"a salt of {len(salt)} octets")
         if not count.isdigit() or len(count) > 9:
-            raise ReplyError(f"not a number of iterations: {printable(count, 40)!r}")
+            raise ReplyError(f"not a number of iterations: '{printable(count, 40)}'")
         if not MIN_ITERATIONS <= int(count) <= MAX_ITERATIONS:
             raise ReplyError(f"{int(count)} iterations; {MIN_ITERATIONS} to {MAX_ITERATIONS} are done here")
         return nonce, salt, int(count)
@@ -150,7 +150,7 @@ class Scram:
     def _check_server(self, message: bytes) -> None:
         field = message.split(b",")[0]
         if not field.startswith(b"v="):
-            raise ReplyError(f"not the server's final message of SCRAM: {printable(message, 80)!r}")
+            raise ReplyError(f"not the server's final message of SCRAM: '{printable(message, 80)}'")
         if not hmac.compare_digest(_base64(field[2:], "signature"), self._signature):
             raise GivenUp("the server does not know the password", Left.NOTHING)
 
@@ -164,7 +164,7 @@ def _check_error(message: bytes) -> None:
     left = Left.OTHER_CHECKS if error in _ABOUT_THE_SECRET else Left.ALL
     if error in _SHOW_A_LISTENER:
         left = Left.NOTHING
-    raise GivenUp(f"the server says {printable(error, 80)!r}", left)
+    raise GivenUp(f"the server says '{printable(error, 80)}'", left)
 
 
 def _base64(text: bytes, what: str) -> bytes:

@@ -90,7 +90,7 @@ def password_line(user: bytes, verifier: Verifier) -> bytes:
     """The line of a file for ``user``, without its line end. Raises ConfigError for a name that no line can hold."""
     name = prepare(user, "user")
     if name.startswith(b"#") or b":{" in name or name != name.strip():
-        raise ConfigError(f"not a name for a password file: {printable(user, 80)!r}")
+        raise ConfigError(f"not a name for a password file: '{printable(user, 80)}'")
     if isinstance(verifier, ScramVerifier):
         kind, words = b"SCRAM-SHA-256", [b"%d" % verifier.iterations]
         secrets = [verifier.salt, verifier.stored_key.reveal(), verifier.server_key.reveal()]
@@ -165,7 +165,7 @@ def parse_passwords(text: bytes, *, key: bytes) -> Passwords:
             user, verifier = _parse_line(line)
             known: Mapping[bytes, Verifier] = scram if isinstance(verifier, ScramVerifier) else scrypt
             if user in known:
-                raise ConfigError(f"the user {printable(user, 80)!r} has two verifiers of the same kind")
+                raise ConfigError(f"the user '{printable(user, 80)}' has two verifiers of the same kind")
         except ConfigError as error:
             raise ConfigError(f"line {number}: {error}") from None
         if isinstance(verifier, ScramVerifier):
@@ -193,7 +193,7 @@ def _parse_line(line: bytes) -> tuple[bytes, Verifier]:
         _check_scrypt(log_n, r, p, salt)
         return user, ScryptVerifier(log_n, r, p, salt, _key(derived))
     if kind not in (b"SCRAM-SHA-256", b"SCRYPT"):
-        raise ConfigError(f"not a kind of verifier: {printable(kind, 40)!r}; known are SCRAM-SHA-256 and SCRYPT")
+        raise ConfigError(f"not a kind of verifier: '{printable(kind, 40)}'; known are SCRAM-SHA-256 and SCRYPT")
     raise ConfigError(f"{len(words)} parameters are not what {printable(kind)} has")
 
 
@@ -218,7 +218,7 @@ def _check_salt(salt: bytes) -> None:
 
 def _number(word: bytes) -> int:
     if not word.isdigit() or len(word) > 9:
-        raise ConfigError(f"not a number: {printable(word, 40)!r}")
+        raise ConfigError(f"not a number: '{printable(word, 40)}'")
     return int(word)
 
 

@@ -110,7 +110,7 @@ class ServerSettings:
             raise ConfigError(f"max_size: {self.max_size}; 64 KiB are promised (RFC 5321 4.5.3.1.7)")
         for text in (self.banner, self.priority_profile.decode("latin-1")):
             if not ((text.isascii() and text.isprintable()) or not text):
-                raise ConfigError(f"not printable: {printable(text.encode(), 80)!r}")
+                raise ConfigError(f"not printable: '{printable(text.encode(), 80)}'")
 
 
 @dataclass(frozen=True, slots=True)

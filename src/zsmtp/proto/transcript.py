@@ -2,7 +2,8 @@
 
 ``\\r<<- RCPT TO:<a@example.org>\\r->> 550 5.1.1 no such user``: what was sent behind ``<<-``, what came back behind
 ``->>``, each line started by a CR, which stands for a line break in reports. Replies are hostile text and are escaped;
-the whole is bounded, the oldest lines give way.
+the whole is bounded, the oldest lines give way. :func:`shown_line` shows a line as people know it outside of ZMailer:
+``C: RCPT TO:<a@example.org>``, ``S: 550 5.1.1 no such user``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import lru_cache
 from zsmtp.proto.events import Lost
 from zsmtp.proto.reply import Reply, printable
 
+CONNECTING = b"(connecting)"  # stands in the place of a command: the greeting is its reply
 MAX_LINES = 8  # of one reply
 MAX_TEXT = 1500  # characters of the whole
 
@@ -30,6 +32,22 @@ def exchange(line: bytes, reply: Reply | None) -> str:
 def unfinished(lost: Lost) -> str:
     """What was said of a reply that the end of the session cut off, "" if nothing was."""
     return f"\r->> {lost.unfinished} (cut off)" if lost.unfinished else ""
+
+
+def is_dialogue(line: str) -> bool:
+    """Whether a line of a report is one of the dialogue, and not this side's own words."""
+    return line.startswith((_OUT, _IN))
+
+
+def shown_line(line: str) -> str:
+    """A line of a report with ``C:`` or ``S:`` in front, own words as they are; "" for what was no command."""
+    if line.startswith(_OUT):
+        sent = line.removeprefix(_OUT)
+        return "" if sent == CONNECTING.decode() else f"C: {sent}"
+    return f"S: {line.removeprefix(_IN)}" if line.startswith(_IN) else line
+
+
+_OUT, _IN = "<<- ", "->> "
 
 
 def _sent(line: bytes) -> str:

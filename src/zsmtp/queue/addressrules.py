@@ -54,7 +54,7 @@ class AddressRules:
         for domain in self.domains:
             problem = domain_problem(domain)
             if problem is not None:
-                raise ConfigError(f"domains: {escape(domain[:120])!r} {problem}")
+                raise ConfigError(f"domains: '{escape(domain[:120])}' {problem}")
         for alias, targets in self.aliases.items():
             _check(f"aliases.{alias}", alias if "@" in alias else f"{alias}@example.org")
             if "@" not in alias and not self.domains:
@@ -143,4 +143,4 @@ def _check(key: str, address: str) -> None:
     if problem is None and "@" not in address:
         problem = "has no domain"
     if problem is not None:
-        raise ConfigError(f"{escape(key[:120])}: {escape(address[:120])!r} {problem}")
+        raise ConfigError(f"{escape(key[:120])}: '{escape(address[:120])}' {problem}")

@@ -72,12 +72,12 @@ class NoticeSettings:
     def __post_init__(self) -> None:
         problem = domain_problem(self.host)
         if problem is not None:
-            raise ConfigError(f"host: {escape(self.host[:120])!r} {problem}")
+            raise ConfigError(f"host: '{escape(self.host[:120])}' {problem}")
         if not self.sender_name.isprintable() or len(self.sender_name) > 120:
             raise ConfigError("sender_name: not printable, or more than 120 characters")
         for name, address in (("sender_address", self.sender_address), ("contact", self.contact)):
             if address and (path_problem(address.encode()) or not address.isascii() or "@" not in address):
-                raise ConfigError(f"{name}: {escape(address[:120])!r} is no address of ASCII")
+                raise ConfigError(f"{name}: '{escape(address[:120])}' is no address of ASCII")
         if self.return_limit < 0:
             raise ConfigError(f"return_limit: {self.return_limit} octets")
 
@@ -133,7 +133,7 @@ class Composer:
         for name, language in (("language", settings.language), ("default_language", settings.default_language)):
             if language.lower() not in phrases and (language or name == "default_language"):
                 known = ", ".join(sorted(phrases))
-                raise ConfigError(f"{name}: there are no notices in {escape(language[:40])!r}, only in {known}")
+                raise ConfigError(f"{name}: there are no notices in '{escape(language[:40])}', only in {known}")
         self._settings = settings
         self._phrases = phrases
         self._shard = shard

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from zsmtp.delivery.outcome import Disposition, Peer, Verdict, dsn_action
+from zsmtp.delivery.reasons import reason_of
 from zsmtp.proto.reply import printable
 from zsmtp.queue.notices import owed
 from zsmtp.queue.schedule import FailureClass, RetryPolicy, after_doubt, classify, expired, next_attempt, warning_due
@@ -254,8 +255,7 @@ def words_of(verdict: Verdict) -> tuple[str, int]:
     """The server's words that decided, or the reason, on one line; and the reply code (0 if there was no reply)."""
     if verdict.reply is not None:
         return printable(b" ".join(verdict.reply.lines), MAX_REASON), verdict.reply.code
-    words = "; ".join(part for part in verdict.text.strip("\r").split("\r") if part)
-    return words[:MAX_REASON], 0
+    return reason_of(verdict)[:MAX_REASON], 0
 
 
 def _success_requested(recipient: QueuedRecipient) -> bool:

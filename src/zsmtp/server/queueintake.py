@@ -90,7 +90,7 @@ class QueueIntakeSettings:
         for key, value in (("name", self.name), ("default_domain", self.default_domain or self.name)):
             problem = domain_problem(value)
             if problem is not None:
-                raise ConfigError(f"{key}: {escape(value[:120])!r} {problem}")
+                raise ConfigError(f"{key}: '{escape(value[:120])}' {problem}")
 
 
 class QueueIntake(OpenIntake):

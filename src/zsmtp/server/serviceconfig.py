@@ -104,13 +104,13 @@ class SocketAddress:
             return cls(path=text)
         host, colon, number = text.rpartition(":")
         if not colon or not (number.isascii() and number.isdigit() and int(number[:6]) <= 65535):
-            raise ConfigError(f"{escape(text[:80])!r}: host:port, [address]:port or /path is wanted")
+            raise ConfigError(f"'{escape(text[:80])}': host:port, [address]:port or /path is wanted")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
-            raise ConfigError(f"{escape(text[:80])!r}: an IPv6 address belongs in brackets")
+            raise ConfigError(f"'{escape(text[:80])}': an IPv6 address belongs in brackets")
         if not host:
-            raise ConfigError(f"{escape(text[:80])!r}: no host; *:{number} is every address of this machine")
+            raise ConfigError(f"'{escape(text[:80])}': no host; *:{number} is every address of this machine")
         return cls(host="" if host == "*" else host, port=int(number))
 
     def __str__(self) -> str:
@@ -181,7 +181,7 @@ class ListenConfig:
         if not (
             self.mode.isdigit() and self.mode.isascii() and set(self.mode) <= set("01234567") and len(self.mode) < 5
         ):
-            raise ConfigError(f"mode: {escape(self.mode[:20])!r} is no octal mode, as 0660 is")
+            raise ConfigError(f"mode: '{escape(self.mode[:20])}' is no octal mode, as 0660 is")
         if self.tls is not ListenTLS.NONE and not self.certificate_file:
             raise ConfigError("certificate_file: is missing, and tls needs it")
         if self.tls is ListenTLS.NONE and self.certificate_file:
@@ -309,7 +309,7 @@ def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = ""
     rest = dict(table)
     name = rest.pop("name", "") or reporting_name()
     if not isinstance(name, str) or (problem := domain_problem(name)) is not None:
-        reason = "a text is wanted" if not isinstance(name, str) else f"{escape(name[:120])!r} {problem}"
+        reason = "a text is wanted" if not isinstance(name, str) else f"'{escape(name[:120])}' {problem}"
         raise ConfigError(f"name: {reason}; the host name of this server is meant")
     path, queue_config = _queue(_table(rest, "queue"), name)
     notices = _table(rest, "notices")
