@@ -18,6 +18,7 @@ from zsmtp.cli.receive import make_parser as receive
 from zsmtp.cli.send import make_parser as send
 from zsmtp.cli.serve import make_parser as serve
 from zsmtp.cli.sysexits import Exit
+from zsmtp.cli.tlsrpt import make_parser as tlsrpt
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.schedule import RetryPolicy
 from zsmtp.queue.shaping import SiteLimits
@@ -69,6 +70,13 @@ def test_every_command_and_every_exit_status_is_in_the_manual() -> None:
     statuses = {int(one) for one in re.findall(r"^\.TP 5\n\.B (\d+)$", MANUAL, re.MULTILINE)}
     unused = {Exit.NO_USER}
     assert statuses == {int(one) for one in Exit if one not in unused}
+
+
+def test_every_option_of_tlsrpt_is_in_its_manual_and_none_else() -> None:
+    page = (Path(__file__).parents[2] / "man" / "zsmtp-tlsrpt.1").read_text()
+    known = {f"-{name}" for name in re.findall(r"\bFl (-[a-z-]+|[46])\b", page)}
+    mine = {name for action in tlsrpt()._actions for name in action.option_strings}
+    assert mine - {"-h", "--help"} == known - {"-S"}
 
 
 def test_the_word_no_is_not_taken_for_a_macro() -> None:

@@ -104,7 +104,6 @@ def test_a_hostile_domain_leaves_the_directory_alone(
         (["--day", "yesterday"], 64),
         (["--contact", "a@b\nBcc: c@d"], 64),
         (["--sender", "no address"], 64),
-        (["--day", "2001-01-01"], 66),
         (["--day", DAY, "--output", "/nowhere/at/all"], 73),
     ],
 )
@@ -118,6 +117,26 @@ def test_what_cannot_be_done_is_said(
         got = int(ended.code or 0)
     assert got == status
     assert capsys.readouterr().err.startswith("zsmtp tlsrpt: ")
+
+
+def test_a_quiet_day_is_no_trouble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = results(tmp_path, RESULT)
+    assert run("--day", "2001-01-01", path) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_name_that_no_day_has_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results(tmp_path, RESULT)
+    assert run("--day", DAY, str(tmp_path / "tlsrtp")) == 0
+    assert "there are no results of any day yet" in capsys.readouterr().err
+    assert run("--day", DAY, str(tmp_path / "nowhere" / "tlsrpt")) == 66
+    assert f"{tmp_path}/nowhere: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = results(tmp_path, RESULT)
+    assert run("--day", DAY, "--output", str(tmp_path / "out"), path) == 73
+    assert capsys.readouterr().err == f"zsmtp tlsrpt: --output {tmp_path}/out: there is no such folder\n"
 
 
 def test_which_mailboxes_are_taken() -> None:

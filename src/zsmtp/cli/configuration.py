@@ -23,10 +23,11 @@ from zsmtp.tls.policy import Level
 
 DEFAULT_PASSWORD_ENV = "ZSMTP_PASSWORD"  # noqa: S105 - the name of a variable
 _LEVELS = tuple(level.value for level in Level if level is not Level.FINGERPRINT)  # fingerprints need a file
-_CLIENTS_OWN = (
+CLIENT_OPTIONS = (
     "config", "relay", "port", "lmtp", "resolver", "family", "tls", "ca_file", "user", "password_file", "password_env",
     "helo",
 )  # fmt: skip
+"""What of :func:`add_options` makes a client's configuration."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def refuse_options(options: argparse.Namespace, instead: str) -> None:
     """Raise CommandFailed if one of the options is given that say what ``instead`` says already."""
-    for name in _CLIENTS_OWN:
+    for name in CLIENT_OPTIONS:
         if getattr(options, name):
             flag = {"family": "-4 or -6"}.get(name, f"--{name.replace('_', '-')}")
             raise CommandFailed(Exit.USAGE, f"{flag} does not go with {instead}")

@@ -1,9 +1,10 @@
-"""``zsmtp tlsrpt``: the TLS reports of a day, ready to be mailed or posted (RFC 8460 5).
+"""``zsmtp tlsrpt``: the TLS reports of a day, sent, or ready to be mailed or posted (RFC 8460 5).
 
 The agent keeps the results of sessions in a file for each day (``tls-report-file``), the library too
 (``direct.tls_report_file``). Once a day is over this command counts them, and for each domain that asks for reports
 makes the JSON, compressed, under the name that 5.1 gives it, and for ``mailto:`` addresses the mail that carries it.
 One line for each address says where the report is to go and which file holds it. Running it again makes the same files.
+With ``--send`` the reports go out (``zsmtp.cli.tlsrptsend``), and a line says what came of it for each address.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, BinaryIO
 
-from zsmtp.cli.arguments import command_parser
-from zsmtp.cli.failure import CommandFailed, reading, reason
-from zsmtp.cli.sysexits import Exit
+from zsmtp.cli.arguments import Parser, command_parser
+from zsmtp.cli.configuration import CLIENT_OPTIONS, add_options
+from zsmtp.cli.failure import CommandFailed, reading, reason, warnings_told
+from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.escape import escape
 from zsmtp.tls.tlsrpt import (
     MAX_LINE,
+    DayReports,
     ReportingOrganization,
     TLSReport,
     build_reports,
@@ -31,12 +34,18 @@ from zsmtp.tls.tlsrpt import (
     report_mail,
 )
 
+if TYPE_CHECKING:
+    from zsmtp.client.config import Config
+
 DAY = 86400  # seconds
 
 _EPILOG = """
 output: one line for each address, fields separated by TABs: the domain, the address, the file. A mail is to be sent
 from --sender to the address, with a DKIM signature of the sender's domain; a file for an https: address is to be
-posted there as application/tlsrpt+gzip.
+posted there as application/tlsrpt+gzip. With --send: the domain, the address, what came of it (delivered, deferred,
+in doubt, failed), and the reason; addresses that had their report in an earlier run are left out. Exit status with
+--send: 75 if something is deferred, so run it again; 69 if something was refused for good. A day without results
+has no output and the status 0.
 """
 
 
@@ -44,32 +53,109 @@ def run(arguments: list[str]) -> int:
     """Make the reports; the exit status."""
     options = _parse(arguments)
     reporter = ReportingOrganization(options.organization or options.domain, options.contact, options.domain)
+    if options.output is not None and not os.path.isdir(options.output):
+        raise CommandFailed(Exit.CANNOT_CREATE, f"--output {escape(options.output)}: there is no such folder")
     path = f"{options.results}.{options.day}"
+    if _quiet(options.results, path):
+        return Exit.OK
     with reading(path), open(path, "rb") as file:
         made = build_reports(_lines(file), options.day, reporter, _unique(path))
     if made.skipped:
         lines = "1 line is no result" if made.skipped == 1 else f"{made.skipped} lines are no results"
         sys.stderr.write(f"zsmtp tlsrpt: {escape(path)}: {lines} of that day\n")
-    status = Exit.OK
-    for report in made.reports:
-        try:
-            _write_report(report, reporter, options)
-        except ValueError as error:
-            sys.stderr.write(f"zsmtp tlsrpt: no report for {escape(report.domain)}: {escape(str(error))}\n")
-            status = Exit.DATA
-    return status
+    if options.output is None and not options.send:
+        options.output = "."
+    return worst([_write_all(made, reporter, options), _send_all(made, reporter, options, f"{path}.sent")])
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = command_parser("tlsrpt", "Make the TLS reports of a day (RFC 8460).", epilog=_EPILOG)
+def _quiet(results: str, path: str) -> bool:
+    """Whether there was no session with a domain that wants reports that day. A wrong name is told of."""
+    if os.path.lexists(path):
+        return False
+    folder, name = os.path.split(results)
+    with reading(folder or "."):
+        others = any(one.startswith(f"{name}.") for one in os.listdir(folder or "."))
+    if not others:
+        sys.stderr.write(f"zsmtp tlsrpt: {escape(results)}: there are no results of any day yet\n")
+    return True
+
+
+def _write_all(made: DayReports, reporter: ReportingOrganization, options: argparse.Namespace) -> Exit:
+    """Make the files, if there are to be any."""
+    if options.output is None:
+        return Exit.OK
+    return worst([_guarded(report, lambda one: _write_report(one, reporter, options)) for report in made.reports])
+
+
+def _send_all(made: DayReports, reporter: ReportingOrganization, options: argparse.Namespace, sent: str) -> Exit:
+    """Send the reports, if they are to be sent."""
+    if not options.send or not made.reports:
+        return Exit.OK
+    from zsmtp.cli.configuration import read_configuration, try_logins
+    from zsmtp.cli.tlsrptsend import POST_TIME, ReportSender, SentReports, status_of_sending
+
+    config = read_configuration(options)
+    try_logins(config)
+    _warn_unsigned(config, options.sender)
+    statuses: list[Exit] = []
+    with warnings_told("zsmtp tlsrpt"), SentReports(sent) as known:
+        sender = ReportSender(config, reporter, options.sender, known, options.timeout or POST_TIME)
+
+        def send(report: TLSReport) -> None:
+            for one in sender.send(report):
+                statuses.append(status_of_sending(one))
+                _tell(report, one.address, one.fate.value, one.words)
+
+        return worst([*(_guarded(report, send) for report in made.reports), *statuses])
+
+
+def _guarded(report: TLSReport, work: Callable[[TLSReport], None]) -> Exit:
+    """Do what may find that a report is not fit for a mail."""
+    try:
+        work(report)
+    except ValueError as error:
+        sys.stderr.write(f"zsmtp tlsrpt: no report for {escape(report.domain)}: {escape(str(error))}\n")
+        return Exit.DATA
+    return Exit.OK
+
+
+def _warn_unsigned(config: Config, sender: str) -> None:
+    """Say that nobody will believe mail that is not signed; a relay may sign it."""
+    domain = sender.rpartition("@")[2].lower()
+    if config.relay is None and not any(key.domain_ascii.lower() == domain for key in config.dkim):
+        sys.stderr.write(
+            f"zsmtp tlsrpt: no DKIM key for {escape(domain)} is configured: mailed reports are not signed, and"
+            " receivers may throw them away (RFC 8460 5.3)\n"
+        )
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = command_parser("tlsrpt", "Make the TLS reports of a day (RFC 8460), and send them.", epilog=_EPILOG)
     parser.add_argument("results", metavar="FILE", help="what tls-report-file or tls_report_file says, without the day")
     parser.add_argument("--domain", required=True, type=_domain, help="the domain that reports, and sends the mail")
     parser.add_argument("--day", type=_day, default=_yesterday(), help="2026-01-31, in UTC; without it, yesterday")
     parser.add_argument("--organization", default="", help="the name of who reports; without it, the domain")
     parser.add_argument("--contact", type=_address, help="an address for questions; without it, postmaster@ the domain")
     parser.add_argument("--sender", type=_address, help="who the mail comes from; without it, the contact")
-    parser.add_argument("--output", metavar="DIRECTORY", default=".", help="where the files go; without it, here")
+    parser.add_argument(
+        "--output", metavar="DIRECTORY", help="where the files go; without it, here, and with --send nowhere"
+    )
+    parser.add_argument(
+        "--send", action="store_true", help="mail and post the reports; the options below are for that alone"
+    )
+    add_options(parser)
+    return parser
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = make_parser()
     options = parser.parse_args(arguments)
+    if not options.send:
+        for name in (*CLIENT_OPTIONS, "timeout"):
+            if getattr(options, name):
+                flag = {"family": "-4 or -6"}.get(name, f"--{name.replace('_', '-')}")
+                parser.error(f"{flag} goes with --send")
     options.contact = options.contact or f"postmaster@{options.domain}"
     options.sender = options.sender or options.contact
     return options
@@ -131,8 +217,9 @@ def _write_report(report: TLSReport, reporter: ReportingOrganization, options: a
             _tell(report, f"mailto:{address}", name)
 
 
-def _tell(report: TLSReport, address: str, path: str) -> None:
-    sys.stdout.write(f"{escape(report.domain)}\t{escape(address)}\t{escape(path)}\n")
+def _tell(report: TLSReport, address: str, *words: str) -> None:
+    sys.stdout.write("\t".join(map(escape, (report.domain, address, *words))) + "\n")
+    sys.stdout.flush()
 
 
 def _write(directory: str, name: str, octets: bytes) -> str:

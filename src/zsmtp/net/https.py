@@ -1,12 +1,13 @@
-"""One GET over HTTPS, for the policy texts of MTA-STS (RFC 8461 3.3) and for nothing else.
+"""One request over HTTPS: the GET of an MTA-STS policy (RFC 8461 3.3), the POST of a TLS report (RFC 8460 5.4).
 
 The server's certificate must be true for the host by the rules of the web (PKIX, RFC 6125), a redirect is not followed,
-nothing is cached, sent or remembered, and the answer must be a 200 with ``text/plain``. Sockets do not block: one
-deadline bounds connecting, handshake and transfer together, however slowly a server drips, and a second descriptor can
-end the wait at once. At most 64 KiB of text and 16 KiB of header are taken::
+and nothing is cached or remembered. A policy must come in a 200 with ``text/plain``; of the answer to a report only the
+status counts. Sockets do not block: one deadline bounds connecting, handshake and transfer together, however slowly a
+server drips, and a second descriptor can end the wait at once. At most 64 KiB of text and 16 KiB of header are taken::
 
     context = pkix_context()                      # once per process: reading the system's CA file takes 30 ms
     fetched = fetch_policy(effect, context, deadline=time.monotonic() + 30)
+    answer = post(place, "application/tlsrpt+gzip", octets, context, deadline=time.monotonic() + 30)
 
 HTTP itself is h11's; it is imported with the first request.
 """
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from zsmtp import __version__
 from zsmtp.dns.candidates import Endpoint
@@ -46,7 +47,33 @@ _READ_UNIT = 16 * 1024
 
 
 class _Failed(Exception):
-    """The fetch cannot be done; the text is for people."""
+    """The request cannot be done; the text is for people."""
+
+
+class WebPlace(NamedTuple):
+    """Where a request goes: the host, whose certificate is asked for, its addresses, a port and a path."""
+
+    host: str
+    addresses: tuple[str, ...]
+    port: int
+    path: str
+
+
+class PostAnswer(NamedTuple):
+    """What came of a POST: the status (0: there was no answer), and a text for people."""
+
+    status: int
+    text: str
+
+    @property
+    def taken(self) -> bool:
+        """Whether the server has what was posted."""
+        return 200 <= self.status < 300
+
+    @property
+    def refused(self) -> bool:
+        """Whether it will not have it later either: by its answer to the request, not by its load (RFC 9110 15.5)."""
+        return 300 <= self.status < 500 and self.status not in (408, 421, 425, 429)
 
 
 def pkix_context(ca_file: str | None = None, ca_path: str | None = None) -> ssl.SSLContext:
@@ -76,60 +103,96 @@ def fetch_policy(
 
     ``interrupt`` is a descriptor that becomes readable when this program is to stop.
     """
-    fetch = _Fetch(request, context, deadline, interrupt, port, clock)
+    place = WebPlace(request.host, request.addresses, port, request.path)
+    conversation = _Conversation(place, context, deadline, interrupt, clock)
     try:
-        return FetchedPolicy(fetch.run())
+        return FetchedPolicy(conversation.get())
     except ssl.SSLCertVerificationError as error:
-        problem = f"the certificate of {request.host} is not good: {escape(error.verify_message)}"
-        return FetchedPolicy(failure=TLSProblem.STS_WEBPKI_INVALID, problem=problem)
-    except ssl.SSLError as error:
-        problem = f"TLS with {request.host} failed: {escape(error.reason or str(error))}"
-    except OSError as error:
-        problem = f"connection to {request.host} failed: {os.strerror(error.errno) if error.errno else error}"
-    except _Failed as error:
-        problem = str(error)
-    return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem=problem)
+        return FetchedPolicy(failure=TLSProblem.STS_WEBPKI_INVALID, problem=_told(error, request.host))
+    except (OSError, _Failed) as error:
+        return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem=_told(error, request.host))
 
 
-class _Fetch:
-    """One fetch and what bounds it."""
+def post(
+    place: WebPlace,
+    content_type: str,
+    body: bytes,
+    context: ssl.SSLContext,
+    *,
+    deadline: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> PostAnswer:
+    """Post ``body`` by ``deadline`` (on ``clock``); never raises for what the network or the server does."""
+    conversation = _Conversation(place, context, deadline, None, clock)
+    try:
+        status = conversation.post(content_type, body)
+    except (OSError, _Failed) as error:
+        return PostAnswer(0, _told(error, place.host))
+    moved = ", and redirects are not followed" if 300 <= status < 400 else ""
+    return PostAnswer(status, f"{place.host} answers {status}{moved}")
+
+
+def _told(error: OSError | _Failed, host: str) -> str:
+    """Why there was no answer, for people."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of {host} is not good: {escape(error.verify_message)}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS with {host} failed: {escape(error.reason or str(error))}"
+    if isinstance(error, OSError):
+        return f"connection to {host} failed: {os.strerror(error.errno) if error.errno else error}"
+    return str(error)
+
+
+class _Conversation:
+    """One request with its answer, and what bounds it."""
 
     def __init__(
         self,
-        request: FetchPolicy,
+        place: WebPlace,
         context: ssl.SSLContext,
         deadline: float,
         interrupt: int | None,
-        port: int,
         clock: Callable[[], float],
     ) -> None:
-        self._request = request
+        self._place = place
         self._context = context
         self._deadline = deadline
         self._interrupt = interrupt
-        self._port = port
         self._clock = clock
 
-    def run(self) -> bytes:
-        problem = domain_problem(self._request.host)
+    def get(self) -> bytes:
+        """The text of a policy. Raises OSError and _Failed."""
+        fields = [("Host", self._place.host), ("Accept", "text/plain")]
+        return self._converse("GET", fields, b"", self._check_policy)[1]
+
+    def post(self, content_type: str, body: bytes) -> int:
+        """Post a body; the status of the answer. Raises OSError and _Failed."""
+        port = "" if self._place.port == HTTPS_PORT else f":{self._place.port}"
+        fields = [("Host", self._place.host + port), ("Content-Type", content_type), ("Content-Length", str(len(body)))]
+        return self._converse("POST", fields, body, None)[0]
+
+    def _converse(
+        self, method: str, fields: list[tuple[str, str]], body: bytes, check: Callable[[h11.Response], None] | None
+    ) -> tuple[int, bytes]:
+        problem = domain_problem(self._place.host)
         if problem is not None:
-            raise _Failed(f"{escape(self._request.host[:80])} {problem}")
+            raise _Failed(f"{escape(self._place.host[:80])} {problem}")
         with closing(self._connect()) as sock:
             stream = self._context.wrap_socket(
                 sock,
-                server_hostname=self._request.host,
+                server_hostname=self._place.host,
                 do_handshake_on_connect=False,
                 suppress_ragged_eofs=False,  # an answer cut short must not pass for a whole one
             )
             with closing(stream):
                 self._repeat(stream, stream.do_handshake)
-                return self._get(stream)
+                return self._request(stream, method, fields, body, check)
 
     def _connect(self) -> socket.socket:
         """A connection to the first address that takes one."""
-        last: OSError | _Failed = _Failed(f"{self._request.host} has no address")
-        for address in self._request.addresses:
-            endpoint = Endpoint(self._request.host, address, self._port, ip_family(address))
+        last: OSError | _Failed = _Failed(f"{self._place.host} has no address")
+        for address in self._place.addresses:
+            endpoint = Endpoint(self._place.host, address, self._place.port, ip_family(address))
             try:
                 sock = new_socket(endpoint, None)
             except OSError as error:
@@ -150,27 +213,35 @@ class _Fetch:
 
     # ------------------------------------------------------------------- HTTP
 
-    def _get(self, stream: ssl.SSLSocket) -> bytes:
+    def _request(
+        self,
+        stream: ssl.SSLSocket,
+        method: str,
+        fields: list[tuple[str, str]],
+        body: bytes,
+        check: Callable[[h11.Response], None] | None,
+    ) -> tuple[int, bytes]:
         import h11
 
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER)
-        headers = [
-            ("Host", self._request.host),
-            ("User-Agent", f"zsmtp/{__version__}"),  # RFC 9110 10.1.5; some hosts refuse requests without one
-            ("Accept", "text/plain"),
-            ("Connection", "close"),
-        ]
+        agent = ("User-Agent", f"zsmtp/{__version__}")  # RFC 9110 10.1.5; some hosts refuse requests without one
+        headers = [*fields, agent, ("Connection", "close")]
         try:
-            out = connection.send(h11.Request(method="GET", target=self._request.path, headers=headers))
-            self._send(stream, (out or b"") + (connection.send(h11.EndOfMessage()) or b""))
-            return self._read_answer(stream, connection)
+            out = connection.send(h11.Request(method=method, target=self._place.path, headers=headers)) or b""
+            if body:
+                out += connection.send(h11.Data(data=body)) or b""
+            self._send(stream, out + (connection.send(h11.EndOfMessage()) or b""))
+            return self._read_answer(stream, connection, check)
         except h11.ProtocolError as error:
-            raise _Failed(f"{self._request.host} does not speak HTTP: {escape(str(error))}") from error
+            raise _Failed(f"{self._place.host} does not speak HTTP: {escape(str(error))}") from error
 
-    def _read_answer(self, stream: ssl.SSLSocket, connection: h11.Connection) -> bytes:
+    def _read_answer(
+        self, stream: ssl.SSLSocket, connection: h11.Connection, check: Callable[[h11.Response], None] | None
+    ) -> tuple[int, bytes]:
+        """The status and the body of the answer; without a ``check`` of its header nobody wants the body."""
         import h11
 
-        body = b""
+        status, body = 0, b""
         received = 0
         while True:
             event = connection.next_event()
@@ -178,22 +249,25 @@ class _Fetch:
                 data = self._repeat(stream, partial(stream.recv, _READ_UNIT))
                 received += len(data)
                 if received > MAX_POLICY + 2 * MAX_HEADER:
-                    raise _Failed(f"{self._request.host} answers with more than {MAX_POLICY} octets")
+                    raise _Failed(f"{self._place.host} answers with more than {MAX_POLICY} octets")
                 connection.receive_data(data)
             elif isinstance(event, h11.Response):
-                self._check(event)
+                status = event.status_code
+                if check is None:
+                    return status, b""
+                check(event)
             elif isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > MAX_POLICY:
-                    raise _Failed(f"{self._request.host} answers with more than {MAX_POLICY} octets")
+                    raise _Failed(f"{self._place.host} answers with more than {MAX_POLICY} octets")
             elif isinstance(event, h11.EndOfMessage):
-                return body
+                return status, body
             elif not isinstance(event, h11.InformationalResponse):
-                raise _Failed(f"{self._request.host} closes the connection without an answer")
+                raise _Failed(f"{self._place.host} closes the connection without an answer")
 
-    def _check(self, response: h11.Response) -> None:
+    def _check_policy(self, response: h11.Response) -> None:
         """Only a plain 200 brings a policy (RFC 8461 3.3)."""
-        host, status = self._request.host, response.status_code
+        host, status = self._place.host, response.status_code
         if 300 <= status < 400:
             raise _Failed(f"{host} answers {status}, and redirects are not followed")
         if status != 200:
@@ -222,7 +296,7 @@ class _Fetch:
             except ssl.SSLWantWriteError:
                 self._wait(stream, select.POLLOUT, self._deadline)
             if self._clock() >= self._deadline:
-                raise _Failed(f"{self._request.host} took too long")
+                raise _Failed(f"{self._place.host} took too long")
 
     def _wait(self, sock: socket.socket, wanted: int, deadline: float) -> None:
         poll = select.poll()
@@ -233,7 +307,7 @@ class _Fetch:
         if any(descriptor == self._interrupt for descriptor, _ in ready):
             raise _Failed("told to stop")
         if not ready:
-            raise _Failed(f"{self._request.host} took too long")
+            raise _Failed(f"{self._place.host} took too long")
 
     def _stopped(self) -> bool:
         if self._interrupt is None:
