@@ -8,6 +8,7 @@ file::
      ├── LocalError            this side is at fault: a value or a call that cannot be honoured
      │    ├── CommandError     a command that must not reach the wire (control characters, over-long, bad syntax)
      │    ├── ContentError     the message content could not be read to its end
+     │    ├── LoopRunning      a call that would stop the event loop it is made on; the text names the right one
      │    ├── ConfigError      an option, configuration file or value that cannot be used
      │    └── SubmissionError  a message, a sender or a recipient that cannot be taken to be delivered
      │         └── MailLoop    a message that went round in circles
@@ -51,6 +52,10 @@ class CommandError(LocalError, ValueError):
 
 class ContentError(LocalError):
     """The message content could not be read to its end."""
+
+
+class LoopRunning(LocalError, RuntimeError):
+    """A call that waits was made where an event loop runs, which would stand still; the text names the right call."""
 
 
 class ConfigError(LocalError, ValueError):

@@ -6,9 +6,6 @@ import asyncio
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -20,6 +17,7 @@ from tests.support.sink import Sink, refusing_port
 
 import zsmtp
 from zsmtp.client import blocking
+from zsmtp.errors import LoopRunning
 
 
 @pytest.fixture
@@ -126,36 +124,17 @@ def test_the_time_for_a_message_ends_a_silent_dialogue() -> None:
     assert "the time for this message (0.2 s) is over" in report.results[0].text
 
 
-def test_it_works_where_a_loop_runs_already(receiver: Receiver) -> None:
-    async def notebook() -> zsmtp.Report:
-        return blocking.deliver(letter(), relay=url(receiver))
+def test_it_is_refused_where_a_loop_runs_with_the_name_of_the_right_call(receiver: Receiver) -> None:
+    """It would stand still, and all that the program does with it."""
 
-    assert asyncio.run(notebook()).ok
+    async def view() -> None:
+        with pytest.raises(LoopRunning, match=r"use await zsmtp\.aio\.deliver"):
+            blocking.deliver(letter(), relay=url(receiver))
+        assert (await zsmtp.aio.deliver(letter(), relay=url(receiver))).ok
 
-
-def test_an_interrupt_ends_it_where_a_loop_runs_already(tmp_path: Path) -> None:
-    """Ctrl-C in a notebook: the silent server is not waited for."""
-    program = tmp_path / "cell.py"
-    program.write_text(
-        "import asyncio, signal, sys, zsmtp\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "async def cell():\n"
-        "    zsmtp.deliver(sys.argv[2].encode(), relay=sys.argv[1], timeout=600.0)\n"
-        "try:\n"
-        "    asyncio.new_event_loop().run_until_complete(cell())\n"
-        "except KeyboardInterrupt:\n"
-        "    print('interrupted')\n"
-    )
-    with Sink(Script(replies={"MAIL": (Step(None, Then.HANG),)})) as sink:
-        command = [sys.executable, str(program), url(sink), letter().as_string()]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                sink.wait_for_command("MAIL")
-                process.send_signal(signal.SIGINT)
-                output, _ = process.communicate(timeout=60)
-            finally:
-                process.kill()
-    assert output == "interrupted\n"
+    asyncio.run(view())
+    assert len(receiver.messages) == 1
+    assert issubclass(LoopRunning, RuntimeError)
 
 
 def test_an_error_has_no_other_one_behind_it() -> None:

@@ -1,7 +1,7 @@
 """Delivering from a program without an event loop: one message by :func:`deliver`, many by a :class:`Client`.
 
-:func:`deliver` has a loop of its own for the time of the call; in a thread of its own if the caller's has one already,
-as notebooks do. A client keeps one in a thread, with its connections, until it is closed::
+:func:`deliver` has a loop of its own for the time of the call, and is refused where one runs already. A client keeps
+one in a thread, with its connections, until it is closed::
 
     with zsmtp.Client(relay="smtp://mail.example.org") as client:
         for result in client.stream(messages):
@@ -15,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import AsyncIterator, Iterable, Iterator
+from concurrent.futures import wait
 from enum import Enum
 from functools import partial
 from os import PathLike
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from zsmtp.client import client as asynchronous
 from zsmtp.client.client import ObserverFor, Submission
@@ -31,7 +31,7 @@ from zsmtp.client.dsn import DSN
 from zsmtp.client.message import MessageLike
 from zsmtp.client.report import Report, Result
 from zsmtp.client.retrying import OnRetry, RetryWish, ignore_retry
-from zsmtp.errors import LocalError
+from zsmtp.errors import LocalError, LoopRunning
 from zsmtp.net.loopthread import LoopThread
 
 if TYPE_CHECKING:
@@ -223,6 +223,15 @@ class _Handover:
             return _Sign.OVER
 
 
+def _refuse_on_a_loop() -> None:
+    """Raise LoopRunning where an event loop runs: a delivery takes as long as its server."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise LoopRunning("an event loop runs here, and would stand still: use await zsmtp.aio.deliver(...)")
+
+
 def deliver(
     message: MessageLike,
     *,
@@ -247,10 +256,11 @@ def deliver(
     TLS on every hop, or no delivery (RFC 8689), ``priority`` is that of MT-PRIORITY (RFC 6710), ``hold_for`` and
     ``hold_until`` have the server hold the message back (RFC 4865). Raises :class:`~zsmtp.errors.SubmissionError` for a
     message, an address or an option that cannot be sent, :class:`~zsmtp.errors.ConfigError`, and OSError for a file
-    that cannot be read; what servers and networks do is in the report.
+    that cannot be read; what servers and networks do is in the report. Where an event loop runs it is refused with
+    :class:`~zsmtp.errors.LoopRunning`: ``await zsmtp.aio.deliver(...)`` is the right call there, in notebooks too.
     """
-    call = partial(
-        asynchronous.deliver,
+    _refuse_on_a_loop()
+    work = asynchronous.deliver(
         message,
         sender=sender,
         recipients=recipients,
@@ -263,31 +273,4 @@ def deliver(
         retry_for=retry_for,
         **options,
     )
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        inside = False
-    else:
-        inside = True
-    return _in_thread(call) if inside else asyncio.run(call())
-
-
-def _in_thread(call: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
-    """Run a delivery on a loop of its own beside the caller's; who is interrupted while waiting for it ends it."""
-    begun: Future[Callable[[], object]] = Future()
-
-    async def work() -> Report:
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert task is not None
-        begun.set_result(partial(loop.call_soon_threadsafe, task.cancel))
-        return await call()
-
-    with ThreadPoolExecutor(1, thread_name_prefix="zsmtp") as thread:
-        done = thread.submit(lambda: asyncio.run(work()))
-        try:
-            return done.result()
-        except BaseException:
-            if not done.done():
-                with contextlib.suppress(RuntimeError):  # it ended by itself this moment
-                    begun.result()()
-            raise
+    return asyncio.run(work)
