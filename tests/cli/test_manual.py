@@ -10,6 +10,7 @@ import pytest
 
 from zsmtp.cli.arguments import Parser
 from zsmtp.cli.check import make_parser as check
+from zsmtp.cli.completion import make_parser as completion
 from zsmtp.cli.dkim import key_parser, verify_parser
 from zsmtp.cli.explain import make_parser as explain
 from zsmtp.cli.main import COMMANDS
@@ -29,7 +30,7 @@ MANUAL = (Path(__file__).parents[2] / "man" / "zsmtp.1").read_text()
 OPTION = re.compile(r"(?<![\w-])(--?[a-z0-9][a-z0-9-]*)")
 
 
-PARSERS = [check(), explain(), send(), receive(), key_parser(), verify_parser()]
+PARSERS = [check(), completion(), explain(), send(), receive(), key_parser(), verify_parser()]
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)

@@ -66,6 +66,11 @@ def verify_parser() -> Parser:
     return parser
 
 
+def subcommand_parsers() -> dict[str, Parser]:
+    """The command line of each subcommand."""
+    return {"key": key_parser(), "verify": verify_parser()}
+
+
 def run(arguments: list[str]) -> int:
     """Run the command; the exit status."""
     if arguments[:1] == ["key"]:

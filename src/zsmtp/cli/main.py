@@ -1,9 +1,10 @@
 """``zsmtp``: everything that is not the agent itself, by subcommand.
 
-Each subcommand is a module with one function ``run(arguments) -> status``; it is imported when it is asked for and not
-before. What goes wrong on the way out ends here: one line on standard error, the exit status of sysexits(3), never a
-traceback. ``zsmtp smtp ...`` runs the transport agent as the command ``smtp`` does; it is there for installations where
-another program of that name comes first on the PATH.
+Each subcommand is a module with the function ``run(arguments) -> status``, and with ``make_parser()`` or, where it has
+subcommands of its own, ``subcommand_parsers()``; it is imported when it is asked for and not before. What goes wrong on
+the way out ends here: one line on standard error, the exit status of sysexits(3), never a traceback. ``zsmtp smtp ...``
+runs the transport agent as the command ``smtp`` does; it is there for installations where another program of that name
+comes first on the PATH.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from collections.abc import Callable
 from importlib import import_module
 
 from zsmtp import __version__
+
+TYPE_CHECKING = False  # as typing has it; importing typing itself would cost milliseconds
+if TYPE_CHECKING:
+    from zsmtp.cli.arguments import Parser
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("zsmtp.cli.serve", "take mail, keep it in the queue, and deliver it"),
@@ -26,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tlsrpt": ("zsmtp.cli.tlsrpt", "make the TLS reports of a day (RFC 8460)"),
     "queue": ("zsmtp.cli.queue", "see what is in the queue and why, and change it"),
     "dkim": ("zsmtp.cli.dkim", "make keys for DKIM, and verify signatures (RFC 6376)"),
+    "completion": ("zsmtp.cli.completion", "write what makes a shell complete these commands"),
 }
 """The module of each subcommand and what it does, in one line."""
 
@@ -52,6 +58,11 @@ def _open_streams() -> None:
 
 def _parse(arguments: list[str]) -> None:
     """``--help``, ``--version``, and whatever is no command: ends the program."""
+    make_parser().parse_args(arguments)
+
+
+def make_parser() -> Parser:
+    """The command line up to the command."""
     from zsmtp.cli.arguments import Parser
 
     parser = Parser(
@@ -64,7 +75,7 @@ def _parse(arguments: list[str]) -> None:
     commands = parser.add_subparsers(title="commands", dest="COMMAND", metavar="COMMAND", required=True)
     for name, (_, help_text) in COMMANDS.items():
         commands.add_parser(name, help=help_text, add_help=False)
-    parser.parse_args(arguments)
+    return parser
 
 
 def _guarded(name: str, run: Callable[[list[str]], int], arguments: list[str]) -> int:

@@ -204,9 +204,11 @@ def _shard(text: str) -> int:
 
 
 _READING, _CHANGING = "zsmtp.cli.queuereading", "zsmtp.cli.queuechanging"
-_FLEET = "zsmtp.cli.queuefleet"
+_FLEET, _IMPORTING = "zsmtp.cli.queuefleet", "zsmtp.cli.queueimport"
 _IMPORT, _MIGRATE = "import", "migrate"
-_ANYWHERE = ("--queue", "--config")  # options that may stand before the verb
+ANYWHERE = ("--queue", "--config")
+"""Options of every verb that may stand before the verb, too."""
+
 VERBS: dict[str, QueueVerb] = {
     "why": QueueVerb("say why recipients are still here", _READING, "why", _limited(10)),
     "list": QueueVerb("list recipients", _READING, "list_recipients", _limited(None)),
@@ -251,11 +253,17 @@ def verb_parser(name: str) -> Parser:
     return parser
 
 
+def subcommand_parsers() -> dict[str, Parser]:
+    """The command line of each verb."""
+    importing: Parser = import_module(_IMPORTING).make_parser()
+    return {**{name: verb_parser(name) for name in VERBS}, _IMPORT: importing}
+
+
 def run(arguments: list[str]) -> int:
     """Run the command; the exit status."""
     arguments = _verb_first(arguments)
     if arguments[:1] == [_IMPORT]:
-        status: int = import_module("zsmtp.cli.queueimport").run(arguments[1:])
+        status: int = import_module(_IMPORTING).run(arguments[1:])
         return status
     if not arguments or arguments[0] not in VERBS:
         _parse(arguments)
@@ -267,7 +275,7 @@ def run(arguments: list[str]) -> int:
 def _verb_first(arguments: list[str]) -> list[str]:
     """``--queue URL`` and ``--config FILE`` may stand before the verb, too."""
     count = 0
-    while arguments[count : count + 1] and (option := arguments[count].partition("=")) and option[0] in _ANYWHERE:
+    while arguments[count : count + 1] and (option := arguments[count].partition("=")) and option[0] in ANYWHERE:
         count += 1 if option[1] else 2
     if not count or len(arguments) <= count:
         return arguments

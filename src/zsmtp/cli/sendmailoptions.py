@@ -16,23 +16,28 @@ from zsmtp.client.dsn import DSN
 from zsmtp.errors import SubmissionError
 from zsmtp.escape import escape
 
-HELP = """\
+OPTIONS: tuple[tuple[str, str, str], ...] = (
+    ("-t", "", "take the recipients of To, Cc and Bcc too, and remove Bcc"),
+    ("-i, -oi", "", "a line with nothing but a dot does not end the message"),
+    ("-f", "address", "the sender (also -r); default: the user, at this machine"),
+    ("-F", "name", "the full name for a From field that has to be added"),
+    ("-N", "words", "when to notify the sender: success, failure, delay, or never"),
+    ("-R", "part", "what a notice returns of the message: full or hdrs"),
+    ("-V", "text", "the envelope identifier that notices repeat"),
+    ("-bp", "", "list the queue: own messages, or as root all (also: mailq)"),
+    ("-q", "", "have the queue tried now"),
+    ("--help", "", "show this text"),
+)
+"""The options that do something here: their names, the name of the value ("" for a flag), and what they do."""
+
+_LISTED = "".join(f"  {f'{names} {value}'.rstrip():<12} {meaning}\n" for names, value, meaning in OPTIONS)
+HELP = f"""\
 Usage: zsmtp-sendmail [options] [recipient ...] <message
 
 Queue the message on standard input, as programs expect it of sendmail(8).
 zsmtp serve delivers it. Status 0 means that the message is on the disk.
 
-  -t           take the recipients of To, Cc and Bcc too, and remove Bcc
-  -i, -oi      a line with nothing but a dot does not end the message
-  -f address   the sender (also -r); default: the user, at this machine
-  -F name      the full name for a From field that has to be added
-  -N words     when to notify the sender: success, failure, delay, or never
-  -R part      what a notice returns of the message: full or hdrs
-  -V text      the envelope identifier that notices repeat
-  -bp          list the queue: own messages, or as root all (also: mailq)
-  -q           have the queue tried now
-  --help       show this text
-
+{_LISTED}
 ZSMTP_QUEUE names the queue (/var/lib/zsmtp/queue.db), ZSMTP_CONFIG a
 configuration of the client. Other options of sendmail(8) are accepted and do
 nothing, or are refused with the reason. zsmtp-sendmail(1) describes them all.

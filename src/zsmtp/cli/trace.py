@@ -43,18 +43,28 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     shown.add_parser("show", help="draw a trace, as text or as a page of HTML", add_help=False)
     if arguments[:1] != ["show"]:
         commands.parse_args(arguments[:1])
-    parser = command_parser("trace show", "Draw a recorded delivery: what happened when, and why.")
-    parser.add_argument("file", metavar="FILE", nargs="?", help="a trace (- for standard input)")
-    parser.add_argument(
-        "--html", metavar="OUT", nargs="?", const="-", help="write one page of HTML to OUT, or to standard output"
-    )
-    parser.add_argument("--width", type=_width, help="columns to draw in (default: those of the terminal)")
+    parser = _show_parser()
     options = parser.parse_args(arguments[1:])
     if options.file is None and options.html not in (None, "-"):  # "--html FILE" takes the file for OUT
         options.file, options.html = options.html, "-"
     if options.file is None:
         parser.error("the following arguments are required: FILE")
     return options
+
+
+def _show_parser() -> Parser:
+    parser = command_parser("trace show", "Draw a recorded delivery: what happened when, and why.")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="a trace (- for standard input)")
+    parser.add_argument(
+        "--html", metavar="OUT", nargs="?", const="-", help="write one page of HTML to OUT, or to standard output"
+    )
+    parser.add_argument("--width", type=_width, help="columns to draw in (default: those of the terminal)")
+    return parser
+
+
+def subcommand_parsers() -> dict[str, Parser]:
+    """The command line of each subcommand."""
+    return {"show": _show_parser()}
 
 
 def _is_same(one: str, other: str) -> bool:

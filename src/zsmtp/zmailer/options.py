@@ -20,8 +20,7 @@ TYPE_CHECKING = False  # as typing has it; importing typing itself would cost mi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Letter, name of the value ("" for a flag), what it does.
-_OPTIONS: tuple[tuple[str, str, str], ...] = (
+OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("1", "", "one message per connection"),
     ("6", "", "try IPv6 addresses first"),
     ("7", "", "treat the server as 7-bit only (undoes -8); -77: also use HELO and no extension at all"),
@@ -53,8 +52,9 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("x", "", "no MX lookup: connect to the host's own addresses"),
     ("Z", "text", "ignored"),
 )
+"""Each option: its letter, the name of its value ("" for a flag), and what it does."""
 
-_TAKES_VALUE = {letter: value != "" for letter, value, _ in _OPTIONS}
+_TAKES_VALUE = {letter: value != "" for letter, value, _ in OPTIONS}
 
 _FLAGS: dict[str, tuple[str, bool]] = {
     "1": ("one_message", True),
@@ -328,8 +328,8 @@ def _is_socket(destination: str | None) -> bool:
 
 def usage() -> str:
     """The usage line, without line end."""
-    flags = "".join(letter for letter, value, _ in _OPTIONS if not value)
-    values = " ".join(f"[-{letter} {value}]" for letter, value, _ in _OPTIONS if value)
+    flags = "".join(letter for letter, value, _ in OPTIONS if not value)
+    values = " ".join(f"[-{letter} {value}]" for letter, value, _ in OPTIONS if value)
     return f"Usage: smtp [-{flags}] {values} [host]"
 
 
@@ -341,7 +341,7 @@ def help_text() -> str:
     whole = re.sub(r"(?<=\[-.) ", "\xa0", usage())  # an option and its value stay on one line
     lines = [fill(whole, 79, subsequent_indent=" " * 12, break_on_hyphens=False).replace("\xa0", " "), ""]
     for option, meaning in (
-        *((f"-{letter} {value}".rstrip(), meaning) for letter, value, meaning in _OPTIONS),
+        *((f"-{letter} {value}".rstrip(), meaning) for letter, value, meaning in OPTIONS),
         ("--help", "this text"),
     ):
         lines.append(fill(meaning, 79, initial_indent=f"  {option:<12} ", subsequent_indent=" " * 15))
