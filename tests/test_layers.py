@@ -128,6 +128,7 @@ PURE_MODULES |= {
         "staged",
         "states",
         "store",
+        "suppression",
         "wording",
     )
 }

@@ -363,4 +363,4 @@ def test_who_runs_it_is_known_without_a_terminal_and_without_an_account(monkeypa
     monkeypatch.setattr(queuechanging, "pwd", SimpleNamespace(getpwuid=account))
     for uid, by in ((8, "mail (uid 8)"), (77, "uid 77")):
         monkeypatch.setattr(queuechanging, "os", SimpleNamespace(getlogin=no_terminal, getuid=lambda uid=uid: uid))
-        assert queuechanging._login() == by
+        assert queuechanging.operator_name() == by

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from drawn import metrics
 from zsmtp.queue import changes, settling
-from zsmtp.queue.sqlite import intake, results
+from zsmtp.queue.sqlite import intake, results, suppressing
 from zsmtp.queue.states import Outcome
 from zsmtp.server.service import Service
 
@@ -32,7 +32,9 @@ def counted_by_name(module: Any) -> set[str]:
 
 def test_every_metric_of_the_service_has_a_meaning() -> None:
     names = {name for outcome in Outcome for name in settling.counters(outcome, made=True)}
-    names |= counted_by_name(intake) | counted_by_name(results) | counted_by_name(changes)
+    names |= (
+        counted_by_name(intake) | counted_by_name(results) | counted_by_name(changes) | counted_by_name(suppressing)
+    )
     assert {"messages", "accepted", "notices", "repeated"} <= names
 
     class Store:

@@ -64,6 +64,7 @@ from zsmtp.queue.store import (
     NewRecipient,
     QueueStore,
 )
+from zsmtp.queue.suppression import OVERRIDE, PIECE, Suppression
 from zsmtp.records import replace as replaced
 
 Scenario = Callable[[Harness], Awaitable[None]]
@@ -1293,6 +1294,147 @@ async def rules_stand_until_they_end(queue: Harness) -> None:
     assert (await store.arrivals(1)).keys == {"example.net": NOON}
     assert [one.recipient.address for one in await claim(store, await lease_of(store), NOON)] == [b"a@example.net"]
     assert (await store.add_rule(Rule(action="hold", filter=""))).number == 3
+
+
+def suppression(address: str, **values: object) -> Suppression:
+    """A suppression since noon."""
+    given: dict[str, object] = {"reason": "they asked", "source": "ann", "at": NOON} | values
+    return Suppression(address=address.encode(), **given)
+
+
+async def suppressed_addresses(store: QueueStore, tenant: str | None = None, *addresses: str) -> list[str]:
+    """Who is on the list."""
+    found = store.suppressions(tenant, [address.encode() for address in addresses])
+    return [one.address.decode() async for one in found]
+
+
+@promise
+async def a_suppressed_address_ends_with_its_submission(queue: Harness) -> None:
+    store = queue.store
+    assert await store.suppress([suppression("Bob@Example.NET"), suppression("x@example.org", tenant="other")]) == 2
+    (accepted, only) = await store.submit(
+        [new("bob@example.net", "x@example.org", "BOB@example.net"), new("bob@EXAMPLE.net")]
+    )
+    assert await there(store) == ["x@example.org"]
+    store = await queue.crash(machine=True)
+    assert await there(store) == ["x@example.org"]
+    for message, number in ((accepted.id, 0), (accepted.id, 2), (only.id, 0)):
+        (ending,) = [one for one in await store.history(message) if one.number == number]
+        assert (ending.outcome, ending.attempt, ending.status) == (Outcome.FAILED, 0, "5.7.1")
+        assert (ending.reason, ending.by) == ("suppressed: they asked", "suppression by ann")
+    owed = await store.owed(NOON, limit=10)
+    assert [(message.id, [one.number for one in notices]) for message, notices in owed] == [
+        (accepted.id, [0, 2]),
+        (only.id, [0]),
+    ]
+    counters = await store.counters()
+    assert (counters["accepted"], counters["failed"], counters["suppressed"]) == (4, 3, 3)
+    await store.join("node")
+    (claimed,) = await all_claimed(store, 1, NOON)
+    assert claimed.recipient.address == b"x@example.org"
+
+
+@promise
+async def a_suppressed_message_leaves_nothing_behind(queue: Harness) -> None:
+    store = queue.store
+    await store.suppress([suppression("bob@example.net")])
+    (null,) = await store.submit([new("bob@example.net", "bob@example.net", sender=b"")])
+    (large,) = await store.submit([new("bob@example.net", sender=b"", content=b"x" * (CHUNK * 5))])
+    await swept(store, NOON)
+    for accepted in (null, large):
+        assert await store.message(accepted.id) is None
+        assert (await store.history(accepted.id))[0].outcome is Outcome.FAILED
+    assert await store.owed(NOON, limit=10) == []
+
+
+@promise
+async def suppressions_do_not_hold_for_others(queue: Harness) -> None:
+    store = queue.store
+    await store.submit([new("bob@example.net", "early@example.net")])
+    await store.suppress([suppression("bob@example.net"), suppression("ann@shop.example")])
+    await store.submit(
+        [
+            new("bob@example.net", tenant="other"),
+            new("bob@example.net", options={OVERRIDE: True}),
+            new("ann@shop.example", sender=b"", origin="notice"),
+        ]
+    )
+    assert await there(store) == [
+        "bob@example.net",
+        "early@example.net",
+        "bob@example.net",
+        "bob@example.net",
+        "ann@shop.example",
+    ]
+    assert (await store.counters()).get("suppressed", 0) == 0
+
+
+@promise
+async def recipients_of_an_upload_are_held_to_the_list(queue: Harness) -> None:
+    store = queue.store
+    rule = await store.add_rule(Rule(action="hold", filter=""))
+    await store.suppress([suppression(f"{name}@example.net") for name in ("u3", "u1500", "held", "last")])
+    upload = await store.upload(new("first@example.net", content=b""))
+    await upload.add_recipients([to("held@example.net", hold=rule.number)])
+    await upload.add_recipients([to(f"u{n}@example.net") for n in range(2 * PART_RECIPIENTS)])
+    await upload.add_recipients([to("last@example.net", hold=rule.number)])
+    accepted = await upload.accept()
+    await store.join("node")
+    claimed = await all_claimed(store, 2 * PART_RECIPIENTS - 1, NOON)
+    assert len({one.recipient.address for one in claimed}) == 2 * PART_RECIPIENTS - 1
+    assert {one.address for one in await store.history(accepted.id)} == {
+        b"u3@example.net",
+        b"u1500@example.net",
+        b"held@example.net",
+        b"last@example.net",
+    }
+
+
+@promise
+async def an_idempotency_key_is_not_suppressed_twice(queue: Harness) -> None:
+    store = queue.store
+    message = new("bob@example.net", idempotency_key="k", digest=b"d")
+    (first,) = await store.submit([message])
+    await store.suppress([suppression("bob@example.net")])
+    assert [one.id for one in await store.submit([message])] == [first.id]
+    assert await there(store) == ["bob@example.net"]
+
+
+@promise
+async def the_list_is_kept_in_order(queue: Harness) -> None:
+    store = queue.store
+    many = [f"u{n:05}@example.net" for n in range(2 * PIECE + 1)]
+    assert await store.suppress([suppression(address, tenant="b") for address in reversed(many)]) == len(many)
+    assert await store.suppress([suppression("K\u00e4the@B\u00fccher.example"), suppression(many[0], tenant="a")]) == 2
+    again = suppression("KÄTHE@xn--bcher-kva.example", reason="x" * 9999, source="bounce", at=NOON + 1, until=NOON + 9)
+    assert await store.suppress([again]) == 0
+    store = await queue.crash(machine=True)
+    assert await suppressed_addresses(store) == ["käthe@xn--bcher-kva.example", many[0], *many]
+    assert await suppressed_addresses(store, "b", many[7], "nobody@example.net") == [many[7]]
+    assert await suppressed_addresses(store, None, many[0]) == [many[0], many[0]]
+    (found,) = [one async for one in store.suppressions("")]
+    assert (found.source, found.at, found.until, len(found.reason)) == ("bounce", NOON + 1, NOON + 9, 500)
+    assert await store.unsuppress("b", [b"U00003@EXAMPLE.net", b"nobody@example.net", many[9].encode()]) == 2
+    assert await suppressed_addresses(store, "b", many[3], many[4]) == [many[4]]
+    for wrong in (suppression(""), suppression("a@b.example", tenant="\0"), suppression("a@b.example", at=-1.0)):
+        with pytest.raises(QueueError):
+            await store.suppress([suppression("fine@example.net"), wrong])
+    assert await suppressed_addresses(store, None, "fine@example.net") == []
+    assert await store.suppress([]) == await store.unsuppress("", []) == 0
+
+
+@promise
+async def a_suppression_ends_at_its_time(queue: Harness) -> None:
+    store = queue.store
+    await store.suppress([suppression("bob@example.net", until=NOON + 60), suppression("eve@example.net")])
+    await store.submit([new("bob@example.net")])
+    assert await there(store) == []
+    queue.clock.advance(60)
+    assert await suppressed_addresses(store) == ["eve@example.net"]
+    await store.submit([new("bob@example.net", due=queue.now())])
+    assert await there(store) == ["bob@example.net"]
+    await swept(store, queue.now())
+    assert await store.unsuppress("", [b"bob@example.net", b"eve@example.net"]) == 1
 
 
 @promise

@@ -32,6 +32,7 @@ from zsmtp.queue.memory import MemoryStore
 from zsmtp.queue.operators import Row
 from zsmtp.queue.shaping import Rate
 from zsmtp.queue.submission import Submitter
+from zsmtp.queue.suppression import Suppression
 from zsmtp.server.access import Access, ClientRights, read_network
 from zsmtp.server.intake import PeerInfo, ReceivedEnvelope, SessionInfo
 from zsmtp.server.queueintake import MAX_HEADER, QueueIntake, QueueIntakeSettings
@@ -415,6 +416,15 @@ def test_a_login_does_not_send_as_somebody_else(sender: bytes, content: bytes, w
     assert reply.startswith(b"553 5.7.1 ")
     assert words in reply
     assert rows == []
+
+
+@pytest.mark.parametrize(("override", "left"), [(False, []), (True, [b"b@example.org"])])
+def test_who_has_the_right_writes_to_suppressed_addresses(override: bool, left: list[bytes]) -> None:
+    access = Access(clients=(ClientRights(network="127.0.0.0/8", override_suppression=override),))
+    with queueing(access=access) as queue, queue.client() as client:
+        queue.run(queue.store.suppress([Suppression(address=b"b@example.org", at=0.0)]))
+        assert send(client, MESSAGE).startswith(b"250")
+        assert [row.recipient.address for row in queue.rows()] == left
 
 
 def test_rights_by_network_and_by_user_of_a_process() -> None:

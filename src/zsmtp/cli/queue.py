@@ -123,8 +123,8 @@ def _ruling(parser: Parser) -> None:
 
 def _lasting(parser: Parser) -> None:
     end = parser.add_mutually_exclusive_group()
-    end.add_argument("--for", metavar="DURATION", dest="lasting", type=lasting, help="end the rule after this time: 2h")
-    end.add_argument("--until", metavar="TIME", help="end the rule then: 14:30, 2026-11-30, '2026-11-30 08:00', +2h")
+    end.add_argument("--for", metavar="DURATION", dest="lasting", type=lasting, help="end it after this time: 2h")
+    end.add_argument("--until", metavar="TIME", help="end it then: 14:30, 2026-11-30, '2026-11-30 08:00', +2h")
 
 
 def _suspends(parser: Parser) -> None:
@@ -193,6 +193,14 @@ def _drains(parser: Parser) -> None:
     parser.add_argument("node", metavar="NODE", help="its name, as nodes lists it")
 
 
+def _suppresses(parser: Parser) -> None:
+    parser.add_argument("action", choices=("list", "add", "remove", "import"), help="what is done with the list")
+    parser.add_argument("given", metavar="ADDRESS", nargs="*", help="addresses; of import files, - for standard input")
+    parser.add_argument("--tenant", help="of this tenant (list: of all, otherwise the one without a name)")
+    parser.add_argument("--because", metavar="TEXT", default="", help="why; it is kept with each address")
+    _lasting(parser)
+
+
 def _migrates(parser: Parser) -> None:
     parser.add_argument("--shard", type=_shard, metavar="NUMBER", help="the shard of a new queue, 0 to 1023 (0)")
 
@@ -204,7 +212,7 @@ def _shard(text: str) -> int:
 
 
 _READING, _CHANGING = "zsmtp.cli.queuereading", "zsmtp.cli.queuechanging"
-_FLEET, _IMPORTING = "zsmtp.cli.queuefleet", "zsmtp.cli.queueimport"
+_FLEET, _IMPORTING, _SUPPRESS = "zsmtp.cli.queuefleet", "zsmtp.cli.queueimport", "zsmtp.cli.queuesuppress"
 _IMPORT, _MIGRATE = "import", "migrate"
 ANYWHERE = ("--queue", "--config")
 """Options of every verb that may stand before the verb, too."""
@@ -231,6 +239,7 @@ VERBS: dict[str, QueueVerb] = {
     "fail": QueueVerb("give recipients up and notify their senders", _CHANGING, "fail", _fails),
     "drop": QueueVerb("remove recipients without a notice", _CHANGING, "drop", _ruling),
     "rules": QueueVerb("list the standing rules, or delete one", _CHANGING, "rules", _rules),
+    "suppress": QueueVerb("list addresses that are not written to, add or remove some", _SUPPRESS, "run", _suppresses),
     "nodes": QueueVerb("list the processes that deliver", _FLEET, "nodes", _nothing),
     "drain": QueueVerb("ask a process that delivers to leave", _FLEET, "drain", _drains),
     _MIGRATE: QueueVerb("make the tables of a queue in a database", _FLEET, "migrate", _migrates),

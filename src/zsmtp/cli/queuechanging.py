@@ -64,7 +64,7 @@ async def now(context: VerbContext) -> int:
 
 async def at(context: VerbContext) -> int:
     """``at TIME``: tried then."""
-    due = _moment(context, context.options.at)
+    due = time_given(context, context.options.at)
     done = f"to be tried at {queuetext.time_text(due)}"
     return await _carry_out(context, PlannedChange(done, _wanted(context), lambda _: Change(due=due)))
 
@@ -129,7 +129,7 @@ async def fail(context: VerbContext) -> int:
 async def drop(context: VerbContext) -> int:
     """``drop``: an end without a notice."""
     wanted = _wanted(context)
-    change = Change(end="dropped", reason=_why(context) or "dropped by an operator", by=_login())
+    change = Change(end="dropped", reason=reason_given(context) or "dropped by an operator", by=operator_name())
     return await _carry_out(context, PlannedChange("dropped", wanted, lambda _: change, _rule(context, wanted, "drop")))
 
 
@@ -182,7 +182,7 @@ async def _delete(context: VerbContext, found: list[Rule]) -> int:
     for rule in [] if options.dry_run else found:
         if await context.store.delete_rule(rule.number):
             deleted.append(rule)
-            _log(context, f"deleted rule {rule.number} ({rule.action} {rule.filter or 'everything'})")
+            log_change(context, f"deleted rule {rule.number} ({rule.action} {rule.filter or 'everything'})")
     if context.json:
         numbers = [rule.number for rule in (found if options.dry_run else deleted)]
         sys.stdout.write(queuejson.json_document(options.verb, {"deleted": numbers, "dry_run": options.dry_run}))
@@ -199,11 +199,18 @@ def _rule(context: VerbContext, wanted: Filter, action: str, argument: str = "")
     if options.lasting is not None:
         until = context.clock() + options.lasting
     elif options.until is not None:
-        until = _moment(context, options.until)
+        until = time_given(context, options.until)
     if until is None and not options.standing:
         return None
     filter_of(options, FIELDS_OF_RULES)
-    return Rule(action=action, filter=str(wanted), argument=argument, until=until, by=_login(), reason=_why(context))
+    return Rule(
+        action=action,
+        filter=str(wanted),
+        argument=argument,
+        until=until,
+        by=operator_name(),
+        reason=reason_given(context),
+    )
 
 
 # -------------------------------------------------------------------- changing
@@ -222,7 +229,7 @@ async def _carry_out(context: VerbContext, plan: PlannedChange) -> int:
     await _confirm(context, f"{queuetext.plural(matching, 'recipient')} {plan.done}{_later(plan)}")
     rule = None if plan.rule is None else await store.add_rule(plan.rule)
     if rule is not None:
-        _log(context, f"added rule {rule.number} ({rule.action} {rule.filter or 'everything'})")
+        log_change(context, f"added rule {rule.number} ({rule.action} {rule.filter or 'everything'})")
     changed = 0
     try:
         if plan.change is not None and matching:
@@ -231,7 +238,7 @@ async def _carry_out(context: VerbContext, plan: PlannedChange) -> int:
                 _progress(changed, matching)
     finally:
         if plan.change is not None and (changed or rule is None):
-            _log(context, f"{queuetext.plural(changed, 'recipient')} {plan.done} ({plan.wanted or 'everything'})")
+            log_change(context, f"{queuetext.plural(changed, 'recipient')} {plan.done} ({plan.wanted or 'everything'})")
         if changed < matching and isinstance(sys.exc_info()[1], asyncio.CancelledError):
             context.note(f"interrupted: {queuetext.plural(changed, 'recipient')} {plan.done}")
     _report(context, plan, matching, changed, rule)
@@ -334,7 +341,8 @@ def _wanted(context: VerbContext, fields: frozenset[Field] = FIELDS_OF_RECIPIENT
     return wanted
 
 
-def _moment(context: VerbContext, text: str) -> float:
+def time_given(context: VerbContext, text: str) -> float:
+    """A time to come; raises CommandFailed for one that is over, and for what is none."""
     at = context.clock()
     try:
         found = moment(text, at)
@@ -361,11 +369,12 @@ def _sentence(text: str, option: str) -> str:
     return text
 
 
-def _why(context: VerbContext) -> str:
+def reason_given(context: VerbContext) -> str:
+    """What ``--because`` says; raises CommandFailed for what cannot be kept."""
     return _sentence(context.options.because, "--because")
 
 
-def _login() -> str:
+def operator_name() -> str:
     """Who runs this, as it is recorded: ``ann (uid 1000)``."""
     uid = os.getuid()
     try:
@@ -379,13 +388,13 @@ def _login() -> str:
 
 
 def _by(context: VerbContext) -> str:
-    why = _why(context)
-    return f"{_login()}: {why}" if why else _login()
+    why = reason_given(context)
+    return f"{operator_name()}: {why}" if why else operator_name()
 
 
-def _log(context: VerbContext, what: str) -> None:
+def log_change(context: VerbContext, what: str) -> None:
     """A line in the system's log: who did what, and why."""
-    why = _why(context)
-    record = f"queue {context.options.verb}: {what}, by {_login()}" + (f": {why}" if why else "")
+    why = reason_given(context)
+    record = f"queue {context.options.verb}: {what}, by {operator_name()}" + (f": {why}" if why else "")
     syslog.openlog("zsmtp", syslog.LOG_PID, syslog.LOG_MAIL)
     syslog.syslog(syslog.LOG_NOTICE, escape(record))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.operators import NodeStatus, Row, Rule, SiteStatus
 from zsmtp.queue.states import HistoryEntry, QueuedMessage
+from zsmtp.queue.suppression import Suppression
 
 if TYPE_CHECKING:
     from zsmtp.queue.explanation import QueueExplanation
@@ -113,6 +114,18 @@ def rule_document(rule: Rule) -> Document:
         "by": rule.by,
         "reason": rule.reason,
         "created": rule.created,
+    }
+
+
+def suppression_document(one: Suppression) -> Document:
+    """An address that is not written to."""
+    return {
+        "tenant": one.tenant,
+        "address": _text(one.address),
+        "reason": one.reason,
+        "source": one.source,
+        "at": one.at,
+        "until": one.until,
     }
 
 

@@ -13,6 +13,7 @@ from zsmtp.escape import escape
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.operators import Health, NodeStatus, Row, Rule, SiteStatus
 from zsmtp.queue.states import HistoryEntry, Outcome, QueuedMessage, State
+from zsmtp.queue.suppression import Suppression
 from zsmtp.queue.wording import reply_words, span
 from zsmtp.text.lines import Text, cut, line, padded
 from zsmtp.text.look import Look, Style
@@ -25,6 +26,7 @@ MOST_ATTEMPTS = 20
 """Attempts that ``why`` shows of a recipient: the last ones."""
 _LIST = (("ID", 15), ("AGE", 4), ("NEXT", 7), ("TRY", 3))
 _ENDS = (("AGO", 4), ("END", 9), ("ID", 15))
+_SUPPRESSIONS = (("AGO", 4), ("LEFT", 4), ("TENANT", 12))
 _OUTCOMES = {
     Outcome.DELIVERED: Style.GOOD,
     Outcome.FAILED: Style.BAD,
@@ -127,6 +129,24 @@ def ends_line(entry: HistoryEntry, shard: int, now: float, look: Look) -> str:
     cells = [(value, width) for value, (_, width) in zip(values, _ENDS, strict=True)]
     by = f"{escape(entry.by)}: " if entry.by else ""
     cells += [(_address(entry.address), widths[0]), (by + escape(reply_words(entry)), widths[1])]
+    return _cells(cells, look).rstrip()
+
+
+def suppressions_heading(look: Look) -> str:
+    """The heading of a list of addresses that are not written to."""
+    widths = _rest(_SUPPRESSIONS, look)
+    cells = [*_SUPPRESSIONS, ("ADDRESS", widths[0]), ("REASON", widths[1])]
+    return look.paint(_cells(cells, look).rstrip(), Style.FAINT)
+
+
+def suppression_line(one: Suppression, now: float, look: Look) -> str:
+    """An address that is not written to."""
+    left = "-" if one.until is None else brief(one.until - now)
+    widths = _rest(_SUPPRESSIONS, look)
+    values = (brief(now - one.at), left, escape(one.tenant) or "-")
+    cells = [(value, width) for value, (_, width) in zip(values, _SUPPRESSIONS, strict=True)]
+    why = ": ".join(escape(word) for word in (one.source, one.reason) if word)
+    cells += [(_address(one.address), widths[0]), (why, widths[1])]
     return _cells(cells, look).rstrip()
 
 

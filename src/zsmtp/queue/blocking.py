@@ -27,9 +27,10 @@ from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.net.loopthread import LoopThread
 from zsmtp.queue import queue as asynchronous
 from zsmtp.queue.config import QueueConfig
-from zsmtp.queue.ingest import QueueSubmission
+from zsmtp.queue.ingest import LIBRARY, QueueSubmission
 from zsmtp.queue.queue import EVENTS, CallersConnection
 from zsmtp.queue.states import HistoryEntry
+from zsmtp.queue.suppression import Suppression
 from zsmtp.queue.tracking import MessageStatus, Recall
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Queue:
         not_before: float | datetime | None = None,
         expires: float | datetime | None = None,
         idempotency_key: str = "",
+        override_suppression: bool = False,
         connection: CallersConnection | None = None,
         **options: Unpack[OptionArguments],
     ) -> str:
@@ -110,6 +112,7 @@ class Queue:
             not_before=not_before,
             expires=expires,
             idempotency_key=idempotency_key,
+            override_suppression=override_suppression,
             **options,
         )
         if connection is not None:
@@ -136,6 +139,28 @@ class Queue:
     def cancel(self, id: str) -> Recall:
         """Call a message back; see :meth:`zsmtp.aio.Queue.cancel`."""
         return self._call(self._queue.cancel(id))
+
+    def suppress(
+        self,
+        addresses: str | bytes | Iterable[str | bytes],
+        *,
+        tenant: str = "",
+        reason: str = "",
+        source: str = LIBRARY,
+        until: float | datetime | None = None,
+    ) -> int:
+        """Have mail of a tenant not sent to addresses from now on; see :meth:`zsmtp.aio.Queue.suppress`."""
+        return self._call(self._queue.suppress(addresses, tenant=tenant, reason=reason, source=source, until=until))
+
+    def unsuppress(self, addresses: str | bytes | Iterable[str | bytes], *, tenant: str = "") -> int:
+        """Have mail of a tenant sent to addresses again; see :meth:`zsmtp.aio.Queue.unsuppress`."""
+        return self._call(self._queue.unsuppress(addresses, tenant=tenant))
+
+    def suppressions(
+        self, addresses: str | bytes | Iterable[str | bytes] = (), *, tenant: str | None = None
+    ) -> list[Suppression]:
+        """Which addresses are suppressed; see :meth:`zsmtp.aio.Queue.suppressions`."""
+        return self._call(self._queue.suppressions(addresses, tenant=tenant))
 
     def events(self, cursor: str = "", *, limit: int = EVENTS) -> tuple[str, list[HistoryEntry]]:
         """Attempts and ends behind a cursor, and the next cursor; see :meth:`zsmtp.aio.Queue.events`."""

@@ -37,6 +37,7 @@ from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.limits import PART_OCTETS
 from zsmtp.queue.store import NewMessage
 from zsmtp.queue.submission import Submitter, digest
+from zsmtp.queue.suppression import OVERRIDE
 from zsmtp.records import replace
 
 LIBRARY = "library"
@@ -60,6 +61,8 @@ class QueueSubmission(Submission):
     """When it is given up; None: as the configuration says."""
     idempotency_key: str = ""
     """A second message of the tenant with this key is not queued; "" for none."""
+    override_suppression: bool = False
+    """Whether it goes to addresses, too, that are suppressed (``zsmtp.queue.suppression``)."""
 
 
 class Ingested:
@@ -179,6 +182,7 @@ class Ingest:
                 name=name or message_id(sent),
                 origin=origin,
                 idempotency_key=asked.idempotency_key,
+                options={OVERRIDE: True} if asked.override_suppression else None,
             )
             if asked.idempotency_key and (large or sent is not header):
                 new = replace(new, digest=digest(envelope, _blocks(header, body)))

@@ -25,6 +25,7 @@ from zsmtp.queue.store import (
     NewMessage,
     NewRecipient,
 )
+from zsmtp.queue.suppression import Suppression, folded
 from zsmtp.records import replace
 
 _LOST = re.compile("[\0\ud800-\udfff]")
@@ -170,3 +171,22 @@ def check_digest(new: NewMessage, digest: bytes, message: int, shard: int) -> No
         raise Conflict(
             f"idempotency key {new.idempotency_key[:80]!r} was used for another message, {to_text(message, shard)}"
         )
+
+
+def kept_suppression(one: Suppression) -> Suppression:
+    """A suppression as stores keep it; raises QueueError for an address or tenant that cannot be kept."""
+    text_of(one.address)
+    if not one.address:
+        raise QueueError("an address is wanted; the null reverse-path is none")
+    check_word("tenant", one.tenant)
+    for time in (one.at, one.until):
+        if time is not None:
+            check_time(time)
+    return replace(
+        one,
+        address=folded(one.address),
+        reason=clean(one.reason),
+        source=clean(one.source),
+        at=seconds(milliseconds(one.at)),
+        until=None if one.until is None else seconds(milliseconds(one.until)),
+    )

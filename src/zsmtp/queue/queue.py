@@ -20,6 +20,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Generator, Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -27,6 +28,7 @@ from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
+from zsmtp.client.addresslist import read_addresses
 from zsmtp.client.client import Submission
 from zsmtp.client.config import Config
 from zsmtp.client.destinations import Destinations
@@ -34,6 +36,7 @@ from zsmtp.client.dsn import DSN
 from zsmtp.client.message import MessageLike
 from zsmtp.errors import QueueBusy, QueueError, SubmissionError
 from zsmtp.escape import described
+from zsmtp.proto.mailoptions import instant
 from zsmtp.queue import tracking
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.ids import from_text, to_text
@@ -42,6 +45,7 @@ from zsmtp.queue.location import Location, locate
 from zsmtp.queue.states import HistoryEntry
 from zsmtp.queue.store import Accepted, NewMessage, QueueStore
 from zsmtp.queue.stores import open_store
+from zsmtp.queue.suppression import Suppression
 from zsmtp.queue.tracking import MessageStatus, Recall
 from zsmtp.queue.uploading import in_threads, upload_blocks
 
@@ -225,6 +229,7 @@ class Queue:
         not_before: float | datetime | None = None,
         expires: float | datetime | None = None,
         idempotency_key: str = "",
+        override_suppression: bool = False,
         connection: CallersConnection | None = None,
         **options: Unpack[OptionArguments],
     ) -> str:
@@ -251,6 +256,7 @@ class Queue:
             not_before=not_before,
             expires=expires,
             idempotency_key=idempotency_key,
+            override_suppression=override_suppression,
             **options,
         )
         if connection is not None:
@@ -376,6 +382,39 @@ class Queue:
         No entry is left out and none comes twice, as long as it is asked before the entries are dropped by age.
         """
         return await self.store.events(cursor, limit=limit)
+
+    # ------------------------------------------------------------- suppressions
+
+    async def suppress(
+        self,
+        addresses: str | bytes | Iterable[str | bytes],
+        *,
+        tenant: str = "",
+        reason: str = "",
+        source: str = LIBRARY,
+        until: float | datetime | None = None,
+    ) -> int:
+        """Have mail of a tenant not sent to addresses from now on; how many were not on the list.
+
+        A recipient that is submitted to one of them ends at once: failed, 5.7.1. What is queued already is not touched.
+        ``until`` is when it ends, None: when it is taken back. Raises SubmissionError for what is no address.
+        """
+        now, end = time.time(), instant(until, "until")
+        given = read_addresses(addresses, "address")
+        return await self.store.suppress(
+            [Suppression(tenant=tenant, address=one, reason=reason, source=source, at=now, until=end) for one in given]
+        )
+
+    async def unsuppress(self, addresses: str | bytes | Iterable[str | bytes], *, tenant: str = "") -> int:
+        """Have mail of a tenant sent to addresses again; how many were on the list. Raises SubmissionError."""
+        return await self.store.unsuppress(tenant, read_addresses(addresses, "address"))
+
+    async def suppressions(
+        self, addresses: str | bytes | Iterable[str | bytes] = (), *, tenant: str | None = None
+    ) -> list[Suppression]:
+        """Which addresses are suppressed: all, or those of a tenant, or of these addresses. Raises SubmissionError."""
+        given = read_addresses(addresses, "address") if addresses else ()
+        return [one async for one in self.store.suppressions(tenant, given)]
 
     # -------------------------------------------------------------------- parts
 

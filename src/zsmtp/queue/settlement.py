@@ -6,6 +6,7 @@ for one recipient, for every way in which its time in somebody's hands can end:
 
 - :func:`after_attempt`: the engine has a verdict;
 - :func:`after_loss`: the process or machine that tried it died, and the result is not known;
+- :func:`suppressed`: nothing is tried, as its address is not written to;
 - :func:`expiry` and :func:`warning`: nothing was tried, but its time is over, or its sender is to be warned;
 - :func:`unchanged`: nothing was tried, and it stays.
 """
@@ -23,6 +24,7 @@ from zsmtp.queue.notices import owed
 from zsmtp.queue.schedule import FailureClass, RetryPolicy, after_doubt, classify, expired, next_attempt, warning_due
 from zsmtp.queue.states import MAX_REASON, HistoryEntry, Outcome, OwedNotice, QueuedMessage, QueuedRecipient
 from zsmtp.queue.store import Deferred, Ended, Rule, Settlement
+from zsmtp.queue.suppression import Suppression
 
 HELD_FOR_DOUBT = -1
 """The number of the rule that holds recipients whose delivery is in doubt."""
@@ -183,6 +185,20 @@ def failed_by_rule(work: RecipientWork, rule: Rule, now: float) -> Ended:
         by=f"rule {rule.number} of {rule.by}" if rule.by else f"rule {rule.number}",
     )
     return Ended(entry, None if drop else _owed(work, entry))
+
+
+def suppressed(recipient: QueuedRecipient, message: QueuedMessage, suppression: Suppression, now: float) -> Ended:
+    """The end of a recipient that was submitted to an address that is not written to."""
+    work = RecipientWork.of(recipient, message)
+    entry = _entry(
+        work,
+        Outcome.FAILED,
+        now,
+        status="5.7.1",
+        reason=suppression.words[:MAX_REASON],
+        by=f"suppression by {suppression.source}" if suppression.source else "suppression",
+    )
+    return Ended(entry, _owed(work, entry))
 
 
 # ----------------------------------------------------------------------- parts

@@ -24,6 +24,7 @@ from zsmtp.queue.states import (
     State,
     milliseconds,
 )
+from zsmtp.queue.suppression import Suppression
 
 RECIPIENT = (
     "message",
@@ -91,6 +92,7 @@ OWED = (
     "expires",
     "last_attempt",
 )
+SUPPRESSION = ("tenant", "address", "reason", "source", "at", "until")
 
 STATUS = (
     "site",
@@ -293,6 +295,25 @@ def owed_values(owed: OwedNotice) -> tuple[object, ...]:
         milliseconds(owed.expires),
         milliseconds(owed.last_attempt),
     )
+
+
+def suppression_from(row: Sequence[Any]) -> Suppression:
+    """A suppression from its columns."""
+    tenant, address, reason, source, at, until = row
+    return Suppression(
+        tenant=tenant,
+        address=address.encode(),
+        reason=reason,
+        source=source,
+        at=at / 1000,
+        until=None if until is None else until / 1000,
+    )
+
+
+def suppression_values(one: Suppression) -> tuple[object, ...]:
+    """The columns of a suppression that can be kept."""
+    until = None if one.until is None else milliseconds(one.until)
+    return one.tenant, one.address.decode(), one.reason, one.source, milliseconds(one.at), until
 
 
 def status_text(status: SiteStatus) -> str:

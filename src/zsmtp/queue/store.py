@@ -16,6 +16,10 @@ the machine. Results are written in groups, each predicated on the lease and on 
 does not match is reported as a conflict and not changed. With each group goes the list of what is *in hand*: durable,
 it covers what marks may lose with the machine.
 
+**Suppressions.** A recipient that is submitted to a suppressed address of its tenant ends in the transaction that
+accepts it: it is counted as accepted, failed and ``suppressed``, and is never claimed. Of an upload it ends when its
+recipients are let go. Recipients that are there when an address is suppressed stay.
+
 **After a death.** Taking a lease that somebody held before returns the *doubts*: attempts with a mark and no result
 (the process died), or everything in hand (the machine or the database died). They are settled like other results;
 until then they are not claimed.
@@ -48,6 +52,7 @@ from zsmtp.queue.states import (
     QueuedRecipient,
     SubQueue,
 )
+from zsmtp.queue.suppression import Suppression
 from zsmtp.records import dataclass
 
 __all__ = [
@@ -362,14 +367,31 @@ class QueueStore(Protocol):
         If they are not all owed any more, nothing happens, and the answer is None.
         """
 
+    # ------------------------------------------------------------ suppressions
+
+    async def suppress(self, suppressions: Sequence[Suppression]) -> int:
+        """Have addresses not written to from now on, all or none; how many were not on the list.
+
+        One that is there is replaced. Raises QueueError for an address or a tenant that cannot be kept.
+        """
+
+    async def unsuppress(self, tenant: str, addresses: Collection[bytes]) -> int:
+        """Take addresses of a tenant off the list; how many were there."""
+
+    def suppressions(self, tenant: str | None = None, addresses: Collection[bytes] = ()) -> AsyncIterator[Suppression]:
+        """The list, or what it has of a tenant and of these addresses, in order of tenant and address, read in pages.
+
+        What has ended is left out.
+        """
+
     # ------------------------------------------------------------------- sweep
 
     async def sweep(self, now: float) -> int:
         """Do a bounded piece of housekeeping; how many rows it removed: 0, when nothing is left to be done.
 
         Contents nobody needs, uploads that were abandoned, history and idempotency keys that are too old, rules that
-        ended (what they hold is released). Expiry is not its work: who owns a site looks at it (``claim``, ``settle``,
-        ``review``).
+        ended (what they hold is released), suppressions that ended. Expiry is not its work: who owns a site looks at it
+        (``claim``, ``settle``, ``review``).
         """
 
     # --------------------------------------------------------------- operators
@@ -429,7 +451,8 @@ class QueueStore(Protocol):
 
         ``accepted`` = ``delivered`` + ``failed`` + ``expired`` + ``dropped`` + those that are there. Beside them
         ``messages``, ``attempts`` (settled ones), ``deferred``, ``doubtful`` (attempts settled as in doubt),
-        ``repeated`` (delivered after a doubt: somebody may have it twice), ``late`` and ``notices``.
+        ``repeated`` (delivered after a doubt: somebody may have it twice), ``suppressed`` (failed because they were
+        submitted to suppressed addresses), ``late`` and ``notices``.
         """
 
     async def health(self) -> Health:

@@ -62,6 +62,8 @@ class ClientRights:
     """Patterns of addresses for MAIL FROM and the field From; the null reverse-path is always allowed."""
     tenant: str = ""
     """Whose mail it is in the queue."""
+    override_suppression: bool = False
+    """Whether all mail of theirs goes to suppressed addresses, too: for a password that was asked for, say."""
     _range: IPNetwork | None = field(default=None, init=False, repr=False)
     _patterns: tuple[re.Pattern[str], ...] = field(default=(), init=False, repr=False)
 
@@ -115,6 +117,7 @@ class Rights(NamedTuple):
     patterns: tuple[re.Pattern[str], ...] | None
     tenant: str
     senders: tuple[str, ...] = EVERYBODY
+    override_suppression: bool = False
 
     def may_send_as(self, address: bytes) -> bool:
         """Whether it may send with an address; the null reverse-path is everybody's."""
@@ -159,7 +162,7 @@ class Access:
         for client in self._clients:
             if client.is_about(user, peer):
                 patterns = None if "*" in client.senders else client.patterns
-                return Rights(patterns, client.tenant, client.senders)
+                return Rights(patterns, client.tenant, client.senders, client.override_suppression)
         return self._others
 
 

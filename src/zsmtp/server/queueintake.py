@@ -39,6 +39,7 @@ from zsmtp.queue.limits import CHUNK
 from zsmtp.queue.shaping import Rate
 from zsmtp.queue.store import Accepted, NewMessage, QueueStore, Upload
 from zsmtp.queue.submission import Submitter
+from zsmtp.queue.suppression import OVERRIDE
 from zsmtp.queue.uploading import discard, in_threads, upload_blocks
 from zsmtp.records import replace
 from zsmtp.server.access import Access, Allowance, Rights, granted_domains
@@ -322,6 +323,7 @@ class QueueIntake(OpenIntake):
                 not_before=parameters.release,
                 name=read.name,
                 origin=origin_of(session),
+                options={OVERRIDE: True} if rights.override_suppression else None,
             )
         except MailLoop as error:
             return make_reply(554, "5.4.6", str(error))

@@ -434,6 +434,7 @@ class Service:
         ``zsmtp_queue_accepted_total``: recipients of these messages.
         ``zsmtp_queue_delivered_total``: recipients whose server took the message.
         ``zsmtp_queue_failed_total``: recipients that were refused, or given up by an operator with a notice.
+        ``zsmtp_queue_suppressed_total``: recipients among these that were submitted to suppressed addresses.
         ``zsmtp_queue_expired_total``: recipients that were given up after the time for tries.
         ``zsmtp_queue_dropped_total``: recipients that an operator, a rule or the sender took back, without a notice.
         ``zsmtp_queue_attempts_total``: attempts with a result.

@@ -39,6 +39,7 @@ from zsmtp.queue.store import (
     NewMessage,
     NewRecipient,
 )
+from zsmtp.queue.suppression import Suppression
 from zsmtp.records import replace
 
 
@@ -81,6 +82,7 @@ class Data:
     last_rule: int = 0
     sites: dict[str, str] = field(default_factory=dict)
     idempotency: dict[tuple[str, str], tuple[bytes, int]] = field(default_factory=dict)
+    suppressions: dict[tuple[str, bytes], Suppression] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
     marks: dict[AttemptKey, Mark] = field(default_factory=dict)
     in_hand: dict[int, set[AttemptKey]] = field(default_factory=dict)

@@ -8,11 +8,14 @@ from zsmtp.errors import QueueError
 from zsmtp.queue import intake
 from zsmtp.queue.memory.base import MemoryBase
 from zsmtp.queue.memory.data import Pending
+from zsmtp.queue.settlement import suppressed
+from zsmtp.queue.states import QueuedMessage
 from zsmtp.queue.store import (
     Accepted,
     NewMessage,
     NewRecipient,
 )
+from zsmtp.queue.suppression import folded, holds, is_subject
 
 
 class MemoryStoreIntake(MemoryBase):
@@ -60,7 +63,20 @@ class MemoryStoreIntake(MemoryBase):
             data.idempotency[message.tenant, message.idempotency_key] = (message.digest, number)
         data.counters["messages"] += 1
         data.counters["accepted"] += len(recipients)
+        self._end_suppressed(data.messages[number], now)
         return Accepted(number)
+
+    def _end_suppressed(self, message: QueuedMessage, now: float) -> None:
+        """End the recipients of a new message whose addresses are not written to."""
+        data = self._data
+        if not data.suppressions or not is_subject(message.origin, message.options):
+            return
+        for place in range(message.recipients):
+            one = data.recipients[message.id, place]
+            found = data.suppressions.get((one.tenant, folded(one.address)))
+            if found is not None and holds(found, now):
+                self._settle(suppressed(one, message, found, now), one)
+                data.counters["suppressed"] += 1
 
     async def upload(self, message: NewMessage) -> MemoryUpload:
         """Begin a large message."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 from zsmtp.errors import QueueError
 from zsmtp.queue import settling
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.filter import age as age_of
+from zsmtp.queue.intake import kept_suppression
 from zsmtp.queue.limits import (
     MAX_RULES,
 )
@@ -33,6 +34,7 @@ from zsmtp.queue.states import (
     milliseconds,
     seconds,
 )
+from zsmtp.queue.suppression import Suppression, folded, holds
 from zsmtp.records import replace
 
 PIECE = 1000  # recipients changed at a time
@@ -173,6 +175,32 @@ class MemoryOperating(MemoryBase):
         self._shared.draining.add(node)
         self._shared.news[node].there.set()
         return 1
+
+    async def suppress(self, suppressions: Sequence[Suppression]) -> int:
+        """Have addresses not written to from now on; how many were not on the list."""
+        self._begin("suppress")
+        kept = {(one.tenant, one.address): one for one in map(kept_suppression, suppressions)}
+        known = self._data.suppressions
+        added = len(kept.keys() - known.keys())
+        known.update(kept)
+        return added
+
+    async def unsuppress(self, tenant: str, addresses: Collection[bytes]) -> int:
+        """Take addresses of a tenant off the list; how many were there."""
+        self._begin("unsuppress")
+        wanted = {(tenant, folded(address)) for address in addresses}
+        return sum(self._data.suppressions.pop(key, None) is not None for key in wanted)
+
+    async def suppressions(
+        self, tenant: str | None = None, addresses: Collection[bytes] = ()
+    ) -> AsyncIterator[Suppression]:
+        """The list, in order of tenant and address."""
+        self._begin("suppressions")
+        wanted = {folded(address) for address in addresses}
+        for _, one in sorted(self._data.suppressions.items()):
+            mine = tenant in (None, one.tenant) and (not wanted or one.address in wanted)
+            if mine and holds(one, self._clock()):
+                yield one
 
     async def rules(self) -> list[Rule]:
         """The standing rules, oldest first."""

@@ -38,6 +38,7 @@ from zsmtp.queue.store import (
     Accepted,
     NewMessage,
 )
+from zsmtp.queue.suppression import holds
 
 
 class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating):
@@ -128,6 +129,9 @@ class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating):
                 del data.history[number]
                 done += 1
         done += self._sweep_idempotency(now)
+        for key in [key for key, one in data.suppressions.items() if not holds(one, now)]:
+            del data.suppressions[key]
+            done += 1
         for rule in list(data.rules.values()):
             if rule.until is not None and rule.until <= now:
                 done += 1

@@ -8,12 +8,14 @@ accepted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from zsmtp.errors import Conflict, QueueError
 from zsmtp.queue import intake
 from zsmtp.queue.limits import BY_COMMAND, CHUNK
+from zsmtp.queue.postgres.results import delete_messages
+from zsmtp.queue.postgres.suppressing import end_suppressed
 from zsmtp.queue.postgres.transaction import WriteTransaction, insert
 from zsmtp.queue.sql import ARRIVING, MESSAGE
 from zsmtp.queue.staged import (
@@ -60,7 +62,10 @@ class PostgresIntake:
         free = self._free_space()
         rows = NewRows(transaction, self._shard)
         many = sum(isinstance(one, NewMessage) or not one.message for request in requests for one in request)
-        rows.next_id = transaction.draw(many) if many else 0
+        if many:
+            rows.next_id = transaction.draw(many)
+        else:
+            transaction.look_for_suppressions()
         answers: list[list[Accepted] | Exception] = []
         for messages in requests:
             try:
@@ -128,7 +133,7 @@ class NewRows:
         self._shard = shard
         self.next_id = 0
         self._messages: list[tuple[object, ...]] = []
-        self._recipients: list[tuple[object, ...]] = []
+        self._recipients: list[tuple[Any, ...]] = []
         self._contents: list[tuple[int, int, bytes]] = []
         self._arrived: list[tuple[str, int]] = []
         self._finished: list[Staged] = []  # uploads
@@ -273,6 +278,9 @@ class NewRows:
         insert(transaction, "zsmtp_content", ("message", "part", "data"), self._contents)
         for upload in self._finished:
             _finish(transaction, upload)
+        if self._messages:
+            there = (row for row in self._recipients if row[-1] != ARRIVING)
+            end_suppressed(transaction, ((row[0], row[1], row[2], row[4]) for row in there))
         for key, due in self._arrived:
             transaction.tell(key, due)
         if self._messages:
@@ -302,21 +310,3 @@ def _finish(transaction: WriteTransaction, upload: Staged) -> None:
         transaction.db.execute("UPDATE zsmtp_upload SET accepted = true WHERE message = %s", (upload.message,))
     else:
         transaction.db.execute("DELETE FROM zsmtp_upload WHERE message = %s", (upload.message,))
-
-
-def delete_messages(transaction: WriteTransaction, messages: Iterable[int]) -> None:
-    """Delete messages that had one recipient and one row of content; the sweep looks at what is left of others.
-
-    A message for which a notice is owed stays with its content until that is made.
-    """
-    wanted = (list(messages),)
-    transaction.last(
-        "WITH gone AS (DELETE FROM zsmtp_message m WHERE m.id = ANY(%s::bigint[]) AND m.recipients = 1 "
-        f"AND m.size <= {CHUNK} AND NOT EXISTS (SELECT 1 FROM zsmtp_recipient r WHERE r.message = m.id) "
-        "AND NOT EXISTS (SELECT 1 FROM zsmtp_owed o WHERE o.message = m.id) RETURNING m.id) "
-        "DELETE FROM zsmtp_content c USING gone WHERE c.message = gone.id",
-        wanted,
-    )
-    transaction.last(  # whether anything is left of them: somebody else may be ending another recipient now
-        "INSERT INTO zsmtp_maybe_finished (message) SELECT id FROM zsmtp_message WHERE id = ANY(%s::bigint[])", wanted
-    )

@@ -13,11 +13,10 @@ from zsmtp.errors import QueueError
 from zsmtp.queue import settling
 from zsmtp.queue.changes import DEFERRED, Changes, Current, Place, SettledAttempt
 from zsmtp.queue.leases import MARGIN, VALID
-from zsmtp.queue.limits import BY_COMMAND
+from zsmtp.queue.limits import BY_COMMAND, CHUNK
 from zsmtp.queue.operators import SiteStatus
 from zsmtp.queue.postgres import leases
 from zsmtp.queue.postgres.connect import Connection
-from zsmtp.queue.postgres.intake import delete_messages
 from zsmtp.queue.postgres.leases import LockedLeases
 from zsmtp.queue.postgres.marks import Marks
 from zsmtp.queue.postgres.transaction import WriteTransaction, in_columns, insert
@@ -238,6 +237,24 @@ def write(transaction: WriteTransaction, changes: Changes) -> None:
         transaction.count(name, number)
     for key, due in changes.moved:
         transaction.tell(key, due)
+
+
+def delete_messages(transaction: WriteTransaction, messages: Iterable[int]) -> None:
+    """Delete messages that had one recipient and one row of content; the sweep looks at what is left of others.
+
+    A message for which a notice is owed stays with its content until that is made.
+    """
+    wanted = (list(messages),)
+    transaction.last(
+        "WITH gone AS (DELETE FROM zsmtp_message m WHERE m.id = ANY(%s::bigint[]) AND m.recipients = 1 "
+        f"AND m.size <= {CHUNK} AND NOT EXISTS (SELECT 1 FROM zsmtp_recipient r WHERE r.message = m.id) "
+        "AND NOT EXISTS (SELECT 1 FROM zsmtp_owed o WHERE o.message = m.id) RETURNING m.id) "
+        "DELETE FROM zsmtp_content c USING gone WHERE c.message = gone.id",
+        wanted,
+    )
+    transaction.last(  # whether anything is left of them: somebody else may be ending another recipient now
+        "INSERT INTO zsmtp_maybe_finished (message) SELECT id FROM zsmtp_message WHERE id = ANY(%s::bigint[])", wanted
+    )
 
 
 def _defer(transaction: WriteTransaction, rows: list[tuple[object, ...]]) -> None:

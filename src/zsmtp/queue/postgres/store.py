@@ -26,9 +26,10 @@ import psycopg
 from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.queue import settling
 from zsmtp.queue.filter import Filter
+from zsmtp.queue.intake import kept_suppression
 from zsmtp.queue.limits import BY_COMMAND, CHUNK, HISTORY_KEPT, NOTICE_WAIT
 from zsmtp.queue.operators import Change, Health, NodeStatus, Row, Rule, SiteStatus
-from zsmtp.queue.postgres import check, claims, listing, sweep
+from zsmtp.queue.postgres import check, claims, listing, suppressing, sweep
 from zsmtp.queue.postgres.connect import Database, unavailable
 from zsmtp.queue.postgres.cursors import events
 from zsmtp.queue.postgres.delivery import PostgresDelivery
@@ -44,6 +45,7 @@ from zsmtp.queue.settling import NoticeRule
 from zsmtp.queue.staged import Notifying, Staged, StagedUpload, is_large, octets_of, octets_of_part
 from zsmtp.queue.states import AttemptKey, HistoryEntry, OwedNotice, Position, QueuedMessage, SubQueue
 from zsmtp.queue.store import Accepted, Arrivals, Claimed, Head, Lease, NewMessage, Settlement
+from zsmtp.queue.suppression import Suppression, folded, in_pages
 
 _FIRST_WINDOW = 2000  # recipients looked at for the first page of a list: it is there at once
 _LARGEST_WINDOW = 32_000
@@ -330,6 +332,24 @@ class PostgresStore:
         answer: Accepted | None = await self._do("operators", self._jobs.notify, Notifying(owed, notice))
         return answer
 
+    # ------------------------------------------------------------ suppressions
+
+    async def suppress(self, suppressions: Sequence[Suppression]) -> int:
+        """Have addresses not written to from now on; how many were not on the list."""
+        kept = [kept_suppression(one) for one in suppressions]
+        return int(await self._do("operators", self._jobs.suppress, kept)) if kept else 0
+
+    async def unsuppress(self, tenant: str, addresses: Collection[bytes]) -> int:
+        """Take addresses of a tenant off the list; how many were there."""
+        wanted = {folded(address) for address in addresses}
+        return int(await self._do("operators", self._jobs.unsuppress, (tenant, wanted))) if wanted else 0
+
+    def suppressions(self, tenant: str | None = None, addresses: Collection[bytes] = ()) -> AsyncIterator[Suppression]:
+        """The list, in order of tenant and address."""
+        wanted = {folded(address) for address in addresses}
+        page = partial(suppressing.page, now=self._clock(), tenant=tenant, addresses=wanted)
+        return in_pages(lambda after: self._lists.read("reading suppressions", partial(page, after=after)))
+
     # ------------------------------------------------------------------- sweep
 
     async def sweep(self, now: float) -> int:
@@ -488,6 +508,8 @@ class _Jobs:
         self.change = PostgresJob("changing recipients", operating.change)
         self.add_rule = PostgresJob("adding a rule", operating.add_rule)
         self.release = PostgresJob("releasing recipients", operating.release)
+        self.suppress = PostgresJob("suppressing addresses", suppressing.add)
+        self.unsuppress = PostgresJob("taking addresses off the list", suppressing.remove)
         self.letting_go = PostgresJob("letting recipients go", sweep.let_go, durable=_no)
         self.probe = PostgresJob("looking whether it can be written", _probe)
         self.drain = PostgresJob("asking a node to leave", _drain)
@@ -497,6 +519,7 @@ class _Jobs:
                 sweep.uploads,
                 sweep.finished,
                 sweep.idempotency,
+                sweep.suppressions,
                 sweep.news,
                 sweep.counters,
                 sweep.orphans,

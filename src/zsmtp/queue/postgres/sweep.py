@@ -18,6 +18,7 @@ from zsmtp.queue.limits import KEYS_KEPT, PART_RECIPIENTS, UPLOAD_WAIT
 from zsmtp.queue.postgres import leases
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.postgres.schema import make_days
+from zsmtp.queue.postgres.suppressing import end_suppressed
 from zsmtp.queue.postgres.transaction import WriteTransaction, one
 from zsmtp.queue.sql import ARRIVING
 from zsmtp.queue.states import milliseconds
@@ -210,6 +211,14 @@ def days(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]
     return _first(0, pieces)
 
 
+def suppressions(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
+    """Take off the list what has ended."""
+    done = transaction.db.execute(
+        "DELETE FROM zsmtp_suppression WHERE until <= %s", (milliseconds(pieces[-1].now),)
+    ).rowcount
+    return [done] + [0] * (len(pieces) - 1)
+
+
 def let_go(transaction: WriteTransaction, messages: list[int]) -> list[bool]:
     """Let a piece of the recipients of uploads go; answers whether something is left of each."""
     return [_let_go(transaction, message) for message in messages]
@@ -226,11 +235,19 @@ def _let_go(transaction: WriteTransaction, message: int) -> bool:
     last = one(db, "SELECT max(number) FROM zsmtp_recipient WHERE message = %s", message)
     rows = db.execute(
         "UPDATE zsmtp_recipient SET hold = 0 WHERE message = %s AND number >= %s AND number < %s AND hold = %s "
-        "RETURNING key, due",
+        "RETURNING message, number, address, tenant, key, due",
         (message, first, first + PART_RECIPIENTS, ARRIVING),
     ).fetchall()
-    for key, due in rows:
+    for *_, key, due in rows:
         transaction.tell(key, due)
+    transaction.look_for_suppressions()
+    if transaction.suppresses:
+        held = db.execute(
+            "SELECT message, number, address, tenant FROM zsmtp_recipient "
+            "WHERE message = %s AND number >= %s AND number < %s AND hold > 0 FOR UPDATE",
+            (message, first, first + PART_RECIPIENTS),
+        ).fetchall()
+        end_suppressed(transaction, [row[:4] for row in (*rows, *held)])
     if last is None or first + PART_RECIPIENTS > last:
         db.execute("DELETE FROM zsmtp_upload WHERE message = %s", (message,))
         return False

@@ -20,6 +20,7 @@ from zsmtp.queue.ids import LARGEST, first_id, next_id
 from zsmtp.queue.postgres.connect import BEGIN, Connection
 from zsmtp.queue.states import AttemptKey, milliseconds
 
+_SUPPRESSES = "EXISTS (SELECT 1 FROM zsmtp_suppression)"
 _FEW = 3  # rows: more are copied
 _SMALL = 1 << 16  # octets of content in them
 _TYPES = {
@@ -68,6 +69,7 @@ class WriteTransaction:
         "now",
         "poked",
         "rules",
+        "suppresses",
         "time",
         "xid",
     )
@@ -87,6 +89,8 @@ class WriteTransaction:
         """Queue keys with recipients that others than their owner changed."""
         self.rules = False
         """Whether standing rules changed."""
+        self.suppresses = False
+        """Whether there are suppressions, as far as ids were drawn; else :meth:`look_for_suppressions` looks."""
         self._counted: dict[str, int] = {}
         self._known_rules: dict[int, bool] = {}
         self._after: list[Callable[[], object]] = []
@@ -145,8 +149,13 @@ class WriteTransaction:
     def draw(self, many: int) -> int:
         """So many new ids that follow each other: the first one. Raises QueueUnavailable."""
         next_id(0, self.time)  # raises if the clock is beyond all ids
-        ((first,),) = self.ask("SELECT zsmtp_draw(%s, %s)", (min(first_id(self.time), LARGEST), many))
+        question = f"SELECT zsmtp_draw(%s, %s), {_SUPPRESSES}"
+        ((first, self.suppresses),) = self.ask(question, (min(first_id(self.time), LARGEST), many))
         return int(first)
+
+    def look_for_suppressions(self) -> None:
+        """Find out whether there are suppressions."""
+        self.suppresses = one(self.db, f"SELECT {_SUPPRESSES}")
 
     def holds(self, number: int, by_command: int) -> int:
         """What holds a recipient that a rule is said to hold: 0 if there is no such rule."""
@@ -158,11 +167,17 @@ class WriteTransaction:
         return number if self._known_rules[number] else 0
 
     def flush(self) -> None:
-        """Write what was gathered: one round trip."""
+        """Write what was gathered."""
         self._note()
-        with self.db.pipeline():
-            for statement, values in self._last:
-                self.db.execute(statement.encode(), values)
+        self.write_now()
+
+    def write_now(self) -> None:
+        """Write what was to go with the commit, for a question that is to see it: one round trip."""
+        if self._last:
+            with self.db.pipeline():
+                for statement, values in self._last:
+                    self.db.execute(statement.encode(), values)
+            self._last.clear()
 
     def commit(self) -> None:
         """Write what was gathered, and commit: one round trip."""

@@ -19,6 +19,7 @@ from zsmtp.queue.limits import (
 )
 from zsmtp.queue.sql import ARRIVING, MESSAGE, OWED, columns, owed_from
 from zsmtp.queue.sqlite.results import delete_messages
+from zsmtp.queue.sqlite.suppressing import end_suppressed
 from zsmtp.queue.sqlite.transaction import WriteTransaction, each, insert, listed
 from zsmtp.queue.staged import (
     Notifying,
@@ -124,8 +125,8 @@ class Rows:
         self._transaction = transaction
         self._shard = shard
         self._messages: list[tuple[object, ...]] = []
-        self._plain: list[tuple[object, ...]] = []  # recipients with nothing but what all have
-        self._recipients: list[tuple[object, ...]] = []
+        self._plain: list[tuple[Any, ...]] = []  # recipients with nothing but what all have
+        self._recipients: list[tuple[Any, ...]] = []
         self._contents: list[tuple[int, bytes]] = []
         self._parts: list[tuple[int, int, bytes]] = []
         self._arrived: list[tuple[str, int]] = []
@@ -278,6 +279,9 @@ class Rows:
         transaction.octets += sum(len(one[-1]) for one in self._contents) + sum(len(one[-1]) for one in self._parts)
         for upload in self._finished:
             _finish(transaction, upload)
+        if self._messages:
+            there = (row for row in (*self._plain, *self._recipients) if row[-1] != ARRIVING)
+            end_suppressed(transaction, ((row[0], row[1], row[2], row[4]) for row in there))
         for key, due in self._arrived:
             transaction.news.due(key, due)
         if self._messages:

@@ -24,6 +24,7 @@ from pathlib import Path
 from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.queue import settling
 from zsmtp.queue.filter import Filter
+from zsmtp.queue.intake import kept_suppression
 from zsmtp.queue.limits import (
     BY_COMMAND,
     CHUNK,
@@ -39,7 +40,7 @@ from zsmtp.queue.operators import (
     SiteStatus,
 )
 from zsmtp.queue.settling import NoticeRule
-from zsmtp.queue.sqlite import check, claims, listing, sweep
+from zsmtp.queue.sqlite import check, claims, listing, suppressing, sweep
 from zsmtp.queue.sqlite.connect import resolved
 from zsmtp.queue.sqlite.delivery import SQLiteDelivery
 from zsmtp.queue.sqlite.intake import SQLiteIntake
@@ -68,6 +69,7 @@ from zsmtp.queue.store import (
     NewMessage,
     Settlement,
 )
+from zsmtp.queue.suppression import Suppression, folded, in_pages
 
 _CLAIM_CACHE = 8 << 10  # KiB
 _LIST_CACHE = 8 << 10
@@ -106,6 +108,8 @@ class SQLiteStore:
         self._change = JobKind("changing recipients", operating.change)
         self._add_rule = JobKind("adding a rule", operating.add_rule)
         self._release = JobKind("releasing recipients", operating.release)
+        self._suppress = JobKind("suppressing addresses", suppressing.add)
+        self._unsuppress = JobKind("taking addresses off the list", suppressing.remove)
         self._letting_go = JobKind("letting recipients go", sweep.let_go, durable=not_durable)
         self._probe = JobKind("looking whether it can be written", probe)
         self._sweeps = [
@@ -116,6 +120,7 @@ class SQLiteStore:
                 sweep.history,
                 sweep.idempotency,
                 sweep.pokes,
+                sweep.suppressions,
                 sweep.let_go_left,
                 sweep.room,
             )
@@ -311,6 +316,24 @@ class SQLiteStore:
     async def notify(self, owed: Sequence[OwedNotice], notice: NewMessage | None) -> Accepted | None:
         """Replace owed notices by a message."""
         return await self._writer.do(self._notify, Notifying(owed, notice))
+
+    # ------------------------------------------------------------ suppressions
+
+    async def suppress(self, suppressions: Sequence[Suppression]) -> int:
+        """Have addresses not written to from now on; how many were not on the list."""
+        kept = [kept_suppression(one) for one in suppressions]
+        return await self._writer.do(self._suppress, kept) if kept else 0
+
+    async def unsuppress(self, tenant: str, addresses: Collection[bytes]) -> int:
+        """Take addresses of a tenant off the list; how many were there."""
+        wanted = {folded(address) for address in addresses}
+        return await self._writer.do(self._unsuppress, (tenant, wanted)) if wanted else 0
+
+    def suppressions(self, tenant: str | None = None, addresses: Collection[bytes] = ()) -> AsyncIterator[Suppression]:
+        """The list, in order of tenant and address."""
+        wanted = {folded(address) for address in addresses}
+        page = partial(suppressing.page, now=self._options.clock(), tenant=tenant, addresses=wanted)
+        return in_pages(lambda after: self._lists.read("reading suppressions", partial(page, after=after)))
 
     # ------------------------------------------------------------------- sweep
 

@@ -18,6 +18,7 @@ from zsmtp.queue.limits import (
     UPLOAD_WAIT,
 )
 from zsmtp.queue.sql import ARRIVING
+from zsmtp.queue.sqlite.suppressing import end_suppressed
 from zsmtp.queue.sqlite.transaction import Executes, WriteTransaction, each
 from zsmtp.queue.states import milliseconds
 
@@ -177,6 +178,14 @@ def _vacuum(db: sqlite3.Connection, pages: int) -> None:
         db.executescript(f"PRAGMA incremental_vacuum({pages})")
 
 
+def suppressions(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
+    """Take off the list what has ended."""
+    done = transaction.db.execute(
+        "DELETE FROM zsmtp_suppression WHERE until <= ?", (milliseconds(pieces[-1].now),)
+    ).rowcount
+    return [done] + [0] * (len(pieces) - 1)
+
+
 def let_go(transaction: WriteTransaction, messages: list[int]) -> list[bool]:
     """Let a piece of the recipients of uploads go; answers whether something is left of each."""
     return [_let_go(transaction, message) for message in messages]
@@ -191,11 +200,17 @@ def _let_go(transaction: WriteTransaction, message: int) -> bool:
     last = db.execute("SELECT max(number) FROM zsmtp_recipient WHERE message = ?", (message,)).fetchone()[0]
     rows = db.execute(
         "UPDATE zsmtp_recipient SET hold = 0 WHERE message = ? AND number >= ? AND number < ? AND hold = ? "
-        "RETURNING key, due",
+        "RETURNING message, number, address, tenant, key, due",
         (message, first, first + PART_RECIPIENTS, ARRIVING),
     ).fetchall()
-    for key, due in rows:
+    for *_, key, due in rows:
         transaction.news.due(key, due)
+    held = db.execute(
+        "SELECT message, number, address, tenant FROM zsmtp_recipient "
+        "WHERE message = ? AND number >= ? AND number < ? AND hold > 0",
+        (message, first, first + PART_RECIPIENTS),
+    ).fetchall()
+    end_suppressed(transaction, [row[:4] for row in (*rows, *held)])
     transaction.octets += 1500 * len(rows)
     if last is None or first + PART_RECIPIENTS > last:
         db.execute("DELETE FROM zsmtp_upload WHERE message = ?", (message,))

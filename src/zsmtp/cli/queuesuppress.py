@@ -1,0 +1,192 @@
+"""The verb ``zsmtp queue suppress``: the list of addresses that are not written to.
+
+``list`` shows it, ``add`` and ``remove`` take addresses, ``import`` files of them. A line of such a file is an address,
+with the reason behind a comma or a tab if there is one, or what ``list --json`` prints; empty lines and those that
+begin with ``#`` are passed over. A line that is none of these is named and passed over, too: the others count.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import IO
+
+from zsmtp.cli import queuejson, queuetext
+from zsmtp.cli.failure import CommandFailed, reading
+from zsmtp.cli.queue import VerbContext
+from zsmtp.cli.queuechanging import log_change, operator_name, reason_given, time_given
+from zsmtp.cli.sysexits import Exit
+from zsmtp.client.addresslist import read_address
+from zsmtp.errors import QueueError, SubmissionError
+from zsmtp.escape import escape
+from zsmtp.queue.intake import kept_suppression
+from zsmtp.queue.suppression import PIECE, Suppression
+
+_MAX_LINE = 8192  # characters of a line
+_NAMED = 20  # lines that are named one by one
+
+
+async def run(context: VerbContext) -> int:
+    """Do what ``list``, ``add``, ``remove`` or ``import`` says."""
+    options = context.options
+    adding = options.action in ("add", "import")
+    if not adding and (options.because or options.lasting is not None or options.until is not None):
+        raise CommandFailed(Exit.USAGE, f"{options.action}: --because, --for and --until are for add and import")
+    if options.action == "list":
+        return await _list(context)
+    if not options.given:
+        wanted = "which file? - is standard input" if options.action == "import" else "which address?"
+        raise CommandFailed(Exit.USAGE, f"{options.action}: {wanted}")
+    if options.action == "import":
+        return await _import(context)
+    addresses = [_address(text) for text in options.given]
+    if options.action == "remove":
+        return await _remove(context, addresses)
+    new = await context.store.suppress([_suppression(context, address, reason_given(context)) for address in addresses])
+    _tell(context, len(addresses), new)
+    return Exit.OK
+
+
+async def _list(context: VerbContext) -> int:
+    addresses = [_address(text) for text in context.options.given]
+    headed = False
+    async for one in context.store.suppressions(context.options.tenant, addresses):
+        if context.json:
+            sys.stdout.write(queuejson.json_line(queuejson.suppression_document(one)))
+        else:
+            if not headed:
+                context.write(queuetext.suppressions_heading(context.look))
+            context.write(queuetext.suppression_line(one, context.clock(), context.look))
+        headed = True
+    if addresses and not headed:
+        context.note("no address of these is suppressed")
+        return Exit.NEGATIVE
+    return Exit.OK
+
+
+async def _remove(context: VerbContext, addresses: list[bytes]) -> int:
+    tenant = context.options.tenant or ""
+    removed = await context.store.unsuppress(tenant, addresses)
+    if removed:
+        log_change(context, f"{_addresses(removed)} of tenant {tenant!r} written to again")
+    if context.json:
+        sys.stdout.write(queuejson.json_document("suppress", {"tenant": tenant, "removed": removed}))
+    elif removed:
+        context.write(f"{_addresses(removed)} written to again")
+    else:
+        context.note("no address of these is suppressed")
+    return Exit.OK if removed else Exit.NEGATIVE
+
+
+async def _import(context: VerbContext) -> int:
+    number, new, bad = 0, 0, 0
+    piece: list[Suppression] = []
+    for where, one in _read(context, context.options.given):
+        if isinstance(one, str):
+            bad += 1
+            if bad <= _NAMED:
+                context.note(f"{where}: {one}")
+            continue
+        piece.append(one)
+        number += 1
+        if len(piece) == PIECE:
+            new += await context.store.suppress(piece)
+            piece = []
+    new += await context.store.suppress(piece)
+    if bad > _NAMED:
+        context.note(f"{bad - _NAMED} more lines are no addresses")
+    _tell(context, number, new, bad)
+    return Exit.DATA if bad else Exit.OK
+
+
+def _tell(context: VerbContext, number: int, new: int, bad: int = 0) -> None:
+    if number:
+        log_change(context, f"{_addresses(number)} of tenant {context.options.tenant or ''!r} suppressed")
+    if context.json:
+        facts = {"tenant": context.options.tenant or "", "suppressed": number, "new": new, "not_read": bad}
+        sys.stdout.write(queuejson.json_document("suppress", facts))
+    else:
+        known = f", {number - new} of them were before" if new < number else ""
+        context.write(f"{_addresses(number)} not written to from now on{known}")
+
+
+def _addresses(number: int) -> str:
+    return f"{number:,} address{'' if number == 1 else 'es'}"
+
+
+def _address(text: str) -> bytes:
+    try:
+        return read_address(text, "address")
+    except SubmissionError as error:
+        raise CommandFailed(Exit.USAGE, escape(str(error))) from error
+
+
+def _suppression(context: VerbContext, address: bytes, reason: str) -> Suppression:
+    options, now = context.options, context.clock()
+    until = None
+    if options.lasting is not None:
+        until = now + options.lasting
+    elif options.until is not None:
+        until = time_given(context, options.until)
+    return Suppression(
+        tenant=options.tenant or "",
+        address=address,
+        reason=reason,
+        source=operator_name(),
+        at=now,
+        until=until,
+    )
+
+
+# ----------------------------------------------------------------------- files
+
+
+def _read(context: VerbContext, paths: list[str]) -> Iterator[tuple[str, Suppression | str]]:
+    """Each line of the files with what it says, or what is wrong with it."""
+    usual = reason_given(context)
+    for path in paths:
+        with ExitStack() as stack:
+            file: IO[str] = sys.stdin
+            if path != "-":
+                with reading(path):
+                    file = stack.enter_context(open(path, encoding="utf-8", errors="surrogateescape"))
+            for number, line in enumerate(_lines(file, path), 1):
+                found = _of_line(line, lambda address, why: _suppression(context, address, why or usual))
+                if found is not None:
+                    yield f"{path}, line {number}", found
+
+
+def _lines(file: IO[str], path: str) -> Iterator[str]:
+    with reading(path):
+        while line := file.readline(_MAX_LINE):
+            rest = line
+            while rest and not rest.endswith("\n"):  # what is too long is none, and its end no line of its own
+                rest = file.readline(_MAX_LINE)
+            yield line
+
+
+def _of_line(line: str, make: Callable[[bytes, str], Suppression]) -> Suppression | str | None:
+    text = line.strip()
+    if not text or text.startswith("#"):
+        return None
+    try:
+        if text.startswith("{"):
+            return kept_suppression(_of_document(text))
+        address, _, reason = text.replace("\t", ",", 1).partition(",")
+        return kept_suppression(make(read_address(address.strip(), "address"), reason.strip()))
+    except (SubmissionError, QueueError, ValueError) as error:
+        return str(error)
+
+
+def _of_document(text: str) -> Suppression:
+    """A suppression from what ``list --json`` prints; raises ValueError, SubmissionError."""
+    found = json.loads(text)
+    words = {name: found.get(name, "") for name in ("tenant", "reason", "source")}
+    at, until = found.get("at"), found.get("until")
+    if not all(isinstance(word, str) for word in (*words.values(), found.get("address"))):
+        raise ValueError("address, tenant, reason and source are texts")
+    if isinstance(at, bool) or not isinstance(at, int | float) or not isinstance(until, int | float | None):
+        raise ValueError("at and until are seconds since 1970; until may be null")
+    return Suppression(address=read_address(found["address"], "address"), at=float(at), until=until, **words)

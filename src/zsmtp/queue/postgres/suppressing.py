@@ -1,0 +1,124 @@
+"""The list of addresses that are not written to, in a PostgreSQL database: who is on it, and recipients that end by it.
+
+What a suppression means is said by ``zsmtp.queue.suppression`` and ``zsmtp.queue.settlement``. Whether there is a list
+at all is read with the ids that are drawn (:meth:`~zsmtp.queue.postgres.transaction.WriteTransaction.draw`), so that
+one without any costs no round trip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from zsmtp.queue.changes import Changes, Current, Place
+from zsmtp.queue.postgres import results
+from zsmtp.queue.postgres.connect import Connection
+from zsmtp.queue.postgres.transaction import WriteTransaction
+from zsmtp.queue.settlement import suppressed
+from zsmtp.queue.sql import (
+    MESSAGE,
+    RECIPIENT,
+    SUPPRESSION,
+    columns,
+    message_from,
+    recipient_from,
+    suppression_from,
+    suppression_values,
+)
+from zsmtp.queue.states import milliseconds, seconds
+from zsmtp.queue.suppression import PIECE, InsertedRecipient, Suppression, folded, is_subject
+
+
+def end_suppressed(transaction: WriteTransaction, inserted: Iterable[InsertedRecipient]) -> None:
+    """End those recipients, of this transaction, whose addresses are not written to."""
+    if not transaction.suppresses:
+        return
+    db = transaction.db
+    places: dict[tuple[str, bytes], list[Place]] = {}
+    for message, number, address, tenant in inserted:
+        places.setdefault((tenant, folded(address.encode())), []).append((message, number))
+    found = {key: one for key, one in _found(db, list(places)).items() if not _over(one, transaction.now)}
+    on_list = {place: one for key, one in found.items() for place in places[key]}
+    if not on_list:
+        return
+    changes = Changes({}, lambda number: number)
+    transaction.write_now()
+    rows = db.execute(
+        f"SELECT {columns(RECIPIENT, 'r')}, {columns(MESSAGE, 'm')} "
+        "FROM unnest(%s::bigint[], %s::integer[]) AS w (message, number) "
+        "JOIN zsmtp_recipient r ON r.message = w.message AND r.number = w.number "
+        "JOIN zsmtp_message m ON m.id = r.message".encode(),
+        ([place[0] for place in on_list], [place[1] for place in on_list]),
+    ).fetchall()
+    for row in rows:
+        recipient, whole = recipient_from(row), message_from(row[len(RECIPIENT) :])
+        if is_subject(whole.origin, whole.options):
+            place = recipient.message, recipient.number
+            settlement = suppressed(recipient, whole, on_list[place], seconds(transaction.now))
+            changes.settle(place, Current.of(recipient), settlement)
+    if changes.ended:
+        results.write(transaction, changes)
+        transaction.count("suppressed", len(changes.ended))
+
+
+def _over(one: Suppression, now: int) -> bool:
+    return one.until is not None and milliseconds(one.until) <= now
+
+
+def _found(db: Connection, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Suppression]:
+    rows = db.execute(
+        f"SELECT {columns(SUPPRESSION, 's')} FROM unnest(%s::text[], %s::text[]) AS w (tenant, address) "
+        "JOIN zsmtp_suppression s ON s.tenant = w.tenant AND s.address = w.address".encode(),
+        ([tenant for tenant, _ in keys], [address.decode() for _, address in keys]),
+    ).fetchall()
+    return {(one.tenant, one.address): one for one in map(suppression_from, rows)}
+
+
+def add(transaction: WriteTransaction, requests: list[Sequence[Suppression]]) -> list[int]:
+    """Put addresses on the list; answers how many were not there."""
+    return [_add(transaction.db, {(one.tenant, one.address): one for one in request}) for request in requests]
+
+
+def _add(db: Connection, wanted: dict[tuple[str, bytes], Suppression]) -> int:
+    kept = ", ".join(f"{name} = excluded.{name}" for name in SUPPRESSION[2:])
+    rows = [suppression_values(wanted[key]) for key in sorted(wanted)]  # in one order: two never wait for each other
+    return sum(
+        inserted
+        for (inserted,) in db.execute(
+            f"INSERT INTO zsmtp_suppression AS s ({columns(SUPPRESSION)}) "
+            "SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[]) "
+            f"ON CONFLICT (tenant, address) DO UPDATE SET {kept} RETURNING s.xmax = 0".encode(),
+            [list(column) for column in zip(*rows, strict=True)],
+        ).fetchall()
+    )
+
+
+def remove(transaction: WriteTransaction, requests: list[tuple[str, Collection[bytes]]]) -> list[int]:
+    """Take addresses of a tenant off the list; answers how many were there."""
+    return [
+        transaction.db.execute(
+            "DELETE FROM zsmtp_suppression WHERE tenant = %s AND address = ANY(%s::text[])",
+            (tenant, [address.decode() for address in addresses]),
+        ).rowcount
+        for tenant, addresses in requests
+    ]
+
+
+def page(
+    db: Connection, now: float, tenant: str | None, addresses: Collection[bytes], after: tuple[str, str] | None
+) -> list[Suppression]:
+    """What is on the list behind a tenant and an address, :data:`~zsmtp.queue.suppression.PIECE` of it at most."""
+    rows = db.execute(
+        f"SELECT {columns(SUPPRESSION)} FROM zsmtp_suppression WHERE (tenant, address) > (%s, %s) "
+        "AND (until IS NULL OR until > %s) AND (%s::text IS NULL OR tenant = %s) "
+        "AND (%s OR address = ANY(%s::text[])) ORDER BY tenant, address LIMIT %s".encode(),
+        (
+            *(after or ("", "")),
+            milliseconds(now),
+            tenant,
+            tenant,
+            not addresses,
+            [address.decode() for address in addresses],
+            PIECE,
+        ),
+    )
+    return [suppression_from(row) for row in rows.fetchall()]

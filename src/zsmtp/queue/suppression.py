@@ -1,0 +1,91 @@
+"""Addresses that are not written to any more: who is on the list, and what it means for a message that is submitted.
+
+A *suppression* is of one tenant and one address. A recipient that is submitted to such an address has its end in the
+same transaction: failed with 5.7.1, no attempt made, its sender notified as of every other failure
+(:func:`zsmtp.queue.settlement.suppressed`). Recipients that are in the queue already are not touched.
+
+Addresses are compared by :func:`folded`. RFC 5321 2.4 leaves the meaning of a local part to its domain, upper and lower
+case included; but no domain of note tells ``Bob`` from ``bob``, people type both, and a list that stopped only one of
+them would not stop mail to that person.
+
+Two kinds of messages go past the list (:func:`is_subject`): notices, which answer what that person sent, and those that
+were submitted with the right to override it.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from zsmtp.client.addresslist import comparable
+from zsmtp.queue.notices import ORIGIN
+from zsmtp.records import dataclass
+
+OVERRIDE = "override_suppression"
+"""The key in the options of a message that goes to suppressed addresses, too."""
+PIECE = 1000
+"""Suppressions that are written, or read, at a time."""
+
+_SPECIAL = b' "(),:;<>\\[]'  # in quotes alone (RFC 5322 3.2.3)
+
+InsertedRecipient = tuple[int, int, str, str]
+"""A recipient as a store inserted it: message, number, address, tenant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suppression:
+    """That an address is not written to any more."""
+
+    tenant: str = ""
+    """Of whose mail."""
+    address: bytes
+    """The address, UTF-8; stores keep it as :func:`folded` gives it."""
+    reason: str = ""
+    """Why, in words: what a server said, or what an operator wrote."""
+    source: str = ""
+    """Who said so: ``bounce``, ``complaint``, or the operator's name."""
+    at: float
+    """Since when, in seconds since 1970."""
+    until: float | None = None
+    """When it ends; None: when it is removed."""
+
+    @property
+    def words(self) -> str:
+        """Why, for the history."""
+        return f"suppressed: {self.reason or 'no reason was given'}"
+
+
+def folded(address: bytes) -> bytes:
+    """An address as suppressions are compared by: lower case, the domain in A-labels, no quotes that mean nothing."""
+    if address.isascii() and not address.startswith(b'"'):
+        return address.lower()
+    local, host = comparable(address)
+    given, _, domain = address.rpartition(b"@")
+    if b"@" in local or local.translate(None, _SPECIAL) != local:
+        local = given  # it needs its quotes
+    text = unicodedata.normalize("NFC", local.decode("utf-8", "surrogateescape").casefold())
+    return b"%b@%b" % (text.encode("utf-8", "surrogateescape"), domain.lower() if host is None else host.encode())
+
+
+def is_subject(origin: str, options: Mapping[str, object] | None) -> bool:
+    """Whether a message of this origin with these options is held to the list."""
+    return origin != ORIGIN and not (options and options.get(OVERRIDE))
+
+
+def holds(one: Suppression | None, now: float) -> bool:
+    """Whether there is a suppression, and it has not ended."""
+    return one is not None and (one.until is None or one.until > now)
+
+
+async def in_pages(
+    read: Callable[[tuple[str, str] | None], Awaitable[list[Suppression]]],
+) -> AsyncIterator[Suppression]:
+    """A list that ``read`` gives in pages of :data:`PIECE`, each behind a tenant and an address, the first for None."""
+    after: tuple[str, str] | None = None
+    while True:
+        found = await read(after)
+        for one in found:
+            yield one
+        if len(found) < PIECE:
+            return
+        after = found[-1].tenant, found[-1].address.decode()
