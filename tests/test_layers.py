@@ -116,6 +116,7 @@ PURE_MODULES |= {
         "notices",
         "noticetext",
         "phrases",
+        "quotas",
         "rules",
         "schedule",
         "settlement",

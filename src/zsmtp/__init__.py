@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from zsmtp.errors import QueueError as QueueError
     from zsmtp.errors import QueueFull as QueueFull
     from zsmtp.errors import QueueUnavailable as QueueUnavailable
+    from zsmtp.errors import QuotaExceeded as QuotaExceeded
     from zsmtp.errors import SubmissionError as SubmissionError
     from zsmtp.errors import ZsmtpError as ZsmtpError
     from zsmtp.queue.blocking import Queue as Queue
@@ -91,6 +92,7 @@ _HOMES = {
         "QueueError",
         "QueueFull",
         "QueueUnavailable",
+        "QuotaExceeded",
         "SubmissionError",
         "ZsmtpError",
     ),

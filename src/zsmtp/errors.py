@@ -25,6 +25,7 @@ file::
      ├── QueueError            the queue cannot do what was asked of it
      │    ├── QueueUnavailable the store cannot be read or written now: disk, database, network; try again later
      │    ├── QueueFull        intake has stopped: too little disk left, or a quota is used up
+     │    │    └── QuotaExceeded a quota of the tenant is used up; says which, and when there is room again
      │    ├── QueueBusy        another process holds what only one may have; says which
      │    └── Conflict         an idempotency key that was used for another message
      ├── SpoolError            a control or message file is not what it must be; says which file and where
@@ -120,6 +121,26 @@ class QueueUnavailable(QueueError):
 
 class QueueFull(QueueError):
     """Intake has stopped: too little room on the disk, or a tenant's quota is used up. Nothing was taken."""
+
+
+class QuotaExceeded(QueueFull):
+    """A quota of a tenant is used up. Nothing was taken.
+
+    ``quota`` is its name in the configuration, ``limit`` its value, ``used`` what counts against it now. ``frees`` is
+    when there is room for what was asked for, if nothing else is taken meanwhile, in seconds since 1970; None where it
+    depends on mail that leaves the queue. ``now`` is the time at which this was found.
+    """
+
+    def __init__(self, tenant: str, quota: str, limit: int, used: int, frees: float | None, now: float) -> None:
+        self.tenant = tenant
+        self.quota = quota
+        self.limit = limit
+        self.used = used
+        self.frees = frees
+        self.now = now
+        when = "when mail of it has left the queue" if frees is None else f"in {max(frees - now, 1.0):.0f} s"
+        whose = f"of tenant {tenant!r}" if tenant else "of mail without a tenant"
+        super().__init__(f"the quota {quota} = {limit} {whose} is used up ({used}); try again {when}")
 
 
 class QueueBusy(QueueError):

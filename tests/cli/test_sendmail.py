@@ -199,6 +199,56 @@ def test_routes_decide_on_the_queue_key(machine: Machine, monkeypatch: pytest.Mo
     assert machine.take("bob@example.net").rows[0].recipient.key == "relay:relay.example.org:25"
 
 
+SERVICE = """
+[queue.addresses]
+aliases = { root = "ops@example.net" }
+domains = ["example.org"]
+
+[queue.tenants.cron]
+queued_messages = 1
+
+[[clients]]
+uid = %d
+tenant = "cron"
+
+[delivery]
+relay = "smtp://relay.example.org"
+
+[[delivery.dkim]]
+domain = "example.org"
+selector = "a"
+key_file = "/nowhere/key.pem"
+"""
+
+
+def test_the_configuration_of_the_service_has_rules_and_quotas(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "serve.toml").write_text(SERVICE % UID)
+    monkeypatch.setenv("ZSMTP_CONFIG", str(tmp_path / "serve.toml"))
+    (row,) = machine.take("root").rows
+    assert (row.recipient.key, row.message.tenant) == ("relay:relay.example.org:25", "cron")
+    assert row.recipient.address == b"ops@example.net"
+    status, said = machine.sendmail("root")
+    assert status == 75
+    assert said == (
+        "sendmail: the quota queued_messages = 1 of tenant 'cron' is used up (1); try again when mail of it has left "
+        "the queue; the message was not kept: send it again later\n"
+    )
+    assert len(machine.rows()) == 1
+
+
+@pytest.mark.parametrize("text", ["[queue]\nno = 1\n", "no = 1\n", "[queue\n"])
+def test_a_configuration_that_cannot_be_used(
+    text: str, machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "serve.toml").write_text(text)
+    monkeypatch.setenv("ZSMTP_CONFIG", str(tmp_path / "serve.toml"))
+    status, said = machine.sendmail("root")
+    assert status == 78
+    assert "serve.toml" in said
+
+
 @pytest.mark.parametrize(
     ("given", "dots", "header", "body"),
     [

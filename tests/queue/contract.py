@@ -22,6 +22,7 @@ from tests.queue.harness import (
     deferred,
     ended,
     failed,
+    findings,
     in_doubt,
     in_doubt_of,
     lease_of,
@@ -35,6 +36,7 @@ from tests.queue.harness import (
 )
 
 from zsmtp.errors import Conflict, QueueBusy, QueueError, QueueFull, QueueUnavailable
+from zsmtp.queue import quotas
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.ids import from_text, time_of, to_text
 from zsmtp.queue.limits import (
@@ -47,6 +49,7 @@ from zsmtp.queue.operators import (
     Rule,
     SiteStatus,
 )
+from zsmtp.queue.quotas import Amount
 from zsmtp.queue.states import (
     START,
     AttemptKey,
@@ -1458,6 +1461,66 @@ async def bodies_are_kept_until_the_last_end(queue: Harness) -> None:
         assert await store.settle(leases["one.example"], [ended(claimed.recipient, NOON)], []) == []
         assert await store.message(claimed.message.id) is None
     await swept(store, NOON)
+
+
+@promise
+async def what_tenants_submit_is_counted_by_slots(queue: Harness) -> None:
+    store = queue.store
+    await store.submit([new("a@example.net", "b@example.net", tenant="shop", metered=True), new(tenant="shop")])
+    upload = await store.upload(new(content=b"x", tenant="shop", metered=True))
+    await upload.write(b"y" * CHUNK * 5)
+    await upload.accept()
+    refused = [new(tenant="shop", metered=True), new(sender=b"\xff", tenant="shop", metered=True)]
+    with pytest.raises(QueueError):
+        await store.submit(refused)
+    (slot,) = await store.accepted_by("shop")
+    assert slot <= NOON < slot + quotas.SLOT
+    size = len(new().content)
+    assert await store.accepted_by("shop") == {slot: Amount(2, size + 1 + CHUNK * 5, 3)}
+    assert await store.accepted_by("") == {}
+    queue.wait(quotas.SLOT)
+    again = new(tenant="shop", metered=True, idempotency_key="1", digest=b"1")
+    for _ in range(2):
+        await store.submit([again])
+    other = await queue.another()
+    assert await other.accepted_by("shop") == {
+        slot: Amount(2, size + 1 + CHUNK * 5, 3),
+        slot + quotas.SLOT: Amount(1, size, 1),
+    }
+    await swept(store, queue.now())
+    assert len(await store.accepted_by("shop")) == 2
+    assert set(await store.counters()) <= {"messages", "accepted"}
+    queue.wait(quotas.HOUR)
+    assert set(await store.accepted_by("shop")) == {slot + quotas.SLOT}
+    queue.wait(quotas.SLOT)
+    await swept(store, queue.now())
+    assert await store.accepted_by("shop") == {}
+    assert await findings(store) == []
+
+
+@promise
+async def what_tenants_submit_is_counted_until_it_is_swept(queue: Harness) -> None:
+    """An old count is removed from the store, not only passed over."""
+    store = queue.store
+    await store.submit([new(tenant="shop", metered=True)])
+    queue.clock.advance(quotas.HOUR + quotas.SLOT)
+    await swept(store, queue.now())
+    queue.clock.advance(-quotas.HOUR - quotas.SLOT)
+    assert await store.accepted_by("shop") == {}
+
+
+@promise
+async def what_is_queued_is_counted_by_tenant(queue: Harness) -> None:
+    store = queue.store
+    await store.submit([new("a@example.net", "b@example.net", tenant="shop"), new(tenant="shop"), new(content=b"x")])
+    size = len(new().content)
+    assert await store.queued_by_tenant() == {"shop": Amount(2, 2 * size), "": Amount(1, 1)}
+    await all_of(store.change(Filter.parse("to=a@*"), Change(end="dropped")))
+    await swept(store, NOON)
+    assert (await store.queued_by_tenant())["shop"] == Amount(2, 2 * size)
+    await all_of(store.change(Filter.parse("tenant=shop"), Change(end="dropped")))
+    await swept(store, NOON)
+    assert await store.queued_by_tenant() == {"": Amount(1, 1)}
 
 
 @promise

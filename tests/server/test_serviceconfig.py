@@ -11,6 +11,7 @@ import pytest
 
 from zsmtp.errors import ConfigError
 from zsmtp.queue.location import DEFAULT as DEFAULT_QUEUE
+from zsmtp.queue.quotas import TenantLimits
 from zsmtp.queue.schedule import SCHEDULES, FailureClass, Schedule
 from zsmtp.queue.settlement import InDoubt
 from zsmtp.queue.shaping import Rate
@@ -59,7 +60,8 @@ recipients = ["100/min", "10000/day"]
 
 [queue.tenants.shop]
 weight = 2
-per_hour = 1000
+recipients_per_hour = 1000
+queued_octets = 1000000
 
 [listen.submission]
 addresses = ["[::1]:587", "*:587", "/run/zsmtp/s"]
@@ -117,7 +119,7 @@ def test_everything() -> None:
     assert queue.retry.for_recipient("mx.example.com", "").expire == 86400.0
     assert queue.in_doubt_by_site == {"bank.example": InDoubt.DELIVERED}
     assert queue.sites["gmail.com"].recipients == (Rate(100, 60.0), Rate(10000, 86400.0))
-    assert (queue.tenants["shop"].weight, queue.tenants["shop"].per_hour) == (2.0, 1000)
+    assert queue.tenants["shop"] == TenantLimits(weight=2.0, recipients_per_hour=1000, queued_octets=1000000)
     submission, local = config.listen["submission"], config.listen["local"]
     assert [str(one) for one in submission.sockets] == ["[::1]:587", "*:587", "/run/zsmtp/s"]
     assert submission.tls is ListenTLS.REQUIRED
@@ -165,7 +167,7 @@ def test_nothing_is_a_loopback_port_and_a_socket() -> None:
         ('[queue.sites."x"]\nmessages = "5"', r"queue\.sites\.x\.messages: '5' is no rate"),
         ('[queue.sites."x"]\nstart = 9\nmost = 2', r"queue\.sites\.x: start is 1 at least"),
         ("[queue.tenants.x]\nmessages = 5", r"queue\.tenants\.x\.messages"),
-        ("[queue.tenants.x]\nweight = 0", r"queue\.tenants\.x: a weight is more than 0"),
+        ("[queue.tenants.x]\nweight = 0", r"queue\.tenants\.x\.weight: 0 is not more than 0"),
         ('[listen.x]\naddresses = ["::1:25"]', r"listen\.x\.addresses\[0\]: '::1:25': an IPv6 address belongs in"),
         ('[listen.x]\naddresses = [":25"]', r"listen\.x\.addresses\[0\]: ':25': no host; \*:25 is every address"),
         ('[listen.x]\naddresses = ["h:99999"]', r"listen\.x\.addresses\[0\]: 'h:99999': host:port"),

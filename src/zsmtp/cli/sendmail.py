@@ -3,7 +3,8 @@
 The message on standard input is written into the queue that ``ZSMTP_QUEUE`` names (``/var/lib/zsmtp/queue.db``), and
 status 0 means that it is on the disk. Another process delivers that queue. If it cannot be written now,
 nothing is kept, the status is 75, and standard error says so; statuses are those of sysexits(3). ``ZSMTP_CONFIG`` names
-the configuration of the client, if there is one: routes decide which queue key a recipient has.
+the configuration of a client, or of the service that delivers the queue: routes decide which queue key a recipient has,
+and of a service the rules for addresses and the quotas of tenants hold, too.
 
 As ``mailq`` and with ``-bp`` it lists the messages of the user who asks (root: all), with ``-q`` it has them tried now.
 """
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import IO
+from typing import IO, NamedTuple
 
 from zsmtp.cli.failure import CommandFailed, reading, reason
 from zsmtp.cli.sendmailinput import Given, blind_removed, completed, read_message
@@ -33,7 +34,7 @@ from zsmtp.proto.plan import Envelope, EnvelopeRecipient
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.ids import time_of, to_text
-from zsmtp.queue.ingest import Ingest
+from zsmtp.queue.ingest import Ingest, QueueSubmission
 from zsmtp.queue.location import VARIABLE, Location, making, usual_location
 from zsmtp.queue.operators import Change
 from zsmtp.queue.queue import Queue
@@ -151,13 +152,48 @@ def _queue_there() -> Location:
     return where
 
 
-def _configuration() -> Config:
-    """The configuration, but for its keys: a user may write any From here, and cannot read their files."""
+class _Configuration(NamedTuple):
+    """How mail is queued: by which routes and rules, and whose it is."""
+
+    delivery: Config = Config()
+    queue: QueueConfig = QueueConfig()
+    tenant: str = ""
+
+
+def _configuration(user: User) -> _Configuration:
+    """The configuration, but for its keys: a user may write any From here, and cannot read their files.
+
+    The file is that of a client, or of the service that delivers the queue: then its rules for addresses and its quotas
+    hold, and the tenant is that of the user at its UNIX sockets.
+    """
     path = os.environ.get(CONFIG_VARIABLE)
     if not path:
-        return Config()
+        return _Configuration()
     with reading(path):
-        return replace(Config.from_toml(path), dkim=())
+        try:
+            return _Configuration(replace(Config.from_toml(path), dkim=()))
+        except ConfigError:
+            if not _is_of_service(path):
+                raise
+        from zsmtp.server.access import Access
+        from zsmtp.server.intake import PeerInfo
+        from zsmtp.server.serviceconfig import read_service
+
+        service = read_service(path)
+    rights = Access(clients=service.clients).rights_of(None, PeerInfo("", uid=user.uid))
+    tenant = rights.tenant if rights is not None else ""
+    return _Configuration(replace(service.delivery, dkim=()), service.queue, tenant)
+
+
+def _is_of_service(path: str) -> bool:
+    """Whether a file has a table that only the configuration of a service has."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            return bool(tomllib.load(file).keys() & {"queue", "listen", "clients", "delivery"})
+    except ValueError:
+        return False
 
 
 # -------------------------------------------------------------------- submitting
@@ -170,7 +206,7 @@ def _submit(options: SendmailOptions, user: User) -> None:
     except UsageProblem as error:
         raise CommandFailed(Exit.USAGE, str(error)) from None
     sender = _sender(options, user)
-    config = _configuration()
+    config = _configuration(user)
     where = _queue_there()
     if sys.stdin is None:  # closed before the start
         raise CommandFailed(Exit.IO, f"there is no standard input; {_NOTHING_KEPT}")
@@ -192,10 +228,13 @@ def _submit(options: SendmailOptions, user: User) -> None:
             full_name=user.full_name if options.full_name is None else options.full_name,
             trace=f"by {os.uname().nodename} (zsmtp-sendmail, from uid {user.uid})",
         )
-        ingested = Ingest(config, QueueConfig()).assemble(envelope, header, given.body, origin=user.origin)
+        submission = QueueSubmission(message=b"", tenant=config.tenant)
+        ingested = Ingest(config.delivery, config.queue).assemble(
+            envelope, header, given.body, submission=submission, origin=user.origin
+        )
 
         async def put() -> None:
-            async with Queue.open(where.given, config=config) as queue:
+            async with Queue.open(where.given, config=config.delivery, queue=config.queue) as queue:
                 await queue.put(ingested)
                 queue.wake()
 

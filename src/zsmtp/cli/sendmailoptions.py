@@ -38,9 +38,10 @@ Queue the message on standard input, as programs expect it of sendmail(8).
 zsmtp serve delivers it. Status 0 means that the message is on the disk.
 
 {_LISTED}
-ZSMTP_QUEUE names the queue (/var/lib/zsmtp/queue.db), ZSMTP_CONFIG a
-configuration of the client. Other options of sendmail(8) are accepted and do
-nothing, or are refused with the reason. zsmtp-sendmail(1) describes them all.
+ZSMTP_QUEUE names the queue (/var/lib/zsmtp/queue.db), ZSMTP_CONFIG the
+configuration of a client or of the service. Other options of sendmail(8) are
+accepted and do nothing, or are refused with the reason. zsmtp-sendmail(1)
+describes them all.
 """
 """What ``--help`` prints."""
 

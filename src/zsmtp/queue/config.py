@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from zsmtp.queue.addressrules import AddressRules
 from zsmtp.queue.filter import glob
+from zsmtp.queue.quotas import TenantLimits as TenantLimits
 from zsmtp.queue.schedule import RetryPolicy
 from zsmtp.queue.settlement import InDoubt, SettlementPolicy
 from zsmtp.queue.shaping import SiteLimits
@@ -22,16 +23,6 @@ from zsmtp.queue.shaping import SiteLimits
 DAY = 86400.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantLimits:
-    """What a tenant may have."""
-
-    weight: float = 1.0
-    """Its share where tenants wait for the same site."""
-    per_hour: int = 0
-    """Recipients that listeners take from it in an hour at most, 0: no limit."""
 
 
 class Deliver(Enum):
@@ -80,6 +71,11 @@ class QueueConfig:
         """The share of a tenant."""
         limits = self.tenants.get(tenant)
         return limits.weight if limits is not None else 1.0
+
+    def is_metered(self, tenant: str) -> bool:
+        """Whether what is accepted from a tenant is counted."""
+        limits = self.tenants.get(tenant)
+        return limits is not None and limits.by_hour
 
     def settlement_for(self, key: str, tenant: str) -> SettlementPolicy:
         """What decides on results for a site and a tenant."""

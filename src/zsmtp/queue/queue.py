@@ -11,7 +11,7 @@ dies in between (``zsmtp.queue.store``)::
 Any number of processes may have the same queue open; one of them delivers at a time from a file, all that wish to from
 a PostgreSQL database. ``zsmtp.Queue``
 (``zsmtp.queue.blocking``) is the same for programs without an event loop. Errors: SubmissionError for what cannot be
-sent, QueueUnavailable when the store cannot be written, QueueFull, Conflict; then nothing was queued.
+sent, QueueUnavailable when the store cannot be written, QueueFull, QuotaExceeded, Conflict; then nothing was queued.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
@@ -38,6 +39,7 @@ from zsmtp.errors import QueueBusy, QueueError, SubmissionError
 from zsmtp.escape import described
 from zsmtp.proto.mailoptions import instant
 from zsmtp.queue import tracking
+from zsmtp.queue.admission import Admission, Reservation, amount_of
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.ids import from_text, to_text
 from zsmtp.queue.ingest import LIBRARY, Ingest, Ingested, QueueSubmission
@@ -85,6 +87,8 @@ class Queue:
         self._node = node
         self._process = os.getpid()
         self._opened: QueueStore | None = None
+        self._admission: Admission | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._file = ""
         self._deliverer: asyncio.Task[None] | None = None
         self._runner: Runner | None = None
@@ -134,8 +138,10 @@ class Queue:
             raise QueueError("this queue is open already")
         self._file = os.path.realpath(self._location.path) if self._location.path else ""
         self._opened = await self._open_store()
+        self._loop = asyncio.get_running_loop()
+        self._admission = Admission(self._opened, self._queue_config.tenants)
         if self._deliver:
-            self._deliverer = asyncio.get_running_loop().create_task(self._keep_delivering(), name="zsmtp queue")
+            self._deliverer = self._loop.create_task(self._keep_delivering(), name="zsmtp queue")
         return self
 
     async def _open_store(self) -> QueueStore:
@@ -279,7 +285,11 @@ class Queue:
                         f"more than {_IN_TRANSACTION >> 20} MiB for one commit; submit large messages"
                     )
                 new.append(one.whole())
-        return [self._text(accepted) for accepted in await self.store.submit(new)]
+        store = self.store
+        with await self.admission.reserve_all([(one, len(one.content)) for one in new]) as reservation:
+            found = await store.submit(new)
+            reservation.done(found)
+        return [self._text(accepted) for accepted in found]
 
     def read(self, given: Submission | MessageLike, *, origin: str = LIBRARY) -> Ingested:
         """Read a message to be queued, in any thread. For other ways in."""
@@ -300,43 +310,75 @@ class Queue:
     async def accept(self, one: Ingested) -> Accepted:
         """As :meth:`put`; tells also whether the message was queued before, by its idempotency key."""
         store = self.store
-        if one.large:
-            return await upload_blocks(store, one.new, in_threads(one.blocks()))
-        (accepted,) = await store.submit((one.new,))
+        with await self.reserve(one) as reservation:
+            if one.large:
+                accepted = await upload_blocks(store, one.new, in_threads(one.blocks()))
+            else:
+                (accepted,) = await store.submit((one.new,))
+            reservation.done([accepted])
         return accepted
 
+    async def reserve(self, one: Ingested) -> Reservation:
+        """Have room for a message by the quotas of its tenant. Raises QuotaExceeded. For other ways in."""
+        return await self.admission.reserve(one.new.tenant, amount_of(one.new, one.size))
+
     def submit_in(self, connection: CallersConnection, submission: Submission) -> str:
-        """Queue a message in the caller's transaction, in the caller's thread; see :meth:`submit`."""
+        """Queue a message in the caller's transaction, in the caller's thread, which is not that of the event loop.
+
+        See :meth:`submit`.
+        """
         with self._read_whole(submission) as one:
-            if self._location.url:
-                import psycopg
-
-                from zsmtp.queue.postgres import caller
-
-                if not isinstance(connection, psycopg.Connection):
-                    raise QueueError(f"a queue in PostgreSQL needs a connection of psycopg, not {_kind(connection)}")
-                (accepted,) = caller.submit_in(connection, [one.whole()], queue=self._uid)
-                return self._text(accepted)
-            from zsmtp.queue.sqlite.caller import submit_in
-
-            if not isinstance(connection, sqlite3.Connection):
-                raise QueueError(f"a queue in a file needs a connection of sqlite3, not {_kind(connection)}")
-            (accepted,) = submit_in(connection, [one.whole()], path=self._file)
+            if not self.admission.has_quota(one.new.tenant):
+                return self._text(self._write_in(connection, one))
+            assert self._loop is not None
+            reservation = asyncio.run_coroutine_threadsafe(self.reserve(one), self._loop).result()
+            settle: Callable[[], object] = reservation.cancel
+            try:
+                accepted = self._write_in(connection, one)
+                settle = partial(reservation.done, [accepted])
+            finally:
+                with suppress(RuntimeError):  # the loop may be closed by now
+                    self._loop.call_soon_threadsafe(settle)
         return self._text(accepted)
 
     async def _submit_in(self, connection: CallersConnection, submission: Submission) -> str:
-        """As :meth:`submit_in`, for connections of asyncio, too."""
-        if not self._location.url or not hasattr(connection, "__aenter__"):
-            return self.submit_in(connection, submission)
+        """As :meth:`submit_in`, on the event loop, and for connections of asyncio, too."""
+        with self._read_whole(submission) as one, await self.reserve(one) as reservation:
+            if self._location.url and hasattr(connection, "__aenter__"):
+                accepted = await self._write_in_async(connection, one)
+            else:
+                accepted = self._write_in(connection, one)
+            reservation.done([accepted])
+        return self._text(accepted)
+
+    def _write_in(self, connection: CallersConnection, one: Ingested) -> Accepted:
+        """Write a message with a connection that is used in this thread."""
+        if self._location.url:
+            import psycopg
+
+            from zsmtp.queue.postgres import caller
+
+            if not isinstance(connection, psycopg.Connection):
+                raise QueueError(f"a queue in PostgreSQL needs a connection of psycopg, not {_kind(connection)}")
+            (accepted,) = caller.submit_in(connection, [one.whole()], queue=self._uid)
+            return accepted
+        from zsmtp.queue.sqlite.caller import submit_in
+
+        if not isinstance(connection, sqlite3.Connection):
+            raise QueueError(f"a queue in a file needs a connection of sqlite3, not {_kind(connection)}")
+        (accepted,) = submit_in(connection, [one.whole()], path=self._file)
+        return accepted
+
+    async def _write_in_async(self, connection: CallersConnection, one: Ingested) -> Accepted:
+        """Write a message with a connection of asyncio."""
         import psycopg
 
         from zsmtp.queue.postgres.caller import submit_in_async
 
         if not isinstance(connection, psycopg.AsyncConnection):
             raise QueueError(f"a queue in PostgreSQL needs a connection of psycopg, not {_kind(connection)}")
-        with self._read_whole(submission) as one:
-            (accepted,) = await submit_in_async(connection, [one.whole()], queue=self._uid)
-        return self._text(accepted)
+        (accepted,) = await submit_in_async(connection, [one.whole()], queue=self._uid)
+        return accepted
 
     def _read_whole(self, submission: Submission) -> Ingested:
         """Read a message for a transaction of the caller's: it is in memory meanwhile."""
@@ -424,6 +466,13 @@ class Queue:
         self._check()
         assert self._opened is not None
         return self._opened
+
+    @property
+    def admission(self) -> Admission:
+        """What holds submissions against quotas; raises QueueError as :attr:`store`."""
+        self._check()
+        assert self._admission is not None
+        return self._admission
 
     def _check(self) -> None:
         if os.getpid() != self._process:

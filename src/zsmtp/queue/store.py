@@ -43,6 +43,7 @@ from typing import NamedTuple, Protocol
 
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.operators import Change, Health, NodeStatus, Row, Rule, SiteStatus
+from zsmtp.queue.quotas import Amount
 from zsmtp.queue.states import (
     AttemptKey,
     HistoryEntry,
@@ -118,6 +119,8 @@ class NewMessage:
 
     The key is forgotten a week after the last end of the message it was used for.
     """
+    metered: bool = False
+    """Whether it counts in what was accepted from its tenant (:meth:`QueueStore.accepted_by`)."""
 
 
 class Accepted(NamedTuple):
@@ -409,6 +412,18 @@ class QueueStore(Protocol):
         hold by a rule that is not there.
         """
 
+    async def accepted_by(self, tenant: str) -> dict[int, Amount]:
+        """What was accepted from a tenant, of messages that say so (``metered``), by slots of the last hour.
+
+        In which slot a message counts is said by the clock of the process that accepted it.
+        """
+
+    async def queued_by_tenant(self) -> dict[str, Amount]:
+        """Messages and octets that are in the queue, by tenant (recipients are not counted); it looks at all of them.
+
+        A message is there until its last recipient has an end, its notices were made, and a sweep has removed it.
+        """
+
     async def message(self, message: int) -> QueuedMessage | None:
         """A message with recipients that have no end, or that a notice is owed for; None if there is none."""
 
@@ -452,7 +467,8 @@ class QueueStore(Protocol):
         ``accepted`` = ``delivered`` + ``failed`` + ``expired`` + ``dropped`` + those that are there. Beside them
         ``messages``, ``attempts`` (settled ones), ``deferred``, ``doubtful`` (attempts settled as in doubt),
         ``repeated`` (delivered after a doubt: somebody may have it twice), ``suppressed`` (failed because they were
-        submitted to suppressed addresses), ``late`` and ``notices``.
+        submitted to suppressed addresses), ``late`` and ``notices``. What was accepted by tenant (:meth:`accepted_by`)
+        is kept beside them, and is not among them.
         """
 
     async def health(self) -> Health:

@@ -95,6 +95,7 @@ class Submitter:
             options=options or None,
             idempotency_key=idempotency_key,
             digest=digest(given, content) if idempotency_key and content else b"",
+            metered=self._config.is_metered(tenant),
         )
 
     def recipients(self, envelope: Envelope) -> Sequence[NewRecipient]:

@@ -19,23 +19,34 @@ import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import IO, Any, NamedTuple
 
 from zsmtp.body.fields import end_of_header
 from zsmtp.body.lines import unified_header
 from zsmtp.body.source import Source
-from zsmtp.errors import ConfigError, ContentError, MailLoop, QueueError, QueueFull, QueueUnavailable, SubmissionError
+from zsmtp.errors import (
+    ConfigError,
+    ContentError,
+    MailLoop,
+    QueueError,
+    QueueFull,
+    QueueUnavailable,
+    QuotaExceeded,
+    SubmissionError,
+)
 from zsmtp.escape import escape
 from zsmtp.proto.mailoptions import MailOptions, checked
 from zsmtp.proto.plan import Envelope, EnvelopeRecipient, sender_wish
 from zsmtp.proto.reply import Reply
 from zsmtp.proto.server_events import Abort
 from zsmtp.proto.server_replies import LOGIN_FIRST, NO_ROOM, SERVICE_ERROR, make_reply
+from zsmtp.queue.admission import Admission, amount_of
 from zsmtp.queue.deliverystatus import date_text
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.limits import CHUNK
+from zsmtp.queue.quotas import Amount
 from zsmtp.queue.shaping import Rate
 from zsmtp.queue.store import Accepted, NewMessage, QueueStore, Upload
 from zsmtp.queue.submission import Submitter
@@ -43,12 +54,12 @@ from zsmtp.queue.suppression import OVERRIDE
 from zsmtp.queue.uploading import discard, in_threads, upload_blocks
 from zsmtp.records import replace
 from zsmtp.server.access import Access, Allowance, Rights, granted_domains
+from zsmtp.server.clientnames import origin_of, shown_client, shown_peer, shown_process, tagged
 from zsmtp.server.headerread import HeaderRead, begins_with_a_field
 from zsmtp.server.intake import (
     IncomingMessage,
     OpenIntake,
     Outcome,
-    PeerInfo,
     ReceivedEnvelope,
     SessionInfo,
 )
@@ -82,8 +93,6 @@ class QueueIntakeSettings:
     """Messages of one client address in a time."""
     failed_logins: tuple[Rate, ...] = FAILED_LOGINS
     """Failed logins of one client address in a time."""
-    recipients_by_tenant: dict[str, tuple[Rate, ...]] = field(default_factory=dict)
-    """Recipients of one tenant in a time."""
 
     def __post_init__(self) -> None:
         from zsmtp.dns.literal import domain_problem
@@ -104,6 +113,7 @@ class QueueIntake(OpenIntake):
         settings: QueueIntakeSettings,
         access: Access | None = None,
         *,
+        admission: Admission | None = None,
         signing: MessageSigning | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -112,18 +122,19 @@ class QueueIntake(OpenIntake):
         self.submitter = submitter
         self.settings = settings
         self.access = access or Access()
+        self.admission = admission or Admission(store, {})
         self.signing = signing
         self.clock = clock
         self._monotonic = monotonic
         self._by_user = Allowance(settings.rates_by_user)
         self._by_address = Allowance(settings.rates_by_address)
         self._logins = Allowance(settings.failed_logins)
-        self._by_tenant = {tenant: Allowance(rates) for tenant, rates in settings.recipients_by_tenant.items()}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._date: tuple[int, str] = (0, "")
         self._domain = b"@" + (settings.default_domain or settings.name).encode()
         self._granted: dict[tuple[str, ...], frozenset[str]] = {}
         self._trouble = ""
+        self._exceeded: dict[str, str] = {}  # the quotas that were said to be used up, by tenant
         self.accepted = 0
         """Messages queued."""
         self.refused = 0
@@ -147,8 +158,6 @@ class QueueIntake(OpenIntake):
             self._by_address = Allowance(settings.rates_by_address)
         if settings.failed_logins != before.failed_logins:
             self._logins = Allowance(settings.failed_logins)
-        if settings.recipients_by_tenant != before.recipients_by_tenant:
-            self._by_tenant = {tenant: Allowance(rates) for tenant, rates in settings.recipients_by_tenant.items()}
 
     # ---------------------------------------------------------------- policy
 
@@ -200,13 +209,13 @@ class QueueIntake(OpenIntake):
         rights = self.access.rights_of(session.user, session.peer)
         if rights is None:
             return _NOT_ALLOWED
-        allowance = self._by_tenant.get(rights.tenant)
-        if allowance is not None:
-            now = self._monotonic()
-            wait = allowance.wait(rights.tenant, now, len(envelope.recipients))
-            if wait:
-                return make_reply(452, "4.7.1", f"the quota of recipients is used up; try again in {wait:.0f} s")
-            allowance.take(rights.tenant, now, len(envelope.recipients))
+        try:  # the content is spared, if it is known already that there is no room for it
+            wanted = Amount(1, envelope.parameters.size or 0, len(envelope.recipients))
+            exceeded = self.admission.refusal(rights.tenant, wanted)
+        except SubmissionError as error:
+            return self.beyond(error)
+        if exceeded is not None:
+            return self.failed(exceeded)
         return _QueuedContent(self, session, envelope, rights)
 
     # ------------------------------------------------------------ the message
@@ -353,7 +362,7 @@ class QueueIntake(OpenIntake):
         """The trace field (RFC 5321 4.4). Whom a message to several goes to is nobody's business (7.2)."""
         peer = session.peer
         helo = escape(session.helo[:255]) or "unknown"
-        where = f"[{_tagged(peer.address)}]" if peer.address else _shown_process(peer)
+        where = f"[{tagged(peer.address)}]" if peer.address else shown_process(peer)
         tls = f"\r\n\t({session.tls})" if session.tls else ""
         only = envelope.recipients[0].address if len(envelope.recipients) == 1 else b""
         target = f"\r\n\tfor <{only.decode('utf-8', 'replace')}>" if only else ""
@@ -373,6 +382,7 @@ class QueueIntake(OpenIntake):
     def taken(self, new: NewMessage, accepted: Accepted, octets: int) -> Reply:
         """A message is queued."""
         self._trouble = ""
+        self._exceeded.pop(new.tenant, None)
         self.accepted += 1
         text = to_text(accepted.id, self.store.shard)
         if log.isEnabledFor(logging.INFO):
@@ -404,12 +414,24 @@ class QueueIntake(OpenIntake):
     def failed(self, error: QueueError) -> Reply:
         """Why a message is not queued, for its client; trouble with the store is logged when it begins."""
         self.refused += 1
+        if isinstance(error, QuotaExceeded):
+            if self._exceeded.get(error.tenant) != error.quota:
+                log.warning("no mail of this tenant is taken: %s", escape(str(error)))
+                self._exceeded[error.tenant] = error.quota
+            when = "when some was delivered" if error.frees is None else f"in {max(error.frees - error.now, 1):.0f} s"
+            code = "4.3.1" if error.frees is None else "4.7.1"
+            return make_reply(452, code, f"the quota {error.quota} of {error.limit} is used up; try again {when}")
         if isinstance(error, QueueFull | QueueUnavailable):
             if str(error) != self._trouble:
                 log.error("no mail is taken: %s", error)
                 self._trouble = str(error)
             return NO_ROOM
         return make_reply(554, "5.6.0", str(error))
+
+    def beyond(self, error: SubmissionError) -> Reply:
+        """Why a message is never queued that is more than a whole quota."""
+        self.refused += 1
+        return make_reply(552, "5.3.4", str(error))
 
     # -------------------------------------------------------------------- tasks
 
@@ -607,7 +629,12 @@ class _QueuedContent:
                 intake.refused += 1
                 return done
             new, blocks = done
-            accepted = await upload_blocks(intake.store, new, in_threads(blocks))
+            size = self._octets + len(given.read.trace) + len(made.header)
+            with await intake.admission.reserve(new.tenant, amount_of(new, size)) as room:
+                accepted = await upload_blocks(intake.store, new, in_threads(blocks))
+                room.done([accepted])
+        except SubmissionError as error:
+            return intake.beyond(error)
         except (ContentError, OSError) as error:  # the end of what was written may be written only now
             return intake.failed(QueueUnavailable(f"a temporary file cannot be written or read: {error}"))
         except QueueError as error:
@@ -618,7 +645,11 @@ class _QueuedContent:
 
     async def _submit(self, new: NewMessage) -> Outcome:
         try:
-            (accepted,) = await self._intake.store.submit((new,))
+            with await self._intake.admission.reserve(new.tenant, amount_of(new, len(new.content))) as room:
+                (accepted,) = await self._intake.store.submit((new,))
+                room.done([accepted])
+        except SubmissionError as error:
+            return self._intake.beyond(error)
         except QueueError as error:
             return self._intake.failed(error)
         return self._intake.taken(new, accepted, len(new.content))
@@ -628,7 +659,12 @@ class _QueuedContent:
         if upload is None or self._refusal is not None or self._new is None:
             return self._refusal or NO_ROOM
         try:
-            accepted = await upload.accept()
+            with await self._intake.admission.reserve(self._new.tenant, amount_of(self._new, self._octets)) as room:
+                accepted = await upload.accept()
+                room.done([accepted])
+        except SubmissionError as error:
+            await discard(upload)
+            return self._intake.beyond(error)
         except QueueError as error:
             await discard(upload)
             return self._intake.failed(error)
@@ -645,32 +681,3 @@ class _QueuedContent:
         upload = await last
         if upload is not None:
             await discard(upload)
-
-
-def origin_of(session: SessionInfo) -> str:
-    """How a message came in, for operators: ``smtp 192.0.2.1 login ann``, ``lmtp uid 1000``."""
-    peer = session.peer
-    kind = "lmtp" if session.protocol.startswith("LMTP") else "smtp"
-    where = peer.address or f"uid {peer.uid}"
-    return f"{kind} {where}" if session.user is None else f"{kind} {where} login {escape(session.user[:80])}"
-
-
-def shown_peer(peer: PeerInfo) -> str:
-    """A client for logs."""
-    return f"[{peer.address}]:{peer.port}" if peer.address else _shown_process(peer)
-
-
-def shown_client(session: SessionInfo) -> str:
-    """A client for itself."""
-    if session.user is not None:
-        return escape(session.user[:80])
-    return f"a client at {session.peer.address}" if session.peer.address else f"uid {session.peer.uid}"
-
-
-def _shown_process(peer: PeerInfo) -> str:
-    return f"uid {peer.uid}" if peer.uid >= 0 else "a process of this machine"
-
-
-def _tagged(address: str) -> str:
-    """An address as address literals have it (RFC 5321 4.1.3)."""
-    return f"IPv6:{address.partition('%')[0]}" if ":" in address else address

@@ -28,12 +28,12 @@ from zsmtp.client.destinations import Destinations, load_signing
 from zsmtp.errors import ConfigError, QueueError, ZsmtpError
 from zsmtp.escape import described, escape
 from zsmtp.proto.server_passwords import KEY_LENGTH, Passwords, parse_passwords
+from zsmtp.queue.admission import Admission
 from zsmtp.queue.composer import Composer
 from zsmtp.queue.connections import EngineConnections
 from zsmtp.queue.housekeeping import Housekeeping
 from zsmtp.queue.location import locate
 from zsmtp.queue.runner import Runner
-from zsmtp.queue.shaping import Rate
 from zsmtp.queue.states import HistoryEntry
 from zsmtp.queue.store import QueueStore
 from zsmtp.queue.stores import open_store
@@ -106,18 +106,17 @@ class _Entrance:
             rates_by_user=one.rates_by_user,
             rates_by_address=one.rates_by_address,
             failed_logins=one.failed_logins,
-            recipients_by_tenant={
-                tenant: (Rate(limits.per_hour, 3600.0),)
-                for tenant, limits in config.queue.tenants.items()
-                if limits.per_hour
-            },
         )
         self.count.total = one.connections
         self.count.per_address = one.connections_per_address
 
-    def make(self, store: QueueStore, submitter: Submitter, signing: MessageSigning | None) -> None:
+    def make(
+        self, store: QueueStore, submitter: Submitter, admission: Admission, signing: MessageSigning | None
+    ) -> None:
         """Make the listener, on the running loop."""
-        self.intake = QueueIntake(store, submitter, self.intake_settings, self.access, signing=signing)
+        self.intake = QueueIntake(
+            store, submitter, self.intake_settings, self.access, admission=admission, signing=signing
+        )
         self.listener = Listener(
             self.intake,
             self.settings,
@@ -217,6 +216,7 @@ class Service:
         self.store: QueueStore
         self.runner: Runner
         self.housekeeping: Housekeeping
+        self.admission: Admission
         self.health: HealthServer | None = None
         self._stopped_by = ""
 
@@ -270,8 +270,9 @@ class Service:
         )
         await self._become_deliverer()
         self._keep_house(destinations)
+        self.admission = Admission(store, config.queue.tenants)
         for entrance in self.entrances.values():
-            entrance.make(store, submitter, self._signing)
+            entrance.make(store, submitter, self.admission, self._signing)
             await entrance.listen(self._handed.get(entrance.name, []))
         if config.health.address:
             await self._open_health(SocketAddress.parse(config.health.address))
@@ -402,6 +403,7 @@ class Service:
         submitter = Submitter(Destinations(config.delivery), config.queue)
         for entrance in self.entrances.values():
             entrance.reload(config, submitter, signing)
+        self.admission.reconfigure(config.queue.tenants)
         self.runner.reconfigure(config.queue)
         self.housekeeping.reconfigure(config.queue, signing)
         configure_log(self._log, config, journal=self._journal)

@@ -401,9 +401,6 @@ def _queue(table: dict[str, Any], name: str) -> tuple[str, QueueConfig]:
             raise ConfigError(
                 f"queue.sites.{escape(site)}: start is 1 at least and most not less, the rest not negative"
             )
-    for tenant, wanted in config.tenants.items():
-        if wanted.weight <= 0 or wanted.per_hour < 0:
-            raise ConfigError(f"queue.tenants.{escape(tenant)}: a weight is more than 0, per_hour not negative")
     return path or url, config
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from zsmtp.errors import QueueError
-from zsmtp.queue import intake
+from zsmtp.queue import intake, quotas
 from zsmtp.queue.memory.base import MemoryBase
 from zsmtp.queue.memory.data import Pending
+from zsmtp.queue.quotas import Amount
 from zsmtp.queue.settlement import suppressed
 from zsmtp.queue.states import QueuedMessage
 from zsmtp.queue.store import (
@@ -63,6 +64,8 @@ class MemoryStoreIntake(MemoryBase):
             data.idempotency[message.tenant, message.idempotency_key] = (message.digest, number)
         data.counters["messages"] += 1
         data.counters["accepted"] += len(recipients)
+        if message.metered:
+            data.counters.update(quotas.counted([(message.tenant, Amount(1, len(content), len(recipients)))], now))
         self._end_suppressed(data.messages[number], now)
         return Accepted(number)
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 from zsmtp.errors import QueueError
-from zsmtp.queue import settling
+from zsmtp.queue import quotas, settling
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.filter import age as age_of
 from zsmtp.queue.intake import kept_suppression
@@ -25,6 +25,7 @@ from zsmtp.queue.operators import (
     SiteStatus,
     age_group,
 )
+from zsmtp.queue.quotas import NOTHING, Amount
 from zsmtp.queue.states import (
     HistoryEntry,
     Position,
@@ -234,7 +235,20 @@ class MemoryOperating(MemoryBase):
         self._tell(rules=True)
         return True
 
+    async def accepted_by(self, tenant: str) -> dict[int, Amount]:
+        """What was accepted from a tenant, by slot."""
+        self._begin("accepted_by")
+        return quotas.used_by_slot(self._data.counters, tenant, self._clock())
+
+    async def queued_by_tenant(self) -> dict[str, Amount]:
+        """Messages and octets that are there, by tenant."""
+        self._begin("queued_by_tenant")
+        found: dict[str, Amount] = {}
+        for one in self._data.messages.values():
+            found[one.tenant] = found.get(one.tenant, NOTHING).plus(Amount(1, one.size))
+        return found
+
     async def counters(self) -> Mapping[str, int]:
         """Totals since the queue was made."""
         self._begin("counters")
-        return dict(self._data.counters)
+        return {name: value for name, value in self._data.counters.items() if not quotas.is_of_tenant(name)}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+from zsmtp.queue import quotas
 from zsmtp.queue.filter import age as age_of
 from zsmtp.queue.limits import (
     KEYS_KEPT,
@@ -131,6 +132,9 @@ class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating):
         done += self._sweep_idempotency(now)
         for key in [key for key, one in data.suppressions.items() if not holds(one, now)]:
             del data.suppressions[key]
+            done += 1
+        for name in [name for name in data.counters if quotas.is_over(name, now)]:
+            del data.counters[name]
             done += 1
         for rule in list(data.rules.values()):
             if rule.until is not None and rule.until <= now:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from zsmtp.errors import Conflict, QueueError
-from zsmtp.queue import intake
+from zsmtp.queue import intake, quotas
 from zsmtp.queue.limits import BY_COMMAND, CHUNK
 from zsmtp.queue.postgres.results import delete_messages
 from zsmtp.queue.postgres.suppressing import end_suppressed
 from zsmtp.queue.postgres.transaction import WriteTransaction, insert
+from zsmtp.queue.quotas import Amount
 from zsmtp.queue.sql import ARRIVING, MESSAGE
 from zsmtp.queue.staged import (
     Notifying,
@@ -138,10 +139,18 @@ class NewRows:
         self._arrived: list[tuple[str, int]] = []
         self._finished: list[Staged] = []  # uploads
         self._accepted = 0
+        self._metered: list[tuple[str, Amount]] = []
 
     def take(self, requested: Requested) -> list[Accepted]:
         """Take all messages of a request, or raise QueueError and take none."""
-        lists: list[list[Any]] = [self._messages, self._recipients, self._contents, self._arrived, self._finished]
+        lists: list[list[Any]] = [
+            self._messages,
+            self._recipients,
+            self._contents,
+            self._arrived,
+            self._finished,
+            self._metered,
+        ]
         lengths = [len(one) for one in lists]
         accepted = self._accepted
         try:
@@ -227,6 +236,8 @@ class NewRows:
         self._contents.append((message, 0, content))
         self._add_recipients(new, message, 0, recipients, arriving=False)
         self._accepted += len(recipients)
+        if new.metered:
+            self._metered.append((new.tenant, Amount(1, len(content), len(recipients))))
         return Accepted(message)
 
     def _add_staged(self, item: Staged) -> Accepted:
@@ -236,6 +247,8 @@ class NewRows:
         first = item.recipients - len(item.rest)
         self._add_recipients(item.new, message, first, item.rest, arriving=item.arriving)
         self._accepted += item.recipients
+        if item.new.metered:
+            self._metered.append((item.new.tenant, Amount(1, item.size, item.recipients)))
         if item.message:
             self._finished.append(item)
         return Accepted(message)
@@ -286,6 +299,8 @@ class NewRows:
         if self._messages:
             transaction.count("messages", len(self._messages))
             transaction.count("accepted", self._accepted)
+        for name, number in quotas.counted(self._metered, transaction.time).items():
+            transaction.count(name, number)
 
 
 def _touch(transaction: WriteTransaction, message: int, *, new: bool) -> None:

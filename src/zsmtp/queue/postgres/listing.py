@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from zsmtp.errors import QueueError
+from zsmtp.queue import quotas
 from zsmtp.queue.conditions import (
     Condition,
     Dialect,
@@ -29,6 +30,7 @@ from zsmtp.queue.operators import (
     SiteStatus,
 )
 from zsmtp.queue.postgres.connect import Connection
+from zsmtp.queue.quotas import Amount
 from zsmtp.queue.sql import (
     HISTORY,
     MESSAGE,
@@ -53,6 +55,7 @@ POSTGRES = Dialect(
 ENDS = "('delivered', 'failed', 'expired', 'dropped')"
 _ROWS = 1000  # in one page
 _ENTRIES = 20_000  # of the history looked at for one page
+_COUNTED = "zsmtp_counter c, unnest(c.names, c.amounts) AS u (name, amount)"
 _INCOMING = "SELECT message FROM zsmtp_upload WHERE NOT accepted"
 _LAST = (1 << 31) - 1
 _IN_HAND = (
@@ -263,11 +266,18 @@ def rules(db: Connection) -> list[Rule]:
 
 def counters(db: Connection) -> dict[str, int]:
     """The totals."""
-    return {
-        name: int(total)
-        for name, total in ask(
-            db,
-            "SELECT u.name, sum(u.amount) FROM zsmtp_counter c, unnest(c.names, c.amounts) AS u (name, amount) "
-            "GROUP BY 1",
-        )
-    }
+    rows = ask(db, f"SELECT u.name, sum(u.amount) FROM {_COUNTED} GROUP BY 1")
+    return {name: int(total) for name, total in rows if not quotas.is_of_tenant(name)}
+
+
+def accepted_by(db: Connection, tenant: str, now: float) -> dict[int, Amount]:
+    """What was accepted from a tenant, by slot."""
+    names = quotas.names_within_hour(tenant, now)
+    rows = ask(db, f"SELECT u.name, sum(u.amount) FROM {_COUNTED} WHERE u.name = ANY(?) GROUP BY 1", (names,))
+    return quotas.used_by_slot({name: int(total) for name, total in rows}, tenant, now)
+
+
+def queued_by_tenant(db: Connection) -> dict[str, Amount]:
+    """Messages and octets that are there, by tenant."""
+    rows = ask(db, "SELECT tenant, count(*), sum(size) FROM zsmtp_message GROUP BY 1")
+    return {tenant: Amount(messages, int(octets)) for tenant, messages, octets in rows}

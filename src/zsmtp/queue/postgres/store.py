@@ -41,6 +41,7 @@ from zsmtp.queue.postgres.schema import check_server, is_made, migrate, shard_of
 from zsmtp.queue.postgres.sweep import PieceOfSweep, SweepMemory
 from zsmtp.queue.postgres.transaction import WriteTransaction
 from zsmtp.queue.postgres.workers import PostgresJob, PostgresReader, PostgresWriter
+from zsmtp.queue.quotas import Amount
 from zsmtp.queue.settling import NoticeRule
 from zsmtp.queue.staged import Notifying, Staged, StagedUpload, is_large, octets_of, octets_of_part
 from zsmtp.queue.states import AttemptKey, HistoryEntry, OwedNotice, Position, QueuedMessage, SubQueue
@@ -476,6 +477,15 @@ class PostgresStore:
         while left:
             left = await self._do("operators", self._jobs.release, number)
         return True
+
+    async def accepted_by(self, tenant: str) -> dict[int, Amount]:
+        """What was accepted from a tenant, by slot."""
+        asked = partial(listing.accepted_by, tenant=tenant, now=self._clock())
+        return await self._lists.read("reading what a tenant used", asked)
+
+    async def queued_by_tenant(self) -> dict[str, Amount]:
+        """Messages and octets that are there, by tenant."""
+        return await self._lists.read("counting by tenant", listing.queued_by_tenant)
 
     async def counters(self) -> Mapping[str, int]:
         """Totals since the queue was made."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from psycopg import errors
 
+from zsmtp.queue import quotas
 from zsmtp.queue.ids import EPOCH, LOW_BITS
 from zsmtp.queue.limits import KEYS_KEPT, PART_RECIPIENTS, UPLOAD_WAIT
 from zsmtp.queue.postgres import leases
@@ -170,7 +171,8 @@ def counters(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[
     ).fetchall()
     for names, amounts in rows:
         for name, amount in zip(names, amounts, strict=True):
-            totals[name] = totals.get(name, 0) + amount
+            if not quotas.is_over(name, pieces[0].now):
+                totals[name] = totals.get(name, 0) + amount
     for name, amount in totals.items():
         transaction.count(name, amount)
     return _first(0, pieces)

@@ -12,11 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from zsmtp.errors import Conflict, QueueError
-from zsmtp.queue import intake
+from zsmtp.queue import intake, quotas
 from zsmtp.queue.limits import (
     BY_COMMAND,
     CHUNK,
 )
+from zsmtp.queue.quotas import Amount
 from zsmtp.queue.sql import ARRIVING, MESSAGE, OWED, columns, owed_from
 from zsmtp.queue.sqlite.results import delete_messages
 from zsmtp.queue.sqlite.suppressing import end_suppressed
@@ -134,6 +135,7 @@ class Rows:
         self._keys: dict[tuple[str, str], tuple[bytes, int]] = {}
         self._rules: set[int] | None = None
         self._accepted = 0
+        self._metered: list[tuple[str, Amount]] = []
 
     def take(self, requested: Sequence[NewMessage | Staged]) -> list[Accepted]:
         """Take all messages of a request, or raise QueueError and take none."""
@@ -145,6 +147,7 @@ class Rows:
             self._parts,
             self._arrived,
             self._finished,
+            self._metered,
         ]
         lengths = [len(one) for one in lists]
         accepted = self._accepted
@@ -208,6 +211,8 @@ class Rows:
         self._contents.append((message, content))
         self._add_recipients(new, message, 0, recipients, arriving=False)
         self._accepted += len(recipients)
+        if new.metered:
+            self._metered.append((new.tenant, Amount(1, len(content), len(recipients))))
         return Accepted(message)
 
     def _add_staged(self, item: Staged) -> Accepted:
@@ -218,6 +223,8 @@ class Rows:
         first = item.recipients - len(item.rest)
         self._add_recipients(item.new, message, first, item.rest, arriving=item.arriving)
         self._accepted += item.recipients
+        if item.new.metered:
+            self._metered.append((item.new.tenant, Amount(1, item.size, item.recipients)))
         if item.message:
             self._finished.append(item)
         return Accepted(message)
@@ -287,6 +294,8 @@ class Rows:
         if self._messages:
             transaction.count("messages", len(self._messages))
             transaction.count("accepted", self._accepted)
+        for name, number in quotas.counted(self._metered, transaction.time).items():
+            transaction.count(name, number)
 
 
 def _touch(transaction: WriteTransaction, message: int, *, new: bool) -> None:

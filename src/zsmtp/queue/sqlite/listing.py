@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from zsmtp.errors import QueueError
+from zsmtp.queue import quotas
 from zsmtp.queue.conditions import (
     HELD,
     NOT_HELD,
@@ -32,6 +33,7 @@ from zsmtp.queue.operators import (
     Rule,
     SiteStatus,
 )
+from zsmtp.queue.quotas import Amount
 from zsmtp.queue.sql import (
     HISTORY,
     MESSAGE,
@@ -303,4 +305,20 @@ def rules(db: sqlite3.Connection) -> list[Rule]:
 
 def counters(db: sqlite3.Connection) -> dict[str, int]:
     """The totals."""
-    return dict(db.execute("SELECT name, value FROM zsmtp_counter").fetchall())
+    rows = db.execute("SELECT name, value FROM zsmtp_counter").fetchall()
+    return {name: value for name, value in rows if not quotas.is_of_tenant(name)}
+
+
+def accepted_by(db: sqlite3.Connection, tenant: str, now: float) -> dict[int, Amount]:
+    """What was accepted from a tenant, by slot."""
+    names = json.dumps(quotas.names_within_hour(tenant, now))
+    rows = db.execute(
+        "SELECT name, value FROM zsmtp_counter WHERE name IN (SELECT value FROM json_each(?))", (names,)
+    ).fetchall()
+    return quotas.used_by_slot(dict(rows), tenant, now)
+
+
+def queued_by_tenant(db: sqlite3.Connection) -> dict[str, Amount]:
+    """Messages and octets that are there, by tenant."""
+    rows = db.execute("SELECT tenant, count(*), sum(size) FROM zsmtp_message GROUP BY tenant").fetchall()
+    return {tenant: Amount(messages, octets) for tenant, messages, octets in rows}

@@ -39,6 +39,7 @@ from zsmtp.queue.operators import (
     Rule,
     SiteStatus,
 )
+from zsmtp.queue.quotas import Amount
 from zsmtp.queue.settling import NoticeRule
 from zsmtp.queue.sqlite import check, claims, listing, suppressing, sweep
 from zsmtp.queue.sqlite.connect import resolved
@@ -119,6 +120,7 @@ class SQLiteStore:
                 sweep.finished,
                 sweep.history,
                 sweep.idempotency,
+                sweep.tenants,
                 sweep.pokes,
                 sweep.suppressions,
                 sweep.let_go_left,
@@ -455,6 +457,15 @@ class SQLiteStore:
         while left:
             left = await self._writer.do(self._release, number)
         return True
+
+    async def accepted_by(self, tenant: str) -> dict[int, Amount]:
+        """What was accepted from a tenant, by slot."""
+        asked = partial(listing.accepted_by, tenant=tenant, now=self._options.clock())
+        return await self._lists.read("reading what a tenant used", asked)
+
+    async def queued_by_tenant(self) -> dict[str, Amount]:
+        """Messages and octets that are there, by tenant."""
+        return await self._lists.read("counting by tenant", listing.queued_by_tenant)
 
     async def counters(self) -> Mapping[str, int]:
         """Totals since the queue was made."""

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
+from zsmtp.queue import quotas
 from zsmtp.queue.ids import EPOCH, LOW_BITS
 from zsmtp.queue.limits import (
     KEYS_KEPT,
@@ -149,6 +150,13 @@ def _is_over(db: Executes, message: int, before: int) -> bool:
         (message, message, before),
     ).fetchone()
     return bool(row[0])
+
+
+def tenants(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
+    """Delete counters of what tenants used more than an hour ago."""
+    first, oldest = quotas.names_of_old(max(piece.now for piece in pieces))
+    done = transaction.db.execute("DELETE FROM zsmtp_counter WHERE name >= ? AND name < ?", (first, oldest)).rowcount
+    return [done] + [0] * (len(pieces) - 1)
 
 
 def pokes(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:

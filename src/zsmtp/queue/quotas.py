@@ -1,0 +1,193 @@
+"""Quotas of tenants: how much a tenant may submit in an hour, and how much of its mail may be queued at a time.
+
+Everything here is a pure rule. What is accepted is counted in slots of five minutes, by counters of the store whose
+names are made here (:func:`counted`): adding to a counter makes no submission wait for another one. A slot counts
+until an hour after its end, so that no hour whatever sees more than the quota, and room comes back up to five minutes
+late. What is queued is counted where it lies (:meth:`~zsmtp.queue.store.QueueStore.queued_by_tenant`)::
+
+    limits = TenantLimits(messages_per_hour=1000, queued_octets=10 << 30)
+    exceeded = excess(limits, "shop", Amount(1, 4096, 1), used=slots, queued=queued, now=now)
+
+Who asks, and how old the figures may be, is decided by ``zsmtp.queue.admission``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from zsmtp.errors import ConfigError, QuotaExceeded, SubmissionError
+from zsmtp.escape import escape
+
+SLOT = 300  # seconds that are counted together
+HOUR = 3600
+_PREFIX = "used/"
+_SLOTS = HOUR // SLOT + 1  # slots that count at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLimits:
+    """What a tenant may have. Quotas of 0 are none; they hold for every way into the queue but notices."""
+
+    weight: float = 1.0
+    """Its share where tenants wait for the same site."""
+    messages_per_hour: int = 0
+    """Messages that are accepted from it in any hour."""
+    recipients_per_hour: int = 0
+    """Recipients of messages that are accepted from it in any hour."""
+    octets_per_hour: int = 0
+    """Octets of messages that are accepted from it in any hour."""
+    queued_messages: int = 0
+    """Messages of it that are in the queue at a time, notices to it among them."""
+    queued_octets: int = 0
+    """Octets of these messages."""
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ConfigError(f"weight: {self.weight:g} is not more than 0")
+        for one in fields(self):
+            if one.name != "weight" and getattr(self, one.name) < 0:
+                raise ConfigError(f"{one.name}: {getattr(self, one.name)} is less than 0")
+
+    @property
+    def by_hour(self) -> bool:
+        """Whether there is a quota of what is accepted in an hour."""
+        return bool(self.messages_per_hour or self.recipients_per_hour or self.octets_per_hour)
+
+    @property
+    def of_queue(self) -> bool:
+        """Whether there is a quota of what is queued at a time."""
+        return bool(self.queued_messages or self.queued_octets)
+
+
+class Amount(NamedTuple):
+    """So much mail."""
+
+    messages: int = 0
+    octets: int = 0
+    recipients: int = 0
+
+    def plus(self, other: Amount) -> Amount:
+        """The sum of two."""
+        return Amount(self.messages + other.messages, self.octets + other.octets, self.recipients + other.recipients)
+
+    def minus(self, other: Amount) -> Amount:
+        """What is left of this one without another one."""
+        return self.plus(Amount(-other.messages, -other.octets, -other.recipients))
+
+
+NOTHING = Amount()
+
+
+# -------------------------------------------------------------------- counters
+
+
+def slot_of(at: float) -> int:
+    """The slot of a time in seconds since 1970: the second in which it begins."""
+    return int(at // SLOT) * SLOT
+
+
+def counted(accepted: Iterable[tuple[str, Amount]], now: float) -> dict[str, int]:
+    """What is added to counters when mail of tenants is accepted now."""
+    found: dict[str, int] = {}
+    slot = slot_of(now)
+    for tenant, amount in accepted:
+        for name, number in zip(_names(tenant, slot), amount, strict=True):
+            found[name] = found.get(name, 0) + number
+    return found
+
+
+def _names(tenant: str, slot: int) -> tuple[str, ...]:
+    return tuple(f"{_PREFIX}{slot:012d}/{kind}/{tenant}" for kind in Amount._fields)
+
+
+def names_within_hour(tenant: str, now: float) -> list[str]:
+    """All counters that tell what was accepted from a tenant in the last hour."""
+    last = slot_of(now)
+    return [name for number in range(_SLOTS) for name in _names(tenant, last - number * SLOT)]
+
+
+def used_by_slot(counters: Mapping[str, int], tenant: str, now: float) -> dict[int, Amount]:
+    """What was accepted from a tenant, by slot, of those slots that count now; from the values of counters."""
+    found = {}
+    for number in range(_SLOTS):
+        slot = slot_of(now) - number * SLOT
+        amount = Amount(*(counters.get(name, 0) for name in _names(tenant, slot)))
+        if any(amount):
+            found[slot] = amount
+    return found
+
+
+def is_of_tenant(counter: str) -> bool:
+    """Whether a counter is one of these, and no total of the queue."""
+    return counter.startswith(_PREFIX)
+
+
+def names_of_old(now: float) -> tuple[str, str]:
+    """From which name, and below which, counters are of slots that do not count any more."""
+    return _PREFIX, f"{_PREFIX}{slot_of(now) - (_SLOTS - 1) * SLOT:012d}"
+
+
+def is_over(counter: str, now: float) -> bool:
+    """Whether a counter is of a slot that does not count any more."""
+    first, oldest = names_of_old(now)
+    return first <= counter < oldest
+
+
+# ---------------------------------------------------------------------- quotas
+
+
+def excess(
+    limits: TenantLimits, tenant: str, wanted: Amount, *, used: Mapping[int, Amount], queued: Amount, now: float
+) -> QuotaExceeded | None:
+    """What quota a tenant would go beyond with ``wanted``, None if none.
+
+    ``used`` is what was accepted by slot, ``queued`` what is there. Of several quotas the one counts that is free last;
+    one of the queue before those of an hour. Raises SubmissionError for what is more than a quota by itself.
+    """
+    check_alone(limits, tenant, wanted)
+    for name, limit, there, more in (
+        ("queued_messages", limits.queued_messages, queued.messages, wanted.messages),
+        ("queued_octets", limits.queued_octets, queued.octets, wanted.octets),
+    ):
+        if limit and there + more > limit:
+            return QuotaExceeded(tenant, name, limit, there, None, now)
+    found: QuotaExceeded | None = None
+    for place, (name, limit, more) in enumerate(_hourly(limits, wanted)):
+        there = sum(amount[place] for amount in used.values())
+        if limit and there + more > limit:
+            frees = _frees({slot: amount[place] for slot, amount in used.items()}, there + more - limit)
+            if found is None or frees > (found.frees or 0):
+                found = QuotaExceeded(tenant, name, limit, there, frees, now)
+    return found
+
+
+def check_alone(limits: TenantLimits, tenant: str, wanted: Amount) -> None:
+    """Raise SubmissionError for what is more than a quota by itself, and could never be taken."""
+    for name, limit, more in (
+        *_hourly(limits, wanted),
+        ("queued_messages", limits.queued_messages, wanted.messages),
+        ("queued_octets", limits.queued_octets, wanted.octets),
+    ):
+        if limit and more > limit:
+            what = name.partition("_")[2] if name.startswith("queued_") else name.partition("_")[0]
+            whose = f"tenant {escape(tenant[:80])}" if tenant else "mail without a tenant"
+            raise SubmissionError(f"{more} {what} at a time are more than the whole quota of {whose}: {name} = {limit}")
+
+
+def _hourly(limits: TenantLimits, wanted: Amount) -> tuple[tuple[str, int, int], ...]:
+    """The quotas of an hour, in the order of amounts: name, limit, what is wanted."""
+    return tuple(
+        (f"{kind}_per_hour", getattr(limits, f"{kind}_per_hour"), number)
+        for kind, number in zip(Amount._fields, wanted, strict=True)
+    )
+
+
+def _frees(used: Mapping[int, int], missing: int) -> float:
+    """When enough slots have passed that ``missing`` fit."""
+    for slot in sorted(used):
+        missing -= used[slot]
+        if missing <= 0:
+            return float(slot + SLOT + HOUR)
+    return float(max(used, default=0) + SLOT + HOUR)
