@@ -17,6 +17,7 @@ from tests.queue.harness import Harness, Make, deferred, failed, new
 
 from zsmtp.cli.failure import CommandFailed
 from zsmtp.cli.queue import execute, verb_parser
+from zsmtp.client.config import Config
 from zsmtp.queue.ids import to_text
 
 HOUR = 3600.0
@@ -41,6 +42,7 @@ class Console:
     def __init__(self, queue: Harness, capsys: pytest.CaptureFixture[str]) -> None:
         self.queue = queue
         self.capsys = capsys
+        self.delivery: Config | None = None
         self.ids: list[str] = []
         """Of the messages of :meth:`fill`, in their order."""
 
@@ -50,7 +52,7 @@ class Console:
         self.capsys.readouterr()
         try:
             options = verb_parser(verb).parse_intermixed_args(words)
-            status = int(await execute(self.queue.store, options, self.queue.now))
+            status = int(await execute(self.queue.store, options, self.queue.now, delivery=self.delivery))
             error = ""
         except CommandFailed as failure:
             status, error = int(failure.status), f"zsmtp queue: {failure}\n"

@@ -236,6 +236,28 @@ def test_the_sender_and_the_login_are_those_of_a_delivery(explain: Run, monkeypa
     assert sink.connections[1].verbs == ["EHLO", "QUIT"], "without a recipient nobody logs in"
 
 
+def test_the_route_of_a_sender_is_told_with_its_reason(explain: Run, tmp_path: Path) -> None:
+    (tmp_path / "client.toml").write_text(
+        'relay = "smtp://127.0.0.1:1"\n[sender_routes]\n"shop.example" = "smtp://127.0.0.1:2"\n'
+        '"ann@shop.example" = "smtp://127.0.0.1:3"\n[routes]\n"inside.example" = "smtp://127.0.0.1:4"\n'
+    )
+    for what, sender, port, reason in (
+        ("example.com", (), 1, ""),
+        ("example.com", ("--from", "<>"), 1, ""),
+        ("example.com", ("--from", "bob@shop.example"), 2, ", by the route of the sender's domain"),
+        ("example.com", ("--from", "ann@shop.example"), 3, ", by the route of the sender's address"),
+        ("inside.example", ("--from", "ann@shop.example"), 4, ", by the route of the recipient's domain"),
+    ):
+        _, out, _ = explain("--config", str(tmp_path / "client.toml"), what, *sender)
+        assert re.search(rf"(?m)relay +127\.0\.0\.1:{port}{reason}$", out), out
+    _, out, _ = explain("--config", str(tmp_path / "client.toml"), "example.com", "--from", "b@shop.example", "--json")
+    (explanation,) = json.loads(out)["explanations"]
+    assert explanation["route"] == "route of the sender's domain"
+    status, _, said = explain("--agent", "smtp", "example.com", "--from", "b@shop.example")
+    assert status == 64
+    assert "--from goes with --rcpt: the agent has no routes of senders" in said
+
+
 def test_a_recipient_that_cannot_be_named_there_is_refused_here(explain: Run) -> None:
     with Sink(Script()) as sink:
         status, out, _ = explain("--rcpt", "b\u00f6b@[127.0.0.1]", "--port", str(sink.port))

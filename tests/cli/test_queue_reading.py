@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from tests.queue import harness
 from tests.queue.harness import NOON, STORES, Make, new, to
 
 from zsmtp.cli.queue import verb_parser
+from zsmtp.client.config import Config, Relay
 from zsmtp.queue.filter import FIELDS
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.operators import SiteStatus
+from zsmtp.queue.store import NewRecipient
 from zsmtp.text.lines import width_of
 
 LATER = NOON + 60
@@ -287,6 +290,25 @@ def test_why_as_json(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert (found["constraint"], found["until"], found["others"]) == ("backoff", NOON + 330, [])
         assert [attempt["code"] for attempt in found["attempts"]] == [451]
         assert json.loads((await console.run("why nobody@x.example --json")).out)["recipients"] == []
+
+    on(make, tmp_path, capsys, scenario)
+
+
+def test_why_tells_the_reason_of_the_route(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario(console: Console) -> None:
+        shop = Relay(host="mail.example.org")
+        console.delivery = Config(sender_routes={"shop.example": shop})
+        await console.queue.store.submit([new(NewRecipient(address=b"zoe@example.org", key=f"relay:{shop.key}"))])
+        ran = await console.run("why zoe@example.org")
+        assert re.search(r"(?m)route +relay:mail.example.org:25, by the route of the sender's domain$", ran.out)
+        console.delivery = Config(routes={"example.org": Relay(host="inside.example")})
+        (found,) = json.loads((await console.run("why zoe@example.org --json")).out)["recipients"]
+        assert found["route"] == (
+            "relay:mail.example.org:25, as it was submitted or rerouted; now the configuration leads such mail to "
+            "relay:inside.example:25 (by the route of the recipient's domain)"
+        )
+        console.delivery = None
+        assert "route" not in (await console.run("why zoe@example.org")).out
 
     on(make, tmp_path, capsys, scenario)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import zsmtp
 from zsmtp.client.config import TLS, Config, Direct, Limits, Login, Relay
 from zsmtp.client.configfile import read_table
-from zsmtp.client.destinations import Destinations, read_login, relay_security
+from zsmtp.client.destinations import Destinations, RouteReason, read_login, relay_security
 from zsmtp.errors import ConfigError
 from zsmtp.proto.sasl import SecretKind
 from zsmtp.tls.policy import Level, STSUse
@@ -106,6 +106,9 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("direct.resolver = 'x'", "direct.resolver: there is no such key"),
         ("routes = ['x']", "routes: a table is wanted"),
         ("routes.'[192.0.2.1]' = 'smtp://x'", "routes.[192.0.2.1]: not a domain"),
+        ("sender_routes.'@x.example' = 'smtp://x'", "sender_routes.@x.example: neither an address nor a domain"),
+        ("sender_routes.'a@[::1]' = 'smtp://x'", "sender_routes.a@[::1]: neither an address nor a domain"),
+        ("sender_routes.'' = 'smtp://x'", "sender_routes.: neither an address nor a domain"),
         ("routes.'example.org'.hots = 'x'", "routes.example.org.hots: there is no such key; is host meant?"),
         ("limits.connections = 0", "limits.connections: 0 is less than 1"),
         ("limits.slow_connections = -1", "limits.slow_connections: -1 is less than 0"),
@@ -337,6 +340,58 @@ def test_where_addresses_go() -> None:
     everything = Destinations(Config(relay=relay, routes={"example.com": Relay(host="other.example.org")}))
     assert everything.of(b"a@example.org") == everything.of(b"b@elsewhere.example")
     assert everything.of(b"a@example.com").name == "other.example.org:25"
+
+
+def test_senders_have_relays_of_their_own() -> None:
+    def relay(name: str) -> Relay:
+        return Relay.from_url(f"smtp://{name}@mail.example.org", password_env="X")
+
+    ann, shop, route = relay("ann"), relay("shop"), Relay(host="inside.example.org")
+    config = Config(
+        relay=relay("all"),
+        routes={"inside.example": route},
+        sender_routes={"Ann@Shop.example": ann, "shop.example": shop, "bücher.example": shop},
+    )
+    places = Destinations(config)
+    for sender, wanted, reason in (
+        (b"ann@shop.example", ann, RouteReason.SENDER_ADDRESS),
+        (b"ANN@SHOP.EXAMPLE", ann, RouteReason.SENDER_ADDRESS),
+        (b"bob@shop.example", shop, RouteReason.SENDER_DOMAIN),
+        ("käthe@BÜCHER.example".encode(), shop, RouteReason.SENDER_DOMAIN),
+        (b"k@xn--bcher-kva.example", shop, RouteReason.SENDER_DOMAIN),
+        (b"ann@a.shop.example", config.relay, RouteReason.RELAY),
+        (b"shop.example@elsewhere.example", config.relay, RouteReason.RELAY),
+        (b"", config.relay, RouteReason.RELAY),
+    ):
+        found = places.of(b"x@example.com", sender)
+        assert (found.relay, found.reason) == (wanted, reason), sender
+        found = places.of(b"x@Inside.example", sender)
+        assert (found.relay, found.reason) == (route, RouteReason.RECIPIENT), sender
+    assert places.of(b"x@example.com", b"ann@shop.example") != places.of(b"x@example.com", b"bob@shop.example")
+    direct = Destinations(Config(sender_routes={"shop.example": shop}))
+    assert direct.of(b"x@example.com", b"y@example.org").reason is RouteReason.DIRECT
+    assert direct.of(b"x@example.com", b"y@shop.example").relay == shop
+    assert config.relays == (config.relay, route, ann, shop)
+
+
+def test_relays_are_told_apart_by_their_users() -> None:
+    urls = ("smtp://ann@m.example", "smtp://bob%40b.example@m.example", "smtp://a%20b%2fc@m.example")
+    relays = [Relay.from_url(url, password_env="X") for url in urls]
+    assert [one.key for one in relays] == [
+        "ann@m.example:587",
+        "bob@b.example@m.example:587",
+        "a%20b%2Fc@m.example:587",
+    ]
+    assert Relay(host="/run/lmtp").key == "/run/lmtp"
+    places = Destinations(Config(sender_routes={f"d{n}.example": one for n, one in enumerate(relays)}))
+    for one in relays:
+        found = places.relayed(one.key)
+        assert found is not None
+        assert found.relay == one
+    first = places.relayed("m.example:587")
+    assert first is not None
+    assert first.relay == relays[0]
+    assert places.relayed("ann@m.example:25") is None
 
 
 def test_straight_delivery_asks_for_dane_and_mta_sts() -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 from tests.support.patience import LIMIT
 from tests.support.receiver import receiving
-from tests.support.script import Script
+from tests.support.script import Script, Step
 from tests.support.sink import Sink
 
 import zsmtp
@@ -610,6 +611,44 @@ def test_with_deliver_mail_is_delivered(url: str, blocking: bool) -> None:
     assert [end.outcome for end in ends] == [Outcome.DELIVERED] * 2
     (message,) = receiver.messages
     assert message.rcpt_tos == ["b@example.net", "c@example.com"]
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_senders_log_in_for_themselves(url: str, queued: bool) -> None:
+    """One server, a login for each sender, none for mail from no sender; with and without a queue."""
+    script = Script(caps=("AUTH PLAIN",), replies={"AUTH": (Step("235 2.7.0 welcome"),)})
+    with Sink(script) as sink:
+        server = f"127.0.0.1:{sink.port}"
+        logins = {name: zsmtp.Relay.from_url(f"smtp://{name}:secret@{server}") for name in ("ann", "shop")}
+        config = zsmtp.Config(
+            relay=zsmtp.Relay.from_url(f"smtp://{server}"),
+            sender_routes={"ann@shop.example": logins["ann"], "shop.example": logins["shop"]},
+        )
+        senders = ["ann@shop.example", "bob@shop.example", "a@example.org", "<>"]
+
+        async def work(queue: zsmtp.aio.Queue) -> None:
+            for sender in senders:
+                await queue.wait(await queue.submit(NOTE, sender=sender, recipients="b@example.net"), timeout=LIMIT)
+
+        if queued:
+            with_queue(url, work, config=config, deliver=True)
+        else:
+            with zsmtp.Client(config) as client:
+                for sender in senders:
+                    client.deliver(NOTE, sender=sender, recipients="b@example.net")
+    said = [(auth, line) for one in sink.connections for auth, line in by_login(one.lines)]
+    assert said == [
+        (b"AUTH PLAIN " + b64encode(b"\0ann\0secret"), b"<ann@shop.example>"),
+        (b"AUTH PLAIN " + b64encode(b"\0shop\0secret"), b"<bob@shop.example>"),
+        (b"", b"<a@example.org>"),
+        (b"", b"<>"),
+    ]
+
+
+def by_login(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """The senders of a connection, each with the login."""
+    login = next((line for line in lines if line.startswith(b"AUTH ")), b"")
+    return [(login, line[len(b"MAIL FROM:") :].split()[0]) for line in lines if line.startswith(b"MAIL FROM:")]
 
 
 def test_with_deliver_the_sender_is_notified_of_a_failure(url: str) -> None:

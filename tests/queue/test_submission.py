@@ -13,6 +13,7 @@ from zsmtp.client.destinations import Destinations
 from zsmtp.errors import SubmissionError
 from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions, checked
 from zsmtp.proto.plan import Envelope, EnvelopeRecipient, TLSDemand, sender_wish
+from zsmtp.queue.addressrules import AddressRules
 from zsmtp.queue.config import DAY, QueueConfig
 from zsmtp.queue.intake import options_text
 from zsmtp.queue.schedule import RetryOverride, RetryPolicy
@@ -41,6 +42,29 @@ def test_the_key_is_the_domain_in_a_labels_and_lower_case_or_the_relay() -> None
         "xn--bcher-kva.example",
         "relay:127.0.0.1:2424",
     ]
+
+
+def test_the_key_goes_by_the_sender_as_it_is_rewritten() -> None:
+    shop = Relay.from_url("smtp://shop@mail.example.org", password_env="X")
+    config = Config(relay=Relay(host="relay.example"), sender_routes={"shop.example": shop})
+    rules = AddressRules(senders={"@web1.example.org": "@shop.example", "@shop.example": "@example.org"})
+    for sender, key in (
+        (b"a@web1.example.org", "relay:shop@mail.example.org:587"),
+        (b"a@shop.example", "relay:relay.example:25"),
+        (b"", "relay:relay.example:25"),
+    ):
+        made = submitter(config, QueueConfig(addresses=rules))
+        (found,) = made.message(envelope("b@example.com", sender=sender), HEADER, now=NOW).recipients
+        assert found.key == key
+
+
+def test_the_longest_life_goes_by_the_relay_of_the_sender() -> None:
+    shop = Relay.from_url("smtp://shop@mail.example.org", password_env="X")
+    retry = RetryPolicy(overrides=(RetryOverride(site="relay:shop@*", expire=9 * DAY),))
+    made = submitter(Config(sender_routes={"shop.example": shop}), QueueConfig(retry=retry))
+    for sender, days in ((b"a@shop.example", 9), (b"a@example.org", 5)):
+        found = made.message(envelope("b@example.com", sender=sender), HEADER, now=NOW)
+        assert found.expires == NOW + days * DAY
 
 
 @pytest.mark.parametrize(("sender", "days"), [(b"a@example.org", 5), (b"", 2)])

@@ -32,12 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Where mail goes and how. ``via`` names the relay that takes it, "" if none does; ``driver`` makes a driver."""
+    """Where mail goes and how.
+
+    ``via`` names the relay that takes it, "" if none does; ``reason`` is why it goes there. ``driver`` makes a driver.
+    """
 
     request: DestinationRequest
     settings: SessionSettings
     via: str
     driver: Callable[[Observer], BlockingDriver]
+    reason: str = ""
 
 
 class Backends(Protocol):
@@ -49,8 +53,11 @@ class Backends(Protocol):
     identity: LocalIdentity | None
     stop: Stop
 
-    def to(self, destination: str) -> Backend:
-        """The way to a domain, a literal, or whatever else the configuration takes for a destination."""
+    def to(self, destination: str, sender: bytes = b"") -> Backend:
+        """The way to a domain, a literal, or whatever else the configuration takes for a destination.
+
+        It is that of mail from ``sender``, empty for the null reverse-path.
+        """
 
     def close(self) -> None:
         """Let go of what is remembered of destinations."""
@@ -65,9 +72,9 @@ class ClientBackends:
         self._destinations = Destinations(config)
         self._policies = self._destinations.policies()
 
-    def to(self, destination: str) -> Backend:
+    def to(self, destination: str, sender: bytes = b"") -> Backend:
         """The way to a domain or a literal."""
-        where = self._destinations.of(f"x@{destination}".encode("utf-8", "replace"))
+        where = self._destinations.of(f"x@{destination}".encode("utf-8", "replace"), sender)
         relay = where.relay
         resolver = self._destinations.resolver if relay is None else self._destinations.relay_resolver
 
@@ -77,7 +84,8 @@ class ClientBackends:
             return made
 
         via = "" if relay is None else f"{relay}{', LMTP' if relay.lmtp else ''}"
-        return Backend(where.request, quiet(self._destinations.settings_for(relay)), via, driver)
+        settings = quiet(self._destinations.settings_for(relay))
+        return Backend(where.request, settings, via, driver, where.reason.value)
 
     def close(self) -> None:
         """Let go of what is remembered of destinations."""
@@ -116,8 +124,8 @@ class AgentBackends:
         self._policies = first.policies
         self._settings = quiet(environment.session_settings(self._options, security))
 
-    def to(self, destination: str) -> Backend:
-        """The way to the host of a job line."""
+    def to(self, destination: str, sender: bytes = b"") -> Backend:
+        """The way to the host of a job line, which the scheduler chose; the sender makes no difference."""
         from zsmtp.zmailer import environment
 
         destination = self._options.force_destination or destination

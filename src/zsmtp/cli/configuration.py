@@ -78,7 +78,7 @@ def read_configuration(options: argparse.Namespace) -> Config:
         key, colon, problem = str(error).partition(": ")
         text = f"{_OPTIONS.get(key, key)}{colon}{problem}"
         raise CommandFailed(Exit.USAGE, escape(text)) from error
-    for tls in {config.direct.tls, *(relay.tls for relay in (config.relay, *config.routes.values()) if relay)}:
+    for tls in {config.direct.tls, *(relay.tls for relay in config.relays)}:
         try_files(tls)
     return config
 
@@ -99,15 +99,15 @@ def try_logins(config: Config) -> None:
     """See now whether secrets can be read, not when mail is on its way. Raises ConfigError."""
     from zsmtp.client.destinations import read_login
 
-    for relay in (config.relay, *config.routes.values()):
-        if relay is not None and relay.login is not None:
+    for relay in config.relays:
+        if relay.login is not None:
             read_login(relay.login)
 
 
 def _with_options(config: Config, options: argparse.Namespace) -> Config:
     changes: dict[str, Any] = {}
     if options.relay is not None:
-        config = replace(config, relay=parse_relay(options.relay), routes={})
+        config = replace(config, relay=parse_relay(options.relay), routes={}, sender_routes={})
     if options.helo is not None:
         changes["helo_name"] = options.helo
     if options.family is not None:

@@ -133,14 +133,16 @@ class _Stage:
         with closing(message.letter(self._signing, add_missing=self._add_missing)) as letter:
             groups: dict[Destination, list[int]] = {}
             for index, recipient in enumerate(letter.recipients):
-                groups.setdefault(self._destinations.of(recipient), []).append(index)
+                groups.setdefault(self._destinations.of(recipient, letter.sender), []).append(index)
             return [self._at(message, letter, where, letter.envelope(group)) for where, group in groups.items()]
 
     def _at(self, message: Outgoing, letter: Letter, where: Destination, envelope: Envelope) -> Rehearsal:
         recipients = tuple(one.address.decode("utf-8") for one in envelope.recipients)
         asked = where, letter.wish
         if asked not in self._known:
-            self._known[asked] = self._explainer.explain(destination_of(recipients[0]), letter.wish)
+            self._known[asked] = self._explainer.explain(
+                destination_of(recipients[0]), letter.wish, sender=letter.sender
+            )
         settings = self._destinations.settings_for(where.relay)
         if self._known[asked].plan.route.failure is not None:  # nobody would be told anything
             return Rehearsal(message, where, recipients, self._known[asked], ())

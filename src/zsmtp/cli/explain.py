@@ -71,7 +71,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="ask each candidate whether it takes mail for ADDRESS: as --connect, with MAIL, RCPT and RSET",
     )
     parser.add_argument(
-        "--from", dest="sender", metavar="ADDRESS", default="<>", help="with --rcpt: the sender in MAIL (<>: nobody)"
+        "--from",
+        dest="sender",
+        metavar="ADDRESS",
+        default="<>",
+        help="the sender, who may have a route; with --rcpt also in MAIL (<>: nobody)",
     )
     parser.add_argument(
         "--replay", action="append", metavar="TRACE", default=[], help="explain the delivery recorded in a trace file"
@@ -94,8 +98,8 @@ def run(arguments: list[str]) -> int:
     options.connect = options.connect or bool(options.rcpt)
     if not options.what and not options.replay and not options.rcpt and options.relay is None:
         parser.error("a DOMAIN or ADDRESS is wanted, or --rcpt, --relay or --replay TRACE")
-    if options.sender != "<>" and not options.rcpt:
-        parser.error("--from goes with --rcpt")
+    if options.sender != "<>" and options.agent is not None and not options.rcpt:
+        parser.error("--from goes with --rcpt: the agent has no routes of senders")
     if options.trace is not None and not options.connect:
         parser.error("--trace needs --connect: without it nothing happens that a trace could tell of")
     if options.agent is not None:
@@ -120,7 +124,7 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
         from zsmtp.cli.replay import replay
 
         yield replay(path)
-    questions = _questions(options)
+    sender, questions = _questions(options)
     if options.what or questions or (options.relay is not None and not options.replay):
         longest = (options.timeout or PROBE_TIME) if options.connect else None
         tracing = Tracing(options.trace, complain=_complain) if options.trace is not None else None
@@ -133,16 +137,18 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
         explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing)
         with closing(ways):
             for one in asked:
-                yield explainer.explain(one)
+                yield explainer.explain(one, sender=sender)
             for address, question in questions.items():
-                yield explainer.explain(address, question=question)
+                yield explainer.explain(address, question=question, sender=sender)
 
 
-def _questions(options: argparse.Namespace) -> dict[str, RecipientQuestion]:
-    """What candidates are asked, by recipient. Raises CommandFailed."""
+def _questions(options: argparse.Namespace) -> tuple[bytes, dict[str, RecipientQuestion]]:
+    """The sender, and what candidates are asked, by recipient. Raises CommandFailed."""
     try:
         sender = read_address(options.sender, "sender")
-        return {address: RecipientQuestion(sender, read_address(address, "recipient")) for address in options.rcpt}
+        return sender, {
+            address: RecipientQuestion(sender, read_address(address, "recipient")) for address in options.rcpt
+        }
     except SubmissionError as error:
         what, _, problem = str(error).partition(" ")
         flag = "--from" if what.startswith("sender") else "--rcpt"
@@ -170,31 +176,42 @@ class Explainer:
         self._ways = ways
 
     def explain(
-        self, asked: str, wish: TLSDemand = TLSDemand.NONE, question: RecipientQuestion | None = None
+        self,
+        asked: str,
+        wish: TLSDemand = TLSDemand.NONE,
+        question: RecipientQuestion | None = None,
+        *,
+        sender: bytes = b"",
     ) -> Explanation:
-        """The explanation of one domain, literal or address, for mail whose sender asks ``wish`` of sessions.
+        """The explanation of one domain, literal or address, for mail of ``sender`` who asks ``wish`` of sessions.
 
         Candidates that are tried are asked the ``question``.
         """
         if self._tracing is None:
-            return self._explain(asked, ignore, wish, question)
+            return self._explain(asked, ignore, wish, question, sender)
         recorder = self._tracing.observer()
         recorder(DeliveryStarted(nothing_to_send(), destination_of(asked)))
         try:
-            return self._explain(asked, recorder, wish, question)
+            return self._explain(asked, recorder, wish, question, sender)
         finally:
             recorder.close()
 
     def _explain(
-        self, asked: str, observer: Observer, wish: TLSDemand, question: RecipientQuestion | None
+        self, asked: str, observer: Observer, wish: TLSDemand, question: RecipientQuestion | None, sender: bytes
     ) -> Explanation:
-        way = self._ways.to(destination_of(asked))
+        way = self._ways.to(destination_of(asked), sender)
         request = way.request if self._use_mx else replace(way.request, use_mx=False)
         driver = way.driver(observer)
         identity = self._ways.identity
         bound = None if identity is None else identity.resolve(lambda name: driver.run(_addresses(name)))
         work = explain(
-            asked, request, way.settings, lambda endpoint: source_address(endpoint, bound), via=way.via, wish=wish
+            asked,
+            request,
+            way.settings,
+            lambda endpoint: source_address(endpoint, bound),
+            via=way.via,
+            reason=way.reason,
+            wish=wish,
         )
         found = driver.run(work if observer is ignore else fetches_told(observer, work))
         if observer is not ignore:

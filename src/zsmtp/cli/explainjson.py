@@ -57,6 +57,7 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
         "asked": explanation.asked,
         "status": int(explanation.status),
         "relay": explanation.via or None,
+        "route": explanation.reason or None,
         "plan": plan_document(explanation.plan),
         "candidates": [_candidate(explanation, one.endpoint) for one in explanation.plan.route.candidates],
         "ended": None if explanation.ended is None else explanation.ended[0],

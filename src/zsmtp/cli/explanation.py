@@ -70,16 +70,17 @@ class Trial:
 class Explanation:
     """All there is to tell of one destination.
 
-    ``asked`` is what was asked about, ``via`` the relay that takes its mail, "" if none does. ``lookups`` are all
-    answers in the order they came, those of the plan among them. ``introductions`` and ``probes`` are by endpoint;
-    there are no probes unless connections were asked for. Of a recorded delivery there are ``trials``, what came of it
-    (``ended`` in words and as a status; ``undelivered`` the recipients who have not got it, with the reason), and no
-    limits.
+    ``asked`` is what was asked about, ``via`` the relay that takes its mail, "" if none does, ``reason`` why mail goes
+    there, as far as the configuration decides on it. ``lookups`` are all answers in the order they came, those of the
+    plan among them. ``introductions`` and ``probes`` are by endpoint; there are no probes unless connections were asked
+    for. Of a recorded delivery there are ``trials``, what came of it (``ended`` in words and as a status;
+    ``undelivered`` the recipients who have not got it, with the reason), and no limits.
     """
 
     asked: str
     plan: DeliveryPlan
     via: str = ""
+    reason: str = ""
     limits: DeliveryLimits | None = None
     lookups: tuple[Answer, ...] = ()
     introductions: Mapping[Endpoint, Introduction] = field(default_factory=dict)
@@ -137,6 +138,7 @@ async def explain(
     source_of: SourceOf,
     *,
     via: str = "",
+    reason: str = "",
     wish: TLSDemand = TLSDemand.NONE,
 ) -> Explanation:
     """Plan a delivery for mail with this ``wish``, decide on every candidate, and look at the greeting of each."""
@@ -159,6 +161,7 @@ async def explain(
         asked=asked,
         plan=plan,
         via=via,
+        reason=reason,
         limits=DeliveryLimits(request.max_hosts, request.max_addresses, settings.timeouts),
         lookups=tuple(dict.fromkeys(lookups)),
         introductions=introductions,

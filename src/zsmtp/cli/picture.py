@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from zsmtp.cli.explanation import DeliveryLimits, Explanation, Introduction
 from zsmtp.cli.probe import Probe, RecipientAnswer
 from zsmtp.cli.sysexits import Exit
+from zsmtp.client.destinations import RouteReason
 from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.outcome import Disposition
 from zsmtp.delivery.reasons import reason_of
@@ -39,6 +40,7 @@ _PROTECTION = {
     Level.DANE: "required, with a certificate that TLSA records name",
 }
 
+_ROUTES = {one.value for one in (RouteReason.RECIPIENT, RouteReason.SENDER_ADDRESS, RouteReason.SENDER_DOMAIN)}
 _STYLES = {Exit.OK: Style.GOOD, Exit.TEMPORARY: Style.WARN}
 
 
@@ -53,7 +55,8 @@ def picture(explanation: Explanation) -> Node:
     if len(explanation.undelivered) > MAX_SHOWN:
         root.fact("to", line(f"and {len(explanation.undelivered) - MAX_SHOWN} more"))
     if explanation.via:
-        root.fact("relay", line(escape(explanation.via)))
+        by = f", by the {explanation.reason}" if explanation.reason in _ROUTES else ""
+        root.fact("relay", line(f"{escape(explanation.via)}{by}"))
     _tell_route(root, explanation)
     if plan.sts is not None:
         root.fact("MTA-STS", _sts(plan.sts))

@@ -31,6 +31,7 @@ from zsmtp.queue.operators import GROUPS
 from zsmtp.text.look import Look
 
 if TYPE_CHECKING:
+    from zsmtp.client.config import Config
     from zsmtp.queue.config import QueueConfig
     from zsmtp.queue.store import QueueStore
 
@@ -51,6 +52,8 @@ class VerbContext(NamedTuple):
     """How standard output is written to."""
     config: QueueConfig | None = None
     """How the queue works; None if that is not known."""
+    delivery: Config | None = None
+    """How its mail is delivered; None if that is not known."""
 
     @property
     def json(self) -> bool:
@@ -309,33 +312,38 @@ def _parse(arguments: Sequence[str]) -> None:
 async def _run(options: argparse.Namespace) -> int:
     from zsmtp.cli.queuestore import open_store
 
-    url, config = options.queue, None
+    url, config, delivery = options.queue, None, None
     if options.config is not None:
         from zsmtp.server.serviceconfig import read_service  # what it imports costs only those who use it
 
         with reading(options.config):
             service = read_service(options.config, usual=os.environ.get(VARIABLE, ""))
-        url, config = url or service.path, service.queue
+        url, config, delivery = url or service.path, service.queue, service.delivery
     with _failures():
         if options.verb == _MIGRATE:  # before there is a queue to be opened
             where = usual_location() if url is None else locate(url)
             status: int = await import_module(_FLEET).migrate(where, options)
             return status
         async with open_store(url) as store:
-            return await execute(store, options, time.time, config)
+            return await execute(store, options, time.time, config, delivery)
 
 
 async def execute(
-    store: QueueStore, options: argparse.Namespace, clock: Callable[[], float], config: QueueConfig | None = None
+    store: QueueStore,
+    options: argparse.Namespace,
+    clock: Callable[[], float],
+    config: QueueConfig | None = None,
+    delivery: Config | None = None,
 ) -> int:
     """Run a verb on a store; the exit status. Raises CommandFailed for whatever keeps it from being done.
 
-    ``config`` is how the queue works, None if that is not known.
+    ``config`` is how the queue works, ``delivery`` how its mail is delivered; None if that is not known.
     """
     verb = VERBS[options.verb]
     function: VerbFunction = getattr(import_module(verb.module), verb.function)
     with _failures():
-        return await function(VerbContext(store, options, clock, look_of(sys.stdout, options.color), config))
+        look = look_of(sys.stdout, options.color)
+        return await function(VerbContext(store, options, clock, look, config, delivery))
 
 
 @contextmanager

@@ -161,4 +161,5 @@ def explanation_document(found: QueueExplanation, shard: int) -> Document:
         "others": [one.value for one in found.others],
         "next": list(found.next),
         "attempts": [entry_document(entry, shard) for entry in found.attempts],
+        "route": found.route or None,
     }

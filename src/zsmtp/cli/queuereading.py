@@ -203,10 +203,17 @@ async def _circumstances(context: VerbContext, row: Row, rules: list[Rule], node
     names = await store.count(mine, by="site")  # what the store has learned of the key
     status = next(iter(await store.sites(list(names))), None) if names else None
     known = Circumstances(now=context.clock(), rules=rules, nodes=nodes, status=status, time_text=queuetext.time_text)
-    if context.config is None:
-        return known
     one = row.recipient
-    return replace(known, policy=context.config.retry.for_recipient(one.key, one.tenant), configured=True)
+    if context.config is not None:
+        known = replace(known, policy=context.config.retry.for_recipient(one.key, one.tenant), configured=True)
+    if context.delivery is None:
+        return known
+    from zsmtp.client.destinations import Destinations
+    from zsmtp.queue.submission import queue_key
+
+    destinations, sender = Destinations(context.delivery), row.message.sender
+    reason = destinations.of(one.address, sender).reason.value
+    return replace(known, route=queue_key(destinations, one.address, sender), route_reason=reason)
 
 
 def _message(context: VerbContext, message: int) -> Filter:

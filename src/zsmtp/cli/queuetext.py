@@ -248,6 +248,8 @@ def explanation_lines(found: QueueExplanation, address: bytes, message: str, loo
     """Why a recipient is where it is; the first line is the reason in a few words."""
     node = Node(line(escape(found.summary), Style.STRONG))
     node.fact("recipient", line(f"{_address(address)}, message {message}"))
+    if found.route:
+        node.fact("route", line(escape(found.route)))
     _facts(node, "because", [line(escape(text)) for text in found.details])
     _facts(node, "next", [line(escape(text)) for text in found.next])
     shown = found.attempts[-MOST_ATTEMPTS:]

@@ -174,7 +174,7 @@ class _Sending:
         destinations = Destinations(self._config)
         found = []
         for one in self._messages:
-            for where in {destinations.of(to.encode("utf-8")) for to in one.recipients}:
+            for where in {destinations.of(to.encode("utf-8"), one.sender.encode("utf-8")) for to in one.recipients}:
                 if self._plans is not None and where.request.destination not in self._plans:
                     raise CommandFailed(Exit.DATA, f"--plan: there is no plan for {escape(where.name)}")
                 found.append(one.size)

@@ -94,7 +94,7 @@ def _check(config: ServiceConfig, options: argparse.Namespace) -> int:
     with warnings_told("zsmtp serve"):
         try_logins(config.delivery)
     delivery = config.delivery
-    for tls in {delivery.direct.tls, *(one.tls for one in (delivery.relay, *delivery.routes.values()) if one)}:
+    for tls in {delivery.direct.tls, *(one.tls for one in delivery.relays)}:
         try_files(tls)
     sys.stdout.write(f"{escape(options.config or 'the configuration')} can be used\n")
     for name, one in config.listen.items():

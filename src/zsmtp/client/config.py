@@ -1,7 +1,8 @@
 """What a program wants of its deliveries, as one frozen value; also read from TOML (``zsmtp.client.configfile``).
 
 Without anything said, mail goes straight to the mail exchangers of each recipient's domain, by TLS where it is to be
-had, with DANE. A fixed relay takes all of it instead, and ``routes`` makes exceptions by domain::
+had, with DANE. A fixed relay takes all of it instead, and ``routes`` makes exceptions by domain of the recipient,
+``sender_routes`` by sender, which count where there is no route of the recipient's domain::
 
     Config(relay=Relay.from_url("smtp://user@mail.example.org", password_env="MAIL_PASSWORD"))
     Config(helo_name="out.example.org", routes={"example.com": Relay.from_url("lmtp:///run/dovecot/lmtp")})
@@ -18,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from zsmtp.body.target import NonMime8Bit, Signed8Bit
 from zsmtp.delivery.gate import Rate
@@ -39,6 +40,7 @@ from zsmtp.tls.policy import Level, STSUse, parse_fingerprint
 MAX_SECRET = 16 * 1024  # octets of a password file
 LONGEST = 1e7  # seconds; beyond it somebody meant something else
 SMTP, SUBMISSION, SUBMISSIONS, LMTP = SMTP_PORT, 587, SUBMISSIONS_PORT, 24
+_PLAIN = "!$&'()+,;=@"  # characters of user names that are kept as they are, beside letters, digits and _.-~
 _SCHEMES = {"smtp": (False, False), "smtps": (True, False), "submissions": (True, False), "lmtp": (False, True)}
 
 
@@ -250,6 +252,11 @@ class Relay:
         usual = LMTP if self.lmtp else SUBMISSIONS if self.implicit else SUBMISSION if self.login is not None else SMTP
         return self.port or usual
 
+    @property
+    def key(self) -> str:
+        """What tells it from other relays in a queue: host and port, with the user before them if it logs in."""
+        return str(self) if self.login is None else f"{quote(self.login.user, safe=_PLAIN)}@{self}"
+
     def __str__(self) -> str:
         if self.is_unix:
             return self.host
@@ -369,6 +376,13 @@ class Content:
         _require(known, "default_charset", f"{self.default_charset!r} is no name of a charset")
 
 
+def _route_domain(key: str, domain: str, problem: str) -> str:
+    """The domain of a route, as destinations have it."""
+    parsed = parse_destination(domain)
+    _require(isinstance(parsed, Name), key, problem)
+    return parsed.domain if isinstance(parsed, Name) else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything a client is to know. See the module for how its parts go together."""
@@ -379,6 +393,11 @@ class Config:
     """How mail is delivered to mail exchangers."""
     routes: Mapping[str, Relay] = field(default_factory=dict)
     """Relays by domain of the recipient."""
+    sender_routes: Mapping[str, Relay] = field(default_factory=dict)
+    """Relays by sender of the envelope, for all recipients without a route: an address, or a domain.
+
+    An address counts more than its domain. Mail from ``<>``, as notices are, has no sender to go by.
+    """
     helo_name: str = ""
     """The name that this side greets with; "": its own name, by the DNS."""
     local_address: str = ""
@@ -420,15 +439,26 @@ class Config:
             hello(b"EHLO", (self.helo_name or "x").encode("utf-8", "surrogateescape"))
         except CommandError as error:
             raise ConfigError(f"helo_name: {error}") from error
-        routes = {}
+        routes, sender_routes = {}, {}
         for domain, relay in self.routes.items():
-            parsed = parse_destination(domain)
-            _require(isinstance(parsed, Name), f"routes.{escape(domain)}", "not a domain")
-            _require(
-                isinstance(relay, Relay), f"routes.{escape(domain)}", f"Relay is wanted, not {type(relay).__name__}"
-            )
-            routes[parsed.domain if isinstance(parsed, Name) else ""] = relay
+            key = f"routes.{escape(domain)}"
+            _require(isinstance(relay, Relay), key, f"Relay is wanted, not {type(relay).__name__}")
+            routes[_route_domain(key, domain, "not a domain")] = relay
+        for sender, relay in self.sender_routes.items():
+            key = f"sender_routes.{escape(sender)}"
+            _require(isinstance(relay, Relay), key, f"Relay is wanted, not {type(relay).__name__}")
+            local, at, domain = sender.rpartition("@")
+            _require(bool(local) or not at, key, "neither an address nor a domain")
+            domain = _route_domain(key, domain, "neither an address nor a domain")
+            sender_routes[f"{local.lower()}@{domain}" if at else domain] = relay
         object.__setattr__(self, "routes", MappingProxyType(routes))
+        object.__setattr__(self, "sender_routes", MappingProxyType(sender_routes))
+
+    @property
+    def relays(self) -> tuple[Relay, ...]:
+        """All relays, each once: the one for all mail first, then those of routes."""
+        first = () if self.relay is None else (self.relay,)
+        return tuple(dict.fromkeys((*first, *self.routes.values(), *self.sender_routes.values())))
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Config:

@@ -12,6 +12,7 @@ import random
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,16 @@ def _warn_once(text: str) -> None:
     _warn(text)
 
 
+class RouteReason(Enum):
+    """Why mail goes where it goes, the strongest reason first. The value is its name for people and in JSON."""
+
+    RECIPIENT = "route of the recipient's domain"
+    SENDER_ADDRESS = "route of the sender's address"
+    SENDER_DOMAIN = "route of the sender's domain"
+    RELAY = "relay for all mail"
+    DIRECT = "mail exchangers of the recipient's domain"
+
+
 @dataclass(frozen=True, slots=True)
 class Destination:
     """One place that mail goes to: ``name`` for people, ``relay`` or None for the exchangers of the domain ``name``.
@@ -64,6 +75,8 @@ class Destination:
     relay: Relay | None
     request: DestinationRequest = field(compare=False)
     given: DeliveryPlan | None = field(default=None, compare=False)
+    reason: RouteReason = field(default=RouteReason.DIRECT, compare=False)
+    """Why mail goes there."""
 
 
 class Destinations:
@@ -75,26 +88,42 @@ class Destinations:
     def __init__(self, config: Config, plans: Iterable[DeliveryPlan] = ()) -> None:
         self._config = config
         self._plans = {plan.route.destination: plan for plan in plans}
-        self._known: dict[str, Destination] = {}
+        self._known: dict[tuple[str, str], Destination] = {}  # by domain and route of the sender
         self._asking: list[DnspythonResolver] = []
         self.settings_for: Callable[[Relay | None], SessionSettings] = cache(self._settings)
 
-    def of(self, recipient: bytes) -> Destination:
-        """Where mail for an address goes, which is well formed (``zsmtp.client.addresslist``)."""
+    def of(self, recipient: bytes, sender: bytes = b"") -> Destination:
+        """Where mail for an address goes that comes from ``sender``, empty for the null reverse-path.
+
+        Both are well formed (``zsmtp.client.addresslist``).
+        """
         domain = domain_of(recipient).decode("utf-8", "replace").lower()
-        found = self._known.get(domain)
+        route = self._sender_route(sender) if sender and self._config.sender_routes else ""
+        found = self._known.get((domain, route))
         if found is None:
             if len(self._known) >= 10_000:  # a client that runs for years sees many domains
                 self._known.clear()
-            found = self._known[domain] = self._find(domain)
+            found = self._known[domain, route] = self._find(domain, route)
         return found
 
-    def _find(self, domain: str) -> Destination:
+    def _sender_route(self, sender: bytes) -> str:
+        """The key of the route that a sender has, "" if there is none."""
+        local, _, domain = sender.decode("utf-8", "replace").lower().rpartition("@")
         parsed = parse_destination(domain)
         name = parsed.domain if isinstance(parsed, Name) else domain
-        relay = self._config.routes.get(name, self._config.relay)
-        if relay is not None:
-            return self._behind(relay)
+        return next((key for key in (f"{local}@{name}", name) if key in self._config.sender_routes), "")
+
+    def _find(self, domain: str, sender_route: str) -> Destination:
+        config = self._config
+        parsed = parse_destination(domain)
+        name = parsed.domain if isinstance(parsed, Name) else domain
+        if name in config.routes:
+            return self._behind(config.routes[name], RouteReason.RECIPIENT)
+        if sender_route:
+            reason = RouteReason.SENDER_ADDRESS if "@" in sender_route else RouteReason.SENDER_DOMAIN
+            return self._behind(config.sender_routes[sender_route], reason)
+        if config.relay is not None:
+            return self._behind(config.relay)
         direct = self._config.direct
         request = DestinationRequest(
             destination=name,
@@ -112,12 +141,15 @@ class Destinations:
         return frozenset(Family if family is None else {family, Family.UNIX})
 
     def relayed(self, name: str) -> Destination | None:
-        """The relay of that name (``str(relay)``: its host and port), None if the configuration has none."""
-        relays = (self._config.relay, *self._config.routes.values())
-        found = next((relay for relay in relays if relay is not None and str(relay) == name), None)
-        return None if found is None else self._behind(found)
+        """The relay whose key that is, None if the configuration has none.
 
-    def _behind(self, relay: Relay) -> Destination:
+        A key without a user, as an operator may write it, is that of the first relay with this host and port.
+        """
+        relays = self._config.relays
+        keys = [relay.key for relay in relays] + [str(relay) for relay in relays]
+        return self._behind(relays[keys.index(name) % len(relays)]) if name in keys else None
+
+    def _behind(self, relay: Relay, reason: RouteReason = RouteReason.RELAY) -> Destination:
         request = DestinationRequest(
             destination=relay.destination,
             shuffle=random.SystemRandom().shuffle,
@@ -129,7 +161,7 @@ class Destinations:
             families=self._families,
             allow_unix=True,
         )
-        return Destination(str(relay), relay, request, self._plans.get(request.destination))
+        return Destination(str(relay), relay, request, self._plans.get(request.destination), reason)
 
     def _settings(self, relay: Relay | None) -> SessionSettings:
         config = self._config

@@ -85,12 +85,12 @@ class MessageTracker:
 
     def jobs(self, destinations: Destinations) -> list[tuple[Destination, DestinationJob]]:
         """The jobs that deliver it: the recipients of one destination share a transaction."""
-        recipients = self.letter.recipients
+        recipients, sender = self.letter.recipients, self.letter.sender
         if len(self._indexes) == 1:
-            return [(destinations.of(recipients[self._indexes[0]]), self.job(self._indexes))]
+            return [(destinations.of(recipients[self._indexes[0]], sender), self.job(self._indexes))]
         groups: dict[Destination, list[int]] = {}
         for index in self._indexes:
-            groups.setdefault(destinations.of(recipients[index]), []).append(index)
+            groups.setdefault(destinations.of(recipients[index], sender), []).append(index)
         return [(where, self.job(tuple(indexes))) for where, indexes in groups.items()]
 
     def job(self, indexes: tuple[int, ...]) -> DestinationJob:

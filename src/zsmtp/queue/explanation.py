@@ -89,6 +89,10 @@ class Circumstances:
     """How the site of the recipient is served; None if nothing was reported."""
     time_text: Callable[[float], str] = utc
     """How a time is written."""
+    route: str = ""
+    """The queue key that the configuration gives such a recipient; "" if the configuration is not known."""
+    route_reason: str = ""
+    """Why it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,8 @@ class QueueExplanation:
     """Sentences on what comes next, in this order."""
     attempts: tuple[HistoryEntry, ...]
     """Its history, oldest first."""
+    route: str = ""
+    """Where it goes, and why; "" if the configuration is not known."""
 
 
 class _HoldingConstraint(NamedTuple):
@@ -138,7 +144,18 @@ def explain(row: Row, history: Sequence[HistoryEntry], known: Circumstances) -> 
         others=tuple(one.constraint for one in others),
         next=tuple(case.comes_next()),
         attempts=case.history,
+        route=_route(row.recipient.key, known),
     )
+
+
+def _route(key: str, known: Circumstances) -> str:
+    """Where mail of a key goes, and why."""
+    if not known.route:
+        return ""
+    if key == known.route:
+        return f"{key}, by the {known.route_reason}"
+    now = f"now the configuration leads such mail to {known.route} (by the {known.route_reason})"
+    return f"{key}, as it was submitted or rerouted; {now}"
 
 
 def explain_end(end: HistoryEntry, history: Sequence[HistoryEntry], known: Circumstances) -> QueueExplanation:

@@ -35,10 +35,13 @@ MAX_HOPS = 100  # Received fields (RFC 5321 6.3 asks for at least 100)
 MAX_DELAY = 366 * 86400.0  # seconds that a message may be kept back for (RFC 4865 leaves the limit to each server)
 
 
-def queue_key(destinations: Destinations, address: bytes) -> str:
-    """The queue key of a recipient: its domain (lower case, A-labels), or ``relay:`` with the relay's host and port."""
-    destination = destinations.of(address)
-    return destination.name if destination.relay is None else f"{RELAY_KEY}{destination.name}"
+def queue_key(destinations: Destinations, address: bytes, sender: bytes = b"") -> str:
+    """The queue key of a recipient of mail from ``sender``: its domain, or its relay.
+
+    A domain is in lower case, with A-labels; of a relay it is ``relay:`` with its user, if there is one, host and port.
+    """
+    destination = destinations.of(address, sender)
+    return destination.name if destination.relay is None else f"{RELAY_KEY}{destination.relay.key}"
 
 
 class Submitter:
@@ -106,7 +109,7 @@ class Submitter:
         return [
             NewRecipient(
                 address=one.address,
-                key=queue_key(self._destinations, one.address),
+                key=queue_key(self._destinations, one.address, envelope.sender),
                 notify=one.notify,
                 orcpt=one.orcpt,
             )
@@ -128,7 +131,7 @@ class Submitter:
         retry, null = self._config.retry, not envelope.sender
         if not retry.overrides:
             return retry.expires(start, null_sender=null)
-        keys = {queue_key(self._destinations, one.address) for one in envelope.recipients}
+        keys = {queue_key(self._destinations, one.address, envelope.sender) for one in envelope.recipients}
         lives = (retry.for_recipient(key, tenant).expires(start, null_sender=null) for key in keys)
         return max(lives, default=retry.expires(start, null_sender=null))
 
