@@ -17,6 +17,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from tests.queue.harness import DAY, NOON, PostgresHarness, attempts, claim, ended, findings, new, play, take, there
+from tests.support.loop import Loop, pass_time
 from tests.support.postgres import cluster, needs_postgres
 
 from zsmtp.errors import ConfigError, QueueError, QueueUnavailable
@@ -46,7 +47,8 @@ def with_store(url: str, work: Callable[[PostgresStore], Awaitable[None]]) -> No
         finally:
             await store.close()
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
 
 
 # ---------------------------------------------------------------------- URLs
@@ -331,16 +333,19 @@ def test_behind_a_pooler_nothing_is_prepared_or_listened_to(url: str) -> None:
 
 
 def test_a_server_that_does_not_answer_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "WRITING", 0.5)
-
     async def work(store: PostgresStore) -> None:
-        with psycopg.connect(url) as other:
+        with psycopg.connect(url) as other, psycopg.connect(url, autocommit=True) as watch:
             other.execute("LOCK TABLE zsmtp_counter")  # as long as the server is asked, it says nothing
-            monkeypatch.setattr(connect, "BEGIN", connect.BEGIN.replace("'2s'", "'60s'"))
+            monkeypatch.setattr(connect, "BEGIN", connect.BEGIN.replace("'2s'", "'10min'"))
             monkeypatch.setattr(transaction, "BEGIN", connect.BEGIN)
+            waiting = asyncio.create_task(store.submit([new("a@example.net")]))
+            while not watch.execute(
+                "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'zsmtp_counter'::regclass"
+            ).fetchone():
+                await asyncio.sleep(0.01)
+            pass_time(workers.WRITING)
             with pytest.raises(QueueUnavailable, match="may have been done"):
-                await store.submit([new("a@example.net")])
-        monkeypatch.setattr(workers, "WRITING", 60.0)
+                await waiting
         await store.submit([new("b@example.net")])
         assert (await there(store))[-1] == "b@example.net"  # what was given up may have been done, and says so
 
@@ -400,9 +405,9 @@ def test_a_frozen_take_keeps_nobody_waiting_for_long(url: str) -> None:
         await store.join("node")
         await store.submit([new("a@example.net")])
         with psycopg.connect(url) as frozen:
-            frozen.execute("SET LOCAL idle_in_transaction_session_timeout = '2s'")
             frozen.execute(f"SELECT pg_advisory_xact_lock({TAKES})")
             assert await store.take(["example.net"], limit=1) == []
+            frozen.execute("SET LOCAL idle_in_transaction_session_timeout = '1s'")
             while not await store.take(["example.net"], limit=1):
                 store.beat()
             with contextlib.suppress(psycopg.Error):
@@ -429,13 +434,15 @@ def test_what_is_written_last_is_seen_by_other_kinds_of_jobs(url: str, reads_fir
     with_store(url, work)
 
 
-def test_a_node_that_was_forgotten_joins_again(url: str) -> None:
+def test_a_node_that_was_forgotten_joins_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(store: PostgresStore) -> None:
         await store.join("node")
         await store.submit([new("a@example.net")])
         with psycopg.connect(url, autocommit=True) as other:
-            other.execute("DELETE FROM zsmtp_node")
-            assert await store.take(["example.net"], limit=1) == []
+            with monkeypatch.context() as patch:
+                patch.setattr(store._pulse, "_answered", lambda answer: None)  # it does not hear of it yet
+                other.execute("DELETE FROM zsmtp_node")
+                assert await store.take(["example.net"], limit=1) == []
             store._pulse.beat_now()
             while not await store.take(["example.net"], limit=1):
                 await store.arrivals(0.1)
