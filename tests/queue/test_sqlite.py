@@ -60,27 +60,34 @@ def queue(tmp_path: Path) -> SQLiteHarness:
     return SQLiteHarness(tmp_path)
 
 
-def in_writer(store: SQLiteStore, action: Callable[[sqlite3.Connection], object]) -> asyncio.Future[object]:
+async def in_writer(store: SQLiteStore, action: Callable[[sqlite3.Connection], object]) -> object:
     """Do something with the writer's connection, in its thread and in a transaction."""
 
     def run(transaction: WriteTransaction, arguments: list[object]) -> list[object]:
         assert isinstance(transaction.db, sqlite3.Connection)
         return [action(transaction.db) for _ in arguments]
 
-    return store._writer.do(JobKind("doing what a test wants", run), None)
+    return await store._writer.do(JobKind("doing what a test wants", run), None)
 
 
 async def together(store: SQLiteStore, *jobs: Awaitable[object]) -> list[object]:
     """Have jobs done in one transaction, in this order; an answer may be an error."""
-    turn = WriteTurn(store.path)
-    assert turn.acquire(LIMIT)
-    waiting = in_writer(store, lambda db: 1)
-    await asyncio.sleep(0.05)  # the writer waits for its turn; what comes now shares a transaction
+    begun, gate = threading.Event(), threading.Event()
+
+    def wait(db: sqlite3.Connection) -> bool:
+        begun.set()
+        return gate.wait(LIMIT)
+
+    before = asyncio.create_task(
+        in_writer(store, wait)
+    )  # as long as this one lasts, what comes is gathered for the next
+    assert await asyncio.to_thread(begun.wait, LIMIT)
     answers = asyncio.gather(*jobs, return_exceptions=True)
-    await asyncio.sleep(0.01)
-    turn.release()
-    turn.close()
-    await waiting
+    async with asyncio.timeout(LIMIT):
+        while store._writer._jobs.qsize() < len(jobs):
+            await asyncio.sleep(0)
+    gate.set()
+    assert await before
     return await answers
 
 
