@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import psycopg
+from tests.support.patience import LIMIT
 from tests.support.postgres import cluster, installed
 
 from zsmtp.queue.filter import Filter
@@ -151,7 +154,7 @@ class SQLiteHarness(Harness):
             monotonic=lambda: self.clock.turning,
             free_space=lambda: self.free,
             boot=f"boot {self.boots}",
-            busy=2.0,
+            busy=LIMIT,
         )
         self._opened.append(store)
         return store
@@ -162,9 +165,13 @@ class SQLiteHarness(Harness):
     async def crash(self, *, machine: bool = False) -> QueueStore:
         folder = self.folder / f"after-{next(self._copies)}"
         folder.mkdir()
-        for name in (self.path.name, f"{self.path.name}-wal"):
-            if (self.path.parent / name).exists():
-                shutil.copyfile(self.path.parent / name, folder / name)
+        log = self.path.with_name(f"{self.path.name}-wal")
+        begun = None
+        while begun is None or begun != _begin_of(log):  # a log that is begun anew meanwhile lacks what it had before
+            begun = _begin_of(log)
+            for path in (self.path, log):
+                if path.exists():
+                    shutil.copyfile(path, folder / path.name)
         self.path = folder / self.path.name
         self.boots += machine
         self.store = await self.open()
@@ -173,6 +180,13 @@ class SQLiteHarness(Harness):
     async def stop(self) -> None:
         for store in self._opened:
             await store.close()
+
+
+def _begin_of(log: Path) -> bytes:
+    """The header of a log, which is another one each time that the log begins anew."""
+    with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+        return file.read(32)
+    return b""
 
 
 class BeatingStore(PostgresStore):
@@ -393,14 +407,15 @@ def attempts(claimed: Sequence[Claimed]) -> list[AttemptKey]:
 
 async def all_claimed(store: QueueStore, recipients: int, now: float) -> list[Claimed]:
     """Wait until so many recipients can be claimed, from all sites."""
-    for _ in range(200):
+    end = time.monotonic() + LIMIT
+    while True:
         await store.arrivals(0.02)
         leases = await take(store)
         claimed = [one for lease in leases for one in await claim(store, lease, now, 10_000)]
         if len(claimed) == recipients:
             return claimed
+        assert time.monotonic() < end, f"{len(claimed)} recipients can be claimed, not {recipients}"
         await store.give_back(leases)
-    raise AssertionError(f"{len(claimed)} recipients can be claimed, not {recipients}")
 
 
 async def rows(store: QueueStore, text: str = "") -> list[Row]:

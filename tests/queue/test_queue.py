@@ -81,6 +81,7 @@ async def deliver(store: QueueStore, key: str) -> None:
     for head in await store.heads([lease]):
         claimed, _ = await store.claim(lease, head.sub_queue, START, 1e10, limit=100, octets=1 << 20)
         for one in claimed:
+            store.beat()
             assert await store.mark(lease, [one.recipient.next_attempt])
             recipient, message = one.recipient, one.message
             entry = HistoryEntry(
@@ -387,6 +388,7 @@ def test_cancel_says_what_could_not_be_recalled(url: str) -> None:
         await deliver(queue.store, "example.net")
         (lease,) = await queue.store.take(["example.com"], limit=1)
         attempt = (await queue.status(id)).waiting[0].recipient.next_attempt
+        queue.store.beat()
         assert await queue.store.mark(lease, [attempt])
         recall = await queue.cancel(id)
         assert recall.recalled == ("d@example.com",)
