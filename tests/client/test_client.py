@@ -219,7 +219,12 @@ def test_a_large_file_is_streamed(run: Run[Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("limits", "most"), [({"per_destination": 2}, 2), ({"connections": 3}, 3)])
-def test_no_more_connections_than_allowed(limits: dict[str, int], most: int, run: Run[Any]) -> None:
+def test_no_more_connections_than_allowed(
+    limits: dict[str, int], most: int, run: Run[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes no mail before all that are allowed are open."""
+    monkeypatch.setattr("zsmtp.client.slots.TICK", 3600.0)  # a server that is held up is not taken for a slow one
+    gate = threading.Event()
     destinations = 1 if "per_destination" in limits else 6
 
     async def main(sink: Sink) -> list[zsmtp.Result]:
@@ -227,7 +232,7 @@ def test_no_more_connections_than_allowed(limits: dict[str, int], most: int, run
         async with Client(config) as client:
             return await all_of(client, submissions(200, destinations))
 
-    with Sink(Script(replies={"MAIL": (Step("250 ok", delay=0.001),)}), keep_content=False) as sink:
+    with Sink(Script(replies={"MAIL": (Step("250 ok", delay=0.001, gate=gate),)}), keep_content=False) as sink:
         together = 0
 
         def is_open(one: Connection) -> bool:
@@ -236,6 +241,8 @@ def test_no_more_connections_than_allowed(limits: dict[str, int], most: int, run
         def watch(sink: Sink) -> bool:
             nonlocal together
             together = max(together, sum(map(is_open, sink.connections)))
+            if together >= most:
+                gate.set()
             return False
 
         done = threading.Event()

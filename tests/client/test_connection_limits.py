@@ -10,6 +10,7 @@ import pytest
 from tests.support.receiver import receiving
 from tests.support.script import Script, Step, Then
 from tests.support.sink import Sink
+from tests.support.wire import Connection
 
 import zsmtp
 from zsmtp import events
@@ -46,11 +47,25 @@ def limited(refusal: Script, most: int, *, caps: tuple[str, ...] = (), **replies
     asked = threading.Event()
     sender = Step("250 ok", delay=0.004, gate=asked)
     good = Script(caps=caps, replies={"MAIL": (sender,), **{verb: (step,) for verb, step in replies.items()}})
+    taking = taken(good, refusal, lambda: most)
 
     def choose(sink: Sink) -> Script:
         if len(sink.connections) > most:
             asked.set()
-        return good if sum(not one.finished for one in sink.connections) <= most else refusal
+        return taking(sink)
+
+    return choose
+
+
+def taken(good: Script, refusal: Script, room: Callable[[], int]) -> Callable[[Sink], Script]:
+    """A server that takes a connection as long as fewer than ``room`` of those that it took are open."""
+    standing: list[Connection] = []
+
+    def choose(sink: Sink) -> Script:
+        if sum(not one.finished for one in standing) >= room():
+            return refusal
+        standing.append(sink.connections[-1])
+        return good
 
     return choose
 
@@ -142,9 +157,6 @@ def test_a_connection_is_tried_again_when_the_server_has_room(monkeypatch: pytes
     monkeypatch.setattr("zsmtp.client.slots.LONGEST_PAUSE", 0.1)
     room = 1
 
-    def choose(sink: Sink) -> Script:
-        return GOOD if sum(not one.finished for one in sink.connections) <= room else REFUSALS["421 at the greeting"]
-
     async def main(sink: Sink) -> tuple[int, int]:
         nonlocal room
         most = {1: 0, 4: 0}
@@ -162,6 +174,7 @@ def test_a_connection_is_tried_again_when_the_server_has_room(monkeypatch: pytes
             await stream.aclose()
         return most[1], most[4]
 
+    choose = taken(GOOD, REFUSALS["421 at the greeting"], lambda: room)
     with Sink(choose=choose, keep_content=False) as sink:
         assert asyncio.run(main(sink)) == (1, 4)
 
