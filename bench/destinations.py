@@ -6,7 +6,8 @@ imported in the time. CPU is that of the client's process alone.
 - *TLS*: messages of 4 KB over one kept connection in clear and under TLS (STARTTLS), with PIPELINING and with CHUNKING;
   and a new connection for each message, one after the other, in clear and under TLS, beside ``smtplib`` doing the same.
 - *many destinations*: one message to each of so many domains, every one with an exchanger and an address of its own
-  (127.0.0.0/8), names answered by a table in memory, no TLS, no MTA-STS.
+  (127.0.0.0/8), no TLS, no MTA-STS. Names are answered by a table in memory, then by name servers that are 0, 20 and
+  100 ms away: three questions for each destination.
 - *slow peers*: mail is under way to so many servers that send and read 10 octets a second; then messages are sent to
   20 fast ones, with the limits that the library has by itself. Time and CPU are those of the fast messages.
 """
@@ -32,6 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from nameserver import ready_nameserver
 from sinks import ready_sinks
 from spool import HEADER, BenchError, body
 from table import in_turns, line, machine
@@ -39,6 +41,7 @@ from table import in_turns, line, machine
 SENDER = "sender@example.org"
 OCTETS = 4096
 FAST = 20  # destinations that are fast, beside slow ones
+DISTANCES = (0, 20, 100)  # milliseconds to name servers
 DRIP = 10  # octets a second that a slow server sends
 SETTLED = 4.0  # seconds until connections to slow servers are under way
 PATIENCE = 600  # seconds for one run
@@ -130,12 +133,13 @@ class Table:
 
 
 async def destinations(watch: Stopwatch, ports: list[int], count: int) -> None:
-    """One message to each of so many domains."""
+    """One message to each of so many domains; names come from memory, or from the name server at the second port."""
     import zsmtp
 
     octets = content()
+    names: dict[str, Any] = {"nameserver": f"127.0.0.1:{ports[1]}"} if len(ports) > 1 else {"resolver": Table()}
     direct = zsmtp.Direct(
-        resolver=Table(), port=ports[0], dane=False, mta_sts=zsmtp.STSUse.OFF, tls=zsmtp.TLS(level=zsmtp.Level.NONE)
+        port=ports[0], dane=False, mta_sts=zsmtp.STSUse.OFF, tls=zsmtp.TLS(level=zsmtp.Level.NONE), **names
     )
     many = (
         zsmtp.Submission(message=octets, sender=SENDER, recipients=f"r@d{256 + number}.example.com")
@@ -352,14 +356,14 @@ def compare_tls(messages: int, runs: int) -> None:
 
 
 def compare_destinations(count: int, runs: int) -> None:
-    """One message to each destination, for a tenth of them and for all."""
-    with ready_sinks(1, chunking=False, host="0.0.0.0") as ports:  # noqa: S104 - every address of 127.0.0.0/8
-        table(
-            f"a message of 4 KB to each destination, {runs} runs of each in turns",
-            {f"{n} destinations": ("destinations", n, ports) for n in (max(count // 10, 1), count)},
-            runs,
-            "dest/s",
-        )
+    """One message to each destination: for a tenth of them and for all, then for all with name servers."""
+    with ready_sinks(1, chunking=False, host="0.0.0.0") as ports, contextlib.ExitStack() as stack:  # noqa: S104 - every address of 127.0.0.0/8
+        calls = {f"{n} destinations": ("destinations", n, ports) for n in (max(count // 10, 1), count)}
+        for distance in DISTANCES:
+            server = stack.enter_context(ready_nameserver(distance / 1000))
+            asked = [*ports, int(server.rpartition(":")[2])]
+            calls[f"name server {distance} ms away"] = ("destinations", count, asked)
+        table(f"a message of 4 KB to each destination, {runs} runs of each in turns", calls, runs, "dest/s")
 
 
 def compare_slow(slow: int, messages: int, runs: int) -> None:
