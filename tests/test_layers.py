@@ -95,7 +95,20 @@ PURE_ROOMS = {
 }
 PURE_MODULES = {
     f"zsmtp.dns.{name}"
-    for name in ("answer", "candidates", "ip", "literal", "destination", "heloname", "cache", "static", "hosts")
+    for name in (
+        "answer",
+        "candidates",
+        "ip",
+        "literal",
+        "destination",
+        "heloname",
+        "cache",
+        "static",
+        "hosts",
+        "resolver",
+        "nameserver",
+        "questioning",
+    )
 } | {f"zsmtp.net.{name}" for name in ("race", "script", "scripted")}
 PURE_MODULES |= {f"zsmtp.sender.{name}" for name in ("spf", "dmarc", "checks")}
 # Of the queue all decides but its stores and what runs them.

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsmtp.dns.answer import MX, Answer, Query, RecordType, Status
+from zsmtp.dns.answer import MX, Answer, AskAhead, Query, RecordType, Status
 from zsmtp.dns.candidates import Family, NoRoute, Plan
 from zsmtp.dns.destination import DestinationRequest, OwnAddresses, exchanger_names, plan_destination
 from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.resolver import carry_out
 from zsmtp.dns.static import StaticResolver
+from zsmtp.effects import overheard
 
 OURS = frozenset({"192.0.2.99", "2001:db8::99"})
 
@@ -524,6 +525,8 @@ def test_whatever_is_answered_the_plan_holds_together(
     for _ in range(200):
         if isinstance(effect, OwnAddresses):
             sent: Any = OURS
+        elif isinstance(effect, AskAhead):
+            sent = None
         else:
             sent = known.setdefault(effect, data.draw(answers(effect)))
         try:
@@ -545,6 +548,41 @@ def test_whatever_is_answered_the_plan_holds_together(
         assert not any(address in OURS or is_loopback(address) for address in addresses)
         assert "h4.example" not in made.exchangers
     assert all(text.isprintable() for text in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("zone", "options", "ahead"),
+    [
+        ("example.com MX 10 a.example", {}, ["a.example A", "a.example AAAA"]),
+        ("example.com A 192.0.2.1", {}, ["example.com A", "example.com AAAA"]),
+        ("example.com MX 10 a.example", {"families": frozenset({Family.INET})}, []),
+        (
+            "example.com MX 20 b.example\nexample.com MX 10 a.example",
+            {"families": frozenset({Family.INET6})},
+            ["a.example AAAA", "b.example AAAA"],
+        ),
+        (
+            "\n".join(f"example.com MX {n} h{n}.example" for n in range(9)),
+            {"max_addresses": 2},
+            ["h0.example A", "h0.example AAAA"],
+        ),
+    ],
+    ids=["exchanger", "implicit", "one question", "in order", "no more than are needed"],
+)
+def test_addresses_are_asked_ahead_once_the_exchangers_are_known(
+    zone: str, options: dict[str, Any], ahead: list[str]
+) -> None:
+    resolver = StaticResolver(zone)
+    seen: list[list[str]] = []
+
+    def answered(effect: Any, answer: Any) -> None:
+        if isinstance(effect, AskAhead):
+            assert [query.type for query in resolver.queries] == [RecordType.MX]
+            seen.append([f"{query.name} {query.type.value}" for query in effect.queries])
+
+    request = DestinationRequest(destination="example.com", shuffle=as_it_is, **options)
+    carry_out(overheard(plan_destination(request), answered), resolver, deadline=0, own_addresses=lambda: OURS)
+    assert seen == ([ahead] if ahead else [])
 
 
 def test_what_is_wrong_with_a_relay_waits_until_somebody_puts_it_right() -> None:

@@ -16,7 +16,7 @@ import dns.rcode
 import pytest
 from tests.dns.loopback_nameserver import LoopbackNameServer, Script, reply, serving, stream
 
-from zsmtp.dns import dnspython, nameserver
+from zsmtp.dns import dnspython, transport
 from zsmtp.dns.answer import MX, Answer, Query, RecordType, Status
 from zsmtp.dns.dnspython import DnspythonResolver
 from zsmtp.dns.nameserver import NameServer, parse_nameserver
@@ -38,7 +38,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    monkeypatch.setattr(nameserver, "GLANCE", 0.01)  # seconds of a real wait between two looks at the clock
+    monkeypatch.setattr(transport, "GLANCE", 0.01)  # seconds of a real wait between two looks at the clock
     return Clock()
 
 

@@ -273,7 +273,7 @@ class Direct:
     trusted: bool | None = None
     """Whether its word on DNSSEC counts; None: if it is on this machine."""
     resolver: Resolver | None = field(default=None, metadata={"python only": True})
-    """What answers instead of any name server."""
+    """What answers instead of any name server; called in threads, unless it has ``resolve``: ``zsmtp.dns.resolver``."""
     dane: bool = True
     """Whether TLSA records are looked up (RFC 7672)."""
     mta_sts: STSUse = STSUse.ON

@@ -48,6 +48,16 @@ class Query(Effect["Answer"]):
 
 
 @dataclass(frozen=True, slots=True)
+class AskAhead(Effect[None]):
+    """Questions that are going to be awaited: a driver that can wait for several things at once asks them now.
+
+    Nothing comes of it but time that is saved; a driver may leave it.
+    """
+
+    queries: tuple[Query, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MX:
     """One mail exchanger; ``exchange`` is "" for the root (null MX, RFC 7505), else without final dot."""
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from zsmtp.dns.answer import MX, WKS, Answer, Query, RecordType, Status
+from zsmtp.dns.answer import MX, WKS, Answer, AskAhead, Query, RecordType, Status
 from zsmtp.dns.candidates import Candidate, Endpoint, Family, NoRoute, Plan
 from zsmtp.dns.ip import canonical_ip, ip_family, is_loopback, is_unspecified, unmapped
 from zsmtp.dns.literal import Literal, domain_problem, parse_destination, shown
@@ -260,6 +260,7 @@ class _Rules:
     async def find_candidates(self, exchangers: list[_Exchanger]) -> list[Candidate]:
         """The candidates of the exchangers, one preference after the other until there are enough."""
         request = self.request
+        await self._ask_ahead(exchangers)
         candidates: dict[Endpoint, Candidate] = {}
         failures: list[_HostAddresses] = []
         for preference, group in _by_preference(exchangers):
@@ -300,14 +301,29 @@ class _Rules:
             self._refuse("5.1.2", problems)
         self._refuse("5.4.4", problems)
 
+    @property
+    def _kinds(self) -> list[tuple[RecordType, Family]]:
+        """The record types of the addresses that are to be used."""
+        kinds = ((RecordType.A, Family.INET), (RecordType.AAAA, Family.INET6))
+        return [kind for kind in kinds if kind[1] in self.request.families]
+
+    async def _ask_ahead(self, exchangers: list[_Exchanger]) -> None:
+        """Have the addresses of the first exchangers asked side by side, where that can be done.
+
+        They are those whose turn will come if each has an address of either family. More is asked than would be one by
+        one only if a host does not exist, is this machine, or has very many addresses.
+        """
+        first = exchangers[: self.request.max_addresses // 2]
+        ahead = tuple(Query(one.host, kind) for one in first for kind, _ in self._kinds)
+        if len(ahead) > 1:
+            await AskAhead(ahead)
+
     async def _find_addresses(self, exchanger: _Exchanger) -> _HostAddresses:
         """Both address lookups of one host; what one of them fails to bring the other may still have."""
         addresses: list[str] = []
         reasons: list[str] = []
         temporary = False
-        for record_type, family in ((RecordType.A, Family.INET), (RecordType.AAAA, Family.INET6)):
-            if family not in self.request.families:
-                continue
+        for record_type, family in self._kinds:
             answer = await self._ask(Query(exchanger.host, record_type))
             if answer.status is Status.NXDOMAIN:
                 return _HostAddresses((), problem=f"no such domain: {exchanger.host}", no_such_domain=True)

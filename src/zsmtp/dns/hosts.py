@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.candidates import Family
 from zsmtp.dns.ip import canonical_ip, ip_family
-from zsmtp.dns.resolver import Resolver
+from zsmtp.dns.resolver import Resolver, find_answer
 
 MAX_SIZE = 1 << 22
 """Characters of a hosts file that are read; block lists grow large, but a file beyond this is not a hosts file."""
@@ -50,10 +50,17 @@ class HostsResolver:
 
     def lookup(self, query: Query, deadline: float) -> Answer:
         """The file's answer (never secure, TTL 0: the file can change at any time), or that of the other resolver."""
+        return self._listed(query) or self._resolver.lookup(query, deadline)
+
+    async def resolve(self, query: Query, deadline: float) -> Answer:
+        """The same as an operation; see ``zsmtp.dns.resolver.AwaitingResolver``."""
+        return self._listed(query) or await find_answer(self._resolver, query, deadline)
+
+    def _listed(self, query: Query) -> Answer | None:
         family = _FAMILIES.get(query.type)
         addresses = None if family is None else self._table.get(query.name.lower())
         if addresses is None:
-            return self._resolver.lookup(query, deadline)
+            return None
         records = tuple(address for address in addresses if ip_family(address) is family)
         status = Status.OK if records else Status.NODATA
         return Answer(query, status, records, canonical=query.name.lower(), source="hosts file")

@@ -1,40 +1,30 @@
-"""Name servers: where they are, and one exchange of octets with one of them (RFC 1035 4.2, RFC 7766, resolv.conf(5)).
+"""Name servers: where they are, and what is asked of one of them (RFC 1035 4.2, RFC 7766, resolv.conf(5)).
 
-:func:`ask_udp` and :func:`ask_tcp` send a query and bring back a reply before a deadline, however slowly a server drips
-and whatever else arrives. The UDP socket is connected, so that the kernel drops what comes from elsewhere and reports a
-closed port at once; a datagram that is not a reply with the identifier of the query is waited past (RFC 5452 9.1). What
-a reply means is not decided here; see ``zsmtp.dns.wire``. Time is seconds on the clock handed in.
+:class:`AskServer` is an effect: one query as octets to one server, by UDP or TCP; the answer is a :class:`Heard`. What
+to ask, whom, and how often is decided in ``zsmtp.dns.questioning``, and what a reply means in ``zsmtp.dns.wire``;
+``zsmtp.dns.transport`` carries the effect out.
 """
 
 from __future__ import annotations
 
 import re
-import socket
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from zsmtp.dns.ip import canonical_scoped_ip, is_loopback
 from zsmtp.dns.literal import shown
+from zsmtp.effects import Effect
 from zsmtp.errors import ConfigError
+from zsmtp.records import NamedTuple, dataclass
 
 DNS_PORT = 53
+HEADER_SIZE = 12
+"""Octets of a message before its question."""
 MAX_SERVERS = 3
 """Name servers of resolv.conf that are used (MAXNS of the C library)."""
-HEADER_SIZE = 12
-GLANCE = 0.2
-"""Seconds between two looks at whether a reply is still wanted."""
 
-_MAX_MESSAGE = 65535
-_WITH_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?", re.ASCII)
 _RESPONSE_BIT = 0x80  # QR, in the third octet of the header
-
-Clock = Callable[[], float]
-Over = Callable[[], bool]
-"""Whether nobody wants a reply any more."""
-
-
-def _never() -> bool:
-    return False
+_OPCODE = 0x78
+_QUESTION_LEFT_OUT = frozenset({1, 2, 4, 5})  # FORMERR, SERVFAIL, NOTIMP, REFUSED may come without the question
+_WITH_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,82 +76,53 @@ def parse_resolv_conf(text: str) -> tuple[NameServer, ...]:
     return tuple(servers[:MAX_SERVERS]) or (NameServer("127.0.0.1"),)
 
 
-def _socket(
-    server: NameServer, kind: socket.SocketKind
-) -> tuple[socket.socket, tuple[str, int] | tuple[str, int, int, int]]:
-    """A socket for the server and the address to connect it to (getaddrinfo turns a scope into its number)."""
-    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    try:
-        family, _, protocol, _, address = socket.getaddrinfo(server.address, server.port, 0, kind, 0, flags)[0]
-    except socket.gaierror as error:
-        raise OSError(f"address cannot be used: {error.strerror}") from error
-    return socket.socket(family, kind, protocol), address  # type: ignore[return-value]
+class Heard(NamedTuple):
+    """What came of asking one server once: its reply, or why there is none."""
+
+    reply: bytes = b""
+    """The whole message, with the identifier and the question of the query; b"" if there is none."""
+    problem: str = ""
+    """Why there is no reply; "" if there is one, and for a server that kept silent."""
+    flooded: bool = False
+    """So many messages came that are no reply to this query that somebody may be guessing its identifier."""
+    starved: bool = False
+    """No socket could be had, as when too many files are open: another time there may be one."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing came in time."""
+        return not self.reply and not self.problem and not self.flooded
 
 
-def _remaining(deadline: float, clock: Clock) -> float:
-    left = deadline - clock()
-    if left <= 0:
-        raise TimeoutError
-    return left
+@dataclass(frozen=True, slots=True)
+class AskServer(Effect[Heard]):
+    """Send ``query`` to ``server``, once, and wait for the reply."""
 
-
-def _receive_some(connection: socket.socket, size: int, deadline: float, clock: Clock, over: Over) -> bytes:
-    """What comes next, ``size`` octets at most. Raises TimeoutError at the deadline or soon after it is all over."""
-    while True:
-        connection.settimeout(min(_remaining(deadline, clock), GLANCE))
-        try:
-            return connection.recv(size)
-        except TimeoutError:
-            if over():
-                raise
-
-
-def ask_udp(server: NameServer, query: bytes, deadline: float, clock: Clock, over: Over = _never) -> bytes:
-    """The reply datagram to a query, a whole header at least.
-
-    Raises TimeoutError at the deadline or soon after it is ``over``, any other OSError as the system gives it.
-    """
-    connection, address = _socket(server, socket.SOCK_DGRAM)
-    with connection:
-        connection.settimeout(_remaining(deadline, clock))
-        connection.connect(address)
-        connection.send(query)
-        while True:
-            reply = _receive_some(connection, _MAX_MESSAGE, deadline, clock, over)
-            if is_reply(query, reply):
-                return reply
+    server: NameServer
+    query: bytes
+    """A message with one question."""
+    tcp: bool
+    """Whether to ask over a connection, not with a datagram."""
+    seconds: float
+    """How long to wait for the reply, from when the query is sent."""
+    deadline: float
+    """When the wait ends at the latest, on the clock of :class:`~zsmtp.effects.ReadClock`."""
 
 
 def is_reply(query: bytes, reply: bytes) -> bool:
-    """Whether a message is a response with the identifier of the query."""
-    return len(reply) >= HEADER_SIZE and reply[:2] == query[:2] and bool(reply[2] & _RESPONSE_BIT)
+    """Whether a message answers the query: its identifier, its kind and its question, in whatever case (RFC 5452 9.1).
 
-
-def ask_tcp(server: NameServer, query: bytes, deadline: float, clock: Clock, over: Over = _never) -> bytes:
-    """The reply to a query over a connection of its own.
-
-    Raises TimeoutError at the deadline or soon after it is ``over``, ConnectionError for an answer that is cut short or
-    not to this query, any other OSError as the system gives it.
+    A server that reports an error may leave the question out.
     """
-    connection, address = _socket(server, socket.SOCK_STREAM)
-    with connection:
-        connection.settimeout(_remaining(deadline, clock))
-        connection.connect(address)
-        connection.settimeout(_remaining(deadline, clock))
-        connection.sendall(len(query).to_bytes(2, "big") + query)
-        length = int.from_bytes(_receive(connection, 2, deadline, clock, over), "big")
-        reply = _receive(connection, length, deadline, clock, over)
-    if not is_reply(query, reply):
-        raise ConnectionError("the answer belongs to another question")
-    return reply
-
-
-def _receive(connection: socket.socket, size: int, deadline: float, clock: Clock, over: Over) -> bytes:
-    """Exactly ``size`` octets; the deadline is for all of them together."""
-    received = bytearray()
-    while len(received) < size:
-        block = _receive_some(connection, size - len(received), deadline, clock, over)
-        if not block:
-            raise ConnectionError("the connection was closed before the answer was complete")
-        received += block
-    return bytes(received)
+    if len(reply) < HEADER_SIZE or reply[:2] != query[:2] or not reply[2] & _RESPONSE_BIT:
+        return False
+    if (reply[2] ^ query[2]) & _OPCODE:
+        return False
+    questions = int.from_bytes(reply[4:6], "big")
+    if not questions:
+        return reply[3] & 0x0F in _QUESTION_LEFT_OUT
+    end = HEADER_SIZE
+    while query[end]:
+        end += query[end] + 1
+    name, kind = slice(HEADER_SIZE, end + 1), slice(end + 1, end + 5)
+    return questions == 1 and reply[name].lower() == query[name].lower() and reply[kind] == query[kind]

@@ -4,6 +4,9 @@ A :class:`Resolver` has one method. ``zsmtp.dns.dnspython`` asks name servers, `
 ``zsmtp.dns.hosts`` the hosts file before another resolver, and :class:`CachingResolver` remembers what another one
 answered. A lookup that fails is an answer, never an exception, and it comes back by its deadline.
 
+Those of this package are :class:`AwaitingResolver` as well: how they find an answer is a coroutine that awaits effects,
+so that an event loop can wait for many of them. :func:`find_answer` asks any resolver.
+
 :func:`carry_out` runs rules that only ask for lookups (destination rules, the choice of a HELO name) to their end::
 
     plan = carry_out(plan_destination(request), resolver, deadline=now + 60, own_addresses=own_addresses)
@@ -12,12 +15,13 @@ answered. A lookup that fails is an answer, never an exception, and it comes bac
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from zsmtp import effects
-from zsmtp.dns.answer import Answer, Query
+from zsmtp.dns.answer import Answer, AskAhead, Query
 from zsmtp.dns.cache import AnswerCache
 from zsmtp.effects import Effect, Operation, OwnAddresses, unknown_effect
+from zsmtp.records import dataclass
 
 T = TypeVar("T")
 
@@ -31,6 +35,37 @@ class Resolver(Protocol):
         Raises nothing: a server that fails, lies or keeps silent gives an answer with the status that says so.
         """
         ...
+
+
+class AwaitingResolver(Resolver, Protocol):
+    """A resolver that can be waited for without a thread of its own."""
+
+    def resolve(self, query: Query, deadline: float) -> Operation[Answer]:
+        """The same as ``lookup``, as an operation.
+
+        It awaits :class:`~zsmtp.dns.nameserver.AskServer`, ``ReadClock`` and :class:`CallResolver`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallResolver(Effect[Answer]):
+    """Call ``lookup`` of a resolver that has nothing else; it may take until ``deadline``."""
+
+    resolver: Resolver
+    query: Query
+    deadline: float
+
+
+def find_answer(resolver: Resolver, query: Query, deadline: float) -> Operation[Answer]:
+    """The operation that has a resolver answer one question; see :class:`AwaitingResolver` for what it awaits."""
+    if hasattr(resolver, "resolve"):
+        return cast(AwaitingResolver, resolver).resolve(query, deadline)
+    return _call(resolver, query, deadline)
+
+
+async def _call(resolver: Resolver, query: Query, deadline: float) -> Answer:
+    return await CallResolver(resolver, query, deadline)
 
 
 class CachingResolver:
@@ -71,6 +106,8 @@ def carry_out(
             return resolver.lookup(effect, deadline)
         if isinstance(effect, OwnAddresses):
             return own_addresses()
+        if isinstance(effect, AskAhead):
+            return None
         raise unknown_effect(effect)
 
     return effects.carry_out(operation, perform)

@@ -95,6 +95,10 @@ class StaticResolver:
         status = Status.NODATA if name in self._names else Status.NXDOMAIN
         return Answer(query, status, canonical=name, ttl=ttl, secure=secure)
 
+    async def resolve(self, query: Query, deadline: float) -> Answer:
+        """The same as an operation, which awaits nothing; see ``zsmtp.dns.resolver.AwaitingResolver``."""
+        return self.lookup(query, deadline)
+
     def _is_secure(self, name: str) -> bool:
         return any(parent in self._secure for parent in _parents(name))
 

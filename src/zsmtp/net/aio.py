@@ -1,9 +1,9 @@
 """The asyncio driver: carries out the effects of any number of operations at a time, on one event loop.
 
 How an exchange, a handshake and a race of connections go is in ``zsmtp.net.operations``; here is the waiting. Each run
-waits for one thing at a time: a descriptor, by the loop's readers and writers, or a name server, asked in a thread.
-Answers are kept by one cache for all runs, and a question that is being asked is not asked twice. uvloop's loop does as
-well::
+waits for one thing at a time: a descriptor, by the loop's readers and writers, or a lookup. All runs share their
+lookups (``zsmtp.net.lookups``), and one that knows what it is going to ask has that asked side by side. uvloop's loop
+does as well::
 
     driver = AsyncDriver(resolver)
     plan = await driver.run(plan_destination(request))
@@ -23,8 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
-from zsmtp.dns.answer import Answer, Query
-from zsmtp.dns.cache import AnswerCache
+from zsmtp.dns.answer import Answer, AskAhead, Query
 from zsmtp.dns.resolver import Resolver
 from zsmtp.effects import (
     AllowCompletion,
@@ -55,13 +54,16 @@ from zsmtp.net.transport import SocketStream
 from zsmtp.net.watch import DescriptorWatch
 
 if TYPE_CHECKING:
+    from zsmtp.net.lookups import AsyncLookups
     from zsmtp.net.stspolicies import PolicyKeeper
 
-LOOKUP_THREADS = 16
+THREADS = 16  # for fetches of policies, and for resolvers of the program's own
 GRACE = 1.0  # seconds that calls in threads have to end when the driver is closed
 TURNS = 16  # waits that a run may find fulfilled one after the other before others have their turn
 PAUSE = 0.01  # seconds that a reply in many pieces is left to come on its way, doubled for each further piece
 LONGEST_PAUSE = 1.0  # seconds; peers that send octet by octet are read that often
+
+_NOT_ASKED = (0.0, None)
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -94,18 +96,17 @@ class Stop:
 
 
 class AsyncDriver:
-    """Carries out effects. ``resolver`` is called for the first lookup, and the resolver it gives in threads.
+    """Carries out effects. ``resolver`` is called for the first lookup, and gives the resolver.
 
-    ``policies`` carries out the effects of MTA-STS, in threads as well; without it they are refused.
+    A resolver that has no more than ``lookup`` is called in threads. ``policies`` carries out the effects of MTA-STS,
+    in threads as well; without it they are refused.
     """
 
     def __init__(
         self, resolver: Callable[[], Resolver], source: LocalBinding | None = None, policies: PolicyKeeper | None = None
     ) -> None:
         self._make_resolver = resolver
-        self._resolver: Resolver | None = None
-        self._cache = AnswerCache()
-        self._asked: dict[Query, asyncio.Future[Answer]] = {}
+        self._lookups: AsyncLookups | None = None
         self.policies = policies
         self._threads: ThreadPoolExecutor | None = None
         self._shelf: ThreadPoolExecutor | None = None  # one thread: what is remembered of policies
@@ -131,12 +132,14 @@ class AsyncDriver:
         stream.close()
 
     async def aclose(self) -> None:
-        """End the threads; the driver is of no use any more. Lookups under way have been ended by whoever made the
-        resolver, if it can be; one that cannot is left to its own deadline after a moment.
+        """End lookups and threads; the driver is of no use any more. A resolver that is called in a thread and goes on
+        is left to its own deadline after a moment.
         """
         if self._end >= 0:
             os.close(self._end)
             self._end = -1
+        if self._lookups is not None:
+            await self._lookups.aclose(GRACE)
         hung = (await asyncio.wait(self._calls, timeout=GRACE))[1] if self._calls else None
         if self._shelf is not None and self.policies is not None:
             await asyncio.get_running_loop().run_in_executor(self._shelf, self.policies.close)
@@ -149,31 +152,19 @@ class AsyncDriver:
 
     # ------------------------------------------------------------ for the runs
 
+    def find(self, query: Query, deadline: float) -> Answer | asyncio.Future[Answer]:
+        """What is known of a question already, or a future that has its answer by the deadline."""
+        if self._lookups is None:
+            from zsmtp.net.lookups import AsyncLookups  # mail for addresses does without
+
+            self._lookups = AsyncLookups(self._make_resolver, self._in_thread)
+        return self._lookups.find(query, deadline)
+
     def _watch(self, fd: int) -> DescriptorWatch:
         watch = self._watches.get(fd)
         if watch is None:
             watch = self._watches[fd] = DescriptorWatch(asyncio.get_running_loop(), fd)
         return watch
-
-    def _lookup(self, query: Query, deadline: float) -> Answer | asyncio.Future[Answer]:
-        """What is known already, or a future that several runs may wait for."""
-        now = time.monotonic()
-        known = self._cache.get(query, now)
-        if known is not None:
-            return known
-        asked = self._asked.get(query)
-        if asked is None:
-            if self._resolver is None:
-                self._resolver = self._make_resolver()
-            asked = self._in_thread(partial(self._resolver.lookup, query, deadline))
-            asked.add_done_callback(partial(self._answered, query))
-            self._asked[query] = asked
-        return asked
-
-    def _answered(self, query: Query, asked: asyncio.Future[Answer]) -> None:
-        del self._asked[query]
-        if not asked.cancelled() and asked.exception() is None:
-            self._cache.put(asked.result(), time.monotonic())
 
     def _policy(self, effect: PolicyEffect) -> asyncio.Future[object]:
         """Carry out an effect of MTA-STS: fetches in any thread, what is remembered in one of its own."""
@@ -188,7 +179,7 @@ class AsyncDriver:
 
     def _in_thread(self, call: Callable[[], A], threads: ThreadPoolExecutor | None = None) -> asyncio.Future[A]:
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="zsmtp")
+            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="zsmtp")
         future = asyncio.get_running_loop().run_in_executor(threads or self._threads, call)
         self._calls.add(future)
         future.add_done_callback(self._calls.discard)
@@ -245,6 +236,7 @@ class Run(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
         self._lookups_end = self._clock() + operations.LOOKUPS_TIME
+        self._ahead: dict[Query, tuple[float, Answer | asyncio.Future[Answer]]] = {}  # asked, and good until then
         self._waiter: asyncio.Future[None] | None = None
         self._touched: set[SocketStream] = set()
         self._turns = 0
@@ -449,21 +441,32 @@ class Run(Generic[T]):
         deadline = operations.lookup_deadline(query, self._clock(), self._lookups_end, self._stop)
         if isinstance(deadline, Answer):
             return deadline
-        asked = self._driver._lookup(query, deadline)
+        good_until, asked = self._ahead.pop(query, _NOT_ASKED)
+        if asked is None or self._clock() >= good_until:
+            asked = self._driver.find(query, deadline)
         if isinstance(asked, Answer):
             return asked
-        await self._wait_on_thread(asked)
+        await self._wait_on_others(asked)
         if asked.done():
             return asked.result()
         late = operations.lookup_deadline(query, self._clock(), self._clock(), self._stop)
         assert isinstance(late, Answer)
         return late
 
+    def _ask_ahead(self, effect: AskAhead) -> None:
+        """Ask now; an answer counts when it is awaited soon, also one that no cache may keep."""
+        self._ahead.clear()
+        for query in effect.queries:
+            deadline = operations.lookup_deadline(query, self._clock(), self._lookups_end, self._stop)
+            if isinstance(deadline, Answer):
+                return
+            self._ahead[query] = (deadline, self._driver.find(query, deadline))
+
     async def _carry_out_policy(self, effect: PolicyEffect) -> object:
         if self._driver.policies is None:
             raise LocalError(f"this driver keeps no MTA-STS policies: {effect!r}")
         called = self._driver._policy(effect)
-        await self._wait_on_thread(called)
+        await self._wait_on_others(called)
         if called.done():
             return called.result()
         from zsmtp.tls.mtasts import FetchedPolicy, RecalledPolicy
@@ -473,8 +476,8 @@ class Run(Generic[T]):
             return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem=self._stop.reason)
         return RecalledPolicy(None, time.time()) if isinstance(effect, RecallPolicy) else None
 
-    async def _wait_on_thread(self, called: asyncio.Future[Any]) -> None:
-        """Until the call is done, or there is a stop; it goes on by itself for whoever else waits for it."""
+    async def _wait_on_others(self, called: asyncio.Future[Any]) -> None:
+        """Until the lookup or the call is done, or there is a stop; it goes on for whoever else waits for it."""
         self._waiter = waiter = self._loop.create_future()
 
         def done(_: object) -> None:
@@ -491,6 +494,7 @@ class Run(Generic[T]):
         ReadClock: lambda self, _: self._clock(),
         ReadStop: lambda self, _: operations.why_stopped(self._stop),
         OwnAddresses: lambda _self, _: own_addresses(),
+        AskAhead: _ask_ahead,
         Close: lambda self, effect: self._close(effect.stream),
     }
     _performers: ClassVar[Mapping[type[Effect[Any]], Callable[[Run[Any], Any], Awaitable[object]]]] = {

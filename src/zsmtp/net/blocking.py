@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from zsmtp.dns.answer import Answer, Query
+from zsmtp.dns.answer import Answer, AskAhead, Query
 from zsmtp.dns.resolver import Resolver
 from zsmtp.effects import (
     AllowCompletion,
@@ -254,6 +254,7 @@ class BlockingDriver:
     _performers: ClassVar[Mapping[type[Effect[Any]], Callable[[BlockingDriver, Any], object]]] = {
         Exchange: _exchange,
         Query: _look_up,
+        AskAhead: lambda _self, _: None,
         Connect: _connect,
         Close: _close,
         StartTLS: _start_tls,

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zsmtp.dns.answer import Answer, Query, Status
+from zsmtp.dns.answer import Answer, AskAhead, Query, Status
 from zsmtp.dns.candidates import Endpoint
 from zsmtp.dns.resolver import Resolver
 from zsmtp.dns.static import StaticResolver
@@ -123,6 +123,7 @@ class ScriptedNetwork:
         self._performers: dict[type[Effect[Any]], Callable[[Any], object]] = {
             Exchange: self._exchange,
             Query: self._look_up,
+            AskAhead: lambda _: None,
             Connect: self._connect,
             Close: self._close,
             StartTLS: self._start_tls,

@@ -1,0 +1,163 @@
+"""One exchange of octets with a name server, on sockets that never block (RFC 1035 4.2, RFC 5452 9, RFC 7766).
+
+:func:`exchange` carries out an :class:`~zsmtp.dns.nameserver.AskServer` whoever waits for its sockets: it awaits a
+:class:`SocketWait`, and an event loop answers it, or :class:`BlockingWaits` with ``poll``. Each query has a socket of
+its own, whose port the kernel draws at random. It is connected, so that the kernel drops what comes from another
+address and reports a closed port at once. A datagram counts as the reply only if it has the identifier and the question
+of the query; others are waited past, so many of them, and never beyond the time there is::
+
+    heard = carry_out(exchange(effect, time.monotonic), waits.wait)
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections.abc import Callable, Generator
+
+from zsmtp.dns.nameserver import AskServer, Heard, NameServer, is_reply
+from zsmtp.records import NamedTuple
+
+MAX_STRAYS = 100
+"""Datagrams that are no reply to the query, after which it is asked by TCP."""
+GLANCE = 0.2
+"""Seconds between two looks at whether a reply is still wanted, where the waiting is done with ``poll``."""
+
+READABLE = select.POLLIN
+WRITABLE = select.POLLOUT
+
+_MAX_MESSAGE = 65535
+_AT_A_TIME = 16  # datagrams that are read before others have their turn
+_STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+Clock = Callable[[], float]
+Over = Callable[[], bool]
+"""Whether nobody wants a reply any more."""
+
+
+class SocketWait(NamedTuple):
+    """Wait until ``socket`` is ready for ``interest`` (bits of poll(2)), or failed, or until ``deadline``.
+
+    A wait may end early and for no reason: whoever awaits it looks again. The answer is whether a reply is still
+    wanted.
+    """
+
+    socket: socket.socket
+    interest: int
+    deadline: float
+
+    def __await__(self) -> Generator[SocketWait, bool, bool]:
+        """Whether a reply is still wanted."""
+        return (yield self)
+
+
+async def exchange(effect: AskServer, clock: Clock) -> Heard:
+    """Send the query, and wait for the reply. Awaits ``SocketWait``."""
+    deadline = min(effect.deadline, clock() + effect.seconds)
+    try:
+        ask = _ask_tcp if effect.tcp else _ask_udp
+        return await ask(effect.server, effect.query, deadline, clock)
+    except TimeoutError:
+        return Heard()
+    except OSError as error:
+        return Heard(problem=error.strerror or str(error), starved=error.errno in _STARVED)
+
+
+class BlockingWaits:
+    """Waits with ``poll``, until the ``clock`` shows the deadline, or soon after it is ``over``."""
+
+    def __init__(self, clock: Clock, over: Over) -> None:
+        self._clock = clock
+        self._over = over
+
+    def wait(self, wait: SocketWait) -> bool:
+        """Carry out one wait."""
+        poll = select.poll()
+        poll.register(wait.socket, wait.interest)
+        while (left := wait.deadline - self._clock()) > 0:
+            if poll.poll(min(left, GLANCE) * 1000):
+                break
+            if self._over():
+                return False
+        return True
+
+
+def _socket(
+    server: NameServer, kind: socket.SocketKind
+) -> tuple[socket.socket, tuple[str, int] | tuple[str, int, int, int]]:
+    """A socket for the server and the address to connect it to (getaddrinfo turns a scope into its number)."""
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    try:
+        family, _, protocol, _, address = socket.getaddrinfo(server.address, server.port, 0, kind, 0, flags)[0]
+    except socket.gaierror as error:
+        raise OSError(f"address cannot be used: {error.strerror}") from error
+    made = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+    return made, address  # type: ignore[return-value]
+
+
+async def _ready(sock: socket.socket, interest: int, deadline: float, clock: Clock) -> None:
+    if clock() >= deadline or not await SocketWait(sock, interest, deadline):
+        raise TimeoutError
+
+
+async def _ask_udp(server: NameServer, query: bytes, deadline: float, clock: Clock) -> Heard:
+    if clock() >= deadline:
+        raise TimeoutError
+    connection, address = _socket(server, socket.SOCK_DGRAM)
+    with connection:
+        connection.connect(address)
+        await _send(connection, query, deadline, clock)
+        strays = 0
+        while strays <= MAX_STRAYS:
+            await _ready(connection, READABLE, deadline, clock)
+            try:
+                for _ in range(_AT_A_TIME):
+                    reply = connection.recv(_MAX_MESSAGE)
+                    if is_reply(query, reply):
+                        return Heard(reply)
+                    strays += 1
+            except BlockingIOError:
+                pass
+    return Heard(flooded=True)
+
+
+async def _ask_tcp(server: NameServer, query: bytes, deadline: float, clock: Clock) -> Heard:
+    if clock() >= deadline:
+        raise TimeoutError
+    connection, address = _socket(server, socket.SOCK_STREAM)
+    with connection:
+        try:
+            connection.connect(address)
+        except BlockingIOError:
+            await _ready(connection, WRITABLE, deadline, clock)
+        # One that stands still has no peer to send to: what was wrong, or that it takes time, is what sending meets.
+        await _send(connection, len(query).to_bytes(2, "big") + query, deadline, clock)
+        length = int.from_bytes(await _receive(connection, 2, deadline, clock), "big")
+        reply = await _receive(connection, length, deadline, clock)
+    if not is_reply(query, reply):
+        raise ConnectionError("the answer belongs to another question")
+    return Heard(reply)
+
+
+async def _send(connection: socket.socket, octets: bytes, deadline: float, clock: Clock) -> None:
+    while octets:
+        try:
+            octets = octets[connection.send(octets) :]
+        except BlockingIOError:
+            await _ready(connection, WRITABLE, deadline, clock)
+
+
+async def _receive(connection: socket.socket, size: int, deadline: float, clock: Clock) -> bytes:
+    """Exactly ``size`` octets; the deadline is for all of them together."""
+    received = bytearray()
+    while len(received) < size:
+        await _ready(connection, READABLE, deadline, clock)
+        try:
+            block = connection.recv(size - len(received))
+        except BlockingIOError:
+            continue
+        if not block:
+            raise ConnectionError("the connection was closed before the answer was complete")
+        received += block
+    return bytes(received)

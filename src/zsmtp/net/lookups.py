@@ -1,0 +1,209 @@
+"""Lookups on an event loop: any number of questions at a time, without threads (RFC 5452 9.2).
+
+How a question is put is in ``zsmtp.dns.questioning``, how a server is asked in ``zsmtp.dns.transport``; here is the
+waiting. Each question to a name server has a socket of its own while the server is waited for, so many of them at most
+(:func:`most_sockets`); further questions wait for their turn. Only a resolver that has no more than ``lookup`` is
+called in threads.
+
+Answers are kept by one cache for all who ask, and a question that is being asked is not asked twice::
+
+    lookups = AsyncLookups(make_resolver, in_thread)
+    found = lookups.find(query, deadline)      # an Answer, or a future that has it by the deadline
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from zsmtp.dns.answer import Answer, Query
+from zsmtp.dns.cache import AnswerCache
+from zsmtp.dns.nameserver import AskServer, Heard
+from zsmtp.dns.resolver import CallResolver, Resolver, find_answer
+from zsmtp.dns.transport import WRITABLE, SocketWait, exchange
+from zsmtp.effects import Effect, Operation, ReadClock, unknown_effect
+
+MAX_SOCKETS = 500
+"""Questions to name servers under way at a time."""
+SHARE = 8
+"""There are no more of them than one in so many of the files that may be open: connections need theirs."""
+
+InThread = Callable[[Callable[[], Answer]], asyncio.Future[Answer]]
+"""Runs a call in a thread."""
+
+
+def most_sockets() -> int:
+    """How many questions there may be under way at a time, in the files that this process may have open."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_SOCKETS if files == resource.RLIM_INFINITY else min(MAX_SOCKETS, max(files // SHARE, 1))
+
+
+class AsyncLookups:
+    """The lookups of one driver. ``make_resolver`` is called for the first of them."""
+
+    def __init__(self, make_resolver: Callable[[], Resolver], in_thread: InThread) -> None:
+        self._make_resolver = make_resolver
+        self._resolver: Resolver | None = None
+        self._in_thread = in_thread
+        self._servers = ServerExchanges(most_sockets())
+        self._cache = AnswerCache()
+        self._asked: dict[Query, asyncio.Task[Answer]] = {}
+
+    def find(self, query: Query, deadline: float) -> Answer | asyncio.Future[Answer]:
+        """What is known already, or a future that several may wait for; it goes on whoever does not wait any more."""
+        known = self._cache.get(query, time.monotonic())
+        if known is not None:
+            return known
+        asked = self._asked.get(query)
+        if asked is not None:
+            return asked
+        if self._resolver is None:
+            self._resolver = self._make_resolver()
+        work = find_answer(self._resolver, query, deadline)
+        try:
+            effect = work.send(None)
+        except StopIteration as end:
+            return self._keep(end.value)
+        task = asyncio.get_running_loop().create_task(self._carry_out(work, effect))
+        task.add_done_callback(partial(self._answered, query))
+        self._asked[query] = task
+        return task
+
+    async def aclose(self, seconds: float) -> None:
+        """End the lookups under way by their rules; those that do not end within so many seconds are cancelled."""
+        self._servers.close()
+        if self._asked:
+            _, late = await asyncio.wait(self._asked.values(), timeout=seconds)
+            for task in late:
+                task.cancel()
+
+    async def _carry_out(self, work: Operation[Answer], effect: Effect[Any]) -> Answer:
+        """Go on with an operation that awaits ``effect``."""
+        answer: object
+        try:
+            while True:
+                if type(effect) is AskServer:
+                    answer = await self._servers.ask(effect)
+                elif type(effect) is ReadClock:
+                    answer = time.monotonic()
+                elif type(effect) is CallResolver:
+                    answer = await self._in_thread(partial(effect.resolver.lookup, effect.query, effect.deadline))
+                else:
+                    raise unknown_effect(effect)
+                effect = work.send(answer)
+        except StopIteration as end:
+            found: Answer = end.value
+            return found
+        finally:
+            work.close()
+
+    def _answered(self, query: Query, task: asyncio.Task[Answer]) -> None:
+        del self._asked[query]
+        if not task.cancelled() and task.exception() is None:
+            self._keep(task.result())
+
+    def _keep(self, answer: Answer) -> Answer:
+        self._cache.put(answer, time.monotonic())
+        return answer
+
+
+class ServerExchanges:
+    """Asks name servers, ``most`` of them at a time."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._closed = False
+        self._open = 0  # sockets, and places handed to those who are about to open one
+        self._queue: deque[asyncio.Future[bool]] = deque()
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def close(self) -> None:
+        """Nobody is waited for any more."""
+        self._closed = True
+        for waiter in self._waiters:
+            _wake(waiter)
+        for place in self._queue:
+            _decide(place, granted=False)
+
+    async def ask(self, effect: AskServer) -> Heard:
+        """Carry out the effect when it has its turn."""
+        crowded = self._open >= self._most
+        while not self._closed and await self._take_place(effect.deadline, crowded=crowded):
+            try:
+                heard = await self._exchange(effect)
+            finally:
+                self._leave_place()
+            if not heard.starved or not self._open:
+                return heard
+            crowded = True  # another socket is closed sooner or later
+        return Heard()
+
+    async def _exchange(self, effect: AskServer) -> Heard:
+        steps = exchange(effect, time.monotonic)
+        wanted = None
+        try:
+            while True:
+                wanted = await self._wait(steps.send(wanted))
+        except StopIteration as end:
+            heard: Heard = end.value
+            return heard
+        finally:
+            steps.close()
+
+    async def _wait(self, wait: SocketWait) -> bool:
+        loop = asyncio.get_running_loop()
+        fd = wait.socket.fileno()
+        writes = bool(wait.interest & WRITABLE)
+        waiter: asyncio.Future[None] = loop.create_future()
+        (loop.add_writer if writes else loop.add_reader)(fd, _wake, waiter)
+        timer = loop.call_later(max(wait.deadline - time.monotonic(), 0.0), _wake, waiter)
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+            (loop.remove_writer if writes else loop.remove_reader)(fd)
+            timer.cancel()
+        return not self._closed
+
+    async def _take_place(self, deadline: float, *, crowded: bool) -> bool:
+        """Wait for a place among those who have a socket; False if there is none by the deadline."""
+        if not crowded and not self._queue:
+            self._open += 1
+            return True
+        loop = asyncio.get_running_loop()
+        place: asyncio.Future[bool] = loop.create_future()
+        self._queue.append(place)
+        timer = loop.call_later(max(deadline - time.monotonic(), 0.0), partial(_decide, place, granted=False))
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if not place.cancelled() and place.result():
+                self._leave_place()
+            raise
+        finally:
+            timer.cancel()
+
+    def _leave_place(self) -> None:
+        """Hand the place to whoever has waited longest."""
+        while self._queue:
+            place = self._queue.popleft()
+            if not place.done():
+                place.set_result(True)
+                return
+        self._open -= 1
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _decide(place: asyncio.Future[bool], *, granted: bool) -> None:
+    if not place.done():
+        place.set_result(granted)
