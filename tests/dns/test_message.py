@@ -3,19 +3,21 @@
 from collections.abc import Iterable
 
 import dns.edns
+import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
 import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
+import dns.rrset
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.dns.loopback_nameserver import reply
 
 from zsmtp.dns.answer import MX, TLSA, WKS, Answer, Query, Record, RecordType, Status
-from zsmtp.dns.wire import Question
+from zsmtp.dns.wire import MAX_RECORDS, Question
 
 SOA = "com. 900 IN SOA ns.example. admin.example. 1 7200 900 1209600 600"
 
@@ -191,6 +193,64 @@ def test_an_answer_to_another_question() -> None:
         wire = reply(dns.message.from_wire(Question(other).wire)).to_wire()
         answer = question.read(question.wire[:2] + wire[2:], trusted=True)
         assert (answer.status, answer.secure) == (Status.SERVFAIL, False)
+
+
+def test_records_without_end_are_not_read() -> None:
+    records = [f"example.com. 60 IN A 192.0.{n // 256}.{n % 256}" for n in range(MAX_RECORDS + 1)]
+    question = Question(A_OF_EXAMPLE, edns=False)
+    message = reply(dns.message.from_wire(question.wire), *records[:-1])
+    assert len(question.read(message.to_wire(max_size=65535), trusted=False).records) == MAX_RECORDS
+    message = reply(dns.message.from_wire(question.wire), *records)
+    assert question.read(message.to_wire(max_size=65535), trusted=False).status is Status.SERVFAIL
+
+
+def test_the_data_of_other_records_is_not_looked_at() -> None:
+    """A record that makes no sense does not take the others with it, unless it is one of those asked for."""
+    question = Question(A_OF_EXAMPLE)
+    other = dns.rdata.GenericRdata(dns.rdataclass.IN, dns.rdatatype.SRV, b"\xff")
+    message = reply(dns.message.from_wire(question.wire), "example.com. 60 IN A 192.0.2.1")
+    message.answer.append(dns.rrset.from_rdata("example.com.", 60, other))
+    assert question.read(message.to_wire(), trusted=False).records == ("192.0.2.1",)
+    message.answer[0].add(dns.rdata.GenericRdata(dns.rdataclass.IN, dns.rdatatype.A, b"\xff"))
+    assert question.read(message.to_wire(), trusted=False).problem.startswith("malformed answer")
+
+
+RECORDS = {
+    "A": st.sampled_from(["192.0.2.1", "192.0.2.2"]),
+    "AAAA": st.just("2001:db8::1"),
+    "MX": st.sampled_from(["10 Mx.Example.com.", "20 b.example.", "0 ."]),
+    "TXT": st.sampled_from(['"a" "b"', '""']),
+    "PTR": st.just("host.b.example."),
+    "CNAME": st.sampled_from(["b.example.", "c.b.example."]),
+    "TLSA": st.just("3 1 1 " + "ab" * 32),
+    "WKS": st.just("192.0.2.1 6 25 80"),
+    "SRV": st.just("1 2 3 a.example."),
+}
+
+
+@st.composite
+def record_lines(draw: st.DrawFn) -> str:
+    kind = draw(st.sampled_from(sorted(RECORDS)))
+    name = draw(st.sampled_from(["example.com.", "EXAMPLE.com.", "b.example.", "c.b.example.", "a.example."]))
+    return f"{name} {draw(st.sampled_from([0, 60, 300]))} IN {kind} {draw(RECORDS[kind])}"
+
+
+@given(st.sampled_from(list(RecordType)), st.lists(record_lines(), max_size=6))
+def test_replies_are_read_as_dnspython_reads_them(kind: RecordType, lines: list[str]) -> None:
+    question = Question(Query("example.com", kind))
+    wire = reply(dns.message.from_wire(question.wire), *lines).to_wire()
+    answer = question.read(wire, trusted=False)
+    parsed = dns.message.from_wire(wire)
+    assert isinstance(parsed, dns.message.QueryMessage)
+    try:
+        chain = parsed.resolve_chaining()
+    except dns.exception.DNSException:
+        assert answer.problem  # a loop
+        return
+    assert answer.canonical == chain.canonical_name.to_text(True).lower()
+    assert len(answer.records) == (0 if chain.answer is None else len(chain.answer))
+    if chain.answer is not None:
+        assert answer.ttl == chain.minimum_ttl
 
 
 @given(st.binary(max_size=200))

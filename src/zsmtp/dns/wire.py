@@ -1,9 +1,10 @@
 """DNS messages: a question as octets, and what a reply says about it (RFC 1035 4.1, RFC 2308, RFC 6891, RFC 8914).
 
-This is the one module that knows dnspython, and importing it is what costs; ``zsmtp.dns.dnspython`` does so with its
-first lookup. A reply is taken apart with distrust: only records of the name asked for, or at the end of its chain of
-aliases, count; everything else in it is ignored. What cannot be read is SERVFAIL with a problem, never an exception.
-TLSA records are taken as they are: one that makes no sense must not take the others with it (``zsmtp.tls.dane``)::
+This is the one module that knows dnspython, whose names it uses; importing that is what costs, and
+``zsmtp.dns.questioning`` does so with the first lookup. A reply is taken apart with distrust: only records of the name
+asked for, or at the end of its chain of aliases, count, and the data of no others is looked at. What cannot be read is
+SERVFAIL with a problem, never an exception. TLSA records are taken as they are: one that makes no sense must not take
+the others with it (``zsmtp.tls.dane``)::
 
     question = Question(Query("example.com", RecordType.MX))
     answer = question.read(reply, trusted=True)      # reply is what came back for question.wire
@@ -11,41 +12,57 @@ TLSA records are taken as they are: one that makes no sense must not take the ot
 
 from __future__ import annotations
 
-import dns.edns
+import os
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
+
 import dns.exception
-import dns.flags
-import dns.message
+import dns.ipv6
 import dns.name
 import dns.rcode
-import dns.rdata
-import dns.rdataclass
-import dns.rdatatype
-import dns.rdtypes.ANY.MX
-import dns.rdtypes.ANY.PTR
-import dns.rdtypes.ANY.SOA
-import dns.rdtypes.ANY.TXT
-import dns.rdtypes.IN.A
-import dns.rdtypes.IN.AAAA
-import dns.rdtypes.IN.WKS
-import dns.rrset
 import dns.wire
 
-from zsmtp.dns.answer import MX, TLSA, WKS, Answer, Query, Record, Status
+from zsmtp.dns.answer import MX, TLSA, WKS, Answer, Query, Record, RecordType, Status
 from zsmtp.dns.ip import canonical_ip
+from zsmtp.dns.nameserver import HEADER_SIZE, is_reply
 from zsmtp.escape import escape
 
 MAX_ALIAS_STEPS = 8
 EDNS_PAYLOAD = 1232
 """Octets of a datagram that arrive unfragmented on every path there is."""
-
+MAX_RECORDS = 1000
+"""Records of a reply that is read: more of them would hold up whoever else waits on an event loop."""
 MAX_EXPLANATION = 300
 """Characters of a server's explanation of an error that are shown."""
 
+_RECURSION_DESIRED = 0x0100
+_AUTHORITATIVE = 0x0400
+_AUTHENTIC = 0x0020  # AD
+_DNSSEC_OK = 0x8000
+_INTERNET = 1
+_NS, _CNAME, _SOA, _OPT = 2, 5, 6, 41
+_KINDS = {
+    RecordType.A: 1,
+    RecordType.WKS: 11,
+    RecordType.PTR: 12,
+    RecordType.MX: 15,
+    RecordType.TXT: 16,
+    RecordType.AAAA: 28,
+    RecordType.TLSA: 52,
+}
+_NOERROR, _SERVFAIL, _NXDOMAIN = 0, 2, 3
+_EXTENDED_ERROR = 15  # code of an EDNS option
 _BOGUS_CODES = frozenset(range(6, 13))  # RFC 8914 4.7 to 4.13: validation was tried and failed
 _MAX_TTL = 2**31 - 1
 _MAX_WKS_OCTETS = 65536 // 8
-_OPAQUE_TLSA = dns.rdatatype.RdataType.make(65332)  # of those for private use (RFC 6895 3.1)
 _SHORTEST_TLSA = 3  # octets: usage, selector, matching type
+_WITH_DNSSEC = b"\0" + b"".join(
+    number.to_bytes(size, "big") for number, size in ((_OPT, 2), (EDNS_PAYLOAD, 2), (_DNSSEC_OK, 4), (0, 2))
+)
+"""The record OPT of a question: its size, and the DO bit."""
+
+
+T = TypeVar("T")
 
 
 class Question:
@@ -58,71 +75,66 @@ class Question:
             self._name = dns.name.from_text(query.name)
         except (dns.exception.DNSException, UnicodeError) as error:
             raise ValueError(f"not a domain name: {error}") from error
-        self._type = dns.rdatatype.from_text(query.type.value)
-        self._wanted = _OPAQUE_TLSA if self._type == dns.rdatatype.TLSA else self._type
-        self._message = dns.message.make_query(
-            self._name,
-            self._type,
-            use_edns=0 if edns else -1,
-            want_dnssec=edns,
-            payload=EDNS_PAYLOAD if edns else None,
-        )
-        self.wire = self._message.to_wire()
+        self._kind = _KINDS[query.type]
+        numbers = (_RECURSION_DESIRED, 1, 0, 0, int(edns))
+        header = os.urandom(2) + b"".join(number.to_bytes(2, "big") for number in numbers)
+        kind = self._kind.to_bytes(2, "big") + _INTERNET.to_bytes(2, "big")
+        self._question = (self._name.to_wire() or b"") + kind
+        self.wire = header + self._question + (_WITH_DNSSEC if edns else b"")
 
     def read(self, reply: bytes, *, trusted: bool) -> Answer:
         """The answer that a reply holds. Its AD bit counts only if the server is ``trusted``."""
+        if not is_reply(self.wire, reply):
+            return self._failure("the answer belongs to another question")
         try:
-            octets = _with_opaque_tlsa(reply) if self._wanted == _OPAQUE_TLSA else reply
-            message = dns.message.from_wire(octets, ignore_trailing=True)
-            if not self._message.is_response(message):
-                return self._failure("the answer belongs to another question")
-            return self._interpret(message, secure=trusted and bool(message.flags & dns.flags.AD))
+            message = _Message(reply, HEADER_SIZE + (len(self._question) if reply[5] else 0))
+            return self._interpret(message, secure=trusted and bool(message.flags & _AUTHENTIC))
         except Exception as error:  # whatever a hostile reply makes a parser raise, it is the reply's fault
             return self._failure(f"malformed answer: {type(error).__name__}")
 
     def _failure(self, problem: str, status: Status = Status.SERVFAIL) -> Answer:
         return Answer(self.query, status, canonical=self.query.name, problem=problem)
 
-    def _interpret(self, message: dns.message.Message, *, secure: bool) -> Answer:
-        rcode = message.rcode()
-        if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            codes = [option for option in message.options if isinstance(option, dns.edns.EDEOption)]
-            bogus = [option for option in codes if int(option.code) in _BOGUS_CODES]
-            words = ", ".join([dns.rcode.to_text(rcode), *(_explanation(option) for option in codes)])
-            return self._failure(words, Status.BOGUS if bogus and rcode == dns.rcode.SERVFAIL else Status.SERVFAIL)
-        sets = {(rrset.name, rrset.rdtype): rrset for rrset in message.answer if rrset.rdclass == dns.rdataclass.IN}
-        name, ttl, problem = self._follow(sets)
+    def _interpret(self, message: _Message, *, secure: bool) -> Answer:
+        rcode = message.rcode
+        if rcode not in (_NOERROR, _NXDOMAIN):
+            bogus = any(code in _BOGUS_CODES for code, _ in message.errors)
+            words = [
+                dns.rcode.to_text(dns.rcode.Rcode.make(rcode)),
+                *(_explanation(*error) for error in message.errors),
+            ]
+            status = Status.BOGUS if bogus and rcode == _SERVFAIL else Status.SERVFAIL
+            return self._failure(", ".join(words), status)
+        name, ttl, problem = self._follow(message)
         canonical = _text(name)
         if problem:
             return Answer(self.query, Status.NODATA, canonical=canonical, ttl=ttl, secure=secure, problem=problem)
-        found = sets.get((name, self._wanted))
-        if rcode == dns.rcode.NXDOMAIN:
-            if found is not None:
+        found = message.answers.get((name, self._kind), [])
+        if rcode == _NXDOMAIN:
+            if found:
                 return self._failure("contradictory answer: records of a name that does not exist")
-            ttl = _negative_ttl(message, name, ttl)
+            ttl = message.negative_ttl(name, ttl)
             return Answer(self.query, Status.NXDOMAIN, canonical=canonical, ttl=ttl, secure=secure)
-        if found is not None:
-            records = tuple(map(_record, found))
-            ttl = min(ttl, found.ttl)
+        if found:
+            records = tuple(dict.fromkeys(message.read(one, _READERS[self.query.type]) for one in found))
+            ttl = min(ttl, *(one.ttl for one in found))
             return Answer(self.query, Status.OK, records, canonical=canonical, ttl=ttl, secure=secure)
-        if name == self._name and _is_referral(message):
+        if name == self._name and message.is_referral:
             return self._failure("the server does not answer but refers to others")
-        ttl = _negative_ttl(message, name, ttl)
+        ttl = message.negative_ttl(name, ttl)
         return Answer(self.query, Status.NODATA, canonical=canonical, ttl=ttl, secure=secure)
 
-    def _follow(
-        self, sets: dict[tuple[dns.name.Name, dns.rdatatype.RdataType], dns.rrset.RRset]
-    ) -> tuple[dns.name.Name, int, str]:
+    def _follow(self, message: _Message) -> tuple[dns.name.Name, int, str]:
         """The name at the end of the chain of aliases, the least TTL on the way, and what is wrong with the chain."""
         name = self._name
         ttl = _MAX_TTL
         seen = {name}
-        while (name, self._wanted) not in sets:
-            alias = sets.get((name, dns.rdatatype.CNAME))
-            if alias is None:
+        while (name, self._kind) not in message.answers:
+            aliases = message.answers.get((name, _CNAME))
+            if aliases is None:
                 break
-            target = alias[0].target
-            ttl = min(ttl, alias.ttl)
+            target = message.read(aliases[-1], dns.name.from_wire_parser)
+            ttl = min(ttl, *(one.ttl for one in aliases))
             if target in seen:
                 return name, ttl, f"alias {_text(name)} is part of a loop"
             if len(seen) > MAX_ALIAS_STEPS:
@@ -132,32 +144,73 @@ class Question:
         return name, ttl, ""
 
 
-def _with_opaque_tlsa(reply: bytes) -> bytes:
-    """The reply with an unknown type in the place of TLSA, where dnspython refuses a digest of a wrong length."""
-    parser = dns.wire.Parser(reply)
-    _, _, questions, answers, _, _ = parser.get_struct("!HHHHHH")
-    for _ in range(questions):
-        dns.name.from_wire_parser(parser)
-        parser.get_struct("!HH")
-    octets = bytearray(reply)
-    for _ in range(answers):
-        dns.name.from_wire_parser(parser)
-        at = parser.current
-        rdtype, _, _, length = parser.get_struct("!HHIH")
-        if rdtype == dns.rdatatype.TLSA:
-            octets[at : at + 2] = _OPAQUE_TLSA.to_bytes(2, "big")
-        parser.get_bytes(length)
-    return bytes(octets)
+# --------------------------------------------------------------------- replies
 
 
-def _explanation(option: dns.edns.EDEOption) -> str:
-    """An extended error for people; its text comes from the server."""
-    code = int(option.code)
-    name = option.code.name.replace("_", " ") if isinstance(option.code, dns.edns.EDECode) else ""
-    words = escape((option.text or "")[: MAX_EXPLANATION + 1])
-    if len(words) > MAX_EXPLANATION:
-        words = words[: MAX_EXPLANATION - 3] + "..."
-    return f"extended error {code}{f' ({name})' if name else ''}{f': {words}' if words else ''}"
+class _Resource(NamedTuple):
+    """A record whose data has not been looked at: ``size`` octets from ``start`` on."""
+
+    name: dns.name.Name
+    kind: int
+    rdclass: int
+    ttl: int
+    start: int
+    size: int
+
+
+def _resource(parser: dns.wire.Parser) -> _Resource:
+    name = dns.name.from_wire_parser(parser)
+    kind, rdclass, ttl, size = parser.get_struct("!HHIH")
+    if ttl > _MAX_TTL and kind != _OPT:
+        ttl = 0  # RFC 2181 8
+    start = parser.current
+    parser.get_bytes(size)
+    return _Resource(name, kind, rdclass, ttl, start, size)
+
+
+class _Message:
+    """A reply in parts: its flags, its answers by name and kind, what its server added."""
+
+    def __init__(self, octets: bytes, start: int) -> None:
+        """``start`` is where the records begin. Raises an exception of whatever kind if there is no sense in it."""
+        self._octets = octets
+        _, self.flags, _, answers, authorities, additional = dns.wire.Parser(octets).get_struct("!HHHHHH")
+        if answers + authorities + additional > MAX_RECORDS:
+            raise ValueError
+        parser = dns.wire.Parser(octets, start)
+        self.answers: dict[tuple[dns.name.Name, int], list[_Resource]] = {}
+        for _ in range(answers):
+            record = _resource(parser)
+            if record.rdclass == _INTERNET:
+                self.answers.setdefault((record.name, record.kind), []).append(record)
+        self._authority = [_resource(parser) for _ in range(authorities)]
+        self.rcode = self.flags & 0x0F
+        self.errors: list[tuple[int, bytes]] = []
+        for record in [_resource(parser) for _ in range(additional)]:
+            if record.kind == _OPT:
+                self.rcode |= record.ttl >> 24 << 4
+                self.errors = self.read(record, _extended_errors)
+
+    def read(self, record: _Resource, reader: Callable[[dns.wire.Parser], T]) -> T:
+        """The data of a record. Raises an exception if it is not all of it."""
+        parser = dns.wire.Parser(self._octets[: record.start + record.size], record.start)
+        data = reader(parser)
+        if parser.remaining():
+            raise dns.exception.FormError
+        return data
+
+    @property
+    def is_referral(self) -> bool:
+        """Whether an empty answer only points to other servers: this one does not recurse, and knows nothing itself."""
+        kinds = {record.kind for record in self._authority}
+        return _NS in kinds and _SOA not in kinds and not self.flags & _AUTHORITATIVE
+
+    def negative_ttl(self, name: dns.name.Name, ttl: int) -> int:
+        """How long a negative answer holds (RFC 2308 5), 0 if the server does not say."""
+        for record in self._authority:
+            if record.kind == _SOA and record.rdclass == _INTERNET and name.is_subdomain(record.name):
+                return min(ttl, record.ttl, self.read(record, _soa_minimum))
+        return 0
 
 
 def _text(name: dns.name.Name) -> str:
@@ -165,40 +218,82 @@ def _text(name: dns.name.Name) -> str:
     return "" if name == dns.name.root else name.to_text(omit_final_dot=True).lower()
 
 
-def _negative_ttl(message: dns.message.Message, name: dns.name.Name, ttl: int) -> int:
-    """How long a negative answer holds (RFC 2308 5), 0 if the server does not say."""
-    for rrset in message.authority:
-        for rdata in rrset:
-            if isinstance(rdata, dns.rdtypes.ANY.SOA.SOA) and name.is_subdomain(rrset.name):
-                return int(min(ttl, rrset.ttl, rdata.minimum))
-    return 0
+def _explanation(code: int, text: bytes) -> str:
+    """An extended error for people; its text comes from the server."""
+    from dns.edns import EDECode
+
+    name = next((one.name.replace("_", " ") for one in EDECode if one == code), "")
+    words = escape(text.decode("utf-8", "replace")[: MAX_EXPLANATION + 1])
+    if len(words) > MAX_EXPLANATION:
+        words = words[: MAX_EXPLANATION - 3] + "..."
+    return f"extended error {code}{f' ({name})' if name else ''}{f': {words}' if words else ''}"
 
 
-def _is_referral(message: dns.message.Message) -> bool:
-    """Whether an empty answer only points to other servers: this one does not recurse, and knows nothing itself."""
-    types = {rrset.rdtype for rrset in message.authority}
-    authoritative = bool(message.flags & dns.flags.AA)
-    return dns.rdatatype.NS in types and dns.rdatatype.SOA not in types and not authoritative
+# ----------------------------------------------------------- data, by its kind
 
 
-def _record(rdata: dns.rdata.Rdata) -> Record:
-    """One record as a value of this package; ValueError for a type that is not asked for."""
-    match rdata:
-        case dns.rdtypes.IN.A.A() | dns.rdtypes.IN.AAAA.AAAA():
-            return canonical_ip(rdata.address) or str(rdata.address)
-        case dns.rdtypes.ANY.MX.MX():
-            return MX(rdata.preference, _text(rdata.exchange))
-        case dns.rdtypes.ANY.PTR.PTR():
-            return _text(rdata.target)
-        case dns.rdtypes.ANY.TXT.TXT():
-            return tuple(rdata.strings)
-        case dns.rdata.GenericRdata() if rdata.rdtype == _OPAQUE_TLSA:
-            octets = rdata.data.ljust(_SHORTEST_TLSA, b"\xff")  # a usage that means nothing
-            return TLSA(octets[0], octets[1], octets[2], octets[_SHORTEST_TLSA:])
-        case dns.rdtypes.IN.WKS.WKS():
-            bitmap = rdata.bitmap[:_MAX_WKS_OCTETS]
-            ports = frozenset(
-                i * 8 + bit for i, octet in enumerate(bitmap) for bit in range(8) if octet & (0x80 >> bit)
-            )
-            return WKS(rdata.address, rdata.protocol, ports)
-    raise ValueError(f"a record of type {dns.rdatatype.to_text(rdata.rdtype)}")
+def _a(parser: dns.wire.Parser) -> Record:
+    return ".".join(map(str, parser.get_bytes(4)))
+
+
+def _aaaa(parser: dns.wire.Parser) -> Record:
+    text = dns.ipv6.inet_ntoa(parser.get_bytes(16))
+    return canonical_ip(text) or text
+
+
+def _mx(parser: dns.wire.Parser) -> Record:
+    preference = parser.get_uint16()
+    return MX(preference, _text(dns.name.from_wire_parser(parser)))
+
+
+def _ptr(parser: dns.wire.Parser) -> Record:
+    return _text(dns.name.from_wire_parser(parser))
+
+
+def _txt(parser: dns.wire.Parser) -> Record:
+    texts = [parser.get_counted_bytes()]
+    while parser.remaining():
+        texts.append(parser.get_counted_bytes())
+    return tuple(texts)
+
+
+def _tlsa(parser: dns.wire.Parser) -> Record:
+    octets = parser.get_remaining().ljust(_SHORTEST_TLSA, b"\xff")  # a usage that means nothing
+    return TLSA(octets[0], octets[1], octets[2], octets[_SHORTEST_TLSA:])
+
+
+def _wks(parser: dns.wire.Parser) -> Record:
+    address = ".".join(map(str, parser.get_bytes(4)))
+    protocol = parser.get_uint8()
+    bitmap = parser.get_remaining()[:_MAX_WKS_OCTETS]
+    ports = frozenset(i * 8 + bit for i, octet in enumerate(bitmap) for bit in range(8) if octet & (0x80 >> bit))
+    return WKS(address, protocol, ports)
+
+
+def _soa_minimum(parser: dns.wire.Parser) -> int:
+    for _ in range(2):
+        dns.name.from_wire_parser(parser)
+    minimum: int = parser.get_struct("!IIIII")[-1]
+    return minimum
+
+
+def _extended_errors(parser: dns.wire.Parser) -> list[tuple[int, bytes]]:
+    """The codes and texts of all extended errors among the options of EDNS (RFC 8914 2)."""
+    found = []
+    while parser.remaining():
+        option, size = parser.get_struct("!HH")
+        data = parser.get_bytes(size)
+        if option == _EXTENDED_ERROR:
+            found.append((int.from_bytes(data[:2].ljust(2, b"\0"), "big"), data[2:].rstrip(b"\0")))
+    return found
+
+
+_READERS: Mapping[RecordType, Callable[[dns.wire.Parser], Record]] = {
+    RecordType.A: _a,
+    RecordType.AAAA: _aaaa,
+    RecordType.MX: _mx,
+    RecordType.PTR: _ptr,
+    RecordType.TXT: _txt,
+    RecordType.TLSA: _tlsa,
+    RecordType.WKS: _wks,
+}
