@@ -15,6 +15,7 @@ import errno
 import select
 import socket
 from collections.abc import Callable, Generator
+from functools import lru_cache
 
 from zsmtp.dns.nameserver import AskServer, Heard, NameServer, is_reply
 from zsmtp.records import NamedTuple
@@ -83,17 +84,27 @@ class BlockingWaits:
         return True
 
 
-def _socket(
-    server: NameServer, kind: socket.SocketKind
-) -> tuple[socket.socket, tuple[str, int] | tuple[str, int, int, int]]:
-    """A socket for the server and the address to connect it to (getaddrinfo turns a scope into its number)."""
+_Address = tuple[str, int] | tuple[str, int, int, int]
+
+
+def _socket(server: NameServer, kind: socket.SocketKind) -> tuple[socket.socket, _Address]:
+    """A socket for the server and the address to connect it to."""
+    family, address = _address(server) if "%" in server.address else _known_address(server)
+    return socket.socket(family, kind | socket.SOCK_NONBLOCK), address
+
+
+def _address(server: NameServer) -> tuple[socket.AddressFamily, _Address]:
+    """The address as sockets want it; getaddrinfo turns a scope into its number, which may change."""
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     try:
-        family, _, protocol, _, address = socket.getaddrinfo(server.address, server.port, 0, kind, 0, flags)[0]
+        found = socket.getaddrinfo(server.address, server.port, type=socket.SOCK_DGRAM, flags=flags)
     except socket.gaierror as error:
         raise OSError(f"address cannot be used: {error.strerror}") from error
-    made = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
-    return made, address  # type: ignore[return-value]
+    family, _, _, _, address = found[0]
+    return family, address  # type: ignore[return-value]
+
+
+_known_address = lru_cache(16)(_address)
 
 
 async def _ready(sock: socket.socket, interest: int, deadline: float, clock: Clock) -> None:

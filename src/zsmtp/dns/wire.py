@@ -13,6 +13,7 @@ the others with it (``zsmtp.tls.dane``)::
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -56,11 +57,8 @@ _BOGUS_CODES = frozenset(range(6, 13))  # RFC 8914 4.7 to 4.13: validation was t
 _MAX_TTL = 2**31 - 1
 _MAX_WKS_OCTETS = 65536 // 8
 _SHORTEST_TLSA = 3  # octets: usage, selector, matching type
-_WITH_DNSSEC = b"\0" + b"".join(
-    number.to_bytes(size, "big") for number, size in ((_OPT, 2), (EDNS_PAYLOAD, 2), (_DNSSEC_OK, 4), (0, 2))
-)
+_WITH_DNSSEC = struct.pack("!BHHIH", 0, _OPT, EDNS_PAYLOAD, _DNSSEC_OK, 0)
 """The record OPT of a question: its size, and the DO bit."""
-
 
 T = TypeVar("T")
 
@@ -76,10 +74,8 @@ class Question:
         except (dns.exception.DNSException, UnicodeError) as error:
             raise ValueError(f"not a domain name: {error}") from error
         self._kind = _KINDS[query.type]
-        numbers = (_RECURSION_DESIRED, 1, 0, 0, int(edns))
-        header = os.urandom(2) + b"".join(number.to_bytes(2, "big") for number in numbers)
-        kind = self._kind.to_bytes(2, "big") + _INTERNET.to_bytes(2, "big")
-        self._question = (self._name.to_wire() or b"") + kind
+        header = os.urandom(2) + struct.pack("!HHHHH", _RECURSION_DESIRED, 1, 0, 0, int(edns))
+        self._question = (self._name.to_wire() or b"") + struct.pack("!HH", self._kind, _INTERNET)
         self.wire = header + self._question + (_WITH_DNSSEC if edns else b"")
 
     def read(self, reply: bytes, *, trusted: bool) -> Answer:
