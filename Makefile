@@ -7,6 +7,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 4
 TESTS ?= tests
 EFFORT ?= 4
+DEB_DIR ?= build/deb
 INTEROP_DIR ?= $(or $(ZSMTP_INTEROP_DIR),$(HOME)/.cache/zsmtp-interop)
 
 PYTEST := -m pytest -q -n $(WORKERS) --dist worksteal
@@ -14,7 +15,7 @@ PYTEST := -m pytest -q -n $(WORKERS) --dist worksteal
 # What one process has compiled the next finds: tests start hundreds of them.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run run-agent test check format lint types tests coverage explore docs recordings interop chaos bench lock clean
+.PHONY: help run run-agent test check format lint types tests coverage explore docs recordings interop chaos bench deb lock clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -88,6 +89,11 @@ chaos: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/conversion.py
+
+## make deb         a Debian package for the release of Debian or Ubuntu that
+##                  this is, in DEB_DIR=build/deb; packaging/README.md
+deb:
+	@/usr/bin/python3 packaging/deb/build_deb.py "$(DEB_DIR)"
 
 ## make lock        pin the development environment anew, for every Python
 ##                  that is supported

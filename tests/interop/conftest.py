@@ -1,7 +1,7 @@
 """Fixtures of the interoperation tests: the farm of servers, and one test's exchange with one of them.
 
 These tests run only where they are asked for (``pytest -m interop``); asked for, they fail where the servers are
-missing: nothing is skipped.
+missing: nothing that needs servers is skipped.
 """
 
 from __future__ import annotations
