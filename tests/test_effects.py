@@ -73,7 +73,7 @@ def test_answers_come_back_where_they_are_awaited() -> None:
 def test_an_effect_stays_a_value() -> None:
     assert Roll(6) == Roll(6)
     assert hash(Roll(6)) == hash(Roll(6))
-    assert repr(QUESTION) == "Query(name='example.org', type=<RecordType.MX: 'MX'>)"
+    assert repr(QUESTION) == "Query(name='example.org', type=<RecordType.MX: 'MX'>, validated=True)"
     with pytest.raises(AttributeError):
         Roll(6).sides = 7  # type: ignore[misc]
 

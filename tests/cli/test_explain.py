@@ -15,7 +15,7 @@ import pytest
 from tests.support.nameserver import Failure, NameServer, Zone
 from tests.support.network import message
 from tests.support.script import Script, Step, Then
-from tests.support.sink import Sink
+from tests.support.sink import Sink, refusing_port
 
 from zsmtp.cli.configuration import parse_relay
 from zsmtp.cli.explainjson import read_plans
@@ -37,7 +37,10 @@ ZONE: Zone = {
     "mx2.example.com": {"A": ("127.0.0.1",)},
     "both.example": {"A": ("127.0.0.1",), "AAAA": ("::1",)},
     "null.example": {"MX": ("0 .",)},
+    "many.example": {"MX": tuple(f"{n} mx{n}.many.example." for n in range(20))},
+    **{f"mx{n}.many.example": {"A": (f"127.0.1.{n + 1}",)} for n in range(20)},
     "servfail.example": Failure.SERVFAIL,
+    "bogus.example": Failure.BOGUS,
 }
 
 Run = Callable[..., tuple[int, str, str]]
@@ -135,6 +138,49 @@ def test_the_exit_status_says_whether_it_can_be_delivered_to(explain: Run, asked
     assert words in out
     assert "\x1b" not in out
     assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (
+            "servfail.example",
+            "servfail.example MX: no answer without DNSSEC validation either: the servers of the zone fail",
+        ),
+        ("bogus.example", "bogus.example MX: there is an answer without DNSSEC validation: the zone is bogus"),
+        ("nx.example", ""),
+    ],
+)
+def test_a_failure_without_a_reason_is_asked_about_once_more(
+    explain: Run, dns: NameServer, asked: str, words: str
+) -> None:
+    """A name server that validates says no more than SERVFAIL for a zone whose signatures are bad."""
+    _, out, err = explain(asked)
+    assert (words in " ".join(out.split()), err) == (True, "")
+    assert ("DNSSEC  " in out) == bool(words)
+    before = len(dns.queries)
+    (found,) = json.loads(explain("--json", asked)[1])["explanations"]
+    assert found["validation"] == words
+    assert dns.queries[before:].count((asked, "MX")) == (2 if words else 1)
+
+
+def test_what_all_candidates_have_in_common_is_told_once(explain: Run) -> None:
+    with refusing_port() as port:
+        status, out, _ = explain("--connect", "--port", str(port), "both.example", "-4")
+        assert (status, out.splitlines()[0]) == (75, "both.example: deferred, 1 address of 1 host: Connection refused")
+        status, out, _ = explain("--connect", "--port", str(port), "many.example")
+    assert status == 75
+    assert out.splitlines()[0] == "many.example: deferred, 20 addresses of 20 hosts: 20 of 20: Connection refused"
+    assert out.count("Connection refused") == 2
+    assert out.count("TLS ") == 1
+
+
+def test_the_reason_is_in_the_json(explain: Run) -> None:
+    with refusing_port() as port:
+        documents = json.loads(explain("--connect", "--json", "--port", str(port), "many.example", "null.example")[1])
+    first, second = documents["explanations"]
+    assert first["reason"] == "20 of 20: Connection refused"
+    assert "does not accept mail (null MX)" in second["reason"]
 
 
 def test_of_several_the_worst_counts(explain: Run) -> None:
@@ -360,7 +406,7 @@ def test_what_the_agent_would_do(
     assert main(["explain", f"--agent={flags}", "user@example.com"]) == 0
     out = capsys.readouterr().out
     assert "└─ 127.0.0.1 port 2525" in out
-    assert "TLS  encrypt: required, with anybody; configured level encrypt" in out
+    assert "TLS      encrypt: required, with anybody; configured level encrypt" in out
     assert "MTA-STS  no policy" in out
     assert "connect 17 s" in out
     assert " as me.example; " in out

@@ -360,4 +360,4 @@ def test_a_configuration_that_cannot_be_used_makes_mail_wait(authority: Authorit
     assert found.status is Exit.TEMPORARY
     text = drawn(found)
     assert "policy  policy table:3: no level" in text
-    assert "TLS   not to be used now: policy table:3: no level" in text
+    assert "TLS     not to be used now: policy table:3: no level" in text

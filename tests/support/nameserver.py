@@ -32,6 +32,7 @@ class Failure(Enum):
 
     NXDOMAIN = "there is no such name"
     SERVFAIL = "the server failed"
+    BOGUS = "the server failed to validate: with the CD bit it says that there is nothing"
     REFUSED = "the server does not want to"
     SILENCE = "no answer at all"
 
@@ -57,6 +58,7 @@ _SOA = "ns.invalid. hostmaster.invalid. 1 3600 600 86400 60"
 _RCODES = {
     Failure.NXDOMAIN: dns.rcode.NXDOMAIN,
     Failure.SERVFAIL: dns.rcode.SERVFAIL,
+    Failure.BOGUS: dns.rcode.SERVFAIL,
     Failure.REFUSED: dns.rcode.REFUSED,
 }
 
@@ -131,6 +133,8 @@ class NameServer:
             records = self._zone.get(name, Failure.NXDOMAIN)
             if records is Failure.SILENCE:
                 return None
+            if records is Failure.BOGUS and query.flags & dns.flags.CD:
+                break
             if isinstance(records, Failure):
                 response.set_rcode(_RCODES[records])
                 break

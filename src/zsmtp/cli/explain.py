@@ -26,6 +26,7 @@ from zsmtp.cli.picture import picture
 from zsmtp.cli.probe import Probe, ProbeRecorder, RecipientQuestion, nothing_to_send, probe_candidate
 from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.cli.terminal import look_of
+from zsmtp.cli.waiting import WaitingNotices, waiting_told
 from zsmtp.client.addresslist import read_address
 from zsmtp.delivery.announce import fetches_told
 from zsmtp.dns.answer import Query, RecordType
@@ -134,8 +135,8 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
             asked = options.what or ([] if questions else [str(config.relay)])  # whatever goes there
         else:
             ways, asked = AgentBackends(options.agent), options.what
-        explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing)
-        with closing(ways):
+        with closing(ways), waiting_told("zsmtp explain") as notices:
+            explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing, notices=notices)
             for one in asked:
                 yield explainer.explain(one, sender=sender)
             for address, question in questions.items():
@@ -159,7 +160,8 @@ class Explainer:
     """Explains one destination after the other, under one configuration.
 
     With ``probe_time`` candidates are tried, no wait longer than so many seconds. ``tracing`` keeps a trace of that:
-    one document for each destination, and its candidates are tried one after the other then.
+    one document for each destination, and its candidates are tried one after the other then. ``notices`` tell of what
+    takes long.
     """
 
     def __init__(
@@ -169,7 +171,9 @@ class Explainer:
         use_mx: bool = True,
         probe_time: float | None = None,
         tracing: Tracing | None = None,
+        notices: WaitingNotices | None = None,
     ) -> None:
+        self._notices = notices
         self._tracing = tracing
         self._use_mx = use_mx
         self._probe_time = probe_time
@@ -201,7 +205,7 @@ class Explainer:
     ) -> Explanation:
         way = self._ways.to(destination_of(asked), sender)
         request = way.request if self._use_mx else replace(way.request, use_mx=False)
-        driver = way.driver(observer)
+        driver = way.driver(self._watched(observer))
         identity = self._ways.identity
         bound = None if identity is None else identity.resolve(lambda name: driver.run(_addresses(name)))
         work = explain(
@@ -210,15 +214,20 @@ class Explainer:
             way.settings,
             lambda endpoint: source_address(endpoint, bound),
             via=way.via,
-            reason=way.reason,
+            route=way.reason,
             wish=wish,
         )
-        found = driver.run(work if observer is ignore else fetches_told(observer, work))
+        heard = self._watched(observer)
+        found = driver.run(work if heard is ignore else fetches_told(heard, work))
         if observer is not ignore:
             observer(PlanMade(found.plan))
         if self._probe_time is None or found.plan.route.failure is not None:
             return found
         return replace(found, probes=self._probe_all(found, way, self._probe_time, observer, question))
+
+    def _watched(self, observer: Observer) -> Observer:
+        """The observer, and beside it the notices of what takes long, if there are any."""
+        return observer if self._notices is None else combine(observer, self._notices.observer())
 
     def _probe_all(
         self,
@@ -233,7 +242,7 @@ class Explainer:
 
         def probe(candidate: Candidate) -> Probe:
             recorder = ProbeRecorder(time.monotonic)
-            heard = combine(recorder, observer)
+            heard = self._watched(combine(recorder, observer))
             work = probe_candidate(found.plan, candidate, settings, recorder, heard, question)
             return way.driver(heard).run(work)
 

@@ -3,7 +3,7 @@
 One document for all that was asked about::
 
     {"schema": "zsmtp.explain/1",
-     "explanations": [{"asked": "user@example.org", "status": 0, "plan": {"schema": "zsmtp.plan/1", ...},
+     "explanations": [{"asked": "user@example.org", "status": 0, "reason": "", "plan": {"schema": "zsmtp.plan/1", ...},
                        "candidates": [{"endpoint": {...}, "from": {...}, "tlsa": [...], "probe": null}], ...}]}
 
 ``plan`` is complete: :func:`read_plans` gives the plans back, fit to be executed. The rest is for people and scripts.
@@ -56,12 +56,14 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
     return {
         "asked": explanation.asked,
         "status": int(explanation.status),
+        "reason": explanation.reason,
         "relay": explanation.via or None,
-        "route": explanation.reason or None,
+        "route": explanation.route or None,
         "plan": plan_document(explanation.plan),
         "candidates": [_candidate(explanation, one.endpoint) for one in explanation.plan.route.candidates],
         "ended": None if explanation.ended is None else explanation.ended[0],
         "undelivered": [{"recipient": address, "why": why} for address, why in explanation.undelivered],
+        "validation": explanation.validation,
         "limits": None
         if limits is None
         else {

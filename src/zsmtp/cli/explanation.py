@@ -11,6 +11,7 @@ TLSA records as they came, where connections come from, and how the greeting loo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -20,14 +21,16 @@ from zsmtp.cli.sysexits import Exit
 from zsmtp.delivery.deliveryplan import DeliveryPlan, plan_delivery, require_all
 from zsmtp.delivery.outcome import Disposition
 from zsmtp.delivery.settings import SessionSettings
-from zsmtp.dns.answer import Answer, RecordType
+from zsmtp.dns.answer import SERVFAIL_ALONE, Answer, RecordType
 from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.heloname import HeloCheck, check_helo, helo_name
 from zsmtp.effects import Operation, overheard
 from zsmtp.errors import ConnectError
+from zsmtp.escape import escape
 from zsmtp.proto.phase import Timeouts
 from zsmtp.proto.plan import TLSDemand
+from zsmtp.records import replace
 from zsmtp.tls.policy import Barred
 
 T = TypeVar("T")
@@ -70,17 +73,18 @@ class Trial:
 class Explanation:
     """All there is to tell of one destination.
 
-    ``asked`` is what was asked about, ``via`` the relay that takes its mail, "" if none does, ``reason`` why mail goes
-    there, as far as the configuration decides on it. ``lookups`` are all answers in the order they came, those of the
+    ``asked`` is what was asked about, ``via`` the relay that takes its mail, "" if none does, ``route`` by which rule
+    of the configuration, as far as one decides on it. ``lookups`` are all answers in the order they came, those of the
     plan among them. ``introductions`` and ``probes`` are by endpoint; there are no probes unless connections were asked
     for. Of a recorded delivery there are ``trials``, what came of it (``ended`` in words and as a status;
-    ``undelivered`` the recipients who have not got it, with the reason), and no limits.
+    ``undelivered`` the recipients who have not got it, with the reason), and no limits. ``unvalidated`` is the answer
+    to a question whose name server had failed without a word why, asked again without validation; None if none had.
     """
 
     asked: str
     plan: DeliveryPlan
     via: str = ""
-    reason: str = ""
+    route: str = ""
     limits: DeliveryLimits | None = None
     lookups: tuple[Answer, ...] = ()
     introductions: Mapping[Endpoint, Introduction] = field(default_factory=dict)
@@ -88,6 +92,7 @@ class Explanation:
     trials: Mapping[Endpoint, Trial] = field(default_factory=dict)
     ended: tuple[str, Exit] | None = None
     undelivered: tuple[tuple[str, str], ...] = ()
+    unvalidated: Answer | None = None
 
     @property
     def status(self) -> Exit:
@@ -107,6 +112,33 @@ class Explanation:
             return Exit.OK
         verdicts = [probe.verdict for probe in self.probes.values()]
         return Exit.UNAVAILABLE if all(one and one.fate is Disposition.FAILED for one in verdicts) else Exit.TEMPORARY
+
+    @property
+    def reason(self) -> str:
+        """Why it cannot be delivered to now, in a few words; "" if it can, or nobody knows."""
+        failure = self.plan.route.failure
+        if failure is not None:
+            return f"{escape(failure.text)} ({failure.status})"
+        if self.answer is not None:
+            return self.answer.words if self.answer.verdict is not None else ""
+        if self.status is Exit.OK or self.ended is not None:
+            return ""
+        barred = [one.reason for one in self.plan.requirements.values() if isinstance(one, Barred)]
+        reasons = [probe.reason for probe in self.probes.values()] or [escape(reason) for reason in barred]
+        for reason, count in Counter(reasons).most_common(1):
+            return f"{count} of {len(reasons)}: {reason}" if len(reasons) > 1 else reason
+        return ""
+
+    @property
+    def validation(self) -> str:
+        """What asking again without validation tells of a name server that failed; "" if nobody did."""
+        again = self.unvalidated
+        if again is None:
+            return ""
+        asked = f"{again.query.name} {again.query.type.value}"
+        if again.temporary:
+            return f"{asked}: no answer without DNSSEC validation either: the servers of the zone fail"
+        return f"{asked}: there is an answer without DNSSEC validation: the zone is bogus"
 
     @property
     def answer(self) -> RecipientAnswer | None:
@@ -138,13 +170,15 @@ async def explain(
     source_of: SourceOf,
     *,
     via: str = "",
-    reason: str = "",
+    route: str = "",
     wish: TLSDemand = TLSDemand.NONE,
 ) -> Explanation:
     """Plan a delivery for mail with this ``wish``, decide on every candidate, and look at the greeting of each."""
     lookups: list[Answer] = []
     plan = await _heard(plan_delivery(request, settings.security, wish), lookups)
     await _heard(require_all(plan, settings.security), lookups)
+    failed = next((one for one in lookups if one.problem == SERVFAIL_ALONE), None)
+    unvalidated = None if failed is None else await replace(failed.query, validated=False)
     introductions: dict[Endpoint, Introduction] = {}
     known: dict[str, Introduction] = {}
     for candidate in plan.route.candidates:
@@ -161,10 +195,11 @@ async def explain(
         asked=asked,
         plan=plan,
         via=via,
-        reason=reason,
+        route=route,
         limits=DeliveryLimits(request.max_hosts, request.max_addresses, settings.timeouts),
         lookups=tuple(dict.fromkeys(lookups)),
         introductions=introductions,
+        unvalidated=unvalidated,
     )
 
 

@@ -5,7 +5,6 @@ Nothing is decided here; words and places are. What is good, doubtful or bad has
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from zsmtp.cli.explanation import DeliveryLimits, Explanation, Introduction
@@ -14,7 +13,6 @@ from zsmtp.cli.sysexits import Exit
 from zsmtp.client.destinations import RouteReason
 from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.outcome import Disposition
-from zsmtp.delivery.reasons import reason_of
 from zsmtp.dns.answer import MX, TLSA, Answer, RecordType, Status
 from zsmtp.dns.candidates import Candidate, Endpoint, Family
 from zsmtp.escape import escape
@@ -27,7 +25,6 @@ from zsmtp.tls.mtasts import PolicyLookup
 from zsmtp.tls.policy import Barred, Level, Requirement
 from zsmtp.tls.problem import TLSProblem
 
-MAX_TEXT = 300  # characters of a reason in the first line
 MAX_SHOWN = 12  # exchangers, records and the like that are shown of one kind; the JSON has them all
 
 _PROTECTION = {
@@ -55,9 +52,11 @@ def picture(explanation: Explanation) -> Node:
     if len(explanation.undelivered) > MAX_SHOWN:
         root.fact("to", line(f"and {len(explanation.undelivered) - MAX_SHOWN} more"))
     if explanation.via:
-        by = f", by the {explanation.reason}" if explanation.reason in _ROUTES else ""
+        by = f", by the {explanation.route}" if explanation.route in _ROUTES else ""
         root.fact("relay", line(f"{escape(explanation.via)}{by}"))
     _tell_route(root, explanation)
+    if explanation.validation:
+        root.fact("DNSSEC", line(explanation.validation, Style.WARN))
     if plan.sts is not None:
         root.fact("MTA-STS", _sts(plan.sts))
     if plan.policy is not None:
@@ -69,8 +68,13 @@ def picture(explanation: Explanation) -> Node:
         root.fact("note", line(escape(warning), Style.WARN))
     for note in plan.route.notes[:MAX_SHOWN]:
         root.fact("note", line(escape(note)))
+    requirement = _required_alike(plan)
+    if requirement is not None:
+        _tell_requirement(root, plan, requirement)
     if _comes_alike(explanation):
         root.fact("from", _introduction(next(iter(explanation.introductions.values()))))
+    if _unreached_alike(explanation):
+        root.fact("tried", line("no connection", Style.BAD), line(f": {explanation.reason}"))
     if explanation.limits is not None:
         root.fact("limits", _limits(explanation.limits))
     if "@" in explanation.asked and not explanation.probes and explanation.ended is None:
@@ -85,7 +89,7 @@ def _headline(explanation: Explanation) -> Text:
     failure = plan.route.failure
     if failure is not None:
         verdict = line("not deliverable", Style.BAD) if failure.permanent else line("deferred", Style.WARN)
-        return name + verdict + line(f": {escape(failure.text)} ({failure.status})")
+        return name + verdict + line(f": {explanation.reason}")
     if explanation.ended is not None:
         verdict = line("a recorded delivery")
     elif explanation.answer is not None:
@@ -100,31 +104,17 @@ def _headline(explanation: Explanation) -> Text:
     where = f", {_count(len(plan.route.candidates), 'address')}"
     if not all(one.endpoint.literal for one in plan.route.candidates):
         where += f" of {_count(len(hosts), 'host')}"
-    reasons = [_why(probe) for probe in explanation.probes.values()] if explanation.status is not Exit.OK else []
-    for reason, count in Counter(reasons).most_common(1):
-        some = f"{count} of {len(explanation.probes)}: " if len(explanation.probes) > 1 else ""
-        where += f": {some}{reason}"
+    where += f": {explanation.reason}" if explanation.reason else ""
     return name + verdict + line(where)
-
-
-def _why(probe: Probe) -> str:
-    """Why no session could be opened, in a few words: the server's own if it had any."""
-    if probe.verdict is None:
-        return ""
-    if probe.steps and all(step.name == "connect" and step.text for step in probe.steps):
-        return probe.steps[-1].text
-    return escape(reason_of(probe.verdict))[:MAX_TEXT] or str(probe.verdict.status)
 
 
 def _answered(answer: RecipientAnswer) -> Text:
     """What was said of a recipient, in a few words."""
     verdict = answer.verdict
     if verdict is None:
-        return line("accepted", Style.GOOD) + line(f": {answer.commands[-1].reply}")
+        return line("accepted", Style.GOOD) + line(f": {answer.words}")
     failed = verdict.fate is Disposition.FAILED
-    word = line("refused", Style.BAD) if failed else line("deferred", Style.WARN)
-    said = answer.commands[-1].reply if answer.commands else f"{escape(reason_of(verdict))} ({verdict.status})"
-    return word + line(f": {said}")
+    return (line("refused", Style.BAD) if failed else line("deferred", Style.WARN)) + line(f": {answer.words}")
 
 
 def _some(texts: Sequence[str], limit: int = MAX_SHOWN) -> str:
@@ -248,12 +238,13 @@ def _add_candidate(parent: Node, candidate: Candidate, explanation: Explanation)
     else:
         label = line(endpoint.address, Style.NAME) + line(f" port {endpoint.port}")
     node = parent.add(label)
-    _tell_requirement(node, explanation.plan, endpoint)
+    if _required_alike(explanation.plan) is None:
+        _tell_requirement(node, explanation.plan, endpoint)
     introduction = explanation.introductions.get(endpoint)
     if introduction is not None and not _comes_alike(explanation):
         node.fact("from", _introduction(introduction))
     probe = explanation.probes.get(endpoint)
-    if probe is not None:
+    if probe is not None and not _unreached_alike(explanation):
         _tell_probe(node, probe)
     trial = explanation.trials.get(endpoint)
     if trial is not None:
@@ -265,12 +256,17 @@ def _tell_requirement(node: Node, plan: DeliveryPlan, endpoint: Endpoint) -> Non
     if found is None:
         undecided = plan.policy is not None or plan.problem
         node.fact("TLS", line("not decided: its turn did not come" if undecided else "not used: nothing is configured"))
-    elif isinstance(found, Barred):
-        node.fact("TLS", line("not to be used now", Style.BAD), line(f": {escape(found.reason)}"))
     else:
-        node.fact("TLS", _requirement(found))
-        if found.trial is not None:
-            node.fact("", line("in trial: "), _trial(found.trial))
+        for key, told in _requirement_shown(found):
+            node.fact(key, told)
+
+
+def _requirement_shown(found: Requirement | Barred) -> list[tuple[str, Text]]:
+    """What a candidate must be, as facts."""
+    if isinstance(found, Barred):
+        return [("TLS", line("not to be used now", Style.BAD) + line(f": {escape(found.reason)}"))]
+    trial = [] if found.trial is None else [("", line("in trial: ") + _trial(found.trial))]
+    return [("TLS", _requirement(found)), *trial]
 
 
 def _requirement(found: Requirement) -> Text:
@@ -286,6 +282,21 @@ def _trial(trial: Requirement | Barred) -> Text:
     if isinstance(trial, Barred):
         return line("would not be used", Style.WARN) + line(f": {escape(trial.reason)}")
     return _requirement(trial)
+
+
+def _required_alike(plan: DeliveryPlan) -> Endpoint | None:
+    """One of several candidates that must all meet the same: then it is told once. None where they differ."""
+    found = list(plan.requirements.items())
+    if not len(plan.route.candidates) == len(found) > 1:
+        return None
+    shown = [_requirement_shown(one) for _, one in found]
+    return found[0][0] if all(one == shown[0] for one in shown) else None
+
+
+def _unreached_alike(explanation: Explanation) -> bool:
+    """Whether none of several candidates took a connection, all for the same reason: then it is told once."""
+    probes = list(explanation.probes.values())
+    return len(probes) > 1 and all(one.unconnected for one in probes) and len({one.reason for one in probes}) == 1
 
 
 def _comes_alike(explanation: Explanation) -> bool:
@@ -322,10 +333,10 @@ def _tell_probe(node: Node, probe: Probe) -> None:
         untold = "; MAIL and RCPT were not tried (--rcpt)" if probe.answer is None else ""
         rest = line(f", {shown_time(probe.seconds)} in all{untold}")
         node.fact("tried", line("a session can be opened", Style.GOOD), rest)
-    elif probe.steps and all(step.name == "connect" and step.text for step in probe.steps):
-        node.fact("tried", line("no connection", Style.BAD), line(f": {probe.steps[-1].text}"))
+    elif probe.unconnected:
+        node.fact("tried", line("no connection", Style.BAD), line(f": {probe.reason}"))
     else:
-        node.fact("tried", line("no session", Style.BAD), line(f": {_why(probe)} ({probe.verdict.status})"))
+        node.fact("tried", line("no session", Style.BAD), line(f": {probe.reason} ({probe.verdict.status})"))
     if probe.answer is not None:
         _tell_answer(node, probe.answer)
     if len(probe.steps) > 1:

@@ -19,6 +19,7 @@ from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Verdict, from_loss, from_refusal, from_reply
+from zsmtp.delivery.reasons import reason_of
 from zsmtp.delivery.sessionopener import OpenSession, SessionOpener, next_reply, say_quit
 from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.candidates import Candidate
@@ -93,6 +94,13 @@ class RecipientAnswer:
     commands: tuple[AskedCommand, ...]
     verdict: Verdict | None
 
+    @property
+    def words(self) -> str:
+        """What was said, in a few words."""
+        if self.commands or self.verdict is None:
+            return self.commands[-1].reply
+        return f"{escape(reason_of(self.verdict))} ({self.verdict.status})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
@@ -112,6 +120,20 @@ class Probe:
     local: tuple[str, int] | None = None
     remarks: tuple[str, ...] = ()
     answer: RecipientAnswer | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why no session could be opened, in a few words: the server's own if it had any; "" if one could."""
+        if self.verdict is None:
+            return ""
+        if self.unconnected:
+            return self.steps[-1].text
+        return escape(reason_of(self.verdict))[:MAX_TEXT] or str(self.verdict.status)
+
+    @property
+    def unconnected(self) -> bool:
+        """Whether no connection was made at all."""
+        return bool(self.steps) and all(step.name == "connect" and step.text for step in self.steps)
 
     @property
     def seconds(self) -> float:

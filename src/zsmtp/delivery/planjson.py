@@ -108,5 +108,6 @@ _SCHEMA = Schema(
         }
     },
     texts=frozenset({(Answer, "records"), (CachedPolicy, "text")}),
+    left_out=frozenset({(Query, "validated")}),  # no plan is made of what was asked without validation
     checks=_CHECKS,
 )

@@ -34,7 +34,8 @@ class Schema:
 
     ``names`` are types that a class knows by name only, to spare its users the import. ``texts`` are the fields whose
     octets are text for people. ``checks`` tell what is wrong with a value of a class, or None. ``tags`` are what stands
-    in ``type`` for a class, if that is not its name.
+    in ``type`` for a class, if that is not its name. ``left_out`` are fields that no value in a document has anything
+    but the default in.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Schema:
     texts: frozenset[tuple[type, str]] = frozenset()
     checks: Mapping[type, Callable[[Any], str | None]] = field(default_factory=dict)
     tags: Mapping[type, str] = field(default_factory=dict)
+    left_out: frozenset[tuple[type, str]] = frozenset()
     _known_hints: dict[type, dict[str, Any]] = field(default_factory=dict)
 
     def document(self, value: Any) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class Schema:
         return {
             one.name: self._encode(hints[one.name], getattr(value, one.name), text=(kind, one.name) in self.texts)
             for one in fields(value)
+            if (kind, one.name) not in self.left_out
         }
 
     def _encode(self, hint: Any, value: Any, *, text: bool) -> Any:
@@ -103,7 +106,7 @@ class Schema:
 
     def _decode_object(self, kind: type, members: dict[str, Any], where: str) -> Any:
         hints = self._hints(kind)
-        known = fields(kind)
+        known = [one for one in fields(kind) if (kind, one.name) not in self.left_out]
         unknown = sorted(members.keys() - {one.name for one in known})
         if unknown:
             raise self._wrong(f"{where}.{escape(unknown[0][:80])}", f"nothing known to a {kind.__name__}")

@@ -36,15 +36,22 @@ class Status(Enum):
     BOGUS = "bogus"  # DNSSEC validation failed
 
 
+SERVFAIL_ALONE = "SERVFAIL"
+"""The problem of an answer whose server says that it failed, and not a word why."""
 TEMPORARY = frozenset({Status.SERVFAIL, Status.TIMEOUT, Status.BOGUS})
 
 
 @dataclass(frozen=True, slots=True)
 class Query(Effect["Answer"]):
-    """One question: ``name`` is a host name without final dot, in A-labels."""
+    """One question: ``name`` is a host name without final dot, in A-labels.
+
+    Without ``validated`` the name server is asked for what it has, signed well or not (CD bit, RFC 4035 3.2.2): to
+    tell why another question failed, never to deliver by.
+    """
 
     name: str
     type: RecordType
+    validated: bool = True
 
 
 @dataclass(frozen=True, slots=True)

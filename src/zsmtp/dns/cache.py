@@ -63,7 +63,7 @@ class AnswerCache:
 
 def _key(query: Query) -> Query:
     """Names are equal without regard to case (RFC 4343)."""
-    return query if query.name.islower() else Query(query.name.lower(), query.type)
+    return query if query.name.islower() else replace(query, name=query.name.lower())
 
 
 def _lifetime(answer: Answer) -> float:

@@ -87,7 +87,7 @@ class StaticResolver:
                 return Answer(query, Status.NODATA, canonical=name, ttl=ttl, secure=secure, problem=problem)
             secure = secure and self._is_secure(name)
         failure = self._failures.get((name, query.type))
-        if failure is not None:
+        if failure is not None and (query.validated or failure is not Status.BOGUS):
             return Answer(query, failure, canonical=name, problem="so says the table")
         found = self._sets.get((name, query.type))
         if found is not None:

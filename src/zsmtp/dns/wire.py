@@ -39,6 +39,7 @@ MAX_EXPLANATION = 300
 _RECURSION_DESIRED = 0x0100
 _AUTHORITATIVE = 0x0400
 _AUTHENTIC = 0x0020  # AD
+_CHECKING_DISABLED = 0x0010  # CD
 _DNSSEC_OK = 0x8000
 _INTERNET = 1
 _NS, _CNAME, _SOA, _OPT = 2, 5, 6, 41
@@ -74,7 +75,8 @@ class Question:
         except (dns.exception.DNSException, UnicodeError) as error:
             raise ValueError(f"not a domain name: {error}") from error
         self._kind = _KINDS[query.type]
-        header = os.urandom(2) + struct.pack("!HHHHH", _RECURSION_DESIRED, 1, 0, 0, int(edns))
+        flags = _RECURSION_DESIRED | (0 if query.validated else _CHECKING_DISABLED)
+        header = os.urandom(2) + struct.pack("!HHHHH", flags, 1, 0, 0, int(edns))
         self._question = (self._name.to_wire() or b"") + struct.pack("!HH", self._kind, _INTERNET)
         self.wire = header + self._question + (_WITH_DNSSEC if edns else b"")
 
