@@ -64,6 +64,7 @@ def test_it_is_well_formed_and_fetches_nothing() -> None:
 def test_it_says_what_happened() -> None:
     text = " ".join(" ".join(Reader(page(eventful())).text).split())
     assert "3 recipients: 2 delivered, 1 failed" in text
+    assert "Recipient Verdict Status Why" in text
     assert "No route to host" in text
     assert "RCPT TO:<r1@example.org>" in text
     assert "no such user in the virtual mailbox table" in text

@@ -82,7 +82,7 @@ def _recipients(trace: Trace) -> Iterator[str]:
     yield '<section aria-labelledby="recipients">'
     yield '<h2 id="recipients">Recipients</h2>'
     yield '<div class="wide" tabindex="0" role="region" aria-labelledby="recipients"><table>'
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("TracedRecipient", "Verdict", "Status", "Why"))
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Recipient", "Verdict", "Status", "Why"))
     yield f"<thead><tr>{heads}</tr></thead><tbody>"
     for recipient in trace.recipients:
         yield _recipient(recipient)
