@@ -735,14 +735,15 @@ def test_every_recipient_given_is_named_and_nothing_ends_a_stream(run: Run[Any],
 
     with Sink() as sink, text:
         results = run(main(sink))
-    assert [(one.message, one.recipient, one.fate.value) for one in results] == [
+    found = [(one.message, one.recipient, one.fate.value) for one in results]
+    assert found[:6] + sorted(found[6:]) == [
         ("1", "a@d0.example.com", "failed"),
         ("1", "b@d0.example.com", "failed"),
-        ("2", "a@d0.example.com", "failed"),
         ("2", "None", "failed"),
         ("3", "5", "failed"),
         ("4", to, "failed"),
         ("5", to, "failed"),
+        ("2", "a@d0.example.com", "delivered"),
         ("6", to, "delivered"),
     ]
 

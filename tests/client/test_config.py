@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -406,3 +406,14 @@ def test_straight_delivery_asks_for_dane_and_mta_sts() -> None:
 def test_public_names_are_the_same() -> None:
     assert zsmtp.Config is Config
     assert zsmtp.TLS is TLS
+
+
+def test_what_is_not_named_stays_as_it_is(tmp_path: Path) -> None:
+    """One field that is given changes no other, from Python and from a file."""
+    usual = Config()
+    assert replace(usual.timeouts, quit=2.0) == zsmtp.Timeouts(quit=2.0)
+    path = tmp_path / "zsmtp.toml"
+    path.write_text("[timeouts]\nquit = 2\n")
+    assert Config.from_toml(path).timeouts == zsmtp.Timeouts(quit=2.0)
+    assert (usual.timeouts, usual.limits, usual.direct) == (zsmtp.Timeouts(), zsmtp.Limits(), zsmtp.Direct())
+    assert usual.direct.tls == zsmtp.TLS()

@@ -142,3 +142,25 @@ def test_an_error_has_no_other_one_behind_it() -> None:
     with pytest.raises(zsmtp.SubmissionError) as caught:
         zsmtp.deliver(b"x", relay="smtp://localhost:1")
     assert caught.value.__context__ is None
+
+
+def test_a_report_is_true_if_everybody_got_the_message(receiver: Receiver) -> None:
+    receiver.refuse = {"bob@example.net"}
+    report = zsmtp.deliver(letter(), relay=url(receiver))
+    assert not report
+    assert bool(report) is report.ok
+    good, *_, bad = sorted(report, key=lambda one: not one.ok)
+    good.raise_for_failure()
+    with pytest.raises(zsmtp.NotDelivered) as caught:
+        bad.raise_for_failure()
+    assert caught.value.report.results == (bad,)
+
+
+def test_a_file_without_a_message_id_is_called_by_its_path(receiver: Receiver, tmp_path: Path) -> None:
+    path = tmp_path / "note.eml"
+    path.write_bytes(b"From: a@example.org\nTo: b@example.net\n\nhello\n")
+    with zsmtp.Client(relay=url(receiver)) as client:
+        results = list(
+            client.stream([path, str(path), tmp_path / "missing.eml", zsmtp.Submission(message=path, name="n")])
+        )
+    assert sorted(one.message for one in results) == sorted([str(path), str(path), f"{tmp_path}/missing.eml", "n"])

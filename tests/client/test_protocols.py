@@ -16,6 +16,7 @@ from tests.support.sink import Sink
 import zsmtp
 from zsmtp.dns.ip import is_link_local
 from zsmtp.dns.static import StaticResolver
+from zsmtp.errors import ConfigError
 from zsmtp.net.identity import interface_addresses
 from zsmtp.tls import certificate, facts
 from zsmtp.tls.resume import SessionCache
@@ -139,10 +140,33 @@ def test_a_relay_that_does_not_exist_is_a_mistake_here_and_bounces_nothing() -> 
     assert report.results[0].text == "the relay cannot be used: no such domain: nosuch.example"
 
 
-def test_a_secret_that_is_not_there_makes_mail_wait(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("secret", "words"),
+    [
+        ({"password_file": "/nowhere/secret"}, "No such file"),
+        ({"password_env": "ZSMTP_TEST_NOT_THERE"}, "ZSMTP_TEST_NOT_THERE is empty"),
+    ],
+)
+def test_a_secret_that_is_not_there_is_told_before_anything_is_sent(secret: dict[str, str], words: str) -> None:
+    relay = zsmtp.Relay(host="127.0.0.1", login=zsmtp.Login(user="ann", **secret))  # type: ignore[arg-type]
+    for config in (zsmtp.Config(relay=relay), zsmtp.Config(routes={"example.net": relay})):
+        with pytest.raises(ConfigError, match=words):
+            zsmtp.deliver(MESSAGE, config=config)
+        with pytest.raises(ConfigError, match=words):
+            zsmtp.Client(config)
+
+
+def test_a_secret_that_is_gone_later_makes_mail_wait(tmp_path: Path) -> None:
+    """It is read for each login: whoever changes it need not start the program anew."""
+    file = tmp_path / "secret"
+    file.write_text("geheim")
+    file.chmod(0o600)
     with Sink(Script(caps=("AUTH PLAIN",))) as sink:
-        login = zsmtp.Login(user="ann", password_file=str(tmp_path / "missing"))
-        report = zsmtp.deliver(MESSAGE, relay=zsmtp.Relay(host="127.0.0.1", port=sink.port, login=login))
+        login = zsmtp.Login(user="ann", password_file=str(file))
+        relay = zsmtp.Relay(host="127.0.0.1", port=sink.port, login=login)
+        with zsmtp.Client(relay=relay) as client:
+            file.unlink()
+            report = client.deliver(MESSAGE)
     assert {one.fate for one in report} == {zsmtp.Fate.DEFERRED}
     assert "No such file" in report.results[0].text
 

@@ -95,15 +95,6 @@ def try_files(tls: TLS) -> None:
         client_context(ContextOptions(certificates=(ClientCertificate(tls.certificate_file, tls.key_file),)))
 
 
-def try_logins(config: Config) -> None:
-    """See now whether secrets can be read, not when mail is on its way. Raises ConfigError."""
-    from zsmtp.client.destinations import read_login
-
-    for relay in config.relays:
-        if relay.login is not None:
-            read_login(relay.login)
-
-
 def _with_options(config: Config, options: argparse.Namespace) -> Config:
     changes: dict[str, Any] = {}
     if options.relay is not None:

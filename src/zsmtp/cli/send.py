@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 
-from zsmtp.cli.configuration import read_configuration, try_logins
+from zsmtp.cli.configuration import read_configuration
 from zsmtp.cli.explainjson import read_plans
 from zsmtp.cli.failure import CommandFailed, read_file, warnings_told
 from zsmtp.cli.journalfile import JournalFile, JournalWriter, read_state
@@ -36,7 +36,7 @@ from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.cli.terminal import is_terminal, look_of
 from zsmtp.client.client import Client, Submission
 from zsmtp.client.config import Config
-from zsmtp.client.destinations import Destinations
+from zsmtp.client.destinations import Destinations, try_logins
 from zsmtp.client.dsn import due
 from zsmtp.client.report import Completing, Fate, Result
 from zsmtp.delivery.deliveryplan import DeliveryPlan

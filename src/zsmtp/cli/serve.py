@@ -84,7 +84,8 @@ def _reader(options: argparse.Namespace) -> Callable[[], ServiceConfig]:
 
 def _check(config: ServiceConfig, options: argparse.Namespace) -> int:
     """Read all files that the configuration names."""
-    from zsmtp.cli.configuration import try_files, try_logins
+    from zsmtp.cli.configuration import try_files
+    from zsmtp.client.destinations import try_logins
     from zsmtp.queue.composer import Composer
     from zsmtp.queue.templates import load
     from zsmtp.server.service import read_entrances

@@ -91,11 +91,10 @@ def _send_all(made: DayReports, reporter: ReportingOrganization, options: argpar
     """Send the reports, if they are to be sent."""
     if not options.send or not made.reports:
         return Exit.OK
-    from zsmtp.cli.configuration import read_configuration, try_logins
+    from zsmtp.cli.configuration import read_configuration
     from zsmtp.cli.tlsrptsend import POST_TIME, ReportSender, SentReports, status_of_sending
 
     config = read_configuration(options)
-    try_logins(config)
     _warn_unsigned(config, options.sender)
     statuses: list[Exit] = []
     with warnings_told("zsmtp tlsrpt"), SentReports(sent) as known:

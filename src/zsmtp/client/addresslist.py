@@ -121,6 +121,22 @@ def read_addresses(texts: str | bytes | Iterable[str | bytes], what: str) -> tup
     return tuple(found.values())
 
 
+def usable_addresses(
+    texts: tuple[str | bytes, ...], what: str
+) -> tuple[tuple[str | bytes, ...], list[tuple[str | bytes, SubmissionError]]]:
+    """Those of the texts that are addresses, and the others, each with what is wrong with it."""
+    good: list[str | bytes] = []
+    bad: list[tuple[str | bytes, SubmissionError]] = []
+    for text in texts:
+        try:
+            read_address(text, what)
+        except SubmissionError as error:
+            bad.append((text, error))
+        else:
+            good.append(text)
+    return tuple(good), bad
+
+
 def comparable(path: bytes) -> tuple[bytes, str | None]:
     """What all forms of one address share: quotes mean nothing (RFC 5321 4.1.2), nor does the case of a domain.
 

@@ -25,12 +25,12 @@ from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Unpack
 
-from zsmtp.client.addresslist import read_address
+from zsmtp.client.addresslist import read_address, usable_addresses
 from zsmtp.client.config import Config, Limits, Relay
-from zsmtp.client.destinations import Destination, Destinations, load_signing
+from zsmtp.client.destinations import Destination, Destinations, load_signing, try_logins
 from zsmtp.client.drivers import Couriers, Drivers
 from zsmtp.client.dsn import DSN, due
-from zsmtp.client.message import Letter, MessageLike
+from zsmtp.client.message import Letter, MessageLike, path_text
 from zsmtp.client.pacer import MessagePacer
 from zsmtp.client.pool import DestinationPool
 from zsmtp.client.report import Completing, Fate, Report, Result
@@ -102,6 +102,7 @@ class Client:
         before_completion: BeforeCompletion | None = None,
     ) -> None:
         self.config = through(config or Config(), relay)
+        try_logins(self.config)
         self.before_completion = before_completion
         self._destinations = Destinations(self.config, plans)
         tracing = None if trace is None else _tracing(trace)
@@ -385,6 +386,7 @@ class _Flow:
         try:
             if isinstance(recipients, Iterable) and not isinstance(recipients, str | bytes):
                 one = replace(one, recipients=tuple(recipients))  # what can be gone through only once is named, too
+                one = self._without_unusable(one, known)
             letter = Letter(
                 one.message,
                 sender=one.sender,
@@ -396,17 +398,31 @@ class _Flow:
                 signing=self._client._signing,
             )
         except Exception as error:  # whatever this one is, those behind it are sent
-            results = _refused(one, error, known)
-            memory = _RECIPIENT * len(results)
-            for result in results:
-                self._told(result)
-            self._results.append(memory)
-            self._room -= memory
+            self._refuse(one, error, known)
             return
         memory = _OVERHEAD + letter.memory + _RECIPIENT * len(letter.recipients)
         self._room -= memory
         finished = partial(self._finished, memory)
         self._trackers.add(self._client._take(letter, None, self._told, finished, known, self._wish))
+
+    def _refuse(self, one: Submission, error: Exception, known: Submission) -> None:
+        """Tell that the recipients of a submission cannot be sent to."""
+        results = _refused(one, error, known)
+        memory = _RECIPIENT * len(results)
+        for result in results:
+            self._told(result)
+        self._results.append(memory)
+        self._room -= memory
+
+    def _without_unusable(self, one: Submission, known: Submission) -> Submission:
+        """The submission without recipients that are no addresses, which fail by themselves if there are others."""
+        assert isinstance(one.recipients, tuple)
+        good, bad = usable_addresses(one.recipients, "recipient")
+        if not good or not bad:
+            return one
+        for text, error in bad:
+            self._refuse(replace(one, recipients=(text,)), error, known)
+        return replace(one, recipients=good)
 
     def _finished(self, memory: int, tracker: _Tracked) -> None:
         self._trackers.discard(tracker)
@@ -426,7 +442,7 @@ def _refused(one: Submission, error: Exception, known: Submission) -> list[Resul
         given = (given,)
     recipients = dict.fromkeys(map(_shown, given)) if isinstance(given, tuple) else ()  # or it cannot be gone through
     action = due(one.dsn, "failed", null_sender=_is_null(one.sender)) if isinstance(one.dsn, DSN) else ""
-    message = one.name if isinstance(one.name, str) else ""
+    message = (one.name if isinstance(one.name, str) else "") or path_text(one.message)
     text = str(error) if isinstance(error, SubmissionError) else described(error)
     return [
         Result(

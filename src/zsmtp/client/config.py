@@ -411,7 +411,7 @@ class Config:
 
     Then whoever is undecided is deferred, or in doubt.
     """
-    timeouts: Timeouts = Timeouts(connect=30.0, final=600.0, quit=5.0)  # noqa: RUF009 - frozen
+    timeouts: Timeouts = Timeouts()  # noqa: RUF009 - frozen
     """Seconds of single waits (RFC 5321 4.5.3.2)."""
     limits: Limits = Limits()
     """How many connections, and how much memory."""

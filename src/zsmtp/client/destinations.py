@@ -314,6 +314,13 @@ def load_signing(config: Config, wanted: Target, clock: Callable[[], float]) -> 
     return MessageSigning(load_keyring(config.dkim, _warn_once), wanted, clock)
 
 
+def try_logins(config: Config) -> None:
+    """See now whether secrets can be read, and not once for each message. Raises ConfigError."""
+    for relay in config.relays:
+        if relay.login is not None:
+            read_login(relay.login)
+
+
 def read_login(login: Login) -> Credentials:
     """The user and the secret, read now; a file that every user can read is warned of once.
 

@@ -114,7 +114,7 @@ class Letter:
         except BaseException:
             self._body.close()
             raise
-        self.name = name or (message_id(self._header) if b"message-id" in folded else "")
+        self.name = name or (message_id(self._header) if b"message-id" in folded else "") or path_text(message)
         optional = b"tls-required" in folded and tls_is_optional(self._header)
         self.wish = sender_wish(options, tls_optional=optional)
 
@@ -236,6 +236,15 @@ def _no_header(octets: bytes) -> str:
 
 
 # ---------------------------------------------------------------- kinds of messages
+
+
+def path_text(message: object) -> str:
+    """What a message is called that is given as a path; "" for every other."""
+    try:
+        path = os.fspath(message) if isinstance(message, str | os.PathLike) else ""
+    except Exception:  # an object of a program may raise what it likes
+        return ""
+    return escape(os.fsdecode(path))
 
 
 def _open(message: MessageLike) -> tuple[bytes, _Body]:

@@ -77,11 +77,12 @@ class Attempt:
 class Result:
     """The one final word on a recipient.
 
-    ``message`` is its Message-ID or the name it was given, ``status`` the enhanced status code (RFC 3463), ``code`` and
-    ``reply`` what the server said that decided (0 and "" if none did). ``reason`` is why, in one line for people: the
-    reply, what this side adds, and where no host opened a session, the words of each of them. ``text`` is the end of
-    the dialogue, ``C:`` before what was sent and ``S:`` before what came back, and the reasons; its lines are separated
-    by LF. ``waited`` is the time until a connection took the message, ``seconds`` the time until this result.
+    ``message`` is the name it was given, else its Message-ID, else its path, ``status`` the enhanced status code (RFC
+    3463), ``code`` and ``reply`` what the server said that decided (0 and "" if none did). ``reason`` is why, in one
+    line for people: the reply, what this side adds, and where no host opened a session, the words of each of them.
+    ``text`` is the end of the dialogue, ``C:`` before what was sent and ``S:`` before what came back, and the reasons;
+    its lines are separated by LF. ``waited`` is the time until a connection took the message, ``seconds`` the time
+    until this result.
 
     ``attempted`` is false if nothing was tried for it: a message that cannot be read, or a destination that had
     failed as a whole a moment ago; no server is named then. ``retry_after`` is for how many seconds from now mail
@@ -121,6 +122,11 @@ class Result:
         """Whether the message was delivered."""
         return self.fate is Fate.DELIVERED
 
+    def raise_for_failure(self) -> None:
+        """Raise :class:`~zsmtp.errors.NotDelivered` with a report of this result alone, unless it was delivered."""
+        if not self.ok:
+            raise NotDelivered(Report(message=self.message, results=(self,)))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         values = asdict(self if self.submission is None else replace(self, submission=None))
@@ -151,7 +157,7 @@ class Completing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What came of one message: the results in the order of its recipients."""
+    """What came of one message: the results in the order of its recipients. A report is true if it is :attr:`ok`."""
 
     message: str
     results: tuple[Result, ...]
@@ -173,6 +179,9 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {"message": self.message, "ok": self.ok, "results": [result.as_dict() for result in self.results]}
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)

@@ -67,9 +67,13 @@ class Wait(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait, in seconds; each bounds one whole wait, not the gap between octets."""
+    """How long to wait, in seconds; each bounds one whole wait, not the gap between octets.
 
-    connect: float = 180.0
+    The defaults are those of the library: a field that is not named keeps its own, whatever the others are. The agent
+    gives all of them (smtp(8), ``-T``).
+    """
+
+    connect: float = 30.0
     """A TCP connection."""
     write: float = 300.0
     """One block of at most 64 KiB to be taken by the transport."""
@@ -77,11 +81,11 @@ class Timeouts:
     """The greeting, and replies to commands."""
     data: float = 120.0
     """The 354 reply to DATA."""
-    final: float = 1200.0
+    final: float = 600.0
     """The reply to the end of the content."""
     short: float = 30.0
     """The replies to RSET and NOOP."""
-    quit: float = 10.0
+    quit: float = 5.0
     """The reply to QUIT, which changes nothing any more."""
 
     def of(self, wait: Wait) -> float:
