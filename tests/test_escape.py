@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsmtp.escape import escape
+from zsmtp.escape import escape, shortened
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,10 @@ def test_what_is_escaped_is_printable_and_stays_so(data: bytes | str) -> None:
     assert text.isprintable()
     assert escape(text) == text
     text.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("", ""), ("12345", "12345"), ("123456", "12..."), ("1" * 600, "11...")]
+)
+def test_what_is_left_out_is_marked(text: str, expected: str) -> None:
+    assert shortened(text, 5) == expected

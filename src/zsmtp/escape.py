@@ -17,13 +17,18 @@ def escape(data: bytes | str) -> str:
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 
+def shortened(text: str, limit: int) -> str:
+    """A text of at most ``limit`` characters; where something is left out, it ends with ``...``."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def described(error: Exception) -> str:
     """What code of somebody else's raised, in at most 300 characters: its class, and its words if it has any."""
     try:
         words = str(error)
     except Exception:  # they may be code as well
         words = ""
-    return escape(f"{type(error).__name__}: {words}"[:300] if words else type(error).__name__)
+    return escape(shortened(f"{type(error).__name__}: {words}", 300) if words else type(error).__name__)
 
 
 def _escaped(character: str) -> str:

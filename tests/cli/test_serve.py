@@ -182,7 +182,8 @@ def test_reload(tmp_path: Path, receiver: Serving) -> None:
     with ServeProcess(tmp_path, through(receiver)) as serve:
         serve.send("before")
         serve.write(
-            through(receiver).replace("127.0.0.1", "localhost")
+            through(receiver)
+            + 'helo_name = "other.example"\n'
             + f'[listen.local]\naddresses = ["127.0.0.1:{serve.port}"]\nsenders = ["*@example.net"]\n[listen.more]\n'
         )
         serve.process.send_signal(signal.SIGHUP)
@@ -207,6 +208,54 @@ def test_reload(tmp_path: Path, receiver: Serving) -> None:
         serve.send("after")
         serve.wait_until(lambda: len(receiver.intake.messages) == 2)
         assert serve.end() == 0
+
+
+def test_a_relay_that_is_gone_and_comes_again(
+    tmp_path: Path, receiver: Serving, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its mail waits without an attempt, everybody says why, and it goes when the relay is configured again."""
+    where = tmp_path / "health.sock"
+    health = f'[health]\naddress = "{where}"\n'
+    route = f'[delivery.routes]\n"example.net" = "smtp://127.0.0.1:{receiver.port}"\n'
+    gone = f"no relay 127.0.0.1:{receiver.port} is configured any more"
+
+    def reload(serve: ServeProcess, text: str, times: int) -> None:
+        serve.write(text)
+        serve.process.send_signal(signal.SIGHUP)
+        serve.wait_for("info reloaded", times)
+
+    def said(*words: str) -> tuple[int, str]:
+        status = main(["queue", *words, "--queue", str(tmp_path / "queue.db"), "--config", str(serve.file)])
+        return status, capsys.readouterr().out
+
+    with ServeProcess(tmp_path, health + route, queue='deliver = "none"') as serve:
+        serve.send("kept")
+        reload(serve, health, 1)
+        serve.wait_for(f"mail to relay:127.0.0.1:{receiver.port} waits: {gone}")
+        serve.wait_until(lambda: gone in said("why", "to=b@example.net")[1])
+        words = " ".join(said("why", "to=b@example.net")[1].split())
+        assert words.startswith(gone)
+        assert f"route relay:127.0.0.1:{receiver.port}, as it was submitted or rerouted; now the conf" in words
+        assert said("check") == (1, f"mail to relay:127.0.0.1:{receiver.port} waits: {gone}\n")
+        assert gone[:24] in said("top")[1]
+        assert asked_at(where) == f"mail to relay:127.0.0.1:{receiver.port} waits: {gone}\n"
+        assert receiver.intake.messages == []
+        reload(serve, health + route, 2)
+        serve.wait_until(lambda: receiver.intake.messages)
+        serve.wait_until(lambda: said("check")[0] == 0)
+        assert asked_at(where) == "ok\n"
+        assert serve.end() == 0
+        assert serve.counters()["attempts"] == 1
+
+
+def asked_at(path: Path) -> str:
+    """The health at a socket."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(LIMIT)
+        connection.connect(str(path))
+        connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        with connection.makefile("rb") as answer:
+            return answer.read().partition(b"\r\n\r\n")[2].decode()
 
 
 class WithoutGone(MemoryIntake):

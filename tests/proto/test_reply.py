@@ -157,5 +157,12 @@ def test_printable_text_is_printable_and_short(octets: bytes, limit: int) -> Non
     assert len(text) <= limit
 
 
+@pytest.mark.parametrize("text", ["x" * 61, "\U00010348" * 61, "\x01" * 60, "x" * 1000])
+def test_printable_text_that_was_cut_ends_with_a_mark(text: str) -> None:
+    found = printable(text.encode(), 60)
+    assert (len(found), found[-3:]) == (60, "...")
+    assert printable(text[:15].encode(), 60)[-3:] != "..."
+
+
 def test_a_reply_for_people_has_no_control_characters() -> None:
     assert str(Reply(550, (b"a\x1b[1m", b"b\xe2\x80\xaec"))) == "550 a\\x1b[1m / b\\u202ec"

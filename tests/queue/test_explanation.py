@@ -215,6 +215,18 @@ TABLE = {
         None,
         f"its time was over at {utc(NOON - MINUTE)} (1m ago)",
     ),
+    "no route": (
+        Given(replace(RECIPIENT, due=NOON + HOUR), status=replace(SITE, no_route="no relay x is configured any more")),
+        Constraint.NO_ROUTE,
+        None,
+        "no relay x is configured any more",
+    ),
+    "no route for what a node has read": (
+        Given(state=State.LEASED, status=replace(SITE, no_route="no relay x is configured any more")),
+        Constraint.NO_ROUTE,
+        None,
+        "no relay x is configured any more",
+    ),
     "dead site": (
         Given(status=replace(SITE, window=0, dead_until=NOON + 4 * MINUTE, dead_reason="connection refused")),
         Constraint.DEAD_SITE,

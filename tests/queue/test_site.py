@@ -5,6 +5,7 @@ from __future__ import annotations
 from zsmtp.queue.site import KeyQueue
 from zsmtp.queue.states import START, Position, QueuedMessage, QueuedRecipient, SubQueue
 from zsmtp.queue.store import Claimed
+from zsmtp.records import replace
 
 SUB = SubQueue("example.org", "", 0)
 
@@ -42,6 +43,39 @@ def test_earlier_work_that_comes_while_the_store_is_read_rewinds() -> None:
     assert queue.to_read(11.0) == [(SUB, START)]
     queue.add(SUB, [claimed(1, 9.0), claimed(2, 10.0)], None, queue.generation)
     assert queue.ready == 2  # what is in hand is not taken twice
+
+
+def test_what_was_read_and_not_begun_can_be_taken_out_again() -> None:
+    queue = KeyQueue("example.org")
+    queue.learn(SUB, 10.0)
+    queue.to_read(11.0)
+    two = claimed(2, 10.0)
+    pair = [two, two._replace(recipient=replace(two.recipient, number=1))]
+    queue.add(SUB, [claimed(1, 10.0), *pair, claimed(3, 10.0)], None, queue.generation)
+    begun = queue.next()
+    assert begun is not None
+    assert not queue.withdraw(1, 0), "it is under way"
+    assert not queue.withdraw(9, 0)
+    assert queue.withdraw(2, 0)
+    assert not queue.holds(2, 0)
+    assert (queue.ready, [len(group.recipients) for group in queue.buffered()]) == (2, [1, 1])
+    assert queue.withdraw(2, 1)
+    assert queue.withdraw(3, 0)
+    assert (queue.ready, queue.next()) == (0, None)
+    queue.add(SUB, [claimed(4, 12.0)], None, queue.generation)
+    left = queue.next()
+    assert left is not None
+    assert left.message.id == 4
+
+
+def test_a_key_of_which_nothing_is_left_waits_for_news() -> None:
+    queue = KeyQueue("example.org")
+    queue.learn(SUB, 10.0)
+    queue.forget()
+    queue.nothing_left()
+    assert queue.next_due is None
+    queue.learn(SUB, 20.0)
+    assert queue.next_due == 20.0
 
 
 def test_an_empty_read_forgets_nothing_either() -> None:

@@ -92,6 +92,8 @@ class World:
         self.chance = random.Random(seed)
         self.clock = clock
         self.sites: dict[str, SimulatedSite] = {}
+        self.problems: dict[str, str] = {}
+        """Why mail can go nowhere by the configuration, by queue key."""
         self.delivered: list[tuple[float, str, int, int]] = []
 
     def site(self, key: str) -> SimulatedSite:
@@ -106,6 +108,9 @@ class SimulatedConnections:
 
     def __init__(self, world: World) -> None:
         self.world = world
+
+    def problem(self, key: str) -> str:
+        return self.world.problems.get(key, "")
 
     def connection(self, key: str, allow: Allow) -> SimulatedConnection:
         return SimulatedConnection(self.world, key, allow)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from zsmtp.client.config import Relay
 from zsmtp.errors import ConfigError
 from zsmtp.queue.location import DEFAULT as DEFAULT_QUEUE
 from zsmtp.queue.quotas import TenantLimits
@@ -217,6 +218,9 @@ def test_what_takes_a_restart() -> None:
         f"{key} changed, which takes a restart"
         for key in ("path", "queue.connections", "listen.local", "listen.new", "listen.submission.addresses")
     ]
+    relay = Relay(host="other.example")
+    routed = replace(before.delivery, relay=None, routes={"x.example": relay}, sender_routes={"y.example": relay})
+    assert needs_restart(before, replace(before, delivery=routed)) == []
 
 
 def test_addresses_are_shown_as_they_are_read() -> None:

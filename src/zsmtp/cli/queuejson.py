@@ -140,6 +140,7 @@ def site_document(status: SiteStatus) -> Document:
         "ready": status.ready,
         "dead_until": status.dead_until,
         "dead_reason": status.dead_reason,
+        "no_route": status.no_route,
         "rate": status.rate,
         "rate_until": status.rate_until,
         "no_slot": status.no_slot,

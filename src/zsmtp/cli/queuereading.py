@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MOST_RECIPIENTS = 1000
 """Recipients of one message that ``show`` shows."""
+RECENT = 60.0
+"""Seconds that what a node reported of a site counts as its state."""
 _BLOCK = 3 << 14  # octets of a base64 line without padding
 
 T = TypeVar("T")
@@ -366,10 +368,20 @@ def _safe(octets: bytes) -> str:
     return "\t".join(map(escape, octets.split(b"\t")))
 
 
+async def _findings(context: VerbContext) -> AsyncIterator[str]:
+    """What the store finds, and mail that can go nowhere by the configuration of whoever delivers."""
+    async for finding in context.store.check():
+        yield finding
+    alive = {node.node for node in await context.store.nodes() if node.alive}
+    for status in await context.store.sites():
+        if status.no_route and status.node in alive and context.clock() - status.updated < RECENT:
+            yield f"mail to {status.site} waits: {status.no_route}"
+
+
 async def check(context: VerbContext) -> int:
     """``check``: what must not be, a sentence each."""
     findings = []
-    async for finding in context.store.check():
+    async for finding in _findings(context):
         findings.append(finding)
         if not context.json:
             context.write(escape(finding))

@@ -13,7 +13,7 @@ server that repeats a secret it was told bring it into logs and reports: :meth:`
 from __future__ import annotations
 
 from zsmtp.errors import ReplyError
-from zsmtp.escape import escape
+from zsmtp.escape import escape, shortened
 from zsmtp.records import NamedTuple
 
 MAX_LINE = 64 * 1024  # octets; RFC 5321 4.5.3.1.5 asks for 512
@@ -52,11 +52,10 @@ class Reply(NamedTuple):
 
 
 def printable(octets: bytes, limit: int = 500) -> str:
-    """:func:`~zsmtp.escape.escape`, at most ``limit`` characters, the rest replaced by ``...``."""
+    """:func:`~zsmtp.escape.escape`, at most ``limit`` characters (:func:`~zsmtp.escape.shortened`)."""
     if len(octets) <= limit and octets.isascii() and (plain := octets.decode("ascii")).isprintable():
         return plain
-    text = escape(octets[: limit * 4])
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return shortened(escape(octets[: limit * 4 + 4]), limit)  # a character has four octets at most
 
 
 class ReplyParser:

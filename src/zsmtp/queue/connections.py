@@ -83,8 +83,11 @@ class Connection(Protocol):
 class Connections(Protocol):
     """What makes connections."""
 
+    def problem(self, key: str) -> str:
+        """Why the mail of a queue key can go nowhere by the configuration; "" if it can."""
+
     def connection(self, key: str, allow: Allow) -> Connection:
-        """A connection for the mail of a queue key. Raises ConfigError if nothing is known of where that goes."""
+        """A connection for the mail of a queue key without a problem."""
 
     async def load(self, store: QueueStore, group: Group) -> None:
         """Load a content that was too large to be read with its recipients. Raises QueueError."""
@@ -105,6 +108,7 @@ class EngineConnections:
 
     def __init__(self, config: Config, observe: ObserverFor | None = None) -> None:
         self._destinations = Destinations(config)
+        self._observe = observe
         self._drivers = Drivers(self._destinations, config.local_address)
         self._couriers = Couriers(self._destinations, observe)
         self._known: dict[str, Destination] = {}  # by queue key
@@ -115,8 +119,24 @@ class EngineConnections:
         """Where mail goes, by the configuration."""
         return self._destinations
 
+    def reroute(self, config: Config) -> None:
+        """Go by the relays and routes of another configuration from now on; nothing else of it counts."""
+        self._destinations = Destinations(config)
+        self._couriers = Couriers(self._destinations, self._observe)
+        self._known.clear()
+
+    def problem(self, key: str) -> str:
+        """Why the mail of a key can go nowhere: its relay is not configured, or cannot be used as it is."""
+        try:
+            destination = self._destination(key)
+            self._couriers.of(destination)
+            self._drivers.of(destination)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
     def connection(self, key: str, allow: Allow) -> Connection:
-        """A connection for the mail of a queue key. Raises ConfigError for a relay that is not configured."""
+        """A connection for the mail of a queue key."""
         destination = self._destination(key)
         courier, observer = self._couriers.of(destination)
         route = Route(destination.request, destination.given)
@@ -165,9 +185,7 @@ class EngineConnections:
             return self._destinations.of(b"postmaster@" + key.encode())
         found = self._destinations.relayed(key[len(RELAY_KEY) :])
         if found is None:
-            raise ConfigError(
-                f"no relay {key[len(RELAY_KEY) :]} is configured any more; zsmtp queue reroute moves its mail"
-            )
+            raise ConfigError(f"no relay {key[len(RELAY_KEY) :]} is configured any more")
         return found
 
 

@@ -58,6 +58,8 @@ class Constraint(Enum):
     """It was submitted for a later time, or an operator chose one."""
     EXPIRED = "expired"
     """Its time is over: it is given up as soon as its site is looked at."""
+    NO_ROUTE = "no route"
+    """By the configuration its mail can go nowhere: its relay is not there any more."""
     DEAD_SITE = "dead site"
     """The site does not answer: one probe at a time is sent, and this recipient waits for the result."""
     RATE = "rate"
@@ -252,6 +254,8 @@ class _Case:
         if self.recipient.due > self.known.now:
             yield self._not_due()
         status = self._status()
+        if status is not None and status.no_route:
+            yield self._no_route(status)
         if status is not None and status.dead_until > self.known.now:
             yield self._dead(status)
 
@@ -295,7 +299,7 @@ class _Case:
         status = self._status()
         words = f"A node has read it for attempt {self.recipient.attempts + 1}: it is under way, or next."
         found = self.at_site()
-        if found.constraint in (Constraint.DEAD_SITE, Constraint.RATE, Constraint.WINDOW, Constraint.NO_SLOT):
+        if found.constraint in _OF_SITE:
             return found._replace(sentences=(words, *found.sentences))
         node = f" by {status.node}" if status is not None else ""
         return _HoldingConstraint(Constraint.IN_HAND, None, f"being delivered{node}, or next", (words,))
@@ -351,6 +355,19 @@ class _Case:
         server = f" at {entry.server}" if entry.server else ""
         return f"Attempt {entry.attempt} failed {_at(entry.at, self.known)}{server}: {reply_words(entry)}."
 
+    def _no_route(self, status: SiteStatus) -> _HoldingConstraint:
+        return _HoldingConstraint(
+            Constraint.NO_ROUTE,
+            None,
+            status.no_route,
+            (
+                "No attempt is counted; it is given up in its time, and its sender warned as usual.",
+                "It goes on at once when the configuration has that relay again (reload zsmtp serve). "
+                "zsmtp queue reroute moves it elsewhere.",
+                *self._age_of(status),
+            ),
+        )
+
     def _dead(self, status: SiteStatus) -> _HoldingConstraint:
         why = status.dead_reason
         waits = status.dead_until > self.known.now
@@ -371,6 +388,8 @@ class _Case:
         status = self._status()
         if status is None:
             return _HoldingConstraint(Constraint.DUE, None, "due now", ("A node takes it up within seconds.",))
+        if status.no_route:
+            return self._no_route(status)
         if status.dead_until:
             return self._dead(status)
         site, age = status.site, self._age_of(status)
@@ -457,6 +476,7 @@ class _Case:
             yield f"If attempt {number} fails{so}, attempt {number + 1} follows after {waits}{default}."
 
 
+_OF_SITE = (Constraint.NO_ROUTE, Constraint.DEAD_SITE, Constraint.RATE, Constraint.WINDOW, Constraint.NO_SLOT)
 _EFFECTS = {
     "hold": "it is held by {0}",
     "fail": "it is failed, and its sender notified, by {0}",

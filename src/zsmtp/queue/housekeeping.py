@@ -69,8 +69,7 @@ class Housekeeping:
     ) -> None:
         self._store = store
         self._composer = composer
-        self._destinations = destinations
-        self.reconfigure(config, signing)
+        self.reconfigure(config, signing, destinations)
         self._clock = clock
         self._nonce = nonce
         self._chance = chance
@@ -80,11 +79,11 @@ class Housekeeping:
         self.notices = 0
         """Notices that were queued."""
 
-    def reconfigure(self, config: QueueConfig, signing: MessageSigning | None = None) -> None:
+    def reconfigure(self, config: QueueConfig, signing: MessageSigning | None, destinations: Destinations) -> None:
         """Go by another configuration from now on; notices are signed by ``signing``."""
         self._config = config
         self._signing = signing
-        self._submitter = Submitter(self._destinations, config)
+        self._submitter = Submitter(destinations, config)
 
     async def run(self) -> None:
         """Keep house until :meth:`stop`."""

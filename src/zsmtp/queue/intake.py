@@ -10,6 +10,7 @@ import json
 import re
 
 from zsmtp.errors import Conflict, QueueError, QueueFull
+from zsmtp.escape import shortened
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.limits import SPARE_OCTETS
 from zsmtp.queue.states import (
@@ -34,9 +35,8 @@ _LARGEST = 1 << 31  # of a rule's number, a priority
 
 
 def clean(text: str, limit: int = MAX_REASON) -> str:
-    """Words as they can be kept: cut off at ``limit``, without NUL and lone surrogates."""
-    if len(text) > limit:
-        text = text[:limit]
+    """Words as they can be kept: at most ``limit`` characters, without NUL and lone surrogates."""
+    text = shortened(text, limit)
     if text.isascii() and "\0" not in text:
         return text
     return _LOST.sub("\ufffd", text)

@@ -96,6 +96,8 @@ class SiteStatus:
     """The binding rate (``14/s``)."""
     no_slot: bool = False
     """Whether it waits for a connection, of which there are no more in all."""
+    no_route: str = ""
+    """Why its mail can go nowhere by the configuration of the node; "" if it can."""
 
 
 class NodeStatus(NamedTuple):

@@ -236,6 +236,17 @@ class Runner:
         if self.joined.is_set():
             self.store.wake()
 
+    def reroute(self) -> None:
+        """Go by what the network says of relays and routes now: mail of a relay that is there again goes on at once."""
+        for site in tuple(self._sites.values()):
+            site.reroute()
+
+    @property
+    def problems(self) -> list[str]:
+        """Why mail can go nowhere by the configuration, a sentence for each queue key that this node serves."""
+        found = [(key, why) for site in self._sites.values() for key, why in site.problems.items()]
+        return [f"mail to {key} waits: {why}" for key, why in sorted(found)]
+
     def policy(self, key: str, tenant: str) -> SettlementPolicy:
         """What decides on results for a key and a tenant."""
         found = self._policies.get((key, tenant))
@@ -491,7 +502,7 @@ class Runner:
     async def _report(self) -> None:
         """Say how the sites are served whose state changed, and those that something holds back."""
         now, wall = self.loop.time(), self.wall()
-        told = [site for site in self._sites.values() if site.changed or site.window.dead]
+        told = [site for site in self._sites.values() if site.changed or site.window.dead or site.problems]
         for site in told:
             site.changed = False
         if told:

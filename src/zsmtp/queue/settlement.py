@@ -19,6 +19,7 @@ from enum import Enum
 
 from zsmtp.delivery.outcome import Disposition, Peer, Verdict, dsn_action
 from zsmtp.delivery.reasons import reason_of
+from zsmtp.escape import shortened
 from zsmtp.proto.reply import printable
 from zsmtp.queue.notices import owed
 from zsmtp.queue.schedule import FailureClass, RetryPolicy, after_doubt, classify, expired, next_attempt, warning_due
@@ -123,19 +124,19 @@ def after_loss(
     return _doubtful(work, entry, policy.in_doubt, after_doubt(policy.retry, now, work.recipient.expires, chance))
 
 
-def expiry(work: RecipientWork, now: float, node: str = "") -> Ended | None:
-    """Its end if its time is over, None otherwise."""
+def expiry(work: RecipientWork, now: float, node: str = "", held_back: str = "") -> Ended | None:
+    """Its end if its time is over, None otherwise; ``held_back`` is what keeps its mail back now."""
     recipient = work.recipient
     if not expired(recipient, now):
         return None
     days = (now - work.since) / 86400
-    why = recipient.reason or "it was never tried: its destination was held back all the time"
+    why = held_back or recipient.reason or "it was never tried: its destination was held back all the time"
     entry = _entry(
         work,
         Outcome.EXPIRED,
         now,
         status=recipient.status or "4.4.7",
-        reason=f"given up after {days:.1f} days; the last reason: {why}"[:MAX_REASON],
+        reason=shortened(f"given up after {days:.1f} days; the last reason: {why}", MAX_REASON),
         node=node,
     )
     return Ended(entry, _owed(work, entry))
@@ -271,7 +272,7 @@ def words_of(verdict: Verdict) -> tuple[str, int]:
     """The server's words that decided, or the reason, on one line; and the reply code (0 if there was no reply)."""
     if verdict.reply is not None:
         return printable(b" ".join(verdict.reply.lines), MAX_REASON), verdict.reply.code
-    return reason_of(verdict)[:MAX_REASON], 0
+    return shortened(reason_of(verdict), MAX_REASON), 0
 
 
 def _success_requested(recipient: QueuedRecipient) -> bool:

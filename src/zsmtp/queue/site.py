@@ -136,6 +136,32 @@ class KeyQueue:
         for tenant in self._ranks:
             self._turns.remove(tenant)
 
+    def withdraw(self, message: int, number: int) -> bool:
+        """Take a recipient out that was read and not begun; False if it is none, or its delivery is under way."""
+        for sub_queue, sub in self._subs.items():
+            for place, group in enumerate(sub.buffer):
+                kept = [one for one in group.recipients if (one.message, one.number) != (message, number)]
+                if len(kept) == len(group.recipients):
+                    continue
+                group.recipients[:] = kept
+                if not kept:
+                    del sub.buffer[place]
+                    self.ready -= 1
+                    self._rest(sub_queue.tenant)
+                self.done(message, number)
+                return True
+        return False
+
+    def _rest(self, tenant: str) -> None:
+        """A tenant of whom nothing is at hand has no turn."""
+        if not any(self._subs[one].buffer for one in self._ranks[tenant]):
+            self._turns.remove(tenant)
+
+    def nothing_left(self) -> None:
+        """There is nothing to be read any more, until something is learned of."""
+        for sub in self._subs.values():
+            sub.due = None
+
     @property
     def next_due(self) -> float | None:
         """When there is something to read; None if nothing is known to wait."""
@@ -161,8 +187,7 @@ class KeyQueue:
             group = self._of_tenant(tenant, usable)
             if group is not None:
                 self._turns.spent(tenant, len(group.recipients))
-                if not any(self._subs[one].buffer for one in self._ranks[tenant]):
-                    self._turns.remove(tenant)
+                self._rest(tenant)
                 self.ready -= 1
                 return group
             self._turns.passed(tenant)

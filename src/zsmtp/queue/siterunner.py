@@ -5,6 +5,9 @@
 one connection: it takes one delivery after the other, and hands the engine further ones while messages are on their
 way.
 
+Mail that can go nowhere by the configuration (:meth:`~zsmtp.queue.connections.Connections.problem`) waits: none of it
+is read but for expiry and warnings, and it goes on when the configuration is another one.
+
 A delivery for which no session came about, beside others that stand, or whose turn it was only in a row behind such a
 one, goes back as it was: no attempt is counted for it. Where none stands, the first delivery of the connection has been
 tried, and its failure is the site's: after as many failures in a row as the window is wide one probe at a time is made.
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Disposition, Scope, Verdict, from_loss, in_doubt
-from zsmtp.errors import ConfigError, ContentError, LocalError, QueueError, QueueUnavailable
+from zsmtp.errors import ContentError, LocalError, QueueError, QueueUnavailable
 from zsmtp.queue import settlement
 from zsmtp.queue.results import recipient_of
 from zsmtp.queue.settlement import RecipientWork
@@ -83,12 +86,18 @@ class SiteRunner:
         self.keys: dict[str, KeyQueue] = {}
         self.workers: set[SiteWorker] = set()
         self.waits_for_slot = False
+        self.problems: dict[str, str] = {}
+        """Why mail can go nowhere by the configuration, by queue key."""
         self.lost = False  # the lease is another's
         self.changed = True  # since the last report
         self._taken: dict[str, float] = {}  # when something was taken last, by key
         self._wake: asyncio.TimerHandle | None = None
         self._paused_until = 0.0
         self._next_review = runner.loop.time() + REVIEW
+        self._reviewing = False
+        self._routed: set[str] = set()  # keys that are known to have no problem
+        self._came: set[str] = set()  # keys that got work since the last review began
+        self._waiting: dict[str, float] = {}  # since when keys with deliveries that could begin have none that does
         for key in lease.keys:
             self.key_queue(key)
 
@@ -129,6 +138,7 @@ class SiteRunner:
 
     def learn(self, head: Head) -> None:
         """There is work in one of its sub-queues."""
+        self._came.add(head.sub_queue.key)
         self.key_queue(head.sub_queue.key).learn(head.sub_queue, head.due)
 
     async def _read(self, key: KeyQueue, sub_queue: SubQueue, after: Position, generation: int) -> None:
@@ -174,26 +184,38 @@ class SiteRunner:
         self.pump()
 
     async def review(self) -> None:
-        """Look through all recipients for what has expired and for senders to be warned."""
+        """Look through all recipients for what has expired and for senders to be warned. One review at a time."""
+        self._reviewing = True
+        try:
+            await self._review()
+        finally:
+            self._reviewing = False
+            self._next_review = self._runner.loop.time() + REVIEW
+
+    async def _review(self) -> None:
         runner = self._runner
         after = (0, -1)
+        found: set[str] = set()
+        self._came.clear()
         while not self.lost and not runner.stopping:
             page = await runner.store.review(self.lease, after, limit=REVIEW_PAGE)
             now = runner.wall()
             for recipient, message, _ in page:
                 after = (recipient.message, recipient.number)
                 key = self.key_queue(recipient.key)
-                if key.holds(*after):
-                    continue
+                found.add(key.key)
                 work = RecipientWork.of(recipient, message)
                 policy = runner.policy(recipient.key, recipient.tenant)
-                result = settlement.expiry(work, now, runner.node) or settlement.warning(work, policy.retry, now)
-                if result is not None:
+                why = self.problems.get(key.key, "")
+                result = settlement.expiry(work, now, runner.node, why) or settlement.warning(work, policy.retry, now)
+                if result is not None and (not key.holds(*after) or key.withdraw(*after)):
                     key.hold_back(recipient)
                     runner.results.add(self, key, result)
             if len(page) < REVIEW_PAGE:
-                return
+                break
             await asyncio.sleep(0)
+        for name in self.problems.keys() - found - self._came:
+            self.keys[name].nothing_left()  # nobody reads it, so nobody else would find that out
 
     # ---------------------------------------------------------------- connecting
 
@@ -204,25 +226,65 @@ class SiteRunner:
             return
         wall, now = runner.wall(), runner.loop.time()
         blocked = self._blocked_for(now)
+        routed = [key for key in self.keys.values() if self._is_routed(key)]
         if blocked <= 0:
-            for key in self.keys.values():
+            for key in routed:
                 for sub_queue, after in key.to_read(wall):
                     runner.spawn(self._read(key, sub_queue, after, key.generation))
             if not runner.results.problem:
                 self._open_connections(now)
-        if (blocked > 0 or runner.rules) and now >= self._next_review:
-            self._next_review = now + REVIEW
+        if self._is_to_be_reviewed(blocked, now):
+            self._reviewing = True
             if blocked > 0:
                 for key in self.keys.values():
-                    key.forget()  # what waits for its turn may expire, too
+                    key.forget()
             runner.spawn(self.review())
         if runner.results.problem:
             blocked = max(blocked, POLL)
-        due = self.next_due
+        due = min((due for key in routed if (due := key.next_due) is not None), default=None)
+        if self._waiting or self.problems:
+            self._wake_in(LONGEST_WAIT)
         if blocked > 0:
             self._wake_in(min(blocked, LONGEST_WAIT))
         elif due is not None and due > wall:
             self._wake_in(min(due - wall, LONGEST_WAIT))
+
+    def _is_to_be_reviewed(self, blocked: float, now: float) -> bool:
+        """Whether recipients are to be looked through that nobody reads, or that wait for their turn for long."""
+        waiting = max([self._waits(key, now) for key in self.keys.values()], default=0.0) >= REVIEW
+        if self._reviewing or now < self._next_review:
+            return False
+        return blocked > 0 or waiting or bool(self.problems or self._runner.rules)
+
+    def _waits(self, key: KeyQueue, now: float) -> float:
+        """How long deliveries of a key have been waiting, none of them having begun."""
+        if not key.ready:
+            self._waiting.pop(key.key, None)
+            return 0.0
+        return now - self._waiting.setdefault(key.key, now)
+
+    def _is_routed(self, key: KeyQueue) -> bool:
+        """Whether mail of a key can go anywhere. If not, it waits, none of it in hand, so that it may expire."""
+        if key.key in self._routed:
+            return True
+        problem = self._runner.connections.problem(key.key)
+        if problem:
+            if self.problems.get(key.key) != problem:
+                log.warning("mail to %s waits: %s", key.key, problem)
+                self.changed = True
+                key.forget()
+            self.problems[key.key] = problem
+            return False
+        if self.problems.pop(key.key, None):
+            log.info("mail to %s goes on", key.key)
+            self.changed = True
+        self._routed.add(key.key)
+        return True
+
+    def reroute(self) -> None:
+        """Relays and routes are others now."""
+        self._routed.clear()
+        self.pump()
 
     def _blocked_for(self, now: float) -> float:
         """For how many seconds nothing may begin here; 0.0 if something may."""
@@ -239,7 +301,8 @@ class SiteRunner:
         for worker in [worker for worker in self.workers if worker.idles and worker.key.ready]:
             worker.connection.wake()
         allowed = 1 if self.window.dead else self.window.size
-        for key in sorted(self.keys.values(), key=lambda one: -one.ready):
+        keys = [one for one in self.keys.values() if one.ready and one.key not in self.problems]
+        for key in sorted(keys, key=lambda one: -one.ready):
             mine = sum(worker.key is key for worker in self.workers)
             # A connection takes messages one behind the other. Another is opened for what is beyond its share, or if
             # none has been taken for a while although those there are stand.
@@ -251,12 +314,7 @@ class SiteRunner:
                     return
                 if not self._runner.acquire_slot(self):
                     return
-                try:
-                    worker = SiteWorker(self._runner, self, key)
-                except ConfigError as error:
-                    self._runner.release_slot()
-                    self._unroutable(key, str(error))
-                    break
+                worker = SiteWorker(self._runner, self, key)
                 self.opening.take(now)
                 self.workers.add(worker)
                 mine += 1
@@ -270,12 +328,6 @@ class SiteRunner:
         if now - self._taken.get(key.key, now) < PATIENCE:
             return False
         return all(worker.connection.is_open for worker in self.workers if worker.key is key)
-
-    def _unroutable(self, key: KeyQueue, problem: str) -> None:
-        """Nothing is known of where a key's mail goes: it waits, and says why."""
-        verdict = from_loss(LocalError(problem), "", None, level=Scope.MESSAGE)
-        while (group := key.next()) is not None:
-            self._settle_all(ActiveDelivery(key, group, self._runner.wall()), verdict)
 
     def _wake_in(self, seconds: float) -> None:
         loop = self._runner.loop
@@ -313,7 +365,7 @@ class SiteRunner:
         ``riding``: beside others under way, so only one whose content is there.
         """
         runner = self._runner
-        if runner.stopping or runner.results.problem or self.lost:
+        if runner.stopping or runner.results.problem or self.lost or key.key in self.problems:
             return None
         now = runner.loop.time()
         if self._paused_until > now or self.messages.wait(now)[0] > 0 or self.recipients.wait(now)[0] > 0:
@@ -325,6 +377,7 @@ class SiteRunner:
             key.put_back(group)
             return None
         self._taken[key.key] = now
+        self._waiting.pop(key.key, None)
         self.messages.take(now)
         self.recipients.take(now, len(group.recipients))
         if key.wants_reading(runner.wall()):
@@ -436,6 +489,7 @@ class SiteRunner:
             rate_until=wall + wait if wait > 0 else 0.0,
             rate=str(rate) if rate is not None else "",
             no_slot=self.waits_for_slot,
+            no_route="; ".join(self.problems.values()),
         )
 
 
@@ -450,7 +504,7 @@ def _refuses(verdict: Verdict) -> bool:
 
 
 class SiteWorker:
-    """One connection of a site at work. Raises ConfigError when made for a key whose mail can go nowhere."""
+    """One connection of a site at work."""
 
     def __init__(self, runner: Runner, site: SiteRunner, key: KeyQueue) -> None:
         self.site = site

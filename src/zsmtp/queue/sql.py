@@ -106,6 +106,7 @@ STATUS = (
     "rate_until",
     "rate",
     "no_slot",
+    "no_route",
 )
 
 ARRIVING = -(1 << 40)

@@ -7,7 +7,7 @@ messages that are being received or delivered come to their end (``queue.shutdow
 queue. An error that ends one part ends the process: whoever runs it starts it again, and nothing is lost.
 
 On reload what can be changed while mail flows is: who may send, passwords, certificates, bounds, retries, limits of
-sites. What cannot is named in the log, and stays as it was.
+sites, quotas, relays and routes, keys to sign with. What cannot is named in the log, and stays as it was.
 """
 
 from __future__ import annotations
@@ -215,6 +215,7 @@ class Service:
         self._ends: list[Callable[[], None]] = []
         self.store: QueueStore
         self.runner: Runner
+        self._connections: EngineConnections
         self.housekeeping: Housekeeping
         self.admission: Admission
         self.health: HealthServer | None = None
@@ -261,9 +262,10 @@ class Service:
         config, store = self.config, self.store
         destinations = Destinations(config.delivery)
         submitter = Submitter(destinations, config.queue)
+        self._connections = EngineConnections(config.delivery)
         self.runner = Runner(
             store,
-            EngineConnections(config.delivery),
+            self._connections,
             config.queue,
             node=self._node,
             on_entry=self._log_entry,
@@ -396,16 +398,20 @@ class Service:
             name: replace(config.listen.get(name, before), **{key: getattr(before, key) for key in _FIXED})
             for name, before in self.config.listen.items()
         }
-        delivery = replace(self.config.delivery, dkim=config.delivery.dkim)
+        reloaded = {key: getattr(config.delivery, key) for key in _RELOADED_OF_DELIVERY}
+        delivery = replace(self.config.delivery, **reloaded)
         fixed = {name: getattr(self.config, name) for name in _FIXED_PARTS}
         config = replace(config, listen=listen, **{**fixed, "delivery": delivery})
         signing = read_entrances(config)  # all files, before the first thing is changed
-        submitter = Submitter(Destinations(config.delivery), config.queue)
+        destinations = Destinations(config.delivery)
+        submitter = Submitter(destinations, config.queue)
         for entrance in self.entrances.values():
             entrance.reload(config, submitter, signing)
         self.admission.reconfigure(config.queue.tenants)
         self.runner.reconfigure(config.queue)
-        self.housekeeping.reconfigure(config.queue, signing)
+        self.housekeeping.reconfigure(config.queue, signing, destinations)
+        self._connections.reroute(config.delivery)
+        self.runner.reroute()
         configure_log(self._log, config, journal=self._journal)
         self.config = config
         return left
@@ -422,6 +428,7 @@ class Service:
         else:
             if health.problem:
                 found.append(health.problem)
+        found += self.runner.problems
         if self.runner.results.problem:
             found.append(f"results cannot be written: {self.runner.results.problem}")
         for name, task in self._running.items():
@@ -466,12 +473,14 @@ class Service:
 
 _FIXED = ("addresses", "protocol", "mode")
 _FIXED_PARTS = ("path", "delivery", "notices", "templates", "health")
+_RELOADED_OF_DELIVERY = ("dkim", "relay", "routes", "sender_routes")
 _FIXED_OF_QUEUE = ("connections", "leases", "retention")
 
 
 def needs_restart(before: ServiceConfig, after: ServiceConfig) -> list[str]:
     """What differs between two configurations and cannot change while the service runs."""
-    after = replace(after, delivery=replace(after.delivery, dkim=before.delivery.dkim))  # keys are read again
+    same = {key: getattr(before.delivery, key) for key in _RELOADED_OF_DELIVERY}
+    after = replace(after, delivery=replace(after.delivery, **same))
     keys = [name for name in _FIXED_PARTS if getattr(before, name) != getattr(after, name)]
     keys += [f"queue.{name}" for name in _FIXED_OF_QUEUE if getattr(before.queue, name) != getattr(after.queue, name)]
     for name in sorted({*before.listen, *after.listen}):
