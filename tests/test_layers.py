@@ -131,6 +131,7 @@ PURE_MODULES |= {
         "phrases",
         "quotas",
         "rules",
+        "returnpath",
         "schedule",
         "settlement",
         "limits",

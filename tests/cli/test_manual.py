@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from zsmtp.cli.arguments import Parser
+from zsmtp.cli.bounce import key_parser as bounce_key
 from zsmtp.cli.check import make_parser as check
 from zsmtp.cli.completion import make_parser as completion
 from zsmtp.cli.dkim import key_parser, verify_parser
@@ -21,6 +22,7 @@ from zsmtp.cli.serve import make_parser as serve
 from zsmtp.cli.sysexits import Exit
 from zsmtp.cli.tlsrpt import make_parser as tlsrpt
 from zsmtp.queue.config import QueueConfig
+from zsmtp.queue.returnpath import BounceConfig
 from zsmtp.queue.schedule import RetryPolicy
 from zsmtp.queue.shaping import SiteLimits
 from zsmtp.server.access import ClientRights
@@ -30,7 +32,7 @@ MANUAL = (Path(__file__).parents[2] / "man" / "zsmtp.1").read_text()
 OPTION = re.compile(r"(?<![\w-])(--?[a-z0-9][a-z0-9-]*)")
 
 
-PARSERS = [check(), completion(), explain(), send(), receive(), key_parser(), verify_parser()]
+PARSERS = [check(), completion(), explain(), send(), receive(), key_parser(), verify_parser(), bounce_key()]
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
@@ -95,6 +97,15 @@ def test_every_option_of_serve_is_in_its_manual() -> None:
 def test_every_key_of_a_service_is_in_its_manual() -> None:
     page = (Path(__file__).parents[2] / "man" / "zsmtp-serve.1").read_text()
     told = set(re.findall(r"[a-z_]+", page))
-    for kind in (ListenConfig, ClientRights, LogConfig, HealthConfig, QueueConfig, SiteLimits, RetryPolicy):
+    for kind in (
+        ListenConfig,
+        ClientRights,
+        LogConfig,
+        HealthConfig,
+        QueueConfig,
+        SiteLimits,
+        RetryPolicy,
+        BounceConfig,
+    ):
         keys = {field.name for field in fields(kind) if field.init} - {"retry", "sites", "tenants", "idempotency"}
         assert keys <= told, keys - told

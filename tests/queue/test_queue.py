@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -28,11 +29,14 @@ from tests.support.sink import Sink
 import zsmtp
 from zsmtp.client.config import Content
 from zsmtp.errors import ConfigError, Conflict, ContentError, QueueBusy, QueueError, QueueUnavailable, SubmissionError
+from zsmtp.queue.bouncekeys import make_keys, read_keys
+from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.ids import from_text
 from zsmtp.queue.ingest import QueueSubmission
 from zsmtp.queue.limits import PART_OCTETS
 from zsmtp.queue.location import locate
+from zsmtp.queue.returnpath import BounceConfig, ReturnedTo, ReturnPath
 from zsmtp.queue.sqlite.store import SQLiteStore
 from zsmtp.queue.states import START, HistoryEntry, Outcome, QueuedMessage, State
 from zsmtp.queue.store import Ended, QueueStore
@@ -676,6 +680,40 @@ def test_with_deliver_the_sender_is_notified_of_a_failure(url: str) -> None:
     assert isinstance(notice.content, bytes)
     assert b"From: Mail Delivery System <mailer-daemon@mail.example.org>" in notice.content
     assert b"Final-Recipient: rfc822; b@example.net" in notice.content
+
+
+@pytest.mark.parametrize(
+    ("template", "transactions"), [("b+{id}@example.org", 1), ("b+{id}-{recipient}@example.org", 2)]
+)
+def test_mail_goes_out_under_return_paths(template: str, transactions: int, tmp_path: Path) -> None:
+    keys = str(tmp_path / "keys")
+    bounces = BounceConfig(return_path=template, key_file=keys)
+    with pytest.raises(ConfigError, match=r"key_file: .* is not there"):
+        zsmtp.aio.Queue.open("memory:", queue=QueueConfig(bounces=bounces), deliver=True)
+    make_keys(keys)
+    ids: list[str] = []
+    with Sink(Script(caps=("DSN",))) as sink:
+        config = zsmtp.Config(relay=zsmtp.Relay.from_url(f"smtp://127.0.0.1:{sink.port}"))
+
+        async def work(queue: zsmtp.aio.Queue) -> None:
+            for sender in ("a@example.org", "<>"):
+                dsn = zsmtp.DSN(envid="order-7")
+                id = await queue.submit(NOTE, sender=sender, recipients=["b@example.net", "c@example.net"], dsn=dsn)
+                ends = await queue.wait(id, timeout=LIMIT)
+                assert [(end.outcome, end.sender) for end in ends] == [
+                    (Outcome.DELIVERED, sender.strip("<>").encode())
+                ] * 2
+                ids.append(id)
+
+        with_queue("memory:", work, queue=QueueConfig(bounces=bounces), config=config, deliver=True)
+    mails = [line for one in sink.connections for line in one.lines if line.startswith(b"MAIL")]
+    assert len(mails) == transactions + 1
+    returns = ReturnPath(bounces, read_keys(keys), 0)
+    found = [returns.recognise(line.partition(b"<")[2].partition(b">")[0], time.time()) for line in mails]
+    numbers = [None] if transactions == 1 else [0, 1]
+    assert found == [ReturnedTo(from_text(ids[0])[0], number) for number in numbers] + [None]
+    assert mails[-1].startswith(b"MAIL FROM:<> ")
+    assert all(b"ENVID=order-7" in line for line in mails)
 
 
 def test_mail_of_a_callers_transaction_is_delivered_when_it_is_committed(path: Path) -> None:

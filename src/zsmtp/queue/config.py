@@ -16,6 +16,7 @@ from typing import TypeVar
 from zsmtp.queue.addressrules import AddressRules
 from zsmtp.queue.filter import glob
 from zsmtp.queue.quotas import TenantLimits as TenantLimits
+from zsmtp.queue.returnpath import BounceConfig
 from zsmtp.queue.schedule import RetryPolicy
 from zsmtp.queue.settlement import InDoubt, SettlementPolicy
 from zsmtp.queue.shaping import SiteLimits
@@ -60,6 +61,8 @@ class QueueConfig:
     """How long history is kept."""
     addresses: AddressRules = field(default_factory=AddressRules)
     """What becomes of the addresses of envelopes: aliases, rewritten senders, redirection."""
+    bounces: BounceConfig = field(default_factory=BounceConfig)
+    """What becomes of mail that comes back: return paths."""
     deliver: Deliver = Deliver.ALL
     """With NONE the process that would deliver holds all mail by a rule, until one with ALL takes over."""
 

@@ -220,7 +220,7 @@ class _EngineConnection:
         options = restored(message)
         optional = bool(message.options and message.options.get("tls_optional"))
         envelope = Envelope(
-            message.sender,
+            message.sender if group.sender is None else group.sender,
             tuple([EnvelopeRecipient(one.address, one.notify, one.orcpt) for one in group.recipients]),
             message.ret,
             message.envid,

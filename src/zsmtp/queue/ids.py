@@ -48,7 +48,7 @@ def time_of(message: int) -> float:
 
 def to_text(message: int, shard: int = 0) -> str:
     """The text form of an id."""
-    return _encode(shard, 2) + _encode(message, _LENGTH)
+    return digits(shard, 2) + digits(message, _LENGTH)
 
 
 def from_text(text: str) -> tuple[int, int]:
@@ -59,21 +59,23 @@ def from_text(text: str) -> tuple[int, int]:
     folded = text.strip().lower()
     if len(folded) != 2 + _LENGTH or any(digit not in _VALUES for digit in folded):
         raise QueueError(f"{text[:40]!r} is no message id (15 characters, as 'zsmtp queue list' shows them)")
-    message = _decode(folded[2:])
+    message = number(folded[2:])
     if message >> 63:
         raise QueueError(f"{text[:40]!r} is no message id")
-    return message, _decode(folded[:2])
+    return message, number(folded[:2])
 
 
-def _encode(value: int, length: int) -> str:
-    digits = []
+def digits(value: int, length: int) -> str:
+    """The last ``length`` digits of a number in base 32."""
+    found = []
     for _ in range(length):
-        digits.append(_DIGITS[value & 31])
+        found.append(_DIGITS[value & 31])
         value >>= 5
-    return "".join(reversed(digits))
+    return "".join(reversed(found))
 
 
-def _decode(text: str) -> int:
+def number(text: str) -> int:
+    """The number that digits of base 32 in lower case stand for."""
     value = 0
     for digit in text:
         value = value << 5 | _VALUES[digit]

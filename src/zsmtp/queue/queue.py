@@ -40,10 +40,12 @@ from zsmtp.escape import described
 from zsmtp.proto.mailoptions import instant
 from zsmtp.queue import tracking
 from zsmtp.queue.admission import Admission, Reservation, amount_of
+from zsmtp.queue.bouncekeys import keys_of
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.ids import from_text, to_text
 from zsmtp.queue.ingest import LIBRARY, Ingest, Ingested, QueueSubmission
 from zsmtp.queue.location import Location, locate
+from zsmtp.queue.returnpath import ReturnPath
 from zsmtp.queue.states import HistoryEntry
 from zsmtp.queue.store import Accepted, NewMessage, QueueStore
 from zsmtp.queue.stores import open_store
@@ -83,6 +85,7 @@ class Queue:
         self._config = config
         self._queue_config = queue_config
         self._ingest = Ingest(config, queue_config)
+        self._return_keys = keys_of(queue_config.bounces) if deliver else ()
         self._deliver = deliver
         self._node = node
         self._process = os.getpid()
@@ -172,7 +175,9 @@ class Queue:
 
         while not self._stop.is_set():
             connections = EngineConnections(self._config)
-            self._runner = Runner(self.store, connections, self._queue_config, node=self._node)
+            self._runner = Runner(
+                self.store, connections, self._queue_config, node=self._node, return_path=self._return_path()
+            )
             try:
                 await self._run(self._runner)
                 if self._runner.drained:
@@ -183,6 +188,11 @@ class Queue:
             except Exception as error:
                 log.error("the queue is not delivered by this process any more: %s", described(error))
                 raise
+
+    def _return_path(self) -> ReturnPath | None:
+        if not self._return_keys:
+            return None
+        return ReturnPath(self._queue_config.bounces, self._return_keys, self.store.shard)
 
     async def _run(self, runner: Runner) -> None:
         """Deliver, and do what else the process that delivers does: notices, and removing what nobody needs."""

@@ -34,10 +34,11 @@ from zsmtp.queue.config import Deliver, QueueConfig
 from zsmtp.queue.connections import Connections
 from zsmtp.queue.operators import Rule
 from zsmtp.queue.results import GATHER, ResultWriter
+from zsmtp.queue.returnpath import ReturnPath
 from zsmtp.queue.rules import Rules
 from zsmtp.queue.settlement import RecipientWork, SettlementPolicy
 from zsmtp.queue.siterunner import POLL, SiteRunner
-from zsmtp.queue.states import HistoryEntry
+from zsmtp.queue.states import HistoryEntry, QueuedMessage
 from zsmtp.queue.store import Arrivals, Lease, QueueStore
 
 log = logging.getLogger("zsmtp.queue")
@@ -70,10 +71,12 @@ class Runner:
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
         on_entry: Callable[[HistoryEntry], None] | None = None,
+        return_path: ReturnPath | None = None,
     ) -> None:
         self.store = store
         self.connections = connections
         self.config = config
+        self.return_path = return_path
         self.node = node
         self.wall = clock
         self.chance = chance
@@ -246,6 +249,10 @@ class Runner:
         """Why mail can go nowhere by the configuration, a sentence for each queue key that this node serves."""
         found = [(key, why) for site in self._sites.values() for key, why in site.problems.items()]
         return [f"mail to {key} waits: {why}" for key, why in sorted(found)]
+
+    def alone(self, message: QueuedMessage) -> bool:
+        """Whether a message goes to one recipient at a time."""
+        return self.return_path is not None and self.return_path.is_of_one(message)
 
     def policy(self, key: str, tenant: str) -> SettlementPolicy:
         """What decides on results for a key and a tenant."""

@@ -6,7 +6,7 @@ then the earliest due time. :meth:`KeyQueue.to_read` names the sub-queues whose 
 goes on while messages are sent. A position is kept between reads: what was read is not read again; where something
 appears before it (a release, ``now``, a late commit), reading begins anew and passes over what is in hand.
 
-Recipients of one message and key that are read together are one delivery.
+Recipients of one message and key that are read together are one delivery, unless each has a reverse-path of its own.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class Group:
     message: QueuedMessage
     recipients: list[QueuedRecipient]
     content: bytes | BinaryIO | None
+    sender: bytes | None = None
+    """The reverse-path it is sent with, if that is another one than the message's."""
 
 
 @dataclass(slots=True)
@@ -51,8 +53,14 @@ class _Sub:
 class KeyQueue:
     """The sub-queues of one queue key."""
 
-    def __init__(self, key: str, weight: Callable[[str], float] = lambda _: 1.0) -> None:
+    def __init__(
+        self,
+        key: str,
+        weight: Callable[[str], float] = lambda _: 1.0,
+        alone: Callable[[QueuedMessage], bool] = lambda _: False,
+    ) -> None:
         self.key = key
+        self._alone = alone
         self._subs: dict[SubQueue, _Sub] = {}
         self._ranks: dict[str, list[SubQueue]] = {}  # by tenant, the lowest rank first
         self._turns: RoundRobin[str] = RoundRobin(weight)
@@ -108,7 +116,7 @@ class KeyQueue:
             fresh = [one for one in claimed if (one.recipient.message, one.recipient.number) not in known]
             wanted = [one for one in fresh if usable(one)]
             self._in_hand.update(((one.recipient.message, one.recipient.number), one.recipient) for one in wanted)
-            groups = list(grouped(wanted))
+            groups = list(grouped(wanted, self._alone))
             sub.buffer.extend(groups)
             self.ready += len(groups)
             if sub.buffer:
@@ -252,12 +260,16 @@ class KeyQueue:
         sub.position = START
 
 
-def grouped(claimed: Iterable[Claimed]) -> Iterable[Group]:
-    """Recipients of one message that follow each other, as one delivery each, of 100 at most."""
+def grouped(claimed: Iterable[Claimed], alone: Callable[[QueuedMessage], bool]) -> Iterable[Group]:
+    """Recipients of one message that follow each other, as one delivery each, of 100 at most.
+
+    Those of a message that goes to one at a time (``alone``) have a delivery each.
+    """
     group: Group | None = None
     for one in claimed:
         recipient = one.recipient
-        if group is not None and group.message.id == recipient.message and len(group.recipients) < MAX_GROUP:
+        most = 1 if alone(one.message) else MAX_GROUP
+        if group is not None and group.message.id == recipient.message and len(group.recipients) < most:
             group.recipients.append(recipient)
             continue
         if group is not None:

@@ -105,7 +105,7 @@ class SiteRunner:
         """The work of a queue key."""
         found = self.keys.get(key)
         if found is None:
-            found = self.keys[key] = KeyQueue(key, self._runner.config.weight_of)
+            found = self.keys[key] = KeyQueue(key, self._runner.config.weight_of, self._runner.alone)
         return found
 
     def in_hand(self) -> Iterable[AttemptKey]:
@@ -583,6 +583,8 @@ class SiteWorker:
                 job.close()
                 self._jobs.pop(delivery.ledger, None)
 
+        if (returns := self._runner.return_path) is not None:
+            group.sender = returns.sender_of(group.message, group.recipients, job.started)
         try:
             delivery = self.connection.delivery(group, on_verdict)
         except Exception as error:

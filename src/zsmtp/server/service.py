@@ -29,10 +29,12 @@ from zsmtp.errors import ConfigError, QueueError, ZsmtpError
 from zsmtp.escape import described, escape
 from zsmtp.proto.server_passwords import KEY_LENGTH, Passwords, parse_passwords
 from zsmtp.queue.admission import Admission
+from zsmtp.queue.bouncekeys import keys_of
 from zsmtp.queue.composer import Composer
 from zsmtp.queue.connections import EngineConnections
 from zsmtp.queue.housekeeping import Housekeeping
 from zsmtp.queue.location import locate
+from zsmtp.queue.returnpath import ReturnPath
 from zsmtp.queue.runner import Runner
 from zsmtp.queue.states import HistoryEntry
 from zsmtp.queue.store import QueueStore
@@ -159,6 +161,14 @@ def read_entrances(config: ServiceConfig) -> MessageSigning | None:
     return read_signing(config)
 
 
+def read_return_keys(config: ServiceConfig) -> tuple[bytes, ...]:
+    """The keys of return paths, none if there are none. Raises ConfigError."""
+    try:
+        return keys_of(config.queue.bounces)
+    except ConfigError as error:
+        raise ConfigError(f"queue.bounces.{error}") from error
+
+
 def read_signing(config: ServiceConfig) -> MessageSigning | None:
     """What signs the mail of a service, None if it has no keys; their files are read. Raises ConfigError."""
     try:
@@ -210,6 +220,7 @@ class Service:
         self._handed = assigned(sockets or {}, config)
         self.entrances = {name: _Entrance(name, config, key) for name in config.listen}
         self._signing = read_signing(config)
+        self._return_keys = read_return_keys(config)
         self._phrases = load(Path(config.templates) if config.templates else None)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._ends: list[Callable[[], None]] = []
@@ -269,6 +280,7 @@ class Service:
             config.queue,
             node=self._node,
             on_entry=self._log_entry,
+            return_path=self._return_path(),
         )
         await self._become_deliverer()
         self._keep_house(destinations)
@@ -278,6 +290,11 @@ class Service:
             await entrance.listen(self._handed.get(entrance.name, []))
         if config.health.address:
             await self._open_health(SocketAddress.parse(config.health.address))
+
+    def _return_path(self) -> ReturnPath | None:
+        if not self._return_keys:
+            return None
+        return ReturnPath(self.config.queue.bounces, self._return_keys, self.store.shard)
 
     async def _become_deliverer(self) -> None:
         """Start delivery; raises what keeps it from starting."""
@@ -474,7 +491,7 @@ class Service:
 _FIXED = ("addresses", "protocol", "mode")
 _FIXED_PARTS = ("path", "delivery", "notices", "templates", "health")
 _RELOADED_OF_DELIVERY = ("dkim", "relay", "routes", "sender_routes")
-_FIXED_OF_QUEUE = ("connections", "leases", "retention")
+_FIXED_OF_QUEUE = ("connections", "leases", "retention", "bounces")
 
 
 def needs_restart(before: ServiceConfig, after: ServiceConfig) -> list[str]:

@@ -1,0 +1,168 @@
+"""Return paths that tell which message comes back: variable envelope return paths (VERP), signed against forging.
+
+The reverse-path of a message is where other systems send word of it when it is too late to refuse it (RFC 5321 4.4,
+6.1), and seldom do they say which message they mean. So each message is sent with a reverse-path of its own, made by a
+template::
+
+    bounce+{id}@example.net             one for each message
+    bounce+{id}-{recipient}@example.net one for each recipient
+
+``{id}`` stands for a token of 34 characters in the base 32 of ``zsmtp.queue.ids``: the id of the message (15), the day
+it was issued on (3), and the first 80 bits of an HMAC-SHA256 over these and the number of the recipient (16).
+``{recipient}`` is that number. A token is good for 30 days. It is proven before anything is looked up, and in constant
+time; nobody can make one for another message or recipient.
+
+The day of a token changes once a week while a message is queued: servers that defer strangers (greylisting) know a
+message by its reverse-path, too. Recipients with reverse-paths of their own cannot share a transaction.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import NamedTuple
+
+from zsmtp.dns.literal import domain_problem
+from zsmtp.errors import ConfigError
+from zsmtp.escape import escape
+from zsmtp.proto.address import path_problem
+from zsmtp.queue.filter import glob
+from zsmtp.queue.ids import EPOCH, digits, from_text, number, to_text
+from zsmtp.queue.states import QueuedMessage, QueuedRecipient
+
+VALID_DAYS = 30
+"""Days that a token is good for."""
+MAX_LOCAL = 64
+"""Octets of a local part (RFC 5321 4.5.3.1.1)."""
+_DAY = 86400.0
+_WEEK = 7  # days that a message keeps its token while it is queued
+_ID, _DATE, _PROOF = 15, 3, 16  # characters
+_TAG = b"zsmtp return path 1\0"
+_PLACES = re.compile(r"\{[^{}]*\}?|\}")
+_LONGEST = {"{id}": "z" * (_ID + _DATE + _PROOF), "{recipient}": "2147483647"}
+_PATTERNS = {
+    "{id}": f"(?P<id>[0-9a-hjkmnp-tv-z]{{{_ID + _DATE + _PROOF}}})",
+    "{recipient}": "(?P<recipient>[0-9]{1,10})",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BounceConfig:
+    """What becomes of mail that comes back. Raises :class:`~zsmtp.errors.ConfigError` for a template that is none."""
+
+    return_path: str = ""
+    """The reverse-path of what is sent: ``bounce+{id}@example.net`` is one for each message, with ``{recipient}`` in it
+    one for each recipient; "" leaves reverse-paths as they are submitted."""
+    key_file: str = ""
+    """The file of the keys that prove them (``zsmtp bounce key FILE`` makes it); the same for all who deliver."""
+    senders: tuple[str, ...] = ("*",)
+    """Patterns of the senders whose mail it is for; mail without a sender never gets one."""
+    _patterns: tuple[re.Pattern[str], ...] = field(default=(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.return_path:
+            _check_template(self.return_path)
+            if not self.key_file:
+                raise ConfigError("key_file: is missing, and return_path needs it; zsmtp bounce key FILE makes one")
+        object.__setattr__(self, "_patterns", tuple(glob(text.lower()) for text in self.senders))
+
+    def is_for(self, sender: bytes) -> bool:
+        """Whether mail of a sender gets a return path."""
+        text = sender.decode("utf-8", "replace").lower()
+        return bool(sender and self.return_path) and any(one.fullmatch(text) for one in self._patterns)
+
+
+def _check_template(template: str) -> None:
+    """Raise ConfigError for a template that makes no addresses."""
+    local, _, domain = template.rpartition("@")
+    shown = escape(template[:120])
+    places = _PLACES.findall(local)
+    if places.count("{id}") != 1 or places.count("{recipient}") > 1 or set(places) - _LONGEST.keys():
+        raise ConfigError(f"return_path: {shown!r}: one {{id}}, and at most one {{recipient}}, belong before the @")
+    problem = domain_problem(domain)
+    if problem is not None:
+        raise ConfigError(f"return_path: {escape(domain[:120])!r} {problem}")
+    longest = _PLACES.sub(lambda place: _LONGEST[place[0]], local)
+    if len(longest) > MAX_LOCAL:
+        raise ConfigError(
+            f"return_path: {shown!r}: up to {len(longest)} octets before the @; {MAX_LOCAL} are the limit (RFC 5321)"
+        )
+    problem = "it is not ASCII" if not template.isascii() else path_problem(f"{longest}@{domain}".encode())
+    if problem is not None:
+        raise ConfigError(f"return_path: {shown!r}: {problem}")
+
+
+class ReturnedTo(NamedTuple):
+    """A return path that is proven: the message, and the recipient if the path is of one only."""
+
+    message: int
+    number: int | None
+
+
+class Unproven(NamedTuple):
+    """A return path that proves nothing, and why."""
+
+    problem: str
+
+
+class ReturnPath:
+    """Makes return paths, and recognises them. The first of ``keys`` signs, all of them prove."""
+
+    def __init__(self, config: BounceConfig, keys: Sequence[bytes], shard: int) -> None:
+        self.config = config
+        self._keys = tuple(keys)
+        self._shard = shard
+        self._by_recipient = "{recipient}" in config.return_path
+        parts = re.split(r"(\{id\}|\{recipient\})", config.return_path.lower())
+        pattern = "".join(_PATTERNS.get(part) or re.escape(part) for part in parts)
+        self._pattern = re.compile(pattern)
+
+    def is_of_one(self, message: QueuedMessage) -> bool:
+        """Whether each recipient of a message has a return path of its own."""
+        return self._by_recipient and self.config.is_for(message.sender)
+
+    def sender_of(self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], now: float) -> bytes:
+        """The reverse-path that a message is sent with, to recipients that share a transaction.
+
+        They are one if :meth:`is_of_one` says so.
+        """
+        if not self.config.is_for(message.sender):
+            return message.sender
+        number = str(recipients[0].number) if self._by_recipient else ""
+        not_before = (message.options or {}).get("not_before")
+        since = max(message.submitted, float(not_before) if isinstance(not_before, int | float) else 0.0)
+        first = _day(since)
+        day = digits(first + (_day(max(now, since)) - first) // _WEEK * _WEEK, _DATE)
+        signed = to_text(message.id, self._shard) + day
+        token = signed + _proof(self._keys[0], signed, number)
+        return self.config.return_path.replace("{id}", token).replace("{recipient}", number).encode()
+
+    def recognise(self, address: bytes, now: float) -> ReturnedTo | Unproven | None:
+        """What an address says that mail came back to; None: it is no return path of this template."""
+        found = self._pattern.fullmatch(address.decode("utf-8", "replace").lower()) if self.config.return_path else None
+        if found is None:
+            return None
+        token, recipient = found["id"], found["recipient"] if self._by_recipient else ""
+        signed, proof = token[: _ID + _DATE], token[_ID + _DATE :]
+        good = [hmac.compare_digest(_proof(key, signed, recipient), proof) for key in self._keys]
+        if not any(good):
+            return Unproven("it is forged, or of a key that is gone")
+        age = _day(now) - number(signed[_ID:])
+        if not -1 <= age <= VALID_DAYS:
+            return Unproven(f"it was issued more than {VALID_DAYS} days ago")
+        message, shard = from_text(signed[:_ID])
+        if shard != self._shard:
+            return Unproven(f"it is of shard {shard}, and this queue is shard {self._shard}")
+        return ReturnedTo(message, int(recipient) if recipient else None)
+
+
+def _day(at: float) -> int:
+    return max(int((at - EPOCH) // _DAY), 0)
+
+
+def _proof(key: bytes, signed: str, recipient: str) -> str:
+    octets = hmac.new(key, _TAG + f"{signed}\0{recipient}".encode(), sha256).digest()
+    return digits(int.from_bytes(octets[:10], "big"), _PROOF)
