@@ -116,6 +116,7 @@ PURE_MODULES |= {
     f"zsmtp.queue.{name}"
     for name in (
         "addressrules",
+        "bouncereport",
         "changes",
         "composer",
         "deliverystatus",

@@ -10,6 +10,7 @@ import pytest
 
 from zsmtp.cli.arguments import Parser
 from zsmtp.cli.bounce import key_parser as bounce_key
+from zsmtp.cli.bounce import take_parser
 from zsmtp.cli.check import make_parser as check
 from zsmtp.cli.completion import make_parser as completion
 from zsmtp.cli.dkim import key_parser, verify_parser
@@ -32,7 +33,17 @@ MANUAL = (Path(__file__).parents[2] / "man" / "zsmtp.1").read_text()
 OPTION = re.compile(r"(?<![\w-])(--?[a-z0-9][a-z0-9-]*)")
 
 
-PARSERS = [check(), completion(), explain(), send(), receive(), key_parser(), verify_parser(), bounce_key()]
+PARSERS = [
+    check(),
+    completion(),
+    explain(),
+    send(),
+    receive(),
+    key_parser(),
+    verify_parser(),
+    bounce_key(),
+    take_parser(),
+]
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)

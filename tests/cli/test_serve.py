@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.queue import reports
 from tests.support.patience import LIMIT
 from tests.support.serveprocess import NotifySocket, ServeProcess, free_port
 from tests.support.serving import Committing, Serving, serving
@@ -371,6 +373,63 @@ def test_health_and_metrics(tmp_path: Path, receiver: Serving) -> None:
         assert serve.end() == 0
 
 
+def test_a_bounce_is_taken_in_and_the_address_suppressed(
+    tmp_path: Path, receiver: Serving, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = tmp_path / "keys"
+    config = (
+        through(receiver)
+        + f"""
+[queue.bounces]
+return_path = "bounce+{{id}}@example.org"
+key_file = "{keys}"
+[listen.back]
+addresses = ["127.0.0.1:PORT"]
+bounces = true
+"""
+    )
+    serve = ServeProcess(tmp_path, config)
+    assert main(["serve", "--config", str(serve.file), "--check"]) == Exit.CONFIG
+    assert f"queue.bounces.key_file: {keys} is not there" in capsys.readouterr().err
+    assert main(["bounce", "key", str(keys)]) == 0
+    with serve:
+        serve.send("first", "bob@example.net")
+        serve.send("second", "eve@example.net")
+        serve.wait_for("@example.net> delivered", 2)
+        senders = {to[0]: sender.decode() for sender, to in envelopes(receiver)}
+        with serve.client() as client:
+            report = reports.postfix("bob@example.net").decode()
+            client.sendmail("", [senders[b"bob@example.net"]], report)
+            with pytest.raises(smtplib.SMTPRecipientsRefused):
+                client.sendmail("", ["bounce+" + "0" * 34 + "@example.org"], report)
+        serve.wait_for("to <bob@example.net> bounced: 5.1.1")
+        serve.send("third", "BOB@example.net")
+        capsys.readouterr()
+        queue = f"{tmp_path}/queue.db"
+        assert main(["queue", "ends", "--queue", queue, "--reason", "suppressed", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["recipient"] == "BOB@example.net"
+        assert main(["queue", "why", "--queue", queue, "bob@example.net", "--limit", "5"]) == 0
+        assert "Then it bounced" in capsys.readouterr().out
+        for text, address, status in (
+            (reports.exim("eve@example.net"), "eve@example.net", 0),
+            (b"Subject: x\r\n\r\nI am away\r\n", "eve@example.net", 0),
+        ):
+            file = tmp_path / "report"
+            file.write_bytes(b"Delivered-To: " + senders[address.encode()].encode() + b"\r\n" + text)
+            assert main(["bounce", "take", "--config", str(serve.file), str(file)]) == status
+        assert capsys.readouterr().out == "recorded\nignored\n"
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(reports.exim("eve@example.net"))))
+        assert main(["bounce", "take", "--config", str(serve.file), "--to", "bounce@example.org"]) == 1
+        assert main(["queue", "suppress", "list", "--queue", queue, "--json"]) == 0
+        listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()[1:]]
+        assert [(one["address"], one["source"]) for one in listed] == [
+            ("bob@example.net", "bounce"),
+            ("eve@example.net", "bounce"),
+        ]
+        assert serve.end() == 0
+    assert [serve.counters()[name] for name in ("delivered", "failed", "suppressed", "bounced")] == [2, 1, 1, 2]
+
+
 def test_check_reads_what_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     serve = ServeProcess(tmp_path, '[delivery]\nrelay = "smtp://relay.example"\n')
     assert main(["serve", "--config", str(serve.file), "--check"]) == 0
@@ -386,7 +445,6 @@ def test_check_reads_what_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_line_for_a_file_of_passwords(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import io
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("geheim\n"))
     assert main(["serve", "--password-line", "ann@example.org"]) == 0

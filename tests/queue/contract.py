@@ -1441,6 +1441,29 @@ async def a_suppression_ends_at_its_time(queue: Harness) -> None:
 
 
 @promise
+async def an_event_is_written_once_and_changes_no_end(queue: Harness) -> None:
+    store = queue.store
+    (accepted,) = await store.submit([new("a@example.net", "b@example.net")])
+    await all_of(store.change(Filter.parse("to=a@*"), Change(end="dropped")))
+    (end,) = await store.history(accepted.id)
+    event = replaced(end, at=NOON + 5, outcome=Outcome.BOUNCED, status="5.1.1", reason="x" * 9999, by="", server="mx")
+    assert await asyncio.gather(*[store.record(event) for _ in range(5)]) == [True, False, False, False, False]
+    assert await store.record(replaced(event, outcome=Outcome.COMPLAINED))
+    assert not await store.record(replaced(event, number=1))
+    assert not await store.record(replaced(event, message=accepted.id + 1))
+    store = await queue.crash(machine=True)
+    assert await store.history(accepted.id) == [
+        end,
+        replaced(event, reason="x" * 500),
+        replaced(event, reason="x" * 500, outcome=Outcome.COMPLAINED),
+    ]
+    assert [one.outcome async for one in store.ends(Filter())] == [Outcome.DROPPED]
+    assert await there(store) == ["b@example.net"]
+    counters = await store.counters()
+    assert [counters.get(name, 0) for name in ("dropped", "bounced", "complained", "attempts")] == [1, 1, 1, 0]
+
+
+@promise
 async def bodies_are_kept_until_the_last_end(queue: Harness) -> None:
     store = queue.store
     await store.submit([new("a@one.example", "b@two.example", content=b"x" * (CHUNK * 6))])

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from tests.queue import reports
+from tests.queue.harness import new
 from tests.support.patience import LIMIT
 from tests.support.serving import ENVELOPE, SETTINGS, RawClient, Serving, serving
 
@@ -25,13 +27,17 @@ from zsmtp.proto.plan import EnvelopeRecipient
 from zsmtp.proto.server_events import MailParameters
 from zsmtp.proto.server_passwords import Passwords, scram_verifier
 from zsmtp.queue.admission import Admission
+from zsmtp.queue.bouncekeys import OCTETS
+from zsmtp.queue.bounces import BounceTaker, Taken
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.ids import from_text
 from zsmtp.queue.limits import CHUNK
 from zsmtp.queue.memory import MemoryStore
-from zsmtp.queue.operators import Row
+from zsmtp.queue.operators import Change, Row
+from zsmtp.queue.returnpath import BounceConfig, ReturnPath
 from zsmtp.queue.shaping import Rate
+from zsmtp.queue.states import Outcome as Ending
 from zsmtp.queue.submission import Submitter
 from zsmtp.queue.suppression import Suppression
 from zsmtp.server.access import Access, ClientRights, read_network
@@ -107,13 +113,17 @@ def queueing(
     clock: Callable[[], float] = lambda: NOON,
     signing: MessageSigning | None = None,
     queue: QueueConfig | None = None,
+    taking: Callable[[MemoryStore], BounceTaker] | None = None,
     **how: Any,
 ) -> Iterator[Queueing]:
     store = MemoryStore(clock=clock, free_space=free)
     rules = queue or QueueConfig()
     submitter = Submitter(Destinations(config or Config()), rules)
     admission = Admission(store, rules.tenants, clock=clock)
-    made = QueueIntake(store, submitter, intake, access, admission=admission, signing=signing, clock=clock)
+    bounces = None if taking is None else taking(store)
+    made = QueueIntake(
+        store, submitter, intake, access, admission=admission, signing=signing, bounces=bounces, clock=clock
+    )
     with serving(made, how.pop("settings", SETTINGS), **how) as server:
         yield Queueing(server, made, store)
         assert not server.errors, server.errors
@@ -473,6 +483,96 @@ def test_rights_by_network_and_by_user_of_a_process() -> None:
 def test_rights_that_cannot_be_used(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         ClientRights(**wrong)
+
+
+# ---------------------------------------------------------- mail that comes back
+
+LOOP = "loop@example.org"
+RETURNS = ReturnPath(
+    BounceConfig(return_path="b+{id}@example.org", key_file="-", complaints=(LOOP,)), [b"k" * OCTETS], 0
+)
+
+
+def taker(store: MemoryStore) -> BounceTaker:
+    return BounceTaker(store, RETURNS, lambda: NOON)
+
+
+def sent_with(queue: Queueing, *, ended: bool = True) -> bytes:
+    """A message of which the recipient has its end, or not: the reverse-path it was sent with."""
+
+    async def work() -> bytes:
+        (accepted,) = await queue.store.submit([new("bob@example.net")])
+        (row,) = [row async for row in queue.store.select(Filter()) if row.message.id == accepted.id]
+        if ended:
+            async for _ in queue.store.change(Filter.parse("to=bob@example.net"), Change(end="dropped")):
+                pass
+        return RETURNS.sender_of(row.message, [row.recipient], NOON)
+
+    return queue.run(work())
+
+
+def events(queue: Queueing) -> list[Ending]:
+    async def work() -> list[Ending]:
+        return [one.outcome for one in (await queue.store.events("", limit=100))[1] if one.outcome.end is None]
+
+    return queue.run(work())
+
+
+def test_everybody_writes_to_return_paths_and_to_nobody_else() -> None:
+    with queueing(access=NOWHERE, taking=taker) as queue, queue.client() as client:
+        sender = sent_with(queue)
+        to = b"MAIL FROM:<>\r\nRCPT TO:<%b>\r\n"
+        assert client.ask(b"MAIL FROM:<>").startswith(b"250")
+        assert client.ask(b"RCPT TO:<ann@example.org>").startswith(b"554 5.7.1 ")
+        forged = sender[:-13] + (b"0" if sender[-13:-12] != b"0" else b"1") + sender[-12:]
+        assert client.ask(b"RCPT TO:<%b>" % forged).startswith(b"550 5.1.1 ")
+        client.ask(b"RSET")
+        assert send(client, reports.postfix("bob@example.net"), to % sender).startswith(b"250 2.0.0 taken in")
+        assert events(queue) == [Ending.BOUNCED]
+        assert send(client, b"Subject: away\r\n\r\nhello\r\n", to % sender).startswith(b"250")
+        complaint = reports.complaint(sender.decode())
+        assert send(client, complaint, b"MAIL FROM:<f@b.example>\r\nRCPT TO:<loop@EXAMPLE.org>\r\n").startswith(b"250")
+        assert send(client, reports.complaint("x@y.example"), to % LOOP.encode()).startswith(b"250")
+        assert events(queue) == [Ending.BOUNCED, Ending.COMPLAINED]
+        assert queue.rows() == []
+        assert queue.intake.bounces is not None
+        assert queue.intake.bounces.taken == {Taken.RECORDED: 2, Taken.IGNORED: 1, Taken.UNPROVEN: 2}
+
+
+def test_who_may_send_sends_beside_in_transactions_of_their_own() -> None:
+    with queueing(taking=taker) as queue, queue.client() as client:
+        sender = sent_with(queue)
+        assert client.ask(b"MAIL FROM:<a@example.net>").startswith(b"250")
+        assert client.ask(b"RCPT TO:<%b>" % sender).startswith(b"250")
+        assert client.ask(b"RCPT TO:<b@example.org>").startswith(b"452 4.5.3 ")
+        client.ask(b"RSET")
+        assert send(client, MESSAGE).startswith(b"250 2.0.0 queued as ")
+        assert len(queue.rows()) == 1
+
+
+def test_a_report_that_is_too_early_comes_again() -> None:
+    with queueing(taking=taker) as queue, queue.client() as client:
+        sender = sent_with(queue, ended=False)
+        envelope = b"MAIL FROM:<>\r\nRCPT TO:<%b>\r\n" % sender
+        assert send(client, reports.exim(), envelope).startswith(b"450 4.3.0 ")
+        queue.store.fail("history", QueueUnavailable("the disk is away"))
+        assert send(client, reports.exim(), envelope).startswith(b"452 4.3.1 ")
+
+
+def test_a_report_beyond_all_bounds_is_read_at_its_beginning() -> None:
+    with queueing(taking=taker) as queue, queue.client() as client:
+        envelope = b"MAIL FROM:<>\r\nRCPT TO:<%b>\r\n" % sent_with(queue)
+        octets = reports.exim() + b"x" * 70 * 1024 + b"\r\n"
+        assert send(client, octets + (b"y" * 900 + b"\r\n") * 800, envelope).startswith(b"250")
+        assert events(queue) == [Ending.BOUNCED]
+
+
+def test_a_message_that_is_not_known_any_more() -> None:
+    with queueing(taking=taker) as queue, queue.client() as client:
+        with queueing(taking=taker) as other:
+            sender = sent_with(other)
+        envelope = b"MAIL FROM:<>\r\nRCPT TO:<%b>\r\n" % sender
+        assert send(client, reports.exim(), envelope).startswith(b"550 5.1.1 ")
 
 
 # ------------------------------------------------------------------------ rates

@@ -1,18 +1,22 @@
 """``zsmtp bounce``: what belongs to mail that comes back.
 
-``zsmtp bounce key`` makes the file of the keys that prove return paths, or puts a new key into it.
+``zsmtp bounce key`` makes the file of the keys that prove return paths, or puts a new key into it. ``zsmtp bounce
+take`` is given a message that came back, by another mail system that has the address, and does what listeners do.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import os
 import sys
 
 from zsmtp.cli.arguments import Parser, command_parser
-from zsmtp.cli.failure import CommandFailed, reason
+from zsmtp.cli.failure import CommandFailed, reading, reason
 from zsmtp.cli.sysexits import Exit
-from zsmtp.errors import ConfigError
+from zsmtp.errors import ConfigError, QueueError, QueueUnavailable
 from zsmtp.escape import escape
+from zsmtp.queue.location import VARIABLE
 
 _PROGRAM = "zsmtp bounce"
 
@@ -31,13 +35,42 @@ def key_parser() -> Parser:
     return parser
 
 
+_TAKE_EPILOG = """\
+exit status: 0 it was taken in, or is no report; 1 it is for no return path that proves anything, or about mail that is
+not known any more; 64 wrong usage, 66 or 77 a file cannot be read, 75 try again later, 78 the configuration has no
+return path."""
+
+
+def take_parser() -> Parser:
+    """The command line of ``zsmtp bounce take``."""
+    parser = command_parser("bounce take", "Take in a message that came back.", epilog=_TAKE_EPILOG)
+    parser.add_argument("message", metavar="FILE", nargs="?", default="-", help="the message (standard input)")
+    parser.add_argument("--config", metavar="FILE", required=True, help="the configuration of zsmtp serve")
+    parser.add_argument("--queue", metavar="URL", help="the queue, if it is another than the configuration names")
+    parser.add_argument(
+        "--to",
+        metavar="ADDRESS",
+        action="append",
+        help="the address it came to; without it Delivered-To, X-Original-To and To of the message count",
+    )
+    return parser
+
+
+def subcommand_parsers() -> dict[str, Parser]:
+    """The command line of each subcommand."""
+    return {"key": key_parser(), "take": take_parser()}
+
+
 def run(arguments: list[str]) -> int:
     """Run the command; the exit status."""
     if arguments[:1] == ["key"]:
         return make_key(key_parser().parse_args(arguments[1:]))
+    if arguments[:1] == ["take"]:
+        return asyncio.run(take_message(take_parser().parse_args(arguments[1:])))
     commands = Parser(prog=_PROGRAM, description="Mail that comes back.", allow_abbrev=False)
     known = commands.add_subparsers(title="commands", dest="COMMAND", metavar="COMMAND", required=True)
     known.add_parser("key", help="make the file of the keys that prove return paths", add_help=False)
+    known.add_parser("take", help="take in a message that came back", add_help=False)
     commands.parse_args(arguments)
     return Exit.OK
 
@@ -62,3 +95,39 @@ def make_key(options: argparse.Namespace) -> int:
         why = reason(error) if isinstance(error, OSError) else str(error)
         raise CommandFailed(Exit.CANNOT_CREATE, f"{shown} cannot be made: {why}") from error
     return Exit.OK
+
+
+async def take_message(options: argparse.Namespace) -> int:
+    """``zsmtp bounce take``."""
+    from zsmtp.cli.queuestore import open_store
+    from zsmtp.queue.bouncekeys import keys_of
+    from zsmtp.queue.bouncereport import MAX_OCTETS, addressed_to
+    from zsmtp.queue.bounces import BounceTaker, Taken
+    from zsmtp.queue.returnpath import ReturnPath
+    from zsmtp.server.serviceconfig import read_service
+
+    with reading(options.config):
+        service = read_service(options.config, queue=options.queue or "", usual=os.environ.get(VARIABLE, ""))
+    bounces = service.queue.bounces
+    if not bounces.return_path:
+        raise CommandFailed(Exit.CONFIG, f"{escape(options.config)}: queue.bounces.return_path: there is none")
+    octets = _read(options.message, MAX_OCTETS)
+    addresses = [os.fsencode(one) for one in options.to] if options.to else addressed_to(octets)
+    try:
+        async with open_store(service.path) as store:
+            taken = await BounceTaker(store, ReturnPath(bounces, keys_of(bounces), store.shard)).take(addresses, octets)
+    except QueueUnavailable as error:
+        raise CommandFailed(Exit.TEMPORARY, escape(str(error))) from error
+    except QueueError as error:
+        raise CommandFailed(Exit.USAGE, escape(str(error))) from error
+    if taken is Taken.EARLY:
+        raise CommandFailed(Exit.TEMPORARY, "the message it is about is not done with yet")
+    sys.stdout.write(f"{taken.value}\n")
+    return Exit.NEGATIVE if taken in (Taken.UNPROVEN, Taken.UNKNOWN) else Exit.OK
+
+
+def _read(path: str, limit: int) -> bytes:
+    if path == "-":
+        return sys.stdin.buffer.read(limit)
+    with reading(path), open(path, "rb") as file:
+        return file.read(limit)

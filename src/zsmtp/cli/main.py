@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "smtp": ("zsmtp.cli.agent", "run the transport agent: the same as the command smtp(8)"),
     "tlsrpt": ("zsmtp.cli.tlsrpt", "make the TLS reports of a day (RFC 8460)"),
     "queue": ("zsmtp.cli.queue", "see what is in the queue and why, and change it"),
-    "bounce": ("zsmtp.cli.bounce", "make keys for return paths"),
+    "bounce": ("zsmtp.cli.bounce", "take in mail that came back, make keys for return paths"),
     "dkim": ("zsmtp.cli.dkim", "make keys for DKIM, and verify signatures (RFC 6376)"),
     "completion": ("zsmtp.cli.completion", "write what makes a shell complete these commands"),
 }

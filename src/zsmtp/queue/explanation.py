@@ -166,7 +166,11 @@ def explain_end(end: HistoryEntry, history: Sequence[HistoryEntry], known: Circu
     by = f" by {end.by}" if end.by else ""
     server = f", {end.server}" if end.server else ""
     words = reply_words(end)
-    said = (f"The last word{server}: {words}.",) if words else ()
+    said: tuple[str, ...] = (f"The last word{server}: {words}.",) if words else ()
+    mine = tuple(one for one in history if (one.message, one.number) == (end.message, end.number))
+    for one in mine:
+        if one.outcome in (Outcome.BOUNCED, Outcome.COMPLAINED):
+            said += (f"Then it {one.outcome.value}, {_at(one.at, known)}: {reply_words(one) or 'no words'}.",)
     return QueueExplanation(
         constraint=Constraint.ENDED,
         summary=f"{end.outcome.value} {at}{by}",
@@ -174,7 +178,7 @@ def explain_end(end: HistoryEntry, history: Sequence[HistoryEntry], known: Circu
         details=said,
         others=(),
         next=(),
-        attempts=tuple(one for one in history if (one.message, one.number) == (end.message, end.number)),
+        attempts=mine,
     )
 
 

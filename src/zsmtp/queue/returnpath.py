@@ -37,6 +37,11 @@ VALID_DAYS = 30
 """Days that a token is good for."""
 MAX_LOCAL = 64
 """Octets of a local part (RFC 5321 4.5.3.1.1)."""
+ADDRESS_FAILURES = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1")
+"""Statuses that say of an address that it is dead: no such mailbox, no such host, bad syntax, moved, null MX, disabled.
+
+Others say more about the message or its sender: where ``5.7.1`` suppressed, one block list could empty a mailing list.
+"""
 _DAY = 86400.0
 _WEEK = 7  # days that a message keeps its token while it is queued
 _ID, _DATE, _PROOF = 15, 3, 16  # characters
@@ -60,9 +65,24 @@ class BounceConfig:
     """The file of the keys that prove them (``zsmtp bounce key FILE`` makes it); the same for all who deliver."""
     senders: tuple[str, ...] = ("*",)
     """Patterns of the senders whose mail it is for; mail without a sender never gets one."""
+    complaints: tuple[str, ...] = ()
+    """Addresses that complaints (RFC 5965) are sent to, which listeners with ``bounces`` take in."""
+    suppress: tuple[str, ...] = ADDRESS_FAILURES
+    """Patterns of the enhanced statuses of reports after which an address is suppressed; each begins with 5."""
+    suppress_complaints: bool = True
+    """Whether the address of who complained is suppressed."""
     _patterns: tuple[re.Pattern[str], ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for pattern in self.suppress:
+            if not pattern.startswith("5."):
+                raise ConfigError(f"suppress: {escape(pattern[:40])!r}: only failures for good suppress: 5.1.1, 5.*")
+        for address in self.complaints:
+            problem = path_problem(address.encode("utf-8", "surrogateescape")) if "@" in address else "it has no domain"
+            if problem is not None:
+                raise ConfigError(f"complaints: {escape(address[:120])!r}: {problem}")
+        if self.complaints and not self.return_path:
+            raise ConfigError("complaints: tell nothing without a return_path")
         if self.return_path:
             _check_template(self.return_path)
             if not self.key_file:

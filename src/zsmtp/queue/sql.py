@@ -15,6 +15,7 @@ from zsmtp.queue.limits import CHUNK
 from zsmtp.queue.operators import Row, Rule, SiteStatus
 from zsmtp.queue.states import (
     AttemptKey,
+    End,
     HistoryEntry,
     NoticeKind,
     Outcome,
@@ -109,6 +110,8 @@ STATUS = (
     "no_route",
 )
 
+ENDS = f"({', '.join(repr(end.value) for end in End)})"
+"""The outcomes that are ends, for a condition."""
 ARRIVING = -(1 << 40)
 """The hold of recipients of a large upload: they are due once it was accepted, and claimed once they are let go."""
 

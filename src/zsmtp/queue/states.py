@@ -76,6 +76,10 @@ class Outcome(Enum):
     """An attempt whose result was lost: the server may have the message."""
     LATE = "late"
     """A result that came after the recipient was no longer its owner's: it changed nothing."""
+    BOUNCED = "bounced"
+    """Another system reported, after the end, that it could not deliver the message: it changed nothing."""
+    COMPLAINED = "complained"
+    """The recipient, or who keeps the mailbox, complained of the message: it changed nothing."""
 
     @property
     def end(self) -> End | None:

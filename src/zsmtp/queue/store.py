@@ -387,6 +387,15 @@ class QueueStore(Protocol):
         What has ended is left out.
         """
 
+    # ------------------------------------------------------------------ events
+
+    async def record(self, event: HistoryEntry) -> bool:
+        """Write an event (``bounced``, ``complained``) of a recipient that has its end, durably.
+
+        False, and nothing is written, if the recipient has that event, or has no end that is still known. Nothing else
+        is changed.
+        """
+
     # ------------------------------------------------------------------- sweep
 
     async def sweep(self, now: float) -> int:
@@ -467,8 +476,8 @@ class QueueStore(Protocol):
         ``accepted`` = ``delivered`` + ``failed`` + ``expired`` + ``dropped`` + those that are there. Beside them
         ``messages``, ``attempts`` (settled ones), ``deferred``, ``doubtful`` (attempts settled as in doubt),
         ``repeated`` (delivered after a doubt: somebody may have it twice), ``suppressed`` (failed because they were
-        submitted to suppressed addresses), ``late`` and ``notices``. What was accepted by tenant (:meth:`accepted_by`)
-        is kept beside them, and is not among them.
+        submitted to suppressed addresses), ``bounced`` and ``complained`` (events), ``late`` and ``notices``. What was
+        accepted by tenant (:meth:`accepted_by`) is kept beside them, and is not among them.
         """
 
     async def health(self) -> Health:

@@ -43,10 +43,12 @@ from zsmtp.proto.reply import Reply
 from zsmtp.proto.server_events import Abort
 from zsmtp.proto.server_replies import LOGIN_FIRST, NO_ROOM, SERVICE_ERROR, make_reply
 from zsmtp.queue.admission import Admission, amount_of
+from zsmtp.queue.bounces import BounceTaker
 from zsmtp.queue.deliverystatus import date_text
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.limits import CHUNK
 from zsmtp.queue.quotas import Amount
+from zsmtp.queue.returnpath import Unproven
 from zsmtp.queue.shaping import Rate
 from zsmtp.queue.store import Accepted, NewMessage, QueueStore, Upload
 from zsmtp.queue.submission import Submitter
@@ -54,6 +56,7 @@ from zsmtp.queue.suppression import OVERRIDE
 from zsmtp.queue.uploading import discard, in_threads, upload_blocks
 from zsmtp.records import replace
 from zsmtp.server.access import Access, Allowance, Rights, granted_domains
+from zsmtp.server.bounceintake import NO_RETURN_PATH, OF_ITS_OWN, BounceContent
 from zsmtp.server.clientnames import origin_of, shown_client, shown_peer, shown_process, tagged
 from zsmtp.server.headerread import HeaderRead, begins_with_a_field
 from zsmtp.server.intake import (
@@ -115,6 +118,7 @@ class QueueIntake(OpenIntake):
         *,
         admission: Admission | None = None,
         signing: MessageSigning | None = None,
+        bounces: BounceTaker | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -124,6 +128,7 @@ class QueueIntake(OpenIntake):
         self.access = access or Access()
         self.admission = admission or Admission(store, {})
         self.signing = signing
+        self.bounces = bounces
         self.clock = clock
         self._monotonic = monotonic
         self._by_user = Allowance(settings.rates_by_user)
@@ -166,7 +171,7 @@ class QueueIntake(OpenIntake):
         peer = session.peer
         if peer.address and self._logins.wait(peer.address, self._monotonic()):
             return _TOO_MANY_LOGINS
-        if not self.settings.logins and self.access.rights_of(None, peer) is None:
+        if self.bounces is None and not self.settings.logins and self.access.rights_of(None, peer) is None:
             log.info("connection from %s refused: not in the networks of this listener", shown_peer(peer))
             return _NOT_ALLOWED
         return None
@@ -180,9 +185,9 @@ class QueueIntake(OpenIntake):
     def sender(self, session: SessionInfo, envelope: ReceivedEnvelope) -> Reply | None:
         """Whether the client may send, as this sender, and now."""
         rights = self.access.rights_of(session.user, session.peer)
-        if rights is None:
-            return LOGIN_FIRST if self.settings.logins else _NOT_ALLOWED
-        if not rights.may_send_as(self._with_domain(envelope.sender)):
+        if rights is None and self.bounces is None:
+            return self._not_allowed()
+        if rights is not None and not rights.may_send_as(self._with_domain(envelope.sender)):
             return make_reply(553, "5.7.1", f"{shown_client(session)} may not send as this address")
         now = self._monotonic()
         waits = []
@@ -204,8 +209,27 @@ class QueueIntake(OpenIntake):
             found.append((self._by_address, peer.address))
         return found
 
+    def _not_allowed(self) -> Reply:
+        return LOGIN_FIRST if self.settings.logins else _NOT_ALLOWED
+
+    def recipient(self, session: SessionInfo, envelope: ReceivedEnvelope, recipient: EnvelopeRecipient) -> Reply | None:
+        """Everybody writes to return paths, and to where complaints go; to others who may send."""
+        if self.bounces is None:
+            return None
+        comes_back = self.bounces.is_for(recipient.address)
+        if isinstance(comes_back, Unproven):
+            self.bounces.refused(recipient.address, comes_back.problem)
+            return NO_RETURN_PATH
+        if not comes_back and self.access.rights_of(session.user, session.peer) is None:
+            return self._not_allowed()
+        if envelope.recipients and self.bounces.is_for(envelope.recipients[0].address) is not comes_back:
+            return OF_ITS_OWN
+        return None
+
     def begin(self, session: SessionInfo, envelope: ReceivedEnvelope) -> IncomingMessage | Reply:
         """Take the content."""
+        if self.bounces is not None and self.bounces.is_for(envelope.recipients[0].address) is True:
+            return BounceContent(self.bounces, envelope, self.run, self.failed)
         rights = self.access.rights_of(session.user, session.peer)
         if rights is None:
             return _NOT_ALLOWED

@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from zsmtp.escape import described, escape
 from zsmtp.proto.server_passwords import KEY_LENGTH, Passwords, parse_passwords
 from zsmtp.queue.admission import Admission
 from zsmtp.queue.bouncekeys import keys_of
+from zsmtp.queue.bounces import BounceTaker, Taken
 from zsmtp.queue.composer import Composer
 from zsmtp.queue.connections import EngineConnections
 from zsmtp.queue.housekeeping import Housekeeping
@@ -113,11 +115,22 @@ class _Entrance:
         self.count.per_address = one.connections_per_address
 
     def make(
-        self, store: QueueStore, submitter: Submitter, admission: Admission, signing: MessageSigning | None
+        self,
+        store: QueueStore,
+        submitter: Submitter,
+        admission: Admission,
+        signing: MessageSigning | None,
+        bounces: BounceTaker | None,
     ) -> None:
         """Make the listener, on the running loop."""
         self.intake = QueueIntake(
-            store, submitter, self.intake_settings, self.access, admission=admission, signing=signing
+            store,
+            submitter,
+            self.intake_settings,
+            self.access,
+            admission=admission,
+            signing=signing,
+            bounces=bounces if self._config.bounces else None,
         )
         self.listener = Listener(
             self.intake,
@@ -158,6 +171,7 @@ def read_entrances(config: ServiceConfig) -> MessageSigning | None:
     key = os.urandom(KEY_LENGTH)
     for name in config.listen:
         _Entrance(name, config, key)
+    read_return_keys(config)
     return read_signing(config)
 
 
@@ -221,6 +235,8 @@ class Service:
         self.entrances = {name: _Entrance(name, config, key) for name in config.listen}
         self._signing = read_signing(config)
         self._return_keys = read_return_keys(config)
+        self.bounces: BounceTaker | None = None
+        """What takes in mail that comes back, if there are return paths."""
         self._phrases = load(Path(config.templates) if config.templates else None)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._ends: list[Callable[[], None]] = []
@@ -282,11 +298,13 @@ class Service:
             on_entry=self._log_entry,
             return_path=self._return_path(),
         )
+        if (return_path := self.runner.return_path) is not None:
+            self.bounces = BounceTaker(store, return_path)
         await self._become_deliverer()
         self._keep_house(destinations)
         self.admission = Admission(store, config.queue.tenants)
         for entrance in self.entrances.values():
-            entrance.make(store, submitter, self.admission, self._signing)
+            entrance.make(store, submitter, self.admission, self._signing, self.bounces)
             await entrance.listen(self._handed.get(entrance.name, []))
         if config.health.address:
             await self._open_health(SocketAddress.parse(config.health.address))
@@ -418,7 +436,8 @@ class Service:
         reloaded = {key: getattr(config.delivery, key) for key in _RELOADED_OF_DELIVERY}
         delivery = replace(self.config.delivery, **reloaded)
         fixed = {name: getattr(self.config, name) for name in _FIXED_PARTS}
-        config = replace(config, listen=listen, **{**fixed, "delivery": delivery})
+        queue = replace(config.queue, bounces=self.config.queue.bounces)
+        config = replace(config, listen=listen, queue=queue, **{**fixed, "delivery": delivery})
         signing = read_entrances(config)  # all files, before the first thing is changed
         destinations = Destinations(config.delivery)
         submitter = Submitter(destinations, config.queue)
@@ -468,11 +487,18 @@ class Service:
         ``zsmtp_queue_doubtful_total``: attempts after which the server may or may not have the message.
         ``zsmtp_queue_repeated_total``: deliveries after an attempt in doubt; the recipient may have the message twice.
         ``zsmtp_queue_late_total``: results that came after another process had the recipient; they changed nothing.
+        ``zsmtp_queue_bounced_total``: recipients of whom another system reported later that it could not deliver.
+        ``zsmtp_queue_complained_total``: recipients that complained.
         ``zsmtp_queue_notices_total``: notices that were queued for senders.
         ``zsmtp_queue_recipients``: recipients that are in the queue now.
         ``zsmtp_queue_free_octets``: octets that are free on the disk of the queue; -1 if that is not known.
         ``zsmtp_intake_messages_total``: messages that listeners took since the process began.
         ``zsmtp_intake_refused_total``: messages that they refused, or could not keep, since then.
+        ``zsmtp_intake_bounces_recorded_total``: messages that came back and are in the history of their recipients.
+        ``zsmtp_intake_bounces_ignored_total``: messages that came back and report no failure and no complaint.
+        ``zsmtp_intake_bounces_unproven_total``: messages to return paths that are forged or too old.
+        ``zsmtp_intake_bounces_unknown_total``: messages that came back about mail that is not known any more.
+        ``zsmtp_intake_bounces_early_total``: messages that came back before the end of their recipient: put off.
         ``zsmtp_intake_connections``: connections that clients have open now.
 
         Raises QueueError.
@@ -484,11 +510,13 @@ class Service:
         found["zsmtp_queue_free_octets"] = (await self.store.health()).free_octets
         found["zsmtp_intake_messages_total"] = sum(entrance.intake.accepted for entrance in self.entrances.values())
         found["zsmtp_intake_refused_total"] = sum(entrance.intake.refused for entrance in self.entrances.values())
+        taken = self.bounces.taken if self.bounces is not None else Counter[Taken]()
+        found |= {f"zsmtp_intake_bounces_{one.value}_total": taken[one] for one in Taken}
         found["zsmtp_intake_connections"] = sum(entrance.count.open for entrance in self.entrances.values())
         return found
 
 
-_FIXED = ("addresses", "protocol", "mode")
+_FIXED = ("addresses", "protocol", "mode", "bounces")
 _FIXED_PARTS = ("path", "delivery", "notices", "templates", "health")
 _RELOADED_OF_DELIVERY = ("dkim", "relay", "routes", "sender_routes")
 _FIXED_OF_QUEUE = ("connections", "leases", "retention", "bounces")

@@ -157,6 +157,8 @@ class ListenConfig:
     """How long a client may have a message held back (FUTURERELEASE); 0: not offered."""
     priority: bool = True
     """Whether clients may give messages a priority (MT-PRIORITY)."""
+    bounces: bool = False
+    """Whether mail to return paths, and complaints, are taken in from everybody (``[queue.bounces]``)."""
     connections: int = 1000
     """Connections at a time."""
     connections_per_address: int = 100
@@ -186,6 +188,8 @@ class ListenConfig:
             raise ConfigError("certificate_file: is missing, and tls needs it")
         if self.tls is ListenTLS.NONE and self.certificate_file:
             raise ConfigError('certificate_file: a certificate, and tls is "none"; is "offered" meant?')
+        if self.bounces and (self.login_required or self.protocol is Protocol.LMTP):
+            raise ConfigError('bounces: everybody sends them; not with login_required, nor with protocol = "lmtp"')
         if self.login_required and not self.passwords_file:
             raise ConfigError("login_required: nobody can log in without a passwords_file")
         if self.passwords_file and self.tls is ListenTLS.NONE and not set(self.mechanisms) & _WITHOUT_TLS:
@@ -319,6 +323,9 @@ def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = ""
     for key in rest.keys() & {one.name for one in fields(Config)}:
         raise ConfigError(f"{key}: there is no such key; is delivery.{key} meant?")
     made = read_dataclass(_Rest, rest, "", _READERS)
+    for listener, one in made.listen.items():
+        if one.bounces and not queue_config.bounces.return_path:
+            raise ConfigError(f"listen.{escape(listener)}.bounces: queue.bounces.return_path says which mail that is")
     return ServiceConfig(
         name=name,
         path=where,

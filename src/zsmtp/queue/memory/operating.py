@@ -203,6 +203,16 @@ class MemoryOperating(MemoryBase):
             if mine and holds(one, self._clock()):
                 yield one
 
+    async def record(self, event: HistoryEntry) -> bool:
+        """Write an event of a recipient that has its end, once."""
+        self._begin("record")
+        place = event.message, event.number
+        mine = {one.outcome for one in self._data.history.values() if (one.message, one.number) == place}
+        if event.outcome in mine or not any(outcome.end for outcome in mine):
+            return False
+        self._data.write(event)
+        return True
+
     async def rules(self) -> list[Rule]:
         """The standing rules, oldest first."""
         self._begin("rules")

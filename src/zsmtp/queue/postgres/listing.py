@@ -32,6 +32,7 @@ from zsmtp.queue.operators import (
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.quotas import Amount
 from zsmtp.queue.sql import (
+    ENDS,
     HISTORY,
     MESSAGE,
     RECIPIENT,
@@ -52,7 +53,6 @@ POSTGRES = Dialect(
     domain="CASE WHEN strpos({0}, '@') = 0 THEN '' ELSE substring({0} FROM '[^@]*$') END",
     sites="zsmtp_site",
 )
-ENDS = "('delivered', 'failed', 'expired', 'dropped')"
 _ROWS = 1000  # in one page
 _ENTRIES = 20_000  # of the history looked at for one page
 _COUNTED = "zsmtp_counter c, unnest(c.names, c.amounts) AS u (name, amount)"

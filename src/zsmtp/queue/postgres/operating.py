@@ -19,8 +19,8 @@ from zsmtp.queue.postgres import leases, results
 from zsmtp.queue.postgres.listing import Place, WantedRows, matching
 from zsmtp.queue.postgres.transaction import WriteTransaction, one
 from zsmtp.queue.settling import NoticeRule
-from zsmtp.queue.sql import RECIPIENT, message_from, recipient_from
-from zsmtp.queue.states import milliseconds, seconds
+from zsmtp.queue.sql import ENDS, RECIPIENT, message_from, recipient_from
+from zsmtp.queue.states import HistoryEntry, milliseconds, seconds
 from zsmtp.records import replace
 
 PIECE = 500
@@ -72,6 +72,12 @@ class PostgresOperating:
             changes.settle((recipient.message, recipient.number), Current.of(recipient), settlement)
         results.write(transaction, changes)
 
+    def record(self, transaction: WriteTransaction, events: list[HistoryEntry]) -> list[bool]:
+        """Write events of recipients that have their end, each once; answers which were written."""
+        for message in sorted({event.message for event in events}):  # somebody else may be writing the same
+            transaction.db.execute("SELECT pg_advisory_xact_lock(%s)", (message,))
+        return [_record(transaction, event) for event in events]
+
     def add_rule(self, transaction: WriteTransaction, rules: list[Rule]) -> list[Rule | Exception]:
         """Add rules."""
         return [_add_rule(transaction, rule) for rule in rules]
@@ -105,6 +111,21 @@ def _write(transaction: WriteTransaction, change: Change, rows: list[tuple[Any, 
         let_go = row[RECIPIENT.index("hold")] == 0 or change.hold == 0
         if let_go and not after.hold:
             transaction.tell(after.key, milliseconds(after.due))
+
+
+def _record(transaction: WriteTransaction, event: HistoryEntry) -> bool:
+    (row,) = transaction.db.execute(
+        f"SELECT count(*) FILTER (WHERE outcome IN {ENDS}), count(*) FILTER (WHERE outcome = %s) "
+        "FROM zsmtp_history WHERE message = %s AND number = %s".encode(),
+        (event.outcome.value, event.message, event.number),
+    ).fetchall()
+    ended, known = row
+    if not ended or known:
+        return False
+    changes = Changes({}, lambda number: number)
+    changes.record(event)
+    results.write(transaction, changes)
+    return True
 
 
 def _add_rule(transaction: WriteTransaction, rule: Rule) -> Rule | Exception:

@@ -351,6 +351,13 @@ class PostgresStore:
         page = partial(suppressing.page, now=self._clock(), tenant=tenant, addresses=wanted)
         return in_pages(lambda after: self._lists.read("reading suppressions", partial(page, after=after)))
 
+    # ------------------------------------------------------------------ events
+
+    async def record(self, event: HistoryEntry) -> bool:
+        """Write an event of a recipient that has its end, once."""
+        answer: bool = await self._do("operators", self._jobs.record, event)
+        return answer
+
     # ------------------------------------------------------------------- sweep
 
     async def sweep(self, now: float) -> int:
@@ -518,6 +525,7 @@ class _Jobs:
         self.change = PostgresJob("changing recipients", operating.change)
         self.add_rule = PostgresJob("adding a rule", operating.add_rule)
         self.release = PostgresJob("releasing recipients", operating.release)
+        self.record = PostgresJob("writing an event", operating.record)
         self.suppress = PostgresJob("suppressing addresses", suppressing.add)
         self.unsuppress = PostgresJob("taking addresses off the list", suppressing.remove)
         self.letting_go = PostgresJob("letting recipients go", sweep.let_go, durable=_no)

@@ -35,6 +35,7 @@ from zsmtp.queue.operators import (
 )
 from zsmtp.queue.quotas import Amount
 from zsmtp.queue.sql import (
+    ENDS,
     HISTORY,
     MESSAGE,
     RECIPIENT,
@@ -59,7 +60,6 @@ SQLITE = Dialect(
     ),
     sites="zsmtp_site",
 )
-ENDS = "('delivered', 'failed', 'expired', 'dropped')"
 _ROWS = 1000  # in one page
 _ENTRIES = 20_000  # of the history looked at for one page
 _INCOMING = "SELECT message FROM zsmtp_upload WHERE accepted = 0"

@@ -19,12 +19,12 @@ from zsmtp.queue.operators import (
     Rule,
 )
 from zsmtp.queue.settling import NoticeRule
-from zsmtp.queue.sql import MESSAGE, RECIPIENT, columns, message_from, recipient_from
+from zsmtp.queue.sql import ENDS, MESSAGE, RECIPIENT, columns, message_from, recipient_from
 from zsmtp.queue.sqlite.attempts import stored
 from zsmtp.queue.sqlite.listing import Place, Wanted
 from zsmtp.queue.sqlite.results import SQLiteChanges, rule_holds
 from zsmtp.queue.sqlite.transaction import WriteTransaction, in_parts
-from zsmtp.queue.states import AttemptKey, milliseconds, seconds
+from zsmtp.queue.states import AttemptKey, HistoryEntry, milliseconds, seconds
 from zsmtp.records import replace
 
 PIECE = 500
@@ -80,6 +80,10 @@ class Operating:
             changes.settle(place, Current.of(recipient), settlement)
         changes.write()
 
+    def record(self, transaction: WriteTransaction, events: list[HistoryEntry]) -> list[bool]:
+        """Write events of recipients that have their end, each once; answers which were written."""
+        return [_record(transaction, event) for event in events]
+
     def add_rule(self, transaction: WriteTransaction, rules: list[Rule]) -> list[Rule | Exception]:
         """Add rules."""
         return [_add_rule(transaction, rule) for rule in rules]
@@ -129,6 +133,20 @@ def _write(transaction: WriteTransaction, change: Change, rows: list[tuple[Any, 
         let_go = row[RECIPIENT.index("hold")] == 0 or change.hold == 0
         if let_go and not after.hold:
             transaction.news.due(after.key, milliseconds(after.due))
+
+
+def _record(transaction: WriteTransaction, event: HistoryEntry) -> bool:
+    (ended, known) = transaction.db.execute(
+        f"SELECT count(*) FILTER (WHERE outcome IN {ENDS}), count(*) FILTER (WHERE outcome = ?) "
+        "FROM zsmtp_history WHERE message = ? AND number = ?",
+        (event.outcome.value, event.message, event.number),
+    ).fetchone()
+    if not ended or known:
+        return False
+    changes = SQLiteChanges(transaction, {})
+    changes.record(event)
+    changes.write()
+    return True
 
 
 def _add_rule(transaction: WriteTransaction, rule: Rule) -> Rule | Exception:

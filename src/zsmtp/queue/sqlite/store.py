@@ -109,6 +109,7 @@ class SQLiteStore:
         self._change = JobKind("changing recipients", operating.change)
         self._add_rule = JobKind("adding a rule", operating.add_rule)
         self._release = JobKind("releasing recipients", operating.release)
+        self._record = JobKind("writing an event", operating.record)
         self._suppress = JobKind("suppressing addresses", suppressing.add)
         self._unsuppress = JobKind("taking addresses off the list", suppressing.remove)
         self._letting_go = JobKind("letting recipients go", sweep.let_go, durable=not_durable)
@@ -336,6 +337,12 @@ class SQLiteStore:
         wanted = {folded(address) for address in addresses}
         page = partial(suppressing.page, now=self._options.clock(), tenant=tenant, addresses=wanted)
         return in_pages(lambda after: self._lists.read("reading suppressions", partial(page, after=after)))
+
+    # ------------------------------------------------------------------ events
+
+    async def record(self, event: HistoryEntry) -> bool:
+        """Write an event of a recipient that has its end, once."""
+        return await self._writer.do(self._record, event)
 
     # ------------------------------------------------------------------- sweep
 

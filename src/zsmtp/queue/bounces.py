@@ -1,0 +1,208 @@
+"""Mail that came back, taken in: it is proven, read, and becomes an event of the recipient it is about.
+
+An *event* is an entry in the history of a recipient that has its end: ``bounced``, or ``complained``. It changes no
+end: the server took the message, and said so. A recipient has each event once, however often the report comes.
+
+Only a proven return path (``zsmtp.queue.returnpath``) leads to a recipient; who has one has been sent the message, or
+was on its way. What leads to a suppression, besides, is said by the configuration (:func:`suppresses`)::
+
+    taker = BounceTaker(store, return_path)
+    taken = await taker.take([b"bounce+...@example.net"], octets)
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from zsmtp.escape import escape
+from zsmtp.queue.bouncereport import Complaint, DeliveryReport, read_report
+from zsmtp.queue.filter import glob
+from zsmtp.queue.ids import to_text
+from zsmtp.queue.returnpath import BounceConfig, ReturnedTo, ReturnPath, Unproven
+from zsmtp.queue.states import HistoryEntry, Outcome
+from zsmtp.queue.store import QueueStore
+from zsmtp.queue.suppression import Suppression, folded
+
+log = logging.getLogger("zsmtp.queue")
+
+COMPLAINTS = frozenset({"abuse", "fraud", "miscategorized", "opt-out", "opt-out-list", "other", "virus"})
+"""Kinds of complaints that are some; ``not-spam`` is none, and ``auth-failure`` (RFC 6591) is about signatures."""
+
+
+class Taken(Enum):
+    """What became of mail that came back."""
+
+    RECORDED = "recorded"
+    """Its recipients have events now, or had them before."""
+    IGNORED = "ignored"
+    """It is no report, or one of no failure."""
+    UNPROVEN = "unproven"
+    """It is for no return path that proves anything."""
+    UNKNOWN = "unknown"
+    """The message is not known, or not any more."""
+    EARLY = "early"
+    """The recipient has no end yet: it is to come again."""
+
+
+class ReportedEvent(NamedTuple):
+    """What a report says of one recipient; ``addresses`` are those it names."""
+
+    outcome: Outcome
+    addresses: tuple[bytes, ...]
+    status: str
+    code: int
+    words: str
+    server: str
+
+
+def events_of(report: DeliveryReport | Complaint) -> Iterator[ReportedEvent]:
+    """The events that a report tells of."""
+    if isinstance(report, Complaint):
+        if report.kind in COMPLAINTS:
+            by = f" by {report.words}" if report.words else ""
+            yield ReportedEvent(Outcome.COMPLAINED, report.addresses, "", 0, f"{report.kind}{by}", "")
+        return
+    for one in report.recipients:
+        if one.action == "failed":
+            yield ReportedEvent(Outcome.BOUNCED, one.addresses, one.status, one.code, one.words, one.server)
+
+
+def suppresses(config: BounceConfig, event: ReportedEvent) -> bool:
+    """Whether an address is not written to any more because of an event: a failure for good, or a complaint."""
+    if event.outcome is Outcome.COMPLAINED:
+        return config.suppress_complaints
+    return any(glob(pattern).fullmatch(event.status) for pattern in config.suppress)
+
+
+def about(event: ReportedEvent, ends: Sequence[HistoryEntry], number: int | None) -> HistoryEntry | None:
+    """The end of the recipient that an event is about; ``number`` is the one that the return path names."""
+    if number is not None:
+        return next((end for end in ends if end.number == number), None)
+    named = {folded(address) for address in event.addresses}
+    found = [end for end in ends if folded(end.address) in named]
+    if not found and len(ends) == 1:  # it was forwarded, or nobody is named
+        found = list(ends)
+    return found[0] if found else None
+
+
+class BounceTaker:
+    """Takes in what comes back to the return paths of a queue. ``clock`` gives seconds since 1970."""
+
+    def __init__(self, store: QueueStore, returns: ReturnPath, clock: Callable[[], float] = time.time) -> None:
+        self.returns = returns
+        self.taken: Counter[Taken] = Counter()
+        """How many messages came, by what became of them."""
+        self._store = store
+        self._clock = clock
+        self._complaints = {folded(address.encode()) for address in returns.config.complaints}
+
+    def is_for(self, address: bytes) -> bool | Unproven:
+        """Whether mail to an address is taken in: a return path, which may prove nothing, or where complaints go."""
+        if folded(address) in self._complaints:
+            return True
+        found = self.returns.recognise(address, self._clock())
+        return found if isinstance(found, Unproven) else found is not None
+
+    def refused(self, address: bytes, problem: str) -> None:
+        """Count and log that mail to a return path was refused."""
+        self.taken[Taken.UNPROVEN] += 1
+        log.info("mail to the return path <%s> is refused: %s", escape(address[:200]), problem)
+
+    async def take(self, addresses: Collection[bytes], octets: bytes) -> Taken:
+        """Take in a message to these addresses, of which ``octets`` are the beginning. Raises QueueUnavailable."""
+        taken = await self._take(addresses, octets)
+        self.taken[taken] += 1
+        return taken
+
+    async def _take(self, addresses: Collection[bytes], octets: bytes) -> Taken:
+        report = read_report(octets)
+        events = [] if report is None else list(events_of(report))
+        senders = report.senders if isinstance(report, Complaint) else ()
+        now = self._clock()
+        found = [self.returns.recognise(one, now) for one in (*addresses, *senders)]
+        proven = list(dict.fromkeys(one for one in found if isinstance(one, ReturnedTo)))
+        if not proven:
+            why = next((one.problem for one in found if isinstance(one, Unproven)), "it names no return path")
+            log.info("mail that came back is ignored: %s", why)
+            return Taken.UNPROVEN
+        if not events:
+            what = "it is no report" if report is None else "it reports no failure and no complaint"
+            log.info("%s: mail that came back is ignored: %s", self._text(proven[0].message), what)
+            return Taken.IGNORED
+        return max([await self._record(one, events, now) for one in proven], key=_MATTERS.index)
+
+    def _text(self, message: int) -> str:
+        return to_text(message, self._store.shard)
+
+    async def _record(self, returned: ReturnedTo, events: Sequence[ReportedEvent], now: float) -> Taken:
+        store, message = self._store, returned.message
+        history = await store.history(message)
+        ends = list({one.number: one for one in history if one.outcome.end is not None}.values())
+        known = {(one.number, one.outcome) for one in history}
+        waiting = await store.message(message) is not None
+        taken = Taken.IGNORED if ends or waiting else Taken.UNKNOWN
+        for event in events:
+            end = about(event, ends, returned.number)
+            if end is None:
+                if waiting:
+                    taken = Taken.EARLY
+                log.info("%s: %s, but of whom is not known", self._text(message), event.outcome.value)
+                continue
+            if (end.number, event.outcome) not in known:
+                await self._write(end, event, now)
+            taken = Taken.RECORDED if taken is not Taken.EARLY else taken
+        return taken
+
+    async def _write(self, end: HistoryEntry, event: ReportedEvent, now: float) -> None:
+        """Suppress first: if this process dies in between, the report comes again, and finds no event."""
+        suppressing = suppresses(self.returns.config, event)
+        if suppressing:
+            source = "bounce" if event.outcome is Outcome.BOUNCED else "complaint"
+            reason = " ".join(word for word in (event.status, event.words) if word) or event.outcome.value
+            await self._store.suppress(
+                [Suppression(tenant=end.tenant, address=end.address, reason=reason, source=source, at=now)]
+            )
+        entry = HistoryEntry(
+            at=now,
+            message=end.message,
+            number=end.number,
+            attempt=0,
+            outcome=event.outcome,
+            address=end.address,
+            sender=end.sender,
+            key=end.key,
+            tenant=end.tenant,
+            status=event.status,
+            code=event.code,
+            reason=event.words,
+            server=event.server,
+        )
+        if await self._store.record(entry):
+            text = self._text(end.message)
+            log.warning(
+                "%s: to <%s> %s: %s%s",
+                text,
+                escape(end.address),
+                event.outcome.value,
+                escape(" ".join(word for word in (event.status, event.words) if word)),
+                "; suppressed" if suppressing else "",
+                extra={
+                    "queue": {
+                        "event": event.outcome.value,
+                        "id": text,
+                        "recipient": escape(end.address),
+                        "status": event.status,
+                        "tenant": end.tenant,
+                        "suppressed": suppressing,
+                    }
+                },
+            )
+
+
+_MATTERS = (Taken.UNKNOWN, Taken.IGNORED, Taken.RECORDED, Taken.EARLY)
+"""What becomes of a message that is about several, the least first."""
