@@ -16,19 +16,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from zsmtp.body.fields import end_of_header
 from zsmtp.body.lines import unified_header
 from zsmtp.body.source import Source
 from zsmtp.errors import (
     ConfigError,
-    ContentError,
     MailLoop,
     QueueError,
     QueueFull,
@@ -40,9 +38,8 @@ from zsmtp.escape import escape
 from zsmtp.proto.mailoptions import MailOptions, checked
 from zsmtp.proto.plan import Envelope, EnvelopeRecipient, sender_wish
 from zsmtp.proto.reply import Reply
-from zsmtp.proto.server_events import Abort
-from zsmtp.proto.server_replies import LOGIN_FIRST, NO_ROOM, SERVICE_ERROR, make_reply
-from zsmtp.queue.admission import Admission, amount_of
+from zsmtp.proto.server_replies import LOGIN_FIRST, NO_ROOM, make_reply
+from zsmtp.queue.admission import Admission
 from zsmtp.queue.bounces import BounceTaker
 from zsmtp.queue.deliverystatus import date_text
 from zsmtp.queue.ids import to_text
@@ -50,11 +47,9 @@ from zsmtp.queue.limits import CHUNK
 from zsmtp.queue.quotas import Amount
 from zsmtp.queue.returnpath import Unproven
 from zsmtp.queue.shaping import Rate
-from zsmtp.queue.store import Accepted, NewMessage, QueueStore, Upload
+from zsmtp.queue.store import Accepted, NewMessage, QueueStore
 from zsmtp.queue.submission import Submitter
 from zsmtp.queue.suppression import OVERRIDE
-from zsmtp.queue.uploading import discard, in_threads, upload_blocks
-from zsmtp.records import replace
 from zsmtp.server.access import Access, Allowance, Rights, granted_domains
 from zsmtp.server.bounceintake import NO_RETURN_PATH, OF_ITS_OWN, BounceContent
 from zsmtp.server.clientnames import origin_of, shown_client, shown_peer, shown_process, tagged
@@ -62,10 +57,10 @@ from zsmtp.server.headerread import HeaderRead, begins_with_a_field
 from zsmtp.server.intake import (
     IncomingMessage,
     OpenIntake,
-    Outcome,
     ReceivedEnvelope,
     SessionInfo,
 )
+from zsmtp.server.queuedcontent import QueuedContent
 from zsmtp.signing.finalform import MessageSigning, SignedMessage, SigningChoice
 
 log = logging.getLogger("zsmtp.queue.intake")
@@ -240,7 +235,7 @@ class QueueIntake(OpenIntake):
             return self.beyond(error)
         if exceeded is not None:
             return self.failed(exceeded)
-        return _QueuedContent(self, session, envelope, rights)
+        return QueuedContent(self, session, envelope, rights)
 
     # ------------------------------------------------------------ the message
 
@@ -488,220 +483,3 @@ class Unsigned(NamedTuple):
     read: Beginning
     header: bytes
     body: Source
-
-
-class _QueuedContent:
-    """A message on its way into the queue: in memory, or as an upload once it is large.
-
-    A large one that is to be signed is in a temporary file until it is complete: its signature comes first.
-    """
-
-    __slots__ = (
-        "_blocks",
-        "_choice",
-        "_envelope",
-        "_file",
-        "_intake",
-        "_new",
-        "_octets",
-        "_refusal",
-        "_rights",
-        "_session",
-        "_upload",
-    )
-
-    def __init__(self, intake: QueueIntake, session: SessionInfo, envelope: ReceivedEnvelope, rights: Rights) -> None:
-        self._intake = intake
-        self._session = session
-        self._envelope = envelope
-        self._rights = rights
-        self._blocks: list[bytes] = []
-        self._octets = 0
-        self._refusal: Reply | None = None
-        self._new: NewMessage | None = None
-        self._upload: asyncio.Task[Upload | None] | None = None
-        self._choice: SigningChoice | None = None
-        self._file: IO[bytes] | None = None
-
-    def write(self, data: bytes) -> Awaitable[object] | None:
-        """Keep content in memory, as long as it is small."""
-        self._octets += len(data)
-        if self._refusal is not None:
-            return None
-        if self._file is not None:
-            self._keep(self._file, data)
-            return None
-        if self._upload is None:
-            self._blocks.append(data)
-            if self._octets <= CHUNK:
-                return None
-            return self._begin_upload()
-        self._upload = self._intake.run(self._more(self._upload, data))
-        return self._upload
-
-    def _begin_upload(self) -> Awaitable[object] | None:
-        beginning = b"".join(self._blocks)
-        self._blocks = []
-        self._choice = self._intake.signed_with(self._rights, beginning)
-        if self._choice is not None:
-            self._begin_file(beginning)
-            return None
-        new = self._prepared(beginning)
-        if new is None:
-            return None
-        self._new = new
-        self._upload = self._intake.run(self._start(new))
-        return self._upload
-
-    def _prepared(self, content: bytes) -> NewMessage | None:
-        new = self._intake.prepared(self._session, self._envelope, self._rights, content)
-        if isinstance(new, Reply):
-            self._refuse(new)
-            return None
-        return new
-
-    def _begin_file(self, beginning: bytes) -> None:
-        try:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the message
-        except OSError as error:
-            self._refuse_file(error)
-            return
-        self._keep(self._file, beginning)
-
-    def _keep(self, file: IO[bytes], data: bytes) -> None:
-        try:
-            file.write(data)
-        except OSError as error:
-            self._refuse_file(error)
-
-    def _close_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _refuse_file(self, error: OSError) -> None:
-        trouble = f"a message to be signed cannot be kept in {tempfile.gettempdir()}: {error.strerror}"
-        self._refusal = self._intake.failed(QueueUnavailable(trouble))
-
-    async def _start(self, new: NewMessage) -> Upload | None:
-        try:
-            return await self._intake.store.upload(new)
-        except QueueError as error:
-            self._refusal = self._intake.failed(error)
-            return None
-
-    async def _more(self, before: asyncio.Task[Upload | None], data: bytes) -> Upload | None:
-        upload = await before
-        if upload is None:
-            return None
-        try:
-            await upload.write(data)
-        except QueueError as error:
-            self._refusal = self._intake.failed(error)
-            await discard(upload)
-            return None
-        return upload
-
-    def commit(self) -> Outcome | Awaitable[Outcome]:
-        """Queue the message."""
-        if self._refusal is not None:
-            self._close_file()
-            return self._refusal
-        if self._upload is not None:
-            return self._intake.run(self._accept(self._upload))
-        if self._file is not None and self._choice is not None:
-            return self._intake.run(self._accept_file(self._file, self._choice))
-        content = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
-        self._blocks = []
-        choice = self._intake.signed_with(self._rights, content)
-        new = self._signed(content, choice) if choice is not None else self._prepared(content)
-        if new is None:
-            return self._refusal or SERVICE_ERROR
-        return self._intake.run(self._submit(new))
-
-    def _signed(self, content: bytes, choice: SigningChoice) -> NewMessage | None:
-        """A message in memory, signed; None if it is refused."""
-        intake = self._intake
-        given = intake.unsigned(self._session, self._envelope, self._rights, Source.from_bytes(content))
-        if isinstance(given, Reply):
-            self._refuse(given)
-            return None
-        made = choice.sign(given.header, given.body)
-        done = intake.signed(self._session, self._envelope, self._rights, given, made)
-        if isinstance(done, Reply):
-            self._refuse(done)
-            return None
-        new, blocks = done
-        return replace(new, content=b"".join(blocks))
-
-    def _refuse(self, reply: Reply) -> None:
-        self._refusal = reply
-        self._intake.refused += 1
-
-    async def _accept_file(self, file: IO[bytes], choice: SigningChoice) -> Outcome:
-        """Sign and queue a message that is in a file."""
-        intake = self._intake
-        try:
-            content = Source(file, 0, file.seek(0, os.SEEK_END))
-            given = intake.unsigned(self._session, self._envelope, self._rights, content)
-            if isinstance(given, Reply):
-                intake.refused += 1
-                return given
-            made = await asyncio.to_thread(choice.sign, given.header, given.body)
-            done = intake.signed(self._session, self._envelope, self._rights, given, made)
-            if isinstance(done, Reply):
-                intake.refused += 1
-                return done
-            new, blocks = done
-            size = self._octets + len(given.read.trace) + len(made.header)
-            with await intake.admission.reserve(new.tenant, amount_of(new, size)) as room:
-                accepted = await upload_blocks(intake.store, new, in_threads(blocks))
-                room.done([accepted])
-        except SubmissionError as error:
-            return intake.beyond(error)
-        except (ContentError, OSError) as error:  # the end of what was written may be written only now
-            return intake.failed(QueueUnavailable(f"a temporary file cannot be written or read: {error}"))
-        except QueueError as error:
-            return intake.failed(error)
-        finally:
-            file.close()
-        return intake.taken(new, accepted, self._octets)
-
-    async def _submit(self, new: NewMessage) -> Outcome:
-        try:
-            with await self._intake.admission.reserve(new.tenant, amount_of(new, len(new.content))) as room:
-                (accepted,) = await self._intake.store.submit((new,))
-                room.done([accepted])
-        except SubmissionError as error:
-            return self._intake.beyond(error)
-        except QueueError as error:
-            return self._intake.failed(error)
-        return self._intake.taken(new, accepted, len(new.content))
-
-    async def _accept(self, last: asyncio.Task[Upload | None]) -> Outcome:
-        upload = await last
-        if upload is None or self._refusal is not None or self._new is None:
-            return self._refusal or NO_ROOM
-        try:
-            with await self._intake.admission.reserve(self._new.tenant, amount_of(self._new, self._octets)) as room:
-                accepted = await upload.accept()
-                room.done([accepted])
-        except SubmissionError as error:
-            await discard(upload)
-            return self._intake.beyond(error)
-        except QueueError as error:
-            await discard(upload)
-            return self._intake.failed(error)
-        return self._intake.taken(self._new, accepted, self._octets)
-
-    def abort(self, reason: Abort) -> None:
-        """Forget the content, also what is in the store."""
-        self._blocks = []
-        self._close_file()
-        if self._upload is not None:
-            self._intake.run(self._undo(self._upload))
-
-    async def _undo(self, last: asyncio.Task[Upload | None]) -> None:
-        upload = await last
-        if upload is not None:
-            await discard(upload)
