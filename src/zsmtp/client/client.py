@@ -19,7 +19,6 @@ import resource
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from types import TracebackType
@@ -46,6 +45,7 @@ from zsmtp.events import Observer, combine, ignore
 from zsmtp.net.aio import AsyncDriver
 from zsmtp.proto.mailoptions import NO_OPTIONS, checked, options_of
 from zsmtp.proto.mailoptions import MailOptions as MailOptions
+from zsmtp.records import dataclass, replace
 
 if TYPE_CHECKING:
     from zsmtp.delivery.deliveryplan import DeliveryPlan

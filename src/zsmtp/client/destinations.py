@@ -11,7 +11,6 @@ import os
 import random
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from zsmtp.dns.literal import Literal, Name, parse_destination
 from zsmtp.dns.resolver import Resolver
 from zsmtp.errors import ConfigError
 from zsmtp.proto.address import domain_of
+from zsmtp.records import dataclass, field, replace
 from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 
 if TYPE_CHECKING:

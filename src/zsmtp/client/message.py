@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, TypeGuard, Union, cast
@@ -213,6 +211,8 @@ class Letter:
 
 def spooled(blocks: Iterable[bytes]) -> IO[bytes]:
     """A file with these octets: in memory as long as they are few, and gone once it is closed. Raises ContentError."""
+    import tempfile  # most messages need no file of their own
+
     file = cast("IO[bytes]", tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115 - closed by the caller
     try:
         for block in blocks:
@@ -295,6 +295,9 @@ def _in_file(file: BinaryIO | IO[bytes]) -> tuple[bytes, _Body]:
     mine: IO[bytes] | None = None
     try:
         if not file.seekable():
+            import shutil
+            import tempfile
+
             mine = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the letter
             shutil.copyfileobj(file, mine, _BLOCK)
             mine.seek(0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 from zsmtp.delivery.deliveryplan import DeliveryPlan, requirement_for
 from zsmtp.delivery.outcome import Peer, from_login, from_loss, from_security, waited_in_vain
@@ -27,6 +26,7 @@ from zsmtp.proto import auth, sasl
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import Phase, ReplyMeaning
 from zsmtp.proto.session import Lost, Session
+from zsmtp.records import dataclass, field, replace
 from zsmtp.tls.certificate import server_end_point
 from zsmtp.tls.context import ContextOptions, Strength
 from zsmtp.tls.dane import described
@@ -101,7 +101,7 @@ class Security:
     policy_for: Callable[[str], TLSPolicy]
     credentials_for: Callable[[str, str], sasl.Credentials | None]
     nonce: Callable[[], bytes]
-    context: ContextOptions = ContextOptions()  # noqa: RUF009
+    context: ContextOptions = ContextOptions()
     ca_file: str = ""
     ca_path: str = ""
     mta_sts: STSUse = STSUse.OFF

@@ -16,13 +16,13 @@ may be tried next (:class:`Left`): that depends on whether the refusal is about 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from zsmtp.errors import CommandError, ConfigError, ReplyError
 from zsmtp.proto.reply import MASK, Reply, printable
 from zsmtp.proto.status import given_status
+from zsmtp.records import dataclass
 
 MAX_COMMAND = 512  # octets of the AUTH command with CRLF; a longer initial response waits for a challenge
 MAX_RESPONSE = 12288  # octets of a challenge or response in base64 with CRLF (RFC 4954 4)

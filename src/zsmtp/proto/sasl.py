@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from zsmtp.errors import ConfigError, ReplyError
@@ -34,6 +33,7 @@ from zsmtp.proto.auth import Refused as Refused
 from zsmtp.proto.auth import auth as auth
 from zsmtp.proto.auth import auth_response as auth_response
 from zsmtp.proto.reply import MASK, printable
+from zsmtp.records import dataclass
 
 MAX_PROOFS = 2  # times that a secret, or a proof of knowing it, is offered over one connection
 

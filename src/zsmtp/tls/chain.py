@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from zsmtp.escape import escape
+from zsmtp.records import dataclass
 from zsmtp.tls.certificate import Certificate, read_certificate
 from zsmtp.tls.facts import shown_time
 from zsmtp.tls.problem import TLSProblem

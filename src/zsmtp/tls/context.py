@@ -18,12 +18,12 @@ import base64
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from zsmtp.errors import ConfigError
+from zsmtp.records import dataclass
 from zsmtp.tls.chain import TrustAnchors
 from zsmtp.tls.policy import Level
 

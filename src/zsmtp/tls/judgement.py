@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from enum import Enum
 
 from zsmtp.escape import escape
+from zsmtp.records import dataclass, replace
 from zsmtp.tls.certificate import Certificate
 from zsmtp.tls.chain import TrustAnchors, verify_chain
 from zsmtp.tls.dane import DANE_TA, described, end_entity_match

@@ -15,12 +15,12 @@ DANE goes first where both are there (RFC 8461 2).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from enum import Enum
 
 from zsmtp.dns.answer import Query, RecordType, Status
 from zsmtp.effects import FetchPolicy, KeepPolicy, ReadStop, RecallPolicy
 from zsmtp.escape import escape
+from zsmtp.records import dataclass, replace
 from zsmtp.tls.policy import STSFinding, STSMode
 from zsmtp.tls.problem import TLSProblem
 from zsmtp.tls.tlsrpt import AppliedPolicy, PolicyType

@@ -17,7 +17,6 @@ not be used now. Nothing here is ever weaker than asked:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import Enum
 
 from zsmtp.dns.answer import TLSA
@@ -25,6 +24,7 @@ from zsmtp.dns.candidates import Endpoint, Family, Plan
 from zsmtp.dns.literal import Literal, Name, parse_destination
 from zsmtp.errors import ConfigError
 from zsmtp.proto.plan import TLSDemand
+from zsmtp.records import dataclass, replace
 from zsmtp.tls.problem import TLSProblem
 from zsmtp.tls.tlsa import Finding, TLSAFinding, find_tlsa, mx_is_secure
 

@@ -19,7 +19,6 @@ import re
 import zlib
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -27,6 +26,7 @@ from urllib.parse import unquote_to_bytes
 
 from zsmtp.dns.answer import Query, RecordType
 from zsmtp.escape import escape
+from zsmtp.records import dataclass, field
 from zsmtp.tls.problem import TLSProblem
 
 MAX_RECORD = 4096  # octets of a TXT record that is looked at

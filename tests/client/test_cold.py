@@ -1,0 +1,27 @@
+"""One delivery in a process of its own: what it must not load, since whoever starts a program for one message waits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from zsmtp.testing import MailReceiver
+
+NEEDLESS = {"cryptography", "dns", "email.message", "h11", "lzma", "rich", "sqlite3", "tempfile", "zsmtp.queue"}
+PROGRAM = """
+import sys, zsmtp
+report = zsmtp.deliver(b"From: ann@example.org\\nTo: bob@example.net\\n\\nAt one?\\n", relay=sys.argv[1])
+print(*sorted(sys.modules))
+sys.exit(0 if report.ok else str(report))
+"""
+
+
+def test_a_delivery_to_a_relay_loads_only_what_it_needs() -> None:
+    with MailReceiver() as receiver:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, receiver.url], capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    loaded = set(done.stdout.split())
+    assert "zsmtp.client.client" in loaded
+    assert loaded & NEEDLESS == set()
