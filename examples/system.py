@@ -1,10 +1,10 @@
 """The whole system in a temporary folder: a program submits over SMTP, ``zsmtp serve`` keeps the mail and delivers it.
 
 Run it with ``make run``, or ``python examples/system.py``. The receivers are on the loopback interface: one greylists
-each recipient once, one refuses an address for good, one is dead at first and comes back. Retries come after seconds
-instead of minutes. It shows what happened by the log, what ``zsmtp queue why`` says of a message that waits, and the
-notice that the sender of the refused message gets. Nothing leaves this machine. Exit status: 0 if all went as expected,
-1 if not.
+each recipient once, one refuses an address for good, one is dead at first and comes back. The retry after greylisting
+comes after seconds instead of minutes; mail for the dead one waits until ``zsmtp queue now`` has it tried. It shows
+what happened by the log, what ``zsmtp queue why`` says of a message that waits, and the notice that the sender of the
+refused message gets. Nothing leaves this machine. Exit status: 0 if all went as expected, 1 if not.
 """
 
 from __future__ import annotations
@@ -42,8 +42,6 @@ name = "mail.example.org"
 path = "{folder}/queue.db"
 [queue.retry.schedules]
 greylisting = "3s jitter 0%"
-connection = "8s then 3s jitter 0%"
-other = "3s jitter 0%"
 [listen.local]
 addresses = ["127.0.0.1:{submission}"]
 [delivery.routes]
@@ -170,9 +168,10 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def why(folder: Path, message: str) -> None:
-    """What ``zsmtp queue why`` says of a message."""
-    command = [sys.executable, "-m", "zsmtp.cli.main", "queue", "why", "--queue", f"{folder}/queue.db", "--id", message]
+def ask_queue(folder: Path, message: str, *verb: str) -> None:
+    """What ``zsmtp queue`` says of a message."""
+    chosen = ["--queue", f"{folder}/queue.db", "--id", message]
+    command = [sys.executable, "-m", "zsmtp.cli.main", "queue", *verb, *chosen]
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     for line in (found.stdout or found.stderr).splitlines():
         say(f"  {line}")
@@ -204,9 +203,11 @@ def show(folder: Path) -> bool:
                 say(f"  250 queued as {message}  {recipient}")
             wait_for(lambda: f"{ids[DEAD]}: to" in log.read_text(), "the first attempts")
             say(f"\nThe server of {DEAD} is dead. zsmtp queue why:")
-            why(folder, ids[DEAD])
+            ask_queue(folder, ids[DEAD], "why")
             world.open(dead, "mx.dead.example", ports["dead"])
-            say("\nIt comes back. Everything that can be delivered is, within seconds.")
+            say("\nIt comes back. zsmtp queue now:")
+            ask_queue(folder, ids[DEAD], "now", "--yes")
+            say("\nEverything that can be delivered is, within seconds.")
             wait_for(lambda: grey.messages and dead.messages, "the deliveries")
             wait_for(lambda: home.messages, "the notice")
         say("\nWhat happened, by the log:")

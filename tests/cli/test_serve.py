@@ -503,6 +503,7 @@ def test_the_demonstration_ends_as_expected() -> None:
     example = Path(__file__).parents[2] / "examples" / "system.py"
     done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "not to be sent yet: attempt 2 at " in done.stdout
+    assert "waits after a failure (connection): attempt 2 at " in done.stdout
+    assert "to be tried now" in done.stdout
     assert "to <bob@grey.example> delivered, attempt 2" in done.stdout
     assert "Subject: Not delivered: Hello nobody@refusing.example" in done.stdout
