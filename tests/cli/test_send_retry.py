@@ -9,15 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.retries import retry_soon
 from tests.support.script import Script, Step
 from tests.support.sink import Sink
 
 from zsmtp.cli.main import main
 from zsmtp.cli.retrynotice import BUNCH, RetryNotice, shown_wait
+from zsmtp.cli.sysexits import Exit
 from zsmtp.client.report import Fate, Result
 
 Run = Callable[..., tuple[int, str, str]]
 LATER = Step("450 4.2.1 later")
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    retry_soon(monkeypatch)
 
 
 @pytest.fixture
@@ -40,10 +47,9 @@ def letter(tmp_path: Path) -> Path:
 
 
 def test_whoever_was_deferred_is_delivered_to_later(send: Run, letter: Path, tmp_path: Path) -> None:
-    """The last try is made when the time is over, which is before the schedule has the second one."""
     journal = tmp_path / "journal"
     with Sink(Script(replies={"RCPT": (Step("250 ok"), LATER, Step("250 ok"))})) as sink:
-        words = ("--relay", f"127.0.0.1:{sink.port}", "--retry-for", "2", "--journal", journal)
+        words = ("--relay", f"127.0.0.1:{sink.port}", "--retry-for", "1h", "--journal", journal)
         status, out, err = send(*words, letter)
     assert status == 0
     assert [line.split(":")[0] for line in out.splitlines()] == [
@@ -51,20 +57,20 @@ def test_whoever_was_deferred_is_delivered_to_later(send: Run, letter: Path, tmp
         "delivered  b@example.net",
         "2 delivered",
     ]
-    told = r"zsmtp send: 1 recipient is deferred \(450 4\.2\.1 later\) and tried again at \d\d:\d\d:\d\d, in [12] s\n"
+    told = r"zsmtp send: 1 recipient is deferred \(450 4\.2\.1 later\) and tried again at \d\d:\d\d:\d\d, in [01] s\n"
     assert re.fullmatch(told, err)
     fates = [one["fate"] for one in map(json.loads, journal.read_text().splitlines()[1:]) if one["recipient"][0] == "b"]
     assert fates == ["deferred", "sending", "delivered"]
 
 
 def test_each_deferral_is_a_line_of_json(send: Run, letter: Path) -> None:
-    with Sink(Script(replies={"RCPT": (LATER,)})) as sink:
-        words = ("--relay", f"127.0.0.1:{sink.port}", "--retry-for", "1.5", "--to", "a@example.net", "--jsonl")
+    with Sink(Script(replies={"RCPT": (LATER, Step("550 5.1.1 no"))})) as sink:
+        words = ("--relay", f"127.0.0.1:{sink.port}", "--retry-for", "1h", "--to", "a@example.net", "--jsonl")
         status, out, _ = send(*words, letter)
     first, last = map(json.loads, out.splitlines())
-    assert status == 75
-    assert (first["fate"], last["fate"]) == ("deferred", "deferred")
-    assert 0 < first["again_in"] <= 1.5
+    assert status == Exit.UNAVAILABLE
+    assert (first["fate"], last["fate"]) == ("deferred", "failed")
+    assert 0 < first["again_in"] < 2
     assert last["again_in"] is None
     assert (len(first["attempts"]), len(last["attempts"])) == (1, 2)
 

@@ -6,11 +6,11 @@ import smtplib
 import subprocess
 import sys
 import threading
-import time
 from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
+from tests.support.retries import LONG, retry_soon
 
 import zsmtp
 from zsmtp.dns.answer import MX, Query, RecordType, Status
@@ -92,10 +92,11 @@ def test_a_reply_of_several_lines() -> None:
         assert deliver(receiver) == [("failed", "550 5.7.1 No / 5.7.1 and again no")]
 
 
-def test_a_deferred_recipient_is_taken_at_the_next_try() -> None:
+def test_a_deferred_recipient_is_taken_at_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    retry_soon(monkeypatch)
     with MailReceiver() as receiver:
         receiver.defer("bob@example.net", times=1)
-        assert deliver(receiver, retry_for=1.5) == [("delivered", "250 2.0.0 ok")]
+        assert deliver(receiver, retry_for=LONG) == [("delivered", "250 2.0.0 ok")]
 
 
 def test_lmtp_has_an_answer_for_each_recipient() -> None:
@@ -123,9 +124,9 @@ def test_domains_may_be_missing_silent_or_take_no_mail() -> None:
 def test_nothing_leaves_this_machine(literal: str) -> None:
     """Whatever address a recipient names: from loopback there is no way to it, and it is known at once."""
     with MailReceiver() as receiver:
-        began = time.monotonic()
-        assert deliver(receiver, f"a@{literal}")[0][0] == "deferred"
-        assert time.monotonic() - began < 5
+        [(fate, why)] = deliver(receiver, f"a@{literal}")
+        assert fate == "deferred"
+        assert "timed out" not in why
         assert deliver(receiver, "a@[127.0.0.1]")[0][0] == "delivered"
 
 
