@@ -289,15 +289,23 @@ def test_a_stop_waits_for_a_final_reply_unless_it_is_at_once(run: Run[Any]) -> N
 
 @pytest.mark.parametrize("stage", ["connecting", "talking", "handshake", "lookup"])
 def test_cancelling_closes_what_is_open(stage: str, run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    if stage == "connecting":
-        silent_connect(monkeypatch)
     waiting = threading.Event()
     released = threading.Event()
+    taken: list[socket.socket] = []
+    if stage == "connecting":
+        silent_connect(monkeypatch)
+        begin = operations.begin_connect
+
+        def begun(sock: socket.socket, endpoint: Endpoint) -> bool:
+            waiting.set()
+            return begin(sock, endpoint)
+
+        monkeypatch.setattr(operations, "begin_connect", begun)
 
     class Slow:
         def lookup(self, query: Query, deadline: float) -> Answer:
             waiting.set()
-            released.wait(20)
+            released.wait(LIMIT)
             return Answer(query, Status.TIMEOUT)
 
     async def work(port: int) -> None:
@@ -308,13 +316,20 @@ def test_cancelling_closes_what_is_open(stage: str, run: Run[Any], monkeypatch: 
             await StartTLS(cast(Stream, result.stream), ContextOptions(), "mx.example.org", 20.0)
         await Exchange(cast(Stream, result.stream), Session(timeouts=Timeouts()))
 
-    async def main(port: int) -> None:
+    def reached(listener: socket.socket) -> None:
+        if stage in ("connecting", "lookup"):
+            assert waiting.wait(LIMIT)
+            return
+        accepted, _ = listener.accept()
+        accepted.settimeout(LIMIT)
+        taken.append(accepted)
+        if stage == "handshake":
+            assert accepted.recv(1), "the client begins"
+
+    async def main(listener: socket.socket) -> None:
         driver = AsyncDriver(Slow)
-        task = asyncio.create_task(driver.run(work(port)))
-        if stage == "lookup":
-            await asyncio.get_running_loop().run_in_executor(None, waiting.wait, LIMIT)
-        else:
-            await asyncio.sleep(0.05)
+        task = asyncio.create_task(driver.run(work(listener.getsockname()[1])))
+        await asyncio.get_running_loop().run_in_executor(None, reached, listener)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -322,11 +337,10 @@ def test_cancelling_closes_what_is_open(stage: str, run: Run[Any], monkeypatch: 
         await driver.aclose()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:  # says nothing at all
-        run(main(listener.getsockname()[1]))
-        if stage in ("talking", "handshake"):
-            accepted, _ = listener.accept()
+        listener.settimeout(LIMIT)
+        run(main(listener))
+        for accepted in taken:
             with accepted:
-                accepted.settimeout(20)
                 while accepted.recv(4096):
                     pass
 
