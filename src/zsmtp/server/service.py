@@ -352,7 +352,7 @@ class Service:
         pause = self._notifier.watchdog / 2 or None
         try:
             while not stopping.done():
-                self._notifier.send("WATCHDOG=1")
+                self._notifier.alive()
                 await asyncio.wait(
                     [stopping, *self._running.values()], timeout=pause, return_when=asyncio.FIRST_COMPLETED
                 )

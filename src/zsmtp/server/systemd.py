@@ -16,11 +16,14 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 
 from zsmtp.errors import ConfigError
 
 FIRST = 3  # SD_LISTEN_FDS_START
 MAX_SOCKETS = 1000
+PATIENCE = 10.0
+"""Seconds to wait for room in the queue of notifications, which is short (``net.unix.max_dgram_qlen``)."""
 
 
 def handed_sockets(environment: MutableMapping[str, str]) -> dict[str, list[socket.socket]]:
@@ -59,8 +62,6 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog = watchdog
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address else None
-        if self._socket is not None:
-            self._socket.setblocking(False)
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> Notifier:
@@ -72,13 +73,22 @@ class Notifier:
         return cls(address, seconds)
 
     def send(self, *words: str) -> None:
-        """Send assignments as ``READY=1``. What cannot be sent is lost: systemd has a timeout for it."""
+        """Send assignments as ``READY=1``. If systemd is behind with reading, wait for it, :data:`PATIENCE` at most.
+
+        What cannot be sent is lost: systemd has a timeout for it.
+        """
+        self._send("\n".join(words), PATIENCE)
+
+    def alive(self) -> None:
+        """Send a sign of life (``WATCHDOG=1``), which waits for nobody: another one follows."""
+        self._send("WATCHDOG=1", 0.0)
+
+    def _send(self, text: str, patience: float) -> None:
         if self._socket is None:
             return
-        try:
-            self._socket.sendto("\n".join(words).encode(), self._address)
-        except OSError:
-            return
+        self._socket.settimeout(patience)
+        with suppress(OSError):
+            self._socket.sendto(text.encode(), self._address)
 
     def reloading(self) -> None:
         """A reload begins (``Type=notify-reload``); READY=1 ends it."""
