@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.support.loop import Loop, pass_time
 from tests.support.retries import LONG, retry_soon
 from tests.support.script import Script, Step, Then
+from tests.support.serveprocess import free_port
 from tests.support.sink import Sink
 
 import zsmtp
@@ -140,8 +141,8 @@ def test_the_last_try_is_made_although_the_host_failed_a_moment_ago(monkeypatch:
 
     async def main() -> None:
         with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))
-            port = bound.getsockname()[1]
+            port = free_port()  # nobody else gets it when it is given back
+            bound.bind(("127.0.0.1", port))
             relay = f"smtp://127.0.0.1:{port}"
             retries = Retries()
             results: list[zsmtp.Result] = []

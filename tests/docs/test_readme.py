@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,16 +12,10 @@ from pathlib import Path
 
 import pytest
 from tests.support.patience import wait_until
+from tests.support.serveprocess import free_port
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 class Reader:
@@ -79,4 +72,4 @@ def test_a_message_waits_and_arrives_as_the_readme_says(reader: Reader) -> None:
     wait_until(lambda: "receiving" in received.read_text())
     reader.run(f"{reader.command('zsmtp queue now')} --yes")
     wait_until(lambda: reader.run(why).startswith("delivered "))
-    assert "RCPT TO:<bob@example.net>" in received.read_text()
+    wait_until(lambda: "RCPT TO:<bob@example.net>" in received.read_text())

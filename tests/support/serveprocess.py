@@ -144,10 +144,20 @@ class NotifySocket:
         self.socket.close()
 
 
+_WORKERS = 16
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nothing listens on; not one of those that systems give to outgoing connections meanwhile."""
+    """A port that nothing listens on, which no other test gets.
+
+    It is not one of those that systems give to outgoing connections meanwhile, nor to whoever asks for any port.
+    """
     while True:
-        port = secrets.choice(range(10_000, 32_000))
+        port = secrets.choice(range(10_000 + _WORKER, 32_000, _WORKERS))
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
