@@ -126,7 +126,8 @@ def test_a_resolver_whose_word_does_not_count_is_warned_of_once_and_holds_nothin
     assert len(warnings(result)) == 1
     assert b"do not validate DNSSEC" in warnings(result)[0]
     assert not [query for query in names.queries if query[1] == "TLSA"], "insecure names have no DANE"
-    assert [query[1] for query in names.queries].count("TXT") == 1, "the root is asked about once"
+    asked = [query[1] for query in names.queries].count("TXT")
+    assert 1 <= asked < 3, "the root is not asked about for each message; again, if the answer is late"
 
 
 def test_dane_only_waits_where_there_is_no_dane(shown: Issued, tmp_path: Path) -> None:
