@@ -197,6 +197,7 @@ def test_connections_that_were_ended_are_made_anew(url: str) -> None:
             await store.submit([new(address)])
             assert len(await claim(store, lease, NOON * 2)) == len(await there(store))
         some = await claim(store, lease, NOON * 2)
+        store.beat()
         assert await store.mark(lease, attempts(some))
         assert await store.settle(lease, [ended(one.recipient, NOON) for one in some], []) == []
         assert (await store.health()).problem == ""
