@@ -92,6 +92,7 @@ def test_a_silent_server_is_asked_again_each_round_more_patiently() -> None:
     assert (answer.status, answer.problem) == (Status.TIMEOUT, "name server 192.0.2.51 does not answer")
     assert [when for when, _ in world.asked] == [0.0, 3.0, 8.0]
     assert world.now == 1016.0
+    assert [effect.again for _, effect in world.asked] == [False, True, True]
 
 
 def test_the_deadline_bounds_all_of_it() -> None:

@@ -27,10 +27,11 @@ from zsmtp.dns.answer import Answer, AskAhead, Query, RecordType, Status
 from zsmtp.dns.destination import DestinationRequest, plan_destination
 from zsmtp.dns.dnspython import DnspythonResolver
 from zsmtp.dns.hosts import HostsResolver
+from zsmtp.dns.nameserver import AskServer, Heard, parse_nameserver
 from zsmtp.dns.static import StaticResolver
 from zsmtp.net import lookups
 from zsmtp.net.aio import AsyncDriver, Stop
-from zsmtp.net.lookups import AsyncLookups
+from zsmtp.net.lookups import AsyncLookups, ServerExchanges
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -97,6 +98,11 @@ class Questions:
         """How many questions wait for their answers."""
         self._read()
         return len(self._unanswered)
+
+    def names(self) -> list[str]:
+        """The names in the questions that wait for their answers."""
+        self._read()
+        return sorted(query.question[0].name.to_text(True) for query, _ in self._unanswered)
 
     def forget(self) -> None:
         """Leave what came without an answer."""
@@ -182,6 +188,32 @@ def test_those_who_have_no_turn_by_their_deadline_are_told(run: Run[Any], monkey
         assert (await first).status is Status.OK
         assert server.count() == 0
         await found.aclose(LIMIT)
+
+    with questions() as server:
+        run(main(server))
+
+
+def test_questions_that_met_silence_before_leave_room_for_others(run: Run[Any]) -> None:
+    async def main(server: Questions) -> None:
+        exchanges = ServerExchanges(2)
+
+        def ask(name: str, *, again: bool) -> asyncio.Task[Heard]:
+            query = dns.message.make_query(name, "A").to_wire()
+            where = parse_nameserver(server.address)
+            effect = AskServer(where, query, False, LIMIT, lookups.time.monotonic() + LIMIT, again)
+            return asyncio.create_task(exchanges.ask(effect))
+
+        tasks = [ask("a.example", again=False), ask("b.example", again=False)]
+        await server.until(2)
+        tasks += [ask(f"again{number}.example", again=True) for number in (1, 2)]
+        tasks += [ask(name, again=False) for name in ("c.example", "d.example")]
+        for expected in (["a", "b"], ["c", "d"], ["again1"], ["again2"]):
+            await server.until(len(expected))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert server.names() == [f"{name}.example" for name in expected]
+            server.answer()
+        assert all(heard.reply for heard in await asyncio.gather(*tasks))
 
     with questions() as server:
         run(main(server))
@@ -357,9 +389,11 @@ def test_whoever_is_cancelled_leaves_the_place_to_others(run: Run[Any], monkeypa
 
 def test_whoever_gets_no_descriptor_waits_for_one(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     first: list[socket.socket] = []
+    tries = Counter[str]()
     real = transport._socket
 
     def scarce(server: Any, kind: Any) -> Any:
+        tries["all"] += 1
         if first and first[0].fileno() >= 0:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         made = real(server, kind)
@@ -372,8 +406,11 @@ def test_whoever_gets_no_descriptor_waits_for_one(run: Run[Any], monkeypatch: py
         driver = asking(server)
         queries = [Query(f"d{number}.example.com", RecordType.A) for number in range(3)]
         runs = [asyncio.create_task(driver.run(perform(query))) for query in queries]
-        for _ in queries:
+        for number in range(len(queries)):
             await server.until(1)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert tries["all"] == len(queries) + number  # each is tried again when one is closed, and not before
             server.answer()
         assert {answer.status for answer in await asyncio.gather(*runs)} == {Status.OK}
         await driver.aclose()

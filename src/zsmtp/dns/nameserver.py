@@ -107,6 +107,8 @@ class AskServer(Effect[Heard]):
     """How long to wait for the reply, from when the query is sent."""
     deadline: float
     """When the wait ends at the latest, on the clock of :class:`~zsmtp.effects.ReadClock`."""
+    again: bool = False
+    """Whether the server kept silent to this question before: others are more likely to be answered."""
 
 
 def is_reply(query: bytes, reply: bytes) -> bool:

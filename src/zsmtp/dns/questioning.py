@@ -35,6 +35,14 @@ class Resolution(NamedTuple):
     """The server whose answer is final; None if there is no such answer."""
 
 
+class _Wait(NamedTuple):
+    """How long a server is waited for; the last fields of ``AskServer``."""
+
+    seconds: float
+    deadline: float
+    again: bool
+
+
 def _never() -> bool:
     """Default of ``over``."""
     return False
@@ -55,12 +63,13 @@ async def put_question(
     it. No more is asked once it is ``over``. Awaits ``AskServer`` and ``ReadClock``.
     """
     failure = Answer(query, Status.TIMEOUT, canonical=query.name, problem="no time was left to ask")
-    for seconds in rounds:
+    for number, seconds in enumerate(rounds):
         silent: list[NameServer] = []
         for server in servers:
             if over() or await ReadClock() >= deadline:
                 return Resolution(failure)
-            answer, kept_silent = await _ask(server, query, seconds, deadline, trusts)
+            wait = _Wait(seconds, deadline, again=number > 0)
+            answer, kept_silent = await _ask(server, query, wait, trusts)
             if answer.status in _FINAL:
                 return Resolution(answer, server)
             if kept_silent:
@@ -72,19 +81,19 @@ async def put_question(
 
 
 async def _ask(
-    server: NameServer, query: Query, seconds: float, deadline: float, trusts: Callable[[NameServer], bool]
+    server: NameServer, query: Query, wait: _Wait, trusts: Callable[[NameServer], bool]
 ) -> tuple[Answer, bool]:
     """One server's answer, and whether it kept silent."""
     try:
         from zsmtp.dns.wire import Question
 
         question = Question(query)
-        heard = await AskServer(server, question.wire, False, seconds, deadline)
+        heard = await AskServer(server, question.wire, False, *wait)
         if heard.reply and heard.reply[3] & 0x0F in _NO_EDNS:
             question = Question(query, edns=False)
-            heard = await AskServer(server, question.wire, False, seconds, deadline)
+            heard = await AskServer(server, question.wire, False, *wait)
         if heard.flooded or (heard.reply and heard.reply[2] & _TRUNCATED):
-            heard = await AskServer(server, question.wire, True, seconds, deadline)
+            heard = await AskServer(server, question.wire, True, *wait)
     except ImportError as error:
         return _failure(query, f"the DNS library cannot be loaded: {error}"), False
     except ValueError as error:

@@ -113,13 +113,18 @@ class AsyncLookups:
 
 
 class ServerExchanges:
-    """Asks name servers, ``most`` of them at a time."""
+    """Asks name servers, ``most`` of them at a time.
+
+    Questions to which a server kept silent before have half of the places, and wait behind all others: zones whose
+    servers are dead leave room for those that are not.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._closed = False
-        self._open = 0  # sockets, and places handed to those who are about to open one
-        self._queue: deque[asyncio.Future[bool]] = deque()
+        self._new = _Places()
+        self._again = _Places()
+        self._starved: deque[asyncio.Future[bool]] = deque()  # who found no socket to be had
         self._waiters: set[asyncio.Future[None]] = set()
 
     def close(self) -> None:
@@ -127,20 +132,23 @@ class ServerExchanges:
         self._closed = True
         for waiter in self._waiters:
             _wake(waiter)
-        for place in self._queue:
+        for place in (*self._new.queue, *self._again.queue, *self._starved):
             _decide(place, granted=False)
 
     async def ask(self, effect: AskServer) -> Heard:
-        """Carry out the effect when it has its turn."""
-        crowded = self._open >= self._most
-        while not self._closed and await self._take_place(effect.deadline, crowded=crowded):
-            try:
-                heard = await self._exchange(effect)
-            finally:
-                self._leave_place()
-            if not heard.starved or not self._open:
-                return heard
-            crowded = True  # another socket is closed sooner or later
+        """Carry out the effect when it has its turn. Where no socket is to be had, others are left to close theirs."""
+        places = self._again if effect.again else self._new
+        try:
+            while not self._closed and await self._take_place(places, effect.deadline):
+                try:
+                    heard = await self._exchange(effect)
+                finally:
+                    self._leave_place(places)
+                if not heard.starved or not self._open:
+                    return heard
+                await _wait_in(self._starved, asyncio.get_running_loop().create_future(), effect.deadline)
+        finally:
+            _grant_first(self._starved)
         return Heard()
 
     async def _exchange(self, effect: AskServer) -> Heard:
@@ -171,32 +179,64 @@ class ServerExchanges:
             timer.cancel()
         return not self._closed
 
-    async def _take_place(self, deadline: float, *, crowded: bool) -> bool:
-        """Wait for a place among those who have a socket; False if there is none by the deadline."""
-        if not crowded and not self._queue:
-            self._open += 1
-            return True
-        loop = asyncio.get_running_loop()
-        place: asyncio.Future[bool] = loop.create_future()
-        self._queue.append(place)
-        timer = loop.call_later(max(deadline - time.monotonic(), 0.0), partial(_decide, place, granted=False))
-        try:
-            return await place
-        except asyncio.CancelledError:
-            if not place.cancelled() and place.result():
-                self._leave_place()
-            raise
-        finally:
-            timer.cancel()
+    @property
+    def _open(self) -> int:
+        return self._new.taken + self._again.taken
 
-    def _leave_place(self) -> None:
+    def _has_room(self, places: _Places) -> bool:
+        if self._open >= self._most:
+            return False
+        return places is self._new or places.taken < max(self._most // 2, 1)
+
+    async def _take_place(self, places: _Places, deadline: float) -> bool:
+        """Wait for a place among those who have a socket; False if there is none by the deadline."""
+        if not places.queue and self._has_room(places):
+            places.taken += 1
+            return True
+        place = asyncio.get_running_loop().create_future()
+        try:
+            return await _wait_in(places.queue, place, deadline)
+        except asyncio.CancelledError:
+            if not place.cancelled() and place.result():  # it was granted and never used
+                self._leave_place(places)
+            raise
+
+    def _leave_place(self, places: _Places) -> None:
         """Hand the place to whoever has waited longest."""
-        while self._queue:
-            place = self._queue.popleft()
-            if not place.done():
-                place.set_result(True)
-                return
-        self._open -= 1
+        places.taken -= 1
+        for others in (self._new, self._again):
+            while others.queue and self._has_room(others):
+                others.taken += _grant_first(others.queue)
+
+
+class _Places:
+    """The places of one kind of questions: how many are taken, and who waits for one."""
+
+    def __init__(self) -> None:
+        self.taken = 0  # sockets, and places handed to those who are about to open one
+        self.queue: deque[asyncio.Future[bool]] = deque()
+
+
+async def _wait_in(queue: deque[asyncio.Future[bool]], place: asyncio.Future[bool], deadline: float) -> bool:
+    """Wait in a queue until ``place`` is granted; False at the deadline, or when lookups end."""
+    queue.append(place)
+    timer = asyncio.get_running_loop().call_later(
+        max(deadline - time.monotonic(), 0.0), partial(_decide, place, granted=False)
+    )
+    try:
+        return await place
+    finally:
+        timer.cancel()
+
+
+def _grant_first(queue: deque[asyncio.Future[bool]]) -> bool:
+    """Grant what the first of those who still wait in a queue waits for; False if nobody does."""
+    while queue:
+        place = queue.popleft()
+        if not place.done():
+            place.set_result(True)
+            return True
+    return False
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
