@@ -29,7 +29,7 @@ from zsmtp.dns.dnspython import DnspythonResolver
 from zsmtp.dns.hosts import HostsResolver
 from zsmtp.dns.nameserver import AskServer, Heard, parse_nameserver
 from zsmtp.dns.static import StaticResolver
-from zsmtp.net import lookups
+from zsmtp.net import aio, lookups
 from zsmtp.net.aio import AsyncDriver, Stop
 from zsmtp.net.lookups import AsyncLookups, ServerExchanges
 
@@ -187,7 +187,7 @@ def test_those_who_have_no_turn_by_their_deadline_are_told(run: Run[Any], monkey
         server.answer()
         assert (await first).status is Status.OK
         assert server.count() == 0
-        await found.aclose(LIMIT)
+        assert found.close() == set()
 
     with questions() as server:
         run(main(server))
@@ -345,6 +345,38 @@ def test_closing_ends_lookups_and_those_who_wait_for_their_turn(run: Run[Any], m
 
     with questions() as server:
         run(main(server))
+
+
+def test_a_resolver_that_hangs_in_a_thread_is_left_to_itself(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "GRACE", 0.01)
+    begun, released, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Hanging:
+        def lookup(self, query: Query, deadline: float) -> Answer:
+            begun.set()
+            released.wait()
+            ended.set()
+            return Answer(query, Status.NODATA)
+
+    async def main() -> None:
+        driver = AsyncDriver(Hanging)
+        task = asyncio.create_task(driver.run(perform(A)))
+        await asyncio.to_thread(begun.wait)
+        await driver.aclose()
+        assert not ended.is_set()
+        answer = await task
+        assert (answer.status, answer.problem) == (Status.TIMEOUT, "lookups have ended")
+        released.set()
+        await asyncio.to_thread(ended.wait)
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    try:
+        run(main())
+    finally:
+        released.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("zsmtp"):
+            thread.join(LIMIT)
 
 
 def test_a_loop_that_ends_with_lookups_under_way_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
-from zsmtp.dns.answer import Answer, AskAhead, Query
+from zsmtp.dns.answer import Answer, AskAhead, Query, Status
 from zsmtp.dns.resolver import Resolver
 from zsmtp.effects import (
     AllowCompletion,
@@ -138,9 +138,11 @@ class AsyncDriver:
         if self._end >= 0:
             os.close(self._end)
             self._end = -1
-        if self._lookups is not None:
-            await self._lookups.aclose(GRACE)
-        hung = (await asyncio.wait(self._calls, timeout=GRACE))[1] if self._calls else None
+        asked: set[asyncio.Future[Answer]] = self._lookups.close() if self._lookups is not None else set()
+        under_way = self._calls | asked
+        hung = (await asyncio.wait(under_way, timeout=GRACE))[1] if under_way else None
+        for late in asked:
+            late.cancel()
         if self._shelf is not None and self.policies is not None:
             await asyncio.get_running_loop().run_in_executor(self._shelf, self.policies.close)
         for threads in (self._threads, self._shelf):
@@ -447,6 +449,8 @@ class Run(Generic[T]):
         if isinstance(asked, Answer):
             return asked
         await self._wait_on_others(asked)
+        if asked.cancelled():
+            return Answer(query, Status.TIMEOUT, problem="lookups have ended")
         if asked.done():
             return asked.result()
         late = operations.lookup_deadline(query, self._clock(), self._clock(), self._stop)

@@ -74,13 +74,10 @@ class AsyncLookups:
         self._asked[query] = task
         return task
 
-    async def aclose(self, seconds: float) -> None:
-        """End the lookups under way by their rules; those that do not end within so many seconds are cancelled."""
+    def close(self) -> set[asyncio.Future[Answer]]:
+        """Ask name servers nothing more. Returns the lookups under way; those that wait for a server end at once."""
         self._servers.close()
-        if self._asked:
-            _, late = await asyncio.wait(self._asked.values(), timeout=seconds)
-            for task in late:
-                task.cancel()
+        return set(self._asked.values())
 
     async def _carry_out(self, work: Operation[Answer], effect: Effect[Any]) -> Answer:
         """Go on with an operation that awaits ``effect``."""
