@@ -31,7 +31,7 @@ from zsmtp.dns.nameserver import AskServer, Heard, parse_nameserver
 from zsmtp.dns.static import StaticResolver
 from zsmtp.net import aio, lookups
 from zsmtp.net.aio import AsyncDriver, Stop
-from zsmtp.net.lookups import AsyncLookups, ServerExchanges
+from zsmtp.net.lookups import ServerExchanges
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -169,25 +169,19 @@ def test_a_thousand_slow_zones_begin_together_within_the_limit_of_sockets(
         run(main(server))
 
 
-def test_those_who_have_no_turn_by_their_deadline_are_told(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookups, "MAX_SOCKETS", 1)
-
+def test_those_who_have_no_turn_by_their_deadline_are_told(run: Run[Any]) -> None:
     async def main(server: Questions) -> None:
-        loop = asyncio.get_running_loop()
-        found = AsyncLookups(
-            lambda: DnspythonResolver(server.address, rounds=(LIMIT,)), lambda call: loop.run_in_executor(None, call)
-        )
-        now = lookups.time.monotonic()
-        first = found.find(A, now + LIMIT)
-        second = found.find(Query("example.net", RecordType.A), now + 0.01)
-        assert isinstance(first, asyncio.Future)
-        assert isinstance(second, asyncio.Future)
-        assert (await second).status is Status.TIMEOUT
+        exchanges = ServerExchanges(1)
+        query = dns.message.make_query("example.com", "A").to_wire()
+        where, now = parse_nameserver(server.address), lookups.time.monotonic()
+        first = asyncio.create_task(exchanges.ask(AskServer(where, query, False, LIMIT, now + LIMIT)))
         await server.until(1)
+        late = await exchanges.ask(AskServer(where, query, False, LIMIT, now))
+        assert late.problem == "too many questions were under way to ask it in time"
+        assert not late.silent
         server.answer()
-        assert (await first).status is Status.OK
-        assert server.count() == 0
-        assert found.close() == set()
+        assert (await first).reply
+        assert server.asked.total() == 1
 
     with questions() as server:
         run(main(server))

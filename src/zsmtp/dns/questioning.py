@@ -35,7 +35,7 @@ class Resolution(NamedTuple):
     """The server whose answer is final; None if there is no such answer."""
 
 
-class _Wait(NamedTuple):
+class _Patience(NamedTuple):
     """How long a server is waited for; the last fields of ``AskServer``."""
 
     seconds: float
@@ -68,8 +68,8 @@ async def put_question(
         for server in servers:
             if over() or await ReadClock() >= deadline:
                 return Resolution(failure)
-            wait = _Wait(seconds, deadline, again=number > 0)
-            answer, kept_silent = await _ask(server, query, wait, trusts)
+            patience = _Patience(seconds, deadline, again=number > 0)
+            answer, kept_silent = await _ask(server, query, patience, trusts)
             if answer.status in _FINAL:
                 return Resolution(answer, server)
             if kept_silent:
@@ -81,19 +81,19 @@ async def put_question(
 
 
 async def _ask(
-    server: NameServer, query: Query, wait: _Wait, trusts: Callable[[NameServer], bool]
+    server: NameServer, query: Query, patience: _Patience, trusts: Callable[[NameServer], bool]
 ) -> tuple[Answer, bool]:
     """One server's answer, and whether it kept silent."""
     try:
         from zsmtp.dns.wire import Question
 
         question = Question(query)
-        heard = await AskServer(server, question.wire, False, *wait)
+        heard = await AskServer(server, question.wire, False, *patience)
         if heard.reply and heard.reply[3] & 0x0F in _NO_EDNS:
             question = Question(query, edns=False)
-            heard = await AskServer(server, question.wire, False, *wait)
+            heard = await AskServer(server, question.wire, False, *patience)
         if heard.flooded or (heard.reply and heard.reply[2] & _TRUNCATED):
-            heard = await AskServer(server, question.wire, True, *wait)
+            heard = await AskServer(server, question.wire, True, *patience)
     except ImportError as error:
         return _failure(query, f"the DNS library cannot be loaded: {error}"), False
     except ValueError as error:

@@ -146,7 +146,7 @@ class ServerExchanges:
                 await _wait_in(self._starved, asyncio.get_running_loop().create_future(), effect.deadline)
         finally:
             _grant_first(self._starved)
-        return Heard()
+        return Heard() if self._closed else Heard(problem="too many questions were under way to ask it in time")
 
     async def _exchange(self, effect: AskServer) -> Heard:
         steps = exchange(effect, time.monotonic)
