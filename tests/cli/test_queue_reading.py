@@ -313,6 +313,35 @@ def test_why_tells_the_reason_of_the_route(make: Make, tmp_path: Path, capsys: p
     on(make, tmp_path, capsys, scenario)
 
 
+def test_check_names_relays_that_the_configuration_has_lost(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a node says of a site it serves, and what nobody serves now."""
+
+    async def scenario(console: Console) -> None:
+        store = console.queue.store
+        assert (await console.run("check")).status == 0
+        await store.submit([new(NewRecipient(address=b"zoe@example.org", key="relay:a.example:25"))])
+        assert (await console.run("check")).out == "nothing is wrong with the queue\n"
+        console.delivery = Config(relay=Relay(host="a.example"))
+        assert (await console.run("check")).status == 0
+        console.delivery = Config(relay=Relay(host="b.example"))
+        lost = "mail to relay:a.example:25 waits: no relay a.example:25 is configured any more\n"
+        ran = await console.run("check")
+        assert (ran.status, ran.out) == (1, lost)
+        console.delivery = None
+        (node,) = [one.node for one in await store.nodes() if one.alive]
+        why = "no relay c.example:25 is configured any more"
+        status = SiteStatus(site="relay:c.example:25", node=node, updated=console.queue.now(), no_route=why)
+        await store.report([status])
+        found = json.loads((await console.run("check --json")).out)["findings"]
+        assert found == [f"mail to relay:c.example:25 waits: {why}"]
+        await store.report([SiteStatus(site="relay:c.example:25", node="dead", updated=LATER, no_route=why)])
+        assert (await console.run("check")).status == 0
+
+    on(make, tmp_path, capsys, scenario)
+
+
 def test_why_knows_the_site_that_a_key_belongs_to(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

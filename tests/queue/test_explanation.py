@@ -287,6 +287,19 @@ def test_the_constraint_that_binds(given: Given, constraint: Constraint, until: 
     assert found.attempts == given.history
 
 
+def test_a_relay_that_the_configuration_has_lost_is_named_although_nobody_serves_it_now() -> None:
+    row = Row(replace(RECIPIENT, due=NOON + HOUR), MESSAGE, State.DUE)
+    known = Circumstances(now=NOON, nodes=(NODE,), lost_route="no relay x is configured any more")
+    assert explain(row, (), known).constraint is Constraint.NO_ROUTE
+    served = explain(row, (), replace(known, status=SITE))
+    assert served.constraint is Constraint.NOT_BEFORE, "the node that serves it has another configuration"
+
+
+def test_a_lost_route_that_was_reported_long_ago_is_not_believed() -> None:
+    status = replace(SITE, no_route="no relay x is configured any more", updated=NOON - 2 * MINUTE)
+    assert explained(Given(status=status)).constraint is Constraint.DUE
+
+
 def test_every_constraint_has_its_row() -> None:
     assert {constraint for _, constraint, *_ in TABLE.values()} == set(Constraint) - {Constraint.ENDED}
 

@@ -96,6 +96,29 @@ def test_mail_without_a_way_is_warned_of_and_given_up_with_the_reason() -> None:
     play(scene, config=QueueConfig(retry=RetryPolicy(warn_after=HOUR)))
 
 
+def test_a_relay_that_goes_while_its_mail_is_not_due_is_named_before_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(it: Scene) -> None:
+        it.world.sites[RELAY] = SimulatedSite(greylists=True)
+        it.start()
+        (one,) = await it.submit(RELAY)
+        await asyncio.sleep(120)
+        assert it.outcomes(one) == [Outcome.DEFERRED]
+        it.world.problems[RELAY] = GONE
+        it.runner.reroute()
+        assert it.runner.problems == [f"mail to {RELAY} waits: {GONE}"]
+        await asyncio.sleep(HOUR)
+        assert it.runner.problems == [f"mail to {RELAY} waits: {GONE}"]
+        it.world.problems.clear()
+        it.runner.reroute()
+        assert it.runner.problems == []
+        await it.until_done(limit=60.0)
+        assert it.outcomes(one) == [Outcome.DEFERRED, Outcome.DELIVERED]
+        await it.stop()
+
+    play(scene)
+    assert f"mail to {RELAY} waits: {GONE}" in caplog.messages
+
+
 def test_a_site_whose_mail_was_moved_elsewhere_is_given_back() -> None:
     async def scene(it: Scene) -> None:
         it.world.problems[RELAY] = GONE

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 MOST_RECIPIENTS = 1000
 """Recipients of one message that ``show`` shows."""
-RECENT = 60.0
-"""Seconds that what a node reported of a site counts as its state."""
 _BLOCK = 3 << 14  # octets of a base64 line without padding
 
 T = TypeVar("T")
@@ -211,11 +209,15 @@ async def _circumstances(context: VerbContext, row: Row, rules: list[Rule], node
     if context.delivery is None:
         return known
     from zsmtp.client.destinations import Destinations
-    from zsmtp.queue.submission import queue_key
+    from zsmtp.queue.submission import lost_route, queue_key
 
     destinations, sender = Destinations(context.delivery), row.message.sender
-    reason = destinations.of(one.address, sender).reason.value
-    return replace(known, route=queue_key(destinations, one.address, sender), route_reason=reason)
+    return replace(
+        known,
+        route=queue_key(destinations, one.address, sender),
+        route_reason=destinations.of(one.address, sender).reason.value,
+        lost_route=lost_route(destinations, one.key),
+    )
 
 
 def _message(context: VerbContext, message: int) -> Filter:
@@ -373,9 +375,19 @@ async def _findings(context: VerbContext) -> AsyncIterator[str]:
     async for finding in context.store.check():
         yield finding
     alive = {node.node for node in await context.store.nodes() if node.alive}
+    lost: dict[str, str] = {}
     for status in await context.store.sites():
-        if status.no_route and status.node in alive and context.clock() - status.updated < RECENT:
-            yield f"mail to {status.site} waits: {status.no_route}"
+        if status.node in alive and (why := status.lost_route(context.clock())):
+            lost[status.site] = why
+    if context.delivery is not None:  # what is not due yet is served by nobody
+        from zsmtp.client.destinations import Destinations
+        from zsmtp.queue.submission import RELAY_KEY, lost_route
+
+        destinations = Destinations(context.delivery)
+        keys = [key for key in await context.store.count(Filter(), by="key") if key.startswith(RELAY_KEY)]
+        lost |= {key: why for key in keys if (why := lost_route(destinations, key))}
+    for key, why in sorted(lost.items()):
+        yield f"mail to {key} waits: {why}"
 
 
 async def check(context: VerbContext) -> int:

@@ -218,8 +218,8 @@ def site_trouble(status: SiteStatus | None, now: float) -> str:
     """What holds a site back, "" if nothing does."""
     if status is None:
         return ""
-    if status.no_route:
-        return escape(status.no_route)
+    if lost := status.lost_route(now):
+        return escape(lost)
     if status.dead_until:
         why = f": {escape(status.dead_reason)}" if status.dead_reason else ""
         probe = f"next probe in {span(status.dead_until - now)}" if status.dead_until > now else "a probe is due"

@@ -38,7 +38,7 @@ from zsmtp.net.transport import SocketStream
 from zsmtp.proto.plan import Envelope, EnvelopeRecipient, sender_wish
 from zsmtp.queue.site import Group
 from zsmtp.queue.store import QueueStore
-from zsmtp.queue.submission import RELAY_KEY, restored
+from zsmtp.queue.submission import destination_of, restored
 
 IN_MEMORY = 1 << 20  # octets of a loaded content that are kept in memory; more are in a temporary file
 
@@ -177,16 +177,8 @@ class EngineConnections:
         if known is None:
             if len(self._known) >= 10_000:
                 self._known.clear()
-            known = self._known[key] = self._find(key)
+            known = self._known[key] = destination_of(self._destinations, key)
         return known
-
-    def _find(self, key: str) -> Destination:
-        if not key.startswith(RELAY_KEY):
-            return self._destinations.of(b"postmaster@" + key.encode())
-        found = self._destinations.relayed(key[len(RELAY_KEY) :])
-        if found is None:
-            raise ConfigError(f"no relay {key[len(RELAY_KEY) :]} is configured any more")
-        return found
 
 
 class _EngineConnection:

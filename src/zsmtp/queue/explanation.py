@@ -95,6 +95,8 @@ class Circumstances:
     """The queue key that the configuration gives such a recipient; "" if the configuration is not known."""
     route_reason: str = ""
     """Why it does."""
+    lost_route: str = ""
+    """Why the mail of its queue key can go nowhere by the configuration; "" if it can, or that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,8 +260,8 @@ class _Case:
         if self.recipient.due > self.known.now:
             yield self._not_due()
         status = self._status()
-        if status is not None and status.no_route:
-            yield self._no_route(status)
+        if lost := self._lost_route(status):
+            yield self._no_route(lost)
         if status is not None and status.dead_until > self.known.now:
             yield self._dead(status)
 
@@ -359,16 +361,19 @@ class _Case:
         server = f" at {entry.server}" if entry.server else ""
         return f"Attempt {entry.attempt} failed {_at(entry.at, self.known)}{server}: {reply_words(entry)}."
 
-    def _no_route(self, status: SiteStatus) -> _HoldingConstraint:
+    def _lost_route(self, status: SiteStatus | None) -> str:
+        """Why there is no way, by the node that serves the site, or else by the configuration."""
+        return self.known.lost_route if status is None else status.lost_route(self.known.now)
+
+    def _no_route(self, why: str) -> _HoldingConstraint:
         return _HoldingConstraint(
             Constraint.NO_ROUTE,
             None,
-            status.no_route,
+            why,
             (
                 "No attempt is counted; it is given up in its time, and its sender warned as usual.",
                 "It goes on at once when the configuration has that relay again (reload zsmtp serve). "
                 "zsmtp queue reroute moves it elsewhere.",
-                *self._age_of(status),
             ),
         )
 
@@ -392,8 +397,8 @@ class _Case:
         status = self._status()
         if status is None:
             return _HoldingConstraint(Constraint.DUE, None, "due now", ("A node takes it up within seconds.",))
-        if status.no_route:
-            return self._no_route(status)
+        if lost := self._lost_route(status):
+            return self._no_route(lost)
         if status.dead_until:
             return self._dead(status)
         site, age = status.site, self._age_of(status)

@@ -18,6 +18,8 @@ GROUPS = ("", "key", "site", "tenant", "state", "age", "reason")
 MOST_GROUPS = 50_000
 """Groups that are counted one by one, the largest; the rest is counted together as :data:`OTHERS`."""
 OTHERS = "(others)"
+RECENT = 60.0
+"""Seconds for which a report of what is reported again and again counts."""
 
 
 def age_group(age: int) -> str:
@@ -97,7 +99,11 @@ class SiteStatus:
     no_slot: bool = False
     """Whether it waits for a connection, of which there are no more in all."""
     no_route: str = ""
-    """Why its mail can go nowhere by the configuration of the node; "" if it can."""
+    """Why its mail can go nowhere by the configuration of the node; "" if it can. It is reported again and again."""
+
+    def lost_route(self, now: float) -> str:
+        """Why its mail can go nowhere now; "" if it can, or if that was reported too long ago to be true still."""
+        return self.no_route if now - self.updated < RECENT else ""
 
 
 class NodeStatus(NamedTuple):

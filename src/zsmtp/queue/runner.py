@@ -40,6 +40,7 @@ from zsmtp.queue.settlement import RecipientWork, SettlementPolicy
 from zsmtp.queue.siterunner import POLL, SiteRunner
 from zsmtp.queue.states import HistoryEntry, QueuedMessage
 from zsmtp.queue.store import Arrivals, Lease, QueueStore
+from zsmtp.queue.submission import RELAY_KEY
 
 log = logging.getLogger("zsmtp.queue")
 
@@ -92,6 +93,7 @@ class Runner:
         self._sites: dict[str, SiteRunner] = {}
         self._site_of: dict[str, SiteRunner] = {}  # by queue key
         self._agenda: dict[str, float] = {}  # when keys that are not under lease here have work
+        self._lost_routes: dict[str, str] = {}  # of keys in the agenda whose relay is gone, with the reason
         self._unlearned: dict[str, float] = {}  # what is new of keys and was not read so far
         self._rules_changed = True  # since they were read
         self._order: list[tuple[float, str]] = []  # the same, as a heap; entries may be out of date
@@ -147,6 +149,7 @@ class Runner:
                 if now >= next_agenda:
                     for key, due in (await self.store.agenda()).items():
                         self.note(key, due)
+                    self._look_for_lost_routes()
                     next_agenda = now + AGENDA
                 await self._take_due()
                 if now >= next_report:
@@ -243,12 +246,23 @@ class Runner:
         """Go by what the network says of relays and routes now: mail of a relay that is there again goes on at once."""
         for site in tuple(self._sites.values()):
             site.reroute()
+        self._look_for_lost_routes()
+
+    def _look_for_lost_routes(self) -> None:
+        """Look for relays that are gone among the keys that have work later, or another node: it is said beforehand."""
+        relayed = [key for key in self._agenda if key.startswith(RELAY_KEY)]
+        found = {key: why for key in relayed if (why := self.connections.problem(key))}
+        for key in sorted(found.keys() - self._lost_routes.keys()):
+            log.warning("mail to %s waits: %s", key, found[key])
+        self._lost_routes = found
 
     @property
     def problems(self) -> list[str]:
-        """Why mail can go nowhere by the configuration, a sentence for each queue key that this node serves."""
-        found = [(key, why) for site in self._sites.values() for key, why in site.problems.items()]
-        return [f"mail to {key} waits: {why}" for key, why in sorted(found)]
+        """Why mail can go nowhere by the configuration, a sentence for each queue key."""
+        found = {key: why for key, why in self._lost_routes.items() if key in self._agenda}
+        for site in self._sites.values():
+            found |= site.problems
+        return [f"mail to {key} waits: {why}" for key, why in sorted(found.items())]
 
     def alone(self, message: QueuedMessage) -> bool:
         """Whether a message goes to one recipient at a time."""

@@ -196,7 +196,7 @@ def suppressed(recipient: QueuedRecipient, message: QueuedMessage, suppression: 
         Outcome.FAILED,
         now,
         status="5.7.1",
-        reason=suppression.words[:MAX_REASON],
+        reason=shortened(suppression.words, MAX_REASON),
         by=f"suppression by {suppression.source}" if suppression.source else "suppression",
     )
     return Ended(entry, _owed(work, entry))

@@ -19,8 +19,8 @@ from hashlib import blake2b
 
 from zsmtp.body.fields import field_values
 from zsmtp.body.tlsrequired import tls_is_optional
-from zsmtp.client.destinations import Destinations
-from zsmtp.errors import MailLoop, SubmissionError
+from zsmtp.client.destinations import Destination, Destinations
+from zsmtp.errors import ConfigError, MailLoop, SubmissionError
 from zsmtp.escape import escape
 from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions, from_plain
 from zsmtp.proto.plan import Envelope, TLSDemand
@@ -42,6 +42,25 @@ def queue_key(destinations: Destinations, address: bytes, sender: bytes = b"") -
     """
     destination = destinations.of(address, sender)
     return destination.name if destination.relay is None else f"{RELAY_KEY}{destination.relay.key}"
+
+
+def destination_of(destinations: Destinations, key: str) -> Destination:
+    """Where the mail of a queue key goes. Raises ConfigError for a relay that is not configured."""
+    if not key.startswith(RELAY_KEY):
+        return destinations.of(b"postmaster@" + key.encode())
+    found = destinations.relayed(key[len(RELAY_KEY) :])
+    if found is None:
+        raise ConfigError(f"no relay {key[len(RELAY_KEY) :]} is configured any more")
+    return found
+
+
+def lost_route(destinations: Destinations, key: str) -> str:
+    """Why the mail of a queue key can go nowhere by a configuration; "" if it can."""
+    try:
+        destination_of(destinations, key)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 class Submitter:
