@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.queue import reports
 from tests.queue.reports import STATUS, TEXT, multipart
+from tests.support.queuenotices import SCENES
 
 from zsmtp.queue.bouncereport import (
+    MAX_HEADER,
     MAX_OCTETS,
     MAX_PARTS,
     MAX_RECIPIENTS,
@@ -22,6 +24,7 @@ from zsmtp.queue.bouncereport import (
     addressed_to,
     read_report,
 )
+from zsmtp.queue.states import NoticeKind
 
 SHAPES = [reports.postfix, reports.exim, reports.sendmail, reports.exchange]
 
@@ -83,6 +86,14 @@ def test_a_status_of_another_class_does_not_count() -> None:
     assert recipients(multipart("delivery-status", TEXT, (STATUS, status)))[0].status == "4.0.0"
 
 
+@pytest.mark.parametrize("name", SCENES)
+def test_the_notices_of_this_program_are_read(name: str) -> None:
+    found = recipients(SCENES[name]())
+    assert found
+    assert {one.action for one in found} <= {kind.value for kind in NoticeKind}
+    assert all(one.status for one in found)
+
+
 def test_complaints() -> None:
     found = read_report(reports.complaint("bounce+1@example.org", "Abuse", "bob@example.net"))
     assert found == Complaint("abuse", (b"bounce+1@example.org",), (b"bob@example.net",), "Loop/1")
@@ -120,6 +131,12 @@ def test_a_report_that_is_cut_off_is_read_as_far_as_it_goes() -> None:
     whole = reports.exim()
     end = whole.index(b"Diagnostic-Code")
     assert recipients(whole[:end])[0].status == "5.0.0"
+
+
+def test_a_header_beyond_its_bound_is_none() -> None:
+    fields = "A: b\n\nFinal-Recipient: rfc822; a@b.example\n"
+    assert read_report(multipart("delivery-status", (f"{STATUS}\r\nX: {'(' * MAX_HEADER}", fields))) is None
+    assert read_report(b"X: " + b"(" * MAX_HEADER + b"\r\n" + reports.exim()) is None
 
 
 def test_hostile_structures_cost_little() -> None:

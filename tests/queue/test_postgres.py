@@ -29,6 +29,7 @@ from zsmtp.queue.postgres.leases import TAKES
 from zsmtp.queue.postgres.schema import is_made, meta_of, migrate
 from zsmtp.queue.postgres.store import PostgresStore
 from zsmtp.queue.programs import numbered_files
+from zsmtp.queue.suppression import Suppression
 
 pytestmark = needs_postgres
 
@@ -124,6 +125,21 @@ def test_migrations_are_applied_once_while_an_older_program_works(url: str, monk
         assert await there(store) == ["a@example.net", "b@example.net"]
 
     with_store(url, old)
+
+
+def test_a_database_of_the_first_release_gets_a_list_of_suppressions(url: str) -> None:
+    with psycopg.connect(url) as connection:
+        migrate(connection)
+        connection.execute("DROP TABLE zsmtp_suppression")
+        connection.execute("UPDATE zsmtp_meta SET value = '1' WHERE name = 'schema'")
+
+    async def work(store: PostgresStore) -> None:
+        await store.submit([new("bob@example.net")])
+        await store.suppress([Suppression(address=b"bob@example.net", at=0.0)])
+        await store.submit([new("bob@example.net")])
+        assert await there(store) == ["bob@example.net"]
+
+    with_store(url, work)
 
 
 def test_a_program_that_is_too_old_says_so(url: str) -> None:

@@ -51,6 +51,7 @@ from zsmtp.queue.sqlite.store import SQLiteStore
 from zsmtp.queue.sqlite.transaction import WriteTransaction
 from zsmtp.queue.sqlite.writer import JobKind
 from zsmtp.queue.store import Accepted
+from zsmtp.queue.suppression import Suppression
 
 Scenario = Callable[[SQLiteHarness], Awaitable[None]]
 
@@ -687,6 +688,20 @@ def test_migrations_are_applied_once_and_in_order(
     with pytest.raises(QueueUnavailable, match="already exists"):
         asyncio.run(opened(tmp_path))
     assert database.execute("SELECT value FROM zsmtp_meta WHERE name = 'schema'").fetchone() == (len(later),)
+
+
+def test_a_file_of_the_first_release_gets_a_list_of_suppressions(database: sqlite3.Connection, tmp_path: Path) -> None:
+    database.execute("DROP TABLE zsmtp_suppression")
+    database.execute("UPDATE zsmtp_meta SET value = 1 WHERE name = 'schema'")
+
+    async def main() -> None:
+        store = await SQLiteStore.open(tmp_path / "q.db")
+        await store.suppress([Suppression(address=b"bob@example.net", at=0.0)])
+        await store.submit([new()])
+        await store.close()
+
+    asyncio.run(main())
+    assert asyncio.run(opened(tmp_path)) == 3  # the one that was there
 
 
 def test_each_migration_is_a_numbered_file() -> None:

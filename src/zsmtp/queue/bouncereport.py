@@ -24,6 +24,8 @@ from zsmtp.queue.deliverystatus import original_address
 
 MAX_OCTETS = 512 * 1024
 """Octets of a message that are read."""
+MAX_HEADER = 64 * 1024
+"""Octets of a header that is read, of the message or of a part; a longer one is taken for none."""
 MAX_PARTS = 10
 MAX_RECIPIENTS = 100
 MAX_WORDS = 400
@@ -109,6 +111,8 @@ def _split(octets: bytes) -> tuple[bytes, bytes]:
     if octets.startswith((b"\n", b"\r\n")):
         return b"", octets.partition(b"\n")[2]
     end = end_of_header(octets)
+    if (len(octets) if end is None else end[0]) > MAX_HEADER:
+        return b"", b""
     if end is None:
         return unified_header(octets)[0], b""
     return unified_header(octets[: end[0] + 1])[0], octets[end[1] :]
