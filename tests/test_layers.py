@@ -136,6 +136,7 @@ PURE_MODULES |= {
         "schedule",
         "settlement",
         "limits",
+        "moves",
         "operators",
         "settling",
         "shaping",

@@ -221,6 +221,7 @@ class PostgresHarness(Harness):
             "CREATE OR REPLACE FUNCTION zsmtp_clock() RETURNS timestamptz LANGUAGE sql VOLATILE "
             "AS 'SELECT now FROM zsmtp_test_clock'"
         )
+        self._admin.execute("UPDATE zsmtp_meta SET value = md5(random()::text) WHERE name = 'uid'")  # of the template
         make_days(self._admin)
         self.clock.passed.append(self._advance_database)
         self.store = await self.open()

@@ -23,10 +23,10 @@ from zsmtp.queue.explanation import (
     is_scheduled,
 )
 from zsmtp.queue.filter import Filter
-from zsmtp.queue.limits import BY_COMMAND
+from zsmtp.queue.limits import BY_COMMAND, HELD_FOR_DOUBT
+from zsmtp.queue.moves import MOVED_FROM, Elsewhere, Move, apart
 from zsmtp.queue.operators import NodeStatus, Row, Rule, SiteStatus
 from zsmtp.queue.schedule import FailureClass, RetryOverride, RetryPolicy, Schedule, classify, next_attempt
-from zsmtp.queue.settlement import HELD_FOR_DOUBT
 from zsmtp.queue.states import HistoryEntry, Outcome, QueuedMessage, QueuedRecipient, State
 from zsmtp.queue.wording import reply_words, span, utc
 from zsmtp.records import replace
@@ -77,6 +77,7 @@ class Given(NamedTuple):
     state: State = State.DUE
     history: tuple[HistoryEntry, ...] = ()
     rules: tuple[Rule, ...] = ()
+    moves: tuple[Move, ...] = ()
     nodes: tuple[NodeStatus, ...] = (NODE,)
     status: SiteStatus | None = SITE
     message: QueuedMessage = MESSAGE
@@ -118,6 +119,16 @@ TABLE = {
         Constraint.HELD_FOR_DOUBT,
         None,
         "held: the server may have the message already",
+    ),
+    "on its way to another queue": (
+        Given(
+            replace(RECIPIENT, hold=apart(4, BY_COMMAND)),
+            State.HELD,
+            moves=(Move(4, Elsewhere("1" * 32, "/var/lib/new.db"), "ann (uid 1000)", NOON - MINUTE),),
+        ),
+        Constraint.MOVING,
+        None,
+        "on its way to /var/lib/new.db",
     ),
     "in hand": (
         Given(state=State.LEASED),
@@ -275,7 +286,7 @@ TABLE = {
 
 
 def explained(given: Given) -> QueueExplanation:
-    known = Circumstances(now=given.now, rules=given.rules, nodes=given.nodes, status=given.status)
+    known = Circumstances(now=given.now, rules=given.rules, moves=given.moves, nodes=given.nodes, status=given.status)
     return explain(Row(given.recipient, given.message, given.state), given.history, known)
 
 
@@ -409,6 +420,18 @@ def test_an_end_is_told() -> None:
     found = explain_end(dropped, [dropped], Circumstances(now=NOON))
     assert found.summary == f"dropped at {utc(NOON - MINUTE)} (1m ago) by ann (uid 1000): spam"
     assert found.details == ()
+    moved = replace(dropped, outcome=Outcome.MOVED, reason="to 00abc in /var/lib/new.db")
+    found = explain_end(moved, [moved], Circumstances(now=NOON))
+    assert found.details == ("It went to 00abc in /var/lib/new.db; that queue delivers it.",)
+
+
+def test_what_was_moved_here_says_from_where() -> None:
+    message = replace(MESSAGE, options={MOVED_FROM: "00abc in /var/lib/old.db"})
+    found = explain(Row(RECIPIENT, message, State.DUE), [], Circumstances(now=NOON, nodes=(NODE,), status=SITE))
+    assert (
+        found.details[-1]
+        == "It was moved here; before, it was 00abc in /var/lib/old.db: its earlier attempts are known there."
+    )
 
 
 # ------------------------------------------------------- the rules that decide

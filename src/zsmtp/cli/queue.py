@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from zsmtp.queue.store import QueueStore
 
 _EPILOG = """\
-exit status: 0; 1 nothing that matches is there, or check has findings; 64 wrong usage, 65 the file is not a queue,
-66 or 77 it cannot be read, 75 the queue cannot be read or written now, 78 --queue names none. zsmtp-queue(1) describes
-everything."""
+exit status: 0; 1 nothing that matches is there, check has findings, or something could not be moved; 64 wrong usage,
+65 the file is not a queue, 66 or 77 it cannot be read, 75 the queue cannot be read or written now, 78 --queue names
+none. zsmtp-queue(1) describes everything."""
 
 
 class VerbContext(NamedTuple):
@@ -150,6 +150,13 @@ def _moves(parser: Parser) -> None:
     _ruling(parser)
 
 
+def _leaves(parser: Parser) -> None:
+    parser.add_argument(
+        "target", metavar="URL", help="the queue it goes to: a SQLite file, or postgresql://host/database"
+    )
+    _changes(parser)
+
+
 def _schedules(parser: Parser) -> None:
     parser.add_argument("at", metavar="TIME", help="14:30, 2026-11-30, '2026-11-30 08:00', +2h")
     _changes(parser)
@@ -241,6 +248,7 @@ VERBS: dict[str, QueueVerb] = {
     "reroute": QueueVerb("send recipients elsewhere", _CHANGING, "reroute", _moves),
     "fail": QueueVerb("give recipients up and notify their senders", _CHANGING, "fail", _fails),
     "drop": QueueVerb("remove recipients without a notice", _CHANGING, "drop", _ruling),
+    "move": QueueVerb("move mail to another queue", _CHANGING, "move", _leaves),
     "rules": QueueVerb("list the standing rules, or delete one", _CHANGING, "rules", _rules),
     "suppress": QueueVerb("list addresses that are not written to, add or remove some", _SUPPRESS, "run", _suppresses),
     "nodes": QueueVerb("list the processes that deliver", _FLEET, "nodes", _nothing),
@@ -318,7 +326,8 @@ async def _run(options: argparse.Namespace) -> int:
 
         with reading(options.config):
             service = read_service(options.config, usual=os.environ.get(VARIABLE, ""))
-        url, config, delivery = url or service.path, service.queue, service.delivery
+        url = options.queue = url or service.path
+        config, delivery = service.queue, service.delivery
     with _failures():
         if options.verb == _MIGRATE:  # before there is a queue to be opened
             where = usual_location() if url is None else locate(url)

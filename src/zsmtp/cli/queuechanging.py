@@ -1,5 +1,5 @@
 """The verbs of ``zsmtp queue`` that change something:
-``now at priority hold release suspend resume reroute fail drop rules``.
+``now at priority hold release suspend resume reroute fail drop move rules``.
 
 Each says first how many recipients it is about, and asks on a terminal; elsewhere it needs ``--yes``. The store changes
 them in pieces, so that delivery goes on meanwhile. Who did it, and why, is kept with rules and ends, and every change
@@ -14,8 +14,8 @@ import os
 import pwd
 import sys
 import syslog
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from zsmtp.cli import queuejson, queuetext
 from zsmtp.cli.failure import CommandFailed
@@ -28,8 +28,12 @@ from zsmtp.escape import escape
 from zsmtp.idn import to_ascii
 from zsmtp.queue.filter import Field, Filter, Operator, Term
 from zsmtp.queue.limits import BY_COMMAND
+from zsmtp.queue.location import locate, usual_location
 from zsmtp.queue.operators import Change, Rule
 from zsmtp.queue.states import MAX_REASON, State
+
+if TYPE_CHECKING:
+    from zsmtp.queue.moving import Mover
 
 REFUSED = "refused by the operator of this system"
 """What a notice says of a failure without a text."""
@@ -131,6 +135,83 @@ async def drop(context: VerbContext) -> int:
     wanted = _wanted(context)
     change = Change(end="dropped", reason=reason_given(context) or "dropped by an operator", by=operator_name())
     return await _carry_out(context, PlannedChange("dropped", wanted, lambda _: change, _rule(context, wanted, "drop")))
+
+
+# ------------------------------------------------------------------------ move
+
+
+async def move(context: VerbContext) -> int:
+    """``move URL``: to another queue, with what an earlier run left on the way there."""
+    from zsmtp.cli.queuestore import open_store  # opens the target; only this verb needs them
+    from zsmtp.queue.moving import Mover
+
+    options, wanted = context.options, _wanted(context)
+    source = (usual_location() if options.queue is None else locate(options.queue)).full_name
+    goal = locate(options.target).full_name
+    async with open_store(options.target) as target:
+        mover = Mover(context.store, target, source, goal, by=_by(context))
+        plan = PlannedChange(f"moved to {goal}", wanted, None)
+        matching = (await context.store.count(wanted))[""]
+        if options.dry_run:
+            await _rehearse(context, plan, matching)
+            return Exit.OK
+        await _confirm(context, f"{queuetext.plural(matching, 'recipient')} {plan.done}")
+        done = 0
+        try:
+            async for number in _moved(context, mover, wanted):
+                done += number
+                _progress(done, matching)
+        finally:
+            if done or mover.problems:
+                log_change(context, f"{queuetext.plural(done, 'recipient')} {plan.done} ({wanted or 'everything'})")
+        left = (await context.store.count(wanted))[""]
+    return _report_move(context, plan, Moved(matching, done, left, mover.problems))
+
+
+class Moved(NamedTuple):
+    """What came of a move: how many recipients matched, went, and match now; which messages could not be moved."""
+
+    matching: int
+    moved: int
+    left: int
+    problems: dict[str, str]
+
+
+async def _moved(context: VerbContext, mover: Mover, wanted: Filter) -> AsyncIterator[int]:
+    """Move what an earlier run left, then what matches, again and again: what was in hand may be free by now."""
+    async for number in mover.finish():
+        yield number
+    began, some = context.clock(), True
+    while some:
+        some = False
+        age = Term(Field.AGE, Operator.AT_LEAST, (max(context.clock() - began, 0.0),))  # not what came since
+        async for number in mover.move(Filter((*wanted.terms, age))):
+            some = some or number > 0
+            yield number
+
+
+def _report_move(context: VerbContext, plan: PlannedChange, result: Moved) -> int:
+    for message, problem in sorted(result.problems.items()):
+        context.note(f"{message} could not be moved: {problem}")
+    if context.json:
+        document = {
+            "to": plan.done.removeprefix("moved to "),
+            "matching": result.matching,
+            "moved": result.moved,
+            "left": result.left,
+            "dry_run": False,
+            "filter": str(plan.wanted),
+            "problems": [{"id": message, "problem": text} for message, text in sorted(result.problems.items())],
+        }
+        sys.stdout.write(queuejson.json_document("move", document))
+    elif result.moved:
+        context.write(f"{queuetext.plural(result.moved, 'recipient')} {plan.done}")
+    if result.left and not context.json:
+        left = queuetext.plural(result.left, "recipient")
+        context.note(f"{left} still here: being delivered or in doubt, on the way, or came meanwhile; move again later")
+    if not result.moved and not result.left and not context.json:
+        context.note("no recipient matches")
+    return Exit.NEGATIVE if result.problems or not result.moved else Exit.OK
 
 
 # ----------------------------------------------------------------------- rules

@@ -23,6 +23,7 @@ from zsmtp.errors import QueueError
 from zsmtp.escape import escape
 from zsmtp.queue.filter import FIELDS_OF_ENDS, Field, Filter, Operator, Term
 from zsmtp.queue.ids import from_text, to_text
+from zsmtp.queue.moves import Move
 from zsmtp.queue.operators import AGES, OLDEST, NodeStatus, Row, Rule
 from zsmtp.queue.states import HistoryEntry
 from zsmtp.text.look import Style
@@ -172,7 +173,7 @@ async def _explained(context: VerbContext, wanted: Filter) -> AsyncIterator[tupl
     from zsmtp.queue.explanation import Circumstances, explain, explain_end  # only this verb needs what it stands on
 
     store, limit = context.store, context.options.limit
-    rules, nodes = await store.rules(), await store.nodes()
+    rules, nodes, moves = await store.rules(), await store.nodes(), await store.moves()
     histories: dict[int, list[HistoryEntry]] = {}
     number = 0
     async for row in store.select(wanted, limit=limit + 1):
@@ -183,7 +184,7 @@ async def _explained(context: VerbContext, wanted: Filter) -> AsyncIterator[tupl
         message = row.message.id
         if message not in histories:
             histories = {message: await store.history(message)}
-        known = await _circumstances(context, row, rules, nodes)
+        known = await _circumstances(context, row, rules, nodes, moves)
         yield explain(row, histories[message], known), row.recipient.address, message
     if number or any(one.field not in FIELDS_OF_ENDS for one in wanted.terms):
         return
@@ -192,7 +193,9 @@ async def _explained(context: VerbContext, wanted: Filter) -> AsyncIterator[tupl
         yield explain_end(end, await store.history(end.message), known), end.address, end.message
 
 
-async def _circumstances(context: VerbContext, row: Row, rules: list[Rule], nodes: list[NodeStatus]) -> Circumstances:
+async def _circumstances(
+    context: VerbContext, row: Row, rules: list[Rule], nodes: list[NodeStatus], moves: list[Move]
+) -> Circumstances:
     """What is known beside a recipient; without a configuration its retry policy is the default one."""
     from zsmtp.queue.explanation import Circumstances
 
@@ -202,7 +205,9 @@ async def _circumstances(context: VerbContext, row: Row, rules: list[Rule], node
     )
     names = await store.count(mine, by="site")  # what the store has learned of the key
     status = next(iter(await store.sites(list(names))), None) if names else None
-    known = Circumstances(now=context.clock(), rules=rules, nodes=nodes, status=status, time_text=queuetext.time_text)
+    known = Circumstances(
+        now=context.clock(), rules=rules, moves=moves, nodes=nodes, status=status, time_text=queuetext.time_text
+    )
     one = row.recipient
     if context.config is not None:
         known = replace(known, policy=context.config.retry.for_recipient(one.key, one.tenant), configured=True)

@@ -331,7 +331,7 @@ def top_lines(
     total = plural(sum(states.values()), "recipient")
     by_state = ", ".join(f"{number:,} {_STATES[state]}" for state, number in states.items())
     lines = [(f"{time_text(now)}  {total}" + (f": {by_state}" if by_state else ""), Style.STRONG)]
-    ends = ("accepted", "delivered", "deferred", "failed", "expired", "dropped")
+    ends = ("accepted", "delivered", "deferred", "failed", "expired", "dropped", "moved")
     totals = ", ".join(f"{name} {counters[name]:,}" for name in ends if counters.get(name))
     speeds = ", ".join(f"{name} {rates[name]:.1f}/s" for name in ends if rates.get(name))
     lines += [(f"{when}: {text}", Style.PLAIN) for when, text in (("in all", totals), ("now", speeds)) if text]

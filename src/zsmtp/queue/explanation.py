@@ -22,11 +22,12 @@ from enum import Enum
 from typing import NamedTuple
 
 from zsmtp.delivery.outcome import Scope
-from zsmtp.queue.limits import BY_COMMAND
+from zsmtp.queue.limits import BY_COMMAND, HELD_FOR_DOUBT
+from zsmtp.queue.moves import MOVED_FROM, Move, is_apart, move_of
 from zsmtp.queue.operators import NodeStatus, Row, Rule, SiteStatus
 from zsmtp.queue.rules import Applied, Rules
 from zsmtp.queue.schedule import FailureClass, RetryPolicy, classify, next_attempt
-from zsmtp.queue.settlement import HELD_FOR_DOUBT, RecipientWork, expiry, warning
+from zsmtp.queue.settlement import RecipientWork, expiry, warning
 from zsmtp.queue.states import HistoryEntry, Outcome, QueuedRecipient, State
 from zsmtp.queue.wording import reply_words, span, utc
 
@@ -46,6 +47,8 @@ class Constraint(Enum):
     """An operator holds it."""
     HELD_FOR_DOUBT = "held for doubt"
     """Its server may have the message already, and the configuration says ``in-doubt = hold``."""
+    MOVING = "moving"
+    """It is set apart for another queue."""
     IN_HAND = "in hand"
     """A node has read it: it is on its way, or next, and nothing holds its site back."""
     NO_NODE = "no node"
@@ -85,6 +88,8 @@ class Circumstances:
     """Whether ``policy`` is that of the queue; else it is the default one, and what follows from it is said so."""
     rules: Sequence[Rule] = ()
     """The standing rules, oldest first."""
+    moves: Sequence[Move] = ()
+    """The moves to other queues."""
     nodes: Sequence[NodeStatus] = ()
     """The processes that deliver."""
     status: SiteStatus | None = None
@@ -140,6 +145,8 @@ def explain(row: Row, history: Sequence[HistoryEntry], known: Circumstances) -> 
     others = [one for one in found if one is not binding]
     sentences = list(binding.sentences)
     sentences += [f"Apart from that: {one.summary}." for one in others]
+    if origin := (row.message.options or {}).get(MOVED_FROM):
+        sentences.append(f"It was moved here; before, it was {origin}: its earlier attempts are known there.")
     return QueueExplanation(
         constraint=binding.constraint,
         summary=binding.summary,
@@ -169,6 +176,8 @@ def explain_end(end: HistoryEntry, history: Sequence[HistoryEntry], known: Circu
     server = f", {end.server}" if end.server else ""
     words = reply_words(end)
     said: tuple[str, ...] = (f"The last word{server}: {words}.",) if words else ()
+    if end.outcome is Outcome.MOVED:
+        said = (f"It went {end.reason}; that queue delivers it.",)
     mine = tuple(one for one in history if (one.message, one.number) == (end.message, end.number))
     for one in mine:
         if one.outcome in (Outcome.BOUNCED, Outcome.COMPLAINED):
@@ -285,6 +294,8 @@ class _Case:
                     "Release it to have it sent again (it may then arrive twice), or drop it if it has arrived.",
                 ),
             )
+        if is_apart(hold):
+            return self._moving(move_of(hold))
         rule = next((one for one in self.known.rules if one.number == hold), None)
         if rule is None:
             words = (
@@ -300,6 +311,16 @@ class _Case:
             f"held by {rule_words(rule)}",
             (f"It is held {end}. It does not expire meanwhile.", f"The rule holds: {rule.filter or 'everything'}."),
         )
+
+    def _moving(self, number: int) -> _HoldingConstraint:
+        move = next((one for one in self.known.moves if one.number == number), None)
+        to = "another queue" if move is None else move.to.name
+        began = "" if move is None else f", which {move.by} began {_at(move.begun, self.known)}"
+        words = (
+            f"It was set apart by move {number}{began}: no queue delivers it until it is there.",
+            f"If zsmtp queue move does not run any more, run it again: zsmtp queue move {to}.",
+        )
+        return _HoldingConstraint(Constraint.MOVING, None, f"on its way to {to}", words)
 
     def _in_hand(self) -> _HoldingConstraint:
         status = self._status()

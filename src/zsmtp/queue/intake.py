@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 
 from zsmtp.errors import Conflict, QueueError, QueueFull
 from zsmtp.escape import shortened
 from zsmtp.queue.ids import to_text
-from zsmtp.queue.limits import SPARE_OCTETS
+from zsmtp.queue.limits import HELD_FOR_DOUBT, SPARE_OCTETS
+from zsmtp.queue.moves import Provenance, TakenIn
 from zsmtp.queue.states import (
     MAX_REASON,
     HistoryEntry,
@@ -104,7 +106,8 @@ def check_recipient(recipient: NewRecipient) -> None:
     for octets in (recipient.address, recipient.notify or b"", recipient.orcpt or b""):
         text_of(octets)
     check_word("queue key", recipient.key)
-    if not 0 <= recipient.hold < _LARGEST:
+    least = 0 if recipient.standing is None else HELD_FOR_DOUBT
+    if not least <= recipient.hold < _LARGEST:
         raise QueueError(f"hold {recipient.hold} is the number of no rule")
 
 
@@ -127,7 +130,7 @@ def message_of(new: NewMessage, message: int, now: float, *, size: int, recipien
         id=message,
         tenant=new.tenant,
         sender=new.sender,
-        submitted=seconds(milliseconds(now)),
+        submitted=seconds(milliseconds(now if new.moved is None else new.moved.submitted)),
         size=size,
         recipients=recipients,
         priority=new.priority,
@@ -141,7 +144,7 @@ def message_of(new: NewMessage, message: int, now: float, *, size: int, recipien
 
 def recipient_of(new: NewMessage, recipient: NewRecipient, message: int, number: int, *, hold: int) -> QueuedRecipient:
     """The recipient as it is accepted."""
-    return QueuedRecipient(
+    one = QueuedRecipient(
         message=message,
         number=number,
         address=recipient.address,
@@ -154,6 +157,33 @@ def recipient_of(new: NewMessage, recipient: NewRecipient, message: int, number:
         orcpt=recipient.orcpt,
         hold=hold,
     )
+    stood = recipient.standing
+    if stood is None:
+        return one
+    return replace(
+        one,
+        rank=stood.rank,
+        due=seconds(milliseconds(stood.due)),
+        expires=seconds(milliseconds(stood.expires)),
+        attempts=stood.attempts,
+        warned=stood.warned,
+        doubtful=stood.doubtful,
+        status=clean(stood.status),
+        reason=clean(stood.reason),
+    )
+
+
+def check_not_taken_in(moved: Provenance, notes: Iterable[TakenIn], others: Iterable[Provenance] = ()) -> None:
+    """Raise Conflict if recipients of a message that comes from another queue came before.
+
+    ``notes`` are those of the message; ``others`` came in the same transaction.
+    """
+    taken = {number for note in notes if note.move == moved.move for number in note.numbers}
+    for one in others:
+        if (one.queue, one.move, one.message) == (moved.queue, moved.move, moved.message):
+            taken.update(one.numbers)
+    if not taken.isdisjoint(moved.numbers):
+        raise Conflict(f"recipients of message {moved.message} of queue {moved.queue} are here already")
 
 
 def check_room(free: int, octets: int) -> None:

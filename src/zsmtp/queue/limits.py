@@ -12,6 +12,8 @@ BY_COMMAND = (1 << 31) - 1
 
 All other positive numbers are those of rules. Negative ones are reasons of the program's own to hold a recipient.
 """
+HELD_FOR_DOUBT = -1
+"""What holds recipients whose delivery is in doubt, where the configuration says ``in-doubt = hold``."""
 SPARE_OCTETS = 64 << 20
 """Intake stops when the disk has less room left than this and twice the message: results need some, too."""
 NOTICE_WAIT = 300.0
@@ -22,5 +24,7 @@ UPLOAD_WAIT = 3600.0
 """Seconds after the last part until an upload that was not accepted is swept."""
 KEYS_KEPT = 7 * 86400.0
 """Seconds that an idempotency key is kept after the last end of its message."""
+MOVES_KEPT = 7 * 86400.0
+"""Seconds that a note of what came from another queue is kept after it departed there, and a move after it began."""
 HISTORY_KEPT = 30 * 86400.0
 """Seconds that history is kept, if the store is not opened with another time."""

@@ -50,6 +50,11 @@ class Location(NamedTuple):
         parts = urlsplit(self.url)
         return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
+    @property
+    def full_name(self) -> str:
+        """It as people in any folder may read it."""
+        return os.path.abspath(self.path) if self.path else self.name
+
 
 def locate(url: str | PathLike[str]) -> Location:
     """Read a URL or a path. Raises ConfigError."""

@@ -56,11 +56,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a verb does to the recipients it selects; exactly one of the first six fields is given.
+    """What a verb does to the recipients it selects; exactly one of the first seven fields is given.
 
     ``due``: tried at this time (``now``, ``at``). ``hold``: held by this rule (0: released). ``key``: moved to this
     queue key. ``rank``: another priority. ``expires``: another end of its time. ``end``: ended, with the entry's words,
-    and a notice if ``notify`` and the sender is to have one.
+    and a notice if ``notify`` and the sender is to have one. ``move``: set apart for another queue, in this move.
     """
 
     due: float | None = None
@@ -70,6 +70,8 @@ class Change:
     expires: float | None = None
     end: str | None = None
     """``failed`` or ``dropped``."""
+    move: int | None = None
+    """Set apart in the move of this number (``zsmtp.queue.moves``)."""
     status: str = ""
     reason: str = ""
     by: str = ""

@@ -21,14 +21,12 @@ from zsmtp.delivery.outcome import Disposition, Peer, Verdict, dsn_action
 from zsmtp.delivery.reasons import reason_of
 from zsmtp.escape import shortened
 from zsmtp.proto.reply import printable
+from zsmtp.queue.limits import HELD_FOR_DOUBT
 from zsmtp.queue.notices import owed
 from zsmtp.queue.schedule import FailureClass, RetryPolicy, after_doubt, classify, expired, next_attempt, warning_due
 from zsmtp.queue.states import MAX_REASON, HistoryEntry, Outcome, OwedNotice, QueuedMessage, QueuedRecipient
 from zsmtp.queue.store import Deferred, Ended, Rule, Settlement
 from zsmtp.queue.suppression import Suppression
-
-HELD_FOR_DOUBT = -1
-"""The number of the rule that holds recipients whose delivery is in doubt."""
 
 
 class InDoubt(Enum):

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from zsmtp.errors import QueueError
 from zsmtp.queue.intake import check_time, check_word
+from zsmtp.queue.moves import Departure, is_apart
 from zsmtp.queue.operators import Change
 from zsmtp.queue.states import (
     AttemptKey,
@@ -74,7 +75,7 @@ def attempt_of(settlement: Settlement) -> AttemptKey:
 
 def applies(settlement: Settlement, current: StandingRecipient | None, *, owner: bool, now: float) -> bool:
     """Whether a settlement holds. ``owner``: it was made under the lease that the recipient's key has now."""
-    if current is None:
+    if current is None or is_apart(current.hold):
         return False
     if not isinstance(settlement, Ended):
         return owner and settlement.attempt.attempt == current.attempts + 1
@@ -134,11 +135,13 @@ def deferred(settlement: Deferred, recipient: QueuedRecipient) -> QueuedRecipien
 
 def check_change(change: Change) -> None:
     """Raise QueueError if a change is none, several at once, or to what cannot be kept."""
-    fields = (change.due, change.hold, change.key, change.rank, change.expires, change.end)
+    fields = (change.due, change.hold, change.key, change.rank, change.expires, change.end, change.move)
     if sum(field is not None for field in fields) != 1:
-        raise QueueError("a change is exactly one of due, hold, key, rank, expires and end")
+        raise QueueError("a change is exactly one of due, hold, key, rank, expires, end and move")
     if change.end not in (None, Outcome.FAILED.value, Outcome.DROPPED.value):
         raise QueueError(f"end {change.end!r} is none that can be given: failed, dropped")
+    if change.move is not None and change.move < 1:
+        raise QueueError(f"move {change.move} is the number of no move")
     if change.hold is not None and change.hold < 0:
         raise QueueError(f"hold {change.hold} is the number of no rule")
     for time in (change.due, change.expires):
@@ -148,8 +151,16 @@ def check_change(change: Change) -> None:
         check_word("queue key", change.key)
 
 
-def may_change(change: Change, *, marked: bool) -> bool:
-    """Whether a change may be made to a recipient, which has a mark or has none."""
+def may_change(change: Change, recipient: StandingRecipient, *, unsure: bool, marked: bool, now: float) -> bool:
+    """Whether a change may be made to a recipient, which has a mark or has none.
+
+    ``unsure``: a mark may have been lost with the machine. What moves must be nobody's, and nobody's word on it may
+    still come; what is set apart is not changed any more.
+    """
+    if is_apart(recipient.hold):
+        return False
+    if change.move is not None:
+        return not marked and not unsure and not (recipient.doubtful and now < recipient.due)
     return not marked or (change.end is None and change.key is None)
 
 
@@ -171,7 +182,30 @@ def ended(
     """The end that an operator gives to a recipient."""
     assert change.end is not None
     outcome = Outcome(change.end)
-    entry = HistoryEntry(
+    entry = _end_of(recipient, message, outcome, at, status=change.status, reason=change.reason, by=change.by)
+    notice = None
+    if change.notify:
+        notice = notice_rule(recipient, message, outcome, at, status=change.status, reason=change.reason)
+    return Ended(entry, notice)
+
+
+def departed(departure: Departure, recipient: QueuedRecipient, message: QueuedMessage, at: float, by: str) -> Ended:
+    """The end of a recipient that is in another queue now."""
+    return Ended(_end_of(recipient, message, Outcome.MOVED, at, reason=departure.to, by=by))
+
+
+def _end_of(
+    recipient: QueuedRecipient,
+    message: QueuedMessage,
+    outcome: Outcome,
+    at: float,
+    *,
+    status: str = "",
+    reason: str,
+    by: str,
+) -> HistoryEntry:
+    """The history entry of an end that no attempt led to."""
+    return HistoryEntry(
         at=at,
         message=recipient.message,
         number=recipient.number,
@@ -181,14 +215,10 @@ def ended(
         sender=message.sender,
         key=recipient.key,
         tenant=recipient.tenant,
-        status=change.status,
-        reason=change.reason,
-        by=change.by,
+        status=status,
+        reason=reason,
+        by=by,
     )
-    notice = None
-    if change.notify:
-        notice = notice_rule(recipient, message, outcome, at, status=change.status, reason=change.reason)
-    return Ended(entry, notice)
 
 
 def failure_notice(

@@ -14,8 +14,8 @@ from zsmtp.queue.intake import clean, kept_entry, kept_notice
 from zsmtp.queue.limits import CHUNK
 from zsmtp.queue.operators import Row, Rule, SiteStatus
 from zsmtp.queue.states import (
+    ENDS,
     AttemptKey,
-    End,
     HistoryEntry,
     NoticeKind,
     Outcome,
@@ -110,11 +110,11 @@ STATUS = (
     "no_route",
 )
 
-ENDS = f"({', '.join(repr(end.value) for end in End)})"
-"""The outcomes that are ends, for a condition."""
 ARRIVING = -(1 << 40)
 """The hold of recipients of a large upload: they are due once it was accepted, and claimed once they are let go."""
 
+ENDED = f"({', '.join(repr(end) for end in ENDS)})"
+"""The outcomes that are ends, for ``IN``."""
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 _KINDS = {kind.value: kind for kind in NoticeKind}
 

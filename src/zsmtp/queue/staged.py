@@ -18,6 +18,7 @@ from zsmtp.queue.limits import (
     PART_OCTETS,
     PART_RECIPIENTS,
 )
+from zsmtp.queue.moves import Standing
 from zsmtp.queue.states import OwedNotice, milliseconds
 from zsmtp.queue.store import (
     Accepted,
@@ -191,7 +192,7 @@ def message_row(new: NewMessage, message: int, now: int, size: int, recipients: 
         message,
         tenant,
         sender,
-        now,
+        now if new.moved is None else milliseconds(new.moved.submitted),
         size,
         recipients,
         new.priority,
@@ -200,6 +201,33 @@ def message_row(new: NewMessage, message: int, now: int, size: int, recipients: 
         intake.clean(new.name),
         intake.clean(new.origin),
         intake.options_text(new) if new.options else None,
+    )
+
+
+def standing_row(
+    new: NewMessage, recipient: NewRecipient, stood: Standing, place: tuple[int, int], hold: int
+) -> tuple[object, ...]:
+    """The columns of a recipient that comes from another queue (``sql.RECIPIENT``); raises as :func:`message_row`."""
+    address, key = recipient.address.decode(), recipient.key
+    check_encodable(f"{address}{key}")
+    if not (0 <= stood.due < _FARTHEST and 0 <= stood.expires < _FARTHEST):
+        raise ValueError(stood)
+    return (
+        *place,
+        address,
+        key,
+        new.tenant,
+        stood.rank,
+        milliseconds(stood.due),
+        milliseconds(stood.expires),
+        stood.attempts,
+        decoded(recipient.notify),
+        decoded(recipient.orcpt),
+        hold,
+        stood.warned,
+        stood.doubtful,
+        intake.clean(stood.status),
+        intake.clean(stood.reason),
     )
 
 

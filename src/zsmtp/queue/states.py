@@ -4,7 +4,7 @@ A *message* is an envelope with content; a *recipient* is one address of one mes
 recipient is always in exactly one state, by this order of precedence:
 
 ========  ==========================================================================================
-ended     it has an end: delivered, failed, expired or dropped; only its history is left
+ended     it has an end: delivered, failed, expired, dropped or moved; only its history is left
 held      an operator or a rule keeps it back; its due time stays, and it does not expire
 leased    a node that lives has it in hand: it was named as such with the last results
 due       everything else: it is tried at its due time, or as soon as somebody can after it
@@ -61,6 +61,8 @@ class End(Enum):
     """Its time was over before anybody took it."""
     DROPPED = "dropped"
     """Removed by an operator, without a notice."""
+    MOVED = "moved"
+    """Moved to another queue, which delivers it."""
 
 
 class Outcome(Enum):
@@ -70,6 +72,7 @@ class Outcome(Enum):
     FAILED = "failed"
     EXPIRED = "expired"
     DROPPED = "dropped"
+    MOVED = "moved"
     DEFERRED = "deferred"
     """An attempt that is made again."""
     IN_DOUBT = "in doubt"
@@ -92,7 +95,10 @@ _ENDS = {
     Outcome.FAILED: End.FAILED,
     Outcome.EXPIRED: End.EXPIRED,
     Outcome.DROPPED: End.DROPPED,
+    Outcome.MOVED: End.MOVED,
 }
+ENDS = tuple(end.value for end in End)
+"""The names of all ends: those of their counters, too."""
 
 
 class SubQueue(NamedTuple):
@@ -152,7 +158,10 @@ class QueuedRecipient:
     orcpt: bytes | None = None
     """ORCPT= as submitted (RFC 3461 4.2)."""
     hold: int = 0
-    """The number of the rule that holds it, or that of commands (``store.BY_COMMAND``), 0 if none does."""
+    """What holds it: the number of a rule, or of commands (``limits.BY_COMMAND``); negative: this program itself.
+
+    0: nothing. It holds what is in doubt (``limits.HELD_FOR_DOUBT``) and what moves (``moves.is_apart``).
+    """
     warned: bool = False
     """Whether the sender was warned of the delay."""
     doubtful: bool = False

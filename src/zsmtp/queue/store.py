@@ -28,6 +28,10 @@ until then they are not claimed.
 recipient with a mark, which a server may have by now; a hold, another due time or priority is for what comes after that
 attempt. What was claimed and has no mark yet is changed, its key is *poked*, and a mark for it is refused.
 
+**Moving.** Mail goes from one queue to another while both are used; ``zsmtp.queue.moves`` says by which steps. What a
+change sets apart for another queue is not claimed, marked, settled or changed any more. A message that is submitted
+with its provenance is taken in with what its recipients carry, once: there is a note of it, in the same transaction.
+
 **What may be lost**: a mark, together with the machine, if the in-hand list has it; history of attempts that were not
 yet written, together with the process. Never: an accepted message, a recipient without an end, an end without the
 notice that is owed for it (both are one transaction).
@@ -42,6 +46,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from typing import NamedTuple, Protocol
 
 from zsmtp.queue.filter import Filter
+from zsmtp.queue.moves import ApartRecipient, Departure, Elsewhere, Move, Provenance, Standing, TakenIn
 from zsmtp.queue.operators import Change, Health, NodeStatus, Row, Rule, SiteStatus
 from zsmtp.queue.quotas import Amount
 from zsmtp.queue.states import (
@@ -91,6 +96,8 @@ class NewRecipient:
     orcpt: bytes | None = None
     hold: int = 0
     """The rule that holds it from the start, 0 if none does."""
+    standing: Standing | None = None
+    """Of one that comes from another queue: how it stood there. What the message says of these values is not for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +128,8 @@ class NewMessage:
     """
     metered: bool = False
     """Whether it counts in what was accepted from its tenant (:meth:`QueueStore.accepted_by`)."""
+    moved: Provenance | None = None
+    """Of one that comes from another queue: from where. All its recipients have a ``standing`` then."""
 
 
 class Accepted(NamedTuple):
@@ -250,6 +259,10 @@ class QueueStore(Protocol):
     def shard(self) -> int:
         """The shard its ids belong to."""
 
+    @property
+    def uid(self) -> str:
+        """What tells this queue from all others."""
+
     async def close(self) -> None:
         """Let go of everything; leases are given back, marks stay."""
 
@@ -260,7 +273,8 @@ class QueueStore(Protocol):
 
         Raises :class:`~zsmtp.errors.Conflict` for an idempotency key with another digest, QueueFull when intake has
         stopped, QueueError for a message without recipients or a value that cannot be kept (octets that are no UTF-8).
-        A hold by a rule that is not there is none.
+        A hold by a rule that is not there is none. Of a message with a provenance: Conflict if one of its recipients
+        was taken in before.
         """
 
     async def upload(self, message: NewMessage) -> Upload:
@@ -473,12 +487,45 @@ class QueueStore(Protocol):
     async def counters(self) -> Mapping[str, int]:
         """Totals of recipients since the queue was made.
 
-        ``accepted`` = ``delivered`` + ``failed`` + ``expired`` + ``dropped`` + those that are there. Beside them
-        ``messages``, ``attempts`` (settled ones), ``deferred``, ``doubtful`` (attempts settled as in doubt),
+        ``accepted`` = ``delivered`` + ``failed`` + ``expired`` + ``dropped`` + ``moved`` + those that are there. Beside
+        them ``messages``, ``attempts`` (settled ones), ``deferred``, ``doubtful`` (attempts settled as in doubt),
         ``repeated`` (delivered after a doubt: somebody may have it twice), ``suppressed`` (failed because they were
         submitted to suppressed addresses), ``bounced`` and ``complained`` (events), ``late`` and ``notices``. What was
         accepted by tenant (:meth:`accepted_by`) is kept beside them, and is not among them.
         """
+
+    # ------------------------------------------------------------------ moving
+
+    async def begin_move(self, to: Elsewhere, *, by: str) -> Move:
+        """Begin a move to another queue; nothing is set apart by this."""
+
+    async def moves(self) -> list[Move]:
+        """The moves that began within a week, or have recipients set apart, oldest first."""
+
+    async def apart(
+        self, move: int, *, message: int = 0, after: tuple[int, int] = (0, -1), limit: int
+    ) -> list[ApartRecipient]:
+        """Recipients that are set apart in a move, in order of their ids, behind ``after`` (message, number).
+
+        ``message``: only those of this one.
+        """
+
+    async def depart(self, departures: Sequence[Departure], *, by: str) -> int:
+        """End recipients that are set apart, as moved, durably, without notices; how many there were."""
+
+    async def taken_in(self, queue: str, messages: Collection[int] = ()) -> list[TakenIn]:
+        """The notes of what was taken in from a queue, by its uid, in order.
+
+        Of these messages of it; of none: those that are not known to have departed there.
+        """
+
+    async def departed(self, queue: str, notes: Collection[TakenIn]) -> None:
+        """Note that this has departed from its source; a sweep forgets it a week later.
+
+        It need not be on the disk before it is answered.
+        """
+
+    # ------------------------------------------------------------------- state
 
     async def health(self) -> Health:
         """Whether it can be read and written, and how much room is left."""

@@ -38,7 +38,7 @@ from zsmtp.queue.housekeeping import Housekeeping
 from zsmtp.queue.location import locate
 from zsmtp.queue.returnpath import ReturnPath
 from zsmtp.queue.runner import Runner
-from zsmtp.queue.states import HistoryEntry
+from zsmtp.queue.states import ENDS, HistoryEntry
 from zsmtp.queue.store import QueueStore
 from zsmtp.queue.stores import open_store
 from zsmtp.queue.submission import Submitter
@@ -483,6 +483,7 @@ class Service:
         ``zsmtp_queue_expired_total``: recipients that were given up after the time for tries.
         ``zsmtp_queue_dropped_total``: recipients that an operator, a rule or the sender took back, without a notice.
         ``zsmtp_queue_attempts_total``: attempts with a result.
+        ``zsmtp_queue_moved_total``: recipients that were moved to another queue, which delivers them.
         ``zsmtp_queue_deferred_total``: attempts that are made again.
         ``zsmtp_queue_doubtful_total``: attempts after which the server may or may not have the message.
         ``zsmtp_queue_repeated_total``: deliveries after an attempt in doubt; the recipient may have the message twice.
@@ -505,7 +506,7 @@ class Service:
         """
         counters = await self.store.counters()
         found: dict[str, float] = {f"zsmtp_queue_{name}_total": value for name, value in sorted(counters.items())}
-        ended = sum(counters.get(name, 0) for name in ("delivered", "failed", "expired", "dropped"))
+        ended = sum(counters.get(name, 0) for name in ENDS)
         found["zsmtp_queue_recipients"] = counters.get("accepted", 0) - ended
         found["zsmtp_queue_free_octets"] = (await self.store.health()).free_octets
         found["zsmtp_intake_messages_total"] = sum(entrance.intake.accepted for entrance in self.entrances.values())

@@ -23,6 +23,7 @@ log = logging.getLogger("zsmtp.queue.delivery")
 _LEVELS = {
     Outcome.DELIVERED: logging.INFO,
     Outcome.DROPPED: logging.INFO,
+    Outcome.MOVED: logging.INFO,
     Outcome.DEFERRED: logging.INFO,
     Outcome.LATE: logging.INFO,
 }

@@ -7,6 +7,7 @@ looking up and counting, in the order that the contract promises.
 from __future__ import annotations
 
 import copy
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,14 +15,16 @@ from typing import NamedTuple
 
 from zsmtp.queue import settling
 from zsmtp.queue.filter import Filter
-from zsmtp.queue.ids import next_id
+from zsmtp.queue.ids import first_id, next_id
 from zsmtp.queue.intake import kept_entry
 from zsmtp.queue.limits import BY_COMMAND
+from zsmtp.queue.moves import Move, TakenIn, is_apart
 from zsmtp.queue.operators import (
     Row,
     Rule,
 )
 from zsmtp.queue.states import (
+    ENDS,
     AttemptKey,
     HistoryEntry,
     NoticeKind,
@@ -65,6 +68,7 @@ class Data:
     """One queue: everything that transactions change."""
 
     shard: int
+    uid: str = field(default_factory=lambda: uuid.uuid4().hex)
     last_id: int = 0
     messages: dict[int, QueuedMessage] = field(default_factory=dict)
     contents: dict[int, bytes] = field(default_factory=dict)
@@ -88,6 +92,10 @@ class Data:
     in_hand: dict[int, set[AttemptKey]] = field(default_factory=dict)
     lost: set[AttemptKey] = field(default_factory=set)
     """What was in hand when the machine died, and is in doubt since."""
+    moves: dict[int, Move] = field(default_factory=dict)
+    last_move: int = 0
+    taken_in: dict[tuple[str, TakenIn], float | None] = field(default_factory=dict)
+    """What was taken in from other queues, by their uid, and when it was known to have departed there."""
 
     def after_death(self, *, machine: bool) -> Data:
         """A copy with what survives: with the machine go the marks that are not on the disk yet."""
@@ -108,6 +116,21 @@ class Data:
         """A new id."""
         self.last_id = next_id(self.last_id, now)
         return self.last_id
+
+    def draw_for(self, wanted: int, now: float) -> int:
+        """The id of a message from elsewhere: the one it has there, or the next one that is free."""
+        if wanted >= first_id(now):
+            return self.draw(now)
+        known = self.messages.keys() | self.uploads.keys()
+        while wanted in known or self._remembers(wanted):
+            wanted += 1
+        self.last_id = max(self.last_id, wanted)
+        return wanted
+
+    def _remembers(self, message: int) -> bool:
+        return any(entry.message == message for entry in self.history.values()) or any(
+            of == message for _, of in self.idempotency.values()
+        )
 
     def site_of(self, key: str) -> str:
         """The site a queue key belongs to."""
@@ -191,14 +214,18 @@ class Data:
         return tuple(
             Doubt(one, self.messages[one.message], machine=attempt not in marked)
             for attempt in sorted(marked | self.lost)
-            if (one := self.recipients.get(attempt[:2])) and one.next_attempt == attempt and one.key in keys
+            if (one := self._open(attempt)) is not None and one.key in keys
         )
 
     def doubted(self, held: Callable[[int], bool]) -> set[str]:
         """The queue keys with attempts in doubt; ``held`` tells whether a lease is still there."""
         attempts = self.lost | {attempt for attempt, mark in self.marks.items() if not held(mark.lease)}
-        found = ((self.recipients.get(attempt[:2]), attempt) for attempt in attempts)
-        return {one.key for one, attempt in found if one is not None and one.next_attempt == attempt}
+        return {one.key for attempt in attempts if (one := self._open(attempt)) is not None}
+
+    def _open(self, attempt: AttemptKey) -> QueuedRecipient | None:
+        """The recipient of an attempt that may have been made; what is set apart had no mark, and got none since."""
+        one = self.recipients.get(attempt[:2])
+        return one if one is not None and one.next_attempt == attempt and not is_apart(one.hold) else None
 
     def marked(self, recipient: QueuedRecipient) -> bool:
         """Whether a server may have the message by now for all that is known."""
@@ -247,7 +274,7 @@ class Data:
         for message, number, _ in self.owed:
             if message not in self.messages:
                 yield f"a notice is owed for recipient {number} of message {message}, which is not there"
-        ends = sum(self.counters[end] for end in ("delivered", "failed", "expired", "dropped"))
+        ends = sum(self.counters[end] for end in ENDS)
         if self.counters["accepted"] != ends + len(self.recipients):
             yield (
                 f"{self.counters['accepted']} recipients were accepted, but {ends} have ends and "

@@ -8,6 +8,7 @@ from zsmtp.errors import QueueError
 from zsmtp.queue import intake, quotas
 from zsmtp.queue.memory.base import MemoryBase
 from zsmtp.queue.memory.data import Pending
+from zsmtp.queue.moves import Provenance, TakenIn
 from zsmtp.queue.quotas import Amount
 from zsmtp.queue.settlement import suppressed
 from zsmtp.queue.states import QueuedMessage
@@ -32,7 +33,11 @@ class MemoryStoreIntake(MemoryBase):
             intake.check_room(self._free_space(), len(message.content))
         found = [self._known(message) for message in messages]
         drawn: dict[tuple[str, str], tuple[bytes, int]] = {}
+        others: list[Provenance] = []
         for message in messages:  # two of the same call with one key
+            if message.moved is not None:
+                self._check_moved(message.moved, others)
+                others.append(message.moved)
             if message.idempotency_key:
                 digest, _ = drawn.setdefault((message.tenant, message.idempotency_key), (message.digest, 0))
                 intake.check_digest(message, digest, 0, self.shard)
@@ -53,21 +58,36 @@ class MemoryStoreIntake(MemoryBase):
     ) -> Accepted:
         data = self._data
         now = self._clock()
-        number = drawn or data.draw(now)
+        number = drawn or self._draw(message)
         data.messages[number] = intake.message_of(message, number, now, size=len(content), recipients=len(recipients))
         data.contents[number] = content
         for place, recipient in enumerate(recipients):
             one = intake.recipient_of(message, recipient, number, place, hold=data.hold(recipient.hold))
             data.put(one)
             self._tell_due(one)
+            if recipient.standing is not None:  # it may be before others that were read already
+                self._tell(poked=[one.key])
         if message.idempotency_key:
             data.idempotency[message.tenant, message.idempotency_key] = (message.digest, number)
+        if (moved := message.moved) is not None:
+            data.taken_in[moved.queue, TakenIn(moved.move, moved.message, moved.numbers, number)] = None
+            if moved.idempotency_key:
+                data.idempotency.setdefault((message.tenant, moved.idempotency_key), (moved.digest, number))
         data.counters["messages"] += 1
         data.counters["accepted"] += len(recipients)
         if message.metered:
             data.counters.update(quotas.counted([(message.tenant, Amount(1, len(content), len(recipients)))], now))
-        self._end_suppressed(data.messages[number], now)
+        if message.moved is None:
+            self._end_suppressed(data.messages[number], now)
         return Accepted(number)
+
+    def _draw(self, message: NewMessage) -> int:
+        now = self._clock()
+        return self._data.draw(now) if message.moved is None else self._data.draw_for(message.moved.message, now)
+
+    def _check_moved(self, moved: Provenance, others: Iterable[Provenance] = ()) -> None:
+        notes = [note for queue, note in self._data.taken_in if queue == moved.queue and note.message == moved.message]
+        intake.check_not_taken_in(moved, notes, others)
 
     def _end_suppressed(self, message: QueuedMessage, now: float) -> None:
         """End the recipients of a new message whose addresses are not written to."""
@@ -85,7 +105,7 @@ class MemoryStoreIntake(MemoryBase):
         """Begin a large message."""
         self._begin("upload")
         intake.check_message(message, 1)
-        number = self._data.draw(self._clock())
+        number = self._draw(message)
         self._data.uploads[number] = Pending(message, self._clock())
         return MemoryUpload(self, number)
 
@@ -121,6 +141,8 @@ class MemoryUpload:
         """Make it a message."""
         pending = self._pending()
         intake.check_message(pending.message, len(pending.recipients))
+        if pending.message.moved is not None:
+            self._store._check_moved(pending.message.moved)
         del self._store._data.uploads[self._number]
         known = self._store._known(pending.message)
         return known or self._store._accept(

@@ -16,6 +16,7 @@ from zsmtp.queue.limits import (
     MAX_RULES,
 )
 from zsmtp.queue.memory.base import MemoryBase
+from zsmtp.queue.moves import apart
 from zsmtp.queue.operators import (
     GROUPS,
     Change,
@@ -94,23 +95,40 @@ class MemoryOperating(MemoryBase):
         settling.check_change(change)
         if change.hold is not None and self._data.hold(change.hold) != change.hold:
             raise QueueError(f"there is no rule {change.hold}")
+        if change.move is not None and change.move not in self._data.moves:
+            raise QueueError(f"there is no move {change.move}")
         rows = self._matching(wanted)
         for start in range(0, len(rows), PIECE):
             yield sum(self._change(row, change) for row in rows[start : start + PIECE])
 
     def _change(self, row: Row, change: Change) -> bool:
         one = self._data.recipients.get((row.recipient.message, row.recipient.number))
-        if one is None or not settling.may_change(change, marked=self._data.marked(one)):
+        now = self._clock()
+        if one is None or not settling.may_change(
+            change, one, marked=self._data.marked(one), unsure=self._unsure(one), now=now
+        ):
             return False
         self._tell(poked=[one.key])
         if change.end is not None:
             self._settle(settling.ended(change, one, row.message, self._clock(), self._notice_rule), one)
+            return True
+        if change.move is not None:
+            self._data.put(replace(one, hold=apart(change.move, one.hold)))
             return True
         after = settling.changed(change, one)
         after = replace(after, due=seconds(milliseconds(after.due)), expires=seconds(milliseconds(after.expires)))
         self._data.put(after)
         self._tell_due(after)
         return True
+
+    def _unsure(self, one: QueuedRecipient) -> bool:
+        """Whether an attempt may have had a mark that was lost with the machine of the store."""
+        attempt, shared = one.next_attempt, self._shared
+        if attempt in self._data.lost or attempt in shared.unwritten:
+            return True
+        under = [lease for lease, hands in self._data.in_hand.items() if attempt in hands]
+        nodes = [holding.node for lease in under if (holding := shared.leases.get(lease)) is not None]
+        return any(shared.seen.get(node, 0) != shared.restarts for node in nodes)
 
     async def message(self, message: int) -> QueuedMessage | None:
         """A message that is there."""

@@ -19,6 +19,7 @@ from zsmtp.queue import quotas
 from zsmtp.queue.filter import age as age_of
 from zsmtp.queue.limits import (
     KEYS_KEPT,
+    MOVES_KEPT,
     NOTICE_RECIPIENTS,
     NOTICE_WAIT,
     UPLOAD_WAIT,
@@ -26,7 +27,9 @@ from zsmtp.queue.limits import (
 from zsmtp.queue.memory.base import Shared
 from zsmtp.queue.memory.delivery import MemoryDelivery
 from zsmtp.queue.memory.intake import MemoryStoreIntake
+from zsmtp.queue.memory.moving import MemoryMoving
 from zsmtp.queue.memory.operating import MemoryOperating
+from zsmtp.queue.moves import is_apart, move_of
 from zsmtp.queue.operators import (
     Health,
 )
@@ -42,7 +45,7 @@ from zsmtp.queue.store import (
 from zsmtp.queue.suppression import holds
 
 
-class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating):
+class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating, MemoryMoving):
     """A ``QueueStore`` in memory. ``clock`` gives seconds since 1970, ``monotonic`` those that leases are judged by."""
 
     # ------------------------------------------------------------- for tests
@@ -136,11 +139,23 @@ class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating):
         for name in [name for name in data.counters if quotas.is_over(name, now)]:
             del data.counters[name]
             done += 1
+        done += self._sweep_moves(now)
         for rule in list(data.rules.values()):
             if rule.until is not None and rule.until <= now:
                 done += 1
                 await self.delete_rule(rule.number)
         return done
+
+    def _sweep_moves(self, now: float) -> int:
+        data, before = self._data, now - MOVES_KEPT
+        old = [key for key, departed in data.taken_in.items() if departed is not None and departed <= before]
+        for key in old:
+            del data.taken_in[key]
+        busy = {move_of(one.hold) for one in data.recipients.values() if is_apart(one.hold)}
+        over = [move.number for move in data.moves.values() if move.begun <= before and move.number not in busy]
+        for number in over:
+            del data.moves[number]
+        return len(old) + len(over)
 
     def _sweep_idempotency(self, now: float) -> int:
         data = self._data

@@ -11,7 +11,7 @@ from functools import partial
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.limits import BY_COMMAND, CHUNK
 from zsmtp.queue.postgres.connect import Connection
-from zsmtp.queue.sql import ARRIVING
+from zsmtp.queue.sql import ARRIVING, ENDED
 
 _MOST = 100  # findings of one kind
 
@@ -92,7 +92,7 @@ def _ids(db: Connection, *, sql: str, sentence: str, shard: int) -> list[str]:
 def _counters(db: Connection) -> list[str]:
     row = db.execute(
         "SELECT coalesce(sum(u.amount) FILTER (WHERE u.name = 'accepted'), 0), "
-        "coalesce(sum(u.amount) FILTER (WHERE u.name IN ('delivered', 'failed', 'expired', 'dropped')), 0), "
+        f"coalesce(sum(u.amount) FILTER (WHERE u.name IN {ENDED}), 0), "
         "(SELECT count(*) FROM zsmtp_recipient WHERE message NOT IN "
         "(SELECT message FROM zsmtp_upload WHERE NOT accepted)) "
         "FROM zsmtp_counter c, unnest(c.names, c.amounts) AS u (name, amount)"

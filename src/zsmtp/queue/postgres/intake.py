@@ -8,17 +8,19 @@ accepted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from zsmtp.errors import Conflict, QueueError
 from zsmtp.queue import intake, quotas
-from zsmtp.queue.limits import BY_COMMAND, CHUNK
+from zsmtp.queue.limits import BY_COMMAND, CHUNK, PART_RECIPIENTS
+from zsmtp.queue.moves import Provenance, Standing
+from zsmtp.queue.postgres import provenance
 from zsmtp.queue.postgres.results import delete_messages
 from zsmtp.queue.postgres.suppressing import end_suppressed
 from zsmtp.queue.postgres.transaction import WriteTransaction, insert
 from zsmtp.queue.quotas import Amount
-from zsmtp.queue.sql import ARRIVING, MESSAGE
+from zsmtp.queue.sql import ARRIVING, MESSAGE, RECIPIENT
 from zsmtp.queue.staged import (
     Notifying,
     Staged,
@@ -30,6 +32,7 @@ from zsmtp.queue.staged import (
     message_row,
     octets_of,
     staged,
+    standing_row,
 )
 from zsmtp.queue.states import milliseconds
 from zsmtp.queue.store import Accepted, NewMessage, NewRecipient
@@ -84,7 +87,7 @@ class PostgresIntake:
     def _write_part(self, transaction: WriteTransaction, part: UploadPart) -> int | Exception:
         try:
             intake.check_room(self._free_space(), sum(len(data) for _, data in part.chunks))
-            message = part.message or transaction.draw(1)
+            message = part.message or _kept_id(transaction, part.new) or transaction.draw(1)
             rows = NewRows(transaction, self._shard)
             rows.add_part(part, message)
             _touch(transaction, message, new=not part.message)
@@ -135,9 +138,11 @@ class NewRows:
         self.next_id = 0
         self._messages: list[tuple[object, ...]] = []
         self._recipients: list[tuple[Any, ...]] = []
+        self._standing: list[tuple[Any, ...]] = []  # recipients from elsewhere
         self._contents: list[tuple[int, int, bytes]] = []
         self._arrived: list[tuple[str, int]] = []
         self._finished: list[Staged] = []  # uploads
+        self._notes: list[Provenance] = []
         self._accepted = 0
         self._metered: list[tuple[str, Amount]] = []
 
@@ -146,6 +151,7 @@ class NewRows:
         lists: list[list[Any]] = [
             self._messages,
             self._recipients,
+            self._standing,
             self._contents,
             self._arrived,
             self._finished,
@@ -154,7 +160,8 @@ class NewRows:
         lengths = [len(one) for one in lists]
         accepted = self._accepted
         try:
-            keyed = any((one.new if isinstance(one, Staged) else one).idempotency_key for one in requested)
+            news = [one.new if isinstance(one, Staged) else one for one in requested]
+            keyed = any(new.idempotency_key or new.moved for new in news)
             if keyed or any(isinstance(one, Staged) for one in requested):
                 return self._take_keyed([one if isinstance(one, Staged) else staged(one) for one in requested])
             return [self._add_small(one) for one in requested]  # type: ignore[arg-type]
@@ -174,6 +181,7 @@ class NewRows:
         for message in sorted(item.message for item in items if item.message):
             _touch(self._transaction, message, new=False)  # the sweep leaves them for another hour
         try:
+            self._check_moved([item.new for item in items])
             for item in items:
                 new, key = item.new, (item.new.tenant, item.new.idempotency_key)
                 if not key[1]:
@@ -201,6 +209,25 @@ class NewRows:
             _abandon(self._transaction, [item.message for item in items if item.message])
             raise
         return answers
+
+    def _check_moved(self, messages: Iterable[NewMessage]) -> None:
+        """Raise Conflict if recipients from elsewhere are here already."""
+        for new in messages:
+            if (moved := new.moved) is not None:
+                provenance.lock_source(self._transaction, moved)
+                known = provenance.taken_in(self._transaction.db, moved.queue, [moved.message])
+                intake.check_not_taken_in(moved, known, self._notes)
+                self._notes.append(moved)
+
+    def _take_over(self, moved: Provenance, tenant: str, message: int) -> None:
+        """Keep what goes with a message from elsewhere: the note of it, its idempotency key."""
+        provenance.note(self._transaction, moved, message)
+        if moved.idempotency_key:
+            self._transaction.db.execute(
+                "INSERT INTO zsmtp_idempotency (tenant, key, digest, message) VALUES (%s, %s, %s, %s) "
+                "ON CONFLICT (tenant, key) DO NOTHING",
+                (tenant, moved.idempotency_key, moved.digest, message),
+            )
 
     def _insert_key(self, new: NewMessage, message: int) -> tuple[bytes, int] | None:
         """Remember an idempotency key; if it is known, its digest and message. Waits for whoever is inserting it."""
@@ -241,7 +268,9 @@ class NewRows:
         return Accepted(message)
 
     def _add_staged(self, item: Staged) -> Accepted:
-        message = item.message or self._draw()
+        message = item.message or _kept_id(self._transaction, item.new) or self._draw()
+        if item.new.moved is not None:
+            self._take_over(item.new.moved, item.new.tenant, message)
         self._messages.append(message_row(item.new, message, self._transaction.now, item.size, item.recipients))
         self._contents += [(message, part, data) for part, data in item.chunks]
         first = item.recipients - len(item.rest)
@@ -269,13 +298,26 @@ class NewRows:
             address, key = one.address.decode(), one.key
             if "\0" in address or "\0" in key or not key.isascii():
                 check_encodable(f"{address}{key}")
-            hold = self._hold(one.hold) if one.hold else 0
+            stood = one.standing
+            hold = 0 if not one.hold else self._hold(one.hold) if stood is None or one.hold > 0 else one.hold
             kept = hold or (ARRIVING if arriving else 0)
+            if stood is not None:
+                self._add_standing(new, one, stood, (message, place), kept)
+                continue
             self._recipients.append(
                 (message, place, address, key, *common, decoded(one.notify), decoded(one.orcpt), kept)
             )
             if not kept:
                 self._arrived.append((key, due))
+
+    def _add_standing(
+        self, new: NewMessage, one: NewRecipient, stood: Standing, place: tuple[int, int], hold: int
+    ) -> None:
+        """Add a recipient from elsewhere. It may be before others that were read already: its key is poked."""
+        self._standing.append(standing_row(new, one, stood, place, hold))
+        if not hold:
+            self._arrived.append((one.key, milliseconds(stood.due)))
+            self._transaction.poked.add(one.key)
 
     def _hold(self, number: int) -> int:
         """The rule that holds a recipient, if it is there, else 0."""
@@ -288,6 +330,7 @@ class NewRows:
         transaction = self._transaction
         insert(transaction, "zsmtp_message", MESSAGE, self._messages)
         insert(transaction, "zsmtp_recipient", NEW_RECIPIENT, self._recipients)
+        insert(transaction, "zsmtp_recipient", RECIPIENT, self._standing)
         insert(transaction, "zsmtp_content", ("message", "part", "data"), self._contents)
         for upload in self._finished:
             _finish(transaction, upload)
@@ -301,6 +344,16 @@ class NewRows:
             transaction.count("accepted", self._accepted)
         for name, number in quotas.counted(self._metered, transaction.time).items():
             transaction.count(name, number)
+
+
+def _kept_id(transaction: WriteTransaction, new: NewMessage) -> int:
+    """The id that a message from elsewhere keeps; 0 for one that gets a new one.
+
+    Recipients of one in parts are let go later: those are not put before what was read.
+    """
+    if new.moved is None or len(new.moved.numbers) > PART_RECIPIENTS:
+        return 0
+    return provenance.draw_for(transaction, new.moved)
 
 
 def _touch(transaction: WriteTransaction, message: int, *, new: bool) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from zsmtp.queue.intake import clean
 from zsmtp.queue.leases import VALID
+from zsmtp.queue.moves import APART
 from zsmtp.queue.postgres import claims
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.postgres.transaction import WriteTransaction, one
@@ -269,7 +270,7 @@ def _end(transaction: WriteTransaction, numbers: Collection[int]) -> None:
             "LEFT JOIN zsmtp_node n ON n.id = l.node "
             "CROSS JOIN LATERAL unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt) "
             "JOIN zsmtp_recipient r ON r.message = u.message AND r.number = u.number AND r.attempts + 1 = u.attempt "
-            f"WHERE t.lease = ANY(%s::bigint[]) AND {condition} "
+            f"WHERE t.lease = ANY(%s::bigint[]) AND {condition} AND r.hold >= {APART} "  # no mark is given below it
             "ON CONFLICT (message, number) DO UPDATE SET attempt = excluded.attempt, "
             "machine = zsmtp_doubt.machine AND excluded.machine",
             given,

@@ -32,7 +32,7 @@ from zsmtp.queue.operators import (
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.quotas import Amount
 from zsmtp.queue.sql import (
-    ENDS,
+    ENDED,
     HISTORY,
     MESSAGE,
     RECIPIENT,
@@ -217,7 +217,7 @@ def ends(db: Connection, asked: WantedRows, before: int | None) -> tuple[list[Hi
     found = ask(
         db,
         f"SELECT h.id, {columns(HISTORY, 'h')} FROM zsmtp_history h "
-        f"WHERE h.id < ? AND h.id >= ? AND h.outcome IN {ENDS} AND {where.sql} ORDER BY h.id DESC LIMIT ?",
+        f"WHERE h.id < ? AND h.id >= ? AND h.outcome IN {ENDED} AND {where.sql} ORDER BY h.id DESC LIMIT ?",
         (before, first, *where.values, _ROWS),
     )
     entries = [entry_from(row[1:]) for row in found]

@@ -15,11 +15,11 @@ from zsmtp.queue.changes import Changes, Current
 from zsmtp.queue.intake import clean
 from zsmtp.queue.limits import BY_COMMAND, MAX_RULES
 from zsmtp.queue.operators import Change, Rule
-from zsmtp.queue.postgres import leases, results
+from zsmtp.queue.postgres import leases, moving, results
 from zsmtp.queue.postgres.listing import Place, WantedRows, matching
 from zsmtp.queue.postgres.transaction import WriteTransaction, one
 from zsmtp.queue.settling import NoticeRule
-from zsmtp.queue.sql import ENDS, RECIPIENT, message_from, recipient_from
+from zsmtp.queue.sql import ENDED, RECIPIENT, message_from, recipient_from
 from zsmtp.queue.states import HistoryEntry, milliseconds, seconds
 from zsmtp.records import replace
 
@@ -52,14 +52,31 @@ class PostgresOperating:
         change = piece.change
         if change.hold and transaction.holds(change.hold, BY_COMMAND) != change.hold:
             return QueueError(f"there is no rule {change.hold}")
+        if change.move is not None and not moving.began(db, change.move):
+            return QueueError(f"there is no move {change.move}")
         found = matching(db, piece.asked, piece.places)
         leases.lock_keys(transaction, {row[_KEY] for row in found})
         found = matching(db, piece.asked, [(row[0], row[1]) for row in found])
-        marked = leases.marked_among(db, [(row[0], row[1]) for row in found])
-        rows = [row for row in found if settling.may_change(change, marked=recipient_from(row).next_attempt in marked)]
+        places = [(row[0], row[1]) for row in found]
+        marked = leases.marked_among(db, places)
+        lost = set() if change.move is None else moving.lost_among(db, places)
+        rows = [
+            row
+            for row in found
+            if (one := recipient_from(row))
+            and settling.may_change(
+                change,
+                one,
+                marked=one.next_attempt in marked,
+                unsure=one.next_attempt in lost,
+                now=transaction.time,
+            )
+        ]
         transaction.poked |= {row[_KEY] for row in rows}
         if change.end is not None:
             self._end(transaction, change, rows)
+        elif change.move is not None:
+            moving.set_apart(transaction, change.move, [(row[0], row[1]) for row in rows])
         else:
             _write(transaction, change, rows)
         return len(rows)
@@ -115,7 +132,7 @@ def _write(transaction: WriteTransaction, change: Change, rows: list[tuple[Any, 
 
 def _record(transaction: WriteTransaction, event: HistoryEntry) -> bool:
     (row,) = transaction.db.execute(
-        f"SELECT count(*) FILTER (WHERE outcome IN {ENDS}), count(*) FILTER (WHERE outcome = %s) "
+        f"SELECT count(*) FILTER (WHERE outcome IN {ENDED}), count(*) FILTER (WHERE outcome = %s) "
         "FROM zsmtp_history WHERE message = %s AND number = %s".encode(),
         (event.outcome.value, event.message, event.number),
     ).fetchall()

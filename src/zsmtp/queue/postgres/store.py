@@ -28,8 +28,9 @@ from zsmtp.queue import settling
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.intake import kept_suppression
 from zsmtp.queue.limits import BY_COMMAND, CHUNK, HISTORY_KEPT, NOTICE_WAIT
+from zsmtp.queue.moves import ApartRecipient, Departure, Elsewhere, Move, TakenIn
 from zsmtp.queue.operators import Change, Health, NodeStatus, Row, Rule, SiteStatus
-from zsmtp.queue.postgres import check, claims, listing, suppressing, sweep
+from zsmtp.queue.postgres import check, claims, listing, moving, provenance, suppressing, sweep
 from zsmtp.queue.postgres.connect import Database, unavailable
 from zsmtp.queue.postgres.cursors import events
 from zsmtp.queue.postgres.delivery import PostgresDelivery
@@ -72,8 +73,7 @@ class PostgresStore:
         loop = asyncio.get_running_loop()
         self._database = database
         self._shard = shard
-        self.uid = uid
-        """What tells this queue from others."""
+        self._uid = uid
         self._history_kept = history_kept
         self._clock = clock
         self._free_space = free_space
@@ -133,6 +133,11 @@ class PostgresStore:
         return self._shard
 
     @property
+    def uid(self) -> str:
+        """What tells this queue from all others."""
+        return self._uid
+
+    @property
     def url(self) -> str:
         """The database, without user and password."""
         return self._database.name
@@ -181,7 +186,7 @@ class PostgresStore:
         """Queue messages, all or none, durably."""
         if not messages:
             return []
-        writer = "keys" if any(message.idempotency_key for message in messages) else "intake"
+        writer = "keys" if any(message.idempotency_key or message.moved for message in messages) else "intake"
         if not any(map(is_large, messages)):
             answer: list[Accepted] = await self._do(writer, self._jobs.submit, messages)
             return answer
@@ -208,7 +213,7 @@ class PostgresStore:
 
     def _upload(self, message: NewMessage) -> StagedUpload:
         async def accept(staged: Staged) -> Accepted:
-            writer = "keys" if staged.new.idempotency_key else "intake"
+            writer = "keys" if staged.new.idempotency_key or staged.new.moved else "intake"
             (accepted,) = await self._do(writer, self._jobs.submit, [staged])
             if staged.arriving:
                 self._let_go_soon(staged.message)
@@ -498,6 +503,42 @@ class PostgresStore:
         """Totals since the queue was made."""
         return await self._lists.read("reading counters", listing.counters)
 
+    # ------------------------------------------------------------------ moving
+
+    async def begin_move(self, to: Elsewhere, *, by: str) -> Move:
+        """Begin a move to another queue."""
+        answer: Move = await self._do("operators", self._jobs.begin_of_move, moving.BeginRequest(to, by))
+        return answer
+
+    async def moves(self) -> list[Move]:
+        """The moves that began, oldest first."""
+        return await self._lists.read("reading moves", moving.moves)
+
+    async def apart(
+        self, move: int, *, message: int = 0, after: Place = _BEFORE_ALL, limit: int
+    ) -> list[ApartRecipient]:
+        """Recipients that are set apart in a move, in order of their ids."""
+        return await self._lists.read(
+            "looking for what moves", partial(moving.apart, move=move, message=message, after=after, limit=limit)
+        )
+
+    async def depart(self, departures: Sequence[Departure], *, by: str) -> int:
+        """End recipients that are in another queue by now."""
+        answer: int = await self._do("operators", self._jobs.depart, moving.DepartRequest(departures, by))
+        return answer
+
+    async def taken_in(self, queue: str, messages: Collection[int] = ()) -> list[TakenIn]:
+        """The notes of what was taken in from a queue."""
+        return await self._lists.read(
+            "looking for what was taken in", partial(provenance.taken_in, queue=queue, messages=messages)
+        )
+
+    async def departed(self, queue: str, notes: Collection[TakenIn]) -> None:
+        """Note that this has departed from its source."""
+        await self._do("operators", self._jobs.departed, provenance.NotesOfDeparted(queue, notes))
+
+    # ------------------------------------------------------------------- state
+
     async def health(self) -> Health:
         """What the last transaction failed by, if it can be seen that this is not over."""
         problems = {name: writer.problem for name, writer in self._writers.items() if writer.problem}
@@ -530,6 +571,9 @@ class _Jobs:
         self.unsuppress = PostgresJob("taking addresses off the list", suppressing.remove)
         self.letting_go = PostgresJob("letting recipients go", sweep.let_go, durable=_no)
         self.probe = PostgresJob("looking whether it can be written", _probe)
+        self.begin_of_move = PostgresJob("beginning a move", moving.begin)
+        self.depart = PostgresJob("ending recipients that moved", moving.depart)
+        self.departed = PostgresJob("noting what departed", provenance.departed, durable=_no)
         self.drain = PostgresJob("asking a node to leave", _drain)
         self.sweeps = [
             PostgresJob("sweeping", run, durable=_no)
@@ -541,6 +585,8 @@ class _Jobs:
                 sweep.news,
                 sweep.counters,
                 sweep.orphans,
+                provenance.sweep,
+                moving.sweep,
                 sweep.days,
             )
         ]

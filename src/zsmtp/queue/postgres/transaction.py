@@ -66,6 +66,7 @@ class WriteTransaction:
         "_reads_first",
         "_undo",
         "due",
+        "kept_ids",
         "now",
         "poked",
         "rules",
@@ -91,6 +92,8 @@ class WriteTransaction:
         """Whether standing rules changed."""
         self.suppresses = False
         """Whether there are suppressions, as far as ids were drawn; else :meth:`look_for_suppressions` looks."""
+        self.kept_ids: set[int] = set()
+        """Ids that messages from elsewhere have and keep."""
         self._counted: dict[str, int] = {}
         self._known_rules: dict[int, bool] = {}
         self._after: list[Callable[[], object]] = []

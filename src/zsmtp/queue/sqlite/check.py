@@ -18,6 +18,7 @@ from zsmtp.queue.limits import (
 from zsmtp.queue.sql import ARRIVING
 from zsmtp.queue.sqlite.attempts import stored
 from zsmtp.queue.sqlite.connect import UNREADABLE, code_of, snapshot
+from zsmtp.queue.states import ENDS
 
 _MOST = 100  # findings of one kind
 
@@ -137,7 +138,7 @@ def _counters(db: sqlite3.Connection) -> list[str]:
             "(SELECT message FROM zsmtp_upload WHERE accepted = 0)"
         ).fetchone()
     accepted = counters.get("accepted", 0)
-    ends = sum(counters.get(end, 0) for end in ("delivered", "failed", "expired", "dropped"))
+    ends = sum(counters.get(end, 0) for end in ENDS)
     if accepted == ends + there:
         return []
     return [f"{accepted} recipients were accepted, but {ends} have ends and {there} are there"]

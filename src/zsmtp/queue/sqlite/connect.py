@@ -142,8 +142,8 @@ def create(path: str) -> None:
 
 
 @words_readable()
-def migrate(connection: sqlite3.Connection, path: str, shard: int | None, busy: float) -> int:
-    """Bring the schema up to date, and return the shard of the file. To be called with the right to write.
+def migrate(connection: sqlite3.Connection, path: str, shard: int | None, busy: float) -> tuple[int, str]:
+    """Bring the schema up to date, and return the shard and the uid of the file. To be called with the right to write.
 
     ``busy``: seconds to wait while somebody's own transaction has the database locked.
 
@@ -163,10 +163,11 @@ def migrate(connection: sqlite3.Connection, path: str, shard: int | None, busy: 
                 f"INSERT OR IGNORE INTO zsmtp_meta VALUES ('shard', {shard or 0}), ('last_id', 0), ('fence', 0),"
                 "('rules', 0), ('poke', 0); COMMIT;"
             )
-    found = int(str(_meta(connection)["shard"]))
+    meta = _meta(connection)
+    found = int(str(meta["shard"]))
     if shard not in (None, found):
         raise QueueError(f"queue {path} is shard {found}, not {shard}")
-    return found
+    return found, str(meta["uid"])
 
 
 def _meta(connection: sqlite3.Connection) -> dict[str, object]:

@@ -16,9 +16,12 @@ from zsmtp.queue import intake, quotas
 from zsmtp.queue.limits import (
     BY_COMMAND,
     CHUNK,
+    PART_RECIPIENTS,
 )
+from zsmtp.queue.moves import Provenance, Standing
 from zsmtp.queue.quotas import Amount
-from zsmtp.queue.sql import ARRIVING, MESSAGE, OWED, columns, owed_from
+from zsmtp.queue.sql import ARRIVING, MESSAGE, OWED, RECIPIENT, columns, owed_from
+from zsmtp.queue.sqlite import provenance
 from zsmtp.queue.sqlite.results import delete_messages
 from zsmtp.queue.sqlite.suppressing import end_suppressed
 from zsmtp.queue.sqlite.transaction import WriteTransaction, each, insert, listed
@@ -33,6 +36,7 @@ from zsmtp.queue.staged import (
     message_row,
     octets_of,
     staged,
+    standing_row,
 )
 from zsmtp.queue.states import OwedNotice, milliseconds
 from zsmtp.queue.store import (
@@ -50,6 +54,7 @@ _INSERT_RECIPIENT = (
     "INSERT INTO zsmtp_recipient (message, number, address, key, tenant, rank, due, expires, notify, orcpt, hold) "
     "VALUES|(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_INSERT_STANDING = f"INSERT INTO zsmtp_recipient ({columns(RECIPIENT)}) VALUES|({listed(len(RECIPIENT))})"
 _INSERT_CONTENT = "INSERT INTO zsmtp_content (message, data) VALUES|(?, ?)"
 
 
@@ -83,7 +88,7 @@ class SQLiteIntake:
     def _write_part(self, transaction: WriteTransaction, part: UploadPart) -> int | Exception:
         try:
             intake.check_room(self._free_space(), sum(len(data) for _, data in part.chunks))
-            message = part.message or transaction.draw()
+            message = part.message or _draw(transaction, part.new)
             _touch(transaction, message, new=not part.message)
             rows = Rows(transaction, self._shard)
             rows.add_part(part, message)
@@ -128,11 +133,13 @@ class Rows:
         self._messages: list[tuple[object, ...]] = []
         self._plain: list[tuple[Any, ...]] = []  # recipients with nothing but what all have
         self._recipients: list[tuple[Any, ...]] = []
+        self._standing: list[tuple[Any, ...]] = []  # recipients from elsewhere
         self._contents: list[tuple[int, bytes]] = []
         self._parts: list[tuple[int, int, bytes]] = []
         self._arrived: list[tuple[str, int]] = []
         self._finished: list[Staged] = []  # uploads
         self._keys: dict[tuple[str, str], tuple[bytes, int]] = {}
+        self._notes: list[Provenance] = []
         self._rules: set[int] | None = None
         self._accepted = 0
         self._metered: list[tuple[str, Amount]] = []
@@ -143,6 +150,7 @@ class Rows:
             self._messages,
             self._plain,
             self._recipients,
+            self._standing,
             self._contents,
             self._parts,
             self._arrived,
@@ -152,7 +160,7 @@ class Rows:
         lengths = [len(one) for one in lists]
         accepted = self._accepted
         try:
-            if any(isinstance(one, Staged) or one.idempotency_key for one in requested):
+            if any(isinstance(one, Staged) or one.idempotency_key or one.moved for one in requested):
                 return self._take_known([one if isinstance(one, Staged) else staged(one) for one in requested])
             return [self._add_small(one) for one in requested]  # type: ignore[arg-type]
         except (QueueError, UnicodeError, ValueError, OverflowError):
@@ -165,6 +173,7 @@ class Rows:
     def _take_known(self, items: list[Staged]) -> list[Accepted]:
         """Take messages that may have been taken before, or partly written."""
         try:
+            self._check_moved([item.new for item in items])
             known = [self._known(item.new) for item in items]
             used: dict[tuple[str, str], bytes] = {}
             for new in (item.new for item in items if item.new.idempotency_key):
@@ -189,6 +198,14 @@ class Rows:
             answers.append(answer)
         self._keys |= {key: (used[key], accepted.id) for key, accepted in drawn.items()}
         return answers
+
+    def _check_moved(self, messages: Iterable[NewMessage]) -> None:
+        """Raise Conflict if recipients from elsewhere are here already."""
+        for new in messages:
+            if (moved := new.moved) is not None:
+                known = provenance.taken_in(self._transaction.db, moved.queue, [moved.message])
+                intake.check_not_taken_in(moved, known, self._notes)
+                self._notes.append(moved)
 
     def _known(self, new: NewMessage) -> Accepted | None:
         if not new.idempotency_key:
@@ -217,7 +234,9 @@ class Rows:
 
     def _add_staged(self, item: Staged) -> Accepted:
         transaction = self._transaction
-        message = item.message or transaction.draw()
+        message = item.message or _draw(transaction, item.new)
+        if item.new.moved is not None:
+            self._take_over(item.new.moved, item.new.tenant, message)
         self._messages.append(message_row(item.new, message, transaction.now, item.size, item.recipients))
         self._add_chunks(message, item.chunks)
         first = item.recipients - len(item.rest)
@@ -245,7 +264,11 @@ class Rows:
             address, key, notify, orcpt = one.address.decode(), one.key, one.notify, one.orcpt
             if "\0" in address or "\0" in key or not key.isascii():
                 check_encodable(f"{address}{key}")
-            hold = self.rule(one.hold) if one.hold else 0
+            stood = one.standing
+            hold = 0 if not one.hold else self.rule(one.hold) if stood is None or one.hold > 0 else one.hold
+            if stood is not None:
+                self._add_standing(new, one, stood, (message, place), hold or (ARRIVING if arriving else 0))
+                continue
             if notify is None and orcpt is None and not hold and not arriving:
                 self._plain.append((message, place, address, key, *common))
                 self._arrived.append((key, due))
@@ -254,6 +277,22 @@ class Rows:
             self._recipients.append((*row, hold or (ARRIVING if arriving else 0)))
             if not hold and not arriving:
                 self._arrived.append((key, due))
+
+    def _add_standing(
+        self, new: NewMessage, one: NewRecipient, stood: Standing, place: tuple[int, int], hold: int
+    ) -> None:
+        """Add a recipient from elsewhere. It may be before others that were read already: its key is poked."""
+        self._standing.append(standing_row(new, one, stood, place, hold))
+        if not hold:
+            self._arrived.append((one.key, milliseconds(stood.due)))
+            self._transaction.news.poked.add(one.key)
+            self._transaction.moved.add(one.key)
+
+    def _take_over(self, moved: Provenance, tenant: str, message: int) -> None:
+        """Keep what goes with a message from elsewhere: the note of it, its idempotency key."""
+        provenance.note(self._transaction, moved, message)
+        if moved.idempotency_key and known_key(self._transaction, tenant, moved.idempotency_key) is None:
+            insert_key(self._transaction, tenant, moved.idempotency_key, moved.digest, message)
 
     def _add_chunks(self, message: int, chunks: Iterable[tuple[int, bytes]]) -> None:
         for part, data in chunks:
@@ -278,11 +317,12 @@ class Rows:
         insert(db, _INSERT_MESSAGE, self._messages)
         insert(db, _INSERT_PLAIN, self._plain)
         insert(db, _INSERT_RECIPIENT, self._recipients)
+        insert(db, _INSERT_STANDING, self._standing)
         insert(db, _INSERT_CONTENT, self._contents)
         db.executemany("INSERT INTO zsmtp_content_part (message, part, data) VALUES (?, ?, ?)", self._parts)
         for (tenant, key), (digest, message) in self._keys.items():
             insert_key(transaction, tenant, key, digest, message)
-        transaction.octets += 1500 * (len(self._plain) + len(self._recipients))
+        transaction.octets += 1500 * (len(self._plain) + len(self._recipients) + len(self._standing))
         transaction.octets += sum(len(one[-1]) for one in self._contents) + sum(len(one[-1]) for one in self._parts)
         for upload in self._finished:
             _finish(transaction, upload)
@@ -296,6 +336,13 @@ class Rows:
             transaction.count("accepted", self._accepted)
         for name, number in quotas.counted(self._metered, transaction.time).items():
             transaction.count(name, number)
+
+
+def _draw(transaction: WriteTransaction, new: NewMessage) -> int:
+    """The id of a new message. Recipients of one in parts are let go later: those are not put before what was read."""
+    if new.moved is None or len(new.moved.numbers) > PART_RECIPIENTS:
+        return transaction.draw()
+    return provenance.draw_for(transaction, new.moved)
 
 
 def _touch(transaction: WriteTransaction, message: int, *, new: bool) -> None:

@@ -35,7 +35,7 @@ from zsmtp.queue.operators import (
 )
 from zsmtp.queue.quotas import Amount
 from zsmtp.queue.sql import (
-    ENDS,
+    ENDED,
     HISTORY,
     MESSAGE,
     RECIPIENT,
@@ -250,7 +250,7 @@ def ends(db: sqlite3.Connection, wanted: Wanted, before: int | None) -> tuple[li
     first = max(before - _ENTRIES, 0)
     found = db.execute(
         f"SELECT h.id, {columns(HISTORY, 'h')} FROM zsmtp_history h "
-        f"WHERE h.id < ? AND h.id >= ? AND h.outcome IN {ENDS} AND {where.sql} ORDER BY h.id DESC LIMIT ?",
+        f"WHERE h.id < ? AND h.id >= ? AND h.outcome IN {ENDED} AND {where.sql} ORDER BY h.id DESC LIMIT ?",
         (before, first, *where.values, _ROWS),
     ).fetchall()
     entries = [entry_from(row[1:]) for row in found]

@@ -25,8 +25,8 @@ class StoreOptions(NamedTuple):
     history_kept: float
 
 
-def prepare(path: str, shard: int | None, busy: float) -> int:
-    """Make the file and its tables, if they are not there; returns the shard."""
+def prepare(path: str, shard: int | None, busy: float) -> tuple[int, str]:
+    """Make the file and its tables, if they are not there; returns the shard and the uid."""
     try:
         create(path)
         turn = WriteTurn(path)

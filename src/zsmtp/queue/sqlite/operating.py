@@ -19,7 +19,8 @@ from zsmtp.queue.operators import (
     Rule,
 )
 from zsmtp.queue.settling import NoticeRule
-from zsmtp.queue.sql import ENDS, MESSAGE, RECIPIENT, columns, message_from, recipient_from
+from zsmtp.queue.sql import ENDED, MESSAGE, RECIPIENT, columns, message_from, recipient_from
+from zsmtp.queue.sqlite import moving
 from zsmtp.queue.sqlite.attempts import stored
 from zsmtp.queue.sqlite.listing import Place, Wanted
 from zsmtp.queue.sqlite.results import SQLiteChanges, rule_holds
@@ -42,8 +43,9 @@ class Changing(NamedTuple):
 class Operating:
     """What operators change."""
 
-    def __init__(self, notice_rule: NoticeRule) -> None:
+    def __init__(self, notice_rule: NoticeRule, boot: str) -> None:
         self._notice_rule = notice_rule
+        self._boot = boot
 
     def change(self, transaction: WriteTransaction, pieces: list[Changing]) -> list[int | Exception]:
         """Change recipients; answers how many were."""
@@ -55,17 +57,29 @@ class Operating:
         change = piece.change
         if change.hold and not rule_holds(db, change.hold):
             return QueueError(f"there is no rule {change.hold}")
+        if change.move is not None and not moving.began(db, change.move):
+            return QueueError(f"there is no move {change.move}")
         marked = transaction.marked.union(*(attempts for _, _, attempts in stored(db, "zsmtp_mark")))
+        lost = set() if change.move is None else moving.lost(db, self._boot)
         rows = [
             row
             for row in _matching(db, piece)
-            if settling.may_change(change, marked=AttemptKey(row[0], row[1], row[8] + 1) in marked)
+            if (attempt := AttemptKey(row[0], row[1], row[8] + 1))
+            and settling.may_change(
+                change,
+                recipient_from(row),
+                marked=attempt in marked,
+                unsure=attempt in lost,
+                now=transaction.time,
+            )
         ]
         keys = {row[3] for row in rows}
         transaction.moved |= keys
         transaction.news.poked |= keys
         if change.end is not None:
             self._end(transaction, change, rows)
+        elif change.move is not None:
+            moving.set_apart(transaction, change.move, rows)
         else:
             _write(transaction, change, rows)
         transaction.octets += 1500 * len(rows)
@@ -137,7 +151,7 @@ def _write(transaction: WriteTransaction, change: Change, rows: list[tuple[Any, 
 
 def _record(transaction: WriteTransaction, event: HistoryEntry) -> bool:
     (ended, known) = transaction.db.execute(
-        f"SELECT count(*) FILTER (WHERE outcome IN {ENDS}), count(*) FILTER (WHERE outcome = ?) "
+        f"SELECT count(*) FILTER (WHERE outcome IN {ENDED}), count(*) FILTER (WHERE outcome = ?) "
         "FROM zsmtp_history WHERE message = ? AND number = ?",
         (event.outcome.value, event.message, event.number),
     ).fetchone()

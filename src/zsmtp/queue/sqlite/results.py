@@ -20,6 +20,7 @@ from zsmtp.queue.limits import (
     BY_COMMAND,
     CHUNK,
 )
+from zsmtp.queue.moves import is_apart
 from zsmtp.queue.operators import SiteStatus
 from zsmtp.queue.sql import ARRIVING, HISTORY, OWED, columns, owed_values, status_text
 from zsmtp.queue.sqlite.attempts import Attempts, stored
@@ -101,7 +102,9 @@ class SQLiteResults:
         doubts = [
             Open(one.key, attempt, attempt not in marked)
             for attempt in sorted(candidates)
-            if (one := there.get(attempt[:2])) is not None and one.attempts + 1 == attempt.attempt
+            if (one := there.get(attempt[:2])) is not None
+            and one.attempts + 1 == attempt.attempt
+            and not is_apart(one.hold)  # it was set apart without a mark, and got none since
         ]
         alive = {doubt.attempt for doubt in doubts}
         for attempts_of in (self._marks, self._in_hand):

@@ -31,6 +31,7 @@ from zsmtp.queue.limits import (
     HISTORY_KEPT,
     NOTICE_WAIT,
 )
+from zsmtp.queue.moves import ApartRecipient, Departure, Elsewhere, Move, TakenIn
 from zsmtp.queue.operators import (
     Change,
     Health,
@@ -41,7 +42,7 @@ from zsmtp.queue.operators import (
 )
 from zsmtp.queue.quotas import Amount
 from zsmtp.queue.settling import NoticeRule
-from zsmtp.queue.sqlite import check, claims, listing, suppressing, sweep
+from zsmtp.queue.sqlite import check, claims, listing, moving, provenance, suppressing, sweep
 from zsmtp.queue.sqlite.connect import resolved
 from zsmtp.queue.sqlite.delivery import SQLiteDelivery
 from zsmtp.queue.sqlite.intake import SQLiteIntake
@@ -83,10 +84,11 @@ _BEFORE_ALL: Place = (-1, -1)
 class SQLiteStore:
     """A ``QueueStore`` in a SQLite file. Made by :meth:`open`."""
 
-    def __init__(self, path: str, shard: int, writer: Writer, options: StoreOptions) -> None:
+    def __init__(self, path: str, shard: int, uid: str, writer: Writer, options: StoreOptions) -> None:
         loop = asyncio.get_running_loop()
         self._path = path
         self._shard = shard
+        self._uid = uid
         self._writer = writer
         self._options = options
         self._claims = Reader("zsmtp queue claims", loop, path, cache=_CLAIM_CACHE)
@@ -101,13 +103,16 @@ class SQLiteStore:
             release=self._let_go_soon,
         )
         intake = SQLiteIntake(shard, options.free_space)
-        operating = Operating(options.notice_rule)
+        operating = Operating(options.notice_rule, options.boot)
         self._submit = JobKind("taking messages", intake.submit, octets=octets_of)
         self._part = JobKind("taking a large message", intake.write_part, octets=octets_of_part, durable=not_durable)
         self._discard = JobKind("discarding a message", intake.discard, durable=not_durable)
         self._notify = JobKind("queueing a notice", intake.notify)
         self._change = JobKind("changing recipients", operating.change)
         self._add_rule = JobKind("adding a rule", operating.add_rule)
+        self._begin_of_move = JobKind("beginning a move", moving.begin)
+        self._depart = JobKind("ending recipients that moved", moving.depart)
+        self._departed = JobKind("noting what departed", provenance.departed, durable=not_durable)
         self._release = JobKind("releasing recipients", operating.release)
         self._record = JobKind("writing an event", operating.record)
         self._suppress = JobKind("suppressing addresses", suppressing.add)
@@ -125,6 +130,8 @@ class SQLiteStore:
                 sweep.pokes,
                 sweep.suppressions,
                 sweep.let_go_left,
+                provenance.sweep,
+                moving.sweep,
                 sweep.room,
             )
         ]
@@ -160,9 +167,9 @@ class SQLiteStore:
             notice_rule=notice_rule,
             history_kept=history_kept,
         )
-        found = await asyncio.to_thread(prepare, name, shard, busy)
+        found, uid = await asyncio.to_thread(prepare, name, shard, busy)
         writer = Writer(asyncio.get_running_loop(), name, busy=busy, clock=clock)
-        store = cls(name, found, writer, options)
+        store = cls(name, found, uid, writer, options)
         writer.start()
         return store
 
@@ -170,6 +177,11 @@ class SQLiteStore:
     def shard(self) -> int:
         """The shard its ids belong to."""
         return self._shard
+
+    @property
+    def uid(self) -> str:
+        """What tells this queue from all others."""
+        return self._uid
 
     @property
     def path(self) -> str:
@@ -477,6 +489,40 @@ class SQLiteStore:
     async def counters(self) -> Mapping[str, int]:
         """Totals since the queue was made."""
         return await self._lists.read("reading counters", listing.counters)
+
+    # ------------------------------------------------------------------ moving
+
+    async def begin_move(self, to: Elsewhere, *, by: str) -> Move:
+        """Begin a move to another queue."""
+        return await self._writer.do(self._begin_of_move, moving.MoveBeginning(to, by))
+
+    async def moves(self) -> list[Move]:
+        """The moves that began, oldest first."""
+        return await self._lists.read("reading moves", moving.moves)
+
+    async def apart(
+        self, move: int, *, message: int = 0, after: Place = _BEFORE_ALL, limit: int
+    ) -> list[ApartRecipient]:
+        """Recipients that are set apart in a move, in order of their ids."""
+        return await self._lists.read(
+            "looking for what moves", partial(moving.apart, move=move, message=message, after=after, limit=limit)
+        )
+
+    async def depart(self, departures: Sequence[Departure], *, by: str) -> int:
+        """End recipients that are in another queue by now."""
+        return await self._writer.do(self._depart, moving.Departing(departures, by))
+
+    async def taken_in(self, queue: str, messages: Collection[int] = ()) -> list[TakenIn]:
+        """The notes of what was taken in from a queue."""
+        return await self._lists.read(
+            "looking for what was taken in", partial(provenance.taken_in, queue=queue, messages=messages)
+        )
+
+    async def departed(self, queue: str, notes: Collection[TakenIn]) -> None:
+        """Note that this has departed from its source."""
+        await self._writer.do(self._departed, provenance.DepartedNotes(queue, notes))
+
+    # ------------------------------------------------------------------- state
 
     async def health(self) -> Health:
         """What the last transaction failed by, if it can be seen that this is not over."""

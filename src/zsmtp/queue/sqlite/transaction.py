@@ -57,7 +57,20 @@ class News:
 class WriteTransaction:
     """What is gathered in one transaction."""
 
-    __slots__ = ("_after", "_before", "_counted", "_id", "db", "marked", "moved", "news", "now", "octets", "time")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_counted",
+        "_id",
+        "_kept",
+        "db",
+        "marked",
+        "moved",
+        "news",
+        "now",
+        "octets",
+        "time",
+    )
 
     def __init__(self, db: Executes, time: float) -> None:
         self.db = db
@@ -74,6 +87,7 @@ class WriteTransaction:
         self._before: list[Callable[[], None]] = []
         self._after: list[Callable[[], None]] = []
         self._id = 0
+        self._kept: set[int] = set()
 
     def meta(self, name: str) -> Any:
         """A single value."""
@@ -88,6 +102,20 @@ class WriteTransaction:
         """A new id."""
         self._id = next_id(self._id or self.meta("last_id"), self.time)
         return self._id
+
+    def draw_up_to(self, wanted: int) -> bool:
+        """Draw an id that messages from elsewhere have, if it is behind the last one."""
+        if wanted <= (self._id or self.meta("last_id")):
+            return False
+        self._id = wanted
+        return True
+
+    def keep(self, wanted: int, *, free: bool) -> bool:
+        """Give an id before the last one to a message from elsewhere, if it is free and was not given just now."""
+        if not free or wanted in self._kept:
+            return False
+        self._kept.add(wanted)
+        return True
 
     @property
     def last_id(self) -> int:

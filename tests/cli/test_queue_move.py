@@ -1,0 +1,171 @@
+"""``zsmtp queue move``: what it moves, prints and records, from every store to a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.queueconsole import Console, environment, on
+from tests.queue import harness
+from tests.queue.harness import NOON, STORES, Make, MemoryHarness, new, rows, there
+
+from zsmtp.cli.sysexits import Exit
+from zsmtp.queue.filter import Filter
+from zsmtp.queue.ids import to_text
+from zsmtp.queue.moves import Elsewhere
+from zsmtp.queue.operators import Change
+from zsmtp.queue.sqlite.store import SQLiteStore
+
+EVERYBODY = ["bob@example.net", "dave@example.com", "erin@example.com"]
+
+
+@pytest.fixture(autouse=True)
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("ZSMTP_QUEUE", "/var/lib/old.db")
+    return environment(monkeypatch)
+
+
+@pytest.fixture(params=STORES.values(), ids=STORES)
+def make(request: pytest.FixtureRequest) -> Make:
+    store: Make = request.param
+    return store
+
+
+async def made(folder: Path) -> str:
+    """A queue that is there and empty."""
+    await (await SQLiteStore.open(folder / "new.db")).close()
+    return str(folder / "new.db")
+
+
+async def arrived(path: str) -> list[harness.Row]:
+    """What is in a queue that is in order."""
+    store = await SQLiteStore.open(path)
+    found = await rows(store)
+    assert await harness.findings(store) == []
+    await store.close()
+    return found
+
+
+def says(out: str, words: str) -> bool:
+    """Whether words are said, however the lines are wrapped."""
+    return "".join(words.split()) in "".join(out.split())
+
+
+def test_mail_is_moved(make: Make, log: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario(console: Console) -> None:
+        target = await made(tmp_path)
+        ran = await console.run(f"move {target} example.net --dry-run")
+        assert (ran.status, ran.lines[0]) == (0, f"1 recipient would be moved to {target}")
+        assert "bob@example.net" in ran.lines[1]
+        assert await arrived(target) == []
+        ran = await console.run(f"move {target} example.net --yes --because 'the new machine'")
+        assert (ran.status, ran.out, ran.err) == (0, f"1 recipient moved to {target}\n", "")
+        (row,) = await arrived(target)
+        assert row.recipient.address == b"bob@example.net"
+        assert (row.recipient.attempts, row.recipient.status, row.recipient.due) == (1, "4.7.1", NOON + 330)
+        who = "by ann (uid 1000): the new machine"
+        assert log[-1] == f"queue move: 1 recipient moved to {target} (domain=example.net), {who}"
+
+        ran = await console.run("why bob@example.net")
+        assert ran.lines[0] == "moved at 2025-11-28 12:01:00 (now) by ann (uid 1000): the new machine"
+        assert says(ran.out, f"It went to {console.ids[0]} in {target}; that queue delivers it.")
+        ran = await console.run("ends --end moved --json")
+        assert json.loads(ran.lines[0])["reason"] == f"to {console.ids[0]} in {target}"
+        came = Console(console.queue, capsys)
+        came.queue = harness.SQLiteHarness(tmp_path)
+        came.queue.store = await SQLiteStore.open(target)
+        ran = await came.run("why bob@example.net")
+        assert says(ran.out, f"before, it was {console.ids[0]} in /var/lib/old.db")
+        await came.queue.store.close()
+
+        ran = await console.run(f"move {target} --all --yes --json")
+        document = json.loads(ran.out)
+        assert document == {
+            "schema": "zsmtp.queue-move/1",
+            "to": target,
+            "matching": 2,
+            "moved": 2,
+            "left": 0,
+            "dry_run": False,
+            "filter": "",
+            "problems": [],
+        }
+        assert sorted(row.recipient.address.decode() for row in await arrived(target)) == EVERYBODY
+        ran = await console.run(f"move {target} --all --yes")
+        assert (ran.status, ran.out, ran.err) == (1, "", "zsmtp queue move: no recipient matches\n")
+
+    on(make, tmp_path, capsys, scenario)
+
+
+def test_what_is_on_the_way_goes_on(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario(console: Console) -> None:
+        target, source = await made(tmp_path), console.queue.store
+        there_is = await SQLiteStore.open(target)
+        move = await source.begin_move(Elsewhere(there_is.uid, target), by="bob (uid 7)")
+        await there_is.close()
+        _ = [one async for one in source.change(Filter.parse("domain=example.net"), Change(move=move.number))]
+        ran = await console.run("why bob@example.net")
+        assert says(ran.out, f"on its way to {target}")
+        assert says(ran.out, "which bob (uid 7) began at 2025-11-28 12:01:00")
+        assert (await console.run("release bob@example.net --yes")).out == "0 recipients released\n"
+        ran = await console.run(f"move {target} to=nobody@example.com --yes")
+        assert (ran.status, ran.out) == (0, f"1 recipient moved to {target}\n")
+        (row,) = await arrived(target)
+        assert row.recipient.hold == 0
+
+    on(make, tmp_path, capsys, scenario)
+
+
+def test_what_somebody_has_in_hand_stays(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario(console: Console) -> None:
+        target, store = await made(tmp_path), console.queue.store
+        await store.submit([new("a@example.net"), new("b@example.net")])
+        await store.join("node")
+        lease = await harness.lease_of(store)
+        one, _ = await harness.claim(store, lease, NOON)
+        assert await store.mark(lease, [one.recipient.next_attempt])
+        ran = await console.run(f"move {target} --all --yes")
+        assert (ran.status, ran.out) == (0, f"1 recipient moved to {target}\n")
+        assert ran.err == (
+            "zsmtp queue move: 1 recipient still here: being delivered or in doubt, on the way, or came meanwhile; "
+            "move again later\n"
+        )
+        assert await there(store) == [one.recipient.address.decode()]
+        assert await store.settle(lease, [harness.deferred(one.recipient, NOON, NOON + 60)], []) == []
+        assert (await console.run(f"move {target} --all --yes")).status == 0
+        assert sorted(row.recipient.attempts for row in await arrived(target)) == [0, 1]
+
+    on(make, tmp_path, capsys, scenario, fill=False)
+
+
+def test_what_cannot_be_read_is_named_and_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario(console: Console) -> None:
+        target, queue = await made(tmp_path), console.queue
+        assert isinstance(queue, MemoryHarness)
+        broken, _ = await queue.store.submit([new("a@example.net"), new("b@example.net")])
+        content = queue.store._data.contents.pop(broken.id)
+        ran = await console.run(f"move {target} --all --yes")
+        assert (ran.status, ran.out) == (1, f"1 recipient moved to {target}\n")
+        assert f"{to_text(broken.id, queue.store.shard)} could not be moved: " in ran.err
+        queue.store._data.contents[broken.id] = content
+        assert (await console.run(f"move {target} --all --yes")).status == 0
+        assert len(await arrived(target)) == 2
+
+    on(lambda folder: MemoryHarness(), tmp_path, capsys, scenario, fill=False)
+
+
+def test_a_target_must_be_another_queue_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario(console: Console) -> None:
+        assert (await console.run("move --all --yes")).status == Exit.USAGE
+        target = await made(tmp_path)
+        assert (await console.run(f"move {target} --yes")).status == Exit.USAGE  # of whom?
+        ran = await console.run(f"move {tmp_path}/nowhere.db --all --yes")
+        assert (ran.status, ran.out) == (Exit.NO_INPUT, "")
+        assert "No such file" in ran.err
+        ran = await console.run(f"move {tmp_path}/queue.db --all --yes")
+        assert ran.status == Exit.USAGE
+        assert "are the same queue" in ran.err
+        assert await there(console.queue.store) == EVERYBODY
+
+    on(harness.SQLiteHarness, tmp_path, capsys, scenario)
