@@ -1454,8 +1454,8 @@ async def an_event_is_written_once_and_changes_no_end(queue: Harness) -> None:
     store = await queue.crash(machine=True)
     assert await store.history(accepted.id) == [
         end,
-        replaced(event, reason="x" * 500),
-        replaced(event, reason="x" * 500, outcome=Outcome.COMPLAINED),
+        replaced(event, reason="x" * 497 + "..."),
+        replaced(event, reason="x" * 497 + "...", outcome=Outcome.COMPLAINED),
     ]
     assert [one.outcome async for one in store.ends(Filter())] == [Outcome.DROPPED]
     assert await there(store) == ["b@example.net"]
