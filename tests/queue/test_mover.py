@@ -209,6 +209,23 @@ async def a_filter_chooses(source: Harness, target: Harness) -> None:
     assert await moved(source.store, target.store) == 3
 
 
+async def many_go_there_and_back(source: Harness, target: Harness) -> None:
+    """Ids that lie close together, and were used in either queue before."""
+    addresses = [f"u{number}@example.net" for number in range(60)]
+    await source.store.submit([new(address) for address in addresses])
+    await target.store.submit([new("other@example.net") for _ in range(20)])
+    source.wait(60)
+    target.wait(60)
+    for start, goal in ((source, target), (target, source), (source, target)):
+        assert await moved(start.store, goal.store, "from=ann@shop.example to!=other@example.net") == len(addresses)
+        found = await rows(goal.store, "to!=other@example.net")
+        assert sorted(row.recipient.address.decode() for row in found) == sorted(addresses)
+        assert len({row.message.id for row in found}) == len(addresses)
+        (last,) = await goal.store.submit([new("other@example.net")])  # the next id is free, too
+        assert last.id not in {row.message.id for row in found}
+        assert await findings(goal.store) == []
+
+
 async def what_cannot_be_taken_now_is_taken_later(source: Harness, target: Harness) -> None:
     await source.store.submit([new("a@example.net"), new("b@example.net")])
     target.free = 1000
@@ -229,7 +246,9 @@ def test_a_queue_is_not_moved_to_itself(tmp_path: Path) -> None:
 
 @pairs
 @pytest.mark.parametrize(
-    "scenario", [a_filter_chooses, what_cannot_be_taken_now_is_taken_later], ids=lambda scenario: scenario.__name__
+    "scenario",
+    [a_filter_chooses, many_go_there_and_back, what_cannot_be_taken_now_is_taken_later],
+    ids=lambda scenario: scenario.__name__,
 )
 def test_pair(
     scenario: Callable[[Harness, Harness], Awaitable[None]], source: str, target: str, tmp_path: Path

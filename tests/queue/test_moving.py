@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -287,6 +288,23 @@ async def what_comes_from_elsewhere_comes_once(queue: Harness) -> None:
 DAY_OF_IDS = int(DAY * 1000) << 22
 
 
+async def what_is_refused_leaves_no_note(queue: Harness) -> None:
+    """Of a request that cannot be taken nothing is kept, and others of the same transaction are."""
+    store = queue.store
+    old = (await store.submit([new("before@example.net")]))[0].id - DAY_OF_IDS
+    good = from_elsewhere("a@example.net", message=old, move=1)
+    bad = from_elsewhere("b@example.net", message=old + 1)
+    bad = replace(bad, recipients=[replace(bad.recipients[0], key="\0")])
+    answers = await asyncio.gather(
+        store.submit([good, bad]), store.submit([new("c@example.net")]), return_exceptions=True
+    )
+    assert isinstance(answers[0], QueueError)
+    assert await store.taken_in(FAR.uid) == []
+    assert await there(store) == ["before@example.net", "c@example.net"]
+    (accepted,) = await store.submit([good])
+    assert [note.here for note in await store.taken_in(FAR.uid)] == [accepted.id]
+
+
 async def what_comes_from_elsewhere_is_found_by_who_delivers(queue: Harness) -> None:
     store = queue.store
     await store.submit([new(f"{name}@example.net", due=NOON) for name in "ab"])
@@ -342,6 +360,7 @@ async def a_change_needs_a_move_that_began(queue: Harness) -> None:
         holds_are_kept_and_rules_are_asked_again,
         what_departs_has_its_end_and_owes_nothing,
         what_comes_from_elsewhere_comes_once,
+        what_is_refused_leaves_no_note,
         what_comes_from_elsewhere_is_found_by_who_delivers,
         ids_of_the_future_are_not_kept,
         a_change_needs_a_move_that_began,

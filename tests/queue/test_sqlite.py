@@ -690,14 +690,17 @@ def test_migrations_are_applied_once_and_in_order(
     assert database.execute("SELECT value FROM zsmtp_meta WHERE name = 'schema'").fetchone() == (len(later),)
 
 
-def test_a_file_of_the_first_release_gets_a_list_of_suppressions(database: sqlite3.Connection, tmp_path: Path) -> None:
-    database.execute("DROP TABLE zsmtp_suppression")
-    database.execute("UPDATE zsmtp_meta SET value = 1 WHERE name = 'schema'")
+def test_a_file_of_the_first_release_gets_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as first:
+        first.setattr(connect, "numbered_files", lambda folder: numbered_files(folder)[:1])
+        with pytest.raises(KeyError, match="uid"):  # which came later
+            asyncio.run(SQLiteStore.open(tmp_path / "q.db", shard=3))
 
     async def main() -> None:
         store = await SQLiteStore.open(tmp_path / "q.db")
+        await store.submit([new("bob@example.net")])
         await store.suppress([Suppression(address=b"bob@example.net", at=0.0)])
-        await store.submit([new()])
+        await store.submit([new("bob@example.net")])
         await store.close()
 
     asyncio.run(main())

@@ -142,7 +142,9 @@ class NewRows:
         self._contents: list[tuple[int, int, bytes]] = []
         self._arrived: list[tuple[str, int]] = []
         self._finished: list[Staged] = []  # uploads
-        self._notes: list[Provenance] = []
+        self._notes: list[Provenance] = []  # what came from elsewhere in this transaction
+        self._taken_in: list[tuple[object, ...]] = []
+        self._moved_keys: list[tuple[object, ...]] = []
         self._accepted = 0
         self._metered: list[tuple[str, Amount]] = []
 
@@ -156,6 +158,9 @@ class NewRows:
             self._arrived,
             self._finished,
             self._metered,
+            self._notes,
+            self._taken_in,
+            self._moved_keys,
         ]
         lengths = [len(one) for one in lists]
         accepted = self._accepted
@@ -212,22 +217,17 @@ class NewRows:
 
     def _check_moved(self, messages: Iterable[NewMessage]) -> None:
         """Raise Conflict if recipients from elsewhere are here already."""
-        for new in messages:
-            if (moved := new.moved) is not None:
-                provenance.lock_source(self._transaction, moved)
-                known = provenance.taken_in(self._transaction.db, moved.queue, [moved.message])
-                intake.check_not_taken_in(moved, known, self._notes)
-                self._notes.append(moved)
+        moving = [new.moved for new in messages if new.moved is not None]
+        known = provenance.notes_of(self._transaction, moving) if moving else {}
+        for moved in moving:
+            intake.check_not_taken_in(moved, known.get((moved.queue, moved.message), ()), self._notes)
+            self._notes.append(moved)
 
     def _take_over(self, moved: Provenance, tenant: str, message: int) -> None:
         """Keep what goes with a message from elsewhere: the note of it, its idempotency key."""
-        provenance.note(self._transaction, moved, message)
+        self._taken_in.append((moved.queue, moved.move, moved.message, list(moved.numbers), message))
         if moved.idempotency_key:
-            self._transaction.db.execute(
-                "INSERT INTO zsmtp_idempotency (tenant, key, digest, message) VALUES (%s, %s, %s, %s) "
-                "ON CONFLICT (tenant, key) DO NOTHING",
-                (tenant, moved.idempotency_key, moved.digest, message),
-            )
+            self._moved_keys.append((tenant, moved.idempotency_key, moved.digest, message))
 
     def _insert_key(self, new: NewMessage, message: int) -> tuple[bytes, int] | None:
         """Remember an idempotency key; if it is known, its digest and message. Waits for whoever is inserting it."""
@@ -332,6 +332,7 @@ class NewRows:
         insert(transaction, "zsmtp_recipient", NEW_RECIPIENT, self._recipients)
         insert(transaction, "zsmtp_recipient", RECIPIENT, self._standing)
         insert(transaction, "zsmtp_content", ("message", "part", "data"), self._contents)
+        provenance.keep(transaction, self._taken_in, self._moved_keys)
         for upload in self._finished:
             _finish(transaction, upload)
         if self._messages:

@@ -5,7 +5,7 @@ The steps of a move are those of ``zsmtp.queue.moves``.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from zsmtp.queue.ids import first_id
@@ -32,27 +32,55 @@ class NotesOfDeparted(NamedTuple):
 
 def draw_for(transaction: WriteTransaction, moved: Provenance) -> int:
     """The id of a message from elsewhere: the one it has there, or the next one that is free."""
-    db, wanted = transaction.db, moved.message
+    wanted = moved.message
     if wanted >= first_id(transaction.time):
         return transaction.draw(1)
-    drawn = one(db, "SELECT zsmtp_draw(%s, 1)", wanted)  # all before it were given, or will never be
-    while wanted < drawn and (wanted in transaction.kept_ids or one(db, f"SELECT {_KNOWN}", *[wanted] * len(_TABLES))):
+    drawn = transaction.draw_from(wanted, 1)  # all before it were given, or will never be
+    while wanted < transaction.first_drawn and _is_known(transaction, wanted):
         wanted += 1
+    if wanted >= transaction.first_drawn:
+        return drawn
     transaction.kept_ids.add(wanted)
     return wanted
 
 
-def lock_source(transaction: WriteTransaction, moved: Provenance) -> None:
-    """Let nobody else take a message of another queue in before this transaction is over."""
-    transaction.db.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{moved.queue} {moved.message}",))
+def _is_known(transaction: WriteTransaction, message: int) -> bool:
+    """Whether anything is known of an id."""
+    known = one(transaction.db, f"SELECT {_KNOWN}", *[message] * len(_TABLES))
+    return message in transaction.kept_ids or bool(known)
 
 
-def note(transaction: WriteTransaction, moved: Provenance, here: int) -> None:
-    """Note that recipients of a message from elsewhere are here."""
+def notes_of(transaction: WriteTransaction, moving: Sequence[Provenance]) -> dict[tuple[str, int], list[TakenIn]]:
+    """What is noted of messages of other queues. Nobody else takes any of them in before this transaction is over."""
     transaction.db.execute(
-        "INSERT INTO zsmtp_taken_in (queue, move, message, numbers, here) VALUES (%s, %s, %s, %s::integer[], %s)",
-        (moved.queue, moved.move, moved.message, list(moved.numbers), here),
-    )
+        "SELECT pg_advisory_xact_lock(number) FROM (SELECT DISTINCT hashtextextended(w.word, 0) AS number "
+        "FROM unnest(%s::text[]) AS w (word) ORDER BY 1) AS numbers",
+        ([f"{moved.queue} {moved.message}" for moved in moving],),
+    ).fetchall()
+    found: dict[tuple[str, int], list[TakenIn]] = {}
+    for queue in {moved.queue for moved in moving}:
+        messages = [moved.message for moved in moving if moved.queue == queue]
+        for note in taken_in(transaction.db, queue, messages):
+            found.setdefault((queue, note.message), []).append(note)
+    return found
+
+
+def keep(transaction: WriteTransaction, notes: Sequence[Sequence[object]], keys: Sequence[Sequence[object]]) -> None:
+    """Write notes of what came, and the idempotency keys that are not used here."""
+    if notes:
+        with transaction.db.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO zsmtp_taken_in (queue, move, message, numbers, here) "
+                "VALUES (%s, %s, %s, %s::integer[], %s)",
+                notes,
+            )
+    if keys:
+        with transaction.db.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO zsmtp_idempotency (tenant, key, digest, message) VALUES (%s, %s, %s, %s) "
+                "ON CONFLICT (tenant, key) DO NOTHING",
+                keys,
+            )
 
 
 def taken_in(db: Connection, queue: str, messages: Collection[int] = ()) -> list[TakenIn]:

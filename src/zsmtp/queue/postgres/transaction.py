@@ -66,6 +66,7 @@ class WriteTransaction:
         "_reads_first",
         "_undo",
         "due",
+        "first_drawn",
         "kept_ids",
         "now",
         "poked",
@@ -94,6 +95,8 @@ class WriteTransaction:
         """Whether there are suppressions, as far as ids were drawn; else :meth:`look_for_suppressions` looks."""
         self.kept_ids: set[int] = set()
         """Ids that messages from elsewhere have and keep."""
+        self.first_drawn = LARGEST
+        """The least id that was drawn in this transaction: none behind it is free, though no row may have it yet."""
         self._counted: dict[str, int] = {}
         self._known_rules: dict[int, bool] = {}
         self._after: list[Callable[[], object]] = []
@@ -152,8 +155,12 @@ class WriteTransaction:
     def draw(self, many: int) -> int:
         """So many new ids that follow each other: the first one. Raises QueueUnavailable."""
         next_id(0, self.time)  # raises if the clock is beyond all ids
-        question = f"SELECT zsmtp_draw(%s, %s), {_SUPPRESSES}"
-        ((first, self.suppresses),) = self.ask(question, (min(first_id(self.time), LARGEST), many))
+        return self.draw_from(min(first_id(self.time), LARGEST), many)
+
+    def draw_from(self, lowest: int, many: int) -> int:
+        """So many new ids, none below a bound: the first one."""
+        ((first, self.suppresses),) = self.ask(f"SELECT zsmtp_draw(%s, %s), {_SUPPRESSES}", (lowest, many))
+        self.first_drawn = min(self.first_drawn, first)
         return int(first)
 
     def look_for_suppressions(self) -> None:

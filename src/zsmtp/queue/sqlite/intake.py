@@ -139,7 +139,9 @@ class Rows:
         self._arrived: list[tuple[str, int]] = []
         self._finished: list[Staged] = []  # uploads
         self._keys: dict[tuple[str, str], tuple[bytes, int]] = {}
-        self._notes: list[Provenance] = []
+        self._notes: list[Provenance] = []  # what came from elsewhere in this transaction
+        self._taken_in: list[tuple[Provenance, int]] = []
+        self._moved_keys: list[tuple[str, str, bytes, int]] = []
         self._rules: set[int] | None = None
         self._accepted = 0
         self._metered: list[tuple[str, Amount]] = []
@@ -156,6 +158,9 @@ class Rows:
             self._arrived,
             self._finished,
             self._metered,
+            self._notes,
+            self._taken_in,
+            self._moved_keys,
         ]
         lengths = [len(one) for one in lists]
         accepted = self._accepted
@@ -290,9 +295,9 @@ class Rows:
 
     def _take_over(self, moved: Provenance, tenant: str, message: int) -> None:
         """Keep what goes with a message from elsewhere: the note of it, its idempotency key."""
-        provenance.note(self._transaction, moved, message)
-        if moved.idempotency_key and known_key(self._transaction, tenant, moved.idempotency_key) is None:
-            insert_key(self._transaction, tenant, moved.idempotency_key, moved.digest, message)
+        self._taken_in.append((moved, message))
+        if moved.idempotency_key:
+            self._moved_keys.append((tenant, moved.idempotency_key, moved.digest, message))
 
     def _add_chunks(self, message: int, chunks: Iterable[tuple[int, bytes]]) -> None:
         for part, data in chunks:
@@ -324,6 +329,11 @@ class Rows:
             insert_key(transaction, tenant, key, digest, message)
         transaction.octets += 1500 * (len(self._plain) + len(self._recipients) + len(self._standing))
         transaction.octets += sum(len(one[-1]) for one in self._contents) + sum(len(one[-1]) for one in self._parts)
+        for moved, message in self._taken_in:
+            provenance.note(transaction, moved, message)
+        for tenant, key, digest, message in self._moved_keys:
+            if known_key(transaction, tenant, key) is None:
+                insert_key(transaction, tenant, key, digest, message)
         for upload in self._finished:
             _finish(transaction, upload)
         if self._messages:

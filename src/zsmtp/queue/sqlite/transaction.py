@@ -60,6 +60,7 @@ class WriteTransaction:
     __slots__ = (
         "_after",
         "_before",
+        "_before_all",
         "_counted",
         "_id",
         "_kept",
@@ -87,6 +88,7 @@ class WriteTransaction:
         self._before: list[Callable[[], None]] = []
         self._after: list[Callable[[], None]] = []
         self._id = 0
+        self._before_all = 0
         self._kept: set[int] = set()
 
     def meta(self, name: str) -> Any:
@@ -100,19 +102,29 @@ class WriteTransaction:
 
     def draw(self) -> int:
         """A new id."""
-        self._id = next_id(self._id or self.meta("last_id"), self.time)
+        self._id = next_id(self._last(), self.time)
         return self._id
+
+    def _last(self) -> int:
+        """The last id that was given, in this transaction or before it."""
+        if not self._id:
+            self._before_all = int(self.meta("last_id"))
+        return self._id or self._before_all
 
     def draw_up_to(self, wanted: int) -> bool:
         """Draw an id that messages from elsewhere have, if it is behind the last one."""
-        if wanted <= (self._id or self.meta("last_id")):
+        if wanted <= self._last():
             return False
         self._id = wanted
         return True
 
     def keep(self, wanted: int, *, free: bool) -> bool:
-        """Give an id before the last one to a message from elsewhere, if it is free and was not given just now."""
-        if not free or wanted in self._kept:
+        """Give an id before the last one to a message from elsewhere, if it is free.
+
+        What this transaction gave is not free, though no row may have it yet.
+        """
+        self._last()
+        if not free or wanted in self._kept or wanted > self._before_all:
             return False
         self._kept.add(wanted)
         return True
