@@ -55,12 +55,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--timeout", type=seconds, metavar="SECONDS", help="the longest wait for anything the peer does")
 
 
+_ELSEWHERE = {
+    "resolver": ": the agent's name server is RESOLVER in the ZENV file",
+    "ca_file": ": the agent has that in the file of -S",
+    "tls": ": the agent has that in the file of -S",
+    "helo": ": the agent has -h for that",
+}
+
+
 def refuse_options(options: argparse.Namespace, instead: str) -> None:
     """Raise CommandFailed if one of the options is given that say what ``instead`` says already."""
     for name in CLIENT_OPTIONS:
         if getattr(options, name):
             flag = {"family": "-4 or -6"}.get(name, f"--{name.replace('_', '-')}")
-            raise CommandFailed(Exit.USAGE, f"{flag} does not go with {instead}")
+            hint = _ELSEWHERE.get(name, "") if instead == "--agent" else ""
+            raise CommandFailed(Exit.USAGE, f"{flag} does not go with {instead}{hint}")
 
 
 _OPTIONS = {"helo_name": "--helo", "nameserver": "--resolver"}  # what the keys of a Config are here

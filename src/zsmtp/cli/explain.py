@@ -28,6 +28,7 @@ from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.cli.terminal import look_of
 from zsmtp.cli.waiting import WaitingNotices, waiting_told
 from zsmtp.client.addresslist import read_address
+from zsmtp.client.config import Config
 from zsmtp.delivery.announce import fetches_told
 from zsmtp.dns.answer import Query, RecordType
 from zsmtp.dns.candidates import Candidate, Endpoint
@@ -41,6 +42,7 @@ from zsmtp.text.tree import draw
 
 PROBE_TIME = 30.0  # seconds that any one wait of a probe takes at most, unless --timeout says otherwise
 PROBES_AT_A_TIME = 8
+NOTHING_ASKED = "a DOMAIN or ADDRESS is wanted, or --rcpt, --relay or --replay TRACE"
 
 _DESCRIPTION = "Show what a delivery would do, and why: hosts, addresses, DNSSEC, DANE, MTA-STS, TLS, greeting, limits."
 _EPILOG = """\
@@ -58,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
         "what",
         nargs="*",
         metavar="DOMAIN|ADDRESS",
-        help="a domain, [literal], or mail address; with --relay it may be left out",
+        help="a domain, [literal], or mail address; with a relay it may be left out",
     )
     parser.add_argument("--json", action="store_true", help="print JSON (zsmtp.explain/1) with the plans complete")
     parser.add_argument(
@@ -97,8 +99,8 @@ def run(arguments: list[str]) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     options.connect = options.connect or bool(options.rcpt)
-    if not options.what and not options.replay and not options.rcpt and options.relay is None:
-        parser.error("a DOMAIN or ADDRESS is wanted, or --rcpt, --relay or --replay TRACE")
+    if not (options.what or options.replay or options.rcpt or options.relay or options.config):
+        parser.error(NOTHING_ASKED)
     if options.sender != "<>" and options.agent is not None and not options.rcpt:
         parser.error("--from goes with --rcpt: the agent has no routes of senders")
     if options.trace is not None and not options.connect:
@@ -126,13 +128,14 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
 
         yield replay(path)
     sender, questions = _questions(options)
-    if options.what or questions or (options.relay is not None and not options.replay):
+    relayed = (options.relay or options.config) and not options.replay
+    if options.what or questions or relayed:
         longest = (options.timeout or PROBE_TIME) if options.connect else None
         tracing = Tracing(options.trace, complain=_complain) if options.trace is not None else None
         if options.agent is None:
             config = read_configuration(options)
             ways: Backends = ClientBackends(config)
-            asked = options.what or ([] if questions else [str(config.relay)])  # whatever goes there
+            asked = options.what or ([] if questions else _relay_of(config))  # whatever goes there
         else:
             ways, asked = AgentBackends(options.agent), options.what
         with closing(ways), waiting_told("zsmtp explain") as notices:
@@ -141,6 +144,13 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
                 yield explainer.explain(one, sender=sender)
             for address, question in questions.items():
                 yield explainer.explain(address, question=question, sender=sender)
+
+
+def _relay_of(config: Config) -> list[str]:
+    """What stands for all mail. Raises CommandFailed without a relay: then it goes to as many places as there are."""
+    if config.relay is None:
+        raise CommandFailed(Exit.USAGE, f"{NOTHING_ASKED}; the configuration has no relay")
+    return [str(config.relay)]
 
 
 def _questions(options: argparse.Namespace) -> tuple[bytes, dict[str, RecipientQuestion]]:

@@ -85,6 +85,7 @@ def _candidate(explanation: Explanation, endpoint: Endpoint) -> dict[str, Any]:
         "host": endpoint.host,
         "address": endpoint.address,
         "port": endpoint.port,
+        "private": explanation.is_private(endpoint),
         "from": None if introduction is None else _introduction(introduction),
         "tlsa": [_tlsa_answer(answer) for answer in explanation.tlsa_answers(endpoint)],
         "mta_sts": None if finding is None else {"mode": finding.mode.value, "listed": finding.listed},

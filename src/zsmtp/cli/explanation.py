@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from typing import TypeVar
 
 from zsmtp.cli.probe import Probe, RecipientAnswer
@@ -34,6 +35,8 @@ from zsmtp.records import replace
 from zsmtp.tls.policy import Barred
 
 T = TypeVar("T")
+
+_PRIVATE = tuple(ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 
 SourceOf = Callable[[Endpoint], str]
 """The local address that a connection to an endpoint comes from, "" for UNIX sockets; raises ConnectError."""
@@ -148,6 +151,13 @@ class Explanation:
             if probe is not None and probe.answer is not None:
                 return probe.answer
         return None
+
+    def is_private(self, endpoint: Endpoint) -> bool:
+        """Whether the DNS leads to an address that only a private network has (RFC 1918, RFC 4193)."""
+        if self.via or endpoint.literal or endpoint.family is Family.UNIX:
+            return False
+        address = ip_address(endpoint.address.partition("%")[0])
+        return any(address in network for network in _PRIVATE)
 
     def tlsa_answers(self, endpoint: Endpoint) -> tuple[Answer, ...]:
         """The answers about TLSA records for the port of ``endpoint`` and the names it goes by, in the order asked."""

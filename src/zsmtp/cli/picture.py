@@ -240,6 +240,9 @@ def _add_candidate(parent: Node, candidate: Candidate, explanation: Explanation)
     node = parent.add(label)
     if _required_alike(explanation.plan) is None:
         _tell_requirement(node, explanation.plan, endpoint)
+    if explanation.is_private(endpoint):
+        told = f"{endpoint.address} is a private address: nobody else's mail gets there"
+        node.fact("note", line(told, Style.WARN))
     introduction = explanation.introductions.get(endpoint)
     if introduction is not None and not _comes_alike(explanation):
         node.fact("from", _introduction(introduction))

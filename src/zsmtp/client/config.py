@@ -113,7 +113,9 @@ class Login:
                 problem = f"{name!r} is no mechanism for a {kind.value}: {', '.join(serving(kind))}"
                 _require(name in serving(kind), f"mechanisms[{number}]", problem)
         given = [name for name in ("password", "password_file", "password_env") if getattr(self, name)]
-        _require(len(given) == 1, "password", f"one of password, password_file, password_env; not {len(given)} of them")
+        told = f"{' and '.join(given)} are" if given else "none is"
+        wanted = "one of password, password_file and password_env is wanted"
+        _require(len(given) == 1, "password", f"{wanted}, and {told} given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

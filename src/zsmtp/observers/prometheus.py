@@ -40,7 +40,10 @@ _MAX_AWAITED = 10_000  # commands whose reply is waited for on one connection
 
 
 class Metrics:
-    """The instruments, registered once. Raises ConfigError if the package is not installed."""
+    """The instruments, registered once in a registry: what has several clients gives all of them the same.
+
+    Raises ConfigError if the package is not installed, or the registry has such instruments already.
+    """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, clock: Clock = time.monotonic) -> None:
         try:
@@ -50,7 +53,12 @@ class Metrics:
         place = registry or REGISTRY
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"zsmtp_{name}", text, labels, registry=place)
+            try:
+                return Counter(f"zsmtp_{name}", text, labels, registry=place)
+            except ValueError:  # prometheus_client says so with the names of all of them
+                raise ConfigError(
+                    "this registry has these metrics already: make Metrics once, its observer is for all clients"
+                ) from None
 
         def histogram(name: str, text: str, *labels: str) -> Histogram:
             return Histogram(f"zsmtp_{name}", text, labels, registry=place, buckets=_SECONDS)
