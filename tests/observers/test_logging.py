@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 
 import pytest
 from tests.support.network import World, message, numbered, run, table
@@ -17,7 +19,7 @@ from zsmtp.dns.destination import DestinationRequest
 from zsmtp.events import DeliveryReturned
 from zsmtp.net.script import Reaction, Script, Then
 from zsmtp.net.scripted import Host, ScriptedNetwork, Unreachable
-from zsmtp.observers.logging import logging_observer
+from zsmtp.observers.logging import JSONFormatter, logging_observer
 from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 
 
@@ -129,3 +131,31 @@ def test_a_delivery_that_is_taken_back_is_told(caplog: pytest.LogCaptureFixture)
     assert record.__dict__["smtp_message"] == "S1"
     assert record.getMessage().startswith("undecided, to be sent again: 421 too ")
     assert record.getMessage().isprintable()
+
+
+def test_a_record_as_json_has_the_fields_of_its_event(caplog: pytest.LogCaptureFixture) -> None:
+    records = logged(caplog, Unreachable(), level=logging.INFO)
+    lines = [json.loads(JSONFormatter().format(record)) for record in records]
+    (settled,) = [line for line in lines if line.get("event") == "Settled"]
+    assert settled["fate"] == "deferred"
+    assert settled["recipient"] == "r0@example.org"
+    assert settled["reason"] == "connect to mx0.example.org [192.0.2.1]:25: Connection refused"
+    assert settled["level"] == "warning"
+    assert settled["logger"] == "zsmtp.delivery"
+
+
+def test_a_record_of_anybody_is_one_line_of_json() -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        record = logging.LogRecord("app", logging.ERROR, __file__, 1, "it\n%s", ("broke",), None)
+        record.exc_info = sys.exc_info()
+    record.created = 0.25
+    record.smtp_odd = {1, 2}.__class__
+    line = JSONFormatter().format(record)
+    assert "\n" not in line
+    found = json.loads(line)
+    assert found["time"] == "1970-01-01T00:00:00.250Z"
+    assert found["text"] == "it\\nbroke"
+    assert found["exception"].endswith("ValueError: two\nlines")
+    assert found["odd"] == "<class 'set'>"

@@ -12,17 +12,27 @@ The message is for people; the fields for machines are attributes of the record,
     logging.getLogger("zsmtp").setLevel(logging.INFO)
 
 Texts from outside are made printable. What a logger's level does not let through is not put into words.
+
+:class:`JSONFormatter` writes a record as one line of JSON, with the fields of the event beside its text; it takes the
+records of other loggers, too::
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(JSONFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zsmtp import events
 from zsmtp.delivery.outcome import Disposition
 from zsmtp.delivery.reasons import reason_of
+from zsmtp.escape import escape
 from zsmtp.events import About, Event, Observer
 from zsmtp.observers.tracebuilder import cut
 from zsmtp.observers.wording import record_text
@@ -38,6 +48,42 @@ _LEVELS = {
     Disposition.DEFERRED: logging.WARNING,
     Disposition.FAILED: logging.ERROR,
 }
+
+
+class JSONFormatter(logging.Formatter):
+    """A record as a JSON object in one line.
+
+    It has ``time`` (RFC 3339, UTC), ``level``, ``logger`` and ``text``, then the fields of the event without their
+    ``smtp_``, or those that code gives as ``extra={"queue": {...}}``; ``exception`` where there is one.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without its end. What JSON has no form for is written as its ``str``."""
+        line: Fields = {
+            "time": rfc3339(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "text": escape(record.getMessage()),
+        }
+        given = record.__dict__
+        line.update(given.get("queue") or {k.removeprefix(_PREFIX): v for k, v in given.items() if _is_field(k)})
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self.formatException(record.exc_info)
+        if record.exc_text:
+            line["exception"] = record.exc_text
+        return json.dumps(line, default=str)
+
+
+_PREFIX = "smtp_"
+
+
+def _is_field(name: str) -> bool:
+    return name.startswith(_PREFIX)
+
+
+def rfc3339(at: float) -> str:
+    """A time in seconds since 1970 as ``2026-11-29T14:00:00.250Z``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03d}Z"
 
 
 def logging_observer(destination: str = "") -> Observer:

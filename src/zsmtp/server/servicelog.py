@@ -1,20 +1,19 @@
 """The log of a service: one line for each event, as text or as JSON, with the id of the message it is about.
 
 A message has one id from its acceptance to its ends: ``accepted`` (``zsmtp.server.queueintake``), then an ``attempt``
-for each attempt at a recipient, whose ``outcome`` says whether it was its end. In JSON a record has ``time`` (RFC 3339,
-UTC), ``level``, ``logger``, ``text``, and the fields of its event: what code gives as ``extra={"queue": {...}}``, or as
-attributes whose names begin with ``smtp_``. Words of strangers are made printable.
+for each attempt at a recipient, whose ``outcome`` says whether it was its end. JSON is that of
+``zsmtp.observers.logging.JSONFormatter``, with the fields that code gives as ``extra={"queue": {...}}``. Words of
+strangers are made printable.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-import time
-from typing import Any, TextIO
+from typing import TextIO
 
 from zsmtp.escape import escape
+from zsmtp.observers.logging import JSONFormatter, rfc3339
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.states import HistoryEntry, Outcome
 
@@ -27,15 +26,13 @@ _LEVELS = {
     Outcome.DEFERRED: logging.INFO,
     Outcome.LATE: logging.INFO,
 }
-_PREFIX = "smtp_"
 
 
 class ServiceFormatter(logging.Formatter):
-    """Lines of text or of JSON; ``stamps``: text has the time and the level in front (journald adds its own)."""
+    """Lines of text; ``stamps``: with the time and the level in front (journald adds its own)."""
 
-    def __init__(self, *, as_json: bool, stamps: bool = True) -> None:
+    def __init__(self, *, stamps: bool = True) -> None:
         super().__init__()
-        self._as_json = as_json
         self._stamps = stamps
 
     def format(self, record: logging.LogRecord) -> str:
@@ -43,36 +40,14 @@ class ServiceFormatter(logging.Formatter):
         text = escape(record.getMessage())
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)
-        if self._as_json:
-            return self._json(record, text)
         if record.exc_text:
             text = f"{text}: {escape(record.exc_text)}"
         if not self._stamps:
             return f"<{_SYSLOG.get(record.levelno, 6)}>{text}"
-        return f"{_stamp(record.created)} {record.levelname.lower()} {text}"
-
-    def _json(self, record: logging.LogRecord, text: str) -> str:
-        line: dict[str, Any] = {
-            "time": _stamp(record.created),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "text": text,
-        }
-        fields = record.__dict__.get("queue")
-        if fields:
-            line.update(fields)
-        else:
-            line.update({k.removeprefix(_PREFIX): v for k, v in record.__dict__.items() if k.startswith(_PREFIX)})
-        if record.exc_text:
-            line["exception"] = record.exc_text
-        return json.dumps(line, default=str)
+        return f"{rfc3339(record.created)} {record.levelname.lower()} {text}"
 
 
 _SYSLOG = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-
-
-def _stamp(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03d}Z"
 
 
 class ServiceLog:
@@ -85,7 +60,7 @@ class ServiceLog:
 
     def configure(self, *, as_json: bool, level: str, journal: bool = False) -> None:
         """Say how lines look, and the least they must matter; ``journal``: who reads them adds time and level."""
-        self._handler.setFormatter(ServiceFormatter(as_json=as_json, stamps=not journal))
+        self._handler.setFormatter(JSONFormatter() if as_json else ServiceFormatter(stamps=not journal))
         self._logger.setLevel(level.upper())
 
     def __enter__(self) -> ServiceLog:
