@@ -1,4 +1,4 @@
-"""All logs of one agent behind one observer: ``-l``, the control file's ``v``, ``-d``, ``-s``, traces, syslog."""
+"""All logs of one agent behind one observer: ``-l``, ``-d``, ``-s``, a sender's ``v``, traces, syslog, metrics."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from zsmtp.zmailer.zenv import Zenv
 
 if TYPE_CHECKING:
     from zsmtp.observers.trace import TraceRecorder
+    from zsmtp.zmailer.textfile import MetricsFile
 
 
 def _recorder(options: AgentOptions, complain: Callable[[str], None]) -> TraceRecorder | None:
@@ -31,6 +32,15 @@ def _recorder(options: AgentOptions, complain: Callable[[str], None]) -> TraceRe
         complain(str(error))
         return None
     return TraceRecorder(keep, hashed=options.hash_addresses, complain=complain)
+
+
+def _metrics(path: str, complain: Callable[[str], None]) -> MetricsFile | None:
+    """What counts for Prometheus, if that was asked for: imported only then."""
+    if not path:
+        return None
+    from zsmtp.zmailer.textfile import MetricsFile
+
+    return MetricsFile(path, time.monotonic, complain)
 
 
 class Journal:
@@ -60,6 +70,9 @@ class Journal:
         self._traces = _recorder(options, complain) if options.trace is not None else None
         if self._traces is not None:
             standing.append(self._traces)
+        self._metrics = _metrics(zenv.get("METRICS_FILE", ""), complain)
+        if self._metrics is not None:
+            standing.append(self._metrics)
         self._standing = combine(*standing)
         self._tell_to(self._standing)
 
@@ -74,6 +87,8 @@ class Journal:
         """The work is over: what is still in hand is written."""
         if self._traces is not None:
             self._traces.close()
+        if self._metrics is not None:
+            self._metrics.write()
 
     def begin(self, control: ControlFile, complain: Callable[[str], None]) -> None:
         """The work on a control file starts; its sender may have asked for a log of his own."""
@@ -91,6 +106,8 @@ class Journal:
             self._tell_to(self._standing)
             self._verbose.close()
             self._verbose = None
+        if self._metrics is not None:
+            self._metrics.end_of_file()
 
     @property
     def hears_reports(self) -> bool:
