@@ -75,7 +75,7 @@ def picture(explanation: Explanation) -> Node:
         root.fact("from", _introduction(next(iter(explanation.introductions.values()))))
     if _unreached_alike(explanation):
         root.fact("tried", line("no connection", Style.BAD), line(f": {explanation.reason}"))
-    if explanation.limits is not None:
+    if explanation.limits is not None and plan.route.candidates:
         root.fact("limits", _limits(explanation.limits))
     if "@" in explanation.asked and not explanation.probes and explanation.ended is None:
         root.fact("RCPT", line("not tried (--rcpt)"))
