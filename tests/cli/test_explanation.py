@@ -117,7 +117,7 @@ def test_a_destination_with_everything(authority: Authority) -> None:
         "│  MTA-STS  no policy (no record at _mta-sts.example.org)",
         "│  policy   level may, TLSA records are asked for",
         "│  note     gone.example.org is skipped: no such domain: gone.example.org",
-        "│  limits   100 hosts, 20 addresses; connect 180 s, commands 300 s, end of data 1200 s",
+        "│  limits   100 hosts, 20 addresses; connect 30 s, commands 300 s, end of data 600 s",
         "│  RCPT     not tried (--rcpt)",
         "├─ 10 mx1.example.org",
         "│  │  A     192.0.2.1; secure, TTL 300 s",
