@@ -759,7 +759,9 @@ class Scripted:
                 script.said.append("closed")
 
         class Runner:
-            def __init__(self, store: QueueStore, connections: Connections, config: object, *, node: str) -> None:
+            def __init__(
+                self, store: QueueStore, connections: Connections, config: object, *, node: str, return_path: None
+            ) -> None:
                 self.over = asyncio.Event()
                 self.joined = asyncio.Event()
                 self.drained = False

@@ -7,7 +7,7 @@ import ssl
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -81,7 +81,8 @@ def receiving(
             server.close()
         for one in connections:
             if one.transport is not None:
-                one.transport.abort()
+                with suppress(AttributeError):  # Python 3.11.2, where TLS is closed already
+                    one.transport.abort()
         await asyncio.sleep(0)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
