@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ssl
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.support.webhost import QuietHandler, WebHost
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Posted:
     body: bytes = field(repr=False)
 
 
-class ReportHost:
+class ReportHost(WebHost):
     """Answers each POST with the next of ``statuses``, the last one repeated; ``posted`` are those that came."""
 
     def __init__(self, context: ssl.SSLContext, *statuses: int) -> None:
@@ -25,9 +25,7 @@ class ReportHost:
         left = list(statuses or (201,))
         host = self
 
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 60
-
+        class Handler(QuietHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 fields = {name.lower(): value for name, value in self.headers.items()}
@@ -36,23 +34,4 @@ class ReportHost:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_message(self, format: str, *args: object) -> None:
-                """Say nothing."""
-
-        class Server(ThreadingHTTPServer):
-            def handle_error(self, request: object, client_address: object) -> None:
-                """A client that does not like the certificate hangs up, and that is its right."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    def __enter__(self) -> ReportHost:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(60)
+        super().__init__(context, Handler)
