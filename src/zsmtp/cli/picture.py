@@ -228,7 +228,7 @@ def _tell_match(branch: Node, lookup: PolicyLookup, host: str) -> None:
     finding = lookup.finding(host)
     if finding is not None:
         word = line("listed", Style.GOOD) if finding.listed else line("not listed", Style.BAD)
-        branch.fact("MTA-STS", word, line(f" in the policy of mode {finding.mode.value}"))
+        branch.fact("MTA-STS", word, line(" in the policy"))
 
 
 def _add_candidate(parent: Node, candidate: Candidate, explanation: Explanation) -> None:
