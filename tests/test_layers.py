@@ -12,11 +12,12 @@ SOURCE = Path(__file__).parent.parent / "src"
 MODULES = sorted((SOURCE / "zsmtp").rglob("*.py"))
 
 # Each room with those it may import from, beside itself.
-FLOOR = {"durations", "errors", "escape", "idn", "patterns", "records"}
+FLOOR = {"durations", "errors", "escape", "fieldtypes", "idn", "patterns", "records"}
 LOW = FLOOR | {"events", "effects"}
 BELOW = {
     **{room: set() for room in FLOOR},
     "durations": {"errors"},
+    "fieldtypes": {"errors"},
     "idn": {"patterns"},
     "events": {"errors", "records"},
     "effects": {"errors", "records"},
@@ -87,6 +88,7 @@ PURE_ROOMS = {
     "durations",
     "errors",
     "escape",
+    "fieldtypes",
     "idn",
     "patterns",
     "records",

@@ -166,7 +166,7 @@ def test_nothing_is_a_loopback_port_and_a_socket() -> None:
         ("[[queue.retry.overrides]]\nsite = 1", r"queue\.retry\.overrides\[0\]\.site: a text is wanted"),
         ('[queue.sites."x"]\nmessages = 5', r"queue\.sites\.x\.messages: a rate"),
         ('[queue.sites."x"]\nmessages = "5"', r"queue\.sites\.x\.messages: '5' is no rate"),
-        ('[queue.sites."x"]\nstart = 9\nmost = 2', r"queue\.sites\.x: start is 1 at least"),
+        ('[queue.sites."x"]\nstart = 9\nmost = 2', r"queue\.sites\.x\.most: 2 is less than start"),
         ("[queue.tenants.x]\nmessages = 5", r"queue\.tenants\.x\.messages"),
         ("[queue.tenants.x]\nweight = 0", r"queue\.tenants\.x\.weight: 0 is not more than 0"),
         ('[listen.x]\naddresses = ["::1:25"]', r"listen\.x\.addresses\[0\]: '::1:25': an IPv6 address belongs in"),

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from pathlib import Path
-from types import MappingProxyType, NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from zsmtp.body.target import NonMime8Bit, Signed8Bit
@@ -31,6 +30,7 @@ from zsmtp.dns.nameserver import parse_nameserver
 from zsmtp.dns.resolver import Resolver
 from zsmtp.errors import CommandError, ConfigError
 from zsmtp.escape import escape
+from zsmtp.fieldtypes import check_least, check_types
 from zsmtp.net.identity import parse_identity
 from zsmtp.proto.command import hello
 from zsmtp.proto.phase import Timeouts
@@ -47,26 +47,6 @@ _SCHEMES = {"smtp": (False, False), "smtps": (True, False), "submissions": (True
 def _require(good: bool, key: str, problem: str) -> None:
     if not good:
         raise ConfigError(f"{key}: {problem}")
-
-
-@cache
-def _kinds(owner: type) -> dict[str, tuple[type, ...]]:
-    """What the value of each field may be, as isinstance() wants it; a protocol may be anything."""
-    found: dict[str, tuple[type, ...]] = {}
-    for name, hint in get_type_hints(owner).items():
-        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        kinds = tuple(get_origin(part) or part for part in parts)
-        if Resolver not in kinds:
-            found[name] = (*kinds, int) if float in kinds else kinds
-    return found
-
-
-def _typed(owner: Any) -> None:
-    """A value of a wrong type is found here and not when mail is on its way: ``"verify"`` is no ``Level.VERIFY``."""
-    for name, kinds in _kinds(owner.__class__).items():
-        value = getattr(owner, name)
-        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
-        _require(isinstance(value, kinds), name, f"{wanted} is wanted, not {type(value).__name__}")
 
 
 def _in(key: str, parse: Any, text: str) -> None:
@@ -103,7 +83,7 @@ class Login:
     """
 
     def __post_init__(self) -> None:
-        _typed(self)
+        check_types(self)
         _require(bool(self.user), "user", "nobody is named")
         if self.mechanisms:
             from zsmtp.proto.sasl import SecretKind, serving
@@ -146,7 +126,7 @@ class TLS:
     """The cipher list of TLS 1.2, as OpenSSL reads it; "" is the system's."""
 
     def __post_init__(self) -> None:
-        _typed(self)
+        check_types(self)
         for number, text in enumerate(self.fingerprints):
             try:
                 parse_fingerprint(text)
@@ -189,7 +169,7 @@ class Relay:
     """Whether LMTP is spoken (RFC 2033)."""
 
     def __post_init__(self) -> None:
-        _typed(self)
+        check_types(self)
         parsed = parse_destination(self.destination, allow_unix=True)
         _require(not isinstance(parsed, NoRoute), "host", getattr(parsed, "text", ""))
         _require(self.port is None or 1 <= self.port <= 65535, "port", f"{self.port} is not 1 to 65535")
@@ -296,7 +276,7 @@ class Direct:
     """How safe sessions with exchangers must be, DANE and MTA-STS apart."""
 
     def __post_init__(self) -> None:
-        _typed(self)
+        check_types(self)
         if self.nameserver:
             _in("nameserver", parse_nameserver, self.nameserver)
         _require("\0" not in self.tls_report_file, "tls_report_file", "no file name")
@@ -337,11 +317,8 @@ class Limits:
     """
 
     def __post_init__(self) -> None:
-        _typed(self)
-        for name in ("connections", "per_destination", "waiting"):
-            _require(getattr(self, name) >= 1, name, f"{getattr(self, name)} is less than 1")
-        for name in ("slow_connections", "connections_per_minute"):
-            _require(getattr(self, name) >= 0, name, f"{getattr(self, name)} is less than 0")
+        check_types(self)
+        check_least(self, connections=1, per_destination=1, waiting=1, slow_connections=0, connections_per_minute=0)
         _require(0 <= self.idle <= LONGEST, "idle", f"{self.idle} is not 0 to {LONGEST:.0f} seconds")
         _in("message_rate", lambda _: self.message_rates, self.message_rate)
 
@@ -373,7 +350,7 @@ class Content:
     """What becomes of 8-bit text without MIME fields."""
 
     def __post_init__(self) -> None:
-        _typed(self)
+        check_types(self)
         known = self.default_charset.isascii() and self.default_charset.replace("-", "").replace("_", "").isalnum()
         _require(known, "default_charset", f"{self.default_charset!r} is no name of a charset")
 
@@ -428,7 +405,7 @@ class Config:
     """
 
     def __post_init__(self) -> None:
-        _typed(self)
+        check_types(self)
         for number, one in enumerate(self.dkim):
             _require(isinstance(one, DKIMKey), f"dkim[{number}]", f"DKIMKey is wanted, not {type(one).__name__}")
         if self.local_address:

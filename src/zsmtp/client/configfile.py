@@ -30,12 +30,12 @@ from dataclasses import Field, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast
 
 from zsmtp.client.config import Config, Login, Relay
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
+from zsmtp.fieldtypes import FieldType, field_types
 
 MAX_FILE = 1 << 20  # octets
 
@@ -70,7 +70,7 @@ def read_table(table: Mapping[str, Any]) -> Config:
 def read_dataclass(kind: type[T], table: Mapping[str, Any], path: str, readers: Readers) -> T:
     """Make a dataclass of a table; ``path`` is that of its key, with a dot behind it. Raises ConfigError."""
     known = {one.name: one for one in fields(cast(Any, kind)) if one.init and not one.metadata.get("python only")}
-    hints = get_type_hints(kind)
+    types = field_types(kind)
     values = {}
     for key, value in table.items():
         here = f"{path}{key}"
@@ -78,7 +78,7 @@ def read_dataclass(kind: type[T], table: Mapping[str, Any], path: str, readers: 
             raise ConfigError(f"{escape(here)}: there is no such key{_nearest(key, known)}")
         if kind is Login and key == "password":
             raise ConfigError(f"{here}: a secret does not stand here; use password_file or password_env")
-        values[key] = _read_value(hints[key], value, here, readers)
+        values[key] = _read_value(types[key], value, here, readers)
     try:
         return kind(**values)
     except ConfigError as error:  # it begins with the key below
@@ -99,28 +99,26 @@ def _nearest(key: str, known: Mapping[str, object]) -> str:
     return f"; is {near[0]} meant?" if near else f" (there are: {', '.join(known)})"
 
 
-def _read_value(kind: Any, value: Any, path: str, readers: Readers) -> Any:
+def _read_value(wanted: FieldType, value: Any, path: str, readers: Readers) -> Any:
     """One value as its field's type wants it."""
-    if kind in readers:
-        return readers[kind](value, path)
-    if get_origin(kind) is UnionType:
-        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    if wanted.hint in readers:
+        return readers[wanted.hint](value, path)
+    ((kind, items),) = wanted.options
     if kind is Relay and isinstance(value, str):
         return _in(path, Relay.from_url, value)
     if is_dataclass(kind):
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: a table is wanted{' or a URL' if kind is Relay else ''}")
         return read_dataclass(cast(type[Any], kind), value, f"{path}.", readers)
-    if get_origin(kind) is Mapping:
+    if kind is Mapping:
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: a table is wanted")
-        of = get_args(kind)[1]
-        return {key: _read_value(of, one, f"{path}.{escape(key)}", readers) for key, one in value.items()}
-    if get_origin(kind) is tuple and is_dataclass(of := get_args(kind)[0]):
+        return {key: _read_value(items[1], one, f"{path}.{escape(key)}", readers) for key, one in value.items()}
+    if kind is tuple and items[0].classes:
         if not isinstance(value, list):
             raise ConfigError(f"{path}: tables are wanted, each under [[{path}]]")
-        return tuple(_read_value(of, one, f"{path}[{number}]", readers) for number, one in enumerate(value))
-    if get_origin(kind) is tuple:
+        return tuple(_read_value(items[0], one, f"{path}[{number}]", readers) for number, one in enumerate(value))
+    if kind is tuple:
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise ConfigError(f"{path}: a list of texts is wanted")
         return tuple(value)

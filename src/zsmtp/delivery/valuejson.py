@@ -17,11 +17,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import Enum
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
+from zsmtp.fieldtypes import FieldType, TypeOption, field_types
 
 MAX_DOCUMENT = 8 << 20  # characters
 MAX_ITEMS = 20_000  # of one list
@@ -46,7 +46,7 @@ class Schema:
     checks: Mapping[type, Callable[[Any], str | None]] = field(default_factory=dict)
     tags: Mapping[type, str] = field(default_factory=dict)
     left_out: frozenset[tuple[type, str]] = frozenset()
-    _known_hints: dict[type, dict[str, Any]] = field(default_factory=dict)
+    _known_types: dict[type, dict[str, FieldType]] = field(default_factory=dict)
 
     def document(self, value: Any) -> dict[str, Any]:
         """The value as a JSON object; ``json.dumps`` does the rest."""
@@ -66,46 +66,46 @@ class Schema:
         except RecursionError:
             raise ConfigError(f"not {self.noun} of {self.name}: nested too deeply") from None
 
-    def _hints(self, kind: type) -> dict[str, Any]:
+    def _types(self, kind: type) -> dict[str, FieldType]:
         """The types of a class's fields."""
-        if kind not in self._known_hints:
-            self._known_hints[kind] = get_type_hints(kind, localns=self.names.get(kind))
-        return self._known_hints[kind]
+        if kind not in self._known_types:
+            self._known_types[kind] = field_types(kind, self.names.get(kind))
+        return self._known_types[kind]
 
     def _encode_object(self, value: Any) -> dict[str, Any]:
         kind = type(value)
-        hints = self._hints(kind)
+        types = self._types(kind)
         return {
-            one.name: self._encode(hints[one.name], getattr(value, one.name), text=(kind, one.name) in self.texts)
+            one.name: self._encode(types[one.name], getattr(value, one.name), text=(kind, one.name) in self.texts)
             for one in fields(value)
             if (kind, one.name) not in self.left_out
         }
 
-    def _encode(self, hint: Any, value: Any, *, text: bool) -> Any:
+    def _encode(self, kind: FieldType, value: Any, *, text: bool) -> Any:
         if value is None or type(value) in _SCALARS:
             return value
         if is_dataclass(value):
-            tag = {"type": self._tag(type(value))} if len(_classes(hint)) > 1 else {}
+            tag = {"type": self._tag(type(value))} if len(kind.classes) > 1 else {}
             return tag | self._encode_object(value)
         if isinstance(value, Enum):
             return value.value
         if isinstance(value, bytes):
             return value.decode("latin-1") if text else value.hex()
         if isinstance(value, tuple | frozenset):
-            item = _item_hint(_member(hint, type(value)))
+            item = kind.container(type(value)).items[0]
             return [
                 self._encode(item, one, text=text) for one in (sorted(value) if isinstance(value, frozenset) else value)
             ]
         if isinstance(value, dict):
-            key_hint, value_hint = get_args(_member(hint, dict))
+            of_keys, of_values = kind.container(dict).items
             return [
-                {"key": self._encode(key_hint, key, text=text), "value": self._encode(value_hint, one, text=text)}
+                {"key": self._encode(of_keys, key, text=text), "value": self._encode(of_values, one, text=text)}
                 for key, one in value.items()
             ]
         return value
 
     def _decode_object(self, kind: type, members: dict[str, Any], where: str) -> Any:
-        hints = self._hints(kind)
+        types = self._types(kind)
         known = [one for one in fields(kind) if (kind, one.name) not in self.left_out]
         unknown = sorted(members.keys() - {one.name for one in known})
         if unknown:
@@ -115,7 +115,7 @@ class Schema:
             place = f"{where}.{one.name}"
             if one.name in members:
                 text = (kind, one.name) in self.texts
-                values[one.name] = self._decode(hints[one.name], members[one.name], place, text=text)
+                values[one.name] = self._decode(types[one.name], members[one.name], place, text=text)
             elif one.default is MISSING and one.default_factory is MISSING:
                 raise self._wrong(place, "missing")
         value = kind(**values)
@@ -125,30 +125,28 @@ class Schema:
             raise self._wrong(where, problem)
         return value
 
-    def _decode(self, hint: Any, value: Any, where: str, *, text: bool) -> Any:
-        options = _options(hint)
-        if value is None and type(None) in options:
+    def _decode(self, kind: FieldType, value: Any, where: str, *, text: bool) -> Any:
+        if value is None and kind.optional:
             return None
         if isinstance(value, dict):
-            return self._decode_object(*self._class_of(hint, value, where), where)
-        for option in options:
-            origin = get_origin(option) or option
-            if isinstance(value, list) and origin in (tuple, frozenset, dict):
-                return self._decode_list(option, origin, value, where, text=text)
-            if isinstance(option, type) and issubclass(option, Enum):
-                return self._decode_word(option, value, where)
-            if option in _SCALARS and _SCALARS[option](value):
-                return float(value) if option is float else value
-            if option is bytes and isinstance(value, str):
+            return self._decode_object(*self._class_of(kind, value, where), where)
+        for option in kind.options:
+            if isinstance(value, list) and option.kind in (tuple, frozenset, dict):
+                return self._decode_list(option, value, where, text=text)
+            if isinstance(option.kind, type) and issubclass(option.kind, Enum):
+                return self._decode_word(option.kind, value, where)
+            if option.kind in _SCALARS and _SCALARS[option.kind](value):
+                return float(value) if option.kind is float else value
+            if option.kind is bytes and isinstance(value, str):
                 return self._decode_octets(value, where, text=text)
         raise self._wrong(where, f"{_kind(value)} is not what belongs here")
 
     def _tag(self, kind: type) -> str:
         return self.tags.get(kind, kind.__name__)
 
-    def _class_of(self, hint: Any, value: dict[str, Any], where: str) -> tuple[type, dict[str, Any]]:
-        """Which of the dataclasses of a hint an object is, and its members without the tag."""
-        classes = {self._tag(one): one for one in _classes(hint)}
+    def _class_of(self, kind: FieldType, value: dict[str, Any], where: str) -> tuple[type, dict[str, Any]]:
+        """Which of the dataclasses of a type an object is, and its members without the tag."""
+        classes = {self._tag(one): one for one in kind.classes}
         if len(classes) == 1:
             return next(iter(classes.values())), value
         if not classes:
@@ -158,22 +156,24 @@ class Schema:
             raise self._wrong(f"{where}.type", f"none of {', '.join(classes)}")
         return classes[tag], {name: member for name, member in value.items() if name != "type"}
 
-    def _decode_list(self, hint: Any, origin: Any, value: list[Any], where: str, *, text: bool) -> Any:
+    def _decode_list(self, option: TypeOption, value: list[Any], where: str, *, text: bool) -> Any:
         if len(value) > MAX_ITEMS:
             raise self._wrong(where, f"more than {MAX_ITEMS} items")
-        if origin is not dict:
-            item = _item_hint(hint)
-            return origin(self._decode(item, one, f"{where}[{number}]", text=text) for number, one in enumerate(value))
-        key_hint, value_hint = get_args(hint)
+        if option.kind is not dict:
+            item = option.items[0]
+            return option.kind(
+                self._decode(item, one, f"{where}[{number}]", text=text) for number, one in enumerate(value)
+            )
+        of_keys, of_values = option.items
         found = {}
         for number, pair in enumerate(value):
             place = f"{where}[{number}]"
             if not isinstance(pair, dict) or pair.keys() != {"key", "value"}:
                 raise self._wrong(place, "not an object of key and value")
-            key = self._decode(key_hint, pair["key"], f"{place}.key", text=text)
+            key = self._decode(of_keys, pair["key"], f"{place}.key", text=text)
             if key in found:
                 raise self._wrong(f"{place}.key", "there twice")
-            found[key] = self._decode(value_hint, pair["value"], f"{place}.value", text=text)
+            found[key] = self._decode(of_values, pair["value"], f"{place}.value", text=text)
         return found
 
     def _decode_word(self, kind: type[Enum], value: Any, where: str) -> Enum:
@@ -209,27 +209,6 @@ def parse_json(text: str | bytes) -> object:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, flat; of anything else the hint itself."""
-    if get_origin(hint) in (Union, UnionType):
-        return tuple(option for member in get_args(hint) for option in _options(member))
-    return (hint,)
-
-
-def _classes(hint: Any) -> list[type]:
-    """The dataclasses a hint allows."""
-    return [one for one in _options(hint) if isinstance(one, type) and is_dataclass(one)]
-
-
-def _member(hint: Any, kind: type) -> Any:
-    """The member of a hint that is a container of this kind."""
-    return next(one for one in _options(hint) if issubclass(get_origin(one) or object, kind))
-
-
-def _item_hint(hint: Any) -> Any:
-    return get_args(hint)[0]
 
 
 def _is_number(value: object) -> bool:

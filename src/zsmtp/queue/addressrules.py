@@ -23,6 +23,7 @@ from types import MappingProxyType
 from zsmtp.dns.literal import domain_problem
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
+from zsmtp.fieldtypes import check_types
 from zsmtp.proto.address import path_problem, typed_address
 from zsmtp.proto.plan import Envelope, EnvelopeRecipient
 
@@ -51,6 +52,7 @@ class AddressRules:
     """What each alias stands for, one step on, by its address in lower case."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for domain in self.domains:
             problem = domain_problem(domain)
             if problem is not None:

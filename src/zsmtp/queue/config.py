@@ -13,6 +13,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TypeVar
 
+from zsmtp.fieldtypes import check_least, check_types
 from zsmtp.queue.addressrules import AddressRules
 from zsmtp.queue.filter import glob
 from zsmtp.queue.quotas import TenantLimits as TenantLimits
@@ -65,6 +66,10 @@ class QueueConfig:
     """What becomes of mail that comes back: return paths."""
     deliver: Deliver = Deliver.ALL
     """With NONE the process that would deliver holds all mail by a rule, until one with ALL takes over."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_least(self, connections=1, claim=1, leases=1, idle=0, shutdown=0, retention=3600)
 
     def limits_for(self, key: str) -> SiteLimits:
         """The limits of a site."""

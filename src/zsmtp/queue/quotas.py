@@ -14,11 +14,12 @@ Who asks, and how old the figures may be, is decided by ``zsmtp.queue.admission`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from zsmtp.errors import ConfigError, QuotaExceeded, SubmissionError
 from zsmtp.escape import escape
+from zsmtp.fieldtypes import check_least, check_types
 
 SLOT = 300  # seconds that are counted together
 HOUR = 3600
@@ -44,11 +45,11 @@ class TenantLimits:
     """Octets of these messages."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.weight > 0:
             raise ConfigError(f"weight: {self.weight:g} is not more than 0")
-        for one in fields(self):
-            if one.name != "weight" and getattr(self, one.name) < 0:
-                raise ConfigError(f"{one.name}: {getattr(self, one.name)} is less than 0")
+        check_least(self, messages_per_hour=0, recipients_per_hour=0, octets_per_hour=0)
+        check_least(self, queued_messages=0, queued_octets=0)
 
     @property
     def by_hour(self) -> bool:

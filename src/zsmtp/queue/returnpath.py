@@ -28,6 +28,7 @@ from typing import NamedTuple
 from zsmtp.dns.literal import domain_problem
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
+from zsmtp.fieldtypes import check_types
 from zsmtp.proto.address import path_problem
 from zsmtp.queue.filter import glob
 from zsmtp.queue.ids import EPOCH, digits, from_text, number, to_text
@@ -74,6 +75,7 @@ class BounceConfig:
     _patterns: tuple[re.Pattern[str], ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_types(self)
         for pattern in self.suppress:
             if not pattern.startswith("5."):
                 raise ConfigError(f"suppress: {escape(pattern[:40])!r}: only failures for good suppress: 5.1.1, 5.*")

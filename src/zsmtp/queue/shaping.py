@@ -22,6 +22,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from zsmtp.delivery.gate import Rate as Rate
+from zsmtp.errors import ConfigError
+from zsmtp.fieldtypes import check_least, check_types
 
 START, MOST = 5, 20  # connections to a site: at first, and at most
 
@@ -168,6 +170,12 @@ class SiteLimits:
     """New connections in a time."""
     per_connection: int = 0
     """Messages over one connection, 0: as many as the server takes."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_least(self, start=1, per_connection=0)
+        if self.most < self.start:
+            raise ConfigError(f"most: {self.most} is less than start, which is {self.start}")
 
 
 def rates(texts: str | Sequence[str]) -> tuple[Rate, ...]:

@@ -40,6 +40,7 @@ from zsmtp.client.configfile import Readers, read_dataclass, read_toml
 from zsmtp.dns.literal import domain_problem
 from zsmtp.errors import ConfigError, QueueError
 from zsmtp.escape import escape
+from zsmtp.fieldtypes import check_least
 from zsmtp.proto.server_settings import PROMISED_RECIPIENTS, ServerBounds, ServerSettings, ServerTimeouts
 from zsmtp.queue.composer import NoticeSettings
 from zsmtp.queue.config import QueueConfig
@@ -197,15 +198,8 @@ class ListenConfig:
         for number, name in enumerate(self.mechanisms):
             if name not in MECHANISMS:
                 raise ConfigError(f"mechanisms[{number}]: {escape(name[:40])} is none of {', '.join(MECHANISMS)}")
-        for key, value, least in (
-            ("max_recipients", self.max_recipients, PROMISED_RECIPIENTS),
-            ("connections", self.connections, 1),
-            ("connections_per_address", self.connections_per_address, 1),
-            ("max_hold", self.max_hold, 0),
-            ("login_delay", self.login_delay, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{key}: {value:g} is less than {least}")
+        check_least(self, connections=1, connections_per_address=1, max_hold=0, login_delay=0)
+        check_least(self, max_recipients=PROMISED_RECIPIENTS)
         self.protocol_settings("name.example")
 
     @property
@@ -393,21 +387,6 @@ def _queue(table: dict[str, Any], name: str) -> tuple[str, QueueConfig]:
     table["addresses"] = {"domains": [name], **addresses}
     config = read_dataclass(QueueConfig, table, "queue.", _READERS)
     config = replace(config, retry=replace(config.retry, schedules={**SCHEDULES, **config.retry.schedules}))
-    for key, value, least in (
-        ("connections", config.connections, 1),
-        ("claim", config.claim, 1),
-        ("leases", config.leases, 1),
-        ("idle", config.idle, 0),
-        ("shutdown", config.shutdown, 0),
-        ("retention", config.retention, 3600),
-    ):
-        if value < least:
-            raise ConfigError(f"queue.{key}: {value:g} is less than {least}")
-    for site, limits in config.sites.items():
-        if not 1 <= limits.start <= limits.most or limits.per_connection < 0:
-            raise ConfigError(
-                f"queue.sites.{escape(site)}: start is 1 at least and most not less, the rest not negative"
-            )
     return path or url, config
 
 
