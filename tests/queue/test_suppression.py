@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from tests.queue.harness import NOON, new
 import zsmtp
 from zsmtp.errors import SubmissionError
 from zsmtp.queue import intake
+from zsmtp.queue.changes import Suppressible, suppressed_places
 from zsmtp.queue.settlement import suppressed
 from zsmtp.queue.states import End, NoticeKind, Outcome, QueuedMessage, QueuedRecipient
 from zsmtp.queue.store import Ended
@@ -64,6 +66,29 @@ def test_notices_and_those_with_the_right_go_past_the_list() -> None:
     assert is_subject("library", {OVERRIDE: False})
     assert not is_subject("library", {OVERRIDE: True})
     assert not is_subject("notice", None)
+
+
+def test_which_places_are_suppressed() -> None:
+    bob = Suppression(address=b"bob@example.net", at=NOON)
+    eve = Suppression(tenant="shop", address=b"eve@example.net", at=NOON, until=NOON + 1)
+    kept = {("", b"bob@example.net"): bob, ("shop", b"eve@example.net"): eve}
+    asked: list[Suppressible] = []
+
+    def find(keys: Sequence[Suppressible]) -> dict[Suppressible, Suppression]:
+        asked.extend(keys)
+        return {key: kept[key] for key in keys if key in kept}
+
+    inserted = [
+        (1, 0, "Bob@Example.net", ""),
+        (1, 1, "ann@example.net", ""),
+        (2, 0, "bob@example.net", ""),
+        (2, 1, "EVE@example.net", "shop"),
+        (3, 0, "bob@example.net", "shop"),
+    ]
+    assert suppressed_places(inserted, find, NOON) == {(1, 0): bob, (2, 0): bob, (2, 1): eve}
+    assert len(asked) == len(set(asked)) == 4
+    assert suppressed_places(inserted, find, NOON + 1) == {(1, 0): bob, (2, 0): bob}
+    assert suppressed_places([], find, NOON) == {}
 
 
 def queued(**values: object) -> tuple[QueuedRecipient, QueuedMessage]:

@@ -6,19 +6,22 @@ it gathers is written in the same transaction. The rules are those of ``zsmtp.qu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from zsmtp.queue import settling
 from zsmtp.queue.intake import clean
-from zsmtp.queue.sql import entry_values
+from zsmtp.queue.settlement import suppressed
+from zsmtp.queue.sql import RECIPIENT, entry_values, message_from, recipient_from
 from zsmtp.queue.states import AttemptKey, HistoryEntry, OwedNotice, QueuedRecipient, milliseconds
 from zsmtp.queue.store import Deferred, Settlement
+from zsmtp.queue.suppression import InsertedRecipient, Suppression, folded, holds, is_subject
 
 DEFERRED = ("key", "due", "attempts", "hold", "warned", "doubtful", "status", "reason", "message", "number")
 """The columns of a recipient that a deferral writes; the last two say which one it is."""
 
 Place = tuple[int, int]  # message and number: a recipient
+Suppressible = tuple[str, bytes]  # tenant and address, as suppressions are kept by
 
 
 class Current(NamedTuple):
@@ -109,6 +112,21 @@ class Changes:
                 self.record(entry)
         return conflicts, over
 
+    def end_suppressed(
+        self, rows: Iterable[Sequence[Any]], suppressions: Mapping[Place, Suppression], now: float
+    ) -> int:
+        """End recipients whose addresses are suppressed (:func:`suppressed_places`), and answer how many.
+
+        ``rows`` have the columns of each of them, then those of its message, which may go past the list.
+        """
+        before = len(self.ended)
+        for row in rows:
+            recipient, message = recipient_from(row), message_from(row[len(RECIPIENT) :])
+            if is_subject(message.origin, message.options):
+                place = recipient.message, recipient.number
+                self.settle(place, Current.of(recipient), suppressed(recipient, message, suppressions[place], now))
+        return len(self.ended) - before
+
     def settle(self, place: Place, one: Current, settlement: Settlement) -> None:
         """Do what a settlement that holds says."""
         if settlement.notice is not None:
@@ -145,3 +163,19 @@ class Changes:
         self.there[place] = after
         if key != one.key and not hold:
             self.moved.append((key, due))
+
+
+def suppressed_places(
+    inserted: Iterable[InsertedRecipient],
+    find: Callable[[Sequence[Suppressible]], Mapping[Suppressible, Suppression]],
+    now: float,
+) -> dict[Place, Suppression]:
+    """Which recipients that were inserted are suppressed at a time, and by what.
+
+    ``find`` gives the suppressions that are kept of tenants and addresses, also those that ended by then.
+    """
+    places: dict[Suppressible, list[Place]] = {}
+    for message, number, address, tenant in inserted:
+        places.setdefault((tenant, folded(address.encode())), []).append((message, number))
+    found = find(list(places))
+    return {place: one for key, one in found.items() if holds(one, now) for place in places[key]}

@@ -8,63 +8,47 @@ one without any costs no round trip.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 
-from zsmtp.queue.changes import Changes, Current, Place
+from zsmtp.queue.changes import Changes, Suppressible, suppressed_places
 from zsmtp.queue.postgres import results
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.postgres.transaction import WriteTransaction
-from zsmtp.queue.settlement import suppressed
 from zsmtp.queue.sql import (
     MESSAGE,
     RECIPIENT,
     SUPPRESSION,
     columns,
-    message_from,
-    recipient_from,
     suppression_from,
     suppression_values,
 )
 from zsmtp.queue.states import milliseconds, seconds
-from zsmtp.queue.suppression import PIECE, InsertedRecipient, Suppression, folded, is_subject
+from zsmtp.queue.suppression import PIECE, InsertedRecipient, Suppression
 
 
 def end_suppressed(transaction: WriteTransaction, inserted: Iterable[InsertedRecipient]) -> None:
     """End those recipients, of this transaction, whose addresses are not written to."""
     if not transaction.suppresses:
         return
-    db = transaction.db
-    places: dict[tuple[str, bytes], list[Place]] = {}
-    for message, number, address, tenant in inserted:
-        places.setdefault((tenant, folded(address.encode())), []).append((message, number))
-    found = {key: one for key, one in _found(db, list(places)).items() if not _over(one, transaction.now)}
-    on_list = {place: one for key, one in found.items() for place in places[key]}
-    if not on_list:
+    now = seconds(transaction.now)
+    suppressions = suppressed_places(inserted, partial(_found, transaction.db), now)
+    if not suppressions:
         return
-    changes = Changes({}, lambda number: number)
     transaction.write_now()
-    rows = db.execute(
+    rows = transaction.db.execute(
         f"SELECT {columns(RECIPIENT, 'r')}, {columns(MESSAGE, 'm')} "
         "FROM unnest(%s::bigint[], %s::integer[]) AS w (message, number) "
         "JOIN zsmtp_recipient r ON r.message = w.message AND r.number = w.number "
         "JOIN zsmtp_message m ON m.id = r.message".encode(),
-        ([place[0] for place in on_list], [place[1] for place in on_list]),
+        ([place[0] for place in suppressions], [place[1] for place in suppressions]),
     ).fetchall()
-    for row in rows:
-        recipient, whole = recipient_from(row), message_from(row[len(RECIPIENT) :])
-        if is_subject(whole.origin, whole.options):
-            place = recipient.message, recipient.number
-            settlement = suppressed(recipient, whole, on_list[place], seconds(transaction.now))
-            changes.settle(place, Current.of(recipient), settlement)
-    if changes.ended:
+    changes = Changes({}, lambda number: number)
+    if ended := changes.end_suppressed(rows, suppressions, now):
         results.write(transaction, changes)
-        transaction.count("suppressed", len(changes.ended))
+        transaction.count("suppressed", ended)
 
 
-def _over(one: Suppression, now: int) -> bool:
-    return one.until is not None and milliseconds(one.until) <= now
-
-
-def _found(db: Connection, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Suppression]:
+def _found(db: Connection, keys: Sequence[Suppressible]) -> dict[Suppressible, Suppression]:
     rows = db.execute(
         f"SELECT {columns(SUPPRESSION, 's')} FROM unnest(%s::text[], %s::text[]) AS w (tenant, address) "
         "JOIN zsmtp_suppression s ON s.tenant = w.tenant AND s.address = w.address".encode(),
@@ -78,7 +62,7 @@ def add(transaction: WriteTransaction, requests: list[Sequence[Suppression]]) ->
     return [_add(transaction.db, {(one.tenant, one.address): one for one in request}) for request in requests]
 
 
-def _add(db: Connection, wanted: dict[tuple[str, bytes], Suppression]) -> int:
+def _add(db: Connection, wanted: dict[Suppressible, Suppression]) -> int:
     kept = ", ".join(f"{name} = excluded.{name}" for name in SUPPRESSION[2:])
     rows = [suppression_values(wanted[key]) for key in sorted(wanted)]  # in one order: two never wait for each other
     return sum(

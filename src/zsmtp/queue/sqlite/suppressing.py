@@ -8,23 +8,21 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 
-from zsmtp.queue.changes import Current, Place
-from zsmtp.queue.settlement import suppressed
+from zsmtp.queue.changes import Suppressible, suppressed_places
 from zsmtp.queue.sql import (
     MESSAGE,
     RECIPIENT,
     SUPPRESSION,
     columns,
-    message_from,
-    recipient_from,
     suppression_from,
     suppression_values,
 )
 from zsmtp.queue.sqlite.results import SQLiteChanges
 from zsmtp.queue.sqlite.transaction import Executes, WriteTransaction, in_parts, listed
 from zsmtp.queue.states import milliseconds, seconds
-from zsmtp.queue.suppression import PIECE, InsertedRecipient, Suppression, folded, is_subject
+from zsmtp.queue.suppression import PIECE, InsertedRecipient, Suppression
 
 
 def end_suppressed(transaction: WriteTransaction, inserted: Iterable[InsertedRecipient]) -> None:
@@ -32,15 +30,13 @@ def end_suppressed(transaction: WriteTransaction, inserted: Iterable[InsertedRec
     db = transaction.db
     if db.execute("SELECT 1 FROM zsmtp_suppression LIMIT 1").fetchone() is None:
         return
-    places: dict[tuple[str, str], list[Place]] = {}
-    for message, number, address, tenant in inserted:
-        places.setdefault((tenant, folded(address.encode()).decode()), []).append((message, number))
-    found = _found(db, list(places), transaction.now)
-    on_list = {place: one for key, one in found.items() for place in places[key]}
-    if not on_list:
+    now = seconds(transaction.now)
+    suppressions = suppressed_places(inserted, partial(_found, db), now)
+    if not suppressions:
         return
     changes = SQLiteChanges(transaction, {})
-    for marks, values in in_parts(list(on_list), 2):
+    ended = 0
+    for marks, values in in_parts(list(suppressions), 2):
         rows = db.execute(
             f"WITH w (message, number) AS (VALUES {marks}) "
             f"SELECT DISTINCT {columns(RECIPIENT, 'r')}, {columns(MESSAGE, 'm')} FROM w "
@@ -48,29 +44,22 @@ def end_suppressed(transaction: WriteTransaction, inserted: Iterable[InsertedRec
             "CROSS JOIN zsmtp_message m ON m.id = r.message",
             values,
         )
-        for row in rows.fetchall():
-            recipient, whole = recipient_from(row), message_from(row[len(RECIPIENT) :])
-            if is_subject(whole.origin, whole.options):
-                place = recipient.message, recipient.number
-                settlement = suppressed(recipient, whole, on_list[place], seconds(transaction.now))
-                changes.settle(place, Current.of(recipient), settlement)
-    if changes.ended:
+        ended += changes.end_suppressed(rows.fetchall(), suppressions, now)
+    if ended:
         changes.write()
-        transaction.count("suppressed", len(changes.ended))
+        transaction.count("suppressed", ended)
 
 
-def _found(db: Executes, keys: Sequence[tuple[str, str]], now: int) -> dict[tuple[str, str], Suppression]:
+def _found(db: Executes, keys: Iterable[Suppressible]) -> dict[Suppressible, Suppression]:
     found = {}
-    for marks, values in in_parts(keys, 2):
+    for marks, values in in_parts([(tenant, address.decode()) for tenant, address in keys], 2):
         rows = db.execute(
             f"WITH w (tenant, address) AS (VALUES {marks}) "
             f"SELECT DISTINCT {columns(SUPPRESSION, 's')} FROM w "
-            "CROSS JOIN zsmtp_suppression s ON s.tenant = w.tenant AND s.address = w.address "
-            "WHERE s.until IS NULL OR s.until > ?",
-            (*values, now),
+            "CROSS JOIN zsmtp_suppression s ON s.tenant = w.tenant AND s.address = w.address",
+            values,
         )
-        for row in rows.fetchall():
-            found[row[0], row[1]] = suppression_from(row)
+        found.update({(one.tenant, one.address): one for one in map(suppression_from, rows.fetchall())})
     return found
 
 
@@ -79,8 +68,8 @@ def add(transaction: WriteTransaction, requests: list[Sequence[Suppression]]) ->
     return [_add(transaction.db, {(one.tenant, one.address): one for one in request}) for request in requests]
 
 
-def _add(db: Executes, wanted: dict[tuple[str, bytes], Suppression]) -> int:
-    there = _found(db, [(tenant, address.decode()) for tenant, address in wanted], -1)
+def _add(db: Executes, wanted: dict[Suppressible, Suppression]) -> int:
+    there = _found(db, wanted)
     db.executemany(
         f"INSERT OR REPLACE INTO zsmtp_suppression ({columns(SUPPRESSION)}) VALUES ({listed(len(SUPPRESSION))})",
         [suppression_values(one) for one in wanted.values()],
