@@ -2,7 +2,8 @@
 
 What a delivery is like is said by :class:`zsmtp.client.config.Config`; here stands what is decided about it beforehand
 and afterwards. Times are in seconds, sizes in octets. Patterns (``*``, ``?``) match queue keys: domains, or
-``relay:NAME``; the first that matches counts, in the order in which they are given.
+``relay:NAME``; the first that matches counts, in the order in which they are given. Upper and lower case are the same,
+and so are labels in Unicode and in ASCII.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 from zsmtp.fieldtypes import check_least, check_types
 from zsmtp.queue.addressrules import AddressRules
-from zsmtp.queue.filter import glob
+from zsmtp.queue.filter import key_matches
 from zsmtp.queue.quotas import TenantLimits as TenantLimits
 from zsmtp.queue.returnpath import BounceConfig
 from zsmtp.queue.schedule import RetryPolicy
@@ -98,6 +99,6 @@ _DEFAULT_LIMITS = SiteLimits()
 
 def _by_pattern(patterns: Mapping[str, T], key: str, default: T) -> T:
     for pattern, value in patterns.items():
-        if glob(pattern.lower()).fullmatch(key):
+        if key_matches(pattern, key):
             return value
     return default

@@ -26,6 +26,7 @@ from functools import lru_cache
 
 from zsmtp.durations import duration_text, read_duration
 from zsmtp.errors import ConfigError, QueueError
+from zsmtp.idn import to_ascii
 from zsmtp.proto.address import domain_of
 from zsmtp.queue.ids import EPOCH, LOW_BITS, from_text, to_text
 from zsmtp.queue.states import HistoryEntry, QueuedMessage, QueuedRecipient, State, milliseconds
@@ -422,6 +423,18 @@ def _equal(field: Field, found: _Value, value: str | float | State, shard: int) 
     if isinstance(value, float):
         return found == number(field, value)
     return found is value
+
+
+def key_matches(pattern: str, key: str) -> bool:
+    """Whether a queue key or a site is what a pattern of a configuration stands for; its labels may be Unicode."""
+    if not pattern.isascii():
+        pattern = ".".join(to_ascii(label) or label for label in pattern.split("."))
+    return name_matches(pattern, key)
+
+
+def name_matches(pattern: str, name: str) -> bool:
+    """Whether a name is what a pattern of a configuration stands for, in upper or lower case."""
+    return text_matches(fold(pattern), name)
 
 
 def text_matches(pattern: str, text: str) -> bool:

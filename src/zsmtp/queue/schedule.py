@@ -30,7 +30,7 @@ from zsmtp.delivery.retry import Schedule as Schedule
 from zsmtp.delivery.retry import classify as classify
 from zsmtp.durations import duration_text
 from zsmtp.errors import ConfigError
-from zsmtp.queue.filter import glob
+from zsmtp.queue.filter import key_matches, name_matches
 from zsmtp.queue.states import QueuedRecipient
 
 MAX_EXPIRE = 366 * DAY
@@ -65,7 +65,7 @@ class RetryOverride:
 
     def applies(self, site: str, tenant: str) -> bool:
         """Whether it is about a recipient of this site and tenant."""
-        return _matches(self.site, site) and _matches(self.tenant, tenant)
+        return key_matches(self.site, site) and name_matches(self.tenant, tenant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +122,6 @@ def _overridden(policy: RetryPolicy, override: RetryOverride) -> RetryPolicy:
         expire_null=policy.expire_null if override.expire_null is None else override.expire_null,
         warn_after=policy.warn_after if override.warn_after is None else override.warn_after,
     )
-
-
-def _matches(pattern: str, name: str) -> bool:
-    return pattern == "*" or glob(pattern.lower()).fullmatch(name.lower()) is not None
 
 
 # ----------------------------------------------------------------------- times
