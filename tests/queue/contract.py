@@ -1009,6 +1009,29 @@ async def what_has_a_mark_is_neither_ended_nor_moved(queue: Harness) -> None:
 
 
 @promise
+async def what_was_in_hand_when_the_machine_died_is_neither_ended_nor_moved(queue: Harness) -> None:
+    store = queue.store
+    await store.submit([new("a@example.net", "b@example.net")])
+    await store.join("node")
+    lease = await lease_of(store)
+    claimed = await claim(store, lease, NOON)
+    assert await store.settle(lease, [], attempts(claimed[:1])) == []  # a mark may follow, and go with the machine
+    store = await queue.crash(machine=True)
+    for change in (Change(key="elsewhere.example"), Change(end="dropped")):
+        assert await all_of(store.change(Filter(), change)) == 1  # the other one
+    assert await there(store) == ["a@example.net"]
+    await store.join("next")
+    lease = await lease_of(store)
+    (doubt,) = lease.doubts
+    assert doubt.recipient.address == b"a@example.net"
+    assert await all_of(store.change(Filter(), Change(end="failed"))) == 0
+    assert await all_of(store.change(Filter(), Change(rank=1))) == 1
+    assert await store.settle(lease, [in_doubt(doubt.recipient, NOON, NOON)], []) == []
+    assert await all_of(store.change(Filter(), Change(end="failed"))) == 1
+    assert await there(store) == []
+
+
+@promise
 async def a_recipient_is_in_one_state(queue: Harness) -> None:
     store = queue.store
     await store.submit([new(f"u{n}@example.net") for n in range(4)])

@@ -151,17 +151,18 @@ def check_change(change: Change) -> None:
         check_word("queue key", change.key)
 
 
-def may_change(change: Change, recipient: StandingRecipient, *, unsure: bool, marked: bool, now: float) -> bool:
-    """Whether a change may be made to a recipient, which has a mark or has none.
+def may_change(change: Change, recipient: StandingRecipient, *, perhaps_sent: bool, now: float) -> bool:
+    """Whether a change may be made to a recipient.
 
-    ``unsure``: a mark may have been lost with the machine. What moves must be nobody's, and nobody's word on it may
-    still come; what is set apart is not changed any more.
+    ``perhaps_sent``: a server may have its message by an attempt without a result, which has a mark, or may have had
+    one that was lost with the machine. Such a one is neither ended nor sent elsewhere. Of one that moves, besides, no
+    late result may still come, which the other queue would not hear of; what is set apart is not changed any more.
     """
     if is_apart(recipient.hold):
         return False
-    if change.move is not None:
-        return not marked and not unsure and not (recipient.doubtful and now < recipient.due)
-    return not marked or (change.end is None and change.key is None)
+    if change.move is not None and recipient.doubtful and now < recipient.due:
+        return False
+    return not perhaps_sent or (change.end is None and change.key is None and change.move is None)
 
 
 def changed(change: Change, recipient: QueuedRecipient) -> QueuedRecipient:

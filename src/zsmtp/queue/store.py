@@ -25,8 +25,9 @@ recipients are let go. Recipients that are there when an address is suppressed s
 until then they are not claimed.
 
 **Operators.** A change is made in pieces of its own, each checked anew where it is written. It never ends or moves a
-recipient with a mark, which a server may have by now; a hold, another due time or priority is for what comes after that
-attempt. What was claimed and has no mark yet is changed, its key is *poked*, and a mark for it is refused.
+recipient that a server may have by now, by an attempt without a result: with a mark, or in hand when the machine died;
+a hold, another due time or priority is for what comes after that attempt. What was claimed and has no mark yet is
+changed, its key is *poked*, and a mark for it is refused.
 
 **Moving.** Mail goes from one queue to another while both are used; ``zsmtp.queue.moves`` says by which steps. What a
 change sets apart for another queue is not claimed, marked, settled or changed any more. A message that is submitted

@@ -104,9 +104,7 @@ class MemoryOperating(MemoryBase):
     def _change(self, row: Row, change: Change) -> bool:
         one = self._data.recipients.get((row.recipient.message, row.recipient.number))
         now = self._clock()
-        if one is None or not settling.may_change(
-            change, one, marked=self._data.marked(one), unsure=self._unsure(one), now=now
-        ):
+        if one is None or not settling.may_change(change, one, perhaps_sent=self._perhaps_sent(one), now=now):
             return False
         self._tell(poked=[one.key])
         if change.end is not None:
@@ -121,10 +119,10 @@ class MemoryOperating(MemoryBase):
         self._tell_due(after)
         return True
 
-    def _unsure(self, one: QueuedRecipient) -> bool:
-        """Whether an attempt may have had a mark that was lost with the machine of the store."""
+    def _perhaps_sent(self, one: QueuedRecipient) -> bool:
+        """Whether an attempt without a result has a mark, or may have had one that was lost with the machine."""
         attempt, shared = one.next_attempt, self._shared
-        if attempt in self._data.lost or attempt in shared.unwritten:
+        if self._data.marked(one) or attempt in self._data.lost or attempt in shared.unwritten:
             return True
         under = [lease for lease, hands in self._data.in_hand.items() if attempt in hands]
         nodes = [holding.node for lease in under if (holding := shared.leases.get(lease)) is not None]

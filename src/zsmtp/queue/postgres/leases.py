@@ -19,7 +19,7 @@ from zsmtp.queue.leases import VALID
 from zsmtp.queue.moves import APART
 from zsmtp.queue.postgres import claims
 from zsmtp.queue.postgres.connect import Connection
-from zsmtp.queue.postgres.transaction import WriteTransaction, one
+from zsmtp.queue.postgres.transaction import WriteTransaction, attempts_from, one
 from zsmtp.queue.sql import MESSAGE, RECIPIENT, columns, message_from, recipient_from
 from zsmtp.queue.states import AttemptKey
 from zsmtp.queue.store import Doubt, Lease
@@ -27,6 +27,7 @@ from zsmtp.queue.store import Doubt, Lease
 TAKES = "('zsmtp_id'::regclass::oid::bigint % 2147483647)::integer, 3"
 """The advisory lock of takes, as SQL."""
 _ALIVE = "n.valid_until > zsmtp_clock()"
+_SERVER_DIED = "n.incarnation IS DISTINCT FROM zsmtp_incarnation()"
 _TRIES = 20  # to have one's turn
 _PAUSE = 0.02  # seconds between them
 NODES = f"SELECT count(*) FROM zsmtp_node n WHERE {_ALIVE} AND NOT n.draining"
@@ -262,7 +263,7 @@ def _end(transaction: WriteTransaction, numbers: Collection[int]) -> None:
     parts = "u.message, u.number, u.attempt"
     for table, machine, condition in (
         ("zsmtp_mark", "false", "true"),
-        ("zsmtp_in_hand", "true", "n.incarnation IS DISTINCT FROM zsmtp_incarnation()"),
+        ("zsmtp_in_hand", "true", _SERVER_DIED),
     ):
         db.execute(
             f"INSERT INTO zsmtp_doubt (message, number, attempt, machine) SELECT DISTINCT ON (u.message, u.number) "
@@ -326,16 +327,23 @@ def lock_keys(transaction: WriteTransaction, keys: Collection[str]) -> None:
     ).fetchall()
 
 
-def marked_among(db: Connection, places: Sequence[tuple[int, int]]) -> set[AttemptKey]:
-    """Attempts with a mark, or in doubt, of some recipients."""
+def perhaps_sent(db: Connection, places: Sequence[tuple[int, int]]) -> set[AttemptKey]:
+    """Attempts of some recipients without a result: with a mark, in doubt, or perhaps with a mark that was lost.
+
+    That is what was in hand when the server died, until its node wrote its marks again.
+    """
     messages, numbers = [place[0] for place in places], [place[1] for place in places]
-    wanted = "unnest(%s::bigint[], %s::integer[]) AS w (message, number)"
     rows = db.execute(
-        f"SELECT u.message, u.number, u.attempt FROM zsmtp_mark t "
+        "WITH w (message, number) AS MATERIALIZED (SELECT * FROM unnest(%s::bigint[], %s::integer[])), "
+        "t AS (SELECT messages, numbers, attempts FROM zsmtp_mark "
+        "UNION ALL SELECT h.messages, h.numbers, h.attempts FROM zsmtp_in_hand h "
+        "LEFT JOIN zsmtp_lease l ON l.number = h.lease LEFT JOIN zsmtp_node n ON n.id = l.node "
+        f"WHERE {_SERVER_DIED}) "
+        "SELECT u.message, u.number, u.attempt FROM t "
         "CROSS JOIN LATERAL unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt) "
-        f"JOIN {wanted} ON w.message = u.message AND w.number = u.number "
-        f"UNION SELECT d.message, d.number, d.attempt FROM zsmtp_doubt d "
-        f"JOIN {wanted} ON w.message = d.message AND w.number = d.number",
-        (messages, numbers, messages, numbers),
+        "JOIN w ON w.message = u.message AND w.number = u.number "
+        "UNION SELECT d.message, d.number, d.attempt FROM zsmtp_doubt d "
+        "JOIN w ON w.message = d.message AND w.number = d.number".encode(),
+        (messages, numbers),
     )
-    return {AttemptKey(*row) for row in rows.fetchall()}
+    return set(attempts_from(rows.fetchall()))

@@ -17,9 +17,9 @@ from zsmtp.queue.moves import apart as apart_hold
 from zsmtp.queue.postgres import results
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.postgres.sweep import PieceOfSweep
-from zsmtp.queue.postgres.transaction import WriteTransaction, attempts_from, one
+from zsmtp.queue.postgres.transaction import WriteTransaction, one
 from zsmtp.queue.sql import ARRIVING, MESSAGE, RECIPIENT, columns, message_from, recipient_from
-from zsmtp.queue.states import AttemptKey, milliseconds, seconds
+from zsmtp.queue.states import milliseconds, seconds
 from zsmtp.records import replace
 
 _HOLD = RECIPIENT.index("hold")
@@ -74,20 +74,6 @@ def set_apart(transaction: WriteTransaction, move: int, places: Sequence[tuple[i
         f"WHERE r.message = w.message AND r.number = w.number AND r.hold >= {APART}",
         (apart_hold(move, 0), [place[0] for place in places], [place[1] for place in places]),
     )
-
-
-def lost_among(db: Connection, places: Sequence[tuple[int, int]]) -> set[AttemptKey]:
-    """Attempts that were in hand when the server died, and may have had a mark that is gone, of some recipients."""
-    rows = db.execute(
-        "SELECT u.message, u.number, u.attempt FROM zsmtp_in_hand t "
-        "CROSS JOIN LATERAL unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt) "
-        "JOIN unnest(%s::bigint[], %s::integer[]) AS w (message, number) "
-        "ON w.message = u.message AND w.number = u.number "
-        "LEFT JOIN zsmtp_lease l ON l.number = t.lease LEFT JOIN zsmtp_node n ON n.id = l.node "
-        "WHERE n.incarnation IS DISTINCT FROM zsmtp_incarnation()",
-        ([place[0] for place in places], [place[1] for place in places]),
-    )
-    return set(attempts_from(rows.fetchall()))
 
 
 def apart(db: Connection, *, move: int, message: int, after: tuple[int, int], limit: int) -> list[ApartRecipient]:

@@ -57,9 +57,7 @@ class PostgresOperating:
         found = matching(db, piece.asked, piece.places)
         leases.lock_keys(transaction, {row[_KEY] for row in found})
         found = matching(db, piece.asked, [(row[0], row[1]) for row in found])
-        places = [(row[0], row[1]) for row in found]
-        marked = leases.marked_among(db, places)
-        lost = set() if change.move is None else moving.lost_among(db, places)
+        sent = leases.perhaps_sent(db, [(row[0], row[1]) for row in found])
         rows = [
             row
             for row in found
@@ -67,8 +65,7 @@ class PostgresOperating:
             and settling.may_change(
                 change,
                 one,
-                marked=one.next_attempt in marked,
-                unsure=one.next_attempt in lost,
+                perhaps_sent=one.next_attempt in sent,
                 now=transaction.time,
             )
         ]

@@ -133,6 +133,23 @@ class Attempts:
                 self._of_lease.setdefault(leases[attempt], set()).add(attempt)
 
 
+def hands(db: Executes, boot: str) -> list[tuple[int, list[AttemptKey], bool]]:
+    """The rows of what is in hand: id, attempts, and whether marks of them may have been lost with the machine.
+
+    ``boot`` tells one start of this machine from the others; without it the machine is taken for one that died, as what
+    was in hand is more than what was sent.
+    """
+    boots = dict(db.execute("SELECT fence, boot FROM zsmtp_node").fetchall())
+    rows = stored(db, "zsmtp_in_hand")
+    return [(row, attempts, not boot or boots.get(fence) != boot) for row, fence, attempts in rows]
+
+
+def perhaps_sent(db: Executes, boot: str) -> set[AttemptKey]:
+    """Attempts without a result that have a mark, or may have had one that was lost with the machine."""
+    marked = {attempt for _, _, attempts in stored(db, "zsmtp_mark") for attempt in attempts}
+    return marked.union(*(attempts for _, attempts, lost in hands(db, boot) if lost))
+
+
 def packed(attempts: Collection[AttemptKey]) -> bytes:
     """Attempts as a row keeps them."""
     return struct.pack(f"<{len(attempts) * 3}q", *[number for attempt in attempts for number in attempt])

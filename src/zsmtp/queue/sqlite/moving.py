@@ -16,11 +16,10 @@ from zsmtp.queue.limits import MOVES_KEPT
 from zsmtp.queue.moves import ApartRecipient, Departure, Elsewhere, Move, held_before, holds_apart
 from zsmtp.queue.moves import apart as apart_hold
 from zsmtp.queue.sql import MESSAGE, RECIPIENT, columns, message_from, recipient_from
-from zsmtp.queue.sqlite.attempts import stored
 from zsmtp.queue.sqlite.results import SQLiteChanges, rule_holds
 from zsmtp.queue.sqlite.sweep import Sweeping
 from zsmtp.queue.sqlite.transaction import Executes, WriteTransaction
-from zsmtp.queue.states import AttemptKey, milliseconds, seconds
+from zsmtp.queue.states import milliseconds, seconds
 from zsmtp.records import replace
 
 
@@ -67,13 +66,6 @@ def set_apart(transaction: WriteTransaction, move: int, rows: Sequence[Sequence[
         "UPDATE zsmtp_recipient SET hold = ? WHERE message = ? AND number = ?",
         [(apart_hold(move, recipient_from(row).hold), row[0], row[1]) for row in rows],
     )
-
-
-def lost(db: Executes, boot: str) -> set[AttemptKey]:
-    """What was in hand when a machine died, and may have had a mark that is gone."""
-    boots = dict(db.execute("SELECT fence, boot FROM zsmtp_node").fetchall())
-    hands = stored(db, "zsmtp_in_hand")
-    return {attempt for _, fence, attempts in hands if not boot or boots.get(fence) != boot for attempt in attempts}
 
 
 def apart(

@@ -21,7 +21,7 @@ from zsmtp.queue.operators import (
 from zsmtp.queue.settling import NoticeRule
 from zsmtp.queue.sql import ENDED, MESSAGE, RECIPIENT, columns, message_from, recipient_from
 from zsmtp.queue.sqlite import moving
-from zsmtp.queue.sqlite.attempts import stored
+from zsmtp.queue.sqlite.attempts import perhaps_sent
 from zsmtp.queue.sqlite.listing import Place, Wanted
 from zsmtp.queue.sqlite.results import SQLiteChanges, rule_holds
 from zsmtp.queue.sqlite.transaction import WriteTransaction, in_parts
@@ -59,8 +59,7 @@ class Operating:
             return QueueError(f"there is no rule {change.hold}")
         if change.move is not None and not moving.began(db, change.move):
             return QueueError(f"there is no move {change.move}")
-        marked = transaction.marked.union(*(attempts for _, _, attempts in stored(db, "zsmtp_mark")))
-        lost = set() if change.move is None else moving.lost(db, self._boot)
+        sent = transaction.marked | perhaps_sent(db, self._boot)
         rows = [
             row
             for row in _matching(db, piece)
@@ -68,8 +67,7 @@ class Operating:
             and settling.may_change(
                 change,
                 recipient_from(row),
-                marked=attempt in marked,
-                unsure=attempt in lost,
+                perhaps_sent=attempt in sent,
                 now=transaction.time,
             )
         ]

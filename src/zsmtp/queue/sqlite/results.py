@@ -23,7 +23,7 @@ from zsmtp.queue.limits import (
 from zsmtp.queue.moves import is_apart
 from zsmtp.queue.operators import SiteStatus
 from zsmtp.queue.sql import ARRIVING, HISTORY, OWED, columns, owed_values, status_text
-from zsmtp.queue.sqlite.attempts import Attempts, stored
+from zsmtp.queue.sqlite.attempts import Attempts, hands, stored
 from zsmtp.queue.sqlite.transaction import Executes, WriteTransaction, each, in_parts, insert, listed
 from zsmtp.queue.states import AttemptKey, milliseconds
 from zsmtp.queue.store import (
@@ -91,13 +91,10 @@ class SQLiteResults:
     def _join(self, transaction: WriteTransaction, name: str, boot: str) -> Joined:
         db = transaction.db
         fence = transaction.grow("fence")
-        boots = dict(db.execute("SELECT fence, boot FROM zsmtp_node").fetchall())
         marked = {attempt for _, _, attempts in stored(db, "zsmtp_mark") for attempt in attempts}
-        hands = stored(db, "zsmtp_in_hand")
-        # Without a boot id the machine is taken for one that died: what was in hand is more than what was sent.
-        lost = [(row, attempts) for row, of, attempts in hands if not boot or boots.get(of) != boot]
-        each(db, "DELETE FROM zsmtp_in_hand WHERE id IN ({})", {row for row, _, _ in hands} - {row for row, _ in lost})
-        candidates = marked.union(*(attempts for _, attempts in lost))
+        rows = hands(db, boot)
+        each(db, "DELETE FROM zsmtp_in_hand WHERE id IN ({})", [row for row, _, lost in rows if not lost])
+        candidates = marked.union(*(attempts for _, attempts, lost in rows if lost))
         there = read(db, {attempt[:2] for attempt in candidates})
         doubts = [
             Open(one.key, attempt, attempt not in marked)
