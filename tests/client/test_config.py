@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -392,6 +393,60 @@ def test_relays_are_told_apart_by_their_users() -> None:
     assert first is not None
     assert first.relay == relays[0]
     assert places.relayed("ann@m.example:25") is None
+
+
+RELAY_SETTINGS = [
+    Relay(host="m.example", port=587, login=Login(user="ann", password_env="A")),
+    Relay(host="m.example", login=Login(user="ann", password_env="B")),
+    Relay(host="m.example", login=Login(user="ann", password_env="A"), tls=TLS(level=Level.VERIFY)),
+    Relay(host="m.example", port=587, login=Login(user="ann", password_env="A"), implicit=True),
+    Relay(host="m.example", port=587, login=Login(user="ann", password_env="A"), lmtp=True),
+    Relay(host="m.example", login=Login(user="ann", password_env="A", mechanisms=("PLAIN",))),
+    Relay(host="m.example", login=Login(user="ann", password_env="A", bearer=True)),
+    Relay(host="m.example", port=587, tls=TLS(certificate_file="/c", names=("m.example",))),
+    Relay(host="m.example", port=587),
+]
+
+
+def test_relays_with_other_settings_are_never_one_in_a_queue() -> None:
+    places = Destinations(Config(routes={f"d{n}.example": one for n, one in enumerate(RELAY_SETTINGS)}))
+    keys = places.relay_keys
+    assert len(set(keys.values())) == len(RELAY_SETTINGS)
+    for one in RELAY_SETTINGS:
+        assert re.fullmatch(r"(ann@)?m\.example:587~[0-9a-f]{8}", keys[one])
+        for others in (RELAY_SETTINGS, RELAY_SETTINGS[::-1], [one]):  # more or fewer of them, in whatever order
+            around = Destinations(Config(routes={f"d{n}.example": other for n, other in enumerate(others)}))
+            found = around.relayed(keys[one])
+            assert found is not None
+            assert found.relay == one
+    for name in ("ann@m.example:587", "m.example:587"):
+        with pytest.raises(ConfigError, match=rf"relay {name} is one of several by now.*: {name}~.* or {name}~"):
+            places.relayed(name)
+    assert places.relayed("ann@m.example:587~00000000") is None
+
+
+def test_what_a_relay_is_called_does_not_change_with_its_secret() -> None:
+    def called(password: str) -> str:
+        ann = Relay.from_url(f"smtp://ann:{password}@m.example", tls=TLS(level=Level.VERIFY))
+        other = replace(ann, tls=TLS(level=Level.ENCRYPT))
+        return Destinations(Config(routes={"a.example": ann, "b.example": other})).relay_keys[ann]
+
+    assert called("first") == called("second") == "ann@m.example:587~905c2305"
+    named = Relay(host="m.example", port=25), Relay(host="m.example")
+    assert set(Destinations(Config(relay=named[0], routes={"a.example": named[1]})).relay_keys.values()) == {
+        "m.example:25"
+    }
+
+
+def test_two_passwords_of_one_user_cannot_be_told_apart_in_a_queue() -> None:
+    ann, again = (Relay.from_url(f"smtp://ann:{password}@m.example") for password in ("first", "second"))
+    places = Destinations(Config(relay=ann, sender_routes={"a.example": again}))
+    assert places.of(b"x@b.example") != places.of(b"x@b.example", b"y@a.example")
+    with pytest.raises(ConfigError, match=r"relay ann@m\.example:587: 2 passwords are given") as caught:
+        places.check_relays()
+    assert "first" not in str(caught.value)
+    named = replace(again, login=Login(user="ann", password_env="X"))
+    Destinations(Config(relay=ann, sender_routes={"a.example": named})).check_relays()
 
 
 def test_straight_delivery_asks_for_dane_and_mta_sts() -> None:

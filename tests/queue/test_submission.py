@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsmtp.client.config import Config, Relay
+from zsmtp.client.config import TLS, Config, Relay
 from zsmtp.client.destinations import Destinations
-from zsmtp.errors import SubmissionError
+from zsmtp.errors import ConfigError, SubmissionError
 from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions, checked
 from zsmtp.proto.plan import Envelope, EnvelopeRecipient, TLSDemand, sender_wish
 from zsmtp.queue.addressrules import AddressRules
@@ -19,8 +19,9 @@ from zsmtp.queue.intake import options_text
 from zsmtp.queue.schedule import RetryOverride, RetryPolicy
 from zsmtp.queue.states import QueuedMessage
 from zsmtp.queue.store import NewMessage
-from zsmtp.queue.submission import MAX_HOPS, Submitter, digest, restored
+from zsmtp.queue.submission import MAX_HOPS, Submitter, destination_of, digest, lost_route, restored
 from zsmtp.records import replace
+from zsmtp.tls.policy import Level
 
 HEADER = b"Subject: x\n"
 NOW = 2_000_000_000.0
@@ -42,6 +43,29 @@ def test_the_key_is_the_domain_in_a_labels_and_lower_case_or_the_relay() -> None
         "xn--bcher-kva.example",
         "relay:127.0.0.1:2424",
     ]
+
+
+def test_mail_for_relays_at_one_host_goes_to_each_by_its_own_settings() -> None:
+    safe = Relay(host="mail.example.org", tls=TLS(level=Level.VERIFY))
+    config = Config(relay=Relay(host="mail.example.org"), routes={"bank.example": safe})
+    found = submitter(config).message(envelope("a@bank.example", "b@example.net"), HEADER, now=NOW)
+    places = Destinations(config)
+    keys = [one.key for one in found.recipients]
+    assert [destination_of(places, key).relay for key in keys] == [safe, config.relay]
+    assert [lost_route(places, key) for key in keys] == ["", ""]
+    before = "relay:mail.example.org:25"  # of mail that was queued when there was one of them
+    assert lost_route(places, before).startswith("relay mail.example.org:25 is one of several by now")
+    for relay, key in zip((safe, config.relay), keys, strict=True):
+        alone = Destinations(Config(relay=relay))
+        assert destination_of(alone, before).relay == destination_of(alone, key).relay == relay
+        (other,) = set(keys) - {key}
+        assert lost_route(alone, other) == f"no relay {other.removeprefix('relay:')} is configured any more"
+
+
+def test_relays_that_cannot_be_told_apart_are_refused() -> None:
+    relays = {f"{word}.example": Relay.from_url(f"smtp://ann:{word}@mail.example.org") for word in ("one", "two")}
+    with pytest.raises(ConfigError, match="2 passwords are given"):
+        submitter(Config(routes=relays))
 
 
 def test_the_key_goes_by_the_sender_as_it_is_rewritten() -> None:

@@ -13,8 +13,10 @@ key: ``relay.port: 70000 is not 1 to 65535``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -47,6 +49,17 @@ _SCHEMES = {"smtp": (False, False), "smtps": (True, False), "submissions": (True
 def _require(good: bool, key: str, problem: str) -> None:
     if not good:
         raise ConfigError(f"{key}: {problem}")
+
+
+def _told(owner: Any, *without: str) -> dict[str, object]:
+    """The fields that are not as they are unless told, as JSON has them."""
+    found = {one.name: getattr(owner, one.name) for one in fields(owner) if one.name not in without}
+    default = {one.name: one.default for one in fields(owner)}
+    return {
+        name: value.value if isinstance(value, Enum) else value
+        for name, value in found.items()
+        if value != default[name]
+    }
 
 
 def _in(key: str, parse: Any, text: str) -> None:
@@ -236,8 +249,22 @@ class Relay:
 
     @property
     def key(self) -> str:
-        """What tells it from other relays in a queue: host and port, with the user before them if it logs in."""
+        """What tells it from most other relays in a queue: host and port, with the user before them if it logs in.
+
+        Relays of one configuration with the same one are told apart by their ``settings``.
+        """
         return str(self) if self.login is None else f"{quote(self.login.user, safe=_PLAIN)}@{self}"
+
+    @property
+    def settings(self) -> str:
+        """How its sessions are led, as JSON: what is not as it is unless told, but for the secret itself.
+
+        A new secret, in its file or its variable or here, leaves them as they are.
+        """
+        told = _told(self, "host", "port", "tls", "login") | {"tls": _told(self.tls)}
+        if self.login is not None:
+            told["login"] = _told(self.login, "password")
+        return json.dumps(told, sort_keys=True)
 
     def __str__(self) -> str:
         if self.is_unix:

@@ -10,9 +10,11 @@ import base64
 import os
 import random
 import stat
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from zsmtp.body.target import Target
@@ -24,6 +26,7 @@ from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.literal import Literal, Name, parse_destination
 from zsmtp.dns.resolver import Resolver
 from zsmtp.errors import ConfigError
+from zsmtp.escape import escape
 from zsmtp.proto.address import domain_of
 from zsmtp.records import dataclass, field, replace
 from zsmtp.tls.policy import Level, STSUse, TLSPolicy
@@ -140,14 +143,47 @@ class Destinations:
         family = self._config.address_family
         return frozenset(Family if family is None else {family, Family.UNIX})
 
-    def relayed(self, name: str) -> Destination | None:
-        """The relay whose key that is, None if the configuration has none.
+    @cached_property
+    def relay_keys(self) -> Mapping[Relay, str]:
+        """What each relay of the configuration is called in a queue: its key, if no other one has that.
 
-        A key without a user, as an operator may write it, is that of the first relay with this host and port.
+        Else its settings decide, so that mail never goes by those of another relay: their hash stands behind the key.
         """
         relays = self._config.relays
-        keys = [relay.key for relay in relays] + [str(relay) for relay in relays]
-        return self._behind(relays[keys.index(name) % len(relays)]) if name in keys else None
+        different = {(relay.key, relay.settings) for relay in relays}
+        alone = {key for key, number in Counter(key for key, _ in different).items() if number == 1}
+        return {relay: relay.key if relay.key in alone else _hashed_key(relay) for relay in relays}
+
+    def check_relays(self) -> None:
+        """Raise ConfigError for relays that differ in the secret alone, of which a queue keeps nothing."""
+        passwords: dict[str, set[str]] = {}
+        for relay, key in self.relay_keys.items():
+            if relay.login is not None:
+                passwords.setdefault(key, set()).add(relay.login.password)
+        for key, given in passwords.items():
+            if len(given) > 1:
+                raise ConfigError(
+                    f"relay {escape(key)}: {len(given)} passwords are given, which a queue cannot tell apart; "
+                    "name all but one by password_file or password_env"
+                )
+
+    def relayed(self, name: str) -> Destination | None:
+        """The relay that is called so in a queue, None if the configuration has none. Raises ConfigError.
+
+        One that stands alone is found by its hash as well, by which mail may have been queued. A key without a hash of
+        one that does not stand alone may be any of them: ConfigError. A key without a user, as an operator may write
+        it, is that of the first relay with this host and port.
+        """
+        relays = self._config.relays
+        found = [relay for relay, key in self.relay_keys.items() if name in (key, _hashed_key(relay))]
+        if not found and (several := [relay for relay in relays if relay.key == name]):
+            names = " or ".join(sorted({escape(self.relay_keys[relay]) for relay in several}))
+            raise ConfigError(
+                f"relay {escape(name)} is one of several by now, with different settings: {names}; "
+                "zsmtp queue reroute moves its mail to one of them"
+            )
+        found = found or [relay for relay in relays if str(relay) == name]
+        return self._behind(found[0]) if found else None
 
     def _behind(self, relay: Relay, reason: RouteReason = RouteReason.RELAY) -> Destination:
         request = DestinationRequest(
@@ -223,6 +259,11 @@ class Destinations:
         except OSError:
             text = ""
         return HostsResolver(parse_hosts(text), self.resolver())
+
+
+def _hashed_key(relay: Relay) -> str:
+    """The key of a relay with a hash of its settings."""
+    return f"{relay.key}~{blake2b(relay.settings.encode(), digest_size=4).hexdigest()}"
 
 
 # -------------------------------------------------------------------- security

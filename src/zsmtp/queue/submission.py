@@ -38,14 +38,16 @@ MAX_DELAY = 366 * 86400.0  # seconds that a message may be kept back for (RFC 48
 def queue_key(destinations: Destinations, address: bytes, sender: bytes = b"") -> str:
     """The queue key of a recipient of mail from ``sender``: its domain, or its relay.
 
-    A domain is in lower case, with A-labels; of a relay it is ``relay:`` with its user, if there is one, host and port.
+    A domain is in lower case, with A-labels; of a relay it is ``relay:`` with its user, if there is one, host and port,
+    and a hash of its settings where these alone tell it from another one.
     """
     destination = destinations.of(address, sender)
-    return destination.name if destination.relay is None else f"{RELAY_KEY}{destination.relay.key}"
+    relay = destination.relay
+    return destination.name if relay is None else f"{RELAY_KEY}{destinations.relay_keys[relay]}"
 
 
 def destination_of(destinations: Destinations, key: str) -> Destination:
-    """Where the mail of a queue key goes. Raises ConfigError for a relay that is not configured."""
+    """Where the mail of a queue key goes. Raises ConfigError for a relay that is not configured, or one of several."""
     if not key.startswith(RELAY_KEY):
         return destinations.of(b"postmaster@" + key.encode())
     found = destinations.relayed(key[len(RELAY_KEY) :])
@@ -64,11 +66,15 @@ def lost_route(destinations: Destinations, key: str) -> str:
 
 
 class Submitter:
-    """Makes queued messages. ``destinations`` are those of the configuration that delivers them."""
+    """Makes queued messages. ``destinations`` are those of the configuration that delivers them.
+
+    Raises ConfigError for relays that a queue cannot tell apart.
+    """
 
     def __init__(self, destinations: Destinations, config: QueueConfig) -> None:
         self._destinations = destinations
         self._config = config
+        destinations.check_relays()
 
     def message(
         self,
