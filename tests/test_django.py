@@ -166,6 +166,43 @@ assert len(queued("other.db")) == 1
     run(program, tmp_path, "QueueBackend", ZSMTP_QUEUE=str(tmp_path / "mail.db"))
 
 
+@pytest.mark.parametrize("place", [{"ZSMTP_QUEUE": "mail.db"}, {"ZSMTP_DATABASE": "default"}])
+def test_quotas_and_rules_of_the_queue_hold(tmp_path: Path, place: dict[str, str]) -> None:
+    program = """
+from zsmtp.queue.addressrules import AddressRules
+from zsmtp.queue.config import QueueConfig, TenantLimits
+os.chdir(home)
+settings.ZSMTP_QUEUE_CONFIG = QueueConfig(
+    tenants={"shop": TenantLimits(messages_per_hour=1)}, addresses=AddressRules(redirect_to="test@example.org"))
+settings.ZSMTP_TENANT = "shop"
+name = "app.db" if hasattr(settings, "ZSMTP_DATABASE") else "mail.db"
+with zsmtp.Queue.open(home / name):
+    pass
+assert send_mail("one", "x", None, ["bob@example.net"]) == 1
+try:
+    send_mail("two", "x", None, ["bob@example.net"])
+    raise SystemExit("not raised")
+except zsmtp.QuotaExceeded as error:
+    assert (error.tenant, error.quota) == ("shop", "messages_per_hour")
+assert send_mail("three", "x", None, ["bob@example.net"], fail_silently=True) == 0
+assert get_connection(tenant="").send_messages([EmailMessage("four", "x", None, ["bob@example.net"])]) == 1
+assert [(one[0], one[1].tenant) for one in queued(name)] == [("test@example.org", "shop"), ("test@example.org", "")]
+"""
+    run(program, tmp_path, "QueueBackend", **place)
+
+
+def test_a_wrong_configuration_of_the_queue_is_named(tmp_path: Path) -> None:
+    program = """
+from django.core.exceptions import ImproperlyConfigured
+try:
+    send_mail("one", "x", None, ["bob@example.net"])
+    raise SystemExit("not raised")
+except ImproperlyConfigured as error:
+    assert str(error) == "ZSMTP_QUEUE_CONFIG: QueueConfig is wanted, not str"
+"""
+    run(program, tmp_path, "QueueBackend", ZSMTP_QUEUE=str(tmp_path / "mail.db"), ZSMTP_QUEUE_CONFIG="/etc/x.toml")
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="a fork beside threads is a warning from 3.12 on")
 def test_a_worker_that_was_forked_off_queues_too(tmp_path: Path) -> None:
     program = """

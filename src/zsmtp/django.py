@@ -6,6 +6,8 @@ In the settings::
     ZSMTP_QUEUE = "sqlite:///var/lib/app/mail.db"   # without it: the environment's ZSMTP_QUEUE, else the system's queue
     ZSMTP_DATABASE = "default"                      # instead: the queue's tables are in this database
     ZSMTP_CONFIG = "/etc/zsmtp.toml"                # or a zsmtp.Config; how mail is delivered, and by which relays
+    ZSMTP_QUEUE_CONFIG = QueueConfig(...)           # zsmtp.queue.config: quotas of tenants, rules for addresses
+    ZSMTP_TENANT = "shop"                           # whose mail it is; without it: nobody's
 
 With ``ZSMTP_DATABASE`` a message is written in the transaction that is open there: mail of a request that is rolled
 back was never sent. Of PostgreSQL (psycopg 3) nothing else is asked; a SQLite database is in WAL mode with
@@ -36,6 +38,7 @@ from zsmtp.client.config import Config
 from zsmtp.client.report import Report
 from zsmtp.errors import ZsmtpError
 from zsmtp.queue.blocking import Queue
+from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.location import usual_location
 from zsmtp.queue.queue import CallersConnection
 
@@ -51,15 +54,22 @@ _lock = threading.Lock()
 class QueueBackend(BaseEmailBackend):
     """Queues messages; each is on the disk, or in the open transaction, when it counts as sent.
 
-    ``queue`` and ``database`` are in place of the settings. Raises ZsmtpError unless ``fail_silently``.
+    ``queue``, ``database`` and ``tenant`` are in place of the settings. Raises ZsmtpError unless ``fail_silently``.
     """
 
     def __init__(
-        self, fail_silently: bool = False, *, queue: str | None = None, database: str | None = None, **options: Any
+        self,
+        fail_silently: bool = False,
+        *,
+        queue: str | None = None,
+        database: str | None = None,
+        tenant: str | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(fail_silently=fail_silently, **options)
         self._database = database or (None if queue else getattr(conf.settings, "ZSMTP_DATABASE", None))
         self._location = queue or getattr(conf.settings, "ZSMTP_QUEUE", None)
+        self._tenant: str = getattr(conf.settings, "ZSMTP_TENANT", "") if tenant is None else tenant
 
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
         """Queue messages one after the other; how many were queued."""
@@ -80,7 +90,13 @@ class QueueBackend(BaseEmailBackend):
     def _submit(self, message: EmailMessage, recipients: list[str]) -> None:
         connection = None if self._database is None else _connection(self._database)
         queue = _queue(_place_of(self._database) if self._database is not None else self._location)
-        queue.submit(message.message(), sender=message.from_email, recipients=recipients, connection=connection)
+        queue.submit(
+            message.message(),
+            sender=message.from_email,
+            recipients=recipients,
+            tenant=self._tenant,
+            connection=connection,
+        )
         if self._database is not None:
             transaction.on_commit(queue.wake, using=self._database)
 
@@ -135,6 +151,13 @@ def _config() -> Config:
     return Config.from_toml(given)
 
 
+def _queue_config() -> QueueConfig:
+    given = getattr(conf.settings, "ZSMTP_QUEUE_CONFIG", None)
+    if given is not None and not isinstance(given, QueueConfig):
+        raise ImproperlyConfigured(f"ZSMTP_QUEUE_CONFIG: QueueConfig is wanted, not {type(given).__name__}")
+    return given or QueueConfig()
+
+
 def _queue(location: str | None) -> Queue:
     """The queue of this process, which all its threads share; a process that was forked off opens its own.
 
@@ -144,7 +167,8 @@ def _queue(location: str | None) -> Queue:
     with _lock:
         queue = _open.get(key)
         if queue is None:
-            queue = _open[key] = Queue.open(location or usual_location().given, config=_config())
+            where = location or usual_location().given
+            queue = _open[key] = Queue.open(where, config=_config(), queue=_queue_config())
         return queue
 
 

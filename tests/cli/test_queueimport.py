@@ -19,6 +19,7 @@ from zsmtp.cli.sysexits import Exit
 from zsmtp.errors import SpoolError
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.operators import Row
+from zsmtp.queue.quotas import Amount
 from zsmtp.queue.sqlite.store import SQLiteStore
 
 NOTE = b"From: a@example.org\nTo: b@example.net\nBcc: c@example.net\nSubject: %s\n\nHi\n"
@@ -125,6 +126,22 @@ def test_messages_in_folders(place: Place) -> None:
     assert place.queued() == [(b"", b"d@example.com")] * 2
     assert {row.message.tenant for row in place.rows()} == {"shop"}
     assert place.run("out/2.EML", "--from", "<>", "--to", "d@example.com", "--tenant", "shop")[1].startswith("0 ")
+
+
+def test_what_is_imported_is_counted_as_queued_and_in_no_hour(place: Place) -> None:
+    place.write("one.eml", NOTE % b"one")
+    assert place.run("one.eml", "--tenant", "shop")[0] == 0
+
+    async def figures() -> tuple[object, object]:
+        store = await SQLiteStore.open(place.queue)
+        try:
+            return (await store.queued_by_tenant())["shop"], await store.accepted_by("shop")
+        finally:
+            await store.close()
+
+    queued, accepted = asyncio.run(figures())
+    (row, _) = place.rows()
+    assert (queued, accepted) == (Amount(1, row.message.size), {})
 
 
 def test_a_message_that_was_changed_is_another_one(place: Place) -> None:

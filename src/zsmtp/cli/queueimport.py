@@ -33,7 +33,8 @@ _DESCRIPTION = (
 )
 _EPILOG = """\
 Stop the program that delivers a spool before it is imported, and delete the spool afterwards. Importing twice queues
-once. Of Postfix, what is on hold is imported only if its folder is named. Exit status: 0 all messages are queued; 65
+once. Of Postfix, what is on hold is imported only if its folder is named. Quotas of
+tenants do not hold: it is mail that was taken already. Exit status: 0 all messages are queued; 65
 some cannot be, which are named; 66 or 77 a path cannot be read; 75 the queue cannot be written now; 78 a bad
 configuration."""
 
