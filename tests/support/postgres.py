@@ -1,8 +1,8 @@
 """A PostgreSQL of the tests' own: a cluster in a temporary folder, reached by its UNIX socket.
 
 The server's programs are those of the system (Debian: ``postgresql-15``); they refuse to run as root, so root starts
-them as another user. One cluster serves a process of tests and ends with it; each test has a database, which is a copy
-of one that the queue's tables were made in::
+them as another user. One cluster serves a process of tests and ends with it, even if it is killed; each test has a
+database, which is a copy of one that the queue's tables were made in::
 
     url = cluster().database()
 """
@@ -36,6 +36,16 @@ _SETTINGS = {
     "autovacuum_naptime": "5s",
     "TimeZone": "UTC",
 }
+_ENDS_WITH_ITS_MAKER = """
+read -r _  # which comes to nothing when whoever made the cluster has ended
+server=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$server"
+tries=0
+while [ -e "$1/data/postmaster.pid" ] && [ $tries -lt 600 ]; do
+    sleep 0.1
+    tries=$((tries + 1))
+done
+rm -rf "$1"
+"""
 
 
 def programs() -> Path | None:
@@ -73,6 +83,14 @@ class Cluster:
         self.folder.chmod(0o755)
         self._names = itertools.count(1)
         self._template = ""
+        self._keeper = subprocess.Popen(
+            ["/bin/sh", "-c", _ENDS_WITH_ITS_MAKER, "sh", str(self.folder)],
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         if standby_of is None:
             self._run("initdb", "-D", self._data, "-U", "zsmtp", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         else:
@@ -154,7 +172,7 @@ class Cluster:
     def remove(self) -> None:
         """Stop it, and remove all it had."""
         self.stop(signal.SIGQUIT)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._keeper.communicate()
 
     def url(self, database: str) -> str:
         """The URL of a database."""
