@@ -1570,6 +1570,27 @@ async def what_is_queued_is_counted_by_tenant(queue: Harness) -> None:
 
 
 @promise
+async def history_of_one_recipient_and_who_has_an_end(queue: Harness) -> None:
+    store = queue.store
+    (accepted,) = await store.submit([new(*(f"u{number}@example.net" for number in range(5)))])
+    await store.submit([new("other@example.com")])
+    await store.join("node")
+    lease = await lease_of(store, "example.net")
+    claimed = {one.recipient.number: one.recipient for one in await claim(store, lease, NOON)}
+    some = [deferred(claimed[1], NOON, NOON + 60), *(ended(claimed[number], NOON) for number in (4, 0, 2))]
+    assert await store.settle(lease, some, []) == []
+    async for _ in store.change(Filter.parse("to=u1@*"), Change(end="dropped")):
+        pass
+    assert [one.outcome for one in await store.history(accepted.id, number=1)] == [Outcome.DEFERRED, Outcome.DROPPED]
+    assert await store.history(accepted.id, number=3) == await store.history(accepted.id, number=9) == []
+    named = [(number, f"u{number}@example.net".encode()) for number in (0, 1, 2, 4)]
+    assert await store.ended(accepted.id, limit=9) == named
+    assert await store.ended(accepted.id, limit=2) == named[:2]
+    assert await store.ended(accepted.id, after=1, limit=2) == named[2:]
+    assert await store.ended(accepted.id, after=4, limit=2) == await store.ended(accepted.id + 1, limit=1) == []
+
+
+@promise
 async def history_goes_by_age(queue: Harness) -> None:
     store = queue.store
     await store.submit([new("a@example.net"), new("b@example.net")])

@@ -11,6 +11,7 @@ from tests.queue import reports
 from tests.queue.harness import DAY, NOON, new
 
 from zsmtp.errors import ConfigError
+from zsmtp.queue import bounces
 from zsmtp.queue.bouncekeys import OCTETS
 from zsmtp.queue.bounces import BounceTaker, Taken
 from zsmtp.queue.filter import Filter
@@ -178,6 +179,41 @@ def test_who_is_meant() -> None:
     play(scene)
     play(by_recipient, "b+{id}.{recipient}@example.org")
     play(forwarded)
+
+
+@pytest.mark.parametrize("template", ["b+{id}@example.org", "b+{id}.{recipient}@example.org"])
+def test_of_a_large_message_no_more_is_read_than_a_piece_at_a_time(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    class Bounded(MemoryStore):
+        async def history(self, message: int, *, number: int | None = None) -> list[HistoryEntry]:
+            assert number is not None, "the whole history is read"
+            found = await super().history(message, number=number)
+            read.append(len(found))
+            return found
+
+        async def ended(self, message: int, *, after: int = -1, limit: int) -> list[tuple[int, bytes]]:
+            found = await super().ended(message, after=after, limit=limit)
+            read.append(len(found))
+            return found
+
+    async def scene(it: Bouncing) -> None:
+        await it.begin(*(f"u{number}@example.net" for number in range(10)), waiting="u8@example.net")
+        assert await it.take(reports.exim("u9@example.net"), 9) is Taken.RECORDED
+        (event,) = [one for one in await MemoryStore.history(it.store, it.message) if one.outcome.end is None]
+        assert (event.number, event.outcome) == (9, Outcome.BOUNCED)
+        assert read
+        assert max(read) <= 3
+        assert await it.take(reports.exim("u8@example.net"), 8) is Taken.EARLY
+        assert max(read) <= 3
+
+    monkeypatch.setattr(bounces, "PIECE", 3)
+    bouncing = Bouncing(template)
+    bouncing.store = Bounded(clock=lambda: bouncing.now)
+    bouncing.taker = BounceTaker(bouncing.store, bouncing.returns, lambda: bouncing.now)
+    asyncio.run(scene(bouncing))
 
 
 @pytest.mark.parametrize(("kind", "on", "left"), [("abuse", True, 1), ("abuse", False, 0), ("not-spam", True, 0)])

@@ -555,7 +555,7 @@ def test_a_report_that_is_too_early_comes_again() -> None:
         sender = sent_with(queue, ended=False)
         envelope = b"MAIL FROM:<>\r\nRCPT TO:<%b>\r\n" % sender
         assert send(client, reports.exim(), envelope).startswith(b"450 4.3.0 ")
-        queue.store.fail("history", QueueUnavailable("the disk is away"))
+        queue.store.fail("ended", QueueUnavailable("the disk is away"))
         assert send(client, reports.exim(), envelope).startswith(b"452 4.3.1 ")
 
 

@@ -30,6 +30,8 @@ from zsmtp.queue.suppression import Suppression, folded
 
 log = logging.getLogger("zsmtp.queue")
 
+PIECE = 1000
+"""Recipients that are looked at together."""
 COMPLAINTS = frozenset({"abuse", "fraud", "miscategorized", "opt-out", "opt-out-list", "other", "virus"})
 """Kinds of complaints that are some; ``not-spam`` is none, and ``auth-failure`` (RFC 6591) is about signatures."""
 
@@ -79,15 +81,42 @@ def suppresses(config: BounceConfig, event: ReportedEvent) -> bool:
     return any(glob(pattern).fullmatch(event.status) for pattern in config.suppress)
 
 
-def about(event: ReportedEvent, ends: Sequence[HistoryEntry], number: int | None) -> HistoryEntry | None:
-    """The end of the recipient that an event is about; ``number`` is the one that the return path names."""
-    if number is not None:
-        return next((end for end in ends if end.number == number), None)
-    named = {folded(address) for address in event.addresses}
-    found = [end for end in ends if folded(end.address) in named]
-    if not found and len(ends) == 1:  # it was forwarded, or nobody is named
-        found = list(ends)
-    return found[0] if found else None
+class RecipientSearch:
+    """Finds whom the events of a report are about, among recipients that are given in pieces (:meth:`look`).
+
+    That is the one that the return path names (``number``), else who has an address that the event names. If there is
+    only one recipient, it is that one in any case: the message was forwarded, or nobody is named.
+    """
+
+    def __init__(self, events: Sequence[ReportedEvent], number: int | None = None) -> None:
+        self.seen = 0
+        """How many recipients were looked at."""
+        self._found: list[int | None] = [number] * len(events)
+        self._first = 0
+        self._wanted: dict[bytes, list[int]] = {}
+        for place, event in enumerate(events):
+            for address in event.addresses:
+                self._wanted.setdefault(folded(address), []).append(place)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the recipient of each event is found."""
+        return None not in self._found
+
+    @property
+    def numbers(self) -> list[int | None]:
+        """The recipient of each event."""
+        return [self._first if one is None and self.seen == 1 else one for one in self._found]
+
+    def look(self, recipients: Sequence[tuple[int, bytes]]) -> None:
+        """Look at some recipients, numbers and addresses, of which none was given before."""
+        if not self.seen and recipients:
+            self._first = recipients[0][0]
+        self.seen += len(recipients)
+        for number, address in recipients:
+            for place in self._wanted.get(folded(address), ()):
+                if self._found[place] is None:
+                    self._found[place] = number
 
 
 class BounceTaker:
@@ -141,19 +170,24 @@ class BounceTaker:
 
     async def _record(self, returned: ReturnedTo, events: Sequence[ReportedEvent], now: float) -> Taken:
         store, message = self._store, returned.message
-        history = await store.history(message)
-        ends = list({one.number: one for one in history if one.outcome.end is not None}.values())
-        known = {(one.number, one.outcome) for one in history}
+        search = RecipientSearch(events, returned.number)
+        after = -1
+        while not search.is_over and (found := await store.ended(message, after=after, limit=PIECE)):
+            search.look(found)
+            after = found[-1][0]
+        numbers = search.numbers
+        histories = {one: await store.history(message, number=one) for one in set(numbers) if one is not None}
         waiting = await store.message(message) is not None
-        taken = Taken.IGNORED if ends or waiting else Taken.UNKNOWN
-        for event in events:
-            end = about(event, ends, returned.number)
+        taken = Taken.IGNORED if search.seen or any(histories.values()) or waiting else Taken.UNKNOWN
+        for event, number in zip(events, numbers, strict=True):
+            history = [] if number is None else histories[number]
+            end = next((one for one in reversed(history) if one.outcome.end is not None), None)
             if end is None:
                 if waiting:
                     taken = Taken.EARLY
                 log.info("%s: %s, but of whom is not known", self._text(message), event.outcome.value)
                 continue
-            if (end.number, event.outcome) not in known:
+            if event.outcome not in {one.outcome for one in history}:
                 await self._write(end, event, now)
             taken = Taken.RECORDED if taken is not Taken.EARLY else taken
         return taken

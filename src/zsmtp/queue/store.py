@@ -451,8 +451,11 @@ class QueueStore(Protocol):
     async def message(self, message: int) -> QueuedMessage | None:
         """A message with recipients that have no end, or that a notice is owed for; None if there is none."""
 
-    async def history(self, message: int) -> list[HistoryEntry]:
-        """The history of a message, oldest first."""
+    async def history(self, message: int, *, number: int | None = None) -> list[HistoryEntry]:
+        """The history of a message, or of one of its recipients, oldest first."""
+
+    async def ended(self, message: int, *, after: int = -1, limit: int) -> list[tuple[int, bytes]]:
+        """Numbers and addresses of recipients of a message that have their end, by number, behind one."""
 
     def ends(self, wanted: Filter, *, limit: int | None = None) -> AsyncIterator[HistoryEntry]:
         """Ends that match, youngest first."""

@@ -133,10 +133,18 @@ class MemoryOperating(MemoryBase):
         self._begin("message")
         return self._data.messages.get(message) if self._data.present(message) else None
 
-    async def history(self, message: int) -> list[HistoryEntry]:
-        """The history of a message, oldest first."""
+    async def history(self, message: int, *, number: int | None = None) -> list[HistoryEntry]:
+        """The history of a message, or of one of its recipients, oldest first."""
         self._begin("history")
-        return [entry for entry in self._data.history.values() if entry.message == message]
+        entries = [entry for entry in self._data.history.values() if entry.message == message]
+        return [entry for entry in entries if number in (None, entry.number)]
+
+    async def ended(self, message: int, *, after: int = -1, limit: int) -> list[tuple[int, bytes]]:
+        """Numbers and addresses of recipients of a message that have their end, by number, behind one."""
+        self._begin("ended")
+        entries = [entry for entry in self._data.history.values() if entry.message == message]
+        ends = {(entry.number, entry.address) for entry in entries if entry.outcome.end is not None}
+        return sorted(one for one in ends if one[0] > after)[:limit]
 
     async def ends(self, wanted: Filter, *, limit: int | None = None) -> AsyncIterator[HistoryEntry]:
         """Ends that match, youngest first."""

@@ -202,10 +202,26 @@ def count(db: Connection, asked: WantedRows, by: str) -> dict[str, int]:
 # -------------------------------------------------------------------- history
 
 
-def history(db: Connection, message: int) -> list[HistoryEntry]:
-    """The history of a message, oldest first."""
-    rows = ask(db, f"SELECT {columns(HISTORY)} FROM zsmtp_history WHERE message = ? ORDER BY id", (message,))
+def history(db: Connection, message: int, number: int | None) -> list[HistoryEntry]:
+    """The history of a message, or of one of its recipients, oldest first."""
+    rows = ask(
+        db,
+        f"SELECT {columns(HISTORY)} FROM zsmtp_history "
+        "WHERE message = ? AND (?::integer IS NULL OR number = ?) ORDER BY id",
+        (message, number, number),
+    )
     return [entry_from(row) for row in rows]
+
+
+def ended(db: Connection, message: int, after: int, limit: int) -> list[tuple[int, bytes]]:
+    """Numbers and addresses of recipients of a message that have their end, by number, behind one."""
+    rows = ask(
+        db,
+        f"SELECT number, address FROM zsmtp_history WHERE message = ? AND number > ? AND outcome IN {ENDED} "
+        "ORDER BY number LIMIT ?",
+        (message, after, limit),
+    )
+    return [(number, address.encode()) for number, address in rows]
 
 
 def ends(db: Connection, asked: WantedRows, before: int | None) -> tuple[list[HistoryEntry], int | None]:

@@ -236,10 +236,23 @@ def _count(db: sqlite3.Connection, wanted: Wanted, by: str) -> dict[str, int]:
 # -------------------------------------------------------------------- history
 
 
-def history(db: sqlite3.Connection, message: int) -> list[HistoryEntry]:
-    """The history of a message, oldest first."""
-    rows = db.execute(f"SELECT {columns(HISTORY)} FROM zsmtp_history WHERE message = ? ORDER BY id", (message,))
+def history(db: sqlite3.Connection, message: int, number: int | None) -> list[HistoryEntry]:
+    """The history of a message, or of one of its recipients, oldest first."""
+    rows = db.execute(
+        f"SELECT {columns(HISTORY)} FROM zsmtp_history WHERE message = ? AND (? IS NULL OR number = ?) ORDER BY id",
+        (message, number, number),
+    )
     return [entry_from(row) for row in rows.fetchall()]
+
+
+def ended(db: sqlite3.Connection, message: int, after: int, limit: int) -> list[tuple[int, bytes]]:
+    """Numbers and addresses of recipients of a message that have their end, by number, behind one."""
+    rows = db.execute(
+        f"SELECT number, address FROM zsmtp_history WHERE message = ? AND number > ? AND outcome IN {ENDED} "
+        "ORDER BY number LIMIT ?",
+        (message, after, limit),
+    )
+    return [(number, address.encode()) for number, address in rows.fetchall()]
 
 
 def ends(db: sqlite3.Connection, wanted: Wanted, before: int | None) -> tuple[list[HistoryEntry], int | None]:

@@ -421,9 +421,14 @@ class SQLiteStore:
         """A message that is there."""
         return await self._lists.read("reading a message", partial(listing.message, number=message))
 
-    async def history(self, message: int) -> list[HistoryEntry]:
-        """The history of a message, oldest first."""
-        return await self._lists.read("reading the history", partial(listing.history, message=message))
+    async def history(self, message: int, *, number: int | None = None) -> list[HistoryEntry]:
+        """The history of a message, or of one of its recipients, oldest first."""
+        return await self._lists.read("reading the history", partial(listing.history, message=message, number=number))
+
+    async def ended(self, message: int, *, after: int = -1, limit: int) -> list[tuple[int, bytes]]:
+        """Numbers and addresses of recipients of a message that have their end, by number, behind one."""
+        question = partial(listing.ended, message=message, after=after, limit=limit)
+        return await self._lists.read("reading the history", question)
 
     async def ends(self, wanted: Filter, *, limit: int | None = None) -> AsyncIterator[HistoryEntry]:
         """Ends that match, youngest first."""
