@@ -9,14 +9,14 @@ import resource
 import threading
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import uvloop
-from tests.support.loop import Loop, has_content, pass_time, until
+from tests.support.loop import Loop, Run, has_content, pass_time, running, until
 from tests.support.patience import LIMIT
 from tests.support.receiver import receiving
 from tests.support.script import Script, Step, Then
@@ -32,30 +32,16 @@ from zsmtp.errors import LocalError
 from zsmtp.net import aio
 from zsmtp.tls.policy import Level
 
-T = TypeVar("T")
-Run = Callable[[Coroutine[Any, Any, T]], T]
-
 MESSAGE = b"From: a@example.org\nSubject: s\n\nbody\n"
-
-uvloop.new_event_loop().close()  # the first one opens a pair of descriptors for the life of the process
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run[Any]]:
     """Run a coroutine on a ``Loop``; nothing is left of it: no task, descriptor, thread or file."""
     monkeypatch.setattr(aio, "GRACE", LIMIT)  # threads are waited for, however busy the machine is
-    before, threads = set(os.listdir("/proc/self/fd")), set(threading.enumerate())
-    with asyncio.Runner(loop_factory=Loop) as runner:
-
-        async def clean(main: Coroutine[Any, Any, T]) -> T:
-            result = await main
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-            return result
-
-        yield lambda main: runner.run(clean(main))
-    gc.collect()
-    assert set(threading.enumerate()) <= threads
-    assert set(os.listdir("/proc/self/fd")) <= before
+    with running(Loop) as runs:
+        yield runs
+        gc.collect()
 
 
 def routes(ports: list[int]) -> dict[str, zsmtp.Relay]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import pytest
 import trustme
-import uvloop
+from tests.support.loop import Run
 from tests.support.network import content_form
 from tests.support.patience import LIMIT
 from tests.support.script import Script, Step, Then
@@ -50,29 +48,6 @@ from zsmtp.proto.session import Lost, Session, SessionEvent
 from zsmtp.proto.session import StepAnswered as Heard
 from zsmtp.tls.context import ContextOptions
 from zsmtp.tls.mtasts import CachedPolicy, FetchedPolicy, RecalledPolicy
-
-T = TypeVar("T")
-
-Run = Callable[[Coroutine[Any, Any, T]], T]
-
-uvloop.new_event_loop().close()  # the first one opens a pair of descriptors for the life of the process
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run[Any]]:
-    """Run a coroutine; nothing is left of it: no task, callback, descriptor or thread."""
-    monkeypatch.setattr(aio, "GRACE", LIMIT)  # threads are waited for, however busy the machine is
-    before, threads = set(os.listdir("/proc/self/fd")), set(threading.enumerate())
-    with asyncio.Runner(loop_factory=request.param) as runner:
-
-        async def clean(main: Coroutine[Any, Any, T]) -> T:
-            result = await main
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-            return result
-
-        yield lambda main: runner.run(clean(main))
-    assert set(threading.enumerate()) <= threads
-    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def inet(port: int, host: str = "mx.example.org") -> Endpoint:

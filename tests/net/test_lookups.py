@@ -9,17 +9,17 @@ import resource
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import dns.flags
 import dns.message
 import dns.rdatatype
 import pytest
-import uvloop
 from tests.dns.loopback_nameserver import reply, serving, stream
+from tests.support.loop import Run
 from tests.support.patience import LIMIT
 
 from zsmtp.dns import transport
@@ -33,29 +33,8 @@ from zsmtp.net import aio, lookups
 from zsmtp.net.aio import AsyncDriver, Stop
 from zsmtp.net.lookups import ServerExchanges
 
-T = TypeVar("T")
-Run = Callable[[Coroutine[Any, Any, T]], T]
-
-uvloop.new_event_loop().close()  # the first one opens a pair of descriptors for the life of the process
-
 A = Query("example.com", RecordType.A)
 GOOD = "example.com. 60 IN A 192.0.2.1"
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run[Any]]:
-    """Run a coroutine; nothing is left of it: no task, no descriptor, no thread."""
-    before, threads = set(os.listdir("/proc/self/fd")), set(threading.enumerate())
-    with asyncio.Runner(loop_factory=request.param) as runner:
-
-        async def clean(main: Coroutine[Any, Any, T]) -> T:
-            result = await main
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-            return result
-
-        yield lambda main: runner.run(clean(main))
-    assert set(threading.enumerate()) <= threads
-    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 async def perform(effect: Any) -> Any:

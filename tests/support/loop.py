@@ -4,15 +4,45 @@ What the loop's timers are set for is due at once then; sessions go by another c
 
     with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(main())  # in which pass_time(60.0) is called
+
+And a loop of which nothing is left (:func:`running`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
+import uvloop
 from tests.support.sink import Sink
+
+T = TypeVar("T")
+
+Run = Callable[[Coroutine[Any, Any, T]], T]
+"""Runs a coroutine to its end."""
+
+uvloop.new_event_loop().close()  # the first one opens a pair of descriptors for the life of the process
+
+
+@contextmanager
+def running(make: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[Run[Any]]:
+    """Run coroutines on a loop; afterwards no task, callback, descriptor or thread of them is left."""
+    before, threads = set(os.listdir("/proc/self/fd")), set(threading.enumerate())
+    with asyncio.Runner(loop_factory=make) as runner:
+
+        async def clean(main: Coroutine[Any, Any, T]) -> T:
+            result = await main
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            return result
+
+        yield lambda main: runner.run(clean(main))
+    assert set(threading.enumerate()) <= threads
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 class Loop(asyncio.SelectorEventLoop):
