@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from zsmtp.queue import settling
 from zsmtp.queue.intake import clean
+from zsmtp.queue.operators import Change
 from zsmtp.queue.settlement import suppressed
+from zsmtp.queue.settling import NoticeRule
 from zsmtp.queue.sql import RECIPIENT, entry_values, message_from, recipient_from
 from zsmtp.queue.states import AttemptKey, HistoryEntry, OwedNotice, QueuedRecipient, milliseconds
 from zsmtp.queue.store import Deferred, Settlement
@@ -126,6 +128,13 @@ class Changes:
                 place = recipient.message, recipient.number
                 self.settle(place, Current.of(recipient), suppressed(recipient, message, suppressions[place], now))
         return len(self.ended) - before
+
+    def end(self, change: Change, rows: Iterable[Sequence[Any]], now: float, notice_rule: NoticeRule) -> None:
+        """End recipients as an operator's change says; ``rows`` have their columns, then those of their messages."""
+        for row in rows:
+            recipient, message = recipient_from(row), message_from(row[len(RECIPIENT) :])
+            settlement = settling.ended(change, recipient, message, now, notice_rule)
+            self.settle((recipient.message, recipient.number), Current.of(recipient), settlement)
 
     def settle(self, place: Place, one: Current, settlement: Settlement) -> None:
         """Do what a settlement that holds says."""

@@ -175,6 +175,22 @@ def octets_of(items: Sequence[NewMessage | Staged]) -> int:
     )
 
 
+def taken(
+    requests: Iterable[Sequence[NewMessage | Staged]],
+    free: int,
+    take: Callable[[Sequence[NewMessage | Staged]], list[Accepted]],
+) -> list[list[Accepted] | Exception]:
+    """What requests are answered by, of which ``take`` takes all messages or none; ``free`` octets are left."""
+    answers: list[list[Accepted] | Exception] = []
+    for messages in requests:
+        try:
+            intake.check_room(free, octets_of(messages))
+            answers.append(take(messages))
+        except QueueError as error:
+            answers.append(error)
+    return answers
+
+
 def octets_of_part(part: UploadPart) -> int:
     """The octets of content of a part of an upload."""
     return sum(len(data) for _, data in part.chunks)

@@ -44,6 +44,16 @@ class LookJob(NamedTuple):
     future: None = None
 
 
+class StoreQuestion(NamedTuple):
+    """What a thread that reads is asked: a function of its connection. ``doing`` says what for."""
+
+    doing: str
+    ask: Callable[[Any], object]
+    future: asyncio.Future[Any]
+    snapshot: bool = False
+    """Whether all of it is answered from one state of the database."""
+
+
 class WorkerThread(threading.Thread):
     """A thread with a queue of jobs, which :meth:`work` does.
 
@@ -123,6 +133,40 @@ class WorkerThread(threading.Thread):
             while True:
                 jobs.append(self._jobs.get_nowait())
         return jobs
+
+
+class ReadingThread(WorkerThread):
+    """A thread that answers questions, with a connection that it makes when it is first needed."""
+
+    def _answer_to(self, question: StoreQuestion) -> JobResult:
+        """Answer a question; what goes wrong is an answer, too."""
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        """Let go of the connection, if there is one."""
+        raise NotImplementedError
+
+    def ask(self, question: StoreQuestion) -> None:
+        """Have a question answered, by the thread that begins with the first one; raises QueueUnavailable."""
+        if not self.is_alive() and self.ident is None:
+            self.start()
+        self.put(question)
+
+    def work(self) -> None:
+        """Answer questions until the end."""
+        try:
+            end = self._serve()
+        finally:
+            self._close()
+        self.answer([JobResult(end.future, None, None)])
+
+    def _serve(self) -> LastJob:
+        while True:
+            for job in self.take_all():
+                if isinstance(job, LastJob):
+                    return job
+                if isinstance(job, StoreQuestion):
+                    self.answer([self._answer_to(job)])
 
 
 def caused(error: QueueUnavailable, cause: Exception) -> QueueUnavailable:

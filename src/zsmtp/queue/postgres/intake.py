@@ -30,9 +30,10 @@ from zsmtp.queue.staged import (
     decoded,
     expiry,
     message_row,
-    octets_of,
+    octets_of_part,
     staged,
     standing_row,
+    taken,
 )
 from zsmtp.queue.states import milliseconds
 from zsmtp.queue.store import Accepted, NewMessage, NewRecipient
@@ -63,20 +64,13 @@ class PostgresIntake:
 
     def submit(self, transaction: WriteTransaction, requests: list[Requested]) -> list[list[Accepted] | Exception]:
         """Insert messages; a request that cannot be taken inserts nothing and is answered by an error."""
-        free = self._free_space()
         rows = NewRows(transaction, self._shard)
         many = sum(isinstance(one, NewMessage) or not one.message for request in requests for one in request)
         if many:
             rows.next_id = transaction.draw(many)
         else:
             transaction.look_for_suppressions()
-        answers: list[list[Accepted] | Exception] = []
-        for messages in requests:
-            try:
-                intake.check_room(free, octets_of(messages))
-                answers.append(rows.take(messages))
-            except QueueError as error:
-                answers.append(error)
+        answers = taken(requests, self._free_space(), rows.take)
         rows.write()
         return answers
 
@@ -86,7 +80,7 @@ class PostgresIntake:
 
     def _write_part(self, transaction: WriteTransaction, part: UploadPart) -> int | Exception:
         try:
-            intake.check_room(self._free_space(), sum(len(data) for _, data in part.chunks))
+            intake.check_room(self._free_space(), octets_of_part(part))
             message = part.message or _kept_id(transaction, part.new) or transaction.draw(1)
             rows = NewRows(transaction, self._shard)
             rows.add_part(part, message)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from zsmtp.errors import QueueError
 from zsmtp.queue import settling
-from zsmtp.queue.changes import Changes, Current
+from zsmtp.queue.changes import Changes
 from zsmtp.queue.intake import clean
 from zsmtp.queue.limits import BY_COMMAND, MAX_RULES
 from zsmtp.queue.operators import Change, Rule
@@ -19,7 +19,7 @@ from zsmtp.queue.postgres import leases, moving, results
 from zsmtp.queue.postgres.listing import Place, WantedRows, matching
 from zsmtp.queue.postgres.transaction import WriteTransaction, one
 from zsmtp.queue.settling import NoticeRule
-from zsmtp.queue.sql import ENDED, RECIPIENT, message_from, recipient_from
+from zsmtp.queue.sql import ENDED, RECIPIENT, recipient_from
 from zsmtp.queue.states import HistoryEntry, milliseconds, seconds
 from zsmtp.records import replace
 
@@ -80,10 +80,7 @@ class PostgresOperating:
 
     def _end(self, transaction: WriteTransaction, change: Change, rows: list[tuple[Any, ...]]) -> None:
         changes = Changes({}, lambda number: number)
-        for row in rows:
-            recipient, message = recipient_from(row), message_from(row[len(RECIPIENT) :])
-            settlement = settling.ended(change, recipient, message, seconds(transaction.now), self._notice_rule)
-            changes.settle((recipient.message, recipient.number), Current.of(recipient), settlement)
+        changes.end(change, rows, seconds(transaction.now), self._notice_rule)
         results.write(transaction, changes)
 
     def record(self, transaction: WriteTransaction, events: list[HistoryEntry]) -> list[bool]:

@@ -28,7 +28,15 @@ from zsmtp.queue.postgres.connect import (
 )
 from zsmtp.queue.postgres.schema import make_days
 from zsmtp.queue.postgres.transaction import WriteTransaction
-from zsmtp.queue.threads import JobResult, LastJob, WorkerThread, caused, run_by_kind
+from zsmtp.queue.threads import (
+    JobResult,
+    LastJob,
+    ReadingThread,
+    StoreQuestion,
+    WorkerThread,
+    caused,
+    run_by_kind,
+)
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -263,14 +271,7 @@ def _parts(jobs: list[_WriterJob]) -> Iterator[list[_WriterJob]]:
         yield part
 
 
-class _ReaderQuestion(NamedTuple):
-    doing: str
-    ask: Callable[[Connection], object]
-    snapshot: bool
-    future: asyncio.Future[Any]
-
-
-class PostgresReader(WorkerThread):
+class PostgresReader(ReadingThread):
     """A thread that reads, with a connection that it makes when it is first needed."""
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop, database: Database) -> None:
@@ -281,30 +282,12 @@ class PostgresReader(WorkerThread):
     async def read(self, doing: str, question: Callable[[Connection], T], *, snapshot: bool = False) -> T:
         """Ask a question; raises QueueUnavailable. ``snapshot``: all of it is answered from one state."""
         future = self.future()
-        if not self.is_alive() and self.ident is None:
-            self.start()
-        self.put(_ReaderQuestion(doing, question, snapshot, future))
+        self.ask(StoreQuestion(doing, question, future, snapshot))
         _bound(self._loop, future, READING, lambda: cut(self._connection))
         result: T = await future
         return result
 
-    def work(self) -> None:
-        """Answer questions until the end."""
-        try:
-            end = self._serve()
-        finally:
-            self._close()
-        self.answer([JobResult(end.future, None, None)])
-
-    def _serve(self) -> LastJob:
-        while True:
-            for job in self.take_all():
-                if isinstance(job, LastJob):
-                    return job
-                if isinstance(job, _ReaderQuestion):
-                    self.answer([self._answer_to(job)])
-
-    def _answer_to(self, question: _ReaderQuestion) -> JobResult:
+    def _answer_to(self, question: StoreQuestion) -> JobResult:
         for last in (False, True):
             try:
                 return JobResult(question.future, self._ask(question), None)
@@ -323,7 +306,7 @@ class PostgresReader(WorkerThread):
                 return JobResult(question.future, None, error)
         raise AssertionError
 
-    def _ask(self, question: _ReaderQuestion) -> object:
+    def _ask(self, question: StoreQuestion) -> object:
         if self._connection is None:
             self._connection = self._database.connect()
         db = self._connection

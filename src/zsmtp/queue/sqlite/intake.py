@@ -34,9 +34,10 @@ from zsmtp.queue.staged import (
     decoded,
     expiry,
     message_row,
-    octets_of,
+    octets_of_part,
     staged,
     standing_row,
+    taken,
 )
 from zsmtp.queue.states import OwedNotice, milliseconds
 from zsmtp.queue.store import (
@@ -70,14 +71,7 @@ class SQLiteIntake:
     ) -> list[list[Accepted] | Exception]:
         """Insert messages; a request that cannot be taken inserts nothing and is answered by an error."""
         rows = Rows(transaction, self._shard)
-        free = self._free_space()
-        answers: list[list[Accepted] | Exception] = []
-        for messages in requests:
-            try:
-                intake.check_room(free, octets_of(messages))
-                answers.append(rows.take(messages))
-            except QueueError as error:
-                answers.append(error)
+        answers = taken(requests, self._free_space(), rows.take)
         rows.write()
         return answers
 
@@ -87,7 +81,7 @@ class SQLiteIntake:
 
     def _write_part(self, transaction: WriteTransaction, part: UploadPart) -> int | Exception:
         try:
-            intake.check_room(self._free_space(), sum(len(data) for _, data in part.chunks))
+            intake.check_room(self._free_space(), octets_of_part(part))
             message = part.message or _draw(transaction, part.new)
             _touch(transaction, message, new=not part.message)
             rows = Rows(transaction, self._shard)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from zsmtp.errors import QueueError
 from zsmtp.queue import settling
-from zsmtp.queue.changes import Current
 from zsmtp.queue.intake import clean
 from zsmtp.queue.limits import MAX_RULES
 from zsmtp.queue.operators import (
@@ -19,7 +18,7 @@ from zsmtp.queue.operators import (
     Rule,
 )
 from zsmtp.queue.settling import NoticeRule
-from zsmtp.queue.sql import ENDED, MESSAGE, RECIPIENT, columns, message_from, recipient_from
+from zsmtp.queue.sql import ENDED, MESSAGE, RECIPIENT, columns, recipient_from
 from zsmtp.queue.sqlite import moving
 from zsmtp.queue.sqlite.attempts import perhaps_sent
 from zsmtp.queue.sqlite.listing import Place, Wanted
@@ -85,11 +84,7 @@ class Operating:
 
     def _end(self, transaction: WriteTransaction, change: Change, rows: list[tuple[Any, ...]]) -> None:
         changes = SQLiteChanges(transaction, {})
-        for row in rows:
-            recipient, message = recipient_from(row), message_from(row[len(RECIPIENT) :])
-            settlement = settling.ended(change, recipient, message, seconds(transaction.now), self._notice_rule)
-            place = recipient.message, recipient.number
-            changes.settle(place, Current.of(recipient), settlement)
+        changes.end(change, rows, seconds(transaction.now), self._notice_rule)
         changes.write()
 
     def record(self, transaction: WriteTransaction, events: list[HistoryEntry]) -> list[bool]:

@@ -9,21 +9,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 from zsmtp.queue.sqlite.connect import UNREADABLE, connect, is_broken, is_trouble, unavailable, unreadable
-from zsmtp.queue.threads import JobResult, LastJob, WorkerThread, caused
+from zsmtp.queue.threads import JobResult, ReadingThread, StoreQuestion, caused
 
 T = TypeVar("T")
 
 
-class _Question(NamedTuple):
-    doing: str
-    ask: Callable[[sqlite3.Connection], object]
-    future: asyncio.Future[Any]
-
-
-class Reader(WorkerThread):
+class Reader(ReadingThread):
     """A thread that reads, with a connection that it opens when it is first needed."""
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop, path: str, *, cache: int) -> None:
@@ -35,29 +29,11 @@ class Reader(WorkerThread):
     async def read(self, doing: str, question: Callable[[sqlite3.Connection], T]) -> T:
         """Ask a question; raises QueueUnavailable if the database cannot be read."""
         future = self.future()
-        if not self.is_alive() and self.ident is None:
-            self.start()
-        self.put(_Question(doing, question, future))
+        self.ask(StoreQuestion(doing, question, future))
         result: T = await future
         return result
 
-    def work(self) -> None:
-        """Answer questions until the end."""
-        try:
-            end = self._serve()
-        finally:
-            self._close()
-        self.answer([JobResult(end.future, None, None)])
-
-    def _serve(self) -> LastJob:
-        while True:
-            for job in self.take_all():
-                if isinstance(job, LastJob):
-                    return job
-                if isinstance(job, _Question):
-                    self.answer([self._answer_to(job)])
-
-    def _answer_to(self, question: _Question) -> JobResult:
+    def _answer_to(self, question: StoreQuestion) -> JobResult:
         try:
             if self._connection is None:
                 self._connection = connect(self._path, cache=self._cache, writes=False)
