@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.support.nameserver import Failure, NameServer, Zone
+from tests.support.script import Script, Step
 from tests.support.sink import Sink
 
 from zsmtp.cli.main import main
@@ -16,6 +18,11 @@ from zsmtp.signing.record import key_record, strings_of
 from zsmtp.signing.signature import Algorithm
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def flat(out: str) -> str:
+    """What is printed, without the tree and the ends of lines."""
+    return re.sub(r"[\s│├└─]+", " ", out)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +71,7 @@ def test_where_all_is_well(check: Run, key: PrivateKey) -> None:
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "ann@example.org: all is well"
-    assert "├─ DKIM good: the key at 2026a._domainkey.example.org is published, 2048 bits" in lines
+    assert "DKIM good: the key at 2026a._domainkey.example.org is published: rsa-sha256, 2048 bits" in flat(out)
     assert lines[-1] == "└─ alignment good: mail with example.org in From passes by SPF and DKIM"
     assert all(len(line) <= 80 for line in lines)
 
@@ -80,10 +87,12 @@ def test_what_is_refused_and_what_to_publish(check: Run, key: PrivateKey) -> Non
 
 
 def test_json(check: Run, key: PrivateKey) -> None:
-    status, out, _ = check(zone(key), "ann@example.org", "--ip", "192.0.2.1", "--from", "example.net", "--json")
+    names = zone(key, example__net={"MX": ("10 mx.example.org.",)})
+    status, out, _ = check(names, "ann@example.org", "--ip", "192.0.2.1", "--from", "example.net", "--json")
     document = json.loads(out)
     assert status == 0
     assert (document["schema"], document["from"]) == ("zsmtp.check/1", "example.net")
+    assert (document["sender"], document["return_path"]) == ("ann@example.org", "ann@example.org")
     grades = {one["topic"]: one["grade"] for one in document["findings"]}
     assert (grades["SPF"], grades["alignment"]) == ("good", "weak")
     assert {one["name"] for one in document["receivers"]} == {"Gmail", "Yahoo", "Outlook.com"}
@@ -106,6 +115,72 @@ def test_ones_own_exchangers_are_tried(check: Run, key: PrivateKey) -> None:
     assert "exchanger weak: mx.example.org [127.0.0.9]" in out
 
 
+def test_a_bounce_that_ones_own_exchanger_refuses(check: Run, key: PrivateKey) -> None:
+    where = ("ann@example.org", "--ip", "192.0.2.1", "--connect", "--port")
+    for reply, status, words in (
+        ("550 5.1.1 no such user", 1, "bounce refused: mx.example.org [127.0.0.1] does not take a bounce: 550"),
+        ("450 4.2.0 later", 0, "bounce weak: mx.example.org [127.0.0.1] does not take a bounce: 450"),
+    ):
+        with Sink(Script(replies={"RCPT": (Step(reply),)})) as sink:
+            found, out, _ = check(zone(key), *where, str(sink.port))
+            assert sink.connections[0].lines[1:3] == [b"MAIL FROM:<>", b"RCPT TO:<ann@example.org>"]
+        assert found == status
+        assert words in out
+
+
+def test_the_return_path_is_what_receivers_see(check: Run, key: PrivateKey, tmp_path: Path) -> None:
+    """The configuration of the service: SPF and bounces go by the domain of the return path, DMARC by From."""
+    (tmp_path / "service.toml").write_text(
+        f'[queue.bounces]\nreturn_path = "b+{{id}}@news.example.org"\nkey_file = "{tmp_path}/keys"\n'
+        f'senders = ["news@example.org"]\n[delivery]\nhelo_name = "mail.example.org"\n[[delivery.dkim]]\n'
+        f'domain = "example.org"\nselector = "2026a"\nkey_file = "{tmp_path}/key.pem"\n'
+    )
+    service = ("--config", str(tmp_path / "service.toml"), "--ip", "192.0.2.1")
+    status, out, err = check(zone(key), "news@example.org", *service)
+    assert (status, err) == (1, "")
+    for words in (
+        "return path b+000",
+        "MX refused: news.example.org does not exist, or has neither MX nor address: mail from it is refused",
+        "MX good: answers go to mx.example.org",
+        "SPF refused: none: news.example.org has no SPF record",
+        'publish news.example.org. IN TXT "v=spf1 ip4:192.0.2.1 -all"',
+        "alignment good: mail with example.org in From passes by DKIM",
+    ):
+        assert words in flat(out)
+    status, out, _ = check(zone(key), "ann@example.org", *service)
+    assert (status, "return path" in out) == (0, False), "which is for news@ only"
+
+    news = {"MX": ("10 mx.example.org.",), "TXT": ('"v=spf1 ip4:192.0.2.1 -all"',)}
+    status, out, _ = check(zone(key, news__example__org=news), "news@example.org", *service, "--json")
+    document = json.loads(out)
+    assert status == 0
+    assert {one["grade"] for one in document["findings"]} == {"good"}
+    assert document["return_path"] == f"b+{'0' * 34}@news.example.org"
+    assert document["findings"][-1]["text"] == "mail with example.org in From passes by SPF and DKIM"
+
+
+def test_behind_a_relay_nobody_knows_the_address(check: Run, key: PrivateKey) -> None:
+    """Neither the addresses of this machine count then, nor the hosts file, and the exchangers are not the relay."""
+    relayed = ("ann@example.org", "--relay", "smtp://127.0.0.9:9")
+    status, out, err = check(zone(key), *relayed)
+    assert (status, err) == (75, "")
+    assert "receivers see the address of the relay 127.0.0.9:9" in flat(out)
+    assert "passes by DKIM" in out
+    assert check(zone(key), *relayed, "--ip", "192.0.2.1")[0] == 0
+    with Sink() as sink:
+        status, out, _ = check(zone(key), *relayed, "--ip", "192.0.2.1", "--connect", "--port", str(sink.port))
+    assert (status, "exchanger good: mx.example.org [127.0.0.1]" in out) == (0, True)
+
+
+def test_a_policy_is_looked_at_though_deliveries_go_by_none(check: Run, key: PrivateKey, tmp_path: Path) -> None:
+    with (tmp_path / "config.toml").open("a") as file:
+        file.write('[direct]\nmta_sts = "off"\n')
+    names = zone(key, **{"_mta-sts__example__org": {"TXT": ('"v=STSv1; id=1"',)}})
+    status, out, err = check(names, "ann@example.org", "--ip", "192.0.2.1")
+    assert (status, err) == (0, "")
+    assert "MTA-STS weak" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -121,7 +196,7 @@ def test_what_cannot_be_meant_is_refused(check: Run, arguments: tuple[str, ...],
 
 
 def test_a_private_address_is_no_address_of_mail(check: Run, key: PrivateKey, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zsmtp.cli.check.source_address", lambda endpoint, identity: "10.0.0.7")
+    monkeypatch.setattr("zsmtp.client.ownsender.source_address", lambda endpoint, identity: "10.0.0.7")
     status, out, _ = check(zone(key), "ann@example.org")
     assert status == 75
     assert "10.0.0.7 is a private address" in out

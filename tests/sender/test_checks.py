@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from tests.sender.zones import asked, zone
 
-from zsmtp.sender.checks import Grade, PublishedKey, SenderFacts, SenderFinding, check_sender
+from zsmtp.sender.checks import MAX_EXCHANGERS, check_sender
+from zsmtp.sender.findings import Grade, PublishedKey, SenderFacts, SenderFinding
 from zsmtp.sender.receivers import SenderRequirement, asking, receivers
 from zsmtp.signing.signature import Algorithm
 
@@ -96,10 +97,20 @@ PTR4 = "1.2.0.192.in-addr.arpa PTR mail.example.org"
 MANY = " ".join(["a:mx.example.org"] * 11)
 
 
+GREETING = (
+    "mail.example.org A 192.0.2.1\nmail.example.org AAAA 2001:db8::1\nmail.example.org TXT v=spf1 a -all\n"
+    "1.2.0.192.in-addr.arpa PTR mail.example.org\n"
+)
+NO_GREETING = "out.example.org A 192.0.2.1\nout.example.org AAAA 2001:db8::1\n" + GREETING.splitlines()[3].replace(
+    "mail", "out"
+)
+OUT6 = "ip6.arpa PTR out.example.org"
+
 FOLLOWS = {  # what is wrong as well where this is
     "SPF": {"alignment"},
     "DMARC": {"alignment"},
     "greeting": {"reverse name", "SPF of the greeting"},
+    "reverse name": {"greeting", "SPF of the greeting"},
     "MX": {"MTA-STS"},
 }
 
@@ -174,6 +185,20 @@ FOLLOWS = {  # what is wrong as well where this is
             "weak",
             "is no name of 192.0.2.1",
             id="greeting elsewhere",
+        ),
+        pytest.param(
+            [(GREETING, NO_GREETING), ("ip6.arpa PTR mail.example.org", OUT6)],
+            "greeting",
+            "refused",
+            "mail.example.org, which this side greets with, has no address",
+            id="greeting without address",
+        ),
+        pytest.param(
+            [(PTR4, f"{PTR4}.isp.example\nmail.example.org.isp.example A !timeout")],
+            "reverse name",
+            "unknown",
+            "cannot be looked up now",
+            id="reverse name not answered",
         ),
         pytest.param(
             [("mail.example.org TXT v=spf1 a -all", "mail.example.org TXT v=spf1 -all")],
@@ -270,6 +295,44 @@ def test_strict_alignment() -> None:
     assert finding.grade is Grade.REFUSED
 
 
+def test_a_next_key_is_published_before_it_signs() -> None:
+    later = PublishedKey("example.org", "2027", Algorithm.RSA_SHA256, OTHER, 2048, active_from=1_798_761_600.0)
+    sender = replace(SENDER, next_keys=(later,))
+    (finding,) = [one for one in check(sender=sender) if one.grade is not Grade.GOOD]
+    assert (finding.topic, finding.grade) == ("DKIM", Grade.WEAK)
+    assert finding.text.startswith(
+        "the next key, which signs from 2027-01-01 00:00 UTC: no key at 2027._domainkey.example.org"
+    )
+    assert finding.publish == f'2027._domainkey.example.org. IN TXT "{key_text(OTHER)}"\n'
+    assert faults(check(f"{GOOD}2027._domainkey.example.org TXT {key_text(OTHER)}\n", sender)) == []
+
+
+def test_a_key_for_its_domain_only_signs_for_no_other() -> None:
+    """``t=s`` in the record, and ``i=`` of a domain below that of ``d=`` (RFC 6376 3.6.1)."""
+    (key,) = SENDER.keys
+    strict = changed((key_text(KEY)[:40], key_text(KEY, "t=s; ")[:45]), (key_text(KEY)[40:], key_text(KEY)[40:]))
+    for identity, expected in (("news.example.org", ["refused"]), ("example.org", ["good"]), ("", ["good"])):
+        sender = replace(SENDER, keys=(replace(key, identity=identity),))
+        assert [one.grade.value for one in check(strict, sender) if one.topic == "DKIM"] == expected
+        assert [one.grade.value for one in check(GOOD, sender) if one.topic == "DKIM"] == ["good"]
+
+
+def test_the_domain_in_from_takes_mail_too() -> None:
+    names = f"{GOOD}example.net MX 0 .\n"
+    found = [one for one in check(names, replace(SENDER, author="example.net")) if one.topic == "MX"]
+    assert [(one.grade.value, one.text.partition(" ")[0]) for one in found] == [
+        ("good", "bounces"),
+        ("refused", "example.net"),
+    ]
+
+
+def test_only_some_exchangers_are_looked_up() -> None:
+    many = "".join(f"example.org MX {n} mx{n:03}.example.org\nmx{n:03}.example.org A 192.0.2.2\n" for n in range(999))
+    _, questions = asked(check_sender(SENDER), zone(GOOD + many), POLICY)
+    assert sum(one.startswith("A mx") for one in questions) == MAX_EXCHANGERS
+    assert len(questions) < 80
+
+
 @pytest.mark.parametrize(("bits", "grade"), [(512, "refused"), (1024, "weak"), (2048, "good")])
 def test_the_size_of_a_key(bits: int, grade: str) -> None:
     (key,) = SENDER.keys
@@ -287,6 +350,12 @@ def test_without_a_key_mail_is_not_signed() -> None:
     (finding,) = [one for one in check(sender=replace(SENDER, keys=())) if one.topic == "DKIM"]
     assert finding.grade is Grade.WEAK
     assert "Gmail (bulk)" in finding.receivers
+    other = replace(SENDER, keys=(), unsigned="there is no key for example.org")
+    (finding,) = [one for one in check(sender=other) if one.topic == "DKIM"]
+    assert finding.text.startswith("there is no key for example.org: mail is not signed")
+    names = changed((SPF, "v=spf1 ip4:192.0.2.1 -all"))
+    (finding,) = [one for one in check(names, other) if one.topic == "DKIM"]
+    assert (finding.grade, "Gmail" in finding.receivers) == (Grade.REFUSED, True), "what comes by IPv6 passes nothing"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from zsmtp.dns.answer import MX, Answer, Query, Record, RecordType, Status
+from zsmtp.dns.answer import MX, TLSA, Answer, Query, Record, RecordType, Status
 from zsmtp.effects import Effect, FetchPolicy, Operation, carry_out
 from zsmtp.tls.mtasts import FetchedPolicy
 from zsmtp.tls.problem import TLSProblem
@@ -31,6 +31,9 @@ def zone(text: str) -> dict[tuple[str, RecordType], list[Record] | Status]:
         if kind == "MX":
             preference, exchange = rest.split()
             record = MX(int(preference), exchange.removesuffix("."))
+        elif kind == "TLSA":
+            usage, selector, matching, digits = rest.split()
+            record = TLSA(int(usage), int(selector), int(matching), bytes.fromhex(digits))
         elif kind == "TXT":
             record = tuple(part.encode() for part in rest.split("|"))
         records = found.setdefault(key, [])

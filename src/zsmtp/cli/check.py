@@ -9,42 +9,38 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from contextlib import closing
 from dataclasses import replace
-from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from zsmtp.cli.arguments import Parser, command_parser
 from zsmtp.cli.backends import ClientBackends
-from zsmtp.cli.configuration import add_options, read_configuration
+from zsmtp.cli.configuration import Sending, add_options, read_sending
 from zsmtp.cli.failure import CommandFailed, reading
+from zsmtp.cli.probe import RecipientQuestion
 from zsmtp.cli.sysexits import Exit
 from zsmtp.cli.terminal import look_of
 from zsmtp.client.addresslist import read_address
+from zsmtp.client.ownsender import direct_only, own_sender
+from zsmtp.delivery.outcome import Disposition
 from zsmtp.delivery.reasons import reason_of
-from zsmtp.dns.candidates import Endpoint, Family
-from zsmtp.dns.heloname import helo_name
-from zsmtp.dns.ip import canonical_ip
+from zsmtp.dns.ip import canonical_ip, unmapped
 from zsmtp.dns.literal import domain_problem
-from zsmtp.errors import ConnectError, SubmissionError
+from zsmtp.errors import SubmissionError
 from zsmtp.escape import escape
 from zsmtp.events import ignore
 from zsmtp.idn import to_ascii
-from zsmtp.net.identity import source_address
-from zsmtp.sender.checks import Grade, PublishedKey, SenderFacts, SenderFinding, check_sender
+from zsmtp.sender.checks import check_sender
+from zsmtp.sender.exchangers import TriedExchanger, check_exchanger
+from zsmtp.sender.findings import Grade, SenderFacts, SenderFinding, finding_document
 from zsmtp.sender.receivers import receivers
 from zsmtp.text.lines import line
 from zsmtp.text.look import Style
 from zsmtp.text.tree import Node, draw
 
-if TYPE_CHECKING:
-    from zsmtp.client.config import Config
-
 _HEADER = 1 << 18  # octets of a message that are read
-_PROBES = (Endpoint("", "192.0.2.1", 25, Family.INET), Endpoint("", "2001:db8::1", 25, Family.INET6))
 _EPILOG = """\
 exit status: 0 nothing is wrong; 1 mail will be refused, or thrown away, by somebody; 64 wrong usage; 66 or 77 a file
 that cannot be read; 75 something could not be looked up, and nothing else is wrong; 78 a bad configuration. (bulk) is
@@ -82,24 +78,52 @@ def make_parser() -> Parser:
 def run(arguments: list[str]) -> int:
     """Run the command; the exit status."""
     options = make_parser().parse_args(arguments)
-    config = read_configuration(options)
-    sender = _facts(options, config)
-    with closing(ClientBackends(config)) as ways:
-        driver = ways.to(sender.domain).driver(ignore)
-        address = sender.addresses[0] if sender.addresses else None
-        host_name = os.uname().nodename
-        helo = driver.run(helo_name(address, configured=config.helo_name or None, host_name=host_name))
-        sender = replace(sender, helo=helo)
-        findings = driver.run(check_sender(sender))
-    if options.connect:
-        findings += _exchangers(sender.domain, config)
+    sending = read_sending(options)
+    checked = _check(options, sending)
     if options.json:
-        json.dump(_document(sender, findings), sys.stdout, indent=2)
+        json.dump(_document(checked), sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
         look = look_of(sys.stdout, options.color)
-        sys.stdout.write("".join(f"{text}\n" for text in draw(_tree(sender, findings), look)))
-    return status_of(findings)
+        sys.stdout.write("".join(f"{text}\n" for text in draw(_tree(checked), look)))
+    return status_of(checked.findings)
+
+
+class _Checked(NamedTuple):
+    """A sender as it was asked about, what is known of it, and what was found."""
+
+    address: str
+    sender: SenderFacts
+    findings: list[SenderFinding]
+
+
+def _check(options: argparse.Namespace, sending: Sending) -> _Checked:
+    """Look at everything. Raises CommandFailed."""
+    address, author = _asked(options)
+    reverse_path = sending.bounces.example_for(address.encode()).decode()
+    header = b""
+    if options.message is not None:
+        with reading(options.message), open(options.message, "rb") as file:
+            header = file.read(_HEADER)
+    with closing(ClientBackends(direct_only(sending.config))) as ways:
+        domain = reverse_path.rpartition("@")[2]
+        driver = ways.to(domain).driver(ignore)
+        known = own_sender(
+            sending.config,
+            address,
+            now=time.time(),
+            author=author,
+            reverse_path=reverse_path,
+            seen=_addresses(options),
+        )
+        sender = replace(driver.run(known), header=header)
+        findings = driver.run(check_sender(sender))
+        if options.connect:
+            bounce = None if reverse_path != address else RecipientQuestion(b"", address.encode())
+            tried = _try_exchangers(domain, ways, bounce)
+            for one in tried:
+                findings += [one] if isinstance(one, SenderFinding) else driver.run(check_exchanger(one, sender.now))
+    return _Checked(address, sender, findings)
 
 
 def status_of(findings: list[SenderFinding]) -> int:
@@ -110,8 +134,8 @@ def status_of(findings: list[SenderFinding]) -> int:
     return Exit.TEMPORARY if Grade.UNKNOWN in grades else Exit.OK
 
 
-def _facts(options: argparse.Namespace, config: Config) -> SenderFacts:
-    """What is known of the sender beforehand. Raises CommandFailed."""
+def _asked(options: argparse.Namespace) -> tuple[str, str]:
+    """The address that is asked about, and the domain in From; domains in A-labels. Raises CommandFailed."""
     given = options.sender if "@" in options.sender else f"postmaster@{options.sender}"
     try:
         local, _, domain = read_address(given, "SENDER").decode().rpartition("@")
@@ -123,93 +147,67 @@ def _facts(options: argparse.Namespace, config: Config) -> SenderFacts:
         if name is None or domain_problem(name) is not None:
             raise CommandFailed(Exit.USAGE, f"{word}: {escape(text[:120])} is no domain")
         names[word] = name
-    addresses, problem = _addresses(options)
-    header = b""
-    if options.message is not None:
-        with reading(options.message), open(options.message, "rb") as file:
-            header = file.read(_HEADER)
-    return SenderFacts(
-        address=f"{local}@{names['SENDER']}",
-        addresses=addresses,
-        helo="",
-        author=names["--from"],
-        keys=_keys(config),
-        header=header,
-        now=time.time(),
-        problems={"addresses": problem} if problem else {},
-    )
+    return f"{local}@{names['SENDER']}", names["--from"]
 
 
-def _addresses(options: argparse.Namespace) -> tuple[tuple[str, ...], str]:
-    """The addresses that mail comes from, and what keeps them from being known."""
+def _addresses(options: argparse.Namespace) -> tuple[str, ...]:
+    """The addresses that receivers see, as far as the options name them. Raises CommandFailed."""
     found = []
     for text in options.ip:
         address = canonical_ip(text)
         if address is None:
             raise CommandFailed(Exit.USAGE, f"--ip: {escape(text[:80])} is no address")
-        found.append(address)
-    if found:
-        return tuple(dict.fromkeys(found)), ""
-    for probe in _PROBES:
-        try:
-            found.append(source_address(probe, None))
-        except ConnectError:
-            continue
-    public = [one for one in found if ip_address(one).is_global]
-    if public:
-        return tuple(public), ""
-    if found:
-        return (), f"{', '.join(found)} is a private address: say with --ip which one receivers see"
-    return (), "this machine has no address that reaches the Internet: say with --ip which one receivers see"
+        found.append(unmapped(address))
+    return tuple(dict.fromkeys(found))
 
 
-def _keys(config: Config) -> tuple[PublishedKey, ...]:
-    """The keys of the configuration, their public halves."""
-    from zsmtp.signing.keys import read_key
-
-    found = []
-    for one in config.dkim:
-        private = read_key(one.key_file, lambda text: None)
-        found.append(
-            PublishedKey(one.domain_ascii, one.selector_ascii, private.algorithm, private.public_key, private.bits)
-        )
-    return tuple(found)
-
-
-def _exchangers(domain: str, config: Config) -> list[SenderFinding]:
-    """What the sender's own mail exchangers show: whether bounces, and answers, can be delivered there."""
+def _try_exchangers(
+    domain: str, ways: ClientBackends, bounce: RecipientQuestion | None
+) -> list[SenderFinding | TriedExchanger]:
+    """What each of the mail exchangers of a domain shows; ``bounce`` is begun with each of them."""
     from zsmtp.cli.explain import PROBE_TIME, Explainer
 
-    with closing(ClientBackends(config)) as ways:
-        found = Explainer(ways, probe_time=PROBE_TIME).explain(domain)
+    found = Explainer(ways, probe_time=PROBE_TIME).explain(domain, question=bounce)
     failure = found.plan.route.failure
     if failure is not None:
-        return [SenderFinding("exchanger", Grade.REFUSED, f"no bounce can be delivered: {failure.text}")]
-    findings = []
+        return [SenderFinding("exchanger", Grade.REFUSED, f"no bounce can be delivered: {escape(failure.text[:300])}")]
+    tried: list[SenderFinding | TriedExchanger] = []
     for endpoint, probe in found.probes.items():
-        where = f"{endpoint.host} [{endpoint.address}]"
-        if probe.verdict is None:
-            judged = f", {probe.judgement.text}" if probe.judgement is not None else ", in clear"
-            findings.append(SenderFinding("exchanger", Grade.GOOD, f"{where} takes mail{judged}"))
-        else:
-            text = f"{where}: {escape(reason_of(probe.verdict)[:300])}"
-            findings.append(SenderFinding("exchanger", Grade.WEAK, text))
-    return findings
+        verdict = probe.answer.verdict if probe.answer is not None else None
+        tried.append(
+            TriedExchanger(
+                endpoint.host,
+                endpoint.address,
+                endpoint.port,
+                problem="" if probe.verdict is None else reason_of(probe.verdict),
+                session=probe.judgement.text if probe.judgement is not None else "in clear",
+                leaf=None if probe.facts is None else probe.facts.leaf,
+                chain=() if probe.facts is None else probe.facts.chain,
+                bounce="" if verdict is None or probe.answer is None else probe.answer.words,
+                refused=verdict is not None and verdict.fate is Disposition.FAILED,
+            )
+        )
+    return tried
 
 
 # ----------------------------------------------------------------------- output
 
 
-def _tree(sender: SenderFacts, findings: list[SenderFinding]) -> Node:
+def _tree(checked: _Checked) -> Node:
+    sender, findings = checked.sender, checked.findings
     worst = max((one.grade for one in findings), key=list(Grade).index)
     words = {
         Grade.REFUSED: "mail will be refused by somebody",
         Grade.WEAK: "mail may be held for spam",
         Grade.UNKNOWN: "not everything could be found out",
     }
-    root = Node(line(sender.address, Style.STRONG) + line(": ") + line(words.get(worst, "all is well"), _STYLES[worst]))
+    root = Node(
+        line(escape(checked.address), Style.STRONG) + line(": ") + line(words.get(worst, "all is well"), _STYLES[worst])
+    )
     root.fact("from", line(", ".join(sender.addresses) or "an address that is not known"))
     root.fact("greets as", line(escape(sender.helo)))
+    if sender.address != checked.address:
+        root.fact("return path", line(escape(sender.address)))
     if sender.author_domain != sender.domain:
         root.fact("From", line(sender.author_domain))
     for one in findings:
@@ -223,24 +221,16 @@ def _tree(sender: SenderFacts, findings: list[SenderFinding]) -> Node:
     return root
 
 
-def _document(sender: SenderFacts, findings: list[SenderFinding]) -> dict[str, object]:
+def _document(checked: _Checked) -> dict[str, object]:
+    sender = checked.sender
     return {
         "schema": "zsmtp.check/1",
-        "sender": sender.address,
+        "sender": checked.address,
+        "return_path": sender.address,
         "from": sender.author_domain,
         "addresses": list(sender.addresses),
         "helo": sender.helo,
-        "findings": [
-            {
-                "topic": one.topic,
-                "grade": one.grade.value,
-                "text": one.text,
-                "looked_up": list(one.looked_up),
-                "receivers": list(one.receivers),
-                "publish": one.publish,
-            }
-            for one in findings
-        ],
+        "findings": [finding_document(one) for one in checked.findings],
         "receivers": [
             {"name": one.name, "source": one.source, "since": one.since, "seen": one.seen} for one in receivers()
         ],

@@ -8,8 +8,8 @@ command line, which everybody on the machine can read, only names them.
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from zsmtp.cli.arguments import port, seconds
 from zsmtp.cli.failure import CommandFailed, reading
@@ -20,6 +20,9 @@ from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
 from zsmtp.proto.phase import Timeouts
 from zsmtp.tls.policy import Level
+
+if TYPE_CHECKING:
+    from zsmtp.queue.returnpath import BounceConfig
 
 DEFAULT_PASSWORD_ENV = "ZSMTP_PASSWORD"  # noqa: S105 - the name of a variable
 _LEVELS = tuple(level.value for level in Level if level is not Level.FINGERPRINT)  # fingerprints need a file
@@ -81,6 +84,11 @@ def read_configuration(options: argparse.Namespace) -> Config:
     if options.config is not None:
         with reading(options.config):
             config = Config.from_toml(options.config)
+    return _complete(config, options)
+
+
+def _complete(config: Config, options: argparse.Namespace) -> Config:
+    """The configuration of a file with the options; the files that it names can be read. Raises CommandFailed."""
     try:
         config = _with_options(config, options)
     except ConfigError as error:  # what the file says was found good before
@@ -102,6 +110,29 @@ def try_files(tls: TLS) -> None:
         trust_anchors(tls.ca_file, tls.ca_path)
     if tls.certificate_file:
         client_context(ContextOptions(certificates=(ClientCertificate(tls.certificate_file, tls.key_file),)))
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How mail is sent, by the file of a client or of a service: ``bounces`` says which return paths it has."""
+
+    config: Config
+    bounces: BounceConfig
+
+
+def read_sending(options: argparse.Namespace) -> Sending:
+    """As :func:`read_configuration`, and the file may be that of the service, too."""
+    from zsmtp.queue.returnpath import BounceConfig
+
+    path = options.config
+    if path is not None:
+        from zsmtp.server.serviceconfig import is_of_service, read_service
+
+        with reading(path):
+            if is_of_service(path):
+                service = read_service(path)
+                return Sending(_complete(service.delivery, options), service.queue.bounces)
+    return Sending(read_configuration(options), BounceConfig())
 
 
 def _with_options(config: Config, options: argparse.Namespace) -> Config:

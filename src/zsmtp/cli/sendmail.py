@@ -173,7 +173,9 @@ def _configuration(user: User) -> _Configuration:
         try:
             return _Configuration(replace(Config.from_toml(path), dkim=()))
         except ConfigError:
-            if not _is_of_service(path):
+            from zsmtp.server.serviceconfig import is_of_service
+
+            if not is_of_service(path):
                 raise
         from zsmtp.server.access import Access
         from zsmtp.server.intake import PeerInfo
@@ -183,17 +185,6 @@ def _configuration(user: User) -> _Configuration:
     rights = Access(clients=service.clients).rights_of(None, PeerInfo("", uid=user.uid))
     tenant = rights.tenant if rights is not None else ""
     return _Configuration(replace(service.delivery, dkim=()), service.queue, tenant)
-
-
-def _is_of_service(path: str) -> bool:
-    """Whether a file has a table that only the configuration of a service has."""
-    import tomllib
-
-    try:
-        with open(path, "rb") as file:
-            return bool(tomllib.load(file).keys() & {"queue", "listen", "clients", "delivery"})
-    except ValueError:
-        return False
 
 
 # -------------------------------------------------------------------- submitting

@@ -277,7 +277,7 @@ async def connect(
     contest = _ConnectRace(effect, source, clock, observe)
     try:
         if source.identity is not None:
-            contest.bind_to = await _resolve(source.identity)
+            contest.bind_to = await resolve_identity(source.identity)
         race = contest.race
         while not race.over:
             if stop.requested:
@@ -297,7 +297,7 @@ async def connect(
     return ConnectResult(None, None, tuple(contest.failures), own=tuple(contest.own))
 
 
-async def _resolve(identity: LocalIdentity) -> ResolvedIdentity:
+async def resolve_identity(identity: LocalIdentity) -> ResolvedIdentity:
     """The addresses of a local identity as they are now; one that is a name is looked up."""
     found: list[str] = []
     if identity.name:

@@ -91,6 +91,12 @@ class BounceConfig:
                 raise ConfigError("key_file: is missing, and return_path needs it; zsmtp bounce key FILE makes one")
         object.__setattr__(self, "_patterns", tuple(glob(text.lower()) for text in self.senders))
 
+    def example_for(self, sender: bytes) -> bytes:
+        """What the reverse-path of mail of a sender looks like; its token proves nothing."""
+        if not self.is_for(sender):
+            return sender
+        return self.return_path.replace("{id}", "0" * (_ID + _DATE + _PROOF)).replace("{recipient}", "0").encode()
+
     def is_for(self, sender: bytes) -> bool:
         """Whether mail of a sender gets a return path."""
         text = sender.decode("utf-8", "replace").lower()

@@ -299,6 +299,14 @@ def read_service(path: str | Path, *, queue: str = "", usual: str = "") -> Servi
     return read_toml(path, lambda table: service_config(table, queue=queue, usual=usual))
 
 
+def is_of_service(path: str | Path) -> bool:
+    """Whether a file has a table that only the configuration of a service has. Raises OSError."""
+    try:
+        return bool(read_toml(path, lambda table: table.keys() & {"queue", "listen", "clients", "delivery"}))
+    except ConfigError:
+        return False
+
+
 def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = "") -> ServiceConfig:
     """The configuration that a table makes; ``queue`` and ``usual`` as in :func:`read_service`.
 

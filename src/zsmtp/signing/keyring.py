@@ -155,6 +155,19 @@ class Keyring:
             return ChosenKeys((), self._reason(domains[0], granted, now))
         return ChosenKeys(tuple(chosen if len(domains) == 1 else dict.fromkeys(chosen)))
 
+    def of_author(self, domain: str, now: float) -> ChosenKeys:
+        """The keys for mail with one address in From, of this domain (in lower case and A-labels)."""
+        chosen = self._choose(domain, None, now)
+        return ChosenKeys(tuple(chosen), "" if chosen else self._reason(domain, None, now))
+
+    def next_keys(self, domain: str, now: float) -> tuple[SigningKey, ...]:
+        """The keys for such mail that become active later than ``now``, of the nearest domain that has some."""
+        for name in _with_parents(domain):
+            keys = [key for key in self._keys.get(name, ()) if key.active_from > now]
+            if found := tuple([key for key in keys if name == domain or key.config.subdomains]):
+                return found
+        return ()
+
     def _choose(self, domain: str, granted: AbstractSet[str] | None, now: float) -> list[SigningKey]:
         for name in _with_parents(domain):
             keys = self._keys.get(name)

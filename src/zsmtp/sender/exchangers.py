@@ -1,0 +1,89 @@
+"""What a sender's own mail exchangers show to those who answer: whether bounces get in, and DANE (RFC 7672).
+
+:func:`check_exchanger` is given what trying one of them brought, and awaits the lookup of its TLSA records. These are
+held against the certificate whether or not the zone is signed and this side validates: others do. A record of an old
+certificate keeps mail out as soon as they do.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from zsmtp.dns.answer import TLSA, Query, RecordType
+from zsmtp.escape import escape
+from zsmtp.records import dataclass
+from zsmtp.sender.findings import Grade, SenderFinding
+from zsmtp.tls.certificate import Certificate
+from zsmtp.tls.dane import DANE_EE, anchors, described, end_entity_match, matches, record_for, usable
+
+ROLLOVER = 14 * 86400.0
+"""Seconds before the end of a certificate from which on its TLSA records are spoken of."""
+_SHOWN = 200  # characters of a reply
+
+
+@dataclass(frozen=True, slots=True)
+class TriedExchanger:
+    """What trying one address of a mail exchanger brought."""
+
+    host: str
+    address: str
+    port: int
+    problem: str = ""
+    """Why no session could be opened, "" if one could."""
+    session: str = ""
+    """How the session was protected, for people."""
+    leaf: Certificate | None = None
+    """The certificate that it showed; None if it showed none."""
+    chain: tuple[bytes, ...] = ()
+    """All certificates that it showed, in DER, its own first."""
+    bounce: str = ""
+    """What was answered when a bounce to the sender was begun; "" if nobody asked, or it was taken."""
+    refused: bool = False
+    """The bounce was refused for good."""
+
+
+async def check_exchanger(tried: TriedExchanger, now: float) -> list[SenderFinding]:
+    """The findings on one address of an exchanger; ``now`` in seconds since 1970."""
+    where = f"{tried.host} [{tried.address}]"
+    if tried.problem:
+        found = [SenderFinding("exchanger", Grade.WEAK, f"{where}: {escape(tried.problem[:_SHOWN])}")]
+    else:
+        found = [SenderFinding("exchanger", Grade.GOOD, f"{where} takes mail, {tried.session}")]
+    if tried.bounce:
+        grade = Grade.REFUSED if tried.refused else Grade.WEAK
+        text = f"{where} does not take a bounce: {escape(tried.bounce[:_SHOWN])}"
+        receivers = ("those that ask the sender's server",) if tried.refused else ()
+        found.append(SenderFinding("bounce", grade, text, receivers=receivers))
+    if tried.leaf is not None:
+        found += await _tlsa(tried, tried.leaf, now)
+    return found
+
+
+async def _tlsa(tried: TriedExchanger, leaf: Certificate, now: float) -> list[SenderFinding]:
+    """Whether the TLSA records of a host name its certificate, and for how long."""
+    name = f"_{tried.port}._tcp.{tried.host}"
+    answer = await Query(name, RecordType.TLSA)
+    records = usable(answer.records)
+    if not records:
+        return []
+    looked_up = (f"TLSA {name}: {', '.join(described(record) for record in records)}",)
+    own = end_entity_match(records, leaf)
+    authorities = anchors(records, tried.chain)
+    publish = _zone_entry(name, record_for(leaf))
+    if own is None and not authorities:
+        text = f"no TLSA record at {name} is of the certificate of {tried.host}: who knows DANE sends no mail there"
+        return [SenderFinding("TLSA", Grade.WEAK, text, looked_up, publish=publish)]
+    others = [record for record in records if record.usage == DANE_EE and not matches(record, leaf)]
+    ends = datetime.fromtimestamp(leaf.not_after, UTC).strftime("%Y-%m-%d")
+    if own is not None and not others and not authorities and leaf.not_after < now + ROLLOVER:
+        text = (
+            f"the certificate of {tried.host} ends on {ends}, and all TLSA records are of it: publish the record of "
+            "the next key before that key is in use (RFC 7671 8.1)"
+        )
+        return [SenderFinding("TLSA", Grade.NOTE, text, looked_up)]
+    text = f"a TLSA record at {name} is of the certificate of {tried.host}"
+    return [SenderFinding("TLSA", Grade.GOOD, text, looked_up)]
+
+
+def _zone_entry(name: str, record: TLSA) -> str:
+    return f"{name}. IN TLSA {record.usage} {record.selector} {record.matching} {record.data.hex()}\n"

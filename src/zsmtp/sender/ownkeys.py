@@ -1,0 +1,50 @@
+"""Which keys of a configuration sign the mail of a domain, as receivers will look for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zsmtp.idn import to_ascii
+from zsmtp.records import dataclass
+from zsmtp.sender.findings import PublishedKey
+from zsmtp.signing.dkimkey import DKIMKey
+from zsmtp.signing.keyring import SigningKey
+from zsmtp.signing.keys import load_keyring, read_key
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKeys:
+    """The keys for mail of one domain: those that sign, those that do later; where none does, why."""
+
+    keys: tuple[PublishedKey, ...]
+    next_keys: tuple[PublishedKey, ...]
+    unsigned: str
+
+
+def own_keys(keys: Sequence[DKIMKey], author: str, now: float) -> OwnKeys:
+    """The keys for mail with ``author`` in From (in lower case and A-labels); ``now`` in seconds since 1970.
+
+    Files are read. Raises ConfigError for one that cannot be used.
+    """
+    keyring = load_keyring(keys, _say_nothing)
+    chosen = keyring.of_author(author, now)
+    later = keyring.next_keys(author, now)
+    return OwnKeys(tuple(map(_published, chosen.keys)), tuple(map(_published, later)), chosen.reason if keys else "")
+
+
+def _published(key: SigningKey) -> PublishedKey:
+    config = key.config
+    private = read_key(config.key_file, _say_nothing)
+    return PublishedKey(
+        key.domain,
+        config.selector_ascii,
+        private.algorithm,
+        private.public_key,
+        private.bits,
+        to_ascii(config.identity.rpartition("@")[2]) or "",
+        max(key.active_from, 0.0),
+    )
+
+
+def _say_nothing(text: str) -> None:
+    """Hears warnings of key files; whoever signs tells them."""
