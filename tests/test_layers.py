@@ -112,7 +112,9 @@ PURE_MODULES = {
         "questioning",
     )
 } | {f"zsmtp.net.{name}" for name in ("race", "script", "scripted")}
-PURE_MODULES |= {f"zsmtp.sender.{name}" for name in ("spf", "dmarc", "findings", "authentication", "checks", "exchangers")}
+PURE_MODULES |= {
+    f"zsmtp.sender.{name}" for name in ("spf", "dmarc", "findings", "authentication", "checks", "exchangers")
+}
 # Of the queue all decides but its stores and what runs them.
 PURE_MODULES |= {
     f"zsmtp.queue.{name}"

@@ -199,5 +199,5 @@ def test_a_private_address_is_no_address_of_mail(check: Run, key: PrivateKey, mo
     monkeypatch.setattr("zsmtp.client.ownsender.source_address", lambda endpoint, identity: "10.0.0.7")
     status, out, _ = check(zone(key), "ann@example.org")
     assert status == 75
-    assert "10.0.0.7 is a private address" in out
+    assert "10.0.0.7 is no public address" in out
     assert "passes by DKIM" in out

@@ -9,10 +9,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.support.nameserver import Failure, NameServer, Zone
+from tests.support.nameserver import Failure, NameServer, Records, Zone
 from tests.support.network import message
 from tests.support.script import Script, Step, Then
 from tests.support.sink import Sink, refusing_port
@@ -30,6 +31,9 @@ from zsmtp.dns.answer import Answer, Query
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.net.blocking import BlockingDriver, Stop
 from zsmtp.observers.codec import load_trace
+from zsmtp.signing.keys import generate_key, read_key, write_key
+from zsmtp.signing.record import key_record
+from zsmtp.signing.signature import Algorithm
 
 ZONE: Zone = {
     "example.com": {"MX": ("10 mx1.example.com.", "20 mx2.example.com.")},
@@ -304,6 +308,126 @@ def test_the_route_of_a_sender_is_told_with_its_reason(explain: Run, tmp_path: P
     assert "--from goes with --rcpt: the agent has no routes of senders" in said
 
 
+OWN: Zone = {
+    "own.example": {"MX": ("10 mx.own.example.",), "TXT": ('"v=spf1 ip4:9.9.9.1 -all"',)},
+    "_dmarc.own.example": {"TXT": ('"v=DMARC1; p=reject"',)},
+    "slow.example": Failure.SERVFAIL,
+    "_dmarc.slow.example": Failure.SERVFAIL,
+}
+
+
+@pytest.fixture
+def signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration with a key for own.example, on a machine whose address is 9.9.9.1."""
+    monkeypatch.setattr("zsmtp.cli.explain.source_address", lambda endpoint, identity: "9.9.9.1")
+    write_key(str(tmp_path / "key.pem"), generate_key(Algorithm.ED25519_SHA256))
+    (tmp_path / "client.toml").write_text(
+        f'helo_name = "out.own.example"\n[[dkim]]\ndomain = "own.example"\nselector = "a"\n'
+        f'key_file = "{tmp_path}/key.pem"\n'
+    )
+    return tmp_path
+
+
+@contextmanager
+def with_own(key_file: Path | None = None) -> Iterator[tuple[str, ...]]:
+    """The options for a name server that knows the sender's domain, too, and its key if it is given."""
+    records: dict[str, Records | Failure] = {**ZONE, **OWN}
+    if key_file is not None:
+        key = read_key(str(key_file), print)
+        records["a._domainkey.own.example"] = {"TXT": (f'"{key_record(key.algorithm, key.public_key)}"',)}
+    with NameServer(records) as server:
+        yield "--resolver", server.address
+
+
+def sender_lines(out: str) -> list[str]:
+    """The branch of the sender, its lines put together again."""
+    branch = out.partition("mail of ")[2]
+    told = " ".join(re.sub("[│├└─]", " ", line) for line in branch.splitlines())
+    return [" ".join(one.split()) for one in re.split(r"(?= (?:SPF|DKIM|DMARC|alignment|address) [a-z]+: )", told)]
+
+
+def test_the_sender_s_side(explain: Run, signing: Path) -> None:
+    asked = ("example.com", "--port", "2525", "--config", str(signing / "client.toml"), "--from", "ann@own.example")
+    key = read_key(str(signing / "key.pem"), print)
+    with with_own(signing / "key.pem") as resolver:
+        status, out, err = explain(*asked, *resolver)
+        assert (status, err) == (0, "")
+        assert sender_lines(out) == [
+            "ann@own.example",
+            "SPF good: 9.9.9.1 may send: ip4:9.9.9.1 of own.example matches 9.9.9.1 (0 of 10 lookups) "
+            "looked up TXT own.example: v=spf1 ip4:9.9.9.1 -all",
+            "DKIM good: the key at a._domainkey.own.example is published: ed25519-sha256, 256 bits "
+            f"looked up TXT a._domainkey.own.example: {key_record(key.algorithm, key.public_key)}",
+            "DMARC good: the policy of own.example asks to refuse mail of own.example that does not pass "
+            "looked up TXT _dmarc.own.example: v=DMARC1; p=reject",
+            "alignment good: mail with own.example in From passes by SPF and DKIM",
+        ]
+        (found,) = json.loads(explain(*asked, *resolver, "--json")[1])["explanations"]
+    assert (found["sender"]["address"], found["sender"]["addresses"]) == ("ann@own.example", ["9.9.9.1"])
+    assert found["sender"]["signatures"] == [
+        {"domain": "own.example", "selector": "a", "algorithm": "ed25519-sha256", "bits": 256}
+    ]
+    assert [one["topic"] for one in found["sender"]["findings"]] == ["SPF", "DKIM", "DMARC", "alignment"]
+
+
+def test_nothing_of_the_sender_s_side_makes_an_explanation_fail(explain: Run, signing: Path) -> None:
+    config = ("example.com", "--port", "2525", "--config", str(signing / "client.toml"), "--from")
+    with with_own() as resolver:
+        status, out, _ = explain(*config, "ann@own.example", *resolver)
+        assert (status, out.splitlines()[0]) == (0, "example.com: deliverable, 2 addresses of 2 hosts")
+        assert any(one.startswith("DKIM refused: no key at a._domainkey.own.example") for one in sender_lines(out))
+        assert "zsmtp check ann@own.example says who asks for it" in out
+
+        status, out, _ = explain(*config, "ann@slow.example", *resolver)
+        assert status == 0
+        assert any(one.startswith("SPF unknown: the TXT records of slow.example") for one in sender_lines(out))
+        assert any(one.startswith("DMARC unknown: ") for one in sender_lines(out))
+        assert any("there is no key for slow.example" in one for one in sender_lines(out))
+
+        (signing / "key.pem").unlink()
+        status, out, _ = explain(*config, "ann@own.example", *resolver)
+        assert status == 0
+        assert any("DKIM unknown: it is not known what signs: dkim[0].key_file: " in one for one in sender_lines(out))
+        for sender in ("<>", "ann@[127.0.0.1]"):
+            assert "mail of" not in explain(*config, sender, *resolver)[1]
+        status, out, _ = explain("nx.example", *config[1:], "ann@own.example", *resolver)
+        assert (status, "mail of ann@own.example" in out) == (68, True)
+
+
+def test_by_a_relay_receivers_see_another_address(explain: Run, signing: Path) -> None:
+    asked = ("--relay", "127.0.0.1", "--config", str(signing / "client.toml"), "--from", "ann@own.example")
+    with with_own(signing / "key.pem") as resolver:
+        _, out, _ = explain(*asked, *resolver)
+    found = sender_lines(out)
+    assert found[1].startswith("address unknown: receivers see the address of the relay 127.0.0.1:25, which is not")
+    assert found[-1] == "alignment good: mail with own.example in From passes by DKIM"
+
+
+def test_the_sender_s_side_with_a_return_path(explain: Run, signing: Path) -> None:
+    """In the configuration of the service: SPF is that of the return path."""
+    (signing / "service.toml").write_text(
+        f'[queue.bounces]\nreturn_path = "b+{{id}}@back.own.example"\nkey_file = "{signing}/keys"\n'
+        f'[[delivery.dkim]]\ndomain = "own.example"\nselector = "a"\nkey_file = "{signing}/key.pem"\n'
+    )
+    asked = ("example.com", "--port", "2525", "--config", str(signing / "service.toml"), "--from", "ann@own.example")
+    with with_own(signing / "key.pem") as resolver:
+        status, out, err = explain(*asked, *resolver)
+    assert (status, err) == (0, "")
+    found = sender_lines(out)
+    assert found[0].startswith("ann@own.example return path b+000")
+    assert found[1].startswith("SPF refused: none: back.own.example has no SPF record")
+    assert found[-1].startswith("alignment good: mail with own.example in From passes by DKIM")
+
+
+def test_the_sender_s_side_can_be_left_out(explain: Run, dns: NameServer, signing: Path) -> None:
+    asked = ("example.com", "--port", "2525", "--config", str(signing / "client.toml"), "--from", "ann@own.example")
+    status, out, _ = explain(*asked, "--no-sender-check")
+    assert (status, "mail of" in out) == (0, False)
+    assert ("own.example", "TXT") not in dns.queries
+    (found,) = json.loads(explain(*asked, "--no-sender-check", "--json")[1])["explanations"]
+    assert found["sender"] is None
+
+
 def test_a_recipient_that_cannot_be_named_there_is_refused_here(explain: Run) -> None:
     with Sink(Script()) as sink:
         status, out, _ = explain("--rcpt", "b\u00f6b@[127.0.0.1]", "--port", str(sink.port))
@@ -449,6 +573,12 @@ def test_flags_of_the_agent_that_cannot_be(
         (["--relay", "h", "--user", "u", "--password-env", "E", "--password-file", "f", "x"], 64, None),
         (["--user", "me", "x"], 64, "--user goes with --relay"),
         (["--lmtp", "x"], 64, "--lmtp goes with --relay"),
+        (
+            ["--no-sender-check", "x"],
+            64,
+            "--no-sender-check goes with --from, and not with --agent, which says nothing of senders; try zsmtp "
+            "explain --help",
+        ),
         (["--resolver", "what?", "x"], 64, None),
         (["--replay", "/nonexistent"], 66, "/nonexistent: No such file or directory"),
         (["--replay", "/etc/passwd"], 65, "/etc/passwd: not JSON: line 1, column 1: Expecting value"),

@@ -87,6 +87,10 @@ class ClientBackends:
         settings = quiet(self._destinations.settings_for(relay))
         return Backend(where.request, settings, via, driver, where.reason.value)
 
+    def asking(self, observer: Observer) -> BlockingDriver:
+        """A driver for lookups that others make, too: of name servers, and never of the hosts file."""
+        return BlockingDriver(self._destinations.resolver, self.stop, identity=self.identity, observer=observer)
+
     def close(self) -> None:
         """Let go of what is remembered of destinations."""
         if self._policies is not None:

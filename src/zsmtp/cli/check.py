@@ -20,6 +20,7 @@ from zsmtp.cli.backends import ClientBackends
 from zsmtp.cli.configuration import Sending, add_options, read_sending
 from zsmtp.cli.failure import CommandFailed, reading
 from zsmtp.cli.probe import RecipientQuestion
+from zsmtp.cli.senderside import GRADE_STYLES, add_finding
 from zsmtp.cli.sysexits import Exit
 from zsmtp.cli.terminal import look_of
 from zsmtp.client.addresslist import read_address
@@ -45,13 +46,6 @@ _EPILOG = """\
 exit status: 0 nothing is wrong; 1 mail will be refused, or thrown away, by somebody; 64 wrong usage; 66 or 77 a file
 that cannot be read; 75 something could not be looked up, and nothing else is wrong; 78 a bad configuration. (bulk) is
 what is asked of those who send 5,000 messages a day."""
-_STYLES = {
-    Grade.GOOD: Style.GOOD,
-    Grade.NOTE: Style.PLAIN,
-    Grade.UNKNOWN: Style.WARN,
-    Grade.WEAK: Style.WARN,
-    Grade.REFUSED: Style.BAD,
-}
 
 
 def make_parser() -> Parser:
@@ -202,7 +196,9 @@ def _tree(checked: _Checked) -> Node:
         Grade.UNKNOWN: "not everything could be found out",
     }
     root = Node(
-        line(escape(checked.address), Style.STRONG) + line(": ") + line(words.get(worst, "all is well"), _STYLES[worst])
+        line(escape(checked.address), Style.STRONG)
+        + line(": ")
+        + line(words.get(worst, "all is well"), GRADE_STYLES[worst])
     )
     root.fact("from", line(", ".join(sender.addresses) or "an address that is not known"))
     root.fact("greets as", line(escape(sender.helo)))
@@ -211,9 +207,7 @@ def _tree(checked: _Checked) -> Node:
     if sender.author_domain != sender.domain:
         root.fact("From", line(sender.author_domain))
     for one in findings:
-        node = root.add(line(one.topic) + line(" ") + line(one.grade.value, _STYLES[one.grade]) + line(f": {one.text}"))
-        for text in one.looked_up if one.grade is not Grade.GOOD else ():
-            node.fact("looked up", line(text))
+        node = add_finding(root, one, told=False)
         if one.receivers:
             node.fact("asked by", line(", ".join(one.receivers)))
         for number, text in enumerate(one.publish.splitlines()):

@@ -18,12 +18,13 @@ from dataclasses import replace
 
 from zsmtp.cli.arguments import command_parser
 from zsmtp.cli.backends import AgentBackends, Backend, Backends, ClientBackends
-from zsmtp.cli.configuration import add_options, read_configuration, refuse_options, within
+from zsmtp.cli.configuration import add_options, read_sending, refuse_options, within
 from zsmtp.cli.explainjson import explain_document
 from zsmtp.cli.explanation import Explanation, destination_of, explain
 from zsmtp.cli.failure import CommandFailed
 from zsmtp.cli.picture import picture
 from zsmtp.cli.probe import Probe, ProbeRecorder, RecipientQuestion, nothing_to_send, probe_candidate
+from zsmtp.cli.senderside import view_sender
 from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.cli.terminal import look_of
 from zsmtp.cli.waiting import WaitingNotices, waiting_told
@@ -78,7 +79,12 @@ def make_parser() -> argparse.ArgumentParser:
         dest="sender",
         metavar="ADDRESS",
         default="<>",
-        help="the sender, who may have a route; with --rcpt also in MAIL (<>: nobody)",
+        help="the sender, who may have a route, and whose side is shown; with --rcpt also in MAIL (<>: nobody)",
+    )
+    parser.add_argument(
+        "--no-sender-check",
+        action="store_true",
+        help="leave out what receivers will see of the sender: SPF, DKIM, DMARC",
     )
     parser.add_argument(
         "--replay", action="append", metavar="TRACE", default=[], help="explain the delivery recorded in a trace file"
@@ -103,6 +109,8 @@ def run(arguments: list[str]) -> int:
         parser.error(NOTHING_ASKED)
     if options.sender != "<>" and options.agent is not None and not options.rcpt:
         parser.error("--from goes with --rcpt: the agent has no routes of senders")
+    if options.no_sender_check and (options.sender == "<>" or options.agent is not None):
+        parser.error("--no-sender-check goes with --from, and not with --agent, which says nothing of senders")
     if options.trace is not None and not options.connect:
         parser.error("--trace needs --connect: without it nothing happens that a trace could tell of")
     if options.agent is not None:
@@ -132,18 +140,18 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
     if options.what or questions or relayed:
         longest = (options.timeout or PROBE_TIME) if options.connect else None
         tracing = Tracing(options.trace, complain=_complain) if options.trace is not None else None
-        if options.agent is None:
-            config = read_configuration(options)
-            ways: Backends = ClientBackends(config)
-            asked = options.what or ([] if questions else _relay_of(config))  # whatever goes there
-        else:
-            ways, asked = AgentBackends(options.agent), options.what
+        sending = None if options.agent is not None else read_sending(options)
+        ways: Backends = AgentBackends(options.agent) if sending is None else ClientBackends(sending.config)
+        asked = options.what
+        if not asked and not questions and sending is not None:
+            asked = _relay_of(sending.config)  # whatever goes there
         with closing(ways), waiting_told("zsmtp explain") as notices:
             explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing, notices=notices)
-            for one in asked:
-                yield explainer.explain(one, sender=sender)
-            for address, question in questions.items():
-                yield explainer.explain(address, question=question, sender=sender)
+            for one, question in (*((one, None) for one in asked), *questions.items()):
+                found = explainer.explain(one, question=question, sender=sender)
+                if sender and isinstance(ways, ClientBackends) and sending is not None and not options.no_sender_check:
+                    found = replace(found, sender=view_sender(found, sender, sending, ways))
+                yield found
 
 
 def _relay_of(config: Config) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from zsmtp.cli.explanation import Explanation, Introduction
 from zsmtp.cli.probe import Probe, RecipientAnswer
+from zsmtp.cli.senderside import view_document
 from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.outcome import Verdict
 from zsmtp.delivery.planjson import SCHEMA as PLAN_SCHEMA
@@ -64,6 +65,7 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
         "ended": None if explanation.ended is None else explanation.ended[0],
         "undelivered": [{"recipient": address, "why": why} for address, why in explanation.undelivered],
         "validation": explanation.validation,
+        "sender": None if explanation.sender is None else view_document(explanation.sender),
         "limits": None
         if limits is None
         else {

@@ -18,6 +18,7 @@ from ipaddress import ip_address, ip_network
 from typing import TypeVar
 
 from zsmtp.cli.probe import Probe, RecipientAnswer
+from zsmtp.cli.senderside import SenderView
 from zsmtp.cli.sysexits import Exit
 from zsmtp.delivery.deliveryplan import DeliveryPlan, plan_delivery, require_all
 from zsmtp.delivery.outcome import Disposition
@@ -82,6 +83,7 @@ class Explanation:
     for. Of a recorded delivery there are ``trials``, what came of it (``ended`` in words and as a status;
     ``undelivered`` the recipients who have not got it, with the reason), and no limits. ``unvalidated`` is the answer
     to a question whose name server had failed without a word why, asked again without validation; None if none had.
+    ``sender`` is how receivers will see the sender, None if nobody asked about one.
     """
 
     asked: str
@@ -96,6 +98,7 @@ class Explanation:
     ended: tuple[str, Exit] | None = None
     undelivered: tuple[tuple[str, str], ...] = ()
     unvalidated: Answer | None = None
+    sender: SenderView | None = None
 
     @property
     def status(self) -> Exit:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from zsmtp.cli.explanation import DeliveryLimits, Explanation, Introduction
 from zsmtp.cli.probe import Probe, RecipientAnswer
+from zsmtp.cli.senderside import add_view
 from zsmtp.cli.sysexits import Exit
 from zsmtp.client.destinations import RouteReason
 from zsmtp.delivery.deliveryplan import DeliveryPlan
@@ -80,6 +81,8 @@ def picture(explanation: Explanation) -> Node:
     if "@" in explanation.asked and not explanation.probes and explanation.ended is None:
         root.fact("RCPT", line("not tried (--rcpt)"))
     _add_exchangers(root, explanation)
+    if explanation.sender is not None:
+        add_view(root, explanation.sender)
     return root
 
 

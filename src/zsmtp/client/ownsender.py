@@ -48,19 +48,19 @@ async def own_sender(
     author: str = "",
     reverse_path: str = "",
     seen: tuple[str, ...] = (),
+    address_problem: str = "",
 ) -> SenderFacts:
     """What is known of the sender ``address``, its domain in A-labels; awaits lookups.
 
     ``author`` is the domain in From if it is another. ``reverse_path`` is what mail is sent with, if it is not
-    ``address``. ``seen`` are the addresses that receivers see, where they are known; otherwise they are those that
-    connections leave from, as far as that can be told on this machine. Raises ConfigError for a key file that cannot be
-    used.
+    ``address``. ``seen`` are the addresses that receivers see, where that is known; ``address_problem`` says why it is
+    not. Without either they are those that connections leave from, as far as that can be told on this machine. Raises
+    ConfigError for a key file that cannot be used.
     """
     author = (author or address.rpartition("@")[2]).lower()
     keys = own_keys(config.dkim, author, now)
-    problem = ""
-    if not seen:
-        seen, problem = await _addresses(config, address)
+    if not seen and not address_problem:
+        seen, address_problem = await _addresses(config, address)
     greeting = await helo_name(
         seen[0] if seen else None, configured=config.helo_name or None, host_name=os.uname().nodename
     )
@@ -73,7 +73,7 @@ async def own_sender(
         next_keys=keys.next_keys,
         unsigned=keys.unsigned,
         now=now,
-        problems={"addresses": problem} if problem else {},
+        problems={"addresses": address_problem} if address_problem else {},
     )
 
 
@@ -106,6 +106,6 @@ def seen_addresses(found: Iterable[str]) -> tuple[tuple[str, ...], str]:
     if public:
         return public, ""
     if addresses:
-        private = ", ".join(addresses)
-        return (), f"{private} is a private address, and receivers see another: zsmtp check --ip judges by it"
+        local = ", ".join(addresses)
+        return (), f"{local} is no public address, and receivers see another: zsmtp check --ip judges by it"
     return (), "this machine has no address that reaches the Internet: zsmtp check --ip judges by one"

@@ -13,7 +13,7 @@ from zsmtp.dns.answer import Query, RecordType
 from zsmtp.escape import escape
 from zsmtp.records import replace
 from zsmtp.sender import dmarc, spf
-from zsmtp.sender.findings import Grade, PublishedKey, SenderFacts, SenderFinding
+from zsmtp.sender.findings import Grade, PublishedKey, SenderFacts, SenderFinding, shown
 from zsmtp.sender.receivers import SenderRequirement, asking
 from zsmtp.sender.spf import SPFCheck, SPFResult
 from zsmtp.signing.record import NoRecord, key_record, record_in, zone_entry
@@ -88,7 +88,7 @@ def record_text(check: SPFCheck) -> str:
 async def _key(key: PublishedKey) -> SenderFinding:
     """Whether receivers find the key that mail is signed with."""
     answer = await Query(key.name, RecordType.TXT)
-    looked_up = (f"TXT {key.name}: {answer.status.value}",)
+    looked_up = (shown(answer),)
     publish = zone_entry(key.name, key_record(key.algorithm, key.public_key))
     receivers = asking(SenderRequirement.DKIM, SenderRequirement.SPF_OR_DKIM)
     try:
