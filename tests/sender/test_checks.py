@@ -289,6 +289,13 @@ def test_a_key_of_the_organisation_is_aligned() -> None:
     assert finding.text.endswith("passes by DKIM")
 
 
+def test_what_depends_on_an_address_that_is_not_known() -> None:
+    """Behind a relay SPF may well pass: that no key does is no reason to say that all is lost."""
+    for sender in (replace(SENDER, addresses=(), keys=()), replace(SENDER, addresses=())):
+        (finding,) = [one for one in check(changed((RECORD, "")), sender) if one.topic == "alignment"]
+        assert finding.grade is Grade.UNKNOWN
+
+
 def test_strict_alignment() -> None:
     names = changed(("p=reject;", "p=reject; adkim=s; aspf=s;"))
     (finding,) = [one for one in check(names, replace(SENDER, author="news.example.org")) if one.topic == "alignment"]

@@ -112,10 +112,10 @@ def test_what_is_published_is_read_again(algorithm: Algorithm, public_key: bytes
     assert record_in(answer(tuple(string.encode() for string in strings))) == KeyRecord(algorithm, public_key)
 
 
-def test_a_zone_entry_is_read_by_others() -> None:
+@pytest.mark.parametrize("text", [key_record(RSA, bytes(600)), 'v=spf1 exists:a"b\\c.example ' + '"' * 300])
+def test_a_zone_entry_is_read_by_others(text: str) -> None:
     import dns.zone
 
-    text = key_record(RSA, bytes(600))
     zone = dns.zone.from_text(
         "$TTL 300\n" + zone_entry("a._domainkey.example.org", text), "example.org", check_origin=False, relativize=False
     )

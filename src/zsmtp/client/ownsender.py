@@ -35,9 +35,8 @@ _SOMEWHERE = b"somebody@somewhere.invalid"
 
 def direct_only(config: Config) -> Config:
     """The configuration by which the DNS is asked about senders: no relay, and MTA-STS policies are fetched."""
-    return replace(
-        config, relay=None, routes={}, sender_routes={}, direct=replace(config.direct, mta_sts=STSUse.ON, dane=True)
-    )
+    direct = replace(config.direct, mta_sts=STSUse.ON, mta_sts_cache="", dane=True)
+    return replace(config, relay=None, routes={}, sender_routes={}, direct=direct)
 
 
 async def own_sender(
@@ -79,9 +78,8 @@ async def own_sender(
 
 async def _addresses(config: Config, sender: str) -> tuple[tuple[str, ...], str]:
     """The addresses that mail to most places comes from, or why they are not known."""
-    relay = Destinations(config).of(_SOMEWHERE, sender.encode()).relay
-    if relay is not None:
-        return (), seen_of_relay(str(relay))
+    if relay := relay_of(config, sender):
+        return (), seen_of_relay(relay)
     identity = parse_identity(config.local_address) if config.local_address else None
     bound = None if identity is None else await resolve_identity(identity)
     found = []
@@ -92,6 +90,12 @@ async def _addresses(config: Config, sender: str) -> tuple[tuple[str, ...], str]
             except ConnectError:
                 continue
     return seen_addresses(found)
+
+
+def relay_of(config: Config, sender: str) -> str:
+    """The relay that mail of a sender goes by to most places, "" if there is none."""
+    relay = Destinations(config).of(_SOMEWHERE, sender.encode()).relay
+    return "" if relay is None else str(relay)
 
 
 def seen_of_relay(relay: str) -> str:

@@ -171,8 +171,9 @@ async def _dmarc(sender: SenderFacts, checks: Sequence[SPFCheck], keys: Sequence
         ways = " and ".join(word for word, passes in (("SPF", by_spf), ("DKIM", by_key)) if passes)
         found.append(SenderFinding("alignment", Grade.GOOD, f"mail with {author} in From passes by {ways}"))
         return found
-    if not checks and not sender.keys:
-        found.append(SenderFinding("alignment", Grade.UNKNOWN, "neither an address nor a key is known to judge by"))
+    if not checks:
+        text = "no signature passes, and whether SPF does depends on an address that is not known"
+        found.append(SenderFinding("alignment", Grade.UNKNOWN, text))
         return found
     if policy.temporary or any(check.result is SPFResult.TEMPERROR for check in checks):
         found.append(SenderFinding("alignment", Grade.UNKNOWN, "what it depends on could not be looked up"))

@@ -36,14 +36,16 @@ MAX_EXCHANGERS = 10
 
 async def check_sender(sender: SenderFacts) -> list[SenderFinding]:
     """All findings, in the order in which a receiver would come to them."""
+    findings = await check_acceptance(sender) + await _policies(sender)
+    return findings + _message(sender) if sender.header else findings
+
+
+async def check_acceptance(sender: SenderFacts) -> list[SenderFinding]:
+    """What decides on whether mail is taken; the DNS alone is asked."""
     findings = [*await _names(sender), *await _spf_of_helo(sender), *await _takes_mail(sender.domain, "bounces go")]
     if sender.author_domain != sender.domain:
         findings += await _takes_mail(sender.author_domain, "answers go")
-    findings += await check_authentication(sender)
-    findings += await _policies(sender)
-    if sender.header:
-        findings += _message(sender)
-    return findings
+    return findings + await check_authentication(sender)
 
 
 # ------------------------------------------------------------------------ names

@@ -47,6 +47,7 @@ from zsmtp.server.access import Access
 from zsmtp.server.health import HealthServer
 from zsmtp.server.listener import ConnectionCount, Listener, ListenerSettings
 from zsmtp.server.queueintake import QueueIntake, QueueIntakeSettings
+from zsmtp.server.sendercheck import SenderCheck
 from zsmtp.server.serviceconfig import ListenConfig, ListenTLS, LogFormat, ServiceConfig, SocketAddress
 from zsmtp.server.servicelog import ServiceLog, log_entry
 from zsmtp.server.systemd import Notifier
@@ -247,6 +248,7 @@ class Service:
         self.admission: Admission
         self.health: HealthServer | None = None
         self._stopped_by = ""
+        self._sender_check = SenderCheck()
 
     # ------------------------------------------------------------------ running
 
@@ -348,6 +350,7 @@ class Service:
         ]
         log.info("the queue %s is served: %s", self.queue_name, "; ".join(places))
         self._notifier.send("READY=1", f"STATUS=serving {escape(self.queue_name)}")
+        self._sender_check.start(self.config)
         stopping = asyncio.ensure_future(self._stop.wait())
         pause = self._notifier.watchdog / 2 or None
         try:
@@ -385,6 +388,7 @@ class Service:
         )
         for end in self._ends:
             end()
+        await self._sender_check.aclose()
         entrances = self._made()
         await asyncio.gather(
             *[entrance.listener.close(grace=ACCEPTING_ENDS) for entrance in entrances], return_exceptions=True
@@ -423,6 +427,7 @@ class Service:
             for problem in unchanged:
                 log.warning("reload: %s", problem)
             log.info("reloaded")
+            self._sender_check.start(self.config)
         finally:
             self._notifier.send("READY=1")
 

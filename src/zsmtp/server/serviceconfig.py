@@ -279,6 +279,9 @@ class ServiceConfig:
     """A folder with texts of notices of one's own."""
     log: LogConfig = field(default_factory=LogConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    check_senders: bool = True
+    """Look up at start what receivers will refuse of mail from domains that are signed for, and from default domains,
+    and warn of it."""
 
 
 def _in(key: str, read: Any, text: Any) -> Any:
@@ -339,6 +342,7 @@ def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = ""
         templates=templates,
         log=made.log,
         health=made.health,
+        check_senders=made.check_senders,
     )
 
 
@@ -351,6 +355,7 @@ class _Rest:
     delivery: Config = field(default_factory=Config)
     log: LogConfig = field(default_factory=LogConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    check_senders: bool = True
 
 
 def _refuse_unused(delivery: object) -> None:

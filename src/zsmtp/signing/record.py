@@ -99,8 +99,9 @@ def strings_of(text: str) -> tuple[str, ...]:
 
 
 def zone_entry(name: str, text: str) -> str:
-    """A TXT record as a zone file has it (RFC 1035 5.1); ``text`` has no quotes and no backslashes."""
-    first, *rest = (f'"{string}"' for string in strings_of(text))
+    """A TXT record as a zone file has it (RFC 1035 5.1)."""
+    quoted = (string.replace("\\", "\\\\").replace('"', '\\"') for string in strings_of(text))
+    first, *rest = (f'"{string}"' for string in quoted)
     if not rest:
         return f"{name}. IN TXT {first}\n"
     return "\n    ".join((f"{name}. IN TXT ( {first}", *rest)) + " )\n"
