@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
+import dns.rdatatype
+import dns.zone
 import pytest
 from tests.support.nameserver import Failure, NameServer, Zone
 from tests.support.script import Script, Step
+from tests.support.serving import SETTINGS, serving
 from tests.support.sink import Sink
+from tests.tls.certificates import issue
 
 from zsmtp.cli.main import main
+from zsmtp.server.tls import server_tls
 from zsmtp.signing.keys import PrivateKey, generate_key, write_key
 from zsmtp.signing.record import key_record, strings_of
 from zsmtp.signing.signature import Algorithm
@@ -53,8 +61,8 @@ def check(key: PrivateKey, tmp_path: Path, capsys: pytest.CaptureFixture[str], m
         f'key_file = "{tmp_path}/key.pem"\n'
     )
 
-    def run(names: Zone, *arguments: str) -> tuple[int, str, str]:
-        with NameServer(names) as dns:
+    def run(names: Zone, *arguments: str, validated: bool = False) -> tuple[int, str, str]:
+        with NameServer(names, validated=validated) as dns:
             common = ["--config", str(tmp_path / "config.toml"), "--resolver", dns.address]
             try:
                 status = main(["check", *common, *arguments])
@@ -82,8 +90,40 @@ def test_what_is_refused_and_what_to_publish(check: Run, key: PrivateKey) -> Non
     lines = out.splitlines()
     assert lines[0] == "postmaster@example.org: mail will be refused by somebody"
     assert "├─ SPF refused: none: example.org has no SPF record" in lines
-    assert '│     publish    example.org. IN TXT "v=spf1 ip4:192.0.2.1 -all"' in lines
+    assert lines[-3:] == [
+        "; to be published, in place of records of the same kind that are there",
+        "; SPF",
+        'example.org. IN TXT "v=spf1 ip4:192.0.2.1 -all"',
+    ]
     assert "│     asked by   Gmail, Yahoo, Outlook.com (bulk)" in lines
+
+
+def test_what_is_to_be_published_can_be_pasted(check: Run, key: PrivateKey) -> None:
+    """Nothing is cut to the width of the terminal, and others read it: the zone with it is without fault."""
+    asked = ("example.org", "--ip", "192.0.2.1", "--ip", "2001:db8::1")
+    names = zone(
+        key,
+        example__org={"MX": ("10 mx.example.org.",)},
+        **{
+            "2026a._domainkey__example__org": {},
+            "_dmarc__example__org": {},
+            "mail__example__org": {"A": ("192.0.2.1",)},
+            f"1.{'0.' * 23}8.b.d.0.1.0.0.2.ip6.arpa": {"PTR": ("mail.example.org.",)},
+        },
+    )
+    out = check(names, *asked)[1]
+    entries = out.partition("; to be published")[2].partition("\n")[2]
+    assert max(map(len, entries.splitlines())) > 200
+    parsed = dns.zone.from_text(f"$TTL 300\n{entries}", "org", check_origin=False, relativize=False)
+    assert len(parsed.nodes) == 4, "SPF is one record for both addresses"
+    mended = dict(names)
+    for name, node in parsed.nodes.items():
+        records = {dns.rdatatype.to_text(one.rdtype): tuple(map(str, one)) for one in node.rdatasets}
+        place = name.to_text(omit_final_dot=True)
+        mended[place] = {**mended.get(place, {}), **records}  # type: ignore[dict-item]
+    status, out, _ = check(mended, *asked)
+    assert (status, "to be published" in out) == (0, False)
+    assert out.startswith("postmaster@example.org: all is well")
 
 
 def test_json(check: Run, key: PrivateKey) -> None:
@@ -115,6 +155,28 @@ def test_ones_own_exchangers_are_tried(check: Run, key: PrivateKey) -> None:
     assert "exchanger weak: mx.example.org [127.0.0.9]" in out
 
 
+@pytest.mark.parametrize("validated", [False, True])
+def test_the_record_of_an_old_certificate_is_found(
+    check: Run, key: PrivateKey, tmp_path: Path, *, validated: bool
+) -> None:
+    """Whether or not this side can tell that the zone is signed: others can."""
+    old, new = issue("mx", names=["mx.example.org"], now=time.time()), issue("mx", now=time.time())
+    (tmp_path / "new.pem").write_bytes(new.pem)
+    with serving(tls=server_tls(str(tmp_path / "new.pem")), settings=replace(SETTINGS, starttls=True)) as server:
+        name = f"_{server.port}._tcp.mx.example.org"
+        asked = ("ann@example.org", "--ip", "192.0.2.1", "--connect", "--port", str(server.port))
+        records = {one: f"3 1 1 {sha256(one.public_key).hexdigest()}" for one in (old, new)}
+        (status, out, _) = check(zone(key, **{name: {"TLSA": (records[old],)}}), *asked, validated=validated)
+        assert status == 0, "mail from here is taken all the same"
+        assert f"TLSA weak: no TLSA record at {name} is of the certificate of mx.example.org" in flat(out)
+        assert records[new] in flat(out)
+        assert ("exchanger weak" in out) == validated
+        both = zone(key, **{name: {"TLSA": (records[old], records[new])}})
+        (status, out, _) = check(both, *asked, validated=validated)
+        assert (status, f"TLSA good: a TLSA record at {name}" in flat(out)) == (0, True)
+        assert "exchanger good" in out
+
+
 def test_a_bounce_that_ones_own_exchanger_refuses(check: Run, key: PrivateKey) -> None:
     where = ("ann@example.org", "--ip", "192.0.2.1", "--connect", "--port")
     for reply, status, words in (
@@ -143,7 +205,7 @@ def test_the_return_path_is_what_receivers_see(check: Run, key: PrivateKey, tmp_
         "MX refused: news.example.org does not exist, or has neither MX nor address: mail from it is refused",
         "MX good: answers go to mx.example.org",
         "SPF refused: none: news.example.org has no SPF record",
-        'publish news.example.org. IN TXT "v=spf1 ip4:192.0.2.1 -all"',
+        'SPF news.example.org. IN TXT "v=spf1 ip4:192.0.2.1 -all"',
         "alignment good: mail with example.org in From passes by DKIM",
     ):
         assert words in flat(out)
@@ -179,6 +241,25 @@ def test_a_policy_is_looked_at_though_deliveries_go_by_none(check: Run, key: Pri
     status, out, err = check(names, "ann@example.org", "--ip", "192.0.2.1")
     assert (status, err) == (0, "")
     assert "MTA-STS weak" in out
+
+
+def test_the_message_says_which_domain_is_in_from(check: Run, key: PrivateKey, tmp_path: Path) -> None:
+    names = zone(
+        key, example__net={"MX": ("10 mx.example.org.",)}, _dmarc__example__net={"TXT": ('"v=DMARC1; p=reject"',)}
+    )
+    asked = ("ann@example.org", "--ip", "192.0.2.1", "--message", str(tmp_path / "letter.eml"))
+    (tmp_path / "letter.eml").write_bytes(b"From: ann@Example.net\nMessage-ID: <1@example.net>\n\nhello\n")
+    with (tmp_path / "config.toml").open("a") as file:
+        file.write("[content]\nadd_missing = true\n")
+    status, out, _ = check(names, *asked)
+    assert status == 1
+    assert "header note: the field Date is missing, and is added" in out
+    assert "nothing that passes is aligned with example.net in From" in flat(out)
+    assert check(names, *asked, "--from", "example.org")[0] == 0
+    (tmp_path / "letter.eml").write_bytes(
+        b"From: ann@example.net, bob@example.com\nMessage-ID: <1@example.net>\n\nhello\n"
+    )
+    assert check(names, *asked)[0] == 0, "of several domains it is not known which one counts"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,11 @@ Message-ID: <1@example.org>
 List-Unsubscribe: <https://example.org/u/1>
 List-Unsubscribe-Post: List-Unsubscribe=One-Click
 """
+SIGNED = (
+    b"DKIM-Signature: v=1; a=rsa-sha256; d=example.org; s=2026; bh="
+    + b64encode(bytes(32))
+    + b"; b=YQ==;\n h=From:Date:%s\n"
+)
 SENDER = SenderFacts(
     "ann@example.org",
     addresses=("192.0.2.1", "2001:db8::1"),
@@ -349,7 +354,7 @@ def test_the_size_of_a_key(bits: int, grade: str) -> None:
 
 def test_what_is_to_be_published_is_ready_to_paste() -> None:
     texts = {one.topic: one.publish for one in check(changed((RECORD, ""), (SPF, "v=spf1 ip4:192.0.2.77 -all")))}
-    assert texts["SPF"] == 'example.org. IN TXT "v=spf1 ip6:2001:db8::1 ip4:192.0.2.77 -all"\n'
+    assert texts["SPF"] == 'example.org. IN TXT "v=spf1 ip4:192.0.2.1 ip6:2001:db8::1 ip4:192.0.2.77 -all"\n'
     assert texts["DKIM"] == f'2026._domainkey.example.org. IN TXT "{key_text(KEY)}"\n'
 
 
@@ -372,11 +377,123 @@ def test_without_a_key_mail_is_not_signed() -> None:
         (HEADER + b"From: b@example.net\n", "header", "2 fields From"),
         (HEADER.replace(b"Post: List", b"Post: Other"), "unsubscribe", "no one-click unsubscribe"),
         (HEADER.replace(b"<https:", b"<mailto:"), "unsubscribe", "no one-click unsubscribe"),
+        (HEADER + b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\n", "unsubscribe", "no one-click unsubscribe"),
+        (HEADER + b"Subject: a\nsubject: b\n", "header", "2 fields Subject"),
+        (HEADER.replace(b"Message-ID: <1@example.org>\n", b""), "header", "Message-ID is missing"),
+        (HEADER + SIGNED % b"list-unsubscribe", "unsubscribe", "no signature covers both"),
+        (HEADER + b"DKIM-Signature: broken\n", "unsubscribe", "no signature covers both"),
     ],
 )
 def test_the_header_of_a_message(header: bytes, topic: str, words: str) -> None:
-    found = check(sender=replace(SENDER, header=header))
-    assert any(one.topic == topic and words in one.text for one in found)
+    (finding,) = [one for one in check(sender=replace(SENDER, header=header)) if one.grade is not Grade.GOOD]
+    assert finding.topic == topic
+    assert words in finding.text
+    assert finding.receivers
+
+
+def test_one_click_counts_if_a_signature_covers_it() -> None:
+    by = {one.text: one.grade for one in check() if one.topic == "unsubscribe"}
+    assert by == {"by one click (RFC 8058), to be covered by a signature": Grade.GOOD}
+    signed = HEADER + SIGNED % b"List-Unsubscribe:\n list-unsubscribe-post"
+    for sender in (replace(SENDER, header=signed), replace(SENDER, header=signed, keys=())):
+        assert {one.grade for one in check(sender=sender) if one.topic == "unsubscribe"} == {Grade.GOOD}
+    (finding,) = [one for one in check(sender=replace(SENDER, keys=())) if one.topic == "unsubscribe"]
+    assert (finding.grade, "no signature covers both" in finding.text) == (Grade.WEAK, True)
+
+
+def test_what_is_added_is_not_missing() -> None:
+    header = b"From: ann@example.org\n"
+    found = check(sender=replace(SENDER, header=header, adds_missing=True))
+    assert [(one.grade, one.text) for one in found if one.topic == "header"] == [
+        (Grade.NOTE, "the field Date is missing, and is added"),
+        (Grade.NOTE, "the field Message-ID is missing, and is added"),
+    ]
+    (finding,) = [
+        one
+        for one in check(sender=replace(SENDER, header=b"Date: x\nMessage-ID: <1@x>\n", adds_missing=True))
+        if one.topic == "header"
+    ]
+    assert (finding.grade, finding.text) == (Grade.REFUSED, "the field From is missing")
+
+
+def test_without_encryption() -> None:
+    (finding,) = [one for one in check(sender=replace(SENDER, uses_tls=False)) if one.grade is not Grade.GOOD]
+    assert (finding.topic, finding.receivers) == ("TLS", ("Gmail",))
+
+
+BIMI = "default._bimi.example.org TXT v=BIMI1; l=https://example.org/logo.svg;"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param([(BIMI, "default._bimi.example.org TXT v=spf1 -all")], id="a wildcard is no BIMI"),
+        pytest.param([(BIMI, "")], id="no BIMI"),
+        pytest.param([(BIMI, "default._bimi.example.org TXT v=BIMI1; l=;")], id="BIMI declined"),
+        pytest.param(
+            [(RECORD, f"2026._domainkey.example.org CNAME k.esp.example\nk.esp.example TXT {key_text(KEY)}")],
+            id="the key behind a CNAME",
+        ),
+        pytest.param([(SPF, "v=spf1 redirect=_spf.example.org\n_spf.example.org TXT " + SPF)], id="SPF elsewhere"),
+        pytest.param(
+            [
+                (
+                    SPF,
+                    "v=spf1 include:_a.example.org include:_b.example.org -all\n"
+                    "_a.example.org TXT v=spf1 ip4:192.0.2.0/24 -all\n"
+                    "_b.example.org TXT v=spf1 ip6:2001:db8::/32 -all",
+                )
+            ],
+            id="SPF in parts",
+        ),
+        pytest.param(
+            [("_dmarc.example.org TXT", "_dmarc.example.org TXT other\n_dmarc.example.org TXT")], id="TXT beside DMARC"
+        ),
+        pytest.param(
+            [("p=reject;", "p=quarantine; sp=none; adkim=s; aspf=s;")], id="strict alignment of the domain itself"
+        ),
+        pytest.param(
+            [
+                ("_mta-sts.example.org TXT v=STSv1; id=1;", ""),
+                ("_smtp._tls.example.org TXT v=TLSRPTv1; rua=mailto:t@example.org", ""),
+            ],
+            id="no MTA-STS, and nothing to report",
+        ),
+        pytest.param(
+            [
+                (
+                    "mail.example.org AAAA 2001:db8::1",
+                    "mail.example.org AAAA 2001:db8::1\nmail.example.org AAAA 2001:db8::2",
+                )
+            ],
+            id="more addresses than one",
+        ),
+        pytest.param([(PTR4, f"{PTR4}\n1.2.0.192.in-addr.arpa PTR old.example.org")], id="a second reverse name"),
+    ],
+)
+def test_what_is_no_fault(changes: list[tuple[str, str]]) -> None:
+    assert faults(check(changed(*changes))) == []
+
+
+def test_bimi_needs_a_policy_and_may_be_that_of_the_organisation() -> None:
+    (finding,) = [one for one in check(changed(("p=reject", "p=none"))) if one.topic == "BIMI"]
+    assert (finding.grade, "counts only if DMARC" in finding.text) == (Grade.NOTE, True)
+    found = check(sender=replace(SENDER, author="news.example.org"))
+    assert [one.grade for one in found if one.topic == "BIMI"] == [Grade.GOOD]
+    (finding,) = [one for one in check(f"{GOOD}{BIMI}\n") if one.topic == "BIMI"]
+    assert "2 records" in finding.text
+
+
+def test_policies_of_both_domains_that_mail_goes_to() -> None:
+    names = (
+        f"{GOOD}example.net MX 5 mx.example.net\nmx.example.net A 192.0.2.7\n"
+        "_mta-sts.example.net TXT v=STSv1; id=2;\nmta-sts.example.net A 192.0.2.8\n"
+    )
+    found = check(names, replace(SENDER, author="example.net"))
+    assert [one.text for one in found if one.topic == "MTA-STS"] == [
+        "mode enforce; all mail exchangers are listed",
+        "the policy does not list mx.example.net: mail to example.net, bounces too, does not go there",
+    ]
 
 
 def test_personal_mail_needs_no_unsubscribe() -> None:

@@ -37,6 +37,8 @@ from zsmtp.sender.checks import check_sender
 from zsmtp.sender.exchangers import TriedExchanger, check_exchanger
 from zsmtp.sender.findings import Grade, SenderFacts, SenderFinding, finding_document
 from zsmtp.sender.receivers import receivers
+from zsmtp.signing.keyring import from_domains
+from zsmtp.signing.sign import read_header
 from zsmtp.text.lines import line
 from zsmtp.text.look import Style
 from zsmtp.text.tree import Node, draw
@@ -80,6 +82,7 @@ def run(arguments: list[str]) -> int:
     else:
         look = look_of(sys.stdout, options.color)
         sys.stdout.write("".join(f"{text}\n" for text in draw(_tree(checked), look)))
+        sys.stdout.write(_zone_entries(checked.findings))
     return status_of(checked.findings)
 
 
@@ -93,12 +96,12 @@ class _Checked(NamedTuple):
 
 def _check(options: argparse.Namespace, sending: Sending) -> _Checked:
     """Look at everything. Raises CommandFailed."""
-    address, author = _asked(options)
-    reverse_path = sending.bounces.example_for(address.encode()).decode()
     header = b""
     if options.message is not None:
         with reading(options.message), open(options.message, "rb") as file:
             header = file.read(_HEADER)
+    address, author = _asked(options, header)
+    reverse_path = sending.bounces.example_for(address.encode()).decode()
     with closing(ClientBackends(direct_only(sending.config))) as ways:
         domain = reverse_path.rpartition("@")[2]
         driver = ways.to(domain).driver(ignore)
@@ -110,7 +113,7 @@ def _check(options: argparse.Namespace, sending: Sending) -> _Checked:
             reverse_path=reverse_path,
             seen=_addresses(options),
         )
-        sender = replace(driver.run(known), header=header)
+        sender = replace(driver.run(known), header=header, adds_missing=sending.adds_missing)
         findings = driver.run(check_sender(sender))
         if options.connect:
             bounce = None if reverse_path != address else RecipientQuestion(b"", address.encode())
@@ -128,8 +131,11 @@ def status_of(findings: list[SenderFinding]) -> int:
     return Exit.TEMPORARY if Grade.UNKNOWN in grades else Exit.OK
 
 
-def _asked(options: argparse.Namespace) -> tuple[str, str]:
-    """The address that is asked about, and the domain in From; domains in A-labels. Raises CommandFailed."""
+def _asked(options: argparse.Namespace, header: bytes) -> tuple[str, str]:
+    """The address that is asked about, and the domain in From; domains in A-labels. Raises CommandFailed.
+
+    Without ``--from`` that is the one of the message, if there is a message, and From has one domain.
+    """
     given = options.sender if "@" in options.sender else f"postmaster@{options.sender}"
     try:
         local, _, domain = read_address(given, "SENDER").decode().rpartition("@")
@@ -141,7 +147,8 @@ def _asked(options: argparse.Namespace) -> tuple[str, str]:
         if name is None or domain_problem(name) is not None:
             raise CommandFailed(Exit.USAGE, f"{word}: {escape(text[:120])} is no domain")
         names[word] = name
-    return f"{local}@{names['SENDER']}", names["--from"]
+    written = () if options.author else from_domains(read_header(header))
+    return f"{local}@{names['SENDER']}", written[0] if len(written) == 1 else names["--from"]
 
 
 def _addresses(options: argparse.Namespace) -> tuple[str, ...]:
@@ -210,9 +217,19 @@ def _tree(checked: _Checked) -> Node:
         node = add_finding(root, one, told=False)
         if one.receivers:
             node.fact("asked by", line(", ".join(one.receivers)))
-        for number, text in enumerate(one.publish.splitlines()):
-            node.fact("" if number else "publish", line(text.strip()))
     return root
+
+
+def _zone_entries(findings: list[SenderFinding]) -> str:
+    """What is to be published, as it is pasted into a zone file: no line of it is wrapped."""
+    entries: dict[str, str] = {}
+    for one in findings:
+        if one.publish:
+            entries.setdefault(one.publish, one.topic)
+    if not entries:
+        return ""
+    told = "".join(f"; {topic}\n{entry}" for entry, topic in entries.items())
+    return f"\n; to be published, in place of records of the same kind that are there\n{told}"
 
 
 def _document(checked: _Checked) -> dict[str, object]:

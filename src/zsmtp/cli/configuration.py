@@ -114,10 +114,13 @@ def try_files(tls: TLS) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """How mail is sent, by the file of a client or of a service: ``bounces`` says which return paths it has."""
+    """How mail is sent, by the file of a client or of a service."""
 
     config: Config
     bounces: BounceConfig
+    """Which return paths it has."""
+    adds_missing: bool
+    """Whether Date and Message-ID are added where they are missing."""
 
 
 def read_sending(options: argparse.Namespace) -> Sending:
@@ -131,8 +134,10 @@ def read_sending(options: argparse.Namespace) -> Sending:
         with reading(path):
             if is_of_service(path):
                 service = read_service(path)
-                return Sending(_complete(service.delivery, options), service.queue.bounces)
-    return Sending(read_configuration(options), BounceConfig())
+                adds = all(one.add_missing for one in service.listen.values())
+                return Sending(_complete(service.delivery, options), service.queue.bounces, adds)
+    config = read_configuration(options)
+    return Sending(config, BounceConfig(), config.content.add_missing)
 
 
 def _with_options(config: Config, options: argparse.Namespace) -> Config:

@@ -25,7 +25,7 @@ from zsmtp.net.operations import resolve_identity
 from zsmtp.records import replace
 from zsmtp.sender.findings import SenderFacts
 from zsmtp.sender.ownkeys import own_keys
-from zsmtp.tls.policy import STSUse
+from zsmtp.tls.policy import Level, STSUse
 
 _EVERYWHERE = (Endpoint("", "192.0.2.1", 25, Family.INET), Endpoint("", "2001:db8::1", 25, Family.INET6))
 """Endpoints that the default routes lead to (RFC 5737, RFC 3849); nothing is sent to them."""
@@ -72,6 +72,7 @@ async def own_sender(
         next_keys=keys.next_keys,
         unsigned=keys.unsigned,
         now=now,
+        uses_tls=bool(relay_of(config, address)) or config.direct.tls.level is not Level.NONE,
         problems={"addresses": address_problem} if address_problem else {},
     )
 

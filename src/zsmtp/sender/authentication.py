@@ -54,9 +54,10 @@ def no_address(sender: SenderFacts) -> SenderFinding:
 def _spf(sender: SenderFacts, checks: Sequence[SPFCheck]) -> list[SenderFinding]:
     """SPF of the reverse-path, for each address."""
     found = []
+    lacking = (SPFResult.NONE, SPFResult.FAIL, SPFResult.SOFTFAIL, SPFResult.NEUTRAL)
+    missing = [ip for ip, check in zip(sender.addresses, checks, strict=True) if check.result in lacking]
     for address, check in zip(sender.addresses, checks, strict=True):
         looked_up = (f"TXT {sender.domain}: {record_text(check)}",)
-        network = f"ip{6 if ':' in address else 4}:{address}"
         publish = ""
         if check.result is SPFResult.PASS:
             lookups = f"{check.lookups} of {spf.MAX_LOOKUPS} lookups"
@@ -66,13 +67,17 @@ def _spf(sender: SenderFacts, checks: Sequence[SPFCheck]) -> list[SenderFinding]
         else:
             refused = check.result in (SPFResult.FAIL, SPFResult.PERMERROR, SPFResult.NONE)
             grade, text = Grade.REFUSED if refused else Grade.WEAK, f"{check.result.value}: {check.reason}"
-            if check.result is SPFResult.NONE:
-                publish = zone_entry(sender.domain, f"v=spf1 {network} -all")
-            elif check.result is not SPFResult.PERMERROR:
-                publish = zone_entry(sender.domain, f"v=spf1 {network}{check.record[len('v=spf1') :]}")
+            if check.result is not SPFResult.PERMERROR:
+                publish = zone_entry(sender.domain, _record_with(missing, check))
         receivers = () if grade is Grade.GOOD else asking(SenderRequirement.SPF, SenderRequirement.SPF_OR_DKIM)
         found.append(SenderFinding("SPF", grade, text, looked_up, receivers, publish))
     return found
+
+
+def _record_with(addresses: Sequence[str], check: SPFCheck) -> str:
+    """The record of a domain with these addresses: one for all of them, since there may be no second one."""
+    networks = " ".join(f"ip{6 if ':' in address else 4}:{address}" for address in addresses)
+    return f"v=spf1 {networks}{check.record[len('v=spf1') :] or ' -all'}"
 
 
 def record_text(check: SPFCheck) -> str:

@@ -20,18 +20,24 @@ from zsmtp.dns.heloname import check_helo
 from zsmtp.dns.ip import canonical_ip
 from zsmtp.dns.literal import domain_problem
 from zsmtp.escape import escape
-from zsmtp.sender import spf
+from zsmtp.sender import dmarc, spf
 from zsmtp.sender.authentication import check_authentication, record_text
 from zsmtp.sender.findings import Grade, SenderFacts, SenderFinding, shown, text_of
 from zsmtp.sender.receivers import SenderRequirement, asking
 from zsmtp.sender.spf import SPFResult
 from zsmtp.signing.record import zone_entry
+from zsmtp.signing.signature import parse_signature
 from zsmtp.signing.tags import parse_tags
 from zsmtp.tls.mtasts import PolicyLookup, PolicyMode, find_policy
 from zsmtp.tls.tlsrpt import report_addresses
 
 MAX_EXCHANGERS = 10
 """Mail exchangers of a domain whose addresses are looked up."""
+ONCE = (
+    b"date", b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc", b"message-id", b"in-reply-to", b"references",
+    b"subject",
+)  # fmt: skip
+"""Names of fields that a message has once at most (RFC 5322 3.6)."""
 
 
 async def check_sender(sender: SenderFacts) -> list[SenderFinding]:
@@ -45,6 +51,9 @@ async def check_acceptance(sender: SenderFacts) -> list[SenderFinding]:
     findings = [*await _names(sender), *await _spf_of_helo(sender), *await _takes_mail(sender.domain, "bounces go")]
     if sender.author_domain != sender.domain:
         findings += await _takes_mail(sender.author_domain, "answers go")
+    if not sender.uses_tls:
+        text = "connections are not encrypted where that is offered (level none)"
+        findings.append(SenderFinding("TLS", Grade.REFUSED, text, receivers=asking(SenderRequirement.TLS)))
     return findings + await check_authentication(sender)
 
 
@@ -175,22 +184,26 @@ async def _spf_of_helo(sender: SenderFacts) -> list[SenderFinding]:
 
 
 async def _policies(sender: SenderFacts) -> list[SenderFinding]:
-    """MTA-STS, TLS reports and BIMI of the sender's own domain."""
-    domain = sender.domain
-    lookup = await find_policy(domain, None, sender.now)
+    """MTA-STS and TLS reports of the domains that bounces and answers go to; BIMI of the one in From."""
     found = []
+    for domain in dict.fromkeys((sender.domain, sender.author_domain)):
+        found += await _transport_policy(domain, sender.now)
+    return found + await _bimi(sender.author_domain)
+
+
+async def _transport_policy(domain: str, now: float) -> list[SenderFinding]:
+    """MTA-STS, and whether there are reports of failures."""
+    lookup = await find_policy(domain, None, now)
     if lookup.failure is not None:
-        found.append(SenderFinding("MTA-STS", Grade.WEAK, lookup.note))
-    elif lookup.policy is not None and lookup.policy.mode is not PolicyMode.NONE:
-        found.append(await _sts(domain, lookup))
-        answer = await Query(f"_smtp._tls.{domain}", RecordType.TXT)
-        if not any(report_addresses(text_of(one).decode("latin-1")) for one in answer.records):
-            text = "there is MTA-STS, and no address for reports of failures (RFC 8460)"
-            publish = zone_entry(f"_smtp._tls.{domain}", f"v=TLSRPTv1; rua=mailto:postmaster@{domain}")
-            found.append(SenderFinding("TLS reports", Grade.NOTE, text, (shown(answer),), publish=publish))
-    answer = await Query(f"default._bimi.{domain}", RecordType.TXT)
-    if answer.status is Status.OK:
-        found.append(_bimi(answer))
+        return [SenderFinding("MTA-STS", Grade.WEAK, lookup.note)]
+    if lookup.policy is None or lookup.policy.mode is PolicyMode.NONE:
+        return []
+    found = [await _sts(domain, lookup)]
+    answer = await Query(f"_smtp._tls.{domain}", RecordType.TXT)
+    if not any(report_addresses(text_of(one).decode("latin-1")) for one in answer.records):
+        text = "there is MTA-STS, and no address for reports of failures (RFC 8460)"
+        publish = zone_entry(f"_smtp._tls.{domain}", f"v=TLSRPTv1; rua=mailto:postmaster@{domain}")
+        found.append(SenderFinding("TLS reports", Grade.NOTE, text, (shown(answer),), publish=publish))
     return found
 
 
@@ -208,45 +221,105 @@ async def _sts(domain: str, lookup: PolicyLookup) -> SenderFinding:
     )
 
 
-def _bimi(answer: Answer) -> SenderFinding:
-    """The syntax of a BIMI record: a list of tags, with an https location that may be empty."""
-    text = text_of(answer.records[0])
+async def _bimi(author: str) -> list[SenderFinding]:
+    """The BIMI record of a domain or its organisational domain: its syntax, and what it needs to count."""
+    for domain in dict.fromkeys((author, await dmarc.organisational_domain(author))):
+        answer = await Query(f"default._bimi.{domain}", RecordType.TXT)
+        records = [text for one in answer.records if (text := text_of(one)).lower().lstrip().startswith(b"v=bimi")]
+        if records:
+            return [await _bimi_record(author, answer, records)]
+    return []
+
+
+async def _bimi_record(author: str, answer: Answer, records: list[bytes]) -> SenderFinding:
+    problem = f"{len(records)} records, where one is allowed" if len(records) > 1 else _bimi_problem(records[0])
+    if problem:
+        return SenderFinding("BIMI", Grade.WEAK, f"the record cannot be used: {problem}", (shown(answer),))
+    policy = await dmarc.find_policy(author, exists=await dmarc.domain_exists(author))
+    if policy.record is not None and policy.action is dmarc.Action.NONE:
+        text = "there is a record, which counts only if DMARC asks to set aside or to refuse (p=quarantine, p=reject)"
+        return SenderFinding("BIMI", Grade.NOTE, text, (shown(answer),))
+    return SenderFinding("BIMI", Grade.GOOD, "there is a record", (shown(answer),))
+
+
+def _bimi_problem(text: bytes) -> str:
+    """What is wrong with a record: it is a list of tags, with an https location that may be empty."""
     try:
         tags = parse_tags(text)
-        if tags.get(b"v") != b"BIMI1" or next(iter(tags)) != b"v":
-            raise ValueError("v=BIMI1 is not the first tag")
-        for name in (b"l", b"a"):
-            location = tags.get(name, b"")
-            if location and location != b"self" and not location.lower().startswith(b"https://"):
-                raise ValueError(f"{name.decode()}= is no https address")
-        if b"l" not in tags:
-            raise ValueError("l= is missing")
     except ValueError as error:
-        return SenderFinding("BIMI", Grade.WEAK, f"the record cannot be used: {error}", (shown(answer),))
-    return SenderFinding("BIMI", Grade.GOOD, "there is a record", (shown(answer),))
+        return str(error)
+    if tags.get(b"v") != b"BIMI1" or next(iter(tags)) != b"v":
+        return "v=BIMI1 is not the first tag"
+    for name in (b"l", b"a"):
+        location = tags.get(name, b"")
+        if location and location != b"self" and not location.lower().startswith(b"https://"):
+            return f"{name.decode()}= is no https address"
+    return "" if b"l" in tags else "l= is missing"
 
 
 # ---------------------------------------------------------------------- message
 
 
 def _message(sender: SenderFacts) -> list[SenderFinding]:
-    """What stands in the header of a message: fields that must be there, and how to unsubscribe (RFC 8058)."""
-    header = unified_header(sender.header)[0]
+    """What stands in the header of a message: fields that must be there, and how to unsubscribe."""
     fields: dict[bytes, list[bytes]] = {}
-    for name, value in field_values(header):
+    for name, value in field_values(unified_header(sender.header)[0]):
         fields.setdefault(name.lower(), []).append(value)
+    found = [*_missing(sender, fields), *_repeated(fields)]
+    return found + _unsubscribe(sender, fields)
+
+
+def _missing(sender: SenderFacts, fields: dict[bytes, list[bytes]]) -> list[SenderFinding]:
+    """Fields that must be there (RFC 5322 3.6)."""
     found = []
     for name in (b"from", b"date", b"message-id"):
-        number = len(fields.get(name, ()))
-        if number != 1:
-            word = name.decode().title()
-            text = f"the field {word} is missing" if not number else f"{number} fields {word}, where one is allowed"
+        if name in fields:
+            continue
+        text = f"the field {_shown_name(name)} is missing"
+        if sender.adds_missing and name != b"from":
+            found.append(SenderFinding("header", Grade.NOTE, f"{text}, and is added"))
+        else:
             found.append(SenderFinding("header", Grade.REFUSED, text, receivers=asking(SenderRequirement.HEADER)))
-    links = b"".join(fields.get(b"list-unsubscribe", ()))
-    one_click = b"".join(fields.get(b"list-unsubscribe-post", ())).strip().lower() == b"list-unsubscribe=one-click"
-    if b"<https:" in links.lower() and one_click:
-        found.append(SenderFinding("unsubscribe", Grade.GOOD, "by one click (RFC 8058)"))
-    elif links or one_click or b"list-id" in fields:
-        text = "no one-click unsubscribe: List-Unsubscribe with an https address and List-Unsubscribe-Post (RFC 8058)"
-        found.append(SenderFinding("unsubscribe", Grade.WEAK, text, receivers=asking(SenderRequirement.ONE_CLICK)))
     return found
+
+
+def _repeated(fields: dict[bytes, list[bytes]]) -> list[SenderFinding]:
+    """Fields of which there is more than one, where one is allowed (RFC 5322 3.6)."""
+    found = []
+    for name in ONCE:
+        number = len(fields.get(name, ()))
+        if number > 1:
+            text = f"{number} fields {_shown_name(name)}, where one is allowed"
+            found.append(SenderFinding("header", Grade.REFUSED, text, receivers=asking(SenderRequirement.HEADER)))
+    return found
+
+
+def _unsubscribe(sender: SenderFacts, fields: dict[bytes, list[bytes]]) -> list[SenderFinding]:
+    """Whether readers can unsubscribe by one click, which counts if a signature covers both fields (RFC 8058 4)."""
+    links, post = fields.get(b"list-unsubscribe", []), fields.get(b"list-unsubscribe-post", [])
+    receivers = asking(SenderRequirement.ONE_CLICK)
+    one_click = [value.strip().lower() for value in post] == [b"list-unsubscribe=one-click"]
+    if not (one_click and len(links) == 1 and b"<https:" in links[0].lower()):
+        if not (links or post or b"list-id" in fields):
+            return []  # it is no mail to many
+        text = "no one-click unsubscribe: List-Unsubscribe with an https address and List-Unsubscribe-Post (RFC 8058)"
+        return [SenderFinding("unsubscribe", Grade.WEAK, text, receivers=receivers)]
+    signatures = fields.get(b"dkim-signature", [])
+    if any(_covers(value, b"list-unsubscribe", b"list-unsubscribe-post") for value in signatures):
+        return [SenderFinding("unsubscribe", Grade.GOOD, "by one click (RFC 8058), covered by the signature")]
+    if sender.keys and not signatures:  # what is signed already gets no other signature
+        return [SenderFinding("unsubscribe", Grade.GOOD, "by one click (RFC 8058), to be covered by a signature")]
+    text = "one-click unsubscribe counts for nothing: no signature covers both of its fields (RFC 8058 4)"
+    return [SenderFinding("unsubscribe", Grade.WEAK, text, receivers=receivers)]
+
+
+def _covers(value: bytes, *names: bytes) -> bool:
+    """Whether a DKIM-Signature covers these fields."""
+    try:
+        return set(names) <= set(parse_signature(value).signed)
+    except ValueError:
+        return False
+
+
+def _shown_name(name: bytes) -> str:
+    return {b"message-id": "Message-ID"}.get(name, name.decode().title())

@@ -78,6 +78,10 @@ class SenderFacts:
     """Why there are no ``keys``, if something is known of that: a clause for people."""
     header: bytes = b""
     """The header of a message, to be looked at, too."""
+    adds_missing: bool = False
+    """Date and Message-ID are added where they are missing."""
+    uses_tls: bool = True
+    """Connections to mail exchangers are encrypted where that is offered."""
     now: float = 0.0
     """Seconds since 1970."""
     problems: Mapping[str, str] = field(default_factory=dict)
