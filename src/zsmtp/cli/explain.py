@@ -24,7 +24,6 @@ from zsmtp.cli.explanation import Explanation, destination_of, explain
 from zsmtp.cli.failure import CommandFailed
 from zsmtp.cli.picture import picture
 from zsmtp.cli.probe import Probe, ProbeRecorder, RecipientQuestion, nothing_to_send, probe_candidate
-from zsmtp.cli.senderside import view_sender
 from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.cli.terminal import look_of
 from zsmtp.cli.waiting import WaitingNotices, waiting_told
@@ -150,6 +149,8 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
             for one, question in (*((one, None) for one in asked), *questions.items()):
                 found = explainer.explain(one, question=question, sender=sender)
                 if sender and isinstance(ways, ClientBackends) and sending is not None and not options.no_sender_check:
+                    from zsmtp.cli.senderside import view_sender
+
                     found = replace(found, sender=view_sender(found, sender, sending, ways))
                 yield found
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from zsmtp.cli.explanation import Explanation, Introduction
 from zsmtp.cli.probe import Probe, RecipientAnswer
-from zsmtp.cli.senderside import view_document
 from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.outcome import Verdict
 from zsmtp.delivery.planjson import SCHEMA as PLAN_SCHEMA
@@ -65,7 +64,7 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
         "ended": None if explanation.ended is None else explanation.ended[0],
         "undelivered": [{"recipient": address, "why": why} for address, why in explanation.undelivered],
         "validation": explanation.validation,
-        "sender": None if explanation.sender is None else view_document(explanation.sender),
+        "sender": _sender(explanation),
         "limits": None
         if limits is None
         else {
@@ -76,6 +75,14 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
             "final_seconds": limits.timeouts.final,
         },
     }
+
+
+def _sender(explanation: Explanation) -> dict[str, Any] | None:
+    if explanation.sender is None:
+        return None
+    from zsmtp.cli.senderside import view_document  # as in picture
+
+    return view_document(explanation.sender)
 
 
 def _candidate(explanation: Explanation, endpoint: Endpoint) -> dict[str, Any]:

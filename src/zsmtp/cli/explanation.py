@@ -15,10 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from zsmtp.cli.probe import Probe, RecipientAnswer
-from zsmtp.cli.senderside import SenderView
 from zsmtp.cli.sysexits import Exit
 from zsmtp.delivery.deliveryplan import DeliveryPlan, plan_delivery, require_all
 from zsmtp.delivery.outcome import Disposition
@@ -34,6 +33,9 @@ from zsmtp.proto.phase import Timeouts
 from zsmtp.proto.plan import TLSDemand
 from zsmtp.records import replace
 from zsmtp.tls.policy import Barred
+
+if TYPE_CHECKING:
+    from zsmtp.cli.senderside import SenderView
 
 T = TypeVar("T")
 

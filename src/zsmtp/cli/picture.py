@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from zsmtp.cli.explanation import DeliveryLimits, Explanation, Introduction
 from zsmtp.cli.probe import Probe, RecipientAnswer
-from zsmtp.cli.senderside import add_view
 from zsmtp.cli.sysexits import Exit
 from zsmtp.client.destinations import RouteReason
 from zsmtp.delivery.deliveryplan import DeliveryPlan
@@ -82,6 +81,8 @@ def picture(explanation: Explanation) -> Node:
         root.fact("RCPT", line("not tried (--rcpt)"))
     _add_exchangers(root, explanation)
     if explanation.sender is not None:
+        from zsmtp.cli.senderside import add_view  # what it imports costs only those who ask about a sender
+
         add_view(root, explanation.sender)
     return root
 
