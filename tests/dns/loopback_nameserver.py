@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,11 +63,8 @@ class LoopbackNameServer:
 @contextmanager
 def serving(script: Script) -> Iterator[LoopbackNameServer]:
     """Run a server with a script until the end of the block."""
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
-    ):
-        _bind_both(udp, tcp)
+    with ExitStack() as sockets:
+        udp, tcp = map(sockets.enter_context, _bound_to_one_port())
         tcp.listen(5)
         server = LoopbackNameServer(f"127.0.0.1:{udp.getsockname()[1]}")
         stop = threading.Event()
@@ -88,15 +85,18 @@ def serving(script: Script) -> Iterator[LoopbackNameServer]:
                 thread.join()
 
 
-def _bind_both(udp: socket.socket, tcp: socket.socket) -> None:
-    """The same free port for both."""
+def _bound_to_one_port() -> tuple[socket.socket, socket.socket]:
+    """Sockets for UDP and TCP with the same free port."""
     for _ in range(20):
-        tcp.bind(("127.0.0.1", 0))
+        udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
+            tcp.bind(("127.0.0.1", 0))
             udp.bind(tcp.getsockname())
-        except OSError:
+        except OSError:  # a bound socket cannot be bound again
+            udp.close()
+            tcp.close()
             continue
-        return
+        return udp, tcp
     raise OSError("no port is free for UDP and TCP")
 
 
