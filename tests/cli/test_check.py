@@ -155,6 +155,14 @@ def test_ones_own_exchangers_are_tried(check: Run, key: PrivateKey) -> None:
     assert "exchanger weak: mx.example.org [127.0.0.9]" in out
 
 
+def test_this_machine_may_be_its_own_exchanger(check: Run, key: PrivateKey) -> None:
+    """A delivery there would be a loop; a bounce is not."""
+    _, out, _ = check(zone(key), "ann@example.org", "--ip", "192.0.2.1", "--connect")
+    assert "no bounce can be delivered" not in flat(out)
+    assert "exchanger refused" not in out
+    assert "mx.example.org [127.0.0.1]" in out
+
+
 @pytest.mark.parametrize("validated", [False, True])
 def test_the_record_of_an_old_certificate_is_found(
     check: Run, key: PrivateKey, tmp_path: Path, *, validated: bool

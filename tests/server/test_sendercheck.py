@@ -85,7 +85,18 @@ def checked(*configs: ServiceConfig) -> None:
                 await check._task
         await check.aclose()
 
-    asyncio.run(main())
+    run(main)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine; no task of it is left."""
+
+    async def clean() -> None:
+        await main()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(clean())
 
 
 @pytest.mark.usefixtures("public")
@@ -164,7 +175,7 @@ def test_a_reload_that_changes_keys_is_looked_at_and_nothing_is_said_twice(
             assert (asked, lines) == (0, [])
             await check.aclose()
 
-        asyncio.run(main())
+        run(main)
 
 
 @pytest.mark.usefixtures("public")
@@ -173,6 +184,7 @@ def test_the_return_path_is_looked_at(key_file: str, said: Callable[[], list[tup
     with NameServer(with_key(key_file)) as dns:
         config = configured(dns, key_file, queue={"bounces": bounces})
         ways = [(one.address, one.reverse_path[-16:]) for one in checked_senders(config, 0.0)]
+        assert {one.domain for one in checked_senders(config, 0.0)} == {"example.org"}
         assert ways == [("postmaster@example.org", "ster@example.org"), ("news@Example.org", "back.example.org")]
         checked(config)
     texts = [text for _, text in said()]
@@ -233,11 +245,6 @@ def test_what_fails_is_no_failure_of_the_service(
     assert (level, text.startswith("senders are not checked: dkim[0].key_file:")) == ("INFO", True)
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    with asyncio.Runner(loop_factory=Loop) as runner:
-        runner.run(main())
-
-
 def test_it_has_a_deadline_and_ends_with_the_service(key_file: str, said: Callable[[], list[tuple[str, str]]]) -> None:
     silent: Names = dict.fromkeys(["example.org", "mail.example.org", "_dmarc.example.org"], Failure.SILENCE)
     with NameServer(silent) as dns:
@@ -263,7 +270,6 @@ def test_it_has_a_deadline_and_ends_with_the_service(key_file: str, said: Callab
             await asyncio.sleep(0)
             await check.aclose()
             await check.aclose()
-            assert len(asyncio.all_tasks()) == 1
 
         run(ended)
     assert said() == []

@@ -168,7 +168,7 @@ def _try_exchangers(
     """What each of the mail exchangers of a domain shows; ``bounce`` is begun with each of them."""
     from zsmtp.cli.explain import PROBE_TIME, Explainer
 
-    found = Explainer(ways, probe_time=PROBE_TIME).explain(domain, question=bounce)
+    found = Explainer(ways, loops_allowed=True, probe_time=PROBE_TIME).explain(domain, question=bounce)
     failure = found.plan.route.failure
     if failure is not None:
         return [SenderFinding("exchanger", Grade.REFUSED, f"no bounce can be delivered: {escape(failure.text[:300])}")]

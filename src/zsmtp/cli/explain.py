@@ -178,9 +178,9 @@ def _questions(options: argparse.Namespace) -> tuple[bytes, dict[str, RecipientQ
 class Explainer:
     """Explains one destination after the other, under one configuration.
 
-    With ``probe_time`` candidates are tried, no wait longer than so many seconds. ``tracing`` keeps a trace of that:
-    one document for each destination, and its candidates are tried one after the other then. ``notices`` tell of what
-    takes long.
+    With ``loops_allowed`` this machine is a destination like any other. With ``probe_time`` candidates are tried, no
+    wait longer than so many seconds. ``tracing`` keeps a trace of that: one document for each destination, and its
+    candidates are tried one after the other then. ``notices`` tell of what takes long.
     """
 
     def __init__(
@@ -188,6 +188,7 @@ class Explainer:
         ways: Backends,
         *,
         use_mx: bool = True,
+        loops_allowed: bool = False,
         probe_time: float | None = None,
         tracing: Tracing | None = None,
         notices: WaitingNotices | None = None,
@@ -195,6 +196,7 @@ class Explainer:
         self._notices = notices
         self._tracing = tracing
         self._use_mx = use_mx
+        self._loops_allowed = loops_allowed
         self._probe_time = probe_time
         self._ways = ways
 
@@ -224,6 +226,7 @@ class Explainer:
     ) -> Explanation:
         way = self._ways.to(destination_of(asked), sender)
         request = way.request if self._use_mx else replace(way.request, use_mx=False)
+        request = replace(request, loops_allowed=True) if self._loops_allowed else request
         driver = way.driver(self._watched(observer))
         identity = self._ways.identity
         bound = None if identity is None else identity.resolve(lambda name: driver.run(_addresses(name)))

@@ -39,7 +39,8 @@ class DestinationRequest:
     ``port`` is used where the destination names none. ``use_mx`` off (-x) takes the name's own addresses;
     ``allow_self`` (-X) then lets them be this machine's. ``own_names`` are the names this machine greets with;
     ``loops_wait`` tells that mail which would come back to this machine is not refused (5.4.6) but waits (4.4.6)
-    until somebody has mended what leads it here. ``check_wks`` (-W) wants a WKS record of SMTP for each host.
+    until somebody has mended what leads it here; ``loops_allowed`` that this machine is an exchanger like any other,
+    for whoever only wants to know what strangers see. ``check_wks`` (-W) wants a WKS record of SMTP for each host.
     ``is_relay`` tells that this side chose the host for other people's mail: if it does not exist, that is a mistake
     here, and the mail waits (4.3.5, RFC 3463 3.4). Only addresses of ``families`` are asked for and used. ``shuffle``
     brings a list into random order in place.
@@ -55,6 +56,7 @@ class DestinationRequest:
     check_wks: bool = False
     own_names: frozenset[str] = frozenset()
     loops_wait: bool = False
+    loops_allowed: bool = False
     allow_unix: bool = False
     families: frozenset[Family] = frozenset(Family)
     max_hosts: int = 100
@@ -218,6 +220,8 @@ class _Rules:
         Other ports do not lead back to the server on port 25. -X is a word about a host whose own addresses are used;
         it does not make a backup exchanger send to its equals.
         """
+        if self.request.loops_allowed:
+            return False
         return self.request.port == SMTP_PORT and not (exchanger.implicit and self.request.allow_self)
 
     def without_own_names(self, exchangers: list[_Exchanger]) -> list[_Exchanger]:

@@ -52,7 +52,7 @@ class CheckedSender(NamedTuple):
     @property
     def domain(self) -> str:
         """The domain in From, in A-labels."""
-        return self.address.rpartition("@")[2]
+        return self.address.rpartition("@")[2].lower()
 
 
 def checked_senders(config: ServiceConfig, now: float) -> tuple[CheckedSender, ...]:
