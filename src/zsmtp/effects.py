@@ -93,13 +93,13 @@ class ConnectResult:
 
 @dataclass(frozen=True, slots=True)
 class Connect(Effect[ConnectResult]):
-    """Connect to the first of ``endpoints`` that accepts; later ones are started early while earlier ones hang.
-
-    ``timeout`` in seconds bounds each attempt.
-    """
+    """Connect to the first of ``endpoints`` that accepts; later ones are started early while earlier ones hang."""
 
     endpoints: tuple[Endpoint, ...]
     timeout: float
+    """Seconds for each attempt."""
+    deadline: float | None = None
+    """When all attempts are over, on the clock of :class:`ReadClock`; None: when the last one is."""
 
 
 @dataclass(frozen=True, slots=True)

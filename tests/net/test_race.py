@@ -54,6 +54,24 @@ def test_who_had_a_start_and_still_hangs_when_another_wins_is_overtaken() -> Non
     assert race.overtaken(B1, 103.0) == ((A2, 2.75),)
 
 
+def test_the_end_of_a_race_is_the_end_of_every_attempt() -> None:
+    race = Race([A1, A2, B1], 60.0, 100.0, 101.0)
+    race.start(100.0)
+    race.start(100.25)
+    assert race.deadline() == 101.0
+    assert race.expired(100.9) == []
+    assert race.start(101.0) is None
+    assert race.expired(101.0) == [A1, A2]
+    assert race.over
+
+
+def test_nobody_starts_once_a_race_has_ended() -> None:
+    race = Race([A1], 60.0, 100.0, 100.0)
+    assert race.start(100.0) is None
+    assert race.expired(100.0) == []
+    assert race.over
+
+
 def test_a_race_of_nobody_is_over() -> None:
     race = Race([], 60.0, 100.0)
     assert race.over

@@ -311,7 +311,7 @@ class _ConnectRace:
     """The sockets of one race."""
 
     def __init__(self, effect: Connect, source: LocalBinding, clock: Clock, observe: Observer) -> None:
-        self.race = Race(effect.endpoints, effect.timeout, clock())
+        self.race = Race(effect.endpoints, effect.timeout, clock(), effect.deadline)
         self.running: dict[Endpoint, socket.socket] = {}
         self.failures: list[tuple[Endpoint, str]] = []
         self.own: list[Endpoint] = []

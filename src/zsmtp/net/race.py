@@ -6,6 +6,7 @@ connection to stand wins; whatever else is under way is given up before a word o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from zsmtp.dns.candidates import Endpoint
@@ -15,11 +16,15 @@ OTHER_HOST = 2.0  # seconds before the next host is: it may be a worse one
 
 
 class Race:
-    """One race over ``endpoints``; ``timeout`` seconds bound each attempt."""
+    """One race over ``endpoints``.
 
-    def __init__(self, endpoints: Sequence[Endpoint], timeout: float, now: float) -> None:
+    ``timeout`` seconds bound each attempt, and ``end`` is when the race is over (None: when the last attempt is).
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], timeout: float, now: float, end: float | None = None) -> None:
         self._waiting = list(endpoints)
         self._timeout = timeout
+        self._end = math.inf if end is None else end
         self._running: dict[Endpoint, float] = {}  # with the time it started
         self._next_start = now
 
@@ -30,7 +35,7 @@ class Race:
 
     def start(self, now: float) -> Endpoint | None:
         """The endpoint to start connecting to now, or None. Call again until None."""
-        if not self._waiting or (self._running and now < self._next_start):
+        if not self._waiting or now >= self._end or (self._running and now < self._next_start):
             return None
         endpoint = self._waiting.pop(0)
         self._running[endpoint] = now
@@ -44,8 +49,10 @@ class Race:
         self._next_start = 0.0
 
     def expired(self, now: float) -> list[Endpoint]:
-        """The attempts whose time is over; they count as failed."""
-        late = [endpoint for endpoint, started in self._running.items() if now >= started + self._timeout]
+        """The attempts whose time is over; they count as failed. At the end of the race those left are not tried."""
+        if now >= self._end:
+            self._waiting.clear()
+        late = [one for one, started in self._running.items() if now >= min(started + self._timeout, self._end)]
         for endpoint in late:
             self.failed(endpoint)
         return late
@@ -60,4 +67,4 @@ class Race:
         times = [started + self._timeout for started in self._running.values()]
         if self._waiting:
             times.append(self._next_start)
-        return min(times) if times else None
+        return min(*times, self._end) if times else None

@@ -292,7 +292,7 @@ class ScriptedNetwork:
         self.now = max(self.now, moment)
 
     def _connect(self, effect: Connect) -> ConnectResult:
-        race = Race(effect.endpoints, effect.timeout, self.now)
+        race = Race(effect.endpoints, effect.timeout, self.now, effect.deadline)
         failures: list[tuple[Endpoint, str]] = []
         own: list[Endpoint] = []
         running: dict[Endpoint, tuple[float, Host]] = {}
