@@ -58,7 +58,6 @@ EXCEPTIONS |= {
     ("zsmtp.effects", f"zsmtp.{module}")
     for module in (
         "dns.candidates",
-        "proto.session",
         "tls.chain",
         "tls.context",
         "tls.facts",

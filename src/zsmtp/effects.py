@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from typing import Generic, Protocol
 
     from zsmtp.dns.candidates import Endpoint
-    from zsmtp.proto.session import Session, SessionEvent
+    from zsmtp.errors import ZsmtpError
     from zsmtp.tls.chain import TrustAnchors
     from zsmtp.tls.context import ContextOptions
     from zsmtp.tls.facts import TLSFacts
     from zsmtp.tls.mtasts import CachedPolicy, FetchedPolicy, RecalledPolicy
     from zsmtp.tls.resume import Resumption
 else:
-    SessionEvent = FetchedPolicy = RecalledPolicy = object  # parameters of ``Effect`` matter to type checkers only
+    FetchedPolicy = RecalledPolicy = object  # parameters of ``Effect`` matter to type checkers only
 
     class Generic:
         """Stands for that of ``typing``, which takes the agent 3 ms for the classes below: a twentieth of its start."""
@@ -75,6 +75,66 @@ class Stream(Protocol):
         """What ``tls-exporter`` binds a login to (RFC 9266); b"" in clear, or where it cannot be had."""
 
 
+if TYPE_CHECKING:
+
+    class Conversation(Protocol[A]):
+        """One side of a dialogue: octets in, events out, octets out on request. It does no I/O and has no clock.
+
+        ``zsmtp.proto.session.Session`` is one. ``now`` is the time in seconds on the clock of :class:`ReadClock`.
+        """
+
+        @property
+        def lost(self) -> ZsmtpError | None:
+            """Why the conversation is over before its end; None if it is not. Nothing is written after that."""
+
+        @property
+        def idle(self) -> bool:
+            """Whether nothing is under way that a stop of this side would break off."""
+
+        @property
+        def final_reply_due(self) -> bool:
+            """Whether a stop waits for what the peer says next."""
+
+        @property
+        def listens(self) -> bool:
+            """Whether what is to be written next had better wait a moment for what the peer may say before."""
+
+        @property
+        def blind(self) -> bool:
+            """Whether what is to be written next would be in doubt if the peer had closed the connection."""
+
+        @property
+        def last_heard(self) -> float:
+            """When octets came last."""
+
+        def next_event(self) -> A | None:
+            """What happened; None if nothing has."""
+
+        def data_to_send(self, now: float) -> memoryview:
+            """Octets to be written next, those not yet reported as written first. Raises ContentError."""
+
+        def data_written(self, count: int, now: float) -> None:
+            """So many octets of it were written."""
+
+        def receive_data(self, data: bytes, now: float) -> None:
+            """Octets came."""
+
+        def receive_eof(self, now: float) -> None:
+            """The peer closed its side."""
+
+        def deadline(self) -> float | None:
+            """When to call ``handle_timer`` at the latest; None if nothing is waited for."""
+
+        def handle_timer(self, now: float) -> None:
+            """Look at the time."""
+
+        def stop(self) -> None:
+            """Begin nothing new: this side was asked to stop."""
+
+        def fail(self, error: ZsmtpError) -> None:
+            """The connection is of no use any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectResult:
     """The answer to :class:`Connect`: the connection made, or ``stream`` and ``endpoint`` None."""
@@ -103,11 +163,11 @@ class Connect(Effect[ConnectResult]):
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange(Effect[SessionEvent | None]):
+class Exchange(Effect[A | None]):
     """Move octets between ``session`` and its peer until there is an event; None if nothing is left to do."""
 
     stream: Stream
-    session: Session
+    session: Conversation[A]
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,8 @@ async def perform(effect: Any) -> Any:
 async def talk(stream: Stream, session: Session) -> list[SessionEvent]:
     """All events until the session has nothing left to do."""
     events: list[SessionEvent] = []
-    while (event := await Exchange(stream, session)) is not None:
+    exchange: Exchange[SessionEvent] = Exchange(stream, session)
+    while (event := await exchange) is not None:
         events.append(event)
     return events
 

@@ -77,7 +77,8 @@ def talk(driver: BlockingDriver, stream: Stream, session: Session) -> list[Sessi
 
     async def work() -> list[SessionEvent]:
         events: list[SessionEvent] = []
-        while (event := await Exchange(stream, session)) is not None:
+        exchange: Exchange[SessionEvent] = Exchange(stream, session)
+        while (event := await exchange) is not None:
             events.append(event)
         return events
 

@@ -33,7 +33,7 @@ from zsmtp.proto.plan import (
     sender_refusal,
     size_refusal,
 )
-from zsmtp.proto.session import CompletionDue, Finished, Lost, StepAnswered
+from zsmtp.proto.session import CompletionDue, Finished, Lost, SessionEvent, StepAnswered
 from zsmtp.proto.status import EnhancedStatus
 from zsmtp.records import NamedTuple, dataclass, field
 
@@ -115,7 +115,7 @@ class Pipeline:
         self._start_what_fits()
         session = self.link.session
         session.asks_before_completion = self.asks
-        exchange = Exchange(self.link.stream, session)
+        exchange: Exchange[SessionEvent] = Exchange(self.link.stream, session)
         flying = self._flying
         while flying:
             event = session.next_event()

@@ -282,7 +282,7 @@ class Run(Generic[T]):
         self._connected(made)
         return made
 
-    async def _exchange(self, effect: Exchange) -> object:
+    async def _exchange(self, effect: Exchange[Any]) -> object:
         stream = cast(SocketStream, effect.stream)
         self._touched.add(stream)
         self._pieces = 0

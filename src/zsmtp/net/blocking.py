@@ -44,7 +44,6 @@ from zsmtp.net import operations
 from zsmtp.net.identity import LocalIdentity, own_addresses
 from zsmtp.net.operations import READABLE, SocketsWait, StreamWait, Wait
 from zsmtp.net.transport import SocketStream
-from zsmtp.proto.session import SessionEvent
 
 if TYPE_CHECKING:
     from zsmtp.net.stspolicies import PolicyKeeper
@@ -151,7 +150,7 @@ class BlockingDriver:
         self.before_wait()
         return self.policies.carry_out(effect, interrupt=self._stop.fileno())
 
-    def _exchange(self, effect: Exchange) -> SessionEvent | None:
+    def _exchange(self, effect: Exchange[Any]) -> object:
         stream: Any = effect.stream  # what is behind it drivers know
         return carry_out(operations.exchange(stream, effect.session, self._clock, self._stop), self._wait)
 

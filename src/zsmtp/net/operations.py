@@ -22,7 +22,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Collection, Generator
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.candidates import Endpoint
@@ -40,10 +40,10 @@ from zsmtp.events import ConnectFailed, Connecting, Observer, ignore
 from zsmtp.net.identity import LocalIdentity, ResolvedIdentity, bind_socket
 from zsmtp.net.race import Race
 from zsmtp.net.transport import SocketStream, begin_connect, finish_connect, new_socket
-from zsmtp.proto.session import Session, SessionEvent
 from zsmtp.records import NamedTuple
 
 if TYPE_CHECKING:
+    from zsmtp.effects import Conversation
     from zsmtp.tls.chain import TrustAnchors
 
 QUERY_TIME = 15.0  # seconds for one lookup
@@ -56,6 +56,7 @@ READABLE = select.POLLIN
 WRITABLE = select.POLLOUT
 
 Clock = Callable[[], float]
+E = TypeVar("E")
 
 
 class Stopping(Protocol):
@@ -122,8 +123,8 @@ def lookup_deadline(query: Query, now: float, lookups_end: float, stop: Stopping
 # ------------------------------------------------------------------- exchange
 
 
-async def exchange(stream: SocketStream, session: Session, clock: Clock, stop: Stopping) -> SessionEvent | None:
-    """Move octets until the session has an event to tell; None if it has nothing left to do.
+async def exchange(stream: SocketStream, session: Conversation[E], clock: Clock, stop: Stopping) -> E | None:
+    """Move octets until the conversation has an event to tell; None if it has nothing left to do.
 
     It reads while it writes, so that a peer that stops reading until its replies are read cannot lock the session up.
     What is to be written a moment after something was read is tried at once: hardly ever is there more to read. But a
@@ -172,7 +173,9 @@ async def exchange(stream: SocketStream, session: Session, clock: Clock, stop: S
                 session.fail(_last_words(stream, session, error, clock))
 
 
-def _last_words(stream: SocketStream, session: Session, error: ConnectionLost, clock: Clock) -> ConnectionLost:
+def _last_words(
+    stream: SocketStream, session: Conversation[Any], error: ConnectionLost, clock: Clock
+) -> ConnectionLost:
     """Read what came before a write met ``error``; returns why the connection ended.
 
     A peer that goes with octets unread resets the connection behind its last reply, and the write may meet that first.
@@ -190,7 +193,7 @@ def _last_words(stream: SocketStream, session: Session, error: ConnectionLost, c
     return error
 
 
-def _move(stream: SocketStream, session: Session, out: memoryview, ready: int, clock: Clock) -> None:
+def _move(stream: SocketStream, session: Conversation[Any], out: memoryview, ready: int, clock: Clock) -> None:
     """Read before writing: what came before a command was written is no answer to it."""
     if ready & ~WRITABLE:  # readable, or broken: reading will tell
         data = stream.receive()

@@ -52,9 +52,9 @@ from zsmtp.errors import ConnectionLost, ContentError, Interrupted, LocalError
 from zsmtp.events import ConnectFailed, Connecting, LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net.race import Race
 from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection
-from zsmtp.proto.session import Session, SessionEvent
 
 if TYPE_CHECKING:
+    from zsmtp.effects import Conversation
     from zsmtp.tls.chain import TrustAnchors
     from zsmtp.tls.mtasts import CachedPolicy, FetchedPolicy, RecalledPolicy
 
@@ -233,7 +233,7 @@ class ScriptedNetwork:
     def _stopped(self) -> bool:
         return self.now >= self.stop_at
 
-    def _exchange(self, effect: Exchange) -> SessionEvent | None:
+    def _exchange(self, effect: Exchange[Any]) -> object:
         """Move octets until the session has an event to tell; None if it has nothing left to do."""
         peer, session = effect.stream, effect.session
         assert isinstance(peer, ScriptedConnection)
@@ -265,7 +265,7 @@ class ScriptedNetwork:
             session.handle_timer(self.now)
         return event
 
-    def _move(self, peer: ScriptedConnection, session: Session, out: memoryview) -> bool:
+    def _move(self, peer: ScriptedConnection, session: Conversation[Any], out: memoryview) -> bool:
         """Read what has arrived; only when that is nothing, write. Whether anything moved."""
         if not out:
             peer.act(self.now)
@@ -281,7 +281,7 @@ class ScriptedNetwork:
             session.data_written(count, self.now)
         return count > 0
 
-    def _wait(self, peer: ScriptedConnection, deadline: float, session: Session) -> None:
+    def _wait(self, peer: ScriptedConnection, deadline: float, session: Conversation[Any]) -> None:
         """Let time pass until something can happen."""
         moments = [deadline, peer.next_arrival()]
         if self.stop_at > self.now and not session.final_reply_due:
