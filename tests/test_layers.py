@@ -111,6 +111,7 @@ PURE_MODULES = {
         "questioning",
     )
 } | {f"zsmtp.net.{name}" for name in ("race", "script", "scripted")}
+PURE_MODULES |= {"zsmtp.tls.https", "zsmtp.tls.mtasts"}
 PURE_MODULES |= {
     f"zsmtp.sender.{name}" for name in ("spf", "dmarc", "findings", "authentication", "checks", "exchangers")
 }

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zsmtp.dns.candidates import Endpoint
     from zsmtp.errors import ZsmtpError
     from zsmtp.tls.chain import TrustAnchors
-    from zsmtp.tls.context import ContextOptions
+    from zsmtp.tls.context import ContextOptions, WebContextOptions
     from zsmtp.tls.facts import TLSFacts
     from zsmtp.tls.mtasts import CachedPolicy, FetchedPolicy, RecalledPolicy
     from zsmtp.tls.resume import Resumption
@@ -80,7 +80,8 @@ if TYPE_CHECKING:
     class Conversation(Protocol[A]):
         """One side of a dialogue: octets in, events out, octets out on request. It does no I/O and has no clock.
 
-        ``zsmtp.proto.session.Session`` is one. ``now`` is the time in seconds on the clock of :class:`ReadClock`.
+        ``zsmtp.proto.session.Session`` and ``zsmtp.tls.https.HTTPConversation`` are conversations. ``now`` is the time
+        in seconds on the clock of :class:`ReadClock`.
         """
 
         @property
@@ -228,6 +229,10 @@ class TLSResult:
     """The handshake was broken off because this program was asked to stop."""
     timed_out: bool = False
     """The peer did not do its part in time."""
+    untrusted: bool = False
+    """The handshake verified the peer's certificate (:class:`StartTLS`) and found it not good."""
+    own: bool = False
+    """This side's files could not be used (CA certificates, keys): it says nothing of the peer."""
     resuming: bool = False
     """An earlier session was offered, whatever came of it (one that failed is forgotten)."""
     approved: Callable[[], None] = _keep_nothing
@@ -239,7 +244,9 @@ class StartTLS(Effect[TLSResult]):
     """Do a TLS handshake on ``stream`` within ``timeout`` seconds."""
 
     stream: Stream
-    options: ContextOptions
+    options: ContextOptions | WebContextOptions
+    """With ``ContextOptions`` the handshake verifies nothing, and its facts are judged by the rules; with
+    ``WebContextOptions`` it verifies the peer itself."""
     server_name: str
     """The name sent in the handshake (SNI)."""
     timeout: float
@@ -274,10 +281,16 @@ class RecallPolicy(Effect[RecalledPolicy]):
 
 @dataclass(frozen=True, slots=True)
 class FetchPolicy(Effect[FetchedPolicy]):
-    """One GET of ``https://host/path`` from the first of ``addresses`` that answers; no redirect is followed."""
+    """One GET of ``https://host/path`` from the first of ``addresses`` that answers; no redirect is followed.
+
+    Drivers carry it out with ``zsmtp.tls.https.fetch_policy``. Those that run many operations fetch once for all that
+    ask for the same at the same time.
+    """
 
     host: str
     addresses: tuple[str, ...]
+    policy_id: str = ""
+    """The id that the domain's record has: what is fetched for one id is no answer for another."""
     path: str = "/.well-known/mta-sts.txt"
 
 
@@ -286,9 +299,6 @@ class KeepPolicy(Effect[None]):
     """Remember ``entry`` in place of what is remembered of its domain."""
 
     entry: CachedPolicy
-
-
-PolicyEffect = RecallPolicy | FetchPolicy | KeepPolicy
 
 
 def carry_out(operation: Coroutine[E, Any, T], perform: Callable[[E], object]) -> T:

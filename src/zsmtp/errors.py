@@ -20,6 +20,7 @@ file::
      │    ├── ConnectionLost   the connection broke, or the peer closed it
      │    │    └── TLSBroken   the TLS layer under a session broke: cut off without close_notify, or a bad record
      │    ├── TLSError         TLS could not be established: the handshake failed
+     │    │    └── UntrustedPeer  the certificate is not good, where the handshake itself verifies it (HTTPS)
      │    ├── WaitTimeout      a wait ran into its deadline
      │    └── Interrupted      this program was told to stop
      ├── QueueError            the queue cannot do what was asked of it
@@ -101,6 +102,10 @@ class TLSBroken(ConnectionLost):
 
 class TLSError(TransportError):
     """TLS could not be established: the handshake was refused, or what came was no TLS."""
+
+
+class UntrustedPeer(TLSError):
+    """The peer's certificate is not good, where the handshake itself verifies it, as for HTTPS."""
 
 
 class WaitTimeout(TransportError):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 import ssl
 import threading
 import time
+from contextlib import closing
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -36,8 +39,9 @@ from zsmtp.effects import (
 )
 from zsmtp.errors import Interrupted, LocalError, WaitTimeout
 from zsmtp.events import Event, LookupDone, LookupStarted
-from zsmtp.net import aio, operations
+from zsmtp.net import aio, operations, policycache
 from zsmtp.net.aio import AsyncDriver, Stop
+from zsmtp.net.policies import most_fetches
 from zsmtp.net.stspolicies import PolicyKeeper
 from zsmtp.net.transport import SocketStream
 from zsmtp.proto import command
@@ -48,6 +52,7 @@ from zsmtp.proto.session import Lost, Session, SessionEvent
 from zsmtp.proto.session import StepAnswered as Heard
 from zsmtp.tls.context import ContextOptions
 from zsmtp.tls.mtasts import CachedPolicy, FetchedPolicy, RecalledPolicy
+from zsmtp.tls.problem import TLSProblem
 
 
 def inet(port: int, host: str = "mx.example.org") -> Endpoint:
@@ -411,14 +416,17 @@ def test_own_addresses(run: Run[Any]) -> None:
 
 # ------------------------------------------------------------------- policies
 
+FETCH_ERROR = TLSProblem.STS_POLICY_FETCH_ERROR
+
 
 def test_policies_are_remembered_and_a_fetch_ends_with_the_driver(run: Run[Any], tmp_path: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(LIMIT)
         keeper = PolicyKeeper(str(tmp_path / "sts.db"), print, port=silent.getsockname()[1])
 
         async def main() -> None:
             driver = AsyncDriver(lambda: StaticResolver(""), policies=keeper)
-            entry = CachedPolicy("example.org", "1", b"version: STSv1\nmode: none\nmax_age: 600\n", time.time(), 0.0)
+            entry = CachedPolicy("example.org", "1", b"version: STSv1\nmode: none\nmax_age: 600\n", time.time())
             await driver.run(perform(KeepPolicy(entry)))
             recalled = await driver.run(perform(RecallPolicy("example.org")))
             assert isinstance(recalled, RecalledPolicy)
@@ -427,16 +435,86 @@ def test_policies_are_remembered_and_a_fetch_ends_with_the_driver(run: Run[Any],
             stop = Stop()
             fetch = FetchPolicy("mta-sts.example.org", ("127.0.0.1",))
             task = asyncio.create_task(driver.run(perform(fetch), stop=stop))
-            await asyncio.sleep(0.05)
+            other = asyncio.create_task(driver.run(perform(fetch)))
+            connection, _ = await asyncio.to_thread(silent.accept)
             stop.request("enough")
             fetched = await task
-            assert isinstance(fetched, FetchedPolicy)
-            assert fetched.problem == "enough"
-            began = time.monotonic()
+            assert fetched == FetchedPolicy(failure=FETCH_ERROR, problem="enough", own=True)
+            assert not other.done()  # it goes on for whoever else waits
             await driver.aclose()
-            assert time.monotonic() - began < 20  # the time for a policy is 30 s
+            assert await other == FetchedPolicy(failure=FETCH_ERROR, problem="told to stop", own=True)
+            with connection:
+                connection.settimeout(LIMIT)
+                while connection.recv(4096):
+                    pass
+            await asyncio.get_running_loop().shutdown_default_executor()
 
         run(main())
+
+
+def test_a_run_that_was_stopped_asks_for_no_policy(run: Run[Any]) -> None:
+    async def main() -> None:
+        stop = Stop()
+        stop.request("enough")
+        driver = AsyncDriver(lambda: StaticResolver(""), policies=PolicyKeeper("", print))
+        fetch = FetchPolicy("mta-sts.example.org", ("127.0.0.1",))
+        fetched = await driver.run(perform(fetch), stop=stop)
+        assert fetched == FetchedPolicy(failure=FETCH_ERROR, problem="enough", own=True)
+        await driver.aclose()
+
+    run(main())
+
+
+def test_policy_hosts_are_connected_to_side_by_side(run: Run[Any], ca_file: str) -> None:
+    """As many as the cap allows hang in their handshakes together."""
+    count = most_fetches()
+    with socket.create_server(("127.0.0.1", 0), backlog=count) as silent:
+        keeper = PolicyKeeper("", print, port=silent.getsockname()[1], ca_file=ca_file)
+        silent.settimeout(LIMIT)
+        taken: list[socket.socket] = []
+
+        def accept_all() -> None:
+            taken.extend(silent.accept()[0] for _ in range(count))
+            for connection in taken:
+                connection.close()
+
+        async def main() -> None:
+            driver = AsyncDriver(lambda: StaticResolver(""), policies=keeper)
+            fetches = [FetchPolicy(f"mta-sts.d{number}.example", ("127.0.0.1",)) for number in range(count)]
+            everybody = asyncio.gather(*(driver.run(perform(fetch)) for fetch in fetches))
+            await asyncio.to_thread(accept_all)
+            assert {one.failure for one in await everybody} == {FETCH_ERROR}
+            await driver.aclose()
+            await asyncio.get_running_loop().shutdown_default_executor()
+
+        run(main())
+    assert len(taken) == count
+
+
+def test_a_cache_that_another_process_locks_does_not_hold_up_the_loop(
+    run: Run[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policycache, "BUSY_TIME", LIMIT)
+    path = str(tmp_path / "sts.db")
+    entry = CachedPolicy("example.org", "1", b"", 1.0)
+
+    async def main() -> None:
+        driver = AsyncDriver(lambda: StaticResolver("example.org A 192.0.2.1"), policies=PolicyKeeper(path, print))
+        await driver.run(perform(KeepPolicy(CachedPolicy("example.net"))))
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            kept = asyncio.create_task(driver.run(perform(KeepPolicy(entry))))
+            recalled = asyncio.create_task(driver.run(perform(RecallPolicy("example.net"))))
+            answer = await driver.run(perform(Query("example.org", RecordType.A)))
+            assert answer.records == ("192.0.2.1",)
+            assert not kept.done()
+            assert not recalled.done()
+            other.rollback()
+        await kept
+        assert (await recalled).entry == CachedPolicy("example.net")
+        await driver.aclose()
+
+    run(main())
 
 
 # ------------------------------------------------------------------------ TLS

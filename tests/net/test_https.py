@@ -1,13 +1,13 @@
-"""The one GET of MTA-STS against real HTTPS servers on the loopback: true ones, false ones and slow ones."""
+"""The one GET of MTA-STS, by both drivers, against real servers on the loopback: true, false and slow ones."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,8 +15,11 @@ import trustme
 from tests.support.sink import refusing_port
 
 import zsmtp
-from zsmtp.effects import FetchPolicy
-from zsmtp.net.https import fetch_policy, pkix_context
+from zsmtp.dns.static import StaticResolver
+from zsmtp.effects import FetchPolicy, Operation
+from zsmtp.net import aio, blocking
+from zsmtp.tls.context import WebContextOptions
+from zsmtp.tls.https import fetch_policy
 from zsmtp.tls.mtasts import FetchedPolicy
 from zsmtp.tls.problem import TLSProblem
 
@@ -27,11 +30,38 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Len
 Talk = Callable[[ssl.SSLSocket], None]
 
 
-@pytest.fixture(scope="module")
-def context(web_authority: trustme.CA) -> ssl.SSLContext:
-    context = pkix_context()
-    web_authority.configure_trust(context)
-    return context
+class Client:
+    """Fetches policies with one of the drivers, trusting the authority of the tests."""
+
+    def __init__(self, driver: str, ca_file: str) -> None:
+        self._driver = driver
+        self._trust = WebContextOptions(ca_file)
+        self._stop = blocking.Stop()
+
+    def fetch(self, request: FetchPolicy, port: int, *, seconds: float = 60.0, stopped: bool = False) -> FetchedPolicy:
+        work = fetch_policy(request, self._trust, port=port, seconds=seconds)
+        if self._driver == "blocking":
+            stop = self._stop
+            if stopped:
+                stop = blocking.Stop()
+                stop.request()
+            return blocking.BlockingDriver(lambda: StaticResolver(""), stop).run(work)
+        return asyncio.run(self._fetch(work, stopped=stopped))
+
+    async def _fetch(self, work: Operation[FetchedPolicy], *, stopped: bool) -> FetchedPolicy:
+        stop = aio.Stop()
+        if stopped:
+            stop.request("told to stop")
+        driver = aio.AsyncDriver(lambda: StaticResolver(""))
+        try:
+            return await driver.run(work, stop=stop)
+        finally:
+            await driver.aclose()
+
+
+@pytest.fixture(scope="module", params=["blocking", "asyncio"])
+def client(request: pytest.FixtureRequest, ca_file: str) -> Client:
+    return Client(request.param, ca_file)
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +134,15 @@ def serve(certified: ssl.SSLContext) -> Iterator[Serve]:
         server.close()
 
 
-def get(
-    server: Server, context: ssl.SSLContext, *, host: str = HOST, seconds: float = 60.0, interrupt: int | None = None
-) -> FetchedPolicy:
-    request = FetchPolicy(host, ("127.0.0.1",))
-    end = time.monotonic() + seconds
-    return fetch_policy(request, context, deadline=end, port=server.port, interrupt=interrupt)
+def get(server: Server, client: Client, *, host: str = HOST, seconds: float = 60.0) -> FetchedPolicy:
+    return client.fetch(FetchPolicy(host, ("127.0.0.1",)), server.port, seconds=seconds)
 
 
-def problem(fetched: FetchedPolicy, failure: TLSProblem = TLSProblem.STS_POLICY_FETCH_ERROR) -> str:
+def problem(
+    fetched: FetchedPolicy, failure: TLSProblem = TLSProblem.STS_POLICY_FETCH_ERROR, *, own: bool = False
+) -> str:
     assert fetched.failure is failure, fetched
+    assert fetched.own is own, fetched
     assert fetched.body == b""
     return fetched.problem
 
@@ -121,9 +150,9 @@ def problem(fetched: FetchedPolicy, failure: TLSProblem = TLSProblem.STS_POLICY_
 # ------------------------------------------------------------------ good answers
 
 
-def test_the_policy_comes(serve: Serve, context: ssl.SSLContext) -> None:
+def test_the_policy_comes(serve: Serve, client: Client) -> None:
     server = serve(OK)
-    assert get(server, context) == FetchedPolicy(POLICY)
+    assert get(server, client) == FetchedPolicy(POLICY)
     (request,) = server.requests
     head, *headers = request.decode().split("\r\n")
     assert head == "GET /.well-known/mta-sts.txt HTTP/1.1"
@@ -140,23 +169,23 @@ def test_the_policy_comes(serve: Serve, context: ssl.SSLContext) -> None:
         b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK,
     ],
 )
-def test_the_forms_of_http(serve: Serve, context: ssl.SSLContext, answer: bytes) -> None:
-    assert get(serve(answer), context) == FetchedPolicy(POLICY)
+def test_the_forms_of_http(serve: Serve, client: Client, answer: bytes) -> None:
+    assert get(serve(answer), client) == FetchedPolicy(POLICY)
 
 
-def test_an_answer_in_single_octets(serve: Serve, context: ssl.SSLContext) -> None:
+def test_an_answer_in_single_octets(serve: Serve, client: Client) -> None:
     def drip(stream: ssl.SSLSocket) -> None:
         for octet in OK:
             stream.sendall(bytes([octet]))
         stream.unwrap()
 
-    assert get(serve(drip), context) == FetchedPolicy(POLICY)
+    assert get(serve(drip), client) == FetchedPolicy(POLICY)
 
 
-def test_the_next_address_is_tried(serve: Serve, context: ssl.SSLContext) -> None:
+def test_the_next_address_is_tried(serve: Serve, client: Client) -> None:
     server = serve(OK)
     request = FetchPolicy(HOST, ("127.0.0.2", "127.0.0.1"))
-    assert fetch_policy(request, context, deadline=time.monotonic() + 60, port=server.port).body == POLICY
+    assert client.fetch(request, server.port).body == POLICY
 
 
 # ------------------------------------------------------------------- bad answers
@@ -182,43 +211,43 @@ def test_the_next_address_is_tried(serve: Serve, context: ssl.SSLContext) -> Non
         ),
     ],
 )
-def test_an_answer_that_brings_no_policy(serve: Serve, context: ssl.SSLContext, answer: bytes, words: str) -> None:
-    found = problem(get(serve(answer), context))
+def test_an_answer_that_brings_no_policy(serve: Serve, client: Client, answer: bytes, words: str) -> None:
+    found = problem(get(serve(answer), client))
     assert any(word in found for word in words.split("|")), found
 
 
-def test_a_stream_without_end_is_cut_off(serve: Serve, context: ssl.SSLContext) -> None:
+def test_a_stream_without_end_is_cut_off(serve: Serve, client: Client) -> None:
     def flood(stream: ssl.SSLSocket) -> None:
         stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
         while True:
             stream.sendall(b"x" * 10000)
 
-    assert "more than 65536" in problem(get(serve(flood), context))
+    assert "more than 65536" in problem(get(serve(flood), client))
 
 
-def test_an_answer_cut_short_is_none(serve: Serve, context: ssl.SSLContext) -> None:
+def test_an_answer_cut_short_is_none(serve: Serve, client: Client) -> None:
     def cut(stream: ssl.SSLSocket) -> None:
         stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n" + POLICY)
         stream.shutdown(socket.SHUT_RDWR)  # without close_notify
 
-    assert "TLS with" in problem(get(serve(cut), context))
+    assert "close_notify" in problem(get(serve(cut), client))
 
 
-def test_a_server_that_resets(serve: Serve, context: ssl.SSLContext) -> None:
+def test_a_server_that_resets(serve: Serve, client: Client) -> None:
     def reset(stream: ssl.SSLSocket) -> None:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         os.close(stream.detach())
 
-    assert problem(get(serve(reset), context))
+    assert problem(get(serve(reset), client))
 
 
 # ----------------------------------------------------------------- certificates
 
 
-def failure_with(context: ssl.SSLContext, certified: ssl.SSLContext | None, talk: bytes = OK) -> FetchedPolicy:
+def failure_with(client: Client, certified: ssl.SSLContext | None, talk: bytes = OK) -> FetchedPolicy:
     server = Server(certified, talk)
     try:
-        return get(server, context)
+        return get(server, client)
     finally:
         server.close()
 
@@ -229,36 +258,36 @@ def with_certificate(certificate: trustme.LeafCert) -> ssl.SSLContext:
     return context
 
 
-def test_a_certificate_for_another_name(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
-    found = failure_with(context, with_certificate(web_authority.issue_cert("www.example.org")))
+def test_a_certificate_for_another_name(web_authority: trustme.CA, client: Client) -> None:
+    found = failure_with(client, with_certificate(web_authority.issue_cert("www.example.org")))
     assert "mismatch" in problem(found, TLSProblem.STS_WEBPKI_INVALID).lower()
 
 
-def test_a_certificate_of_an_unknown_authority(context: ssl.SSLContext) -> None:
+def test_a_certificate_of_an_unknown_authority(client: Client) -> None:
     stranger = trustme.CA(key_type=trustme.KeyType.ECDSA)
-    problem(failure_with(context, with_certificate(stranger.issue_cert(HOST))), TLSProblem.STS_WEBPKI_INVALID)
+    problem(failure_with(client, with_certificate(stranger.issue_cert(HOST))), TLSProblem.STS_WEBPKI_INVALID)
 
 
-def test_an_expired_certificate(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
+def test_an_expired_certificate(web_authority: trustme.CA, client: Client) -> None:
     import datetime
 
     past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     expired = web_authority.issue_cert(HOST, not_before=past, not_after=past + datetime.timedelta(days=1))
-    found = failure_with(context, with_certificate(expired))
+    found = failure_with(client, with_certificate(expired))
     assert "expired" in problem(found, TLSProblem.STS_WEBPKI_INVALID)
 
 
-def test_a_wildcard_certificate_is_true_for_the_host(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
-    assert failure_with(context, with_certificate(web_authority.issue_cert("*.example.org"))).body == POLICY
+def test_a_wildcard_certificate_is_true_for_the_host(web_authority: trustme.CA, client: Client) -> None:
+    assert failure_with(client, with_certificate(web_authority.issue_cert("*.example.org"))).body == POLICY
 
 
-def test_the_common_name_alone_is_no_name(web_authority: trustme.CA, context: ssl.SSLContext) -> None:
+def test_the_common_name_alone_is_no_name(web_authority: trustme.CA, client: Client) -> None:
     only = web_authority.issue_cert("other.example", common_name=HOST)
-    problem(failure_with(context, with_certificate(only)), TLSProblem.STS_WEBPKI_INVALID)
+    problem(failure_with(client, with_certificate(only)), TLSProblem.STS_WEBPKI_INVALID)
 
 
-def test_a_server_without_tls(context: ssl.SSLContext) -> None:
-    assert "TLS with" in problem(failure_with(context, None, b"HTTP/1.1 200 OK\r\n\r\n"))
+def test_a_server_without_tls(client: Client) -> None:
+    assert "TLS handshake failed" in problem(failure_with(client, None, b"HTTP/1.1 200 OK\r\n\r\n"))
 
 
 # ----------------------------------------------------------------------- waits
@@ -271,18 +300,16 @@ def silent() -> Iterator[socket.socket]:
         yield listener
 
 
-def wait_for(listener: socket.socket, context: ssl.SSLContext, seconds: float, interrupt: int | None = None) -> str:
-    request = FetchPolicy(HOST, ("127.0.0.1",))
+def wait_for(listener: socket.socket, client: Client, seconds: float, *, stopped: bool = False) -> FetchedPolicy:
     port = listener.getsockname()[1]
-    end = time.monotonic() + seconds
-    return problem(fetch_policy(request, context, deadline=end, interrupt=interrupt, port=port))
+    return client.fetch(FetchPolicy(HOST, ("127.0.0.1",)), port, seconds=seconds, stopped=stopped)
 
 
-def test_a_handshake_that_hangs(silent: socket.socket, context: ssl.SSLContext) -> None:
-    assert "took too long" in wait_for(silent, context, 0.2)
+def test_a_handshake_that_hangs(silent: socket.socket, client: Client) -> None:
+    assert "took too long" in problem(wait_for(silent, client, 0.2))
 
 
-def test_an_answer_that_hangs(serve: Serve, context: ssl.SSLContext) -> None:
+def test_an_answer_that_hangs(serve: Serve, client: Client) -> None:
     released = threading.Event()
 
     def hang(stream: ssl.SSLSocket) -> None:
@@ -290,36 +317,31 @@ def test_an_answer_that_hangs(serve: Serve, context: ssl.SSLContext) -> None:
         released.wait(60)
 
     try:
-        assert "took too long" in problem(get(serve(hang), context, seconds=0.5))
+        assert "took too long" in problem(get(serve(hang), client, seconds=0.5))
     finally:
         released.set()
 
 
-def test_a_stop_ends_the_wait(silent: socket.socket, context: ssl.SSLContext) -> None:
-    reader, writer = os.pipe()
-    try:
-        os.write(writer, b"!")
-        assert "told to stop" in wait_for(silent, context, 60, reader)
-    finally:
-        os.close(reader)
-        os.close(writer)
+def test_a_stop_ends_the_wait(silent: socket.socket, client: Client) -> None:
+    assert problem(wait_for(silent, client, 60, stopped=True), own=True) == "told to stop"
 
 
-def test_nobody_listens(context: ssl.SSLContext) -> None:
+def test_nobody_listens(client: Client) -> None:
     request = FetchPolicy(HOST, ("127.0.0.1", "::1"))
     with refusing_port() as port:
-        assert "failed: " in problem(fetch_policy(request, context, deadline=time.monotonic() + 60, port=port))
-    assert "no address" in problem(fetch_policy(FetchPolicy(HOST, ()), context, deadline=time.monotonic() + 60))
+        assert "failed: " in problem(client.fetch(request, port))
+    assert "no address" in problem(client.fetch(FetchPolicy(HOST, ()), 443))
 
 
 @pytest.mark.parametrize("host", ["", ".example.org", "a" * 300, "a\0b"])
-def test_a_host_that_is_none(serve: Serve, context: ssl.SSLContext, host: str) -> None:
-    assert problem(get(serve(OK), context, host=host))
+def test_a_host_that_is_none(serve: Serve, client: Client, host: str) -> None:
+    assert problem(get(serve(OK), client, host=host))
 
 
-def test_no_connection_is_left_behind(serve: Serve, context: ssl.SSLContext) -> None:
+def test_no_connection_is_left_behind(serve: Serve, client: Client) -> None:
     server = serve(b"HTTP/1.1 500 X\r\n\r\n")
+    get(server, client)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        get(server, context)
+        get(server, client)
     assert len(os.listdir("/proc/self/fd")) <= before + 1  # the server may still hold its end of the last one

@@ -76,8 +76,8 @@ def test_without_a_file_it_is_remembered_for_the_life_of_the_process(served: ssl
 def test_a_file_that_cannot_be_used_is_complained_of_once(tmp_path: Path) -> None:
     complaints: list[str] = []
     one = keeper(str(tmp_path / "missing" / "sts.db"), complaints=complaints)
-    one.carry_out(KeepPolicy(ENTRY))
-    assert one.carry_out(RecallPolicy("example.org")) == RecalledPolicy(ENTRY, 1000.0)
+    one.keep([KeepPolicy(ENTRY)])
+    assert one.recall(RecallPolicy("example.org")) == RecalledPolicy(ENTRY, 1000.0)
     assert len(complaints) == 1
 
 
@@ -88,29 +88,47 @@ def test_a_policy_host_with_an_unknown_authority_gives_nothing(tmp_path: Path, s
     assert found.failure is TLSProblem.STS_WEBPKI_INVALID
 
 
-def test_authorities_that_cannot_be_read_are_a_failure_of_the_fetch(tmp_path: Path) -> None:
+def test_authorities_that_cannot_be_read_say_nothing_of_the_host(tmp_path: Path, served: ssl.SSLContext) -> None:
     empty = tmp_path / "empty.pem"
     empty.write_text("nothing\n")
-    fetched = keeper("", ca_file=str(empty)).carry_out(FetchPolicy("mta-sts.example.org", ("127.0.0.1",)))
-    assert isinstance(fetched, FetchedPolicy)
-    assert fetched.failure is TLSProblem.STS_POLICY_FETCH_ERROR
+    with PolicyHost(served, TEXT) as host:
+        one = keeper("", port=host.port, ca_file=str(empty))
+        found = run(one)
+        assert f"no CA certificates to verify with ({empty})" in found.note
+    assert (found.policy, found.failure, found.store) == (None, None, None)
+    assert one.recall(RecallPolicy("example.org")) == RecalledPolicy(None, 1000.0)
 
 
 def test_what_is_kept_can_be_let_go_of_and_is_still_there(tmp_path: Path) -> None:
     one = keeper(str(tmp_path / "sts.db"))
-    one.carry_out(KeepPolicy(ENTRY))
+    one.keep([KeepPolicy(ENTRY)])
     one.close()
-    assert one.carry_out(RecallPolicy("EXAMPLE.org")) == RecalledPolicy(ENTRY, 1000.0)
+    assert one.recall(RecallPolicy("EXAMPLE.org")) == RecalledPolicy(ENTRY, 1000.0)
     one.close()
 
 
-def test_a_stop_ends_a_fetch_at_once(tmp_path: Path, ca_file: str) -> None:
+def test_many_policies_are_kept_in_one_transaction(tmp_path: Path) -> None:
+    one = keeper(str(tmp_path / "sts.db"))
+    one.keep([KeepPolicy(CachedPolicy(f"D{number}.example", "7", TEXT, 900.0)) for number in range(3)])
+    one.close()
+    another = keeper(str(tmp_path / "sts.db"))
+    for number in range(3):
+        entry = another.recall(RecallPolicy(f"d{number}.example")).entry
+        assert entry == CachedPolicy(f"d{number}.example", "7", TEXT, 900.0)
+    another.close()
+
+
+def test_a_stop_ends_a_fetch_at_once(ca_file: str) -> None:
     stop = Stop()
     stop.request()
-    one = keeper("", ca_file=ca_file)
-    fetched = one.carry_out(FetchPolicy("mta-sts.example.org", ("127.0.0.1",)), interrupt=stop.fileno())
-    assert isinstance(fetched, FetchedPolicy)
-    assert fetched.failure is TLSProblem.STS_POLICY_FETCH_ERROR
+    driver = BlockingDriver(lambda: StaticResolver(""), stop)
+    driver.policies = keeper("", ca_file=ca_file)
+
+    async def fetch() -> FetchedPolicy:
+        return await FetchPolicy("mta-sts.example.org", ("127.0.0.1",))
+
+    fetched = driver.run(fetch())
+    assert fetched == FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem="told to stop", own=True)
 
 
 def test_a_driver_without_a_keeper_says_so() -> None:

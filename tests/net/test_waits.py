@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from tests.support.patience import LIMIT
@@ -25,7 +26,7 @@ from zsmtp.proto.phase import Phase, Timeouts
 from zsmtp.proto.plan import ContentForm, Envelope, EnvelopeRecipient, Flow, plan_transaction
 from zsmtp.proto.session import Lost, Session
 from zsmtp.proto.session import StepAnswered as Heard
-from zsmtp.tls.context import ContextOptions
+from zsmtp.tls.context import ContextOptions, WebContextOptions
 from zsmtp.tls.policy import Level, Requirement
 from zsmtp.tls.resume import ResumableSession, Resumption, SessionCache, SessionKey
 
@@ -279,6 +280,17 @@ def test_a_handshake_has_its_time_and_no_more(pair: tuple[SocketStream, socket.s
     result = end.value.value
     assert (result.stream, result.error, result.interrupted) == (None, "the TLS handshake took too long", False)
     assert result.timed_out
+
+
+def test_files_of_this_side_that_cannot_be_used_say_nothing_of_the_peer(
+    pair: tuple[SocketStream, socket.socket], tmp_path: Path
+) -> None:
+    options = WebContextOptions(str(tmp_path / "missing.pem"))
+    with pytest.raises(StopIteration) as end:
+        operations.start_tls(StartTLS(pair[0], options, "www.example.org", 5.0), clock, Told()).send(None)
+    result = end.value.value
+    assert (result.stream, result.own, result.untrusted) == (None, True, False)
+    assert result.error == f"no CA certificates to verify with ({tmp_path}/missing.pem): No such file or directory"
 
 
 def test_a_stop_ends_a_handshake(pair: tuple[SocketStream, socket.socket]) -> None:

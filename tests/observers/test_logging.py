@@ -120,7 +120,8 @@ def test_no_route(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_policy_that_cannot_be_fetched(caplog: pytest.LogCaptureFixture) -> None:
     dns = table(1) + '\n_mta-sts.example.org TXT "v=STSv1; id=1"\nmta-sts.example.org A 192.0.2.80'
     records = logged(caplog, Script(), level=logging.INFO, dns=dns, settings=asking(TLSPolicy(), mta_sts=STSUse.ON))
-    assert [record for record in records if record.getMessage() == "MTA-STS policy: Connection refused"]
+    words = "MTA-STS policy: connection to mta-sts.example.org failed: Connection refused"
+    assert [record for record in records if record.getMessage() == words]
 
 
 def test_a_delivery_that_is_taken_back_is_told(caplog: pytest.LogCaptureFixture) -> None:

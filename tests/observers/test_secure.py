@@ -113,5 +113,5 @@ def test_a_policy_host_that_is_not_there_says_so() -> None:
     world = TracedWorld(Script(), settings=asking(TLSPolicy(), mta_sts=STSUse.ON), dns=dns)
     (trace,) = world.deliver()
     (fetch,) = [item for item in trace.items if isinstance(item, FetchItem)]
-    assert fetch.problem == "Connection refused"
+    assert fetch.problem == "connection to mta-sts.example.org failed: Connection refused"
     assert trace.fates.delivered == 1

@@ -40,5 +40,5 @@ class PolicyHost(WebHost):
         """What a child process needs in its environment to look for policy hosts on this port."""
         place = folder / "policy-host"
         place.mkdir(exist_ok=True)
-        (place / "sitecustomize.py").write_text(f"import zsmtp.net.https\n\nzsmtp.net.https.HTTPS_PORT = {self.port}\n")
+        (place / "sitecustomize.py").write_text(f"import zsmtp.tls.https\n\nzsmtp.tls.https.HTTPS_PORT = {self.port}\n")
         return {"PYTHONPATH": f"{place}:{SOURCE}"}

@@ -18,6 +18,7 @@ from zsmtp.tls.context import (
     ClientCertificate,
     ContextOptions,
     Strength,
+    WebContextOptions,
     client_context,
     trust_anchors,
 )
@@ -61,6 +62,16 @@ def test_levels_and_strength() -> None:
     assert {level for level in Level if Strength.of(level) is Strength.OPPORTUNISTIC} == {Level.NONE, Level.MAY}
     assert client_context(ContextOptions()).security_level == 0
     assert client_context(ContextOptions(strength=Strength.MANDATORY)).security_level == 2
+
+
+def test_a_context_for_the_web_verifies_by_itself(ca_file: str) -> None:
+    context = client_context(WebContextOptions(ca_file))
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.cert_store_stats()["x509_ca"] == 1
+    assert not context.verify_flags & (ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN)
+    assert client_context(WebContextOptions(ca_file)) is context
+    assert client_context(WebContextOptions()) is not context
 
 
 def test_a_cipher_list() -> None:

@@ -11,6 +11,7 @@ import hashlib
 import ssl
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -30,13 +31,14 @@ from zsmtp.delivery.outcome import Disposition, Verdict
 from zsmtp.delivery.pool import Route
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.static import StaticResolver
+from zsmtp.effects import FetchPolicy, KeepPolicy, RecallPolicy
 from zsmtp.events import Connecting
 from zsmtp.net import blocking
 from zsmtp.net.blocking import BlockingDriver, Stop
 from zsmtp.net.stspolicies import PolicyKeeper
 from zsmtp.proto.phase import Timeouts
 from zsmtp.proto.plan import TLSDemand
-from zsmtp.tls.mtasts import FetchedPolicy, FetchPolicy, KeepPolicy, RecalledPolicy
+from zsmtp.tls.mtasts import FetchedPolicy, RecalledPolicy
 from zsmtp.tls.policy import Level, STSUse, TLSPolicy
 
 HOST, DOMAIN = "mx.example.org", "example.org"
@@ -163,11 +165,15 @@ class Policies(PolicyKeeper):
         super().__init__("", lambda text: None)
         self._text = text
 
-    def carry_out(self, effect: object, *, interrupt: int | None = None) -> object:
-        if isinstance(effect, FetchPolicy):
-            return FetchedPolicy(self._text.encode())
-        assert isinstance(effect, KeepPolicy) or self._text
-        return None if isinstance(effect, KeepPolicy) else RecalledPolicy(None, time.time())
+    async def fetch(self, effect: FetchPolicy) -> FetchedPolicy:
+        return FetchedPolicy(self._text.encode())
+
+    def recall(self, effect: RecallPolicy) -> RecalledPolicy:
+        assert self._text
+        return RecalledPolicy(None, time.time())
+
+    def keep(self, effects: Sequence[KeepPolicy]) -> None:
+        """Keep nothing."""
 
 
 @pytest.fixture(scope="module")

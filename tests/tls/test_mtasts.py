@@ -168,6 +168,7 @@ def test_the_words_of_a_policy_give_it_back() -> None:
 RECORD = '_mta-sts.example.org TXT "v=STSv1; id=1;"\n'
 ADDRESS = "mta-sts.example.org A 192.0.2.1\n"
 GOOD = FetchedPolicy(TEXT)
+OWN = FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem="no socket", own=True)
 DEAD = FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem="connection refused")
 CACHED = CachedPolicy("example.org", "1", TEXT, NOW - 1000)
 
@@ -204,7 +205,7 @@ def test_a_domain_without_a_record_has_no_policy() -> None:
 def test_a_policy_is_fetched_and_to_be_kept() -> None:
     web = Web(RECORD + ADDRESS + "mta-sts.example.org AAAA 2001:db8::1", GOOD)
     found = web.find()
-    assert web.fetches == [FetchPolicy("mta-sts.example.org", ("192.0.2.1", "2001:db8::1"))]
+    assert web.fetches == [FetchPolicy("mta-sts.example.org", ("192.0.2.1", "2001:db8::1"), "1")]
     assert found.policy == POLICY
     assert found.store == CachedPolicy("example.org", "1", TEXT, NOW)
     assert found.finding("mail.example.org") == STSFinding(mode=STSMode.ENFORCE, listed=True)
@@ -265,6 +266,14 @@ def test_a_fetch_that_fails_keeps_what_is_known(
     applied = found.applied
     assert applied is not None
     assert applied.strings == (POLICY.strings if cached else ())
+
+
+@pytest.mark.parametrize("cached", [None, CACHED])
+def test_trouble_of_this_side_is_neither_kept_nor_reported(cached: CachedPolicy | None) -> None:
+    found = Web(RECORD.replace("id=1", "id=2") + ADDRESS, OWN).find(cached)
+    assert found.policy == (POLICY if cached else None)
+    assert (found.store, found.failure) == (None, None)
+    assert found.note.endswith("(not fetched: no socket)")
 
 
 def test_a_policy_host_without_address_is_a_failed_fetch() -> None:

@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -28,7 +28,10 @@ from zsmtp.dns.literal import domain_problem
 from zsmtp.dns.resolver import Resolver, carry_out
 from zsmtp.effects import Operation
 from zsmtp.escape import escape
-from zsmtp.net.https import HTTPS_PORT, WebPlace, pkix_context, post
+from zsmtp.net.blocking import BlockingDriver, Stop
+from zsmtp.tls.context import WebContextOptions
+from zsmtp.tls.https import HTTPS_PORT, WebPlace, post
+from zsmtp.tls.mtasts import MAX_ADDRESSES
 from zsmtp.tls.tlsrpt import ReportingOrganization, TLSReport, mail_addresses, report_mail
 
 REPORT_TYPE = "application/tlsrpt+gzip"
@@ -112,13 +115,17 @@ def _key(domain: str, address: str) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class ReportSender:
-    """Sends reports. ``sender`` is the address the mail comes from, ``seconds`` how long a POST may take in all."""
+    """Sends reports.
+
+    ``sender`` is the address the mail comes from, ``seconds`` how long a POST may take in all; ``stop`` ends one.
+    """
 
     config: Config
     reporter: ReportingOrganization
     sender: str
     sent: SentReports
     seconds: float = POST_TIME
+    stop: Stop = field(default_factory=Stop)
 
     def send(self, report: TLSReport) -> Iterator[ReportSending]:
         """Send a report to those of its addresses that have not had it. Raises ValueError for one that is no mail."""
@@ -154,8 +161,10 @@ class ReportSender:
         if not addresses:
             return Fate.DEFERRED, f"{place.host} has no address{f': {problem}' if problem else ''}"
         tls = self.config.direct.tls
-        context = pkix_context(tls.ca_file or None, tls.ca_path or None)
-        answer = post(place._replace(addresses=addresses), REPORT_TYPE, report.body, context, deadline=deadline)
+        trust = WebContextOptions(tls.ca_file, tls.ca_path)
+        seconds = max(deadline - time.monotonic(), 0.0)
+        work = post(place._replace(addresses=addresses), REPORT_TYPE, report.body, trust, seconds=seconds)
+        answer = BlockingDriver(destinations.resolver, self.stop).run(work)
         if answer.taken:
             return Fate.DELIVERED, answer.text
         return Fate.FAILED if answer.refused else Fate.DEFERRED, answer.text
@@ -180,7 +189,7 @@ def _addresses(resolver: Resolver, host: str, deadline: float) -> tuple[tuple[st
 
     async def looked_up() -> tuple[tuple[str, ...], str]:
         answers = [await Query(host, kind) for kind in (RecordType.A, RecordType.AAAA)]
-        found = [str(record) for answer in answers for record in answer.records]
+        found = [str(record) for answer in answers for record in answer.records[: MAX_ADDRESSES // 2]]
         failed = next((answer for answer in answers if answer.temporary), None)
         return tuple(found), "" if failed is None else escape(failed.problem or failed.status.value)
 

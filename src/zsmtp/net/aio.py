@@ -16,11 +16,9 @@ has to. Cancelling the task ends it at once: the operation is closed, and so is 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from zsmtp.dns.answer import Answer, AskAhead, Query, Status
@@ -36,7 +34,6 @@ from zsmtp.effects import (
     KeepPolicy,
     Operation,
     OwnAddresses,
-    PolicyEffect,
     ReadClock,
     ReadStop,
     RecallPolicy,
@@ -45,7 +42,6 @@ from zsmtp.effects import (
     TLSResult,
     unknown_effect,
 )
-from zsmtp.errors import LocalError
 from zsmtp.events import LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net import operations
 from zsmtp.net.identity import own_addresses
@@ -55,9 +51,11 @@ from zsmtp.net.watch import DescriptorWatch
 
 if TYPE_CHECKING:
     from zsmtp.net.lookups import AsyncLookups
+    from zsmtp.net.policies import AsyncPolicies
     from zsmtp.net.stspolicies import PolicyKeeper
+    from zsmtp.tls.mtasts import FetchedPolicy, RecalledPolicy
 
-THREADS = 16  # for fetches of policies, and for resolvers of the program's own
+THREADS = 16  # for resolvers of the program's own
 GRACE = 1.0  # seconds that calls in threads have to end when the driver is closed
 TURNS = 16  # waits that a run may find fulfilled one after the other before others have their turn
 PAUSE = 0.01  # seconds that a reply in many pieces is left to come on its way, doubled for each further piece
@@ -98,8 +96,8 @@ class Stop:
 class AsyncDriver:
     """Carries out effects. ``resolver`` is called for the first lookup, and gives the resolver.
 
-    A resolver that has no more than ``lookup`` is called in threads. ``policies`` carries out the effects of MTA-STS,
-    in threads as well; without it they are refused.
+    A resolver that has no more than ``lookup`` is called in threads. ``policies`` is what the effects of MTA-STS are
+    carried out with; without it they are refused.
     """
 
     def __init__(
@@ -107,12 +105,11 @@ class AsyncDriver:
     ) -> None:
         self._make_resolver = resolver
         self._lookups: AsyncLookups | None = None
-        self.policies = policies
+        self._keeper = policies
+        self._policies: AsyncPolicies | None = None
+        self._end = Stop()  # of the fetches under way
         self._threads: ThreadPoolExecutor | None = None
-        self._shelf: ThreadPoolExecutor | None = None  # one thread: what is remembered of policies
         self._calls: set[asyncio.Future[Any]] = set()
-        self._end = -1  # is closed to end fetches under way, which watch the other end
-        self._interrupt = -1
         self._watches: dict[int, DescriptorWatch] = {}
         self.source = source or LocalBinding()
 
@@ -135,22 +132,20 @@ class AsyncDriver:
         """End lookups and threads; the driver is of no use any more. A resolver that is called in a thread and goes on
         is left to its own deadline after a moment.
         """
-        if self._end >= 0:
-            os.close(self._end)
-            self._end = -1
-        asked: set[asyncio.Future[Answer]] = self._lookups.close() if self._lookups is not None else set()
+        self._end.request("told to stop")
+        asked: set[asyncio.Future[Any]] = set(self._lookups.close()) if self._lookups is not None else set()
+        if self._policies is not None:
+            asked |= self._policies.fetches
         under_way = self._calls | asked
         hung = (await asyncio.wait(under_way, timeout=GRACE))[1] if under_way else None
         for late in asked:
             late.cancel()
-        if self._shelf is not None and self.policies is not None:
-            await asyncio.get_running_loop().run_in_executor(self._shelf, self.policies.close)
-        for threads in (self._threads, self._shelf):
-            if threads is not None:
-                threads.shutdown(wait=not hung, cancel_futures=True)
-        if self._interrupt >= 0 and not hung:
-            os.close(self._interrupt)
-            self._interrupt = -1
+        if asked:
+            await asyncio.wait(asked)
+        if self._policies is not None:
+            await self._policies.aclose()
+        if self._threads is not None:
+            self._threads.shutdown(wait=not hung, cancel_futures=True)
 
     # ------------------------------------------------------------ for the runs
 
@@ -168,21 +163,22 @@ class AsyncDriver:
             watch = self._watches[fd] = DescriptorWatch(asyncio.get_running_loop(), fd)
         return watch
 
-    def _policy(self, effect: PolicyEffect) -> asyncio.Future[object]:
-        """Carry out an effect of MTA-STS: fetches in any thread, what is remembered in one of its own."""
-        assert self.policies is not None
-        if isinstance(effect, FetchPolicy):
-            if self._end < 0:
-                self._interrupt, self._end = os.pipe2(os.O_CLOEXEC)
-            return self._in_thread(partial(self.policies.carry_out, effect, interrupt=self._interrupt))
-        if self._shelf is None:
-            self._shelf = ThreadPoolExecutor(1, thread_name_prefix="zsmtp policies")
-        return self._in_thread(partial(self.policies.carry_out, effect), self._shelf)
+    def policies_for(self, effect: RecallPolicy | FetchPolicy | KeepPolicy) -> AsyncPolicies:
+        """What carries out an effect of MTA-STS. Raises LocalError."""
+        if self._policies is None:
+            from zsmtp.net.policies import AsyncPolicies
 
-    def _in_thread(self, call: Callable[[], A], threads: ThreadPoolExecutor | None = None) -> asyncio.Future[A]:
+            self._policies = AsyncPolicies(operations.keeper_for(effect, self._keeper), self._fetch)
+        return self._policies
+
+    def _fetch(self, work: Operation[FetchedPolicy]) -> Coroutine[Any, Any, FetchedPolicy]:
+        """A run beside sessions of SMTP: observers of those do not hear of it, and it leaves from any address."""
+        return Run(self, work, self._end, ignore, source=LocalBinding()).to_its_end()
+
+    def _in_thread(self, call: Callable[[], A]) -> asyncio.Future[A]:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="zsmtp")
-        future = asyncio.get_running_loop().run_in_executor(threads or self._threads, call)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
         self._calls.add(future)
         future.add_done_callback(self._calls.discard)
         return future
@@ -214,7 +210,7 @@ class Run(Generic[T]):
     """One operation in progress: :meth:`to_its_end` carries it out.
 
     ``connected`` is told what came of connecting; ``allow`` answers whether transactions may be completed; ``place`` is
-    left while the operation sleeps.
+    left while the operation sleeps; ``source`` is where its connections come from (None: that of the driver).
     """
 
     def __init__(
@@ -226,8 +222,10 @@ class Run(Generic[T]):
         connected: Callable[[ConnectResult], None] = _keep_nothing,
         allow: Callable[[AllowCompletion], Awaitable[bool]] = _allow_all,
         place: Place | None = None,
+        source: LocalBinding | None = None,
     ) -> None:
         self._place = place
+        self._source = source or driver.source
         self._connected = connected
         self._allow = allow
         self._watched: DescriptorWatch | None = None  # what it waits for, if that is a stream
@@ -275,7 +273,7 @@ class Run(Generic[T]):
 
     async def _connect(self, effect: Connect) -> ConnectResult:
         made = await self._wait_through(
-            operations.connect(effect, self._driver.source, self._clock, self._stop, self._observe)
+            operations.connect(effect, self._source, self._clock, self._stop, self._observe)
         )
         if made.stream is not None:
             self._touched.add(cast(SocketStream, made.stream))
@@ -466,22 +464,38 @@ class Run(Generic[T]):
                 return
             self._ahead[query] = (deadline, self._driver.find(query, deadline))
 
-    async def _carry_out_policy(self, effect: PolicyEffect) -> object:
-        if self._driver.policies is None:
-            raise LocalError(f"this driver keeps no MTA-STS policies: {effect!r}")
-        called = self._driver._policy(effect)
-        await self._wait_on_others(called)
-        if called.done():
-            return called.result()
-        from zsmtp.tls.mtasts import FetchedPolicy, RecalledPolicy
-        from zsmtp.tls.problem import TLSProblem
+    async def _recall_policy(self, effect: RecallPolicy) -> RecalledPolicy:
+        recalled = self._driver.policies_for(effect).recall(effect)
+        if not isinstance(recalled, asyncio.Future):
+            return recalled
+        await self._wait_on_others(recalled)
+        if recalled.done():
+            return recalled.result()
+        from zsmtp.tls.mtasts import RecalledPolicy
 
-        if isinstance(effect, FetchPolicy):
-            return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem=self._stop.reason)
-        return RecalledPolicy(None, time.time()) if isinstance(effect, RecallPolicy) else None
+        return RecalledPolicy(None, time.time())
+
+    async def _fetch_policy(self, effect: FetchPolicy) -> FetchedPolicy:
+        from zsmtp.net.policies import not_fetched
+
+        policies = self._driver.policies_for(effect)
+        if not self._stop.requested:
+            fetched = policies.fetch(effect)
+            await self._wait_on_others(fetched)
+            if fetched.done() and not fetched.cancelled():
+                return fetched.result()
+        return not_fetched(self._stop.reason or "told to stop")
+
+    async def _keep_policy(self, effect: KeepPolicy) -> None:
+        kept = self._driver.policies_for(effect).keep(effect)
+        await self._wait_on_others(kept)
+        if kept.done():
+            kept.result()
 
     async def _wait_on_others(self, called: asyncio.Future[Any]) -> None:
         """Until the lookup or the call is done, or there is a stop; it goes on for whoever else waits for it."""
+        if self._stop.requested:
+            return
         self._waiter = waiter = self._loop.create_future()
 
         def done(_: object) -> None:
@@ -507,7 +521,7 @@ class Run(Generic[T]):
         Sleep: _sleep,
         StartTLS: _start_tls,
         AllowCompletion: lambda self, effect: self._allow(effect),
-        RecallPolicy: _carry_out_policy,
-        FetchPolicy: _carry_out_policy,
-        KeepPolicy: _carry_out_policy,
+        RecallPolicy: _recall_policy,
+        FetchPolicy: _fetch_policy,
+        KeepPolicy: _keep_policy,
     }

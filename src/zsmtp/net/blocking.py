@@ -28,7 +28,6 @@ from zsmtp.effects import (
     KeepPolicy,
     Operation,
     OwnAddresses,
-    PolicyEffect,
     ReadClock,
     ReadStop,
     RecallPolicy,
@@ -38,7 +37,6 @@ from zsmtp.effects import (
     carry_out,
     unknown_effect,
 )
-from zsmtp.errors import LocalError
 from zsmtp.events import LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net import operations
 from zsmtp.net.identity import LocalIdentity, own_addresses
@@ -47,6 +45,7 @@ from zsmtp.net.transport import SocketStream
 
 if TYPE_CHECKING:
     from zsmtp.net.stspolicies import PolicyKeeper
+    from zsmtp.tls.mtasts import FetchedPolicy, RecalledPolicy
 
 _LONGEST_POLL = (1 << 31) - 1  # milliseconds
 LINGER = 10  # milliseconds of a wait that those who may linger do not yet take for one
@@ -144,11 +143,24 @@ class BlockingDriver:
             self._ready(effect.until)
         self._lookups_end += self._clock() - began  # what lookups may take in all does not pass meanwhile
 
-    def _policy(self, effect: PolicyEffect) -> object:
-        if self.policies is None:
-            raise LocalError(f"this driver keeps no MTA-STS policies: {effect!r}")
+    def _recall_policy(self, effect: RecallPolicy) -> RecalledPolicy:
         self.before_wait()
-        return self.policies.carry_out(effect, interrupt=self._stop.fileno())
+        return operations.keeper_for(effect, self.policies).recall(effect)
+
+    def _keep_policy(self, effect: KeepPolicy) -> None:
+        self.before_wait()
+        operations.keeper_for(effect, self.policies).keep([effect])
+
+    def _fetch_policy(self, effect: FetchPolicy) -> FetchedPolicy:
+        return carry_out(operations.keeper_for(effect, self.policies).fetch(effect), self._perform_for_web)
+
+    def _perform_for_web(self, effect: Effect[Any]) -> object:
+        """The same beside sessions of SMTP: observers of those do not hear of it, and it leaves from any address."""
+        if not isinstance(effect, Connect):
+            return self._perform(effect)
+        return carry_out(
+            operations.connect(effect, operations.LocalBinding(), self._clock, self._stop, ignore), self._wait
+        )
 
     def _exchange(self, effect: Exchange[Any]) -> object:
         stream: Any = effect.stream  # what is behind it drivers know
@@ -262,9 +274,9 @@ class BlockingDriver:
         OwnAddresses: lambda _self, _: own_addresses(),
         ReadStop: lambda self, _: operations.why_stopped(self._stop),
         AllowCompletion: lambda _self, _: True,
-        RecallPolicy: _policy,
-        FetchPolicy: _policy,
-        KeepPolicy: _policy,
+        RecallPolicy: _recall_policy,
+        FetchPolicy: _fetch_policy,
+        KeepPolicy: _keep_policy,
     }
 
     def wait_for_input(self, fileno: int, deadline: float | None, stream: object = None) -> bool:

@@ -26,14 +26,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.candidates import Endpoint
-from zsmtp.effects import Connect, ConnectResult, StartTLS, TLSResult
+from zsmtp.effects import Connect, ConnectResult, FetchPolicy, KeepPolicy, RecallPolicy, StartTLS, TLSResult
 from zsmtp.errors import (
     ConfigError,
     ConnectError,
     ConnectionLost,
     ContentError,
     Interrupted,
+    LocalError,
     TransportError,
+    UntrustedPeer,
     WaitTimeout,
 )
 from zsmtp.events import ConnectFailed, Connecting, Observer, ignore
@@ -44,6 +46,7 @@ from zsmtp.records import NamedTuple
 
 if TYPE_CHECKING:
     from zsmtp.effects import Conversation
+    from zsmtp.net.stspolicies import PolicyKeeper
     from zsmtp.tls.chain import TrustAnchors
 
 QUERY_TIME = 15.0  # seconds for one lookup
@@ -103,6 +106,16 @@ class SocketsWait(NamedTuple):
 
 
 Wait = StreamWait | SocketsWait | Query  # what the coroutines of this module await
+
+
+# ------------------------------------------------------------------- policies
+
+
+def keeper_for(effect: RecallPolicy | FetchPolicy | KeepPolicy, keeper: PolicyKeeper | None) -> PolicyKeeper:
+    """The ``keeper`` of a driver, if it has one. Raises LocalError."""
+    if keeper is None:
+        raise LocalError(f"this driver keeps no MTA-STS policies: {effect!r}")
+    return keeper
 
 
 # -------------------------------------------------------------------- lookups
@@ -246,6 +259,8 @@ async def start_tls(effect: StartTLS, clock: Clock, stop: Stopping) -> TLSResult
             str(error),
             interrupted=stop.requested,
             timed_out=isinstance(error, WaitTimeout) and not stop.requested,
+            untrusted=isinstance(error, UntrustedPeer),
+            own=isinstance(error, ConfigError),
             resuming=kept is not None,
         )
     since = clock()

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from zsmtp.tls.mtasts import MAX_AGE, CachedPolicy
@@ -72,19 +72,23 @@ class PolicyCache:
 
     def put(self, entry: CachedPolicy, now: float) -> None:
         """Keep ``entry`` in place of what is kept of its domain."""
-        domain = entry.domain.lower()
-        values = (domain, entry.id, entry.text, entry.fetched, entry.failed_id, entry.failed, now)
+        self.put_all([entry], now)
+
+    def put_all(self, entries: Sequence[CachedPolicy], now: float) -> None:
+        """Keep each of ``entries`` in place of what is kept of its domain, all in one transaction."""
+        rows = [(one.domain.lower(), one.id, one.text, one.fetched, one.failed_id, one.failed, now) for one in entries]
 
         def write(database: sqlite3.Connection) -> bool:
             with database:  # one transaction
-                database.execute(_INSERT, values)
+                database.executemany(_INSERT, rows)
                 database.execute(_EXPIRE, (now - MAX_AGE,))
                 excess = database.execute(_COUNT).fetchone()[0] - self._max_domains
                 if excess > 0:
                     database.execute(_SHRINK, (excess,))
             return True
 
-        self._remember(domain, entry)
+        for entry in entries:
+            self._remember(entry.domain.lower(), entry)
         self._run(write, writing=True)
 
     def _remember(self, domain: str, entry: CachedPolicy) -> None:

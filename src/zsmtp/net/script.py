@@ -3,7 +3,8 @@
 A :class:`Script` tells what the server says at connect and to which command, when it closes, resets or falls silent,
 and how octets travel. A :class:`ScriptedConnection` follows it: it is given the client's octets and the time, and tells
 what has arrived for the client by then. It keeps what the client wrote and which messages came in to their end, for
-tests to look at. ``zsmtp.net.scripted`` is the network around it.
+tests to look at. A :class:`WebScript` is the same for a server of the web (RFC 9112). ``zsmtp.net.scripted`` is the
+network around them.
 """
 
 from __future__ import annotations
@@ -87,6 +88,32 @@ class Script:
     tls_time: float = 0.0
     resumes: bool = True
     exporter: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class WebScript:
+    """What a server of the web does on one connection: it answers the one request once it is there."""
+
+    answer: Reaction
+    """Its octets are those of HTTP: nothing is added to them."""
+    connect_time: float = 0.0
+    """How long connecting takes, in seconds."""
+    tls: str = ""
+    """Why the handshake fails; "": it succeeds."""
+    untrusted: bool = False
+    """The handshake fails because the certificate is not good."""
+    tls_time: float = 0.0
+    """How long it takes, in seconds."""
+    read_sizes: Sequence[int] = ()
+    write_sizes: Sequence[int] = ()
+    """As those of :class:`Script`."""
+    pace: ServerPace = ServerPace.PATIENT
+
+    @classmethod
+    def serving(cls, text: bytes) -> WebScript:
+        """The server that answers with this text, as policy hosts do."""
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(text)
+        return cls(Reaction(head + text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,3 +366,35 @@ class ScriptedConnection:
                 return
             reply = self._answer(verb, "250 2.0.0 accepted")
             self.acceptances.append(Acceptance(path, reply, content))
+
+
+class ScriptedWebConnection(ScriptedConnection):
+    """One connection to a server of the web: ``web`` is its script."""
+
+    def __init__(self, endpoint: Endpoint, web: WebScript, now: float) -> None:
+        from zsmtp.tls.facts import TLSFacts
+
+        tls = web.tls or TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256)
+        script = Script(
+            Reaction(b""),
+            pace=web.pace,
+            read_sizes=web.read_sizes,
+            write_sizes=web.write_sizes,
+            tls=tls,
+            tls_time=web.tls_time,
+        )
+        super().__init__(endpoint, script, now)
+        self.web = web
+
+    def act(self, now: float) -> None:
+        """Answer, once the request is there."""
+        self._free_at = max(self._free_at, now)
+        head, end, body = self._inbox.partition(b"\r\n\r\n")
+        if self._end is None and end and len(body) >= _content_length(head):
+            self._inbox = b""
+            self._react(self.web.answer)
+
+
+def _content_length(head: bytes) -> int:
+    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    return int(lengths[0].partition(b":")[2]) if lengths else 0

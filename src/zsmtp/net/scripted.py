@@ -51,7 +51,7 @@ from zsmtp.effects import (
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted, LocalError
 from zsmtp.events import ConnectFailed, Connecting, LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net.race import Race
-from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection
+from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection, ScriptedWebConnection, WebScript
 
 if TYPE_CHECKING:
     from zsmtp.effects import Conversation
@@ -80,6 +80,8 @@ class Unreachable:
 
 
 Host = Script | Unreachable
+WebHost = bytes | WebScript | Unreachable
+Peer = Script | WebScript | Unreachable
 
 
 class ScriptedNetwork:
@@ -87,9 +89,11 @@ class ScriptedNetwork:
 
     Addresses not named refuse connections. ``dns`` is a table for :class:`~zsmtp.dns.static.StaticResolver`, or a
     resolver. ``now`` is the time in seconds; ``stop_at`` is when the program is told to stop. ``anchors`` are the CA
-    certificates that chains are judged by, ``policies`` the MTA-STS policy texts that hosts serve. ``connections`` are
-    all connections made, ``attempts`` all endpoints tried, with the time, ``handshakes`` and ``fetches`` the handshakes
-    and policies asked for, ``policy_cache`` what is remembered of policies.
+    certificates that chains are judged by, ``policies`` what policy hosts of MTA-STS are like, by name: the text that
+    they serve, or a script; others refuse connections. ``connections`` are all connections made, ``attempts`` all
+    endpoints tried, with the time, and ``handshakes`` the handshakes asked for, those of the web apart:
+    ``web_connections`` are connections to policy hosts. ``fetches`` are the policies asked for, ``policy_cache`` what
+    is remembered of policies.
     """
 
     def __init__(
@@ -102,15 +106,16 @@ class ScriptedNetwork:
         stop_at: float = NEVER,
         observer: Observer = ignore,
         anchors: Callable[[], TrustAnchors] = _no_anchors,
-        policies: Mapping[str, bytes] | None = None,
+        policies: Mapping[str, WebHost] | None = None,
     ) -> None:
         self.now = now
         self.stop_at = stop_at
         self.connections: list[ScriptedConnection] = []
+        self.web_connections: list[ScriptedWebConnection] = []
         self.attempts: list[tuple[float, Endpoint]] = []
         self.handshakes: list[StartTLS] = []
         self.fetches: list[FetchPolicy] = []
-        self.policies = dict(policies or {})
+        self.policies: dict[str, WebHost] = dict(policies or {})
         self.policy_cache: dict[str, CachedPolicy] = {}
         self._anchors = anchors
         self._hosts = hosts
@@ -167,15 +172,25 @@ class ScriptedNetwork:
         self.policy_cache[effect.entry.domain] = effect.entry
 
     def _fetch(self, effect: FetchPolicy) -> FetchedPolicy:
-        """The policy text of a host; a host without one refuses the connection."""
-        from zsmtp.tls.mtasts import FetchedPolicy
-        from zsmtp.tls.problem import TLSProblem
+        from zsmtp.tls.context import WebContextOptions
+        from zsmtp.tls.https import fetch_policy
 
         self.fetches.append(effect)
-        text = self.policies.get(effect.host)
-        if text is None:
-            return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem="Connection refused")
-        return FetchedPolicy(text)
+        return self.run_for_web(fetch_policy(effect, WebContextOptions()))
+
+    def run_for_web(self, work: Operation[T]) -> T:
+        """Run a request over HTTPS: what it connects to are the hosts of ``policies``."""
+        return carry_out(work, self._perform_for_web)
+
+    def _perform_for_web(self, effect: Effect[Any]) -> object:
+        if isinstance(effect, Connect):
+            return self._race(effect, self._web_host, ignore)
+        if isinstance(effect, StartTLS):
+            peer = effect.stream
+            assert isinstance(peer, ScriptedWebConnection)
+            result = self._shake_hands(effect, peer)
+            return replace(result, untrusted=result.stream is None and peer.web.untrusted)
+        return self._perform(effect)
 
     def _look_up(self, query: Query) -> Answer:
         if self._observe is ignore:
@@ -191,21 +206,24 @@ class ScriptedNetwork:
         return self._resolver.lookup(query, self.now + QUERY_TIME)
 
     def _start_tls(self, effect: StartTLS) -> TLSResult:
-        from zsmtp.tls.resume import ResumableSession
-
         assert isinstance(effect.stream, ScriptedConnection)
         self.handshakes.append(effect)
-        facts, place = effect.stream.script.tls, effect.resumption
+        return self._shake_hands(effect, effect.stream)
+
+    def _shake_hands(self, effect: StartTLS, peer: ScriptedConnection) -> TLSResult:
+        from zsmtp.tls.resume import ResumableSession
+
+        facts, place = peer.script.tls, effect.resumption
         kept = place.find(self.now) if place is not None else None
         resuming = kept is not None
-        taken = min(effect.stream.script.tls_time, effect.timeout)
+        taken = min(peer.script.tls_time, effect.timeout)
         interrupted = self.now + taken > self.stop_at
         timed_out = taken >= effect.timeout and not interrupted
         self.now = max(self.now, min(self.now + taken, self.stop_at))
         if timed_out or interrupted:
             facts = "the TLS handshake took too long"
-        if isinstance(facts, str) or (resuming and not effect.stream.script.resumes):
-            effect.stream.closed_at = self.now
+        if isinstance(facts, str) or (resuming and not peer.script.resumes):
+            peer.closed_at = self.now
             if place is not None and not interrupted:
                 place.forget()
             failure = facts if isinstance(facts, str) else "the peer does not like the session"
@@ -219,7 +237,7 @@ class ScriptedNetwork:
                 timed_out=timed_out,
                 resuming=resuming,
             )
-        effect.stream.secure()
+        peer.secure()
         chain, since = (kept.chain, kept.since) if kept is not None else (facts.chain, self.now)
         facts = replace(facts, server_name=effect.server_name, chain=chain, resumed=resuming)
 
@@ -227,7 +245,7 @@ class ScriptedNetwork:
             if place is not None:
                 place.keep(ResumableSession("a ticket", chain, since))
 
-        return TLSResult(effect.stream, facts, self.now, self._anchors, resuming=resuming, approved=approved)
+        return TLSResult(peer, facts, self.now, self._anchors, resuming=resuming, approved=approved)
 
     @property
     def _stopped(self) -> bool:
@@ -292,51 +310,65 @@ class ScriptedNetwork:
         self.now = max(self.now, moment)
 
     def _connect(self, effect: Connect) -> ConnectResult:
+        return self._race(effect, self._next_host, self._observe)
+
+    def _race(self, effect: Connect, host_at: Callable[[Endpoint], Peer], observe: Observer) -> ConnectResult:
         race = Race(effect.endpoints, effect.timeout, self.now, effect.deadline)
         failures: list[tuple[Endpoint, str]] = []
         own: list[Endpoint] = []
-        running: dict[Endpoint, tuple[float, Host]] = {}
+        running: dict[Endpoint, tuple[float, Peer]] = {}
         while not race.over:
             if self._stopped:
                 return ConnectResult(None, None, tuple(failures), interrupted=True, own=tuple(own))
             while (endpoint := race.start(self.now)) is not None:
-                if self._observe is not ignore:
-                    self._observe(Connecting(endpoint))
-                host = self._next_host(endpoint)
+                if observe is not ignore:
+                    observe(Connecting(endpoint))
+                host = host_at(endpoint)
                 running[endpoint] = (self.now + _time_to_connect(host), host)
-                self.attempts.append((self.now, endpoint))
             due = [endpoint for endpoint, (at, _) in running.items() if at <= self.now]
             for endpoint in due:
                 host = running.pop(endpoint)[1]
-                if isinstance(host, Script):
-                    connection = ScriptedConnection(endpoint, host, self.now)
-                    self.connections.append(connection)
+                if not isinstance(host, Unreachable):
+                    connection = self._connected(endpoint, host)
                     overtaken = race.overtaken(endpoint, self.now)
                     return ConnectResult(connection, endpoint, tuple(failures), overtaken=overtaken, own=tuple(own))
                 race.failed(endpoint)
                 if host.own:
                     own.append(endpoint)
-                self._failed(failures, endpoint, host.reason)
+                failures.append(_failed(endpoint, host.reason, observe))
             for endpoint in race.expired(self.now):
                 del running[endpoint]
-                self._failed(failures, endpoint, "Connection timed out")
+                failures.append(_failed(endpoint, "Connection timed out", observe))
             if not due and not race.over:
                 deadline = race.deadline()
                 moments = [self.stop_at, NEVER if deadline is None else deadline]
                 self.now = max(self.now, min(moments + [at for at, _ in running.values()]))
         return ConnectResult(None, None, tuple(failures), own=tuple(own))
 
-    def _failed(self, failures: list[tuple[Endpoint, str]], endpoint: Endpoint, reason: str) -> None:
-        failures.append((endpoint, reason))
-        if self._observe is not ignore:
-            self._observe(ConnectFailed(endpoint, reason))
+    def _connected(self, endpoint: Endpoint, host: Script | WebScript) -> ScriptedConnection:
+        if isinstance(host, WebScript):
+            self.web_connections.append(ScriptedWebConnection(endpoint, host, self.now))
+            return self.web_connections[-1]
+        self.connections.append(ScriptedConnection(endpoint, host, self.now))
+        return self.connections[-1]
 
     def _next_host(self, endpoint: Endpoint) -> Host:
+        self.attempts.append((self.now, endpoint))
         hosts = self._hosts.get(endpoint.address) or (Unreachable(),)
         count = self._tried[endpoint.address]
         self._tried[endpoint.address] += 1
         return hosts[min(count, len(hosts) - 1)]
 
+    def _web_host(self, endpoint: Endpoint) -> WebScript | Unreachable:
+        host = self.policies.get(endpoint.host, Unreachable())
+        return WebScript.serving(host) if isinstance(host, bytes) else host
 
-def _time_to_connect(host: Host) -> float:
-    return host.connect_time if isinstance(host, Script) else host.after
+
+def _time_to_connect(host: Peer) -> float:
+    return host.after if isinstance(host, Unreachable) else host.connect_time
+
+
+def _failed(endpoint: Endpoint, reason: str, observe: Observer) -> tuple[Endpoint, str]:
+    if observe is not ignore:
+        observe(ConnectFailed(endpoint, reason))
+    return endpoint, reason

@@ -1,30 +1,28 @@
 """MTA-STS as drivers carry it out: policies remembered and fetched (RFC 8461 3.3, 10.2).
 
 The rules (``zsmtp.tls.mtasts``) await three effects: ``RecallPolicy`` and ``KeepPolicy`` for what is remembered of a
-domain, ``FetchPolicy`` for the one GET over HTTPS. A driver hands all of them to one :class:`PolicyKeeper`, which has
-the cache on disk and the trust anchors, both opened at first need and kept for the life of the process::
+domain, ``FetchPolicy`` for the one GET over HTTPS. A driver has one :class:`PolicyKeeper` for all of them, which knows
+the cache on disk and where the trust anchors are::
 
     keeper = PolicyKeeper("/var/spool/postoffice/mta-sts.db", complain)
-    answer = keeper.carry_out(effect, interrupt=stop.fileno())
+    recalled = keeper.recall(effect)
+    fetched = carry_out(keeper.fetch(effect), perform)
 
-It blocks: for as long as another process writes to the cache (two seconds at most), and for ``https.FETCH_TIME`` while
-a policy is fetched. A driver that must not be held up calls it in a thread; calls must not overlap.
+:meth:`~PolicyKeeper.recall` and :meth:`~PolicyKeeper.keep` block: for the disk, and for as long as another process
+writes to the cache (two seconds at most). A driver that must not be held up calls them in a thread; calls must not
+overlap. :meth:`~PolicyKeeper.fetch` is an operation like any other, which the driver carries out itself.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
-from zsmtp.effects import FetchPolicy, KeepPolicy, PolicyEffect, RecallPolicy
-from zsmtp.net import https
+from zsmtp.effects import FetchPolicy, KeepPolicy, Operation, RecallPolicy
 from zsmtp.net.policycache import PolicyCache
-from zsmtp.tls.mtasts import FetchedPolicy, RecalledPolicy
-from zsmtp.tls.problem import TLSProblem
-
-if TYPE_CHECKING:
-    import ssl
+from zsmtp.tls import https
+from zsmtp.tls.context import WebContextOptions
+from zsmtp.tls.mtasts import CachedPolicy, FetchedPolicy, RecalledPolicy
 
 
 class PolicyKeeper:
@@ -45,34 +43,27 @@ class PolicyKeeper:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cache = PolicyCache(path, complain)
-        self._authorities = (ca_file or None, ca_path or None)
-        self._context: ssl.SSLContext | None = None
+        self._trust = WebContextOptions(ca_file, ca_path)
         self._port = port
         self._clock = clock
 
-    def carry_out(self, effect: PolicyEffect, *, interrupt: int | None = None) -> object:
-        """The answer to one effect of the rules.
+    def recall(self, effect: RecallPolicy) -> RecalledPolicy:
+        """What is remembered of a domain, and the time."""
+        return self.recalled(self._cache.get(effect.domain))
 
-        ``interrupt`` is a descriptor that becomes readable when a fetch is to be given up.
-        """
-        if isinstance(effect, RecallPolicy):
-            return RecalledPolicy(self._cache.get(effect.domain), self._clock())
-        if isinstance(effect, KeepPolicy):
-            self._cache.put(effect.entry, self._clock())
-            return None
-        return self._fetch(effect, interrupt)
+    def recalled(self, entry: CachedPolicy | None) -> RecalledPolicy:
+        """The answer where this is remembered."""
+        return RecalledPolicy(entry, self._clock())
+
+    def keep(self, effects: Sequence[KeepPolicy]) -> None:
+        """Remember all of these: one transaction, one wait for the disk."""
+        self._cache.put_all([effect.entry for effect in effects], self._clock())
+
+    def fetch(self, effect: FetchPolicy) -> Operation[FetchedPolicy]:
+        """The operation that fetches a policy."""
+        port = https.HTTPS_PORT if self._port is None else self._port
+        return https.fetch_policy(effect, self._trust, port=port)
 
     def close(self) -> None:
         """Let go of the file; it is opened again when needed."""
         self._cache.close()
-
-    def _fetch(self, effect: FetchPolicy, interrupt: int | None) -> FetchedPolicy:
-        if self._context is None:
-            try:
-                self._context = https.pkix_context(*self._authorities)
-            except OSError as error:  # ssl.SSLError is one
-                problem = f"no CA certificates to check {effect.host} with: {error}"
-                return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem=problem)
-        port = https.HTTPS_PORT if self._port is None else self._port
-        deadline = time.monotonic() + https.FETCH_TIME
-        return https.fetch_policy(effect, self._context, deadline=deadline, interrupt=interrupt, port=port)

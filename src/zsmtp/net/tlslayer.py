@@ -26,7 +26,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
 
-from zsmtp.errors import ConnectionLost, LocalError, TLSBroken, TLSError, TransportError
+from zsmtp.errors import ConnectionLost, LocalError, TLSBroken, TLSError, TransportError, UntrustedPeer
 from zsmtp.escape import escape
 from zsmtp.tls.facts import TLSFacts
 from zsmtp.tls.keyexchange import KeyExchangeWatcher
@@ -116,6 +116,8 @@ class TLSLayer:
         except ssl.SSLError as error:
             with contextlib.suppress(TransportError):
                 self._flush()  # the alert
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise UntrustedPeer(escape(error.verify_message)) from error
             raise TLSError(f"TLS handshake failed: {_reason(error)}") from error
         except ConnectionLost as error:
             raise TLSError(f"TLS handshake failed: {error}") from error

@@ -2,7 +2,8 @@
 
 A context depends only on :class:`ContextOptions`, a value; asking again for the same options gives the same object.
 It verifies nothing (the verdict comes after the handshake, from ``zsmtp.tls.judgement``), so it loads no CA
-certificates: those are read on the first chain that is to be verified, and kept::
+certificates: those are read on the first chain that is to be verified, and kept. For HTTPS there is no judgement
+afterwards: a context of :class:`WebContextOptions` verifies in the handshake::
 
     context = client_context(ContextOptions(certificates=(ClientCertificate("cert.pem", "key.pem"),)))
     anchors = trust_anchors("", "")        # the system's CA certificates
@@ -82,9 +83,44 @@ class ContextOptions:
     strength: Strength = Strength.OPPORTUNISTIC
 
 
+@dataclass(frozen=True, slots=True)
+class WebContextOptions:
+    """A context for HTTPS: the handshake itself verifies the peer, and fails unless its certificate is good.
+
+    It must be true for the name asked for, by the rules of the web (PKIX, RFC 6125), and the protocol TLS 1.2 or later.
+    """
+
+    ca_file: str = ""
+    ca_path: str = ""
+    """File and folder of the trust anchors; the system's if both are ""."""
+
+
 @lru_cache(maxsize=16)
-def client_context(options: ContextOptions) -> ssl.SSLContext:
+def client_context(options: ContextOptions | WebContextOptions) -> ssl.SSLContext:
     """The context for these options. Raises ConfigError if a file, the cipher list or the protocol cannot be used."""
+    return _web_context(options) if isinstance(options, WebContextOptions) else _judged_context(options)
+
+
+def _web_context(options: WebContextOptions) -> ssl.SSLContext:
+    """From 3.13 on Python also refuses what RFC 5280 wants of certificates and clients do not need, such as key
+    identifiers; which hosts can be reached is not to depend on that.
+    """
+    import ssl
+
+    try:
+        context = ssl.create_default_context(
+            ssl.Purpose.SERVER_AUTH, cafile=options.ca_file or None, capath=options.ca_path or None
+        )
+    except OSError as error:  # ssl.SSLError is one
+        places = " ".join(filter(None, (options.ca_file, options.ca_path))) or "the system's"
+        raise ConfigError(f"no CA certificates to verify with ({places}): {error.strerror or error}") from error
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # set by some builds: an answer cut short would look whole
+    context.verify_flags &= ~(ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _judged_context(options: ContextOptions) -> ssl.SSLContext:
     import ssl
     import warnings
 

@@ -156,6 +156,8 @@ class FetchedPolicy:
     body: bytes = b""
     failure: TLSProblem | None = None
     problem: str = ""
+    own: bool = False
+    """What kept it away is trouble of this side: it says nothing of the host, and is neither kept nor reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +244,10 @@ async def find_policy(domain: str, cached: CachedPolicy | None, now: float) -> P
         return PolicyLookup(domain, held, f"{_described(held)} (cached)")
     if policy_id == known.failed_id and 0 <= now - known.failed < RETRY:
         return PolicyLookup(domain, held, f"{_described(held)} (a fetch failed {now - known.failed:.0f} s ago)")
-    fetched = await _fetch(f"mta-sts.{domain}")
+    fetched = await _fetch(f"mta-sts.{domain}", policy_id)
     problem, failure = fetched.problem, fetched.failure
+    if fetched.own:
+        return PolicyLookup(domain, held, f"{_described(held)} (not fetched: {problem})")
     if failure is None:
         try:
             policy = parse_policy(fetched.body)
@@ -276,7 +280,7 @@ def _described(policy: STSPolicy | None) -> str:
     return "no MTA-STS policy" if policy is None else f"MTA-STS policy, mode {policy.mode.value}"
 
 
-async def _fetch(host: str) -> FetchedPolicy:
+async def _fetch(host: str, policy_id: str) -> FetchedPolicy:
     """The addresses of the policy host, then the policy."""
     addresses: list[str] = []
     problems: list[str] = []
@@ -288,4 +292,4 @@ async def _fetch(host: str) -> FetchedPolicy:
     if not addresses:
         problem = f"{host} has no address ({', '.join(dict.fromkeys(problems)) or 'no record'})"
         return FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem=problem)
-    return await FetchPolicy(host, tuple(addresses))
+    return await FetchPolicy(host, tuple(addresses), policy_id)
