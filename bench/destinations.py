@@ -8,6 +8,8 @@ imported in the time. CPU is that of the client's process alone.
 - *many destinations*: one message to each of so many domains, every one with an exchanger and an address of its own
   (127.0.0.0/8), no TLS, no MTA-STS. Names are answered by a table in memory, then by name servers that are 0, 20 and
   100 ms away: three questions for each destination.
+- *policies*: the same with MTA-STS, names answered at once: three questions more for each, and a policy from a policy
+  host that is 0 and 100 ms away, kept in memory only or in a file.
 - *slow peers*: mail is under way to so many servers that send and read 10 octets a second; then messages are sent to
   20 fast ones, with the limits that the library has by itself. Time and CPU are those of the fast messages.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import resource
 import selectors
 import socket
@@ -34,14 +37,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from nameserver import ready_nameserver
+from policyhosts import ready_policy_hosts
 from sinks import ready_sinks
 from spool import HEADER, BenchError, body
 from table import in_turns, line, machine
 
 SENDER = "sender@example.org"
 OCTETS = 4096
+FIRST = 256  # the number of the first domain
 FAST = 20  # destinations that are fast, beside slow ones
 DISTANCES = (0, 20, 100)  # milliseconds to name servers
+POLICY_DISTANCES = (0, 100)  # milliseconds to policy hosts
+MOST_POLICIES = 1000  # destinations with policy hosts
 DRIP = 10  # octets a second that a slow server sends
 SETTLED = 4.0  # seconds until connections to slow servers are under way
 PATIENCE = 600  # seconds for one run
@@ -136,13 +143,35 @@ async def destinations(watch: Stopwatch, ports: list[int], count: int) -> None:
     """One message to each of so many domains; names come from memory, or from the name server at the second port."""
     import zsmtp
 
-    octets = content()
     names: dict[str, Any] = {"nameserver": f"127.0.0.1:{ports[1]}"} if len(ports) > 1 else {"resolver": Table()}
     direct = zsmtp.Direct(
         port=ports[0], dane=False, mta_sts=zsmtp.STSUse.OFF, tls=zsmtp.TLS(level=zsmtp.Level.NONE), **names
     )
+    await _to_each(watch, direct, count)
+
+
+async def policies(watch: Stopwatch, ports: list[int], count: int, cache: str = "") -> None:
+    """The same with a policy for each, from the policy hosts at the third port."""
+    import zsmtp
+    from zsmtp.tls import https
+
+    sink, nameserver, https.HTTPS_PORT = ports
+    direct = zsmtp.Direct(port=sink, dane=False, nameserver=f"127.0.0.1:{nameserver}", mta_sts_cache=cache)
+    await _to_each(watch, direct, count)
+
+
+async def policies_in_file(watch: Stopwatch, ports: list[int], count: int) -> None:
+    """The same, with policies kept in a file."""
+    with tempfile.TemporaryDirectory(prefix="zsmtp-bench-") as directory:
+        await policies(watch, ports, count, f"{directory}/policies.db")
+
+
+async def _to_each(watch: Stopwatch, direct: Any, count: int) -> None:
+    import zsmtp
+
+    octets = content()
     many = (
-        zsmtp.Submission(message=octets, sender=SENDER, recipients=f"r@d{256 + number}.example.com")
+        zsmtp.Submission(message=octets, sender=SENDER, recipients=f"r@d{FIRST + number}.example.com")
         for number in range(count)
     )
     watch.start()
@@ -190,6 +219,8 @@ WORK: dict[str, Callable[[Stopwatch, list[int], int], Any]] = {
     "each": each,
     "smtplib": by_smtplib,
     "destinations": destinations,
+    "policies": policies,
+    "policies in file": policies_in_file,
     "slow": beside_slow,
 }
 
@@ -366,6 +397,26 @@ def compare_destinations(count: int, runs: int) -> None:
         table(f"a message of 4 KB to each destination, {runs} runs of each in turns", calls, runs, "dest/s")
 
 
+def compare_policies(count: int, runs: int) -> None:
+    """One message to each destination, without MTA-STS and with a policy of each."""
+    with contextlib.ExitStack() as stack:
+        ports = stack.enter_context(ready_sinks(1, chunking=False, host="0.0.0.0"))  # noqa: S104 - every address of 127.0.0.0/8
+        server = stack.enter_context(ready_nameserver(0.0))
+        asked = [*ports, int(server.rpartition(":")[2])]
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zsmtp-bench-")))
+        calls = {"without MTA-STS": ("destinations", count, asked)}
+        authorities = directory / "authorities.pem"
+        authorities.touch()
+        for distance in POLICY_DISTANCES:
+            ca_file = directory / f"{distance}.pem"
+            hosts = stack.enter_context(ready_policy_hosts(FIRST, count, distance / 1000, ca_file))
+            authorities.write_bytes(authorities.read_bytes() + ca_file.read_bytes())
+            calls[f"policy hosts {distance} ms away"] = ("policies", count, [*asked, hosts])
+        calls[f"policy hosts {distance} ms away, file"] = ("policies in file", count, [*asked, hosts])
+        os.environ["SSL_CERT_FILE"] = str(authorities)  # what OpenSSL takes for the system's
+        table(f"a message of 4 KB to each of {count} destinations, {runs} runs of each in turns", calls, runs, "dest/s")
+
+
 def compare_slow(slow: int, messages: int, runs: int) -> None:
     """Fast messages with and without slow peers beside them."""
     with ready_sinks(FAST, chunking=False) as fast, slow_servers(slow) as sluggish:
@@ -382,7 +433,7 @@ def compare_slow(slow: int, messages: int, runs: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The library where connections are what costs.")
-    parser.add_argument("--only", choices=["tls", "destinations", "slow"], help="one of the tables")
+    parser.add_argument("--only", choices=["tls", "destinations", "policies", "slow"], help="one of the tables")
     parser.add_argument("--messages", type=int, default=2000, help="messages over a connection (default: 2000)")
     parser.add_argument("--destinations", type=int, default=10_000, help="destinations (default: 10000)")
     parser.add_argument("--slow", type=int, default=1000, help="slow peers (default: 1000)")
@@ -403,6 +454,8 @@ def main() -> int:
             compare_tls(options.messages, options.runs)
         if options.only in (None, "destinations"):
             compare_destinations(options.destinations, options.runs)
+        if options.only in (None, "policies"):
+            compare_policies(min(options.destinations, MOST_POLICIES), options.runs)
         if options.only in (None, "slow"):
             compare_slow(options.slow, 10_000, options.runs)
     except BenchError as error:

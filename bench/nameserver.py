@@ -1,8 +1,8 @@
 """A name server so many milliseconds away, for benchmarks: every domain has an exchanger and an address of its own.
 
-``dN.example.com`` has the exchanger ``mxN.example.net``, and that an address in 127.0.0.0/8; other names exist and have
-no records. Answers leave when their time has come and not before, however many are under way. :func:`ready_nameserver`
-runs it in a process of its own.
+``dN.example.com`` has the exchanger ``mxN.example.net``, and that an address in 127.0.0.0/8. It has a policy of
+MTA-STS, too, at 127.0.0.1. Other names exist and have no records. Answers leave when their time has come and not
+before, however many are under way. :func:`ready_nameserver` runs it in a process of its own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-A, MX = 1, 15
+A, MX, TXT = 1, 15, 16
 TTL = (3600).to_bytes(4, "big")
 FIRST_QUESTION = 12
+POLICY_RECORD = b"v=STSv1; id=1"
 POINTER = b"\xc0\x0c"  # to the name of the question
 
 
@@ -38,6 +39,10 @@ def reply(query: bytes) -> bytes:
         data = b"\0\x0a" + bytes((len(host),)) + host + b"\x07example\x03net\0"
     elif kind == A and first[:2] == b"mx":
         data = address(int(first[2:]))
+    elif kind == A and first == b"mta-sts":
+        data = address(1)
+    elif kind == TXT and first == b"_mta-sts":
+        data = bytes((len(POLICY_RECORD),)) + POLICY_RECORD
     record = POINTER + kind.to_bytes(2, "big") + b"\0\x01" + TTL + len(data).to_bytes(2, "big") + data if data else b""
     counts = b"\0\x01" + (b"\0\x01" if data else b"\0\0") + b"\0\0\0\0"
     return query[:2] + b"\x81\x80" + counts + query[FIRST_QUESTION:end] + record
