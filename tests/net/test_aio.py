@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -41,6 +42,7 @@ from zsmtp.errors import Interrupted, LocalError, WaitTimeout
 from zsmtp.events import Event, LookupDone, LookupStarted
 from zsmtp.net import aio, operations, policycache
 from zsmtp.net.aio import AsyncDriver, Stop
+from zsmtp.net.identity import parse_identity
 from zsmtp.net.policies import most_fetches
 from zsmtp.net.stspolicies import PolicyKeeper
 from zsmtp.net.transport import SocketStream
@@ -460,6 +462,69 @@ def test_a_run_that_was_stopped_asks_for_no_policy(run: Run[Any]) -> None:
         fetch = FetchPolicy("mta-sts.example.org", ("127.0.0.1",))
         fetched = await driver.run(perform(fetch), stop=stop)
         assert fetched == FetchedPolicy(failure=FETCH_ERROR, problem="enough", own=True)
+        await driver.aclose()
+
+    run(main())
+
+
+def test_a_stop_ends_the_wait_for_what_is_remembered(run: Run[Any]) -> None:
+    class Hung(PolicyKeeper):
+        def recall(self, effect: RecallPolicy) -> RecalledPolicy:
+            assert released.wait(LIMIT)
+            return super().recall(effect)
+
+    released = threading.Event()
+
+    async def main() -> None:
+        stop = Stop()
+        stop.request("enough")
+        driver = AsyncDriver(lambda: StaticResolver(""), policies=Hung("", print))
+        recalled = await driver.run(perform(RecallPolicy("example.org")), stop=stop)
+        assert recalled.entry is None
+        released.set()
+        await driver.aclose()
+
+    run(main())
+
+
+def test_a_fetch_leaves_from_any_address_and_is_not_heard_of_as_a_session(run: Run[Any], ca_file: str) -> None:
+    heard: list[Event] = []
+    with socket.create_server(("127.0.0.1", 0)) as web:
+        web.settimeout(LIMIT)
+        keeper = PolicyKeeper("", print, port=web.getsockname()[1], ca_file=ca_file)
+
+        async def main() -> str:
+            source = operations.LocalBinding(parse_identity("[127.0.0.2]"))
+            driver = AsyncDriver(lambda: StaticResolver(""), source, keeper)
+            fetch = FetchPolicy("mta-sts.example.org", ("127.0.0.1",))
+            task = asyncio.create_task(driver.run(perform(fetch), observer=heard.append))
+            connection, (address, _) = await asyncio.to_thread(web.accept)
+            connection.close()
+            assert (await task).failure is FETCH_ERROR
+            await driver.aclose()
+            await asyncio.get_running_loop().shutdown_default_executor()
+            return str(address)
+
+        assert run(main()) == "127.0.0.1"
+    assert heard == []
+
+
+def test_the_time_of_a_fetch_is_not_that_of_lookups(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = [0.0]
+    monkeypatch.setattr(aio, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0], time=time.time))
+
+    class SlowHost(PolicyKeeper):
+        async def fetch(self, effect: FetchPolicy) -> FetchedPolicy:
+            ahead[0] += 10 * operations.LOOKUPS_TIME
+            return FetchedPolicy(b"text")
+
+    async def work() -> Answer:
+        assert (await FetchPolicy("mta-sts.example.org", ("127.0.0.1",))).body == b"text"
+        return await Query("mx.example.org", RecordType.A)
+
+    async def main() -> None:
+        driver = AsyncDriver(lambda: StaticResolver("mx.example.org A 192.0.2.1"), policies=SlowHost("", print))
+        assert (await driver.run(work())).records == ("192.0.2.1",)
         await driver.aclose()
 
     run(main())

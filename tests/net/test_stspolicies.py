@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.support.patience import LIMIT
 from tests.support.policyhost import PolicyHost
 
+from zsmtp.dns.answer import Answer, Query, RecordType
 from zsmtp.dns.static import StaticResolver
 from zsmtp.effects import FetchPolicy, KeepPolicy, RecallPolicy
 from zsmtp.errors import LocalError
+from zsmtp.events import Event
 from zsmtp.net.blocking import BlockingDriver, Stop
+from zsmtp.net.identity import parse_identity
+from zsmtp.net.operations import LOOKUPS_TIME
 from zsmtp.net.stspolicies import PolicyKeeper
 from zsmtp.tls.mtasts import (
     CachedPolicy,
@@ -42,6 +49,10 @@ def run(keeper: PolicyKeeper) -> PolicyLookup:
         return driver.run(policy_of("example.org"))
     finally:
         keeper.close()
+
+
+async def fetch() -> FetchedPolicy:
+    return await FetchPolicy("mta-sts.example.org", ("127.0.0.1",))
 
 
 def keeper(path: str, *, port: int = 1, ca_file: str = "", complaints: list[str] | None = None) -> PolicyKeeper:
@@ -123,12 +134,48 @@ def test_a_stop_ends_a_fetch_at_once(ca_file: str) -> None:
     stop.request()
     driver = BlockingDriver(lambda: StaticResolver(""), stop)
     driver.policies = keeper("", ca_file=ca_file)
-
-    async def fetch() -> FetchedPolicy:
-        return await FetchPolicy("mta-sts.example.org", ("127.0.0.1",))
-
     fetched = driver.run(fetch())
     assert fetched == FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem="told to stop", own=True)
+
+
+def test_a_fetch_leaves_from_any_address_and_is_not_heard_of_as_a_session(ca_file: str) -> None:
+    heard: list[Event] = []
+    with socket.create_server(("127.0.0.1", 0)) as web:
+        identity = parse_identity("[127.0.0.2]")
+        driver = BlockingDriver(lambda: StaticResolver(DNS), Stop(), identity=identity, observer=heard.append)
+        driver.policies = keeper("", port=web.getsockname()[1], ca_file=ca_file)
+        web.settimeout(LIMIT)
+        addresses: list[str] = []
+
+        def hang_up() -> None:
+            connection, (address, _) = web.accept()
+            connection.close()
+            addresses.append(address)
+
+        with ThreadPoolExecutor(1) as pool:
+            hung_up = pool.submit(hang_up)
+            found = driver.run(fetch())
+            hung_up.result()
+    assert found.failure is TLSProblem.STS_POLICY_FETCH_ERROR
+    assert addresses == ["127.0.0.1"]
+    assert heard == []
+
+
+def test_the_time_of_a_fetch_is_not_that_of_lookups() -> None:
+    now = [0.0]
+
+    class SlowHost(PolicyKeeper):
+        async def fetch(self, effect: FetchPolicy) -> FetchedPolicy:
+            now[0] += 10 * LOOKUPS_TIME
+            return FetchedPolicy(TEXT)
+
+    async def work() -> Answer:
+        await FetchPolicy("mta-sts.example.org", ("127.0.0.1",))
+        return await Query("mta-sts.example.org", RecordType.A)
+
+    driver = BlockingDriver(lambda: StaticResolver(DNS), Stop(), clock=lambda: now[0])
+    driver.policies = SlowHost("", print)
+    assert driver.run(work()).records == ("127.0.0.1",)
 
 
 def test_a_driver_without_a_keeper_says_so() -> None:

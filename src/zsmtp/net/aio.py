@@ -480,8 +480,9 @@ class Run(Generic[T]):
 
         policies = self._driver.policies_for(effect)
         if not self._stop.requested:
-            fetched = policies.fetch(effect)
+            began, fetched = self._clock(), policies.fetch(effect)
             await self._wait_on_others(fetched)
+            self._lookups_end += self._clock() - began  # a fetch has a deadline of its own
             if fetched.done() and not fetched.cancelled():
                 return fetched.result()
         return not_fetched(self._stop.reason or "told to stop")

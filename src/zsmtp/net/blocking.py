@@ -152,7 +152,10 @@ class BlockingDriver:
         operations.keeper_for(effect, self.policies).keep([effect])
 
     def _fetch_policy(self, effect: FetchPolicy) -> FetchedPolicy:
-        return carry_out(operations.keeper_for(effect, self.policies).fetch(effect), self._perform_for_web)
+        began = self._clock()
+        fetched = carry_out(operations.keeper_for(effect, self.policies).fetch(effect), self._perform_for_web)
+        self._lookups_end += self._clock() - began  # a fetch has a deadline of its own
+        return fetched
 
     def _perform_for_web(self, effect: Effect[Any]) -> object:
         """The same beside sessions of SMTP: observers of those do not hear of it, and it leaves from any address."""
