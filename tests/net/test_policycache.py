@@ -110,11 +110,29 @@ def test_a_place_that_cannot_be_used(tmp_path: Path, where: str) -> None:
 
 
 def test_memory_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policycache, "MAX_IN_MEMORY", 2)
+    monkeypatch.setattr(policycache, "MAX_IN_MEMORY", 2 * policycache.ENTRY_SIZE + 100)
     cache = Place(tmp_path / "none" / "x.db").cache()
+
+    def remembered() -> list[bool]:
+        return [cache.get(f"d{number}.example") is not None for number in range(4)]
+
     for number in range(3):
         cache.put(CachedPolicy(f"d{number}.example"), NOW)
-    assert [cache.get(f"d{number}.example") is not None for number in range(3)] == [False, True, True]
+    assert remembered() == [False, True, True, False]
+    for _ in range(3):
+        cache.put(CachedPolicy("d1.example", "1", b"x" * 100), NOW)
+    assert remembered() == [False, True, True, False]
+    cache.put(CachedPolicy("d3.example"), NOW)
+    assert remembered() == [False, True, False, True]
+    cache.put(CachedPolicy("d3.example", "1", b"x" * 1000), NOW)
+    assert remembered() == [False, False, False, False]
+
+
+def test_a_thousand_policies_are_remembered_without_a_file() -> None:
+    cache = PolicyCache("", print)
+    entries = [CachedPolicy(f"d{number}.example", "1", b"v" * 1000, NOW) for number in range(1000)]
+    cache.put_all(entries, NOW)
+    assert [cache.get(entry.domain) for entry in entries] == entries
 
 
 def test_another_process_that_writes_does_not_stop_this_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import sqlite3
 
 MAX_DOMAINS = 50_000  # on disk
-MAX_IN_MEMORY = 256
+MAX_IN_MEMORY = 16 << 20  # octets in this process
+ENTRY_SIZE = 512  # octets that an entry takes beside its text
 BUSY_TIME = 2.0  # seconds to wait for another process that writes
 
 _TABLE = """
@@ -59,6 +60,7 @@ class PolicyCache:
         self._given_up = not path
         self._complained_of_writing = False
         self._memory: OrderedDict[str, CachedPolicy] = OrderedDict()
+        self._memory_size = 0
 
     def get(self, domain: str) -> CachedPolicy | None:
         """What is kept of ``domain``, or None."""
@@ -93,10 +95,11 @@ class PolicyCache:
 
     def _remember(self, domain: str, entry: CachedPolicy) -> None:
         """Keep an entry in this process, too: a database that is locked or lost must not take protection away."""
-        self._memory.pop(domain, None)
+        before = self._memory.pop(domain, None)
         self._memory[domain] = entry
-        if len(self._memory) > MAX_IN_MEMORY:
-            self._memory.popitem(last=False)
+        self._memory_size += _size(entry) - (0 if before is None else _size(before))
+        while self._memory_size > MAX_IN_MEMORY:
+            self._memory_size -= _size(self._memory.popitem(last=False)[1])
 
     def close(self) -> None:
         """Let go of the database; it is opened again when needed."""
@@ -175,6 +178,10 @@ def _is_busy(error: sqlite3.DatabaseError) -> bool:
 
 def _has_no_room(error: sqlite3.DatabaseError) -> bool:
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY"))
+
+
+def _size(entry: CachedPolicy) -> int:
+    return ENTRY_SIZE + len(entry.text)
 
 
 def _last_news(entry: CachedPolicy) -> float:
