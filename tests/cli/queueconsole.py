@@ -17,6 +17,7 @@ from tests.queue.harness import Harness, Make, deferred, failed, new
 
 from zsmtp.cli.failure import CommandFailed
 from zsmtp.cli.queue import execute, verb_parser
+from zsmtp.cli.queueshards import Shard, Shards
 from zsmtp.client.config import Config
 from zsmtp.queue.ids import to_text
 
@@ -52,7 +53,8 @@ class Console:
         self.capsys.readouterr()
         try:
             options = verb_parser(verb).parse_intermixed_args(words)
-            status = int(await execute(self.queue.store, options, self.queue.now, delivery=self.delivery))
+            shards = Shards.single(Shard("", self.queue.store))
+            status = int(await execute(shards, options, self.queue.now, delivery=self.delivery))
             error = ""
         except CommandFailed as failure:
             status, error = int(failure.status), f"zsmtp queue: {failure}\n"

@@ -1,8 +1,9 @@
 """``zsmtp queue``: what is in the queue, why it is there, and what operators do to it.
 
-Each verb is a coroutine that is given an open store and its options; ``queuereading`` has those that only read,
-``queuechanging`` those that change something. All verbs have one filter language (``queuefilter``) and ``--json``.
-:func:`execute` runs a verb on any store, :func:`run` on the queue that ``--queue`` names.
+Each verb is a coroutine that is given open queues (``queueshards``) and its options; ``queuereading`` has those that
+only read, ``queuechanging`` those that change something. All verbs have one filter language (``queuefilter``) and
+``--json``.
+:func:`execute` runs a verb on open queues, :func:`run` on those that ``--queue`` or ``--config`` names.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from zsmtp.cli.arguments import Parser, command_parser
 from zsmtp.cli.failure import CommandFailed, reading
-from zsmtp.cli.queuefilter import add_options, lasting
+from zsmtp.cli.queuefilter import add_options, lasting, numbers_of
 from zsmtp.cli.sysexits import Exit
 from zsmtp.cli.terminal import look_of
 from zsmtp.errors import QueueError, QueueUnavailable
@@ -31,20 +32,22 @@ from zsmtp.queue.operators import GROUPS
 from zsmtp.text.look import Look
 
 if TYPE_CHECKING:
+    from zsmtp.cli.queueshards import Shard, Shards
     from zsmtp.client.config import Config
     from zsmtp.queue.config import QueueConfig
     from zsmtp.queue.store import QueueStore
 
 _EPILOG = """\
 exit status: 0; 1 nothing that matches is there, check has findings, or something could not be moved; 64 wrong usage,
-65 the file is not a queue, 66 or 77 it cannot be read, 75 the queue cannot be read or written now, 78 --queue names
-none. zsmtp-queue(1) describes everything."""
+65 the file is not a queue, 66 or 77 it cannot be read, 69 some of several queues did not answer, 75 the queue cannot be
+read or written now, 78 --queue names none. zsmtp-queue(1) describes everything."""
 
 
 class VerbContext(NamedTuple):
     """What a verb works with."""
 
-    store: QueueStore
+    shards: Shards
+    """The queues it is about."""
     options: argparse.Namespace
     clock: Callable[[], float]
     """Seconds since 1970."""
@@ -56,6 +59,17 @@ class VerbContext(NamedTuple):
     """How its mail is delivered; None if that is not known."""
 
     @property
+    def store(self) -> QueueStore:
+        """The store, of a verb that is about one queue."""
+        return self.shards.only.store
+
+    def at(self, shard: Shard) -> VerbContext:
+        """The same about one of the queues."""
+        from zsmtp.cli.queueshards import Shards  # what it imports costs only those who run a verb
+
+        return self._replace(shards=Shards.single(shard))
+
+    @property
     def json(self) -> bool:
         """Whether JSON is wanted."""
         return bool(self.options.json)
@@ -64,9 +78,22 @@ class VerbContext(NamedTuple):
         """Write a line, or several."""
         sys.stdout.write(f"{text}\n")
 
+    def write_document(self, facts: Mapping[str, object]) -> None:
+        """Write a JSON document; it says which of several queues did not answer."""
+        from zsmtp.cli import queuejson
+
+        lost = [{"queue": name, "problem": problem} for name, problem in self.shards.lost.items()]
+        more: dict[str, object] = {"unanswered": lost} if self.shards.several else {}
+        sys.stdout.write(queuejson.json_document(self.options.verb, {**facts, **more}))
+
     def note(self, text: str) -> None:
         """Write a line for people to standard error."""
-        sys.stderr.write(f"zsmtp queue {self.options.verb}: {escape(text)}\n")
+        note(self.options, text)
+
+
+def note(options: argparse.Namespace, text: str) -> None:
+    """Write a line for people to standard error."""
+    sys.stderr.write(f"zsmtp queue {options.verb}: {escape(text)}\n")
 
 
 VerbFunction = Callable[[VerbContext], Awaitable[int]]
@@ -79,6 +106,8 @@ class QueueVerb(NamedTuple):
     module: str
     function: str
     add: Callable[[Parser], None]
+    several: bool = True
+    """Whether it may be about several queues."""
 
 
 def _limited(number: int | None) -> Callable[[Parser], None]:
@@ -97,7 +126,7 @@ def _limit(parser: Parser, number: int | None) -> None:
 def _counts(parser: Parser) -> None:
     add_options(parser)
     _limit(parser, 20)
-    parser.add_argument("--by", choices=GROUPS[1:], default="", help="count by this, the largest first")
+    parser.add_argument("--by", choices=(*GROUPS[1:], BY_SHARD), default="", help="count by this, the largest first")
 
 
 def _shapes(parser: Parser) -> None:
@@ -221,9 +250,12 @@ def _shard(text: str) -> int:
     return int(text)
 
 
+BY_SHARD = "shard"
+"""What ``count`` counts by beside the groups of a store: queues."""
 _READING, _CHANGING = "zsmtp.cli.queuereading", "zsmtp.cli.queuechanging"
 _FLEET, _IMPORTING, _SUPPRESS = "zsmtp.cli.queuefleet", "zsmtp.cli.queueimport", "zsmtp.cli.queuesuppress"
 _IMPORT, _MIGRATE = "import", "migrate"
+_ONE_QUEUE = "name it with --queue URL"
 ANYWHERE = ("--queue", "--config")
 """Options of every verb that may stand before the verb, too."""
 
@@ -248,7 +280,7 @@ VERBS: dict[str, QueueVerb] = {
     "reroute": QueueVerb("send recipients elsewhere", _CHANGING, "reroute", _moves),
     "fail": QueueVerb("give recipients up and notify their senders", _CHANGING, "fail", _fails),
     "drop": QueueVerb("remove recipients without a notice", _CHANGING, "drop", _ruling),
-    "move": QueueVerb("move mail to another queue", _CHANGING, "move", _leaves),
+    "move": QueueVerb("move mail to another queue", _CHANGING, "move", _leaves, several=False),
     "rules": QueueVerb("list the standing rules, or delete one", _CHANGING, "rules", _rules),
     "suppress": QueueVerb("list addresses that are not written to, add or remove some", _SUPPRESS, "run", _suppresses),
     "nodes": QueueVerb("list the processes that deliver", _FLEET, "nodes", _nothing),
@@ -263,9 +295,12 @@ def verb_parser(name: str) -> Parser:
     verb = VERBS[name]
     parser = command_parser(f"queue {name}", f"{verb.summary[0].upper()}{verb.summary[1:]}.", epilog=_EPILOG)
     where = f"a SQLite file, or postgresql://host/database; default: ${VARIABLE}, else {DEFAULT}"
-    parser.add_argument("--queue", metavar="URL", help=where)
+    again = "; may be given again: all of them are asked" if verb.several else ""
+    parser.add_argument("--queue", metavar="URL", action="append", default=[], help=where + again)
     parser.add_argument(
-        "--config", metavar="FILE", help="the configuration of zsmtp serve: it names the queue, and the retry schedule"
+        "--config",
+        metavar="FILE",
+        help="the configuration of zsmtp serve: it names the queue, or all shards, and the retry schedule",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     verb.add(parser)
@@ -318,33 +353,36 @@ def _parse(arguments: Sequence[str]) -> None:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    from zsmtp.cli.queuestore import open_store
+    from zsmtp.cli.queueshards import open_shards
 
-    url, config, delivery = options.queue, None, None
+    config, delivery = None, None
     if options.config is not None:
         from zsmtp.server.serviceconfig import read_service  # what it imports costs only those who use it
 
         with reading(options.config):
             service = read_service(options.config, usual=os.environ.get(VARIABLE, ""))
-        url = options.queue = url or service.path
+        options.queue = options.queue or list(service.shards or (service.path,))
         config, delivery = service.queue, service.delivery
+    if len(options.queue) > 1 and not VERBS[options.verb].several:
+        raise CommandFailed(Exit.USAGE, f"{options.verb} is about one queue; {_ONE_QUEUE}")
     with _failures():
         if options.verb == _MIGRATE:  # before there is a queue to be opened
-            where = usual_location() if url is None else locate(url)
-            status: int = await import_module(_FLEET).migrate(where, options)
+            places = [locate(url) for url in options.queue] or [usual_location()]
+            status: int = await import_module(_FLEET).migrate(places, options)
             return status
-        async with open_store(url) as store:
-            return await execute(store, options, time.time, config, delivery)
+        numbers = numbers_of(options)
+        async with open_shards(options.queue, numbers, lambda text: note(options, text)) as shards:
+            return await execute(shards, options, time.time, config, delivery)
 
 
 async def execute(
-    store: QueueStore,
+    shards: Shards,
     options: argparse.Namespace,
     clock: Callable[[], float],
     config: QueueConfig | None = None,
     delivery: Config | None = None,
 ) -> int:
-    """Run a verb on a store; the exit status. Raises CommandFailed for whatever keeps it from being done.
+    """Run a verb on open queues; the exit status. Raises CommandFailed for whatever keeps it from being done.
 
     ``config`` is how the queue works, ``delivery`` how its mail is delivered; None if that is not known.
     """
@@ -352,7 +390,8 @@ async def execute(
     function: VerbFunction = getattr(import_module(verb.module), verb.function)
     with _failures():
         look = look_of(sys.stdout, options.color)
-        return await function(VerbContext(store, options, clock, look, config, delivery))
+        status = await function(VerbContext(shards, options, clock, look, config, delivery))
+    return Exit.UNAVAILABLE if shards.lost else status
 
 
 @contextmanager

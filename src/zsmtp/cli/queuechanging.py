@@ -21,6 +21,7 @@ from zsmtp.cli import queuejson, queuetext
 from zsmtp.cli.failure import CommandFailed
 from zsmtp.cli.queue import VerbContext
 from zsmtp.cli.queuefilter import FIELDS_OF_RECIPIENTS, FIELDS_OF_RULES, filter_of, moment
+from zsmtp.cli.queueshards import Shard, place_of
 from zsmtp.cli.sysexits import Exit
 from zsmtp.cli.terminal import is_terminal
 from zsmtp.dns.literal import domain_problem
@@ -95,7 +96,7 @@ async def release(context: VerbContext) -> int:
     """``release``: not held any more."""
     wanted = _wanted(context)
     held = Filter((*wanted.terms, Term(Field.STATE, Operator.EQUAL, (State.HELD,))))
-    by_rules = (await context.store.count(Filter((*held.terms, *_HELD_BY_RULES))))[""]
+    by_rules = await _count(context, Filter((*held.terms, *_HELD_BY_RULES)))
     status = await _carry_out(
         context, PlannedChange("released", held, lambda _: Change(hold=0), hint="nothing that matches is held")
     )
@@ -146,7 +147,7 @@ async def move(context: VerbContext) -> int:
     from zsmtp.queue.moving import Mover
 
     options, wanted = context.options, _wanted(context)
-    source = (usual_location() if options.queue is None else locate(options.queue)).full_name
+    source = (locate(options.queue[0]) if options.queue else usual_location()).full_name
     goal = locate(options.target).full_name
     async with open_store(options.target) as target:
         mover = Mover(context.store, target, source, goal, by=_by(context))
@@ -203,7 +204,7 @@ def _report_move(context: VerbContext, plan: PlannedChange, result: Moved) -> in
             "filter": str(plan.wanted),
             "problems": [{"id": message, "problem": text} for message, text in sorted(result.problems.items())],
         }
-        sys.stdout.write(queuejson.json_document("move", document))
+        context.write_document(document)
     elif result.moved:
         context.write(f"{queuetext.plural(result.moved, 'recipient')} {plan.done}")
     if result.left and not context.json:
@@ -219,17 +220,14 @@ def _report_move(context: VerbContext, plan: PlannedChange, result: Moved) -> in
 
 async def rules(context: VerbContext) -> int:
     """``rules``: list them, or delete one."""
-    standing = await context.store.rules()
     number = context.options.delete
     if number is not None:
-        return await _delete(context, [rule for rule in standing if rule.number == number])
+        return await _delete(context, [one for one in await _rules(context, number) if one.rule.number == number])
+    standing = await _rules(context)
     if context.json:
-        sys.stdout.write(
-            queuejson.json_document("rules", {"rules": [queuejson.rule_document(one) for one in standing]})
-        )
+        context.write_document({"rules": [queuejson.rule_document(one.rule, one.shard.number) for one in standing]})
         return Exit.OK
-    for rule in standing:
-        context.write("\n".join(queuetext.rule_lines(rule, context.clock(), context.look)))
+    _write_rules(context, standing)
     if not standing:
         context.note("there are no rules")
     return Exit.OK
@@ -238,39 +236,74 @@ async def rules(context: VerbContext) -> int:
 async def resume(context: VerbContext) -> int:
     """``resume``: delete suspensions: one by its number, those of a filter, or all."""
     options = context.options
-    suspensions = [rule for rule in await context.store.rules() if rule.action == "suspend"]
-    if options.number is not None:
-        return await _delete(context, [rule for rule in suspensions if rule.number == options.number])
-    wanted = _wanted(context, FIELDS_OF_RULES)
-    if not wanted.everything:
-        suspensions = [rule for rule in suspensions if rule.filter == str(wanted)]
+    wanted = None if options.number is not None else _wanted(context, FIELDS_OF_RULES)
+    suspensions = [one for one in await _rules(context, options.number) if one.rule.action == "suspend"]
+    if wanted is None:
+        suspensions = [one for one in suspensions if one.rule.number == options.number]
+    elif not wanted.everything:
+        suspensions = [one for one in suspensions if one.rule.filter == str(wanted)]
     return await _delete(context, suspensions)
 
 
-async def _delete(context: VerbContext, found: list[Rule]) -> int:
+class StandingRule(NamedTuple):
+    """A rule, and the queue that it stands in."""
+
+    shard: Shard
+    rule: Rule
+
+
+async def _rules(context: VerbContext, number: int | None = None) -> list[StandingRule]:
+    """The rules of all queues; raises CommandFailed if a number is to name one of several queues."""
+    if number is not None:
+        _check_number(context)
+    answers = await context.shards.each(lambda shard: shard.store.rules())
+    return [StandingRule(shard, rule) for shard, rules in answers for rule in rules]
+
+
+def _check_number(context: VerbContext) -> None:
+    if context.shards.several:
+        raise CommandFailed(Exit.USAGE, "each queue numbers its own rules; name the one that is meant with --queue URL")
+
+
+def _write_rules(context: VerbContext, rules: list[StandingRule]) -> None:
+    """Show rules; of several queues, each with where it stands."""
+    for shard, rule in rules:
+        where = shard.title if context.shards.several else ""
+        context.write("\n".join(queuetext.rule_lines(rule, context.clock(), context.look, where=where)))
+
+
+async def _delete(context: VerbContext, found: list[StandingRule]) -> int:
     options = context.options
     if not found:
         context.note("there is no such rule; zsmtp queue rules lists them all")
         if context.json:
-            sys.stdout.write(queuejson.json_document(options.verb, {"deleted": [], "dry_run": options.dry_run}))
+            context.write_document({"deleted": [], "dry_run": options.dry_run})
         return Exit.NEGATIVE
     if not context.json:
-        for rule in found:
-            context.write("\n".join(queuetext.rule_lines(rule, context.clock(), context.look)))
+        _write_rules(context, found)
     if not options.dry_run:
         await _confirm(context, f"delete {queuetext.plural(len(found), 'rule')}")
     deleted = []
-    for rule in [] if options.dry_run else found:
-        if await context.store.delete_rule(rule.number):
-            deleted.append(rule)
-            log_change(context, f"deleted rule {rule.number} ({rule.action} {rule.filter or 'everything'})")
+    for shard, rule in [] if options.dry_run else found:
+        if await context.shards.ask(shard, shard.store.delete_rule(rule.number)):
+            deleted.append(StandingRule(shard, rule))
+            log_change(context, f"deleted {_rule_text(context, shard, rule)}")
     if context.json:
-        numbers = [rule.number for rule in (found if options.dry_run else deleted)]
-        sys.stdout.write(queuejson.json_document(options.verb, {"deleted": numbers, "dry_run": options.dry_run}))
+        gone = found if options.dry_run else deleted
+        numbers: list[object] = [one.rule.number for one in gone]
+        if context.shards.several:
+            numbers = [{"shard": one.shard.number, "number": one.rule.number} for one in gone]
+        context.write_document({"deleted": numbers, "dry_run": options.dry_run})
     else:
         ending = "would be deleted" if options.dry_run else "deleted"
         context.write(f"{queuetext.plural(len(found if options.dry_run else deleted), 'rule')} {ending}")
     return Exit.OK
+
+
+def _rule_text(context: VerbContext, shard: Shard, rule: Rule) -> str:
+    """A rule in the system's log."""
+    where = f" of {shard.title}" if context.shards.several else ""
+    return f"rule {rule.number}{where} ({rule.action} {rule.filter or 'everything'})"
 
 
 def _rule(context: VerbContext, wanted: Filter, action: str, argument: str = "") -> Rule | None:
@@ -298,32 +331,52 @@ def _rule(context: VerbContext, wanted: Filter, action: str, argument: str = "")
 
 
 async def _carry_out(context: VerbContext, plan: PlannedChange) -> int:
-    store, options = context.store, context.options
-    matching = (await store.count(plan.wanted))[""]
+    options = context.options
+    matching = await _count(context, plan.wanted)
     if not matching and plan.rule is None:
         context.note(plan.hint or "no recipient matches")
-        _report(context, plan, matching, 0, None)
+        _report(context, plan, matching, 0, [])
         return Exit.NEGATIVE
     if options.dry_run:
         await _rehearse(context, plan, matching)
         return Exit.OK
     await _confirm(context, f"{queuetext.plural(matching, 'recipient')} {plan.done}{_later(plan)}")
-    rule = None if plan.rule is None else await store.add_rule(plan.rule)
-    if rule is not None:
-        log_change(context, f"added rule {rule.number} ({rule.action} {rule.filter or 'everything'})")
+    rules = await _add_rule(context, plan.rule)
+    numbers = {one.shard: one.rule.number for one in rules}
     changed = 0
-    try:
+
+    async def change(shard: Shard) -> None:
+        nonlocal changed
         if plan.change is not None and matching:
-            async for number in store.change(plan.wanted, plan.change(rule.number if rule is not None else 0)):
+            pieces = shard.store.change(plan.wanted, plan.change(numbers.get(shard, 0)))
+            async for number in context.shards.pieces(pieces):
                 changed += number
                 _progress(changed, matching)
+
+    try:
+        await context.shards.each(change, seconds=None)
     finally:
-        if plan.change is not None and (changed or rule is None):
+        if plan.change is not None and (changed or not rules):
             log_change(context, f"{queuetext.plural(changed, 'recipient')} {plan.done} ({plan.wanted or 'everything'})")
         if changed < matching and isinstance(sys.exc_info()[1], asyncio.CancelledError):
             context.note(f"interrupted: {queuetext.plural(changed, 'recipient')} {plan.done}")
-    _report(context, plan, matching, changed, rule)
+    _report(context, plan, matching, changed, rules)
     return Exit.OK
+
+
+async def _count(context: VerbContext, wanted: Filter) -> int:
+    """How many recipients match, in all queues."""
+    return sum(counted[""] for _, counted in await context.shards.each(lambda shard: shard.store.count(wanted)))
+
+
+async def _add_rule(context: VerbContext, rule: Rule | None) -> list[StandingRule]:
+    """Have a rule stand in each queue."""
+    if rule is None:
+        return []
+    added = [StandingRule(*one) for one in await context.shards.each(lambda shard: shard.store.add_rule(rule))]
+    for one in added:
+        log_change(context, f"added {_rule_text(context, *one)}")
+    return added
 
 
 def _later(plan: PlannedChange) -> str:
@@ -333,18 +386,19 @@ def _later(plan: PlannedChange) -> str:
     return f", and what comes later{until}"
 
 
-def _report(context: VerbContext, plan: PlannedChange, matching: int, changed: int, rule: Rule | None) -> None:
+def _report(context: VerbContext, plan: PlannedChange, matching: int, changed: int, rules: list[StandingRule]) -> None:
     if context.json:
+        documents = [queuejson.rule_document(one.rule, one.shard.number) for one in rules]
         document = {
             "matching": matching,
             "changed": changed,
             "dry_run": False,
             "filter": str(plan.wanted),
-            "rule": None if rule is None else queuejson.rule_document(rule),
+            "rule": documents[0] if len(documents) == 1 else None,
         }
-        sys.stdout.write(queuejson.json_document(context.options.verb, document))
+        context.write_document(document | ({"rules": documents} if context.shards.several else {}))
         return
-    if not matching and rule is None:
+    if not matching and not rules:
         return
     if plan.change is None:
         context.write(f"{queuetext.plural(matching, 'recipient')} {plan.done}{_later(plan)}")
@@ -353,10 +407,13 @@ def _report(context: VerbContext, plan: PlannedChange, matching: int, changed: i
         if changed < matching:
             left = queuetext.plural(matching - changed, "recipient")
             context.note(f"{left} left as it is: being delivered, or not there any more")
-    if rule is not None and plan.change is None:
-        context.write(f"zsmtp queue resume --number {rule.number} ends it")
-    elif rule is not None:
-        context.write(f"rule {rule.number} is for what comes later; zsmtp queue rules --delete {rule.number} ends it")
+    for shard, rule in rules:
+        at = f"--queue {escape(shard.name)} " if context.shards.several else ""
+        if plan.change is None:
+            context.write(f"zsmtp queue resume {at}--number {rule.number} ends it")
+        else:
+            ending = f"zsmtp queue rules {at}--delete {rule.number} ends it"
+            context.write(f"rule {rule.number} is for what comes later; {ending}")
 
 
 async def _rehearse(context: VerbContext, plan: PlannedChange, matching: int) -> None:
@@ -368,12 +425,14 @@ async def _rehearse(context: VerbContext, plan: PlannedChange, matching: int) ->
             "filter": str(plan.wanted),
             "rule": None if plan.rule is None else queuejson.rule_document(plan.rule),
         }
-        sys.stdout.write(queuejson.json_document(context.options.verb, document))
+        context.write_document(document)
         return
     context.write(f"{queuetext.plural(matching, 'recipient')} would be {plan.done}{_later(plan)}")
     at = context.clock()
-    async for row in context.store.select(plan.wanted, limit=_SHOWN):
-        context.write(queuetext.list_line(row, context.store.shard, at, context.look))
+    async for shard, row in context.shards.merged(
+        lambda store: store.select(plan.wanted, limit=_SHOWN), place_of, _SHOWN
+    ):
+        context.write(queuetext.list_line(row, shard.number, at, context.look))
     if matching > _SHOWN:
         context.write(f"({matching - _SHOWN:,} more)")
 
@@ -415,6 +474,8 @@ async def read_answer() -> str:
 def _wanted(context: VerbContext, fields: frozenset[Field] = FIELDS_OF_RECIPIENTS) -> Filter:
     """The filter of a change, which is empty only with ``--all``."""
     wanted = filter_of(context.options, fields)
+    if any(one.field is Field.RULE for one in wanted.terms):
+        _check_number(context)
     if wanted.everything and not context.options.all:
         raise CommandFailed(Exit.USAGE, "which recipients? Name some by a filter, or say --all")
     if context.options.all and not wanted.everything:

@@ -17,7 +17,7 @@ from zsmtp.cli.failure import CommandFailed
 from zsmtp.cli.sysexits import Exit
 from zsmtp.errors import QueueError
 from zsmtp.escape import escape
-from zsmtp.queue.filter import FIELDS, Field, Filter, Term, ValueKind, duration, term
+from zsmtp.queue.filter import FIELDS, Field, Filter, Operator, Term, ValueKind, duration, term
 from zsmtp.queue.ids import from_text
 
 _HELP = {
@@ -88,6 +88,28 @@ def filter_of(options: argparse.Namespace, fields: Collection[Field] = FIELDS_OF
     except QueueError as error:
         raise CommandFailed(Exit.USAGE, escape(str(error))) from error
     return wanted
+
+
+def numbers_of(options: argparse.Namespace) -> frozenset[int] | None:
+    """The shards of the messages that a command line is about, None if it names none. Raises CommandFailed."""
+    if (message := getattr(options, "message", None)) is not None:
+        return frozenset((message_of(message)[1],))
+    if not hasattr(options, "words"):
+        return None
+    found: frozenset[int] | None = None
+    for one in filter_of(options, frozenset(Field)).terms:
+        if one.field is Field.ID and one.operator is Operator.EQUAL:
+            here = frozenset(from_text(str(value))[1] for value in one.values)
+            found = here if found is None else found & here
+    return found
+
+
+def message_of(text: str) -> tuple[int, int]:
+    """The message that an id names, and its shard. Raises CommandFailed for what is no id."""
+    try:
+        return from_text(text)
+    except QueueError as error:
+        raise CommandFailed(Exit.USAGE, escape(str(error))) from error
 
 
 def _compared(field: Field, text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Sequence
 
 from zsmtp.cli import queuejson, queuetext
 from zsmtp.cli.failure import CommandFailed
@@ -20,14 +21,16 @@ from zsmtp.queue.stores import check_library
 
 async def nodes(context: VerbContext) -> int:
     """``nodes``: the processes that deliver, or did a moment ago."""
-    found = await context.store.nodes()
+    answers = await context.shards.each(lambda shard: shard.store.nodes())
+    found = [(shard, node) for shard, some in answers for node in some]
+    several = context.shards.several
     if context.json:
-        documents = [queuejson.node_document(node) for node in found]
-        sys.stdout.write(queuejson.json_document("nodes", {"nodes": documents}))
+        context.write_document({"nodes": [queuejson.node_document(node, shard.number) for shard, node in found]})
     elif found:
-        context.write(queuetext.nodes_heading(context.look))
-        for node in found:
-            context.write(queuetext.nodes_line(node, context.clock(), context.look))
+        context.write(queuetext.nodes_heading(context.look, shards=several))
+        for shard, node in found:
+            number = shard.number if several else None
+            context.write(queuetext.nodes_line(node, context.clock(), context.look, shard=number))
     else:
         context.note("nobody delivers, and nobody did a moment ago")
     return Exit.OK if found else Exit.NEGATIVE
@@ -36,13 +39,14 @@ async def nodes(context: VerbContext) -> int:
 async def drain(context: VerbContext) -> int:
     """``drain``: ask a node to leave."""
     name = context.options.node
-    number = await context.store.drain(name)
+    number = sum(asked for _, asked in await context.shards.each(lambda shard: shard.store.drain(name)))
     if not number:
         raise CommandFailed(
-            Exit.NEGATIVE, f"no node that delivers is called {escape(name)}; zsmtp queue nodes lists them"
+            Exit.UNAVAILABLE if context.shards.lost else Exit.NEGATIVE,
+            f"no node that delivers is called {escape(name)}; zsmtp queue nodes lists them",
         )
     if context.json:
-        sys.stdout.write(queuejson.json_document("drain", {"node": name, "asked": number}))
+        context.write_document({"node": name, "asked": number})
     else:
         context.write(
             f"{queuetext.plural(number, 'node')} asked to leave: what is under way is ended, its sites are given back"
@@ -50,8 +54,16 @@ async def drain(context: VerbContext) -> int:
     return Exit.OK
 
 
-async def migrate(where: Location, options: argparse.Namespace) -> int:
-    """``migrate``: make the tables of a queue in a database, or bring them up to date."""
+async def migrate(places: Sequence[Location], options: argparse.Namespace) -> int:
+    """``migrate``: make the tables of queues in databases, or bring them up to date, one after the other."""
+    if len(places) > 1 and options.shard is not None:
+        raise CommandFailed(Exit.USAGE, "--shard is for one queue: each has a number of its own")
+    for where in places:
+        await _migrate_one(where, options)
+    return Exit.OK
+
+
+async def _migrate_one(where: Location, options: argparse.Namespace) -> None:
     if not where.url:
         raise CommandFailed(Exit.USAGE, f"{escape(where.name)}: a file is brought up to date when it is opened")
     check_library()
@@ -62,7 +74,6 @@ async def migrate(where: Location, options: argparse.Namespace) -> int:
         sys.stdout.write(
             f"{escape(where.name)}: the tables are those of this program (schema {number}, shard {shard})\n"
         )
-    return Exit.OK
 
 
 def _migrate(url: str, shard: int | None) -> tuple[int, int]:

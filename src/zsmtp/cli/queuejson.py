@@ -103,9 +103,10 @@ def entry_document(entry: HistoryEntry, shard: int) -> Document:
     }
 
 
-def rule_document(rule: Rule) -> Document:
-    """A standing rule."""
+def rule_document(rule: Rule, shard: int | None = None) -> Document:
+    """A standing rule, and the shard that it stands in; None: it does not yet."""
     return {
+        "shard": shard,
         "number": rule.number,
         "action": rule.action,
         "filter": rule.filter,
@@ -147,9 +148,9 @@ def site_document(status: SiteStatus) -> Document:
     }
 
 
-def node_document(node: NodeStatus) -> Document:
-    """A process that delivers."""
-    return node._asdict()
+def node_document(node: NodeStatus, shard: int) -> Document:
+    """A process that delivers, and the shard that it delivers."""
+    return {**node._asdict(), "shard": shard}
 
 
 def explanation_document(found: QueueExplanation, shard: int) -> Document:

@@ -11,26 +11,28 @@ import base64
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from zsmtp.cli import queuejson, queuetext
 from zsmtp.cli.failure import CommandFailed
-from zsmtp.cli.queue import VerbContext
-from zsmtp.cli.queuefilter import filter_of
+from zsmtp.cli.queue import BY_SHARD, VerbContext
+from zsmtp.cli.queuefilter import filter_of, message_of
+from zsmtp.cli.queueshards import Shard, place_of
 from zsmtp.cli.sysexits import Exit
 from zsmtp.cli.terminal import is_terminal
-from zsmtp.errors import QueueError
 from zsmtp.escape import escape
 from zsmtp.queue.filter import FIELDS_OF_ENDS, Field, Filter, Operator, Term
-from zsmtp.queue.ids import from_text, to_text
+from zsmtp.queue.ids import to_text
 from zsmtp.queue.moves import Move
-from zsmtp.queue.operators import AGES, OLDEST, NodeStatus, Row, Rule
+from zsmtp.queue.operators import AGES, OLDEST, Health, NodeStatus, Row, Rule, SiteStatus
 from zsmtp.queue.states import HistoryEntry
 from zsmtp.text.look import Style
 
 if TYPE_CHECKING:
     from zsmtp.queue.explanation import Circumstances, QueueExplanation
 
+CHECKING = 600.0
+"""Seconds in which each of several queues is to tell the next finding of ``check``."""
 MOST_RECIPIENTS = 1000
 """Recipients of one message that ``show`` shows."""
 _BLOCK = 3 << 14  # octets of a base64 line without padding
@@ -40,64 +42,92 @@ T = TypeVar("T")
 
 async def list_recipients(context: VerbContext) -> int:
     """``list``: one recipient a line."""
-    shard, now, look = context.store.shard, context.clock(), context.look
+    wanted, limit = filter_of(context.options), context.options.limit
+    now, look = context.clock(), context.look
     return await _listed(
         context,
-        context.store.select(filter_of(context.options), limit=context.options.limit),
+        context.shards.merged(lambda store: store.select(wanted, limit=limit), place_of, limit),
         queuetext.list_heading(look),
-        lambda row: queuetext.list_line(row, shard, now, look),
-        lambda row: queuejson.row_document(row, shard),
+        lambda row, shard: queuetext.list_line(row, shard, now, look),
+        queuejson.row_document,
     )
 
 
 async def list_ends(context: VerbContext) -> int:
     """``ends``: one recipient that has its end a line, the youngest end first."""
-    shard, now, look = context.store.shard, context.clock(), context.look
+    wanted, limit = filter_of(context.options, FIELDS_OF_ENDS), context.options.limit
+    now, look = context.clock(), context.look
     return await _listed(
         context,
-        context.store.ends(filter_of(context.options, FIELDS_OF_ENDS), limit=context.options.limit),
+        context.shards.merged(lambda store: store.ends(wanted, limit=limit), lambda entry: -entry.at, limit),
         queuetext.ends_heading(look),
-        lambda entry: queuetext.ends_line(entry, shard, now, look),
-        lambda entry: queuejson.entry_document(entry, shard),
+        lambda entry, shard: queuetext.ends_line(entry, shard, now, look),
+        queuejson.entry_document,
     )
 
 
 async def _listed(
     context: VerbContext,
-    rows: AsyncIterator[T],
+    rows: AsyncIterator[tuple[Shard, T]],
     heading: str,
-    line: Callable[[T], str],
-    document: Callable[[T], Mapping[str, object]],
+    line: Callable[[T, int], str],
+    document: Callable[[T, int], Mapping[str, object]],
 ) -> int:
     """Write rows as they come: as lines below a heading, or as a JSON document each."""
     headed = False
-    async for row in rows:
+    async for shard, row in rows:
         if context.json:
-            sys.stdout.write(queuejson.json_line(document(row)))
+            sys.stdout.write(queuejson.json_line(document(row, shard.number)))
             continue
         if not headed:
             context.write(heading)
             headed = True
-        context.write(line(row))
+        context.write(line(row, shard.number))
     return Exit.OK
 
 
 async def count(context: VerbContext) -> int:
     """``count``: how many recipients, or how many by a group."""
-    by = context.options.by
-    counted = await context.store.count(filter_of(context.options), by=by)
+    by, wanted = context.options.by, filter_of(context.options)
+    if by == BY_SHARD:
+        answers = await context.shards.each(lambda shard: shard.store.count(wanted))
+        counted = {f"{shard.number} {shard.name}": groups[""] for shard, groups in answers}
+    else:
+        counted = await _counted(context, wanted, by)
     if context.json:
-        sys.stdout.write(
-            queuejson.json_document(
-                "count", {"by": by or None, "total": sum(counted.values())} | ({"groups": counted} if by else {})
-            )
-        )
+        context.write_document({"by": by or None, "total": sum(counted.values())} | ({"groups": counted} if by else {}))
     elif not by:
         context.write(str(counted[""]))
     else:
         for text in queuetext.count_lines(counted, by, context.options.limit, context.look):
             context.write(text)
     return Exit.OK
+
+
+async def _counted(context: VerbContext, wanted: Filter, by: str) -> dict[str, int]:
+    """How many match in all queues, by a group."""
+    return _sum(groups for _, groups in await context.shards.each(lambda shard: shard.store.count(wanted, by=by)))
+
+
+def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, number in part.items():
+            total[name] = total.get(name, 0) + number
+    return total
+
+
+async def _statuses(context: VerbContext, sites: list[str]) -> dict[str, SiteStatus]:
+    """How these sites are served; of several queues what the one says where something is wrong."""
+    if not sites:
+        return {}
+    found: dict[str, SiteStatus] = {}
+    now = context.clock()
+    for _, statuses in await context.shards.each(lambda shard: shard.store.sites(sites)):
+        for one in statuses:
+            if one.site not in found or queuetext.site_trouble(one, now):
+                found[one.site] = one
+    return found
 
 
 # ----------------------------------------------------------------------- shape
@@ -109,11 +139,11 @@ async def shape(context: VerbContext) -> int:
     labels = [*(label for label, _ in AGES), OLDEST]
     sites: dict[str, dict[str, int]] = {}
     for label, terms in zip(labels, _ages(), strict=True):
-        for site, number in (await context.store.count(Filter((*wanted.terms, *terms)), by="site")).items():
+        for site, number in (await _counted(context, Filter((*wanted.terms, *terms)), "site")).items():
             sites.setdefault(site, {})[label] = number
     ranked = sorted(sites.items(), key=lambda one: (-sum(one[1].values()), one[0]))
     shown, rest = ranked[: context.options.limit], ranked[context.options.limit :]
-    statuses = {one.site: one for one in await context.store.sites([site for site, _ in shown])} if shown else {}
+    statuses = await _statuses(context, [site for site, _ in shown])
     if context.json:
         documents = [
             {
@@ -124,7 +154,7 @@ async def shape(context: VerbContext) -> int:
             }
             for site, counted in shown
         ]
-        sys.stdout.write(queuejson.json_document("shape", {"sites": documents, "more_sites": len(rest)}))
+        context.write_document({"sites": documents, "more_sites": len(rest)})
         return Exit.OK
     everything = {label: sum(counted.get(label, 0) for counted in sites.values()) for label in labels}
     for text in queuetext.shape_lines([("(all)", everything), *shown], labels, statuses, now, context.look):
@@ -151,51 +181,67 @@ async def why(context: VerbContext) -> int:
     wanted = _named(context)
     explained = _explained(context, wanted)
     number, documents = 0, []
-    async for found, address, message in explained:
-        message_id = to_text(message, context.store.shard)
+    async for shard, found, address, message in explained:
+        message_id = to_text(message, shard.number)
         if context.json:
             facts = {"id": message_id, "recipient": address.decode("utf-8", "backslashreplace")}
-            documents.append(facts | queuejson.explanation_document(found, context.store.shard))
+            documents.append(facts | queuejson.explanation_document(found, shard.number))
         else:
             lines = queuetext.explanation_lines(found, address, message_id, context.look)
             context.write("\n".join(["", *lines] if number else lines))
         number += 1
     if context.json:
-        sys.stdout.write(queuejson.json_document("why", {"recipients": documents}))
+        context.write_document({"recipients": documents})
     if not number:
         context.note("nobody who matches is in the queue, or has an end that is still known")
         return Exit.NEGATIVE
     return Exit.OK
 
 
-async def _explained(context: VerbContext, wanted: Filter) -> AsyncIterator[tuple[QueueExplanation, bytes, int]]:
+async def _explained(context: VerbContext, wanted: Filter) -> AsyncIterator[tuple[Shard, QueueExplanation, bytes, int]]:
     """Explanations of the recipients that match; of those that have their end if none is in the queue."""
     from zsmtp.queue.explanation import Circumstances, explain, explain_end  # only this verb needs what it stands on
 
-    store, limit = context.store, context.options.limit
-    rules, nodes, moves = await store.rules(), await store.nodes(), await store.moves()
-    histories: dict[int, list[HistoryEntry]] = {}
+    shards, limit = context.shards, context.options.limit
+    standing = dict(await shards.each(_standing))
+    histories: dict[tuple[int, int], list[HistoryEntry]] = {}
     number = 0
-    async for row in store.select(wanted, limit=limit + 1):
+    async for shard, row in shards.merged(lambda store: store.select(wanted, limit=limit + 1), place_of):
         number += 1
         if number > limit:
             context.note(f"only the first {limit} are shown; --limit shows more")
             return
-        message = row.message.id
-        if message not in histories:
-            histories = {message: await store.history(message)}
-        known = await _circumstances(context, row, rules, nodes, moves)
-        yield explain(row, histories[message], known), row.recipient.address, message
+        place = shard.number, row.message.id
+        if place not in histories:
+            histories = {place: await shards.ask(shard, shard.store.history(row.message.id)) or []}
+        known = await shards.ask(shard, _circumstances(context.at(shard), row, standing[shard]))
+        if known is not None:
+            yield shard, explain(row, histories[place], known), row.recipient.address, row.message.id
     if number or any(one.field not in FIELDS_OF_ENDS for one in wanted.terms):
         return
-    async for end in store.ends(wanted, limit=limit):
+    async for shard, end in shards.merged(
+        lambda store: store.ends(wanted, limit=limit), lambda entry: -entry.at, limit
+    ):
         known = Circumstances(now=context.clock(), time_text=queuetext.time_text)
-        yield explain_end(end, await store.history(end.message), known), end.address, end.message
+        history = await shards.ask(shard, shard.store.history(end.message))
+        if history is not None:
+            yield shard, explain_end(end, history, known), end.address, end.message
 
 
-async def _circumstances(
-    context: VerbContext, row: Row, rules: list[Rule], nodes: list[NodeStatus], moves: list[Move]
-) -> Circumstances:
+class Surroundings(NamedTuple):
+    """What is the same for all recipients of a queue."""
+
+    rules: list[Rule]
+    nodes: list[NodeStatus]
+    moves: list[Move]
+
+
+async def _standing(shard: Shard) -> Surroundings:
+    store = shard.store
+    return Surroundings(await store.rules(), await store.nodes(), await store.moves())
+
+
+async def _circumstances(context: VerbContext, row: Row, standing: Surroundings) -> Circumstances:
     """What is known beside a recipient; without a configuration its retry policy is the default one."""
     from zsmtp.queue.explanation import Circumstances
 
@@ -205,9 +251,7 @@ async def _circumstances(
     )
     names = await store.count(mine, by="site")  # what the store has learned of the key
     status = next(iter(await store.sites(list(names))), None) if names else None
-    known = Circumstances(
-        now=context.clock(), rules=rules, moves=moves, nodes=nodes, status=status, time_text=queuetext.time_text
-    )
+    known = Circumstances(now=context.clock(), **standing._asdict(), status=status, time_text=queuetext.time_text)
     one = row.recipient
     if context.config is not None:
         known = replace(known, policy=context.config.retry.for_recipient(one.key, one.tenant), configured=True)
@@ -232,12 +276,15 @@ def _message(context: VerbContext, message: int) -> Filter:
 
 async def show(context: VerbContext) -> int:
     """``show``: messages with those of their recipients that are in the queue."""
-    store, now = context.store, context.clock()
+    now = context.clock()
     documents = []
     shown = 0
-    async for rows in _messages(context, _named(context)):
-        message = rows[0].message
-        there = (await store.count(_message(context, message.id)))[""]
+    async for shard, rows in _messages(context, _named(context)):
+        message, store = rows[0].message, shard.store
+        counted = await context.shards.ask(shard, store.count(_message(context.at(shard), message.id)))
+        if counted is None:
+            continue
+        there = counted[""]
         if context.json:
             recipients = [queuejson.row_document(row, store.shard) for row in rows]
             facts = {"in_queue": there, "queued": recipients}
@@ -247,63 +294,66 @@ async def show(context: VerbContext) -> int:
             context.write("\n".join(["", *lines] if shown else lines))
         shown += 1
     if context.json:
-        sys.stdout.write(queuejson.json_document("show", {"messages": documents}))
+        context.write_document({"messages": documents})
     return Exit.OK if shown else _absent(context)
 
 
-async def _messages(context: VerbContext, wanted: Filter) -> AsyncIterator[list[Row]]:
+async def _messages(context: VerbContext, wanted: Filter) -> AsyncIterator[tuple[Shard, list[Row]]]:
     """The recipients that match, by message, of each the first ones; so many messages at most as wanted."""
     rows: list[Row] = []
-    messages = 0
-    async for row in context.store.select(wanted):
-        if rows and row.message.id != rows[0].message.id:
-            yield rows
+    messages, last = 0, None
+    async for shard, row in context.shards.merged(lambda store: store.select(wanted), place_of):
+        if last is not None and (shard, row.message.id) != (last, rows[0].message.id):
+            yield last, rows
             rows = []
             messages += 1
             if messages == context.options.limit:
                 context.note(f"only the first {messages} messages are shown; --limit shows more")
                 return
+        last = shard
         if len(rows) < MOST_RECIPIENTS:
             rows.append(row)
-    if rows:
-        yield rows
+    if last is not None:
+        yield last, rows
 
 
 async def attempts(context: VerbContext) -> int:
     """``attempts``: the history of messages, oldest first."""
     shown = 0
-    async for message in _histories(context, _named(context)):
-        history = await context.store.history(message)
+    async for shard, message in _histories(context, _named(context)):
+        history = await context.shards.ask(shard, shard.store.history(message))
+        if history is None:
+            continue
         if context.json:
             for entry in history:
-                sys.stdout.write(queuejson.json_line(queuejson.entry_document(entry, context.store.shard)))
+                sys.stdout.write(queuejson.json_line(queuejson.entry_document(entry, shard.number)))
         else:
-            lines = queuetext.history_lines(to_text(message, context.store.shard), history, context.look)
+            lines = queuetext.history_lines(to_text(message, shard.number), history, context.look)
             context.write("\n".join(["", *lines] if shown else lines))
         shown += 1
     return Exit.OK if shown else _absent(context)
 
 
-async def _histories(context: VerbContext, wanted: Filter) -> AsyncIterator[int]:
+async def _histories(context: VerbContext, wanted: Filter) -> AsyncIterator[tuple[Shard, int]]:
     """The messages with recipients that match, in the queue or not any more."""
-    last, number = -1, 0
-    async for row in context.store.select(wanted):
-        if row.message.id != last:
+    last, number = None, 0
+    async for shard, row in context.shards.merged(lambda store: store.select(wanted), place_of):
+        if (shard, row.message.id) != last:
             if number == context.options.limit:
                 context.note(f"only the first {number} messages are shown; --limit shows more")
                 return
-            last = row.message.id
+            last = shard, row.message.id
             number += 1
             yield last
     if number or any(one.field not in FIELDS_OF_ENDS for one in wanted.terms):
         return
-    seen: set[int] = set()
-    async for end in context.store.ends(wanted):
-        if end.message not in seen:
+    seen: set[tuple[int, int]] = set()
+    async for shard, end in context.shards.merged(lambda store: store.ends(wanted), lambda entry: -entry.at):
+        if (shard.number, end.message) not in seen:
             if len(seen) == context.options.limit:
                 return
-            seen.add(end.message)
-            yield end.message
+            seen.add((shard.number, end.message))
+            yield shard, end.message
 
 
 def _named(context: VerbContext) -> Filter:
@@ -321,14 +371,12 @@ def _absent(context: VerbContext) -> int:
 
 async def body(context: VerbContext) -> int:
     """``body``: the content of a message, octet for octet."""
-    try:
-        number, shard = from_text(context.options.message)
-    except QueueError as error:
-        raise CommandFailed(Exit.USAGE, escape(str(error))) from error
-    message = await context.store.message(number) if shard == context.store.shard else None
+    number, shard = message_of(context.options.message)
+    here = [one.store for one in context.shards.found if one.number == shard]
+    message = await here[0].message(number) if here else None
     if message is None:
         return _absent(context)
-    chunks = context.store.content(message.id, message.size)
+    chunks = here[0].content(message.id, message.size)
     if context.json:
         about = {"schema": "zsmtp.queue-body/1", "id": to_text(number, shard), "size": message.size}
         start = queuejson.json_line(about).rstrip("}\n")
@@ -376,7 +424,7 @@ def _safe(octets: bytes) -> str:
 
 
 async def _findings(context: VerbContext) -> AsyncIterator[str]:
-    """What the store finds, and mail that can go nowhere by the configuration of whoever delivers."""
+    """What the store of a queue finds, and mail that can go nowhere by the configuration of whoever delivers."""
     async for finding in context.store.check():
         yield finding
     alive = {node.node for node in await context.store.nodes() if node.alive}
@@ -397,13 +445,18 @@ async def _findings(context: VerbContext) -> AsyncIterator[str]:
 
 async def check(context: VerbContext) -> int:
     """``check``: what must not be, a sentence each."""
-    findings = []
-    async for finding in _findings(context):
-        findings.append(finding)
-        if not context.json:
-            context.write(escape(finding))
+    findings: list[str] = []
+
+    async def look(shard: Shard) -> None:
+        whose = f"{shard.title}: " if context.shards.several else ""
+        async for finding in context.shards.pieces(_findings(context.at(shard)), seconds=CHECKING):
+            findings.append(f"{whose}{finding}")
+            if not context.json:
+                context.write(escape(findings[-1]))
+
+    await context.shards.each(look, seconds=None)
     if context.json:
-        sys.stdout.write(queuejson.json_document("check", {"findings": findings}))
+        context.write_document({"findings": findings})
     elif not findings:
         context.write("nothing is wrong with the queue")
     return Exit.NEGATIVE if findings else Exit.OK
@@ -418,7 +471,8 @@ async def top(context: VerbContext) -> int:
     before: tuple[float, Mapping[str, int]] | None = None
     try:
         while True:
-            now, counters = context.clock(), await context.store.counters()
+            now = context.clock()
+            counters = _sum([found for _, found in await context.shards.each(lambda shard: shard.store.counters())])
             rates = _rates(before, now, counters)
             before = now, counters
             text = await _picture(context, now, counters, rates)
@@ -441,18 +495,24 @@ def _rates(before: tuple[float, Mapping[str, int]] | None, now: float, counters:
 
 
 async def _picture(context: VerbContext, now: float, counters: Mapping[str, int], rates: Mapping[str, float]) -> str:
-    store = context.store
-    states = await store.count(Filter(), by="state")
-    sites = await store.count(Filter(), by="site")
+    shards = context.shards
+    states = await _counted(context, Filter(), "state")
+    sites = await _counted(context, Filter(), "site")
     ranked = sorted(sites.items(), key=lambda one: (-one[1], one[0]))[: context.options.limit]
-    statuses = {one.site: one for one in await store.sites([site for site, _ in ranked])} if ranked else {}
-    nodes, health = await store.nodes(), await store.health()
+    statuses = await _statuses(context, [site for site, _ in ranked])
+    answers = await shards.each(lambda shard: shard.store.nodes())
+    nodes = [(shard, node) for shard, found in answers for node in found]
+    healths = await shards.each(lambda shard: shard.store.health())
+    problems = {shard.name: health.problem for shard, health in healths if health.problem}
+    problems |= {name: f"left out: {problem}" for name, problem in shards.lost.items()}
+    rooms = [health.free_octets for _, health in healths if health.free_octets >= 0]
+    health = Health("; ".join(_of_queue(context, *one) for one in problems.items()), min(rooms, default=-1))
     if context.json:
         document = {
             "at": now,
             "states": states,
             "counters": dict(counters),
-            "nodes": [queuejson.node_document(node) for node in nodes],
+            "nodes": [queuejson.node_document(node, shard.number) for shard, node in nodes],
             "problem": health.problem,
             "free_octets": health.free_octets,
             "sites": [
@@ -465,6 +525,11 @@ async def _picture(context: VerbContext, now: float, counters: Mapping[str, int]
             ],
         }
         return queuejson.json_document("top", document)
-    lines = queuetext.top_lines(now, states, counters, rates, nodes, health, context.look)
+    lines = queuetext.top_lines(now, states, counters, rates, [node for _, node in nodes], health, context.look)
     lines += queuetext.site_lines(ranked, statuses, now, context.look)
     return "\n".join(lines) + "\n"
+
+
+def _of_queue(context: VerbContext, name: str, problem: str) -> str:
+    """What is wrong with a queue; of several, with which."""
+    return f"{name}: {problem}" if context.shards.several else problem

@@ -44,15 +44,25 @@ async def run(context: VerbContext) -> int:
     addresses = [_address(text) for text in options.given]
     if options.action == "remove":
         return await _remove(context, addresses)
-    new = await context.store.suppress([_suppression(context, address, reason_given(context)) for address in addresses])
+    new = await _add(context, [_suppression(context, address, reason_given(context)) for address in addresses])
     _tell(context, len(addresses), new)
     return Exit.OK
 
 
+async def _add(context: VerbContext, some: list[Suppression]) -> int:
+    """Add to the list of each queue; how many were missing on one of them, at least."""
+    added = await context.shards.each(lambda shard: shard.store.suppress(some))
+    return max((new for _, new in added), default=0)
+
+
 async def _list(context: VerbContext) -> int:
     addresses = [_address(text) for text in context.options.given]
-    headed = False
-    async for one in context.store.suppressions(context.options.tenant, addresses):
+    headed, tenant = False, context.options.tenant
+    last: tuple[str, bytes] | None = None
+    async for _, one in context.shards.merged(lambda store: store.suppressions(tenant, addresses), _place_of):
+        if _place_of(one) == last:  # on the lists of several queues
+            continue
+        last = _place_of(one)
         if context.json:
             sys.stdout.write(queuejson.json_line(queuejson.suppression_document(one)))
         else:
@@ -66,13 +76,18 @@ async def _list(context: VerbContext) -> int:
     return Exit.OK
 
 
+def _place_of(one: Suppression) -> tuple[str, bytes]:
+    return one.tenant, one.address
+
+
 async def _remove(context: VerbContext, addresses: list[bytes]) -> int:
     tenant = context.options.tenant or ""
-    removed = await context.store.unsuppress(tenant, addresses)
+    answers = await context.shards.each(lambda shard: shard.store.unsuppress(tenant, addresses))
+    removed = max((number for _, number in answers), default=0)
     if removed:
         log_change(context, f"{_addresses(removed)} of tenant {tenant!r} written to again")
     if context.json:
-        sys.stdout.write(queuejson.json_document("suppress", {"tenant": tenant, "removed": removed}))
+        context.write_document({"tenant": tenant, "removed": removed})
     elif removed:
         context.write(f"{_addresses(removed)} written to again")
     else:
@@ -92,9 +107,9 @@ async def _import(context: VerbContext) -> int:
         piece.append(one)
         number += 1
         if len(piece) == PIECE:
-            new += await context.store.suppress(piece)
+            new += await _add(context, piece)
             piece = []
-    new += await context.store.suppress(piece)
+    new += await _add(context, piece)
     if bad > _NAMED:
         context.note(f"{bad - _NAMED} more lines are no addresses")
     _tell(context, number, new, bad)
@@ -106,7 +121,7 @@ def _tell(context: VerbContext, number: int, new: int, bad: int = 0) -> None:
         log_change(context, f"{_addresses(number)} of tenant {context.options.tenant or ''!r} suppressed")
     if context.json:
         facts = {"tenant": context.options.tenant or "", "suppressed": number, "new": new, "not_read": bad}
-        sys.stdout.write(queuejson.json_document("suppress", facts))
+        context.write_document(facts)
     else:
         known = f", {number - new} of them were before" if new < number else ""
         context.write(f"{_addresses(number)} not written to from now on{known}")

@@ -36,6 +36,7 @@ _OUTCOMES = {
 
 
 _NODES = (("NODE", 24), ("HOST", 20), ("PID", 8), ("SINCE", 5), ("SITES", 6))
+_SHARD = ("SHARD", 5)
 
 
 def brief(seconds: float) -> str:
@@ -72,16 +73,18 @@ def _rest(columns: Sequence[tuple[str, int]], look: Look) -> tuple[int, int]:
     return address, left - address - 1
 
 
-def nodes_heading(look: Look) -> str:
-    """The heading of a list of nodes."""
-    return look.paint(_cells([*_NODES, ("STATE", 10)], look).rstrip(), Style.FAINT)
+def nodes_heading(look: Look, *, shards: bool = False) -> str:
+    """The heading of a list of nodes; ``shards``: each with its shard."""
+    columns = (*_NODES, _SHARD) if shards else _NODES
+    return look.paint(_cells([*columns, ("STATE", 10)], look).rstrip(), Style.FAINT)
 
 
-def nodes_line(node: NodeStatus, now: float, look: Look) -> str:
+def nodes_line(node: NodeStatus, now: float, look: Look, *, shard: int | None = None) -> str:
     """A process that delivers."""
     state = ("draining" if node.draining else "alive") if node.alive else "gone"
     values = (escape(node.node), escape(node.host), str(node.pid), brief(now - node.since), str(node.sites))
     cells = [(value, width) for value, (_, width) in zip(values, _NODES, strict=True)]
+    cells += [] if shard is None else [(str(shard), _SHARD[1])]
     return _cells([*cells, (state, 10)], look).rstrip()
 
 
@@ -231,11 +234,13 @@ def site_trouble(status: SiteStatus | None, now: float) -> str:
     return "no connection is free in all" if status.no_slot else ""
 
 
-def rule_lines(rule: Rule, now: float, look: Look) -> list[str]:
-    """A standing rule."""
+def rule_lines(rule: Rule, now: float, look: Look, *, where: str = "") -> list[str]:
+    """A standing rule, and the queue that it stands in if that is to be said."""
     what = f"{rule.action} {escape(rule.argument)}" if rule.argument else rule.action
     end = "" if rule.until is None else f", until {time_text(rule.until)} (in {span(rule.until - now)})"
     node = Node(line(f"{rule.number}  ", Style.STRONG) + line(f"{what}: {escape(rule.filter) or 'everything'}"))
+    if where:
+        node.fact("in", line(escape(where)))
     by = escape(rule.by) or "(unknown)"
     node.fact("by", line(f"{by}, {time_text(rule.created)}{end}"))
     if rule.reason:

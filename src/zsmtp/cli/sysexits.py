@@ -22,7 +22,7 @@ class Exit(IntEnum):
     NO_INPUT = 66  # a file cannot be read
     NO_USER = 67  # an address cannot be that of a mailbox
     NO_HOST = 68  # no such domain, a domain that takes no mail, or one that leads back here
-    UNAVAILABLE = 69  # a recipient or the message was refused for good
+    UNAVAILABLE = 69  # a recipient or the message was refused for good; queue: of several queues not all answered
     SOFTWARE = 70  # a fault of this program
     OS = 71  # the system refused something: no memory, no sockets
     CANNOT_CREATE = 73  # an output file cannot be made

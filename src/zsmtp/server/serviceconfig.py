@@ -268,6 +268,8 @@ class ServiceConfig:
     """The host name of this server: its greeting, Received, notices."""
     path: str = DEFAULT
     """The queue: a file, or the URL of a file or a database."""
+    shards: tuple[str, ...] = ()
+    """All queues of a fleet, ``path`` among them: what ``zsmtp queue`` asks; empty if it is the only one."""
     queue: QueueConfig = field(default_factory=QueueConfig)
     listen: Mapping[str, ListenConfig] = field(default_factory=lambda: MappingProxyType({}))
     """Listeners by name."""
@@ -320,7 +322,7 @@ def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = ""
     if not isinstance(name, str) or (problem := domain_problem(name)) is not None:
         reason = "a text is wanted" if not isinstance(name, str) else f"'{escape(name[:120])}' {problem}"
         raise ConfigError(f"name: {reason}; the host name of this server is meant")
-    path, queue_config = _queue(_table(rest, "queue"), name)
+    path, shards, queue_config = _queue(_table(rest, "queue"), name)
     notices = _table(rest, "notices")
     templates = _text(notices.pop("templates", ""), "notices.templates")
     where = queue or path or usual or DEFAULT
@@ -334,6 +336,7 @@ def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = ""
     return ServiceConfig(
         name=name,
         path=where,
+        shards=shards,
         queue=queue_config,
         listen=MappingProxyType(dict(made.listen) or _usual_listeners(where)),
         clients=made.clients,
@@ -390,17 +393,31 @@ def _usual_listeners(queue: str) -> dict[str, ListenConfig]:
     return {"local": ListenConfig(addresses=(DEFAULT_ADDRESS, *([socket_path] if fits else [])))}
 
 
-def _queue(table: dict[str, Any], name: str) -> tuple[str, QueueConfig]:
-    """The path, and the configuration; aliases without a domain are addresses of the server ``name``."""
+def _queue(table: dict[str, Any], name: str) -> tuple[str, tuple[str, ...], QueueConfig]:
+    """The path, all shards, and the configuration; aliases without a domain are addresses of the server ``name``."""
     path = _text(table.pop("path", ""), "queue.path")
     url = _text(table.pop("url", ""), "queue.url")
     if path and url:
         raise ConfigError("queue.url: queue.path is there, too; a queue is in one place")
+    shards = _shards(table.pop("shards", []), path or url)
     addresses = _table(table, "addresses")
     table["addresses"] = {"domains": [name], **addresses}
     config = read_dataclass(QueueConfig, table, "queue.", _READERS)
     config = replace(config, retry=replace(config.retry, schedules={**SCHEDULES, **config.retry.schedules}))
-    return path or url, config
+    return path or url, shards, config
+
+
+def _shards(value: object, own: str) -> tuple[str, ...]:
+    """The queues of a fleet, among them the one that this service takes mail into and delivers."""
+    key = "queue.shards"
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ConfigError(f"{key}: a list of URLs is wanted")
+    places = [_in(f"{key}[{number}]", locate, url) for number, url in enumerate(value)]
+    if len(set(places)) < len(places):
+        raise ConfigError(f"{key}: a queue is named twice")
+    if value and (not own or _in("queue.url", locate, own) not in places):
+        raise ConfigError(f"{key}: queue.url is to be one of them: the queue that this service delivers")
+    return tuple(value)
 
 
 def _table(rest: dict[str, Any], key: str) -> dict[str, Any]:
