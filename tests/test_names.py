@@ -12,6 +12,7 @@ SAME_IDEA = {
     "Client",  # with an event loop, and without
     "News",  # of two stores
     "Queue",  # with an event loop, and without
+    "ShardedQueue",  # with an event loop, and without
     "Stop",  # of two drivers
     "WriteTransaction",  # of two stores
 }

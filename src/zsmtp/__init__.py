@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from zsmtp.errors import SubmissionError as SubmissionError
     from zsmtp.errors import ZsmtpError as ZsmtpError
     from zsmtp.queue.blocking import Queue as Queue
+    from zsmtp.queue.blocking import ShardedQueue as ShardedQueue
     from zsmtp.queue.config import QueueConfig as QueueConfig
     from zsmtp.queue.ingest import QueueSubmission as QueueSubmission
 
@@ -96,7 +97,7 @@ _HOMES = {
         "SubmissionError",
         "ZsmtpError",
     ),
-    "zsmtp.queue.blocking": ("Queue",),
+    "zsmtp.queue.blocking": ("Queue", "ShardedQueue"),
     "zsmtp.queue.config": ("QueueConfig",),
     "zsmtp.queue.ingest": ("QueueSubmission",),
 }

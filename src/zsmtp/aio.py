@@ -6,7 +6,8 @@ uvloop's event loop does as well as asyncio's own; :func:`run` uses it where it 
         async for result in client.stream(messages):
             print(result)
 
-:class:`Queue` keeps messages until they are delivered, whatever dies in between (``zsmtp.queue.queue``).
+:class:`Queue` keeps messages until they are delivered, whatever dies in between (``zsmtp.queue.queue``);
+:class:`ShardedQueue` is several of them to submit to (``zsmtp.queue.sharded``).
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from zsmtp.client.client import Client, Submission, deliver
 if TYPE_CHECKING:
     from zsmtp.queue.ingest import QueueSubmission as QueueSubmission
     from zsmtp.queue.queue import Queue as Queue
+    from zsmtp.queue.sharded import ShardedQueue as ShardedQueue
 
 T = TypeVar("T")
 
-__all__ = ["Client", "Queue", "QueueSubmission", "Submission", "deliver", "run"]
+__all__ = ["Client", "Queue", "QueueSubmission", "ShardedQueue", "Submission", "deliver", "run"]
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -38,10 +40,11 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 def __getattr__(name: str) -> object:
     """The queue, which costs only those who use it (PEP 562)."""
-    if name not in ("Queue", "QueueSubmission"):
+    if name not in ("Queue", "QueueSubmission", "ShardedQueue"):
         raise AttributeError(f"module 'zsmtp.aio' has no attribute {name!r}")
     from zsmtp.queue.ingest import QueueSubmission
     from zsmtp.queue.queue import Queue
+    from zsmtp.queue.sharded import ShardedQueue
 
-    globals().update(Queue=Queue, QueueSubmission=QueueSubmission)
+    globals().update(Queue=Queue, QueueSubmission=QueueSubmission, ShardedQueue=ShardedQueue)
     return globals()[name]

@@ -121,7 +121,15 @@ class QueueError(ZsmtpError):
 
 
 class QueueUnavailable(QueueError):
-    """The store cannot be read or written now (disk, database, network). What was not confirmed did not happen."""
+    """The store cannot be read or written now (disk, database, network).
+
+    What was asked for did not happen; with ``undecided`` that cannot be said: the store was lost at the moment at which
+    it was to be done.
+    """
+
+    def __init__(self, *words: str, undecided: bool = False) -> None:
+        self.undecided = undecided
+        super().__init__(*words)
 
 
 class QueueFull(QueueError):

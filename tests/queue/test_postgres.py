@@ -317,8 +317,9 @@ def test_a_server_that_dies_in_a_commit(url: str, relay: Callable[..., CuttingRe
     way.meanwhile = die
 
     async def work(store: PostgresStore) -> None:
-        with pytest.raises(QueueUnavailable, match="may have been done"):
+        with pytest.raises(QueueUnavailable, match="may have been done") as raised:
             await store.submit([new("a@example.net", idempotency_key="1")])
+        assert raised.value.undecided
         assert way.cuts == 1
         (accepted,) = await store.submit([new("a@example.net", idempotency_key="1")])
         assert (await there(store), accepted.existed) == (["a@example.net"], False)

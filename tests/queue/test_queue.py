@@ -956,7 +956,8 @@ def test_connections_that_are_refused(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_message_that_is_too_large_for_a_transaction(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zsmtp.queue.queue._IN_TRANSACTION", 2 * PART_OCTETS)
+    for module in ("queue", "ingest"):
+        monkeypatch.setattr(f"zsmtp.queue.{module}.IN_TRANSACTION", 2 * PART_OCTETS)
 
     async def work(queue: zsmtp.aio.Queue, connection: sqlite3.Connection) -> None:
         fits = NOTE + b"x" * PART_OCTETS

@@ -13,7 +13,7 @@ Processes that fork, as web servers do, open the queue after they did.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from datetime import datetime
 from os import PathLike
 from types import TracebackType
@@ -26,6 +26,7 @@ from zsmtp.client.message import MessageLike
 from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.net.loopthread import LoopThread
 from zsmtp.queue import queue as asynchronous
+from zsmtp.queue import sharded
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.ingest import LIBRARY, QueueSubmission
 from zsmtp.queue.queue import EVENTS, CallersConnection
@@ -35,6 +36,7 @@ from zsmtp.queue.tracking import MessageStatus, Recall
 
 if TYPE_CHECKING:
     from zsmtp.proto.mailoptions import OptionArguments
+    from zsmtp.queue.ingest import SubmitArguments
 
 T = TypeVar("T")
 
@@ -165,3 +167,56 @@ class Queue:
     def events(self, cursor: str = "", *, limit: int = EVENTS) -> tuple[str, list[HistoryEntry]]:
         """Attempts and ends behind a cursor, and the next cursor; see :meth:`zsmtp.aio.Queue.events`."""
         return self._call(self._queue.events(cursor, limit=limit))
+
+
+class ShardedQueue:
+    """Several queues to submit to, open from the start. Made by :meth:`open`; to be used from any thread."""
+
+    def __init__(self, queue: sharded.ShardedQueue) -> None:
+        self._queue = queue
+        self._thread = LoopThread("queue", QueueError, queue.start)
+
+    @classmethod
+    def open(
+        cls,
+        urls: Mapping[int, str | PathLike[str]],
+        *,
+        config: Config | None = None,
+        queue: QueueConfig | None = None,
+    ) -> ShardedQueue:
+        """Open queues, as :meth:`zsmtp.aio.ShardedQueue.open`; raises ConfigError, QueueUnavailable and QueueError."""
+        return cls(sharded.ShardedQueue.open(urls, config=config, queue=queue))
+
+    def __enter__(self) -> ShardedQueue:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all queues. May be called again."""
+        self._thread.close(self._queue.aclose)
+
+    def submit(self, message: MessageLike, **arguments: Unpack[SubmitArguments]) -> str:
+        """Queue a message at one of the queues; see :meth:`zsmtp.aio.ShardedQueue.submit`."""
+        self._thread.check()
+        with self._queue.read(QueueSubmission(message=message, **arguments)) as one:
+            return self._thread.call(self._queue.put(one))
+
+    def submit_many(self, submissions: Iterable[Submission | MessageLike]) -> list[str]:
+        """Queue messages in one commit of one queue; see :meth:`zsmtp.aio.ShardedQueue.submit_many`."""
+        return self._thread.call(self._queue.submit_many(submissions))
+
+    def status(self, id: str) -> MessageStatus:
+        """How a message stands; see :meth:`zsmtp.aio.ShardedQueue.status`."""
+        return self._thread.call(self._queue.status(id))
+
+    def wait(self, id: str, timeout: float | None = None) -> list[HistoryEntry]:
+        """Wait until all recipients of a message have an end; see :meth:`zsmtp.aio.ShardedQueue.wait`."""
+        return self._thread.call(self._queue.wait(id, timeout))
+
+    def cancel(self, id: str) -> Recall:
+        """Call a message back; see :meth:`zsmtp.aio.ShardedQueue.cancel`."""
+        return self._thread.call(self._queue.cancel(id))

@@ -16,18 +16,20 @@ Message-ID) differ each time, and are no part of it.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from zsmtp.body.source import Source
 from zsmtp.client.client import Submission
 from zsmtp.client.config import Config
 from zsmtp.client.destinations import Destinations, load_signing
+from zsmtp.client.dsn import DSN
 from zsmtp.client.header import message_id, with_missing
 from zsmtp.client.message import Letter, MessageLike, spooled
 from zsmtp.errors import SubmissionError
@@ -40,6 +42,25 @@ from zsmtp.queue.submission import Submitter, digest
 from zsmtp.queue.suppression import OVERRIDE
 from zsmtp.records import replace
 
+if TYPE_CHECKING:
+    from zsmtp.proto.mailoptions import OptionArguments
+
+    class SubmitArguments(OptionArguments, total=False):
+        """The fields of :class:`QueueSubmission` but the message, as keyword arguments (PEP 692)."""
+
+        sender: str | bytes | None
+        recipients: str | bytes | Iterable[str | bytes] | None
+        name: str
+        dsn: DSN | None
+        tenant: str
+        not_before: float | datetime | None
+        expires: float | datetime | None
+        idempotency_key: str
+        override_suppression: bool
+
+
+IN_TRANSACTION = 64 << 20
+"""Octets of contents in one transaction: they are in memory meanwhile."""
 LIBRARY = "library"
 """The origin of messages that programs submit through the library."""
 
@@ -139,6 +160,24 @@ class Ingest:
         except BaseException:
             letter.close()
             raise
+
+    async def read_aside(self, given: Submission | MessageLike) -> Ingested:
+        """As :meth:`read`; in a thread if messages are signed, so that others have their turn meanwhile."""
+        if self.signing is None:
+            return self.read(given)
+        return await asyncio.to_thread(self.read, given)
+
+    async def read_many(self, submissions: Iterable[Submission | MessageLike]) -> list[NewMessage]:
+        """Read messages for one commit, whole. Raises as :meth:`read`, SubmissionError if they are too large."""
+        new: list[NewMessage] = []
+        octets = 0
+        for given in submissions:
+            with await self.read_aside(given) as one:
+                octets += one.size
+                if octets > IN_TRANSACTION:
+                    raise SubmissionError(f"more than {IN_TRANSACTION >> 20} MiB for one commit; submit large messages")
+                new.append(one.whole())
+        return new
 
     def assemble(
         self,

@@ -21,7 +21,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -43,7 +43,7 @@ from zsmtp.queue.admission import Admission, Reservation, amount_of
 from zsmtp.queue.bouncekeys import keys_of
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.ids import from_text, to_text
-from zsmtp.queue.ingest import LIBRARY, Ingest, Ingested, QueueSubmission
+from zsmtp.queue.ingest import IN_TRANSACTION, LIBRARY, Ingest, Ingested, QueueSubmission
 from zsmtp.queue.location import Location, locate
 from zsmtp.queue.returnpath import ReturnPath
 from zsmtp.queue.states import HistoryEntry
@@ -63,7 +63,6 @@ EVENTS = 1000
 """Entries of the history that ``events`` returns at most, if no other number is asked for."""
 _TAKE_OVER = 2.0  # seconds between tries to become the process that delivers
 _GRACE = 30.0  # seconds that a deliverer may take beyond what the configuration gives it to stop
-_IN_TRANSACTION = 64 << 20  # octets of contents in one transaction: they are in memory meanwhile
 
 CallersConnection: TypeAlias = "sqlite3.Connection | psycopg.Connection[Any] | psycopg.AsyncConnection[Any]"
 """What a caller's own transaction may be of."""
@@ -79,9 +78,17 @@ class Queue:
     """A queue of messages. Made by :meth:`open`; to be used on the event loop on which it is opened."""
 
     def __init__(
-        self, location: Location, config: Config, queue_config: QueueConfig, *, deliver: bool, node: str
+        self,
+        location: Location,
+        config: Config,
+        queue_config: QueueConfig,
+        *,
+        deliver: bool,
+        node: str,
+        shard: int | None = None,
     ) -> None:
         self._location = location
+        self._shard = shard
         self._config = config
         self._queue_config = queue_config
         self._ingest = Ingest(config, queue_config)
@@ -148,7 +155,7 @@ class Queue:
         return self
 
     async def _open_store(self) -> QueueStore:
-        return await open_store(self._location, history_kept=self._queue_config.retention)
+        return await open_store(self._location, shard=self._shard, history_kept=self._queue_config.retention)
 
     async def aclose(self) -> None:
         """Stop delivering, and let go of the store. May be called again.
@@ -277,7 +284,8 @@ class Queue:
         )
         if connection is not None:
             return await self._submit_in(connection, submission)
-        with await self._read_aside(submission) as one:
+        self._check()
+        with await self._ingest.read_aside(submission) as one:
             return await self.put(one)
 
     async def submit_many(self, submissions: Iterable[Submission | MessageLike]) -> list[str]:
@@ -285,16 +293,11 @@ class Queue:
 
         They are in memory meanwhile: contents of more than 64 MiB together are refused (SubmissionError).
         """
-        new: list[NewMessage] = []
-        octets = 0
-        for given in submissions:
-            with await self._read_aside(given) as one:
-                octets += one.size
-                if octets > _IN_TRANSACTION:
-                    raise SubmissionError(
-                        f"more than {_IN_TRANSACTION >> 20} MiB for one commit; submit large messages"
-                    )
-                new.append(one.whole())
+        self._check()
+        return await self.put_many(await self._ingest.read_many(submissions))
+
+    async def put_many(self, new: Sequence[NewMessage]) -> list[str]:
+        """Queue messages in one commit that were read. For other ways in."""
         store = self.store
         with await self.admission.reserve_all([(one, len(one.content)) for one in new]) as reservation:
             found = await store.submit(new)
@@ -305,13 +308,6 @@ class Queue:
         """Read a message to be queued, in any thread. For other ways in."""
         self._check()
         return self._ingest.read(given, origin=origin)
-
-    async def _read_aside(self, given: Submission | MessageLike) -> Ingested:
-        """As :meth:`read`; in a thread if it is signed, so that others have their turn meanwhile."""
-        if self._ingest.signing is None:
-            return self.read(given)
-        self._check()
-        return await asyncio.to_thread(self._ingest.read, given)
 
     async def put(self, one: Ingested) -> str:
         """Queue a message that was read. For other ways in."""
@@ -396,10 +392,10 @@ class Queue:
         if self._location.in_memory:
             raise QueueError("a queue in memory is in no database: there is no transaction to submit in")
         one = self.read(submission)
-        if one.size > _IN_TRANSACTION:
+        if one.size > IN_TRANSACTION:
             with one:
                 raise SubmissionError(
-                    f"the message has {one.size} octets; {_IN_TRANSACTION} are the limit in a caller's transaction"
+                    f"the message has {one.size} octets; {IN_TRANSACTION} are the limit in a caller's transaction"
                 )
         return one
 

@@ -8,24 +8,24 @@ from zsmtp.queue.location import Location
 from zsmtp.queue.store import QueueStore
 
 
-async def open_store(where: Location, *, history_kept: float = HISTORY_KEPT) -> QueueStore:
-    """Open a queue; what is not there is made.
+async def open_store(where: Location, *, shard: int | None = None, history_kept: float = HISTORY_KEPT) -> QueueStore:
+    """Open a queue; what is not there is made, as shard ``shard`` (None: 0).
 
-    Raises QueueUnavailable if it cannot be, QueueError if it is not for this program, ConfigError if the library that a
-    database needs is not installed.
+    Raises QueueUnavailable if it cannot be, QueueError if it is not for this program, or another shard than asked for,
+    ConfigError if the library that a database needs is not installed.
     """
     if where.in_memory:
         from zsmtp.queue.memory import MemoryStore
 
-        return MemoryStore(history_kept=history_kept)
+        return MemoryStore(shard=shard or 0, history_kept=history_kept)
     if where.url:
         check_library()
         from zsmtp.queue.postgres.store import PostgresStore
 
-        return await PostgresStore.open(where.url, history_kept=history_kept)
+        return await PostgresStore.open(where.url, shard=shard, history_kept=history_kept)
     from zsmtp.queue.sqlite.store import SQLiteStore
 
-    return await SQLiteStore.open(where.path, history_kept=history_kept)
+    return await SQLiteStore.open(where.path, shard=shard, history_kept=history_kept)
 
 
 def check_library() -> None:

@@ -86,7 +86,7 @@ class WorkerThread(threading.Thread):
             self.answer([JobResult(job.future, None, self._broken()) for job in jobs if job.future is not None])
 
     def _broken(self) -> QueueUnavailable:
-        return QueueUnavailable(self._failure)
+        return QueueUnavailable(self._failure, undecided=True)
 
     def put(self, job: ThreadJob | LookJob) -> None:
         """Hand a job to the thread; raises QueueUnavailable if it came to an end that nobody asked for."""

@@ -181,6 +181,8 @@ class PostgresWriter(WorkerThread):
         if isinstance(error, psycopg.Error) and not is_trouble(error):
             return [JobResult(job.future, None, error) for job in jobs]
         found = [caused(unavailable(self._database, job.kind.doing, error), error) for job in jobs]
+        for one in found:
+            one.undecided = isinstance(error, _Lost)
         self.problem = str(found[0])
         return [JobResult(job.future, None, one) for job, one in zip(jobs, found, strict=True)]
 

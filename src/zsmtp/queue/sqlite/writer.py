@@ -244,7 +244,10 @@ class Writer(WorkerThread):
     def _failed(self, jobs: list[_Job], error: sqlite3.Error) -> list[JobResult]:
         if jobs:
             self.problem = str(unavailable(self._path, jobs[0].kind.doing, error))
-        return [JobResult(job.future, None, unavailable(self._path, job.kind.doing, error)) for job in jobs]
+        found = [unavailable(self._path, job.kind.doing, error) for job in jobs]
+        for one in found:  # what could not be written for sure may be found in the log after a death
+            one.undecided = code_of(error) == IOERR
+        return [JobResult(job.future, None, one) for job, one in zip(jobs, found, strict=True)]
 
     def _transact(self, jobs: list[_Job]) -> tuple[WriteTransaction, list[JobResult]]:
         db = self._opened()
