@@ -20,6 +20,7 @@ from zsmtp.cli.queue import execute, verb_parser
 from zsmtp.cli.queueshards import Shard, Shards
 from zsmtp.client.config import Config
 from zsmtp.queue.ids import to_text
+from zsmtp.server.serviceconfig import ServiceConfig
 
 HOUR = 3600.0
 
@@ -44,6 +45,7 @@ class Console:
         self.queue = queue
         self.capsys = capsys
         self.delivery: Config | None = None
+        self.service: ServiceConfig | None = None
         self.ids: list[str] = []
         """Of the messages of :meth:`fill`, in their order."""
 
@@ -54,7 +56,8 @@ class Console:
         try:
             options = verb_parser(verb).parse_intermixed_args(words)
             shards = Shards.single(Shard("", self.queue.store))
-            status = int(await execute(shards, options, self.queue.now, delivery=self.delivery))
+            service = self.service
+            status = int(await execute(shards, options, self.queue.now, delivery=self.delivery, service=service))
             error = ""
         except CommandFailed as failure:
             status, error = int(failure.status), f"zsmtp queue: {failure}\n"

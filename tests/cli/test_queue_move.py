@@ -13,9 +13,11 @@ from tests.queue.harness import NOON, STORES, Make, MemoryHarness, new, rows, th
 from zsmtp.cli.sysexits import Exit
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.ids import to_text
+from zsmtp.queue.limits import BY_COMMAND
 from zsmtp.queue.moves import Elsewhere
-from zsmtp.queue.operators import Change
+from zsmtp.queue.operators import Change, Rule
 from zsmtp.queue.sqlite.store import SQLiteStore
+from zsmtp.server.serviceconfig import service_config
 
 EVERYBODY = ["bob@example.net", "dave@example.com", "erin@example.com"]
 
@@ -90,9 +92,19 @@ def test_mail_is_moved(make: Make, log: list[str], tmp_path: Path, capsys: pytes
             "dry_run": False,
             "filter": "",
             "problems": [],
+            "rules": [],
+            "rules_left": [],
+            "notices_owed": 1,  # of carol, who is told by this queue that she failed
         }
+        assert ran.status == 1
         assert sorted(row.recipient.address.decode() for row in await arrived(target)) == EVERYBODY
         ran = await console.run(f"move {target} --all --yes")
+        assert (ran.status, ran.out) == (1, "")
+        assert ran.err == (
+            "zsmtp queue move: notices are owed of 1 message here: a process that delivers this queue makes them, "
+            "and so does --config FILE; move again then\n"
+        )
+        ran = await console.run(f"move {target} to=nobody@example.net --yes")
         assert (ran.status, ran.out, ran.err) == (1, "", "zsmtp queue move: no recipient matches\n")
 
     on(make, tmp_path, capsys, scenario)
@@ -113,6 +125,70 @@ def test_what_is_on_the_way_goes_on(make: Make, tmp_path: Path, capsys: pytest.C
         assert (ran.status, ran.out) == (0, f"1 recipient moved to {target}\n")
         (row,) = await arrived(target)
         assert row.recipient.hold == 0
+
+    on(make, tmp_path, capsys, scenario)
+
+
+def test_notices_that_are_owed_are_made_and_moved(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def scenario(console: Console) -> None:
+        target = await made(tmp_path)
+        console.service = service_config({"name": "out.example.org"})
+        assert (await console.run(f"move {target} example.com --yes")).status == 0  # a part leaves them alone
+        assert len(await console.queue.store.owed(console.queue.now() + 600, limit=10)) == 1
+        ran = await console.run(f"move {target} --all --yes")
+        assert (ran.status, ran.out, ran.err) == (0, f"2 recipients moved to {target}\n", "")
+        (notice,) = [row for row in await arrived(target) if row.recipient.address == b"ann@shop.example"]
+        assert notice.message.sender == b""
+        assert (await console.run("count")).out == "0\n"
+        assert await console.queue.store.owed(console.queue.now() + 600, limit=10) == []
+
+    on(make, tmp_path, capsys, scenario)
+
+
+def test_rules_are_added_to_the_target_if_asked_for(
+    make: Make, log: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def scenario(console: Console) -> None:
+        target = await made(tmp_path)
+        there_is = await SQLiteStore.open(target)
+        await there_is.add_rule(Rule(action="drop", filter="domain=spam.example"))
+        await console.run("hold bob@example.net --standing --yes --because 'he moves'")
+        await console.run("suspend dave@example.com --yes")
+        await console.run(f"hold {console.ids[2]} --standing --yes")
+        ran = await console.run(f"move {target} bob@example.net --dry-run --rules")
+        assert ran.lines[-1] == f"2 rules would be added to {target}"
+        left = f"1 rule of this queue not in {target}, which delivers as if there were none"
+        assert ran.err == f"zsmtp queue move: {left}: they name ids, which are others there\n"
+        assert len(await there_is.rules()) == 1
+
+        ran = await console.run(f"move {target} bob@example.net --yes")
+        assert f"3 rules of this queue not in {target}" in ran.err
+        assert ran.err.endswith("--rules adds them there\n")
+        (bob,) = await arrived(target)
+        assert bob.recipient.hold == BY_COMMAND
+
+        await console.queue.store.submit([new("bob@example.net")])
+        await console.run("hold bob@example.net --for 2h --yes")
+        assert (await console.run("rules --delete 4 --yes")).status == 0  # and releases what it held
+        await console.queue.store.submit([new(harness.to("bob@example.net", hold=1))])
+        ran = await console.run(f"move {target} bob@example.net --yes --rules")
+        assert (ran.status, ran.out) == (0, f"2 recipients moved to {target}\n2 rules added to {target}\n")
+        rules = await there_is.rules()
+        assert [(one.action, one.filter) for one in rules] == [
+            ("drop", "domain=spam.example"),
+            ("hold", "to=bob@example.net"),
+            ("suspend", "to=dave@example.com"),
+        ]
+        assert (rules[1].by, rules[1].reason) == ("ann (uid 1000)", "he moves")
+        assert log[-3] == f"queue move: rule 2 of {target} added (hold to=bob@example.net), by ann (uid 1000)"
+        assert sorted(row.recipient.hold for row in await arrived(target)) == [0, 2, BY_COMMAND]
+        ran = await console.run(f"move {target} dave@example.com --yes --rules --json")
+        assert json.loads(ran.out)["rules"] == []
+        assert [rule["filter"] for rule in json.loads(ran.out)["rules_left"]] == [f"id={console.ids[2]}"]
+        assert len(await there_is.rules()) == 3
+        await there_is.close()
 
     on(make, tmp_path, capsys, scenario)
 

@@ -243,11 +243,13 @@ def test_after_an_input_output_error_the_log_is_begun_anew(tmp_path: Path, monke
         with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
             other.execute("BEGIN")
             other.execute("SELECT count(*) FROM zsmtp_message").fetchone()
-            with pytest.raises(QueueUnavailable, match="input/output error"):
+            with pytest.raises(QueueUnavailable, match="input/output error") as raised:
                 await store._writer.do(failing(sqlite3.SQLITE_IOERR_FSYNC), None)
+            assert raised.value.undecided
             for _ in range(2):
-                with pytest.raises(QueueUnavailable, match=r"begun anew; others have been reading it for 0\.05 s"):
+                with pytest.raises(QueueUnavailable, match=r"begun anew; others have been reading it") as raised:
                     await store.submit([new("c@example.net")])
+                assert not raised.value.undecided
             assert "begun anew" in (await store.health()).problem
             other.execute("COMMIT")
         await store.submit([new("d@example.net")])

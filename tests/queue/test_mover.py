@@ -209,6 +209,25 @@ async def a_filter_chooses(source: Harness, target: Harness) -> None:
     assert await moved(source.store, target.store) == 3
 
 
+async def a_rule_of_both_queues_holds_in_both(source: Harness, target: Harness) -> None:
+    until = NOON + 3600
+    await target.store.add_rule(Rule(action="hold", filter="domain=other.example"))
+    rules = [
+        await source.store.add_rule(Rule(action="hold", filter="domain=example.net", until=end))
+        for end in (None, until)
+    ]
+    await source.store.submit([new(*(to(f"u{rule.number}@example.net", hold=rule.number) for rule in rules))])
+    move = mover(source.store, target.store)
+    assert [rule.until for rule in await move.missing_rules()] == [None, until]
+    added = await move.add_rule(rules[1])
+    assert [rule.until for rule in await move.missing_rules()] == [None]
+    assert await moved(source.store, target.store) == 2
+    assert [row.recipient.hold for row in await rows(target.store)] == [BY_COMMAND, added.number]
+    target.wait(3601)
+    await swept(target.store, target.now())
+    assert [row.recipient.hold for row in await rows(target.store)] == [BY_COMMAND, 0]  # released as it would be there
+
+
 async def many_go_there_and_back(source: Harness, target: Harness) -> None:
     """Ids that lie close together, and were used in either queue before."""
     addresses = [f"u{number}@example.net" for number in range(60)]
@@ -247,7 +266,12 @@ def test_a_queue_is_not_moved_to_itself(tmp_path: Path) -> None:
 @pairs
 @pytest.mark.parametrize(
     "scenario",
-    [a_filter_chooses, many_go_there_and_back, what_cannot_be_taken_now_is_taken_later],
+    [
+        a_filter_chooses,
+        a_rule_of_both_queues_holds_in_both,
+        many_go_there_and_back,
+        what_cannot_be_taken_now_is_taken_later,
+    ],
     ids=lambda scenario: scenario.__name__,
 )
 def test_pair(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from zsmtp.client.config import Config
     from zsmtp.queue.config import QueueConfig
     from zsmtp.queue.store import QueueStore
+    from zsmtp.server.serviceconfig import ServiceConfig
 
 _EPILOG = """\
 exit status: 0; 1 nothing that matches is there, check has findings, or something could not be moved; 64 wrong usage,
@@ -57,6 +58,8 @@ class VerbContext(NamedTuple):
     """How the queue works; None if that is not known."""
     delivery: Config | None = None
     """How its mail is delivered; None if that is not known."""
+    service: ServiceConfig | None = None
+    """The configuration of the service that delivers it; None if that is not known."""
 
     @property
     def store(self) -> QueueStore:
@@ -183,6 +186,7 @@ def _leaves(parser: Parser) -> None:
     parser.add_argument(
         "target", metavar="URL", help="the queue it goes to: a SQLite file, or postgresql://host/database"
     )
+    parser.add_argument("--rules", action="store_true", help="add the standing rules to it, too, that it has not")
     _changes(parser)
 
 
@@ -253,6 +257,7 @@ def _shard(text: str) -> int:
 BY_SHARD = "shard"
 """What ``count`` counts by beside the groups of a store: queues."""
 _READING, _CHANGING = "zsmtp.cli.queuereading", "zsmtp.cli.queuechanging"
+_MOVING = "zsmtp.cli.queuemove"
 _FLEET, _IMPORTING, _SUPPRESS = "zsmtp.cli.queuefleet", "zsmtp.cli.queueimport", "zsmtp.cli.queuesuppress"
 _IMPORT, _MIGRATE = "import", "migrate"
 _ONE_QUEUE = "name it with --queue URL"
@@ -280,7 +285,7 @@ VERBS: dict[str, QueueVerb] = {
     "reroute": QueueVerb("send recipients elsewhere", _CHANGING, "reroute", _moves),
     "fail": QueueVerb("give recipients up and notify their senders", _CHANGING, "fail", _fails),
     "drop": QueueVerb("remove recipients without a notice", _CHANGING, "drop", _ruling),
-    "move": QueueVerb("move mail to another queue", _CHANGING, "move", _leaves, several=False),
+    "move": QueueVerb("move mail to another queue", _MOVING, "move", _leaves, several=False),
     "rules": QueueVerb("list the standing rules, or delete one", _CHANGING, "rules", _rules),
     "suppress": QueueVerb("list addresses that are not written to, add or remove some", _SUPPRESS, "run", _suppresses),
     "nodes": QueueVerb("list the processes that deliver", _FLEET, "nodes", _nothing),
@@ -355,14 +360,13 @@ def _parse(arguments: Sequence[str]) -> None:
 async def _run(options: argparse.Namespace) -> int:
     from zsmtp.cli.queueshards import open_shards
 
-    config, delivery = None, None
+    service: ServiceConfig | None = None
     if options.config is not None:
         from zsmtp.server.serviceconfig import read_service  # what it imports costs only those who use it
 
         with reading(options.config):
             service = read_service(options.config, usual=os.environ.get(VARIABLE, ""))
         options.queue = options.queue or list(service.shards or (service.path,))
-        config, delivery = service.queue, service.delivery
     if len(options.queue) > 1 and not VERBS[options.verb].several:
         raise CommandFailed(Exit.USAGE, f"{options.verb} is about one queue; {_ONE_QUEUE}")
     with _failures():
@@ -372,7 +376,9 @@ async def _run(options: argparse.Namespace) -> int:
             return status
         numbers = numbers_of(options)
         async with open_shards(options.queue, numbers, lambda text: note(options, text)) as shards:
-            return await execute(shards, options, time.time, config, delivery)
+            if service is None:
+                return await execute(shards, options, time.time)
+            return await execute(shards, options, time.time, service.queue, service.delivery, service)
 
 
 async def execute(
@@ -381,16 +387,18 @@ async def execute(
     clock: Callable[[], float],
     config: QueueConfig | None = None,
     delivery: Config | None = None,
+    service: ServiceConfig | None = None,
 ) -> int:
     """Run a verb on open queues; the exit status. Raises CommandFailed for whatever keeps it from being done.
 
-    ``config`` is how the queue works, ``delivery`` how its mail is delivered; None if that is not known.
+    ``config`` is how the queue works, ``delivery`` how its mail is delivered, ``service`` all that the process is told
+    that delivers it; None if that is not known.
     """
     verb = VERBS[options.verb]
     function: VerbFunction = getattr(import_module(verb.module), verb.function)
     with _failures():
         look = look_of(sys.stdout, options.color)
-        status = await function(VerbContext(shards, options, clock, look, config, delivery))
+        status = await function(VerbContext(shards, options, clock, look, config, delivery, service))
     return Exit.UNAVAILABLE if shards.lost else status
 
 

@@ -1,5 +1,5 @@
 """The verbs of ``zsmtp queue`` that change something:
-``now at priority hold release suspend resume reroute fail drop move rules``.
+``now at priority hold release suspend resume reroute fail drop rules``.
 
 Each says first how many recipients it is about, and asks on a terminal; elsewhere it needs ``--yes``. The store changes
 them in pieces, so that delivery goes on meanwhile. Who did it, and why, is kept with rules and ends, and every change
@@ -14,8 +14,8 @@ import os
 import pwd
 import sys
 import syslog
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from zsmtp.cli import queuejson, queuetext
 from zsmtp.cli.failure import CommandFailed
@@ -29,12 +29,8 @@ from zsmtp.escape import escape
 from zsmtp.idn import to_ascii
 from zsmtp.queue.filter import Field, Filter, Operator, Term
 from zsmtp.queue.limits import BY_COMMAND
-from zsmtp.queue.location import locate, usual_location
 from zsmtp.queue.operators import Change, Rule
 from zsmtp.queue.states import MAX_REASON, State
-
-if TYPE_CHECKING:
-    from zsmtp.queue.moving import Mover
 
 REFUSED = "refused by the operator of this system"
 """What a notice says of a failure without a text."""
@@ -64,27 +60,27 @@ class PlannedChange(NamedTuple):
 async def now(context: VerbContext) -> int:
     """``now``: tried at once."""
     at = context.clock()
-    return await _carry_out(context, PlannedChange("to be tried now", _wanted(context), lambda _: Change(due=at)))
+    return await _carry_out(context, PlannedChange("to be tried now", filter_given(context), lambda _: Change(due=at)))
 
 
 async def at(context: VerbContext) -> int:
     """``at TIME``: tried then."""
     due = time_given(context, context.options.at)
     done = f"to be tried at {queuetext.time_text(due)}"
-    return await _carry_out(context, PlannedChange(done, _wanted(context), lambda _: Change(due=due)))
+    return await _carry_out(context, PlannedChange(done, filter_given(context), lambda _: Change(due=due)))
 
 
 async def priority(context: VerbContext) -> int:
     """``priority N``: another rank."""
     rank = -context.options.rank
     return await _carry_out(
-        context, PlannedChange(f"of priority {-rank}", _wanted(context), lambda _: Change(rank=rank))
+        context, PlannedChange(f"of priority {-rank}", filter_given(context), lambda _: Change(rank=rank))
     )
 
 
 async def hold(context: VerbContext) -> int:
     """``hold``: kept back until released, or until the rule ends."""
-    wanted = _wanted(context)
+    wanted = filter_given(context)
     rule = _rule(context, wanted, "hold")
     free = Filter((*wanted.terms, Term(Field.STATE, Operator.UNEQUAL, (State.HELD,))))
     return await _carry_out(
@@ -94,7 +90,7 @@ async def hold(context: VerbContext) -> int:
 
 async def release(context: VerbContext) -> int:
     """``release``: not held any more."""
-    wanted = _wanted(context)
+    wanted = filter_given(context)
     held = Filter((*wanted.terms, Term(Field.STATE, Operator.EQUAL, (State.HELD,))))
     by_rules = await _count(context, Filter((*held.terms, *_HELD_BY_RULES)))
     status = await _carry_out(
@@ -108,7 +104,7 @@ async def release(context: VerbContext) -> int:
 
 async def suspend(context: VerbContext) -> int:
     """``suspend``: left where it is until the rule ends, what comes later, too."""
-    wanted = _wanted(context, FIELDS_OF_RULES)
+    wanted = filter_given(context, FIELDS_OF_RULES)
     context.options.standing = True
     return await _carry_out(context, PlannedChange("suspended", wanted, None, _rule(context, wanted, "suspend")))
 
@@ -116,7 +112,7 @@ async def suspend(context: VerbContext) -> int:
 async def reroute(context: VerbContext) -> int:
     """``reroute KEY``: to another destination."""
     key = _key(context.options.key)
-    wanted = _wanted(context)
+    wanted = filter_given(context)
     rule = _rule(context, wanted, "reroute", key)
     return await _carry_out(context, PlannedChange(f"rerouted to {key}", wanted, lambda _: Change(key=key), rule))
 
@@ -124,8 +120,8 @@ async def reroute(context: VerbContext) -> int:
 async def fail(context: VerbContext) -> int:
     """``fail``: an end with a notice."""
     text = _sentence(context.options.text, "--text") or REFUSED
-    wanted = _wanted(context)
-    change = Change(end="failed", status="5.7.1", reason=text, by=_by(context), notify=True)
+    wanted = filter_given(context)
+    change = Change(end="failed", status="5.7.1", reason=text, by=by_whom(context), notify=True)
     return await _carry_out(
         context, PlannedChange("failed", wanted, lambda _: change, _rule(context, wanted, "fail", text))
     )
@@ -133,86 +129,9 @@ async def fail(context: VerbContext) -> int:
 
 async def drop(context: VerbContext) -> int:
     """``drop``: an end without a notice."""
-    wanted = _wanted(context)
+    wanted = filter_given(context)
     change = Change(end="dropped", reason=reason_given(context) or "dropped by an operator", by=operator_name())
     return await _carry_out(context, PlannedChange("dropped", wanted, lambda _: change, _rule(context, wanted, "drop")))
-
-
-# ------------------------------------------------------------------------ move
-
-
-async def move(context: VerbContext) -> int:
-    """``move URL``: to another queue, with what an earlier run left on the way there."""
-    from zsmtp.cli.queuestore import open_store  # opens the target; only this verb needs them
-    from zsmtp.queue.moving import Mover
-
-    options, wanted = context.options, _wanted(context)
-    source = (locate(options.queue[0]) if options.queue else usual_location()).full_name
-    goal = locate(options.target).full_name
-    async with open_store(options.target) as target:
-        mover = Mover(context.store, target, source, goal, by=_by(context))
-        plan = PlannedChange(f"moved to {goal}", wanted, None)
-        matching = (await context.store.count(wanted))[""]
-        if options.dry_run:
-            await _rehearse(context, plan, matching)
-            return Exit.OK
-        await _confirm(context, f"{queuetext.plural(matching, 'recipient')} {plan.done}")
-        done = 0
-        try:
-            async for number in _moved(context, mover, wanted):
-                done += number
-                _progress(done, matching)
-        finally:
-            if done or mover.problems:
-                log_change(context, f"{queuetext.plural(done, 'recipient')} {plan.done} ({wanted or 'everything'})")
-        left = (await context.store.count(wanted))[""]
-    return _report_move(context, plan, Moved(matching, done, left, mover.problems))
-
-
-class Moved(NamedTuple):
-    """What came of a move: how many recipients matched, went, and match now; which messages could not be moved."""
-
-    matching: int
-    moved: int
-    left: int
-    problems: dict[str, str]
-
-
-async def _moved(context: VerbContext, mover: Mover, wanted: Filter) -> AsyncIterator[int]:
-    """Move what an earlier run left, then what matches, again and again: what was in hand may be free by now."""
-    async for number in mover.finish():
-        yield number
-    began, some = context.clock(), True
-    while some:
-        some = False
-        age = Term(Field.AGE, Operator.AT_LEAST, (max(context.clock() - began, 0.0),))  # not what came since
-        async for number in mover.move(Filter((*wanted.terms, age))):
-            some = some or number > 0
-            yield number
-
-
-def _report_move(context: VerbContext, plan: PlannedChange, result: Moved) -> int:
-    for message, problem in sorted(result.problems.items()):
-        context.note(f"{message} could not be moved: {problem}")
-    if context.json:
-        document = {
-            "to": plan.done.removeprefix("moved to "),
-            "matching": result.matching,
-            "moved": result.moved,
-            "left": result.left,
-            "dry_run": False,
-            "filter": str(plan.wanted),
-            "problems": [{"id": message, "problem": text} for message, text in sorted(result.problems.items())],
-        }
-        context.write_document(document)
-    elif result.moved:
-        context.write(f"{queuetext.plural(result.moved, 'recipient')} {plan.done}")
-    if result.left and not context.json:
-        left = queuetext.plural(result.left, "recipient")
-        context.note(f"{left} still here: being delivered or in doubt, on the way, or came meanwhile; move again later")
-    if not result.moved and not result.left and not context.json:
-        context.note("no recipient matches")
-    return Exit.NEGATIVE if result.problems or not result.moved else Exit.OK
 
 
 # ----------------------------------------------------------------------- rules
@@ -236,7 +155,7 @@ async def rules(context: VerbContext) -> int:
 async def resume(context: VerbContext) -> int:
     """``resume``: delete suspensions: one by its number, those of a filter, or all."""
     options = context.options
-    wanted = None if options.number is not None else _wanted(context, FIELDS_OF_RULES)
+    wanted = None if options.number is not None else filter_given(context, FIELDS_OF_RULES)
     suspensions = [one for one in await _rules(context, options.number) if one.rule.action == "suspend"]
     if wanted is None:
         suspensions = [one for one in suspensions if one.rule.number == options.number]
@@ -282,7 +201,7 @@ async def _delete(context: VerbContext, found: list[StandingRule]) -> int:
     if not context.json:
         _write_rules(context, found)
     if not options.dry_run:
-        await _confirm(context, f"delete {queuetext.plural(len(found), 'rule')}")
+        await confirm(context, f"delete {queuetext.plural(len(found), 'rule')}")
     deleted = []
     for shard, rule in [] if options.dry_run else found:
         if await context.shards.ask(shard, shard.store.delete_rule(rule.number)):
@@ -338,9 +257,9 @@ async def _carry_out(context: VerbContext, plan: PlannedChange) -> int:
         _report(context, plan, matching, 0, [])
         return Exit.NEGATIVE
     if options.dry_run:
-        await _rehearse(context, plan, matching)
+        await rehearse(context, plan, matching)
         return Exit.OK
-    await _confirm(context, f"{queuetext.plural(matching, 'recipient')} {plan.done}{_later(plan)}")
+    await confirm(context, f"{queuetext.plural(matching, 'recipient')} {plan.done}{_later(plan)}")
     rules = await _add_rule(context, plan.rule)
     numbers = {one.shard: one.rule.number for one in rules}
     changed = 0
@@ -351,7 +270,7 @@ async def _carry_out(context: VerbContext, plan: PlannedChange) -> int:
             pieces = shard.store.change(plan.wanted, plan.change(numbers.get(shard, 0)))
             async for number in context.shards.pieces(pieces):
                 changed += number
-                _progress(changed, matching)
+                progress(changed, matching)
 
     try:
         await context.shards.each(change, seconds=None)
@@ -416,7 +335,8 @@ def _report(context: VerbContext, plan: PlannedChange, matching: int, changed: i
             context.write(f"rule {rule.number} is for what comes later; {ending}")
 
 
-async def _rehearse(context: VerbContext, plan: PlannedChange, matching: int) -> None:
+async def rehearse(context: VerbContext, plan: PlannedChange, matching: int) -> None:
+    """Say what a change would be about."""
     if context.json:
         document = {
             "matching": matching,
@@ -437,13 +357,14 @@ async def _rehearse(context: VerbContext, plan: PlannedChange, matching: int) ->
         context.write(f"({matching - _SHOWN:,} more)")
 
 
-def _progress(changed: int, matching: int) -> None:
+def progress(changed: int, matching: int) -> None:
+    """How far a large change is, on a terminal."""
     if is_terminal(sys.stderr) and matching > 1000:
         sys.stderr.write(f"\r{changed:,} of {matching:,}" + ("\n" if changed >= matching else ""))
         sys.stderr.flush()
 
 
-async def _confirm(context: VerbContext, what: str) -> None:
+async def confirm(context: VerbContext, what: str) -> None:
     """Ask whether to go on; raises CommandFailed if that cannot be asked, or the answer is not yes."""
     if context.options.yes:
         return
@@ -471,7 +392,7 @@ async def read_answer() -> str:
 # ----------------------------------------------------------------- command line
 
 
-def _wanted(context: VerbContext, fields: frozenset[Field] = FIELDS_OF_RECIPIENTS) -> Filter:
+def filter_given(context: VerbContext, fields: frozenset[Field] = FIELDS_OF_RECIPIENTS) -> Filter:
     """The filter of a change, which is empty only with ``--all``."""
     wanted = filter_of(context.options, fields)
     if any(one.field is Field.RULE for one in wanted.terms):
@@ -529,7 +450,8 @@ def operator_name() -> str:
     return f"{name} (uid {uid})"
 
 
-def _by(context: VerbContext) -> str:
+def by_whom(context: VerbContext) -> str:
+    """Who does it, and why."""
     why = reason_given(context)
     return f"{operator_name()}: {why}" if why else operator_name()
 

@@ -8,7 +8,8 @@ apart. What a deliverer of the source has in hand stays there; it is moved by a 
     async for moved in mover.move(Filter()): ...  # everything
 
 A message with some of its recipients moved has the others in the source. Its content is copied once for all that go
-together. History stays in the source; rules do, too: what one of them holds is held by command in the target.
+together. History stays in the source. Rules are added to the target if that is asked for (:meth:`Mover.missing_rules`,
+:meth:`Mover.add_rule`); what a rule holds that the target has, too, is held by that one there, else by command.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from zsmtp.queue.moves import (
     Standing,
     TakenIn,
 )
-from zsmtp.queue.operators import Change
+from zsmtp.queue.operators import Change, Rule
 from zsmtp.queue.states import QueuedMessage
 from zsmtp.queue.store import NewMessage, NewRecipient, QueueStore
 from zsmtp.queue.uploading import upload_blocks
@@ -62,8 +63,24 @@ class Mover:
         self._source_name = source_name
         self._to = Elsewhere(target.uid, target_name)
         self._by = by
+        self._rules: dict[int, int] = {}  # of the source, and what they are called in the target
         self.problems: dict[str, str] = {}
         """Messages that could not be moved, and why; they stay set apart."""
+
+    async def missing_rules(self) -> list[Rule]:
+        """The standing rules of the source that the target has not, oldest first."""
+        there = {_same(rule) for rule in await self._target.rules()}
+        return [rule for rule in await self._source.rules() if _same(rule) not in there]
+
+    async def add_rule(self, rule: Rule) -> Rule:
+        """Have the target follow a rule of the source; what it is called there."""
+        return await self._target.add_rule(rule)
+
+    async def _match_rules(self) -> None:
+        """Learn which rules of the source the target has."""
+        there = {_same(rule): rule.number for rule in await self._target.rules()}
+        known = [rule for rule in await self._source.rules() if _same(rule) in there]
+        self._rules = {rule.number: there[_same(rule)] for rule in known}
 
     async def finish(self) -> AsyncIterator[int]:
         """Move what earlier runs set apart for this target; yields how many recipients, again and again."""
@@ -95,6 +112,7 @@ class Mover:
 
     async def _carry(self, move: Move, wanted: Filter | None) -> AsyncIterator[int]:
         """Take over all that is set apart in a move, with the other recipients of the same messages that match."""
+        await self._match_rules()
         after = (0, -1)
         while page := await self._source.apart(move.number, after=after, limit=PAGE):
             groups: list[MovingGroup] = []
@@ -194,7 +212,7 @@ class Mover:
         key, digest = first.key or ("", b"")
         return NewMessage(
             sender=message.sender,
-            recipients=[_standing(one) for one in group.recipients],
+            recipients=[self._standing(one) for one in group.recipients],
             content=content,
             tenant=message.tenant,
             priority=message.priority,
@@ -216,17 +234,21 @@ class Mover:
             ),
         )
 
+    def _standing(self, one: ApartRecipient) -> NewRecipient:
+        recipient, hold = one.recipient, one.recipient.hold
+        return NewRecipient(
+            address=recipient.address,
+            key=recipient.key,
+            notify=recipient.notify,
+            orcpt=recipient.orcpt,
+            hold=self._rules.get(hold, BY_COMMAND) if 0 < hold < BY_COMMAND else hold,
+            standing=Standing.of(recipient),
+        )
 
-def _standing(one: ApartRecipient) -> NewRecipient:
-    recipient = one.recipient
-    return NewRecipient(
-        address=recipient.address,
-        key=recipient.key,
-        notify=recipient.notify,
-        orcpt=recipient.orcpt,
-        hold=BY_COMMAND if recipient.hold > 0 else recipient.hold,  # the numbers of rules are those of the source
-        standing=Standing.of(recipient),
-    )
+
+def _same(rule: Rule) -> tuple[object, ...]:
+    """What two rules are the same by."""
+    return rule.action, rule.filter, rule.argument, rule.until
 
 
 def _without(group: MovingGroup, notes: Sequence[TakenIn]) -> MovingGroup:
