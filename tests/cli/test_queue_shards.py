@@ -49,6 +49,7 @@ class Fleet:
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.paths = [str(folder / "a.db"), str(folder / "b.db")]
         self.down = f"postgresql:///mail?host={folder}"
+        self.down_name = f"postgresql://{folder}/mail"
         self.ids: list[str] = []
         """Of three messages, the oldest first: to ann in shard 0, to ben in shard 1, to cat and dan in shard 0."""
         self._capsys = capsys
@@ -233,11 +234,11 @@ def test_an_id_of_no_shard_that_is_known(fleet: Fleet) -> None:
 def test_the_answers_of_the_others_count(fleet: Fleet, log: list[str]) -> None:
     ran = fleet.run("count", down=True)
     assert (ran.status, ran.out) == (69, "4\n")
-    assert ran.err.startswith("zsmtp queue count: postgresql:///mail is left out: ")
+    assert ran.err.startswith(f"zsmtp queue count: {fleet.down_name} is left out: ")
     assert ran.err.count("\n") == 1
-    assert ran.err.count("postgresql:///mail") == 1
+    assert ran.err.count(fleet.down_name) == 1
     (lost,) = json.loads(fleet.run("count --json", down=True).out)["unanswered"]
-    assert lost["queue"] == "postgresql:///mail"
+    assert lost["queue"] == fleet.down_name
     assert "No such file" in lost["problem"]
     assert fleet.run("list", down=True).out.count("\n") == 5
     assert "left out" in json.loads(fleet.run("top --json", down=True).out)["problem"]
@@ -262,7 +263,7 @@ def test_no_queue_at_all(fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["queue", "count", f"--queue={fleet.down}", f"--queue={missing}"]) == 75
     err = capsys.readouterr().err
     assert err.endswith("zsmtp queue: no queue answers\n")
-    assert "postgresql:///mail" in err
+    assert fleet.down_name in err
     assert missing in err
 
 
@@ -279,6 +280,15 @@ def test_queues_that_ids_do_not_tell_apart(fleet: Fleet, tmp_path: Path, capsys:
     ):
         assert main(["queue", "count", f"--queue={fleet.paths[1]}", f"--queue={other}"]) == 64
         assert words in capsys.readouterr().err
+
+
+def test_queues_that_are_down_are_told_apart(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    again = [f"--queue={fleet.down}&connect_timeout={seconds}" for seconds in (2, 3)]
+    assert main(["queue", "count", f"--queue={fleet.paths[0]}", f"--queue={fleet.down}", *again]) == 69
+    ran = capsys.readouterr()
+    assert ran.out == "3\n"
+    for name in (fleet.down_name, f"{fleet.down_name} (3)", f"{fleet.down_name} (4)"):
+        assert f"zsmtp queue count: {name} is left out: " in ran.err
 
 
 async def _make(path: Path, shard: int) -> None:

@@ -211,9 +211,13 @@ async def open_shards(
             where = locate(urls[0]) if urls else usual_location()
             yield Shards.single(Shard(where.full_name, store))
         return
-    names = {locate(url).full_name: url for url in urls}
-    if len(names) < len(urls):
+    places = [locate(url) for url in urls]
+    if len(set(places)) < len(places):
         raise CommandFailed(Exit.USAGE, "--queue: the same queue is named twice")
+    names: dict[str, str] = {}
+    for number, (where, url) in enumerate(zip(places, urls, strict=True), 1):
+        name = where.full_name
+        names[f"{name} ({number})" if name in names else name] = url  # a URL may have more than its name shows
     async with AsyncExitStack() as stack:
         shards = Shards([], note, several=True)
         problems = await _open_all(shards, names, numbers, stack)

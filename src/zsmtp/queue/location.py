@@ -12,7 +12,7 @@ import os
 import re
 from os import PathLike
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
@@ -44,11 +44,14 @@ class Location(NamedTuple):
 
     @property
     def name(self) -> str:
-        """It as people may read it: without user and password."""
+        """It as people may read it: without user and password, with the host wherever the URL has it."""
         if not self.url:
             return self.given
         parts = urlsplit(self.url)
-        return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        query = dict(parse_qsl(parts.query))
+        port = f":{query['port']}" if "port" in query else ""
+        where = parts.netloc.rpartition("@")[2] or f"{query.get('host', '')}{port}"
+        return f"postgresql://{where}{parts.path}"
 
     @property
     def full_name(self) -> str:
