@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +21,15 @@ from tests.support.postgres import cluster, needs_postgres
 
 from zsmtp.cli.failure import CommandFailed
 from zsmtp.cli.main import main
-from zsmtp.cli.queueshards import ANSWER, Shard, Shards, place_of
+from zsmtp.cli.queueshards import ANSWER, OPENING, Shard, Shards, open_shards, place_of
+from zsmtp.cli.queuestore import open_store
 from zsmtp.errors import ConfigError, QueueUnavailable
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.memory import MemoryStore
 from zsmtp.queue.operators import Row
 from zsmtp.queue.sqlite.store import SQLiteStore
+from zsmtp.queue.store import QueueStore
 from zsmtp.server.serviceconfig import service_config
 
 
@@ -289,6 +293,39 @@ def test_queues_that_are_down_are_told_apart(fleet: Fleet, capsys: pytest.Captur
     assert ran.out == "3\n"
     for name in (fleet.down_name, f"{fleet.down_name} (3)", f"{fleet.down_name} (4)"):
         assert f"zsmtp queue count: {name} is left out: " in ran.err
+
+
+def test_a_queue_that_says_nothing_keeps_nobody(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    says = threading.Event()
+    monkeypatch.setattr("zsmtp.cli.queuestore._check_database", lambda url: says.wait())
+    try:
+        assert fleet.run(f"count {fleet.ids[1]}", down=True) == Ran(0, "1\n", "")
+    finally:
+        says.set()
+
+
+def test_queues_are_opened_in_time_or_left_out(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    working = {"a", "b"}  # what is to be done in real time, by threads
+
+    @asynccontextmanager
+    async def opening(url: str) -> AsyncIterator[QueueStore]:
+        if url == fleet.down:
+            await asyncio.Event().wait()
+        async with open_store(url) as store:
+            working.discard(Path(url).stem)
+            yield store
+
+    async def main(loop: virtualtime.VirtualLoop) -> None:
+        notes: list[str] = []
+        begun = loop.time()
+        async with open_shards([*fleet.paths, fleet.down], None, notes.append) as shards:
+            assert loop.time() - begun == OPENING
+            assert notes == [f"{fleet.down_name} is left out: not open in 15 s"]
+            assert [one.name for one in shards.found] == fleet.paths
+            working.add("closing")
+
+    monkeypatch.setattr("zsmtp.cli.queueshards.open_store", opening)
+    virtualtime.run(main, lambda: bool(working))
 
 
 async def _make(path: Path, shard: int) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 from zsmtp.cli.failure import CommandFailed
@@ -218,6 +220,7 @@ async def open_shards(
     for number, (where, url) in enumerate(zip(places, urls, strict=True), 1):
         name = where.full_name
         names[f"{name} ({number})" if name in names else name] = url  # a URL may have more than its name shows
+    asyncio.get_running_loop().set_default_executor(_UnjoinedThreads())
     async with AsyncExitStack() as stack:
         shards = Shards([], note, several=True)
         problems = await _open_all(shards, names, numbers, stack)
@@ -232,6 +235,30 @@ async def open_shards(
         for name, problem in shards.lost.items():
             note(f"{name} is left out: {problem}")
         yield shards
+
+
+class _UnjoinedThreads(ThreadPoolExecutor):
+    """Threads that nobody waits for in the end: one may still try to reach a server that says nothing."""
+
+    def submit(self, work: Callable[..., T], /, *arguments: Any, **options: Any) -> Future[T]:
+        """Do it in a thread of its own."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = work(*arguments, **options)
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+
+        Thread(target=run, name="zsmtp queue", daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Leave them to the end of the process."""
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
 async def _open_all(
