@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from zsmtp.cli.sysexits import Exit
 from zsmtp.escape import escape
@@ -49,16 +50,32 @@ def read_file(path: str, limit: int) -> bytes:
 
 
 @contextmanager
-def warnings_told(program: str) -> Iterator[None]:
-    """Let what the library warns of (the logger ``zsmtp``) be lines on standard error, as a program's own."""
+def warnings_told(program: str) -> Iterator[list[str]]:
+    """Let what the library warns of (the logger ``zsmtp``) be lines on standard error, as a program's own.
+
+    The list is what was told.
+    """
     logger = logging.getLogger("zsmtp")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _WarningHandler(sys.stderr)
     handler.setFormatter(_Line(program))
     logger.addHandler(handler)
     try:
-        yield
+        yield handler.told
     finally:
         logger.removeHandler(handler)
+
+
+class _WarningHandler(logging.StreamHandler[TextIO]):
+    """Writes lines, and keeps what was told."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        self.told.append(record.getMessage())
+        super().emit(record)
 
 
 class _Line(logging.Formatter):

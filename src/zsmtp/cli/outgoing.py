@@ -6,20 +6,22 @@ error, unless that is asked for. Where they come from is :mod:`zsmtp.cli.sendsou
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from zsmtp.cli.failure import CommandFailed, reason
-from zsmtp.cli.sendsources import MessagePiece, UnusableMessage, pieces
+from zsmtp.cli.sendsources import FilePart, MessagePiece, UnusableMessage, pieces
 from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.client.addresslist import read_address, read_addresses
 from zsmtp.client.dsn import DSN
 from zsmtp.client.message import Letter
-from zsmtp.errors import SubmissionError
+from zsmtp.errors import ContentError, SubmissionError
 from zsmtp.escape import escape
 from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions
 
@@ -103,6 +105,31 @@ def read_all(
             else:
                 read.messages.append(replace(one, dsn=dsn, options=options))
     return read
+
+
+def with_missing_fields(message: Outgoing, opened: ExitStack, prepared: Callable[[Outgoing], Letter]) -> Outgoing:
+    """The message as it is if nothing is added to its header, else a copy that has in it what would be added.
+
+    So whoever sends it adds nothing of their own. ``prepared`` gives the letter that is sent. One that cannot be read
+    is left as it is, for whoever sends it to tell. Raises OSError if the copy cannot be written.
+    """
+    try:
+        with closing(message.letter()) as plain:
+            header = plain.header
+        letter = prepared(message)
+    except (OSError, SubmissionError):
+        return message
+    with closing(letter):
+        if letter.header == header:
+            return message
+        copy = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
+        copy.write(letter.header + b"\n")
+        try:
+            copy.writelines(letter.body().blocks())
+        except ContentError:
+            return message
+    copy.flush()
+    return replace(message, source=io.BufferedReader(FilePart(copy, 0, copy.tell())), size=copy.tell())
 
 
 def refuse_unusable(unusable: Sequence[UnusableMessage], of: int, *, keep_going: bool) -> None:

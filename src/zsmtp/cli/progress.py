@@ -42,11 +42,15 @@ class ProgressDisplay:
             if isinstance(event, ContentStarted):
                 before = 0
             elif isinstance(event, ContentProgress | ContentSent):  # small contents are told of when they are sent
-                self.sent += max(event.octets - before, 0)
-                before = event.octets
-                self.show()
+                octets, before = max(event.octets - before, 0), event.octets
+                self.add_sent(octets)
 
         return hear
+
+    def add_sent(self, octets: int) -> None:
+        """So many octets more were sent."""
+        self.sent += octets
+        self.show()
 
     def settle(self) -> None:
         """One more recipient has its result."""

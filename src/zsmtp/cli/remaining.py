@@ -11,10 +11,10 @@ from hashlib import blake2b
 
 from zsmtp.cli.failure import reading
 from zsmtp.cli.outgoing import Outgoing
+from zsmtp.cli.results import untold
 from zsmtp.cli.sendjournal import JournalledMessage, JournalState, changed, choose
 from zsmtp.cli.sendsources import UnusableMessage
 from zsmtp.cli.sysexits import Exit
-from zsmtp.client.dsn import due
 from zsmtp.client.report import Fate, Result
 
 _BLOCK = 1 << 18
@@ -69,13 +69,4 @@ def resume(
 
 def _still_in_doubt(message: Outgoing, recipient: str, time: str) -> Result:
     told = f"sent at {time}, and no word came of it: not sent again without --resend-in-doubt"
-    return Result(
-        message=message.name,
-        recipient=recipient,
-        fate=Fate.IN_DOUBT,
-        status="4.4.2",
-        reason=told,
-        text=told,
-        attempted=False,
-        dsn_action=due(message.dsn, "delayed", null_sender=not message.sender),
-    )
+    return untold(message, recipient, Fate.IN_DOUBT, "4.4.2", told)

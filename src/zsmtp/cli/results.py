@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zsmtp.cli.sysexits import Exit, worst
+from zsmtp.client.dsn import due
 from zsmtp.client.report import Fate, Result
 from zsmtp.escape import escape
 from zsmtp.text.lines import Text, line, painted, wrap
 from zsmtp.text.look import Look, Style
 
 if TYPE_CHECKING:
+    from zsmtp.cli.outgoing import Outgoing
     from zsmtp.cli.remaining import RemainingWork
     from zsmtp.cli.sendsources import UnusableMessage
 
@@ -73,6 +75,20 @@ def reason_of(result: Result) -> str:
 def _unnoticed(result: Result) -> str:
     """That a success was to be told of, and nobody will but whoever reads this."""
     return f"; no notification will come ({result.dsn_action})" if result.ok and result.dsn_action else ""
+
+
+def untold(message: Outgoing, recipient: str, fate: Fate, status: str, text: str) -> Result:
+    """The result of a recipient whom nobody has told of: deferred, or in doubt."""
+    return Result(
+        message=message.name,
+        recipient=recipient,
+        fate=fate,
+        status=status,
+        reason=text,
+        text=text,
+        attempted=False,
+        dsn_action=due(message.dsn, "delayed", null_sender=not message.sender),
+    )
 
 
 def summary(results: list[Result], others: Mapping[str, int], earlier: Mapping[str, int]) -> Text:

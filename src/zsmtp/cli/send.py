@@ -10,34 +10,36 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
-import resource
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack, closing, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 from zsmtp.cli.configuration import read_configuration
 from zsmtp.cli.explainjson import read_plans
 from zsmtp.cli.failure import CommandFailed, read_file, warnings_told
 from zsmtp.cli.journalfile import JournalFile, JournalWriter, read_state
-from zsmtp.cli.outgoing import Outgoing, read_all, refuse_unusable
+from zsmtp.cli.openfiles import allow_open_files
+from zsmtp.cli.outgoing import Outgoing, read_all, refuse_unusable, with_missing_fields
 from zsmtp.cli.progress import ProgressDisplay, progress_for
 from zsmtp.cli.remaining import RemainingWork, resume
-from zsmtp.cli.results import result_json, result_line, results_document, status_of, summary, unusable_json
+from zsmtp.cli.results import result_json, result_line, results_document, status_of, summary, untold, unusable_json
 from zsmtp.cli.retrynotice import RetryNotice
 from zsmtp.cli.sendjournal import result_line_of, sending_line
 from zsmtp.cli.sendoptions import check_options, make_parser, read_dsn, read_options
+from zsmtp.cli.sendshares import Share, place_of, share_out
 from zsmtp.cli.sendsources import UnusableMessage, named_files
 from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.cli.terminal import is_terminal, look_of
 from zsmtp.client.client import Client, Submission
 from zsmtp.client.config import Config
-from zsmtp.client.destinations import Destinations, try_logins
-from zsmtp.client.dsn import due
+from zsmtp.client.destinations import Destination, Destinations, load_signing, try_logins
 from zsmtp.client.report import Completing, Fate, Result
 from zsmtp.delivery.deliveryplan import DeliveryPlan
 from zsmtp.delivery.valuejson import MAX_DOCUMENT
@@ -53,7 +55,7 @@ def run(arguments: list[str]) -> int:
     """Run the command; the exit status."""
     options = make_parser().parse_args(arguments)
     config = read_configuration(options)
-    with warnings_told("zsmtp send"):
+    with warnings_told("zsmtp send") as told:
         try_logins(config)
     check_options(options)
     if options.rate is not None:
@@ -78,7 +80,10 @@ def run(arguments: list[str]) -> int:
 
             return worst([Exit(dry_run(left.messages, config, options)), *(one.status for one in unusable)])
         several = len(read.messages) + len(read.unusable) > 1
-        return _Sending(left, unusable, config, plans, options, journal, several=several).run()
+        sending = _Sending(left, unusable, config, plans, options, journal, several=several)
+        if options.jobs > 1:
+            sending.share_out(options.jobs, opened, told)
+        return sending.run()
 
 
 def _left(
@@ -110,13 +115,6 @@ def _traces(path: str | None, deliveries: int, *, hashed: bool) -> Tracing | Non
         return Tracing(path, hashed=hashed, complain=_complain)
     except ConfigError as error:
         raise CommandFailed(Exit.CANNOT_CREATE, str(error)) from error
-
-
-def _allow_open_files() -> None:
-    """Let this process have as many files open as it may: each connection is one."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _complain(text: str) -> None:
@@ -161,32 +159,60 @@ class _Sending:
         self._lines = options.jsonl
         self._look = look_of(sys.stdout, options.color)
         self._results: list[Result] = []
-        self._progress = self._make_progress(look_of(sys.stderr, options.color))
-        self._traces = _traces(options.trace, len(self._deliveries()), hashed=options.hash_addresses)
-        self._retry_for: float = options.retry_for
+        self._taken: Counter[tuple[str, str]] = Counter()  # of results, those of messages of this run
+        self._destinations = Destinations(config)
+        deliveries = self._deliveries()
+        self._progress = self._make_progress(sum(deliveries), look_of(sys.stderr, options.color))
+        self._traces = _traces(options.trace, len(deliveries), hashed=options.hash_addresses)
+        self._options = options
+        self._shares: Sequence[Share] = ()
+        self._told: Sequence[str] = ()  # warnings, before processes are started
         self._notice = RetryNotice(_complain)
         self._stopped = False
         self._why_stopped = ""
-        self._ending: asyncio.Future[None] | None = None
+        self._end: Callable[[str], None] | None = None
+        self._end_at_once: Callable[[], None] | None = None
+
+    def _destination(self, recipient: str, sender: str) -> Destination:
+        return self._destinations.of(recipient.encode("utf-8"), sender.encode("utf-8"))
 
     def _deliveries(self) -> list[int]:
         """The octets of each delivery: a message goes once to every destination of its recipients."""
-        destinations = Destinations(self._config)
         found = []
         for one in self._messages:
-            for where in {destinations.of(to.encode("utf-8"), one.sender.encode("utf-8")) for to in one.recipients}:
+            for where in {self._destination(to, one.sender) for to in one.recipients}:
                 if self._plans is not None and where.request.destination not in self._plans:
                     raise CommandFailed(Exit.DATA, f"--plan: there is no plan for {escape(where.name)}")
                 found.append(one.size)
         return found
 
-    def _make_progress(self, look: Look) -> ProgressDisplay | None:
-        octets = sum(self._deliveries())
+    def _make_progress(self, octets: int, look: Look) -> ProgressDisplay | None:
         return progress_for(octets, sum(len(one.recipients) for one in self._messages), colour=look.colour)
+
+    def share_out(self, jobs: int, opened: ExitStack, told: list[str]) -> None:
+        """Send by so many processes, or by as many as there is work for; copies are closed with ``opened``.
+
+        ``told`` are the warnings that were told already.
+        """
+        shares = share_out(
+            self._messages, lambda to, sender: place_of(self._destination(to, sender)), jobs, self._config.limits
+        )
+        if len(shares) == 1:
+            return
+        self._shares = shares
+        with warnings_told("zsmtp send") as more:
+            signing = load_signing(self._config, self._destinations.target(), time.time)
+        self._told = (*told, *more)
+        prepared = partial(Outgoing.letter, signing=signing, add_missing=self._config.content.add_missing)
+        times = Counter(part.number for share in shares for part in share.parts)
+        self._messages = [
+            with_missing_fields(one, opened, prepared) if times[number] > 1 else one
+            for number, one in enumerate(self._messages)
+        ]
 
     def run(self) -> int:
         """Send everything; the exit status."""
-        _allow_open_files()
+        allow_open_files()
         with warnings_told("zsmtp send"), self._progress or nullcontext():
             if self._lines:
                 sys.stdout.writelines(map(unusable_json, self._unusable))
@@ -217,43 +243,78 @@ class _Sending:
             sys.stdout.write("\n")
 
     async def _send(self) -> None:
-        observe = self._observer if self._progress is not None or self._traces is not None else None
-        plans = self._plans.values() if self._plans is not None else ()
-        if self._journal is None:
-            await self._deliver(Client(self._config, observe=observe, plans=plans))
-            return
-        client = Client(self._config, observe=observe, plans=plans, before_completion=self._write_down)
-        self._writer = JournalWriter(self._journal, lambda: self._stop(client, "the journal cannot be written"))
+        if self._journal is not None:
+            self._writer = JournalWriter(self._journal, lambda: self._stop("the journal cannot be written"))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupt)
         try:
-            await self._deliver(client)
+            if self._shares:
+                await self._send_by_processes()
+            else:
+                await self._send_here()
         finally:
-            await self._writer.aclose()
-
-    async def _deliver(self, client: Client) -> None:
-        async with client:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self._interrupt, client)
-            try:
-                submissions = map(self._submission, self._messages)
-                async for result in client.stream(submissions, retry_for=self._retry_for, on_retry=self._put_off):
-                    self._tell(result)
-            except LocalError:
-                if self._ending is None:
-                    raise
-        if self._ending is not None:
-            await self._ending
+            if self._writer is not None:
+                await self._writer.aclose()
+        if self._why_stopped:
             self._tell_of_the_rest()
 
-    async def _write_down(self, completing: Sequence[Completing]) -> bool:
-        """That these may have their message from now on."""
+    async def _send_by_processes(self) -> None:
+        from zsmtp.cli.sendpipe import Order  # what these import costs only those who use them
+        from zsmtp.cli.sendprocesses import SendingProcesses
+
+        order = Order(
+            plans=tuple((self._plans or {}).values()),
+            retry_for=self._options.retry_for,
+            trace=self._options.trace,
+            hash_addresses=self._options.hash_addresses,
+            asks=self._writer is not None,
+            octets=self._progress is not None,
+        )
+        processes = SendingProcesses(self._shares, self._messages, self._config, order, self, self._told)
+        self._end, self._end_at_once = processes.stop, processes.kill
+        await processes.run()
+
+    async def _send_here(self) -> None:
+        client = Client(
+            self._config,
+            observe=self._observer if self._progress is not None or self._traces is not None else None,
+            plans=(self._plans or {}).values(),
+            before_completion=self._before_completion if self._writer is not None else None,
+        )
+        ending: list[asyncio.Future[None]] = []
+
+        def end(reason: str, *, polite: bool = True) -> None:
+            ending.append(asyncio.ensure_future(client.aclose(polite=polite, reason=reason)))
+
+        self._end, self._end_at_once = end, lambda: end("interrupted", polite=False)
+        async with client:
+            try:
+                submissions = map(self._submission, self._messages)
+                async for result in client.stream(
+                    submissions, retry_for=self._options.retry_for, on_retry=self._put_off_here
+                ):
+                    self.settled(_outgoing(result), result)
+            except LocalError:
+                if not ending:
+                    raise
+        if ending:
+            await asyncio.gather(*ending)
+
+    async def _before_completion(self, completing: Sequence[Completing]) -> bool:
+        return await self.may_begin([(_outgoing(one), one.recipients) for one in completing])
+
+    def _put_off_here(self, result: Result, seconds: float) -> None:
+        self.put_off(_outgoing(result), result, seconds)
+
+    async def may_begin(self, begun: Sequence[tuple[Outgoing, tuple[str, ...]]]) -> bool:
+        """Write down that these may have their message from now on; False if that cannot be done."""
         assert self._writer is not None
         now = time.time()
         return await self._writer.write_durably(
             sending_line(message.keys[recipient], message.path or message.name, now)
-            for one in completing
-            for message in (_outgoing(one),)
-            for recipient in one.recipients
+            for message, recipients in begun
+            for recipient in recipients
         )
 
     def _submission(self, one: Outgoing) -> Submission:
@@ -269,26 +330,14 @@ class _Sending:
 
     def _tell_of_the_rest(self) -> None:
         """Messages that were not taken to hand before the interrupt."""
-        taken = [result for result in self._results if result.submission is not None]
-        told = Counter((result.message, result.recipient) for result in taken)
+        told = self._taken
         for one in self._messages:
             for to in one.recipients:
                 if told[one.name, to]:
                     told[one.name, to] -= 1
                 else:
                     text = f"{self._why_stopped} before it was tried"
-                    self._tell(
-                        Result(
-                            message=one.name,
-                            recipient=to,
-                            fate=Fate.DEFERRED,
-                            status="4.3.2",
-                            reason=text,
-                            text=text,
-                            attempted=False,
-                            dsn_action=due(one.dsn, "delayed", null_sender=not one.sender),
-                        )
-                    )
+                    self._tell(untold(one, to, Fate.DEFERRED, "4.3.2", text))
 
     def _observer(self, destination: str) -> Observer:
         """Who hears of one connection."""
@@ -297,35 +346,55 @@ class _Sending:
             self._traces.observer() if self._traces is not None else ignore,
         )
 
-    def _interrupt(self, client: Client) -> None:
+    def _interrupt(self) -> None:
+        """SIGINT or SIGTERM: the first ends what is under way, another one waits for nobody."""
+        if self._stopped and self._end_at_once is not None:
+            self._end_at_once()
         self._stopped = True
-        self._stop(client, "interrupted")
+        self._stop("interrupted")
 
-    def _stop(self, client: Client, reason: str) -> None:
+    def _stop(self, reason: str) -> None:
         """End what is under way: everybody who is undecided is told of."""
-        if self._ending is None:
+        if not self._why_stopped and self._end is not None:
             self._why_stopped = reason
-            self._ending = asyncio.ensure_future(client.aclose(reason=reason))
+            self._end(reason)
 
-    def _put_off(self, result: Result, seconds: float) -> None:
+    def put_off(self, message: Outgoing, result: Result, seconds: float) -> None:
         """A recipient was deferred, and is tried again."""
-        self._record(result)
+        self._record(message, result)
         if self._lines:
             sys.stdout.write(result_json(result, seconds))
             sys.stdout.flush()
         self._notice.add(result, seconds)
 
-    def _record(self, result: Result) -> None:
+    def settled(self, message: Outgoing, result: Result) -> None:
+        """A recipient has its final result."""
+        self._taken[result.message, result.recipient] += 1
+        self._record(message, result)
+        self._tell(result)
+
+    def sent(self, octets: int) -> None:
+        """So many octets of content more were sent by a process."""
+        if self._progress is not None:
+            self._progress.add_sent(octets)
+
+    def warned(self, text: str) -> None:
+        """The library warns of something in a process."""
+        logging.getLogger("zsmtp").warning("%s", text)
+
+    def complain(self, text: str) -> None:
+        """Something is to be said on standard error."""
+        _complain(text)
+
+    def _record(self, message: Outgoing, result: Result) -> None:
         """Write a result into the journal, if there is one."""
         was_read = result.attempted or result.fate is not Fate.FAILED  # else the next run may find it mended
-        if self._writer is not None and result.submission is not None and was_read:
-            message = _outgoing(result)
+        if self._writer is not None and was_read:
             key = message.keys[result.recipient]
             self._writer.write(result_line_of(key, message.path or message.name, time.time(), result))
 
     def _tell(self, result: Result) -> None:
         self._results.append(result)
-        self._record(result)
         if self._progress is not None:
             self._progress.settle()
         if self._json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 
 from zsmtp.cli.arguments import Parser, command_parser
@@ -14,6 +15,8 @@ from zsmtp.delivery.gate import Rate
 from zsmtp.errors import ConfigError, SubmissionError
 from zsmtp.escape import escape
 from zsmtp.proto.mailoptions import MailOptions, checked
+
+MAX_JOBS = 64  # processes
 
 _DESCRIPTION = "Deliver messages now: straight to the mail exchangers of each recipient's domain, or through a relay."
 _EPILOG = """\
@@ -51,6 +54,13 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--rate", metavar="N/s|N/m", type=_rate, help="begin so many messages at most in any second, or minute"
+    )
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_jobs,
+        default=1,
+        help="send by so many processes, to use several processors; auto: one for each of them",
     )
     parser.add_argument(
         "--retry-for",
@@ -171,6 +181,21 @@ def _rate(text: str) -> str:
         return str(Rate.parse(text))
     except ConfigError as error:
         raise argparse.ArgumentTypeError(escape(str(error))) from None
+
+
+def _jobs(text: str) -> int:
+    """A number of processes."""
+    if text == "auto":
+        return min(_processors(), MAX_JOBS)
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else 0
+    if not 1 <= number <= MAX_JOBS:
+        raise argparse.ArgumentTypeError(f"not auto or a number from 1 to {MAX_JOBS}: {escape(text[:80])}")
+    return number
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _duration(text: str) -> float:

@@ -101,11 +101,13 @@ def _copied(name: str, once: IO[bytes], opened: ExitStack) -> Iterator[MessagePi
     """What can be read only once: a message, or a mbox."""
     kept = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
     shutil.copyfileobj(once, kept, _BLOCK)
+    kept.flush()
+    end = kept.seek(0, os.SEEK_END)
     kept.seek(0)
     if _is_mbox(kept):
         yield from _in_mbox(name, kept, opened)
     else:
-        yield MessagePiece(name, kept)
+        yield MessagePiece(name, io.BufferedReader(FilePart(kept, 0, end)))
 
 
 def _is_mbox(file: IO[bytes]) -> bool:
@@ -138,6 +140,11 @@ class FilePart(io.RawIOBase):
         self._start = start
         self._end = end
         self._at = start
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """The descriptor of the file, where the octets begin and where they end."""
+        return self._file.fileno(), self._start, self._end
 
     def readable(self) -> bool:
         return True
