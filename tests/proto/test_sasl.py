@@ -79,8 +79,8 @@ def refused(outcome: Line | LoginAccepted | Refused) -> str:
 
 def cancelled(login: Authentication, reply: Reply) -> str:
     """The login is given up on ``reply``; the reason, once the server has answered ``*``."""
-    assert login.hear(reply) == Line(b"*\r\n", b"*")
-    return refused(login.hear(Reply(501, (b"5.7.0 cancelled",))))
+    assert login.receive(reply) == Line(b"*\r\n", b"*")
+    return refused(login.receive(Reply(501, (b"5.7.0 cancelled",))))
 
 
 # ------------------------------------------------------------------ the choice
@@ -141,23 +141,23 @@ def test_a_server_without_mechanisms() -> None:
 def test_plain() -> None:
     login = Authentication(chosen("PLAIN"))
     assert login.start() == Line(b"AUTH PLAIN AHVzZXIAcGVuY2ls\r\n", b"AUTH PLAIN ***secret***")
-    assert login.hear(YES) == LoginAccepted("PLAIN")
+    assert login.receive(YES) == LoginAccepted("PLAIN")
 
 
 def test_login() -> None:
     login = Authentication(chosen("LOGIN"))
     assert login.start() == Line(b"AUTH LOGIN\r\n", b"AUTH LOGIN")
-    assert sent(login.hear(challenge(b"Username:"))) == b"user"
-    assert sent(login.hear(challenge(b"Password:"))) == b"pencil"
-    assert login.hear(YES) == LoginAccepted("LOGIN")
+    assert sent(login.receive(challenge(b"Username:"))) == b"user"
+    assert sent(login.receive(challenge(b"Password:"))) == b"pencil"
+    assert login.receive(YES) == LoginAccepted("LOGIN")
 
 
 def test_cram_md5() -> None:  # the example of RFC 2195 3
     login = Authentication(chosen("CRAM-MD5", credentials=Credentials(b"tim", Secret(b"tanstaaftanstaaf"))))
     assert login.start().wire == b"AUTH CRAM-MD5\r\n"
-    response = sent(login.hear(challenge(b"<1896.697170952@postoffice.reston.mci.net>")))
+    response = sent(login.receive(challenge(b"<1896.697170952@postoffice.reston.mci.net>")))
     assert response == b"tim b913a602c7eda7a495b4e6e7334d3890"
-    assert login.hear(YES) == LoginAccepted("CRAM-MD5")
+    assert login.receive(YES) == LoginAccepted("CRAM-MD5")
 
 
 def test_cram_md5_does_not_digest_nothing() -> None:
@@ -170,33 +170,33 @@ def test_xoauth2_hears_why_it_was_refused() -> None:
     login = Authentication(chosen("XOAUTH2", credentials=TOKEN))
     words = login.start().wire.split()
     assert b64decode(words[2]) == b"user=me@example.org\x01auth=Bearer ya29.token-value\x01\x01"
-    assert login.hear(challenge(b'{"status":"401"}')) == Line(b"\r\n", b"")
-    assert "bad credentials" in refused(login.hear(NO))
+    assert login.receive(challenge(b'{"status":"401"}')) == Line(b"\r\n", b"")
+    assert "bad credentials" in refused(login.receive(NO))
 
 
 def test_oauthbearer() -> None:
     login = Authentication(chosen("OAUTHBEARER", credentials=Credentials(b"a=b,c", TOKEN.secret, SecretKind.BEARER)))
     words = login.start().wire.split()
     assert b64decode(words[2]) == b"n,a=a=3Db=2Cc,\x01auth=Bearer ya29.token-value\x01\x01"
-    assert sent(login.hear(challenge(b'{"status":"invalid_token"}'))) == b"\x01"
-    assert "just refused" in refused(login.hear(YES))
+    assert sent(login.receive(challenge(b'{"status":"invalid_token"}'))) == b"\x01"
+    assert "just refused" in refused(login.receive(YES))
 
 
 def test_an_initial_response_too_long_for_a_command_waits_for_its_challenge() -> None:
     token = Credentials(b"me", Secret(b"t" * 600), SecretKind.BEARER)
     login = Authentication(chosen("XOAUTH2", credentials=token))
     assert login.start().wire == b"AUTH XOAUTH2\r\n"
-    assert sent(login.hear(Reply(334, (b"",)))).endswith(b"t" * 600 + b"\x01\x01")
-    assert login.hear(YES) == LoginAccepted("XOAUTH2")
+    assert sent(login.receive(Reply(334, (b"",)))).endswith(b"t" * 600 + b"\x01\x01")
+    assert login.receive(YES) == LoginAccepted("XOAUTH2")
 
 
 @pytest.mark.parametrize("reply", [YES, challenge(b"speak")])
 def test_a_held_initial_response_is_sent_only_when_asked_for(reply: Reply) -> None:
     login = Authentication(chosen("PLAIN", credentials=Credentials(b"u" * 400, Secret(b"p"))))
     login.start()
-    outcome = login.hear(reply)
+    outcome = login.receive(reply)
     if isinstance(outcome, Line):
-        outcome = login.hear(Reply(501, (b"",)))
+        outcome = login.receive(Reply(501, (b"",)))
     assert refused(outcome)
 
 
@@ -235,9 +235,9 @@ def test_a_challenge_that_is_none_cancels_the_login(name: str, reply: Reply, rea
 def test_what_a_challenge_of_login_holds_is_of_no_use(text: bytes) -> None:
     login = Authentication(chosen("LOGIN"))
     login.start()
-    assert sent(login.hear(Reply(334, (text,)))) == b"user"
-    assert sent(login.hear(Reply(334, (text,)))) == b"pencil"
-    assert login.hear(YES) == LoginAccepted("LOGIN")
+    assert sent(login.receive(Reply(334, (text,)))) == b"user"
+    assert sent(login.receive(Reply(334, (text,)))) == b"pencil"
+    assert login.receive(YES) == LoginAccepted("LOGIN")
 
 
 @pytest.mark.parametrize("size", [4, 400], ids=["sent with the command", "held back"])
@@ -246,18 +246,18 @@ def test_a_server_that_asks_for_plain_gets_it_and_not_for_ever(size: int, text: 
     user = b"u" * size
     login = Authentication(chosen("PLAIN", credentials=Credentials(user, Secret(b"p"))))
     assert len(login.start().wire.split()) == (3 if size == 4 else 2)
-    assert sent(login.hear(Reply(334, (text,)))) == b"\0" + user + b"\0p"
-    again = login.hear(Reply(334, (text,)))
+    assert sent(login.receive(Reply(334, (text,)))) == b"\0" + user + b"\0p"
+    again = login.receive(Reply(334, (text,)))
     if size == 400:  # as if the first one had come with the command
-        again = login.hear(Reply(334, (text,)))
+        again = login.receive(Reply(334, (text,)))
     assert again == Line(b"*\r\n", b"*")
 
 
 def test_a_success_said_to_a_cancelled_login_is_none() -> None:
     login = Authentication(chosen("CRAM-MD5"))
     login.start()
-    login.hear(Reply(334, (b"?",)))
-    assert "given up" in refused(login.hear(YES))
+    login.receive(Reply(334, (b"?",)))
+    assert "given up" in refused(login.receive(YES))
 
 
 # ------------------------------------------------------ what a refusal leaves to be tried
@@ -281,8 +281,8 @@ def tried(choice: MechanismChoice, server: Callable[[str], tuple[int, str, bool]
         if mechanism.name.startswith("SCRAM"):
             challenges = [b"r=" + NONCE + b"x,s=c2FsdA==,i=4096"]
         while late and not mechanism.proved:
-            login.hear(challenge(challenges.pop(0)))
-        outcome = login.hear(reply)
+            login.receive(challenge(challenges.pop(0)))
+        outcome = login.receive(reply)
         assert isinstance(outcome, Refused)
         choice.refused(outcome)
     return names
@@ -421,9 +421,9 @@ def test_the_flag_of_channel_binding(
 
 
 def hear_refused(login: Authentication, reply: Reply) -> Refused:
-    outcome = login.hear(reply)
+    outcome = login.receive(reply)
     if isinstance(outcome, Line):
-        outcome = login.hear(NO)
+        outcome = login.receive(NO)
     assert isinstance(outcome, Refused), outcome
     return outcome
 
@@ -448,7 +448,7 @@ def test_what_an_error_of_scram_leaves(error: str, left: Left, *, late: bool) ->
     login = Authentication(chosen("SCRAM-SHA-256-PLUS", binding=BINDING))
     login.start()
     if late:
-        login.hear(challenge(b"r=" + NONCE + b"x,s=c2FsdA==,i=4096"))
+        login.receive(challenge(b"r=" + NONCE + b"x,s=c2FsdA==,i=4096"))
     outcome = hear_refused(login, challenge(b"e=" + error.encode()))
     assert (outcome.left, outcome.proved) == (left, late)
     assert error in outcome.reason
@@ -458,7 +458,7 @@ def test_a_server_that_does_not_know_the_password_does_not_get_it_in_clear() -> 
     one = choice("SCRAM-SHA-256", "CRAM-MD5", "PLAIN")
     login = Authentication(one.next())  # type: ignore[arg-type]
     login.start()
-    login.hear(challenge(b"r=" + NONCE + b"x,s=c2FsdA==,i=4096"))
+    login.receive(challenge(b"r=" + NONCE + b"x,s=c2FsdA==,i=4096"))
     one.refused(hear_refused(login, challenge(b"v=" + b64encode(b"x" * 32))))
     end = one.next()
     assert isinstance(end, NoMechanism)
@@ -472,7 +472,7 @@ def test_that_a_mechanism_shows_the_secret_is_said_once() -> None:
         login = Authentication(chosen(name, credentials=credentials, binding=BINDING))
         octets = login.start().wire
         for text in (b"r=" + NONCE + b"x,s=c2FsdA==,i=4096", b"more"):
-            outcome = login.hear(challenge(text))
+            outcome = login.receive(challenge(text))
             octets += outcome.wire if isinstance(outcome, Line) else b""
         shown = b"".join(b64decode(word + b"==") for word in octets.split()[1:] if word not in (b"*", name.encode()))
         assert (b"a-token-or-password" in shown) is listed.shows_secret, name
@@ -484,7 +484,7 @@ def test_challenges_have_an_end(name: str) -> None:
     outcome: Line | LoginAccepted | Refused = login.start()
     heard = 0
     while isinstance(outcome, Line):
-        outcome = login.hear(challenge(b"more"))
+        outcome = login.receive(challenge(b"more"))
         heard += 1
     assert heard <= 5
     assert refused(outcome)
@@ -494,28 +494,28 @@ def test_challenges_have_an_end(name: str) -> None:
 def test_every_other_reply_is_a_refusal(code: int) -> None:
     login = Authentication(chosen("PLAIN"))
     login.start()
-    assert str(code) in refused(login.hear(Reply(code, (b"no",))))
+    assert str(code) in refused(login.receive(Reply(code, (b"no",))))
 
 
 @pytest.mark.parametrize("code", [200, 220, 250, 299])
 def test_a_success_that_is_not_listed_counts_by_its_first_digit(code: int) -> None:
     login = Authentication(chosen("PLAIN"))
     login.start()
-    assert login.hear(Reply(code, (b"yes",))) == LoginAccepted("PLAIN")
+    assert login.receive(Reply(code, (b"yes",))) == LoginAccepted("PLAIN")
 
 
 @pytest.mark.parametrize("code", [300, 335, 354])
 def test_a_challenge_that_is_not_listed_counts_by_its_first_digit(code: int) -> None:
     login = Authentication(chosen("LOGIN"))
     login.start()
-    assert isinstance(login.hear(Reply(code, (b"VXNlcm5hbWU6",))), Line)
+    assert isinstance(login.receive(Reply(code, (b"VXNlcm5hbWU6",))), Line)
 
 
 def test_login_is_not_accepted_half_way() -> None:
     login = Authentication(chosen("LOGIN"))
     login.start()
-    login.hear(challenge(b"Username:"))
-    assert "has not asked for everything" in refused(login.hear(YES))
+    login.receive(challenge(b"Username:"))
+    assert "has not asked for everything" in refused(login.receive(YES))
 
 
 @given(st.lists(st.tuples(st.sampled_from([334, 235, 535, 421, 250]), st.binary(max_size=40)), min_size=8, max_size=8))
@@ -524,7 +524,7 @@ def test_no_server_gets_an_exception_or_an_endless_dialogue(replies: list[tuple[
         login = Authentication(chosen(name))
         outcome: Line | LoginAccepted | Refused = login.start()
         for code, text in replies:
-            outcome = login.hear(Reply(code, (b64encode(text) if len(text) % 2 else text,)))
+            outcome = login.receive(Reply(code, (b64encode(text) if len(text) % 2 else text,)))
             if not isinstance(outcome, Line):
                 break
         assert isinstance(outcome, (LoginAccepted, Refused))
@@ -575,7 +575,7 @@ def test_neither_logs_nor_errors_hold_the_secret(name: str) -> None:
     login = Authentication(chosen(name, credentials=credentials, binding=BINDING))
     said = login.start().shown
     for reply in (challenge(b"r=" + NONCE + b"x,s=c2FsdA==,i=4096"), challenge(b"Password:"), challenge(b"?"), NO, NO):
-        outcome = login.hear(reply)
+        outcome = login.receive(reply)
         said += outcome.shown if isinstance(outcome, Line) else repr(outcome).encode()
     assert secret not in said
     assert b64encode(secret).rstrip(b"=")[:-1] not in said

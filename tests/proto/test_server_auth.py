@@ -64,7 +64,7 @@ def log_in(server: ServerTalk, mechanism: Mechanism) -> LoginAccepted | Refused:
         parser.receive_data(server.send(step.wire))
         reply = parser.next_reply()
         assert reply is not None
-        step = dialogue.hear(reply)
+        step = dialogue.receive(reply)
     return step
 
 

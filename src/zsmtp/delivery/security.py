@@ -310,7 +310,7 @@ async def _authenticate(
         heard = await next_reply(stream, session)
         if isinstance(heard, Lost):
             return heard
-        step = login.hear(heard.reply)
+        step = login.receive(heard.reply)
     return step
 
 

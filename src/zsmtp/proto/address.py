@@ -1,10 +1,9 @@
 """Mail addresses as SMTP carries them: paths, quoting, xtext, internationalised addresses.
 
 A path (RFC 5321 4.1.2) is kept as the octets between ``<`` and ``>``, exactly as the sender's system wrote them; this
-module decides whether they may stand there. Local parts are the receiving system's business, so any atom or quoted
-string passes, also the source routes and backslash quotes of RFC 821; control characters, blanks outside quotes and
-angle brackets do not, whatever they were meant for: they would end the path early and smuggle parameters or commands
-behind it.
+module decides whether they may stand there. Only the receiving system interprets local parts (RFC 5321 2.3.11), so any
+atom or quoted string passes, also the source routes and backslash quotes of RFC 821; control characters, blanks outside
+quotes and angle brackets do not: they would end the path early and smuggle parameters or commands in behind it.
 
 Non-ASCII addresses (RFC 6531) need SMTPUTF8 from the server; without it a domain still has its A-label form
 (RFC 5890), a local part has none. Domains are mapped and judged by :mod:`zsmtp.idn`.
@@ -38,7 +37,7 @@ _XTEXT = pattern(rb"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 
 @lru_cache(128)  # asked several times on a message's way, and many messages have the same sender
 def path_problem(address: bytes) -> str | None:
-    """Why ``address`` (the octets between the angle brackets) cannot be sent as a path, or None if it can."""
+    """The reason why ``address`` (the octets between the angle brackets) cannot be sent as a path; None if it can."""
     if not _PATH.fullmatch(address):
         if re.search(rb"[\x00-\x1f\x7f]", address):
             return "control character in the address"
@@ -58,7 +57,7 @@ def path_problem(address: bytes) -> str | None:
 
 
 def domain_of(address: bytes) -> bytes:
-    """What stands behind the last ``@``; empty if there is none, as in ``postmaster``."""
+    """The part behind the last ``@``; empty if there is none, as in ``postmaster``."""
     _, at, domain = address.rpartition(b"@")
     return domain if at else b""
 
@@ -92,7 +91,7 @@ def encode_xtext(octets: bytes) -> bytes:
 
 
 def decode_xtext(octets: bytes) -> bytes:
-    """What xtext stands for (RFC 3461 4): any octets, also line ends. What is no code in it stays."""
+    """The octets that xtext encodes (RFC 3461 4), line ends among them. Malformed sequences stay as they are."""
     return _XTEXT_CODE.sub(lambda match: bytes((int(match[1], 16),)), octets)
 
 
@@ -112,7 +111,7 @@ def typed_address(address: bytes) -> bytes:
 def original_recipient(given: bytes | None, address: bytes) -> bytes | None:
     """The ORCPT value (RFC 3461 4.2): ``given`` if it is well formed, else made from ``address``.
 
-    None from one that is not ASCII: servers of old do not know its type.
+    None for an ``address`` that is not ASCII: older servers do not know its type, ``utf-8``.
     """
     if given is not None:
         kind, semicolon, value = given.partition(b";")

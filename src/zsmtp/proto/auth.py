@@ -1,16 +1,15 @@
-"""The dialogue of SMTP AUTH with one mechanism (RFC 4954 4): lines out, replies in, until it is decided.
+"""The client's SMTP AUTH exchange for one mechanism (RFC 4954 4): lines out, replies in, until accepted or refused.
 
-:class:`Authentication` leads it for a :class:`Mechanism`, which deals in plain octets; base64, limits and lines are
-here::
+:class:`Authentication` drives a :class:`Mechanism`, which works on plain octets, and adds base64, limits and lines::
 
     login = Authentication(mechanism)
     line = login.start()                 # a Line to send: AUTH ...
-    outcome = login.hear(reply)          # the next Line, or Accepted, or Refused
+    outcome = login.receive(reply)       # the next Line, or LoginAccepted, or Refused
 
-Challenges come from a peer that is not trusted yet: they are bounded in size and number, and where the mechanism reads
-them they are read strictly; whatever is wrong with one cancels the login. A success is only one if the mechanism
-agrees. Every line has a ``shown`` form for logs, in which what must stay secret is not. A :class:`Refused` says what
-may be tried next (:class:`Left`): that depends on whether the refusal is about the mechanism or about the secret.
+Challenges come from a peer that is not trusted yet: their size and number are bounded, a mechanism that uses them
+parses them strictly, and any error in one cancels the login. A positive reply counts only if the mechanism agrees.
+Every line has a ``shown`` form for logs, without secrets. :class:`Refused` names what may be tried next
+(:class:`Left`), which depends on whether the server refused the mechanism or the secret.
 """
 
 from __future__ import annotations
@@ -34,33 +33,33 @@ _NAME_OCTETS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
 class Mechanism(Protocol):
-    """One SASL exchange from the client's side, in plain octets; base64 and lines are :class:`Authentication`'s."""
+    """The client's side of one SASL exchange, in plain octets; :class:`Authentication` adds base64 and lines."""
 
     @property
     def name(self) -> str:
-        """As it stands in the AUTH command."""
+        """The name for the AUTH command."""
 
     def initial(self) -> bytes | None:
-        """The initial response; None if the server has to speak first."""
+        """The initial response; None if the server must send a challenge first."""
 
     def respond(self, challenge: bytes) -> bytes:
-        """The answer to a challenge. Raises :class:`~zsmtp.errors.ReplyError` for one that cannot be right."""
+        """The response to a challenge. Raises :class:`~zsmtp.errors.ReplyError` for an invalid challenge."""
 
     def doubt(self) -> str | None:
-        """Why a success said by the server now must not be believed, or None."""
+        """The reason why a positive reply at this point does not count; None if it counts."""
 
     @property
     def proved(self) -> bool:
-        """Whether the server has been given what it judges the secret by: a proof of knowing it, or the secret."""
+        """Whether this side has sent the secret, or a proof of knowing it, so that the server can check the secret."""
 
     @property
     def reads_challenges(self) -> bool:
-        """Whether what challenges hold is of use; where it is not, it need not be base64 either."""
+        """Whether responses depend on the text of challenges; if not, the text need not be valid base64."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line to send, with its CRLF, and how logs show it (without)."""
+    """One line to send, with its CRLF, and its form for logs, without."""
 
     wire: bytes
     shown: bytes
@@ -71,24 +70,24 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class LoginAccepted:
-    """The login is done."""
+    """The server accepted the login."""
 
     mechanism: str
 
 
 class Left(Enum):
-    """What a refusal leaves to be tried on the same connection."""
+    """What may still be tried on the same connection after a refusal."""
 
-    NOTHING = "nothing"  # the server is not to be trusted, or wants to hear no more
+    NOTHING = "nothing"  # the server cannot be trusted, or takes no further AUTH
     OTHER_CHECKS = "mechanisms that check the secret in another way"
-    ALL = "all other mechanisms"  # the refusal says nothing of the secret
+    ALL = "all other mechanisms"  # the refusal does not concern the secret
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """There is no login; mail must not be sent. ``reason`` is for people and holds no secret of ours.
+    """The login failed; mail must not be sent. ``reason`` is a text for people without any secret of this side.
 
-    ``proved`` tells that the server had been given what it judges the secret by.
+    ``proved``: this side had sent the secret, or a proof of knowing it, before the refusal.
     """
 
     reason: str
@@ -97,7 +96,7 @@ class Refused:
 
 
 class GivenUp(ReplyError):
-    """This side ends the dialogue of a mechanism; ``left`` is what may still be tried."""
+    """This side cancels the exchange of a mechanism; ``left`` is what may still be tried."""
 
     def __init__(self, text: str, left: Left) -> None:
         super().__init__(text)
@@ -105,7 +104,8 @@ class GivenUp(ReplyError):
 
 
 class Authentication:
-    """The AUTH dialogue of one mechanism: :meth:`start` once, then :meth:`hear` with each reply until it is decided."""
+    """The AUTH exchange of one mechanism: call :meth:`start`, then :meth:`receive` with each reply until the
+    outcome."""
 
     def __init__(self, mechanism: Mechanism) -> None:
         self._mechanism = mechanism
@@ -120,8 +120,8 @@ class Authentication:
             self._held, response = response, None
         return auth(self._mechanism.name, response)
 
-    def hear(self, reply: Reply) -> Line | LoginAccepted | Refused:
-        """What follows from a reply: the next line to send, or the end."""
+    def receive(self, reply: Reply) -> Line | LoginAccepted | Refused:
+        """Process a reply: returns the next line to send, or the outcome."""
         name = self._mechanism.name
         if self._given_up is not None:
             return self._given_up if reply.code != 421 else Refused(self._given_up.reason)
@@ -164,12 +164,12 @@ _STATUS_OF_MECHANISMS = frozenset({(5, 4), (5, 6), (7, 4), (7, 9), (7, 11), (7, 
 
 
 def _left_by(reply: Reply, *, proved: bool) -> Left:
-    """What a refusal of AUTH leaves to be tried.
+    """What may still be tried after the refusal ``reply`` to AUTH.
 
-    One that comes before the server has been given a proof or the secret cannot be about the secret: it does not know
-    the mechanism, has nothing to check this user by, or does not like the channel binding. Afterwards 535 and whatever
-    has no meaning of its own are taken for a judgement on the secret, unless the enhanced status code names the
-    mechanism; a temporary refusal (454) judges nothing.
+    A refusal before this side has sent the secret or a proof cannot concern the secret: the server does not know the
+    mechanism, stores nothing to check this user by, or rejects the channel binding. Afterwards 535, and any code
+    without a meaning of its own, counts as a wrong secret, unless the enhanced status code names the mechanism; a
+    temporary refusal (454) says nothing about the secret.
     """
     if reply.code in _TRY_NO_MORE:
         return Left.NOTHING
@@ -182,7 +182,7 @@ def _left_by(reply: Reply, *, proved: bool) -> Left:
 
 
 def decode_challenge(reply: Reply) -> bytes:
-    """The octets of a 334 reply's challenge. Raises :class:`~zsmtp.errors.ReplyError` if it is not base64, or long."""
+    """The decoded challenge of a 334 reply. Raises :class:`~zsmtp.errors.ReplyError` if it is no base64 or too long."""
     text = _challenge_text(reply)
     try:
         return b64decode(text, validate=True)
@@ -216,7 +216,7 @@ def auth(mechanism: str, initial: bytes | None) -> Line:
 
 
 def auth_response(data: bytes) -> Line:
-    """The line that answers a challenge. Raises :class:`~zsmtp.errors.CommandError` if it is over 12288 octets."""
+    """The line of a response to a challenge. Raises :class:`~zsmtp.errors.CommandError` if it is over 12288 octets."""
     wire = b64encode(data) + b"\r\n"
     if len(wire) > MAX_RESPONSE:
         raise CommandError(f"a response of {len(wire)} octets; {MAX_RESPONSE} are the limit")

@@ -1,11 +1,10 @@
-"""What a server announced in its answer to EHLO or LHLO, as a frozen value (RFC 5321 4.1.1.1).
+"""The extensions that a server announced in its reply to EHLO or LHLO, as a frozen value (RFC 5321 4.1.1.1).
 
-Keywords are compared ignoring case. A parameter that is not of its syntax disables that extension only and is noted in
+Keywords are compared ignoring case. A malformed parameter disables that extension only and is noted in
 :attr:`Capabilities.problems`: a broken SIZE is ignored, not obeyed. The extensions read here: PIPELINING (RFC 2920),
-SIZE (RFC 1870), 8BITMIME (RFC 6152), DSN (RFC 3461), ENHANCEDSTATUSCODES (RFC 2034), CHUNKING and BINARYMIME
-(RFC 3030), SMTPUTF8 (RFC 6531), STARTTLS (RFC 3207), DELIVERBY (RFC 2852), REQUIRETLS (RFC 8689), AUTH (RFC 4954),
-MT-PRIORITY (RFC 6710), FUTURERELEASE (RFC 4865), LIMITS (RFC 9422), and X-RCPTLIMIT, an older way to say LIMITS
-RCPTMAX.
+SIZE (RFC 1870), 8BITMIME (RFC 6152), DSN (RFC 3461), ENHANCEDSTATUSCODES (RFC 2034), CHUNKING and BINARYMIME (RFC
+3030), SMTPUTF8 (RFC 6531), STARTTLS (RFC 3207), DELIVERBY (RFC 2852), REQUIRETLS (RFC 8689), AUTH (RFC 4954),
+MT-PRIORITY (RFC 6710), FUTURERELEASE (RFC 4865), LIMITS (RFC 9422), and X-RCPTLIMIT, an older form of LIMITS RCPTMAX.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ class HoldLimit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The extensions a server offers; all off for a server that was greeted with HELO.
+    """The extensions that a server offers; none for a server that was greeted with HELO.
 
     ``size`` is the largest message taken, in octets (0: offered without a limit; None: not offered). ``deliver_by`` is
     the shortest time taken, in seconds (0: none named; None: not offered). ``future_release`` is how long a message may
     be held (None: not offered), ``priority_profile`` the profile of MT-PRIORITY ("": none named; None: not offered).
     ``auth`` holds the mechanisms in upper case. ``rcpt_max``, ``mail_max`` and ``rcpt_domain_max`` are the LIMITS
-    (None: none told). ``keywords`` are all keyword lines as they came, for logs.
+    (None: not announced). ``keywords`` are all keyword lines as received, for logs.
     """
 
     pipelining: bool = False
@@ -68,7 +67,7 @@ class Capabilities:
     problems: tuple[str, ...] = ()
 
     def without(self, *names: str) -> Capabilities:
-        """The same with the boolean extensions ``names`` (attribute names) off: what this side does not want to use."""
+        """A copy without the boolean extensions ``names`` (attribute names), which this side does not want to use."""
         off: dict[str, bool] = dict.fromkeys(names, False)
         return replace(self, **off)  # type: ignore[arg-type]
 
@@ -86,7 +85,7 @@ EVERYTHING = Capabilities(
     priority_profile="",
     require_tls=True,
 )
-"""What a server may offer that is of use for any message, without limits."""
+"""Every extension that is useful for any message, without limits."""
 
 _FLAGS = {
     b"PIPELINING": "pipelining",
@@ -102,7 +101,7 @@ _FLAGS = {
 
 
 def parse_ehlo(lines: Sequence[bytes]) -> Capabilities:
-    """Read the lines of a positive answer to EHLO or LHLO; the first one holds the server's name and is not read.
+    """Parse the lines of a positive reply to EHLO or LHLO; the first one, with the server's name, is skipped.
 
     Raises :class:`~zsmtp.errors.ReplyError` for more than 1000 keywords.
     """
@@ -118,7 +117,7 @@ def parse_ehlo(lines: Sequence[bytes]) -> Capabilities:
         if keyword in _FLAGS:
             found[_FLAGS[keyword]] = True
         elif keyword == b"AUTH" or keyword.startswith(b"AUTH="):
-            # "AUTH=LOGIN" is how servers spoke before RFC 2554; some still say it beside the right form
+            # servers sent "AUTH=LOGIN" before RFC 2554; some still send it beside the right form
             names = ([words[0][5:]] if keyword != b"AUTH" else []) + parameters
             known = found.get("auth", ())
             assert isinstance(known, tuple)
@@ -133,7 +132,7 @@ def parse_ehlo(lines: Sequence[bytes]) -> Capabilities:
 
 
 def _parameters(keyword: bytes, parameters: list[bytes]) -> dict[str, object]:
-    """The attributes that a keyword with numbers brings; raises ValueError if they are not of their syntax."""
+    """The attributes that a keyword with numbers sets; raises ValueError if a parameter is malformed."""
     if keyword == b"SIZE":
         return {"size": _number(parameters, MAX_SIZE)}
     if keyword == b"DELIVERBY":
@@ -178,7 +177,7 @@ def _profile(parameters: list[bytes]) -> str:
 
 
 def _limits(parameters: list[bytes]) -> dict[str, object]:
-    """RFC 9422 3: ``name=value`` words; unknown names are skipped, zero is no limit anybody can mean."""
+    """RFC 9422 3: ``name=value`` words; unknown names are skipped, and so is a limit of zero, which is meaningless."""
     names = {b"RCPTMAX": "rcpt_max", b"MAILMAX": "mail_max", b"RCPTDOMAINMAX": "rcpt_domain_max"}
     found: dict[str, object] = {}
     for word in parameters:

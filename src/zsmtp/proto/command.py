@@ -1,12 +1,11 @@
-"""Every command's octets, and the only place where injection is refused (RFC 5321 4.1).
+"""Builds every SMTP command line, and is the only place that refuses command injection (RFC 5321 4.1).
 
 Each function returns one complete command line with its CRLF, or raises :class:`~zsmtp.errors.CommandError` if a value
-would not stay inside its place: a line end, a control character, a blank or an angle bracket in the wrong spot, a
-parameter that is not of its syntax, or a line over the limit. Nobody else puts octets of a command together, so nobody
-else has to think about it.
+could break out of its position: a line end, a control character, a misplaced blank or angle bracket, a malformed
+parameter, or a line over the limit. No other module builds commands, so no other module needs these checks.
 
-The other way a message could bring commands in is its content, at a server that refuses a chunk and reads on behind
-``BDAT`` instead of discarding it (RFC 3030 4.2): :func:`may_be_read_as_commands` tells whether there are any.
+Content can inject commands as well, at a server that refuses a chunk and parses it as commands instead of discarding it
+(RFC 3030 4.2): :func:`may_be_read_as_commands` finds content that could.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _ORCPT = pattern(rb"[A-Za-z0-9-]{1,40};(.+)", re.DOTALL)
 _NOTIFY = pattern(rb"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}", re.IGNORECASE)
 _BY = pattern(rb"-?\d{1,9};[NR]T?")
 _FIELD = pattern(rb"(?!EHLO|HELO|LHLO|NOOP|RSET|HELP|VRFY|EXPN|QUIT)[!-9;-~]+:", re.IGNORECASE)
-# What opens a transaction, adds to one, hands over content, or changes who is talking. Servers skip blanks before it.
+# Commands that open a transaction, add to one, transfer content, or change the client. Servers skip blanks before them.
 _COMMANDS = pattern(
     rb"\n[\0-\t\v\f\x0e-\x20]*(?:MAIL(?:FROM)?|RCPT(?:TO)?|DATA|BDAT|BURL|SEND|SOML|SAML|AUTH|STARTTLS|TURN|ATRN|ETRN|XCLIENT|XFORWARD|XEXCH50)"
     rb"(?![A-Za-z0-9-])",
@@ -122,10 +121,10 @@ def bdat(octets: int, *, last: bool) -> bytes:
 
 
 def may_be_read_as_commands(content: bytes) -> bool:
-    """Whether a line of ``content`` is a command that does more than to be answered, for whoever reads it as one.
+    """Whether a line of ``content`` is a command with an effect besides its reply, for a server that parses it as one.
 
     Commands that only ask (``NOOP``, ``HELP``, ``VRFY``), or only end something (``RSET``, ``QUIT``), change nothing
-    for other messages; their replies are too many, which shows.
+    for other messages; their surplus replies are detected.
     """
     return _COMMANDS.match(b"\n" + content[:1024]) is not None or _COMMANDS.search(content) is not None
 

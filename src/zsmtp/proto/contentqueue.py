@@ -1,8 +1,8 @@
-"""The contents on their way over one session: the one being given out, and those not yet written to their end.
+"""The contents being sent over one session: the one whose blocks are being read, and those not yet fully written.
 
-Used by :class:`zsmtp.proto.session.Session` only. A content is read two blocks ahead: it is known which block is its
-last before that is given out, and the position of its last octet in the stream when it is: from then on, once that
-position is written, the message is in doubt until its reply comes.
+Used by :class:`zsmtp.proto.session.Session` only. A content is read two blocks ahead, so that its last block is known
+as such before it is given out, and with it the position of the last octet in the stream: once that position is written,
+the message is in doubt until its reply comes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from zsmtp.proto.progress import UNKNOWN, Sent
 class ContentQueue:
     """Contents in the order they are sent.
 
-    ``leaving`` are the steps whose content is begun and not written to its end; ``reading`` tells that the last one of
-    them has octets left to be given out, ``any_answered`` that a content of this session was answered before.
+    ``leaving`` are the steps whose content is begun and not fully written; ``reading``: the last of them has octets
+    left to give out; ``any_answered``: the server has replied to an earlier content of this session.
     """
 
     __slots__ = ("_ahead", "_behind", "_blocks", "any_answered", "leaving", "reading")
@@ -39,18 +39,18 @@ class ContentQueue:
 
     @property
     def blind(self) -> bool:
-        """Whether there is one whose MAIL has no answer."""
+        """Whether there is a content whose MAIL has no reply yet."""
         return any(sent.progress is not None and sent.progress.mail is None for sent in self.leaving)
 
     def first_chunk_waits(self, written: int) -> bool:
-        """Whether the first content of the session is a chunk that waited for its turn, and is still to be written."""
+        """Whether the first content of the session is a chunk that waited for replies, and is not written yet."""
         if self.any_answered or not self.leaving:
             return False
         first = self.leaving[0]
         return first.step.phase is LAST and first.step.gated and not first.began(written)
 
     def begin(self, sent: Sent, blocks: Iterator[bytes]) -> None:
-        """The content behind the step ``sent`` comes next. Raises what reading it raises, as :meth:`take` does."""
+        """Begin the content that follows the step ``sent``. Errors of its iterator pass through, as in :meth:`take`."""
         sent.end = UNKNOWN
         self.leaving.append(sent)
         self.reading = True
@@ -59,7 +59,7 @@ class ContentQueue:
         self._behind = self._read() if self._ahead else b""
 
     def take(self, position: int) -> bytes:
-        """The next block, which goes to this position in the stream."""
+        """The next block; its first octet is at ``position`` in the stream."""
         block, self._ahead = self._ahead, self._behind
         self._behind = self._read() if self._behind else b""
         if not self._ahead:
@@ -71,10 +71,11 @@ class ContentQueue:
         for block in self._blocks:
             if block:
                 return block
-        return b""  # only the end: an empty block on the way must not pass for it
+        return b""  # b"" means the end, so empty blocks before it are skipped
 
     def written(self, written: int, now: float, observe: Observer | None) -> None:
-        """So many octets of the stream are written now; ``observe`` is told how far contents are, None for nobody."""
+        """Note that ``written`` octets of the stream are written; ``observe``, if any, gets the progress of
+        contents."""
         while self.leaving:
             sent = self.leaving[0]
             if observe is not None:
@@ -84,7 +85,7 @@ class ContentQueue:
             self.leaving.popleft()
 
     def clear(self) -> None:
-        """Nothing more is given out."""
+        """Give out nothing more."""
         self.leaving.clear()
         self.reading = False
 

@@ -1,6 +1,6 @@
-"""Times as parameters of commands and keywords have them: RFC 3339 5.6, to a second.
+"""Dates and times in command parameters and keywords: RFC 3339 5.6, with a precision of one second.
 
-RFC 4865 writes the time of release so, in UTC or with an offset. Times are seconds since 1970 here.
+RFC 4865 uses this format for the time of release, in UTC or with an offset. Times here are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def date_time(utc: float) -> bytes:
 
 
 def parse_date_time(octets: bytes) -> float | None:
-    """The time that is written; None if it is none: the 31st of February, the year 0."""
+    """The time in seconds since 1970; None if ``octets`` is no valid time (the 31st of February, the year 0)."""
     from datetime import datetime
 
     if not _DATE_TIME.fullmatch(octets):

@@ -1,4 +1,4 @@
-"""What a session tells whoever drives it: the values that ``Session.next_event`` gives, in the order it happened."""
+"""The events of a client session: the values that ``Session.next_event`` returns, in the order they happened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zsmtp.records import NamedTuple
 class StepAnswered(NamedTuple):
     """A step was answered; ``result`` is SUCCESS, TRANSIENT or PERMANENT. ``recipient`` is an index (-1: none).
 
-    ``early`` tells that the content was refused before it was sent to its end.
+    ``early``: the content was refused before all of it was sent.
     """
 
     step: Step
@@ -26,7 +26,7 @@ class StepAnswered(NamedTuple):
 class Finished(NamedTuple):
     """All steps of a transaction are answered, or need not be sent any more.
 
-    ``completed`` tells that the server has no transaction open any more: the next MAIL needs no RSET before it.
+    ``completed``: the server has no transaction open any more, so the next MAIL needs no RSET before it.
     """
 
     transaction: Transaction
@@ -34,7 +34,7 @@ class Finished(NamedTuple):
 
 
 class CompletionDue(NamedTuple):
-    """What is sent next may complete these transactions at the peer; it waits for ``Session.allow_completion``."""
+    """The next octets may complete these transactions at the peer; they wait for ``Session.allow_completion``."""
 
     transactions: tuple[Transaction, ...]
 
@@ -42,10 +42,10 @@ class CompletionDue(NamedTuple):
 class Lost(NamedTuple):
     """The session is over.
 
-    ``step`` is what was waited for, ``transaction`` the one at work then (or the one whose content failed this side),
-    ``in_doubt`` the transactions whose fate nobody told. ``in_step`` is False if replies and commands did not belong
-    together any more: there was a reply too many, or RSET was refused. ``unfinished`` is what a reply says that had no
-    end yet, fit for people ("" if there was none).
+    ``step`` is the step that awaited its reply, ``transaction`` the active transaction (or the one whose content could
+    not be read), ``in_doubt`` the transactions without a final reply that may have been delivered. ``in_step`` is False
+    if replies can no longer be matched to commands: there was a surplus reply, or RSET was refused. ``unfinished`` is
+    the escaped text of an incomplete reply ("" if there was none).
     """
 
     error: ZsmtpError

@@ -1,4 +1,4 @@
-"""What a message asks of its transport, beside its addresses: one frozen value, from the program to the MAIL command.
+"""The transport options of a message besides its addresses: one frozen value, from the program to the MAIL command.
 
 :class:`MailOptions` is the only carrier of such options: keyword arguments of ``deliver`` and ``submit``, fields of
 :class:`~zsmtp.client.client.Submission`, words of the command line, parameters that a listener received and the row of
@@ -41,31 +41,31 @@ PRIORITIES = range(-9, 10)  # RFC 6710 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailOptions:
-    """What is asked for one message. :func:`checked` must have passed what reaches an envelope."""
+    """The options of one message. Only a value that :func:`checked` returned may go into an envelope."""
 
     require_tls: bool = False
     """Authenticated TLS on every hop, or no delivery (REQUIRETLS, RFC 8689)."""
     priority: int | None = None
-    """-9 to 9, the higher the earlier (MT-PRIORITY, RFC 6710); None: none is given, which means 0."""
+    """-9 to 9, higher goes first (MT-PRIORITY, RFC 6710); None: not given, which means 0."""
     hold_for: float | None = None
-    """For how many seconds the server is to hold the message back (HOLDFOR, RFC 4865); None: it is not held."""
+    """Seconds for which the server holds the message back (HOLDFOR, RFC 4865); None: it is not held."""
     hold_until: float | datetime | None = None
-    """Until when it is to be held: seconds since 1970, or a time with its zone (HOLDUNTIL); None: it is not held."""
+    """The time of release: seconds since 1970, or a time with its zone (HOLDUNTIL, RFC 4865); None: it is not held."""
 
     def release(self, now: float) -> float | None:
-        """The time before which the message is not to be delivered, in seconds since 1970; None: at once."""
+        """The time before which the message must not be delivered, in seconds since 1970; None: at once."""
         if self.hold_for is not None:
             return now + self.hold_for
         return instant(self.hold_until, "hold_until")
 
     def unheld(self) -> MailOptions:
-        """The same without a time of release, for whoever holds the message back itself."""
+        """A copy without a time of release, for a caller that holds the message back itself."""
         if self.hold_for is None and self.hold_until is None:
             return self
         return replace(self, hold_for=None, hold_until=None)
 
     def given(self) -> OptionArguments:
-        """What was asked for, by name, as keyword arguments and as plain values for JSON."""
+        """The options that are set, by name: keyword arguments, and plain values for JSON."""
         found: Any = {}
         if self is not NO_OPTIONS:
             for name in _NAMES:
@@ -78,22 +78,22 @@ class MailOptions:
 
 _NAMES: tuple[str, ...] = MailOptions.__slots__
 NO_OPTIONS = MailOptions()
-"""Nothing is asked for."""
+"""No option is set."""
 _values = attrgetter(*_NAMES)
 _NOTHING = _values(NO_OPTIONS)
 
 
 def options_of(submission: MailOptions) -> MailOptions:
-    """The options of a value that has their fields among others. Raises SubmissionError for one that cannot be."""
+    """The options of a value that has these fields among others. Raises SubmissionError for an invalid option."""
     values = _values(submission)
     return NO_OPTIONS if values == _NOTHING else checked(MailOptions(**dict(zip(_NAMES, values, strict=True))))
 
 
 def from_plain(values: Mapping[str, object]) -> MailOptions:
-    """The options among values that :meth:`MailOptions.given` gave once and a store has kept.
+    """The options among stored values that :meth:`MailOptions.given` returned earlier.
 
-    Other names are passed over. What this program cannot read is not asked for, but for ``require_tls``: any value that
-    is true asks for it.
+    Other names are skipped. An unreadable value leaves its option unset, except for ``require_tls``: any true value
+    sets it.
     """
     found: dict[str, Any] = {name: values[name] for name in _NAMES if values.get(name) is not None}
     options = NO_OPTIONS
@@ -106,7 +106,7 @@ def from_plain(values: Mapping[str, object]) -> MailOptions:
 
 
 def checked(options: MailOptions) -> MailOptions:
-    """The options in the form that everything behind them relies on: whole seconds, rounded up, and numbers in range.
+    """The validated options in the form that all later code expects: whole seconds, rounded up, and numbers in range.
 
     Raises :class:`~zsmtp.errors.SubmissionError`, which begins with the name of the option.
     """
@@ -128,7 +128,7 @@ def checked(options: MailOptions) -> MailOptions:
 
 
 def instant(given: float | datetime | None, name: str) -> float | None:
-    """A time in seconds since 1970. Raises SubmissionError for what is none, beginning with ``name``."""
+    """A time in seconds since 1970. Raises SubmissionError, beginning with ``name``, for an invalid time."""
     from datetime import datetime
 
     if isinstance(given, datetime):
@@ -141,7 +141,7 @@ def instant(given: float | datetime | None, name: str) -> float | None:
 
 
 def _seconds(given: object) -> int | None:
-    """How long a message is held; no time at all is no hold."""
+    """The seconds of a hold; zero is no hold."""
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise SubmissionError(f"hold_for: seconds are wanted, not {type(given).__name__}")
     if not 0 <= given <= MAX_HOLD:

@@ -1,12 +1,13 @@
-"""The phases of a session in one table: what is waited for, how long, and what counts as success.
+"""The phases of a session in one table: the command, how long to wait for its reply, and which codes mean success.
 
 A 4xx or 5xx is a refusal in every phase. A 2xx or 3xx counts by its first digit, whether or not RFC 5321 lists the code
 for the command (4.2.1 and 4.3.2: a client must take a code that it does not know by its first digit), but for two rows:
 
-- The end of the content is answered by 250 to 259, where the second digit speaks of the mail system (4.2.1). That reply
-  hands over the responsibility for the message, so no other 2xx is taken for it: 221 closes the connection.
-- STARTTLS is answered by 220 (RFC 3207 4). The reply comes in clear, so anybody on the way may have written it, and
-  behind it both sides must agree on which octet the handshake begins with: that leaves no room for an unknown code.
+- The end of the content is answered by 250 to 259, where the second digit stands for the mail system (4.2.1). That
+  reply transfers the responsibility for the message, so no other 2xx is taken for it: 221 closes the connection.
+- STARTTLS is answered by 220 (RFC 3207 4). The reply comes in clear, so an attacker on the path may have written it,
+  and both sides must agree on the octet behind it with which the handshake begins: that leaves no room for an unknown
+  code.
 
 Any other 2xx or 3xx breaks the dialogue. RFC 5321 4.5.3.2 gives the waits. The table is the only place
 where this is written down; the session, the failure policy, the logs and the documentation read it.
@@ -42,8 +43,8 @@ class Phase(Enum):
     __hash__ = object.__hash__
 
 
-# The phases of a transaction by short names: a class of constants is asked in 50 ns, a module in 4, and these are asked
-# dozens of times for each message. The results of judge() follow below.
+# The phases of a transaction by short names: an enum's attribute takes 50 ns, a module's 4, and these are read dozens
+# of times for each message. The results of judge() follow below.
 MAIL, RCPT, DATA, CONTENT, BDAT, LAST, RSET = (
     Phase.MAIL,
     Phase.RCPT,
@@ -61,16 +62,16 @@ class Wait(Enum):
     COMMAND = "command"
     DATA = "data"
     FINAL = "final"
-    SHORT = "short"  # RSET and NOOP, which find out whether an idle connection still lives
-    QUIT = "quit"  # mere politeness
+    SHORT = "short"  # RSET and NOOP, which test whether an idle connection is still open
+    QUIT = "quit"  # no result depends on it
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long to wait, in seconds; each bounds one whole wait, not the gap between octets.
 
-    The defaults are those of the library: a field that is not named keeps its own, whatever the others are. The agent
-    gives all of them (smtp(8), ``-T``).
+    The defaults are those of the library, each independent of the other fields. The agent sets all of them (smtp(8),
+    ``-T``).
     """
 
     connect: float = 30.0
@@ -95,7 +96,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class PhaseRule:
-    """One row: the codes that mean success, the wait, and how people say what is being done."""
+    """One row: the codes that mean success, the wait, and the activity in words."""
 
     success: range
     wait: Wait
@@ -134,7 +135,7 @@ RULES: dict[Phase, PhaseRule] = {
 
 @lru_cache(16)
 def reply_times(timeouts: Timeouts) -> dict[Phase, float]:
-    """How long to wait for the reply in each phase, in seconds. One value for all sessions: it is not to be changed."""
+    """The time to wait for the reply in each phase, in seconds. All sessions share the dict: do not change it."""
     return {phase: timeouts.of(rule.wait) for phase, rule in RULES.items()}
 
 

@@ -1,12 +1,12 @@
-"""From an envelope and a server's capabilities to command groups: a pure function, and its result is a value.
+"""Plans a transaction: a pure function from an envelope and a server's capabilities to groups of commands.
 
-Commands of one group may leave in one segment; the next group waits until everything before it is answered (RFC 2920
+Commands of one group may leave in one segment; the next group waits for the replies to all commands before it (RFC 2920
 3.1, command pipelining). With PIPELINING a transaction is ``MAIL RCPT... DATA`` and then the content; without it each
 command is a group of its own. With CHUNKING (RFC 3030) the content follows ``BDAT n LAST`` without a go-ahead, so one
-round trip less is needed. What is lost with the go-ahead is the one reply that cannot be taken for another: so RSET
-follows the content in the same group, and what was answered counts once it is answered (``Transaction.confirmed``).
-Which recipients fit into one transaction is decided here too: RFC 5321 4.5.3.1.8 promises 100, LIMITS (RFC 9422) or
-X-RCPTLIMIT may say otherwise.
+round trip less is needed. Without the go-ahead no reply is unmistakable, so RSET follows the content in the same group,
+and the replies count only once RSET has its reply (``Transaction.confirmed``). This module also decides which
+recipients fit into one transaction: RFC 5321 4.5.3.1.8 promises 100, LIMITS (RFC 9422) or X-RCPTLIMIT may say
+otherwise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOTHING_ASKED = (None, None, None)
 
 
 class Flow(Enum):
-    """How far the commands of a transaction run ahead of the answers."""
+    """How far the commands of a transaction run ahead of the replies."""
 
     STEPWISE = "the transaction starts when everything before it is answered, and nothing is sent behind its content"
     RIDING = "it starts right behind the content of the message before (RFC 2920 3.1)"
@@ -40,7 +40,7 @@ class Flow(Enum):
 
 
 class EnvelopeRecipient(NamedTuple):
-    """A forward-path with its DSN wishes (RFC 3461): ``notify`` as in NOTIFY=, ``orcpt`` as in ORCPT= (or None).
+    """A forward-path with its DSN parameters (RFC 3461): ``notify`` as in NOTIFY=, ``orcpt`` as in ORCPT= (or None).
 
     ``deliver_by`` is the RFC 2852 pair of seconds left and mode (``b"R"`` or ``b"N"``, perhaps with ``T``).
     """
@@ -52,25 +52,25 @@ class EnvelopeRecipient(NamedTuple):
 
 
 class TLSDemand(Enum):
-    """How safely the sender wants the message to travel (RFC 8689)."""
+    """What the sender demands of TLS for the message (RFC 8689)."""
 
     NONE = "none"
     REQUIRETLS = "requiretls"  # the SMTP extension: authenticated TLS on every hop, or no delivery
     TLS_OPTIONAL = "tls-required: no"  # the header field: delivery matters more than the destination's policies
 
     def is_met_by(self, other: TLSDemand) -> bool:
-        """Whether a session that was opened for the wish ``other`` will do for this one."""
+        """Whether a session that was opened for the demand ``other`` also meets this one."""
         return _STRICTNESS[other] >= _STRICTNESS[self]
 
 
-_REQUIRETLS = TLSDemand.REQUIRETLS  # asked of the class it costs more
+_REQUIRETLS = TLSDemand.REQUIRETLS  # a module's name is read faster than an enum's attribute
 _STRICTNESS = {TLSDemand.TLS_OPTIONAL: 0, TLSDemand.NONE: 1, TLSDemand.REQUIRETLS: 2}
 
 
 def sender_wish(options: MailOptions, *, tls_optional: bool) -> TLSDemand:
-    """What a message asks of sessions; ``tls_optional``: its header says ``TLS-Required: No``.
+    """The TLS demand of a message; ``tls_optional``: its header has ``TLS-Required: No``.
 
-    REQUIRETLS goes before the field (RFC 8689 5).
+    REQUIRETLS overrides the field (RFC 8689 5).
     """
     if options.require_tls:
         return _REQUIRETLS
@@ -78,10 +78,10 @@ def sender_wish(options: MailOptions, *, tls_optional: bool) -> TLSDemand:
 
 
 class Envelope(NamedTuple):
-    """Reverse-path (empty: the null one), recipients, the message's DSN wishes, and what it asks of sessions.
+    """Reverse-path (empty: the null one), recipients, the message's DSN parameters, and its demands on sessions.
 
-    ``options`` are what else it asks for, as :func:`~zsmtp.proto.mailoptions.checked` gives them; ``wish`` is made of
-    them and of the header (:func:`sender_wish`).
+    ``options`` are its further options, as :func:`~zsmtp.proto.mailoptions.checked` returns them; ``wish`` follows from
+    them and from the header (:func:`sender_wish`).
     """
 
     sender: bytes
@@ -93,7 +93,7 @@ class Envelope(NamedTuple):
 
     @property
     def internationalised(self) -> bool:
-        """Whether an address needs SMTPUTF8, or to be told in ASCII (RFC 6531)."""
+        """Whether an address needs SMTPUTF8, or must be converted to ASCII (RFC 6531)."""
         if not self.sender.isascii():
             return True
         for recipient in self.recipients:  # noqa: SIM110 - a generator would cost more than all the rest
@@ -103,12 +103,11 @@ class Envelope(NamedTuple):
 
 
 class ContentForm(NamedTuple):
-    """What the commands must know of the content: exact octets (RFC 1870), what BODY= says of it, how to get it.
+    """The content as the commands need it: its exact size in octets (RFC 1870), its BODY= value, and its octets.
 
-    ``body`` is b"8BITMIME" or b"BINARYMIME" where the content needs it (RFC 6152, RFC 3030), else None; ``smtputf8``
-    tells that its headers need SMTPUTF8 (RFC 6531).
-    ``data`` yields it for DATA: dot-stuffed, ending with the final dot. ``chunk`` yields it for BDAT: exactly ``size``
-    octets. Either may be called again for another transaction.
+    ``body`` is b"8BITMIME" or b"BINARYMIME" where the content needs it (RFC 6152, RFC 3030), else None; ``smtputf8``:
+    its headers need SMTPUTF8 (RFC 6531). ``data`` yields it for DATA: dot-stuffed, ending with the final dot. ``chunk``
+    yields it for BDAT: exactly ``size`` octets. Either may be called again for another transaction.
     """
 
     size: int
@@ -120,10 +119,9 @@ class ContentForm(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One command on its way: its phase, octets, and for RCPT which recipient of the transaction it names.
+    """One command of a transaction: its phase, its octets, and for RCPT the index of the recipient that it names.
 
-    ``gated`` steps wait until everything sent before is answered. ``masked`` stands for the line where it is shown,
-    if the line itself holds a secret.
+    ``gated`` steps wait for the replies to everything sent before. ``masked`` replaces a line with a secret in logs.
     """
 
     phase: Phase
@@ -157,7 +155,7 @@ class Transaction:
 
     @property
     def confirmed(self) -> bool:
-        """Whether RSET follows the content at once: the answers count if it is answered well, since it comes last."""
+        """Whether RSET follows the content at once: the replies count only if the last one, to RSET, is positive."""
         return self.steps[-1].phase is RSET
 
     @property
@@ -173,16 +171,17 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class LocalRefusal:
-    """Why an address or a message is refused on this side, before anything reaches the wire."""
+    """The reason why this side refuses an address or a message, before anything is sent."""
 
     status: EnhancedStatus
     text: str
 
 
 def capacity(recipients: Sequence[EnvelopeRecipient], capabilities: Capabilities) -> int:
-    """How many of ``recipients``, from the first on, go into one transaction.
+    """The number of ``recipients``, from the first on, that go into one transaction.
 
-    BY= is a parameter of MAIL (RFC 2852 4), so only those who share it go together where it is used.
+    BY= is a parameter of MAIL (RFC 2852 4), so where it is used only recipients with the same value share a
+    transaction.
     """
     if len(recipients) == 1:
         return 1
@@ -202,19 +201,19 @@ def capacity(recipients: Sequence[EnvelopeRecipient], capabilities: Capabilities
 
 
 def sender_refusal(envelope: Envelope, capabilities: Capabilities) -> LocalRefusal | None:
-    """Whether the reverse-path can be sent to a server with these capabilities."""
+    """The reason why the reverse-path cannot be sent to a server with these capabilities; None if it can."""
     return _address_refusal(envelope.sender, capabilities, _BAD_SENDER)
 
 
 def recipient_refusal(recipient: EnvelopeRecipient, capabilities: Capabilities) -> LocalRefusal | None:
-    """Whether the forward-path can be sent to a server with these capabilities."""
+    """The reason why the forward-path cannot be sent to a server with these capabilities; None if it can."""
     if not recipient.address:
         return LocalRefusal(_BAD_RECIPIENT, "empty recipient address")
     return _address_refusal(recipient.address, capabilities, _BAD_RECIPIENT)
 
 
 def options_refusal(options: MailOptions, capabilities: Capabilities) -> LocalRefusal | None:
-    """Whether what a message asks for cannot be had of a server with these capabilities, so that it must not go there.
+    """The reason why a message must not go to a server with these capabilities because of its options, or None.
 
     A message that is to be held would arrive too early at a server that does not hold it (RFC 4865).
     """
@@ -235,7 +234,7 @@ def options_refusal(options: MailOptions, capabilities: Capabilities) -> LocalRe
 
 
 def left_out(options: MailOptions, capabilities: Capabilities) -> tuple[str, ...]:
-    """What of the options a server with these capabilities is not asked for, though the message goes there, in words.
+    """The options that a server with these capabilities does not get, though the message goes there, in words.
 
     A server without MT-PRIORITY gives all mail the same priority (RFC 6710).
     """
@@ -245,7 +244,7 @@ def left_out(options: MailOptions, capabilities: Capabilities) -> tuple[str, ...
 
 
 def size_refusal(content: ContentForm, capabilities: Capabilities) -> LocalRefusal | None:
-    """Whether the message is larger than the server takes (RFC 1870 6.1)."""
+    """The refusal of a message that is larger than the server accepts (RFC 1870 6.1); None for others."""
     if not capabilities.size or content.size <= capabilities.size:
         return None
     text = f"Message of {content.size} octets exceeds the limit given by the remote system: {capabilities.size}"
@@ -262,7 +261,7 @@ def _address_refusal(address: bytes, capabilities: Capabilities, bad_syntax: Enh
     if ascii_form is None:
         text = "the address needs SMTPUTF8, which the remote system does not offer"
         return LocalRefusal(EnhancedStatus(5, 6, 7), text)
-    problem = path_problem(ascii_form)  # A-labels are longer than what they stand for
+    problem = path_problem(ascii_form)  # A-labels are longer than their U-labels
     return None if problem is None else LocalRefusal(bad_syntax, f"in A-labels: {problem}")
 
 
@@ -274,7 +273,7 @@ def plan_transaction(
 ) -> Transaction:
     """Plan one transaction for all recipients of ``envelope``, running ahead as far as ``flow`` allows.
 
-    The capabilities are those to be used: what is not wanted was taken out before (``Capabilities.without``). Sender
+    ``capabilities`` are the extensions to be used: the caller has removed the others (``Capabilities.without``). Sender
     and recipients must have passed :func:`sender_refusal` and :func:`recipient_refusal`; raises
     :class:`~zsmtp.errors.CommandError` otherwise.
     """
@@ -316,7 +315,7 @@ def _mail(
 
 
 def _parameters(options: MailOptions, capabilities: Capabilities) -> tuple[int | None, int | None, int | None]:
-    """What of the options goes with MAIL besides REQUIRETLS: ``priority``, ``hold_for``, ``hold_until``."""
+    """The options that become parameters of MAIL besides REQUIRETLS: ``priority``, ``hold_for``, ``hold_until``."""
     refusal = options_refusal(options, capabilities)
     if refusal is not None:
         raise CommandError(refusal.text)
@@ -329,7 +328,7 @@ def _parameters(options: MailOptions, capabilities: Capabilities) -> tuple[int |
 
 
 def _require_tls(capabilities: Capabilities) -> bool:
-    """That REQUIRETLS goes with MAIL: who does not know it must not be sent the message (RFC 8689 4.2.1)."""
+    """True, for REQUIRETLS with MAIL: a server without it must not get the message (RFC 8689 4.2.1)."""
     if not capabilities.require_tls:
         raise CommandError("REQUIRETLS was asked for, and the server does not offer it")
     return True
@@ -347,9 +346,9 @@ def _rcpt(recipient: EnvelopeRecipient, capabilities: Capabilities, *, in_ascii:
 
 
 def _orcpt(recipient: EnvelopeRecipient, capabilities: Capabilities) -> bytes | None:
-    """ORCPT=, left out where it would only cost the recipient: over-long, or of a type the server need not know.
+    """The value of ORCPT=; None where the server might refuse the recipient for it: too long, or of an unknown type.
 
-    The type utf-8 came with internationalised mail (RFC 6533); there are servers without it that refuse the recipient.
+    The type utf-8 belongs to internationalised mail (RFC 6533); some servers without it refuse the recipient.
     """
     orcpt = original_recipient(recipient.orcpt, recipient.address)
     if orcpt is None or len(orcpt) > MAX_ORCPT:

@@ -1,4 +1,4 @@
-"""Where the steps and transactions of a session stand: the books of the session's two cursors."""
+"""The state of the steps and transactions of a client session, and which of them are in doubt when it ends."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from zsmtp.records import dataclass, field
 
 @dataclass(slots=True, eq=False)
 class TransactionProgress:
-    """Where a transaction stands.
+    """The state of one transaction.
 
-    ``held`` are the answers that count once the RSET behind the content is answered, None where there is no such RSET.
+    ``held`` are the replies that count once the RSET behind the content has its reply; None without such a RSET.
     """
 
     transaction: Transaction
-    unanswered: int  # steps not yet answered nor dropped
+    unanswered: int  # steps without a reply that were not dropped
     rcpt_unanswered: int
     held: list[StepAnswered] | None = None
     started: float = 0.0
@@ -39,12 +39,12 @@ class TransactionProgress:
 
     @property
     def may_deliver(self) -> bool:
-        """Whether somebody is accepted, or may be once the answers are in: a lone dot carries no message."""
+        """Whether a recipient is accepted, or may be once all replies are in; a lone dot carries no message."""
         undecided = self.mail is None or (self.mail is SUCCESS and self.rcpt_unanswered > 0)
         return bool(self.accepted) or undecided or self.contradicted
 
 
-UNKNOWN = 1 << 62  # the end of a step whose last octet is not given out yet
+UNKNOWN = 1 << 62  # the end of a step that is not fully given out yet
 
 
 class Sent:
@@ -59,7 +59,7 @@ class Sent:
         self.replies = 1
 
     def began(self, written: int) -> bool:
-        """Whether an octet of the content behind this step is written."""
+        """Whether an octet of the content that follows this step is written."""
         return self.progress is not None and written > self.progress.content_position > 0
 
 
@@ -75,8 +75,8 @@ def loss(
 ) -> Lost:
     """The end of a session where ``begun`` are the steps without an answer, and the first one that was not sent.
 
-    The content that is being read is that of the last step in ``leaving``. Of what the peer left ``unread`` nothing can
-    have been taken, but for content that has some of its replies (RFC 2033 4.2: one for each recipient).
+    The content being read is that of the last step in ``leaving``. With ``unread`` the peer accepted nothing of what it
+    did not read, except a content that has some of its replies (RFC 2033 4.2: one for each recipient).
     """
     first = begun[0] if begun else None
     step = first.step if first is not None and first.end <= written else None
@@ -91,7 +91,7 @@ def loss(
 def in_doubt(begun: Iterable[Sent], written: int, *, in_step: bool = True) -> tuple[Transaction, ...]:
     """The transactions that may have delivered: their last octet is written, and their final reply is missing.
 
-    Where replies are not ``in_step`` any more, those held back count for nothing, neither the final ones nor refusals.
+    If replies are not ``in_step``, those held back do not count, neither final replies nor refusals.
     """
     found: dict[Transaction, None] = {}
     for sent in begun:
@@ -108,10 +108,10 @@ def in_doubt(begun: Iterable[Sent], written: int, *, in_step: bool = True) -> tu
 
 
 def too_many(replies: Sequence[Reply], awaited: deque[Sent], written: int, *, lmtp: bool) -> bool:
-    """Whether ``replies``, read together in a transaction, are more than were due. A 421 may come without being due.
+    """Whether ``replies``, read together in a transaction, are more than were due. A 421 may come at any time.
 
-    Where none was due, refusals may still be one answer: to content that the peer does not want to its end. A command
-    outside of transactions is answered alone, so its answer is the first one.
+    Where none was due, one refusal may still be a reply: to content that the peer refuses before its end. A command
+    outside transactions is sent alone, so the first reply is its reply.
     """
     if awaited and awaited[0].progress is None:
         return False
@@ -124,7 +124,7 @@ def too_many(replies: Sequence[Reply], awaited: deque[Sent], written: int, *, lm
 
 
 def _due_in_lmtp(replies: Sequence[Reply], awaited: Iterable[Sent], written: int) -> int:
-    """How many replies were due: content has as many as recipients were accepted, perhaps by these (RFC 2033 4.2)."""
+    """The number of replies due: one for each recipient accepted, perhaps by ``replies``, to content (RFC 2033 4.2)."""
     due = 0
     accepted: dict[TransactionProgress, int] = {}
     for sent in awaited:
@@ -145,7 +145,7 @@ def drop_pointless(
 ) -> None:
     """Take the unsent steps of a transaction out of the queue once they can no longer lead to a delivery.
 
-    ``undecided`` tells that commands of the transaction are not answered yet.
+    ``undecided``: commands of the transaction have no reply yet.
     """
     while unsent and unsent[0][1] is progress and _pointless(progress, unsent[0][0].phase, undecided=undecided):
         unsent.popleft()
@@ -153,20 +153,20 @@ def drop_pointless(
 
 
 def _pointless(progress: TransactionProgress, phase: Phase, *, undecided: bool) -> bool:
-    """Whether the next step of a transaction, not sent yet, is of no use any more."""
+    """Whether the next unsent step of a transaction can no longer lead to a delivery."""
     if phase is CONTENT:
         return not undecided and not progress.go_ahead
     if phase is RSET:
         return not progress.content_begun
     if progress.mail is not None and progress.mail is not SUCCESS:
-        return True  # MAIL was refused and nothing more has left
+        return True  # MAIL was refused and nothing more was sent
     if phase is DATA or phase is LAST:
         return not (undecided or progress.mail is None or progress.accepted)
     return False
 
 
 def note(progress: TransactionProgress, step: Step, result: ReplyMeaning) -> None:
-    """Write down what the answer to a step says about its transaction."""
+    """Update the state of a transaction with the reply to one of its steps."""
     phase = step.phase
     if phase is RCPT:
         progress.rcpt_unanswered -= 1

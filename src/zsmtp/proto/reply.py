@@ -2,12 +2,12 @@
 
 A reply is one or more lines ``code [separator text] CRLF``; ``-`` as separator announces a further line, a blank or
 nothing ends the reply. :class:`ReplyParser` is fed octets in any portions and hands out complete replies; it never
-guesses: a code outside 200-599, a separator that is none, lines of one reply with different codes, or more octets
-than the caps allow raise :class:`~zsmtp.errors.ReplyError`, and what follows is not looked at again. A bare LF as line
-end is tolerated and noted in :attr:`Reply.bare_lf` (it is what broken servers send, and it misleads nobody here).
+guesses: a code outside 200-599, a separator that is none, lines of one reply with different codes, or more octets than
+the caps allow raise :class:`~zsmtp.errors.ReplyError`, and what follows is not looked at again. A bare LF as line end,
+as broken servers send it, is unambiguous here: it is accepted and noted in :attr:`Reply.bare_lf`.
 
-The text of a reply is hostile: it may hold any octet but LF. Show it through :func:`printable` only. Nor may a
-server that repeats a secret it was told bring it into logs and reports: :meth:`ReplyParser.hide` masks it.
+The text of a reply is untrusted: it may hold any octet but LF. Show it through :func:`printable` only. A server may
+repeat a secret that it received: :meth:`ReplyParser.hide` keeps it out of logs and reports.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MAX_REPLY = 256 * 1024  # octets of all lines of one reply
 MASK = b"***secret***"
 _LEAST_SECRET = 4  # octets
 
-_COMMON = 64  # replies of one line that are kept, to be known again
+_COMMON = 64  # replies of one line that are cached
 _COMMON_LINE = 256  # octets of the longest of them
 
-_BEGUN, _BEGUN_LINES = 1000, 8  # octets and lines of a reply without an end that are worth telling
+_BEGUN, _BEGUN_LINES = 1000, 8  # octets and lines of an incomplete reply that reports show
 
 
 class Reply(NamedTuple):
@@ -67,7 +67,7 @@ class ReplyParser:
         self._buffer = b""
         self._start = 0  # of the line to be read next
         self._searched = 0  # up to where the buffer is known to hold no LF from there
-        self._common: dict[bytes, Reply] = {}  # a server says the same few things over and over
+        self._common: dict[bytes, Reply] = {}  # a server repeats the same few replies
         self._code = 0
         self._lines: list[bytes] = []
         self._octets = 0
@@ -75,41 +75,42 @@ class ReplyParser:
         self._hidden: tuple[bytes, ...] = ()  # longest first
 
     def hide(self, *secrets: bytes) -> None:
-        """Put :data:`MASK` for each of ``secrets`` in all that comes from now on, errors included.
+        """Replace each of ``secrets`` by :data:`MASK` in all replies from now on, and in errors.
 
-        One of less than four octets, the least that base64 makes of anything, cannot be told from other words.
+        A secret of less than four octets (the shortest base64) cannot be distinguished from other words and is not
+        masked.
         """
         wanted = {secret for secret in secrets if len(secret) >= _LEAST_SECRET}
         self._hidden = tuple(sorted({*self._hidden, *wanted}, key=len, reverse=True))
 
     @property
     def pending(self) -> bool:
-        """Whether octets have come that no complete reply accounts for."""
+        """Whether octets were received that belong to no complete reply."""
         return self._start < len(self._buffer) or bool(self._lines)
 
     @property
     def begun(self) -> str:
-        """What a reply says that has no end yet, fit for people; "" if there is none.
+        """The escaped text of an incomplete reply; "" if there is none.
 
         While there are secrets to hide, octets without a line end are left out: they may be half a secret.
         """
         rest = b"" if self._hidden else self._buffer[self._start :].rstrip(b"\r")
-        return self._said(rest[:_BEGUN]) if rest or self._lines else ""
+        return self._quoted(rest[:_BEGUN]) if rest or self._lines else ""
 
-    def _said(self, line: bytes) -> str:
+    def _quoted(self, line: bytes) -> str:
         """The lines of the reply that is being read, with ``line`` as it came."""
         before = [b"%d-%b" % (self._code, text) for text in self._lines[-_BEGUN_LINES:]]
         return printable(b" / ".join([*before, line] if line else before), 300)
 
     def receive_data(self, data: bytes) -> None:
-        """Take ``data`` as the octets that came next."""
+        """Append ``data``, the octets received next."""
         rest = self._buffer[self._start :]
         self._searched -= self._start
         self._start = 0
         self._buffer = rest + data if rest else data
 
     def complete_replies(self) -> tuple[list[Reply], ReplyError | None]:
-        """All replies that are complete, and what is wrong with what came behind them, if anything is."""
+        """All complete replies, and the error in the octets behind them, if there is one."""
         replies: list[Reply] = []
         try:
             while (reply := self.next_reply()) is not None:
@@ -121,7 +122,7 @@ class ReplyParser:
     def next_reply(self) -> Reply | None:
         """The next complete reply, or None if more octets are needed.
 
-        Raises :class:`~zsmtp.errors.ReplyError` if what came cannot be a reply.
+        Raises :class:`~zsmtp.errors.ReplyError` if the octets received cannot be a reply.
         """
         buffer = self._buffer
         while (end := buffer.find(b"\n", self._searched)) >= 0:
@@ -164,13 +165,13 @@ class ReplyParser:
             self._bare_lf = True
         code = line[:3]
         if not (len(code) == 3 and code.isdigit() and 50 <= code[0] <= 53):
-            raise ReplyError(f"not a reply: '{self._said(line[:_BEGUN])}'")
+            raise ReplyError(f"not a reply: '{self._quoted(line[:_BEGUN])}'")
         separator = line[3:4]
         if separator not in (b" ", b"-", b""):
-            raise ReplyError(f"not a reply: '{self._said(line[:_BEGUN])}'")
+            raise ReplyError(f"not a reply: '{self._quoted(line[:_BEGUN])}'")
         if self._lines and int(code) != self._code:
             codes = f"{self._code} and {int(code)}"
-            raise ReplyError(f"lines of one reply have the codes {codes}: {self._said(line[:_BEGUN])}")
+            raise ReplyError(f"lines of one reply have the codes {codes}: {self._quoted(line[:_BEGUN])}")
         self._code = int(code)
         self._lines.append(line[4:])
         return separator != b"-"

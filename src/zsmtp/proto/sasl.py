@@ -1,19 +1,19 @@
 """The SASL mechanisms that mail servers list, and which of them to try (RFC 4954, RFC 4616, RFC 2195, RFC 7628).
 
-:class:`MechanismChoice` gives the mechanisms to try at one server, best first; ``zsmtp.proto.auth`` leads the dialogue
+:class:`MechanismChoice` gives the mechanisms to try at one server, best first; ``zsmtp.proto.auth`` runs the exchange
 of each::
 
     choice = Choice(offered, credentials, cleartext_allowed=True, bindings=(), nonce=fresh_nonce)
     mechanism = choice.next()            # or NoMechanism: none is left
     ...
-    choice.refused(refusal)              # what it says decides on what is tried next
+    choice.refused(refusal)              # decides which mechanisms remain
 
-Best means: nothing that a listener or the server itself could use elsewhere leaves this side (SCRAM, which proves the
-server too, then CRAM-MD5); PLAIN, LOGIN and bearer tokens hand the secret over and so need ``cleartext_allowed``, which
-the caller grants under TLS and on a loopback.
+The best ones send nothing that an eavesdropper or the server could use elsewhere (SCRAM, which also authenticates the
+server, then CRAM-MD5). PLAIN, LOGIN and bearer tokens send the secret itself, so they need ``cleartext_allowed``, which
+the caller sets under TLS and on the loopback interface.
 
-A server may list a mechanism and have nothing to check it by. A refusal that is not about the secret leaves all other
-mechanisms; a secret that was judged wrong is offered once more at most, and only to a check of another kind
+A server may list a mechanism and store nothing to check it by. After a refusal that does not concern the secret all
+other mechanisms remain; a secret that was found wrong is sent once more at most, and only to a check of another kind
 (:class:`Check`), so that no account is locked.
 """
 
@@ -39,7 +39,7 @@ MAX_PROOFS = 2  # times that a secret, or a proof of knowing it, is offered over
 
 
 class Secret:
-    """Octets that never show themselves: ``repr`` and ``str`` are a mask. :meth:`reveal` gives them."""
+    """Secret octets: ``repr`` and ``str`` give a mask, :meth:`reveal` the octets."""
 
     __slots__ = ("_octets",)
 
@@ -47,7 +47,7 @@ class Secret:
         self._octets = octets
 
     def reveal(self) -> bytes:
-        """The octets, to be put on the wire and nowhere else."""
+        """The octets; put them on the wire and nowhere else."""
         return self._octets
 
     def __repr__(self) -> str:
@@ -64,17 +64,17 @@ class Secret:
 
 
 class SecretKind(Enum):
-    """What a secret is, and so which mechanisms it serves."""
+    """The kind of a secret, which decides on the mechanisms it can be used with."""
 
     SHARED = "password"  # known to both ends
-    BEARER = "bearer token"  # of OAuth 2.0 (RFC 6750): whoever holds it is let in
+    BEARER = "bearer token"  # of OAuth 2.0 (RFC 6750): its possession is enough to log in
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who logs in with what. ``user`` are the octets the server knows the account by, UTF-8 as a rule.
+    """A user and its secret. ``user`` is the account's name at the server, in octets, usually UTF-8.
 
-    ``mechanisms`` are the names of those to be used and no others, in the order of trying; empty: all, best first.
+    ``mechanisms`` are the names of the only mechanisms to be used, in order; empty: all, best first.
     """
 
     user: bytes
@@ -85,9 +85,9 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class ChannelBinding:
-    """What ties a login to the TLS channel under it: ``tls-exporter`` (RFC 9266), ``tls-server-end-point`` (RFC 5929).
+    """Ties a login to its TLS channel: ``tls-exporter`` (RFC 9266), ``tls-server-end-point`` (RFC 5929).
 
-    ``data`` are the octets both ends find by themselves.
+    ``data`` are the octets that both ends compute from the channel.
     """
 
     name: str
@@ -101,7 +101,7 @@ class ChannelBinding:
 
 
 class _PlainClient:
-    """PLAIN: one message says all. A server that overlooked it in the AUTH command and asks gets it once more."""
+    """PLAIN: a single message. A server that ignored it in the AUTH command and sends a challenge gets it once more."""
 
     name = "PLAIN"
     reads_challenges = False
@@ -125,9 +125,9 @@ class _PlainClient:
 
 
 class _Scripted:
-    """A mechanism without state but the number of challenges it has still to answer.
+    """A mechanism whose only state is the number of challenges that remain.
 
-    ``reads_challenges`` tells whether its answers depend on what the challenges hold.
+    ``reads_challenges``: its responses depend on the text of the challenges.
     """
 
     def __init__(
@@ -168,12 +168,12 @@ def plain(credentials: Credentials) -> Mechanism:
 
 
 def login(credentials: Credentials) -> Mechanism:
-    """LOGIN, which no standard describes: the server asks twice, in words that differ; first for the user."""
+    """LOGIN, which no standard describes: challenges of varying text, for the user first, then for the password."""
     return _Scripted("LOGIN", None, [lambda challenge: credentials.user, lambda challenge: credentials.secret.reveal()])
 
 
 def cram_md5(credentials: Credentials) -> Mechanism:
-    """CRAM-MD5 (RFC 2195): the password keys a digest of what the server said."""
+    """CRAM-MD5 (RFC 2195): the response is a digest of the challenge, keyed with the password."""
 
     def answer(challenge: bytes) -> bytes:
         if not challenge:
@@ -188,7 +188,7 @@ def cram_md5(credentials: Credentials) -> Mechanism:
 
 
 class _Bearer:
-    """XOAUTH2 and OAUTHBEARER: all is in the first response; a challenge brings the reason of a refusal (RFC 7628)."""
+    """XOAUTH2 and OAUTHBEARER: a single response; a challenge holds the reason of a refusal (RFC 7628)."""
 
     reads_challenges = True
     proved = True
@@ -239,13 +239,13 @@ def _bearer_words(credentials: Credentials) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class NoMechanism:
-    """Why none of the mechanisms offered can be used, or none any more."""
+    """The reason why none of the offered mechanisms can be used, or none is left."""
 
     reason: str
 
 
 class Check(Enum):
-    """What a server checks a login by. Where one of these is missing or wrong for a user, another may be right."""
+    """The data that a server checks a login with. If one kind is missing or wrong for a user, another may be right."""
 
     SCRAM = "a verifier of SCRAM"
     DIGEST = "a secret that the server can read"
@@ -254,7 +254,7 @@ class Check(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One mechanism that is known here: its name, the kind of secret it serves, and what its logins are checked by."""
+    """A supported mechanism: its name, the kind of secret it takes, and what the server checks its logins with."""
 
     name: str
     kind: SecretKind
@@ -262,7 +262,7 @@ class Listed:
 
     @property
     def shows_secret(self) -> bool:
-        """Whether the secret itself leaves this side, for whoever listens and for the server to use elsewhere."""
+        """Whether the secret itself is sent, so that the server, or an eavesdropper, could use it elsewhere."""
         return self.check is Check.SIGHT
 
 
@@ -300,9 +300,10 @@ _WITHOUT_STATE = {
 class MechanismChoice:
     """The mechanisms to try over one connection, each once, best first or in the order that the credentials name.
 
-    ``offered`` are those the server lists (upper case, as in ``Capabilities.auth``), ``bindings`` what the login can be
-    tied to, the best first. ``nonce`` gives 18 or more printable random octets without comma, fresh each time (RFC 5802
-    5.1). ``first`` is the name of one that was accepted before: it is tried before the others.
+    ``offered`` are those that the server lists (upper case, as in ``Capabilities.auth``), ``bindings`` the channel
+    bindings of the connection, best first. ``nonce`` returns 18 or more printable random octets without comma, fresh
+    each time (RFC 5802 5.1). ``first`` is the name of a mechanism that was accepted before: it is tried before the
+    others.
 
     With a binding SCRAM-SHA-256-PLUS is tried for each of them, and then SCRAM-SHA-256 (RFC 5802 6).
     """
@@ -326,7 +327,7 @@ class MechanismChoice:
         known = (MECHANISMS[name] for name in dict.fromkeys(allowed) if name in MECHANISMS)
         usable = [one for one in known if one.kind is credentials.kind and one.name in offered]
         usable.sort(key=lambda one: one.name != first)  # stable
-        # "y" lets the server notice that somebody struck the PLUS mechanism from its list (RFC 5802 6)
+        # "y" lets the server detect that an attacker removed the PLUS mechanism from its list (RFC 5802 6)
         self._struck = bool(bindings) and PLUS in allowed and PLUS not in offered
         self._waiting: list[tuple[Listed, ChannelBinding | None]] = []
         for one in usable:
@@ -359,7 +360,7 @@ class MechanismChoice:
         return NoMechanism("; ".join(filter(None, [*self._problems, self._over])))
 
     def refused(self, refusal: Refused) -> None:
-        """The mechanism given last was refused."""
+        """Note that the mechanism returned last was refused."""
         assert self._current is not None
         check = self._current.check
         self._problems.append(refusal.reason)
@@ -368,7 +369,7 @@ class MechanismChoice:
             self._waiting.clear()
         elif refusal.left is Left.OTHER_CHECKS:
             self._waiting = [one for one in self._waiting if one[0].check is not check]
-            # Only one more is tried: what needs nothing stored for it but what every login is checked by, if it may be.
+            # Only one more is tried, if it is allowed: one that needs no stored data of its own.
             self._waiting.sort(key=lambda one: not one[0].shows_secret)
         if self._proofs >= MAX_PROOFS and self._waiting:
             self._over = f"no other mechanism is tried: {MAX_PROOFS} tries over one connection lock no account"

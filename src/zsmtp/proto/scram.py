@@ -1,7 +1,7 @@
-"""SCRAM-SHA-256 and SCRAM-SHA-256-PLUS: a login that shows the password to nobody (RFC 5802, RFC 7677).
+"""SCRAM-SHA-256 and SCRAM-SHA-256-PLUS: a login that never sends the password (RFC 5802, RFC 7677).
 
-Both sides prove that they know (a derivative of) the password; a server that does not is found out before its "yes" is
-believed. With PLUS the proof also covers the TLS channel, so that it cannot be relayed from another one. The octets::
+Both sides prove that they know (a derivative of) the password; a positive reply from a server that did not counts for
+nothing. With PLUS the proof also covers the TLS channel, so that it cannot be relayed from another one. The octets::
 
     C: n,,n=user,r=<client nonce>
     S: r=<client nonce><server nonce>,s=<salt>,i=<iterations>
@@ -9,8 +9,8 @@ believed. With PLUS the proof also covers the TLS channel, so that it cannot be 
     S: v=<server signature>
     C: (empty)
 
-The server names the number of iterations, hence the work this side has to do: it is held between 4096 (RFC 7677 4) and
-a million, about half a second. :class:`Scram` is a :class:`zsmtp.proto.auth.Mechanism`.
+The server names the number of iterations, hence the work of this side: only 4096 (RFC 7677 4) to a million are
+accepted, about half a second. :class:`Scram` is a :class:`zsmtp.proto.auth.Mechanism`.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ MAX_SALT = 1024  # octets
 
 
 class BindingFlag(Enum):
-    """What the client says of channel binding; the value starts the GS2 header (RFC 5801 4)."""
+    """The client's channel binding flag; its value starts the GS2 header (RFC 5801 4)."""
 
-    UNSUPPORTED = "n"  # this side has nothing to bind to, or the server would not know it
-    NOT_OFFERED = "y"  # this side could, and believes that the server cannot
+    UNSUPPORTED = "n"  # this side has no channel to bind to, or the server does not know its type
+    NOT_OFFERED = "y"  # this side supports it, and believes that the server does not
     USED = "p"
 
 
 class _Awaits(Enum):
-    """What the server has to say next."""
+    """The message that the server must send next."""
 
     SERVER_FIRST = "salt and iterations"
     SERVER_FINAL = "its own proof"
     NOTHING = "nothing"
 
 
-_SHOW_A_LISTENER = frozenset({b"channel-bindings-dont-match", b"server-does-support-channel-binding"})
-"""Errors of RFC 5802 7 that mean that somebody may stand between the two ends."""
+_SHOW_AN_ATTACKER = frozenset({b"channel-bindings-dont-match", b"server-does-support-channel-binding"})
+"""Errors of RFC 5802 7 that mean that an attacker may sit between the two ends."""
 
 _ABOUT_THE_SECRET = frozenset({b"invalid-proof", b"unknown-user", b"other-error"})
 
@@ -87,7 +87,7 @@ class Scram:
         return self._header + self._first_bare
 
     def respond(self, challenge: bytes) -> bytes:
-        """The answer to the server's first or final message."""
+        """The response to the server's first or final message."""
         if len(challenge) > MAX_MESSAGE:
             raise ReplyError(f"a challenge of {len(challenge)} octets")
         _check_error(challenge)
@@ -103,16 +103,16 @@ class Scram:
 
     @property
     def proved(self) -> bool:
-        """Whether the proof has been given out."""
+        """Whether the proof was sent."""
         return self._awaits is not _Awaits.SERVER_FIRST
 
     @property
     def reads_challenges(self) -> bool:
-        """Challenges are half of the proof."""
+        """True: the challenges are part of the proof."""
         return True
 
     def doubt(self) -> str | None:
-        """Only a server that has proved itself is believed."""
+        """The reason why a positive reply does not count: the server has not proved itself; None if it has."""
         return None if self._awaits is _Awaits.NOTHING else "it has not proved that it knows the password"
 
     def _client_final(self, server_first: bytes) -> bytes:
@@ -162,7 +162,7 @@ def _check_error(message: bytes) -> None:
         return
     error = field[2:]
     left = Left.OTHER_CHECKS if error in _ABOUT_THE_SECRET else Left.ALL
-    if error in _SHOW_A_LISTENER:
+    if error in _SHOW_AN_ATTACKER:
         left = Left.NOTHING
     raise GivenUp(f"the server says '{printable(error, 80)}'", left)
 
@@ -178,7 +178,7 @@ def prepare(octets: bytes, what: str) -> bytes:
     """SASLprep (RFC 4013): different ways to type the same text become the same octets.
 
     Raises :class:`~zsmtp.errors.ConfigError` for text that is not UTF-8, is empty or holds prohibited characters; the
-    text itself is not in the error's words.
+    text itself is not in the error message.
     """
     try:
         text = octets.decode("utf-8")
@@ -196,7 +196,7 @@ def prepare(octets: bytes, what: str) -> bytes:
 
 def _mapped(text: str) -> str:
     """Non-ASCII blanks are blanks, soft hyphens and the like are nothing, then normalization form KC (2.1, 2.2)."""
-    import stringprep  # with its tables, only for those whose password needs them
+    import stringprep  # loads tables, so it is imported only for passwords that need them
     from unicodedata import ucd_3_2_0
 
     kept = (" " if stringprep.in_table_c12(c) else c for c in text if not stringprep.in_table_b1(c))

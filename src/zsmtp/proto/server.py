@@ -1,7 +1,8 @@
 """The receiving side of one SMTP or LMTP connection: octets in, events out; answers in, octets out.
 
 RFC 5321 and RFC 2033 with the extensions of ``zsmtp.proto.server_settings``. The session does no I/O, has no clock and
-decides on no policy: what a client wants is an event, and the application answers it with a reply. Its verbs::
+decides no policy: each request of the client becomes an event, which the application answers with a reply. Its
+methods::
 
     session.receive_data(data, now)       octets came
     session.receive_eof(now)              the client closed its side
@@ -12,9 +13,9 @@ decides on no policy: what a client wants is an event, and the application answe
     session.wants_data                    whether to read from the client at all
 
 ``now`` is the caller's monotonic clock in seconds. Parsing happens in ``next_event``, one event at a time, so nothing
-piles up: when the application has to answer, when too many replies are open, or when it asked for a pause, there is no
-next event and ``wants_data`` is false. A message may be answered long after it has come, and in any order; replies
-leave in the order of the commands (RFC 2920). Nothing a client sends raises an exception.
+piles up: while the application owes an answer, too many replies are open, or the application asked for a pause, there
+is no next event and ``wants_data`` is false. A message may be answered long after it has come, and in any order;
+replies leave in the order of the commands (RFC 2920). Nothing a client sends raises an exception.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from zsmtp.proto.server_transfer import GREETED, OPENED, RECIPIENTS, SENDER, Ser
 
 SEED_LENGTH = 32  # octets
 
-_SHAKING_HANDS = -1  # waited for as the answer in a slot is, and not the number of one
+_SHAKING_HANDS = -1  # awaited like the answer to a slot, but the number of none
 
 _HTTP = frozenset({b"GET ", b"POST", b"PUT ", b"HEAD", b"CONN", b"OPTI", b"PATC", b"DELE", b"TRAC"})
 _TRANSACTION = frozenset({b"MAIL", b"RCPT", b"DATA", b"BDAT"})
@@ -58,9 +59,9 @@ _TRANSACTION = frozenset({b"MAIL", b"RCPT", b"DATA", b"BDAT"})
 class ServerSession(ServerTransfer):
     """The protocol engine of one connection.
 
-    ``passwords`` are who may log in; without them there is no AUTH. ``seed`` are 32 random octets, needed with them.
-    ``bindings``, given for a connection under TLS from the first octet, are the channel bindings that logins may use.
-    ``utc`` is the POSIX time that ``now`` stands for. ``user`` is who is logged in, or None.
+    ``passwords`` are the users that may log in; without them there is no AUTH. ``seed`` are 32 random octets, needed
+    with them. ``bindings``, given for a connection under TLS from the first octet, are the channel bindings that logins
+    may use. ``utc`` is the POSIX time that ``now`` stands for. ``user`` is the user that is logged in, or None.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class ServerSession(ServerTransfer):
         self._bindings = bindings
         self._offered = self._in_force = self._offer()
         self._extended = False  # greeted with EHLO or LHLO
-        self._stepwise = False  # greeted, and so that commands may not be pipelined
+        self._stepwise = False  # greeted in a way that forbids pipelining
         self._messages = 0  # MAIL commands accepted
         self.user: bytes | None = None
         self._read = self._read_commands = self._read_command
@@ -116,7 +117,7 @@ class ServerSession(ServerTransfer):
                 self._finish(Ending.SHUTDOWN)
 
     def tls_started(self, bindings: tuple[ChannelBinding, ...], now: float) -> None:
-        """The handshake after :class:`TLSRequested` is done; what was known of the client is forgotten (RFC 3207)."""
+        """The handshake after :class:`TLSRequested` is done; the state of the session is reset (RFC 3207 4.2)."""
         if self._gate != _SHAKING_HANDS:
             raise LocalError("no TLS handshake is waited for")
         self._now = now
@@ -153,7 +154,7 @@ class ServerSession(ServerTransfer):
         return reader(self, line) if reader is not None else self._read_other(line)
 
     def _read_other(self, line: bytes) -> bool:
-        """A command that is no part of a transaction, or not written as it mostly is."""
+        """Read a command outside transactions, or one in an unusual spelling."""
         verb = line[: 8 if line[:4].upper() == b"STAR" else 4].upper()
         reader = _READERS.get(verb)
         if reader is None or line[len(verb)] not in b" \t\r":
@@ -173,7 +174,7 @@ class ServerSession(ServerTransfer):
         return self._read_quit(line) if line.upper() == b"QUIT\r\n" else self._refuse(replies.REFUSED_SERVICE)
 
     def _read_or_stop(self) -> bool:
-        """As _read_command, once the server stops."""
+        """Like _read_command, while the server is shutting down."""
         if self._stage > GREETED:
             return self._read_command()
         self._finish(Ending.SHUTDOWN)
@@ -301,7 +302,7 @@ class ServerSession(ServerTransfer):
     def _read_starttls(self, line: bytes) -> bool:
         if not is_bare(line, b"STARTTLS"):
             return self._refuse(replies.NO_ARGUMENTS)
-        if self._is_out_of_step(always=True):  # what follows in clear must not be taken for what comes under TLS
+        if self._is_out_of_step(always=True):  # octets sent in clear must not count as sent under TLS
             return True
         if self._bindings is not None:
             return self._refuse(replies.TLS_ONCE)

@@ -8,9 +8,9 @@ client claims to be, and a check of the claim), or :class:`Malformed`::
     exchange = make_exchange("PLAIN", passwords, bindings=(), nonce=b"...")
     step = exchange.respond(initial_response)        # None where there is none
 
-Every well-formed exchange ends with a claim, also that of an unknown user or with a wrong proof, so the dialogue up to
-the final reply is the same for all of them. Checks compare in constant time, have no side effects, and may be called
-in another thread. An authorization identity other than the user's own is refused like a wrong password.
+Every well-formed exchange ends with a claim, also that of an unknown user or with a wrong proof, so the exchange up to
+the final reply is the same for all of them. Checks compare in constant time, have no side effects, and may be called in
+another thread. An authorization identity other than the user's own is refused like a wrong password.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Claim(NamedTuple):
 
 
 class Malformed(NamedTuple):
-    """The response is not of the mechanism's syntax; the exchange is over. ``text`` holds nothing of it."""
+    """The response violates the mechanism's syntax; the exchange is over. ``text`` quotes nothing of the response."""
 
     text: str
 
@@ -59,7 +59,7 @@ class ServerExchange(Protocol):
     """One SASL exchange from the server's side."""
 
     def respond(self, response: bytes | None) -> Challenge | Claim | Malformed:
-        """What follows from the client's response; None, once, where AUTH came without an initial one."""
+        """Process the client's response, or None, once, for AUTH without an initial response; returns the next step."""
 
 
 def make_exchange(
@@ -67,7 +67,7 @@ def make_exchange(
 ) -> ServerExchange:
     """The exchange of one of the mechanisms that :attr:`Passwords.mechanisms` may list.
 
-    ``bindings`` are those of the TLS channel, ``nonce`` fresh random octets that SCRAM can show.
+    ``bindings`` are those of the TLS channel, ``nonce`` fresh random octets, printable for SCRAM.
     """
     if name == "PLAIN":
         return _PlainServer(passwords)
@@ -77,7 +77,7 @@ def make_exchange(
 
 
 class _PasswordCheck:
-    """Compares a password with a verifier. One that cannot be prepared fits nothing, but takes as long."""
+    """Compares a password with a verifier. A password that SASLprep rejects never matches, but takes as long."""
 
     __slots__ = ("_password", "_possible", "_verifier")
 
@@ -126,7 +126,7 @@ class _PlainServer:
 
 
 class _Login:
-    """The user, then the password, each asked for; clients that give the user at once are known, too."""
+    """LOGIN: challenges for the user, then the password; the user may also come as the initial response."""
 
     def __init__(self, passwords: Passwords) -> None:
         self._passwords = passwords
@@ -164,7 +164,7 @@ class _Known:
 
 
 class _ScramServer:
-    """The server's side of one SCRAM login; a wrong proof ends as a claim that is not true."""
+    """The server's side of one SCRAM login; a wrong proof ends as a claim whose check fails."""
 
     def __init__(
         self, passwords: Passwords, nonce: bytes, bindings: tuple[ChannelBinding, ...], *, bound: bool
@@ -248,7 +248,7 @@ class _ScramServer:
 
 
 def _saslname(octets: bytes) -> bytes | None:
-    """A name as SCRAM writes it, prepared; None if it is none."""
+    """A user's name from its SCRAM encoding, prepared by SASLprep; None if it is invalid."""
     if not _NAME.fullmatch(octets) or len(octets) > MAX_NAME:
         return None
     try:

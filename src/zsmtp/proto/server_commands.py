@@ -1,10 +1,10 @@
-"""Command lines as a server reads them: from one line to values, or to the reply that refuses it (RFC 5321 4.1).
+"""Parses command lines for a server: from one line to values, or to the reply that refuses it (RFC 5321 4.1).
 
-The counterpart of ``zsmtp.proto.command``. A line comes with its CRLF and was found to have no other line end; its
-verb is known. What may stand in a path is decided by ``zsmtp.proto.address``, as for the client; which parameters
-there are, by what is offered in the session. A parameter that is not offered is 555, one given twice or not of its
-syntax 501. Tolerated are blanks behind the colon of ``MAIL FROM:`` and at the end of a line (RFC 5321 4.1.1); source
-routes are dropped (RFC 5321 appendix C). Nothing here raises for what a line holds.
+The counterpart of ``zsmtp.proto.command``. A line has its CRLF and no other line end; its verb is known.
+``zsmtp.proto.address`` decides what is a valid path, as for the client; the offer of the session decides which
+parameters there are. A parameter that is not offered gets 555, a repeated or malformed one 501. Accepted are blanks
+behind the colon of ``MAIL FROM:`` and at the end of a line (RFC 5321 4.1.1); source routes are dropped (RFC 5321
+appendix C). No content of a line raises an exception.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def parse_hello(line: bytes) -> bytes | Reply:
 
 
 def parse_mail(line: bytes, offered: Offer, utc: float) -> MailCommand | Reply:
-    """MAIL; ``utc`` is the POSIX time, from which times of release are counted."""
+    """Parse MAIL; ``utc`` is the POSIX time now, for relative times of release."""
     match = _COMMON_MAIL.fullmatch(line)
     if match is not None and offered.mail >= _COMMON_PARAMETERS:
         path, size, body = match.groups()
@@ -95,7 +95,7 @@ def parse_mail(line: bytes, offered: Offer, utc: float) -> MailCommand | Reply:
 
 
 def parse_rcpt(line: bytes, offered: Offer, *, smtputf8: bool) -> EnvelopeRecipient | Reply:
-    """RCPT of a transaction; ``smtputf8`` as its MAIL said."""
+    """Parse RCPT; ``smtputf8``: the transaction's MAIL had that parameter."""
     match = _RCPT.fullmatch(_trimmed(line))
     if match is None:
         return _RCPT_SYNTAX if _TEXT.fullmatch(line[:-2]) else BAD_CHARACTER
@@ -113,7 +113,7 @@ def parse_rcpt(line: bytes, offered: Offer, *, smtputf8: bool) -> EnvelopeRecipi
 
 
 def parse_bdat(line: bytes) -> Chunk | None:
-    """BDAT; None if it is not one, and what follows it is of unknown length then."""
+    """Parse BDAT; None if it is malformed: the length of what follows is then unknown."""
     match = _BDAT.fullmatch(line)
     if match is None or int(match[1]) > MAX_SIZE:
         return None
@@ -143,7 +143,7 @@ def has_text(line: bytes) -> bool:
 
 
 def decode_xtext(octets: bytes) -> bytes:
-    """What well-formed xtext stands for (RFC 3461 4)."""
+    """The octets that well-formed xtext encodes (RFC 3461 4)."""
     return _HEX.sub(lambda match: bytes((int(match[1], 16),)), octets)
 
 
@@ -169,7 +169,7 @@ def _without_route(path: bytes) -> bytes:
 
 
 class _Context(NamedTuple):
-    """What the values of parameters are judged by."""
+    """What the parsers of parameter values need to know."""
 
     offered: Offer
     utc: float

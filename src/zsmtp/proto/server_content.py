@@ -1,13 +1,13 @@
-"""The content of a message as a server reads it: dots unstuffed, the end found, what must not be in it found too.
+"""Reads the content of a message for a server: removes dot-stuffing, finds the end and forbidden octets.
 
-DATA ends at CRLF.CRLF and nowhere else (RFC 5321 4.1.1.4). A CR or LF by itself, which other systems take for a line
-end, never ends anything here: the message is read to its real end and refused with the place of the first one, so that
+DATA ends at CRLF.CRLF and nowhere else (RFC 5321 4.1.1.4). A bare CR or LF, which other systems take for a line end,
+never ends a line here: the message is read to its real end and refused, naming the position of the first one, so that
 no second message can be hidden in it (SMTP smuggling; RFC 5321 2.3.8). NUL octets are refused likewise, and lines and
 messages over the limits. :class:`DataReader` reads DATA, :class:`ChunkReader` the chunks of BDAT, which are octets and
-need no unstuffing (RFC 3030); without BODY=BINARYMIME they are text as well and held to the same rules.
+need no unstuffing (RFC 3030); without BODY=BINARYMIME they are text and the same rules apply.
 
-Everything is done on blocks by the search and replace of ``bytes``, never line by line, and however the octets are cut
-into blocks makes no difference.
+All work is done on blocks with the search and replace of ``bytes``, never line by line, and the result does not depend
+on how the octets are cut into blocks.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from zsmtp.proto.reply import Reply
 from zsmtp.proto.server_events import Abort
 from zsmtp.proto.server_replies import TOO_LARGE, make_reply
 
-MAX_BLOCK = 256 * 1024  # octets that are looked at in one go, so of a MessageData too
+MAX_BLOCK = 256 * 1024  # octets processed at once, hence the largest MessageData
 
 _CRLF = b"\r\n"
 _END = b"\r\n.\r\n"
 _STUFFED = b"\r\n."
-_DOT_LINE = pattern(rb"\n\.")  # searched for in two thirds of the time that find takes
+_DOT_LINE = pattern(rb"\n\.")  # a pattern takes two thirds of the time of find
 _ALONE = pattern(rb"\r(?!\n)|(?<!\r)\n")
 _CR, _LF, _DOT = 0x0D, 0x0A, 0x2E
 _PARTS_OF_END = ((b"\r\n.\r", 4), (b"\r\n.", 3), (_CRLF, 2), (b"\r", 1))
 
 
 class Fault(NamedTuple):
-    """Why content is refused, and with which reply."""
+    """The reason why content is refused, and the reply."""
 
     reason: Abort
     reply: Reply
 
 
 class _ContentReader:
-    """What both readers share: the count of octets, and the search for the first fault.
+    """The base of both readers: the count of octets, and the search for the first fault.
 
     ``octets`` counts the content so far. ``fault`` is set as soon as one is found; no content is given out then.
     """
@@ -57,7 +57,7 @@ class _ContentReader:
         self._after_cr = False  # the last octet was a CR, whose LF may come
 
     def refuse(self, reply: Reply) -> None:
-        """Pass over all that comes, and refuse the message with ``reply``."""
+        """Discard all further octets, and refuse the message with ``reply``."""
         self._note(Abort.REFUSED, reply)
 
     def _note(self, reason: Abort, reply: Reply) -> None:
@@ -65,7 +65,7 @@ class _ContentReader:
             self.fault = Fault(reason, reply)
 
     def _is_good(self, block: bytes) -> bool:
-        """Look for what must not be in text; ``block``, which is not empty, stands at ``_place``."""
+        """Whether ``block``, not empty and at position ``_place``, has no fault; notes the first one."""
         size = len(block)
         clean = block.replace(b"\r", b"").replace(b"\n", _CRLF) == block and not self._after_cr
         fits = self.octets + size <= self._max_size and self._open_octets + size <= self._max_line
@@ -84,7 +84,7 @@ class _ContentReader:
         return place >= size
 
     def _alone(self, block: bytes) -> list[tuple[int, Abort]]:
-        """Where the first CR or LF by itself stands in the block, if one does."""
+        """The position of the first bare CR or LF in the block, if there is one."""
         first = 0
         if self._after_cr:
             if block[0] != _LF:
@@ -97,11 +97,11 @@ class _ContentReader:
         return [(match.start(), Abort.BARE_CR if block[match.start()] == _CR else Abort.BARE_LF)]
 
     def _too_large_at(self, block: bytes) -> int:
-        """Where in the block the first octet stands that is too many."""
+        """The position in the block of the first octet over the size limit."""
         return self._max_size - self.octets
 
     def _long_at(self, block: bytes) -> int:
-        """Where in the block the first octet stands that is too many for its line; its end if there is none.
+        """The position in the block of the first octet over the line limit; the block's end if there is none.
 
         Jumps from the start of a line to the last line start within reach, however short the lines are.
         """
@@ -147,9 +147,9 @@ class DataReader(_ContentReader):
         self._at_start = True  # the line end of DATA counts as one before the dot
 
     def read(self, buffer: bytes, start: int) -> tuple[bytes, int]:
-        """The next octets of content, and where in ``buffer`` the rest begins.
+        """The next octets of content, and the index in ``buffer`` where the rest begins.
 
-        Call again until nothing is taken: then nothing is left but what may be the beginning of the end.
+        Call again until nothing is taken: then only a possible beginning of the end is left.
         """
         first = start
         if self._at_start:
@@ -184,7 +184,7 @@ class DataReader(_ContentReader):
         return block, rest
 
     def _too_large_at(self, block: bytes) -> int:
-        """As ever, but dots that are taken away do not count."""
+        """As in the base class, but stuffed dots do not count."""
         room = self._max_size - self.octets
         at, seen = room, -1
         while at != seen:
@@ -194,7 +194,7 @@ class DataReader(_ContentReader):
 
 
 def _part_of_end(buffer: bytes, start: int, stop: int) -> int:
-    """How many of the last octets before ``stop`` may be the beginning of the end."""
+    """The number of octets before ``stop`` that may be the beginning of the end."""
     if stop > start and buffer[stop - 1] in _END:
         for part, length in _PARTS_OF_END:
             if buffer.endswith(part, start, stop):
@@ -203,9 +203,10 @@ def _part_of_end(buffer: bytes, start: int, stop: int) -> int:
 
 
 class ChunkReader(_ContentReader):
-    """Reads the content of one message from its chunks; :meth:`begin` announces each. ``left`` is what it still lacks.
+    """Reads the content of one message from chunks; call :meth:`begin` before each. ``left``: its octets still to come.
 
-    A fault in text is for the last chunk's reply, as in DATA; that a message is too large is known before its octets.
+    The last chunk's reply reports a fault in text, as in DATA; a message that is too large is refused before its
+    octets.
     """
 
     _cuts_line_ends = True
@@ -224,7 +225,7 @@ class ChunkReader(_ContentReader):
             self._note(Abort.TOO_LARGE, TOO_LARGE)
 
     def read(self, buffer: bytes, start: int) -> tuple[bytes, int]:
-        """The next octets of content, and where in ``buffer`` the rest begins; never beyond the chunk."""
+        """The next octets of content, never beyond the chunk, and the index in ``buffer`` where the rest begins."""
         rest = min(len(buffer), start + self.left, start + MAX_BLOCK)
         taken = rest - start
         self.left -= taken

@@ -39,7 +39,7 @@ class Ending(Enum):
 
 
 class Abort(Enum):
-    """Why a transaction has no message. The session itself has given or will give the reply."""
+    """The reason why a transaction ended without a message. The session itself sends the reply."""
 
     RESET = "RSET"
     HELLO = "EHLO, HELO or LHLO in a transaction"
@@ -54,7 +54,7 @@ class Abort(Enum):
 
 
 class MailParameters(NamedTuple):
-    """The parameters of MAIL, as far as the server offers them; None or False for those that were not given."""
+    """The parameters of MAIL, as far as the server offers them; None or False for absent ones."""
 
     size: int | None = None  # octets, as declared (RFC 1870)
     body: bytes | None = None  # 7BIT, 8BITMIME or BINARYMIME (RFC 6152, RFC 3030)
@@ -64,12 +64,12 @@ class MailParameters(NamedTuple):
     submitter: bytes | None = None  # AUTH=: who submitted the message; empty for <> (RFC 4954 5)
     require_tls: bool = False  # RFC 8689
     priority: int | None = None  # -9 to 9 (RFC 6710)
-    release: float | None = None  # POSIX time before which the message is not to be delivered (RFC 4865)
-    release_request: bytes | None = None  # how that was asked for: for;SECONDS or until;DATE-TIME (RFC 4865 9.1)
+    release: float | None = None  # POSIX time before which the message must not be delivered (RFC 4865)
+    release_request: bytes | None = None  # the request in its own form: for;SECONDS or until;DATE-TIME (RFC 4865 9.1)
 
 
 class Opened(NamedTuple):
-    """A client is there. Answer with the greeting: 220, or 554 for a client that is not wanted, or 421 to close."""
+    """A client has connected. Answer with the greeting: 220, or 554 to refuse the client, or 421 to close."""
 
     slot: int
 
@@ -93,8 +93,7 @@ class MailFrom(NamedTuple):
 
 
 class RcptTo(NamedTuple):
-    """RCPT; a ``recipient`` without a domain may be any local part, ``postmaster`` above all. Answer with 2xx to
-    accept."""
+    """RCPT; a ``recipient`` without a domain may be any local part, as ``postmaster``. Answer with 2xx to accept."""
 
     slot: int
     recipient: EnvelopeRecipient
@@ -103,7 +102,7 @@ class RcptTo(NamedTuple):
 class MessageStart(NamedTuple):
     """DATA, or the first BDAT (``chunked``), with recipients accepted.
 
-    Answer with GO_AHEAD (a code below 400) to have the content, or with the reply that refuses it.
+    Answer with GO_AHEAD (a code below 400) to receive the content, or with a reply that refuses it.
     """
 
     slot: int
@@ -149,11 +148,11 @@ class LoginAttempt(NamedTuple):
 
 
 class TLSRequested(NamedTuple):
-    """STARTTLS was answered with 220. Send what there is, shake hands, then call ``tls_started`` or ``lose``."""
+    """STARTTLS was answered with 220. Send what is pending, do the handshake, then call ``tls_started`` or ``lose``."""
 
 
 class SessionEnded(NamedTuple):
-    """The session is over: send what there is, then close the connection. No event follows."""
+    """The session is over: send the pending octets, then close the connection. No event follows."""
 
     reason: Ending
 

@@ -1,4 +1,4 @@
-"""One AUTH dialogue of a server session: base64 and lines around the mechanisms of ``zsmtp.proto.server_auth``.
+"""One AUTH exchange of a server session: base64 and lines for the mechanisms of ``zsmtp.proto.server_auth``.
 
 RFC 4954 4: a response is a line of base64, ``=`` as an initial response is an empty one, ``*`` cancels.
 """
@@ -17,7 +17,7 @@ from zsmtp.proto.server_replies import LOGIN_CANCELLED, LOGIN_MALFORMED, LOGIN_T
 
 
 class LoginDialogue:
-    """Leads the dialogue of one login, line by line."""
+    """Runs the exchange of one login, line by line."""
 
     __slots__ = ("_exchange", "mechanism")
 
@@ -28,13 +28,13 @@ class LoginDialogue:
         self._exchange: ServerExchange = make_exchange(mechanism, passwords, bindings=bindings, nonce=nonce)
 
     def begin(self, initial: bytes | None) -> bytes | Claim | Reply:
-        """What follows from the AUTH command: octets to send, whom to check, or the refusal."""
+        """Process the AUTH command: returns octets to send, a claim to check, or the refusal."""
         if initial is None:
             return self._follow(self._exchange.respond(None))
         return self._respond(b"" if initial == b"=" else initial)
 
     def take(self, line: bytes) -> bytes | Claim | Reply:
-        """What follows from a line of the client, which has its line end."""
+        """Process a line of the client, with its line end; returns as :meth:`begin` does."""
         if len(line) > MAX_RESPONSE:
             return LOGIN_TOO_LONG
         if not line.endswith(b"\r\n"):

@@ -1,8 +1,8 @@
-"""Verifiers of passwords, from which no password can be read, and files of them.
+"""Password verifiers, from which no password can be recovered, and files of them.
 
-Two kinds. SCRAM-SHA-256 (RFC 5802, RFC 7677) serves every mechanism here; scrypt (RFC 7914) is dearer to guess and
-serves those that hand the password over, PLAIN and LOGIN. A file has a line for each user and kind; a user may have
-one of each::
+Two kinds. SCRAM-SHA-256 (RFC 5802, RFC 7677) serves every mechanism here; scrypt (RFC 7914) makes guessing more
+expensive and serves the mechanisms that send the password, PLAIN and LOGIN. A file has a line for each user and kind; a
+user may have one of each::
 
     # user:{kind}parameters
     ann@example.org:{SCRAM-SHA-256}4096,<salt>,<stored key>,<server key>
@@ -48,7 +48,7 @@ class ScramVerifier:
     server_key: Secret
 
     def matches(self, password: bytes) -> bool:
-        """Whether ``password``, prepared, is the one this was made of."""
+        """Whether ``password``, prepared by SASLprep, is the password of this verifier."""
         salted = hashlib.pbkdf2_hmac("sha256", password, self.salt, self.iterations)
         stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
         return hmac.compare_digest(stored_key, self.stored_key.reveal())
@@ -65,7 +65,7 @@ class ScryptVerifier:
     key: Secret
 
     def matches(self, password: bytes) -> bool:
-        """Whether ``password``, prepared, is the one this was made of."""
+        """Whether ``password``, prepared by SASLprep, is the password of this verifier."""
         return hmac.compare_digest(_scrypt(password, self.log_n, self.r, self.p, self.salt), self.key.reveal())
 
 
@@ -150,8 +150,7 @@ class Passwords:
 
 
 def parse_passwords(text: bytes, *, key: bytes) -> Passwords:
-    """Read a password file. Raises ConfigError with the number of a line that cannot be used, and nothing of its
-    secret.
+    """Read a password file. Raises ConfigError with the number of an invalid line, and nothing of its secret.
 
     ``key`` as for :class:`Passwords`.
     """

@@ -2,9 +2,8 @@
 
 A reply is a :class:`~zsmtp.proto.reply.Reply`, as the client's side reads it; its enhanced status code (RFC 3463) is
 the first word of its text. :func:`make_reply` puts one together, :func:`reply_octets` makes its lines. The text of a
-reply may repeat what a peer said: whatever cannot stand in a line is escaped here, so no reply ever holds a line end
-that its maker did not mean. The replies that the engine gives by itself, and those that applications need most, are
-the constants below.
+reply may quote the peer: octets that are not allowed in a line are escaped here, so no reply holds an unintended line
+end. The constants below are the replies that the engine sends by itself, and those that applications need most.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def make_reply(code: int, status: str, text: str) -> Reply:
 def reply_octets(reply: Reply) -> bytes:
     """The lines of a reply with their CRLFs, none longer than 512 octets.
 
-    Raises :class:`~zsmtp.errors.LocalError` for a code that no reply has.
+    Raises :class:`~zsmtp.errors.LocalError` for an invalid code.
     """
     if not 200 <= reply.code <= 599:
         raise LocalError(f"not a reply code: {reply.code}")

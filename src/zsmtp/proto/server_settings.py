@@ -1,10 +1,10 @@
-"""What a server offers, and the limits of a session, as frozen values; the answer to EHLO is made from them.
+"""The extensions that a server offers, and the limits of a session, as frozen values; makes the reply to EHLO.
 
 The extensions: PIPELINING (RFC 2920), SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461),
 CHUNKING and BINARYMIME (RFC 3030), ENHANCEDSTATUSCODES (RFC 2034, always), STARTTLS (RFC 3207), REQUIRETLS (RFC 8689,
-under TLS only), AUTH (RFC 4954), MT-PRIORITY (RFC 6710), FUTURERELEASE (RFC 4865), LIMITS (RFC 9422). What is offered
-depends on the session, too: whether it is under TLS, and which mechanisms its passwords serve. :func:`offer` puts both
-together, and what it gives is what commands are then held to (``zsmtp.proto.server_commands``)::
+under TLS only), AUTH (RFC 4954), MT-PRIORITY (RFC 6710), FUTURERELEASE (RFC 4865), LIMITS (RFC 9422). The offer also
+depends on the session: whether it is under TLS, and which mechanisms its passwords serve. :func:`offer` combines both,
+and commands are checked against its result (``zsmtp.proto.server_commands``)::
 
     settings = ServerSettings(name=b"mx.example.org", max_size=50 << 20)
     ehlo_reply(settings, offer(settings, secure=False), utc=0.0)
@@ -25,26 +25,26 @@ PROMISED_RECIPIENTS = 100  # RFC 5321 4.5.3.1.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerTimeouts:
-    """How long the client is waited for, in seconds (RFC 5321 4.5.3.2.7 asks for five minutes).
+    """How long the server waits for the client, in seconds (RFC 5321 4.5.3.2.7 asks for five minutes).
 
     A wait counts only while it is the client's turn.
     """
 
     command: float = 300.0
-    """A whole command line, however its octets are spread."""
+    """A whole command line, in however many pieces it comes."""
     data: float = 300.0
     """The next octets of content."""
     write: float = 300.0
-    """Replies to be taken; also what open replies get when the session ends."""
+    """The transport to take replies; also the time for open replies when the session ends."""
     session: float = 14400.0
     """The connection as a whole."""
     min_rate: float = 100.0
-    """Octets a second: content that takes longer than at this rate, and ``data`` seconds more, is given up."""
+    """Octets a second: content that takes longer than at this rate, and ``data`` seconds more, ends the session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerBounds:
-    """The limits of one session. Exceeding one ends the session with 421, unless it is said otherwise."""
+    """The limits of one session. Exceeding one ends the session with 421, unless noted otherwise."""
 
     recipients: int = 1000  # of one transaction; more are refused with 452 4.5.3
     messages: int | None = None  # MAIL commands accepted in one session; None: any number
@@ -60,10 +60,10 @@ class ServerBounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """What the server offers. Raises :class:`~zsmtp.errors.ConfigError` for what cannot be offered.
+    """The extensions and limits of a server. Raises :class:`~zsmtp.errors.ConfigError` for an impossible combination.
 
-    ``name`` is the domain or address literal it greets with, ``banner`` what follows it in the greeting. ``mechanisms``
-    are SASL mechanisms, best first; those that hand the password over (PLAIN, LOGIN) are offered under TLS only, unless
+    ``name`` is the domain or address literal in the greeting, ``banner`` the text behind it. ``mechanisms``
+    are SASL mechanisms, best first; those that send the password (PLAIN, LOGIN) are offered under TLS only, unless
     ``cleartext_logins``. ``max_hold`` is the longest time in seconds a message may be held back on request.
     """
 
@@ -72,7 +72,7 @@ class ServerSettings:
     banner: str = ""
     max_size: int = 64 << 20  # octets
     pipelining: bool = True
-    strict_pipelining: bool = True  # refuse clients that send more than they may before a reply (RFC 2920 3.1)
+    strict_pipelining: bool = True  # refuse clients that send commands which must wait for a reply (RFC 2920 3.1)
     eight_bit_mime: bool = True
     smtputf8: bool = True
     dsn: bool = True
@@ -115,7 +115,7 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What is offered in one session at one time.
+    """The extensions that a session offers at one time.
 
     ``mail`` and ``rcpt`` are the parameters that MAIL and RCPT may have.
     """
@@ -134,9 +134,9 @@ _CLEARTEXT = frozenset({"PLAIN", "LOGIN"})
 
 
 def offer(settings: ServerSettings, *, secure: bool, mechanisms: tuple[str, ...] = (), bound: bool = False) -> Offer:
-    """What ``settings`` mean for a session. ``secure``: under TLS. ``bound``: TLS that a login can be bound to.
+    """The offer of a session with ``settings``. ``secure``: under TLS. ``bound``: its TLS channel has channel bindings.
 
-    ``mechanisms`` are those that can be served: the others are not offered, whatever the settings say.
+    ``mechanisms`` are those that the passwords can serve: no others are offered, even if the settings name them.
     """
     usable = tuple(
         name

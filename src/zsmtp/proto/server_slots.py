@@ -1,8 +1,8 @@
-"""Replies in the order of their commands, however late some of them are known (RFC 2920 3.2).
+"""Puts replies into the order of their commands, even if some are decided late (RFC 2920 3.2).
 
 Each command has a slot, numbered from 0. A slot is opened when the command is read and filled when its reply is known;
-what is filled leaves up to the first slot that is not. So a server may look at the commands behind a message while the
-message is still being written to disk, and several messages of one connection can be committed together.
+filled slots are sent up to the first unfilled one. So a server may process the commands behind a message while it is
+still writing the message to disk, and several messages of one connection can be committed together.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from zsmtp.errors import LocalError
 
 
 class ReplySlots:
-    """The slots of one session, and the octets that may leave.
+    """The slots of one session, and the octets that may be sent.
 
-    ``count`` are the replies not taken yet and the slots without one; ``octets`` may leave, the first of them since
+    ``count`` are the replies not taken yet and the slots without one; ``octets`` may be sent, the first of them since
     ``since``.
     """
 
@@ -23,7 +23,7 @@ class ReplySlots:
 
     def __init__(self) -> None:
         self._slots: deque[bytes | None] = deque()
-        self._first = 0  # the number of the first slot that has not left
+        self._first = 0  # the number of the first slot that was not sent
         self._ready: list[bytes] = []
         self.count = 0
         self.octets = 0
@@ -67,7 +67,7 @@ class ReplySlots:
             known = slots[0] if slots else None
 
     def take(self) -> bytes:
-        """The octets that may leave, once; what is taken is gone."""
+        """Remove and return the octets that may be sent."""
         ready = self._ready
         if not ready:
             return b""
@@ -78,13 +78,13 @@ class ReplySlots:
         return octets
 
     def withdraw(self, slot: int) -> None:
-        """Give up this slot and those behind it, which were opened last and are not filled."""
+        """Remove this slot and those behind it, which were opened last and are not filled."""
         while self._first + len(self._slots) > slot:
             self._slots.pop()
             self.count -= 1
 
     def drop(self) -> None:
-        """Give up all slots that have not left."""
+        """Remove all slots that were not sent."""
         self._first += len(self._slots)
         self.count -= len(self._slots)
         self._slots.clear()

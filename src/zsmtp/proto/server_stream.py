@@ -1,10 +1,9 @@
 """The part of a server session below the commands: octets, lines, the order of replies, waits, and the end.
 
-:class:`ServerStream` is what ``zsmtp.proto.server`` builds on. It keeps what has come and is not looked at yet, hands
-it to one reader after the other (commands, content, a login), and holds the bounds: input is read while the reader may
-go on, so neither input nor replies nor events pile up. A session ends in two steps: nothing is read any more, then,
-when all open replies have left or their time is over, the last reply and
-:class:`~zsmtp.proto.server_events.SessionEnded`.
+:class:`ServerStream` is what ``zsmtp.proto.server`` builds on. It buffers input, passes it to one reader after the
+other (commands, content, a login), and enforces the bounds: input is read only while the reader may go on, so neither
+input nor replies nor events pile up. A session ends in two steps: nothing is read any more, then, when all open replies
+have left or their time is over, the last reply and :class:`~zsmtp.proto.server_events.SessionEnded`.
 """
 
 from __future__ import annotations
@@ -57,8 +56,8 @@ class ServerStream:
         self._events: deque[ServerEvent] = deque()
         self._slots = ReplySlots()
         self._waits = ServerWaits(settings.timeouts, now)
-        self._read: Callable[[], bool] = self._read_nothing  # takes the next unit; whether there was one
-        self._gate: int | None = None  # the slot whose answer decides how to go on
+        self._read: Callable[[], bool] = self._read_nothing  # takes the next unit; returns whether there was one
+        self._gate: int | None = None  # the slot whose answer reading waits for
         self._decide: Callable[[int, Reply], None]
         self._unanswered: dict[int, int] = {}  # for the last slot of each message: its octets
         self._unanswered_octets = 0
@@ -102,16 +101,16 @@ class ServerStream:
 
     @property
     def wants_data(self) -> bool:
-        """Whether octets from the client can be used now; if not, do not read from it."""
+        """Whether octets from the client can be processed now; if not, do not read from it."""
         return self._may_read() and not self._eof and len(self._buffer) - self._start <= MAX_UNENDED_LINE
 
     def pause(self, now: float) -> None:
-        """The application cannot take more now: no events, and the client is not waited for, until :meth:`resume`."""
+        """Stop events, and stop the clock of the client's waits, until :meth:`resume`: the application is busy."""
         self._held = True
         self._waits.pause(now)
 
     def resume(self, now: float) -> None:
-        """The application can take more."""
+        """End the pause."""
         self._held = False
         self._now = now
         self._waits.resume(now)
@@ -146,7 +145,7 @@ class ServerStream:
         return None
 
     def _is_out_of_step(self, *, always: bool = False) -> bool:
-        """End the session if octets have come that had to wait for a reply (RFC 2920 3.1); whether that is so."""
+        """End the session, and return True, if the client sent octets that had to wait for a reply (RFC 2920 3.1)."""
         if self._start == len(self._buffer) or not (always or self._settings.strict_pipelining):
             return False
         self._finish(Ending.OUT_OF_STEP, OUT_OF_STEP)
@@ -190,7 +189,7 @@ class ServerStream:
         self._slots.add(reply_octets(reply), self._now)
 
     def _refuse(self, reply: Reply) -> bool:
-        """Answer a command that is wrong by itself; true, for readers to return."""
+        """Answer an invalid command. Returns True, for readers to return."""
         self._reply(reply)
         self._errors += 1
         if self._errors > self._bounds.errors:
@@ -198,13 +197,13 @@ class ServerStream:
         return True
 
     def _ask(self, decide: Callable[[int, Reply], None]) -> int:
-        """Open a slot whose answer is waited for before anything else is read."""
+        """Open a slot, and read nothing more until it has its answer."""
         self._gate = slot = self._slots.open()
         self._decide = decide
         return slot
 
     def _await_answers(self, slot: int, count: int, octets: int) -> None:
-        """A message of so many octets has its replies to come, in ``count`` slots from ``slot`` on."""
+        """Note that a message of ``octets`` octets awaits its answers, in ``count`` slots from ``slot`` on."""
         self._unanswered[slot + count - 1] = octets
         self._unanswered_octets += octets
 
@@ -241,11 +240,11 @@ class ServerStream:
 
     @property
     def ended(self) -> bool:
-        """Whether the session is over: nothing is read any more, and no answer is waited for."""
+        """Whether the session is over: it reads nothing more and awaits no answer."""
         return self._ended
 
     def lose(self, reason: Ending = Ending.LOST) -> None:
-        """The connection is gone, or has to be given up at once."""
+        """End the session at once: the connection is lost, or must be closed."""
         if self._ended:
             return
         self._ending = reason
@@ -255,7 +254,7 @@ class ServerStream:
         self._end()
 
     def _finish(self, ending: Ending, farewell: Reply | None = None) -> None:
-        """Read nothing more; end when everything is answered, with ``farewell`` as the last reply."""
+        """Read nothing more; end once all commands have replies, with ``farewell`` as the last one."""
         if self._ending is not None:
             return
         self._ending = ending
@@ -280,7 +279,7 @@ class ServerStream:
             self._events.append(SessionEnded(self._ending or Ending.LOST))
 
     def _all_answered(self) -> None:
-        """No reply is open any more."""
+        """Called when no reply is open any more."""
         if self._ending is not None:
             self._end()
 
@@ -288,5 +287,5 @@ class ServerStream:
         """End the open transaction, if there is one, without a message."""
 
     def _message_taken(self) -> None:
-        """A message was answered with success."""
+        """Called when a message got a positive reply."""
         self._errors = 0

@@ -1,9 +1,9 @@
 """The part of a server session that reads content: DATA (RFC 5321) and BDAT (RFC 3030), up to the last reply.
 
-:class:`ServerTransfer` stands between ``zsmtp.proto.server_stream`` and ``zsmtp.proto.server``. It keeps the stage
-of the transaction, and one guarantee for the application: a transaction whose MAIL was accepted ends with one
-``MessageEnd`` or one ``TransactionAborted``. A chunk that is refused is passed over octet by octet, so nothing in it is
-ever taken for a command.
+:class:`ServerTransfer` stands between ``zsmtp.proto.server_stream`` and ``zsmtp.proto.server``. It keeps the stage of
+the transaction, and one guarantee for the application: a transaction whose MAIL was accepted ends with one
+``MessageEnd`` or one ``TransactionAborted``. A refused chunk is discarded by its length, so nothing in it is parsed as
+a command.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from zsmtp.proto.server_stream import ServerStream
 
 
 class Stage(IntEnum):
-    """How far a session has come, which decides what a command means."""
+    """The stage of a session, which decides on the commands that are allowed."""
 
     OPENED = 1
     GREETED = 2
@@ -42,7 +42,7 @@ class Stage(IntEnum):
     FAILED = 6  # behind a chunk that was refused (RFC 3030 2)
 
 
-# As in zsmtp.proto.phase: what is asked several times for each message is asked of a module, not of a class.
+# As in zsmtp.proto.phase: a name that is read several times for each message is a module's, which is faster.
 OPENED, GREETED, SENDER, RECIPIENTS, CHUNKS, FAILED = Stage
 
 _AT_ONCE = frozenset({Abort.REFUSED, Abort.TOO_LARGE})  # these need not wait for the last chunk
@@ -50,7 +50,7 @@ _NO_MAIL = MailParameters()
 
 
 class _Chunk(NamedTuple):
-    """A chunk on its way: where its replies go, and why it is refused without a look at it."""
+    """A chunk being received: the slots of its replies, and the reason if it is refused unread."""
 
     octets: int
     last: bool
@@ -65,7 +65,7 @@ class ServerTransfer(ServerStream):
     def __init__(self, settings: ServerSettings, now: float) -> None:
         super().__init__(settings, now)
         self._stage = OPENED
-        self._open = False  # a MAIL was accepted whose transaction has had no end
+        self._open = False  # a MAIL was accepted whose transaction has not ended
         self._mail = _NO_MAIL
         self._recipients = 0
         self._content: DataReader | ChunkReader | None = None
@@ -76,8 +76,10 @@ class ServerTransfer(ServerStream):
         self._refusals = 0  # of commands that are part of one
 
     def refuse_message(self, reply: Reply) -> None:
-        """Refuse the message whose content is coming; it is read to its end, or that of its chunk, and then answered
-        with ``reply``. A :class:`~zsmtp.proto.server_events.TransactionAborted` follows as well.
+        """Refuse the message whose content is being received.
+
+        It is read to its end, or that of its chunk, and then answered with ``reply``. A
+        :class:`~zsmtp.proto.server_events.TransactionAborted` follows as well.
         """
         if self._content is None:
             raise LocalError("no content is coming")
@@ -103,7 +105,7 @@ class ServerTransfer(ServerStream):
             self._events.append(TransactionAborted(reason))
 
     def _give_up(self) -> None:
-        if self._chunk is not None:  # nothing will fill its slots, but the application may have been asked
+        if self._chunk is not None:  # no answer will fill its slots, though the application may have the event
             self._slots.withdraw(self._chunk.slot + (self._gate == self._chunk.slot))
             self._chunk = None
         super()._give_up()
@@ -113,7 +115,7 @@ class ServerTransfer(ServerStream):
         self._commands = self._refusals = 0
 
     def _content_refusal(self) -> Reply | None:
-        """Why no content may come now, if it may not."""
+        """The refusal of content at this stage; None if content may come."""
         if self._stage is RECIPIENTS or self._stage is CHUNKS:
             return None
         if self._stage is FAILED:
@@ -159,7 +161,7 @@ class ServerTransfer(ServerStream):
     def _read_data(self) -> bool:
         reader = self._content
         assert isinstance(reader, DataReader)
-        if reader.ended:  # a step of its own: the application may ask for a pause, or refuse, after the last octets
+        if reader.ended:  # a separate step: the application may pause, or refuse, after the last octets
             self._stage = GREETED
             self._back_to_commands()
             self._end_message(self._open_slots(), self._recipients if self._settings.lmtp else 1)
@@ -168,7 +170,7 @@ class ServerTransfer(ServerStream):
         return self._took(data, rest)
 
     def _open_slots(self) -> int:
-        """Slots for the replies to DATA; the number of the first."""
+        """Open the slots for the replies to DATA; returns the number of the first."""
         slot = self._slots.open()
         if self._settings.lmtp:
             for _ in range(self._recipients - 1):
@@ -176,7 +178,7 @@ class ServerTransfer(ServerStream):
         return slot
 
     def _took(self, data: bytes, rest: int) -> bool:
-        """Content was read up to ``rest``, and ``data`` found good; whether that were any octets."""
+        """Account for content read up to ``rest``; ``data`` has no fault. Returns whether any octets were read."""
         taken = rest - self._start
         if not taken:
             return False
@@ -195,7 +197,7 @@ class ServerTransfer(ServerStream):
         return True
 
     def _end_message(self, slot: int, count: int) -> None:
-        """The content has come to its end, and with it the transaction."""
+        """End the content, and with it the transaction."""
         content = self._content
         assert content is not None
         self._content = None

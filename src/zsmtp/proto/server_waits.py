@@ -1,8 +1,8 @@
-"""How long a server waits for its client, as arithmetic over times that are given (RFC 5321 4.5.3.2.7).
+"""Computes how long a server waits for its client, from times that the caller passes (RFC 5321 4.5.3.2.7).
 
-A wait counts only while it is the client's turn: not while the application has to answer, nor while it asked for a
-pause. Octets by themselves are no progress: a command must be whole within its time, and content must keep up a rate.
-So a client that drips is not better off than one that is silent.
+A wait counts only while it is the client's turn: not while the application owes an answer or has asked for a pause.
+Octets by themselves are no progress: a command must be whole within its time, and content must keep up a rate. So a
+client that sends single octets gains nothing over a silent one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from zsmtp.proto.server_settings import ServerTimeouts
 
 
 class ServerWaits:
-    """Since when one session has waited for what. All times are on the caller's monotonic clock."""
+    """The present waits of one session and their beginnings. All times are on the caller's monotonic clock."""
 
     __slots__ = ("_began", "_came", "_content", "_octets", "_opened", "_paused", "_times", "_turn")
 
@@ -27,11 +27,11 @@ class ServerWaits:
         self._paused: float | None = None
 
     def turn(self, now: float) -> None:
-        """A command is read, or answered: from now on the next one is waited for."""
+        """A command was read, or answered: wait for the next one from now on."""
         self._turn = now
 
     def content_begins(self, now: float) -> None:
-        """From now on octets of content are waited for."""
+        """Wait for octets of content from now on."""
         self._content = True
         self._began = self._came = now
         self._octets = 0
@@ -42,27 +42,27 @@ class ServerWaits:
         self._came = now
 
     def content_ends(self, now: float) -> None:
-        """From now on commands are waited for."""
+        """Wait for commands from now on."""
         self._content = False
         self._turn = now
 
     def pause(self, now: float) -> None:
-        """The client is not waited for until :meth:`resume`."""
+        """Stop the clock of all waits until :meth:`resume`."""
         if self._paused is None:
             self._paused = now
 
     def resume(self, now: float) -> None:
-        """Go on waiting, as if the pause had not been."""
+        """Go on waiting; the pause does not count."""
         if self._paused is not None:
             self._began += now - self._paused
             self._came = self._turn = now
             self._paused = None
 
     def next_end(self, *, turn: bool, unread: float | None, ending: float | None) -> tuple[float, Ending]:
-        """When the session ends if nothing happens, and why. ``turn``: it is the client's.
+        """The time when the session ends if nothing happens, and why. ``turn``: it is the client's.
 
-        ``unread``: since when replies wait to be taken. ``ending``: since when the session waits for nothing but the
-        answers to what came; then only that counts.
+        ``unread``: since when replies wait to be taken. ``ending``: since when the session only awaits answers to what
+        it has read; then only that counts.
         """
         times = self._times
         if ending is not None:

@@ -1,29 +1,29 @@
 """One SMTP or LMTP session on one connection: octets in, events out; octets out on request.
 
-The session holds what was asked of it as a queue of steps with two cursors. The send cursor moves on as far as the
-steps' gates allow, the receive cursor matches replies to what was sent, strictly by count. Five verbs drive it::
+The session keeps its work as a queue of steps with two cursors. The send cursor moves on as far as the steps' gates
+allow, the receive cursor matches replies to the steps sent, strictly by count. Five methods drive it::
 
     session.receive_data(data, now)    octets came
     session.receive_eof(now)           the peer closed its side
     session.next_event()               what happened, until None
-    session.data_to_send(now)          octets to write next, until empty; then tell data_written(count, now)
+    session.data_to_send(now)          octets to write next, until empty; then call data_written(count, now)
     session.deadline()                 when to call handle_timer(now) at the latest
 
-``now`` is the caller's monotonic clock in seconds; the session has none. Work is given with :meth:`Session.command` and
-:meth:`Session.transact`.
+``now`` is the caller's monotonic clock in seconds; the session has none. :meth:`Session.command` and
+:meth:`Session.transact` add work.
 
-The rules that keep verdicts true are held here: a reply counts only if it is complete, well formed, asked for, of the
-set its phase allows, and read after the last octet of its command was written (RFC 5321 4.2, 4.3.2; RFC 2920 3.2).
-Anything else ends the session with one :class:`Lost` event, and what was in doubt then, a message whose last octet was
-written and whose final reply is missing, is named in it. After ``Lost`` nothing is taken and nothing given out.
+This module enforces the rules that keep verdicts true: a reply counts only if it is complete, well formed, asked for,
+of the set its phase allows, and read after the last octet of its command was written (RFC 5321 4.2, 4.3.2; RFC 2920
+3.2). Anything else ends the session with one :class:`Lost` event, which names the messages in doubt: those whose last
+octet was written and whose final reply is missing. After ``Lost`` the session takes and gives nothing.
 
-If more replies are read together than were due, none of them counts, but for a first one that answers content which a
-354 had asked for. The answers to a transaction whose content RSET follows (``Transaction.confirmed``) are given out
-when RSET is answered, and never if it is refused: one reply too many would put the refusal of the content there. A
-refusal in the middle of the content is the answer to it; a 421 tells that nothing behind its command was read.
+If more replies are read together than were due, none of them counts, except a first one that answers content after a
+354. The replies to a transaction whose content RSET follows (``Transaction.confirmed``) are given out when RSET has its
+reply, and never if RSET is refused: after a surplus reply, the refusal of the content would stand there. A refusal in
+the middle of the content is the reply to it; after a 421 the peer has read nothing behind its command.
 
-Whoever must know beforehand that a message may be complete at the peer sets ``asks_before_completion``: from the last
-block of its content on (from MAIL on, if the content does not wait for answers) nothing is given out then, a
+A caller that must know beforehand that a message may be complete at the peer sets ``asks_before_completion``: from the
+last block of its content on (from MAIL on, if the content does not wait for replies) nothing is given out, a
 :class:`CompletionDue` event names the transactions, and :meth:`Session.allow_completion` lets them go on.
 """
 
@@ -72,16 +72,16 @@ __all__ = ["WRITE_UNIT", "CompletionDue", "Finished", "Lost", "Session", "Sessio
 _NOTHING = memoryview(b"")
 
 _RSET = Step(RSET, command.RSET, gated=False)
-_SPECIAL = frozenset({MAIL, RSET, CONTENT})  # what may need another step before or instead of it
+_SPECIAL = frozenset({MAIL, RSET, CONTENT})  # steps that may need another step before them or in their place
 
 WRITE_UNIT = 64 * 1024  # octets that must be taken within Timeouts.write
 
 
 class Session:
-    """The protocol engine of one connection. ``lmtp`` makes it speak RFC 2033: one final reply per recipient.
+    """The protocol engine of one connection. ``lmtp`` selects RFC 2033: one final reply per recipient.
 
-    ``last_heard`` is when octets came last, on the caller's clock. ``asks_before_completion`` makes it ask before
-    what it sends may complete a message.
+    ``last_heard`` is the time of the last octets received, on the caller's clock. With ``asks_before_completion`` it
+    asks before it sends octets that may complete a message.
     """
 
     def __init__(self, *, timeouts: Timeouts, lmtp: bool = False, observer: Observer = ignore) -> None:
@@ -103,8 +103,8 @@ class Session:
         self._written = 0
         self._write_since = 0.0
         self._write_mark = 0
-        self._reply_since: float | None = None  # set when the session is first looked at
-        self.last_heard = -math.inf  # when octets came last
+        self._reply_since: float | None = None  # set at the first call of a method with ``now``
+        self.last_heard = -math.inf  # when octets were received last
         self.asks_before_completion = False
         self._error: ZsmtpError | None = None
         self._stopped = False
@@ -113,67 +113,67 @@ class Session:
     # ------------------------------------------------------------------ work
 
     def command(self, phase: Phase, wire: bytes, *, shown: bytes | None = None) -> None:
-        """Ask for one command outside a transaction; it waits until everything before it is answered.
+        """Queue one command outside a transaction; it waits for the replies to everything before it.
 
-        ``shown`` stands for it in logs, if it holds a secret; replies that repeat the secret do not show it either.
+        ``shown`` replaces it in logs, if it holds a secret; the secret is masked in replies that repeat it, too.
         """
         self._quiet = not heard(self._observe)
         self.hide(set(wire.split()).difference(shown.split()) if shown is not None else ())
         self._unsent.append((Step(phase, wire, masked=shown), None))
 
     def hide(self, secrets: Iterable[bytes]) -> None:
-        """Mask these in whatever the peer says from now on."""
+        """Mask these in all replies from now on."""
         self._parser.hide(*secrets)
 
     def clean(self) -> bool:
-        """Whether nothing has come that no reply accounts for, and nothing is due: as it must be before a handshake."""
+        """Whether no octets are left over and no reply is due, as required before a handshake."""
         return self._error is None and not self._parser.pending and not self._awaited and not self._events
 
     @property
     def inside_reply(self) -> bool:
-        """Whether a reply has begun that has no end yet."""
+        """Whether an incomplete reply has been received."""
         return self._parser.pending
 
     def transact(self, transaction: Transaction) -> None:
-        """Ask for a transaction; its steps tell what each of them waits for (``zsmtp.proto.plan``)."""
+        """Queue a transaction; each step defines what it waits for (``zsmtp.proto.plan``)."""
         self._quiet = not heard(self._observe)
         held: list[StepAnswered] | None = [] if transaction.confirmed else None
         progress = TransactionProgress(transaction, len(transaction.steps), len(transaction.recipients), held)
         self._unsent += [(step, progress) for step in transaction.steps]
 
     def stop(self) -> None:
-        """Send nothing more, not even the rest of what was begun; replies that are due are still heard."""
+        """Send nothing more, not even the rest of what was begun; replies that are due are still read."""
         self._stopped = True
 
     @property
     def idle(self) -> bool:
-        """Whether everything asked for is done."""
+        """Whether all queued work is done."""
         return not (self._unsent or self._awaited or self._events or self._out)
 
     @property
     def lost(self) -> ZsmtpError | None:
-        """Why the session is over, or None while it lives."""
+        """The error that ended the session; None while it is open."""
         return self._error
 
     @property
     def final_reply_due(self) -> bool:
-        """Whether the last octet of some message is written and its final reply not in: now patience pays."""
+        """Whether a message is fully written and its final reply missing: this wait must not be cut short."""
         return any(sent.step.phase in FINAL_PHASES and sent.end <= self._written for sent in self._awaited)
 
     @property
     def blind(self) -> bool:
-        """Whether content is on its way whose MAIL has no answer: after its last octet the message is in doubt."""
+        """Whether content is being sent whose MAIL has no reply: after its last octet the message is in doubt."""
         return self._contents.blind
 
     @property
     def listens(self) -> bool:
-        """Whether the first content of the session is about to leave as a chunk: a reply too many may still show."""
+        """Whether the session's first content, a chunk, is about to be sent: a surplus reply may still show before."""
         return self._contents.first_chunk_waits(self._written)
 
     # ----------------------------------------------------------------- input
 
     def receive_data(self, data: bytes, now: float) -> None:
-        """Take octets that came from the peer. Never raises for what they are."""
+        """Process octets from the peer. Never raises because of them."""
         if self._error is not None:
             return
         self.last_heard = now
@@ -189,15 +189,15 @@ class Session:
             self.fail(malformed)
 
     def _take_surplus(self, replies: list[Reply], now: float) -> None:
-        """End the session for replies that are more than were due: which of them is the surplus, nobody can tell.
+        """End the session because of surplus replies: it is unknown which of them is the surplus one.
 
-        Only behind a 354 it is known how the dialogue stood: what comes first then is the answer to the content.
+        Only after a 354 the state is certain: the first of them is then the reply to the content.
         """
         first = self._awaited[0] if self._awaited else None
         if first is not None and first.step.phase is CONTENT and first.end <= self._written:
             self._take_reply(replies.pop(0), now)
         for reply in replies:
-            self._tell_of(reply)
+            self._report(reply)
         self.fail(ReplyError(f"reply that nothing asked for: {replies[-1]}"), in_step=False)
 
     def receive_eof(self, now: float) -> None:
@@ -207,10 +207,10 @@ class Session:
             self.fail(ConnectionLost(f"the peer closed the connection{inside}"))
 
     def fail(self, error: ZsmtpError, *, in_step: bool = True, unread: bool = False) -> None:
-        """End the session: the transport broke, a wait ran out, or this side gives up. Only the first call counts.
+        """End the session: the transport failed, a wait timed out, or this side gives up. Only the first call counts.
 
-        Where replies are not ``in_step`` with commands any more, those held back count for nothing. ``unread`` tells
-        that the peer read nothing of what was sent behind the command it answered last.
+        If replies are not ``in_step`` with commands any more, those held back do not count. ``unread``: the peer read
+        nothing behind the command to which it replied last.
         """
         if self._error is not None:
             return
@@ -220,7 +220,7 @@ class Session:
             self._observe(SessionLost(str(error), awaited[0].step.phase if awaited else None))
         begun = [*awaited, *(Sent(step, UNKNOWN, progress) for step, progress in list(self._unsent)[:1])]
         if begun and begun[0].step.phase is RSET and isinstance(error, (ReplyError, WaitTimeout)):
-            in_step = False  # what RSET was to confirm remains unconfirmed
+            in_step = False  # RSET did not confirm the replies before it
         if in_step:
             for sent in begun:
                 self._release(sent.progress)
@@ -233,7 +233,7 @@ class Session:
         self._out = _NOTHING
 
     def _release(self, progress: TransactionProgress | None) -> None:
-        """Give out the answers to a transaction that were held back."""
+        """Give out the replies to a transaction that were held back."""
         if progress is not None and progress.held is not None:
             self._events += progress.held
             progress.held = None
@@ -244,7 +244,7 @@ class Session:
 
     def _take_reply(self, reply: Reply, now: float) -> None:
         if reply.bare_lf or not self._quiet:
-            self._tell_of(reply)
+            self._report(reply)
         awaited = self._awaited
         if not awaited or awaited[0].end > self._written:
             self._take_unasked(reply)
@@ -276,7 +276,7 @@ class Session:
         sent.replies -= 1
         if not sent.replies:
             awaited.popleft()
-        if refused and reply.code == 421:  # the command is answered, the transaction is not finished but lost
+        if refused and reply.code == 421:  # the command has its reply; the transaction is lost, not finished
             if progress is not None:
                 note(progress, step, result)
             self._release(progress)
@@ -285,7 +285,7 @@ class Session:
             self._advance(progress, step, result)
 
     def _take_unasked(self, reply: Reply) -> None:
-        """A reply while nothing is due: the peer goes, or breaks content off, or has lost count."""
+        """Handle a reply while none is due: the peer closes, refuses content early, or has lost count."""
         if reply.code == 421:
             self.fail(ServiceClosing(f"the peer closes the connection: {reply}"))
             return
@@ -301,7 +301,7 @@ class Session:
             self._observe(Answered(sent.step.phase, reply, progress.transaction, -1))
         self.fail(ReplyError(f"refused in the middle of the content: {reply}"))
 
-    def _tell_of(self, reply: Reply) -> None:
+    def _report(self, reply: Reply) -> None:
         for line in () if self._quiet else reply.raw_lines:
             self._observe(LineReceived(line))
         if reply.bare_lf:
@@ -326,8 +326,8 @@ class Session:
     def data_to_send(self, now: float) -> memoryview:
         """The octets to write next, at most one block of content at a time; empty if there is nothing to write now.
 
-        The same octets are given again until :meth:`data_written` tells that they are gone. May raise what the content
-        raises when it cannot be read (:class:`~zsmtp.errors.ContentError`); the session is then to be failed.
+        The same octets are returned again until :meth:`data_written` confirms them. May raise what the content raises
+        when it cannot be read (:class:`~zsmtp.errors.ContentError`); call :meth:`fail` then.
         """
         if self._reply_since is None:
             self._reply_since = now
@@ -343,7 +343,7 @@ class Session:
         return self._out
 
     def data_written(self, count: int, now: float) -> None:
-        """Tell that the transport took the first ``count`` of the octets that :meth:`data_to_send` gave."""
+        """Note that the transport took the first ``count`` of the octets that :meth:`data_to_send` returned."""
         if self._error is not None:
             return
         head_was_out = bool(self._awaited) and self._awaited[0].end <= self._written
@@ -358,7 +358,7 @@ class Session:
             self._contents.written(self._written, now, None if self._quiet else self._observe)
 
     def _next_block(self, now: float) -> bytes:
-        """The octets that may leave now, up to the next closed gate or about 64 KiB: commands, content, commands."""
+        """The octets that may be sent now, up to the next closed gate or about 64 KiB: commands, content, commands."""
         parts: list[bytes] = []
         position = self._produced
         end = position + WRITE_UNIT
@@ -392,7 +392,7 @@ class Session:
         return b"".join(parts)
 
     def allow_completion(self, transactions: Iterable[Transaction]) -> None:
-        """The answer to :class:`CompletionDue`: what completes these transactions may be sent. (No answer is no.)"""
+        """Answer :class:`CompletionDue`: octets that complete these transactions may be sent; until then they wait."""
         allowed = set(transactions)
         for sent in self._contents.leaving:
             if sent.progress is not None and sent.progress.transaction in allowed:
@@ -402,7 +402,7 @@ class Session:
                 progress.completion_allowed = True
 
     def _completion_waits(self) -> bool:
-        """Whether what would be sent next has to wait for leave; then it has been asked for."""
+        """Whether the next octets must wait for :meth:`allow_completion`; then the event has been made."""
         if self._contents.reading:
             progress = self._contents.leaving[-1].progress if self._contents.ends_next else None
         elif self._unsent and self._unsent[0][0].phase is MAIL:
@@ -414,7 +414,7 @@ class Session:
         if progress is None or progress.completion_allowed:
             return False
         if not progress.completion_asked:
-            # Those that follow without waiting for an answer are asked for at once.
+            # Ask at once for those that follow without waiting for a reply.
             behind = [p for step, p in self._unsent if step.phase is MAIL and p is not None and p is not progress]
             blind = [p for p in behind if p.transaction.flow is Flow.BLIND and not p.completion_asked]
             for one in (progress, *blind):
@@ -423,7 +423,7 @@ class Session:
         return True
 
     def _next_step(self, step: Step, progress: TransactionProgress | None, now: float) -> Step:
-        """Take ``step`` from the queue, unless another has to come before it; that one, or what goes instead of it."""
+        """Take ``step`` from the queue and return it, or the step that replaces it, or one that must come before it."""
         if step.phase is MAIL and progress is not None:
             before, self._before, progress.started = self._before, None, now
             if before is not None and not (before.concluded or before.completed):
@@ -440,10 +440,10 @@ class Session:
         return step
 
     def _begin_content(self, sent: Sent, progress: TransactionProgress, now: float) -> None:
-        """Account for a step that content follows; it begins where the octets of the step end."""
+        """Begin the content of the step ``sent``, at the position where the octets of the step end."""
         step = sent.step
-        # Behind BDAT LAST a server may keep a transaction open whose recipients it all refused (RFC 3030 2); it
-        # would take the next message in the name of the last sender then. So somebody must be known to be accepted.
+        # After BDAT LAST a server may keep a transaction open whose recipients it refused (RFC 3030 2), and would then
+        # take the next message under the last sender. So at least one recipient must be accepted.
         progress.concluded = step.phase is CONTENT or bool(progress.accepted)
         progress.content_begun = True
         if step.wire == command.LONE_DOT:
@@ -468,7 +468,7 @@ class Session:
     # ----------------------------------------------------------------- waits
 
     def deadline(self) -> float | None:
-        """When the present wait is over, on the caller's clock; None if nothing is waited for."""
+        """The end of the present wait, on the caller's clock; None without one."""
         if self._error is not None:
             return None
         writing = self._write_since + self._timeouts.write if self._out and not self._stopped else None
@@ -478,7 +478,7 @@ class Session:
         return reply if writing is None else min(writing, reply)
 
     def handle_timer(self, now: float) -> None:
-        """Call when :meth:`deadline` has come: a wait that ran out ends the session."""
+        """Call when :meth:`deadline` has come: a timeout ends the session."""
         deadline = self.deadline()
         if deadline is None or now < deadline:
             return

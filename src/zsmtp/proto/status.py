@@ -1,8 +1,8 @@
-"""Enhanced mail system status codes (RFC 3463, RFC 5248, RFC 2034), and what to say when the server gives none.
+"""Enhanced mail system status codes (RFC 3463, RFC 5248, RFC 2034), and defaults for replies without one.
 
-A code stands at the start of a reply's text. If its class contradicts the reply code, the reply code wins. Where there
-is none, :func:`default_status` knows the nearest one for the reply code: one that speaks of a mailbox for RCPT, whose
-reply is about one, and otherwise one that blames no mailbox, since the reply may be about anything.
+A code stands at the start of a reply's text. If its class contradicts the reply code, the reply code wins. Without one,
+:func:`default_status` gives the nearest one for the reply code: a mailbox status for RCPT, whose reply concerns a
+mailbox, otherwise a general one, since the reply may concern anything.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _DEFAULTS = {
 
 
 def default_status(code: int, phase: Phase) -> EnhancedStatus:
-    """The status code for a reply code that came without one in ``phase``."""
+    """The default status code for a reply without one in ``phase``."""
     found = _MAILBOX.get(code) if phase is RCPT else None
     return found or _DEFAULTS.get(code) or EnhancedStatus(code // 100 if code >= 400 else 2, 0, 0)
 
@@ -78,6 +78,6 @@ def given_status(code: int, lines: Sequence[bytes]) -> EnhancedStatus | None:
 
 
 def without_status(text: bytes) -> bytes:
-    """A line of a reply's text without the status code that it may start with."""
+    """A line of a reply's text without its status code, if it starts with one."""
     match = _STATUS.match(text)
     return text if match is None else text[match.end() :].lstrip()

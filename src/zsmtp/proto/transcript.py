@@ -1,9 +1,9 @@
-"""The end of the dialogue, as people read it in reports and bounces.
+"""Formats the last commands and replies of a session for reports and bounces.
 
-``\\r<<- RCPT TO:<a@example.org>\\r->> 550 5.1.1 no such user``: what was sent behind ``<<-``, what came back behind
-``->>``, each line started by a CR, which stands for a line break in reports. Replies are hostile text and are escaped;
-the whole is bounded, the oldest lines give way. :func:`shown_line` shows a line as people know it outside of ZMailer:
-``C: RCPT TO:<a@example.org>``, ``S: 550 5.1.1 no such user``.
+``\\r<<- RCPT TO:<a@example.org>\\r->> 550 5.1.1 no such user``: commands sent follow ``<<-``, replies ``->>``, and each
+line starts with a CR, which stands for a line break in reports. Replies are untrusted text and are escaped; the length
+is bounded, the oldest lines are dropped. :func:`shown_line` formats a line as is usual outside ZMailer: ``C: RCPT
+TO:<a@example.org>``, ``S: 550 5.1.1 no such user``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from functools import lru_cache
 from zsmtp.proto.events import Lost
 from zsmtp.proto.reply import Reply, printable
 
-CONNECTING = b"(connecting)"  # stands in the place of a command: the greeting is its reply
+CONNECTING = b"(connecting)"  # in place of a command: the greeting is its reply
 MAX_LINES = 8  # of one reply
 MAX_TEXT = 1500  # characters of the whole
 
 
 def exchange(line: bytes, reply: Reply | None) -> str:
-    """One command line, as it was sent or may be shown, and its reply (None: no reply came). No line: the final dot."""
+    """One command line, as sent or masked, and its reply (None: no reply came). An empty line: the final dot."""
     if reply is None:
         return _sent(line)
     lines = reply.lines
@@ -30,17 +30,17 @@ def exchange(line: bytes, reply: Reply | None) -> str:
 
 
 def unfinished(lost: Lost) -> str:
-    """What was said of a reply that the end of the session cut off, "" if nothing was."""
+    """The part of a reply that came before the session ended; "" if there was none."""
     return f"\r->> {lost.unfinished} (cut off)" if lost.unfinished else ""
 
 
 def is_dialogue(line: str) -> bool:
-    """Whether a line of a report is one of the dialogue, and not this side's own words."""
+    """Whether a line of a report quotes the dialogue, and is not a text of this side."""
     return line.startswith((_OUT, _IN))
 
 
 def shown_line(line: str) -> str:
-    """A line of a report with ``C:`` or ``S:`` in front, own words as they are; "" for what was no command."""
+    """A line of a report with ``C:`` or ``S:`` in front, texts of this side unchanged; "" for :data:`CONNECTING`."""
     if line.startswith(_OUT):
         sent = line.removeprefix(_OUT)
         return "" if sent == CONNECTING.decode() else f"C: {sent}"
@@ -63,12 +63,12 @@ def _answer(reply: Reply) -> str:
 
 @lru_cache(128)
 def _short_exchange(line: bytes, reply: Reply) -> str:
-    """The same few things are said over and over: DATA and the final dot, and what a server says to them."""
+    """A cached :func:`exchange` for the few that repeat: DATA and the final dot with their usual replies."""
     return _sent(line) + _answer(reply)
 
 
 def join(exchanges: Iterable[str]) -> str:
-    """The exchanges in order, at most 1500 characters: the end of a dialogue is what tells."""
+    """The exchanges in order, cut to the last 1500 characters, which explain the outcome."""
     text = "".join(exchanges)
     if len(text) <= MAX_TEXT:
         return text
