@@ -1,13 +1,13 @@
 """Base64 in blocks (RFC 2045 6.8): lines of 76 octets with CRLF between them.
 
-The encoder takes octets as they are, no line ends are looked for: what is encoded is the canonical form, and whoever
-feeds text makes its line ends CRLF first. How the octets are cut into blocks makes no difference::
+The encoder takes octets as they are and does not look for line ends: the canonical form is encoded, so callers convert
+the line ends of text to CRLF first. The result does not depend on how the octets are cut into blocks::
 
     encoder = Base64Encoder()
     wire = b"".join(map(encoder.feed, blocks)) + encoder.finish()
 
-:class:`Base64Wrapper` breaks anew what is base64 already, but came in lines too long or with octets that base64 has
-none of and every decoder skips.
+:class:`Base64Wrapper` rewraps text that is base64 already, but has too long lines or octets outside its alphabet, which
+every decoder skips.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _EncodedLines:
 
 
 class Base64Encoder(_EncodedLines):
-    """Encodes one stretch of octets."""
+    """Encodes one range of octets."""
 
     __slots__ = ("_pending",)
 
@@ -67,7 +67,7 @@ class Base64Encoder(_EncodedLines):
 
 
 class Base64Wrapper(_EncodedLines):
-    """Breaks base64 text into lines anew; octets that are none of base64 go."""
+    """Rewraps base64 text; removes octets outside the alphabet."""
 
     __slots__ = ("_pending",)
 

@@ -1,16 +1,16 @@
-"""Choosing the form of a message for one server: what is converted, and why nothing more.
+"""Chooses the form of a message for one server: which parts are converted, by which rule.
 
-The rules, from what has to be told apart first:
+The rules, in the order in which they are applied:
 
 1. A signed or encrypted message is never touched (RFC 6376, RFC 1847), unless the operator wants it converted.
-2. 8-bit leaves are encoded for a server without 8BITMIME (RFC 6152 3); NULs, lines over 998 octets and parts that are
-   called binary, for one without BINARYMIME (RFC 3030). A leaf is encoded whole; all others stay octet for octet.
+2. 8-bit leaves are encoded for a server without 8BITMIME (RFC 6152 3); parts with NULs, with lines over 998 octets or
+   labelled binary, for one without BINARYMIME (RFC 3030). A leaf is encoded whole; all others stay octet for octet.
 3. 8-bit text without MIME fields gets them (RFC 1428 appendix A), or is stripped if the operator wants that.
-4. Text that has lost its 8-bit octets says so in its MIME fields; quoted-printable text is decoded with ``-8``.
-5. 8-bit header fields become encoded words (RFC 2047), unless SMTPUTF8 (RFC 6531) is in use. Octets of them that no
-   encoded word can stand for, as in a field's name, become ``=XX`` for a server that takes seven bits only.
+4. Text without 8-bit octets is not labelled 8bit in its MIME fields; quoted-printable text is decoded with ``-8``.
+5. 8-bit header fields become encoded words (RFC 2047), unless SMTPUTF8 (RFC 6531) is in use. Octets that no encoded
+   word can represent, as in a field's name, become ``=XX`` for a server that takes seven bits only.
 
-:func:`choose` gives a :class:`ConversionPlan`, a value; what it holds is carried out by :mod:`zsmtp.body.convert`.
+:func:`choose` returns a :class:`ConversionPlan`, a value that :mod:`zsmtp.body.convert` executes.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _ENCODING_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class MessageFacts:
-    """A stored message, as far as choosing needs it.
+    """The facts about a stored message that the rules need.
 
     ``header``: its block with LF line ends; ``size``: octets of the stored body. ``structure`` and ``blocks`` read the
-    body, when they are called.
+    body when they are called.
     """
 
     header: bytes
@@ -64,9 +64,9 @@ class MessageFacts:
 
 @dataclass(frozen=True, slots=True)
 class ConversionPlan:
-    """How a message goes out. ``header`` is None and ``segments`` are empty where nothing changes.
+    """The form in which a message is sent. ``header`` is None and ``segments`` are empty where nothing changes.
 
-    ``binary``: BINARYMIME is needed. ``smtputf8``: it is in use. ``said`` is what is worth a remark.
+    ``binary``: BINARYMIME is needed. ``smtputf8``: it is in use. ``said`` are the remarks about it.
     """
 
     header: bytes | None = None
@@ -78,14 +78,14 @@ class ConversionPlan:
 
 
 class _Needs(NamedTuple):
-    """What the server cannot take: 8-bit octets; NULs, long lines and binary parts."""
+    """The properties that the server does not accept: 8-bit octets; NULs, long lines and binary parts."""
 
     seven: bool
     lines: bool
 
 
 def choose(message: MessageFacts, target: Target, *, decode: bool) -> ConversionPlan | ContentRefusal:
-    """The form of ``message`` for ``target``, or why it cannot be sent there.
+    """The form of ``message`` for ``target``, or the reason why it cannot be sent there.
 
     ``decode`` false: quoted-printable text stays, although the target wants it decoded.
     """
@@ -120,7 +120,7 @@ def choose(message: MessageFacts, target: Target, *, decode: bool) -> Conversion
 
 
 def _called_binary(message: MessageFacts) -> bool:
-    """Whether the message or a part of it is called binary; a multipart should say so when a part is, and may not."""
+    """Whether the message or a part is labelled binary; a multipart should be if a part is, but need not be."""
     if message.description.encoding is TransferEncoding.BINARY:
         return True
     may_have_parts = message.description.maintype in (b"multipart", b"message")
@@ -128,7 +128,7 @@ def _called_binary(message: MessageFacts) -> bool:
 
 
 def default_charset(target: Target) -> bytes:
-    """The charset the operator named, or the one RFC 1428 has for not knowing."""
+    """The charset that the operator set, or the RFC 1428 name for an unknown one."""
     named = target.default_charset
     return named if _TOKEN.fullmatch(named) else b"UNKNOWN-8BIT"
 
@@ -159,7 +159,7 @@ def _header_for(message: MessageFacts, target: Target, *, smtputf8: bool, able: 
 
 
 def _folded(block: bytes) -> bytes | ContentRefusal:
-    """``block`` with lines that can be sent, or why it has none."""
+    """``block`` with all lines short enough to send, or the refusal if that is impossible."""
     folded = fold_long_lines(block)
     if folded.left:
         name = escape(folded.left[0])
@@ -172,7 +172,7 @@ def _folded(block: bytes) -> bytes | ContentRefusal:
 def _sealed(
     message: MessageFacts, target: Target, plain: ConversionPlan, needs: _Needs, *, binary: bool
 ) -> ConversionPlan | ContentRefusal:
-    """What must not be touched: as it is, whatever the server is."""
+    """The plan for a signed or encrypted message: unchanged for every server."""
     if needs.seven and target.signed_8bit is Signed8Bit.BOUNCE:
         return ContentRefusal(
             "5.6.3", "a signed or encrypted message has 8-bit content, which the server does not take"
@@ -184,7 +184,7 @@ def _sealed(
 
 
 def _binary(message: MessageFacts, plain: ConversionPlan) -> ConversionPlan:
-    """As it is, with BINARYMIME: parts that are octets keep every one."""
+    """The plan for sending a message unchanged with BINARYMIME."""
     structure = message.structure()
     raw = (part for part in structure.parts() if part.raw and part.size) if structure.whole else iter(())
     return replace(
@@ -198,7 +198,7 @@ def _binary(message: MessageFacts, plain: ConversionPlan) -> ConversionPlan:
 def _body_plan(
     message: MessageFacts, target: Target, plain: ConversionPlan, needs: _Needs, *, binary: bool
 ) -> ConversionPlan | ContentRefusal:
-    """Something in the body is more than the server can take."""
+    """The plan for a body that the server does not accept unchanged."""
     if not message.description.is_mime:
         return _without_mime(message, target, plain, needs)
     structure = message.structure()
@@ -211,7 +211,7 @@ def _body_plan(
 
 
 def _text_plan(message: MessageFacts, target: Target, plain: ConversionPlan, *, decode: bool) -> ConversionPlan:
-    """The body is nothing to worry about; its fields may say more than is true, or it may be decoded."""
+    """The plan for a body that any server accepts: its labels may be corrected, or it may be decoded."""
     description = message.description
     block = message.header if plain.header is None else plain.header
     if not (description.is_mime and description.is_text):
@@ -266,7 +266,7 @@ def _is_utf8(blocks: Iterator[bytes]) -> bool:
 def _converted(
     structure: Structure, plain: ConversionPlan, needs: _Needs, block: bytes, *, eight_bit: bool
 ) -> ConversionPlan | ContentRefusal:
-    """The plan for a MIME message of which some parts must be encoded."""
+    """The plan for a MIME message with parts that must be encoded."""
     segments = []
     done = set()
     for part in structure.parts():
@@ -304,7 +304,7 @@ def _converted(
 
 
 def _leaf_form(part: Part, needs: _Needs) -> SegmentForm | None:
-    """What becomes of a part's content, or None if it stays."""
+    """The form for a part's content, or None if it stays unchanged."""
     tally = part.tally
     encoding = part.description.encoding
     for_lines = tally.nul or tally.long_lines or encoding is TransferEncoding.BINARY
@@ -322,7 +322,7 @@ def _leaf_form(part: Part, needs: _Needs) -> SegmentForm | None:
 
 
 def _relabelled(part: Part, needs: _Needs, *, eight_bit: bool) -> bytes | None:
-    """The transfer encoding to name for content that stays, if it is to be another one."""
+    """The transfer encoding for the label of content that stays, if the label must change."""
     encoding = part.description.encoding
     if encoding not in _CHANGED_ENCODINGS:
         return None

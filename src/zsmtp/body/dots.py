@@ -1,8 +1,8 @@
-"""Dot-stuffing: how content is told from its end in DATA (RFC 5321 4.5.2).
+"""Dot-stuffing, which distinguishes content from its end in DATA (RFC 5321 4.5.2).
 
-After ``DATA`` a line of one dot ends the content. So that no line of the content can be taken for it, every line that
-starts with a dot gets one more in front, which the receiver takes away. Input is canonical content (every line end a
-CRLF, see ``zsmtp.body.lines``) in blocks cut anywhere; ``BDAT`` (RFC 3030) needs none of this::
+After ``DATA`` a line of one dot ends the content. So that no line of the content is taken for the end, every line that
+starts with a dot gets one more in front, which the receiver removes. Input is canonical content (every line end a CRLF,
+see ``zsmtp.body.lines``) in blocks cut anywhere; ``BDAT`` (RFC 3030) needs none of this::
 
     dots = DotStuffer()
     wire = b"".join(map(dots.stuff, blocks)) + dots.terminator()
@@ -40,7 +40,7 @@ class DotStuffer:
         return b"." + stuffed if at_line_start and block[0] == _DOT else stuffed
 
     def terminator(self) -> bytes:
-        """The line of one dot, after the line end that the content lacks if it was not canonical."""
+        """The line of one dot, after a line end if the content lacks its last one."""
         terminator = b"\r\n.\r\n" if self._line_open else b".\r\n"
         self._line_open = False
         return terminator

@@ -1,7 +1,7 @@
 """Edits of MIME fields in a header block, when the content behind it changes its form.
 
-Blocks are as in :mod:`zsmtp.body.fields`: LF line ends, no empty line. Only the field an edit is about changes; names
-keep their spelling, other parameters their place::
+Blocks are as in :mod:`zsmtp.body.fields`: LF line ends, no empty line. An edit changes its field only; names keep their
+spelling, other parameters their place::
 
     header = with_encoding(header, b"QUOTED-PRINTABLE")
 """
@@ -12,7 +12,7 @@ from zsmtp.body.fields import parameters, split_fields
 
 _ENCODING = b"content-transfer-encoding"
 
-# What RFC 1428 appendix A asks to be said, in the words that ZMailer's readers know.
+# The text that RFC 1428 appendix A asks for, in ZMailer's wording.
 _WARNING = (
     b"X-Warning: Original message contained 8-bit characters, however during\n"
     b"\t   the SMTP transport session the receiving system did not announce\n"
@@ -69,7 +69,7 @@ def with_version(block: bytes) -> bytes:
 def with_new_mime_fields(block: bytes, charset: bytes, *, warn: bool, guessed: bool) -> bytes:
     """``block``, which has none, with the MIME fields of quoted-printable text, behind its trace fields.
 
-    ``warn``: say why, as RFC 1428 appendix A wants; ``guessed``: say that ``charset`` is no more than local custom.
+    ``warn``: add the warning of RFC 1428 appendix A; ``guessed``: note that ``charset`` is only the local default.
     """
     place = 0
     for name, start, _, end in split_fields(block):

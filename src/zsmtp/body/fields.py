@@ -1,13 +1,13 @@
-"""The one reader of header fields, and what the MIME fields among them say (RFC 5322 2.2, RFC 2045, RFC 2231).
+"""The only parser of header fields, and of the MIME fields among them (RFC 5322 2.2, RFC 2045, RFC 2231).
 
 A header ends before the first empty line, and nowhere else (:func:`end_of_header`). As a block it is lines ended by LF,
 without that empty line. A line that starts with a name and a colon begins a field, blanks before the colon included
-(RFC 5322 4.5.8); a line that starts with a blank or a tab continues what stands before it. Any other line is stray: it
-belongs to no field, and some systems end the header there. What this reader finds is what goes on the wire: fields
-come with their places, so that an edit can replace one and leave every other octet alone.
+(RFC 5322 4.5.8); a line that starts with a blank or a tab continues the line before it. Any other line is stray: it
+belongs to no field, and some systems end the header there. Fields are returned with their positions, so that an edit
+can replace one and leave every other octet as it is.
 
-:func:`describe` reads type, boundary, charset and transfer encoding of a message or part as a forgiving receiver does:
-in any case, folded, with comments, with quoted and with RFC 2231 parameters; what cannot be read counts as absent::
+:func:`describe` reads type, boundary, charset and transfer encoding of a message or part as a lenient receiver does:
+in any case, folded, with comments, with quoted and with RFC 2231 parameters; malformed values count as absent::
 
     description = describe(b"Content-Type: text/plain; charset=utf-8\\nContent-Transfer-Encoding: 8bit\\n")
     description.encoding is TransferEncoding.EIGHT_BIT
@@ -23,7 +23,7 @@ from enum import Enum
 from zsmtp.patterns import pattern
 from zsmtp.records import NamedTuple
 
-# Possessive repeats: a block of a million folded lines must cost neither memory nor time for ways back.
+# Possessive repeats: a block of a million folded lines must not cost memory or time for backtracking.
 _VALUE = rb"(?:[^\n]*+\n[ \t])*+[^\n]*+"
 # A field with its name and value, or any other line: matches follow one another without a gap.
 _FIELD = pattern(rb"^(?!\Z)(?:([!-9;-~]++)[ \t]*+:(" + _VALUE + rb")|" + _VALUE + rb")\n?", re.MULTILINE)
@@ -45,7 +45,7 @@ class TransferEncoding(Enum):
     BINARY = "binary"
     QUOTED_PRINTABLE = "quoted-printable"
     BASE64 = "base64"
-    OTHER = "other"  # nothing RFC 2045 knows; receivers leave such content alone
+    OTHER = "other"  # not in RFC 2045; receivers leave such content undecoded
 
 
 _ENCODINGS = {encoding.value.encode("ascii"): encoding for encoding in TransferEncoding if encoding.value[0] != "a"}
@@ -78,9 +78,9 @@ class Parameter(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What the MIME fields of a block say. ``boundary`` is empty where there is none that could be used.
+    """The MIME fields of a block. ``boundary`` is empty if there is no usable one.
 
-    ``is_mime`` tells whether there is any MIME field at all. ``maintype`` and ``subtype`` are in lower case and the
+    ``is_mime``: there is at least one MIME field. ``maintype`` and ``subtype`` are in lower case and the
     default of RFC 2045 5.2 where the block names none; ``charset`` is in lower case, empty if not named.
     """
 
@@ -99,7 +99,7 @@ class Description(NamedTuple):
 
 
 def end_of_header(octets: bytes, start: int = 0) -> tuple[int, int] | None:
-    """Where the last line of the header ends, without its LF, and where the body begins: behind the first empty line.
+    """The end of the header's last line, without its LF, and the start of the body, behind the first empty line.
 
     None if there is no empty line from ``start`` on. The message begins with its header; lines end with LF or CRLF.
     """
@@ -118,17 +118,17 @@ def split_fields(block: bytes) -> list[HeaderField]:
 
 
 def field_values(block: bytes) -> list[tuple[bytes, bytes]]:
-    """Names and values of the fields of ``block`` in order, as they stand; a stray line is a pair of empty octets.
+    """Names and values of the fields of ``block`` in order, unchanged; a stray line is a pair of empty octets.
 
-    The reading of :func:`split_fields` for whoever needs no places, at a third of its cost.
+    For callers that need no positions, at a third of the cost of :func:`split_fields`.
     """
     return _FIELD.findall(block)
 
 
 def first_value(block: bytes, name: bytes) -> bytes | None:
-    """The value of the first field of that name, in lower case, as it stands; None if there is none.
+    """The unchanged value of the first field named ``name`` (in lower case); None if there is none.
 
-    What :func:`field_values` gives, for whoever asks one field of each message.
+    Faster than :func:`field_values` for a caller that needs one field of each message.
     """
     folded = block.lower()
     start = folded.find(name)
@@ -160,12 +160,12 @@ def stray_lines(block: bytes) -> list[Stray]:
 
 
 def outside_quotes(value: bytes, *, strings: bool = True) -> bytes:
-    """``value`` with its comments (nested too) and quoted strings made blanks, octet for octet (RFC 5322 3.2).
+    """``value`` with its comments (nested too) and quoted strings replaced by blanks, octet for octet (RFC 5322 3.2).
 
-    With ``strings`` false quoted strings stay; what looks like a comment inside them is none.
+    With ``strings`` false quoted strings stay; parentheses inside them begin no comment.
     """
     pieces = []
-    done = 0  # what lies before is in pieces
+    done = 0  # octets before this are in pieces
     depth = 0  # of comments
     quoted = False
     for match in _QUOTING.finditer(value):
@@ -190,7 +190,7 @@ def outside_quotes(value: bytes, *, strings: bool = True) -> bytes:
 def describe(block: bytes, *, digest: bool = False) -> Description:
     """Read the MIME fields of ``block``; of a field that occurs twice the first counts.
 
-    ``digest``: the block is of a part of multipart/digest, whose default type is message/rfc822 (RFC 2046 5.1.5).
+    ``digest``: the block belongs to a part of multipart/digest, whose default type is message/rfc822 (RFC 2046 5.1.5).
     """
     values: dict[bytes, bytes] = {}
     for name, _, value, end in split_fields(block):
@@ -238,7 +238,7 @@ def parameters(value: bytes) -> list[Parameter]:
 
 
 def parameter(given: list[Parameter], name: bytes) -> bytes:
-    """The value of one parameter, in whichever form of RFC 2231 it is given; empty if it is not."""
+    """The value of one parameter, in any form of RFC 2231; empty if it is absent."""
     sections: dict[int, bytes] = {}
     for each in given:
         if each.name == name:

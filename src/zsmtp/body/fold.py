@@ -2,12 +2,12 @@
 
 A line of a header has at most 998 octets. A longer one is folded behind a comma or semicolon of a structured field,
 else between words; never inside an address, a message identifier, a quoted string or an encoded word, and never where
-a blank would have to be put into text that machines may read. Unfolding gives the value back. Where there is no place
-a word of text or of a name becomes encoded words (RFC 2047), a parameter is written in sections (RFC 2231), and any
-other field is left as it is and named::
+it would add a blank to text that programs may parse. Unfolding restores the value. Where there is no place to fold, a
+word of text or of a name becomes encoded words (RFC 2047), a parameter is split into sections (RFC 2231), and any other
+field stays unchanged and is named in the result::
 
     folded = fold_long_lines(block)
-    if folded.left: ...  # names of fields that have no form a server would take
+    if folded.left: ...  # names of fields that no server would accept
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from zsmtp.body.lines import MAX_LINE
 from zsmtp.body.words import encode_long_words, is_text
 from zsmtp.records import NamedTuple
 
-_MAX_ENCODED = 65_536  # octets of a field that is worth the work
+_MAX_ENCODED = 65_536  # octets of the longest field that is encoded
 
 _LONG = re.compile(rb"[^\n]{999}")
 _BLANKS = re.compile(rb"[ \t]++")
-# In structured fields strings, encoded words and what stands in angle brackets stay whole.
+# In structured fields quoted strings, encoded words and text in angle brackets are never split.
 _PLACES = re.compile(
     rb"\"(?:[^\"\\]|\\[\s\S])*+\"?|<[^<>]*+>(?P<between>(?=<))?|(?P<blank>[ \t]++)|(?P<comma>[,;])"
     rb"|=\?[^?\s]++\?[BbQq]\?[^?\s]*+\?=|[^\"<,; \t(]++|[<(]"
@@ -32,7 +32,7 @@ _PLACES = re.compile(
 
 
 class FoldedHeader(NamedTuple):
-    """A block without lines of over 998 octets, but for the fields named in ``left``, as they are spelled."""
+    """A block without lines of over 998 octets, except in the fields named in ``left``, as they are spelled."""
 
     block: bytes
     left: tuple[bytes, ...]
@@ -66,11 +66,11 @@ def _lines(block: bytes) -> list[HeaderField]:
 
 
 def fold_field(octets: bytes) -> bytes:
-    """One field, with its lines of over 998 octets folded as far as there are places."""
+    """One field, with its lines of over 998 octets folded where possible."""
     fields = split_fields(octets)
     commas, blanks = _places(octets, text=not fields or is_text(fields[0].name))
     pieces = []
-    start = 0  # of the line that is being looked at
+    start = 0  # of the current line
     room = MAX_LINE  # for it
     end = len(octets.rstrip(b"\n"))
     while end - start > room:
@@ -89,7 +89,7 @@ def fold_field(octets: bytes) -> bytes:
 
 
 def _places(octets: bytes, *, text: bool) -> tuple[list[int], list[int]]:
-    """Where the field may be folded: behind commas, and between words. A fold stands before the octet of that place."""
+    """The positions where the field may be folded, behind commas and between words; a fold precedes that octet."""
     if text:
         return [], [match.start() for match in _BLANKS.finditer(octets)]
     commas, blanks = [], []
@@ -120,6 +120,6 @@ def _place(octets: bytes, start: int, reach: int, commas: list[int], blanks: lis
 
 
 def _parts(octets: bytes, start: int, place: int) -> bool:
-    """Whether a fold there leaves something on both lines: a line of blanks would end the header for some."""
+    """Whether a fold there leaves text on both lines: some systems end the header at a line of blanks."""
     rest = octets[place : place + MAX_LINE + 1].partition(b"\n")[0]
     return bool(octets[start:place].strip()) and bool(rest.strip())

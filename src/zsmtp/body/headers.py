@@ -1,12 +1,12 @@
-"""The header block of a message: facts about it, and the few edits old practice knows (RFC 5322 2.2).
+"""The header block of a message: facts about it, and the edits that mail transports make by tradition (RFC 5322 2.2).
 
-A block is kept as it is stored: lines ended by LF, without the empty line that parts it from the body. A field may run
-over several lines; those after its first start with a blank or a tab. Nothing here decodes or reformats: what is not
-edited keeps every octet.
+A block is kept as it is stored: lines ended by LF, without the empty line before the body. A field may have several
+lines; those after its first start with a blank or a tab. Nothing here decodes or reformats: all other octets stay
+unchanged.
 
-A header that carries a signature, or says that its message is signed or encrypted, is never edited
-(:func:`is_signed`): DKIM (RFC 6376) and ARC (RFC 8617) cover header fields octet by octet, and what looks harmless
-for one canonicalization breaks the other. Edits are functions from block to block::
+A header with a signature, or with the content type of a signed or encrypted message, is never edited
+(:func:`is_signed`): DKIM (RFC 6376) and ARC (RFC 8617) cover header fields octet by octet, and an edit that one
+canonicalization tolerates breaks the other. Edits are functions from block to block::
 
     if options.received_for and len(recipients) == 1:
         header = add_for_clause(header, recipients[0])
@@ -51,12 +51,12 @@ def is_signed(header: bytes) -> bool:
 
 
 def _first_word(value: bytes) -> bytes:
-    """What stands before the parameters, in lower case and without blanks and comments."""
+    """The part before the parameters, in lower case and without blanks and comments."""
     return b"".join(outside_quotes(value).partition(b";")[0].split()).lower()
 
 
 def expand_tabs(header: bytes) -> bytes:
-    """The block with each tab replaced by blanks up to the next multiple of 8 columns; a signed one as it is."""
+    """The block with each tab replaced by blanks up to the next multiple of 8 columns; a signed one unchanged."""
     return header if is_signed(header) else header.expandtabs(8)
 
 
@@ -74,8 +74,8 @@ def add_for_clause(header: bytes, recipient: bytes) -> bytes:
 def add_convert_clause(header: bytes, what: bytes) -> bytes:
     """The block with `` convert rfc822-to-what`` in its first ``Received:`` field, before the date's ``;``.
 
-    ``what`` is the form the content was brought into: ``quoted-printable``, ``base64`` or ``8bit``. The block comes
-    back unchanged if it has no such field, or no ``;`` in it.
+    ``what`` is the form that the content was converted to: ``quoted-printable``, ``base64`` or ``8bit``. The block
+    comes back unchanged if it has no such field, or no ``;`` in it.
     """
     return _add_clause(header, b"convert rfc822-to-" + what, unless=None)
 

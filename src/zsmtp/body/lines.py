@@ -1,14 +1,14 @@
-"""Line ends: from what is stored to the canonical CRLF of the wire (RFC 5321 2.3.8).
+"""Converts stored line ends to the canonical CRLF of the wire (RFC 5321 2.3.8).
 
 Spool files end lines with LF. On the wire CRLF is the only line end, and neither CR nor LF may appear by itself: a
-server that takes a bare LF or CR for a line end as well could be told of a message end that this side never sent (SMTP
+server that takes a bare LF or CR for a line end as well could see an end of the message that this side never sent (SMTP
 smuggling). Therefore everything that any system takes for a line end becomes exactly one CRLF: LF, a CRLF that is
-stored as such, and a CR that no LF follows. The last is counted, since it changes what the author wrote. A last line
+stored as such, and a CR that no LF follows. The last is counted, since it changes the author's text. A last line
 without an end gets one. Header blocks have a stricter rule of their own, :func:`canonical_header`.
 
-The work is done on whole blocks by the search and replace of ``bytes``, never line by line; how the octets are cut
-into blocks makes no difference. :class:`LineConverter` converts, :class:`LineSurvey` only tells what the result will
-be, several times faster::
+The work is done on whole blocks by the search and replace of ``bytes``, never line by line; the result does not depend
+on how the octets are cut into blocks. :class:`LineConverter` converts, :class:`LineSurvey` only measures the result,
+several times faster::
 
     lines = LineConverter()
     wire = b"".join(map(lines.convert, blocks)) + lines.finish()
@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 CRLF = b"\r\n"
-CR = 0x0D  # asked for as a number, an octet is found in a fifth of the time
+CR = 0x0D  # ``in`` finds a number in a fifth of the time of an octet string
 
 MAX_LINE = 998
 """Octets a line may have without its line end (RFC 5321 4.5.3.1.6: 1000 with it)."""
@@ -42,7 +42,7 @@ class LineConverter:
     def convert(self, block: bytes) -> bytes:
         """The next octets of the message in canonical form; may be empty."""
         if self._after_cr and block[:1] == b"\n":
-            # The block before was cut inside a CRLF: what looked like a bare CR was none, its CRLF is out.
+            # The previous block was cut inside a CRLF: its last CR was no bare one, and its CRLF is written already.
             self.bare_cr -= 1
             self._after_cr = False
             block = block[1:]
@@ -58,14 +58,14 @@ class LineConverter:
         return block
 
     def finish(self) -> bytes:
-        """What is missing at the end of the message: a line end, or nothing. An empty message stays empty."""
+        """The line end that the message lacks at its end, if it does. An empty message stays empty."""
         missing = CRLF if self._line_open else b""
         self._line_open = False
         return missing
 
     def _convert_cr(self, block: bytes) -> bytes:
         # If all CRs belong to a CRLF and all LFs too, removing the CRs and putting one before each LF changes
-        # nothing. Text stored with CRLF is common, and this asks less than half of what counting the pairs would.
+        # nothing. Text stored with CRLF is common, and this takes less than half the time of counting the pairs.
         if block.replace(b"\r", b"").replace(b"\n", CRLF) == block:
             return block
         self.bare_cr += block.count(b"\r") - block.count(CRLF)
@@ -73,7 +73,7 @@ class LineConverter:
 
 
 class LineUnifier:
-    """Makes every line end of one text a single LF, as :class:`LineConverter` makes it CRLF: for what reads lines."""
+    """Makes every line end of one text a single LF, as :class:`LineConverter` makes it CRLF: for line codecs."""
 
     __slots__ = ("_converter",)
 
@@ -93,10 +93,10 @@ class LineUnifier:
 
 
 class LineSurvey:
-    """What :class:`LineConverter` will make of a message, told without making it.
+    """Measures the result of :class:`LineConverter` without building it.
 
-    ``octets`` is the size in canonical form so far, ``bare_cr`` counts CRs without LF, ``long_lines`` tells whether
-    any line has over 998 octets without its line end. All three are final after :meth:`finish`.
+    ``octets`` is the size in canonical form so far, ``bare_cr`` counts CRs without LF, ``long_lines``: some line has
+    over 998 octets without its line end. All three are final after :meth:`finish`.
     """
 
     __slots__ = ("_converter", "_open_octets", "long_lines", "octets")
@@ -135,7 +135,7 @@ class LineSurvey:
         """
         end = len(block)
         reach = MAX_LINE + line_end
-        start = -self._open_octets  # where the line began, seen from this block
+        start = -self._open_octets  # where the line began, relative to this block
         while not self.long_lines and end - start > MAX_LINE:
             last = block.rfind(b"\n", max(start, 0), start + reach)
             if last < 0:
@@ -168,7 +168,7 @@ def has_long_line(text: bytes) -> bool:
 
 
 def canonical_blocks(blocks: Iterable[bytes], lines: LineConverter) -> Iterator[bytes]:
-    """The blocks of one whole message in canonical form; ``lines`` can tell the counts afterwards."""
+    """The blocks of one whole message in canonical form; ``lines`` has the counts afterwards."""
     for block in blocks:
         converted = lines.convert(block)
         if converted:
@@ -182,8 +182,8 @@ def canonical_header(header: bytes) -> tuple[bytes, int]:
     """A header block as it goes on the wire, without the empty line after it, and how many bare CRs it had.
 
     Line ends become CRLF. A CR that no LF follows becomes a blank, unlike in a body: as a line end it could begin a
-    header field that nobody wrote, or end the block early. Empty lines inside the block are left out for the same
-    reason. A last line without end gets one.
+    forged header field, or end the block early. Empty lines inside the block are removed for the same reason. A last
+    line without end gets one.
     """
     header, bare_cr = unified_header(header)
     return header.replace(b"\n", CRLF), bare_cr

@@ -1,21 +1,21 @@
-"""The addresses of an address field: mailboxes and groups (RFC 5322 3.4), in all forms that mail has them.
+"""Parses the addresses of an address field: mailboxes and groups (RFC 5322 3.4), in all forms found in real mail.
 
-:func:`read_mailboxes` reads the value of a field, as octets with its folds, and gives every address that it names, or
-the place where it cannot be read. Nothing is skipped: after an address a comma or the end must come, so that a list
-with ``;`` or a blank in the place of a comma is refused whole and not delivered by half::
+:func:`read_mailboxes` reads the value of a field, as octets with its folds, and returns every address that it names, or
+the position of the first error. Nothing is skipped: after an address a comma or the end must come, so that a list with
+``;`` or a blank instead of a comma is refused as a whole, and not delivered to half of its addresses::
 
     read_mailboxes(b' "B, the first" <b@x.example>, Team: c@x.example, d@x.example;')
     # (b"b@x.example", b"c@x.example", b"d@x.example")
     read_mailboxes(b" b@x.example; c@x.example")
     # Unreadable(position=12, problem="';' where a comma or the end belongs")
 
-Read beside the strict grammar: comments and folds anywhere, routes, blanks around dots, empty elements (RFC 5322 4.4),
-dots wherever a local part has them, dots, brackets and encoded words with any characters in names, octets beyond ASCII
-everywhere (RFC 6532), and the address itself in the place of a name. A word without ``@`` and domain counts as an
-address too: whoever asks decides on it. An address comes without comments, blanks and route, its quoted string as it
-stands.
+Accepted beyond the strict grammar: comments and folds anywhere, routes, blanks around dots, empty elements (RFC 5322
+4.4), dots wherever a local part has them, dots, brackets and encoded words with any characters in names, octets beyond
+ASCII everywhere (RFC 6532), and the address itself in the place of a name. A word without ``@`` and domain counts as an
+address too: the caller decides what to do with it. An address is returned without comments, blanks and route, its
+quoted string unchanged.
 
-Most fields are of the plainest kind: those are read by one pattern for each address, with the same result.
+Most fields are simple: one pattern for each address reads those, with the same result.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _COMMA = "a comma or the end"
 
 
 class Unreadable(NamedTuple):
-    """Why a value is no list of addresses: ``position`` is the octet of the value, counted from 0."""
+    """The reason why a value is no list of addresses; ``position`` is the octet of the value, counted from 0."""
 
     position: int
     problem: str
@@ -62,7 +62,7 @@ class _Token(NamedTuple):
 
 
 def read_mailboxes(value: bytes) -> tuple[bytes, ...] | Unreadable:
-    """All addresses in the value of an address field, in order, or where and why it cannot be read."""
+    """All addresses in the value of an address field, in order, or the position and kind of the error."""
     return _read_kept(value) if len(value) <= _CACHED else _read(value)
 
 
@@ -75,7 +75,7 @@ _read_kept = lru_cache(512)(_read)
 
 
 def read_plain(value: bytes) -> tuple[bytes, ...] | None:
-    """The addresses of a value of the plainest kind, None for any other: ``read_any`` knows them all."""
+    """The addresses of a value in the simplest form; None for any other, which ``read_any`` reads."""
     found = []
     at = 0
     while True:
@@ -92,13 +92,13 @@ def read_plain(value: bytes) -> tuple[bytes, ...] | None:
 
 
 def read_any(value: bytes) -> tuple[bytes, ...] | Unreadable:
-    """What :func:`read_mailboxes` gives, by the whole grammar."""
+    """The result of :func:`read_mailboxes`, by the whole grammar."""
     tokens = _tokens(value)
     return tokens if isinstance(tokens, Unreadable) else _List(tokens, len(value)).read()
 
 
 def _tokens(value: bytes) -> list[_Token] | Unreadable:
-    """The value in words and specials, without blanks and comments."""
+    """The value as words and specials, without blanks and comments."""
     tokens = []
     at = 0
     while at < len(value):
@@ -180,7 +180,7 @@ class _List:
                 raise _expected(_COMMA if group is None else "a comma or ';'", following)
 
     def _begins_group(self) -> bool:
-        """Whether a name and its colon come, which are then read."""
+        """Whether a name and its colon follow; if so, they are consumed."""
         at = self._at
         while self._tokens[at].kind in _WORDS or self._tokens[at].kind in (".", "literal"):
             at += 1
@@ -207,10 +207,10 @@ class _List:
             raise _Stop(token.start, "an empty address")
         self._at += 1
         address = _address(inside)
-        if any(one.kind == "@" for one in before):  # two addresses without a comma, or one said twice
+        if any(one.kind == "@" for one in before):  # two addresses without a comma, or one given twice
             name = b"".join(one.text for one in before).strip(b"'")
             if name.lower() != address.lower():
-                _address(before)  # stops at a word that is too many
+                _address(before)  # raises at a surplus word
                 raise _expected(_COMMA, token)
         self._found.append(address)
 
@@ -231,7 +231,7 @@ class _List:
 
 
 def _address(tokens: list[_Token]) -> bytes:
-    """The address that words, dots and ``@`` make. Raises _Stop."""
+    """The address that consists of words, dots and ``@``. Raises _Stop."""
     seen_at = False
     before = "@"
     for token in tokens:

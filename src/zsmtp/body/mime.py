@@ -1,21 +1,21 @@
 """The structure of a MIME body: which octets belong to which part (RFC 2046 5.1).
 
 One pass over the stored body, block by block, gives the tree of parts: multiparts in multiparts, messages in parts, and
-for each leaf its type, transfer encoding, octet range, and what in it a server could object to. Nothing is decoded and
-nothing kept but the small headers of parts. Line ends may be LF, CRLF or CR, as everywhere in a stored body.
+for each leaf its type, transfer encoding, octet range, and the properties that a server could reject. Nothing is
+decoded, and only the small headers of parts are kept. Line ends may be LF, CRLF or CR, as everywhere in a stored body.
 
 Mail is scanned as receivers read it, however broken: a delimiter is a whole line of two hyphens and the boundary of an
 open multipart, so that one boundary may begin another; an outer delimiter ends everything inside; the final one may be
-missing; a multipart in which no delimiter ever came is a leaf. Text before the first and after the last delimiter is
-no part of any content, :class:`Filler`::
+missing; a multipart in which no delimiter ever came is a leaf. Text before the first and after the last delimiter
+belongs to no part: :class:`Filler`::
 
     scan = StructureScan(header)
     for block in source.blocks():
         scan.feed(block)
     structure = scan.finish()
 
-Depth, number of parts and the octets of their headers are limited. What goes beyond leaves ``structure.whole`` false:
-the tree is then good for nothing but to say so.
+Depth, number of parts and the octets of their headers are limited. Beyond a limit ``structure.whole`` is false, and the
+tree must not be used for anything else.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DELIMITER_END = re.compile(rb"(--)?[ \t]*+(\r\n|\r|\n|\Z)")
 
 
 class PartKind(Enum):
-    """What a part is made of."""
+    """The kind of a part's content."""
 
     LEAF = "leaf"
     MULTIPART = "multipart"
@@ -49,7 +49,7 @@ class PartKind(Enum):
 
 
 class Tally:
-    """What there is in a stretch of octets. ``high`` counts octets over 127; it is exact only if asked for."""
+    """The properties of a range of octets. ``high`` counts octets over 127; it is exact only if ``counted``."""
 
     __slots__ = ("_counted", "_survey", "high", "nul")
 
@@ -66,11 +66,11 @@ class Tally:
 
     @property
     def clean(self) -> bool:
-        """Nothing here that any server could object to."""
+        """Whether every server accepts these octets."""
         return not (self.high or self.nul or self.long_lines)
 
     def feed(self, octets: bytes) -> None:
-        """Take the next octets of the stretch."""
+        """Process the next octets of the range."""
         self._survey.feed(octets)
         if not self.nul and 0 in octets:
             self.nul = True
@@ -130,7 +130,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Filler:
-    """Octets ``[start, end)`` that are no part's: a preamble or an epilogue, of the multipart ``owner``."""
+    """Octets ``[start, end)`` that belong to no part: the preamble or epilogue of the multipart ``owner``."""
 
     owner: Part
     start: int
@@ -140,10 +140,10 @@ class Filler:
 
 @dataclass(slots=True)
 class Structure:
-    """The tree under ``root``. ``fillers`` are those with something in them that a server could object to.
+    """The tree under ``root``. ``fillers`` are those with octets that a server could reject.
 
-    ``whole`` is false if the body could not be taken apart entirely; ``sealed`` tells of a signed or encrypted part;
-    ``loose`` are stretches of blanks that make a delimiter line too long.
+    ``whole`` is false if the body could not be parsed entirely; ``sealed``: a part is signed or encrypted; ``loose``
+    are runs of blanks that make a delimiter line too long.
     """
 
     root: Part
@@ -162,18 +162,18 @@ class Structure:
 
 
 class StructureScan:
-    """Takes a body apart. ``header`` is the message's header block, LF line ends, without the empty line."""
+    """Parses a body. ``header`` is the message's header block, LF line ends, without the empty line."""
 
     def __init__(self, header: bytes) -> None:
         root = Part(None, 0)
         self._structure = Structure(root)
-        self._open = [root]  # from the root to where we are
+        self._open = [root]  # from the root to the current part
         self._delimiters: list[tuple[bytes, int]] = []  # of open multiparts, with their place in _open; innermost last
         self._prefixes: tuple[bytes, ...] = ()
-        self._common = b"--"  # what all delimiters begin with
+        self._common = b"--"  # the common prefix of all delimiters
         self._buffer = b""
         self._base = 0  # offset of _buffer in the body
-        self._at = 0  # what lies before is done with, seen from _buffer
+        self._at = 0  # octets of _buffer before this are processed
         self._header: bytearray | None = None  # of the part whose header is being read
         self._line_start = True  # _at is at the start of a line
         self._filler: Filler | None = None
@@ -192,7 +192,7 @@ class StructureScan:
         self._run()
 
     def finish(self) -> Structure:
-        """The structure of the body as far as it was fed."""
+        """The structure of the octets fed so far."""
         self._ended = True
         self._run()
         if self._structure.whole:
@@ -211,7 +211,7 @@ class StructureScan:
         buffer = self._buffer
         start = self._at
         end = _LINE_END.search(buffer, start)
-        # A CR at the end of what is here may be half a line end.
+        # A CR at the end of the buffer may be half a line end.
         if not self._ended and (end is None or (end.end() == len(buffer) and end[0] == b"\r")):
             self._structure.whole = len(buffer) - start <= MAX_HEADERS
             return False
@@ -310,7 +310,7 @@ class StructureScan:
         return False
 
     def _take(self, end: int) -> None:
-        """The octets up to ``end`` belong to where we are."""
+        """Assign the octets up to ``end`` to the current part."""
         if end > self._at:
             octets = self._buffer[self._at : end]
             self._line_start = False
@@ -318,9 +318,9 @@ class StructureScan:
             (self._filler.tally if self._filler is not None else self._open[-1].tally).feed(octets)
 
     def _delimit(self, line: int, end: int) -> bool | None:
-        """Whether the line at ``line`` is a delimiter, which is then carried out: what was open ends at ``end``.
+        """Whether the line at ``line`` is a delimiter; if so, the open parts that it closes end at ``end``.
 
-        None if more octets are needed to tell.
+        None if more octets are needed to decide.
         """
         buffer = self._buffer
         if not self._ended and len(buffer) - line <= MAX_LINE:
@@ -350,7 +350,7 @@ class StructureScan:
         owner = self._open[depth]
         owner.delimited = True
         if final and not owner.children:
-            # The end of a multipart without parts: receivers show what stands before it.
+            # The end of a multipart without parts: receivers show the text before it.
             owner.kind = PartKind.LEAF
             owner.body_end = self._base + end
             self._filler = None
@@ -366,7 +366,7 @@ class StructureScan:
             self._begin_part(owner)
 
     def _close(self, depth: int, end: int) -> None:
-        """Everything open from ``depth`` on ends at ``end`` of the buffer."""
+        """Close every part from ``depth`` on, at ``end`` of the buffer."""
         if self._header is not None:
             self._end_header()  # a part without content
         while len(self._open) > depth:
@@ -396,5 +396,5 @@ class StructureScan:
 
 
 def _content_type(header: bytes) -> bytes:
-    """Only the fields of a part that describe it: signatures over a forwarded message are no business of ours."""
+    """Only the MIME fields of a part: signatures over a forwarded message do not concern this one."""
     return b"".join(header[f.start : f.end] for f in split_fields(header) if f.name == b"content-type")

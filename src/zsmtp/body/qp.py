@@ -1,19 +1,19 @@
-"""Quoted-printable, both ways, in blocks (RFC 2045 6.7).
+"""Quoted-printable encoder, decoder and repair, in blocks (RFC 2045 6.7).
 
 The encoder takes text with LF line ends and gives canonical lines: at most 76 octets, escapes in upper case and never
-torn, no blank or tab before a line end. A dot or ``From `` at the start of a line is escaped too, since some relays
+split, no blank or tab before a line end. A dot or ``From `` at the start of a line is escaped too, since some relays
 change such lines, and so are two hyphens inside a multipart: no encoded line can be taken for a boundary. ``binascii``
-does the heavy work but not all of these rules; lines it has not done well are found in its result. Where an escape does
-not fit in, such a line is encoded anew by itself, its octets in question exchanged for others that the line does not
-have: ``binascii`` escapes those with the right line lengths, and the escapes are put right after.
+does most of the work but does not follow all of these rules; lines that break one are found in its result. Where an
+escape does not fit in, such a line is encoded again by itself, with its critical octets replaced by others that the
+line does not contain: ``binascii`` escapes those with the right line lengths, and the escapes are corrected afterwards.
 
-How the octets are cut into blocks makes no difference to the result::
+The result does not depend on how the octets are cut into blocks::
 
     encoder = QuotedPrintableEncoder(in_multipart=False)
     wire = b"".join(map(encoder.feed, blocks)) + encoder.finish()
 
-The decoder follows the robust rules of RFC 2045 6.7: soft breaks join, blanks before a line end go, malformed escapes
-pass through. :class:`QuotedPrintableMender` makes content legal that claims to be encoded and is not quite.
+The decoder follows the robust rules of RFC 2045 6.7: soft breaks join, blanks before a line end are removed, malformed
+escapes pass through. :class:`QuotedPrintableMender` corrects content that is labelled as encoded but breaks the rules.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ import re
 from binascii import a2b_qp, b2a_qp
 
 SEGMENT = 65_536
-"""Lines are encoded in stretches of at most so many octets, which bounds what is kept of an endless one."""
+"""Lines are encoded in pieces of at most so many octets, which bounds the buffer for an endless line."""
 
 MAX_ENCODED_LINE = 76
 
-# What is looked for in the result of b2a_qp, all of it at line ends. No line may start so, after a soft break neither;
-# and b2a_qp makes lines too long when it escapes a blank at their end: from 76 octets on a marker does it better.
-# Whether it is a blank, and not =00 or =29, is seen when such a line is put right.
+# Searched for in the result of b2a_qp, always at line ends. No line may start so, not even after a soft break; and
+# b2a_qp makes lines too long when it escapes a blank at their end: from 76 octets on a marker is used instead. Whether
+# it is a blank, and not =00 or =29, is checked when such a line is corrected.
 _LONG_END = rb"(?<==[02][09]\r\n)(?<=[^\n]{77}\n)"
 _PLACE = re.compile(rb"\n(?:" + _LONG_END + rb"|\.|From )")
 _PLACE_IN_MULTIPART = re.compile(rb"\n(?:" + _LONG_END + rb"|\.|From |--)")
 _START = re.compile(rb"\n(?:\.|From )")
 _START_IN_MULTIPART = re.compile(rb"\n(?:\.|From |--)")
 _SHORT_LINE = 72
-"""A line of so many octets can take a longer escape; b2a_qp would break it nowhere else because of that."""
+"""A line of at most so many octets can take a longer escape without another break by b2a_qp."""
 
 _MANY = 8
-"""Lines to correct in one stretch from which on dots at line starts are exchanged for a marker before."""
+"""From so many lines to correct in one piece on, dots at line starts are replaced by a marker beforehand."""
 
 _DOT_LINE = re.compile(rb"\n\.")
 _LINE = re.compile(rb"[^\n]*+\n|[^\n]++")
 _UNSAFE = re.compile(rb"[^\t\n\x20-\x3c\x3e-\x7e]|[\t ](?=\n)")
-_MARKERS = (*range(1, 9), 11, 12, *range(14, 32), *range(127, 256))  # what b2a_qp escapes anywhere
+_MARKERS = (*range(1, 9), 11, 12, *range(14, 32), *range(127, 256))  # b2a_qp escapes these anywhere
 _KINDS = 6  # of octets that can need a marker
 _ILLEGAL = re.compile(rb"[^\t\n\x20-\x7e]")
 _LONG_LINE = re.compile(rb"[^\n]{77,}+")
@@ -59,7 +59,7 @@ class QuotedPrintableEncoder:
 
     def __init__(self, *, in_multipart: bool) -> None:
         self._in_multipart = in_multipart
-        self._dotted = False  # dots start many lines: it costs less to look for them first
+        self._dotted = False  # dots start many lines: replacing them beforehand costs less
         self._place = _PLACE_IN_MULTIPART if in_multipart else _PLACE
         self._start = _START_IN_MULTIPART if in_multipart else _START
         self._pending = b""  # the line that has begun
@@ -93,7 +93,7 @@ class QuotedPrintableEncoder:
 
     def _encode(self, data: bytes | memoryview) -> bytes | memoryview:
         """Whole lines, or the first stretch of one that is too long."""
-        # The first line end decides how b2a_qp writes all of them, and makes the first line of data like the others.
+        # b2a_qp writes all line ends like the first one, which also makes the first line of data like the others.
         text = b"".join((b"\r\n", data))
         if text.find(b"\r", 1) >= 0:
             return self._encode_lines(text[2:])
@@ -108,17 +108,17 @@ class QuotedPrintableEncoder:
         return self._correct(encoded, places)
 
     def _correct(self, encoded: bytes, places: list[int]) -> bytes:
-        """Put right what b2a_qp has done at ``places``, which are LFs that end a line too long or come before a start.
+        """Correct the result of b2a_qp at ``places``: LFs that end a too long line, or precede a forbidden line start.
 
-        A start is escaped where its line has room. Otherwise the text of that line is encoded anew, with care.
+        A start is escaped where its line has room. Otherwise that line is encoded again, with markers.
         """
         done: list[bytes] = []
-        at = 2  # what lies before is in done, or the line end that was put in front
+        at = 2  # octets before this are in done, or are the line end added in front
         for place in places:
             if place + 1 < at:
                 continue  # inside a line encoded anew
             start = self._start.match(encoded, place)
-            if place >= at:  # it may end a line that is too long
+            if place >= at:  # it may end a too long line
                 blank = encoded.startswith((b"=20", b"=09"), place - 4)
                 if blank and place - encoded.rfind(b"\n", 0, place) > MAX_ENCODED_LINE:
                     at = self._encode_anew(encoded, at, place - 1, done)
@@ -133,7 +133,7 @@ class QuotedPrintableEncoder:
         return b"".join([*done, encoded[at:]])
 
     def _encode_anew(self, encoded: bytes, at: int, place: int, done: list[bytes]) -> int:
-        """Add to ``done`` what lies from ``at`` on, with the line of text ``place`` is in; gives where that ends."""
+        """Add to ``done`` the octets from ``at`` to the end of the text line around ``place``; returns that end."""
         before = encoded.rfind(b"\n", 0, place)
         while encoded[before - 2] == 0x3D:  # a soft break
             before = encoded.rfind(b"\n", 0, before)
@@ -146,7 +146,7 @@ class QuotedPrintableEncoder:
         return end
 
     def _encode_lines(self, data: bytes) -> bytes:
-        """Each line by itself, with the octets that need it exchanged for markers."""
+        """Encode each line by itself, with critical octets replaced by markers."""
         done = []
         for line in _LINE.findall(data):
             markers = _free_markers(line)
@@ -161,7 +161,7 @@ class QuotedPrintableEncoder:
         return b"".join(done)
 
     def _encode_marked(self, line: bytes, markers: bytes, *, start: bytes) -> bytes:
-        """A line with a line end in front. What no line may start with is escaped wherever ``start`` is before it."""
+        """Encode a line with a line end in front. A forbidden line start is escaped wherever ``start`` precedes it."""
         blank, tab, cr, dot, letter, hyphen = (markers[n : n + 1] for n in range(_KINDS))
         text = b"\r\n" + line.replace(b"\r", cr)
         text = text.replace(b" \n", blank + b"\n").replace(b"\t\n", tab + b"\n")
@@ -174,7 +174,7 @@ class QuotedPrintableEncoder:
         return encoded
 
     def _encode_slowly(self, line: bytes) -> bytes:
-        """A line that holds nearly every octet there is."""
+        """Encode a line that contains nearly every octet, so that no marker is free."""
         text = _UNSAFE.sub(_escape, line)
         if text.startswith((b".", b"From ")) or (text.startswith(b"--") and self._in_multipart):
             text = b"=%02X" % text[0] + text[1:]
@@ -183,9 +183,9 @@ class QuotedPrintableEncoder:
 
 
 class QuotedPrintableDecoder:
-    """Decodes one text. Once ``unfit`` is true the result is none that could be sent, and nothing more comes out.
+    """Decodes one text. Once ``unfit`` is true the result cannot be sent, and no more octets are returned.
 
-    Unfit is what would not survive as lines: encoded NULs, CRs and LFs, or lines over 65,536 octets while encoded.
+    Unfit are encoded NULs, CRs and LFs, which lines cannot represent, and encoded lines over 65,536 octets.
     """
 
     __slots__ = ("_pending", "unfit")
@@ -222,9 +222,9 @@ class QuotedPrintableDecoder:
 
 
 class QuotedPrintableMender:
-    """Makes a text legal that claims to be quoted-printable: raw octets are escaped, long lines broken.
+    """Corrects a text that is labelled quoted-printable: escapes raw octets, breaks long lines.
 
-    No decoder sees a difference: escapes that are there, and what looks like one, stay as they are.
+    The decoded text stays the same: escapes, also malformed ones, are not changed.
     """
 
     __slots__ = ("_pending",)
@@ -258,7 +258,7 @@ class QuotedPrintableMender:
 
 
 def _free_markers(data: bytes) -> bytes | None:
-    """Octets that b2a_qp escapes and that ``data`` does not hold, as many as can be needed, or None."""
+    """Octets that b2a_qp escapes and ``data`` does not contain, as many as may be needed, or None."""
     found = bytearray()
     for octet in _MARKERS:
         if octet not in data:
@@ -273,7 +273,7 @@ def _escape(match: re.Match[bytes]) -> bytes:
 
 
 def _escape_raw(match: re.Match[bytes]) -> bytes:
-    """An escape for an octet that should have had one; an equals sign that stands before it gets one too.
+    """The escape for a raw octet; an equals sign before it is escaped too.
 
     Otherwise the two would read as ``==``, which decoders take for one sign or for two.
     """
@@ -283,7 +283,7 @@ def _escape_raw(match: re.Match[bytes]) -> bytes:
 
 
 def _before_escape(text: bytes, end: int) -> int:
-    """``end``, or somewhat less where it would tear an escape, or malformed ones that stand together."""
+    """``end``, or less where it would split an escape, or a run of malformed ones."""
     cut = end - 2 if text[end - 2] == 0x3D else end
     while text[cut - 1] == 0x3D and end - cut < 60:
         cut -= 1
@@ -291,14 +291,14 @@ def _before_escape(text: bytes, end: int) -> int:
 
 
 def _end_softly(encoded: bytes) -> bytes:
-    """``encoded`` with a soft break at its end, whose last line may be full."""
+    """``encoded`` with a soft break at its end; its last line may be full."""
     if len(encoded) - encoded.rfind(b"\n") - 1 < MAX_ENCODED_LINE:
         return encoded + b"=\r\n"
     return encoded[:-1] + b"=\r\n" + encoded[-1:] + b"=\r\n"
 
 
 def _fold(line: bytes) -> bytes:
-    """An encoded line without its end, in lines of at most 76 octets; no new one starts like a boundary."""
+    """An encoded line without its end, in lines of at most 76 octets; no new line starts like a boundary."""
     pieces = []
     start = 0
     room = MAX_ENCODED_LINE

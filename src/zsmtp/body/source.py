@@ -1,11 +1,11 @@
-"""Where a message body is read from: a stretch of an open file.
+"""The source of a message body: a range of an open file.
 
-A message file holds an envelope and the original header first; the body starts at an offset and runs to the end of
-the file. A :class:`Source` is that stretch, ``[start, end)`` in octets, as an object that can be read any number of
-times (a message may go to several servers, in several transactions). It opens nothing: whoever hands the file in
-keeps it open for as long as the source is in use, and closes it.
+A message file holds an envelope and the original header first; the body starts at an offset and runs to the end of the
+file. A :class:`Source` is that range, ``[start, end)`` in octets, and can be read any number of times (a message may go
+to several servers, in several transactions). It opens nothing: the caller keeps the file open as long as the source is
+in use, and closes it.
 
-The end is fixed when the source is made. A file that turns out shorter is an error, never a shorter message::
+The end is fixed when the source is made. A file that is shorter when read is an error, never a shorter message::
 
     with open(path, "rb", buffering=0) as file:
         source = Source(file, start=512, end=os.fstat(file.fileno()).st_size)
@@ -22,11 +22,11 @@ from typing import Protocol
 from zsmtp.errors import ContentError
 
 BLOCK_SIZE = 262_144
-"""Octets read at a time: large enough that the work per block hides Python's own cost, small enough to be flat."""
+"""Octets read at a time: large enough to amortise Python's cost per block, small enough to keep memory flat."""
 
 
 class BinaryFile(Protocol):
-    """What a source asks of a file. ``read`` may return fewer octets than asked for; ``b""`` is the end."""
+    """The file methods that a source needs. ``read`` may return fewer octets than asked for; ``b""`` is the end."""
 
     def seek(self, offset: int, /) -> object: ...
 
@@ -36,7 +36,7 @@ class BinaryFile(Protocol):
 class Source:
     """The octets ``[start, end)`` of an open file; ``size`` is how many, before any conversion.
 
-    Raises :class:`~zsmtp.errors.ContentError` if the range is none (``start`` negative or beyond ``end``).
+    Raises :class:`~zsmtp.errors.ContentError` if the range is invalid (``start`` negative or beyond ``end``).
     """
 
     __slots__ = ("end", "file", "size", "start")

@@ -1,4 +1,4 @@
-"""``TLS-Required: No``: a message whose sender would rather have it arrive than have it protected (RFC 8689 5).
+"""Reads ``TLS-Required: No``: the sender puts delivery of the message before its protection by TLS (RFC 8689 5).
 
 It is the only value there is. The field stays in the message for the hops that follow.
 """
@@ -13,8 +13,8 @@ _NO = pattern(rb"\s*+no\s*+(?:\([^()]*+\)\s*+)?", re.IGNORECASE)
 
 
 def tls_is_optional(header: bytes) -> bool:
-    """Whether a header block (lines ended by LF) says so."""
-    if header.lower().find(b"tls-required") < 0:  # few messages pay for a reading
+    """Whether a header block (lines ended by LF) has ``TLS-Required: No``."""
+    if header.lower().find(b"tls-required") < 0:  # most messages are not parsed
         return False
     from zsmtp.body.fields import field_values
 

@@ -1,13 +1,13 @@
-"""Encoded words: 8-bit text in header fields, in ASCII (RFC 2047), and parameters likewise (RFC 2231).
+"""Encodes 8-bit text in header fields as ASCII: encoded words (RFC 2047), and parameters (RFC 2231).
 
-An encoded word says ``=?charset?Q?text?=``. It may stand for words of unstructured text, for words of a phrase (the
-name before an address), and inside comments; nowhere else, and never in an address (RFC 2047 5). Blanks between two
-encoded words are not shown, so neighbours become one text with its blanks inside; plain words stay plain. Each encoded
-word has at most 75 octets and never ends inside a character, lines that hold one at most 76.
+An encoded word has the form ``=?charset?Q?text?=``. It may replace words of unstructured text, of a phrase (the name
+before an address), and of comments; nothing else, and never in an address (RFC 2047 5). Blanks between two encoded
+words are not shown, so neighbours become one text with its blanks inside; plain words stay plain. Each encoded word has
+at most 75 octets and never ends inside a character, lines that hold one at most 76.
 
-:func:`encode_header` edits a block as :mod:`zsmtp.body.fields` takes it. What has no ASCII form stays as it is and is
-reported in the result: octets in field names and structured tokens, and addresses that need SMTPUTF8 (RFC 6531). For a
-server that takes seven bits only, :func:`encode_whole_header` leaves no such octet::
+:func:`encode_header` edits a block as :mod:`zsmtp.body.fields` takes it. Text without an ASCII form stays unchanged and
+is reported in the result: octets in field names and structured tokens, and addresses that need SMTPUTF8 (RFC 6531). For
+a server that takes seven bits only, :func:`encode_whole_header` leaves no such octet::
 
     encoded = encode_header(header, default_charset=b"ISO-8859-1", keep_utf8=False)
     if encoded.needs_smtputf8: ...
@@ -62,9 +62,9 @@ _EIGHT_BIT_NAME = re.compile(rb"^[!-9;-~]*+[\x80-\xff][!-9;-~\x80-\xff]*+(?=[ \t
 
 
 class EncodedHeader(NamedTuple):
-    """An edited block. ``left`` tells that 8-bit octets are left where encoded words cannot be.
+    """An edited block. ``left``: 8-bit octets remain where encoded words are not allowed.
 
-    ``needs_smtputf8`` tells of an address whose local part has no ASCII form.
+    ``needs_smtputf8``: the local part of an address has no ASCII form.
     """
 
     block: bytes
@@ -75,7 +75,7 @@ class EncodedHeader(NamedTuple):
 def encode_header(block: bytes, *, default_charset: bytes, keep_utf8: bool) -> EncodedHeader:
     """``block`` with its 8-bit text encoded, in UTF-8 where it is valid UTF-8 and else in ``default_charset``.
 
-    ``keep_utf8``: fields in valid UTF-8 stay, as SMTPUTF8 allows. Fields without 8-bit octets stay octet for octet.
+    ``keep_utf8``: fields in valid UTF-8 stay, as SMTPUTF8 allows. Fields without 8-bit octets are never changed.
     """
     done = 0
     pieces = []
@@ -96,9 +96,10 @@ def encode_header(block: bytes, *, default_charset: bytes, keep_utf8: bool) -> E
 
 
 def encode_whole_header(block: bytes, *, default_charset: bytes) -> EncodedHeader:
-    """As :func:`encode_header`, and what has no encoded form becomes ``=XX``, which a name or a token may hold, too.
+    """Like :func:`encode_header`, but octets without an encoded form become ``=XX``, also in names and tokens.
 
-    An address that needs SMTPUTF8 is only reported, since one that is changed is another one. Lines may get too long.
+    An address that needs SMTPUTF8 is only reported, since changing it would make it another address. Lines may get too
+    long.
     """
     block = _EIGHT_BIT_NAME.sub(lambda name: _escaped(name[0]), block)
     encoded = encode_header(block, default_charset=default_charset, keep_utf8=False)
@@ -112,7 +113,7 @@ def _escaped(text: bytes) -> bytes:
 
 
 def _encode_field(name: bytes, start: bytes, value: bytes, charset: bytes) -> tuple[bytes, bool]:
-    """A field that begins with ``start``, what can be encoded in ``value`` encoded; whether it needs SMTPUTF8 then."""
+    """A field of ``start`` and ``value``, encoded where possible, and whether it still needs SMTPUTF8."""
     writer = _Writer(charset, start)
     needs_smtputf8 = False
     if name in _PARAMETER_FIELDS:
@@ -131,7 +132,7 @@ def _encode_field(name: bytes, start: bytes, value: bytes, charset: bytes) -> tu
 
 
 def charset_of(text: bytes, default: bytes) -> bytes:
-    """The charset to name for 8-bit ``text``."""
+    """The charset label for 8-bit ``text``."""
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:
@@ -140,7 +141,7 @@ def charset_of(text: bytes, default: bytes) -> bytes:
 
 
 def encode_long_words(field: bytes) -> bytes:
-    """One field, its words of text, names and parameters that are longer than a line in encoded form."""
+    """One field, with encoded forms of the text, names and parameters that are longer than a line."""
     for name, _, value, _ in split_fields(field):
         text = field[value:].rstrip(b" \t\n")
         encoded, _ = _encode_field(name, field[:value], text, charset_of(text, b"UNKNOWN-8BIT"))
@@ -149,7 +150,7 @@ def encode_long_words(field: bytes) -> bytes:
 
 
 def is_text(name: bytes) -> bool:
-    """Whether the field of that name, in lower case, is unstructured (RFC 5322 3.2.5): others have a syntax to keep."""
+    """Whether the field of that name, in lower case, is unstructured (RFC 5322 3.2.5): all others are structured."""
     return not (name in _PARAMETER_FIELDS or name in _ADDRESS_FIELDS or name in _STRUCTURED_FIELDS)
 
 
@@ -157,7 +158,7 @@ def is_text(name: bytes) -> bool:
 
 
 class _Writer:
-    """Puts a field together, folding before words where a line with encoded words would get too long."""
+    """Builds a field, folding before words where a line with encoded words would get too long."""
 
     def __init__(self, charset: bytes, name: bytes) -> None:
         self.charset = charset
@@ -165,14 +166,14 @@ class _Writer:
         self._column = len(name)
 
     def put(self, blanks: bytes, word: bytes) -> None:
-        """``word`` as it is, ``blanks`` before it."""
+        """Append ``blanks`` and the unchanged ``word``."""
         end = self._column + len(blanks) + len(word)
         if blanks and b"\n" not in blanks and end > MAX_COLUMNS - 2 and word.strip():  # room for a comma or bracket
             blanks = b"\n" + blanks
         self._append(blanks + word)
 
     def encode(self, blanks: bytes, text: bytes) -> None:
-        """``text`` as encoded words; on each line room is left for the brackets that may follow."""
+        """Append ``text`` as encoded words, leaving room on each line for brackets behind them."""
         start = len(blanks) - blanks.rfind(b"\n") - 1 if b"\n" in blanks else self._column + len(blanks)
         text = _UNFOLDED.sub(b"", text)
         room = MAX_COLUMNS - 4 - start
@@ -228,7 +229,7 @@ def _q_size(text: bytes, charset: bytes) -> int:
 
 
 def _characters(text: bytes, charset: bytes) -> list[bytes]:
-    """``text`` in pieces that must not be torn; single octets where the charset is unknown."""
+    """``text`` in pieces that must not be split; single octets where the charset is unknown."""
     try:
         name = codecs.lookup(charset.decode("ascii")).name
         letters = [letter.encode(name) for letter in text.decode(name)]
@@ -241,7 +242,7 @@ def _characters(text: bytes, charset: bytes) -> list[bytes]:
 
 
 class _HeaderWord(NamedTuple):
-    """A word with the blanks before it: as it stands in the field, and as it is meant."""
+    """A word with the blanks before it: as written in the field, and unquoted."""
 
     blanks: bytes
     raw: bytes
@@ -249,7 +250,7 @@ class _HeaderWord(NamedTuple):
 
 
 def _encode_text(text: bytes, writer: _Writer, *, escapes: bool = False) -> bytes:
-    """Encode the words of ``text`` that need it; gives the blanks at its end, which are not written.
+    """Encode the words of ``text`` that need it; returns the blanks at its end, which are not written.
 
     ``escapes``: backslashes in it are those of a comment.
     """
@@ -262,7 +263,7 @@ def _encode_text(text: bytes, writer: _Writer, *, escapes: bool = False) -> byte
 
 
 def _is_unfit(raw: bytes) -> bool:
-    """Whether a word cannot go out as it is."""
+    """Whether a word must be encoded."""
     return not raw.isascii() or len(raw) > _MAX_RAW
 
 
@@ -281,7 +282,7 @@ def _put_words(words: list[_HeaderWord], writer: _Writer) -> None:
         while at < len(words) and _is_unfit(words[at].raw):
             run += [words[at].blanks, words[at].meant]
             at += 1
-        # Blanks between encoded words are not shown: those that must be are in the text.
+        # Blanks between encoded words are not displayed, so the visible ones are in the encoded text.
         if after_encoded:
             run.insert(0, blanks)
             blanks = b" "
@@ -313,7 +314,7 @@ def _encode_comments(value: bytes, writer: _Writer) -> None:
 
 
 def _encode_comment(value: bytes, at: int, blanks: bytes, writer: _Writer) -> int:
-    """The comment whose ``(`` stands before ``at``; gives where it ends. Brackets may touch encoded words."""
+    """The comment whose ``(`` stands before ``at``; returns its end. Brackets may touch encoded words."""
     writer.put(blanks, b"(")
     depth = 1
     text: list[bytes] = []
@@ -334,12 +335,12 @@ def _encode_comment(value: bytes, at: int, blanks: bytes, writer: _Writer) -> in
 
 
 class _Mailboxes:
-    """Writes the addresses of one field; ``needs_smtputf8`` is what came of it."""
+    """Writes the addresses of one field; ``needs_smtputf8``: one of them needs it."""
 
     def __init__(self, writer: _Writer) -> None:
         self.needs_smtputf8 = False
         self._writer = writer
-        # Read and not written: a name, or an address, as what follows will tell. Of each word the pieces.
+        # Read but not written: a name or an address, depending on what follows. For each word its pieces.
         self._read: list[tuple[bytes, list[bytes], list[bytes]]] = []
 
     def word(self, blanks: bytes, raw: bytes, meant: bytes) -> None:
@@ -354,13 +355,13 @@ class _Mailboxes:
         return [_HeaderWord(blanks, b"".join(raw), b"".join(meant)) for blanks, raw, meant in read]
 
     def name(self) -> bool:
-        """The words read are a name; tells whether it ends with an encoded word."""
+        """Write the words read as a name; returns whether it ends with an encoded word."""
         words = self._words()
         _put_words(words, self._writer)
         return bool(words) and _is_unfit(words[-1].raw)
 
     def address_or_name(self) -> None:
-        """Nothing told what the words read are: an address has an ``@``."""
+        """Write the words read as an address if they have an ``@``, else as a name."""
         words = self._words()
         if not any(b"@" in word.raw for word in words):
             _put_words(words, self._writer)
@@ -369,7 +370,7 @@ class _Mailboxes:
             self._writer.put(word.blanks, self.address(word.raw))
 
     def address(self, address: bytes) -> bytes:
-        """An address in ASCII as far as there is a form: its domain in A-labels (RFC 5890)."""
+        """An address in ASCII as far as possible: its domain in A-labels (RFC 5890)."""
         local, at, domain = address.rpartition(b"@")
         if address.isascii() or not at or charset_of(address, b"") != b"UTF-8":
             return address
@@ -382,7 +383,7 @@ class _Mailboxes:
 
 
 def _encode_addresses(value: bytes, writer: _Writer) -> bool:
-    """A field of mailboxes and groups (RFC 5322 3.4); tells whether an address needs SMTPUTF8."""
+    """Encode a field of mailboxes and groups (RFC 5322 3.4); returns whether an address needs SMTPUTF8."""
     boxes = _Mailboxes(writer)
     at = 0
     blanks = b""

@@ -104,8 +104,7 @@ class GivenUp(ReplyError):
 
 
 class Authentication:
-    """The AUTH exchange of one mechanism: call :meth:`start`, then :meth:`receive` with each reply until the
-    outcome."""
+    """The AUTH exchange of one mechanism: call :meth:`start`, then :meth:`receive` for each reply until the outcome."""
 
     def __init__(self, mechanism: Mechanism) -> None:
         self._mechanism = mechanism

@@ -74,8 +74,7 @@ class ContentQueue:
         return b""  # b"" means the end, so empty blocks before it are skipped
 
     def written(self, written: int, now: float, observe: Observer | None) -> None:
-        """Note that ``written`` octets of the stream are written; ``observe``, if any, gets the progress of
-        contents."""
+        """Note that ``written`` octets of the stream are written; ``observe`` (or None) gets contents' progress."""
         while self.leaving:
             sent = self.leaving[0]
             if observe is not None:
