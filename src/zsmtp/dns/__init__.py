@@ -1,1 +1,1 @@
-"""From a host name to the addresses its mail goes to."""
+"""Resolves a destination to the addresses of its mail servers."""

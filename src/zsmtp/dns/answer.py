@@ -1,8 +1,8 @@
 """DNS questions and answers as values (RFC 1035, RFC 4033).
 
-A :class:`Query` is an effect: rules await it and get an :class:`Answer`. A failed lookup is an answer
-too, and the ways to fail are kept apart, because mail treats them differently: NXDOMAIN is final (RFC 7504 and
-RFC 5321 5.1), a timeout or SERVFAIL means "later", and a bogus answer must never be taken for "no such record".
+A :class:`Query` is an effect: rules await it and get an :class:`Answer`. A failed lookup is an answer too, and the
+failures are distinguished because mail treats them differently: NXDOMAIN is final (RFC 7504 and RFC 5321 5.1), a
+timeout or SERVFAIL means "later", and a bogus answer must never be taken for "no such record".
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Status(Enum):
     OK = "ok"  # there are records
     NODATA = "no data"  # the name exists, without records of this type
     NXDOMAIN = "no such domain"
-    SERVFAIL = "server failure"  # SERVFAIL, REFUSED and every other failure said by a server
+    SERVFAIL = "server failure"  # SERVFAIL, REFUSED and every other failure that a server reports
     TIMEOUT = "no answer in time"  # or no server could be asked
     BOGUS = "bogus"  # DNSSEC validation failed
 
 
 SERVFAIL_ALONE = "SERVFAIL"
-"""The problem of an answer whose server says that it failed, and not a word why."""
+"""The problem of an answer whose server reports a failure without a reason."""
 TEMPORARY = frozenset({Status.SERVFAIL, Status.TIMEOUT, Status.BOGUS})
 
 
@@ -45,8 +45,8 @@ TEMPORARY = frozenset({Status.SERVFAIL, Status.TIMEOUT, Status.BOGUS})
 class Query(Effect["Answer"]):
     """One question: ``name`` is a host name without final dot, in A-labels.
 
-    Without ``validated`` the name server is asked for what it has, signed well or not (CD bit, RFC 4035 3.2.2): to
-    tell why another question failed, never to deliver by.
+    Without ``validated`` the name server answers without DNSSEC validation (CD bit, RFC 4035 3.2.2): to explain why
+    another query failed, never for delivery.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Query(Effect["Answer"]):
 
 @dataclass(frozen=True, slots=True)
 class AskAhead(Effect[None]):
-    """Questions that are going to be awaited: a driver that can wait for several things at once asks them now.
+    """Queries that will be awaited later: a driver that can wait for several at once sends them now.
 
-    Nothing comes of it but time that is saved; a driver may leave it.
+    It only saves time; a driver may ignore it.
     """
 
     queries: tuple[Query, ...]
@@ -96,13 +96,13 @@ Record = str | MX | WKS | TLSA | tuple[bytes, ...]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a lookup brought.
+    """The result of a lookup.
 
     ``records`` holds ``str`` for A and AAAA (canonical text of the address) and PTR (a name), :class:`MX`,
     :class:`WKS`, :class:`TLSA`, or a tuple of octet strings for TXT; it is empty unless ``status`` is OK.
     ``canonical`` is the name at the end of the CNAME chain (the query's own name where there was none).
     ``ttl`` is the least TTL seen, in seconds. ``secure`` is true only if the resolver is trusted and set the AD bit.
-    ``problem`` is a text for people where the status alone does not say it all; ``source`` tells people who answered.
+    ``problem`` is a text for people where the status alone is not enough; ``source`` names the answering server.
     """
 
     query: Query
@@ -116,5 +116,5 @@ class Answer:
 
     @property
     def temporary(self) -> bool:
-        """Whether asking again later may bring something else."""
+        """Whether a later lookup may give another result."""
         return self.status in TEMPORARY

@@ -1,9 +1,9 @@
 """A bounded cache of DNS answers (RFC 1035 3.2.1, RFC 2308).
 
-Answers are kept for their TTL, a day at most; "no such domain" and "no data" for the TTL their SOA record gave them, or
-for half a minute where there was none. A temporary failure is kept for a few seconds only: long enough to spare a dead
-server the questions of one message's other recipients, short enough not to delay a recovery. The least recently used
-entry makes room for a new one. Time is an argument, in seconds on any clock that does not go back::
+Answers are kept for their TTL, a day at most; "no such domain" and "no data" for the TTL of their SOA record, or for
+half a minute without one. A temporary failure is kept for a few seconds only: long enough that the other recipients of
+a message do not query a dead server again, short enough not to delay a recovery. A new entry evicts the least recently
+used one. Time is an argument, in seconds on any monotonic clock::
 
     cache.put(answer, now)
     cache.get(query, now)      # the answer with the rest of its TTL, or None
@@ -25,7 +25,7 @@ FAILURE_TTL = 5.0
 
 
 class AnswerCache:
-    """Answers by question, each until its time is over."""
+    """Answers by query, each until it expires."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
         if max_entries < 1:
@@ -37,7 +37,7 @@ class AnswerCache:
         return len(self._entries)
 
     def get(self, query: Query, now: float) -> Answer | None:
-        """The answer kept for a question, its ``ttl`` what is left of it in whole seconds; None if there is none."""
+        """The cached answer to a query, with its remaining ``ttl`` in whole seconds; None if there is none."""
         key = _key(query)
         entry = self._entries.get(key)
         if entry is None:
@@ -50,7 +50,7 @@ class AnswerCache:
         return replace(answer, query=query, ttl=int(expiry - now), source="cache")
 
     def put(self, answer: Answer, now: float) -> None:
-        """Keep an answer, in place of one to the same question. One without a life time is not kept."""
+        """Store an answer, replacing one to the same query. An answer with a lifetime of zero is not stored."""
         key = _key(answer.query)
         self._entries.pop(key, None)
         lifetime = _lifetime(answer)
@@ -62,7 +62,7 @@ class AnswerCache:
 
 
 def _key(query: Query) -> Query:
-    """Names are equal without regard to case (RFC 4343)."""
+    """The key of a query: names compare without regard to case (RFC 4343)."""
     return query if query.name.islower() else replace(query, name=query.name.lower())
 
 

@@ -1,7 +1,7 @@
-"""The Plan: where a message can go, in which order, and how that was found out, as one value.
+"""The Plan: the servers for a destination in order, and the lookups and decisions behind them, as one value.
 
-Destination rules (``zsmtp.dns.destination``) make it, delivery executes it, and whoever explains a delivery prints
-it: they cannot drift apart.
+Destination rules (``zsmtp.dns.destination``) make it, delivery executes it, and ``zsmtp explain`` prints it: all use
+the same value, so they cannot differ.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Family(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a connection can be made to.
+    """A server address to connect to.
 
     ``host`` is the mail exchanger's name, or the literal without brackets, or the socket's path; ``address`` the
-    numeric address or the path; ``port`` is 0 for UNIX sockets. ``literal`` tells that no name led here.
+    numeric address or the path; ``port`` is 0 for UNIX sockets. ``literal``: the destination is an address, not a name.
     """
 
     host: str
@@ -36,7 +36,7 @@ class Endpoint:
 
     @property
     def place(self) -> tuple[str, int]:
-        """Address and port: the same under whichever exchanger's name."""
+        """Address and port, independent of the exchanger's name."""
         return self.address, self.port
 
 
@@ -50,7 +50,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class NoRoute:
-    """Why a plan has no candidates. ``status`` is an enhanced status code such as ``5.1.2`` (RFC 3463)."""
+    """The reason why a plan has no candidates. ``status`` is an enhanced status code such as ``5.1.2`` (RFC 3463)."""
 
     permanent: bool
     status: str
@@ -61,7 +61,7 @@ class NoRoute:
 class Plan:
     """The result of the destination rules: either candidates in the order of trying, or the reason why there are none.
 
-    ``lookups`` are the answers it rests on in the order asked, ``notes`` the decisions taken, in words.
+    ``lookups`` are the answers that it is based on, in order, ``notes`` the decisions taken, in words.
     ``exchangers`` are the names of the mail exchangers considered, in lower case, best first.
     """
 
@@ -73,6 +73,6 @@ class Plan:
     exchangers: tuple[str, ...] = ()
 
     def left(self, tried: set[Endpoint]) -> list[Endpoint]:
-        """The endpoints still to be tried, in order; what was tried under one exchanger's name was under all."""
+        """The endpoints not tried yet, in order; a place tried under one exchanger's name counts as tried for all."""
         gone = {endpoint.place for endpoint in tried}
         return [candidate.endpoint for candidate in self.candidates if candidate.endpoint.place not in gone]

@@ -1,16 +1,16 @@
-"""Destination rules: from the text of a destination to the Plan of where its mail can go (RFC 5321 5, RFC 7505).
+"""Destination rules: from the text of a destination to the Plan of its mail servers (RFC 5321 5, RFC 7505).
 
 :func:`plan_destination` awaits a ``Query`` for each lookup and ``zsmtp.effects.OwnAddresses`` for the addresses of this
 machine, and returns the Plan. A driver only carries effects out (``zsmtp.dns.resolver.carry_out`` is the simplest one);
-no rule is anywhere else.
+all rules are here.
 
 - An address literal needs no lookup. Otherwise the MX set, or with none the name's own addresses (implicit MX).
-- An alias is followed: a resolver normally has done so; an answer that is NODATA under another canonical name is asked
-  again for that name, at most 8 times, loops refused. A chain the resolver itself gave up on is NODATA with a problem.
-- Of the exchangers only those better than this machine itself are used, lest mail goes round in circles.
-- Order is preference, then chance, then the two address families by turns (RFC 8305 in spirit).
+- Aliases are followed. A resolver normally does so itself; after NODATA under another canonical name that name is
+  looked up, at most 8 times, and loops are refused. A chain that the resolver itself gave up is NODATA with a problem.
+- Only exchangers with a better preference than this machine's own are used, to prevent mail loops.
+- The order is by preference, then random, then alternating between the two address families (similar to RFC 8305).
 
-Chance is an argument: ``DestinationRequest.shuffle`` is ``random.shuffle`` in life and something tame in tests.
+Randomness is an argument: ``DestinationRequest.shuffle`` is ``random.shuffle``, and deterministic in tests.
 """
 
 from __future__ import annotations
@@ -33,17 +33,16 @@ _TCP = 6  # IP protocol number in a WKS record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationRequest:
-    """What is asked of the destination rules.
+    """The input of the destination rules.
 
     ``destination`` is a text as ``zsmtp.dns.literal`` reads it (``UNIX:/path`` and zones only with ``allow_unix``);
     ``port`` is used where the destination names none. ``use_mx`` off (-x) takes the name's own addresses;
-    ``allow_self`` (-X) then lets them be this machine's. ``own_names`` are the names this machine greets with;
-    ``loops_wait`` tells that mail which would come back to this machine is not refused (5.4.6) but waits (4.4.6)
-    until somebody has mended what leads it here; ``loops_allowed`` that this machine is an exchanger like any other,
-    for whoever only wants to know what strangers see. ``check_wks`` (-W) wants a WKS record of SMTP for each host.
-    ``is_relay`` tells that this side chose the host for other people's mail: if it does not exist, that is a mistake
-    here, and the mail waits (4.3.5, RFC 3463 3.4). Only addresses of ``families`` are asked for and used. ``shuffle``
-    brings a list into random order in place.
+    ``allow_self`` (-X) then lets them be this machine's. ``own_names`` are the names that this machine greets with.
+    ``loops_wait``: mail that would loop back to this machine is not refused (5.4.6) but waits (4.4.6) until an operator
+    has corrected the routing; ``loops_allowed``: this machine counts as an exchanger like any other, to show the view
+    of other hosts. ``check_wks`` (-W) requires a WKS record with SMTP for each host. ``is_relay``: this side's
+    configuration names the host; if it does not exist, the configuration is wrong and the mail waits (4.3.5, RFC 3463
+    3.4). Only addresses of ``families`` are looked up and used. ``shuffle`` brings a list into random order in place.
     """
 
     destination: str
@@ -64,7 +63,7 @@ class DestinationRequest:
 
 
 class _Exchanger(NamedTuple):
-    """One host that may take the mail. ``implicit`` tells that no MX record named it."""
+    """One host that may take the mail. ``implicit``: no MX record names it."""
 
     preference: int
     host: str
@@ -72,7 +71,7 @@ class _Exchanger(NamedTuple):
 
 
 class _HostAddresses(NamedTuple):
-    """What the address lookups of one host brought; ``problem`` and the rest matter only if there is no address."""
+    """The result of the address lookups of one host; ``problem`` and the rest matter only without an address."""
 
     addresses: tuple[str, ...]
     temporary: bool = False
@@ -81,7 +80,7 @@ class _HostAddresses(NamedTuple):
 
 
 class _NoRouteError(Exception):
-    """Leaves the rules early; caught where the Plan is made, never seen outside."""
+    """Ends the rules early; caught where the Plan is made, never raised to callers."""
 
     def __init__(self, failure: NoRoute) -> None:
         self.failure = failure
@@ -89,7 +88,7 @@ class _NoRouteError(Exception):
 
 
 async def plan_destination(request: DestinationRequest) -> Plan:
-    """The Plan for a destination. Never raises for what a name or an answer holds: a failure is part of the Plan."""
+    """The Plan for a destination. Never raises because of a name or an answer: a failure is part of the Plan."""
     rules = _Rules(request)
     candidates: list[Candidate] = []
     failure = None
@@ -119,8 +118,7 @@ async def plan_destination(request: DestinationRequest) -> Plan:
 async def exchanger_names(request: DestinationRequest) -> tuple[str, ...]:
     """The hosts that may take mail for a destination, best first, without looking up their addresses.
 
-    This is what ``-e`` compares with: empty for literals and for every destination whose exchangers cannot be known
-    now.
+    ``-e`` compares with these names: empty for literals and for destinations whose exchangers cannot be determined now.
     """
     parsed = parse_destination(request.destination)
     if isinstance(parsed, NoRoute | Literal):
@@ -134,7 +132,7 @@ async def exchanger_names(request: DestinationRequest) -> tuple[str, ...]:
 
 
 class _Rules:
-    """The rules at work on one request: what was asked and noted so far, and the steps."""
+    """One run of the rules: the request, its lookups and notes so far, and the steps."""
 
     def __init__(self, request: DestinationRequest) -> None:
         self.request = request
@@ -155,7 +153,7 @@ class _Rules:
         return Endpoint(literal.address, literal.address, port, literal.family, literal=True)
 
     async def _ask(self, query: Query) -> Answer:
-        """One question, its aliases followed."""
+        """Look up a query, following aliases."""
         seen = {query.name}
         while True:
             answer = await query
@@ -211,23 +209,23 @@ class _Rules:
             self._refuse("5.4.4", f"no MX of {domain} names a usable host")
         exchangers = [_Exchanger(preference, host) for host, preference in best.items()]
         self.request.shuffle(exchangers)
-        exchangers.sort(key=lambda exchanger: exchanger.preference)  # a stable sort: chance stays among equals
+        exchangers.sort(key=lambda exchanger: exchanger.preference)  # a stable sort: equals stay in random order
         return exchangers
 
     def _may_be_own(self, exchanger: _Exchanger) -> bool:
-        """Whether it would be a loop if this exchanger were this machine.
+        """Whether an exchanger that is this machine would mean a mail loop.
 
-        Other ports do not lead back to the server on port 25. -X is a word about a host whose own addresses are used;
-        it does not make a backup exchanger send to its equals.
+        Other ports do not lead back to the server on port 25. -X applies to a host whose own addresses are used; it
+        does not let a backup exchanger send to its equals.
         """
         if self.request.loops_allowed:
             return False
         return self.request.port == SMTP_PORT and not (exchanger.implicit and self.request.allow_self)
 
     def without_own_names(self, exchangers: list[_Exchanger]) -> list[_Exchanger]:
-        """The exchangers better than the best one that is this machine by name, no more than the limit.
+        """The exchangers better than the best one with a name of this machine, no more than the limit.
 
-        Without MX (-x) the name is what the caller said; only its addresses tell where it leads.
+        Without MX (-x) the caller has chosen the name; only its addresses count.
         """
         own = next((one for one in exchangers if one.host in self._own_names and self._may_be_own(one)), None)
         if own is not None and self.request.use_mx:
@@ -250,7 +248,7 @@ class _Rules:
         return self.exchangers
 
     async def _own_among(self, exchanger: _Exchanger, addresses: tuple[str, ...]) -> str | None:
-        """The first of an exchanger's addresses that leads back to this machine."""
+        """The first of an exchanger's addresses that is this machine's."""
         if not addresses or not self._may_be_own(exchanger):
             return None
         if self._own_addresses is None:
@@ -270,7 +268,7 @@ class _Rules:
         for preference, group in _by_preference(exchangers):
             if len(candidates) >= request.max_addresses:
                 break
-            # The whole group is looked up before any of it is used: each of its hosts may turn out to be this machine.
+            # The whole group is looked up before any of it is used: each of its hosts may be this machine.
             hosts: list[tuple[str, str]] = []
             for exchanger in group:
                 found = await self._find_addresses(exchanger)
@@ -299,7 +297,7 @@ class _Rules:
         problems = "; ".join(dict.fromkeys(found.problem for found in failures[:5])) or "no host can be used"
         if any(found.temporary for found in failures):
             self._defer(problems)
-        if self._is_exchanger_itself:  # those before this machine exist in name only
+        if self._is_exchanger_itself:  # the exchangers before this machine have no addresses
             self._refuse_as_best()
         if not self.request.use_mx and any(found.no_such_domain for found in failures):
             self._refuse("5.1.2", problems)
@@ -307,15 +305,15 @@ class _Rules:
 
     @property
     def _kinds(self) -> list[tuple[RecordType, Family]]:
-        """The record types of the addresses that are to be used."""
+        """The record types of the addresses to be used."""
         kinds = ((RecordType.A, Family.INET), (RecordType.AAAA, Family.INET6))
         return [kind for kind in kinds if kind[1] in self.request.families]
 
     async def _ask_ahead(self, exchangers: list[_Exchanger]) -> None:
-        """Have the addresses of the first exchangers asked side by side, where that can be done.
+        """Start the address lookups of the first exchangers concurrently, if the driver can do that.
 
-        They are those whose turn will come if each has an address of either family. More is asked than would be one by
-        one only if a host does not exist, is this machine, or has very many addresses.
+        They are the exchangers that will be used if each has an address of either family. More lookups than one by one
+        are made only if a host does not exist, is this machine, or has very many addresses.
         """
         first = exchangers[: self.request.max_addresses // 2]
         ahead = tuple(Query(one.host, kind) for one in first for kind, _ in self._kinds)
@@ -323,7 +321,7 @@ class _Rules:
             await AskAhead(ahead)
 
     async def _find_addresses(self, exchanger: _Exchanger) -> _HostAddresses:
-        """Both address lookups of one host; what one of them fails to bring the other may still have."""
+        """Do both address lookups of one host; if one fails, the other's addresses still count."""
         addresses: list[str] = []
         reasons: list[str] = []
         temporary = False
@@ -345,7 +343,7 @@ class _Rules:
         return _HostAddresses(tuple(addresses), temporary, problem)
 
     async def _check_wks(self, exchanger: _Exchanger, found: _HostAddresses) -> _HostAddresses:
-        """Keep the addresses only if the host says in a WKS record that it takes SMTP (RFC 974, RFC 1035 3.4.2)."""
+        """Keep the addresses only if the host has a WKS record with SMTP (RFC 974, RFC 1035 3.4.2)."""
         answer = await self._ask(Query(exchanger.host, RecordType.WKS))
         services = [record for record in answer.records if isinstance(record, WKS)]
         if any(service.protocol == _TCP and SMTP_PORT in service.ports for service in services):
@@ -383,7 +381,7 @@ def _by_preference(exchangers: list[_Exchanger]) -> list[tuple[int, list[_Exchan
 
 
 def _by_turns(hosts: list[tuple[str, str]], *, prefer_ipv6: bool) -> list[tuple[str, str]]:
-    """Pairs of host and address with the families taking turns, so that one dead family costs one attempt at a time."""
+    """Pairs of host and address, families alternating, so that a dead family never costs two attempts in a row."""
     first_family = Family.INET6 if prefer_ipv6 else Family.INET
     first = [pair for pair in hosts if ip_family(pair[1]) is first_family]
     second = [pair for pair in hosts if ip_family(pair[1]) is not first_family]

@@ -1,11 +1,11 @@
-"""The resolver that asks name servers: those of the system, or one that was named (resolv.conf(5), RFC 1035 7).
+"""The resolver that queries name servers: the system's, or a configured one (resolv.conf(5), RFC 1035 7).
 
-How it asks them is in ``zsmtp.dns.questioning``; here is which servers there are, and which of them is asked first:
-whichever answered last, so that a dead server is paid for once. Any number of :meth:`DnspythonResolver.resolve` can be
-waited for on an event loop; :meth:`DnspythonResolver.lookup` does the same and waits itself.
+``zsmtp.dns.questioning`` has the rules of querying; this module finds the servers and puts the one that answered last
+first, so that a dead server delays one lookup only. An event loop can await any number of
+:meth:`DnspythonResolver.resolve`; :meth:`DnspythonResolver.lookup` does the same and blocks.
 
-An answer is ``secure`` only if the server says so (AD bit) and is trusted: it runs on this machine, or the caller
-vouches for it and for the way to it (RFC 4035 4.9.3)::
+An answer is ``secure`` only if the server sets the AD bit and is trusted: it runs on this machine, or the caller trusts
+it and the path to it (RFC 4035 4.9.3)::
 
     resolver = DnspythonResolver("127.0.0.1:5353")
     resolver.lookup(Query("example.com", RecordType.MX), time.monotonic() + 30)
@@ -28,7 +28,7 @@ _MAX_RESOLV_CONF = 1 << 16  # characters
 
 
 class DnspythonResolver:
-    """Asks name servers. Lookups may run in several threads at once."""
+    """Queries name servers. Lookups may run in several threads at once."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class DnspythonResolver:
     ) -> None:
         """Without ``nameserver`` the servers are those of ``resolv_conf``, read again when the file changes.
 
-        ``trusted`` tells whether their AD bit counts; None leaves that to where they are: on this machine, or not.
+        ``trusted``: whether their AD bit counts; None: it counts for servers on this machine.
         ``clock`` is that of :meth:`lookup`. Raises ConfigError if ``nameserver`` is not ``address``, ``address:port``
         or ``[address]:port``.
         """
@@ -82,7 +82,7 @@ class DnspythonResolver:
         return found.answer
 
     def close(self) -> None:
-        """End the lookups under way in other threads within a moment; none is made any more."""
+        """End the running lookups of other threads within a moment; start no more."""
         self._closed = True
 
     def _over(self) -> bool:
@@ -103,7 +103,7 @@ class DnspythonResolver:
                     self._servers = parse_resolv_conf(file.read(_MAX_RESOLV_CONF))
                 self._stamp = stamp
         except OSError:
-            self._servers = parse_resolv_conf("")  # resolv.conf(5): without the file, the server on this machine
+            self._servers = parse_resolv_conf("")  # resolv.conf(5): the server on this machine if there is no file
             self._stamp = None
         return self._servers
 

@@ -1,11 +1,11 @@
-"""The name this side greets with in EHLO, HELO and LHLO (RFC 5321 4.1.1.1 and 4.1.3).
+"""Chooses the name for EHLO, HELO and LHLO, and checks one (RFC 5321 4.1.1.1 and 4.1.3).
 
-A receiver may hold the greeting against the address it comes from, so the best name is the one the DNS has for that
+A receiver may compare the name with the address of the client, so the best name is the one that the DNS has for that
 address, in both directions. :func:`helo_name` chooses: the configured name; else the name of the local address of this
 connection, if its reverse lookup is confirmed by a forward one; else the host's own name if it is qualified; else the
-address as a literal, which is always true. It awaits lookups like the destination rules; a lookup that fails
-only moves on to the next choice, and whoever carries the lookups out bounds the time they may take. :func:`check_helo`
-is the receiver's side of it, for whoever wants to know beforehand.
+address as a literal, which is always true. It awaits lookups like the destination rules; after a failed lookup it takes
+the next choice, and the driver bounds the time of the lookups. :func:`check_helo` makes the receiver's check, for a
+test beforehand.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from zsmtp.dns.literal import domain_problem
 from zsmtp.idn import to_ascii
 from zsmtp.records import dataclass
 
-_MAX_POINTERS = 3  # names tried of an address that has many
+_MAX_POINTERS = 3  # names checked for an address that has more
 
 
 async def helo_name(local_address: str | None, *, configured: str | None, host_name: str) -> str:
     """The name to greet with; never empty.
 
     ``local_address`` is the numeric address of this side of the connection, None on a UNIX socket. ``configured`` is
-    the value of ``-h`` and taken as it is. ``host_name`` is what the system calls itself, good or not.
+    the value of ``-h`` and used unchanged. ``host_name`` is the system's host name, qualified or not.
     """
     if configured:
         return configured
@@ -44,10 +44,10 @@ async def helo_name(local_address: str | None, *, configured: str | None, host_n
 
 @dataclass(frozen=True, slots=True)
 class HeloCheck:
-    """How a greeting looks to a receiver that holds ``name`` against the ``address`` it comes from.
+    """A receiver's view of a greeting: ``name`` compared with the client's ``address``.
 
-    ``reverse`` are the names the DNS has for the address; ``named`` tells that ``name`` is one of them, ``confirmed``
-    that the address is one of the name's own. ``problem`` says what kept a lookup from telling, "" if nothing did.
+    ``reverse`` are the names that the DNS has for the address; ``named``: ``name`` is one of them; ``confirmed``: the
+    address is one of the name's. ``problem`` is the reason of a failed lookup, "" if none failed.
     """
 
     name: str
@@ -59,9 +59,9 @@ class HeloCheck:
 
 
 async def check_helo(name: str, address: str) -> HeloCheck:
-    """Look at a greeting as its receiver may: reverse lookup of the address, forward lookup of the name.
+    """Check a greeting as a receiver may: reverse lookup of the address, forward lookup of the name.
 
-    An address literal needs no forward lookup: it is its own proof.
+    An address literal needs no forward lookup.
     """
     address = unmapped(canonical_ip(address.partition("%")[0]) or address)
     if is_loopback(address) or is_link_local(address):
@@ -82,12 +82,12 @@ async def check_helo(name: str, address: str) -> HeloCheck:
 
 
 def address_literal(address: str) -> str:
-    """An address as it stands for a name in SMTP: ``[192.0.2.1]``, ``[IPv6:2001:db8::1]`` (RFC 5321 4.1.3)."""
+    """An address in the place of a name in SMTP: ``[192.0.2.1]``, ``[IPv6:2001:db8::1]`` (RFC 5321 4.1.3)."""
     return f"[IPv6:{address}]" if ip_family(address) is Family.INET6 else f"[{address}]"
 
 
 async def _confirmed_name(address: str) -> str | None:
-    """A name of the address that has the address among its own."""
+    """A name of the address whose forward lookup gives the address."""
     forward = RecordType.AAAA if ip_family(address) is Family.INET6 else RecordType.A
     answer = await Query(reverse_name(address), RecordType.PTR)
     names = [_domain(record) for record in answer.records[:_MAX_POINTERS] if isinstance(record, str)]
@@ -101,11 +101,11 @@ async def _confirmed_name(address: str) -> str | None:
 
 
 def _domain(text: str) -> str | None:
-    """A text as a host name in A-labels, None if it is none."""
+    """A text as a host name in A-labels; None if it is no host name."""
     name = to_ascii(text)
     return name if name is not None and domain_problem(name) is None else None
 
 
 def _is_qualified(name: str) -> bool:
-    """Whether a host name says more than the machine's given name; the installers' default domain does not."""
+    """Whether a host name has a domain besides the machine's name; the installers' default domain does not count."""
     return "." in name and not name.endswith(".localdomain")

@@ -1,8 +1,8 @@
-"""The hosts file as a source of addresses (hosts(5), RFC 952): what ``-x`` asks before the DNS.
+"""The hosts file as a source of addresses (hosts(5), RFC 952), which ``-x`` consults before the DNS.
 
-Each line is an address followed by the names it has; ``#`` starts a comment. The whole answer about a name comes from
-one place: a name in the file has the addresses of the file and no others, so a file that lists an IPv4 address keeps
-the IPv6 one of the DNS out. Records other than addresses are the DNS's business::
+Each line is an address followed by the names it has; ``#`` starts a comment. All addresses of a name come from one
+source: a name in the file has the addresses of the file and no others, so an IPv4 address in the file hides an IPv6
+address in the DNS. All other records come from the DNS::
 
     resolver = HostsResolver(parse_hosts(text), resolver)
 """
@@ -17,7 +17,7 @@ from zsmtp.dns.ip import canonical_ip, ip_family
 from zsmtp.dns.resolver import Resolver, find_answer
 
 MAX_SIZE = 1 << 22
-"""Characters of a hosts file that are read; block lists grow large, but a file beyond this is not a hosts file."""
+"""Characters of a hosts file that are read; block lists are large, but a longer file is no hosts file."""
 
 _FAMILIES = {RecordType.A: Family.INET, RecordType.AAAA: Family.INET6}
 
@@ -25,7 +25,7 @@ _FAMILIES = {RecordType.A: Family.INET, RecordType.AAAA: Family.INET6}
 def parse_hosts(text: str) -> dict[str, tuple[str, ...]]:
     """Lower-case names and their addresses in canonical text, in the order of the file.
 
-    Lines that make no sense are passed over, as every reader of this file does; so are addresses with a scope.
+    Malformed lines are skipped, as every reader of this file does; so are addresses with a scope.
     """
     table: dict[str, list[str]] = {}
     for line in text[:MAX_SIZE].splitlines():
@@ -44,7 +44,7 @@ class HostsResolver:
     """A resolver that answers address lookups of names in a hosts file, and passes on everything else."""
 
     def __init__(self, table: Mapping[str, tuple[str, ...]], resolver: Resolver) -> None:
-        """``table`` is as :func:`parse_hosts` makes it."""
+        """``table`` is a result of :func:`parse_hosts`."""
         self._table = table
         self._resolver = resolver
 

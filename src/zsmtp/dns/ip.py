@@ -1,12 +1,12 @@
-"""IP addresses as text: one spelling for each address, and the few facts that mail rules ask about.
+"""IP addresses as text: one canonical spelling for each, and the few properties that mail rules need.
 
-Addresses travel through this package as canonical text: dotted quad for IPv4 (RFC 6943 3.1.1, no leading zeros),
-the form of RFC 5952 for IPv6 (lower case, longest run of zeros as ``::``, IPv4-mapped addresses with a dotted tail).
-Two addresses are the same if and only if their canonical texts are equal, which is what the self match of
-``zsmtp.dns.destination`` and the forward confirmation of ``zsmtp.dns.heloname`` rest on.
+Addresses travel through this package as canonical text: dotted quad for IPv4 (RFC 6943 3.1.1, no leading zeros), the
+form of RFC 5952 for IPv6 (lower case, longest run of zeros as ``::``, IPv4-mapped addresses with a dotted tail). Two
+addresses are the same if and only if their canonical texts are equal, on which the loop detection of
+``zsmtp.dns.destination`` and the forward confirmation of ``zsmtp.dns.heloname`` rely.
 
-``ipaddress`` of the standard library knows all of this and more, but costs a fifth of the agent's start; a delivery
-to an address literal needs no more than the functions below::
+``ipaddress`` of the standard library does all of this and more, but takes a fifth of the agent's start-up time; a
+delivery to an address literal needs only the functions below::
 
     canonical_ip("2001:DB8:0:0::1")   # '2001:db8::1'
     reverse_name("192.0.2.1")         # '1.2.0.192.in-addr.arpa'
@@ -37,7 +37,7 @@ def _parse_ipv4(text: str) -> bytes | None:
     if len(parts) != 4 or not all(1 <= len(part) <= 3 and part.isascii() and part.isdigit() for part in parts):
         return None
     if any(len(part) > 1 and part[0] == "0" for part in parts):
-        return None  # some readers take a leading zero for octal: such an address has no one meaning
+        return None  # some parsers take a leading zero for octal: such an address is ambiguous
     numbers = [int(part) for part in parts]
     return bytes(numbers) if max(numbers) <= 255 else None
 
@@ -66,7 +66,7 @@ def _parse_ipv6(text: str) -> bytes | None:
 
 
 def _groups(text: str) -> bytes | None:
-    """Colon-separated groups of one to four hexadecimal digits; the empty text has none."""
+    """The octets of colon-separated groups of one to four hexadecimal digits; an empty text has none."""
     if not text:
         return b""
     packed = bytearray()
@@ -112,9 +112,9 @@ def canonical_ip(text: str) -> str | None:
 
 
 def canonical_scoped_ip(text: str) -> str | None:
-    """As :func:`canonical_ip`; a link-local IPv6 address may name its zone (RFC 4007 11): ``fe80::1%eth0``.
+    """Like :func:`canonical_ip`; a link-local IPv6 address may have a zone (RFC 4007 11): ``fe80::1%eth0``.
 
-    The zone, an interface by name or number, means something on this machine only. It is kept as it is written.
+    The zone, an interface by name or number, is valid on this machine only. Its spelling is kept.
     """
     bare, mark, zone = text.partition("%")
     address = canonical_ip(bare)
@@ -125,7 +125,7 @@ def canonical_scoped_ip(text: str) -> str | None:
 
 
 def without_zone(address: str) -> str:
-    """An address as others know it."""
+    """An address without its zone, as other hosts use it."""
     return address.partition("%")[0]
 
 
@@ -135,9 +135,10 @@ def ip_family(address: str) -> Family:
 
 
 def unmapped(address: str) -> str:
-    """The IPv4 address inside an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2), any other address as it is.
+    """The IPv4 address inside an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2), any other address unchanged.
 
-    The kernel takes ``::ffff:127.0.0.1`` to the same place as ``127.0.0.1``; comparisons must not be fooled by it.
+    The kernel connects ``::ffff:127.0.0.1`` to the same place as ``127.0.0.1``, so comparisons must treat them as
+    equal.
     """
     return address.removeprefix("::ffff:") if address.startswith("::ffff:") and "." in address else address
 
@@ -154,7 +155,7 @@ def is_unspecified(address: str) -> bool:
 
 
 def is_link_local(address: str) -> bool:
-    """Whether a canonical address is 169.254.0.0/16 or fe80::/10: it means nothing beyond its link."""
+    """Whether a canonical address is 169.254.0.0/16 or fe80::/10: it is valid on its link only."""
     packed = parse_ip(without_zone(address))
     if packed is None:
         return False
@@ -164,7 +165,7 @@ def is_link_local(address: str) -> bool:
 def reverse_name(address: str) -> str:
     """The domain name whose PTR records name an address (RFC 1035 3.5, RFC 3596 2.5).
 
-    Raises ValueError for what is not an address.
+    Raises ValueError if ``address`` is not one.
     """
     packed = parse_ip(address)
     if packed is None:

@@ -1,4 +1,4 @@
-"""What a destination says: an address literal, a UNIX socket, or a host name (RFC 5321 4.1.3, RFC 1035 2.3).
+"""Parses a destination: an address literal, a UNIX socket, or a host name (RFC 5321 4.1.3, RFC 1035 2.3).
 
 The text after the channel in a job line, or of ``-F``, takes one of these forms, each also inside double quotes::
 
@@ -7,9 +7,9 @@ The text after the channel in a job line, or of ``-F``, takes one of these forms
     [fe80::1%eth0]   UNIX:/run/lmtp.sock    a zone (RFC 4007 11), a socket: only where the caller allows it
     mail.example.org                        anything else is a host name
 
-:func:`parse_destination` answers with a :class:`Literal`, a :class:`Name` (lower case, A-labels, no final dot), or a
-``NoRoute`` that says what is wrong. A name of digits and dots alone is refused: it is an address without its brackets,
-and looking it up would ask the root servers about it.
+:func:`parse_destination` returns a :class:`Literal`, a :class:`Name` (lower case, A-labels, no final dot), or a
+``NoRoute`` with the error. A name of only digits and dots is refused: it is an address without its brackets, and
+looking it up would burden the root servers.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from zsmtp.records import dataclass
 MAX_NAME = 253
 """Octets of a host name in text form, without its final dot (RFC 1035 2.3.4)."""
 
-_MAX_TEXT = 1024  # a destination longer than this is no name in any encoding
+_MAX_TEXT = 1024  # a longer destination is no name in any encoding
 _MAX_SOCKET_PATH = 107  # octets of sun_path without its final NUL
 _LITERAL = pattern(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?")
 _IPV6_TAG = pattern(r"ipv6[:. ]\s*", re.IGNORECASE | re.ASCII)
-# Underscores are not host name syntax, but they are in the DNS and in use; the hyphen rule is RFC 1035 2.3.1.
+# Underscores are not host name syntax, but names with them exist in the DNS; the hyphen rule is RFC 1035 2.3.1.
 _LABEL = pattern(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
 
 
@@ -38,7 +38,7 @@ _LABEL = pattern(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.
 class Literal:
     """A destination that needs no lookup: ``address`` is a canonical IP address or a socket path.
 
-    A link-local address may have its zone behind it. ``port`` is the port the literal itself names, or None.
+    A link-local address may have its zone behind it. ``port`` is the port in the literal, or None.
     """
 
     address: str
@@ -54,10 +54,10 @@ class Name:
 
 
 def parse_destination(text: str, *, allow_unix: bool = False) -> Literal | Name | NoRoute:
-    """Read a destination. Never raises: what cannot be a destination is a permanent NoRoute 5.1.2.
+    """Parse a destination. Never raises: an invalid one gives a permanent NoRoute 5.1.2.
 
-    ``allow_unix`` allows what only the configuration of this machine can name: a UNIX socket, and a link-local address
-    with its zone. The address of a recipient must not choose an interface.
+    ``allow_unix`` allows forms for this machine's configuration only: a UNIX socket, and a link-local address with its
+    zone. The address of a recipient must not select an interface.
     """
     return _parse(text, allow_unix) if len(text) <= _MAX_TEXT else _read(text, allow_unix)
 
@@ -83,7 +83,7 @@ def _read(text: str, allow_unix: bool) -> Literal | Name | NoRoute:
     return _refused(bare, problem if canonical_scoped_ip(domain) is None else "is an address, and belongs in brackets")
 
 
-_parse = lru_cache(1024)(_read)  # each connection asks several times what its destination is
+_parse = lru_cache(1024)(_read)  # each connection parses its destination several times
 
 
 def _parse_literal(text: str, *, allow_zone: bool) -> Literal | NoRoute:
@@ -110,7 +110,7 @@ def _parse_socket_path(path: str) -> Literal | NoRoute:
 
 
 def _encodable(path: str) -> bool:
-    """Whether a path is octets after all: lone surrogates other than those of surrogateescape are not."""
+    """Whether a path can be encoded: lone surrogates other than those of surrogateescape cannot."""
     try:
         path.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -123,15 +123,15 @@ def _refused(text: str, problem: str) -> NoRoute:
 
 
 def shown(text: str) -> str:
-    """A foreign text fit for a message: printable ASCII, quoted, at most 120 characters of it."""
+    """An untrusted text for a message: printable ASCII, quoted, cut to 120 characters."""
     cut = text if len(text) <= 120 else text[:117] + "..."
     return ascii(cut)
 
 
 def domain_problem(domain: str) -> str | None:
-    """What makes an ASCII text unfit as a host name ("is ...", "has ..."), or None if nothing does.
+    """The reason why an ASCII text is no host name ("is ...", "has ..."); None if it is one.
 
-    RFC 1035 2.3.1 and 2.3.4, with underscores let through; the last label must not be all digits (RFC 3696 2).
+    RFC 1035 2.3.1 and 2.3.4, but with underscores allowed; the last label must not be all digits (RFC 3696 2).
     """
     if not domain:
         return "is empty"

@@ -1,7 +1,7 @@
-"""Name servers: where they are, and what is asked of one of them (RFC 1035 4.2, RFC 7766, resolv.conf(5)).
+"""Name servers: their addresses, and one query to one of them (RFC 1035 4.2, RFC 7766, resolv.conf(5)).
 
-:class:`AskServer` is an effect: one query as octets to one server, by UDP or TCP; the answer is a :class:`Heard`. What
-to ask, whom, and how often is decided in ``zsmtp.dns.questioning``, and what a reply means in ``zsmtp.dns.wire``;
+:class:`AskServer` is an effect: one query as octets to one server, by UDP or TCP; its result is a :class:`Heard`.
+``zsmtp.dns.questioning`` decides on queries, servers and retries, ``zsmtp.dns.wire`` interprets replies, and
 ``zsmtp.dns.transport`` carries the effect out.
 """
 
@@ -29,14 +29,14 @@ _WITH_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?", re.
 
 @dataclass(frozen=True, slots=True)
 class NameServer:
-    """Where a name server listens: a numeric address, with a scope (``%eth0``) where it is link-local, and a port."""
+    """The address of a name server: numeric, with a scope (``%eth0``) if it is link-local, and a port."""
 
     address: str
     port: int = DNS_PORT
 
     @property
     def is_local(self) -> bool:
-        """Whether it is reached by the loopback interface, so that nobody can change its answers on the way."""
+        """Whether its address is on the loopback interface, so that no attacker on the path can change its answers."""
         return is_loopback(self.address)
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class NameServer:
 def parse_nameserver(text: str) -> NameServer:
     """Read ``192.0.2.53``, ``192.0.2.53:5353``, ``2001:db8::53``, ``[2001:db8::53]`` or ``[2001:db8::53]:5353``.
 
-    Raises ConfigError for anything else; a name is of no use before there is a resolver.
+    Raises ConfigError for anything else; a name cannot be resolved before there is a resolver.
     """
     bare = text.strip()
     address = canonical_scoped_ip(bare)
@@ -62,7 +62,7 @@ def parse_nameserver(text: str) -> NameServer:
 
 
 def parse_resolv_conf(text: str) -> tuple[NameServer, ...]:
-    """The name servers of a resolver configuration; without any, the one on this machine, as resolv.conf(5) has it.
+    """The name servers of a resolver configuration; without any, the one on this machine, as in resolv.conf(5).
 
     Search lists and options are not read: names in mail are complete (RFC 5321 2.3.5).
     """
@@ -77,16 +77,16 @@ def parse_resolv_conf(text: str) -> tuple[NameServer, ...]:
 
 
 class Heard(NamedTuple):
-    """What came of asking one server once: its reply, or why there is none."""
+    """The result of one query to one server: its reply, or the reason why there is none."""
 
     reply: bytes = b""
     """The whole message, with the identifier and the question of the query; b"" if there is none."""
     problem: str = ""
-    """Why there is no reply; "" if there is one, and for a server that kept silent."""
+    """The reason why there is no reply; "" if there is one, and for a server that did not reply in time."""
     flooded: bool = False
-    """So many messages came that are no reply to this query that somebody may be guessing its identifier."""
+    """So many messages came that are no reply to this query that an attacker may be guessing its identifier."""
     starved: bool = False
-    """No socket could be had, as when too many files are open: another time there may be one."""
+    """No socket was available, for instance because too many files are open; a later query may succeed."""
 
     @property
     def silent(self) -> bool:
@@ -102,19 +102,19 @@ class AskServer(Effect[Heard]):
     query: bytes
     """A message with one question."""
     tcp: bool
-    """Whether to ask over a connection, not with a datagram."""
+    """Whether to use TCP instead of UDP."""
     seconds: float
-    """How long to wait for the reply, from when the query is sent."""
+    """How long to wait for the reply after sending the query."""
     deadline: float
-    """When the wait ends at the latest, on the clock of :class:`~zsmtp.effects.ReadClock`."""
+    """The latest end of the wait, on the clock of :class:`~zsmtp.effects.ReadClock`."""
     again: bool = False
-    """Whether the server kept silent to this question before: others are more likely to be answered."""
+    """Whether the server did not reply to this query before: other queries are more likely to get a reply."""
 
 
 def is_reply(query: bytes, reply: bytes) -> bool:
-    """Whether a message answers the query: its identifier, its kind and its question, in whatever case (RFC 5452 9.1).
+    """Whether a message answers the query: same identifier, a reply, same question in any case (RFC 5452 9.1).
 
-    A server that reports an error may leave the question out.
+    A server that reports an error may omit the question.
     """
     if len(reply) < HEADER_SIZE or reply[:2] != query[:2] or not reply[2] & _RESPONSE_BIT:
         return False

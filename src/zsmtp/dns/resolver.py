@@ -1,11 +1,11 @@
-"""Resolvers: whoever answers DNS questions, and the plain way to let rules ask them.
+"""The resolver interfaces, a caching resolver, and the simplest driver for rules that await lookups.
 
-A :class:`Resolver` has one method. ``zsmtp.dns.dnspython`` asks name servers, ``zsmtp.dns.static`` a table in memory,
-``zsmtp.dns.hosts`` the hosts file before another resolver, and :class:`CachingResolver` remembers what another one
-answered. A lookup that fails is an answer, never an exception, and it comes back by its deadline.
+A :class:`Resolver` has one method. ``zsmtp.dns.dnspython`` queries name servers, ``zsmtp.dns.static`` a table in
+memory, ``zsmtp.dns.hosts`` the hosts file before another resolver, and :class:`CachingResolver` caches the answers of
+another one. A failed lookup is an answer, never an exception, and it returns by its deadline.
 
-Those of this package are :class:`AwaitingResolver` as well: how they find an answer is a coroutine that awaits effects,
-so that an event loop can wait for many of them. :func:`find_answer` asks any resolver.
+Those of this package are :class:`AwaitingResolver` as well: their lookup is a coroutine that awaits effects, so that an
+event loop can run many at once. :func:`find_answer` works with any resolver.
 
 :func:`carry_out` runs rules that only ask for lookups (destination rules, the choice of a HELO name) to their end::
 
@@ -27,21 +27,22 @@ T = TypeVar("T")
 
 
 class Resolver(Protocol):
-    """Answers DNS questions."""
+    """Answers DNS queries."""
 
     def lookup(self, query: Query, deadline: float) -> Answer:
-        """The answer to one question, no later than ``deadline`` (on the clock of ``time.monotonic``).
+        """The answer to one query, no later than ``deadline`` (on the clock of ``time.monotonic``).
 
-        Raises nothing: a server that fails, lies or keeps silent gives an answer with the status that says so.
+        Raises nothing: if a server fails, sends false answers or does not reply, the answer has the corresponding
+        status.
         """
         ...
 
 
 class AwaitingResolver(Resolver, Protocol):
-    """A resolver that can be waited for without a thread of its own."""
+    """A resolver whose lookups need no thread of their own."""
 
     def resolve(self, query: Query, deadline: float) -> Operation[Answer]:
-        """The same as ``lookup``, as an operation.
+        """Like ``lookup``, as an operation.
 
         It awaits :class:`~zsmtp.dns.nameserver.AskServer`, ``ReadClock`` and :class:`CallResolver`.
         """
@@ -50,7 +51,7 @@ class AwaitingResolver(Resolver, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CallResolver(Effect[Answer]):
-    """Call ``lookup`` of a resolver that has nothing else; it may take until ``deadline``."""
+    """Call ``lookup`` of a resolver without ``resolve``; it may block until ``deadline``."""
 
     resolver: Resolver
     query: Query
@@ -58,7 +59,7 @@ class CallResolver(Effect[Answer]):
 
 
 def find_answer(resolver: Resolver, query: Query, deadline: float) -> Operation[Answer]:
-    """The operation that has a resolver answer one question; see :class:`AwaitingResolver` for what it awaits."""
+    """The operation of one lookup with any resolver; it awaits the effects listed in :class:`AwaitingResolver`."""
     if hasattr(resolver, "resolve"):
         return cast(AwaitingResolver, resolver).resolve(query, deadline)
     return _call(resolver, query, deadline)
@@ -69,16 +70,16 @@ async def _call(resolver: Resolver, query: Query, deadline: float) -> Answer:
 
 
 class CachingResolver:
-    """A resolver that asks another one only what it does not know already."""
+    """A resolver that caches the answers of another one."""
 
     def __init__(self, resolver: Resolver, clock: Callable[[], float], cache: AnswerCache | None = None) -> None:
-        """``clock`` is ``time.monotonic`` outside of tests; ``cache`` may be shared between resolvers of one trust."""
+        """``clock`` is ``time.monotonic`` outside of tests; resolvers with the same trust may share a ``cache``."""
         self._resolver = resolver
         self._clock = clock
         self._cache = AnswerCache() if cache is None else cache
 
     def lookup(self, query: Query, deadline: float) -> Answer:
-        """The answer kept from before, or a new one, kept if it may be."""
+        """The cached answer, or a new one, which is cached if its lifetime allows."""
         known = self._cache.get(query, self._clock())
         if known is not None:
             return known
@@ -96,9 +97,9 @@ def carry_out(
 ) -> T:
     """Run an operation to its end, answering its effects, and return its result.
 
-    All lookups together end by ``deadline``: what could not be asked in time is answered with a timeout by the
-    resolver, so that a destination of a hundred dead name servers costs no more than one. Raises LocalError for effects
-    other than lookups and ``OwnAddresses``.
+    All lookups together end by ``deadline``: the resolver answers later ones with a timeout, so that a destination with
+    a hundred dead name servers takes no longer than one with a single one. Raises LocalError for effects other than
+    lookups and ``OwnAddresses``.
     """
 
     def perform(effect: Effect[Any]) -> object:

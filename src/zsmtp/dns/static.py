@@ -1,6 +1,6 @@
-"""A resolver that reads its answers from a table in memory: for tests, documentation and closed networks.
+"""A resolver with a table in memory, for tests, documentation and closed networks.
 
-The table is a text in the manner of a master file (RFC 1035 5.1), one record a line, names always complete::
+The table is a text similar to a master file (RFC 1035 5.1), one record a line, with fully qualified names::
 
     example.com        300  MX     10 mx.example.com
     mx.example.com          A      192.0.2.1
@@ -46,12 +46,12 @@ class _Set:
 
 
 class StaticResolver:
-    """Answers from a table; keeps the questions it was asked, in order, in ``queries``."""
+    """Answers from a table; records its queries, in order, in ``queries``."""
 
     def __init__(self, table: str, *, follow_aliases: bool = True) -> None:
         """Read a table. Raises ConfigError naming the line that cannot be read.
 
-        Without ``follow_aliases`` an alias is answered with NODATA and its target as canonical name, as by a server
+        Without ``follow_aliases`` the answer for an alias is NODATA with its target as canonical name, as from a server
         that does not recurse.
         """
         self.queries: list[Query] = []

@@ -1,12 +1,12 @@
 """One exchange of octets with a name server, on sockets that never block (RFC 1035 4.2, RFC 5452 9, RFC 7766).
 
-:func:`exchange` carries out an :class:`~zsmtp.dns.nameserver.AskServer` whoever waits for its sockets: it awaits a
-:class:`SocketWait`, and an event loop answers it, or :class:`BlockingWaits` with ``poll``. Each query has a socket of
-its own, whose port the kernel draws at random. It is connected, so that the kernel drops what comes from another
-address and reports a closed port at once. A datagram counts as the reply only if it has the identifier and the question
-of the query; others are waited past, so many of them, and never beyond the time there is::
+:func:`exchange` carries out an :class:`~zsmtp.dns.nameserver.AskServer`, and awaits a :class:`SocketWait` for each
+wait; an event loop carries that out, or :class:`BlockingWaits` with ``poll``. Each query has a socket of its own, with
+a random port chosen by the kernel. It is connected, so that the kernel drops datagrams from other addresses and reports
+a closed port at once. A datagram counts as the reply only if it has the identifier and the question of the query;
+others are ignored, up to :data:`MAX_STRAYS` of them, and never beyond the deadline::
 
-    heard = carry_out(exchange(effect, time.monotonic), waits.wait)
+    result = carry_out(exchange(effect, time.monotonic), waits.wait)
 """
 
 from __future__ import annotations
@@ -21,27 +21,26 @@ from zsmtp.dns.nameserver import AskServer, Heard, NameServer, is_reply
 from zsmtp.records import NamedTuple
 
 MAX_STRAYS = 100
-"""Datagrams that are no reply to the query, after which it is asked by TCP."""
+"""So many datagrams that are no reply to the query make the query go by TCP."""
 GLANCE = 0.2
-"""Seconds between two looks at whether a reply is still wanted, where the waiting is done with ``poll``."""
+"""Seconds between two checks of ``over`` while ``poll`` waits."""
 
 READABLE = select.POLLIN
 WRITABLE = select.POLLOUT
 
 _MAX_MESSAGE = 65535
-_AT_A_TIME = 16  # datagrams that are read before others have their turn
+_AT_A_TIME = 16  # datagrams that are read before other work gets a turn
 _STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 Clock = Callable[[], float]
 Over = Callable[[], bool]
-"""Whether nobody wants a reply any more."""
+"""Returns True once no caller waits for the reply any more."""
 
 
 class SocketWait(NamedTuple):
     """Wait until ``socket`` is ready for ``interest`` (bits of poll(2)), or failed, or until ``deadline``.
 
-    A wait may end early and for no reason: whoever awaits it looks again. The answer is whether a reply is still
-    wanted.
+    A wait may end early and spuriously: the caller checks again. Its result is whether a reply is still wanted.
     """
 
     socket: socket.socket
@@ -94,7 +93,7 @@ def _socket(server: NameServer, kind: socket.SocketKind) -> tuple[socket.socket,
 
 
 def _address(server: NameServer) -> tuple[socket.AddressFamily, _Address]:
-    """The address as sockets want it; getaddrinfo turns a scope into its number, which may change."""
+    """The socket address; getaddrinfo turns a scope into the interface's number, which may change."""
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     try:
         found = socket.getaddrinfo(server.address, server.port, type=socket.SOCK_DGRAM, flags=flags)
@@ -142,7 +141,7 @@ async def _ask_tcp(server: NameServer, query: bytes, deadline: float, clock: Clo
             connection.connect(address)
         except BlockingIOError:
             await _ready(connection, WRITABLE, deadline, clock)
-        # One that stands still has no peer to send to: what was wrong, or that it takes time, is what sending meets.
+        # A socket that is not connected has no peer: sending then reports the error, or that connecting takes time.
         await _send(connection, len(query).to_bytes(2, "big") + query, deadline, clock)
         length = int.from_bytes(await _receive(connection, 2, deadline, clock), "big")
         reply = await _receive(connection, length, deadline, clock)
@@ -160,7 +159,7 @@ async def _send(connection: socket.socket, octets: bytes, deadline: float, clock
 
 
 async def _receive(connection: socket.socket, size: int, deadline: float, clock: Clock) -> bytes:
-    """Exactly ``size`` octets; the deadline is for all of them together."""
+    """Receive exactly ``size`` octets by the deadline."""
     received = bytearray()
     while len(received) < size:
         await _ready(connection, READABLE, deadline, clock)

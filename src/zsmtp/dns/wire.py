@@ -1,13 +1,12 @@
-"""DNS messages: a question as octets, and what a reply says about it (RFC 1035 4.1, RFC 2308, RFC 6891, RFC 8914).
+"""Encodes DNS queries and interprets replies (RFC 1035 4.1, RFC 2308, RFC 6891, RFC 8914).
 
-This is the one module that knows dnspython, whose names it uses; importing that is what costs, and
-``zsmtp.dns.questioning`` does so with the first lookup. A reply is taken apart with distrust: only records of the name
-asked for, or at the end of its chain of aliases, count, and the data of no others is looked at. What cannot be read is
-SERVFAIL with a problem, never an exception. TLSA records are taken as they are: one that makes no sense must not take
-the others with it (``zsmtp.tls.dane``)::
+Only this module uses dnspython, whose import is slow, so ``zsmtp.dns.questioning`` imports it with the first lookup. A
+reply is untrusted: only records of the queried name, or of the end of its chain of aliases, count, and the data of
+others is not parsed. A malformed reply is SERVFAIL with a problem, never an exception. TLSA records are not checked
+here: a malformed one must not invalidate the others (``zsmtp.tls.dane``)::
 
     question = Question(Query("example.com", RecordType.MX))
-    answer = question.read(reply, trusted=True)      # reply is what came back for question.wire
+    answer = question.read(reply, trusted=True)      # reply: the octets received for question.wire
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from zsmtp.escape import escape
 
 MAX_ALIAS_STEPS = 8
 EDNS_PAYLOAD = 1232
-"""Octets of a datagram that arrive unfragmented on every path there is."""
+"""Octets of a datagram that is not fragmented on any common path."""
 MAX_RECORDS = 1000
-"""Records of a reply that is read: more of them would hold up whoever else waits on an event loop."""
+"""Records of a reply that are accepted: parsing more would block an event loop too long."""
 MAX_EXPLANATION = 300
 """Characters of a server's explanation of an error that are shown."""
 
@@ -54,7 +53,7 @@ _KINDS = {
 }
 _NOERROR, _SERVFAIL, _NXDOMAIN = 0, 2, 3
 _EXTENDED_ERROR = 15  # code of an EDNS option
-_BOGUS_CODES = frozenset(range(6, 13))  # RFC 8914 4.7 to 4.13: validation was tried and failed
+_BOGUS_CODES = frozenset(range(6, 13))  # RFC 8914 4.7 to 4.13: validation failed
 _MAX_TTL = 2**31 - 1
 _MAX_WKS_OCTETS = 65536 // 8
 _SHORTEST_TLSA = 3  # octets: usage, selector, matching type
@@ -65,7 +64,7 @@ T = TypeVar("T")
 
 
 class Question:
-    """One question as it goes to a name server."""
+    """One query as sent to a name server."""
 
     def __init__(self, query: Query, *, edns: bool = True) -> None:
         """Raises ValueError if the name is no domain name. Without ``edns`` the question is as in RFC 1035."""
@@ -81,13 +80,13 @@ class Question:
         self.wire = header + self._question + (_WITH_DNSSEC if edns else b"")
 
     def read(self, reply: bytes, *, trusted: bool) -> Answer:
-        """The answer that a reply holds. Its AD bit counts only if the server is ``trusted``."""
+        """The answer in a reply. Its AD bit counts only if the server is ``trusted``."""
         if not is_reply(self.wire, reply):
             return self._failure("the answer belongs to another question")
         try:
             message = _Message(reply, HEADER_SIZE + (len(self._question) if reply[5] else 0))
             return self._interpret(message, secure=trusted and bool(message.flags & _AUTHENTIC))
-        except Exception as error:  # whatever a hostile reply makes a parser raise, it is the reply's fault
+        except Exception as error:  # any exception of the parser means a malformed reply
             return self._failure(f"malformed answer: {type(error).__name__}")
 
     def _failure(self, problem: str, status: Status = Status.SERVFAIL) -> Answer:
@@ -123,7 +122,7 @@ class Question:
         return Answer(self.query, Status.NODATA, canonical=canonical, ttl=ttl, secure=secure)
 
     def _follow(self, message: _Message) -> tuple[dns.name.Name, int, str]:
-        """The name at the end of the chain of aliases, the least TTL on the way, and what is wrong with the chain."""
+        """The name at the end of the chain of aliases, the least TTL of the chain, and the error in the chain."""
         name = self._name
         ttl = _MAX_TTL
         seen = {name}
@@ -146,7 +145,7 @@ class Question:
 
 
 class _Resource(NamedTuple):
-    """A record whose data has not been looked at: ``size`` octets from ``start`` on."""
+    """A record whose data is not parsed yet: ``size`` octets from ``start`` on."""
 
     name: dns.name.Name
     kind: int
@@ -167,10 +166,10 @@ def _resource(parser: dns.wire.Parser) -> _Resource:
 
 
 class _Message:
-    """A reply in parts: its flags, its answers by name and kind, what its server added."""
+    """A parsed reply: its flags, its answers by name and type, and the extended errors."""
 
     def __init__(self, octets: bytes, start: int) -> None:
-        """``start`` is where the records begin. Raises an exception of whatever kind if there is no sense in it."""
+        """``start`` is the offset of the records. Raises any kind of exception if the reply is malformed."""
         self._octets = octets
         _, self.flags, _, answers, authorities, additional = dns.wire.Parser(octets).get_struct("!HHHHHH")
         if answers + authorities + additional > MAX_RECORDS:
@@ -190,7 +189,7 @@ class _Message:
                 self.errors = self.read(record, _extended_errors)
 
     def read(self, record: _Resource, reader: Callable[[dns.wire.Parser], T]) -> T:
-        """The data of a record. Raises an exception if it is not all of it."""
+        """The data of a record. Raises an exception if the reader does not consume all of it."""
         parser = dns.wire.Parser(self._octets[: record.start + record.size], record.start)
         data = reader(parser)
         if parser.remaining():
@@ -199,12 +198,12 @@ class _Message:
 
     @property
     def is_referral(self) -> bool:
-        """Whether an empty answer only points to other servers: this one does not recurse, and knows nothing itself."""
+        """Whether an empty answer only refers to other servers: this one does not recurse and has no data."""
         kinds = {record.kind for record in self._authority}
         return _NS in kinds and _SOA not in kinds and not self.flags & _AUTHORITATIVE
 
     def negative_ttl(self, name: dns.name.Name, ttl: int) -> int:
-        """How long a negative answer holds (RFC 2308 5), 0 if the server does not say."""
+        """The TTL of a negative answer in seconds (RFC 2308 5), 0 without an SOA record."""
         for record in self._authority:
             if record.kind == _SOA and record.rdclass == _INTERNET and name.is_subdomain(record.name):
                 return min(ttl, record.ttl, self.read(record, _soa_minimum))
@@ -256,7 +255,7 @@ def _txt(parser: dns.wire.Parser) -> Record:
 
 
 def _tlsa(parser: dns.wire.Parser) -> Record:
-    octets = parser.get_remaining().ljust(_SHORTEST_TLSA, b"\xff")  # a usage that means nothing
+    octets = parser.get_remaining().ljust(_SHORTEST_TLSA, b"\xff")  # an undefined usage
     return TLSA(octets[0], octets[1], octets[2], octets[_SHORTEST_TLSA:])
 
 
