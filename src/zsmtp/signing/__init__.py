@@ -1,1 +1,1 @@
-"""DKIM signatures, made and verified (RFC 6376). Only ``keys`` touches files; all else is pure."""
+"""Makes and verifies DKIM signatures (RFC 6376). Only ``keys`` accesses files; all other modules are pure."""

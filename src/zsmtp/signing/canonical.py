@@ -1,10 +1,10 @@
 """The canonical forms of header fields and bodies, and the hash of a body in one of them (RFC 6376 3.4).
 
-A signature covers a message in one of two forms: *simple* takes every octet as it stands, *relaxed* tolerates
-changes of blanks and of folding. Neither counts empty lines at the end of a body. :class:`BodyHash` takes a body in
-blocks cut anywhere and keeps two octets of it at most, so one pass over a message gives the hashes for any number of
-signatures; the work is done by the search and replace of ``bytes``. :class:`HeaderFields` has the fields of a header
-block in both forms::
+A signature covers a message in one of two forms: *simple* takes every octet as it stands, *relaxed* tolerates changes
+of blanks and of folding. Neither counts empty lines at the end of a body. :class:`BodyHash` takes a body in blocks cut
+anywhere and buffers two octets of it at most, so one pass over a message gives the hashes for any number of signatures;
+the work is done by the search and replace of ``bytes``. :class:`HeaderFields` has the fields of a header block in both
+forms::
 
     digest = BodyHash(Canonicalization.RELAXED)
     for block in content.chunk_blocks():
@@ -29,7 +29,7 @@ CRLF = b"\r\n"
 
 _LONE_LF = pattern(rb"\n(?<!\r\n)")
 _NO_FIELD = pattern(rb"\n[^ \t:\n][^:\n]*+\n[ \t]")  # a line without a colon, and one that continues it
-_LF, _CR, _TAB, _BLANK = 0x0A, 0x0D, 0x09, 0x20  # asked for as a number, an octet is found in a fifth of the time
+_LF, _CR, _TAB, _BLANK = 0x0A, 0x0D, 0x09, 0x20  # ``in`` finds a number in a fifth of the time of an octet string
 _RUN = b" " * 16
 _EMPTY_LINES = 4096  # of those held back, how many are given to the hash at a time
 
@@ -40,7 +40,7 @@ class Canonicalization(Enum):
     SIMPLE = "simple"
     RELAXED = "relaxed"
 
-    __hash__ = object.__hash__  # each member is the only one of its kind; that of Enum is a function of Python's
+    __hash__ = object.__hash__  # members are compared by identity; Enum's own hash is a slower Python function
 
 
 def single_blanks(text: bytes) -> bytes:
@@ -69,8 +69,8 @@ class BodyHash:
         self._relaxed = form is Canonicalization.RELAXED
         self._hash = sha256()
         self._left = limit
-        self._held = b""  # the end of what came, if what follows decides on it: a blank, a CR, or both
-        self._empty_lines = 0  # line ends that came last, which count only if something follows
+        self._held = b""  # the last octets, if the next ones decide on them: a blank, a CR, or both
+        self._empty_lines = 0  # trailing line ends, which count only if text follows
 
     def feed(self, block: bytes) -> None:
         """Take the next octets of the body, in the form of the wire."""
@@ -95,11 +95,11 @@ class BodyHash:
         self._empty_lines += len(ends) // 2
 
     def finish(self) -> bytes:
-        """The hash of the body, to be asked for once."""
+        """The hash of the body; call it once."""
         rest = self._held.strip(b" ") if self._relaxed else self._held
         if rest:
             self._take_text(self._held)
-        if self.octets or not self._relaxed:  # of a simple body one line end is left, of a relaxed one nothing
+        if self.octets or not self._relaxed:  # an empty body is one line end in simple form, nothing in relaxed form
             self._put(CRLF)
         return self._hash.digest()
 
@@ -127,7 +127,7 @@ def _split_ends(block: bytes, start: int) -> tuple[bytes, bytes]:
     place = max(ends.rfind(b"\r\r"), ends.rfind(b"\n\n")) + 1  # from there on CR and LF alternate
     if ends[place : place + 1] == b"\n":
         place += 1
-    if ends[-1:] == b"\r":  # one that stands alone: the CR of a line end is held back until its LF comes
+    if ends[-1:] == b"\r":  # a lone CR: the CR of a line end is held back until its LF comes
         place = len(ends)
     return block[: start + place], ends[place:]
 
@@ -135,8 +135,8 @@ def _split_ends(block: bytes, start: int) -> tuple[bytes, bytes]:
 def wire_blocks(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """The blocks of one body with each LF made a CRLF and the last line ended; a CR that no LF follows stays.
 
-    For messages that came from elsewhere, as files keep them. What the engine sends is made by ``zsmtp.body.lines``,
-    which leaves no CR alone.
+    For messages from other systems, as stored in files. ``zsmtp.body.lines`` makes the form that the engine sends,
+    without lone CRs.
     """
     held = b""
     line_open = False
@@ -167,10 +167,10 @@ def with_crlf(text: bytes) -> bytes:
 
 
 class HeaderFields:
-    """The fields of one header block by name, in both forms; each form is made when it is first asked for.
+    """The fields of one header block by name, in both forms; each form is made at its first use.
 
-    ``block`` has lines ended by LF and no empty line. Lines that are no fields are no part of any signature.
-    ``internationalised`` tells that there is UTF-8 in it (RFC 6532).
+    ``block`` has lines ended by LF and no empty line. Signatures do not cover lines that are no fields.
+    ``internationalised``: it contains UTF-8 (RFC 6532).
     """
 
     __slots__ = ("_block", "_relaxed", "_simple", "internationalised")
@@ -192,7 +192,7 @@ class HeaderFields:
         return self._simple
 
     def stored(self, name: bytes) -> list[bytes]:
-        """The fields of that name (in lower case) as they stand in the block."""
+        """The fields of that name (in lower case), unchanged."""
         if not self.count(name):
             return []
         return [self._block[start:end] for found, start, _, end in split_fields(self._block) if found == name]
@@ -203,7 +203,8 @@ class HeaderFields:
 
 
 def canonical_field(field: bytes, form: Canonicalization) -> bytes:
-    """One field with LF line ends in a canonical form, without the line end behind it: as a signature covers itself."""
+    """One field with LF line ends in a canonical form, without the line end behind it, as for the signature's own field
+    (3.7)."""
     if form is Canonicalization.SIMPLE:
         return field.removesuffix(b"\n").replace(b"\n", CRLF)
     ((relaxed,),) = _relaxed_fields(field).values()
@@ -220,9 +221,9 @@ def _simple_fields(block: bytes) -> dict[bytes, list[bytes]]:
 def _relaxed_fields(block: bytes) -> dict[bytes, list[bytes]]:
     """All fields relaxed, by work on the whole block (3.4.2).
 
-    A line that is no field gets a name that none has: with a blank in it.
+    A line that is no field gets a name with a blank in it, which no field has.
     """
-    if _NO_FIELD.search(b"\n" + block):  # unfolded, it could look like a field
+    if _NO_FIELD.search(b"\n" + block):  # unfolded, it could be taken for a field
         block = b"".join(block[start:end] for _, start, _, end in split_fields(block))
     if _TAB in block:
         block = block.replace(b"\t", b" ")

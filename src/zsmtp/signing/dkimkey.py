@@ -1,15 +1,15 @@
-"""One key to sign with, as a configuration has it: whose mail, under which selector, from which file.
+"""The configuration of one signing key: its domain, selector and file.
 
-A domain may have several. Keys of different kinds (RSA and Ed25519) sign side by side: a receiver that knows only one
-of them has what it needs (RFC 8463 3). Of keys of one kind the one that became active last signs alone; so a key is
-replaced by naming the next one beside it, with the time from which on it signs::
+A domain may have several. Keys of different kinds (RSA and Ed25519) sign side by side: a receiver that supports only
+one kind can verify (RFC 8463 3). Of keys of one kind the one that became active last signs alone; so a key is replaced
+by naming the next one beside it, with the time from which on it signs::
 
     DKIMKey(domain="example.org", selector="2026a", key_file="/etc/zsmtp/2026a.pem")
     DKIMKey(domain="example.org", selector="2027a", key_file="/etc/zsmtp/2027a.pem",
             activate=datetime(2027, 1, 1, tzinfo=UTC))
 
-The file is read by ``zsmtp.signing.keys``. What cannot be used is a :class:`~zsmtp.errors.ConfigError` that begins with
-the name of the field.
+``zsmtp.signing.keys`` reads the file. An invalid value is a :class:`~zsmtp.errors.ConfigError` that begins with the
+name of the field.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from zsmtp.idn import to_ascii
 from zsmtp.patterns import pattern
 from zsmtp.signing.canonical import Canonicalization
 
-LONGEST = 366 * 86400  # seconds that a signature may be valid; beyond it somebody meant something else
+LONGEST = 366 * 86400  # seconds that a signature may be valid; a longer time is a mistake in the configuration
 
 _FIELD_NAME = pattern(r"[!-9;-~]+")
 _NEVER_SIGNED = frozenset({"return-path", "received", "bcc", "resent-bcc", "dkim-signature"})  # RFC 6376 5.4
@@ -55,9 +55,9 @@ class DKIMKey:
     lifetime: int | None = None
     """Seconds after which a signature is void (``x=``); None: it stays valid."""
     identity: str = ""
-    """What ``i=`` says, ``user@`` or ``@`` with the domain or one below it; "" leaves it out."""
+    """The value of ``i=``, ``user@`` or ``@`` with the domain or one below it; "" omits it."""
     also_sign: tuple[str, ...] = ()
-    """Names of fields to be covered beside the usual ones (``zsmtp.signing.sign``)."""
+    """Names of fields to cover besides the usual ones (``zsmtp.signing.sign``)."""
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -1,16 +1,16 @@
-"""Messages signed where they enter, in a form that no server makes another one of (RFC 6376 5.3).
+"""Signs messages on submission, in a form that no later conversion changes (RFC 6376 5.3).
 
-What may be converted on the way would void a signature, and a message that has one is never converted. So a message
-becomes what the most limited server takes before it is signed: 7-bit content, encoded words in the header, lines within
-their limits (``zsmtp.body.choose``). Where an address in the header needs SMTPUTF8, the header stays, since no server
-without that takes it in any form; what is sealed (RFC 1847) stays as it is. A message is read in blocks; a body that is
-encoded anew is given out in blocks as well::
+A conversion on the way would void a signature, and a signed message is never converted. So a message is converted
+before it is signed, to the form that the most limited server accepts: 7-bit content, encoded words in the header, lines
+within their limits (``zsmtp.body.choose``). If an address in the header needs SMTPUTF8, the header stays, since no
+server without that accepts it in any form; signed or encrypted parts (RFC 1847) stay unchanged. A message is read in
+blocks; a converted body is returned in blocks as well::
 
     signing = MessageSigning(keyring, wanted, time.time)
     choice = signing.choose(header)
     done = choice.sign(header, body) if choice.keys else None
 
-``header`` is a block with LF line ends and has Date and Message-ID already, if they are to be added.
+``header`` is a block with LF line ends; add Date and Message-ID before, if they are missing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from zsmtp.signing.keyring import Keyring, SigningKey
 from zsmtp.signing.sign import Signer, read_header
 
 MAX_HEADER = 1 << 20
-"""Octets in which a whole message must have its header."""
+"""Octets of the longest header of a whole message."""
 
 
 class SignedMessage(NamedTuple):
@@ -40,19 +40,20 @@ class SignedMessage(NamedTuple):
     header: bytes
     """The header block with LF line ends, the signatures in front."""
     body: Callable[[], Iterator[bytes]] | None
-    """The body in blocks with CRLF line ends, where it was encoded anew; None: it stays as it was given."""
+    """The body in blocks with CRLF line ends, if it was converted; None: unchanged."""
     body_size: int
     """Octets of :attr:`body`; 0 if there is none."""
     seen: Examination | None
-    """What there is in the message, where the body stays as it was given; None: it is to be looked at."""
+    """The examination of the message, if the body is unchanged; None: it must be examined."""
     remarks: tuple[str, ...]
-    """What was signed and changed, in words for people."""
+    """Descriptions of signatures and changes, for people."""
 
 
 class SigningChoice(NamedTuple):
-    """The keys to sign one message with; where there are none, ``reason`` says why, for people.
+    """The keys to sign one message with; without any, ``reason`` explains why, for people.
 
-    ``header`` is what they were chosen by, ``signer`` signs a message with just that. ``signing`` has chosen them.
+    ``header`` is the header that they were chosen for, ``signer`` signs a message with this header only. ``signing``
+    made the choice.
     """
 
     keys: tuple[SigningKey, ...]
@@ -62,9 +63,9 @@ class SigningChoice(NamedTuple):
     signing: MessageSigning
 
     def sign(self, header: bytes, body: Source) -> SignedMessage:
-        """Sign the message, once for each choice; ``header`` may have more fields than the one it was made by.
+        """Sign the message, once for each choice; ``header`` may have more fields than the one of the choice.
 
-        A message that no server can take in any form stays as it is, and is refused later. Raises ContentError if the
+        A message that no server accepts in any form stays unchanged, and is refused later. Raises ContentError if the
         body cannot be read.
         """
         return self.signing.sign(header, body, self)
@@ -73,7 +74,7 @@ class SigningChoice(NamedTuple):
 class MessageSigning:
     """Signs with the keys of one configuration.
 
-    ``wanted`` is what content must be like before a server is known, ``clock`` gives seconds since 1970.
+    ``wanted`` is the target that stands for the most limited server, ``clock`` returns seconds since 1970.
     """
 
     __slots__ = ("_clock", "_forms", "keyring")
@@ -89,7 +90,7 @@ class MessageSigning:
         )
 
     def choose(self, header: bytes, *, granted: AbstractSet[str] | None = None) -> SigningChoice:
-        """The keys for a message with this header, or why there are none.
+        """The keys for a message with this header, or the reason why there are none.
 
         ``granted`` are the domains whose keys its sender may use; None: all. Raises SubmissionError for a message with
         more fields than can be signed.
@@ -110,7 +111,7 @@ class MessageSigning:
             block = content.head.removesuffix(CRLF).replace(CRLF, b"\n")
         try:
             signer = choice.signer if block is header else Signer(read_header(block), keys, now=self._clock())
-        except SubmissionError as error:  # fields that were added made them too many
+        except SubmissionError as error:  # too many fields, because of added ones
             return SignedMessage(header, None, 0, seen, (f"not signed: {error}",))
         for octets in content.body_blocks():
             signer.feed(octets)
@@ -133,7 +134,7 @@ class MessageSigning:
 
 
 def sign_whole(signing: MessageSigning, content: Source) -> Iterator[bytes] | None:
-    """The octets of a whole message of this system, signed, in blocks; None if no key is for it.
+    """The octets of a whole message of this system, signed, in blocks; None without a key for it.
 
     Raises ContentError if it cannot be read.
     """

@@ -1,9 +1,9 @@
-"""Which keys sign a message: by the domains of its From, the domains that its sender may sign for, and the time.
+"""Chooses the keys for a message: by the domains of its From, the domains that its sender may sign for, and the time.
 
-A receiver compares the domain of a signature with that of ``From`` (DMARC, RFC 9989), so that is where a key is looked
-for: first under the very domain, then under the nearest one above it whose key signs for ``subdomains``. Of a domain's
-keys of one kind, the one that became active last is chosen. Only keys of domains that are *granted* are used; the
-caller knows which domains a login may sign for::
+A receiver compares the domain of a signature with that of ``From`` (DMARC, RFC 9989), so its domain decides on the key:
+first one of exactly that domain, then of the nearest one above it whose key signs for ``subdomains``. Of a domain's
+keys of one kind, the one that became active last is chosen. Only keys of *granted* domains are used; the caller passes
+the domains that a login may sign for::
 
     choice = keyring.choose(fields, granted={"example.org"}, now=now)
     choice.keys or choice.reason
@@ -28,17 +28,17 @@ from zsmtp.signing.dkimkey import DKIMKey
 from zsmtp.signing.signature import Algorithm, Tags, front
 from zsmtp.signing.tags import quoted
 
-MAX_FROM = 10_000  # octets of a From field that is looked at
-_MAX_FRONTS = 256  # beginnings of signatures that a key remembers
+MAX_FROM = 10_000  # octets of a From field that is parsed
+_MAX_FRONTS = 256  # beginnings of signatures that a key caches
 
 _BETWEEN_MAILBOXES = re.compile(rb"[,;]")
 
 
 class SigningKey:
-    """A key of the configuration with what signs for it.
+    """A key of the configuration with its signing function.
 
-    ``sign`` makes the signature over octets. ``config`` is what the configuration says, ``domain`` the domain in
-    A-labels, ``active_from`` when it becomes active (seconds since 1970). It knows no octets of the private key, and
+    ``sign`` returns the signature over octets. ``config`` is its configuration, ``domain`` the domain in A-labels,
+    ``active_from`` the time when it becomes active (seconds since 1970). It holds no octets of the private key, and
     cannot be pickled.
     """
 
@@ -54,7 +54,7 @@ class SigningKey:
         self._fronts: dict[tuple[bytes, ...], bytes] = {}
 
     def front(self, signed: tuple[bytes, ...], *, utf8: bool) -> bytes:
-        """The beginning of its signature of a message with these fields.
+        """The beginning of the signature field for a message with these fields.
 
         ``utf8``: the message is internationalised, and names in the signature are U-labels then (RFC 8616 5).
         """
@@ -87,7 +87,7 @@ class SigningKey:
 
 
 def _as_written(name: str, *, utf8: bool) -> bytes:
-    """A name in A-labels as a signature has it."""
+    """A name in A-labels in the form for a signature field."""
     if not utf8 or "xn--" not in name:
         return name.encode("ascii")
     import idna
@@ -102,7 +102,7 @@ def _as_written(name: str, *, utf8: bool) -> bytes:
 
 
 class ChosenKeys(NamedTuple):
-    """The keys to sign a message with; where there are none, ``reason`` says why, for people."""
+    """The keys to sign a message with; without any, ``reason`` explains why, for people."""
 
     keys: tuple[SigningKey, ...]
     reason: str = ""
@@ -111,7 +111,7 @@ class ChosenKeys(NamedTuple):
 class Keyring:
     """All keys of one configuration.
 
-    Raises ConfigError if two keys have the same record, or if nothing says which of two keys of one kind signs.
+    Raises ConfigError if two keys have the same record, or if two keys of one kind would sign at the same time.
     """
 
     def __init__(self, keys: Iterable[SigningKey]) -> None:
@@ -133,7 +133,7 @@ class Keyring:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The domains that there are keys of, in lower case and A-labels."""
+        """The domains of the keys, in lower case and A-labels."""
         return tuple(self._keys)
 
     def choose(
@@ -142,8 +142,8 @@ class Keyring:
         """The keys for a message with these fields.
 
         ``granted`` are the domains whose keys may be used, in lower case and A-labels; None: all. ``now`` is in seconds
-        since 1970. A message that comes from several domains is signed for each of them; one that is signed already is
-        signed ``again`` only if that is asked for.
+        since 1970. A message from several domains is signed for each of them; one that is signed already gets no
+        signature unless ``again``.
         """
         if not again and fields.count(b"dkim-signature"):
             return ChosenKeys((), "the message is signed already")
@@ -184,7 +184,7 @@ class Keyring:
         return []
 
     def _reason(self, domain: str, granted: AbstractSet[str] | None, now: float) -> str:
-        """Why there is no key for a domain."""
+        """The reason why there is no key for a domain."""
         shown = escape(domain)
         if granted is not None and self._choose(domain, None, now):
             return f"the sender may not sign for {shown}"

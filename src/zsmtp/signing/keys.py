@@ -1,15 +1,15 @@
-"""Private keys: read from PEM files, made, written; the only part of signing that touches files.
+"""Reads, generates and writes private keys in PEM files; the only part of signing that accesses files.
 
 RSA of 2048 to 4096 bits (RFC 8301 3.2) and Ed25519 (RFC 8463) are taken. :func:`load_keyring` reads the files of a
 configuration before anything is sent: a key that cannot be read, is encrypted, too short, or of another kind is a
-:class:`~zsmtp.errors.ConfigError` that names the file. A file is read once by a process, and again when it has changed.
-A file that everybody on the machine can read is warned of::
+:class:`~zsmtp.errors.ConfigError` that names the file. A process reads a file once, and again when it has changed. It
+warns of a file that all users of the machine can read::
 
     keyring = load_keyring(config.dkim, warn)
     private = generate_key(Algorithm.ED25519_SHA256)
     write_key("/etc/zsmtp/2026a.pem", private)
 
-The octets of a key are in no text: ``repr`` tells kind and size, and a key cannot be pickled.
+The octets of a key are in no text: ``repr`` shows kind and size, and a key cannot be pickled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 MIN_BITS, MAX_BITS = 2048, 4096
-"""Of an RSA key: shorter ones are weak, longer ones no verifier has to take (RFC 8301 3.2)."""
+"""Of an RSA key: shorter ones are weak, and verifiers need not accept longer ones (RFC 8301 3.2)."""
 MAX_FILE = 65_536  # octets of a key file
 
 _OTHERS = stat.S_IROTH | stat.S_IWOTH
@@ -40,7 +40,7 @@ _read: dict[str, tuple[tuple[int, ...], PrivateKey]] = {}
 
 
 class PrivateKey:
-    """A private key that signs. ``public_key`` is what ``p=`` of its record has; ``bits`` is its size."""
+    """A private key that signs. ``public_key`` is the value for ``p=`` of its record; ``bits`` is its size."""
 
     __slots__ = ("_sign", "_source", "algorithm", "bits", "public_key")
 
@@ -65,11 +65,11 @@ class PrivateKey:
             self._sign = lambda octets: sign_hash(sha256(octets).digest())
 
     def sign(self, octets: bytes) -> bytes:
-        """The signature over ``octets``, of which the algorithm takes the hash."""
+        """The signature over ``octets``, which the algorithm hashes."""
         return self._sign(octets)
 
     def pem(self) -> bytes:
-        """The key as a PEM file has it (PKCS #8, RFC 5958), not encrypted."""
+        """The key in PEM (PKCS #8, RFC 5958), not encrypted."""
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
         return self._source.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -82,7 +82,7 @@ class PrivateKey:
 
 
 def load_keyring(keys: Iterable[DKIMKey], warn: Callable[[str], None]) -> Keyring:
-    """Read the files of all keys. Raises ConfigError; ``warn`` gets a sentence on a file that is open to everybody."""
+    """Read the files of all keys. Raises ConfigError; ``warn`` gets a sentence about a file that all users can read."""
     found = []
     for number, key in enumerate(keys):
         try:
@@ -94,14 +94,14 @@ def load_keyring(keys: Iterable[DKIMKey], warn: Callable[[str], None]) -> Keyrin
 
 
 def read_key(path: str, warn: Callable[[str], None]) -> PrivateKey:
-    """The key in a PEM file. Raises ConfigError naming the file and what is wrong with it."""
+    """The key in a PEM file. Raises ConfigError with the file and the error."""
     shown = escape(path)
     try:
-        # A FIFO would keep whoever opens it waiting; to a regular file the flag means nothing.
+        # Opening a FIFO would block; for a regular file the flag has no effect.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigError(f"{shown} cannot be read: {error.strerror}") from None
-    except ValueError:  # a NUL, or what is no text
+    except ValueError:  # a NUL, or not encodable
         raise ConfigError(f"{shown} is not the name of a file") from None
     try:
         found = os.fstat(descriptor)
@@ -129,7 +129,7 @@ def read_key(path: str, warn: Callable[[str], None]) -> PrivateKey:
 
 
 def _parse_key(octets: bytes) -> tuple[str, PrivateKey | None]:
-    """The key in the octets of a PEM file, or what is wrong with them in words that show none of them."""
+    """The key in the octets of a PEM file, or the error, in words that quote none of them."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -162,11 +162,11 @@ def generate_key(algorithm: Algorithm, bits: int = MIN_BITS) -> PrivateKey:
 
 
 def write_key(path: str, private: PrivateKey) -> None:
-    """Write a key to a new file that only its owner can read. Raises OSError; a file that is there stays as it is."""
+    """Write a key to a new file that only its owner can read. Raises OSError; an existing file is not changed."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)  # whatever the umask takes away
+            os.fchmod(descriptor, 0o600)  # independent of the umask
             file.write(private.pem())
             file.flush()
             os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Public keys, as records have them, and signatures held against them (RFC 6376 6.1.3, RFC 8301 3.2, RFC 8463)."""
+"""Parses public keys of records, and verifies signatures with them (RFC 6376 6.1.3, RFC 8301 3.2, RFC 8463)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 MIN_BITS, MAX_BITS = 1024, 8192
-"""Of an RSA key: a signature by a shorter one is worth nothing (RFC 8301 3.2), a longer one takes too much time."""
+"""Of an RSA key: signatures by shorter ones do not count (RFC 8301 3.2), longer ones take too much time."""
 
 
 class PublicKey:
@@ -26,7 +26,7 @@ class PublicKey:
         self.bits = bits
 
     def verifies(self, signature: bytes, octets: bytes) -> bool:
-        """Whether ``signature`` was made over ``octets`` by the private half of the key."""
+        """Whether ``signature`` over ``octets`` was made with the private key."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
         from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -43,7 +43,7 @@ class PublicKey:
 
 
 def read_public_key(record: KeyRecord) -> PublicKey:
-    """The key of a record. Raises ValueError with the reason if it is none, too short, or too long."""
+    """The key of a record. Raises ValueError with the reason if it is invalid, too short, or too long."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey

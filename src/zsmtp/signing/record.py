@@ -1,8 +1,8 @@
 """Key records: the TXT record at ``selector._domainkey.domain`` (RFC 6376 3.6.1, RFC 8463 4).
 
-:func:`parse_record` reads the text of one TXT record, :func:`key_record` makes it for a key of one's own, and
-:func:`zone_entry` writes it as a zone file wants it, in strings of at most 255 octets (RFC 1035 3.3.14). Nothing is
-looked up here: :func:`record_in` takes the answer of a lookup and gives the record, or says why there is none::
+:func:`parse_record` parses the text of one TXT record, :func:`key_record` makes it for a key of this side, and
+:func:`zone_entry` formats it for a zone file, in strings of at most 255 octets (RFC 1035 3.3.14). No lookups are made
+here: :func:`record_in` takes the answer of a lookup and returns the record, or raises the reason why there is none::
 
     record = record_in(answer)
     record.public_key, record.testing
@@ -17,7 +17,7 @@ from zsmtp.records import dataclass
 from zsmtp.signing.signature import Algorithm
 from zsmtp.signing.tags import parse_base64, parse_tags, parse_words, shown
 
-MAX_RECORD = 8192  # octets of a TXT record that is looked at
+MAX_RECORD = 8192  # octets of a TXT record that is parsed
 MAX_STRING = 255  # octets of one string of it
 
 _KEY_TYPES = {algorithm.key_type.encode("ascii"): algorithm for algorithm in Algorithm}
@@ -37,7 +37,7 @@ class KeyRecord:
 
 
 class NoRecord(ValueError):
-    """There is no usable key at a name, and why; ``temporary`` tells that there may be one later."""
+    """There is no usable key at a name; the text is the reason. ``temporary``: there may be one later."""
 
     def __init__(self, reason: str, *, temporary: bool = False) -> None:
         self.temporary = temporary
@@ -45,7 +45,7 @@ class NoRecord(ValueError):
 
 
 def parse_record(text: bytes) -> KeyRecord:
-    """Read the text of one record. Raises ValueError with the reason if it is no key record for mail."""
+    """Parse the text of one record. Raises ValueError with the reason if it is no key record for mail."""
     if len(text) > MAX_RECORD:
         raise ValueError(f"longer than {MAX_RECORD} octets")
     tags = parse_tags(text)
@@ -89,17 +89,17 @@ def record_in(answer: Answer) -> KeyRecord:
 
 
 def key_record(algorithm: Algorithm, public_key: bytes) -> str:
-    """The text to publish for a key."""
+    """The record text to publish for a key."""
     return f"v=DKIM1; k={algorithm.key_type}; p={b64encode(public_key).decode('ascii')}"
 
 
 def strings_of(text: str) -> tuple[str, ...]:
-    """The text of a record in strings of the length that a TXT record allows."""
+    """The text of a record, split into strings of the length that a TXT record allows."""
     return tuple(text[place : place + MAX_STRING] for place in range(0, len(text), MAX_STRING))
 
 
 def zone_entry(name: str, text: str) -> str:
-    """A TXT record as a zone file has it (RFC 1035 5.1)."""
+    """A TXT record in zone file format (RFC 1035 5.1)."""
     quoted = (string.replace("\\", "\\\\").replace('"', '\\"') for string in strings_of(text))
     first, *rest = (f'"{string}"' for string in quoted)
     if not rest:

@@ -1,7 +1,7 @@
-"""Messages signed (RFC 6376 5): from the final form of a message to the fields that are put in front of it.
+"""Signs messages (RFC 6376 5): from the final form of a message to the fields to put in front of it.
 
-What is signed is what leaves: conversions (RFC 6376 5.3), missing fields and line ends come before. Only the header is
-kept in memory; the body passes by in blocks, once for all signatures::
+The form that is sent is signed: convert the message (RFC 6376 5.3), add missing fields and fix line ends before. Only
+the header is kept in memory; the body is read in blocks, once for all signatures::
 
     fields = read_header(header)
     signer = Signer(fields, keyring.choose(fields, granted=None, now=now).keys, now=now)
@@ -9,9 +9,9 @@ kept in memory; the body passes by in blocks, once for all signatures::
         signer.feed(block)
     header = signer.finish() + header
 
-Which fields are covered is said in :data:`SIGNED_FIELDS`. A name stands once more in ``h=`` than there are fields of it
-where adding one would change what readers see (*over-signed*, 5.4.2): a second From makes the signature void. A
-message that has a signature already gets another one only if that is asked for, and is never changed.
+:data:`SIGNED_FIELDS` lists the fields that are covered. If adding a field would change what readers see, ``h=`` has its
+name once more than there are fields of it (*over-signed*, 5.4.2): a second From makes the signature void. A message
+that is signed already gets another signature only on request, and is never changed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from zsmtp.signing.keyring import SigningKey
 from zsmtp.signing.signature import unsigned_field, with_signature
 
 MAX_SIGNED = 500
-"""Names in ``h=``: more fields than this are in no honest message."""
+"""Names in ``h=``: no real message has more fields."""
 
 
 class Cover(Enum):
     """How far a field is covered."""
 
-    EACH = "each"  # the fields there are
-    CLOSED = "closed"  # and if there is one, none may be added
+    EACH = "each"  # the existing fields
+    CLOSED = "closed"  # also, if there is one, none may be added
     ALWAYS = "always"  # none may be added, even if there is none
 
 
@@ -80,11 +80,11 @@ SIGNED_FIELDS: Mapping[bytes, Cover] = MappingProxyType(
 """The fields that are covered, by name in lower case (RFC 6376 5.4.1)."""
 
 
-_Kind = tuple[Canonicalization, tuple[str, ...]]  # form of the header, and fields beside the usual ones
+_Kind = tuple[Canonicalization, tuple[str, ...]]  # form of the header, and fields besides the usual ones
 
 
 class Signer:
-    """Makes the signatures of one message by ``keys``, while its body passes by.
+    """Makes the signatures of one message by ``keys``, while its body is fed in.
 
     ``fields`` are those of its header (:func:`read_header`), ``now`` is in seconds since 1970. Raises SubmissionError
     for a message without From, or with too many fields.
@@ -106,12 +106,12 @@ class Signer:
                 self._covered[kind] = _covered(fields.form(key.header_form), _rules(key.config.also_sign))
 
     def feed(self, block: bytes) -> None:
-        """Take the next octets of the body as they leave: every line ended by CRLF, blocks cut anywhere."""
+        """Process the next octets of the body as sent: every line ended by CRLF, blocks cut anywhere."""
         for body in self._bodies.values():
             body.feed(block)
 
     def finish(self) -> bytes:
-        """The fields to put in front of the header, one for each key, with LF line ends; to be asked for once."""
+        """The fields to put in front of the header, one for each key, with LF line ends; call it once."""
         hashes = {form: body.finish() for form, body in self._bodies.items()}
         made = []
         for key in self._keys:
@@ -130,8 +130,8 @@ class Signer:
 def sign(header: bytes, body: Iterable[bytes], keys: Sequence[SigningKey], *, now: float) -> bytes:
     """The fields to put in front of a whole message, with the line ends of its header.
 
-    ``header`` is the block as stored, without the empty line behind it; ``body`` are the blocks behind that, with any
-    line ends. Raises as :class:`Signer` does.
+    ``header`` is the block as stored, without the empty line behind it; ``body`` is the body in blocks, with any line
+    ends. Raises as :class:`Signer` does.
     """
     signer = Signer(read_header(header), keys, now=now)
     for block in canonical_blocks(body, LineConverter()):
@@ -141,7 +141,7 @@ def sign(header: bytes, body: Iterable[bytes], keys: Sequence[SigningKey], *, no
 
 
 def read_header(header: bytes) -> HeaderFields:
-    """The fields of a header block as it leaves: lone CRs are blanks, empty lines are left out."""
+    """The fields of a header block as sent: lone CRs become blanks, empty lines are removed."""
     return HeaderFields(unified_header(header)[0])
 
 
@@ -169,7 +169,7 @@ def _covered(fields: dict[bytes, list[bytes]], rules: dict[bytes, Cover]) -> tup
 
 @cache
 def _rules(also_sign: tuple[str, ...]) -> dict[bytes, Cover]:
-    """What is covered where the configuration names more fields."""
+    """The cover rules, with further fields of the configuration."""
     return {**SIGNED_FIELDS, **{name.lower().encode("ascii"): Cover.CLOSED for name in also_sign}}
 
 

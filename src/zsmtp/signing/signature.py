@@ -1,10 +1,10 @@
-"""The field DKIM-Signature: read, and written (RFC 6376 3.5, RFC 8301, RFC 8463, RFC 8616 5).
+"""Parses and builds the field DKIM-Signature (RFC 6376 3.5, RFC 8301, RFC 8463, RFC 8616 5).
 
-:func:`parse_signature` reads the value of a field into a :class:`Signature`, or says why it can be none: a required tag
-is missing, the algorithm is one that is no longer believed (``rsa-sha1``), the parts contradict each other. The
-result is consistent; ``zsmtp.signing.verify`` decides whether it is true.
+:func:`parse_signature` parses the value of a field into a :class:`Signature`, or raises the reason why it is invalid: a
+required tag is missing, the algorithm is no longer accepted (``rsa-sha1``), the parts contradict each other. The result
+is consistent; ``zsmtp.signing.verify`` decides whether it verifies.
 
-A field is written in two steps, because a signature covers its own field with an empty ``b=``::
+A field is built in two steps, because a signature covers its own field with an empty ``b=``::
 
     field = unsigned_field(front(tags), body_hash=digest, time=now)
     field = with_signature(field, sign(covered + field))
@@ -33,24 +33,24 @@ from zsmtp.signing.tags import (
 )
 
 FIELD = b"DKIM-Signature"
-HASH_SIZE = 32  # octets of SHA-256, the only hash there is (RFC 8301 3.1)
+HASH_SIZE = 32  # octets of SHA-256, the only hash allowed (RFC 8301 3.1)
 
 _COLUMNS = 78
-_MAX_NAME = 1000  # octets of a domain or a selector before it is looked at; a name has 253
+_MAX_NAME = 1000  # octets of a domain or a selector that is parsed; a name has 253
 _REQUIRED = (b"v", b"a", b"b", b"bh", b"d", b"h", b"s")
 _FIELD_NAME = pattern(rb"[!-9;-~]++")
 _FORMS = {form.value.encode("ascii"): form for form in Canonicalization}
 
 
 class Algorithm(Enum):
-    """How a signature is made; the value is the word of ``a=``."""
+    """The algorithm of a signature; the value is the word of ``a=``."""
 
     RSA_SHA256 = "rsa-sha256"  # PKCS #1 1.5 over the hash (RFC 6376 3.3.2)
     ED25519_SHA256 = "ed25519-sha256"  # PureEdDSA over the hash (RFC 8463 3)
 
     @property
     def key_type(self) -> str:
-        """The word of ``k=`` in the record of the key that it needs."""
+        """The word of ``k=`` in the record of its key."""
         return self.value.partition("-")[0]
 
 
@@ -62,9 +62,9 @@ class Signature:
     """The content of one field.
 
     ``domain`` (``d=``) and ``selector`` (``s=``) are in lower case and A-labels. ``identity`` (``i=``) is decoded,
-    ``@domain`` where the field has none; its domain is ``domain`` or one below it, ``strict_identity`` tells that it is
-    the very same. ``signed`` are the names in ``h=`` in lower case. ``length`` (``l=``) is in octets of the canonical
-    body, None for all of it; ``time`` and ``expires`` (``t=``, ``x=``) are seconds since 1970.
+    ``@domain`` where the field has none; its domain is ``domain`` or one below it; ``strict_identity``: it is
+    ``domain`` itself. ``signed`` are the names in ``h=`` in lower case. ``length`` (``l=``) is in octets of the
+    canonical body, None for all of it; ``time`` and ``expires`` (``t=``, ``x=``) are seconds since 1970.
     """
 
     algorithm: Algorithm
@@ -91,7 +91,7 @@ class Signature:
 
 
 def parse_signature(value: bytes) -> Signature:
-    """Read the value of a DKIM-Signature field. Raises ValueError with the reason if it can be none."""
+    """Parse the value of a DKIM-Signature field. Raises ValueError with the reason if it is invalid."""
     tags = parse_tags(value, utf8=True)
     if tags.get(b"v", b"1") != b"1":
         raise ValueError(f"version {shown(tags[b'v'])} is not known")
@@ -146,7 +146,7 @@ def _parse_forms(words: bytes) -> tuple[Canonicalization, Canonicalization]:
 
 
 def _name(value: bytes) -> str | None:
-    """A domain or selector in lower case and A-labels; None if it has no such form."""
+    """A domain or selector in lower case and A-labels; None if it is invalid."""
     if len(value) > _MAX_NAME or value.endswith(b"."):
         return None
     return to_ascii(value.decode("utf-8", "surrogateescape"))
@@ -189,7 +189,7 @@ def _parse_signed(value: bytes) -> tuple[bytes, ...]:
 
 
 def without_octets(field: bytes) -> bytes:
-    """A whole field with an empty ``b=``: as it was when the signature was made (3.7). Nothing else changes."""
+    """A whole field with an empty ``b=``, as it was signed (3.7). Nothing else changes."""
     name, colon, value = field.partition(b":")
     parts = value.split(b";")
     for index, part in enumerate(parts):
@@ -203,9 +203,9 @@ def without_octets(field: bytes) -> bytes:
 
 
 class Tags(NamedTuple):
-    """What is the same in all signatures of one key over messages with the same fields; octets as they are to stand.
+    """The common part of all signatures by one key over messages with the same fields, as octets for the field.
 
-    ``identity`` is empty where there is to be no ``i=``. ``signed`` are the names for ``h=``, in the order in which
+    ``identity`` is empty for no ``i=``. ``signed`` are the names for ``h=``, in the order in which
     their fields are hashed.
     """
 
@@ -237,7 +237,7 @@ def front(tags: Tags) -> bytes:
 
 
 def unsigned_field(beginning: bytes, *, body_hash: bytes, time: int, expires: int | None = None) -> bytes:
-    """A field that begins so, with an empty ``b=`` at its end: lines ended by LF, but for the last, which is open."""
+    """A field with this beginning and an empty ``b=`` at its end: lines ended by LF, except for the last one."""
     words = b"t=%d;" % time if expires is None else b"t=%d; x=%d;" % (time, expires)
     digest = b"bh=%b;" % b64encode(body_hash)
     gap = b" " if len(words) + len(digest) + 2 <= _COLUMNS else b"\n "

@@ -1,7 +1,7 @@
 """Tag lists: the syntax of signatures and of key records, ``name=value; name=value`` (RFC 6376 3.2).
 
-Both come from strangers. What does not fit the grammar is refused as a whole, as the RFC wants it: a name that stands
-twice, an empty tag between two semicolons, a character that no value may have. Names are case-sensitive::
+Both are untrusted. A list that violates the grammar is refused as a whole, as the RFC requires: a repeated name, an
+empty tag between two semicolons, a character that is not allowed in values. Names are case-sensitive::
 
     parse_tags(b"v=DKIM1; k=rsa; p=MIIB")[b"k"]      # b"rsa"
 """
@@ -15,7 +15,7 @@ from binascii import Error as Base64Error
 from zsmtp.escape import escape
 from zsmtp.patterns import pattern
 
-MAX_LIST = 16_384  # octets of a tag list that is looked at
+MAX_LIST = 16_384  # octets of a tag list that is parsed
 MAX_TAGS = 100
 
 BLANKS = b" \t\r\n"
@@ -30,7 +30,7 @@ _QUOTED = re.compile(rb"=([0-9A-F]{2})")
 def parse_tags(text: bytes, *, utf8: bool = False) -> dict[bytes, bytes]:
     """The tags of a list, values without the blanks around them; blanks inside stay.
 
-    ``utf8``: values may hold UTF-8 (RFC 8616 5). Raises ValueError with the reason if it is no tag list.
+    ``utf8``: values may hold UTF-8 (RFC 8616 5). Raises ValueError with the reason if the list is invalid.
     """
     if len(text) > MAX_LIST:
         raise ValueError(f"longer than {MAX_LIST} octets")
@@ -63,12 +63,12 @@ def is_utf8(octets: bytes) -> bool:
 
 
 def shown(value: bytes | str) -> str:
-    """A piece of somebody else's text, fit for a reason: escaped, and at most 80 characters of it."""
+    """An untrusted text for a reason: escaped, and cut to 80 characters."""
     return escape(value[:80]) + ("..." if len(value) > 80 else "")
 
 
 def unfolded(value: bytes) -> bytes:
-    """A value without any blanks in it."""
+    """A value with its blanks removed."""
     return _FOLDING.sub(b"", value)
 
 

@@ -1,7 +1,7 @@
-"""Verification of DKIM signatures (RFC 6376 6, RFC 8301, RFC 8463): a result and a reason for each.
+"""Verifies DKIM signatures (RFC 6376 6, RFC 8301, RFC 8463), with a result and a reason for each.
 
-Three steps, so that nothing here looks anything up. :func:`signatures_in` reads the fields of a header,
-:func:`key_names` says which TXT records are needed, and :func:`verify` decides, given the answers::
+Three steps, so that lookups stay outside. :func:`signatures_in` parses the fields of a header, :func:`key_names` lists
+the TXT records needed, and :func:`verify` decides, given the answers::
 
     fields, body = read_message(blocks)
     found = signatures_in(fields)
@@ -9,8 +9,8 @@ Three steps, so that nothing here looks anything up. :func:`signatures_in` reads
     for one in verify(fields, found, body, answers, now=now):
         print(one.result.value, one.reason)
 
-A message may carry anything: too many signatures, invalid records, keys of absurd sizes. Nothing raises, and all work
-is bounded.
+Messages and records are untrusted: too many signatures, invalid records, keys of extreme sizes. None of them raises an
+exception, and all work is bounded.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from zsmtp.signing.signature import Signature, parse_signature, without_octets
 
 MAX_HEADER = 1 << 20  # octets of a header block
 MAX_SIGNATURES = 20
-"""Signatures of one message that are verified; the others are not looked at."""
+"""Signatures of one message that are verified; further ones are not parsed."""
 CLOCK_SKEW = 86_400.0
-"""Seconds by which the clock of a signer may be ahead: those that are wrong are often wrong by a time zone."""
+"""Seconds by which the clock of a signer may be ahead: wrong clocks are often wrong by a time zone."""
 
 
 class DKIMResult(Enum):
     """The result for a signature; the value is the word of RFC 8601 2.7.1."""
 
     PASS = "pass"  # noqa: S105 - a word of the standard
-    FAIL = "fail"  # the message was changed, or the signature is false
-    POLICY = "policy"  # it is true, and covers too little or is not valid now
-    TEMPERROR = "temperror"  # the key cannot be looked up now
-    PERMERROR = "permerror"  # it cannot be verified, and never will be
+    FAIL = "fail"  # the message was changed, or the signature is wrong
+    POLICY = "policy"  # it verifies, but covers too little or is not valid now
+    TEMPERROR = "temperror"  # the key lookup failed temporarily
+    PERMERROR = "permerror"  # it can never be verified
 
 
 class FoundSignature(NamedTuple):
-    """One field DKIM-Signature: as it stands in the header (LF line ends), read, or why it cannot be.
+    """One field DKIM-Signature: unchanged from the header (LF line ends), and parsed, or the reason why it is invalid.
 
     ``number`` counts the fields of this name from the top, from 0.
     """
@@ -60,8 +60,8 @@ class FoundSignature(NamedTuple):
 class Verification:
     """The result for one signature. ``reason`` is a sentence for people, empty for ``PASS``.
 
-    ``testing``: its domain only tries DKIM out, and asks to be treated as unsigned (3.6.1).
-    ``bits`` is the size of the key, 0 if there was none to be had.
+    ``testing``: its domain tests DKIM, and its messages should be treated as unsigned (3.6.1). ``bits`` is the size of
+    the key, 0 without one.
     """
 
     found: FoundSignature
@@ -75,7 +75,7 @@ _EMPTY_LINE = pattern(rb"(^|\n)\r?\n")
 
 
 def read_message(blocks: Iterable[bytes]) -> tuple[HeaderFields, Iterator[bytes]]:
-    """The fields of a message that came from elsewhere, and its body, which is read while it is iterated over.
+    """The fields of a message from another system, and its body, which is read lazily.
 
     Line ends may be CRLF or LF. Raises ContentError for a header of more than ``MAX_HEADER`` octets.
     """
@@ -102,7 +102,7 @@ def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def signatures_in(fields: HeaderFields) -> tuple[FoundSignature, ...]:
-    """All fields DKIM-Signature, from the top; of those beyond ``MAX_SIGNATURES`` none is read."""
+    """All fields DKIM-Signature, from the top; those beyond ``MAX_SIGNATURES`` are not parsed."""
     found = []
     for number, field in enumerate(fields.stored(b"dkim-signature")):
         signature, problem = None, f"more than {MAX_SIGNATURES} signatures"
@@ -131,8 +131,8 @@ def verify(
     """The result for each of the signatures ``found`` in ``fields``.
 
     ``body`` are the blocks of the body in the form of the wire, read once. ``answers`` has the answer to the TXT query
-    for each of :func:`key_names`; a name that is missing could not be looked up. ``now`` is in seconds since 1970.
-    Raises what reading ``body`` raises, and nothing else.
+    for each of :func:`key_names`; a missing name counts as a failed lookup. ``now`` is in seconds since 1970. Raises
+    only what reading ``body`` raises.
     """
     found = tuple(found)
     bodies: dict[tuple[Canonicalization, int | None], BodyHash] = {}
@@ -214,7 +214,7 @@ def _covered(fields: HeaderFields, one: FoundSignature, signature: Signature) ->
 
 
 def _policy(fields: HeaderFields, signature: Signature, size: int, now: float) -> str:
-    """Why a true signature is not to be relied upon; empty if it is."""
+    """The reason why a valid signature does not count; empty if it counts."""
     if signature.expires is not None and signature.expires < now:
         return "the signature has expired (x=)"
     if signature.time is not None and signature.time > now + CLOCK_SKEW:

@@ -1,1 +1,1 @@
-"""TLS for mail: which protection a session must have, who the peer is, and whether that is enough."""
+"""TLS for mail: what a session must provide, what the handshake shows of the peer, and whether that is enough."""

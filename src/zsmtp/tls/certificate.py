@@ -1,11 +1,10 @@
-"""What a peer's certificate says of itself, read from its DER form (RFC 5280 4.1, ITU-T X.690).
+"""Parses a peer's certificate from its DER form, without verifying it (RFC 5280 4.1, ITU-T X.690).
 
-Three readers need it: the logs (who is that, issued by whom, valid until when), the rules that match names
-(``zsmtp.tls.names``) and the rules that match keys (``zsmtp.tls.dane``, fingerprints). The last two need the octets of
-the subject public key exactly as they stand in the certificate, which libraries that decode and encode again do not
-promise; and DANE-EE must accept certificates that a strict library refuses to load. So this is a small reader of its
-own: definite lengths, everything within bounds, ValueError for whatever does not fit. It verifies nothing: signatures
-and chains are the business of ``zsmtp.tls.chain``::
+It has three users: the logs (subject, issuer, validity), the rules that match names (``zsmtp.tls.names``) and the rules
+that match keys (``zsmtp.tls.dane``, fingerprints). The last two need the octets of the subject public key exactly as
+they stand in the certificate, which libraries that decode and encode again do not promise; and DANE-EE must accept
+certificates that a strict library refuses to load. So this is a small parser of its own: definite lengths, all bounds
+checked, ValueError for any violation. It verifies nothing: ``zsmtp.tls.chain`` verifies signatures and chains::
 
     certificate = read_certificate(der)
     certificate.dns_names, certificate.not_after, certificate.public_key
@@ -69,12 +68,12 @@ _HASHES = {_SHA2 + b"\x01": "sha256", _SHA2 + b"\x02": "sha384", _SHA2 + b"\x03"
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """One certificate as read, nothing of it verified.
+    """One certificate as parsed, unverified.
 
     ``public_key`` is the DER of SubjectPublicKeyInfo. ``subject`` and ``issuer`` are texts for people, most specific
     attribute first, free of control characters. ``dns_names`` and ``ip_addresses`` (canonical text) come from
-    subjectAltName, ``common_names`` from the subject; names are as they stand, and a hostile one may hold anything.
-    The times are seconds since 1970. ``self_issued`` tells that issuer and subject are the same name.
+    subjectAltName, ``common_names`` from the subject; names are unchecked: a hostile one may hold any characters.
+    The times are seconds since 1970. ``self_issued``: issuer and subject are the same name.
     ``signature_hash`` is the ``hashlib`` name of the hash under the signature, "" if there is none or it is unknown.
     """
 
@@ -92,7 +91,7 @@ class Certificate:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names of the peer in it, for people: subjectAltName, or else the common names."""
+        """All names of the peer, for people: subjectAltName, or else the common names."""
         return tuple(map(escape, self.dns_names + self.ip_addresses or self.common_names))
 
 
@@ -105,9 +104,9 @@ class _Element(NamedTuple):
     end: int
 
 
-@lru_cache(64)  # a peer shows the same one on every connection
+@lru_cache(64)  # a peer sends the same one on every connection
 def read_certificate(der: bytes) -> Certificate:
-    """Read one certificate. Raises ValueError for what is none."""
+    """Parse one certificate. Raises ValueError if the octets are none."""
     if len(der) > MAX_CERTIFICATE:
         raise ValueError("certificate too large")
     outer = _read(der, 0, len(der), _SEQUENCE)
@@ -191,7 +190,7 @@ def _children(data: bytes, parent: _Element, *, at_least: int) -> list[_Element]
 
 
 def _time(data: bytes, element: _Element) -> int:
-    """UTCTime and GeneralizedTime in the one form certificates may use (RFC 5280 4.1.2.5)."""
+    """UTCTime and GeneralizedTime in the only form allowed in certificates (RFC 5280 4.1.2.5)."""
     digits = data[element.start : element.end - 1].decode("latin-1")
     if element.tag == _UTC_TIME and len(digits) == 12:
         digits = ("19" if digits >= "50" else "20") + digits
@@ -215,7 +214,7 @@ def _attributes(data: bytes, name: _Element) -> list[tuple[bytes, str]]:
 
 
 def _shown(attributes: list[tuple[bytes, str]]) -> str:
-    """``CN=mx.example.org, O=Example`` (RFC 4514 in spirit), fit for a log."""
+    """``CN=mx.example.org, O=Example`` (similar to RFC 4514), escaped for logs."""
     words = [f"{_ATTRIBUTES.get(oid) or 'OID.' + _dotted(oid)}={escape(text)}" for oid, text in reversed(attributes)]
     return ", ".join(words)[:_MAX_NAME_TEXT]
 

@@ -1,13 +1,13 @@
-"""Is there a way from a certificate to a trust anchor? Path validation (RFC 5280 6), at a time that is an argument.
+"""Path validation: is there a path from a certificate to a trust anchor at a given time? (RFC 5280 6)
 
-The peer sends its own certificate and, in any order and with whatever else, those it takes for the way up. The anchors
+The peer sends its own certificate and, in any order and mixed with unrelated ones, those of the issuers. The anchors
 are a set of CA certificates (``zsmtp.tls.context`` loads the system's), or, under DANE-TA, what the domain's TLSA
 records name: any certificate may be one, self-signed or not. Building the path, signatures, dates, basic constraints
-and name constraints are the work of ``cryptography``, imported with the first chain that is to be verified. Added
-here: the extended key usage must allow servers, a CA's key usage must allow signing, and no RSA key on the way may be
-shorter than 2048 bits. Keys and signatures are held to what public CAs may use: RSA and ECDSA, SHA-2 and better.
+and name constraints are the work of ``cryptography``, imported with the first chain to verify. Added here: the extended
+key usage must allow servers, a CA's key usage must allow signing, and no RSA key on the path may be shorter than 2048
+bits. Keys and signatures must use algorithms that public CAs may use: RSA and ECDSA, SHA-2 and better.
 
-Names are compared elsewhere (``zsmtp.tls.names``); revocation is not looked at, as is usual between mail servers::
+``zsmtp.tls.names`` compares names; revocation is not checked, as is usual between mail servers::
 
     verdict = verify_chain(facts.chain, anchors, now)
     verdict.problem, verdict.text      # None, "issued by CN=Example Root CA"
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
     from cryptography.x509.verification import ExtensionPolicy, Store
 
 MAX_CHAIN = 20
-"""Certificates sent by the peer that are looked at."""
+"""Certificates sent by the peer that are used."""
 
 MIN_RSA_BITS = 2048
 
-_NO_PATH = "no interior errors"  # how the library says that nobody is known who could have issued a certificate
-_TOO_DEEP = "max depth"  # what it says as well, having gone round a root that was sent along and that nobody knows
+_NO_PATH = "no interior errors"  # the library's words if no issuer of a certificate is known
+_TOO_DEEP = "max depth"  # also its words after a loop through an unknown root that the peer sent
 _MAX_DEPTH = 8  # certificates between leaf and anchor that it allows
 _NOT_NOW = "not valid at validation time"
 
 
 @dataclass(frozen=True, slots=True)
 class ChainVerdict:
-    """What came of it: ``problem`` is None if a path was found; ``text`` says more, for people, in one line."""
+    """The result: ``problem`` is None if a path was found; ``text`` explains it to people in one line."""
 
     problem: TLSProblem | None
     text: str
 
 
 class TrustAnchors:
-    """A set of certificates to trust. Those that cannot be read are left out; ``size`` tells how many are in."""
+    """A set of certificates to trust. Unreadable ones are skipped; ``size`` is their number."""
 
     def __init__(self, certificates: Iterable[bytes]) -> None:
         """``certificates`` in DER."""
@@ -62,9 +62,9 @@ class TrustAnchors:
 
 
 def verify_chain(chain: Sequence[bytes], anchors: TrustAnchors, now: float) -> ChainVerdict:
-    """Whether the first certificate of ``chain`` goes back to an anchor, at ``now`` (seconds since 1970).
+    """Whether the first certificate of ``chain`` has a path to an anchor at ``now`` (seconds since 1970).
 
-    Never raises for what the certificates hold.
+    Never raises because of the certificates.
     """
     if not chain:
         return ChainVerdict(TLSProblem.CERTIFICATE_NOT_TRUSTED, "the peer has no certificate")
@@ -76,7 +76,7 @@ def verify_chain(chain: Sequence[bytes], anchors: TrustAnchors, now: float) -> C
         return ChainVerdict(TLSProblem.CERTIFICATE_NOT_TRUSTED, "the certificate cannot be read")
     try:
         path = _find_path(leaf, [other for other in others if other is not None], anchors.store, now)
-    except Exception as error:  # a hostile certificate may make the library raise what it likes: it is not trusted
+    except Exception as error:  # a hostile certificate may make the library raise anything: it is not trusted
         return _diagnosed(sent, str(error), now)
     anchor = escape(path[-1].subject.rfc4514_string())
     return ChainVerdict(None, f"issued by {anchor}" if len(path) > 1 else "trusted itself")
@@ -93,14 +93,14 @@ def _find_path(
     _check_key(leaf)
     for_ca, for_leaf = _extension_policies()
     builder = PolicyBuilder().store(store).time(datetime.fromtimestamp(now, UTC))
-    # Names are none of the verifier's business here, and only the one for clients lets them be.
+    # Names are not checked here, and only the verifier for clients does not check them.
     verifier = builder.extension_policies(ca_policy=for_ca, ee_policy=for_leaf).build_client_verifier()
     return verifier.verify(leaf, others).chain
 
 
 @lru_cache(maxsize=1)
 def _extension_policies() -> tuple[ExtensionPolicy, ExtensionPolicy]:
-    """What extensions are held to, for CAs and for the peer's own certificate: RFC 5280 rather than browsers' rules."""
+    """The extension rules for CAs and for the peer's own certificate: those of RFC 5280, not those of browsers."""
     from cryptography import x509
     from cryptography.x509.verification import Criticality, ExtensionPolicy
 
@@ -128,7 +128,7 @@ def _check_signing(policy: Any, certificate: x509.Certificate, usage: x509.KeyUs
 
 
 def _check_key(leaf: x509.Certificate) -> None:
-    """The library looks at the keys of issuers only."""
+    """Check the leaf's key: the library only checks the keys of issuers."""
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
     key = leaf.public_key()
@@ -139,16 +139,16 @@ def _check_key(leaf: x509.Certificate) -> None:
 def _load(der: bytes) -> x509.Certificate | None:
     from cryptography import x509
 
-    with warnings.catch_warnings():  # old roots have oddities that are not the administrator's to mend
+    with warnings.catch_warnings():  # the administrator cannot correct the defects of old roots
         warnings.simplefilter("ignore")
         try:
             return x509.load_der_x509_certificate(der)
-        except Exception:  # not only ValueError: a version that is none has an exception of its own
+        except Exception:  # not only ValueError: an invalid version has an exception of its own
             return None
 
 
 def _diagnosed(sent: Sequence[bytes], words: str, now: float) -> ChainVerdict:
-    """Why there is no path, in words that name the certificate at fault where it can be told."""
+    """The reason why there is no path; names the certificate at fault if it is known."""
     try:
         leaf = read_certificate(sent[0])
     except ValueError:
@@ -173,7 +173,7 @@ def _diagnosed(sent: Sequence[bytes], words: str, now: float) -> ChainVerdict:
 
 
 def _highest_issuer(leaf: Certificate, others: Iterable[bytes]) -> str:
-    """The issuer that the chain leads to and that nobody knows."""
+    """The unknown issuer at the end of the chain."""
     known: dict[str, Certificate] = {}
     for der in others:
         try:

@@ -1,16 +1,16 @@
-"""What OpenSSL needs before a handshake, and the CA certificates to judge chains with: built once per process.
+"""Builds OpenSSL contexts for handshakes and loads the CA certificates, once per process.
 
-A context depends only on :class:`ContextOptions`, a value; asking again for the same options gives the same object.
-It verifies nothing (the verdict comes after the handshake, from ``zsmtp.tls.judgement``), so it loads no CA
-certificates: those are read on the first chain that is to be verified, and kept. For HTTPS there is no judgement
-afterwards: a context of :class:`WebContextOptions` verifies in the handshake::
+A context depends only on :class:`ContextOptions`, a value; the same options give the same object. It verifies nothing
+(``zsmtp.tls.judgement`` gives the verdict after the handshake), so it loads no CA certificates: those are read for the
+first chain to verify, and kept. HTTPS has no judgement afterwards: a context of :class:`WebContextOptions` verifies in
+the handshake::
 
     context = client_context(ContextOptions(certificates=(ClientCertificate("cert.pem", "key.pem"),)))
     anchors = trust_anchors("", "")        # the system's CA certificates
 
-The protocol floor is TLS 1.2 unless something else is asked for (RFC 8996, RFC 9325 3.1.1). Opportunistic TLS is
-glad of any key exchange, since the alternative is clear text (RFC 7435); where TLS is required, keys and ciphers must
-reach 112 bits of strength (OpenSSL's security level 2).
+The minimum protocol is TLS 1.2 unless configured otherwise (RFC 8996, RFC 9325 3.1.1). Opportunistic TLS accepts any
+key exchange, since the alternative is clear text (RFC 7435); where TLS is required, keys and ciphers must reach 112
+bits of strength (OpenSSL's security level 2).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import ssl
 
 MIN_PROTOCOLS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
-"""The words for a protocol floor, lowest first."""
+"""The words for a minimum protocol, lowest first."""
 
 SYSTEM_CA_FILES = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -40,7 +40,7 @@ SYSTEM_CA_FILES = (
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )
-"""Where systems keep all CA certificates in one file; looked at if OpenSSL's own default is not there."""
+"""Files with all CA certificates of common systems; tried if OpenSSL's own default does not exist."""
 
 MAX_CA_FILE = 16 << 20  # octets
 MAX_CA_FILES = 4096  # files of one directory
@@ -49,14 +49,14 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s(.*?)-----END CERTIFICATE-----
 
 
 class Strength(Enum):
-    """How choosy a handshake is about algorithms; the value is OpenSSL's security level."""
+    """The minimum strength of algorithms in a handshake; the value is OpenSSL's security level."""
 
-    OPPORTUNISTIC = 0  # anything beats clear text
+    OPPORTUNISTIC = 0  # any algorithm is better than clear text
     MANDATORY = 2
 
     @classmethod
     def of(cls, level: Level) -> Strength:
-        """What a requirement's level calls for."""
+        """The strength that a requirement's level needs."""
         return cls.OPPORTUNISTIC if level in (Level.NONE, Level.MAY) else cls.MANDATORY
 
 
@@ -70,11 +70,11 @@ class ClientCertificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextOptions:
-    """All that a context depends on.
+    """The options of a context.
 
-    ``min_protocol`` is one of ``MIN_PROTOCOLS``. ``ciphers`` is a cipher list as OpenSSL reads it (for TLS 1.2 and
-    below); "" is its default, without suites that authenticate nobody. ``certificates`` are offered to servers that
-    ask: one of each kind of key.
+    ``min_protocol`` is one of ``MIN_PROTOCOLS``. ``ciphers`` is an OpenSSL cipher list (for TLS 1.2 and below); "" is
+    its default, without anonymous suites. ``certificates`` are offered to servers that request one: one for each type
+    of key.
     """
 
     min_protocol: str = "TLSv1.2"
@@ -128,12 +128,12 @@ def _judged_context(options: ContextOptions) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # set by some builds of Python: truncation is to be noticed
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # set by some builds of Python: truncation must be detected
     if options.min_protocol not in MIN_PROTOCOLS:
         raise ConfigError(f"not a protocol: {options.min_protocol!r}; known: {' '.join(MIN_PROTOCOLS)}")
     level = options.strength.value
     if MIN_PROTOCOLS.index(options.min_protocol) < MIN_PROTOCOLS.index("TLSv1.2"):
-        level = 0  # OpenSSL 3 has no TLS 1.0 and 1.1 above it
+        level = 0  # OpenSSL 3 supports TLS 1.0 and 1.1 at this level only
     ciphers = options.ciphers or "DEFAULT:!aNULL:!eNULL"
     if "@SECLEVEL" not in ciphers.upper():
         ciphers = f"{ciphers}:@SECLEVEL={level}"
@@ -141,7 +141,7 @@ def _judged_context(options: ContextOptions) -> ssl.SSLContext:
         context.set_ciphers(ciphers)
     except ssl.SSLError as error:
         raise ConfigError(f"the cipher list {options.ciphers!r} selects no cipher") from error
-    with warnings.catch_warnings():  # who asks for an old protocol knows that it is old
+    with warnings.catch_warnings():  # the administrator has chosen the old protocol
         warnings.simplefilter("ignore", DeprecationWarning)
         name = options.min_protocol.replace(".", "_")
         context.minimum_version = ssl.TLSVersion[name]
@@ -151,12 +151,12 @@ def _judged_context(options: ContextOptions) -> ssl.SSLContext:
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: ClientCertificate) -> None:
-    def no_password() -> bytes:  # without it OpenSSL would ask the terminal, and wait
+    def no_password() -> bytes:  # without it OpenSSL would prompt on the terminal, and wait
         raise ConfigError(f"the key in {certificate.key_file or certificate.certificate_file} is encrypted")
 
     key_file = certificate.key_file or certificate.certificate_file
     for path in (certificate.certificate_file, key_file):
-        try:  # OpenSSL does not say which of the two files it could not open
+        try:  # OpenSSL's error does not name the file that it could not open
             with open(path, "rb"):
                 pass
         except OSError as error:
@@ -170,9 +170,9 @@ def _load_certificate(context: ssl.SSLContext, certificate: ClientCertificate) -
 
 @lru_cache(maxsize=16)
 def trust_anchors(ca_file: str, ca_path: str) -> TrustAnchors:
-    """The CA certificates of a PEM file and of a directory with hashed names; both "": those of the system.
+    """The CA certificates of a PEM file and of a directory with hashed names; both "": the system's.
 
-    Raises ConfigError if a file or directory that was named cannot be read, or holds no certificate at all.
+    Raises ConfigError if a named file or directory cannot be read, or holds no certificate.
     """
     if not ca_file and not ca_path:
         return TrustAnchors(_system_certificates())
@@ -191,7 +191,7 @@ def trust_anchors(ca_file: str, ca_path: str) -> TrustAnchors:
 
 
 def _system_certificates() -> Iterable[bytes]:
-    """What the system trusts; nothing if that cannot be found, which every verdict will then tell."""
+    """The system's CA certificates; none if they are not found, and every verdict then reports it."""
     import ssl
 
     paths = ssl.get_default_verify_paths()
@@ -213,12 +213,12 @@ def _read_directory(path: str) -> Iterator[bytes]:
     for name in names[:MAX_CA_FILES]:
         try:
             yield from _read_pem(os.path.join(path, name))
-        except OSError:  # a link that leads nowhere spoils nothing
+        except OSError:  # a dangling link is skipped
             continue
 
 
 def _read_pem(path: str) -> list[bytes]:
-    """The certificates of a PEM file in DER; what is around them, and whatever is none, is passed over."""
+    """The certificates of a PEM file in DER; other text and invalid ones are skipped."""
     with open(path, "rb") as file:
         text = file.read(MAX_CA_FILE)
     found = []

@@ -1,7 +1,7 @@
-"""What a handshake agreed on and whom it met: the facts that rules judge and logs tell.
+"""The facts of a handshake, parameters and peer's certificates, for the rules and for the logs.
 
-``zsmtp.net.tlslayer`` states them, ``zsmtp.tls.judgement`` compares them with what was required. The chain is kept as
-it came, leaf first and unverified; nothing here says that the peer is who it claims to be.
+``zsmtp.net.tlslayer`` collects them, ``zsmtp.tls.judgement`` compares them with the requirement. The chain is kept as
+received, leaf first and unverified; the facts do not prove the peer's identity.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from zsmtp.tls.certificate import Certificate, read_certificate
 _MAX_NAMES = 6  # names of a certificate shown in one line
 
 
-@dataclass(frozen=True)  # without slots: what is read of the certificate is kept with it
+@dataclass(frozen=True)  # without slots: the parsed certificate is cached on it
 class TLSFacts:
     """One handshake. ``protocol`` is ``TLSv1.3`` and the like, ``cipher`` the suite's name in OpenSSL's spelling.
 
-    ``bits`` is the strength of the cipher. ``key_exchange`` is a group (``x25519``), or ``RSA``; "" if it could not be
-    seen. ``server_name`` is the name asked for (SNI, RFC 6066 3), "" if none was. ``chain`` are the peer's
-    certificates in DER as they came, leaf first; for a ``resumed`` session those of the handshake it goes back to.
-    The peer's own certificate is read once, when it is first asked for, however many messages go over the session.
+    ``bits`` is the strength of the cipher. ``key_exchange`` is a group (``x25519``), or ``RSA``; "" if unknown.
+    ``server_name`` is the name sent (SNI, RFC 6066 3), "" if none was. ``chain`` are the peer's certificates in DER as
+    received, leaf first; for a ``resumed`` session those of its full handshake. The peer's own certificate is parsed
+    once per session, at its first use.
     """
 
     protocol: str

@@ -1,15 +1,15 @@
-"""Is the session what was required? The verdict on a handshake, before anything is said over it.
+"""Decides whether a session meets its requirement, after the handshake and before any envelope is sent.
 
-The handshake itself verifies nothing: it agrees on keys with whoever is there and keeps the certificates. Then
-:func:`judge` holds the facts against the requirement, and only a judgement that is ``ok`` lets the envelope be sent.
-That keeps all rules in one place, for every level alike, and lets a failure be told in words that name it::
+The handshake itself verifies nothing: it agrees on keys with any peer and keeps the certificates. Then :func:`judge`
+compares the facts with the requirement, and the envelope is sent only after a judgement that is ``ok``. That keeps the
+rules of all levels in one place, and gives each failure a specific message::
 
     judgement = judge(requirement, facts, now=time.time(), anchors=lambda: trust_anchors("", ""))
     judgement = without_tls(requirement, Problem.STARTTLS_NOT_SUPPORTED, "STARTTLS is not offered")
 
-Under DANE-EE neither names nor dates count (RFC 7672 3.1.1): the signed zone says which key is current. Under DANE-TA
-the chain must be valid up to the certificate that a record names, and the name must be right (3.1.2, 3.2.3). MTA-STS
-wants chain and subjectAltName (RFC 8461 4.1).
+Under DANE-EE neither names nor dates count (RFC 7672 3.1.1): the signed zone names the current key. Under DANE-TA the
+chain must be valid up to the certificate that a record names, and the name must be right (3.1.2, 3.2.3). MTA-STS
+requires chain and subjectAltName (RFC 8461 4.1).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from zsmtp.tls.names import matching_name
 from zsmtp.tls.policy import Barred, Level, Requirement
 from zsmtp.tls.problem import TLSProblem
 
-_MAX_NAMES = 6  # names of a certificate told when none fits
+_MAX_NAMES = 6  # names of a certificate in the message if none matches
 
 
 class Verified(Enum):
-    """How the peer was found to be the right one."""
+    """How the peer was authenticated."""
 
     NOT = "not verified"
     FINGERPRINT = "fingerprint"
@@ -44,10 +44,10 @@ class Verified(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict. ``ok``: mail may be sent over this session. ``text`` says why, for people, in one line.
+    """The verdict. ``ok``: mail may be sent over this session. ``text`` is the reason, for people, in one line.
 
-    ``problem`` is set if and only if it is not ok. ``trial`` is the verdict on a requirement that is not enforced
-    (MTA-STS in testing mode), to be reported; None if there is none.
+    ``problem`` is set if and only if it is not ok. ``trial`` is the verdict on a requirement that is reported and not
+    enforced (MTA-STS in testing mode); None without one.
     """
 
     ok: bool
@@ -64,9 +64,9 @@ class Judgement:
 
 
 def judge(requirement: Requirement, facts: TLSFacts, *, now: float, anchors: Callable[[], TrustAnchors]) -> Judgement:
-    """Hold a handshake against what was required. ``now`` in seconds since 1970.
+    """Compare a handshake with the requirement. ``now`` in seconds since 1970.
 
-    ``anchors`` gives the CA certificates to trust; it is called only if a chain must be verified with them.
+    ``anchors`` returns the CA certificates to trust; it is called only if a chain must be verified with them.
     """
     judgement = _judge(requirement, facts, now, anchors)
     trial = requirement.trial

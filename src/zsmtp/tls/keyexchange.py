@@ -1,8 +1,8 @@
-"""Which key exchange a handshake used, read from the server's first flight (RFC 8446 4.1.3, RFC 8422 5.4).
+"""Reads the key exchange of a handshake from the server's first flight, for logs (RFC 8446 4.1.3, RFC 8422 5.4).
 
-OpenSSL knows, but Python does not hand it out before 3.15; the server however says it in clear, so it is read from the
-octets on their way in. TLS 1.3 names the group in the ``key_share`` of ServerHello, TLS 1.2 in ServerKeyExchange. This
-is for the logs only: nothing is decided by it, and whatever is odd or cut off leaves it unknown::
+Python does not expose OpenSSL's value before 3.15, but the server sends it in clear, so it is parsed from the received
+octets. TLS 1.3 names the group in the ``key_share`` of ServerHello, TLS 1.2 in ServerKeyExchange. No decision depends
+on it: with malformed or truncated octets it stays unknown::
 
     watcher = KeyExchangeWatcher()
     watcher.receive_data(octets)
@@ -41,7 +41,7 @@ _CURVES_OF_12 = {26: "brainpoolP256r1", 27: "brainpoolP384r1", 28: "brainpoolP51
 
 
 class KeyExchangeWatcher:
-    """Watches what the server sends until the key exchange is known or can no longer be."""
+    """Parses the server's octets until the key exchange is known or cannot be found any more."""
 
     def __init__(self) -> None:
         self._records = bytearray()
@@ -50,17 +50,17 @@ class KeyExchangeWatcher:
         self._group = 0
         self._key_exchange = b""
         self.done = False
-        """Whether further octets would tell nothing."""
+        """Whether further octets are of no use."""
 
     def receive_data(self, data: bytes) -> None:
-        """Take octets of the server's side of the stream, from its first one on. Never raises for what they are."""
+        """Process octets that the server sent, from the first one on. Never raises because of them."""
         if self.done:
             return
         self._seen += len(data)
         self._records += data
         while len(self._records) >= 5 and not self.done:
             size = int.from_bytes(self._records[3:5], "big")
-            if self._records[0] != _HANDSHAKE:  # whatever comes now is encrypted, or an alert
+            if self._records[0] != _HANDSHAKE:  # what follows is encrypted, or an alert
                 self._finish()
                 return
             if len(self._records) < 5 + size:
@@ -82,7 +82,7 @@ class KeyExchangeWatcher:
         if cipher.startswith("DHE-") and len(body) >= 2:
             prime = body[2 : 2 + int.from_bytes(body[:2], "big")].lstrip(b"\0")
             return f"DH {8 * len(prime)} bits"
-        if cipher.startswith(("AES", "CAMELLIA", "DES", "ARIA")):  # OpenSSL names no method where it is RSA
+        if cipher.startswith(("AES", "CAMELLIA", "DES", "ARIA")):  # OpenSSL's names omit the method RSA
             return "RSA"
         return ""
 

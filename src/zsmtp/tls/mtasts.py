@@ -1,15 +1,14 @@
-"""MTA-STS: a domain's word, fetched over HTTPS, that its exchangers have TLS and true certificates (RFC 8461).
+"""MTA-STS: a domain's policy, fetched over HTTPS, that its exchangers have TLS and valid certificates (RFC 8461).
 
-The domain says with a TXT record at ``_mta-sts.`` that there is a policy, and under which id (3.1); the policy itself
-is a small text at ``https://mta-sts.<domain>/.well-known/mta-sts.txt`` (3.2, 3.3). It is kept for ``max_age`` seconds,
-because that is what protects: who can keep the record or the text from being read today must not undo what was learned
-yesterday. So every failure keeps the policy that is known, and only its age ends it.
+A TXT record at ``_mta-sts.`` of the domain announces the policy and its id (3.1); the policy itself is a small text at
+``https://mta-sts.<domain>/.well-known/mta-sts.txt`` (3.2, 3.3). It is cached for ``max_age`` seconds, which is the
+protection: an attacker who blocks the record or the text today must not disable the policy fetched yesterday. So a
+cached policy survives every failure, and only its age ends it.
 
-:func:`find_policy` awaits effects: ``Query`` for lookups and ``FetchPolicy`` for the one GET. It takes what is cached
-as an argument and returns what applies and what is to be cached. The clock is an argument. :func:`policy_of` is the
-same around a cache: it awaits ``RecallPolicy`` before and ``KeepPolicy`` after.
-Whether an exchanger may be used is :meth:`STSPolicy.matches`; what follows from a mode is for ``zsmtp.tls.policy``.
-DANE goes first where both are there (RFC 8461 2).
+:func:`find_policy` awaits effects: ``Query`` for lookups and ``FetchPolicy`` for the one GET. It takes the cache entry
+as an argument and returns the policy that applies and the new cache entry. The clock is an argument. :func:`policy_of`
+adds the cache: it awaits ``RecallPolicy`` before and ``KeepPolicy`` after. :meth:`STSPolicy.matches` decides whether an
+exchanger may be used; ``zsmtp.tls.policy`` applies the mode. DANE takes precedence over MTA-STS (RFC 8461 2).
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from zsmtp.tls.tlsrpt import AppliedPolicy, PolicyType
 
 MAX_POLICY = 64 * 1024  # octets of a policy text
 MAX_RECORD = 4096  # octets of a TXT record
-MAX_AGE = 31_557_600  # seconds; what a policy may ask for at most
+MAX_AGE = 31_557_600  # seconds; the largest max_age of a policy
 MAX_PATTERNS = 500  # of exchangers in a policy
 MAX_ADDRESSES = 4  # of the policy host that are tried
-RETRY = 300  # seconds between attempts to fetch after one failed (5.1 asks for five minutes)
+RETRY = 300  # seconds to the next fetch after a failed one (5.1 asks for five minutes)
 REFRESH = 86400  # seconds after which a policy is fetched again although its id is the same
 
 _ID = re.compile(r"[A-Za-z0-9]{1,32}")
@@ -41,16 +40,16 @@ _SECONDS = re.compile(r"[0-9]{1,10}")
 
 
 class PolicyMode(Enum):
-    """How a policy is to be applied (5)."""
+    """How to apply a policy (5)."""
 
     ENFORCE = "enforce"  # no delivery to an exchanger that fails it
     TESTING = "testing"  # failures are reported and nothing else
-    NONE = "none"  # the domain has given MTA-STS up
+    NONE = "none"  # the domain has ended MTA-STS
 
 
 @dataclass(frozen=True, slots=True)
 class STSPolicy:
-    """A policy: its mode, how long it holds from the time it was fetched (seconds), and the patterns of exchangers.
+    """A policy: its mode, its validity in seconds from the fetch on, and the patterns of exchangers.
 
     Patterns are in lower case without final dot.
     """
@@ -67,15 +66,15 @@ class STSPolicy:
 
     @property
     def strings(self) -> tuple[str, ...]:
-        """The policy's lines, as reports show them (RFC 8460 4.5)."""
+        """The policy's lines in the form for reports (RFC 8460 4.5)."""
         mx = (f"mx: {pattern}" for pattern in self.mx)
         return ("version: STSv1", f"mode: {self.mode.value}", *mx, f"max_age: {self.max_age}")
 
 
 def parse_policy(text: bytes) -> STSPolicy:
-    """Read a policy text (3.2). Raises ValueError with the reason if it is none.
+    """Parse a policy text (3.2). Raises ValueError with the reason if it is invalid.
 
-    Of a field that stands twice the first counts, except ``mx``; unknown fields mean nothing.
+    Of a repeated field the first counts, except for ``mx``; unknown fields are ignored.
     """
     if len(text) > MAX_POLICY:
         raise ValueError(f"longer than {MAX_POLICY} octets")
@@ -120,7 +119,7 @@ def _pattern(text: str) -> str:
 
 
 def parse_record(records: tuple[tuple[bytes, ...], ...]) -> str | None:
-    """The policy id in the TXT records of ``_mta-sts.domain``; None unless exactly one of them is a good one (3.1)."""
+    """The policy id in the TXT records of ``_mta-sts.domain``; None unless exactly one of them is valid (3.1)."""
     found = []
     for record in records:
         octets = b"".join(record)
@@ -151,7 +150,7 @@ def _id_of(fields: list[str]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class FetchedPolicy:
-    """The answer to ``FetchPolicy``: the text that came, or what kept it away (``problem`` says it in words)."""
+    """The answer to ``FetchPolicy``: the text, or the failure (``problem`` describes it)."""
 
     body: bytes = b""
     failure: TLSProblem | None = None
@@ -162,7 +161,7 @@ class FetchedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RecalledPolicy:
-    """The answer to ``RecallPolicy``: what is remembered, None if nothing is, and the time (seconds since 1970)."""
+    """The answer to ``RecallPolicy``: the cache entry, None without one, and the time (seconds since 1970)."""
 
     entry: CachedPolicy | None
     now: float
@@ -173,9 +172,9 @@ class RecalledPolicy:
 
 @dataclass(frozen=True, slots=True)
 class CachedPolicy:
-    """What is known of a domain: the policy ``text`` with its ``id`` as of ``fetched`` (b"" and 0 if there is none).
+    """A domain's cache entry: the policy ``text`` with its ``id``, fetched at ``fetched`` (b"" and 0 without one).
 
-    ``failed`` is when an attempt to fetch the id ``failed_id`` went wrong (0: none did). Times in seconds since 1970.
+    ``failed`` is the time of a failed fetch of the id ``failed_id`` (0: none failed). Times in seconds since 1970.
     """
 
     domain: str
@@ -186,7 +185,7 @@ class CachedPolicy:
     failed: float = 0.0
 
     def policy(self, now: float) -> STSPolicy | None:
-        """The policy, unless there is none or its time is over."""
+        """The policy; None without one, or if it has expired."""
         if not self.text:
             return None
         try:
@@ -198,10 +197,10 @@ class CachedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PolicyLookup:
-    """What applies to a domain. ``policy`` is None where there is none; one of mode ``none`` asks for nothing either.
+    """The policy that applies to a domain. ``policy`` is None without one; mode ``none`` requires nothing either.
 
-    ``store`` is what the cache is to hold from now on (None: what it holds). ``failure`` is what TLSRPT should tell
-    the domain of; ``note`` says how the policy was come by, for logs.
+    ``store`` is the new cache entry (None: unchanged). ``failure`` is the failure to report to the domain by TLSRPT;
+    ``note`` describes for logs how the policy was found.
     """
 
     domain: str
@@ -211,16 +210,16 @@ class PolicyLookup:
     failure: TLSProblem | None = None
 
     def finding(self, host: str) -> STSFinding | None:
-        """What the policy says of the exchanger ``host``; None if it asks for nothing."""
+        """The policy's rule for the exchanger ``host``; None if it requires nothing."""
         if self.policy is None or self.policy.mode is PolicyMode.NONE:
             return None
         return STSFinding(mode=STSMode(self.policy.mode.value), listed=self.policy.matches(host))
 
     @property
     def applied(self) -> AppliedPolicy | None:
-        """The policy as reports show it (RFC 8460 4.4); None if there is nothing to report about one.
+        """The policy in the form for reports (RFC 8460 4.4); None if there is none to report.
 
-        A policy that could not be had is one too: the domain should hear of it.
+        A policy that could not be fetched counts as one: the report informs the domain about it.
         """
         if self.policy is not None and self.policy.mode is not PolicyMode.NONE:
             return AppliedPolicy(PolicyType.STS, self.domain, self.policy.strings, self.policy.mx)
@@ -228,10 +227,10 @@ class PolicyLookup:
 
 
 async def find_policy(domain: str, cached: CachedPolicy | None, now: float) -> PolicyLookup:
-    """The policy for mail to ``domain`` (a host name in A-labels); ``cached`` is what the cache holds of it.
+    """The policy for mail to ``domain`` (a host name in A-labels); ``cached`` is its cache entry.
 
-    One lookup if nothing has changed; a new id, a policy a day old or half through its time means a fetch. Nothing that
-    fails on the way takes away a policy that still holds (5.1, 10.2).
+    One lookup if nothing has changed; a new id, or a policy that is a day old or past half its validity, means a fetch.
+    No failure removes a policy that is still valid (5.1, 10.2).
     """
     known = cached if cached is not None else CachedPolicy(domain)
     held = known.policy(now)
@@ -262,11 +261,11 @@ async def find_policy(domain: str, cached: CachedPolicy | None, now: float) -> P
 
 
 async def policy_of(domain: str) -> PolicyLookup:
-    """The policy for mail to ``domain``, with the help of what is remembered; what was learned is remembered."""
+    """The policy for mail to ``domain``; reads the cache and updates it."""
     recalled = await RecallPolicy(domain)
     lookup = await find_policy(domain, recalled.entry, recalled.now)
     if lookup.failure is not None and await ReadStop():
-        return replace(lookup, store=None, failure=None)  # what this side broke off is nobody's failure
+        return replace(lookup, store=None, failure=None)  # a lookup that this side stopped is no failure
     if lookup.store is not None:
         await KeepPolicy(lookup.store)
     return lookup

@@ -1,16 +1,16 @@
-"""Does a certificate speak for a name? (RFC 9525, formerly RFC 6125; for IP addresses RFC 9525 6.4)
+"""Matches the names in a certificate with the expected ones (RFC 9525, formerly RFC 6125; IP addresses 6.4).
 
-A *reference* is what this side wants to have reached, a *presented* name stands in the certificate. References are a
-host name, an IP address, or ``.example.org``, which stands for every name below that domain. The rules:
+A *reference* is a name that this side expects, a *presented* name is in the certificate. References are a host name, an
+IP address, or ``.example.org``, which means every name below that domain. The rules:
 
 - Host names are compared with dNSName entries, label by label, ignoring ASCII case. Names that are no host names
   (empty labels, control characters, octets beyond ASCII) match nothing.
 - A wildcard is the whole left-most label, stands for exactly one label, and needs two labels behind it: ``*.org``
   matches nothing (RFC 9525 6.3 and 7.1).
-- IP addresses are compared with iPAddress entries only; the zone of a link-local one is this machine's affair.
-- The subject's common name does not count (RFC 9525). The one exception is DANE-TA, whose servers may still have
-  certificates of the old kind from their own authority: there a common name counts, if the certificate has no
-  subjectAltName to go by (RFC 7672 3.2.3).
+- IP addresses are compared with iPAddress entries only, without the zone of a link-local one.
+- The subject's common name does not count (RFC 9525). The only exception is DANE-TA, whose servers may still have old
+  certificates from their own authority: there a common name counts, if the certificate has no subjectAltName (RFC 7672
+  3.2.3).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def name_matches(reference: str, presented: str) -> bool:
     found = _labels(presented[2:] if wildcard else presented)
     if wanted is None or found is None or (wildcard and len(found) < 2):
         return False
-    if below:  # whatever the wildcard stands for is one label more
+    if below:  # the wildcard's label comes in addition
         return len(found) + wildcard > len(wanted) and found[-len(wanted) :] == wanted
     return wanted[1:] == found if wildcard else wanted == found
 

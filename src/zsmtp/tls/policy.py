@@ -1,18 +1,18 @@
-"""Which protection a session with a candidate must have, and on whose word: the rules of precedence.
+"""The TLS requirement of a session with a candidate: the rules of precedence among all who may require TLS.
 
 Four parties may ask for TLS: the administrator (a level for all mail or for a destination), the destination itself
 through DNSSEC (DANE, RFC 7672) or through HTTPS (MTA-STS, RFC 8461), and the sender of the message (RFC 8689). The
-coroutine :func:`requirement` weighs them all, awaits TLSA records where DANE may apply, and returns one value: a
-:class:`Requirement` that ``zsmtp.tls.judgement`` holds a session against, or :class:`Barred`, if the candidate must
-not be used now. Nothing here is ever weaker than asked:
+coroutine :func:`requirement` combines them, awaits TLSA records where DANE may apply, and returns one value: a
+:class:`Requirement` with which ``zsmtp.tls.judgement`` compares a session, or :class:`Barred`, if the candidate must
+not be used now. The result is never weaker than required:
 
-- What the administrator pins down (fingerprints, names of his own choice) stands; nobody else is heard.
+- If the administrator pins the peer (fingerprints, or names of his own choice), no other party counts.
 - DANE comes before MTA-STS (RFC 8461 2), both before a level that is merely configured.
-- TLSA records that cannot be used leave the others in force, and at least encryption (RFC 7672 2.2).
-- MTA-STS in testing mode requires nothing, but what it would have required is carried along as ``trial``, is judged as
-  well, and is reported.
-- REQUIRETLS raises whatever the result is to an authenticated level; ``TLS-Required: No`` silences DANE and MTA-STS,
-  not the administrator.
+- Unusable TLSA records leave the other requirements in force, and require at least encryption (RFC 7672 2.2).
+- MTA-STS in testing mode requires nothing; the requirement that it would mean is kept as ``trial``, judged as well, and
+  reported.
+- REQUIRETLS raises the result to an authenticated level; ``TLS-Required: No`` overrides DANE and MTA-STS, but not the
+  administrator.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from zsmtp.tls.tlsa import Finding, TLSAFinding, find_tlsa, mx_is_secure
 
 
 class Level(Enum):
-    """How much protection; the value is the word in configuration files."""
+    """The level of protection; the value is the word in configuration files."""
 
     NONE = "none"  # no TLS
-    MAY = "may"  # TLS where it is to be had, with anybody
-    ENCRYPT = "encrypt"  # TLS or nothing, with anybody
+    MAY = "may"  # TLS if available, with any peer
+    ENCRYPT = "encrypt"  # TLS or nothing, with any peer
     FINGERPRINT = "fingerprint"  # TLS with a known certificate or key
-    VERIFY = "verify"  # TLS, chain and name of the exchanger as the DNS told it
+    VERIFY = "verify"  # TLS, chain and name of the exchanger as found in the DNS
     SECURE = "secure"  # TLS, chain and name of the destination, which the DNS cannot change
-    DANE = "dane"  # as TLSA records say; MAY where there are none
-    DANE_ONLY = "dane-only"  # as TLSA records say, or not at all
+    DANE = "dane"  # by TLSA records; MAY without any
+    DANE_ONLY = "dane-only"  # by TLSA records, or no delivery
 
 
 class RequirementSource(Enum):
-    """On whose word a requirement rests."""
+    """The party that a requirement comes from."""
 
     CONFIGURED = "configured"
     DANE = "dane"
@@ -59,18 +59,18 @@ class STSMode(Enum):
 
 
 class STSUse(Enum):
-    """What MTA-STS policies are used for."""
+    """How MTA-STS policies are used."""
 
     OFF = "off"
     ON = "on"
-    TESTING = "testing"  # all of them as if their mode were testing: tried and reported, not enforced
+    TESTING = "testing"  # all of them as in testing mode: judged and reported, not enforced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class STSFinding:
-    """The destination's MTA-STS policy as it concerns one exchanger.
+    """The destination's MTA-STS policy for one exchanger.
 
-    ``listed`` tells whether the exchanger's name matches one of the policy's mx patterns.
+    ``listed``: the exchanger's name matches one of the policy's mx patterns.
     """
 
     mode: STSMode
@@ -79,13 +79,13 @@ class STSFinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLSPolicy:
-    """What is configured for a destination.
+    """The configuration for a destination.
 
-    ``match`` are the names a certificate may speak for: host names, ``.domain`` for everything below it, and the words
+    ``match`` are the names that a certificate may have: host names, ``.domain`` for everything below it, and the words
     ``hostname`` (the exchanger), ``nexthop`` (the destination), ``dot-nexthop`` (everything below it); empty means
     ``hostname`` for VERIFY and the other two for SECURE. ``fingerprints`` are SHA-256 or SHA-512 digests of
-    certificates or public keys. ``dane`` asks for TLSA lookups at every level. ``server_name`` replaces the name
-    asked for in the handshake (SNI).
+    certificates or public keys. ``dane`` means TLSA lookups at every level. ``server_name`` replaces the name sent in
+    the handshake (SNI).
     """
 
     level: Level = Level.MAY
@@ -96,18 +96,19 @@ class TLSPolicy:
 
     @property
     def wants_dane(self) -> bool:
-        """Whether TLSA records are to be looked for."""
+        """Whether to look up TLSA records."""
         return not self.pinned and (self.dane or self.level in (Level.DANE, Level.DANE_ONLY))
 
     @property
     def pinned(self) -> bool:
-        """Whether the administrator named the peer so closely that nobody else's word can count for more."""
+        """Whether the administrator has pinned the peer, so that no other party counts."""
         return self.level is Level.FINGERPRINT or (self.level in (Level.VERIFY, Level.SECURE) and bool(self.match))
 
 
 @dataclass(frozen=True, slots=True)
 class Barred:
-    """The candidate must not be used now; ``reason`` in words, ``problem`` for reports, ``source`` on whose word."""
+    """The candidate must not be used now; ``reason`` in words, ``problem`` for reports, ``source``: the party that
+    requires it."""
 
     reason: str
     source: RequirementSource
@@ -116,12 +117,12 @@ class Barred:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirement:
-    """What a session with one candidate must be, and why.
+    """The requirement for a session with one candidate, with its reason.
 
     ``level`` is one of NONE, MAY, ENCRYPT, FINGERPRINT, VERIFY, SECURE and DANE, the last always with usable ``tlsa``
     records. ``names`` are the references a certificate is matched with (see ``zsmtp.tls.names``); VERIFY and SECURE
-    differ only in them. ``server_name`` is the SNI to send, "" for none. ``trial`` is what MTA-STS in testing mode
-    would require: to be judged and reported, not to be enforced.
+    differ only in them. ``server_name`` is the SNI to send, "" for none. ``trial`` is the requirement of MTA-STS in
+    testing mode: judged and reported, not enforced.
     """
 
     level: Level
@@ -135,7 +136,7 @@ class Requirement:
 
     @property
     def wants_tls(self) -> bool:
-        """Whether STARTTLS is to be used where it is offered."""
+        """Whether to use STARTTLS where it is offered."""
         return self.level is not Level.NONE
 
     @property
@@ -145,7 +146,7 @@ class Requirement:
 
     @property
     def authenticates(self) -> bool:
-        """Whether the peer must prove who it is."""
+        """Whether the peer must be authenticated."""
         return self.needs_tls and self.level is not Level.ENCRYPT
 
 
@@ -159,7 +160,7 @@ async def requirement(
 ) -> Requirement | Barred:
     """The requirement for one candidate of ``plan``. Awaits TLSA lookups.
 
-    ``sts`` is what the destination's MTA-STS policy says of this exchanger, None if there is no policy.
+    ``sts`` is the destination's MTA-STS policy for this exchanger, None without one.
     """
     base = _configured(plan, endpoint, policy)
     use_dane = policy.wants_dane
@@ -171,14 +172,14 @@ async def requirement(
         found = None
         if use_dane:
             found = await find_tlsa(plan, endpoint)
-        result = _heard_all(base, policy, endpoint, found, sts)
+        result = _combined(base, policy, endpoint, found, sts)
     if wish is TLSDemand.REQUIRETLS:
         result = _raised(result, policy, plan, endpoint)
     return result
 
 
 def _configured(plan: Plan, endpoint: Endpoint, policy: TLSPolicy) -> Requirement:
-    """The administrator's part. What DANE levels mean without TLSA records is MAY."""
+    """The administrator's requirement. DANE levels without TLSA records mean MAY."""
     level = Level.MAY if policy.level in (Level.DANE, Level.DANE_ONLY) else policy.level
     names: tuple[str, ...] = ()
     if level in (Level.VERIFY, Level.SECURE):
@@ -192,10 +193,10 @@ def _configured(plan: Plan, endpoint: Endpoint, policy: TLSPolicy) -> Requiremen
     )
 
 
-def _heard_all(
+def _combined(
     base: Requirement, policy: TLSPolicy, endpoint: Endpoint, found: TLSAFinding | None, sts: STSFinding | None
 ) -> Requirement | Barred:
-    """The word of DANE, else of MTA-STS, else of the configuration."""
+    """The requirement of DANE, else of MTA-STS, else of the configuration."""
     if found is not None:
         if found.finding is Finding.FAILED:
             return Barred(found.reason, RequirementSource.DANE, TLSProblem.DNSSEC_INVALID)
@@ -221,7 +222,7 @@ def _heard_all(
 
 
 def _with_sts(base: Requirement, endpoint: Endpoint, sts: STSFinding) -> Requirement | Barred:
-    """The word of MTA-STS on top of the configured one."""
+    """The requirement of MTA-STS on top of the configured one."""
     host = endpoint.host.lower()
     enforced: Requirement | Barred
     if sts.listed:
@@ -242,13 +243,13 @@ def _with_sts(base: Requirement, endpoint: Endpoint, sts: STSFinding) -> Require
 
 
 def _raised(result: Requirement | Barred, policy: TLSPolicy, plan: Plan, endpoint: Endpoint) -> Requirement | Barred:
-    """REQUIRETLS (RFC 8689 4.2.1): an authenticated peer, whose name came from a secure answer or a policy.
+    """Apply REQUIRETLS (RFC 8689 4.2.1): an authenticated peer, whose name came from a secure answer or a policy.
 
-    With an exchanger that only an insecure answer named, a certificate for the destination itself will do.
+    If only an insecure answer named the exchanger, a certificate for the destination itself is accepted.
     """
     if isinstance(result, Barred):
         return result
-    if result.trial is not None:  # testing mode counts here: the sender asked
+    if result.trial is not None:  # testing mode counts here: the sender requires TLS
         return result.trial
     if result.source is not RequirementSource.CONFIGURED and result.authenticates:
         return result
@@ -284,7 +285,7 @@ def _names(policy: TLSPolicy, plan: Plan, endpoint: Endpoint) -> tuple[str, ...]
 
 
 def _host_name(endpoint: Endpoint) -> str:
-    """The name to ask for in the handshake; addresses are not asked for (RFC 6066 3)."""
+    """The name to send in the handshake (SNI); "" for addresses (RFC 6066 3)."""
     return "" if endpoint.literal or endpoint.family is Family.UNIX else endpoint.host.lower()
 
 

@@ -1,16 +1,15 @@
-"""Sessions to take up again, so that a second connection to a host costs no second key exchange (RFC 8446 2.2).
+"""Caches TLS sessions for resumption, so that further connections to a host need no new key exchange (RFC 8446 2.2).
 
-A resumed handshake shows no certificates: that the peer knows the secret of the earlier session proves that it is the
-same peer, and who that was is only known from then. So a session is never kept without the chain of its first
-handshake, which is judged anew each time: a certificate that has expired since, or a name that counts no more, is found
-out as by a full handshake. A session is kept only after it was judged good, and found again only by who connects to the
-same place, asks for the same name with the same context, and requires the very same. It is taken up any number of
-times, until its time is over or the server declines it. RFC 8446 C.4 fears that a ticket used twice tells who connects;
-of a mail server that is no secret. Nothing is kept on disk, and time is an argument (any clock, in seconds)::
+A resumed handshake sends no certificates: the peer's knowledge of the earlier session's secret proves only that it is
+the same peer. So a session is kept with the chain of its full handshake, which is judged again each time: an expired
+certificate, or a name that no longer matches, is detected as in a full handshake. A session is kept only after a
+positive judgement, and used only for the same server, name, context and requirement. It is resumed any number of times,
+until it expires or the server declines it. RFC 8446 C.4 warns that a reused ticket identifies the client; a mail
+server's identity is no secret. Nothing is kept on disk, and time is an argument (any clock, in seconds)::
 
     place = Resumption(SessionCache(lifetime=3600), key)
     kept = place.find(now)                                   # or None: a full handshake
-    place.keep(ResumableSession(session, chain, since=now))  # of a full handshake that was judged good
+    place.keep(ResumableSession(session, chain, since=now))  # after a full handshake with a positive judgement
     place.forget()                                           # the handshake failed
 """
 
@@ -27,12 +26,12 @@ DEFAULT_LIFETIME = 3600.0
 
 MAX_SESSIONS = 256
 MAX_CHAIN = 64 * 1024
-"""Octets of certificates a session may be kept with: peers must not fill the memory of who talks to many of them."""
+"""Octets of certificates kept with a session: the cap keeps peers from filling this side's memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionKey:
-    """What must be the same for a session to be taken up: server, name asked for (SNI), context, and requirement."""
+    """The conditions for resuming a session, which must be equal: server, name sent (SNI), context, and requirement."""
 
     address: str
     port: int
@@ -43,10 +42,10 @@ class SessionKey:
 
 @dataclass(frozen=True, slots=True)
 class ResumableSession:
-    """A session with what is known of its peer. ``session`` is OpenSSL's (``ssl.SSLSession``), not looked into here.
+    """A session with its peer's certificates. ``session`` is OpenSSL's (``ssl.SSLSession``), opaque here.
 
-    ``chain`` are the peer's certificates in DER, leaf first. ``since`` is the time of the handshake that showed them:
-    resuming does not make a session any younger.
+    ``chain`` are the peer's certificates in DER, leaf first. ``since`` is the time of the full handshake: resuming a
+    session does not renew it.
     """
 
     session: object = field(repr=False)
@@ -63,7 +62,7 @@ class SessionCache:
         self._entries: OrderedDict[SessionKey, ResumableSession] = OrderedDict()
 
     def put(self, key: SessionKey, session: ResumableSession) -> None:
-        """Keep a session, in the place of an earlier one; one with an oversized chain is not kept."""
+        """Store a session, replacing an earlier one; a session with an oversized chain is not stored."""
         self._entries.pop(key, None)
         if sum(map(len, session.chain)) > MAX_CHAIN:
             return
@@ -72,7 +71,7 @@ class SessionCache:
             self._entries.popitem(last=False)
 
     def get(self, key: SessionKey, now: float) -> ResumableSession | None:
-        """The session kept for ``key``; None if there is none, or its time is over."""
+        """The session stored for ``key``; None if there is none, or it has expired."""
         session = self._entries.get(key)
         if session is not None and now >= session.since + self._lifetime:
             del self._entries[key]
@@ -80,7 +79,7 @@ class SessionCache:
         return session
 
     def forget(self, key: SessionKey) -> None:
-        """Drop what is kept for ``key``: the server did not like it, or the peer was not the right one."""
+        """Remove the session of ``key``: the server declined it, or the peer was not the right one."""
         self._entries.pop(key, None)
 
     def __len__(self) -> int:
@@ -89,19 +88,19 @@ class SessionCache:
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """One place in a cache: what a handshake is given, and where its session goes afterwards."""
+    """One entry of a cache: where a handshake gets its session from, and stores the new one."""
 
     cache: SessionCache
     key: SessionKey
 
     def find(self, now: float) -> ResumableSession | None:
-        """The session to take up, if there is one."""
+        """The session to resume, if there is one."""
         return self.cache.get(self.key, now)
 
     def keep(self, session: ResumableSession) -> None:
-        """Keep a session that was judged good."""
+        """Store a session after a positive judgement."""
         self.cache.put(self.key, session)
 
     def forget(self) -> None:
-        """Drop the session that was to be taken up."""
+        """Remove the session that was to be resumed."""
         self.cache.forget(self.key)

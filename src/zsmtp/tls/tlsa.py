@@ -1,15 +1,15 @@
-"""Whether DANE applies to a candidate, and where its TLSA records are: the lookup rules (RFC 7672 2).
+"""The lookup rules of DANE: whether it applies to a candidate, and the names of its TLSA records (RFC 7672 2).
 
-:func:`find_tlsa` awaits a ``Query`` for each lookup. What it rests on are the answers
-that the Plan already holds. DANE applies only if they were all *secure*, that is validated by a resolver that is
-trusted: the MX set (or its absence), its aliases, and the address the connection goes to. Then:
+:func:`find_tlsa` awaits a ``Query`` for each lookup, and uses the answers in the Plan. DANE applies only if all of
+those are *secure*, that is validated by a trusted resolver: the MX set (or its absence), its aliases, and the address
+the connection goes to. Then:
 
-- The records are looked for at the *base domain*: the name at the end of the host's aliases, if all of them are
-  secure, and failing that the host's own name (2.2.3). ``_25._tcp.`` goes before it, with the port in use.
-- No records, or insecure ones: the domain does not ask for DANE. Records that cannot be used: it asks for TLS, without
-  saying to whom (2.2). A lookup that fails: somebody may be hiding them, so the candidate must wait (2.1.2, 2.2.3).
-- An alias that leads out of the signed zones leaves the host's own name: only that one is asked about then. Nothing
-  distinguishes a name server that is broken from one that is being suppressed, so a failure counts there as well.
+- The records are looked up at the *base domain*: the name at the end of the host's aliases, if all of them are secure,
+  otherwise the host's own name (2.2.3). ``_25._tcp.``, with the port in use, is its prefix.
+- No records, or insecure ones: the domain does not use DANE. Unusable records: it requires TLS without authentication
+  (2.2). A failed lookup: an attacker may be hiding the records, so the candidate must wait (2.1.2, 2.2.3).
+- If an alias leads out of the signed zones, only the host's own name is looked up. A broken name server cannot be
+  distinguished from a suppressed one, so a failure counts there as well.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ MAX_ALIAS_STEPS = 8
 
 
 class Finding(Enum):
-    """What looking for TLSA records came to."""
+    """The result of looking up TLSA records."""
 
-    NONE = "no DANE"  # not asked for, or nothing here is secure
+    NONE = "no DANE"  # not wanted, or an answer is not secure
     USABLE = "usable TLSA records"
-    UNUSABLE = "no usable TLSA record"  # TLS, authenticated to nobody
+    UNUSABLE = "no usable TLSA record"  # TLS without authentication
     FAILED = "TLSA lookup failed"  # not now
 
 
 @dataclass(frozen=True, slots=True)
 class TLSAFinding:
-    """The result for one candidate. ``reason`` says it in words.
+    """The result for one candidate. ``reason`` describes it.
 
-    ``base`` is the base domain, the name to ask for in the handshake (SNI); ``names`` are those that a certificate
-    under DANE-TA may speak for (RFC 7672 3.2.3); ``records`` are the usable ones. Empty unless there are any.
+    ``base`` is the base domain, the name to send in the handshake (SNI); ``names`` are those that a certificate under
+    DANE-TA may have (RFC 7672 3.2.3); ``records`` are the usable ones. All are empty without usable records.
     """
 
     finding: Finding
@@ -51,7 +51,7 @@ class TLSAFinding:
 
 
 class _Trail(NamedTuple):
-    """Where the aliases of a name led, and whether every answer on the way was secure."""
+    """The end of a name's chain of aliases, and whether every answer of the chain was secure."""
 
     canonical: str
     secure: bool
@@ -59,13 +59,13 @@ class _Trail(NamedTuple):
 
 
 def mx_is_secure(plan: Plan) -> bool:
-    """Whether the exchangers of this plan were named securely (or the destination is a host that needs no naming)."""
+    """Whether a secure answer named the exchangers of this plan (or the destination is a host itself)."""
     trail = _mx_trail(plan)
     return trail is None or trail.secure
 
 
 async def find_tlsa(plan: Plan, endpoint: Endpoint) -> TLSAFinding:
-    """Look for the TLSA records of one candidate of ``plan``."""
+    """Look up the TLSA records of one candidate of ``plan``."""
     if endpoint.literal or endpoint.family is Family.UNIX:
         return TLSAFinding(Finding.NONE, "no DANE for an address")
     mx = _mx_trail(plan)
@@ -102,9 +102,9 @@ async def _at_first(bases: list[str], port: int, names: list[str]) -> TLSAFindin
 
 
 async def _ask(name: str) -> tuple[Answer, bool]:
-    """The answer at the end of the aliases of ``name``, and whether all of the way there was secure.
+    """The answer at the end of the aliases of ``name``, and whether all answers of the chain were secure.
 
-    Resolvers follow aliases themselves; one that stops halfway must not make records look absent.
+    Resolvers follow aliases themselves; if one stops halfway, records must not seem absent.
     """
     secure = True
     seen = {name}
@@ -127,13 +127,13 @@ def _domain(plan: Plan) -> str:
 
 
 def _mx_trail(plan: Plan) -> _Trail | None:
-    """How the plan's MX lookup went; None if there was none."""
+    """The trail of the plan's MX lookup; None if there was none."""
     domain = _domain(plan)
     return _follow(plan, domain, RecordType.MX) if domain else None
 
 
 def _follow(plan: Plan, name: str, kind: RecordType) -> _Trail | None:
-    """The way the plan's own lookups took from ``name``; None if that was not asked."""
+    """The trail of the plan's own lookups from ``name``; None if it was not looked up."""
     answers = {answer.query.name: answer for answer in plan.lookups if answer.query.type is kind}
     secure, seen = True, set[str]()
     while (answer := answers.get(name)) is not None:

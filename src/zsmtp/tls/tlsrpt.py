@@ -1,12 +1,12 @@
-"""TLSRPT: telling a domain how sessions with its mail exchangers went (RFC 8460).
+"""TLSRPT: reports to a domain about the TLS sessions with its mail exchangers (RFC 8460).
 
-A domain asks for reports with a TXT record at ``_smtp._tls.`` (:func:`find_record`). Every session with TLS in play is
-a :class:`SessionResult`: the policy that was applied, and the failure if it was not met. Many processes see sessions,
-so each result becomes a line of a file (:func:`encode_result`); once a day is over :func:`build_reports` counts the
-lines and makes one JSON report per domain, compressed, with its name (5.1), ready for the POST of an ``https:`` address
-or as the mail that :func:`report_mail` wraps it in (5.3).
+A domain asks for reports with a TXT record at ``_smtp._tls.`` (:func:`find_record`). Every session to which a TLS
+policy applies gives a :class:`SessionResult`: the policy, and the failure if it was not met. Many processes have
+sessions, so each result becomes a line of a file (:func:`encode_result`); once a day is over :func:`build_reports`
+counts the lines and makes one JSON report per domain, compressed, with its name (5.1), ready for the POST of an
+``https:`` address or as the mail that :func:`report_mail` wraps it in (5.3).
 
-Sites that run a report collector hand it each result at once instead: :func:`collector_datagram` is the datagram that
+Sites that run a report collector send it each result at once instead: :func:`collector_datagram` is the datagram that
 libtlsrpt, as used by Postfix, sends to tlsrpt-collectd (version 1 of that format).
 
 Nothing here reads a clock or a file: times are arguments, in seconds since 1970.
@@ -29,18 +29,18 @@ from zsmtp.escape import escape
 from zsmtp.records import dataclass, field
 from zsmtp.tls.problem import TLSProblem
 
-MAX_RECORD = 4096  # octets of a TXT record that is looked at
-MAX_LINE = 64 * 1024  # octets of one encoded result; a longer one goes without the wording of its policy
+MAX_RECORD = 4096  # octets of a TXT record that is parsed
+MAX_LINE = 64 * 1024  # octets of one encoded result; a longer one omits the text of its policy
 MAX_DOMAIN = 255  # characters
 MAX_TEXT = 1000  # characters of any text in a report
 MAX_STRINGS = 100  # policy strings or mx patterns kept
-MAX_DETAILS = 1000  # failure details of one policy; the rest only counts in the sums
+MAX_DETAILS = 1000  # failure details of one policy; further ones only count in the sums
 
 _MAILBOX = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,255}")
 
 
 class PolicyType(Enum):
-    """The kind of policy a session was held to (4.4)."""
+    """The kind of policy applied to a session (4.4)."""
 
     TLSA = "tlsa"
     STS = "sts"
@@ -49,10 +49,10 @@ class PolicyType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AppliedPolicy:
-    """A policy as reports show it (4.5).
+    """A policy in the form for reports (4.5).
 
-    ``domain`` is where it was found. ``strings`` are its lines (sts) or the records in presentation form (tlsa),
-    ``mx_hosts`` the patterns of an sts policy.
+    ``domain`` is the domain that published it. ``strings`` are its lines (sts) or the records in presentation form
+    (tlsa), ``mx_hosts`` the patterns of an sts policy.
     """
 
     type: PolicyType
@@ -63,10 +63,10 @@ class AppliedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a session did not meet its policy; texts are "" where there is none to give.
+    """The reason why a session did not meet its policy; unknown texts are "".
 
     ``sending_ip`` and ``receiving_ip`` are addresses, ``mx_host`` the exchanger's name, ``mx_helo`` the name it greeted
-    with, ``information`` a URI with more, ``reason`` a short text such as ``X509_V_ERR_CERT_REVOKED``.
+    with, ``information`` a URI with details, ``reason`` a short text such as ``X509_V_ERR_CERT_REVOKED``.
     """
 
     problem: TLSProblem
@@ -80,7 +80,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class SessionResult:
-    """How a session went: for mail to ``domain``, which asks for reports with ``record``, under ``policy``."""
+    """The result of a session for mail to ``domain``, which requests reports with ``record``, under ``policy``."""
 
     domain: str
     record: str
@@ -92,7 +92,7 @@ class SessionResult:
 
 
 async def find_record(domain: str) -> str | None:
-    """The record with which ``domain`` asks for reports, or None; awaits one lookup (RFC 8460 3)."""
+    """The record with which ``domain`` requests reports, or None; awaits one lookup (RFC 8460 3)."""
     answer = await Query(f"_smtp._tls.{domain}", RecordType.TXT)
     texts = [_joined(record) for record in answer.records if isinstance(record, tuple)]
     found = [text for text in texts if text is not None and report_addresses(text)]
@@ -120,7 +120,7 @@ def report_addresses(record: str) -> tuple[str, ...]:
 
 
 def mail_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
-    """The mailboxes behind ``mailto:`` addresses (RFC 6068); what is no plain mailbox is left out."""
+    """The mailboxes behind ``mailto:`` addresses (RFC 6068); others are skipped."""
     found = []
     for address in addresses:
         scheme, _, rest = address.partition(":")
@@ -131,7 +131,7 @@ def mail_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
 
 
 def is_plain_mailbox(text: str) -> bool:
-    """Whether a text is ``local-part@domain`` without quotes, comments or anything else that means more in a header."""
+    """Whether a text is ``local-part@domain`` without quotes, comments or other characters special in a header."""
     return _MAILBOX.fullmatch(text) is not None
 
 
@@ -149,7 +149,7 @@ _FAILURE_KEYS = {
 
 
 def encode_result(result: SessionResult, at: float) -> bytes:
-    """A line, ended with LF, that :func:`decode_result` reads back; ``at`` is the time of the session."""
+    """A line, ended with LF, for :func:`decode_result`; ``at`` is the time of the session."""
     words: dict[str, Any] = {
         "at": int(at),
         "domain": _short(result.domain),
@@ -171,7 +171,7 @@ def _compact(words: dict[str, Any], policy: dict[str, Any]) -> bytes:
 
 
 def decode_result(line: bytes) -> tuple[SessionResult, int]:
-    """The result in a line, and its time. Raises ValueError for a line that is none, such as one cut off by a crash."""
+    """The result in a line, and its time. Raises ValueError for an invalid line, such as one cut off by a crash."""
     if len(line) > MAX_LINE:
         raise ValueError("line too long")
     try:
@@ -274,7 +274,7 @@ def collector_datagram(result: SessionResult) -> bytes:
 
 @dataclass(slots=True)
 class _Count:
-    """What a day brought for one policy."""
+    """The sums of a day for one policy."""
 
     succeeded: int = 0
     failed: int = 0
@@ -291,7 +291,8 @@ class _Count:
 
 @dataclass(frozen=True, slots=True)
 class ReportingOrganization:
-    """Who reports: ``organization`` and ``contact`` (an address) for people, ``domain`` the one the mail comes from."""
+    """The reporter: ``organization`` and ``contact`` (an address) for people, ``domain`` of the report mail's
+    sender."""
 
     organization: str
     contact: str
@@ -315,26 +316,26 @@ class TLSReport:
 
 @dataclass(frozen=True, slots=True)
 class DayReports:
-    """The reports of a day; ``skipped`` counts lines that could not be read, or are of other days."""
+    """The reports of a day; ``skipped`` counts invalid lines, and those of other days."""
 
     reports: tuple[TLSReport, ...]
     skipped: int
 
 
 def _apart(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines, and one that was cut off by a full disk apart from the one that was written behind it."""
+    """The lines; separates a line cut off by a full disk from the next one."""
     for line in lines:
-        start = max(line.rfind(_BEGINNING), 0)  # no text in JSON has it: its quotes have backslashes there
+        start = max(line.rfind(_BEGINNING), 0)  # no JSON string contains it: quotes in one have backslashes
         if start:
             yield line[:start]
         yield line[start:]
 
 
 def build_reports(lines: Iterable[bytes], day: str, reporter: ReportingOrganization, unique: str) -> DayReports:
-    """The reports of ``day`` (``2026-01-31``, in UTC) from encoded results, one for each domain that asks for reports.
+    """The reports of ``day`` (``2026-01-31``, in UTC) from encoded results, one for each domain that requests them.
 
-    ``unique`` makes report ids differ from those of other runs (letters and digits). Raises ValueError for a day that
-    is none.
+    ``unique`` makes report ids differ from those of other runs (letters and digits). Raises ValueError for an invalid
+    day.
     """
     start = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
     begin = int(start.timestamp())
@@ -406,12 +407,12 @@ def _policy_report(policy: AppliedPolicy, count: _Count) -> dict[str, Any]:
 def report_mail(
     report: TLSReport, reporter: ReportingOrganization, *, sender: str, recipients: Sequence[str], now: float
 ) -> bytes:
-    """The mail that carries a report (5.3), lines ended with CRLF. It is to be signed with DKIM by who submits it.
+    """The mail that carries a report (5.3), lines ended with CRLF. The caller must sign it with DKIM.
 
-    It asks to go without the domain's own policies (RFC 8689 5), for it may be them that it reports on.
+    It has ``TLS-Required: No`` (RFC 8689 5), since it may report a failure of the domain's own policies.
 
     ``sender`` and ``recipients`` are addresses (what follows ``mailto:``). Raises ValueError if a text holds line ends
-    or other characters that have no place in a header.
+    or other characters that are not allowed in a header.
     """
     for text in (sender, *recipients, report.domain, report.id, report.filename, reporter.domain):
         if not text.isascii() or not text.isprintable():
