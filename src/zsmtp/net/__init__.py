@@ -1,1 +1,1 @@
-"""Drivers: they carry out the effects the layers below and above ask for, and decide nothing."""
+"""Drivers: they carry out the effects of the other layers, and contain no rules."""

@@ -1,8 +1,8 @@
 """The blocking driver: carries out the effects of one operation at a time, with ``poll`` and a clock.
 
-How an exchange, a handshake and a race of connections go is in ``zsmtp.net.operations``; here is the waiting: in one
-place, on the connection and on a descriptor that becomes readable when this program is told to stop, with the deadline
-that the session, the race or the resolver names.
+``zsmtp.net.operations`` has the steps of an exchange, a handshake and a race of connections; this module waits: in one
+place, on the connection and on a descriptor that becomes readable when a stop is requested, until the deadline of the
+session, the race or the resolver.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ if TYPE_CHECKING:
     from zsmtp.tls.mtasts import FetchedPolicy, RecalledPolicy
 
 _LONGEST_POLL = (1 << 31) - 1  # milliseconds
-LINGER = 10  # milliseconds of a wait that those who may linger do not yet take for one
+LINGER = 10  # milliseconds; while ``may_linger``, ``before_wait`` is not called for waits up to this long
 
 T = TypeVar("T")
 
 
 def _nothing() -> None:
-    """What most users have to do before a wait."""
+    """Default for ``before_wait``: do nothing."""
 
 
 def _never() -> bool:
-    """Whether most users have put something off that may be put off for longer."""
+    """Default for ``may_linger``: call ``before_wait`` before every wait."""
     return False
 
 
 class Stop:
-    """Whether this program was told to stop, in a form that waits can hear: ``fileno`` becomes readable then.
+    """A request to stop this program, on which waits can poll: ``fileno`` becomes readable then.
 
     It is a :class:`zsmtp.net.operations.Stopping`.
     """
@@ -76,9 +76,9 @@ class Stop:
         self.requested = False
 
     def request(self) -> None:
-        """Tell it; safe in a signal handler, and more than once."""
+        """Request a stop; safe in a signal handler, and more than once."""
         self.requested = True
-        with contextlib.suppress(BlockingIOError):  # a full pipe has told it often enough
+        with contextlib.suppress(BlockingIOError):  # a full pipe is readable already
             os.write(self._writer, b"!")
 
     def fileno(self) -> int:
@@ -87,14 +87,14 @@ class Stop:
 
 
 class BlockingDriver:
-    """Carries out effects. ``resolver`` is called for the first lookup that needs one.
+    """Carries out effects. ``resolver`` makes the resolver, for the first lookup that needs one.
 
-    ``identity`` is the local address to connect from (None: the system's choice), ``reserved_port`` asks for a source
-    port below 1024, ``send_buffer`` is SO_SNDBUF in octets.
+    ``identity`` is the local address to connect from (None: the system's choice), ``reserved_port``: use a source port
+    below 1024, ``send_buffer`` is SO_SNDBUF in octets.
 
-    :attr:`before_wait` is called whenever something is going to be waited for: the time to do what was put off. While
-    :attr:`may_linger` says so, it is called only for waits of more than a moment (``LINGER``).
-    :attr:`policies` carries out the effects of MTA-STS; without it they are refused.
+    :attr:`before_wait` is called before each wait, to do postponed work. While :attr:`may_linger` returns True, it is
+    called only before waits of more than ``LINGER``. :attr:`policies` carries out the effects of MTA-STS; without it
+    they are refused.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class BlockingDriver:
         self._forget_stream()
         while not self._stop.requested and self._clock() < effect.until:
             self._ready(effect.until)
-        self._lookups_end += self._clock() - began  # what lookups may take in all does not pass meanwhile
+        self._lookups_end += self._clock() - began  # the time limit of all lookups excludes sleeps
 
     def _recall_policy(self, effect: RecallPolicy) -> RecalledPolicy:
         self.before_wait()
@@ -158,7 +158,7 @@ class BlockingDriver:
         return fetched
 
     def _perform_for_web(self, effect: Effect[Any]) -> object:
-        """The same beside sessions of SMTP: observers of those do not hear of it, and it leaves from any address."""
+        """Carry out effects of HTTPS: SMTP observers get no events, and connections use any source address."""
         if not isinstance(effect, Connect):
             return self._perform(effect)
         return carry_out(
@@ -166,7 +166,7 @@ class BlockingDriver:
         )
 
     def _exchange(self, effect: Exchange[Any]) -> object:
-        stream: Any = effect.stream  # what is behind it drivers know
+        stream: Any = effect.stream  # a driver's own type of stream
         return carry_out(operations.exchange(stream, effect.session, self._clock, self._stop), self._wait)
 
     def _connect(self, effect: Connect) -> ConnectResult:
@@ -235,7 +235,7 @@ class BlockingDriver:
     def _ready(self, deadline: float | None, *, likely: bool = False) -> list[tuple[int, int]]:
         """Wait for any registered descriptor until ``deadline`` at most: pairs of descriptor and events.
 
-        ``likely`` tells that there will be nothing to wait for, as where there is something to write.
+        ``likely``: a descriptor is probably ready, for instance for writing.
         """
         events = self._poll.poll(0) if likely else []
         if not events:
@@ -247,7 +247,7 @@ class BlockingDriver:
                 events = self._poll.poll(None if deadline is None else min(math.ceil(max(left, 0.0)), _LONGEST_POLL))
         if self._stop.requested and not self._stop_heard:
             self._stop_heard = True
-            self._poll.unregister(self._stop)  # it stays readable; waits that go on must not spin on it
+            self._poll.unregister(self._stop)  # it stays readable; further waits must not spin on it
         return events
 
     def _watch(self, stream: SocketStream, wanted: int) -> None:
@@ -283,9 +283,9 @@ class BlockingDriver:
     }
 
     def wait_for_input(self, fileno: int, deadline: float | None, stream: object = None) -> bool:
-        """Wait until ``fileno`` is readable: True. False at the deadline, on a stop, or if ``stream``'s peer stirs.
+        """Wait until ``fileno`` is readable: True. False at the deadline, on a stop, or if ``stream`` is ready.
 
-        The descriptor is only waited on: its mode is not changed.
+        The descriptor's mode is not changed.
         """
         self._forget_stream()
         self._poll.register(fileno, READABLE)

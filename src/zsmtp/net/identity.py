@@ -1,4 +1,4 @@
-"""Which addresses this machine has, and which of them a connection is to come from (``-L``, ``BINDADDR``, ``-r``).
+"""The addresses of this machine, and the source address of connections (``-L``, ``BINDADDR``, ``-r``).
 
 A local identity is written as one of::
 
@@ -8,10 +8,10 @@ A local identity is written as one of::
     [192.0.2.1]        this address; IPv6 as [IPv6:2001:db8::1], [ipv6.2001:db8::1], [IPv6 2001:db8::1], [fe80::1%eth0]
     mail.example.org   the addresses of this name
 
-:func:`parse_identity` reads it, :meth:`LocalIdentity.resolve` finds the address to use in each family now, or why
-there is none, and :func:`bind_socket` binds a socket to it. Never is another address taken in silence: what cannot be
-bound is a ConnectError, and the address family is of no use for this connection. The interfaces are read at the time of
-asking, from the kernel (netdevice(7) of Linux: SIOCGIFCONF, /proc/net/if_inet6).
+:func:`parse_identity` reads it, :meth:`LocalIdentity.resolve` finds the address for each family now, or the reason why
+there is none, and :func:`bind_socket` binds a socket to it. Another address is never used silently: if binding fails, a
+ConnectError excludes the address family for this connection. The interfaces are read at each call, from the kernel
+(netdevice(7) of Linux: SIOCGIFCONF, /proc/net/if_inet6).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from zsmtp.net.transport import socket_address
 from zsmtp.records import dataclass
 
 RESERVED_PORTS = range(1023, 511, -1)
-"""Source ports of ``-r``, in the order of trying."""
+"""Source ports of ``-r``, in the order tried."""
 
 _SIOCGIFCONF = 0x8912
 _MAX_IFCONF = 1 << 20  # octets of the interface list; tens of thousands of addresses
@@ -41,7 +41,7 @@ _NAME_SIZE = 16  # IFNAMSIZ
 _TENTATIVE_OR_WORSE = 0x40 | 0x20 | 0x08  # IFA_F_TENTATIVE, IFA_F_DEPRECATED, IFA_F_DADFAILED
 
 AddressLookup = Callable[[str], Iterable[str]]
-"""The addresses of a host name as canonical texts; empty if there are none or they cannot be known now."""
+"""The addresses of a host name as canonical texts; empty if there are none or the lookup failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class InterfaceAddress:
 
 
 def interface_addresses() -> tuple[InterfaceAddress, ...]:
-    """The addresses of all interfaces that are up, IPv4 first. What the kernel does not tell is left out."""
+    """The addresses of all interfaces that are up, IPv4 first; empty if the kernel does not list them."""
     return (*_ipv4_addresses(), *_parse_if_inet6(_read(_IF_INET6)))
 
 
@@ -64,7 +64,7 @@ def own_addresses() -> frozenset[str]:
 
 
 def _ipv4_addresses() -> list[InterfaceAddress]:
-    if sys.platform != "linux":  # the request below is Linux's own
+    if sys.platform != "linux":  # the request below exists on Linux only
         return []
     import array
     import fcntl
@@ -77,7 +77,7 @@ def _ipv4_addresses() -> list[InterfaceAddress]:
                 buffer = array.array("B", bytes(size))
                 request = struct.pack("iP", size, buffer.buffer_info()[0])
                 filled = struct.unpack("iP", fcntl.ioctl(probe, _SIOCGIFCONF, request))[0]
-                # A list that fills its buffer may have been cut: ask again with more room.
+                # A list that fills its buffer may be incomplete: retry with a larger one.
                 if filled + entry_size <= size or size >= _MAX_IFCONF:
                     return _parse_ifconf(buffer.tobytes()[:filled], entry_size)
                 size *= 2
@@ -120,10 +120,10 @@ def _read(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SocketBinding:
-    """What to bind to in one address family.
+    """The address to bind to in one address family.
 
-    ``address`` None leaves the choice to the kernel. ``problem`` is not empty if the identity has no address in this
-    family, and says why.
+    ``address`` None leaves the choice to the kernel. ``problem`` is the reason if the identity has no address in this
+    family, else "".
     """
 
     address: str | None = None
@@ -132,7 +132,7 @@ class SocketBinding:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedIdentity:
-    """A local identity as it is now: a binding for each family. ``text`` is what it was read from."""
+    """A resolved local identity: a binding for each family. ``text`` is its configuration."""
 
     text: str
     inet: SocketBinding
@@ -149,7 +149,7 @@ class ResolvedIdentity:
 class LocalIdentity:
     """A local identity as configured; see the module for its forms.
 
-    One of ``interface``, ``address`` and ``name`` is set, or none (``any``). ``families`` are those it is meant for.
+    One of ``interface``, ``address`` and ``name`` is set, or none (``any``). ``families`` are those it applies to.
     """
 
     text: str
@@ -163,7 +163,7 @@ class LocalIdentity:
         lookup: AddressLookup,
         interfaces: Callable[[], Iterable[InterfaceAddress]] = interface_addresses,
     ) -> ResolvedIdentity:
-        """Find the addresses of this identity now. Raises nothing: what is missing is the problem of a binding."""
+        """Find the addresses of this identity now. Raises nothing: a failure is the ``problem`` of a binding."""
         if self.interface:
             found, problem = self._of_interface(tuple(interfaces()))
         elif self.name:
@@ -194,7 +194,7 @@ class LocalIdentity:
         mine = [one for one in known if one.interface == self.interface]
         if not mine:
             return (), f"local identity {self.text}: there is no such interface, or it has no address"
-        # A link-local address leads nowhere by itself, and a tentative one cannot be bound yet.
+        # A link-local address needs its zone, and a tentative one cannot be bound yet.
         usable = tuple(
             one.address for one in mine if one.usable and not (":" in one.address and is_link_local(one.address))
         )
@@ -207,7 +207,7 @@ class LocalIdentity:
         if not found:
             return (), f"local identity {self.text}: the name has no address now"
         own = {one.address for one in interfaces()}
-        # A name shared by several machines: those addresses first that are here.
+        # A name shared by several machines: the addresses of this one first.
         return tuple(sorted(found, key=lambda address: address not in own)), ""
 
 
@@ -218,7 +218,7 @@ _PREFIXES = {"v4:": frozenset({Family.INET}), "v6:": frozenset({Family.INET6})}
 
 
 def parse_identity(text: str) -> LocalIdentity:
-    """Read a local identity. Raises ConfigError for what is none of the known forms."""
+    """Parse a local identity. Raises ConfigError for other forms than those above."""
     bare = text.strip()
     keyword = _KEYWORDS.get(bare.lower())
     if keyword is not None:
@@ -247,10 +247,10 @@ def _parse_interface(text: str) -> LocalIdentity:
 def bind_socket(
     connection: socket.socket, identity: ResolvedIdentity | None, family: Family, *, reserved_port: bool = False
 ) -> None:
-    """Bind a socket to the identity's address in ``family``, or leave it unbound where the kernel is to choose.
+    """Bind a socket to the identity's address in ``family``, or leave it unbound if the kernel chooses.
 
     With ``reserved_port`` (-r) the source port is the first free one from 1023 down to 512. Raises ConnectError with
-    the reason if that cannot be; the socket is then of no use.
+    the reason if binding fails; do not use the socket then.
     """
     if family is Family.UNIX:
         return
@@ -269,10 +269,10 @@ def bind_socket(
 
 
 def source_address(endpoint: Endpoint, identity: ResolvedIdentity | None) -> str:
-    """The local address that a connection to ``endpoint`` would come from, by the routes of this machine now.
+    """The source address of a connection to ``endpoint``, by this machine's present routes.
 
-    Nothing is sent: a datagram socket is told of the endpoint, and has its address then. Raises
-    :class:`~zsmtp.errors.ConnectError` if there is no way there. A UNIX socket has no address: "".
+    Nothing is sent: connecting a datagram socket sets its address. Raises :class:`~zsmtp.errors.ConnectError` if there
+    is no route. A UNIX socket has no address: "".
     """
     if endpoint.family is Family.UNIX:
         return ""

@@ -1,11 +1,10 @@
-"""Lookups on an event loop: any number of questions at a time, without threads (RFC 5452 9.2).
+"""Lookups on an event loop: any number of queries at a time, without threads (RFC 5452 9.2).
 
-How a question is put is in ``zsmtp.dns.questioning``, how a server is asked in ``zsmtp.dns.transport``; here is the
-waiting. Each question to a name server has a socket of its own while the server is waited for, so many of them at most
-(:func:`most_sockets`); further questions wait for their turn. Only a resolver that has no more than ``lookup`` is
-called in threads.
+``zsmtp.dns.questioning`` has the rules, ``zsmtp.dns.transport`` the exchange with a server; this module waits. Each
+query to a name server has a socket of its own until its reply, up to a maximum (:func:`most_sockets`); further queries
+wait for their turn. Only a resolver without ``resolve`` is called in threads.
 
-Answers are kept by one cache for all who ask, and a question that is being asked is not asked twice::
+All callers share one cache, and callers with the same query share one lookup::
 
     lookups = AsyncLookups(make_resolver, in_thread)
     found = lookups.find(query, deadline)      # an Answer, or a future that has it by the deadline
@@ -29,16 +28,16 @@ from zsmtp.dns.transport import WRITABLE, SocketWait, exchange
 from zsmtp.effects import Effect, Operation, ReadClock, unknown_effect
 
 MAX_SOCKETS = 500
-"""Questions to name servers under way at a time."""
+"""Concurrent queries to name servers."""
 SHARE = 8
-"""There are no more of them than one in so many of the files that may be open: connections need theirs."""
+"""They use at most this fraction (one in so many) of the files that may be open: connections need the rest."""
 
 InThread = Callable[[Callable[[], Answer]], asyncio.Future[Answer]]
 """Runs a call in a thread."""
 
 
 def most_sockets() -> int:
-    """How many questions there may be under way at a time, in the files that this process may have open."""
+    """The maximum of concurrent queries, within the files that this process may have open."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_SOCKETS if files == resource.RLIM_INFINITY else min(MAX_SOCKETS, max(files // SHARE, 1))
 
@@ -55,7 +54,7 @@ class AsyncLookups:
         self._asked: dict[Query, asyncio.Task[Answer]] = {}
 
     def find(self, query: Query, deadline: float) -> Answer | asyncio.Future[Answer]:
-        """What is known already, or a future that several may wait for; it goes on whoever does not wait any more."""
+        """The cached answer, or a future that several callers may share; it goes on if a caller is cancelled."""
         known = self._cache.get(query, time.monotonic())
         if known is not None:
             return known
@@ -75,12 +74,12 @@ class AsyncLookups:
         return task
 
     def close(self) -> set[asyncio.Future[Answer]]:
-        """Ask name servers nothing more. Returns the lookups under way; those that wait for a server end at once."""
+        """Send no more queries. Returns the running lookups; those that wait for a server end at once."""
         self._servers.close()
         return set(self._asked.values())
 
     async def _carry_out(self, work: Operation[Answer], effect: Effect[Any]) -> Answer:
-        """Go on with an operation that awaits ``effect``."""
+        """Continue an operation that awaits ``effect``."""
         answer: object
         try:
             while True:
@@ -110,10 +109,10 @@ class AsyncLookups:
 
 
 class ServerExchanges:
-    """Asks name servers, ``most`` of them at a time.
+    """Queries to name servers, at most ``most`` at a time.
 
-    Questions to which a server kept silent before have half of the places, and wait behind all others: zones whose
-    servers are dead leave room for those that are not.
+    Queries without a reply before have half of the places, and wait behind all others, so that zones with dead servers
+    do not block the rest.
     """
 
     def __init__(self, most: int) -> None:
@@ -121,11 +120,11 @@ class ServerExchanges:
         self._closed = False
         self._new = _Places()
         self._again = _Places()
-        self._starved: deque[asyncio.Future[bool]] = deque()  # who found no socket to be had
+        self._starved: deque[asyncio.Future[bool]] = deque()  # waiters that got no socket
         self._waiters: set[asyncio.Future[None]] = set()
 
     def close(self) -> None:
-        """Nobody is waited for any more."""
+        """End all waits."""
         self._closed = True
         for waiter in self._waiters:
             _wake(waiter)
@@ -133,16 +132,16 @@ class ServerExchanges:
             _decide(place, granted=False)
 
     async def ask(self, effect: AskServer) -> Heard:
-        """Carry out the effect when it has its turn. Where no socket is to be had, others are left to close theirs."""
+        """Carry out the effect when it has its turn. If no socket is available, wait until another query closes one."""
         places = self._again if effect.again else self._new
         try:
             while not self._closed and await self._take_place(places, effect.deadline):
                 try:
-                    heard = await self._exchange(effect)
+                    result = await self._exchange(effect)
                 finally:
                     self._leave_place(places)
-                if not heard.starved or not self._open:
-                    return heard
+                if not result.starved or not self._open:
+                    return result
                 await _wait_in(self._starved, asyncio.get_running_loop().create_future(), effect.deadline)
         finally:
             _grant_first(self._starved)
@@ -155,8 +154,8 @@ class ServerExchanges:
             while True:
                 wanted = await self._wait(steps.send(wanted))
         except StopIteration as end:
-            heard: Heard = end.value
-            return heard
+            result: Heard = end.value
+            return result
         finally:
             steps.close()
 
@@ -186,7 +185,7 @@ class ServerExchanges:
         return places is self._new or places.taken < max(self._most // 2, 1)
 
     async def _take_place(self, places: _Places, deadline: float) -> bool:
-        """Wait for a place among those who have a socket; False if there is none by the deadline."""
+        """Wait for one of the places with a socket; False if there is none by the deadline."""
         if not places.queue and self._has_room(places):
             places.taken += 1
             return True
@@ -194,12 +193,12 @@ class ServerExchanges:
         try:
             return await _wait_in(places.queue, place, deadline)
         except asyncio.CancelledError:
-            if not place.cancelled() and place.result():  # it was granted and never used
+            if not place.cancelled() and place.result():  # granted, but not used
                 self._leave_place(places)
             raise
 
     def _leave_place(self, places: _Places) -> None:
-        """Hand the place to whoever has waited longest."""
+        """Give the place to the longest waiter."""
         places.taken -= 1
         for others in (self._new, self._again):
             while others.queue and self._has_room(others):
@@ -207,10 +206,10 @@ class ServerExchanges:
 
 
 class _Places:
-    """The places of one kind of questions: how many are taken, and who waits for one."""
+    """The places of one kind of queries: the number taken, and the waiters."""
 
     def __init__(self) -> None:
-        self.taken = 0  # sockets, and places handed to those who are about to open one
+        self.taken = 0  # sockets, and places of waiters that are about to open one
         self.queue: deque[asyncio.Future[bool]] = deque()
 
 
@@ -227,7 +226,7 @@ async def _wait_in(queue: deque[asyncio.Future[bool]], place: asyncio.Future[boo
 
 
 def _grant_first(queue: deque[asyncio.Future[bool]]) -> bool:
-    """Grant what the first of those who still wait in a queue waits for; False if nobody does."""
+    """Grant a place to the first active waiter of a queue; False if there is none."""
     while queue:
         place = queue.popleft()
         if not place.done():

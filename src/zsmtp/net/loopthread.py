@@ -1,8 +1,7 @@
-"""An event loop in a thread of its own: what ``zsmtp.Queue`` and ``zsmtp.Client`` have for programs without one.
+"""An event loop in a thread of its own, for ``zsmtp.Queue`` and ``zsmtp.Client`` in programs without a loop.
 
-Any thread of the process may call; calls of several threads go side by side on the loop. A thread that is interrupted
-while it waits (Ctrl-C) cancels what it waited for. A process that forks has no such thread in its child, so use after a
-fork is refused.
+Any thread of the process may call; calls of several threads run concurrently on the loop. A thread that is interrupted
+while it waits (Ctrl-C) cancels its call. A child process has no such thread, so use after a fork is refused.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """A thread with an event loop. ``begin`` runs on it first; what that raises is raised here.
+    """A thread with an event loop. ``begin`` runs on it first; its exception is raised here.
 
-    ``noun`` says what runs there, for errors of the class ``refusal``: it is closed, or was opened before a fork.
+    ``noun`` names the user of the thread in errors of the class ``refusal``: it is closed, or was opened before a fork.
     """
 
     def __init__(self, noun: str, refusal: type[Exception], begin: Callable[[], Coroutine[Any, Any, object]]) -> None:
@@ -64,7 +63,7 @@ class LoopThread:
             raise self._refusal(f"this {self._noun} is closed")
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Have work begun on the loop."""
+        """Start work on the loop."""
         try:
             self.check()
             with self._lock:
@@ -75,7 +74,7 @@ class LoopThread:
             raise
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Have work done on the loop; to be interrupted while waiting for it cancels it."""
+        """Run work on the loop and wait for it; an interrupt of the waiting thread cancels it."""
         future = self.start(work)
         try:
             return future.result()
@@ -86,14 +85,14 @@ class LoopThread:
             raise
 
     def soon(self, callback: Callable[..., object], *arguments: Any) -> None:
-        """Have a function called on the loop, without waiting for it."""
+        """Call a function on the loop, without waiting for it."""
         self.check()
         with self._lock:
             self.check()
             self._loop.call_soon_threadsafe(callback, *arguments)
 
     def close(self, last: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """End the thread; ``last`` is done before. May be called again, by several threads: all wait for the end."""
+        """End the thread; ``last`` runs before. Several threads may call it, also repeatedly: all wait for the end."""
         if os.getpid() != self._process:
             return
         with self._lock:

@@ -1,15 +1,16 @@
-"""What the drivers share: an exchange, a TLS handshake and a race of connections, as coroutines that await waits.
+"""The steps that all drivers share, as coroutines that await waits: an exchange, a handshake, a race of connections.
 
-A driver carries out the effects of the rules (``zsmtp.effects``). How the octets of an exchange are moved, when a
-wait is over, what a stop ends and which socket wins is the same whoever waits, and stands here once. Each coroutine
-works on non-blocking streams and sockets, and awaits what it cannot do itself:
+A driver carries out the effects of the rules (``zsmtp.effects``). This module moves the octets of an exchange, ends
+waits, handles stops and picks the winning socket, for all of them. Each coroutine works on non-blocking streams and
+sockets, and awaits:
 
-- :class:`StreamWait`: wait until the stream is ready; the answer is for what, in the bits of poll(2), 0 for nothing.
-- :class:`SocketsWait`: wait until any of several sockets is ready; the answer is the descriptors that are.
+- :class:`StreamWait`: wait until the stream is ready; the answer is the ready events, in the bits of poll(2), 0 for
+  none.
+- :class:`SocketsWait`: wait until any of several sockets is ready; the answer is the ready descriptors.
 - :class:`~zsmtp.dns.answer.Query`: a lookup; the answer is its :class:`~zsmtp.dns.answer.Answer`.
 
-A wait may end early and for no reason: the coroutine looks again, at the clock and at the :class:`Stopping` it was
-given. ``zsmtp.net.blocking`` waits with ``poll``, ``zsmtp.net.aio`` with an event loop::
+A wait may end early and spuriously: the coroutine checks again, the clock and its :class:`Stopping`, too.
+``zsmtp.net.blocking`` waits with ``poll``, ``zsmtp.net.aio`` with an event loop::
 
     event = carry_out(exchange(stream, session, time.monotonic, stop), wait)
 """
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
 QUERY_TIME = 15.0  # seconds for one lookup
 LOOKUPS_TIME = 60.0  # seconds for all lookups of one piece of work
 
-MOMENT = 0.001  # seconds after which it is asked again whether a peer has said something meanwhile
-LISTENING = 0.003  # seconds in which a peer that answers once too often says so, before the first chunk of a session
+MOMENT = 0.001  # seconds after the last read within which a write is tried without another read
+LISTENING = 0.003  # seconds to wait for a surplus reply before the first chunk of a session
 
 READABLE = select.POLLIN
 WRITABLE = select.POLLOUT
@@ -63,10 +64,10 @@ E = TypeVar("E")
 
 
 class Stopping(Protocol):
-    """Whether whoever runs the work was told to stop.
+    """Whether a stop of the work is requested.
 
-    A stop ends whatever is being done, except the wait for a final reply, since that is what prevents duplicates; with
-    ``at_once`` it ends that too, and leaves the message in doubt. ``reason`` is for reports.
+    A stop ends all work except the wait for a final reply, which prevents duplicates; with ``at_once`` it ends that
+    too, and leaves the message in doubt. ``reason`` is for reports.
     """
 
     @property
@@ -83,7 +84,7 @@ def why_stopped(stop: Stopping) -> str:
 
 
 class StreamWait(NamedTuple):
-    """Wait until ``stream`` is ready for ``interest``, or broken, or the clock shows ``deadline`` (None: no limit)."""
+    """Wait until ``stream`` is ready for ``interest``, or broken, or until ``deadline`` (None: no limit)."""
 
     stream: SocketStream
     interest: int
@@ -122,9 +123,9 @@ def keeper_for(effect: RecallPolicy | FetchPolicy | KeepPolicy, keeper: PolicyKe
 
 
 def lookup_deadline(query: Query, now: float, lookups_end: float, stop: Stopping) -> float | Answer:
-    """By when a lookup must be answered, or the answer if it need not be asked any more.
+    """The deadline of a lookup, or its answer if there is no time left for it.
 
-    ``lookups_end`` is when the time for all lookups of this piece of work is over.
+    ``lookups_end`` is the end of the time for all lookups of this piece of work.
     """
     if stop.requested:
         return Answer(query, Status.TIMEOUT, problem=stop.reason)
@@ -137,13 +138,13 @@ def lookup_deadline(query: Query, now: float, lookups_end: float, stop: Stopping
 
 
 async def exchange(stream: SocketStream, session: Conversation[E], clock: Clock, stop: Stopping) -> E | None:
-    """Move octets until the conversation has an event to tell; None if it has nothing left to do.
+    """Move octets until the conversation has an event; None if it has nothing left to do.
 
-    It reads while it writes, so that a peer that stops reading until its replies are read cannot lock the session up.
-    What is to be written a moment after something was read is tried at once: hardly ever is there more to read. But a
-    whole message unasked would be in doubt if the peer had closed behind its last reply, so it is looked first. Before
-    the first chunk of a session it is listened for a moment: whether the peer has said all it has to say, or one reply
-    too many, shows only in what comes next.
+    It reads while it writes, so that a peer that stops reading until its replies are read cannot block the session. A
+    write shortly after a read (``MOMENT``) is tried at once, since there is rarely more to read. But a whole message
+    sent without a go-ahead would be in doubt if the peer had closed behind its last reply, so the socket is checked
+    first. Before the first chunk of a session it waits for input for a moment (``LISTENING``): a surplus reply can be
+    detected only then.
     """
     asked = listened = False
     while True:
@@ -166,7 +167,7 @@ async def exchange(stream: SocketStream, session: Conversation[E], clock: Clock,
         deadline = session.deadline()
         if not out and deadline is None:
             return None
-        if deadline is not None and now >= deadline:  # also if octets come, but no reply of them
+        if deadline is not None and now >= deadline:  # also if octets arrive without completing a reply
             session.handle_timer(now)
             continue
         if stream.pending:
@@ -189,16 +190,17 @@ async def exchange(stream: SocketStream, session: Conversation[E], clock: Clock,
 def _last_words(
     stream: SocketStream, session: Conversation[Any], error: ConnectionLost, clock: Clock
 ) -> ConnectionLost:
-    """Read what came before a write met ``error``; returns why the connection ended.
+    """Read the octets that arrived before a write raised ``error``; returns the error that ended the connection.
 
-    A peer that goes with octets unread resets the connection behind its last reply, and the write may meet that first.
-    A broken pipe says no more than that the peer is gone: how it went is told by reading, as when it is looked first.
+    A peer that closes with unread octets resets the connection behind its last reply, and the write may fail before
+    that is read. A broken pipe only shows that the peer has closed: reading shows how, as if the socket had been read
+    first.
     """
     gone = isinstance(error.__cause__, BrokenPipeError)
     try:
         data = stream.receive()
-    except ConnectionLost as told:
-        return told if gone else error
+    except ConnectionLost as read_error:
+        return read_error if gone else error
     if data:
         session.receive_data(data, clock())
     elif data is not None and gone:
@@ -207,8 +209,8 @@ def _last_words(
 
 
 def _move(stream: SocketStream, session: Conversation[Any], out: memoryview, ready: int, clock: Clock) -> None:
-    """Read before writing: what came before a command was written is no answer to it."""
-    if ready & ~WRITABLE:  # readable, or broken: reading will tell
+    """Read before writing: octets that came before a command was written are no reply to it."""
+    if ready & ~WRITABLE:  # readable, or broken: the read shows which
         data = stream.receive()
         if data:
             session.receive_data(data, clock())
@@ -225,7 +227,7 @@ def _move(stream: SocketStream, session: Conversation[Any], out: memoryview, rea
 
 
 async def start_tls(effect: StartTLS, clock: Clock, stop: Stopping) -> TLSResult:
-    """The handshake. Whoever runs this closes the stream below if the result has none."""
+    """Do the handshake. If the result has no stream, the driver closes the one below."""
     from zsmtp.net.tlslayer import HandshakeStep, TLSLayer
     from zsmtp.tls.context import client_context, trust_anchors
     from zsmtp.tls.resume import ResumableSession
@@ -249,7 +251,7 @@ async def start_tls(effect: StartTLS, clock: Clock, stop: Stopping) -> TLSResult
                 raise WaitTimeout("the TLS handshake took too long")
         facts = layer.facts()
     except (TransportError, ConfigError) as error:
-        if place is not None and not stop.requested:  # what this side broke off says nothing of the session
+        if place is not None and not stop.requested:  # a handshake stopped by this side is no failure of the session
             place.forget()
         return TLSResult(
             None,
@@ -266,8 +268,8 @@ async def start_tls(effect: StartTLS, clock: Clock, stop: Stopping) -> TLSResult
     since = clock()
 
     def approved() -> None:
-        # A session that was taken up stays kept as it is. To ask OpenSSL for the one it has now costs more than the
-        # rest of a resumed handshake: Python makes a copy, with the peer's certificate read anew.
+        # A resumed session stays cached unchanged. Getting the present one from OpenSSL costs more than the rest of a
+        # resumed handshake: Python makes a copy, and parses the peer's certificate again.
         if place is not None and not facts.resumed:
             layer.keep = lambda session: place.keep(ResumableSession(session, facts.chain, since))
 
@@ -278,7 +280,7 @@ async def start_tls(effect: StartTLS, clock: Clock, stop: Stopping) -> TLSResult
 
 
 class LocalBinding(NamedTuple):
-    """Where connections are to come from: as ``zsmtp.net.blocking.BlockingDriver`` describes its arguments."""
+    """The source of connections; the fields are arguments of ``zsmtp.net.blocking.BlockingDriver``."""
 
     identity: LocalIdentity | None = None
     reserved_port: bool = False
@@ -291,7 +293,7 @@ _OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.E
 async def connect(
     effect: Connect, source: LocalBinding, clock: Clock, stop: Stopping, observe: Observer
 ) -> ConnectResult:
-    """Race over the endpoints; every socket but the winner's is closed on the way out, however that comes about."""
+    """Race over the endpoints; every socket but the winner's is closed at the end, also after an exception."""
     contest = _ConnectRace(effect, source, clock, observe)
     try:
         if source.identity is not None:
@@ -316,7 +318,7 @@ async def connect(
 
 
 async def resolve_identity(identity: LocalIdentity) -> ResolvedIdentity:
-    """The addresses of a local identity as they are now; one that is a name is looked up."""
+    """Resolve a local identity; a name is looked up."""
     found: list[str] = []
     if identity.name:
         for kind in (RecordType.A, RecordType.AAAA):
@@ -339,7 +341,7 @@ class _ConnectRace:
         self._observe = observe
 
     def start_all(self) -> Endpoint | None:
-        """Start what is due; the endpoint whose connection stands at once, if one does."""
+        """Start the attempts that are due; returns an endpoint that connected at once, if any."""
         while (endpoint := self.race.start(self._clock())) is not None:
             if self._observe is not ignore:
                 self._observe(Connecting(endpoint))
@@ -361,7 +363,7 @@ class _ConnectRace:
         return None
 
     def finish_any(self, ready: Collection[int]) -> Endpoint | None:
-        """The first endpoint, in order of starting, whose connection stands; what is too late is given up."""
+        """The first connected endpoint, in order of starting; attempts that timed out are given up."""
         for endpoint, sock in list(self.running.items()):
             if sock.fileno() not in ready:
                 continue
@@ -378,7 +380,7 @@ class _ConnectRace:
         return None
 
     def abandon(self) -> None:
-        """Close what is still connecting."""
+        """Close the sockets that are still connecting."""
         for sock in self.running.values():
             sock.close()
 

@@ -1,16 +1,16 @@
-"""MTA-STS policies on disk, shared by all processes of a site (RFC 8461 3.2, 10.2).
+"""Caches MTA-STS policies on disk, shared by all processes of a machine (RFC 8461 3.2, 10.2).
 
-A policy protects because it is remembered: for weeks, across restarts, by agents that live for one message. It is kept
-as the text that was fetched, in an SQLite database that any number of processes read and write::
+A policy protects only while it is cached: for weeks, across restarts, for agents that run for one message. The fetched
+text is stored in an SQLite database that any number of processes read and write::
 
-    cache = PolicyCache("/var/spool/postoffice/mta-sts.db", complain)
+    cache = PolicyCache("/var/spool/postoffice/mta-sts.db", warn)
     lookup = driver.run(find_policy(domain, cache.get(domain, now), now))
     if lookup.store is not None:
         cache.put(lookup.store, now)
 
-No trouble with the database stops mail, or takes away what a process has learned: a cache that cannot be used says so
-once, each process remembers what it saw, and a file that is no database is moved aside. Times are seconds since 1970,
-given by the caller.
+A failure of the database never stops mail, nor removes the policies that a process has: an unusable cache causes one
+warning, each process keeps its own policies, and a file that is no database is moved aside. Times are seconds since
+1970, passed by the caller.
 """
 
 from __future__ import annotations
@@ -47,37 +47,37 @@ DELETE FROM policies WHERE domain IN (SELECT domain FROM policies ORDER BY store
 
 
 class PolicyCache:
-    """What is known of domains' policies, in the file ``path``; "" keeps it for the life of the process only.
+    """The cache of policies in the file ``path``; "" keeps them for the life of the process only.
 
-    ``complain`` hears once why the disk is not used.
+    ``warn`` is called once with the reason if the file cannot be used.
     """
 
-    def __init__(self, path: str, complain: Callable[[str], None], *, max_domains: int = MAX_DOMAINS) -> None:
+    def __init__(self, path: str, warn: Callable[[str], None], *, max_domains: int = MAX_DOMAINS) -> None:
         self._path = path
-        self._complain = complain
+        self._warn = warn
         self._max_domains = max_domains
         self._database: sqlite3.Connection | None = None
         self._given_up = not path
-        self._complained_of_writing = False
+        self._warned_of_writing = False
         self._memory: OrderedDict[str, CachedPolicy] = OrderedDict()
         self._memory_size = 0
 
     def get(self, domain: str) -> CachedPolicy | None:
-        """What is kept of ``domain``, or None."""
+        """The entry of ``domain``, or None."""
         domain = domain.lower()
         row = self._run(lambda database: database.execute(_SELECT, (domain,)).fetchone())
         found, known = _entry(row), self._memory.get(domain)
         if found is None or (known is not None and _last_news(known) > _last_news(found)):
-            return known  # what could not be written at the time, or is there no more
+            return known  # could not be written, or is no longer in the file
         self._remember(domain, found)
         return found
 
     def put(self, entry: CachedPolicy, now: float) -> None:
-        """Keep ``entry`` in place of what is kept of its domain."""
+        """Store ``entry``, replacing the entry of its domain."""
         self.put_all([entry], now)
 
     def put_all(self, entries: Sequence[CachedPolicy], now: float) -> None:
-        """Keep each of ``entries`` in place of what is kept of its domain, all in one transaction."""
+        """Store ``entries``, replacing the entries of their domains, in one transaction."""
         rows = [(one.domain.lower(), one.id, one.text, one.fetched, one.failed_id, one.failed, now) for one in entries]
 
         def write(database: sqlite3.Connection) -> bool:
@@ -94,7 +94,7 @@ class PolicyCache:
         self._run(write, writing=True)
 
     def _remember(self, domain: str, entry: CachedPolicy) -> None:
-        """Keep an entry in this process, too: a database that is locked or lost must not take protection away."""
+        """Store an entry in this process, too: a locked or lost database must not remove protection."""
         before = self._memory.pop(domain, None)
         self._memory[domain] = entry
         self._memory_size += _size(entry) - (0 if before is None else _size(before))
@@ -102,7 +102,7 @@ class PolicyCache:
             self._memory_size -= _size(self._memory.popitem(last=False)[1])
 
     def close(self) -> None:
-        """Let go of the database; it is opened again when needed."""
+        """Close the database; it is opened again when needed."""
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -124,7 +124,7 @@ class PolicyCache:
                     continue
                 if _is_busy(error):
                     return None
-                if writing and _has_no_room(error):  # what is there can still be read, and there may be room again
+                if writing and _has_no_room(error):  # the entries can still be read, and there may be room later
                     self._could_not_write(str(error))
                 else:
                     self._give_up(str(error))
@@ -136,7 +136,7 @@ class PolicyCache:
     def _open(self) -> sqlite3.Connection:
         import sqlite3
 
-        # Made here, so that nobody else's umask decides who may change what is trusted.
+        # Created here, so that the umask does not decide who may change the trusted policies.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640))
         database = sqlite3.connect(self._path, timeout=BUSY_TIME)
         try:
@@ -148,24 +148,24 @@ class PolicyCache:
         return database
 
     def _set_aside(self) -> bool:
-        """Move a damaged file away, so that a new one can take its place; whether that worked."""
+        """Move a damaged file away, to make room for a new one; returns whether that worked."""
         with contextlib.suppress(OSError):
             os.replace(self._path, f"{self._path}.damaged")
             for suffix in ("-journal", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._path + suffix)
-            self._complain(f"{self._path}: damaged, moved to {self._path}.damaged; policies are learned anew")
+            self._warn(f"{self._path}: damaged, moved to {self._path}.damaged; policies are learned anew")
             return True
         return False
 
     def _could_not_write(self, reason: str) -> None:
-        if not self._complained_of_writing:
-            self._complained_of_writing = True
-            self._complain(f"{self._path}: {reason}; MTA-STS policies cannot be written now")
+        if not self._warned_of_writing:
+            self._warned_of_writing = True
+            self._warn(f"{self._path}: {reason}; MTA-STS policies cannot be written now")
 
     def _give_up(self, reason: str) -> None:
         self._given_up = True
-        self._complain(f"{self._path}: {reason}; MTA-STS policies are not kept beyond this process")
+        self._warn(f"{self._path}: {reason}; MTA-STS policies are not kept beyond this process")
 
 
 def _is_damaged(error: sqlite3.DatabaseError) -> bool:
@@ -185,12 +185,12 @@ def _size(entry: CachedPolicy) -> int:
 
 
 def _last_news(entry: CachedPolicy) -> float:
-    """When something was learned last."""
+    """The time of the latest change of an entry."""
     return max(entry.fetched, entry.failed)
 
 
 def _entry(row: object) -> CachedPolicy | None:
-    """The entry in a row; None if somebody has put anything else there."""
+    """The entry in a row; None if the row is invalid."""
     match row:
         case (str(domain), str(id_), bytes(text), float(fetched), str(failed_id), float(failed)):
             return CachedPolicy(domain, id_, text, fetched, failed_id, failed)

@@ -1,7 +1,7 @@
-"""Which address to try when: addresses in order, the next one early while an earlier one hangs (RFC 8305 in spirit).
+"""Schedules connection attempts: addresses in order, the next one early while an earlier one hangs (like RFC 8305).
 
-A state machine without I/O: the driver tells what happened, with its clock's time, and asks what to start. The first
-connection to stand wins; whatever else is under way is given up before a word of SMTP is spoken on it.
+A state machine without I/O: the driver reports events, with its clock's time, and asks what to start. The first
+established connection wins; the other attempts are given up before any SMTP command is sent.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from zsmtp.dns.candidates import Endpoint
 
-SAME_HOST = 0.25  # seconds before another address of the same host is tried beside the first
-OTHER_HOST = 2.0  # seconds before the next host is: it may be a worse one
+SAME_HOST = 0.25  # seconds before another address of the same host is tried in parallel
+OTHER_HOST = 2.0  # seconds before the next host is tried: it may have a worse preference
 
 
 class Race:
@@ -30,7 +30,7 @@ class Race:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is under way and nothing is left to start."""
+        """Whether no attempt is running and none is left to start."""
         return not self._waiting and not self._running
 
     def start(self, now: float) -> Endpoint | None:
@@ -49,7 +49,7 @@ class Race:
         self._next_start = 0.0
 
     def expired(self, now: float) -> list[Endpoint]:
-        """The attempts whose time is over; they count as failed. At the end of the race those left are not tried."""
+        """The attempts that timed out; they count as failed. At the end of the race the others are not tried."""
         if now >= self._end:
             self._waiting.clear()
         late = [one for one, started in self._running.items() if now >= min(started + self._timeout, self._end)]
@@ -58,12 +58,12 @@ class Race:
         return late
 
     def overtaken(self, winner: Endpoint, now: float) -> tuple[tuple[Endpoint, float], ...]:
-        """The attempts that had a start over ``winner``'s and still hang, each with for how many seconds it did."""
+        """The attempts that started before ``winner``'s and still hang, each with its duration in seconds."""
         since = self._running[winner]
         return tuple((endpoint, now - started) for endpoint, started in self._running.items() if started < since)
 
     def deadline(self) -> float | None:
-        """When to look again at the latest: the next early start or the next expiry."""
+        """The time of the next early start or the next expiry."""
         times = [started + self._timeout for started in self._running.values()]
         if self._waiting:
             times.append(self._next_start)

@@ -1,9 +1,9 @@
-"""Scripts for servers that exist in memory only, and what they do with one connection (RFC 5321, 2033, 3030).
+"""Scripted servers in memory, and their side of one connection, for tests (RFC 5321, RFC 2033, RFC 3030).
 
-A :class:`Script` tells what the server says at connect and to which command, when it closes, resets or falls silent,
-and how octets travel. A :class:`ScriptedConnection` follows it: it is given the client's octets and the time, and tells
-what has arrived for the client by then. It keeps what the client wrote and which messages came in to their end, for
-tests to look at. A :class:`WebScript` is the same for a server of the web (RFC 9112). ``zsmtp.net.scripted`` is the
+A :class:`Script` defines the server's replies at connect and to commands, when it closes, resets or stops replying, and
+how octets are split. A :class:`ScriptedConnection` executes it: it receives the client's octets and the time, and
+returns what has arrived for the client by then. It records the client's octets and the messages received completely,
+for tests to inspect. A :class:`WebScript` is the same for a web server (RFC 9112). ``zsmtp.net.scripted`` is the
 network around them.
 """
 
@@ -27,21 +27,21 @@ LOCAL = ("192.0.2.200", 40025)  # the client's end of every connection
 
 
 class Then(Enum):
-    """What a server does after a reaction."""
+    """The server's action after a reaction."""
 
     GO_ON = "go on"
-    CLOSE = "close"  # in an orderly way: the client reads the end of the stream
+    CLOSE = "close"  # orderly: the client reads the end of the stream
     RESET = "reset"  # the client's next read or write fails
-    HANG = "hang"  # say nothing more; octets are still taken
-    STALL = "stall"  # say nothing more and take nothing more
+    HANG = "hang"  # send nothing more; octets are still taken
+    STALL = "stall"  # send nothing more and take nothing more
 
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """What a server does at one point of the dialogue.
+    """The server's reaction at one point of the dialogue.
 
-    ``say`` is the reply: ``str`` are lines and get their line end, ``bytes`` leave exactly as they are (b"": nothing).
-    It leaves ``delay`` seconds later, and with ``drip`` one octet at a time, so many seconds apart.
+    ``say`` is the reply: ``str`` are lines and get their line end, ``bytes`` are sent unchanged (b"": nothing). It is
+    sent ``delay`` seconds later, and with ``drip`` one octet at a time, so many seconds apart.
     """
 
     say: str | bytes
@@ -51,28 +51,28 @@ class Reaction:
 
     @property
     def octets(self) -> bytes:
-        """What goes on the wire."""
+        """The octets of the reply."""
         return self.say if isinstance(self.say, bytes) else self.say.encode() + b"\r\n"
 
 
 class ServerPace(Enum):
-    """When a server acts on what it has received."""
+    """When a server processes received octets."""
 
     AT_ONCE = "at once"  # after every write of the client
-    PATIENT = "patient"  # when the client has nothing left to write: the way back is longer than the way there
+    PATIENT = "patient"  # when the client has nothing left to write, as if replies took longer than commands
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What a server does on one connection.
+    """The server's behaviour on one connection.
 
-    ``replies`` holds reactions per command (its verb, ``DOT`` for the end of DATA, ``BDAT`` for a chunk), used in
-    turn, the last one again and again. ``keywords`` are offered in the answer to EHLO and LHLO. ``in_content`` is taken
-    once so many octets of content have come. ``read_sizes`` and ``write_sizes`` tell, in turn and over again, how many
-    octets one read of the client brings and one write of it takes at most (empty: all). ``connect_time`` is how long
-    connecting takes, in seconds. ``tls`` are the facts of a handshake that succeeds (the octets stay plain, there is
-    nobody to hide them from), or why it fails, ``tls_time`` how long it takes; a server that does not ``resumes`` fails
-    a session taken up again. ``exporter`` is what both ends can bind a login to then (``tls-exporter``, RFC 9266).
+    ``replies`` holds reactions per command (its verb, ``DOT`` for the end of DATA, ``BDAT`` for a chunk), used in turn,
+    the last one again and again. ``keywords`` are offered in the reply to EHLO and LHLO. ``in_content`` happens once so
+    many octets of content were received. ``read_sizes`` and ``write_sizes`` are the most octets that one read and one
+    write of the client transfer, used in turn, repeating (empty: all). ``connect_time`` is how long connecting takes,
+    in seconds. ``tls`` are the facts of a successful handshake (the octets stay plain, for tests), or the reason of a
+    failed one, ``tls_time`` how long it takes, in seconds; without ``resumes`` a resumed session fails. ``exporter`` is
+    the channel binding of both ends then (``tls-exporter``, RFC 9266).
     """
 
     greeting: Reaction = Reaction("220 server.example ESMTP")
@@ -92,16 +92,16 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class WebScript:
-    """What a server of the web does on one connection: it answers the one request once it is there."""
+    """A web server's behaviour on one connection: it answers the request when that is complete."""
 
     answer: Reaction
-    """Its octets are those of HTTP: nothing is added to them."""
+    """Its octets are complete HTTP: nothing is added to them."""
     connect_time: float = 0.0
     """How long connecting takes, in seconds."""
     tls: str = ""
-    """Why the handshake fails; "": it succeeds."""
+    """The reason why the handshake fails; "": it succeeds."""
     untrusted: bool = False
-    """The handshake fails because the certificate is not good."""
+    """The handshake fails because the certificate is invalid."""
     tls_time: float = 0.0
     """How long it takes, in seconds."""
     read_sizes: Sequence[int] = ()
@@ -111,14 +111,14 @@ class WebScript:
 
     @classmethod
     def serving(cls, text: bytes) -> WebScript:
-        """The server that answers with this text, as policy hosts do."""
+        """A server that answers with this text, like a policy host."""
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(text)
         return cls(Reaction(head + text))
 
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """A message content that a server received to its last octet, and the reply it gave for one recipient."""
+    """A message content that a server received completely, and its reply for one recipient."""
 
     path: bytes
     reply: bytes
@@ -126,11 +126,11 @@ class Acceptance:
 
 
 class ScriptedConnection:
-    """One connection, as the server saw it; also the stream the client holds.
+    """One connection: the server's side, and the client's stream.
 
-    ``written`` are the client's octets with the times they came, ``acceptances`` what was received to its end;
-    ``closed_at`` is when the client closed it, None before; ``clear_octets`` is how many octets of the client came
-    before a handshake, None if there was none.
+    ``written`` are the client's octets with their times, ``acceptances`` the messages received completely;
+    ``closed_at`` is when the client closed it, None before; ``clear_octets`` is the number of octets from the client
+    before a handshake, None without one.
     """
 
     local = LOCAL
@@ -146,20 +146,20 @@ class ScriptedConnection:
         self._arrivals: list[tuple[float, bytes]] = []  # to the client, in order of time
         self._end: tuple[float, Then] | None = None
         self._inbox = b""
-        self._content: bytearray | None = None  # of the message under way
+        self._content: bytearray | None = None  # of the message being received
         self._chunk_left: int | None = None
         self._chunk_is_last = False
         self._in_transaction = False
         self._paths: list[bytes] = []  # the recipients accepted in it
         self._counts: Counter[str] = Counter()
-        self._free_at = now  # one reaction leaves after the other
+        self._free_at = now  # reactions are sent one after the other
         self._reads = cycle(script.read_sizes or (1 << 30,))
         self._writes = cycle(script.write_sizes or (1 << 30,))
         self._react(script.greeting)
 
     @property
     def exporter(self) -> bytes:
-        """What ``tls-exporter`` binds a login to; b"" in clear."""
+        """The channel binding ``tls-exporter``; b"" in clear."""
         return self.script.exporter if self.clear_octets is not None else b""
 
     @property
@@ -169,18 +169,18 @@ class ScriptedConnection:
 
     @property
     def lines(self) -> list[str]:
-        """What the client wrote, line by line."""
+        """The lines that the client wrote."""
         return self.client_octets.decode("latin-1").split("\r\n")[:-1]
 
     @property
     def lines_in_clear(self) -> list[str]:
-        """The lines that came outside of TLS."""
+        """The lines that the client wrote outside of TLS."""
         return self.client_octets[: self.clear_octets].decode("latin-1").split("\r\n")[:-1]
 
     # ------------------------------------------------------ the client's view
 
     def secure(self) -> None:
-        """A handshake was done: the dialogue starts anew in it."""
+        """Note that a handshake was done: the dialogue starts again."""
         self.clear_octets = len(self.client_octets)
 
     def receive(self, now: float) -> bytes | None:
@@ -201,7 +201,7 @@ class ScriptedConnection:
         return None
 
     def take(self, octets: memoryview, now: float) -> int:
-        """Take octets the client writes; tells how many, 0 for none."""
+        """Take octets that the client writes; returns how many, 0 for none."""
         if self.stalled:
             return 0
         count = min(len(octets), next(self._writes))
@@ -218,7 +218,7 @@ class ScriptedConnection:
         return self._end is not None and self._end[1] is Then.STALL
 
     def next_arrival(self) -> float:
-        """When the client will have something to read at the earliest."""
+        """The earliest time when the client has something to read."""
         if self._arrivals:
             return self._arrivals[0][0]
         silent = self._end is None or self._end[1] in (Then.HANG, Then.STALL)
@@ -227,7 +227,7 @@ class ScriptedConnection:
     # ------------------------------------------------------ the server's work
 
     def act(self, now: float) -> None:
-        """Work on what was received, as far as it goes."""
+        """Process the received octets as far as possible."""
         self._free_at = max(self._free_at, now)
         while self._end is None and self._inbox:
             if self._content is not None and self._chunk_left is None:
@@ -243,7 +243,7 @@ class ScriptedConnection:
                 self._obey(line)
 
     def _react(self, reaction: Reaction) -> bytes:
-        """Let the octets of a reaction leave, and do what comes after it; returns the octets."""
+        """Send the octets of a reaction, and do its ``then``; returns the octets."""
         at = self._free_at + reaction.delay
         pieces = [reaction.octets] if reaction.octets else []
         if reaction.drip:

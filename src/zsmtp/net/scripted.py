@@ -1,9 +1,9 @@
 """A network in memory, for tests and documentation: scripted servers, tables for DNS, and a clock that jumps.
 
 :class:`ScriptedNetwork` is a driver like ``zsmtp.net.blocking``: it carries out the same effects by the same rules, but
-its servers follow a :class:`~zsmtp.net.script.Script`, its names come from a table, and its time is a number that moves
-on only when everybody waits. A delivery that takes hours of patience is over in a millisecond, and always goes the same
-way::
+its servers follow a :class:`~zsmtp.net.script.Script`, its names come from a table, and its clock is a number that
+advances only while both sides wait. A delivery with hours of waits takes a millisecond, and always gives the same
+result::
 
     from zsmtp.net.script import Reaction, Script
 
@@ -12,9 +12,9 @@ way::
     network.run(courier.deliver(route, Delivery(message, ledger)))
     assert network.connections[0].lines == ["EHLO client.example", "MAIL FROM:<a@example.org>", ...]
 
-What a script does not mention is answered as a friendly server of RFC 5321 would (RFC 2033 with ``lmtp``). How octets
-travel is part of the script too: how many a read brings, how many a write takes, how slowly they drip, and whether the
-server answers while the client still writes. None of that may ever change what becomes of a message.
+Commands without a reaction in the script get the usual replies of RFC 5321 (RFC 2033 with ``lmtp``). The script also
+defines how octets are transferred: how many by one read and one write, how slowly, and whether the server replies while
+the client still writes. None of that may ever change the result of a delivery.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def _no_anchors() -> TrustAnchors:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """An address where no connection can be made: refused after ``after`` seconds (NEVER: nothing comes back).
+    """An address where no connection can be made: refused after ``after`` seconds (NEVER: no reply at all).
 
-    ``own`` tells that it is this side's trouble.
+    ``own``: the failure is on this side.
     """
 
     reason: str = "Connection refused"
@@ -85,15 +85,14 @@ Peer = Script | WebScript | Unreachable
 
 
 class ScriptedNetwork:
-    """The driver. ``hosts`` gives for each address what its connections are like, in turn, the last one repeated.
+    """The driver. ``hosts`` has for each address the scripts of its connections, in turn, the last one repeated.
 
-    Addresses not named refuse connections. ``dns`` is a table for :class:`~zsmtp.dns.static.StaticResolver`, or a
-    resolver. ``now`` is the time in seconds; ``stop_at`` is when the program is told to stop. ``anchors`` are the CA
-    certificates that chains are judged by, ``policies`` what policy hosts of MTA-STS are like, by name: the text that
-    they serve, or a script; others refuse connections. ``connections`` are all connections made, ``attempts`` all
-    endpoints tried, with the time, and ``handshakes`` the handshakes asked for, those of the web apart:
-    ``web_connections`` are connections to policy hosts. ``fetches`` are the policies asked for, ``policy_cache`` what
-    is remembered of policies.
+    Other addresses refuse connections. ``dns`` is a table for :class:`~zsmtp.dns.static.StaticResolver`, or a resolver.
+    ``now`` is the time in seconds; ``stop_at`` is when a stop is requested. ``anchors`` are the CA certificates for
+    verifying chains, ``policies`` the policy hosts of MTA-STS, by name: the text that they serve, or a script; others
+    refuse connections. ``connections`` are all connections made, ``attempts`` all endpoints tried, with the time, and
+    ``handshakes`` the handshakes, without those of HTTPS: ``web_connections`` are connections to policy hosts.
+    ``fetches`` are the policy fetches, ``policy_cache`` the cached policies.
     """
 
     def __init__(
@@ -252,7 +251,7 @@ class ScriptedNetwork:
         return self.now >= self.stop_at
 
     def _exchange(self, effect: Exchange[Any]) -> object:
-        """Move octets until the session has an event to tell; None if it has nothing left to do."""
+        """Move octets until the session has an event; None if it has nothing left to do."""
         peer, session = effect.stream, effect.session
         assert isinstance(peer, ScriptedConnection)
         if peer.closed_at is not None:
@@ -284,7 +283,7 @@ class ScriptedNetwork:
         return event
 
     def _move(self, peer: ScriptedConnection, session: Conversation[Any], out: memoryview) -> bool:
-        """Read what has arrived; only when that is nothing, write. Whether anything moved."""
+        """Read what has arrived; if there is nothing, write. Returns whether anything moved."""
         if not out:
             peer.act(self.now)
         data = peer.receive(self.now)
@@ -300,7 +299,7 @@ class ScriptedNetwork:
         return count > 0
 
     def _wait(self, peer: ScriptedConnection, deadline: float, session: Conversation[Any]) -> None:
-        """Let time pass until something can happen."""
+        """Advance the clock until something can happen."""
         moments = [deadline, peer.next_arrival()]
         if self.stop_at > self.now and not session.final_reply_due:
             moments.append(self.stop_at)

@@ -1,20 +1,21 @@
 """TLS between a session and its socket: plain octets on one side, records on the other, never blocking.
 
-The layer has the face of the stream it wraps (``zsmtp.net.transport.SocketStream``): ``receive``, ``send``, ``close``,
-``fileno``. Records are made and read by OpenSSL over two memory buffers (``ssl.MemoryBIO``), so that every driver,
-waiting in its own way, uses the same code. The handshake is taken step by step, each step telling what to wait for::
+The layer has the interface of the stream it wraps (``zsmtp.net.transport.SocketStream``): ``receive``, ``send``,
+``close``, ``fileno``. Records are made and read by OpenSSL over two memory buffers (``ssl.MemoryBIO``), so that every
+driver, waiting in its own way, uses the same code. The handshake is taken step by step, and each step returns what to
+wait for::
 
     layer = TLSLayer(stream, context, server_name="mx.example.org")
     while (step := layer.handshake_step()) is not Step.DONE:
         wait(step)
     layer.facts()                   # to be judged before anything is sent
 
-Three contracts keep what is above honest. ``send`` counts an octet only when the record that holds it has left
-completely, as a reply may only be believed if its command was written; and a record leaves in ``send`` only, so that
-nothing arrives of what was given up before it was counted. ``receive`` gives ``b""`` only for the peer's
-close_notify; a stream that merely ends was cut off and raises :class:`~zsmtp.errors.TLSBroken` (RFC 8446 6.1). And
-after ``receive`` nothing readable is left inside unless ``pending`` says so: who waits on the descriptor must look at
-``pending`` first, and wait for writing too while ``wants_write`` is true.
+Callers rely on three contracts. ``send`` counts an octet only when its whole record was written, since a reply counts
+only if its command was written; and only ``send`` writes such records, so that octets given up before they were counted
+never arrive. ``receive`` returns ``b""`` only for the peer's close_notify; a stream that ends without it was cut off
+and raises :class:`~zsmtp.errors.TLSBroken` (RFC 8446 6.1). After ``receive`` no readable octets are left inside unless
+``pending``: callers that wait on the descriptor must check ``pending`` first, and wait for writing too while
+``wants_write`` is true.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ MAX_HANDSHAKE = 512 * 1024
 """Octets a peer may send before the handshake is done."""
 
 MAX_UNSENT = 256 * 1024
-"""Octets of records that wait for a peer that does not read, beyond one batch."""
+"""Octets of records that wait for a slow peer, beyond one batch."""
 
 _RECORD = 16 * 1024  # octets of plain text in the largest record
-_BATCH = 8 * _RECORD  # octets encrypted before the transport is asked to take them
+_BATCH = 8 * _RECORD  # octets encrypted before they are written to the transport
 _MAX_CHAIN = 32  # certificates kept
 
 
 class HandshakeStep(Enum):
-    """What a handshake waits for."""
+    """The next wait of a handshake."""
 
     WANT_READ = "read"
     WANT_WRITE = "write"
@@ -52,7 +53,7 @@ class HandshakeStep(Enum):
 
 
 class LowerStream(Protocol):
-    """What the layer needs of the stream below; ``zsmtp.net.transport.SocketStream`` is one."""
+    """The interface of the stream below; ``zsmtp.net.transport.SocketStream`` is one."""
 
     local: tuple[str, int] | None
 
@@ -65,9 +66,9 @@ class LowerStream(Protocol):
 class TLSLayer:
     """One side of one TLS connection over ``stream``, as a client.
 
-    ``server_name`` is asked for in the handshake (SNI); "" for none. ``resume`` is a session to take up again; the
-    server may decline. :attr:`keep` is told the session when the layer is closed, with the tickets that came meanwhile.
-    Raises TLSError if the name cannot be asked for.
+    ``server_name`` is sent in the handshake (SNI); "" for none. ``resume`` is a session to resume; the server may
+    decline. :attr:`keep` is called with the session, and its latest tickets, when the layer is closed. Raises TLSError
+    if the name cannot be sent.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class TLSLayer:
         self._resume = resume
         try:
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name or None)
-        except (ValueError, TypeError, ssl.SSLError) as error:  # TypeError is what a NUL in the name raises
+        except (ValueError, TypeError, ssl.SSLError) as error:  # a NUL in the name raises TypeError
             raise TLSError(f"no TLS with the name '{escape(server_name)}': {error}") from error
         if resume is not None and isinstance(resume.session, ssl.SSLSession):
             with contextlib.suppress(ValueError):  # a session of another context: a full handshake, then
@@ -97,11 +98,11 @@ class TLSLayer:
         self._done = False
         self._plain = b""  # decrypted, not yet given out
         self._ended = False  # close_notify came
-        self._failure: TransportError | None = None  # to be told once what came before it is given out
-        self._records = memoryview(b"")  # encrypted, not yet taken by the stream
-        self._sealed = 0  # octets of plain text in the records on their way
+        self._failure: TransportError | None = None  # raised after the octets before it are returned
+        self._records = memoryview(b"")  # encrypted, not yet written to the stream
+        self._sealed = 0  # octets of plain text in the unwritten records
         self._marks: deque[tuple[int, int]] = deque()  # for each of these: where it ends in the batch, its plain octets
-        self._taken = 0  # octets of the batch that the stream took
+        self._taken = 0  # octets of the batch that were written
 
     def fileno(self) -> int:
         """The descriptor, to wait on; -1 once closed."""
@@ -110,7 +111,7 @@ class TLSLayer:
     # ------------------------------------------------------------- handshake
 
     def handshake_step(self) -> HandshakeStep:
-        """Go on with the handshake as far as can be without waiting. Raises TLSError; the peer is told why."""
+        """Continue the handshake as far as possible without waiting. Raises TLSError, and sends the peer an alert."""
         try:
             return self._step()
         except ssl.SSLError as error:
@@ -142,20 +143,20 @@ class TLSLayer:
                 self._incoming.write(data)
         if not self._flush():
             return HandshakeStep.WANT_WRITE
-        self._decrypt()  # what the peer sent along with the end of its handshake
+        self._decrypt()  # octets that the peer sent along with the end of its handshake
         return HandshakeStep.DONE
 
     # ------------------------------------------------------------- receiving
 
     @property
     def pending(self) -> bool:
-        """Whether ``receive`` has something to tell without waiting for the descriptor."""
+        """Whether ``receive`` returns or raises something without a wait for the descriptor."""
         return bool(self._plain) or self._ended or self._failure is not None
 
     def receive(self) -> bytes | None:
-        """What came: octets, ``b""`` after the peer's close_notify, None if nothing is there now.
+        """The next octets, ``b""`` after the peer's close_notify, None if there are none now.
 
-        Raises :class:`~zsmtp.errors.TLSBroken` for a stream that was cut off or a record that is none, and
+        Raises :class:`~zsmtp.errors.TLSBroken` for a stream that was cut off or an invalid record, and
         :class:`~zsmtp.errors.ConnectionLost`.
         """
         if not self.pending:
@@ -175,7 +176,7 @@ class TLSLayer:
         return b"" if self._ended else None
 
     def _decrypt(self) -> None:
-        """Decrypt all that is there, and send what reading gave rise to (key updates, alerts)."""
+        """Decrypt all received records, and send the responses (key updates, alerts)."""
         parts: list[bytes] = [self._plain]
         try:
             while True:
@@ -202,13 +203,13 @@ class TLSLayer:
 
     @property
     def wants_write(self) -> bool:
-        """Whether records wait to be written although nothing need be sent: then call ``flush`` when writable."""
+        """Whether records other than those of ``send`` wait to be written: call ``flush`` when writable."""
         return not self._sealed and (bool(self._records) or self._outgoing.pending > 0)
 
     def send(self, data: memoryview) -> int:
-        """Hand octets over; tells how many have left, in complete records, since the last call.
+        """Send octets; returns how many were written, in complete records, since the last call.
 
-        What has not left must be given again, from the first such octet on, until it has. Raises ConnectionLost,
+        Pass the unwritten octets again, from the first one on, until they are written. Raises ConnectionLost,
         TLSBroken.
         """
         if self._sealed > len(data):
@@ -221,7 +222,7 @@ class TLSLayer:
                 left += self._departed()
                 if not left:
                     raise
-                return left  # these may have arrived; what comes next on this stream will tell that it is broken
+                return left  # these may have arrived; the next call reports that the stream is broken
             left += self._departed()
             batch = data[left : left + _BATCH]
             if not flushed or not batch:
@@ -229,7 +230,7 @@ class TLSLayer:
             self._seal(batch)
 
     def _departed(self) -> int:
-        """Octets of plain text in the records that have left completely since the last call."""
+        """Octets of plain text in the records that were fully written since the last call."""
         count = 0
         while self._marks and self._marks[0][0] <= self._taken:
             count += self._marks.popleft()[1]
@@ -237,15 +238,15 @@ class TLSLayer:
         return count
 
     def flush(self) -> None:
-        """Write records that wait, but for those of :meth:`send`, as far as that goes. Raises ConnectionLost.
+        """Write waiting records, except those of :meth:`send`, as far as possible. Raises ConnectionLost.
 
-        What was given to ``send`` leaves there only: it must not arrive without being counted.
+        Only ``send`` writes its own records: they must not arrive without being counted.
         """
         if not self._sealed:
             self._flush()
 
     def _seal(self, batch: memoryview) -> None:
-        """Encrypt a batch; nothing else is on its way."""
+        """Encrypt a batch; no other records are unwritten."""
         self._taken = 0
         self._sealed = len(batch)
         try:
@@ -257,7 +258,7 @@ class TLSLayer:
             raise TLSBroken(f"TLS failed: {_reason(error)}") from error
 
     def _flush(self) -> bool:
-        """Hand records to the stream; whether all are gone."""
+        """Write records to the stream; returns whether all are written."""
         while True:
             if not self._records:
                 self._records = memoryview(self._outgoing.read())
@@ -272,9 +273,9 @@ class TLSLayer:
     # ---------------------------------------------------------------- ending
 
     def close(self) -> None:
-        """Say close_notify, as far as that goes without waiting, and close the stream.
+        """Send close_notify, if that is possible without waiting, and close the stream.
 
-        If octets are on their way, the stream is cut off: those not counted as sent must not arrive any more.
+        If octets are unwritten, the stream is cut off: those not counted as sent must not arrive any more.
         """
         if self._done and self._failure is None:
             session = self.session() if self.keep is not None else None
@@ -283,7 +284,7 @@ class TLSLayer:
             with contextlib.suppress(ssl.SSLError, TransportError):
                 try:
                     self._tls.unwrap()
-                except ssl.SSLWantReadError:  # the peer's own close_notify is not waited for
+                except ssl.SSLWantReadError:  # do not wait for the peer's close_notify
                     pass
                 finally:
                     self.flush()
@@ -292,11 +293,11 @@ class TLSLayer:
     # ----------------------------------------------------------------- facts
 
     def facts(self) -> TLSFacts:
-        """What the handshake agreed on. Raises TLSError if a resumed session shows another peer than it had."""
+        """The facts of the handshake. Raises TLSError if a resumed session has another peer than before."""
         cipher = self._tls.cipher() or ("", "", 0)
         resumed = bool(self._tls.session_reused)
         chain = self._peer_chain()
-        if resumed and self._resume is not None:  # a session holds the peer's own certificate at best
+        if resumed and self._resume is not None:  # a session holds no more than the peer's own certificate
             if chain and chain[0] != self._resume.chain[0]:
                 raise TLSError("a resumed session has another certificate than before")
             chain = self._resume.chain
@@ -312,24 +313,24 @@ class TLSLayer:
 
     @property
     def exporter(self) -> bytes:
-        """The ``tls-exporter`` channel binding (RFC 9266): 32 octets both ends have, b"" where they cannot be had.
+        """The ``tls-exporter`` channel binding (RFC 9266): 32 octets that both ends have, b"" if unavailable.
 
-        That is with a Python whose ``ssl`` does not know it, and below TLS 1.3, where it is only as good as an
-        extension of the handshake (RFC 7627) that ``ssl`` does not tell of.
+        It is unavailable if Python's ``ssl`` does not support it, and below TLS 1.3, where it is secure only with an
+        extension of the handshake (RFC 7627) that ``ssl`` does not expose.
         """
         if "tls-exporter" not in ssl.CHANNEL_BINDING_TYPES or self._tls.version() != "TLSv1.3":
             return b""
         return self._tls.get_channel_binding("tls-exporter") or b""
 
     def session(self) -> ssl.SSLSession | None:
-        """The session as it can be resumed now; None if it cannot. TLS 1.3 tickets come after the handshake."""
+        """The session for resumption; None if there is none yet. TLS 1.3 tickets come after the handshake."""
         session = self._tls.session
         if session is None or not (session.has_ticket or (self._tls.version() != "TLSv1.3" and session.id)):
             return None
         return session
 
     def _peer_chain(self) -> tuple[bytes, ...]:
-        """The certificates sent, in DER. Python has the method in public from 3.13 on, where it gives octets."""
+        """The certificates sent, in DER. Python's method is public from 3.13 on, where it returns octets."""
         tls: Any = self._tls
         try:
             found = (tls if hasattr(tls, "get_unverified_chain") else tls._sslobj).get_unverified_chain()
@@ -345,7 +346,7 @@ class TLSLayer:
 
 
 def _reason(error: ssl.SSLError) -> str:
-    """OpenSSL's words for what went wrong, fit for people."""
+    """OpenSSL's description of an error, for people."""
     reason = (error.reason or str(error)).replace("_", " ").lower()
     if reason in ("wrong version number", "http request", "packet length too long", "record layer failure"):
         return f"what the peer sends is no TLS ({reason})"

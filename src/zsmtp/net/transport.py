@@ -1,4 +1,4 @@
-"""A connection over a socket, as the drivers use it: never blocking, closed once, errors as exceptions of zsmtp."""
+"""A connection over a socket, for the drivers: never blocking, closed once, errors as exceptions of zsmtp."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SocketStream:
         return self._sock.fileno()
 
     def receive(self) -> bytes | None:
-        """What came: octets, ``b""`` at the end of the stream, None if nothing is there now.
+        """The next octets, ``b""`` at the end of the stream, None if there are none now.
 
         Raises :class:`~zsmtp.errors.ConnectionLost`.
         """
@@ -44,7 +44,7 @@ class SocketStream:
             raise ConnectionLost(f"connection lost: {os.strerror(error.errno or 0)}") from error
 
     def send(self, data: memoryview) -> int:
-        """Hand octets to the transport; tells how many it took (0: none now). Raises ConnectionLost."""
+        """Write octets to the socket; returns how many it took (0: none now). Raises ConnectionLost."""
         try:
             return self._sock.send(data)
         except (BlockingIOError, InterruptedError):
@@ -54,19 +54,19 @@ class SocketStream:
 
     @property
     def pending(self) -> bool:
-        """Whether something can be received although the descriptor is not readable; never here."""
+        """Whether octets can be received although the descriptor is not readable; never here."""
         return False
 
     @property
     def wants_write(self) -> bool:
-        """Whether octets wait here for the descriptor to become writable; never here."""
+        """Whether buffered octets wait for the descriptor to become writable; never here."""
         return False
 
     def flush(self) -> None:
-        """Hand on what waits here; nothing does."""
+        """Write buffered octets; there are none here."""
 
     def close(self) -> None:
-        """Close; what was not sent yet is given up."""
+        """Close the socket; unsent octets are lost."""
         with contextlib.suppress(OSError):
             self._sock.close()
 
@@ -87,9 +87,9 @@ def new_socket(endpoint: Endpoint, send_buffer: int | None) -> socket.socket:
 
 
 def socket_address(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
-    """An address with its port as sockets want it. Raises OSError (ENODEV) if its zone is no interface of this machine.
+    """The socket address of an address and a port. Raises OSError (ENODEV) if its zone is no interface of this machine.
 
-    Python leaves the zone in the text of an address out of account: it belongs in a field of its own (RFC 3493 3.3).
+    Python ignores the zone in the text of an address: it needs a separate field (RFC 3493 3.3).
     """
     bare, mark, zone = address.partition("%")
     if not mark:
@@ -101,7 +101,7 @@ def socket_address(address: str, port: int) -> tuple[str, int] | tuple[str, int,
 
 
 def begin_connect(sock: socket.socket, endpoint: Endpoint) -> bool:
-    """Start connecting; True if the connection stands already. Raises OSError if it cannot be."""
+    """Start connecting; True if it is connected already. Raises OSError if that fails."""
     unix = endpoint.family is Family.UNIX
     code = sock.connect_ex(endpoint.address if unix else socket_address(endpoint.address, endpoint.port))
     if code in (errno.EINPROGRESS, errno.EINTR):

@@ -1,8 +1,8 @@
-"""One descriptor in an event loop, registered once and waited on many times: what ``zsmtp.net.aio`` waits with.
+"""Waits on one descriptor in an event loop, registered once for many waits, for ``zsmtp.net.aio``.
 
-Its reader stays registered from one wait to the next, since nearly every wait is for reading; one that is called while
-nobody waits is taken out, so that it does not spin. Its timer is left to run when a deadline moves on, which they all
-do, and looks again when its time comes. Whoever closes the descriptor calls :meth:`DescriptorWatch.end` before.
+Its reader stays registered from one wait to the next, since nearly every wait is for reading; a reader called without a
+wait is unregistered, so that it does not spin. Its timer keeps running when the deadline moves on, as all do, and
+checks the new deadline when it fires. Call :meth:`DescriptorWatch.end` before closing the descriptor.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class DescriptorWatch:
         self._poll.register(fd, READABLE | WRITABLE)
 
     def ready_now(self) -> int:
-        """What the descriptor is ready for, without waiting."""
+        """The events that the descriptor is ready for, without waiting."""
         events = self._poll.poll(0)
         return events[0][1] if events else 0
 
     def is_due(self) -> bool:
-        """Whether what is waited for is there, although nobody came round to hear of it."""
+        """Whether the descriptor is ready although the loop has not called back yet."""
         wanted = READABLE | (WRITABLE if self._writing else 0)
         return bool(self.ready_now() & (wanted | ~(READABLE | WRITABLE)))
 
     def wait_for(self, interest: int, deadline: float | None, waiter: asyncio.Future[None]) -> None:
-        """Have ``waiter`` woken when the descriptor is ready, or at the deadline (time.monotonic)."""
+        """Wake ``waiter`` when the descriptor is ready, or at the deadline (time.monotonic)."""
         self._waiter = waiter
         self._ready = 0
         self._stirred = None
@@ -59,7 +59,7 @@ class DescriptorWatch:
                 self._timer = self._loop.call_later(left, self._on_time)
 
     def heard(self) -> int:
-        """What the descriptor was ready for; the wait is over."""
+        """End the wait; returns the events that the descriptor was ready for."""
         self._waiter = None
         if self._writing:
             self._loop.remove_writer(self._fd)
@@ -67,12 +67,12 @@ class DescriptorWatch:
         return self._ready
 
     def when_it_stirs(self, stirred: Callable[[], None]) -> None:
-        """Have ``stirred`` called when there is something to read before the next wait."""
+        """Call ``stirred`` if there is something to read before the next wait."""
         self._stirred = stirred
         self._read()
 
     def end(self) -> None:
-        """The descriptor is going to be closed."""
+        """Stop watching, before the descriptor is closed."""
         self._stirred = None
         if self._reading:
             self._loop.remove_reader(self._fd)
@@ -94,7 +94,7 @@ class DescriptorWatch:
             self._wake()
             return
         if not self.ready_now() & ~WRITABLE:
-            return  # it was read since the loop looked
+            return  # already read since the loop's poll
         self._loop.remove_reader(self._fd)
         self._reading = False
         stirred, self._stirred = self._stirred, None

@@ -203,8 +203,7 @@ class HeaderFields:
 
 
 def canonical_field(field: bytes, form: Canonicalization) -> bytes:
-    """One field with LF line ends in a canonical form, without the line end behind it, as for the signature's own field
-    (3.7)."""
+    """One field with LF line ends in a canonical form, without the line end behind it, as for the signature's own."""
     if form is Canonicalization.SIMPLE:
         return field.removesuffix(b"\n").replace(b"\n", CRLF)
     ((relaxed,),) = _relaxed_fields(field).values()

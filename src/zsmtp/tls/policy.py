@@ -107,8 +107,7 @@ class TLSPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Barred:
-    """The candidate must not be used now; ``reason`` in words, ``problem`` for reports, ``source``: the party that
-    requires it."""
+    """The candidate must not be used now; ``reason`` in words, ``problem`` for reports, ``source``: who requires it."""
 
     reason: str
     source: RequirementSource

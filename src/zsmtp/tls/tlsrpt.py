@@ -291,8 +291,7 @@ class _Count:
 
 @dataclass(frozen=True, slots=True)
 class ReportingOrganization:
-    """The reporter: ``organization`` and ``contact`` (an address) for people, ``domain`` of the report mail's
-    sender."""
+    """The reporter: ``organization`` and ``contact`` (an address) for people, ``domain`` of the report's sender."""
 
     organization: str
     contact: str
