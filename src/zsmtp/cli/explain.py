@@ -29,7 +29,7 @@ from zsmtp.cli.terminal import look_of
 from zsmtp.cli.waiting import WaitingNotices, waiting_told
 from zsmtp.client.addresslist import read_address
 from zsmtp.client.config import Config
-from zsmtp.delivery.announce import fetches_told
+from zsmtp.delivery.announce import with_fetch_events
 from zsmtp.dns.answer import Query, RecordType
 from zsmtp.dns.candidates import Candidate, Endpoint
 from zsmtp.errors import SubmissionError
@@ -240,7 +240,7 @@ class Explainer:
             wish=wish,
         )
         heard = self._watched(observer)
-        found = driver.run(work if heard is ignore else fetches_told(heard, work))
+        found = driver.run(work if heard is ignore else with_fetch_events(heard, work))
         if observer is not ignore:
             observer(PlanMade(found.plan))
         if self._probe_time is None or found.plan.route.failure is not None:

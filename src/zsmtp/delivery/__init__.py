@@ -1,1 +1,1 @@
-"""One message's way to its recipients: the attempt, its outcome, the report."""
+"""Delivers one message to its recipients: the plan, the sessions, the outcome."""

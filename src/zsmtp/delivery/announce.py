@@ -1,7 +1,7 @@
-"""Telling observers of deliveries: that one is taken to hand, and each of its verdicts.
+"""Makes the events of deliveries for observers: the start, policy fetches, and each verdict.
 
-Verdicts reach the books of the message first (its control file, its caller), then the observer. Call :func:`announce`
-only where somebody listens: an unannounced ledger costs nothing.
+Verdicts go to the owner of the ledger first (a control file, the caller), then to the observer. Call :func:`announce`
+only with an active observer: other ledgers cost nothing.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ More = Callable[[], Delivery | None]
 
 
 def announce(observer: Observer, delivery: Delivery, destination: str) -> None:
-    """Tell ``observer`` of ``delivery`` now, and of every verdict on it from now on."""
+    """Send ``observer`` the start of ``delivery`` now, and every further verdict on it."""
 
-    def heard(recipient: int, verdict: Verdict) -> None:
+    def on_verdict(recipient: int, verdict: Verdict) -> None:
         observer(Settled(delivery, recipient, verdict))
 
     observer(DeliveryStarted(delivery, destination))
-    delivery.ledger.listen(heard)
+    delivery.ledger.listen(on_verdict)
 
 
-def fetches_told(observer: Observer, work: Operation[T]) -> Operation[T]:
+def with_fetch_events(observer: Observer, work: Operation[T]) -> Operation[T]:
     """``work``, with events for each fetch of a policy."""
 
     def asked(effect: Effect[Any]) -> None:
@@ -43,7 +43,7 @@ def fetches_told(observer: Observer, work: Operation[T]) -> Operation[T]:
 
 
 def announcing(observer: Observer, more: More, destination: str) -> More:
-    """``more``, each delivery it gives announced."""
+    """``more``, with :func:`announce` for each delivery that it returns."""
 
     def announced() -> Delivery | None:
         delivery = more()

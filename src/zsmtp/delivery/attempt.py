@@ -1,10 +1,10 @@
-"""Messages on their way over a route: sessions, and what to do when one of them breaks.
+"""Delivers messages over a route: opens sessions, and continues after one of them breaks.
 
-:meth:`Courier.deliver` awaits effects. It walks the plan: opens a session unless the route has one, lets the
-messages fly over it (``zsmtp.delivery.pipeline``), and after a 421 or a lost connection tries the next candidate at
-once with those nobody decided about. It returns when every recipient of every ledger is settled, whatever happened.
+:meth:`Courier.deliver` awaits effects. It follows the plan: opens a session unless the route has one, sends the
+messages over it (``zsmtp.delivery.pipeline``), and after a 421 or a lost connection tries the next candidate at once
+with the undecided recipients. It returns when every recipient of every ledger is settled, after any failure, too.
 
-RFC 5321 3.3 is the transaction, 4.5.3.1.10 the second one for recipients that were too many, 5.1 the next candidate.
+RFC 5321 3.3 is the transaction, 4.5.3.1.10 the second one for surplus recipients, 5.1 the next candidate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zsmtp.delivery.announce import announce, announcing, fetches_told
+from zsmtp.delivery.announce import announce, announcing, with_fetch_events
 from zsmtp.delivery.backoff import AddressBackoff
 from zsmtp.delivery.deliveryplan import DeliveryPlan, plan_delivery, plan_protection
 from zsmtp.delivery.envelope import Delivery
@@ -43,18 +43,17 @@ from zsmtp.proto.session import Lost
 if TYPE_CHECKING:
     from zsmtp.delivery.gate import ConnectionGate
 
-IDLE_LIMIT = 20.0  # seconds of rest after which a connection is asked with RSET whether it still lives
-MAX_PACES = 1000  # peers whose behaviour is remembered
+IDLE_LIMIT = 20.0  # seconds of idleness after which RSET tests whether a connection is still open
+MAX_PACES = 1000  # peers whose pace is remembered
 
 
 Returns = Callable[[Delivery, Verdict], bool]
-"""Asked before those left undecided of a delivery get a verdict that no server gave on them: no session could be
-opened, or this side was told to stop. True takes the delivery back as it is: its ledger is left open, and whoever gave
-it sends it again."""
+"""Called before the undecided recipients of a delivery get a verdict without a server's reply: no session could be
+opened, or a stop was requested. True takes the delivery back: its ledger stays open, and the caller sends it again."""
 
 
 def no_more() -> Delivery | None:
-    """Default for ``more``: one delivery is all there is."""
+    """Default for ``more``: there are no further deliveries."""
     return None
 
 
@@ -74,7 +73,7 @@ def _settle_lost(works: deque[PendingDelivery], broken: SessionBroken) -> None:
 
 
 def _start_over(works: deque[PendingDelivery]) -> None:
-    """Forget what was made for the session that ended: the next one may be with a server that can do less."""
+    """Discard the content made for the ended session: the next server may have other capabilities."""
     for work in works:
         work.start_over()
 
@@ -88,10 +87,10 @@ def _why_again(broken: SessionBroken, *, reused: bool) -> str:
 
 
 class Courier:
-    """Delivers messages over routes, as ``settings`` say. Its methods await effects.
+    """Delivers messages over routes, with ``settings``. Its methods await effects.
 
-    ``unreached`` is the memory of addresses that did not answer: several couriers may have one in common. So may
-    they have a ``gate``, which is asked before each connection (``zsmtp.delivery.gate``); without one none waits.
+    ``unreached`` remembers addresses that did not answer; several couriers may share it. They may also share a
+    ``gate``, which decides before each connection (``zsmtp.delivery.gate``); without one no connection waits.
     """
 
     def __init__(
@@ -109,11 +108,10 @@ class Courier:
     async def open(
         self, route: Route, skip: set[Endpoint] | None = None, wish: TLSDemand = TLSDemand.NONE
     ) -> Verdict | None:
-        """See that ``route`` has an open session; a verdict if it cannot have one.
+        """Open a session of ``route`` unless it has one; returns a verdict if that fails.
 
-        ``skip`` are endpoints not to be tried, ``wish`` is what the sender of the message wants of the session. A route
-        without a link is planned anew, unless it was given its plan: answers are cached by the resolver for as long as
-        they hold.
+        ``skip`` are endpoints not to try, ``wish`` is the sender's TLS demand. A route without a link is planned again,
+        unless it was given its plan: the resolver caches answers for their TTL.
         """
         if route.link is not None:
             return None
@@ -135,7 +133,7 @@ class Courier:
         if failure.fate is Disposition.DEFERRED:
             stopped = await ReadStop()
             if stopped and (failure.level is Scope.HOST or stopped not in failure.text):
-                failure = from_loss(Interrupted(stopped), failure.text, failure.peer)  # it says nothing of the host
+                failure = from_loss(Interrupted(stopped), failure.text, failure.peer)  # no failure of the host
         route.failure = failure if failure.level is Scope.HOST else None
         return failure
 
@@ -149,11 +147,11 @@ class Courier:
         returns: Returns = settle,
         asks: bool = False,
     ) -> None:
-        """Deliver to every recipient that the delivery's ledger has open, and whatever ``more`` gives meanwhile.
+        """Deliver to every open recipient of the delivery's ledger, and the further deliveries of ``more``.
 
-        ``more`` is asked for further deliveries to the same destination as long as they can ride along; it returns
-        None when there is none at hand. ``idle`` is for how many seconds the route's link has rested. ``returns`` may
-        take deliveries back that nobody decided about. ``asks`` has leave asked for before a message may be complete.
+        ``more`` is called for further deliveries to the same destination as long as they can be pipelined; it returns
+        None when there is none now. ``idle`` is for how many seconds the route's link was idle. ``returns`` may take
+        undecided deliveries back. With ``asks``, ``AllowCompletion`` is awaited before a message may be complete.
         """
         if heard(self._observe):
             more = announcing(self._observe, more, route.request.destination)
@@ -169,7 +167,7 @@ class Courier:
             reused = link is not None
             if last is not None and route.plan is not None and not route.plan.route.left(skip or set()):
                 _settle_lost(self._not_returned(deque([works.popleft()]), last.verdict_for, returns), last)
-                skip = last = None  # the others have had no fair try yet
+                skip = last = None  # the other endpoints were not tried yet
                 continue
             failure = await self.open(route, skip, envelope.wish)
             link = route.link
@@ -183,7 +181,7 @@ class Courier:
             while works and works[0].done:
                 works.popleft()
             if works and works[0] is not first:
-                skip = last = None  # what was learned on behalf of one message is not held against the next
+                skip = last = None  # failures of one message do not count for the next
             if broken is None:
                 if works:
                     await self.close(route, "to go on with a new session")
@@ -201,7 +199,7 @@ class Courier:
             _start_over(works)
 
     async def deliver_on_link(self, route: Route, delivery: Delivery) -> None:
-        """Deliver over the link that is open, and over no other: whom it leaves undecided is deferred."""
+        """Deliver over the open link only: recipients that it leaves undecided are deferred."""
         if heard(self._observe):
             announce(self._observe, delivery, route.request.destination)
         works = deque([PendingDelivery(delivery)])
@@ -214,7 +212,7 @@ class Courier:
         _settle_all(works, from_loss(gone, "", None))
 
     async def close(self, route: Route, reason: str) -> None:
-        """End the route's session with QUIT, if there is one. Nothing that happens now changes a verdict."""
+        """End the route's session with QUIT, if there is one. Failures no longer change a verdict."""
         link = route.link
         if link is None:
             return
@@ -223,7 +221,7 @@ class Courier:
         await self._drop(route, reason)
 
     async def keep_alive(self, route: Route) -> None:
-        """Send NOOP on an idle link, and drop the link quietly if that fails."""
+        """Send NOOP on an idle link, and close the link silently if that fails."""
         link = route.link
         if link is not None and await self._ask(link, Phase.NOOP, command.NOOP) is not None:
             await self._drop(route, "no answer to NOOP")
@@ -233,7 +231,7 @@ class Courier:
     async def _over(
         self, link: OpenSession, works: deque[PendingDelivery], more: More, idle: float, *, asks: bool = False
     ) -> SessionBroken | None:
-        """Let the works fly over the link; one that rested for long is asked first whether it still lives."""
+        """Send the works over the link; test a link first that was idle for long."""
         if idle > IDLE_LIMIT:
             lost = await self._ask(link, Phase.RSET, command.RSET)
             if lost is not None:
@@ -246,10 +244,10 @@ class Courier:
     def _try_again(
         self, works: deque[PendingDelivery], broken: SessionBroken, link: OpenSession, returns: Returns, *, reused: bool
     ) -> bool:
-        """What becomes of those a broken session left undecided; False if they are all settled now.
+        """Handle the recipients that a broken session left undecided; returns False if all are settled now.
 
-        Whoever is not to blame is sent again at once, on another session: if it was idle and had gone stale, if its
-        replies got out of step while messages were riding (then strictly), if the peer closed it.
+        Recipients that did not cause the failure are sent again at once, on another session: if the session was stale,
+        if its replies got out of step with pipelined messages (then without pipelining), if the peer closed it.
         """
         error = broken.lost.error
         if isinstance(error, Interrupted):
@@ -273,14 +271,14 @@ class Courier:
         last: SessionBroken | None,
         returns: Returns,
     ) -> deque[PendingDelivery]:
-        """Settle those that wanted such a session as could not be had; those that ask for other sessions are left."""
+        """Settle the works that needed the session which could not be opened; works for other sessions stay."""
         wish = works[0].delivery.message.envelope.wish
         alike = deque(work for work in works if work.delivery.message.envelope.wish is wish)
         others = [work for work in works if work.delivery.message.envelope.wish is not wish]
         left = self._not_returned(alike, lambda work: failure, returns)
         if len(left) < len(alike):
-            route.failure = None  # whoever takes mail back has another way
-        # A candidate that broke off before did not refuse for good, whatever the remaining ones say.
+            route.failure = None  # the caller that takes mail back delivers it otherwise
+        # A candidate that broke off earlier did not refuse permanently, even if the remaining ones did.
         if last is not None and failure.fate is Disposition.FAILED:
             _settle_lost(left, last)
         else:
@@ -290,7 +288,7 @@ class Courier:
     def _not_returned(
         self, works: deque[PendingDelivery], verdict_for: Callable[[PendingDelivery], Verdict], returns: Returns
     ) -> deque[PendingDelivery]:
-        """Those of the works that are not taken back."""
+        """The works that are not taken back."""
         left: deque[PendingDelivery] = deque()
         for work in works:
             if work.done or not returns(work.delivery, verdict := verdict_for(work)):
@@ -300,7 +298,7 @@ class Courier:
         return left
 
     async def _ask(self, link: OpenSession, phase: Phase, wire: bytes) -> Lost | None:
-        """Send one command; None if it was answered well, else what to take for the end of the session."""
+        """Send one command; returns None after a positive reply, else the loss to assume for the session."""
         link.session.command(phase, wire)
         event = await next_reply(link.stream, link.session)
         if isinstance(event, Lost):
@@ -325,13 +323,13 @@ class Courier:
                 self._observe(Closed(reason))
 
     def _plan(self, route: Route, wish: TLSDemand) -> Operation[DeliveryPlan]:
-        if route.given is not None:  # executed as it is, but for security that was not there when it was made
+        if route.given is not None:  # executed unchanged, but for missing security
             planning = plan_protection(route.given, route.request, self._security)
         else:
             planning = plan_delivery(route.request, self._security, wish)
         if self._security is None or not heard(self._observe):
             return planning
-        return fetches_told(self._observe, planning)
+        return with_fetch_events(self._observe, planning)
 
     def _tell(self, made: DeliveryPlan) -> None:
         self._observe(PlanMade(made))

@@ -1,8 +1,8 @@
-"""Hosts left alone: a destination whose host failed as a whole is not tried again for as long as its verdict says.
+"""Backoff of destinations and addresses: a destination whose host failed is not tried again for a while.
 
-Mail that comes for it meanwhile gets the same verdict at once (``Verdict.retry_after``): a dead host is waited for
-once, not once per message. While others of its exchangers live, a dead one is tried after them for a while
-(:class:`AddressBackoff`). Time is an argument, in seconds on any clock that does not go back.
+During ``Verdict.retry_after`` further mail for it gets the same verdict at once, so that a dead host delays one
+message, not each. While other exchangers of the destination work, a dead one is tried after them for a while
+(:class:`AddressBackoff`). Time is an argument, in seconds on any monotonic clock.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from zsmtp.dns.candidates import Endpoint
 from zsmtp.proto.plan import TLSDemand
 
 MAX_RESTING = 1000  # destinations remembered
-ADDRESS_REST = 60  # seconds an address is tried after all others once no connection to it came about
+ADDRESS_REST = 60  # seconds for which an address is tried last after a failed connection
 MAX_UNREACHED = 1000  # addresses remembered
 
 
 class HostBackoff:
-    """The destinations left alone now, by whatever names them."""
+    """The destinations in backoff, by any hashable name."""
 
     def __init__(self) -> None:
         self._until: dict[Hashable, tuple[float, Verdict]] = {}  # the oldest first
 
     def remember(self, destination: Hashable, failure: Verdict | None, now: float) -> None:
-        """Leave a destination alone if its last failure says so (``Route.failure``; None if there was none)."""
+        """Begin the backoff that the last failure of a destination asks for (``Route.failure``; None: no failure)."""
         if failure is None or not failure.retry_after:
             return
         self._until.pop(destination, None)
@@ -34,13 +34,13 @@ class HostBackoff:
         self._until[destination] = (now + failure.retry_after, failure)
 
     def forget(self, destination: Hashable) -> None:
-        """A destination may be tried now, whatever its last failure said."""
+        """End the backoff of a destination."""
         self._until.pop(destination, None)
 
     def get(self, destination: Hashable, now: float, wish: TLSDemand = TLSDemand.NONE) -> tuple[float, Verdict] | None:
-        """For how many seconds a destination rests, and the verdict on its mail; None if it may be tried.
+        """The remaining seconds of a destination's backoff, and the verdict on its mail; None if it may be tried.
 
-        Mail with ``TLS-Required: No`` may be tried where protection was among the reasons: for it, there may be none.
+        Mail with ``TLS-Required: No`` bypasses a backoff that was caused by a TLS requirement.
         """
         rest = self._until.get(destination)
         if rest is None:
@@ -55,31 +55,31 @@ class HostBackoff:
 
 
 class AddressBackoff:
-    """The addresses where no connection came about within the last ``ADDRESS_REST`` seconds, and why.
+    """The addresses to which connecting failed within the last ``ADDRESS_REST`` seconds, with the reasons.
 
-    An address is one whichever exchanger's name led to it.
+    An address counts once, under all exchangers' names.
     """
 
     def __init__(self) -> None:
         self._failures: dict[tuple[str, int], tuple[float, ConnectFailure]] = {}  # the oldest first
 
     def remember(self, failure: ConnectFailure, now: float) -> None:
-        """No connection to an address came about now."""
+        """Note that connecting to an address failed now."""
         self.forget(failure.endpoint)
         while len(self._failures) >= MAX_UNREACHED:
             del self._failures[next(iter(self._failures))]
         self._failures[failure.endpoint.place] = (now, failure)
 
     def forget(self, endpoint: Endpoint) -> None:
-        """The address works."""
+        """Note that the address works."""
         self._failures.pop(endpoint.place, None)
 
     def knows_any(self, endpoints: Iterable[Endpoint]) -> bool:
-        """Whether anything is to be asked of any of these: if not, nobody need look at a clock."""
+        """Whether any of these is remembered: if not, the caller need not read the clock."""
         return bool(self._failures) and any(endpoint.place in self._failures for endpoint in endpoints)
 
     def get(self, endpoint: Endpoint, now: float) -> tuple[float, ConnectFailure] | None:
-        """How many seconds ago no connection came about, and why; None if none failed, or long ago."""
+        """How many seconds ago connecting failed, and why; None if it did not, or long ago."""
         found = self._failures.get(endpoint.place)
         if found is None:
             return None

@@ -1,16 +1,16 @@
-"""The plan of a delivery: the route, and what each candidate on it must be, as one value.
+"""The plan of a delivery: the route, and the requirement for each candidate on it, as one value.
 
-:func:`plan_delivery` asks the destination rules for the route and finds out what the destination is configured to be;
-:func:`requirement_for` decides on one candidate: which protection a session with it must have and on whose word, or why
-it must not be used. Both await effects, and they are the only way to these answers: delivery calls the
-second one when a candidate's turn has come, :func:`require_all` calls it for each beforehand for whoever explains a
-delivery. A plan that was filled beforehand is executed as it is; so the two cannot drift apart::
+:func:`plan_delivery` gets the route from the destination rules, and the configuration of the destination;
+:func:`requirement_for` decides on one candidate: which protection a session with it must have and who requires it, or
+why it must not be used. Both await effects, and only they make these decisions: delivery calls the second one at a
+candidate's turn, :func:`require_all` calls it for all candidates beforehand, for ``zsmtp explain``. A plan filled
+beforehand is executed unchanged, so the explanation and the delivery cannot differ::
 
     plan = await plan_delivery(request, security)
-    await require_all(plan, security)          # only to explain: delivery asks one by one
+    await require_all(plan, security)          # only to explain: delivery decides one by one
     route = Route(request, given=plan)
 
-Without ``security`` nothing of ``zsmtp.tls`` is loaded: mail that needs no protection does not pay for it.
+Without ``security`` no module of ``zsmtp.tls`` is imported, which saves start-up time.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ NO_VALIDATION = "there is no DANE: the name servers do not validate DNSSEC, or t
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPlan:
-    """Where a message can go, and how safely it must.
+    """The candidates for a message, and the protection that it needs.
 
-    ``route`` are the candidates, or why there are none. ``policy`` is what is configured for the destination, None if
-    no security is configured at all, or if what is configured cannot be used: ``problem`` then says why mail has to
-    wait. ``sts`` is what MTA-STS brought, None if it was not asked. ``notes`` are remarks for people.
-    ``report_record`` is what the destination asks for TLS reports with, None if it does not or nobody writes any.
-    ``requirements`` are the decisions on candidates so far, each made once; they hold for messages whose sender wants
+    ``route`` are the candidates, or the reason why there are none. ``policy`` is the configuration for the destination,
+    None if no security is configured at all, or if the configuration is invalid: ``problem`` is then the reason why
+    mail has to wait. ``sts`` is the result of MTA-STS, None if it was not looked up. ``notes`` are remarks for people.
+    ``report_record`` is the destination's record for TLS reports, None if it has none or this side writes none.
+    ``requirements`` are the decisions on candidates so far, each made once; they hold for messages with the TLS demand
     ``wish``.
     """
 
@@ -57,7 +57,7 @@ class DeliveryPlan:
     requirements: dict[Endpoint, Requirement | Barred] = field(default_factory=dict)
 
     def needs_protection(self, endpoint: Endpoint) -> bool:
-        """Whether mail must not go to this candidate in clear, or not at all, as far as is decided already."""
+        """Whether mail must not go to this candidate in clear, or not at all, by the decisions so far."""
         found = self.requirements.get(endpoint)
         if found is None:
             return self.wish is TLSDemand.REQUIRETLS
@@ -66,11 +66,11 @@ class DeliveryPlan:
         return isinstance(found, Barred) or found.needs_tls
 
     def needs_lookups(self, endpoint: Endpoint) -> bool:
-        """Whether it takes lookups to decide on this candidate."""
+        """Whether the decision on this candidate needs lookups."""
         return endpoint not in self.requirements and self.policy is not None and self.policy.wants_dane
 
     def for_wish(self, wish: TLSDemand) -> DeliveryPlan:
-        """The same for messages whose sender wants something else: candidates are to be decided on anew."""
+        """A copy for messages with another TLS demand, without decisions on candidates."""
         return self if wish is self.wish else replace(self, wish=wish, requirements={})
 
 
@@ -83,9 +83,9 @@ async def plan_delivery(
 
 
 async def plan_protection(plan: DeliveryPlan, request: DestinationRequest, security: Security | None) -> DeliveryPlan:
-    """Add what is configured and published for the destination to a plan that was made without any security.
+    """Add the destination's configuration and published policies to a plan that was made without security.
 
-    A plan that has it is left as it is. Awaits lookups and what MTA-STS needs.
+    A plan with security is returned unchanged. Awaits lookups and the effects of MTA-STS.
     """
     route = plan.route
     if security is None or route.failure is not None or plan.policy is not None or plan.problem:
@@ -101,10 +101,10 @@ async def plan_protection(plan: DeliveryPlan, request: DestinationRequest, secur
 
 
 async def _look_at_resolver(route: Plan, security: Security, policy: TLSPolicy) -> tuple[str, ...]:
-    """See whether answers can be secure at all where DANE is wanted, and warn if they cannot.
+    """Test whether answers can be secure at all if DANE is wanted, and warn if they cannot.
 
-    Nothing can be told from answers about zones that are not signed, so the root is asked about, which is: once in the
-    life of ``security``. DANE is off in any case where answers are not secure; mail goes without it.
+    Answers about unsigned zones do not show it, so the test is a query for the root, which is signed: once in the life
+    of ``security``. DANE is off in any case if answers are not secure; mail goes without it.
     """
     from zsmtp.tls.dane import resolver_validates
 
@@ -124,7 +124,7 @@ async def _look_at_resolver(route: Plan, security: Security, policy: TLSPolicy) 
 
 
 async def _ask_mta_sts(request: DestinationRequest, security: Security, policy: TLSPolicy) -> PolicyLookup | None:
-    """The MTA-STS policy of a destination that is a domain; None where nobody asks for one, or none could count."""
+    """The MTA-STS policy of a destination that is a domain; None if MTA-STS is off, or a policy could not count."""
     from zsmtp.tls.mtasts import policy_of
     from zsmtp.tls.policy import STSUse
 
@@ -135,7 +135,7 @@ async def _ask_mta_sts(request: DestinationRequest, security: Security, policy: 
 
 
 async def _ask_for_reports(request: DestinationRequest, security: Security) -> str | None:
-    """The record with which a domain asks for TLS reports, if anybody here writes them."""
+    """The record with which a domain requests TLS reports, if this side writes them."""
     if security.report is None or not request.use_mx:
         return None
     from zsmtp.tls.tlsrpt import find_record
@@ -153,22 +153,22 @@ def _domain(request: DestinationRequest) -> str:
 async def requirement_for(
     plan: DeliveryPlan, endpoint: Endpoint, security: Security | None
 ) -> Requirement | Barred | None:
-    """What a session with one candidate must be, or why the candidate must not be used; None if nothing is asked.
+    """The requirement for a session with one candidate, or why it must not be used; None without security.
 
-    The decision is kept in the plan, and one that the plan already holds stands. Awaits TLSA lookups.
+    The decision is stored in the plan; an existing one is returned. Awaits TLSA lookups.
     """
     found = plan.requirements.get(endpoint)
     if found is None and security is not None:
         from zsmtp.tls.policy import Barred
 
         found = await _decide(plan, endpoint, security)
-        if not (isinstance(found, Barred) and await ReadStop()):  # else it may be for a lookup cut short
+        if not (isinstance(found, Barred) and await ReadStop()):  # else a lookup may have been cut short
             plan.requirements[endpoint] = found
     return found
 
 
 async def require_all(plan: DeliveryPlan, security: Security | None) -> None:
-    """Decide on all candidates beforehand, for whoever wants to see the whole plan."""
+    """Decide on all candidates beforehand, to show the whole plan."""
     for candidate in plan.route.candidates:
         await requirement_for(plan, candidate.endpoint, security)
 
@@ -176,10 +176,10 @@ async def require_all(plan: DeliveryPlan, security: Security | None) -> None:
 async def may_share(
     request: DestinationRequest, security: Security, peer: Peer, wish: TLSDemand = TLSDemand.NONE
 ) -> bool:
-    """Whether mail for another destination may go over a session that stands: it must be as safe as its own would be.
+    """Whether mail for another destination may use an open session: it must be as secure as its own would be.
 
-    A host that serves two destinations may have to prove more for one of them than it did for the other, another name
-    for example. ``wish`` is what the session was opened for, and so the most that mail which goes over it may ask for.
+    A host that serves two destinations may have to prove more for one of them than for the other, another name for
+    example. ``wish`` is the TLS demand that the session was opened for, hence the most that its mail may demand.
     """
     from zsmtp.tls.policy import Requirement
 

@@ -1,4 +1,4 @@
-"""A message to deliver: its envelope, its content by capabilities, and the books its verdicts go into."""
+"""A message to deliver: its envelope, its content by capabilities, and the ledger of its verdicts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from zsmtp.records import NamedTuple
 class Message(NamedTuple):
     """One message for one destination.
 
-    ``content_for`` gives the content for a server with the given capabilities, or why it cannot be sent there. It may
-    raise :class:`~zsmtp.errors.ContentError` if the content cannot be read.
+    ``content_for`` returns the content for a server with these capabilities, or the reason why it cannot be sent there.
+    It may raise :class:`~zsmtp.errors.ContentError` if the content cannot be read.
     """
 
     envelope: Envelope
@@ -22,9 +22,9 @@ class Message(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """A message and the ledger of its recipients: what is asked for, and where the answer goes.
+    """A message and the ledger that receives the verdicts on its recipients.
 
-    ``name`` is what logs and traces know the message by ("" if it has no name).
+    ``name`` is the message's name in logs and traces ("" if it has none).
     """
 
     message: Message

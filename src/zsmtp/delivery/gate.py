@@ -1,10 +1,10 @@
-"""The gates that connections and messages pass: how many may be begun, and when.
+"""Rate limits for connections and messages: how many may be begun, and when.
 
 The opener of sessions asks the gate before each connection of every kind: the next candidate, a second connection in
-clear, one in place of a connection that was lost, one more beside others. Where it is not time yet it awaits
-``zsmtp.effects.Sleep`` and asks again. Without a gate nothing is limited and nothing is asked.
+clear, one in place of a connection that was lost, one more beside others. If none is allowed yet it awaits
+``zsmtp.effects.Sleep`` and asks again. Without a gate there are no limits.
 
-A gate decides and does not wait: times are arguments, in seconds on a clock that does not go back::
+A gate decides and does not wait: times are arguments, in seconds on a monotonic clock::
 
     gate = ConnectionRate(30)
     allowed = gate.take(place, 2, now)  # 0: ask again at ``gate.opens_at(place, now)``
@@ -23,26 +23,26 @@ from typing import NamedTuple, Protocol
 from zsmtp.errors import ConfigError
 
 PERIOD = 60.0  # seconds
-MAX_PLACES = 10_000  # destinations known before those without a connection in the last period are dropped
+MAX_PLACES = 10_000  # destinations remembered before those without a recent connection are dropped
 
-Place = tuple[str, int]  # by what connections are counted: the destination that was asked for, and its port
+Place = tuple[str, int]  # connections are counted by requested destination and port
 
 
 class ConnectionGate(Protocol):
     """Decides whether connections may be begun now."""
 
     def take(self, place: Place, wanted: int, now: float) -> int:
-        """Count up to ``wanted`` connections to ``place`` as begun; how many may be, 0 if it is not time yet."""
+        """Count up to ``wanted`` connections to ``place`` as begun; returns how many may be, 0 if none yet."""
 
     def give_back(self, place: Place, unused: int, taken: float) -> None:
-        """Count so many fewer of those that were taken at that time: they were not begun."""
+        """Uncount ``unused`` connections of those counted at the time ``taken``: they were not begun."""
 
     def opens_at(self, place: Place, now: float) -> float:
-        """When one more may be begun; ``now`` if that is now."""
+        """The time when one more may be begun; ``now`` if that is now."""
 
     @property
     def rule(self) -> str:
-        """How many it allows, in words for logs."""
+        """The limit in words, for logs."""
 
 
 class ConnectionRate:
@@ -50,8 +50,8 @@ class ConnectionRate:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._begun: dict[Place, deque[float]] = {}  # when, for each of the last period
-        self._room = MAX_PLACES  # how many places there may be before it is looked which can be dropped
+        self._begun: dict[Place, deque[float]] = {}  # the times within the last period
+        self._room = MAX_PLACES  # the number of places at which old ones are dropped
 
     @property
     def rule(self) -> str:
@@ -123,14 +123,14 @@ class Rate(NamedTuple):
 
 
 class MessageRate:
-    """At most as many messages are begun as ``rates`` say, each in any stretch of time as long as its own."""
+    """Limits the messages begun to ``rates``, each within any period of its own length."""
 
     def __init__(self, rates: Iterable[Rate]) -> None:
         self.rates = tuple(rates)
         self._begun: tuple[deque[float], ...] = tuple(deque() for _ in self.rates)
 
     def take(self, now: float) -> bool:
-        """Count a message as begun; False if it is not time yet, and nothing is counted."""
+        """Count a message as begun; returns False, and counts nothing, if none may be begun yet."""
         if not self.room(now):
             return False
         for rate, begun in self._each():
@@ -144,7 +144,7 @@ class MessageRate:
         return min(rate.allowed - _recent(begun, now - rate.seconds) for rate, begun in self._each())
 
     def opens_at(self, now: float) -> float:
-        """When the next message may be begun; ``now`` if that is now."""
+        """The time when the next message may be begun; ``now`` if that is now."""
         full = [begun[0] + rate.seconds for rate, begun in self._each() if len(begun) == rate.allowed]
         return max([now, *full])
 
@@ -153,7 +153,7 @@ class MessageRate:
 
     @property
     def slowest(self) -> float:
-        """How many messages a second it allows in the long run."""
+        """The messages per second that it allows in the long run."""
         return min(rate.allowed / rate.seconds for rate in self.rates)
 
 

@@ -1,4 +1,4 @@
-"""The books of a delivery: every recipient taken ends with exactly one verdict, and the ledger proves it."""
+"""The ledger of a delivery, which ensures that every recipient gets exactly one verdict."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from zsmtp.errors import LocalError
 
 
 class Ledger:
-    """The recipients 0..``count``-1 of one message; ``on_verdict`` hears each verdict once, as soon as it is known."""
+    """The recipients 0..``count``-1 of one message; ``on_verdict`` is called once for each, at once."""
 
     def __init__(self, count: int, on_verdict: Callable[[int, Verdict], None]) -> None:
         self._open = dict.fromkeys(range(count))
         self._on_verdict = on_verdict
 
-    def listen(self, heard: Callable[[int, Verdict], None]) -> None:
-        """Have ``heard`` told of each further verdict too, after everybody who was told before."""
+    def listen(self, on_verdict: Callable[[int, Verdict], None]) -> None:
+        """Call ``on_verdict`` for each further verdict too, after the earlier callbacks."""
         before = self._on_verdict
 
-        def tell(recipient: int, verdict: Verdict) -> None:
+        def call_both(recipient: int, verdict: Verdict) -> None:
             before(recipient, verdict)
-            heard(recipient, verdict)
+            on_verdict(recipient, verdict)
 
-        self._on_verdict = tell
+        self._on_verdict = call_both
 
     @property
     def unsettled(self) -> list[int]:
@@ -32,7 +32,7 @@ class Ledger:
 
     @property
     def settled(self) -> bool:
-        """Whether everybody has a verdict."""
+        """Whether every recipient has a verdict."""
         return not self._open
 
     def settle(self, recipient: int, verdict: Verdict) -> None:

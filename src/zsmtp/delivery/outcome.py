@@ -1,10 +1,10 @@
-"""All failure policy in one place: from what happened to what becomes of the recipients.
+"""All failure policy in one place: maps replies and failures to verdicts on recipients.
 
-The rest of the program knows what happened: a reply in a phase, a broken session, a plan without candidates, an address
-that cannot be sent. This module alone says what that means: {delivered, failed, deferred}, for how much of the work
-(recipient, message, host, session), with which enhanced status code (RFC 3463) and which words.
+The rest of the program reports what happened: a reply in a phase, a broken session, a plan without candidates, an
+address that cannot be sent. Only this module decides what that means: {delivered, failed, deferred}, the scope
+(recipient, message, host, session), the enhanced status code (RFC 3463) and the text.
 
-Two rules stand over the tables. "Delivered" comes only from a well-formed 2xx to the end of the content; "failed for
+Two rules govern the tables. "Delivered" comes only from a well-formed 2xx to the end of the content; "failed for
 good" only from a well-formed 5xx or a check on this side. Everything else is deferred.
 """
 
@@ -36,24 +36,24 @@ from zsmtp.records import NamedTuple, dataclass
 if TYPE_CHECKING:
     from zsmtp.delivery.protection import Protection
 
-HOST_REST = 60  # seconds a host is left alone after no session with it could be opened
+HOST_REST = 60  # seconds of backoff of a host after no session with it could be opened
 
 
 class Disposition(Enum):
-    """What became of a recipient."""
+    """The result of an attempt for a recipient."""
 
     __hash__ = object.__hash__
 
-    DELIVERED = "delivered"  # the server's final word was 2xx
+    DELIVERED = "delivered"  # the server's final reply was 2xx
     FAILED = "failed"  # for good
     DEFERRED = "deferred"  # to be tried again
 
 
-_DELIVERED = Disposition.DELIVERED  # asked of the class, a constant costs ten times as much
+_DELIVERED = Disposition.DELIVERED  # an enum's attribute takes ten times as long to read
 
 
 class Scope(Enum):
-    """How much of the work a failure concerns."""
+    """The scope of a failure."""
 
     RECIPIENT = "recipient"
     MESSAGE = "message"
@@ -63,10 +63,10 @@ class Scope(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who was talked to: the endpoint, and this side's ``(address, port)``, None where there is none (UNIX sockets).
+    """The peer of a session: its endpoint, and this side's ``(address, port)``, None for UNIX sockets.
 
-    ``protection`` is the TLS of the session, None in clear, and ``in_clear`` is why it is not there ("" if nobody
-    knows): ``STARTTLS is not offered``.
+    ``protection`` is the TLS of the session, None in clear, and ``in_clear`` is the reason why there is none ("" if
+    unknown): ``STARTTLS is not offered``.
     """
 
     endpoint: Endpoint
@@ -76,18 +76,17 @@ class Peer:
 
 
 class Verdict(NamedTuple):
-    """The one final word on a recipient of this attempt.
+    """The result of an attempt for one recipient.
 
-    ``status`` is the enhanced status code, ``comment`` a remark on it for people ("" if none). ``diagnostic`` is what a
-    delivery status notification shows: ``smtp; 550 (5.1.1 no such user)``. ``text`` is for people: the end of the
-    dialogue or the reason, lines separated by CR, free of other control characters. ``reasons`` are the sentences that
-    ``zsmtp.delivery.reasons`` gives, () where it finds them in ``reply`` and ``text``: with several hosts, what each of
-    them said. ``level`` tells whether more than this recipient is concerned; with HOST, ``retry_after`` seconds is how
-    long to leave the host alone (0: no wish). ``at_final_dot`` tells that the content was out when the verdict fell;
-    ``in_doubt`` that the server may have taken the message although no reply said so. ``passed_on`` tells that a DSN
-    request travelled on with the message. ``reply`` is the server's word that decided, None if there was none.
-    ``tls_decided`` tells that the protection a session had to have was among the reasons: mail that may do without it
-    may fare better. ``attempted`` is false if nothing was tried for this mail, because its destination is left alone.
+    ``status`` is the enhanced status code, ``comment`` a remark on it for people ("" if none). ``diagnostic`` is the
+    text for delivery status notifications: ``smtp; 550 (5.1.1 no such user)``. ``text`` is for people: the end of the
+    dialogue or the reason, lines separated by CR, free of other control characters. ``reasons`` are the sentences of
+    ``zsmtp.delivery.reasons``, () if they are in ``reply`` and ``text``: with several hosts, the reply of each.
+    ``level`` is the scope of the failure; with HOST, ``retry_after`` is the backoff of the host in seconds (0: none).
+    ``at_final_dot``: the content was sent before the verdict; ``in_doubt``: the server may have taken the message
+    although no reply said so. ``passed_on``: the server took over the DSN request. ``reply`` is the reply that decided,
+    None without one. ``tls_decided``: a TLS requirement was among the reasons, so mail without it may succeed.
+    ``attempted`` is false if nothing was tried for this mail, because of a backoff of its destination.
     """
 
     fate: Disposition
@@ -109,7 +108,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ConnectFailure:
-    """One connection attempt that failed, and why; ``own`` tells that it was this side's trouble, not the peer's."""
+    """One connection attempt that failed, and why; ``own``: the failure was on this side."""
 
     endpoint: Endpoint
     reason: str
@@ -126,19 +125,19 @@ class ConnectFailure:
 
 
 def _place(endpoint: Endpoint) -> str:
-    """An endpoint as people write it: ``mx.example.org [192.0.2.1]:25``."""
+    """An endpoint for people: ``mx.example.org [192.0.2.1]:25``."""
     if endpoint.family is Family.UNIX:
         return endpoint.address
     name = "" if endpoint.host == endpoint.address else f"{endpoint.host} "
     return f"{name}[{endpoint.address}]:{endpoint.port}"
 
 
-def _failures_told(failures: Sequence[ConnectFailure]) -> tuple[str, ...]:
+def _failure_reasons(failures: Sequence[ConnectFailure]) -> tuple[str, ...]:
     found = gathered([(_place(failure.endpoint), failure.reason) for failure in failures])
     return tuple(f"connect to {one}" for one in found)
 
 
-def _refusals_told(refusals: Sequence[Verdict]) -> tuple[str, ...]:
+def _refusal_reasons(refusals: Sequence[Verdict]) -> tuple[str, ...]:
     return gathered(
         [
             (_place(refusal.peer.endpoint) if refusal.peer is not None else "", "; ".join(reasons_of(refusal)))
@@ -171,11 +170,10 @@ def from_reply(
     passed_on: bool = False,
     early: bool = False,
 ) -> Verdict:
-    """The verdict that a well-formed reply of its phase brings on those it concerns.
+    """The verdict of a well-formed reply in its phase.
 
-    ``enhanced`` tells whether the server offered ENHANCEDSTATUSCODES: without, a code in the text counts for a refusal
-    only, which it explains. ``text`` is the end of the dialogue; ``early`` tells that the content was refused before
-    it was sent to its end.
+    ``enhanced``: the server offered ENHANCEDSTATUSCODES; without it, a code in the text counts for a refusal only.
+    ``text`` is the end of the dialogue; ``early``: the content was refused before all of it was sent.
     """
     last = reply.lines[-1]
     given = given_status(reply.code, reply.lines) if enhanced or reply.code >= 400 else None
@@ -207,11 +205,11 @@ def from_reply(
 
 
 def _is_temporary(phase: Phase, reply: Reply, given: EnhancedStatus | None) -> bool:
-    """Whether a 5xx refuses something else than the mail, so that it must not bounce.
+    """Whether a 5xx does not concern the mail, so that it must not bounce.
 
-    503 anywhere, and 500 to 504 to a greeting command: somebody is confused, or the wrong protocol is spoken. 530
-    (RFC 3207 4, RFC 4954 6), or 5.7.10: the session lacks TLS or a login, which is a matter between the two hosts.
-    Too many recipients for one transaction (RFC 5321 4.5.3.1.10): there can be another transaction.
+    503 anywhere, and 500 to 504 to a greeting command: commands were out of order, or the protocol is wrong. 530
+    (RFC 3207 4, RFC 4954 6), or 5.7.10: the session lacks TLS or a login, which concerns the two hosts only. Too many
+    recipients for one transaction (RFC 5321 4.5.3.1.10): there can be another transaction.
     """
     code = reply.code
     if code == 503 or (500 <= code <= 504 and phase in (Phase.EHLO, Phase.HELO, Phase.LHLO)):
@@ -224,7 +222,7 @@ def _asks_for_security(reply: Reply, given: EnhancedStatus | None) -> bool:
 
 
 def _says_too_many(reply: Reply, given: EnhancedStatus | None) -> bool:
-    """Whether a refused RCPT says that the recipients are too many, by its status code, or 552 by its words."""
+    """Whether a refused RCPT means too many recipients, by its status code, or for 552 by its text."""
     kind = (given.subject, given.detail) if given is not None else (0, 0)
     return kind == (5, 3) or (
         reply.code == 552 and kind in _NOT_THE_MAILBOX and b"too many" in b" ".join(reply.lines).lower()
@@ -237,8 +235,8 @@ _NOT_THE_MAILBOX = ((5, 3), (3, 1), (0, 0), (5, 0))  # status codes that a serve
 def asks_for_another_transaction(reply: Reply, *, accepted: int) -> bool:
     """Whether a refused RCPT only says "too many recipients" (RFC 5321 4.5.3.1.10), so that the others go first.
 
-    A 452, or a 552 from servers of old, counts as such once some recipients were accepted, unless its status code says
-    that it means the mailbox.
+    A 452, or a 552 from older servers, counts as such once some recipients were accepted, unless its status code refers
+    to the mailbox.
     """
     if reply.code not in (452, 552) or accepted == 0:
         return False
@@ -266,9 +264,9 @@ def from_no_route(failure: NoRoute) -> Verdict:
 
 
 def from_connect_failures(failures: Sequence[ConnectFailure]) -> Verdict:
-    """The verdict when no candidate took a connection: every attempt is named.
+    """The verdict when no candidate accepted a connection: it names every attempt.
 
-    If none got as far as to ask a peer (no descriptor, no local address), no host is left alone for it.
+    If all failed on this side (no descriptor, no local address), there is no backoff of a host.
     """
     words = "\r".join(str(failure) for failure in failures) or "no address left to try"
     last = failures[-1] if failures else None
@@ -280,7 +278,7 @@ def from_connect_failures(failures: Sequence[ConnectFailure]) -> Verdict:
             diagnostic,
             words,
             level=Scope.MESSAGE,
-            reasons=_failures_told(failures),
+            reasons=_failure_reasons(failures),
         )
     return Verdict(
         Disposition.DEFERRED,
@@ -291,12 +289,12 @@ def from_connect_failures(failures: Sequence[ConnectFailure]) -> Verdict:
         level=Scope.HOST,
         retry_after=HOST_REST,
         peer=Peer(last.endpoint) if last is not None else None,
-        reasons=_failures_told(failures),
+        reasons=_failure_reasons(failures),
     )
 
 
 def combine_host_failures(failures: Sequence[ConnectFailure], refusals: Sequence[Verdict]) -> Verdict:
-    """The verdict when no candidate opened a session: an error only if every one of them refused for good."""
+    """The verdict when no candidate opened a session: failed only if every one of them refused permanently."""
     if not refusals:
         return from_connect_failures(failures)
     words = [str(failure) for failure in failures] + [refusal.text.lstrip("\r") for refusal in refusals]
@@ -305,7 +303,7 @@ def combine_host_failures(failures: Sequence[ConnectFailure], refusals: Sequence
     verdict = temporary or (from_connect_failures(failures) if failures else refusals[-1])
     reasons: tuple[str, ...] = ()
     if failures or len(refusals) > 1:
-        reasons = _refusals_told(refusals) + _failures_told(failures)
+        reasons = _refusal_reasons(refusals) + _failure_reasons(failures)
     return verdict._replace(text=text, tls_decided=any(one.tls_decided for one in refusals), reasons=reasons)
 
 
@@ -325,7 +323,7 @@ _LOST = {
 
 
 def from_loss(error: ZsmtpError, dialogue: str, peer: Peer | None, *, level: Scope = Scope.SESSION) -> Verdict:
-    """The verdict on those left undecided by a session that ended: deferred, whatever ended it."""
+    """The verdict on those left undecided by a session that ended: always deferred."""
     reason = printable(str(error).encode(), 400)
     return Verdict(
         Disposition.DEFERRED,
@@ -339,9 +337,9 @@ def from_loss(error: ZsmtpError, dialogue: str, peer: Peer | None, *, level: Sco
 
 
 def from_loss_behind(refusal: Verdict, loss: Verdict) -> Verdict:
-    """The verdict when a session was lost on the way back from a refused EHLO: the refusal is what was said.
+    """The verdict when the session was lost in the fallback to HELO after a refused EHLO: the refusal's text.
 
-    It is no refusal for good: what came of HELO is not known.
+    It is not permanent: the result of HELO is unknown.
     """
     status = refusal.status._replace(cls=4)
     return loss._replace(status=status, diagnostic=refusal.diagnostic, reply=refusal.reply)
@@ -350,19 +348,18 @@ def from_loss_behind(refusal: Verdict, loss: Verdict) -> Verdict:
 def from_backoff(failure: Verdict, seconds: float) -> Verdict:
     """The verdict on mail for a destination that failed as a whole a moment ago: no attempt is made for it.
 
-    ``failure`` is why, and is left alone for so many ``seconds`` more. No server said anything of this mail.
+    ``failure`` is the reason, and ``seconds`` the remaining backoff. No server replied about this mail.
     """
     rest = math.ceil(seconds)
-    told = f"not tried: that was a moment ago, and the next attempt is in {rest} s at the earliest"
-    text, reasons = f"{failure.text}\r{told}", (*reasons_of(failure), told)
+    reason = f"not tried: that was a moment ago, and the next attempt is in {rest} s at the earliest"
+    text, reasons = f"{failure.text}\r{reason}", (*reasons_of(failure), reason)
     return failure._replace(text=text, retry_after=rest, reply=None, attempted=False, reasons=reasons)
 
 
 def from_silence(error: ZsmtpError, peer: Peer) -> Verdict:
-    """The verdict when a connection stood and not an octet of a greeting came over it.
+    """The verdict when a connection was established and no octet of a greeting came.
 
-    On port 465 that is what a client sees that does not begin with TLS: the server waits for its handshake, as
-    RFC 8314 3.3 has it.
+    On port 465 a client without TLS sees that: the server waits for the handshake (RFC 8314 3.3).
     """
     verdict = from_loss(error, "", peer, level=Scope.HOST)
     if peer.endpoint.port != SUBMISSIONS_PORT or peer.protection is not None:
@@ -378,25 +375,25 @@ def from_security(text: str, peer: Peer | None, *, final: bool) -> Verdict:
 
 
 def from_requiretls(peer: Peer | None) -> Verdict:
-    """The verdict when a server that is who it must be does not offer REQUIRETLS (RFC 8689 4.2.1).
+    """The verdict when an authenticated server does not offer REQUIRETLS (RFC 8689 4.2.1).
 
-    It was said over an authenticated session, so nobody on the way can have made it up: that is for good. Whatever an
-    attacker may bring about (no STARTTLS, a certificate that is not good) makes mail with REQUIRETLS wait instead.
+    The session was authenticated, so no attacker on the path can have forged the reply: the failure is permanent.
+    Conditions that an attacker can cause (no STARTTLS, an invalid certificate) make mail with REQUIRETLS wait instead.
     """
     text = "REQUIRETLS was asked for, and the server does not offer it"
     return _local(Disposition.FAILED, EnhancedStatus(5, 7, 30), text, "REQUIRETLS", peer)
 
 
 def from_no_protection() -> Verdict:
-    """The verdict when a message wants REQUIRETLS and this side is not configured to have TLS at all: it waits."""
+    """The verdict when a message has REQUIRETLS and this side has no TLS configured: it waits."""
     text = "REQUIRETLS was asked for, and no TLS is configured"
     return for_requiretls(from_security(text, None, final=False))
 
 
 def for_requiretls(verdict: Verdict) -> Verdict:
-    """The verdict on mail with REQUIRETLS: "encryption needed" is what RFC 8689 4.2.1 calls a lack of security.
+    """The verdict on mail with REQUIRETLS: RFC 8689 4.2.1 reports a lack of security as "encryption needed".
 
-    It concerns the message, not the host: others may go there.
+    It concerns the message, not the host: other messages may go there.
     """
     status = verdict.status
     if (status.subject, status.detail) in ((7, 5), (7, 3)):
@@ -405,7 +402,7 @@ def for_requiretls(verdict: Verdict) -> Verdict:
 
 
 def from_login(text: str, peer: Peer | None) -> Verdict:
-    """The verdict when the login that was asked for did not come about (RFC 4954 6): the mail waits."""
+    """The verdict when the configured login failed (RFC 4954 6): the mail waits."""
     return _local(Disposition.DEFERRED, EnhancedStatus(4, 7, 8), text, "login", peer)
 
 
@@ -418,16 +415,16 @@ def _local(fate: Disposition, status: EnhancedStatus, text: str, comment: str, p
 
 def in_doubt(verdict: Verdict) -> Verdict:
     """The same for recipients of a message whose last octet was sent and whose final reply is missing."""
-    told = "the message was sent to its end, and no reply said whether it was taken"
-    text, reasons = f"{verdict.text}\rin doubt: {told}", (*reasons_of(verdict), told)
+    reason = "the message was sent to its end, and no reply said whether it was taken"
+    text, reasons = f"{verdict.text}\rin doubt: {reason}", (*reasons_of(verdict), reason)
     return verdict._replace(text=text, comment="in doubt", at_final_dot=True, in_doubt=True, reasons=reasons)
 
 
 def dsn_action(verdict: Verdict, *, success_requested: bool, lmtp: bool) -> str:
-    """What a notification by this side says (RFC 3464 2.3.3); "" where a success needs none.
+    """The action for a notification by this side (RFC 3464 2.3.3); "" where a success needs none.
 
-    A request that travelled on with the message is the next server's to honour. LMTP delivers into the mailbox
-    (RFC 2033); over SMTP without DSN the message was ``relayed`` to where no request can follow it (RFC 3461 5.2.2).
+    The next server honours a request that it took over. LMTP delivers into the mailbox (RFC 2033); over SMTP without
+    DSN the message was ``relayed`` to a server that cannot take the request over (RFC 3461 5.2.2).
     """
     if verdict.fate is Disposition.FAILED:
         return "failed"
@@ -439,7 +436,7 @@ def dsn_action(verdict: Verdict, *, success_requested: bool, lmtp: bool) -> str:
 
 
 def waited_in_vain(error: ZsmtpError) -> str:
-    """In words that the peer did not do its part in time, "" if that is not what happened."""
+    """The timeout of a peer in words; "" for other errors."""
     return str(error) if isinstance(error, WaitTimeout) else ""
 
 

@@ -1,8 +1,8 @@
-"""Messages under way on one link: started as far ahead as the peer's pace allows, landed as their replies come in.
+"""Runs the transactions of one open session, as many at once as the peer's pace allows.
 
-:class:`Pipeline` runs the transactions of one open session. Replies are matched to transactions by the session, by
-position; here each transaction has its own books, so that a refusal in the middle of a flight shifts nothing. When the
-session breaks, those in doubt get their verdict, and everybody else goes back to be sent on the next link.
+The session matches replies to transactions by position; each transaction has its own :class:`TransactionBook`, so that
+a refusal of one does not affect the others. When the session breaks, recipients in doubt get their verdict, and all
+other undecided ones are sent on the next link.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ More = Callable[[], Delivery | None]
 
 @dataclass(slots=True, eq=False)
 class PendingDelivery:
-    """A delivery on its way: ``pending`` are the recipients to be sent on this link, once it is known (None)."""
+    """A delivery in progress: ``pending`` are the recipients to send on this link (None: not determined yet)."""
 
     delivery: Delivery
     pending: list[int] | None = None
@@ -50,17 +50,17 @@ class PendingDelivery:
 
     @property
     def done(self) -> bool:
-        """Whether everybody has a verdict."""
+        """Whether every recipient has a verdict."""
         return self.delivery.ledger.settled
 
     def start_over(self) -> None:
-        """Forget what was made for the link before."""
+        """Discard the content and state made for the previous link."""
         self.pending = None
         self.content = None
 
 
-class _Flight(NamedTuple):
-    """One transaction under way."""
+class _RunningTransaction(NamedTuple):
+    """One transaction in progress."""
 
     work: PendingDelivery
     batch: list[int]
@@ -70,10 +70,10 @@ class _Flight(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionBroken:
-    """A session that ended under its messages.
+    """A session that ended before its messages were answered.
 
-    ``culprit`` is the work whose reply was waited for, or whose content could not be read; ``untouched`` tells that no
-    reply to it had come, ``out_of_step`` that it may be the peer's trouble with commands that ran ahead.
+    ``culprit`` is the work that awaited a reply, or whose content could not be read; ``untouched``: it had no reply
+    yet; ``out_of_step``: pipelining probably caused the failure.
     """
 
     lost: Lost
@@ -83,16 +83,16 @@ class SessionBroken:
     out_of_step: bool
 
     def verdict_for(self, work: PendingDelivery) -> Verdict:
-        """The verdict on those of ``work`` left undecided: with the dialogue if it was theirs."""
+        """The verdict on the undecided recipients of ``work``; the culprit's includes the dialogue."""
         return self.verdict if work is self.culprit else from_loss(self.lost.error, "", self.verdict.peer)
 
 
 @dataclass(slots=True, eq=False)
 class Pipeline:
-    """The transactions of one link. ``works`` is shared with the caller: deliveries not yet settled, in order.
+    """The transactions of one link. ``works`` are the unsettled deliveries in order, shared with the caller.
 
-    ``more`` is asked for another delivery to the same destination when there is room beside those under way. ``asks``
-    has leave asked for before a transaction may become complete (:class:`~zsmtp.effects.AllowCompletion`).
+    ``more`` is called for another delivery to the same destination when there is room beside those in progress. With
+    ``asks``, :class:`~zsmtp.effects.AllowCompletion` is awaited before a transaction may become complete.
     """
 
     link: OpenSession
@@ -101,31 +101,31 @@ class Pipeline:
     more: More
     observer: Observer = ignore
     asks: bool = False
-    _flying: dict[Transaction, _Flight] = field(default_factory=dict)
-    _octets: int = 0  # of content under way
-    _to_start: deque[PendingDelivery] = field(default_factory=deque)  # works that may have somebody pending
-    _rode: bool = False
+    _running: dict[Transaction, _RunningTransaction] = field(default_factory=dict)
+    _octets: int = 0  # of content in progress
+    _to_start: deque[PendingDelivery] = field(default_factory=deque)  # works that may have pending recipients
+    _pipelined: bool = False
     _winding_up: bool = False
-    _capabilities: Capabilities = field(default_factory=Capabilities)  # those to be used
+    _capabilities: Capabilities = field(default_factory=Capabilities)  # capabilities to use
 
     async def run(self) -> SessionBroken | None:
-        """Deliver until all works are settled or the link has done what it may (None), or the session breaks."""
+        """Deliver until all works are settled or the link must take no more (None), or the session breaks."""
         self._capabilities = self.pace.usable(self.link.capabilities)
         self._to_start = deque(self.works)
         self._start_what_fits()
         session = self.link.session
         session.asks_before_completion = self.asks
         exchange: Exchange[SessionEvent] = Exchange(self.link.stream, session)
-        flying = self._flying
-        while flying:
+        running = self._running
+        while running:
             event = session.next_event()
             if event is None:
                 event = await exchange
             if isinstance(event, StepAnswered):
                 if (transaction := event.transaction) is not None:
-                    flying[transaction].book.answered(event)
+                    running[transaction].book.answered(event)
             elif isinstance(event, Finished):
-                self._land(flying.pop(event.transaction), event.transaction)
+                self._finish(running.pop(event.transaction), event.transaction)
                 if self.observer is not ignore:
                     self.observer(TransactionEnded(event.transaction))
                 self._start_what_fits()
@@ -141,16 +141,16 @@ class Pipeline:
         return None
 
     def _asked_for(self, transaction: Transaction) -> tuple[Delivery, tuple[int, ...]]:
-        """A delivery with those recipients of a transaction who have no verdict."""
-        flight = self._flying[transaction]
-        undecided = flight.work.delivery.ledger.unsettled
-        return flight.work.delivery, tuple(index for index in flight.batch if index in undecided)
+        """A transaction's delivery, and its recipients without a verdict."""
+        running = self._running[transaction]
+        undecided = running.work.delivery.ledger.unsettled
+        return running.work.delivery, tuple(index for index in running.batch if index in undecided)
 
     # -------------------------------------------------------------- starting
 
     def _start_what_fits(self) -> None:
         while not self._winding_up and self.pace.room(
-            self._capabilities, len(self._flying), self._octets, earned=self.link.standing.earned
+            self._capabilities, len(self._running), self._octets, earned=self.link.standing.earned
         ):
             work = self._next_work()
             if work is None:
@@ -162,21 +162,21 @@ class Pipeline:
             self._start(work)
 
     def _next_work(self) -> PendingDelivery | None:
-        """The first work with somebody to be sent; another delivery, if something is under way to ride behind."""
+        """The first work with pending recipients; another delivery, if it can be pipelined behind one in progress."""
         while self.works and self.works[0].done:
             self.works.popleft()
         while True:
             while self._to_start:
                 work = self._to_start[0]
                 if not self.link.is_fit_for(work.delivery.message.envelope):
-                    self._winding_up = True  # it needs a session of its own, and what came behind it keeps its place
+                    self._winding_up = True  # it needs another session, and the works behind it keep their order
                     return None
                 if work.pending is None:
                     self._prepare(work)
                 if work.pending:
                     return work
                 self._to_start.popleft()
-            delivery = self.more() if self._flying else None
+            delivery = self.more() if self._running else None
             if delivery is None:
                 return None
             work = PendingDelivery(delivery)
@@ -184,7 +184,7 @@ class Pipeline:
             self._to_start.append(work)
 
     def _prepare(self, work: PendingDelivery) -> None:
-        """Choose the content for this link, and settle what needs no word from the server."""
+        """Choose the content for this link, and settle recipients that are refused on this side."""
         message, ledger = work.delivery.message, work.delivery.ledger
         link, options = self.link, work.delivery.message.envelope.options
         work.pending = []
@@ -216,7 +216,7 @@ class Pipeline:
                 ledger.settle(index, from_refusal(refusal, link.peer))
 
     def _start(self, work: PendingDelivery) -> None:
-        """Plan a transaction for as many recipients as fit into one, and hand it to the session."""
+        """Plan a transaction for as many recipients as fit into one, and queue it in the session."""
         assert work.pending is not None
         assert work.content is not None
         link = self.link
@@ -229,29 +229,31 @@ class Pipeline:
         course = self.pace.course(work.content, self._capabilities, len(batch), link.standing)
         try:
             transaction = plan_transaction(envelope, course.content, course.capabilities, course.flow)
-        except CommandError as error:  # a DSN wish or another parameter that must not reach the wire
+        except CommandError as error:  # a DSN parameter or another one that must not be sent
             refusal = LocalRefusal(EnhancedStatus(5, 5, 4), str(error))
             work.delivery.ledger.settle_all(batch, from_refusal(refusal, link.peer, level=Scope.MESSAGE))
             return
-        riding = bool(self._flying)
-        self._rode = self._rode or riding
-        book = TransactionBook(transaction, batch, work.delivery.ledger, link.peer, self._capabilities, riding=riding)
-        self._flying[transaction] = _Flight(work, batch, book, work.content.size)
+        pipelined = bool(self._running)
+        self._pipelined = self._pipelined or pipelined
+        book = TransactionBook(
+            transaction, batch, work.delivery.ledger, link.peer, self._capabilities, pipelined=pipelined
+        )
+        self._running[transaction] = _RunningTransaction(work, batch, book, work.content.size)
         self._octets += work.content.size
         link.transactions += 1
         if self.observer is not ignore:
-            self.observer(TransactionStarted(work.delivery, transaction, tuple(batch), riding))
+            self.observer(TransactionStarted(work.delivery, transaction, tuple(batch), pipelined))
         link.session.transact(transaction)
 
-    # --------------------------------------------------------------- landing
+    # ------------------------------------------------------------- finishing
 
-    def _land(self, flight: _Flight, transaction: Transaction) -> None:
-        """All replies to a transaction are in: who is to be sent again comes first again."""
-        book, work = flight.book, flight.work
-        self._octets -= flight.octets
+    def _finish(self, running: _RunningTransaction, transaction: Transaction) -> None:
+        """Finish a transaction with all its replies; recipients to send again go first."""
+        book, work = running.book, running.work
+        self._octets -= running.octets
         if book.out_of_step:
-            self.pace.got_out_of_step(within_group=not book.riding)
-            self._winding_up = book.riding  # on a clean session, and strictly
+            self.pace.got_out_of_step(within_group=not book.pipelined)
+            self._winding_up = book.pipelined  # continue on a new session, without pipelining
             self._capabilities = self.pace.usable(self.link.capabilities)
         elif book.put_off:
             self.pace.was_put_off()
@@ -262,7 +264,7 @@ class Pipeline:
                 self.pace.refused_chunk(transaction.content)
             if transaction.flow is not Flow.BLIND:
                 self.link.standing = self.link.standing._replace(earned=True)
-        again = [] if work.done else [index for index in work.delivery.ledger.unsettled if index in flight.batch]
+        again = [] if work.done else [index for index in work.delivery.ledger.unsettled if index in running.batch]
         if again:
             work.pending = [*again, *(work.pending or ())]
             if work not in self._to_start:
@@ -270,33 +272,33 @@ class Pipeline:
         self.link.finished += 1
 
     def _out_of_step(self, lost: Lost, at_work: TransactionBook | None) -> bool:
-        """Whether it may be for commands that ran ahead that the session ended: the mail is to be sent again then."""
-        if any(flight.book.out_of_step for flight in self._flying.values()):
+        """Whether pipelining probably caused the session to end; the mail is sent again then."""
+        if any(running.book.out_of_step for running in self._running.values()):
             return True
         if isinstance(lost.error, WaitTimeout):
             return at_work is not None and at_work.left_waiting(lost)
         nonsense = not lost.in_step or isinstance(lost.error, ReplyError)
-        return nonsense and self._rode and not (at_work is not None and at_work.cut_short)
+        return nonsense and self._pipelined and not (at_work is not None and at_work.cut_short)
 
     def _break_off(self, lost: Lost) -> SessionBroken:
-        """The session is over: settle who is in doubt; everybody else stays open in the ledgers."""
+        """Handle the end of the session: settle recipients in doubt; all others stay open in the ledgers."""
         if not isinstance(lost.error, (Interrupted, ContentError)):
             self.pace.broke_off(self.link.finished)
-        flight = self._flying.get(lost.transaction) if lost.transaction is not None else None
-        for transaction, other in self._flying.items():
+        running = self._running.get(lost.transaction) if lost.transaction is not None else None
+        for transaction, other in self._running.items():
             other.book.lost(lost)
             if self.observer is not ignore:
                 self.observer(TransactionEnded(transaction))
-        if flight is None and self._flying:
-            flight = next(iter(self._flying.values()))
-        out_of_step = self._out_of_step(lost, flight.book if flight is not None else None)
+        if running is None and self._running:
+            running = next(iter(self._running.values()))
+        out_of_step = self._out_of_step(lost, running.book if running is not None else None)
         if out_of_step or not lost.in_step:
-            behind_content = self._rode or (lost.step is not None and lost.step.phase is RSET)
+            behind_content = self._pipelined or (lost.step is not None and lost.step.phase is RSET)
             self.pace.got_out_of_step(within_group=not behind_content)
         return SessionBroken(
             lost,
-            flight.book.loss_verdict(lost) if flight else from_loss(lost.error, "", self.link.peer),
-            flight.work if flight is not None else None,
-            untouched=flight is None or not flight.book.replies,
+            running.book.loss_verdict(lost) if running else from_loss(lost.error, "", self.link.peer),
+            running.work if running is not None else None,
+            untouched=running is None or not running.book.replies,
             out_of_step=out_of_step,
         )

@@ -1,14 +1,13 @@
-"""Plans as JSON: what ``zsmtp explain --json`` prints, a trace keeps, and a delivery can be told to execute.
+"""Plans as JSON: for ``zsmtp explain --json``, for traces, and as the input of a delivery.
 
-The document says which schema it has, and holds every value of the plan, so that the plan read back equals the plan
-written::
+The document names its schema, and contains every value of the plan, so that the parsed plan equals the written one::
 
     document = plan_document(plan)          # {"schema": "zsmtp.plan/1", "route": {"destination": ..., ...}, ...}
     text = json.dumps(document)
     assert parse_plan(text) == plan
 
-The rules of the form are those of ``zsmtp.delivery.valuejson``; here stands what must hold of a plan. One that would
-lead a connection elsewhere than it says is refused.
+``zsmtp.delivery.valuejson`` has the rules of the format; this module checks what must hold for a plan. A plan whose
+connections would not go where it says is refused.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ _MAX_SOCKET_PATH = 107  # octets of sun_path without its final NUL
 
 
 def plan_document(plan: DeliveryPlan) -> dict[str, Any]:
-    """The plan as a JSON object; ``json.dumps`` does the rest."""
+    """The plan as a JSON object, for ``json.dumps``."""
     return _SCHEMA.document(plan)
 
 
 def read_plan(document: object) -> DeliveryPlan:
-    """The plan of a JSON object. Raises ConfigError for one that is none."""
+    """The plan in a JSON object. Raises ConfigError if it is invalid."""
     plan = _SCHEMA.read(document)
     assert isinstance(plan, DeliveryPlan)
     return plan
 
 
 def parse_plan(text: str | bytes) -> DeliveryPlan:
-    """The plan of a JSON text. Raises ConfigError for one that is none."""
+    """The plan in a JSON text. Raises ConfigError if it is invalid."""
     return read_plan(parse_json(text))
 
 
@@ -52,7 +51,7 @@ def parse_plan(text: str | bytes) -> DeliveryPlan:
 
 
 def _endpoint_problem(endpoint: Endpoint) -> str | None:
-    """Delivery connects to what stands here, so it must be an address, and be what it says."""
+    """Delivery connects to this endpoint, so it must be an address of the stated family."""
     if endpoint.family is Family.UNIX:
         path = endpoint.address.encode("utf-8", "surrogatepass")
         good = path[:1] == b"/" and b"\0" not in path and len(path) <= _MAX_SOCKET_PATH and endpoint.port == 0
@@ -108,6 +107,6 @@ _SCHEMA = Schema(
         }
     },
     texts=frozenset({(Answer, "records"), (CachedPolicy, "text")}),
-    left_out=frozenset({(Query, "validated")}),  # no plan is made of what was asked without validation
+    left_out=frozenset({(Query, "validated")}),  # plans use no answers without validation
     checks=_CHECKS,
 )

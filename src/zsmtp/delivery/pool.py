@@ -1,4 +1,4 @@
-"""The route to one destination, kept between messages: its plan, its open session, and its last failure."""
+"""The state of one destination, kept between messages: its plan, its open session, and its last failure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def _do_nothing() -> None:
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """What is known of one destination.
+    """The state of one destination.
 
-    ``given`` is a plan that was made beforehand: it is executed as it is, and nothing is planned anew. ``plan`` is the
-    plan the present or last link was opened by. ``failure`` is the verdict of the last try to open a
-    session if that concerned the host as a whole; whoever sees it decides how long to leave the host alone
-    (``Verdict.retry_after``). ``opened`` is called whenever a session stands, before anything is sent over it.
-    ``last_use`` is when the last delivery ended, on the driver's clock.
+    ``given`` is a plan that was made beforehand: it is executed unchanged, and no other plan is made. ``plan`` is the
+    plan of the present or last link. ``failure`` is the verdict of the last try to open a session if that concerned the
+    host as a whole; the caller decides on the backoff (``Verdict.retry_after``). ``opened`` is called whenever a
+    session is open, before anything is sent over it. ``last_use`` is when the last delivery ended, on the driver's
+    clock.
     """
 
     request: DestinationRequest

@@ -1,4 +1,4 @@
-"""What came of making a session secure: the ways it can end."""
+"""The possible results of securing a session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """The TLS of a session: what was required, the facts of the handshake, and the verdict on them."""
+    """The TLS of a session: the requirement, the facts of the handshake, and the verdict on them."""
 
     requirement: Requirement
     facts: TLSFacts
@@ -25,7 +25,7 @@ class Protection:
 
 @dataclass(frozen=True, slots=True)
 class SecuredStream:
-    """A handshake that was judged good enough; ``stream`` is to be used from now on."""
+    """A handshake with a positive judgement; use ``stream`` from now on."""
 
     stream: Stream
     protection: Protection
@@ -33,9 +33,9 @@ class SecuredStream:
 
 @dataclass(frozen=True, slots=True)
 class InClear:
-    """No TLS, and none was required. ``broken`` tells that clear text needs another connection.
+    """No TLS, and none was required. ``broken``: clear text needs another connection.
 
-    ``unanswered`` says in words that the peer did not do its part in time, "" if it did.
+    ``unanswered`` describes a timeout of the peer, "" without one.
     """
 
     reason: str
@@ -45,17 +45,17 @@ class InClear:
 
 @dataclass(frozen=True, slots=True)
 class ResumptionFailed:
-    """The handshake failed that was to take up an earlier session: another connection is needed for a full one."""
+    """Session resumption failed: another connection is needed for a full handshake."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotSecured:
-    """The session cannot be as secure as it must be, or somebody told this program to stop.
+    """The session cannot meet its requirement, or a stop was requested.
 
-    ``in_order`` tells that the dialogue with the peer is, so that it is to be ended with QUIT (RFC 5321 4.1.1.10).
-    ``unanswered`` says in words that the peer did not do its part in time, "" if it did.
+    ``in_order``: the dialogue with the peer is intact, so it ends with QUIT (RFC 5321 4.1.1.10).
+    ``unanswered`` describes a timeout of the peer, "" without one.
     """
 
     verdict: Verdict

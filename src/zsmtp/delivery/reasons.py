@@ -1,7 +1,7 @@
-"""Why a recipient has not got a message, for people: sentences, one line, or the end of the dialogue.
+"""Formats the reasons of a verdict for people: as sentences, as one line, or with the end of the dialogue.
 
-A :class:`~zsmtp.delivery.outcome.Verdict` holds the end of the dialogue as ZMailer's reports have it
-(``zsmtp.proto.transcript``). Everybody else is shown what is made of it here::
+A :class:`~zsmtp.delivery.outcome.Verdict` holds the end of the dialogue in the form of ZMailer's reports
+(``zsmtp.proto.transcript``). This module converts it for all other readers::
 
     reasons_of(verdict)     # ("mx1.example.org [192.0.2.1]:25: 554 5.7.1 listed", "connect to ...: Connection refused")
     reason_of(verdict)      # the same in one line, joined by "; "
@@ -21,7 +21,7 @@ MAX_NAMED = 3  # hosts with the same words that are named; the others are counte
 
 
 def reasons_of(verdict: Verdict) -> tuple[str, ...]:
-    """What there is to say of a verdict: the reply that decided, and what this side adds."""
+    """The reasons of a verdict: the reply that decided, and the remarks of this side."""
     if verdict.reasons:
         return verdict.reasons
     own = tuple(line for line in verdict.text.split("\r") if line and not is_dialogue(line))
@@ -32,14 +32,14 @@ def reasons_of(verdict: Verdict) -> tuple[str, ...]:
 
 
 def reason_of(verdict: Verdict) -> str:
-    """The same in one line."""
+    """The reasons of a verdict in one line."""
     return "; ".join(reasons_of(verdict))
 
 
 def account_of(verdict: Verdict) -> str:
-    """The end of the dialogue, ``C:`` before what was sent and ``S:`` before what came back, and the reasons.
+    """The end of the dialogue, ``C:`` before commands and ``S:`` before replies, and the reasons.
 
-    Lines are separated by LF. A reply stands in the dialogue and is not told again.
+    Lines are separated by LF. A reply in the dialogue is not repeated.
     """
     lines = [line for line in verdict.text.split("\r") if line]
     if verdict.reasons:
@@ -47,15 +47,15 @@ def account_of(verdict: Verdict) -> str:
     return "\n".join(shown for line in lines if (shown := shown_line(line)))
 
 
-def gathered(told: list[tuple[str, str]]) -> tuple[str, ...]:
-    """Who said what, in order, as sentences; what several said with the same words is one sentence.
+def gathered(reasons: list[tuple[str, str]]) -> tuple[str, ...]:
+    """Pairs of host and text, in order, as sentences; hosts with the same text share one sentence.
 
     ``[("a [192.0.2.1]:25", "421 busy"), ("b [192.0.2.2]:25", "421 busy")]`` is
     ``("a [192.0.2.1]:25, b [192.0.2.2]:25: 421 busy",)``.
     """
     by_words: dict[str, list[str]] = {}
-    for who, words in told:
-        by_words.setdefault(words, []).append(who)
+    for host, words in reasons:
+        by_words.setdefault(words, []).append(host)
     return tuple(f"{_named(names)}: {words}" if any(names) else words for words, names in by_words.items())
 
 

@@ -1,4 +1,4 @@
-"""Why an attempt has to be made again, and how long to wait until then: classes of failures and their schedules.
+"""When to retry a failed attempt: classes of failures and their schedules.
 
 RFC 5321 4.5.4.1 asks for a first retry after 30 minutes at the latest, and for longer intervals later. Every failure
 has a class (:class:`FailureClass`), every class a :class:`Schedule`::
@@ -6,8 +6,8 @@ has a class (:class:`FailureClass`), every class a :class:`Schedule`::
     failure = classify("4.7.1", 450, "4.7.1 Greylisted", Scope.RECIPIENT, attempts=1)
     wait = SCHEDULES[failure].wait(1, chance=uniform())
 
-The queue adds what belongs to mail that is kept: schedules by site, expiry and warnings (``zsmtp.queue.schedule``). A
-client that tries again while it runs asks :func:`next_try`. Time and chance are arguments.
+The queue adds schedules by site, expiry and warnings (``zsmtp.queue.schedule``). A client that retries while it runs
+calls :func:`next_try`. Time and randomness are arguments.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 MAX_STEPS = 100
 MIN_STEP = 1.0  # seconds; a schedule without waits would be a loop
 MAX_STEP = 30 * DAY
-LEAST_LEFT = 0.1  # seconds; for less another try is not worth while
+LEAST_LEFT = 0.1  # seconds; with less time left there is no other try
 
 
 class FailureClass(Enum):
-    """Why an attempt has to be made again. The value is its name in the configuration."""
+    """The class of a failure. The value is its name in the configuration."""
 
     CONNECTION = "connection"
-    """No session came about: no connection to any of the site's hosts, or no greeting."""
+    """No session was opened: no connection to any of the site's hosts, or no greeting."""
     GREYLISTING = "greylisting"
-    """The site takes mail of an unknown sender at the second try only: its text says so, or the first try was
-    answered with 450 or 451 and 4.7.1."""
+    """The site accepts mail from an unknown sender only at the second try: its text says so, or the reply to the first
+    try was 450 or 451 and 4.7.1."""
     MAILBOX_FULL = "mailbox-full"
     """The recipient's quota is used up (4.2.2)."""
     TOO_FAST = "too-fast"
@@ -45,7 +45,7 @@ class FailureClass(Enum):
     DNS = "dns"
     """Name servers gave no answer, to this side (4.4.3) or to the site (4.1.2, 4.1.8)."""
     TLS = "tls"
-    """No session was as secure as it must be (4.7.5, 4.7.10), or the site's TLS is out of order (454)."""
+    """No session met its TLS requirement (4.7.5, 4.7.10), or the site's TLS fails (454)."""
     IN_DOUBT = "in-doubt"
     """The connection broke after the last octet of the message: the server may have it."""
     OTHER = "other"
@@ -59,8 +59,8 @@ class FailureClass(Enum):
 class Schedule:
     """Waits between attempts, in seconds: ``steps`` after the first, second ... attempt, then ``then``.
 
-    Each wait is lengthened, never shortened, by up to ``jitter`` of itself. Raises ConfigError when made of waits that
-    are not between 1 second and 30 days.
+    Each wait is lengthened, never shortened, by up to ``jitter`` of itself. Raises ConfigError for waits that are not
+    between 1 second and 30 days.
     """
 
     steps: tuple[float, ...] = (5 * MINUTE, 10 * MINUTE, 20 * MINUTE, 40 * MINUTE, 1 * HOUR, 2 * HOUR, 3 * HOUR)
@@ -122,8 +122,8 @@ SCHEDULES: Mapping[FailureClass, Schedule] = MappingProxyType(
         FailureClass.OTHER: Schedule(),
     }
 )
-"""The schedules by default. A site that does not answer costs one attempt at a time, so it may be asked more often; a
-mailbox is emptied by a person; a site that wants less gets the widest spread."""
+"""The schedules by default. A site that does not answer costs one attempt at a time, so it is retried more often; a
+mailbox is emptied by a person; a site that limits mail gets the widest spread."""
 
 
 # --------------------------------------------------------------------- classes
@@ -141,17 +141,17 @@ _FULL = (
     *("quota is exceeded", "exceeds quota", "exceeded quota", "exceeds its quota", "exceeded its quota"),
     *("exceeded storage", "out of storage"),
 )
-_MAX_TEXT = 1000  # characters that are looked at
+_MAX_TEXT = 1000  # characters that are searched
 _TLS_DETAILS = {(7, 3), (7, 4), (7, 5), (7, 10)}
 _DNS_DETAILS = {(4, 3), (4, 4), (1, 2), (1, 8)}
 
 
 def classify(status: str, code: int, text: str, scope: Scope, attempts: int, *, in_doubt: bool = False) -> FailureClass:
-    """The class of an attempt that is to be made again.
+    """The class of a failed attempt that will be retried.
 
     ``status`` is its enhanced status ("" if there is none), ``code`` the reply code that decided (0 if no reply did),
-    ``text`` the reply or the reason in words, ``scope`` how much of the work the failure concerns, ``attempts`` how
-    many attempts were made with this one.
+    ``text`` the reply or the reason in words, ``scope`` the scope of the failure, ``attempts`` the number of attempts
+    including this one.
     """
     if in_doubt:
         return FailureClass.IN_DOUBT
@@ -181,7 +181,7 @@ def _names(words: tuple[str, ...], text: str) -> bool:
 
 
 def _without_reply(meaning: tuple[int, int], scope: Scope) -> FailureClass:
-    """The class of a failure that this side found: no server said anything."""
+    """The class of a failure on this side, without a server's reply."""
     if meaning == (4, 1) or (meaning == (4, 2) and scope is Scope.HOST):
         return FailureClass.CONNECTION
     if meaning in _DNS_DETAILS:
@@ -195,10 +195,10 @@ def _without_reply(meaning: tuple[int, int], scope: Scope) -> FailureClass:
 def next_try(
     failure: FailureClass, attempts: int, now: float, until: float, chance: float, rest: float
 ) -> float | None:
-    """When a recipient is tried again that was deferred at ``now`` for the time number ``attempts``; None: no more.
+    """The time of the next try for a recipient deferred at ``now`` after ``attempts`` attempts; None: no more.
 
-    That is by the schedule of its failure, not before its destination has rested for ``rest`` seconds. The last try is
-    made when the time is over (``until``), if the schedule would have it later.
+    It follows the schedule of the failure, but not within the destination's backoff of ``rest`` seconds. If the
+    schedule gives a later time than ``until``, the last try is made at ``until``.
     """
     if until - now < LEAST_LEFT:
         return None

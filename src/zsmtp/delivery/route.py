@@ -1,9 +1,8 @@
-"""Deliveries over a route that is kept between messages: the backoff of its destination comes first.
+"""Delivers over a route that is kept between messages, after checking the backoff of its destination.
 
-:class:`RouteDeliverer` is what the agent and the library deliver by. A destination that failed as a whole a moment ago
-is not tried again for every message that comes for it (``zsmtp.delivery.backoff``): its mail is deferred at once, which
-is announced to observers as every other delivery is, with the reason as a decision. The clock is an effect, so that the
-same rule holds in virtual time::
+The agent and the library deliver with :class:`RouteDeliverer`. A destination in backoff is not tried again for each
+message (``zsmtp.delivery.backoff``): its mail is deferred at once, with the same events for observers as for every
+other delivery, and the reason as a decision. The clock is an effect, so that the same rule applies in virtual time::
 
     deliverer = RouteDeliverer(courier, HostBackoff(), observer)
     driver.run(deliverer.deliver(route, delivery, more))
@@ -25,9 +24,9 @@ from zsmtp.events import About, Decision, Observer, heard, ignore
 
 
 class RouteDeliverer:
-    """Delivers by ``courier``, and remembers in ``resting`` which destinations failed as a whole.
+    """Delivers by ``courier``, and keeps the backoff of destinations in ``resting``.
 
-    ``observer`` is the courier's. Several deliverers may have one memory in common.
+    ``observer`` is the courier's. Several deliverers may share ``resting``.
     """
 
     def __init__(self, courier: Courier, resting: HostBackoff, observer: Observer = ignore) -> None:
@@ -45,9 +44,9 @@ class RouteDeliverer:
         returns: Returns = settle,
         asks: bool = False,
     ) -> None:
-        """Deliver as :meth:`Courier.deliver` does, unless the destination is left alone now.
+        """Deliver as :meth:`Courier.deliver` does, unless the destination is in backoff.
 
-        ``place`` names the destination in the memory (None: as the route does); the rest is for the courier.
+        ``place`` is the destination's key in the backoff (None: the route's); the other arguments are the courier's.
         """
         name = route.request.destination if place is None else place
         now = await ReadClock()
@@ -62,7 +61,7 @@ class RouteDeliverer:
         self._resting.remember(name, route.failure, route.last_use)
 
     def _put_off(self, route: Route, delivery: Delivery, seconds: float, failure: Verdict) -> None:
-        """Defer a delivery that is not tried now: the destination is left alone for so many seconds more."""
+        """Defer a delivery without an attempt: the destination's backoff lasts ``seconds`` more."""
         route.failure = failure
         destination = route.request.destination
         if heard(self._observe):

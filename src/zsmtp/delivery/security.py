@@ -1,9 +1,9 @@
-"""Making a session as secure as it must be: STARTTLS, the verdict on the peer's certificate, and the login.
+"""Secures a session: STARTTLS, the verdict on the peer's certificate, and the login.
 
-RFC 3207 is the command, RFC 4954 the login; which protection a candidate must have is decided in ``zsmtp.tls.policy``,
-whether it has it in ``zsmtp.tls.judgement``. Here the steps are taken in order, and three things are never done:
-nothing is said over a session before it was judged good enough, nothing known from before the handshake is used after
-it, and no mail goes out without a login that was asked for. The methods await effects.
+RFC 3207 is the command, RFC 4954 the login; ``zsmtp.tls.policy`` decides which protection a candidate must have,
+``zsmtp.tls.judgement`` whether it has it. This module takes the steps in order, with three guarantees: nothing is sent
+over a session before a positive judgement, nothing received before the handshake is used after it, and no mail is sent
+without a login that is configured. The methods await effects.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from zsmtp.tls.resume import Resumption, SessionCache, SessionKey
 from zsmtp.tls.tlsrpt import SessionResult
 
 STARTTLS = b"STARTTLS\r\n"
-MAX_PLACES = 1000  # servers and users whose mechanism is remembered
-BETTER_AFTER = 3600.0  # seconds after which a server is asked again for the best mechanism it lists
+MAX_PLACES = 1000  # pairs of server and user whose mechanism is remembered
+BETTER_AFTER = 3600.0  # seconds after which the best listed mechanism is tried first again
 
 
-def _say_nothing(text: str) -> None:
-    """Who hears warnings if nobody wants to."""
+def _discard(text: str) -> None:
+    """Default for ``warn``: discard warnings."""
 
 
 @dataclass(slots=True)
 class ResolverTrust:
-    """Whether the resolver was asked, and whether its answers can be secure (None: unknown)."""
+    """Whether the resolver was tested, and whether its answers can be secure (None: unknown)."""
 
     asked: bool = False
     validates: bool | None = None
@@ -57,19 +57,19 @@ class ResolverTrust:
 class AcceptedMechanisms:
     """The mechanism that was accepted last, by server and user: connections begin with it for ``BETTER_AFTER`` seconds.
 
-    Otherwise a server that lists SCRAM and has nothing to check it by would see a failed login on every connection.
+    Otherwise every connection would begin with a failed login at a server that lists SCRAM without data to check it.
     """
 
     def __init__(self) -> None:
         self._names: dict[tuple[str, int, bytes], tuple[str, float]] = {}  # the oldest first
 
     def get(self, place: tuple[str, int, bytes], now: float) -> str:
-        """Its name, "" if none was, or long ago: a better one may do by now."""
+        """The name of the mechanism; "" if none was accepted, or long ago: a better one may work by now."""
         name, since = self._names.get(place, ("", now))
         return name if now < since + BETTER_AFTER else ""
 
     def remember(self, place: tuple[str, int, bytes], mechanism: str, now: float) -> None:
-        """A login succeeded."""
+        """Note a successful login."""
         if self.get(place, now) == mechanism:
             return
         self._names.pop(place, None)
@@ -78,24 +78,24 @@ class AcceptedMechanisms:
         self._names[place] = mechanism, now
 
     def forget(self, place: tuple[str, int, bytes]) -> None:
-        """No mechanism was accepted."""
+        """Note that no mechanism was accepted."""
         self._names.pop(place, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Security:
-    """What is asked of sessions.
+    """The security configuration of sessions.
 
-    ``policy_for`` gives the policy for a destination and ``credentials_for`` who logs in at a server for mail to a
-    destination; both raise ConfigError where the configuration for it cannot be used: its mail is to wait. ``context``
-    are the options of every handshake but its strength; ``ca_file`` and ``ca_path`` hold the trust anchors, "" both:
-    the system's. ``mta_sts`` is what MTA-STS policies are used for. ``session_lifetime`` is for how many seconds a
-    session may be resumed, 0 for no resumption. ``log_level`` from 2 on tells observers of each certificate, from 3 on
-    of what was required in full. ``nonce`` gives fresh random text for a login. With ``login_required`` a server that
-    offers no AUTH gets no mail where somebody is to log in; without, it gets the mail as it is.
-    ``report`` takes the results of sessions with destinations that ask for TLS reports; it must not wait or raise.
-    ``warn`` hears what whoever runs this should put right, once; ``resolver`` remembers what is known of it,
-    ``accepted`` which mechanisms servers took.
+    ``policy_for`` returns the policy for a destination and ``credentials_for`` the credentials for mail to a
+    destination over a server; both raise ConfigError if the configuration for it is invalid: its mail waits.
+    ``context`` are the options of every handshake except its strength; ``ca_file`` and ``ca_path`` hold the trust
+    anchors, "" both: the system's. ``mta_sts`` is the use of MTA-STS policies. ``session_lifetime`` is for how many
+    seconds a session may be resumed, 0 for no resumption. ``log_level`` from 2 on sends observers each certificate,
+    from 3 on the full requirement. ``nonce`` returns fresh random text for a login. With ``login_required`` a server
+    that does not offer AUTH gets no mail for which there are credentials; without, it gets the mail without a login.
+    ``report`` takes the results of sessions with destinations that request TLS reports; it must not wait or raise.
+    ``warn`` is called once for each problem that the operator should correct; ``resolver`` caches whether the resolver
+    validates, ``accepted`` the accepted mechanisms.
     """
 
     policy_for: Callable[[str], TLSPolicy]
@@ -112,7 +112,7 @@ class Security:
     login_required: bool = False
     failure_is_final: bool = False
     report: Callable[[SessionResult], None] | None = None
-    warn: Callable[[str], None] = _say_nothing
+    warn: Callable[[str], None] = _discard
     resolver: ResolverTrust = field(default_factory=ResolverTrust)
     accepted: AcceptedMechanisms = field(default_factory=AcceptedMechanisms)
 
@@ -129,13 +129,13 @@ class SecurityStage:
         self._sessions = SessionCache(lifetime=lifetime) if lifetime else None
 
     async def required(self, plan: DeliveryPlan, endpoint: Endpoint) -> Requirement | NotSecured:
-        """What a session with this candidate must be, or why the candidate must not be used now."""
-        decided = endpoint in plan.requirements  # and told
+        """The requirement for a session with this candidate, or why the candidate must not be used now."""
+        decided = endpoint in plan.requirements  # and reported
         found = await requirement_for(plan, endpoint, self.security)
         assert found is not None
         if isinstance(found, Barred):
             self._observe(Remark(f"{endpoint.host}: not used: {found.reason}", About.SECURITY))
-            if not await ReadStop():  # else it may be for a lookup cut short
+            if not await ReadStop():  # else a lookup may have been cut short
                 self._report.barred(plan, found, Peer(endpoint))
             return NotSecured(from_security(found.reason, Peer(endpoint), final=False))
         if not decided and self._observe is not ignore:
@@ -153,7 +153,7 @@ class SecurityStage:
         required: Requirement,
         peer: Peer,
     ) -> SecuredStream | InClear | NotSecured | ResumptionFailed:
-        """STARTTLS after a first EHLO, if it is wanted and offered."""
+        """Do STARTTLS after a first EHLO, if it is wanted and offered."""
         if not required.wants_tls:
             return InClear("no TLS is wanted")
         if not offered.starttls:
@@ -175,7 +175,7 @@ class SecurityStage:
     async def handshake(
         self, stream: Stream, plan: DeliveryPlan, required: Requirement, peer: Peer
     ) -> SecuredStream | InClear | NotSecured | ResumptionFailed:
-        """The handshake and the judgement on it; ``stream`` is of no use any more unless the result is Secured."""
+        """Do the handshake and judge it; ``stream`` must not be used again unless the result is SecuredStream."""
         options = replace(self.security.context, strength=Strength.of(required.level))
         if self._observe is not ignore:
             self._observe(HandshakeStarted(required.server_name))
@@ -220,7 +220,7 @@ class SecurityStage:
             self._observe(Remark(text, About.SECURITY))
 
     def _resumption(self, endpoint: Endpoint, options: ContextOptions, required: Requirement) -> Resumption | None:
-        """Where the session for this endpoint and requirement is kept, if sessions are."""
+        """The cache entry for this endpoint and requirement, if sessions are cached."""
         if self._sessions is None:
             return None
         key = SessionKey(endpoint.address, endpoint.port, required.server_name, options, required)
@@ -229,7 +229,7 @@ class SecurityStage:
     async def log_in(
         self, stream: Stream, session: Session, offered: Capabilities, plan: Plan, peer: Peer
     ) -> NotSecured | None:
-        """AUTH, if somebody is to log in here and the server offers it; None if all is well."""
+        """Do AUTH, if there are credentials and the server offers it; returns None if that went well."""
         if not offered.auth and not self.security.login_required:
             return None
         try:
@@ -252,7 +252,7 @@ class SecurityStage:
             first=self.security.accepted.get(place, now),
         )
         secret = credentials.secret.reveal()
-        session.hide((secret, b64encode(secret)))  # a server that was told it may say it in words of its own
+        session.hide((secret, b64encode(secret)))  # a server may repeat the secret in its replies
         while not isinstance(chosen := choice.next(), sasl.NoMechanism):
             ended = await _authenticate(stream, session, chosen)
             if isinstance(ended, Lost):
@@ -302,7 +302,7 @@ def _stays_here(endpoint: Endpoint) -> bool:
 async def _authenticate(
     stream: Stream, session: Session, mechanism: auth.Mechanism
 ) -> auth.LoginAccepted | auth.Refused | Lost:
-    """The dialogue of one mechanism."""
+    """Do the AUTH exchange of one mechanism."""
     login = auth.Authentication(mechanism)
     step: auth.Line | auth.LoginAccepted | auth.Refused = login.start()
     while isinstance(step, auth.Line):
@@ -315,14 +315,14 @@ async def _authenticate(
 
 
 def _login_lost(error: ZsmtpError, peer: Peer) -> NotSecured:
-    """What this side broke off says nothing of the login: it is as if nobody had tried."""
+    """The result of a login cut short by this side: it does not count as a failed login."""
     if isinstance(error, Interrupted):
         return NotSecured(from_loss(error, "", peer), interrupted=True)
     return NotSecured(from_login(str(error), peer), unanswered=waited_in_vain(error))
 
 
 def _bindings(stream: Stream, facts: TLSFacts | None) -> list[sasl.ChannelBinding]:
-    """What a login can be tied to this TLS session by, the best first.
+    """The channel bindings of this TLS session for a login, best first.
 
     RFC 9266 4: keying material of the session itself; RFC 5929 4: a digest of the server's certificate.
     """

@@ -1,15 +1,15 @@
-"""Opening a session: along the candidates of a plan until one of them greets back (RFC 5321 3.1, 3.2, 5.1).
+"""Opens a session with the first candidate of a plan that accepts one (RFC 5321 3.1, 3.2, 5.1).
 
-:meth:`SessionOpener.open` awaits effects. It connects (later candidates start early while earlier ones hang),
-hears the greeting and says EHLO, with HELO as the way back for servers that do not know it or drop the connection on
-it. A candidate that refuses to talk hands over to the next one; only if every single one refused for good is the mail
-an error (the rule is in ``zsmtp.delivery.outcome``).
+:meth:`SessionOpener.open` awaits effects. It connects (later candidates start early while earlier ones hang), reads the
+greeting and sends EHLO, with a fallback to HELO for servers that do not know EHLO or close the connection on it. After
+a candidate that refuses the next one is tried; the mail fails only if all of them refused permanently (the rule is in
+``zsmtp.delivery.outcome``).
 
-The order of trying is the plan's, but for addresses where no connection came about a moment ago: they come after all
-others, so that a dead exchanger is waited for once and not for every session. One that took a connection and kept
-silent where it was to speak, also in a handshake, counts as such; one that answered does not, whatever it said: to ask
-it again costs little, what it says (421 too busy) may be another thing the next moment, and mail belongs to the best
-exchanger that takes it. What failed on this side (no file descriptor left) is held against nobody.
+Candidates are tried in the plan's order, except that addresses to which connecting failed recently come last, so that a
+dead exchanger delays one session only. An exchanger that accepts a connection and does not reply, also in a handshake,
+counts as dead; one that replies does not, whatever the reply: trying it again costs little, its reply (421 too busy)
+may soon change, and mail should go to the best exchanger that accepts it. A failure on this side (no file descriptor
+left) does not count for any address.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ if TYPE_CHECKING:
     from zsmtp.delivery.security import SecurityStage
     from zsmtp.tls.policy import Requirement
 
-_IN_CLEAR = "in clear: "  # how the judgement on a session without TLS begins (zsmtp.tls.judgement)
+_IN_CLEAR = "in clear: "  # prefix of the judgement on a session without TLS (zsmtp.tls.judgement)
 
 
 @dataclass(slots=True, eq=False)
 class OpenSession:
-    """An open session with its server: what is kept between messages.
+    """An open session with its server, kept between messages.
 
-    ``capabilities`` are those to be used. ``wish`` is what the sender wanted of the session it was opened for.
-    ``transactions`` counts those started on it, ``finished`` those answered; ``standing`` is what may go blind over it.
+    ``capabilities`` are those to use. ``wish`` is the TLS demand that the session was opened for. ``transactions``
+    counts those started on it, ``finished`` those answered; ``standing`` is its state for blind content.
     """
 
     stream: Stream
@@ -86,18 +86,17 @@ class OpenSession:
     standing: SessionStanding = SessionStanding()
 
     def is_fit_for(self, envelope: Envelope) -> bool:
-        """Whether a message may go over this session as far as its sender's wish goes (RFC 8689)."""
+        """Whether this session meets the TLS demand of a message (RFC 8689)."""
         return envelope.wish is self.wish or envelope.wish.is_met_by(self.wish)
 
 
 @dataclass(frozen=True, slots=True)
 class _Stopped:
-    """A candidate that opened no session: the verdict if it was the only one, and what else is to be known.
+    """A candidate without a session: the verdict if it was the only one, and further facts.
 
-    ``dropped_hello`` tells that the connection was lost on EHLO: HELO may work; ``clear_may_work`` that TLS failed
-    where it was only wished for, ``was_stale`` that it failed because an earlier session was to be taken up.
-    ``name_decided`` tells that the same address may do under another exchanger's name. ``unanswered`` says in words
-    that something was waited for in vain, "" if not.
+    ``dropped_hello``: the connection was lost on EHLO, so HELO may work; ``clear_may_work``: opportunistic TLS failed;
+    ``was_stale``: session resumption failed. ``name_decided``: the same address may work under another exchanger's
+    name. ``unanswered`` describes a timeout of the peer, "" without one.
     """
 
     verdict: Verdict
@@ -110,15 +109,15 @@ class _Stopped:
 
     @property
     def worth_another(self) -> bool:
-        """Whether the same endpoint may do better on another connection."""
+        """Whether another connection to the same endpoint may succeed."""
         return self.dropped_hello or self.clear_may_work or self.was_stale
 
 
 class SessionOpener:
-    """Opens sessions as ``settings`` say. HELO names found by reverse lookup are kept for the life of the object.
+    """Opens sessions with ``settings``. HELO names found by reverse lookup are cached for the life of the object.
 
-    ``unreached`` is the memory of addresses that did not answer, its own without. ``gate`` is asked before each
-    connection is begun (``zsmtp.delivery.gate``); without one all may be.
+    ``unreached`` remembers addresses that did not answer; None: a new one. ``gate`` limits the connections
+    (``zsmtp.delivery.gate``); None: no limit.
     """
 
     def __init__(
@@ -135,14 +134,14 @@ class SessionOpener:
         self._unreached = AddressBackoff() if unreached is None else unreached
         self._stage: SecurityStage | None = None
         if settings.security is not None:
-            from zsmtp.delivery.security import SecurityStage  # what it imports costs only those who use it
+            from zsmtp.delivery.security import SecurityStage  # imported only if used, to save start-up time
 
             self._stage = SecurityStage(settings.security, settings.timeouts.command, observer)
 
     async def open(self, plan: DeliveryPlan, skip: set[Endpoint], place: Place | None = None) -> OpenSession | Verdict:
-        """Walk the candidates of ``plan`` that are not in ``skip``; a verdict if none of them opens a session.
+        """Try the candidates of ``plan`` that are not in ``skip``; returns a verdict if none of them opens a session.
 
-        ``place`` is what the gate counts connections by (None: it is not asked).
+        ``place`` is the gate's key for counting connections (None: no gate).
         """
         strict = plan.wish is TLSDemand.REQUIRETLS
         if strict and self._stage is None:
@@ -153,8 +152,8 @@ class SessionOpener:
     async def _walk(self, plan: DeliveryPlan, skip: set[Endpoint], place: Place | None) -> OpenSession | Verdict:
         """Connect to one candidate after the other.
 
-        An address is tried once, under the name of its first exchanger; under that of another one too where what its
-        certificate, its TLSA records or its login had to be was the reason against it.
+        An address is tried once, under the name of its first exchanger; also under another name if it failed because of
+        its certificate, its TLSA records or its login.
         """
         remaining = plan.route.left(skip)
         failures: list[ConnectFailure] = []
@@ -190,20 +189,20 @@ class SessionOpener:
         return combine_host_failures(failures, refusals)
 
     async def _put_last(self, remaining: list[Endpoint]) -> None:
-        """Put addresses where no connection came about a moment ago behind all others; the order is kept in both."""
+        """Put addresses to which connecting failed recently behind all others; both groups keep their order."""
         if len(remaining) < 2 or not self._unreached.knows_any(remaining):
             return
         now = await ReadClock()
         late = {endpoint: found for endpoint in remaining if (found := self._unreached.get(endpoint, now)) is not None}
         order = [endpoint for endpoint in remaining if endpoint not in late] + list(late)
         if order != remaining and self._observe is not ignore:
-            told = [f"{failure.where} ({failure.reason}, {ago:.0f} s ago)" for ago, failure in late.values()]
-            text = f"tried after all others: {', '.join(told[:10])}"
+            failed = [f"{failure.where} ({failure.reason}, {ago:.0f} s ago)" for ago, failure in late.values()]
+            text = f"tried after all others: {', '.join(failed[:10])}"
             self._observe(Remark(text, About.CONNECTION))
         remaining[:] = order
 
     async def _learn(self, endpoint: Endpoint, opened: OpenSession | _Stopped) -> None:
-        """Remember of the address of ``endpoint`` whether anything is heard from there."""
+        """Remember whether the address of ``endpoint`` replied."""
         if isinstance(opened, _Stopped) and opened.unanswered:
             await self._remember([ConnectFailure(endpoint, opened.unanswered)])
         elif isinstance(opened, OpenSession) or not opened.interrupted:
@@ -216,14 +215,14 @@ class SessionOpener:
                 self._unreached.remember(failure, now)
 
     async def _barred(self, plan: DeliveryPlan, endpoint: Endpoint) -> Verdict | None:
-        """The verdict if the next candidate must not be used and that is plain without asking anybody."""
+        """The verdict if the next candidate must not be used and that is known without lookups."""
         if self._stage is None or plan.needs_lookups(endpoint):
-            return None  # known once a connection stands: lookups for hosts that are down help nobody
+            return None  # decided once connected: lookups for hosts that are down are useless
         found = await self._stage.required(plan, endpoint)
         return found.verdict if isinstance(found, NotSecured) else None
 
     async def _begin(self, endpoints: tuple[Endpoint, ...], place: Place | None) -> ConnectResult:
-        """Connect to the first of ``endpoints`` that accepts, when the gate allows it: the only place that connects.
+        """Connect to the first of ``endpoints`` that accepts, when the gate allows it; all connections are made here.
 
         Fewer of them are tried if the gate allows fewer now.
         """
@@ -265,7 +264,7 @@ class SessionOpener:
     async def _try_all_ways(
         self, stream: Stream, endpoint: Endpoint, plan: DeliveryPlan, place: Place | None
     ) -> OpenSession | _Stopped:
-        """Open a session, on a second connection if need be.
+        """Open a session, on a second connection if necessary.
 
         With HELO if the peer drops the connection on EHLO; in clear if TLS fails and was not required (RFC 7435).
         """
@@ -296,14 +295,14 @@ class SessionOpener:
             if again.interrupted:
                 return _Stopped(await _interrupted(), interrupted=True)
             if again.stream is None:
-                told = [reason for one, reason in again.failures if one not in again.own]
-                return replace(opened, unanswered=", ".join(told))
+                reasons = [reason for one, reason in again.failures if one not in again.own]
+                return replace(opened, unanswered=", ".join(reasons))
             if self._observe is not ignore:
                 self._observe(Connected(endpoint, again.stream.local))
             before = opened
             opened = await self._hello(again.stream, endpoint, plan, greeting, required, in_clear)
             if isinstance(opened, _Stopped) and before.dropped_hello and not opened.interrupted:
-                text = before.verdict.text + opened.verdict.text  # the reason may be in what EHLO met
+                text = before.verdict.text + opened.verdict.text  # the reason may be in the failure of EHLO
                 opened = replace(opened, verdict=opened.verdict._replace(text=text))
         return opened
 
@@ -316,9 +315,9 @@ class SessionOpener:
         required: Requirement | None,
         in_clear: str,
     ) -> OpenSession | _Stopped:
-        """Hear the greeting, say hello, and make the session as secure as it must be; closes it otherwise.
+        """Read the greeting, send EHLO, and secure the session; closes it if that fails.
 
-        ``in_clear`` is why there will be no TLS, if that is known.
+        ``in_clear`` is the reason why there will be no TLS, if known.
         """
         session = Session(timeouts=self._settings.timeouts, lmtp=self._settings.lmtp, observer=self._observe)
         peer = Peer(endpoint, stream.local, in_clear=in_clear)
@@ -343,7 +342,7 @@ class SessionOpener:
             return offered
         if self._stage is not None and required is not None and peer.protection is None:
             secured = await self._stage.start_tls(stream, session, offered, plan, required, peer)
-            if isinstance(secured, SecuredStream):  # what was known before the handshake counts no more (RFC 3207 4.2)
+            if isinstance(secured, SecuredStream):  # facts from before the handshake do not count (RFC 3207 4.2)
                 stream, peer = secured.stream, replace(peer, protection=secured.protection)
                 offered = await self._say_hello(stream, session, peer, name, phase)
                 if not isinstance(offered, Capabilities):
@@ -361,14 +360,14 @@ class SessionOpener:
         usable = self._settings.usable(offered)
         if self._observe is not ignore:
             self._observe(Detail(f"used: {_names(usable)}"))
-        # Without any security all sessions are alike.
+        # Without security all sessions are equal.
         wish = plan.wish if self._stage is not None else TLSDemand.NONE
         return OpenSession(stream, session, peer, usable, wish, standing=SessionStanding(lmtp=self._settings.lmtp))
 
     async def _say_hello(
         self, stream: Stream, session: Session, peer: Peer, name: bytes, phase: Phase
     ) -> Capabilities | _Stopped:
-        """Say hello; HELO is the way back for servers that do not know EHLO."""
+        """Send EHLO, with a fallback to HELO for servers that do not know it."""
         dialogue = ""
         refusal: Verdict | None = None
         while True:
@@ -402,7 +401,7 @@ class SessionOpener:
     async def _not_secure(
         self, stream: Stream, session: Session, outcome: InClear | NotSecured | ResumptionFailed, peer: Peer
     ) -> _Stopped:
-        """Give up a connection that is not, or no more, what it must be."""
+        """Close a connection that does not meet its requirement, or cannot be used again."""
         if isinstance(outcome, NotSecured) and outcome.in_order:
             await say_quit(stream, session)
         await Close(stream)
@@ -415,7 +414,7 @@ class SessionOpener:
         return _Stopped(verdict, clear_may_work=True, unanswered=outcome.unanswered)
 
     async def _leave(self, stream: Stream, session: Session, verdict: Verdict) -> _Stopped:
-        """Say QUIT to a server that does not want to talk."""
+        """Send QUIT to a server that refused the session."""
         await say_quit(stream, session)
         await Close(stream)
         return _Stopped(verdict)
@@ -433,19 +432,19 @@ class SessionOpener:
         return _Stopped(verdict, interrupted=interrupted, dropped_hello=dropped, unanswered=unanswered)
 
     async def _name(self, stream: Stream) -> bytes:
-        """The name to greet with from this local address."""
+        """The name for EHLO from this local address."""
         address = stream.local[0] if stream.local is not None else None
         if address not in self._names:
             settings = self._settings
             name = await helo_name(address, configured=settings.helo_name, host_name=settings.host_name)
-            if await ReadStop():  # what lookups cut short did not find may be there
+            if await ReadStop():  # lookups cut short may find it next time
                 return name.encode("ascii", "replace")
             self._names[address] = name.encode("ascii", "replace")
         return self._names[address]
 
 
 async def _interrupted() -> Verdict:
-    """The verdict when a wait for a connection was ended from this side, with the reason that was given for it."""
+    """The verdict when a stop ended the wait for a connection, with the reason of the stop."""
     return from_loss(Interrupted(await ReadStop() or "told to stop"), "", None)
 
 
@@ -454,14 +453,14 @@ def _overtaken(endpoint: Endpoint, waited: float) -> ConnectFailure:
 
 
 def _drop_address(endpoint: Endpoint, remaining: list[Endpoint]) -> None:
-    """Take the address of ``endpoint`` out of ``remaining``, whosever it is."""
+    """Remove the address of ``endpoint`` from ``remaining``, under all exchangers' names."""
     remaining[:] = [one for one in remaining if one.place != endpoint.place]
 
 
 async def next_reply(stream: Stream, session: Session) -> StepAnswered | Lost:
-    """The reply to the command (or connection) that waits for one, or how the session ended.
+    """The next reply that the session awaits, or its loss.
 
-    Raises LocalError if the session waits for nothing: then this program is at fault.
+    Raises LocalError if the session awaits nothing: that is an error in this program.
     """
     event = await Exchange(stream, session)
     if isinstance(event, StepAnswered | Lost):
@@ -470,7 +469,7 @@ async def next_reply(stream: Stream, session: Session) -> StepAnswered | Lost:
 
 
 async def say_quit(stream: Stream, session: Session) -> None:
-    """Say QUIT and hear the peer out. The stream is still to be closed."""
+    """Send QUIT and wait for the reply. The caller closes the stream."""
     session.command(Phase.QUIT, command.QUIT)
     while session.lost is None and await Exchange(stream, session) is not None:
         pass

@@ -1,4 +1,4 @@
-"""How sessions are to be led: the choices a user makes once, as a value."""
+"""The settings of sessions, as a value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Greeting(Enum):
-    """Which greeting command opens a session."""
+    """The greeting command that opens a session."""
 
     EHLO = "EHLO"
     IF_ANNOUNCED = "EHLO if the greeting says ESMTP, else HELO"
@@ -24,11 +24,11 @@ class Greeting(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """The choices for every session.
+    """The settings for every session.
 
-    ``helo_name`` is used as it is, if given; else ``host_name`` is the last resort before an address literal.
-    ``pipelining`` and ``eight_bit`` allow the use of PIPELINING and 8BITMIME where they are offered. ``security`` is
-    what is asked in the way of TLS and login; None for neither.
+    ``helo_name`` is used unchanged, if given; else ``host_name`` is the last choice before an address literal.
+    ``pipelining`` and ``eight_bit`` allow the use of PIPELINING and 8BITMIME where they are offered. ``security``
+    configures TLS and logins; None for neither.
     """
 
     greeting: Greeting = Greeting.EHLO
@@ -41,11 +41,11 @@ class SessionSettings:
 
     @property
     def lmtp(self) -> bool:
-        """Whether LMTP is spoken."""
+        """Whether the protocol is LMTP."""
         return self.greeting is Greeting.LHLO
 
     def usable(self, offered: Capabilities) -> Capabilities:
-        """What of the offered capabilities is to be used."""
+        """The offered capabilities to use."""
         unwanted = [] if self.pipelining else ["pipelining"]
         if not self.eight_bit:
             unwanted += ["eight_bit_mime", "binary_mime"]

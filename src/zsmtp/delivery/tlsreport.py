@@ -1,11 +1,10 @@
-"""What a session means for TLS reports: the policy it was held to, and whether it met it (RFC 8460 4).
+"""Makes the results of sessions for TLS reports: the applied policy, and whether it was met (RFC 8460 4).
 
-A domain that publishes a ``_smtp._tls.`` record hears how sessions with its exchangers went, under the policy that was
-applied to each: its TLSA records, else its MTA-STS policy, else none. That a session did not reach a level that only
-this side wants is no failure of theirs: there TLS counts as TLS. Testing mode counts as enforced. A message that asks
-to go without policies (``TLS-Required: No``) is no measure of them, and tells nothing.
+A domain that publishes a ``_smtp._tls.`` record gets the results of sessions with its exchangers, under the policy that
+was applied to each: its TLSA records, else its MTA-STS policy, else none. A level that only this side requires does not
+count: any TLS is then a success. Testing mode counts as enforced. Messages with ``TLS-Required: No`` give no results.
 
-:class:`TLSReporter` gives each result to whoever was named in ``Security.report``.
+:class:`TLSReporter` passes each result to ``Security.report``.
 """
 
 from __future__ import annotations
@@ -24,30 +23,30 @@ from zsmtp.tls.tlsrpt import AppliedPolicy, Failure, PolicyType, SessionResult
 
 
 class TLSReporter:
-    """Makes the results of sessions and gives them to ``tell``, which must not wait and not raise."""
+    """Makes the results of sessions and passes them to ``report``, which must not wait and not raise."""
 
-    def __init__(self, tell: Callable[[SessionResult], None] | None) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[SessionResult], None] | None) -> None:
+        self._report = report
 
     def barred(self, plan: DeliveryPlan, found: Barred, peer: Peer) -> None:
-        """A candidate must not be used."""
+        """Record that a candidate must not be used."""
         if not self._wanted(plan):
             return
         if found.source is RequirementSource.CONFIGURED and found.problem not in (
             TLSProblem.DANE_REQUIRED,
             TLSProblem.TLSA_INVALID,
         ):
-            return  # something on this side is wrong
+            return  # a failure on this side
         kind = PolicyType.TLSA if found.source is RequirementSource.DANE else None
         self._record(plan, _applied(plan, kind=kind), peer, found.problem, found.reason)
 
     def in_clear(self, plan: DeliveryPlan, required: Requirement, peer: Peer, problem: TLSProblem, text: str) -> None:
-        """There is no TLS: not offered, refused, or the handshake failed."""
+        """Record a session without TLS: not offered, refused, or the handshake failed."""
         if self._wanted(plan):
             self._record(plan, _policy(plan, required), peer, problem, text)
 
     def secured(self, plan: DeliveryPlan, required: Requirement, peer: Peer, judgement: Judgement) -> None:
-        """A handshake was done and judged."""
+        """Record a handshake that was judged."""
         if not self._wanted(plan):
             return
         policy = _policy(plan, required)
@@ -55,12 +54,12 @@ class TLSReporter:
             judgement = judgement.trial
         problem = judgement.problem if policy.type is not PolicyType.NONE else None
         if required.source is RequirementSource.DANE and required.level is not Level.DANE:
-            problem = TLSProblem.TLSA_INVALID  # encrypted, for want of records that can be used
+            problem = TLSProblem.TLSA_INVALID  # encrypted without authentication, as no record is usable
         self._record(plan, policy, peer, problem, judgement.text)
 
     def _wanted(self, plan: DeliveryPlan) -> bool:
-        """Whether results are written here, and asked for by the destination."""
-        return self._tell is not None and plan.report_record is not None and plan.wish is not TLSDemand.TLS_OPTIONAL
+        """Whether this side writes results, and the destination requests them."""
+        return self._report is not None and plan.report_record is not None and plan.wish is not TLSDemand.TLS_OPTIONAL
 
     def _record(
         self, plan: DeliveryPlan, policy: AppliedPolicy, peer: Peer, problem: TLSProblem | None, text: str
@@ -69,7 +68,7 @@ class TLSReporter:
         if not domain:
             return
         if problem is None and plan.sts is not None and policy.type is PolicyType.STS:
-            problem = plan.sts.failure  # the session was good, the policy was not to be had
+            problem = plan.sts.failure  # the session was good, but the policy was unavailable
             text = plan.sts.note
         failure = None
         if problem is not None:
@@ -80,9 +79,9 @@ class TLSReporter:
                 receiving_ip=peer.endpoint.address,
                 reason=text[:200],
             )
-        assert self._tell is not None
+        assert self._report is not None
         assert plan.report_record is not None
-        self._tell(SessionResult(domain, plan.report_record, policy, failure))
+        self._report(SessionResult(domain, plan.report_record, policy, failure))
 
 
 def _domain(plan: DeliveryPlan) -> str:
@@ -91,7 +90,7 @@ def _domain(plan: DeliveryPlan) -> str:
 
 
 def _policy(plan: DeliveryPlan, required: Requirement) -> AppliedPolicy:
-    """The destination's policy that a session was held to."""
+    """The destination's policy applied to a session."""
     if required.source is RequirementSource.DANE:
         return AppliedPolicy(PolicyType.TLSA, required.server_name, tuple(map(_presented, required.tlsa)))
     return _applied(plan)

@@ -1,8 +1,8 @@
-"""The books of one transaction: replies come in, verdicts go out.
+"""Turns the replies to one transaction into verdicts on its recipients.
 
-The session tells which reply answers which command; this module knows what that says about recipients: who is
-accepted, who is refused, who is to come again in another transaction, who got the message, and who is in doubt when
-the session breaks. It asks ``zsmtp.delivery.outcome`` for every verdict and gives each to the ledger once.
+The session matches replies to commands; this module derives the state of each recipient: accepted, refused, to be sent
+again in another transaction, delivered, or in doubt when the session breaks. ``zsmtp.delivery.outcome`` makes every
+verdict, and the ledger gets each once.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _CUT_SHORT = b"(content, not sent to its end)"  # shown instead of the final dot
 
 
 class TransactionBook:
-    """The books of ``transaction``, whose recipient ``i`` is number ``batch[i]`` in ``ledger``.
+    """The state of ``transaction``, whose recipient ``i`` is number ``batch[i]`` in ``ledger``.
 
-    ``riding`` tells that it started before the one ahead of it was answered. Who has no verdict when all replies are
-    in is to be sent again. ``content_answered``, ``taken`` and ``put_off`` tell of the replies to the content,
-    ``cut_short`` that it was refused before its end; ``out_of_step`` that the peer did not follow commands that ran
-    ahead of their answers. ``replies`` counts those that came.
+    ``pipelined``: it started before the previous one was answered. Recipients without a verdict when all replies are in
+    are sent again. ``content_answered``, ``taken`` and ``put_off`` describe the replies to the content; ``cut_short``:
+    it was refused before its end; ``out_of_step``: the peer confused pipelined commands. ``replies`` counts those
+    received.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class TransactionBook:
         peer: Peer,
         capabilities: Capabilities,
         *,
-        riding: bool = False,
+        pipelined: bool = False,
     ) -> None:
         self._transaction = transaction
         self._batch = batch
@@ -44,12 +44,12 @@ class TransactionBook:
         self._peer = peer
         self._enhanced = capabilities.enhanced_status_codes
         self._passed_on = capabilities.dsn
-        self._common: list[str] = []  # the exchanges that concern every recipient
+        self._common: list[str] = []  # exchanges that concern every recipient
         self._rcpt: dict[int, str] = {}
         self._accepted: list[int] = []
         self._declined: set[int] = set()
         self._mail: ReplyMeaning | None = None
-        self.riding = riding
+        self.pipelined = pipelined
         self.grouped = not transaction.steps[1].gated  # RCPT behind MAIL
         self.replies = 0
         self.taken = False
@@ -66,14 +66,14 @@ class TransactionBook:
         self.replies += 1
         self.content_answered = self.content_answered or phase in FINAL_PHASES
         self.cut_short = self.cut_short or answer.early
-        if answer.result is not SUCCESS and (self.riding or self.grouped) and self._speaks_of_order(answer):
-            self.out_of_step = True  # no verdict is drawn from it
+        if answer.result is not SUCCESS and (self.pipelined or self.grouped) and self._speaks_of_order(answer):
+            self.out_of_step = True  # it gives no verdict
             if phase is RCPT:
                 self._declined.add(answer.step.recipient)
         elif phase is MAIL:
             self._sender(answer)
         elif self._mail is not SUCCESS:
-            return  # everybody had MAIL's answer; what comes behind it says nothing
+            return  # all recipients have MAIL's reply; the ones behind it mean nothing
         elif phase is RCPT:
             self._recipient(answer)
         elif phase is DATA:
@@ -82,7 +82,7 @@ class TransactionBook:
             self._final(answer)
 
     def lost(self, lost: Lost) -> None:
-        """The session is over: give those in doubt their verdict. The others stay open in the ledger."""
+        """Handle the end of the session: settle recipients in doubt. The others stay open in the ledger."""
         if self._transaction not in lost.in_doubt:
             return
         for index, number in enumerate(self._batch):
@@ -90,24 +90,24 @@ class TransactionBook:
                 self._ledger.settle_all([number], in_doubt(self.loss_verdict(lost, index)))
 
     def loss_verdict(self, lost: Lost, index: int | None = None) -> Verdict:
-        """The verdict on recipients left undecided by the end of the session."""
+        """The verdict on recipients that the end of the session left undecided."""
         return from_loss(lost.error, self._dialogue(index) + unfinished(lost), self._peer)
 
     def left_waiting(self, lost: Lost) -> bool:
-        """Whether the wait that ran out looks like commands that were lost: all of them, or all but the first.
+        """Whether a timeout indicates that the peer lost commands: all of them, or all but the first.
 
-        There are servers that take one command from a segment and forget the rest.
+        Some servers read one command from a segment and discard the rest.
         """
-        if self.riding and not self.replies:
+        if self.pipelined and not self.replies:
             return True
         return self.grouped and self.replies == 1 and lost.step is not None and lost.step.phase in (RCPT, DATA)
 
     def _speaks_of_order(self, answer: StepAnswered) -> bool:
-        """Whether a refusal says that the command did not come in its place, or that it came too early.
+        """Whether a refusal means that the command was out of order, or came too early.
 
-        503 does, but behind a refused MAIL, or recipients all refused, it is what commands get in any case. Others say
-        in words that they mind pipelining; a refusal of the content may speak of anything. Content that waited for its
-        turn did not run ahead.
+        503 does, except after a refused MAIL, or after all recipients were refused, when any command gets it. Other
+        servers refuse pipelining in their text; a refusal of the content may have any reason. Content that waited for
+        its turn did not run ahead.
         """
         phase, reply = answer.step.phase, answer.reply
         if (phase in FINAL_PHASES and answer.step.gated) or (phase is not MAIL and self._mail not in (None, SUCCESS)):
@@ -130,7 +130,7 @@ class TransactionBook:
             return
         self._declined.add(index)
         if answer.reply.code == 421:
-            return  # it answers the command and ends the session: undecided
+            return  # a reply that ends the session: undecided
         if not asks_for_another_transaction(answer.reply, accepted=len(self._accepted)):
             self._ledger.settle(self._batch[index], self._verdict(answer, index))
 
@@ -141,7 +141,7 @@ class TransactionBook:
 
     def _final(self, answer: StepAnswered) -> None:
         if not self._accepted:
-            return  # the answer to a lone dot, or to content that nobody was to get
+            return  # the reply to a lone dot, or to content without recipients
         self.taken = self.taken or answer.result is SUCCESS
         self.put_off = self.put_off or answer.result is TRANSIENT
         if answer.recipient >= 0:
@@ -172,6 +172,6 @@ class TransactionBook:
         )
 
     def _dialogue(self, index: int | None) -> str:
-        """MAIL, this recipient's RCPT, and what followed, as far as it came."""
+        """The exchanges of MAIL, of this recipient's RCPT, and of the following commands, so far."""
         own = self._rcpt.get(index, "") if index is not None else ""
         return join([*self._common[:1], own, *self._common[1:]])

@@ -1,13 +1,13 @@
-"""Values as JSON and back: frozen dataclasses, by their type hints, under a versioned schema.
+"""Converts values to JSON and back: frozen dataclasses, by their type hints, under a versioned schema.
 
-:class:`Schema` says what the documents of one kind are: ``{"schema": "zsmtp.plan/1", ...}`` and the fields of the root
-class. An object has the names of the fields of the value it stands for; one that may be of several kinds says which in
-``type``. Enums are their words, tuples are lists, octets are hexadecimal digits, or for texts (TXT records, MTA-STS
-policies) strings of one character for each octet. A mapping is a list of objects with ``key`` and ``value``.
+:class:`Schema` defines the documents of one kind: ``{"schema": "zsmtp.plan/1", ...}`` and the fields of the root class.
+An object has the field names of its value; one that may be of several classes names its class in ``type``. Enums are
+their words, tuples are lists, octets are hexadecimal digits, or for texts (TXT records, MTA-STS policies) strings of
+one character for each octet. A mapping is a list of objects with ``key`` and ``value``.
 
-Reading is strict: what is not of its type, not known, or does not hold is refused with a
-:class:`~zsmtp.errors.ConfigError` that names the place (``route.candidates[0].endpoint.port``). A field that is
-missing has its default, if it has one: later versions of a schema may add such fields, and nothing else.
+Reading is strict: wrong types, unknown names and failed checks are refused with a :class:`~zsmtp.errors.ConfigError`
+that names the place (``route.candidates[0].endpoint.port``). A missing field has its default, if there is one: later
+versions of a schema may add only such fields.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ MAX_NUMBER = 1 << 53  # beyond it, JSON readers disagree
 class Schema:
     """Documents of schema ``name`` hold values of class ``root``; errors call them ``noun``.
 
-    ``names`` are types that a class knows by name only, to spare its users the import. ``texts`` are the fields whose
-    octets are text for people. ``checks`` tell what is wrong with a value of a class, or None. ``tags`` are what stands
-    in ``type`` for a class, if that is not its name. ``left_out`` are fields that no value in a document has anything
-    but the default in.
+    ``names`` are types that a class only names in its hints, to save the import. ``texts`` are the fields whose octets
+    are text for people. ``checks`` return the error in a value of a class, or None. ``tags`` are the words of ``type``
+    for classes, if not their names. ``left_out`` are fields that always have their default in a document.
     """
 
     name: str
@@ -49,17 +48,17 @@ class Schema:
     _known_types: dict[type, dict[str, FieldType]] = field(default_factory=dict)
 
     def document(self, value: Any) -> dict[str, Any]:
-        """The value as a JSON object; ``json.dumps`` does the rest."""
+        """The value as a JSON object, for ``json.dumps``."""
         return {"schema": self.name, **self._encode_object(value)}
 
     def read(self, document: object) -> Any:
-        """The value of a JSON object. Raises ConfigError for one that is none."""
+        """The value in a JSON object. Raises ConfigError if it is invalid."""
         if not isinstance(document, dict):
             raise ConfigError(f"not {self.noun}: {_kind(document)} instead of an object")
         if document.get("schema") != self.name:
             found = document.get("schema")
-            told = f"schema '{escape(found[:80])}'" if isinstance(found, str) else "no schema"
-            raise ConfigError(f"not {self.noun} of {self.name}: {told}")
+            found_schema = f"schema '{escape(found[:80])}'" if isinstance(found, str) else "no schema"
+            raise ConfigError(f"not {self.noun} of {self.name}: {found_schema}")
         members = {name: value for name, value in document.items() if name != "schema"}
         try:
             return self._decode_object(self.root, members, "")
@@ -145,7 +144,7 @@ class Schema:
         return self.tags.get(kind, kind.__name__)
 
     def _class_of(self, kind: FieldType, value: dict[str, Any], where: str) -> tuple[type, dict[str, Any]]:
-        """Which of the dataclasses of a type an object is, and its members without the tag."""
+        """The class of an object whose type allows several, and its members without the tag."""
         classes = {self._tag(one): one for one in kind.classes}
         if len(classes) == 1:
             return next(iter(classes.values())), value
@@ -194,7 +193,7 @@ class Schema:
 
 
 def parse_json(text: str | bytes) -> object:
-    """The value of a JSON text (RFC 8259); ConfigError says where it is none."""
+    """The value in a JSON text (RFC 8259). Raises ConfigError with the place of the error."""
     if len(text) > MAX_DOCUMENT:
         raise ConfigError(f"longer than {MAX_DOCUMENT} characters")
     try:
