@@ -8,19 +8,20 @@ Deliver from Python, straight to the mail exchangers or through a relay::
     for result in report:
         print(result)
 
-``message`` is an ``email.message.EmailMessage``, octets, a path or a binary file; :class:`Config` says how it is to be
-done, :mod:`zsmtp.aio` is the same for asyncio. :class:`Queue` keeps messages on disk until they are delivered::
+``message`` is an ``email.message.EmailMessage``, octets, a path or a binary file; :class:`Config` has the options,
+:mod:`zsmtp.aio` is the same for asyncio. :class:`Queue` keeps messages on disk until they are delivered::
 
     with zsmtp.Queue.open("/var/lib/app/mail.db", deliver=True) as queue:
         queue.submit(message, sender="a@example.org", recipients=["b@example.net"])
 
 Beneath is a delivery engine for SMTP (RFC 5321) and LMTP (RFC 2033) in layers, each usable by itself: ``proto`` (the
 protocol as values: bytes in, events out), ``body`` (message content as it goes on the wire), ``dns`` (from host name to
-an ordered list of addresses), ``net`` (drivers that carry out what the layers ask for), ``delivery`` (one message's way
-to its recipients), ``client`` (what is described above), ``queue``, and ``zmailer`` (the ``smtp`` transport agent).
+an ordered list of addresses), ``net`` (drivers that carry out the effects of the other layers), ``delivery`` (delivers
+one message to its recipients), ``client`` (the functions above), ``queue``, and ``zmailer`` (the ``smtp`` transport
+agent).
 
-Importing this package imports none of them: start-up time is a cost that every short run pays. Public names are
-imported when they are first used (PEP 562).
+Importing this package imports none of them, to keep the start-up time of short runs low. Public names are imported at
+their first use (PEP 562).
 """
 
 TYPE_CHECKING = False  # typing's own would cost its import; type checkers know the name

@@ -1,13 +1,13 @@
-"""Delivering from asyncio programs.
+"""The library for asyncio programs.
 
-uvloop's event loop does as well as asyncio's own; :func:`run` uses it where it is installed::
+uvloop's event loop works as well as asyncio's own; :func:`run` uses it if it is installed::
 
     async with zsmtp.aio.Client(relay="smtp://mail.example.org") as client:
         async for result in client.stream(messages):
             print(result)
 
-:class:`Queue` keeps messages until they are delivered, whatever dies in between (``zsmtp.queue.queue``);
-:class:`ShardedQueue` is several of them to submit to (``zsmtp.queue.sharded``).
+:class:`Queue` keeps messages until they are delivered, also across crashes (``zsmtp.queue.queue``);
+:class:`ShardedQueue` submits to several of them (``zsmtp.queue.sharded``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Client", "Queue", "QueueSubmission", "ShardedQueue", "Submission", "
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """``asyncio.run``, on uvloop where it is installed."""
+    """``asyncio.run``, on uvloop if it is installed."""
     try:
         import uvloop
     except ImportError:
@@ -39,7 +39,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def __getattr__(name: str) -> object:
-    """The queue, which costs only those who use it (PEP 562)."""
+    """Import the queue at its first use (PEP 562)."""
     if name not in ("Queue", "QueueSubmission", "ShardedQueue"):
         raise AttributeError(f"module 'zsmtp.aio' has no attribute {name!r}")
     from zsmtp.queue.ingest import QueueSubmission

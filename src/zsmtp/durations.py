@@ -1,4 +1,4 @@
-"""Times that pass, as people write them: ``90`` (seconds), ``10m``, ``2h30m``, ``3d``."""
+"""Durations as text: ``90`` (seconds), ``10m``, ``2h30m``, ``3d``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zsmtp.errors import ConfigError
 
 _DURATION = re.compile(r"(-?)((?:\d+(?:\.\d+)?[dhms]?)+)")
 _PART = re.compile(r"(\d+(?:\.\d+)?)([dhms]?)")
-_LONGEST = 1e10  # seconds, 317 years: so that every time in milliseconds is a number that databases know
+_LONGEST = 1e10  # seconds, 317 years: so that databases can store every time in milliseconds
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1, "": 1}
 
 
@@ -24,7 +24,7 @@ def read_duration(text: str) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """What :func:`read_duration` reads as this many seconds: ``90s`` is ``1m30s``."""
+    """The text of a duration for :func:`read_duration`: 90 seconds are ``1m30s``."""
     if seconds < 0:
         return f"-{duration_text(-seconds)}"
     whole = int(seconds)

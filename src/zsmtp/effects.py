@@ -1,16 +1,16 @@
-"""Effects: what the rules ask of the outside world, as values that are awaited.
+"""Effects: requests of the rules to the outside world, as values that are awaited.
 
 A rule that needs an answer from outside (a connection, a DNS record, the time) is an ``async def`` function and awaits
 an :class:`Effect`; the type of the answer is the parameter of the effect's class, so that type checkers know it::
 
     result = await Connect(endpoints, timeout)  # a ConnectResult
 
-No event loop is needed. A driver resumes the coroutine with :func:`carry_out` or a loop like it, carries out each
-effect that comes out and sends the answer in; it decides nothing. The drivers are ``zsmtp.net.blocking``,
-``zsmtp.net.aio`` and ``zsmtp.net.scripted``. Each has a table of the effects that it can carry out and raises what
-:func:`unknown_effect` makes for any other. :func:`overheard` shows effects and answers to a listener on their way.
+No event loop is needed. A driver resumes the coroutine with :func:`carry_out` or a similar loop, carries out each
+effect that it yields and sends the answer in; it decides nothing. The drivers are ``zsmtp.net.blocking``,
+``zsmtp.net.aio`` and ``zsmtp.net.scripted``. Each has a table of its effects and raises the error of
+:func:`unknown_effect` for any other. :func:`overheard` passes effects and answers to callbacks.
 
-This module lies below all rooms: the types that effects and answers carry are imported for type checkers only.
+All packages may import this module: it imports the types of effects and answers for type checkers only.
 ``zsmtp.dns.answer.Query`` is an effect as well.
 """
 
@@ -36,7 +36,7 @@ else:
     FetchedPolicy = RecalledPolicy = object  # parameters of ``Effect`` matter to type checkers only
 
     class Generic:
-        """Stands for that of ``typing``, which takes the agent 3 ms for the classes below: a twentieth of its start."""
+        """Replaces that of ``typing``, which takes 3 ms for the classes below: a twentieth of the agent's start-up."""
 
         __slots__ = ()
 
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 class Effect(Generic[A]):
-    """Something that a driver does for a rule. Awaiting it hands it to the driver and returns the answer."""
+    """A request of a rule to its driver. Awaiting it passes it to the driver and returns the answer."""
 
     __slots__ = ()
 
@@ -60,11 +60,11 @@ class Effect(Generic[A]):
         return (yield self)
 
 
-Operation = Coroutine[Effect[Any], Any, T]  # a rule at work: what calling an ``async def`` that awaits effects returns
+Operation = Coroutine[Effect[Any], Any, T]  # the coroutine of an ``async def`` that awaits effects
 
 
 class Stream(Protocol):
-    """An open connection. Rules only pass it on; drivers know what it is."""
+    """An open connection. Rules only pass it on; drivers know its class."""
 
     @property
     def local(self) -> tuple[str, int] | None:
@@ -72,7 +72,7 @@ class Stream(Protocol):
 
     @property
     def exporter(self) -> bytes:
-        """What ``tls-exporter`` binds a login to (RFC 9266); b"" in clear, or where it cannot be had."""
+        """The channel binding ``tls-exporter`` (RFC 9266); b"" in clear, or if unavailable."""
 
 
 if TYPE_CHECKING:
@@ -86,54 +86,54 @@ if TYPE_CHECKING:
 
         @property
         def lost(self) -> ZsmtpError | None:
-            """Why the conversation is over before its end; None if it is not. Nothing is written after that."""
+            """The error that ended the conversation early; None without one. Nothing is written after it."""
 
         @property
         def idle(self) -> bool:
-            """Whether nothing is under way that a stop of this side would break off."""
+            """Whether a stop of this side would break nothing off."""
 
         @property
         def final_reply_due(self) -> bool:
-            """Whether a stop waits for what the peer says next."""
+            """Whether a stop waits for the peer's next reply."""
 
         @property
         def listens(self) -> bool:
-            """Whether what is to be written next had better wait a moment for what the peer may say before."""
+            """Whether the next octets should wait a moment for input from the peer."""
 
         @property
         def blind(self) -> bool:
-            """Whether what is to be written next would be in doubt if the peer had closed the connection."""
+            """Whether the next octets would be in doubt if the peer had closed the connection."""
 
         @property
         def last_heard(self) -> float:
-            """When octets came last."""
+            """The time of the last octets received."""
 
         def next_event(self) -> A | None:
-            """What happened; None if nothing has."""
+            """The next event; None if there is none."""
 
         def data_to_send(self, now: float) -> memoryview:
-            """Octets to be written next, those not yet reported as written first. Raises ContentError."""
+            """The octets to write next, first those not yet reported as written. Raises ContentError."""
 
         def data_written(self, count: int, now: float) -> None:
-            """So many octets of it were written."""
+            """Note that ``count`` of these octets were written."""
 
         def receive_data(self, data: bytes, now: float) -> None:
-            """Octets came."""
+            """Process octets from the peer."""
 
         def receive_eof(self, now: float) -> None:
-            """The peer closed its side."""
+            """Note that the peer closed its side."""
 
         def deadline(self) -> float | None:
-            """When to call ``handle_timer`` at the latest; None if nothing is waited for."""
+            """The time to call ``handle_timer`` at the latest; None without a wait."""
 
         def handle_timer(self, now: float) -> None:
-            """Look at the time."""
+            """Check the time against the deadline."""
 
         def stop(self) -> None:
-            """Begin nothing new: this side was asked to stop."""
+            """Begin nothing new: a stop was requested."""
 
         def fail(self, error: ZsmtpError) -> None:
-            """The connection is of no use any more."""
+            """End the conversation: the connection failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +145,11 @@ class ConnectResult:
     failures: tuple[tuple[Endpoint, str], ...] = ()
     """Attempts that failed, each with the reason."""
     interrupted: bool = False
-    """There is no connection because this program was asked to stop."""
+    """There is no connection because a stop was requested."""
     overtaken: tuple[tuple[Endpoint, float], ...] = ()
-    """Attempts started before the one that succeeded and without an answer then, each with the seconds it had had."""
+    """Attempts started before the successful one and without an answer by then, each with its duration in seconds."""
     own: tuple[Endpoint, ...] = ()
-    """Endpoints of failures that were this side's (no socket, no local address): they say nothing of the address."""
+    """Endpoints of failures on this side (no socket, no local address): they do not count for the address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +173,14 @@ class Exchange(Effect[A | None]):
 
 @dataclass(frozen=True, slots=True)
 class ReadClock(Effect[float]):
-    """The time in seconds, on a clock that does not go back."""
+    """The time in seconds, on a monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sleep(Effect[None]):
-    """Let time pass until the clock of :class:`ReadClock` shows ``until``, or this side is asked to stop.
+    """Wait until the clock of :class:`ReadClock` shows ``until``, or a stop is requested.
 
-    Nothing of the run is open meanwhile that others wait for: a driver may give its place to another run.
+    The run holds nothing that others wait for, so a driver may give its place to another run meanwhile.
     """
 
     until: float
@@ -188,15 +188,15 @@ class Sleep(Effect[None]):
 
 @dataclass(frozen=True, slots=True)
 class ReadStop(Effect[str]):
-    """The reason why this side was asked to stop, "" if it was not.
+    """The reason of the requested stop, "" if none is requested.
 
-    What did not come about after that says nothing of servers and names: it is not to be remembered.
+    Failures after a stop do not concern servers or names: do not remember them.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class OwnAddresses(Effect[frozenset[str]]):
-    """The IP addresses that this machine has now, in canonical text."""
+    """The present IP addresses of this machine, in canonical text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ def _keep_nothing() -> None:
 class TLSResult:
     """The answer to :class:`StartTLS`: the stream over TLS and the facts of its handshake, or both None.
 
-    Without a new stream the old one is of no use any more.
+    Without a new stream the old one must not be used any more.
     """
 
     stream: Stream | None
@@ -226,17 +226,17 @@ class TLSResult:
     error: str = ""
     """Why there is no stream."""
     interrupted: bool = False
-    """The handshake was broken off because this program was asked to stop."""
+    """The handshake was broken off because a stop was requested."""
     timed_out: bool = False
-    """The peer did not do its part in time."""
+    """The peer did not answer in time."""
     untrusted: bool = False
-    """The handshake verified the peer's certificate (:class:`StartTLS`) and found it not good."""
+    """The handshake verified the peer's certificate (:class:`StartTLS`) and rejected it."""
     own: bool = False
-    """This side's files could not be used (CA certificates, keys): it says nothing of the peer."""
+    """This side's files are invalid (CA certificates, keys): no failure of the peer."""
     resuming: bool = False
-    """An earlier session was offered, whatever came of it (one that failed is forgotten)."""
+    """An earlier session was offered, with or without success (a failed one is removed)."""
     approved: Callable[[], None] = _keep_nothing
-    """To be called after a positive judgement; only then is the session kept for resumption."""
+    """Call it after a positive judgement; only then is the session kept for resumption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,27 +254,27 @@ class StartTLS(Effect[TLSResult]):
     ca_path: str = ""
     """File and folder of the trust anchors for the judgement; the system's if both are ""."""
     resumption: Resumption | None = None
-    """Where an earlier session may be found, and this one is kept once it is approved."""
+    """The cache entry for an earlier session, and for this one once it is approved."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllowCompletion(Effect[bool]):
     """Whether these ``transactions`` may become complete at their peer from now on.
 
-    It is awaited only for deliveries whose giver asked for it (``zsmtp.delivery.pipeline``): a queue first records that
-    the messages may have arrived, for the process that takes them over. Each transaction is a pair of a delivery and
-    the indexes of its recipients.
+    It is awaited only for deliveries with ``asks`` (``zsmtp.delivery.pipeline``): a queue first records that the
+    messages may have arrived, for the process that takes them over. Each transaction is a pair of a delivery and the
+    indexes of its recipients.
     """
 
     transactions: tuple[tuple[Any, tuple[int, ...]], ...]
 
 
-# What the rules of MTA-STS ask for (``zsmtp.tls.mtasts``).
+# The effects of MTA-STS (``zsmtp.tls.mtasts``).
 
 
 @dataclass(frozen=True, slots=True)
 class RecallPolicy(Effect[RecalledPolicy]):
-    """What is remembered of the MTA-STS policy of ``domain`` (RFC 8461 3.3)."""
+    """Read the cached MTA-STS policy of ``domain`` (RFC 8461 3.3)."""
 
     domain: str
 
@@ -296,7 +296,7 @@ class FetchPolicy(Effect[FetchedPolicy]):
 
 @dataclass(frozen=True, slots=True)
 class KeepPolicy(Effect[None]):
-    """Remember ``entry`` in place of what is remembered of its domain."""
+    """Store ``entry`` in the cache, replacing the entry of its domain."""
 
     entry: CachedPolicy
 
@@ -318,7 +318,7 @@ def carry_out(operation: Coroutine[E, Any, T], perform: Callable[[E], object]) -
 
 
 def unknown_effect(effect: object) -> LocalError:
-    """The error for an effect that a driver has no way to carry out."""
+    """The error for an effect that a driver does not support."""
     return LocalError(f"not an effect this driver knows: {effect!r}")
 
 

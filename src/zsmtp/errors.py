@@ -1,8 +1,7 @@
 """The exceptions of zsmtp, in one tree.
 
 A refusal by a mail server is an outcome, not an exception (a 550 is data: see ``zsmtp.proto.reply``). Exceptions are
-for what was not to be expected: a misuse of the API, a peer that breaks the protocol, the transport, DNS, a bad spool
-file::
+for unexpected conditions: a misuse of the API, a peer that breaks the protocol, the transport, DNS, a bad spool file::
 
     ZsmtpError
      ├── LocalError            this side is at fault: a value or a call that cannot be honoured
@@ -22,7 +21,7 @@ file::
      │    ├── TLSError         TLS could not be established: the handshake failed
      │    │    └── UntrustedPeer  the certificate is not good, where the handshake itself verifies it (HTTPS)
      │    ├── WaitTimeout      a wait ran into its deadline
-     │    └── Interrupted      this program was told to stop
+     │    └── Interrupted      a stop was requested
      ├── QueueError            the queue cannot do what was asked of it
      │    ├── QueueUnavailable the store cannot be read or written now: disk, database, network; try again later
      │    ├── QueueFull        intake has stopped: too little disk left, or a quota is used up
@@ -30,18 +29,18 @@ file::
      │    ├── QueueBusy        another process holds what only one may have; says which
      │    └── Conflict         an idempotency key that was used for another message
      ├── SpoolError            a control or message file is not what it must be; says which file and where
-     └── NotDelivered          raised on demand for a report in which somebody did not get the message
+     └── NotDelivered          raised on demand for a report with an undelivered recipient
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing's own would cost its import before the agent's first word; type checkers know the name
+TYPE_CHECKING = False  # typing's own would cost its import before the agent's first output; type checkers know the name
 if TYPE_CHECKING:
     from zsmtp.client.report import Report
 
 
 class ZsmtpError(Exception):
-    """Base of all exceptions this package raises on purpose."""
+    """Base of all exceptions that this package raises deliberately."""
 
 
 class LocalError(ZsmtpError):
@@ -49,7 +48,7 @@ class LocalError(ZsmtpError):
 
 
 class CommandError(LocalError, ValueError):
-    """A command that must not reach the wire: control characters, over-long, or not of its syntax."""
+    """A command that must not be sent: it has control characters, is too long, or malformed."""
 
 
 class ContentError(LocalError):
@@ -57,7 +56,7 @@ class ContentError(LocalError):
 
 
 class LoopRunning(LocalError, RuntimeError):
-    """A call that waits was made where an event loop runs, which would stand still; the text names the right call."""
+    """A blocking call was made in a running event loop, which it would stop; the text names the right call."""
 
 
 class ConfigError(LocalError, ValueError):
@@ -65,11 +64,11 @@ class ConfigError(LocalError, ValueError):
 
 
 class SubmissionError(LocalError, ValueError):
-    """A message, a sender or a recipient that cannot be taken to be delivered."""
+    """A message, a sender or a recipient that cannot be accepted for delivery."""
 
 
 class MailLoop(SubmissionError):
-    """A message that has passed more servers than any message does: it goes round in circles (RFC 5321 6.3)."""
+    """A message that has passed too many servers: it is in a mail loop (RFC 5321 6.3)."""
 
 
 class RemoteError(ZsmtpError):
@@ -101,7 +100,7 @@ class TLSBroken(ConnectionLost):
 
 
 class TLSError(TransportError):
-    """TLS could not be established: the handshake was refused, or what came was no TLS."""
+    """TLS could not be established: the handshake was refused, or the peer's octets were no TLS."""
 
 
 class UntrustedPeer(TLSError):
@@ -113,18 +112,17 @@ class WaitTimeout(TransportError):
 
 
 class Interrupted(TransportError):
-    """This program was told to stop before the work was done."""
+    """A stop was requested before the work was done."""
 
 
 class QueueError(ZsmtpError):
-    """The queue cannot do what was asked of it: a bad id, a filter that cannot be read, a message that is not there."""
+    """The queue cannot do what was requested: an invalid id, an invalid filter, a message that does not exist."""
 
 
 class QueueUnavailable(QueueError):
     """The store cannot be read or written now (disk, database, network).
 
-    What was asked for did not happen; with ``undecided`` that cannot be said: the store was lost at the moment at which
-    it was to be done.
+    The request was not carried out; with ``undecided`` it may have been: the store was lost during it.
     """
 
     def __init__(self, *words: str, undecided: bool = False) -> None:
@@ -139,9 +137,9 @@ class QueueFull(QueueError):
 class QuotaExceeded(QueueFull):
     """A quota of a tenant is used up. Nothing was taken.
 
-    ``quota`` is its name in the configuration, ``limit`` its value, ``used`` what counts against it now. ``frees`` is
-    when there is room for what was asked for, if nothing else is taken meanwhile, in seconds since 1970; None where it
-    depends on mail that leaves the queue. ``now`` is the time at which this was found.
+    ``quota`` is its name in the configuration, ``limit`` its value, ``used`` the present use. ``frees`` is when there
+    is room for the request, if nothing else is taken meanwhile, in seconds since 1970; None if it depends on mail that
+    leaves the queue. ``now`` is the time of the check.
     """
 
     def __init__(self, tenant: str, quota: str, limit: int, used: int, frees: float | None, now: float) -> None:
@@ -157,7 +155,7 @@ class QuotaExceeded(QueueFull):
 
 
 class QueueBusy(QueueError):
-    """Another process holds what only one may have (the deliverer's lock of a queue); the text says which one."""
+    """Another process holds an exclusive resource (the deliverer's lock of a queue); the text names the process."""
 
 
 class Conflict(QueueError):
@@ -165,9 +163,9 @@ class Conflict(QueueError):
 
 
 class SpoolError(ZsmtpError):
-    """A control or message file is not what it must be.
+    """A control or message file is invalid.
 
-    ``path`` names the file, ``offset`` the byte where the trouble is (None where there is none to name).
+    ``path`` is the file, ``offset`` the position of the error in octets (None if there is none).
     """
 
     def __init__(self, path: str, offset: int | None, problem: str) -> None:
@@ -179,7 +177,7 @@ class SpoolError(ZsmtpError):
 
 
 class NotDelivered(ZsmtpError):
-    """Somebody did not get the message; ``report`` tells what became of everybody."""
+    """At least one recipient did not get the message; ``report`` has the results of all."""
 
     def __init__(self, report: Report) -> None:
         self.report = report

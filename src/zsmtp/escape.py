@@ -1,7 +1,7 @@
-"""Text that cannot mislead: what peers, files and job lines hold, made fit for terminals, logs and reports.
+"""Escapes untrusted text from peers, files and job lines for terminals, logs and reports.
 
-Whatever is not printable becomes an escape: control and format characters, line ends, octets that are not UTF-8. This
-module imports nothing, because the agent needs it before its first word.
+Everything unprintable becomes an escape: control and format characters, line ends, octets that are not UTF-8. This
+module imports nothing, because the agent needs it before its first output.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ def escape(data: bytes | str) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """A text of at most ``limit`` characters; where something is left out, it ends with ``...``."""
+    """A text of at most ``limit`` characters; a shortened one ends with ``...``."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def described(error: Exception) -> str:
-    """What code of somebody else's raised, in at most 300 characters: its class, and its words if it has any."""
+    """An exception of foreign code, in at most 300 characters: its class, and its message if it has one."""
     try:
         words = str(error)
-    except Exception:  # they may be code as well
+    except Exception:  # making the message runs foreign code, too
         words = ""
     return escape(shortened(f"{type(error).__name__}: {words}", 300) if words else type(error).__name__)
 

@@ -1,9 +1,9 @@
-"""What every layer can report, and the observer that hears it.
+"""The events that all layers report to observers.
 
-Each layer that has something to tell calls an :data:`Observer` with one of the small values below, at the moment it
-happens; logs, metrics, traces and progress displays are adapters (``zsmtp.observers``, ``zsmtp.zmailer.logs``) that
-turn them into lines. Events carry no time: whoever hears them has a clock. An observer must not raise and must not
-block. :func:`ignore` is the observer of those who do not want to hear; for it no event is made.
+Each layer calls an :data:`Observer` with one of the small values below, at the moment of the event; logs, metrics,
+traces and progress displays are adapters (``zsmtp.observers``, ``zsmtp.zmailer.logs``) that turn them into lines.
+Events have no time: the observer has a clock. An observer must not raise and must not block. :func:`ignore` is the
+observer that discards events; for it no event is made.
 
 The events of one delivery, in the order they come::
 
@@ -16,8 +16,8 @@ The events of one delivery, in the order they come::
       Settled                                                    once for each recipient
     (LineSent QUIT, Answered) Closed, or SessionLost Closed      now, or after the deliveries that follow
 
-Transactions ride on one another and sessions outlive deliveries, so what belongs to a transaction names it. Lines of
-dialogue may hold what a hostile peer chose: they are fit for people after ``zsmtp.escape`` only.
+Transactions are pipelined and sessions outlive deliveries, so events of a transaction name it. Lines of dialogue may
+contain hostile text: escape them with ``zsmtp.escape`` before showing them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class About(Enum):
-    """What a remark or a decision is about; the value is the room that knows more of it."""
+    """The subject of a remark or a decision; the value is the package concerned."""
 
     ROUTE = "dns"
     CONNECTION = "net"
@@ -55,7 +55,7 @@ class About(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Base of everything that can be observed."""
+    """Base of all events."""
 
 
 # ------------------------------------------------------------------------------------------------------------ words
@@ -63,7 +63,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Remark(Event):
-    """A decision with its reason, or an oddity worth a line in a log. ``envelope`` is the message's it concerns."""
+    """A decision with its reason, or an oddity for logs. ``envelope`` is that of the message concerned."""
 
     text: str
     about: About = field(default=About.DIALOGUE, compare=False)
@@ -72,7 +72,7 @@ class Remark(Event):
 
 @dataclass(frozen=True, slots=True)
 class Detail(Event):
-    """As :class:`Remark`, for those who asked for more (verbose and debug logs)."""
+    """Like :class:`Remark`, for verbose and debug logs."""
 
     text: str
     about: About = field(default=About.DIALOGUE, compare=False)
@@ -80,7 +80,7 @@ class Detail(Event):
 
 @dataclass(frozen=True, slots=True)
 class Decision(Event):
-    """A decision with its reason that other events do not imply: for traces. It concerns ``delivery`` alone, if any."""
+    """A decision with its reason that no other event implies: for traces. It concerns ``delivery`` alone, if given."""
 
     about: About
     text: str
@@ -92,7 +92,7 @@ class Decision(Event):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStarted(Event):
-    """A delivery is taken to hand; ``destination`` is where it goes, as it was asked for."""
+    """A delivery begins; ``destination`` is its destination as requested."""
 
     delivery: Delivery
     destination: str
@@ -108,7 +108,7 @@ class DeliveryReturned(Event):
 
 @dataclass(frozen=True, slots=True)
 class Settled(Event):
-    """One recipient (an index into the envelope's) has its verdict."""
+    """One recipient (an index into the envelope's) has got its verdict."""
 
     delivery: Delivery
     recipient: int
@@ -120,14 +120,14 @@ class Settled(Event):
 
 @dataclass(frozen=True, slots=True)
 class LookupStarted(Event):
-    """A DNS question is asked."""
+    """A DNS lookup starts."""
 
     query: Query
 
 
 @dataclass(frozen=True, slots=True)
 class LookupDone(Event):
-    """The answer to the last question: records, or how the lookup failed."""
+    """The answer to the last lookup: records, or the failure."""
 
     answer: Answer
 
@@ -141,7 +141,7 @@ class FetchStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class FetchDone(Event):
-    """The last fetch ended: so many octets, or ``problem`` says why there are none."""
+    """The last fetch ended: with so many octets, or with ``problem``, the reason of a failure."""
 
     octets: int
     problem: str
@@ -149,7 +149,7 @@ class FetchDone(Event):
 
 @dataclass(frozen=True, slots=True)
 class PlanMade(Event):
-    """Where a delivery can go is known; the plan is what is executed, and fills as candidates come."""
+    """The plan of a delivery is made; the same object is executed, and gets requirements as candidates are tried."""
 
     plan: DeliveryPlan
 
@@ -174,7 +174,8 @@ class ConnectFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Connected(Event):
-    """A connection stands, the others are given up. ``local`` is this side's ``(address, port)``, or None (UNIX)."""
+    """A connection is established, the other attempts are given up. ``local``: this side's ``(address, port)``, or None
+    (UNIX)."""
 
     endpoint: Endpoint
     local: tuple[str, int] | None
@@ -182,14 +183,14 @@ class Connected(Event):
 
 @dataclass(frozen=True, slots=True)
 class HandshakeStarted(Event):
-    """A TLS handshake starts; ``server_name`` is the name asked for (SNI)."""
+    """A TLS handshake starts; ``server_name`` is the name sent (SNI)."""
 
     server_name: str
 
 
 @dataclass(frozen=True, slots=True)
 class HandshakeDone(Event):
-    """A handshake ended: its ``facts``, or None and the ``error`` in words. :class:`Secured` tells the verdict."""
+    """A handshake ended: its ``facts``, or None and the ``error`` in words. :class:`Secured` has the verdict."""
 
     facts: TLSFacts | None
     error: str
@@ -197,7 +198,7 @@ class HandshakeDone(Event):
 
 @dataclass(frozen=True, slots=True)
 class Secured(Event):
-    """A TLS handshake was done: what it agreed on and whom it met, and the verdict, before anything is said over it."""
+    """A TLS handshake was judged: its facts and the verdict, before anything is sent over it."""
 
     endpoint: Endpoint
     facts: TLSFacts
@@ -206,7 +207,7 @@ class Secured(Event):
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened(Event):
-    """A session stands, messages can go. ``capabilities`` are those that are used."""
+    """A session is open for messages. ``capabilities`` are those that are used."""
 
     endpoint: Endpoint
     capabilities: Capabilities
@@ -214,7 +215,7 @@ class SessionOpened(Event):
 
 @dataclass(frozen=True, slots=True)
 class SessionRefused(Event):
-    """A connection was given up because no session came about on it; ``verdict`` says why."""
+    """A connection was given up because no session was opened on it; ``verdict`` has the reason."""
 
     endpoint: Endpoint
     verdict: Verdict
@@ -222,7 +223,7 @@ class SessionRefused(Event):
 
 @dataclass(frozen=True, slots=True)
 class SessionLost(Event):
-    """A session broke; ``phase`` is what was waited for, if anything was."""
+    """A session broke; ``phase`` is the phase that awaited its reply, if any."""
 
     reason: str
     phase: Phase | None
@@ -230,7 +231,7 @@ class SessionLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class Closed(Event):
-    """The connection was given up by this side or lost; ``reason`` says which and why."""
+    """The connection was closed by this side or lost; ``reason`` says which and why."""
 
     reason: str
 
@@ -240,7 +241,7 @@ class Closed(Event):
 
 @dataclass(frozen=True, slots=True)
 class LineSent(Event):
-    """One command line, without its line end; secrets are already replaced."""
+    """One command line, without its line end; secrets are masked."""
 
     line: bytes
     phase: Phase | None = field(default=None, compare=False)
@@ -249,14 +250,14 @@ class LineSent(Event):
 
 @dataclass(frozen=True, slots=True)
 class LineReceived(Event):
-    """One line of a reply, without its line end, as it came: not fit for a terminal before it is escaped."""
+    """One line of a reply, without its line end, unchanged: escape it before showing it."""
 
     line: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Answered(Event):
-    """The reply to the oldest command of its phase not yet answered; its lines were told before.
+    """The reply to the oldest unanswered command of its phase; its lines were reported before.
 
     ``recipient`` is an index into the transaction's (RCPT, and LMTP's final replies), else -1.
     """
@@ -269,9 +270,9 @@ class Answered(Event):
 
 @dataclass(frozen=True, slots=True)
 class TransactionStarted(Event):
-    """A transaction is handed to the session. ``recipients`` are indexes into the delivery's envelope.
+    """A transaction is queued in the session. ``recipients`` are indexes into the delivery's envelope.
 
-    ``riding`` tells that replies to another one before it are still due.
+    ``riding``: it is pipelined behind another one whose replies are still due.
     """
 
     delivery: Delivery
@@ -282,14 +283,14 @@ class TransactionStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class TransactionEnded(Event):
-    """All replies to a transaction are in, or none will come any more."""
+    """All replies to a transaction are in, or no more will come."""
 
     transaction: Transaction
 
 
 @dataclass(frozen=True, slots=True)
 class ContentStarted(Event):
-    """The content of one message starts to be given to the transport: so many octets."""
+    """The transfer of one message's content, of so many octets, starts."""
 
     octets: int
     transaction: Transaction | None
@@ -297,7 +298,7 @@ class ContentStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class ContentProgress(Event):
-    """Message content on its way: octets handed to the transport so far, of ``total``."""
+    """Progress of a content: octets given to the transport so far, of ``total``."""
 
     octets: int
     total: int
@@ -305,7 +306,7 @@ class ContentProgress(Event):
 
 @dataclass(frozen=True, slots=True)
 class ContentSent(Event):
-    """The content of one message is on the wire to its last octet; ``recipients`` are those not refused by then."""
+    """The content of one message is sent to its last octet; ``recipients`` are those not refused by then."""
 
     octets: int
     header_octets: int
@@ -319,27 +320,27 @@ Observer = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The observer that hears nothing."""
+    """The observer that discards all events."""
 
 
 def combine(*observers: Observer) -> Observer:
-    """One observer that tells all of ``observers``, in this order."""
-    listeners = tuple(observer for observer in observers if observer is not ignore)
-    if not listeners:
+    """One observer that passes events to all of ``observers``, in this order."""
+    receivers = tuple(observer for observer in observers if observer is not ignore)
+    if not receivers:
         return ignore
-    if len(listeners) == 1:
-        return listeners[0]
+    if len(receivers) == 1:
+        return receivers[0]
 
-    def tell_all(event: Event) -> None:
-        for listener in listeners:
-            listener(event)
+    def pass_to_all(event: Event) -> None:
+        for receiver in receivers:
+            receiver(event)
 
-    return tell_all
+    return pass_to_all
 
 
 def heard(observer: Observer) -> bool:
-    """Whether anybody hears what ``observer`` is told now: what would be lost on nobody need not be put into words.
+    """Whether ``observer`` uses events now; if not, callers need not build them.
 
-    An observer whose listeners come and go says so in an attribute ``listening``.
+    An observer that is active only at times has an attribute ``listening``: whether it is active now.
     """
     return observer is not ignore and getattr(observer, "listening", True)

@@ -1,9 +1,8 @@
-"""What the fields of a dataclass may hold: the type hints of Python (PEP 484, 604), read in one place.
+"""The types of a dataclass's fields, from its type hints (PEP 484, PEP 604).
 
-:func:`field_types` gives a :class:`FieldType` for each field: the kinds of value that it may hold, each with the types
-of what is in it. Whatever goes by the hints of a class goes by these: JSON documents
-(``zsmtp.delivery.valuejson``), tables of TOML (``zsmtp.client.configfile``), and :func:`check_types`, which holds the
-values that a program gives against them::
+:func:`field_types` returns a :class:`FieldType` for each field: the kinds of value that it may hold, each with the
+types of its items. Three users share them: JSON documents (``zsmtp.delivery.valuejson``), tables of TOML
+(``zsmtp.client.configfile``), and :func:`check_types`, which checks the values that a program passes::
 
     field_types(Limits)["connections"].options[0].kind  # int
 """
@@ -25,16 +24,16 @@ class TypeOption(NamedTuple):
     kind: Any
     """The class: ``tuple`` for ``tuple[str, ...]``, ``collections.abc.Mapping`` for ``Mapping[str, int]``."""
     items: tuple[FieldType, ...]
-    """The types of what is in a container: one of a tuple or a set, two (keys, values) of a mapping; none otherwise."""
+    """The item types of a container: one of a tuple or a set, two (keys, values) of a mapping; none otherwise."""
 
 
 class FieldType(NamedTuple):
-    """What a field may hold."""
+    """The type of a field."""
 
     hint: Any
-    """The type as it is written."""
+    """The type as written."""
     options: tuple[TypeOption, ...]
-    """The kinds of value, in the order in which they are written, without None."""
+    """The kinds of value, in the order written, without None."""
     optional: bool
     """Whether None is allowed."""
 
@@ -52,16 +51,16 @@ class FieldType(NamedTuple):
 
 
 def field_types(owner: type, names: Mapping[str, Any] | None = None) -> dict[str, FieldType]:
-    """The types of the fields of ``owner``; ``names`` are those of its hints that its module does not know."""
+    """The types of the fields of ``owner``; ``names`` are names in its hints that its module does not define."""
     hints = get_type_hints(owner, localns=dict(names) if names else None)
     return {name: _field_type(hint) for name, hint in hints.items()}
 
 
 def check_types(owner: Any) -> None:
-    """Raise ConfigError, which names the field, where an instance has a value of a wrong type.
+    """Raise ConfigError, which names the field, if an instance has a value of a wrong type.
 
-    What is in containers is not looked at. A whole number is as good as a float. A field whose type is a protocol may
-    hold anything.
+    Items of containers are not checked. An int is accepted for a float. A field whose type is a protocol may hold
+    anything.
     """
     for name, kinds in _checked_kinds(owner.__class__).items():
         value = getattr(owner, name)
@@ -71,7 +70,7 @@ def check_types(owner: Any) -> None:
 
 
 def check_least(owner: Any, **least: float) -> None:
-    """Raise ConfigError, which names the field, where a number is less than it may be: ``connections=1``."""
+    """Raise ConfigError, which names the field, if a number is below its minimum: ``connections=1``."""
     for name, bound in least.items():
         value = getattr(owner, name)
         if not value >= bound:  # NaN is not, either
@@ -80,7 +79,7 @@ def check_least(owner: Any, **least: float) -> None:
 
 @cache
 def _checked_kinds(owner: type) -> dict[str, tuple[type, ...]]:
-    """The kinds of each field, as ``isinstance`` takes them."""
+    """The classes of each field, for ``isinstance``."""
     found: dict[str, tuple[type, ...]] = {}
     for name, wanted in field_types(owner).items():
         kinds = tuple(one.kind for one in wanted.options)
@@ -96,7 +95,7 @@ def _field_type(hint: Any) -> FieldType:
 
 
 def _members(hint: Any) -> Iterable[Any]:
-    """The members of a union, flat; of anything else the hint itself."""
+    """The members of a union, flat; for other hints the hint itself."""
     if get_origin(hint) not in (Union, UnionType):
         return (hint,)
     return (one for member in get_args(hint) for one in _members(member))

@@ -1,14 +1,14 @@
 """Internationalised domain names: IDNA 2008 (RFC 5891) with the mapping of UTS 46, non-transitional.
 
-There is one rule for lookups, for paths in SMTP commands and for addresses in header fields. A name is mapped first, as
-people type it: upper case, full-width letters and other full stops than the ASCII one have plain forms. Labels that are
-not ASCII after that must be valid under IDNA 2008; symbols, which IDNA 2003 allowed, are not. ASCII labels stay as they
-are, also with underscores and as A-labels::
+The same rule applies to lookups, to paths in SMTP commands and to addresses in header fields. A name is mapped first,
+to allow the spellings of people: upper case, full-width letters and other full stops than the ASCII one have plain
+forms. Labels that are not ASCII after that must be valid under IDNA 2008; symbols, which IDNA 2003 allowed, are not.
+ASCII labels stay as they are, also with underscores and as A-labels::
 
     to_ascii("Bücher。example")  # "xn--bcher-kva.example", for lookups and for servers without SMTPUTF8
     mapped("Bücher。example")    # "bücher.example", for servers with SMTPUTF8 (RFC 6531)
 
-Both answer None for a name that has no such form. Whether the ASCII form is a valid host name is not decided here.
+Both return None for a name without such a form. They do not check whether the ASCII form is a valid host name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def mapped(name: str) -> str | None:
 
 def _labels(name: str) -> list[tuple[str, str]] | None:
     """The labels of a name beyond ASCII, mapped, each with its ASCII form."""
-    import idna  # only the rare name needs its tables
+    import idna  # few names need its tables
 
     try:
         texts = idna.uts46_remap(name, False).split(".")
@@ -49,5 +49,5 @@ def _labels(name: str) -> list[tuple[str, str]] | None:
 
 
 def _fits(label: str) -> bool:
-    """Whether a label may stand in a name beyond ASCII (RFC 5891 4.2.3.1: no hyphen at either end)."""
+    """Whether a label is allowed in a name beyond ASCII (RFC 5891 4.2.3.1: no hyphen at either end)."""
     return _SAFE.fullmatch(label) is not None and not label.startswith("-") and not label.endswith("-")

@@ -1,7 +1,7 @@
-"""Regular expressions that are compiled when they are first asked, for modules that the agent loads.
+"""Regular expressions that are compiled at their first use, for modules that the agent loads.
 
-There are thirty in what an agent loads, and most runs ask ten; to compile them all takes a tenth of the loading. Type
-checkers see ``re.compile``, and what comes out has the methods of a compiled pattern::
+The modules of the agent have thirty, and most runs use ten; compiling all takes a tenth of the load time. Type checkers
+see ``re.compile``, and the result has the methods of a compiled pattern::
 
     _NUMBER = pattern(rb"[0-9]{1,9}")
     match = _NUMBER.fullmatch(data, start, end)
@@ -19,7 +19,7 @@ _VERBS = ("match", "fullmatch", "search", "sub", "finditer", "findall", "split")
 
 
 class _Pattern:
-    """Stands for a compiled pattern; from the first question on its methods are that one's own."""
+    """Replaces a compiled pattern; from the first use on it has that one's methods."""
 
     __slots__ = ("_flags", "_source", *_VERBS)
 
@@ -27,7 +27,7 @@ class _Pattern:
         self._source = source
         self._flags = flags
 
-    def __getattr__(self, name: str) -> Any:  # for slots that are empty, and whatever else a compiled pattern has
+    def __getattr__(self, name: str) -> Any:  # for empty slots, and all other attributes of a compiled pattern
         compiled: re.Pattern[Any] = re.compile(self._source, self._flags)
         for verb in _VERBS:
             setattr(self, verb, getattr(compiled, verb))

@@ -1,15 +1,15 @@
-"""Value types that cost little to define, for modules that the agent loads before its first delivery.
+"""Value types that are fast to define, for modules that the agent loads before its first delivery.
 
 The standard library's decorator compiles five functions for each class and loads ``inspect``; with the agent's eighty
-value types that is more than half of what loading its engine takes. Here one function is compiled, ``__init__``, when
-the first instance is made (of most events a run makes none), and the others are shared. What comes out is a dataclass:
+value types that is more than half of the load time of its engine. Here one function is compiled, ``__init__``, when the
+first instance is made (a run makes no instance of most events), and the others are shared. The result is a dataclass:
 ``dataclasses.fields``, ``replace``, ``asdict`` and inheritance work as always, type checkers see the standard
 decorator, and an instance of a frozen class is made twice as fast::
 
     from zsmtp.records import dataclass, field, replace
 
-What is not used here is not offered: no ``order``, no ``InitVar``, no ``__post_init__``; always with ``slots``.
-:data:`NamedTuple` is ``typing.NamedTuple`` for type checkers, too; that one compiles each annotation, which takes it
+Unused features are missing: no ``order``, no ``InitVar``, no ``__post_init__``; always with ``slots``.
+:data:`NamedTuple` is ``typing.NamedTuple`` for type checkers, too; the original compiles each annotation, which takes
 three times as long.
 """
 
@@ -27,7 +27,7 @@ _ABSENT = object()
 
 
 class _NamedTupleMeta(type):
-    """Makes of a class statement what ``collections.namedtuple`` makes of names and defaults."""
+    """Turns a class statement into a ``collections.namedtuple``."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], content: dict[str, Any]) -> Any:
         if not bases:
@@ -45,11 +45,11 @@ class _NamedTupleMeta(type):
 
 
 class _NamedTuple(metaclass=_NamedTupleMeta):
-    """As ``typing.NamedTuple``, which compiles each annotation as well to see whether it is a type."""
+    """Like ``typing.NamedTuple``, which also compiles each annotation to check that it is a type."""
 
 
 class _Given:
-    """What :func:`field` gives: a default, or what makes one for each instance, and whether equality asks for it."""
+    """The result of :func:`field`: a default or its factory, and whether the field counts for equality."""
 
     def __init__(self, default: object, make: Callable[[], Any] | None, *, compare: bool) -> None:
         self.default = default
@@ -72,13 +72,13 @@ class _Member:
         self.kw_only = kw_only
 
     def parameter(self) -> str:
-        """How it stands in the parameter list of ``__init__``."""
+        """Its text in the parameter list of ``__init__``."""
         if self.make is not None:
             return f"{self.name}=_absent"
         return self.name if self.default is _ABSENT else f"{self.name}=_default_{self.name}"
 
     def as_standard(self) -> Any:
-        """What ``dataclasses.field`` makes of it."""
+        """The equivalent ``dataclasses.field``."""
         import dataclasses
 
         if self.make is not None:
@@ -89,9 +89,9 @@ class _Member:
 
 
 class _Described:
-    """``__dataclass_fields__`` or ``__dataclass_params__``, as a standard dataclass with the same fields has it.
+    """``__dataclass_fields__`` or ``__dataclass_params__`` of a standard dataclass with the same fields.
 
-    That one is made when somebody asks.
+    The standard dataclass is made at the first access.
     """
 
     def __init__(self, members: dict[str, _Member], attribute: str, *, frozen: bool, eq: bool) -> None:
@@ -114,7 +114,7 @@ class _Described:
 def _dataclass(
     *, frozen: bool = False, slots: bool = True, eq: bool = True, kw_only: bool = False
 ) -> Callable[[type], type]:
-    """The decorator: as ``dataclasses.dataclass(slots=True, ...)``."""
+    """The decorator, like ``dataclasses.dataclass(slots=True, ...)``."""
     if not slots:
         raise TypeError("records have slots")
     return lambda cls: _record(cls, frozen=frozen, eq=eq, kw_only=kw_only)
@@ -150,7 +150,7 @@ def _record(cls: type, *, frozen: bool, eq: bool, kw_only: bool) -> type:
 
 
 class _Init:
-    """Stands for the ``__init__`` of a record until somebody asks for it."""
+    """Replaces the ``__init__`` of a record until its first use."""
 
     __slots__ = ("_cls", "_frozen", "_members")
 
@@ -169,7 +169,7 @@ class _Init:
 
 
 def _compiled_init(cls: type, members: dict[str, _Member], *, frozen: bool) -> Any:
-    """Compile ``__init__``, which sets slots by their descriptors where the class refuses all else."""
+    """Compile ``__init__``, which sets slots by their descriptors if the class is frozen."""
     known: dict[str, object] = {"_absent": _ABSENT}
     positional: list[str] = []
     keyword: list[str] = []
@@ -192,7 +192,7 @@ def _compiled_init(cls: type, members: dict[str, _Member], *, frozen: bool) -> A
 
 
 def _values_of(names: tuple[str, ...]) -> Callable[[Any], Any]:
-    """A function from an instance to what decides on its equality."""
+    """A function from an instance to the values that count for equality."""
     return attrgetter(*names) if names else lambda instance: ()
 
 
@@ -203,7 +203,7 @@ def _hash_of(values: Callable[[Any], Any]) -> Callable[[Any], int]:
 def _methods(
     names: tuple[str, ...], values: Callable[[Any], Any], *, frozen: bool, eq: bool
 ) -> dict[str, Callable[..., Any]]:
-    """What a record has besides ``__init__`` and ``__hash__``."""
+    """The methods of a record besides ``__init__`` and ``__hash__``."""
 
     def show(self: Any) -> str:
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
@@ -254,7 +254,7 @@ def _replace(instance: Any, /, **changes: object) -> Any:
 
 
 def _field(*, default: object = _ABSENT, default_factory: Callable[[], Any] | None = None, compare: bool = True) -> Any:
-    """A default, or what makes one for each instance; with ``compare`` false, equality does not ask for the field."""
+    """A default, or its factory; with ``compare`` false, the field does not count for equality."""
     return _Given(default, default_factory, compare=compare)
 
 

@@ -102,7 +102,7 @@ def open_log(tmp_path: Path, clock: Clock, complaints: list[str]) -> Iterator[Op
 
     def open_one(path: Path | None = None, *, pid: int = PID, verbose: int = 0) -> DialogueLog:
         log = DialogueLog(
-            str(path or tmp_path / "log"), pid, START, clock=clock, complain=complaints.append, verbose=verbose
+            str(path or tmp_path / "log"), pid, START, clock=clock, warn=complaints.append, verbose=verbose
         )
         opened.append(log)
         return log
@@ -264,7 +264,7 @@ def test_the_umask_decides_who_can_read_a_new_log(
     before = os.umask(umask)
     try:
         open_log()
-        VerboseLog(str(tmp_path / "verbose"), clock=clock, complain=print).close()
+        VerboseLog(str(tmp_path / "verbose"), clock=clock, warn=print).close()
     finally:
         os.umask(before)
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("log", "verbose")] == [mode, mode]
@@ -316,7 +316,7 @@ def test_after_closing_nothing_is_written(tmp_path: Path, open_log: OpenLog, com
 def test_the_verbose_log_shows_dialogue_and_reasons(tmp_path: Path, clock: Clock, complaints: list[str]) -> None:
     path = tmp_path / "verbose"
     path.write_bytes(b"what was there\n")
-    log = VerboseLog(os.fsencode(path), clock=clock, complain=complaints.append)
+    log = VerboseLog(os.fsencode(path), clock=clock, warn=complaints.append)
     log(events.Remark("MX 10 mx1.example"))
     log(events.Detail("127.0.0.1"))
     log(events.Connecting(MX))
@@ -352,7 +352,7 @@ def test_a_verbose_log_is_a_plain_file_or_nothing(tmp_path: Path, clock: Clock, 
     refused = [tmp_path / name for name in ("symlink", "hardlink", "fifo", "none/log")]
     try:
         for path in [*refused, tmp_path, "/dev/null", "nul\0"]:
-            log = VerboseLog(str(path), clock=clock, complain=complaints.append)
+            log = VerboseLog(str(path), clock=clock, warn=complaints.append)
             log(events.Remark("x"))
             log.close()
         assert os.read(reader, 100) == b""

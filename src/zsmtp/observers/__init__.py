@@ -1,1 +1,1 @@
-"""Adapters from events to what people and machines read: traces, waterfalls, pages, metrics, logging."""
+"""Adapters that turn events into traces, waterfalls, pages, metrics and log records."""

@@ -1,7 +1,7 @@
-"""What a trace looks like before it is drawn: sections of rows, each a bar in time with a label and a note.
+"""The chart of a trace before drawing: sections of rows, each a bar in time with a label and a note.
 
-:func:`sections` makes them of a trace; ``zsmtp.observers.waterfall`` draws them with characters and
-``zsmtp.observers.page`` as a page. Nothing of how a delivery is shown is decided twice.
+:func:`sections` makes them from a trace; ``zsmtp.observers.waterfall`` draws them with characters and
+``zsmtp.observers.page`` as a page. Both use the same decisions of this module.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from zsmtp.observers.document import (
 
 
 class RowKind(Enum):
-    """What a row is about; the value is the word of the legend."""
+    """The kind of a row; the value is the word in the legend."""
 
     LOOKUP = "DNS, policy"
     CONNECT = "connect"
@@ -38,11 +38,11 @@ class RowKind(Enum):
     ENVELOPE = "envelope"
     CONTENT = "content"
     FINAL = "final reply"
-    WORDS = "decision"  # a decision or an end: no bar, all words
+    WORDS = "decision"  # a decision or an end: text without a bar
 
 
 class Mood(Enum):
-    """How something went."""
+    """The outcome that a row shows."""
 
     PLAIN = "plain"
     GOOD = "good"
@@ -52,7 +52,7 @@ class Mood(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ChartRow:
-    """One bar. ``lines`` are the whole of what was said, for whoever wants it; ``note`` is the gist of it."""
+    """One bar. ``lines`` are the full text, for readers who open the row; ``note`` is its summary."""
 
     kind: RowKind
     label: str
@@ -71,7 +71,7 @@ class ChartRow:
 
 @dataclass(slots=True)
 class Section:
-    """Rows that belong together: the way to a connection, or what happened on it."""
+    """A group of rows: the steps to a connection, or the events on it."""
 
     title: str
     about: str = ""
@@ -86,12 +86,12 @@ _FINAL = {"end of data", "BDAT LAST"}
 
 
 def span_of(trace: Trace) -> float:
-    """How many seconds a drawing has to show, more than nothing."""
+    """The seconds that a drawing shows; never zero."""
     return max(trace.seconds, 1e-6, *(item.start if item.end is None else item.end for item in trace.items))
 
 
 def sections(trace: Trace, most_recipients: int = 8) -> list[Section]:
-    """The sections of a trace in the order of time; of the recipients of a transaction the first few have a row."""
+    """The sections of a trace in the order of time; only the first recipients of a transaction have a row."""
     found: list[Section] = []
     current = -1
     for item in trace.items:
@@ -125,7 +125,7 @@ def _where(connection: TracedConnection) -> str:
 
 
 def connection_words(connection: TracedConnection, *, broken: bool = False) -> str:
-    """What else is known of a connection, in one line; one that is ``broken`` says so elsewhere."""
+    """Further facts about a connection, in one line; a ``broken`` one has a row with the reason."""
     words = [f"from {connection.local.replace('|', ' port ')}" if connection.local else ""]
     words.append(connection.tls or "in clear")
     if connection.deliveries > 1:
@@ -140,35 +140,35 @@ def connection_words(connection: TracedConnection, *, broken: bool = False) -> s
 
 
 def _row(item: AnyItem, trace: Trace) -> ChartRow:
-    told: tuple[str, ...]
+    lines: tuple[str, ...]
     match item:
         case LookupItem():
             return _lookup(item)
         case FetchItem():
             mood = Mood.BAD if item.problem else Mood.PLAIN
             note = item.problem or size_words(item.octets)
-            told = (f"MTA-STS policy of {item.host.removeprefix('mta-sts.')}", note)
-            return ChartRow(RowKind.LOOKUP, f"HTTPS {item.host}", item.start, item.end, note, mood, item.shared, told)
+            lines = (f"MTA-STS policy of {item.host.removeprefix('mta-sts.')}", note)
+            return ChartRow(RowKind.LOOKUP, f"HTTPS {item.host}", item.start, item.end, note, mood, item.shared, lines)
         case ConnectItem():
             mood = Mood.BAD if item.failed else Mood.PLAIN
             where = f"{item.address} port {item.port}" if item.port else item.address
             note = item.failed or ("connected" if item.end is not None else "no answer yet")
-            told = (f"{item.host} [{where}]", note)
+            lines = (f"{item.host} [{where}]", note)
             return ChartRow(
-                RowKind.CONNECT, f"connect {item.host}", item.start, item.end, note, mood, item.shared, told
+                RowKind.CONNECT, f"connect {item.host}", item.start, item.end, note, mood, item.shared, lines
             )
         case HandshakeItem():
             mood = Mood.BAD if item.error else Mood.PLAIN
-            told = tuple(line for line in (f"name asked for: {item.server_name}", item.session, item.peer) if line)
+            lines = tuple(line for line in (f"name asked for: {item.server_name}", item.session, item.peer) if line)
             note = item.error or item.session
-            return ChartRow(RowKind.SECURITY, "TLS handshake", item.start, item.end, note, mood, item.shared, told)
+            return ChartRow(RowKind.SECURITY, "TLS handshake", item.start, item.end, note, mood, item.shared, lines)
         case ExchangeItem():
             return _exchange(item, trace)
         case ContentItem():
             note = f"{size_words(item.octets)} for {item.recipients} recipient{'s' if item.recipients != 1 else ''}"
             label = f"content {size_words(item.octets)}"
-            told = (note, f"{item.header_octets} octets of it are headers")
-            return ChartRow(RowKind.CONTENT, label, item.start, item.end, _rate(item), Mood.PLAIN, item.shared, told)
+            lines = (note, f"{item.header_octets} octets of it are headers")
+            return ChartRow(RowKind.CONTENT, label, item.start, item.end, _rate(item), Mood.PLAIN, item.shared, lines)
         case DecisionItem():
             mood = Mood.WARN if item.text.startswith(("not good enough", "NOT ")) else Mood.PLAIN
             return ChartRow(
@@ -214,7 +214,7 @@ def _exchange(item: ExchangeItem, trace: Trace) -> ChartRow:
 
 
 def _gathered(rows: list[ChartRow], most: int) -> Iterator[ChartRow]:
-    """The rows; of a long run of RCPT commands the first few, and one row for the others."""
+    """The rows; in a long run of RCPT commands the first few, and one row for the others."""
     run: list[ChartRow] = []
     for row in [*rows, None]:
         if row is not None and row.label.startswith("RCPT"):
@@ -277,7 +277,7 @@ def duration_words(seconds: float) -> str:
 
 
 def summary(trace: Trace) -> str:
-    """What became of the recipients, in one line."""
+    """The results for the recipients, in one line."""
     fates = trace.fates
     if not fates.recipients:
         return "no mail was sent: only tried"
@@ -291,6 +291,6 @@ def summary(trace: Trace) -> str:
 
 
 def mood_of(recipient: TracedRecipient) -> Mood:
-    """How it went for a recipient."""
+    """The outcome for a recipient."""
     moods = {"delivered": Mood.GOOD, "failed": Mood.BAD, "deferred": Mood.WARN}
     return moods.get(recipient.fate, Mood.WARN)

@@ -1,13 +1,13 @@
-"""Traces as JSON and back: ``zsmtp.trace/1``, by the rules of ``zsmtp.delivery.valuejson``.
+"""Converts traces to JSON and back: ``zsmtp.trace/1``, by the rules of ``zsmtp.delivery.valuejson``.
 
 ::
 
     text = trace_text(trace)
     assert parse_trace(text) == trace
 
-The plan stands in the document as ``zsmtp explain --json`` prints it (``zsmtp.plan/1``). Reading is strict and capped;
-:class:`~zsmtp.errors.ConfigError` names the place of what is wrong. What is read may still be hostile: a file can hold
-any text, so texts are made printable on the way in, as the recorder does on the way out.
+The plan has the form that ``zsmtp explain --json`` prints (``zsmtp.plan/1``). Reading is strict and capped;
+:class:`~zsmtp.errors.ConfigError` names the place of an error. A file is untrusted and may hold any text, so texts are
+made printable on reading, too, as the recorder does on writing.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def trace_document(trace: Trace) -> dict[str, Any]:
 def trace_text(trace: Trace) -> str:
     """The trace as JSON text, one item a line, so that it can be read and compared with ordinary tools.
 
-    It is never longer than what is read: of a trace full of long texts the plan, the dialogues of the verdicts, and the
-    last items are left out.
+    It never exceeds the limit of reading: from a trace with very long texts the plan, the dialogues of the verdicts,
+    and the last items are left out.
     """
     text = _text(trace)
     while len(text) > MAX_DOCUMENT and (trace.items or trace.plan is not None):
@@ -82,7 +82,7 @@ def _dumps(value: object) -> str:
 
 
 def read_trace(document: object) -> Trace:
-    """The trace of a JSON object. Raises ConfigError for one that is none."""
+    """The trace in a JSON object. Raises ConfigError if it is invalid."""
     plan = None
     if isinstance(document, dict) and document.get("schema") == SCHEMA:
         plan = document.get("plan")
@@ -98,12 +98,12 @@ def read_trace(document: object) -> Trace:
 
 
 def parse_trace(text: str | bytes) -> Trace:
-    """The trace of a JSON text. Raises ConfigError for one that is none."""
+    """The trace in a JSON text. Raises ConfigError if it is invalid."""
     return read_trace(parse_json(text))
 
 
 def load_trace(path: str | Path) -> Trace:
-    """The trace in a file. Raises OSError if it cannot be read, ConfigError if it is none."""
+    """The trace in a file. Raises OSError if it cannot be read, ConfigError if it is no trace."""
     with open(path, "rb") as file:
         data = file.read(4 * MAX_DOCUMENT + 1)
     try:
@@ -113,7 +113,7 @@ def load_trace(path: str | Path) -> Trace:
 
 
 def _printable(value: Any, depth: int = 0) -> Any:
-    """The same with every text printable; lines of a text stay lines."""
+    """The value with every text made printable; line breaks stay."""
     if isinstance(value, str):
         return value if value.isprintable() else "\n".join(escape(line) for line in value.split("\n"))
     if depth > 20:

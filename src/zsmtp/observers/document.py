@@ -1,15 +1,15 @@
-"""What a trace says: one delivery with everything that happened on its way, as values.
+"""The values of a trace: one delivery with all its events.
 
-A :class:`Trace` is made by ``zsmtp.observers.trace``, written and read as JSON by ``zsmtp.observers.codec``, drawn by
-``zsmtp.observers.waterfall`` and ``zsmtp.observers.page``. Its items are in the order of their start.
+``zsmtp.observers.trace`` makes a :class:`Trace`, ``zsmtp.observers.codec`` converts it to JSON and back,
+``zsmtp.observers.waterfall`` and ``zsmtp.observers.page`` draw it. Its items are in the order of their start.
 
-All times are seconds from the start of the delivery. They are below 0 for what a connection saw before: connections
-outlive deliveries, and a trace tells of the whole connection its delivery used. Such items, and the connection itself,
-are marked ``shared`` as soon as another delivery used the same connection. ``end`` is None for what was not over
-when the trace was written.
+All times are seconds from the start of the delivery. They are negative for earlier events of a connection: connections
+outlive deliveries, and a trace contains the whole connection that its delivery used. Such items, and the connection
+itself, are marked ``shared`` as soon as another delivery used the same connection. ``end`` is None for items that were
+unfinished when the trace was written.
 
 Every text is printable (``zsmtp.escape``) and of bounded length; secrets are masked; mail addresses are clear, or each
-is a keyed hash before its domain (``~3f9a0c5e1b@example.org``), the key forgotten when the trace was written.
+is a keyed hash before its domain (``~3f9a0c5e1b@example.org``), whose key is discarded when the trace is written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = "zsmtp.trace/1"
 
 MAX_ITEMS = 4000
-"""Items of one trace; what would come after them is only counted."""
+"""Items of one trace; further ones are only counted."""
 MAX_RECIPIENTS = 1000
 """Recipients whose address and verdict are kept; the verdicts of the others are counted."""
 MAX_TEXT = 1000
@@ -34,14 +34,14 @@ MAX_LINES = 20
 
 
 class Addresses(Enum):
-    """How mail addresses are shown."""
+    """How mail addresses are displayed."""
 
     CLEAR = "clear"
     HASHED = "hashed"
 
 
 class Safety(Enum):
-    """What DNSSEC says of an answer, as far as the resolver can be trusted."""
+    """The DNSSEC status of an answer, as far as the resolver is trusted."""
 
     SECURE = "secure"
     INSECURE = "insecure"
@@ -50,7 +50,7 @@ class Safety(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """Something that happened. ``connection`` is the number of the connection it belongs to, 0 for none."""
+    """One event. ``connection`` is the number of its connection, 0 for none."""
 
     start: float
     end: float | None = None
@@ -59,13 +59,13 @@ class Item:
 
     @property
     def seconds(self) -> float:
-        """How long it took; 0 for what has no end."""
+        """How long it took; 0 for an item without an end."""
         return 0.0 if self.end is None else max(self.end - self.start, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookupItem(Item):
-    """A DNS question and its answer; ``source`` says who answered, ``problem`` what went wrong."""
+    """A DNS question and its answer; ``source`` names the answering server, ``problem`` the error."""
 
     name: str
     record_type: str
@@ -79,7 +79,7 @@ class LookupItem(Item):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchItem(Item):
-    """An MTA-STS policy fetched from ``host`` (RFC 8461 3.3); ``problem`` says why it was not, if so."""
+    """An MTA-STS policy fetched from ``host`` (RFC 8461 3.3); ``problem`` is the reason of a failure."""
 
     host: str
     octets: int = 0
@@ -88,7 +88,7 @@ class FetchItem(Item):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectItem(Item):
-    """A connection attempt; ``failed`` says why it brought no connection, "" if it did."""
+    """A connection attempt; ``failed`` is the reason of a failure, "" after a success."""
 
     host: str
     address: str
@@ -98,7 +98,7 @@ class ConnectItem(Item):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandshakeItem(Item):
-    """A TLS handshake and what it brought, or ``error``; ``peer`` tells of the certificate, unverified."""
+    """A TLS handshake and its facts, or ``error``; ``peer`` describes the certificate, unverified."""
 
     server_name: str
     session: str = ""
@@ -124,7 +124,7 @@ class ExchangeItem(Item):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContentItem(Item):
-    """The content on its way, from its first octet to its last."""
+    """The transfer of the content, from its first octet to its last."""
 
     octets: int
     header_octets: int = 0
@@ -134,7 +134,7 @@ class ContentItem(Item):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionItem(Item):
-    """A decision with its reason, or an oddity; ``about`` is the room that knows more (dns, tls, delivery, ...)."""
+    """A decision with its reason, or an oddity; ``about`` is the package concerned (dns, tls, delivery, ...)."""
 
     about: str
     text: str
@@ -142,7 +142,7 @@ class DecisionItem(Item):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenItem(Item):
-    """A session that ended before its time; ``phase`` is what was waited for."""
+    """A session that broke; ``phase`` is the phase that awaited its reply."""
 
     reason: str
     phase: str = ""
@@ -153,10 +153,10 @@ AnyItem = LookupItem | FetchItem | ConnectItem | HandshakeItem | ExchangeItem | 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedConnection:
-    """One connection that stood. ``deliveries`` have used it so far; with more than one it is shared.
+    """One established connection. ``deliveries`` have used it so far; with more than one it is shared.
 
-    ``closed`` is None if it was left open for deliveries to come. ``reason`` says why it was closed, ``refused`` why
-    no session came about on it ("" if one did).
+    ``closed`` is None if it was left open for further deliveries. ``reason`` is why it was closed, ``refused`` why no
+    session was opened on it ("" if one was).
     """
 
     number: int
@@ -175,7 +175,7 @@ class TracedConnection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedRecipient:
-    """A recipient and its verdict, None of it if there is none yet. ``at`` is when it fell."""
+    """A recipient and its verdict, with empty fields if there is none yet. ``at`` is the time of the verdict."""
 
     address: str
     at: float | None = None
@@ -189,7 +189,7 @@ class TracedRecipient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fates:
-    """How many recipients there are, and what became of them."""
+    """The number of recipients, by result."""
 
     recipients: int
     delivered: int = 0
@@ -202,8 +202,8 @@ class Fates:
 class Trace:
     """One delivery. ``started`` is UTC as ISO 8601; ``seconds`` is how long it took; ``name`` is the message's.
 
-    ``plan`` is what the delivery executed, None if it never came to a plan of its own. ``left_out`` counts the items
-    that there was no room for, beside those of ``recipients`` beyond their limit.
+    ``plan`` is the plan that the delivery executed, None if it made none. ``left_out`` counts the items beyond the
+    limits; ``recipients`` beyond their limit come in addition.
     """
 
     program: str

@@ -1,10 +1,10 @@
-"""Traces in files: each whole or not there at all, readable by their owner only.
+"""Writes traces to files, atomically and readable by their owner only.
 
-A file is written under a temporary name beside its place and then renamed (rename(2) is atomic), so that nobody reads
-half a trace, and an old one stays until the new one is complete. Nothing is followed and nothing waited for: the
-temporary file is always a new one. What cannot be written is told once, and never to the delivery::
+A file is written under a temporary name in its directory and then renamed (rename(2) is atomic), so that no reader sees
+half a trace, and an old one stays until the new one is complete. The temporary file is always a new one, so no link is
+followed and no FIFO blocks. A failure to write causes one warning, and never affects the delivery::
 
-    recorder = Recorder(TraceDirectory("/var/spool/traces", os.getpid(), complain))
+    recorder = TraceRecorder(TraceDirectory("/var/spool/traces", os.getpid(), complain))
     recorder = Tracing("delivery.json").observer()
 """
 
@@ -27,14 +27,14 @@ Complain = Callable[[str], None]
 
 _MODE = 0o600
 _MAX_NAME = 80
-_REMEMBERED = 100  # numbers of deliveries that may come again; only the last one on a connection does
+_REMEMBERED = 100  # numbers of deliveries that may be written again; only the last one on a connection is
 _UNSAFE = re.compile(r"[^A-Za-z0-9=._-]")
 
 
 def write_trace(path: str, trace: Trace) -> None:
-    """Write one trace; a file that is there already is replaced. Raises OSError, and then nothing has changed.
+    """Write one trace; an existing file is replaced. Raises OSError, and then nothing has changed.
 
-    A device, a socket or another thing that is no file is not replaced.
+    A device, a socket or another special file is not replaced.
     """
     if not _is_replaceable(path):
         raise OSError(errno.EINVAL, "not a regular file", path)
@@ -55,21 +55,21 @@ def write_trace(path: str, trace: Trace) -> None:
 
 
 def _is_replaceable(path: str) -> bool:
-    """Whether a trace may take this place: ``/dev/stdout`` and its like are lost to everybody if it does."""
+    """Whether a trace may replace this file: replacing ``/dev/stdout`` would break it for all programs."""
     try:
         mode = os.lstat(path).st_mode
         if stat.S_ISLNK(mode):
             return not os.path.exists(path) or (os.path.isfile(path) and not path.startswith(("/dev/", "/proc/")))
     except OSError:
-        return True  # nothing is there, or what is wrong is told when the file is made
+        return True  # it does not exist, or creating the file reports the error
     return stat.S_ISREG(mode)
 
 
 class _Keeper:
-    """Writes what a recorder hands over; the first of several failures in a row is told."""
+    """Writes the traces of a recorder; warns of the first of several failures in a row."""
 
     def __init__(self, complain: Complain) -> None:
-        self._complain = complain
+        self._warn = complain
         self._failing = False
 
     def _write(self, path: str, trace: Trace) -> None:
@@ -77,17 +77,17 @@ class _Keeper:
             write_trace(path, trace)
         except OSError as error:
             if not self._failing:
-                self._complain(f"no trace in {escape(path)}: {error.strerror or error}")
+                self._warn(f"no trace in {escape(path)}: {error.strerror or error}")
             self._failing = True
         else:
             self._failing = False
 
 
 class TraceDirectory(_Keeper):
-    """Keeps each trace in a file of its own: ``NAME-PID-NUMBER.json``.
+    """Writes each trace to a file of its own: ``NAME-PID-NUMBER.json``.
 
     ``NAME`` is the message's (an agent's spool id), ``PID`` the process's, ``NUMBER`` counts its deliveries from 1.
-    Raises :class:`~zsmtp.errors.ConfigError` if there is no such directory, or nothing can be written there.
+    Raises :class:`~zsmtp.errors.ConfigError` if there is no such directory, or it is not writable.
     """
 
     def __init__(self, directory: str, pid: int, complain: Complain) -> None:
@@ -109,7 +109,7 @@ class TraceDirectory(_Keeper):
 
 
 class TraceFile(_Keeper):
-    """Keeps the trace of the first delivery in ``path``, and of further ones beside it: ``x.json``, ``x-2.json``."""
+    """Writes the trace of the first delivery to ``path``, and further ones beside it: ``x.json``, ``x-2.json``."""
 
     def __init__(self, path: str, complain: Complain) -> None:
         super().__init__(complain)
@@ -123,29 +123,27 @@ class TraceFile(_Keeper):
 
 
 class Tracing:
-    """Recorders for any number of connections side by side, their deliveries numbered through.
+    """Recorders for any number of parallel connections, with one numbering of deliveries.
 
-    ``path`` is a directory that is there (see :class:`TraceDirectory`), or a file (see :class:`TraceFile`). ``hashed``
-    hides mail addresses. Raises :class:`~zsmtp.errors.ConfigError` for a directory that nothing can be written in, and
-    for a device.
+    ``path`` is an existing directory (see :class:`TraceDirectory`), or a file (see :class:`TraceFile`). ``hashed``
+    hides mail addresses. Raises :class:`~zsmtp.errors.ConfigError` for a directory that is not writable, and for a
+    device.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, hashed: bool = False, complain: Complain | None = None) -> None:
-        place, self._complain = os.fspath(path), complain or _warn
+        place, self._warn = os.fspath(path), complain or _warn
         self._keep: Keep = (
-            TraceDirectory(place, os.getpid(), self._complain)
-            if os.path.isdir(place)
-            else TraceFile(place, self._complain)
+            TraceDirectory(place, os.getpid(), self._warn) if os.path.isdir(place) else TraceFile(place, self._warn)
         )
         self._hashed = hashed
         self._count = 0
 
     def observer(self, destination: str = "") -> TraceRecorder:
-        """The recorder of one connection, and of those that follow it one after the other.
+        """The recorder of one connection, and of its successors.
 
-        It can be handed to ``zsmtp.aio.Client(observe=...)`` as it is: ``destination`` is not used.
+        It fits ``zsmtp.aio.Client(observe=...)``: ``destination`` is not used.
         """
-        numbers: dict[int, int] = {}  # a trace is handed over again when its connection is closed
+        numbers: dict[int, int] = {}  # a trace is passed again when its connection is closed
 
         def keep(handle: Handle, trace: Trace) -> None:
             if handle.number not in numbers:
@@ -155,11 +153,11 @@ class Tracing:
             while len(numbers) > _REMEMBERED:
                 del numbers[next(iter(numbers))]
 
-        return TraceRecorder(keep, hashed=self._hashed, complain=self._complain)
+        return TraceRecorder(keep, hashed=self._hashed, complain=self._warn)
 
 
 def _warn(text: str) -> None:
-    """Where no other way is given, Python's usual one."""
-    import logging  # only trouble is worth its load time
+    """Default for ``complain``: log the warning."""
+    import logging  # imported only for warnings, to save start-up time
 
     logging.getLogger("zsmtp.observers").warning("%s", text)

@@ -1,19 +1,19 @@
 """Events as records of Python's standard ``logging``, with structured fields.
 
-The logger of an event is ``zsmtp.`` and the room that tells of it: ``zsmtp.dns`` (lookups, plans), ``zsmtp.net``
-(connections), ``zsmtp.tls``, ``zsmtp.proto`` (dialogue), ``zsmtp.body`` and ``zsmtp.delivery`` (verdicts). Levels are
-what an operator wants of them: DEBUG the dialogue and each lookup; INFO sessions, decisions, and who got the mail;
-WARNING who did not get it yet, and hosts that fail; ERROR who never will.
+The logger of an event is ``zsmtp.`` and the package that makes it: ``zsmtp.dns`` (lookups, plans), ``zsmtp.net``
+(connections), ``zsmtp.tls``, ``zsmtp.proto`` (dialogue), ``zsmtp.body`` and ``zsmtp.delivery`` (verdicts). The levels
+are: DEBUG for the dialogue and each lookup; INFO for sessions, decisions, and delivered recipients; WARNING for
+deferred recipients, and failing hosts; ERROR for failed recipients.
 
-The message is for people; the fields for machines are attributes of the record, by ``extra``, their names starting with
-``smtp_`` (``smtp_event``, ``smtp_host``, ``smtp_recipient``, ``smtp_status``, ...), so that they are in nobody's way::
+The message is for people; the fields for machines are attributes of the record, by ``extra``, with the prefix ``smtp_``
+(``smtp_event``, ``smtp_host``, ``smtp_recipient``, ``smtp_status``, ...), so that they do not collide with others::
 
     client = zsmtp.aio.Client(observe=logging_observer)
     logging.getLogger("zsmtp").setLevel(logging.INFO)
 
-Texts from outside are made printable. What a logger's level does not let through is not put into words.
+Texts from outside are made printable. No text is made for events below a logger's level.
 
-:class:`JSONFormatter` writes a record as one line of JSON, with the fields of the event beside its text; it takes the
+:class:`JSONFormatter` writes a record as one line of JSON, with the fields of the event beside its text; it formats the
 records of other loggers, too::
 
     handler = logging.StreamHandler()
@@ -53,12 +53,12 @@ _LEVELS = {
 class JSONFormatter(logging.Formatter):
     """A record as a JSON object in one line.
 
-    It has ``time`` (RFC 3339, UTC), ``level``, ``logger`` and ``text``, then the fields of the event without their
-    ``smtp_``, or those that code gives as ``extra={"queue": {...}}``; ``exception`` where there is one.
+    It has ``time`` (RFC 3339, UTC), ``level``, ``logger`` and ``text``, then the fields of the event without ``smtp_``,
+    or those passed as ``extra={"queue": {...}}``; ``exception`` if there is one.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, without its end. What JSON has no form for is written as its ``str``."""
+        """One line, without its end. Values that JSON cannot represent are written as their ``str``."""
         line: Fields = {
             "time": rfc3339(record.created),
             "level": record.levelname.lower(),
@@ -87,13 +87,13 @@ def rfc3339(at: float) -> str:
 
 
 def logging_observer(destination: str = "") -> Observer:
-    """The observer of one connection; ``destination`` is a field of every record ("" leaves it out)."""
+    """The observer of one connection; ``destination`` is a field of every record ("" omits it)."""
 
     def log(event: Event) -> None:
         rule = _RULES.get(type(event))
         if rule is None:
             return
-        about, level, told = rule
+        about, level, describe = rule
         if isinstance(event, events.Remark | events.Detail | events.Decision):
             about = event.about
         elif isinstance(event, events.Settled):
@@ -101,7 +101,7 @@ def logging_observer(destination: str = "") -> Observer:
         logger = _LOGGERS[about]
         if not logger.isEnabledFor(level):
             return
-        text, fields = told(event)
+        text, fields = describe(event)
         extra: Fields = {"smtp_event": type(event).__name__}
         if destination:
             extra["smtp_destination"] = destination

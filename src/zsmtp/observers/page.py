@@ -1,9 +1,8 @@
-"""A trace as one page of HTML: nothing is fetched, no script runs, every text is escaped.
+"""Draws a trace as one HTML page: nothing is fetched, no script runs, every text is escaped.
 
-:func:`page` gives the whole document. It follows the reader's choice of light or dark, folds for a phone, and is read
-well by screen readers and without a mouse: each row of the chart is a ``details`` element whose summary says in words
-what its bar shows, and which opens to what was said on the wire. A content security policy in the page forbids
-whatever a hostile text might still try.
+:func:`page` returns the whole document. It follows the reader's choice of light or dark, adapts to phones, and works
+with screen readers and without a mouse: each row of the chart is a ``details`` element whose summary describes its bar,
+and which opens to the dialogue. A content security policy in the page blocks whatever a hostile text might still try.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _TICKS = 5
 
 
 def page(trace: Trace) -> str:
-    """The page, ready to be written as UTF-8."""
+    """The page, to be encoded as UTF-8."""
     return "\n".join(_lines(trace)) + "\n"
 
 
 def _text(text: str) -> str:
-    """Text that stays text, and that does not turn around what stands beside it."""
+    """Escaped text, isolated so that it cannot change the direction of its neighbours."""
     return f"<bdi>{_escaped(text)}</bdi>" if not text.isascii() else _escaped(text)
 
 

@@ -1,12 +1,12 @@
 """Mail addresses in traces: clear, or each replaced by a keyed hash that leaves its domain readable.
 
-With hashes, ``joe@example.org`` becomes ``~3f9a0c5e1b@example.org`` wherever it stands: in commands, in what servers
-say of it, in reasons and verdicts. The key is drawn for one trace and never written down, so equal addresses stay equal
-within a trace, and nothing connects two traces or leads back to a name (RFC 6973 5.1, 5.2).
+With hashes, ``joe@example.org`` becomes ``~3f9a0c5e1b@example.org`` everywhere: in commands, replies, reasons and
+verdicts. The key is random for each trace and never stored, so equal addresses stay equal within a trace, but two
+traces cannot be linked, nor a name recovered (RFC 6973 5.1, 5.2).
 
-Servers choose their words, so more is replaced than the addresses of the envelope: whatever looks like an address; the
-local parts of the envelope and the words they are made of, wherever they stand; and the last word of a text that was
-cut off, which may be half an address. All of it takes time in proportion to the text, whatever is in there.
+Servers write free text, so more than the addresses of the envelope is replaced: anything that looks like an address;
+the local parts of the envelope and their words, anywhere; and the last word of a text that was cut off, which may be
+half an address. The time is linear in the length of the text, for any input.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _RUN = re.compile(r"""(?:"[^"]{1,64}"@)?[^\s<>()\[\],;:"'\\]+""")
 _AT = re.compile(r"@|\+40|%40", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
 _CUT_OFF = "..."
-_SHORTEST_WORD = 3  # of the words a local part is made of; the local part itself counts whatever its length
+_SHORTEST_WORD = 3  # of a word in a local part; the whole local part counts with any length
 _MAX_NAMES = 20_000
 
 
 class Veil:
-    """Shows the texts of one trace. ``key`` is 16 octets of secret randomness or more; None leaves addresses clear."""
+    """Hides addresses in the texts of one trace. ``key``: 16 or more random secret octets; None hides nothing."""
 
     def __init__(self, key: bytes | None) -> None:
         self._key = key
@@ -39,7 +39,7 @@ class Veil:
         return Addresses.CLEAR if self._key is None else Addresses.HASHED
 
     def know(self, envelope: Iterable[bytes]) -> None:
-        """The addresses of the envelope: their names are looked for wherever a text may hold them."""
+        """Register the addresses of the envelope: all texts are searched for their local parts."""
         if self._key is None:
             return
         domains: set[str] = set()
@@ -64,13 +64,13 @@ class Veil:
         return f"{self._hash(f'{_bare(local)}@{domain}')}@{domain}" if at else self._hash(text)
 
     def text(self, text: str) -> str:
-        """A text that somebody else chose, its addresses shown as they may be."""
+        """A text from outside, with its addresses replaced if they are hidden."""
         if self._key is None or not text:
             return text
         return _RUN.sub(self._run, _without_half_word(text))
 
     def facts(self, text: str) -> str:
-        """A text that is hardly about the envelope (records, certificates, capabilities): only addresses are hidden."""
+        """A text without reference to the envelope (records, certificates, capabilities): only addresses are hidden."""
         if self._key is None or not text:
             return text
         return _RUN.sub(self._address_in, _without_half_word(text))

@@ -1,14 +1,14 @@
-"""Events as metrics for Prometheus (the package ``prometheus-client``, extra ``metrics``).
+"""Counts events as metrics for Prometheus (the package ``prometheus-client``, extra ``metrics``).
 
-One :class:`Metrics` holds the instruments; :meth:`Metrics.observer` gives the observer of one connection::
+One :class:`Metrics` holds the instruments; :meth:`Metrics.observer` returns the observer of one connection::
 
     metrics = Metrics()                          # in prometheus_client's own registry
     client = zsmtp.aio.Client(observe=metrics.observer)
     prometheus_client.start_http_server(9100)
 
-Names follow the custom of the field: ``zsmtp_`` before, base units behind, ``_total`` for what only grows. No label
-takes its values from outside: neither hosts nor addresses, only words of this program, so that a hostile peer cannot
-make time series. Times are measured with ``clock``, seconds from anywhere.
+Names follow Prometheus's conventions: prefix ``zsmtp_``, base units as suffix, ``_total`` for counters. No label has
+values from outside: neither hosts nor addresses, only words of this program, so that a hostile peer cannot create time
+series. Times are measured with ``clock``, in seconds from any origin.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ Clock = Callable[[], float]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1200.0)
 _PROTOCOLS = frozenset({"TLSv1.2", "TLSv1.3"})
-_MAX_AWAITED = 10_000  # commands whose reply is waited for on one connection
+_MAX_AWAITED = 10_000  # commands that await a reply on one connection
 
 
 class Metrics:
-    """The instruments, registered once in a registry: what has several clients gives all of them the same.
+    """The instruments, registered once in a registry: several clients of a program share them.
 
-    Raises ConfigError if the package is not installed, or the registry has such instruments already.
+    Raises ConfigError if the package is not installed, or the registry already has these instruments.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, clock: Clock = time.monotonic) -> None:
@@ -55,7 +55,7 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             try:
                 return Counter(f"zsmtp_{name}", text, labels, registry=place)
-            except ValueError:  # prometheus_client says so with the names of all of them
+            except ValueError:  # prometheus_client's message lists all their names
                 raise ConfigError(
                     "this registry has these metrics already: make Metrics once, its observer is for all clients"
                 ) from None
@@ -64,8 +64,8 @@ class Metrics:
             return Histogram(f"zsmtp_{name}", text, labels, registry=place, buckets=_SECONDS)
 
         self.clock = clock
-        self._lanes: WeakSet[_Lane] = WeakSet()  # one that was dropped in the middle counts no more
-        self._lock = Lock()  # who serves metrics has a thread of its own
+        self._lanes: WeakSet[_Lane] = WeakSet()  # a client that was dropped no longer counts
+        self._lock = Lock()  # metrics are served from another thread
         self.messages = counter("messages_total", "Messages by what became of all their recipients.", "fate")
         self.recipients = counter("recipients_total", "Recipients by what became of them.", "fate")
         deliveries = Gauge("zsmtp_deliveries_in_progress", "Messages on their way now.", registry=place)
@@ -85,7 +85,7 @@ class Metrics:
         self.transactions = counter("transactions_total", "Transactions by whether they rode on others.", "riding")
 
     def observer(self, destination: str = "") -> _Lane:
-        """The observer of one connection, and of those that follow it; ``destination`` is no label and not used."""
+        """The observer of one connection, and of its successors; ``destination`` is no label and not used."""
         lane = _Lane(self)
         with self._lock:
             self._lanes.add(lane)
@@ -97,7 +97,7 @@ class Metrics:
 
 
 class _Lane:
-    """What one connection is at."""
+    """The state of one connection."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -119,7 +119,7 @@ class _Lane:
 
     @property
     def deliveries(self) -> int:
-        """How many messages are on their way."""
+        """The number of messages in progress."""
         return len(self._deliveries)
 
     def _took(self, phase: str, since: float) -> None:
@@ -172,7 +172,7 @@ class _Lane:
         self.stands, self._since = True, self._now
 
     def _drop(self) -> None:
-        """The connection is no more, if there was one."""
+        """Note the end of the connection, if there was one."""
         self.stands = False
         self._awaited.clear()
         self._content.clear()

@@ -1,16 +1,15 @@
-"""The trace recorder: an observer that makes one document of each delivery.
+"""The trace recorder: an observer that makes one document for each delivery.
 
-A :class:`TraceRecorder` hears the events of one lane, that is of deliveries that use one connection after the other, as
-an agent's do; several may be under way at once, riding on one another. Who has several lanes has a recorder for each.
-It stamps what it hears with its clock, writes it into the books (``zsmtp.observers.tracebuilder``) and hands a
-:class:`~zsmtp.observers.document.Trace` to ``keep`` when a delivery has its last verdict and its last reply::
+A :class:`TraceRecorder` receives the events of deliveries that use one connection after the other, as an agent's do;
+several may be in progress at once, pipelined. Parallel connections need a recorder each. It adds its clock's time to
+each event, collects them in ``zsmtp.observers.tracebuilder`` and passes a :class:`~zsmtp.observers.document.Trace` to
+``keep`` when a delivery has its last verdict and its last reply::
 
-    recorder = Recorder(traces.append)
+    recorder = TraceRecorder(keep)
     courier = Courier(settings, recorder)
 
-A delivery that was the last one on its connection is handed over once more when the connection is closed, then with
-QUIT; ``keep`` is told so by getting the same :class:`Handle`. Nothing here raises into a delivery, and what goes wrong
-is told once to ``complain``; after that the recorder is silent.
+The trace of the last delivery on a connection is passed once more, with QUIT, when the connection is closed; it has the
+same :class:`Handle`. No error here affects a delivery: ``complain`` gets the first one, and the recorder stops.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """Which delivery of a recorder a trace is of: a ``number`` from 1, and the message's ``name`` ("" for none)."""
+    """The delivery of a trace: its ``number`` in the recorder, from 1, and the message's ``name`` ("" for none)."""
 
     number: int
     name: str
@@ -60,13 +59,13 @@ class Handle:
 Keep = Callable[[Handle, Trace], None]
 
 
-def _say_nothing(text: str) -> None:
-    """What becomes of complaints nobody asked for."""
+def _discard(text: str) -> None:
+    """Default for ``complain``: discard warnings."""
 
 
 @dataclass(slots=True, eq=False)
-class _Flying:
-    """A transaction under way: whose it is, its number in there, and whom its recipients are."""
+class _OpenTransaction:
+    """A transaction in progress: its delivery, its number in the delivery, and its recipients."""
 
     book: DeliveryTrace
     number: int
@@ -75,7 +74,7 @@ class _Flying:
 
 @dataclass(slots=True, eq=False)
 class _Awaited:
-    """A command without its reply: where it is written down."""
+    """A command without a reply yet: the place of its item."""
 
     items: Items
     place: int
@@ -84,9 +83,9 @@ class _Awaited:
 
 
 class TraceRecorder:
-    """The observer of one lane. ``clock`` counts seconds from anywhere, ``wall`` since 1970.
+    """The observer of one connection. ``clock`` returns seconds from any origin, ``wall`` since 1970.
 
-    ``hashed`` hides mail addresses (``zsmtp.observers.privacy``); ``random`` gives the secret for it.
+    ``hashed`` hides mail addresses (``zsmtp.observers.privacy``); ``random`` returns the key for it.
     """
 
     def __init__(
@@ -97,28 +96,28 @@ class TraceRecorder:
         wall: Clock = time.time,
         hashed: bool = False,
         random: Callable[[int], bytes] = os.urandom,
-        complain: Callable[[str], None] = _say_nothing,
+        complain: Callable[[str], None] = _discard,
     ) -> None:
         self._keep = keep
         self._clock = clock
         self._wall = wall
         self._hashed = hashed
         self._random = random
-        self._complain = complain
+        self._warn = complain
         self._broken = False
         self._now = 0.0
         self._count = 0
-        self._books: dict[int, tuple[Handle, DeliveryTrace]] = {}  # deliveries under way, by identity
-        self._last: tuple[Handle, DeliveryTrace] | None = None  # the one done last, while its connection is open
+        self._books: dict[int, tuple[Handle, DeliveryTrace]] = {}  # deliveries in progress, by identity
+        self._last: tuple[Handle, DeliveryTrace] | None = None  # the last finished one, while its connection is open
         self._passage = SharedConnection(ended=True)
-        self._flying: dict[Transaction, _Flying] = {}
+        self._open: dict[Transaction, _OpenTransaction] = {}
         self._awaited: deque[_Awaited] = deque()
-        self._attempts: dict[Endpoint, int] = {}  # places of the attempts under way
+        self._attempts: dict[Endpoint, int] = {}  # places of the attempts in progress
         self._lookup = -1
         self._fetch = -1
         self._handshake = -1
         self._content: dict[Transaction | None, tuple[Items, int]] = {}
-        self._waiting_since = 0.0  # for a reply that no command of its own asks for
+        self._waiting_since = 0.0  # for a reply without a command of its own
         self._said_quit = False
 
     def __call__(self, event: Event) -> None:
@@ -126,17 +125,17 @@ class TraceRecorder:
             return
         try:
             self._now = self._clock()
-            hear = _HEARERS.get(type(event))
-            if hear is not None:
-                hear(self, event)
-        except Exception as error:  # a trace is never worth a delivery
+            handler = _HANDLERS.get(type(event))
+            if handler is not None:
+                handler(self, event)
+        except Exception as error:  # an error in a trace must not stop a delivery
             self._broken = True
             self._books.clear()
-            self._flying.clear()
-            self._complain(f"no more traces: {escape(str(error) or type(error).__name__)}")
+            self._open.clear()
+            self._warn(f"no more traces: {escape(str(error) or type(error).__name__)}")
 
     def close(self) -> None:
-        """Hand over what is known of deliveries that never came to their end."""
+        """Pass on the traces of unfinished deliveries."""
         for handle, book in list(self._books.values()):
             self._hand_over(handle, book)
         self._books.clear()
@@ -161,7 +160,7 @@ class TraceRecorder:
             self._finish_if_done(*found)
 
     def _returned(self, event: events.DeliveryReturned) -> None:
-        """It will be started again; a trace of those that have their verdict is kept."""
+        """The delivery will be started again; the trace keeps the recipients that have their verdict."""
         if (found := self._books.pop(id(event.delivery), None)) is not None and found[1].settled:
             self._hand_over(*found)
 
@@ -177,7 +176,7 @@ class TraceRecorder:
     # ------------------------------------------------------------------------------------------------------ passages
 
     def _begin_passage(self) -> None:
-        """A new way, for everybody under way."""
+        """Begin a new passage for all deliveries in progress."""
         self._passage = SharedConnection()
         self._attempts.clear()
         self._said_quit = False
@@ -185,7 +184,7 @@ class TraceRecorder:
             book.use(self._passage)
 
     def _way(self) -> Items:
-        """Where that is written down which belongs to the way."""
+        """The items of the current passage."""
         if self._passage.ended:
             self._begin_passage()
         return self._passage.items
@@ -281,7 +280,7 @@ class TraceRecorder:
         self._note(capabilities=cut_lines(event.capabilities.keywords))
 
     def _note(self, **values: Any) -> None:
-        """Something more is known of the connection."""
+        """Add facts about the connection."""
         if self._passage.connection is not None:
             self._passage.connection = replace(self._passage.connection, **values)
 
@@ -290,7 +289,7 @@ class TraceRecorder:
 
     def _session_lost(self, event: events.SessionLost) -> None:
         if self._said_quit:
-            return  # that the peer closes then is what it should do
+            return  # the peer is expected to close then
         phase = event.phase.value if event.phase is not None else ""
         for awaited in self._awaited:
             awaited.items.change(awaited.place, end=self._now)
@@ -308,26 +307,26 @@ class TraceRecorder:
 
     def _line_sent(self, event: events.LineSent) -> None:
         if event.phase is None or event.phase is Phase.CONTENT:
-            return  # the final dot is written down when the content is out
+            return  # the final dot is recorded when the content is sent
         self._said_quit = self._said_quit or event.phase is Phase.QUIT
         items, number = self._home(event.transaction)
         item = ExchangeItem(start=self._now, phase=event.phase.value, sent=cut(event.line), transaction=number)
         self._awaited.append(_Awaited(items, items.add(item), event.phase, event.transaction))
 
     def _home(self, transaction: Transaction | None) -> tuple[Items, int]:
-        """Where the items of a transaction are written down, and its number."""
-        flying = self._flying.get(transaction) if transaction is not None else None
-        return (flying.book.items, flying.number) if flying is not None else (self._way(), 0)
+        """The items that a transaction belongs to, and its number."""
+        current = self._open.get(transaction) if transaction is not None else None
+        return (current.book.items, current.number) if current is not None else (self._way(), 0)
 
     def _answered(self, event: events.Answered) -> None:
         phase, reply = event.phase, event.reply
         lines = reply.raw_lines
-        hidden = phase is Phase.AUTH and reply.code == 334  # a challenge is half a secret
+        hidden = phase is Phase.AUTH and reply.code == 334  # a challenge is part of the secret
         shown = (f"334 (a challenge of {sum(map(len, reply.lines))} octets)",) if hidden else cut_lines(lines)
-        flying = self._flying.get(event.transaction) if event.transaction is not None else None
+        current = self._open.get(event.transaction) if event.transaction is not None else None
         recipient = event.recipient
-        if flying is not None and 0 <= recipient < len(flying.recipients):
-            recipient = flying.recipients[recipient]
+        if current is not None and 0 <= recipient < len(current.recipients):
+            recipient = current.recipients[recipient]
         place = self._claim(phase, event.transaction)
         if place is not None:
             place.items.change(place.place, end=self._now, code=reply.code, reply=shown, recipient=recipient)
@@ -348,7 +347,7 @@ class TraceRecorder:
         self._waiting_since = self._now
 
     def _claim(self, phase: Phase, transaction: Transaction | None) -> _Awaited | None:
-        """The command that a reply is to; LMTP's further final replies have none."""
+        """The command of a reply; LMTP's further final replies have none."""
         for position, awaited in enumerate(self._awaited):
             if awaited.phase is phase and awaited.transaction is transaction:
                 del self._awaited[position]
@@ -366,15 +365,15 @@ class TraceRecorder:
         book.transactions += 1
         book.under_way += 1
         book.homes[book.transactions] = self._passage
-        self._flying[event.transaction] = _Flying(book, book.transactions, event.recipients)
+        self._open[event.transaction] = _OpenTransaction(book, book.transactions, event.recipients)
         self._decide(book.items, About.DELIVERY, transaction_text(event))
 
     def _transaction_ended(self, event: events.TransactionEnded) -> None:
-        flying = self._flying.pop(event.transaction, None)
-        if flying is None:
+        current = self._open.pop(event.transaction, None)
+        if current is None:
             return
-        flying.book.under_way -= 1
-        found = self._books.get(id(flying.book.delivery))
+        current.book.under_way -= 1
+        found = self._books.get(id(current.book.delivery))
         if found is not None:
             self._finish_if_done(*found)
 
@@ -407,7 +406,7 @@ class TraceRecorder:
         return self._way()
 
     def _detail(self, event: events.Detail) -> None:
-        if event.about is not About.ROUTE:  # those are the plan, in words
+        if event.about is not About.ROUTE:  # those repeat the plan
             self._decide(self._way(), event.about, event.text)
 
     def _decision(self, event: events.Decision) -> None:
@@ -418,7 +417,7 @@ class TraceRecorder:
         items.add(DecisionItem(start=self._now, end=self._now, about=about.value, text=cut(text)))
 
 
-_HEARERS: dict[type[Event], Callable[[TraceRecorder, Any], None]] = {
+_HANDLERS: dict[type[Event], Callable[[TraceRecorder, Any], None]] = {
     events.DeliveryStarted: TraceRecorder._delivery_started,
     events.Settled: TraceRecorder._settled,
     events.DeliveryReturned: TraceRecorder._returned,

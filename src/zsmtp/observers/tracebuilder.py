@@ -1,12 +1,12 @@
-"""The documents of a trace in the making: what is known of one delivery, and of each connection that it shares.
+"""Builds the document of a trace from the facts of one delivery, and of each connection that it shares.
 
-A :class:`SharedConnection` is one way to one connection: the lookups, the attempts, the session, its end. A
-:class:`DeliveryTrace` has the delivery's own transactions and verdicts, and the connections it used; its method
-``trace`` makes the document. Times in here are the recorder's clock; in the document they count from the start of the
-delivery.
+A :class:`SharedConnection`, also called a passage, holds one connection with the steps before it: the lookups, the
+attempts, the session, its end. A :class:`DeliveryTrace` has the delivery's own transactions and verdicts, and the
+connections that it used; its method ``trace`` makes the document. Times here are the recorder's clock; in the document
+they count from the start of the delivery.
 
-Everything is bounded when it is written down: the number of items, the length of a text, and the characters of all of
-them together.
+All data is bounded when it is recorded: the number of items, the length of a text, and the characters of all texts
+together.
 """
 
 from __future__ import annotations
@@ -72,17 +72,17 @@ def cut_lines(lines: tuple[bytes, ...] | tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(slots=True, eq=False)
 class Items:
-    """Items in the order of their beginning, as many as there is room for."""
+    """Items in the order of their beginning, up to a maximum."""
 
     most: int
-    most_characters: int  # of all texts together; what comes then is cut short
+    most_characters: int  # of all texts together; later texts are cut short
     kept: list[AnyItem] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)  # of each among the items of all books: clocks stand still at times
+    order: list[int] = field(default_factory=list)  # position among all items of the recorder: clocks may stand still
     left_out: int = 0
     _characters: int = 0
 
     def add(self, item: AnyItem) -> int:
-        """Keep an item; its place, -1 if there is no room."""
+        """Add an item; returns its place, -1 if there is no room."""
         if len(self.kept) >= self.most or self._characters >= self.most_characters:
             self.left_out += 1
             return -1
@@ -92,7 +92,7 @@ class Items:
         return len(self.kept) - 1
 
     def change(self, place: int, **values: Any) -> None:
-        """Complete an item that was kept before, in few words if there is no more room."""
+        """Complete an item that was added before, with short texts if there is no more room."""
         if place >= 0:
             if self._characters >= self.most_characters:
                 values = {name: _short(value) for name, value in values.items()}
@@ -116,15 +116,15 @@ def _length(item: AnyItem) -> int:
 
 @dataclass(slots=True, eq=False)
 class SharedConnection:
-    """One way to one connection; ``users`` counts the deliveries it served, ``number`` tells passages apart."""
+    """One connection with the steps before it; ``users`` counts its deliveries, ``number`` identifies it."""
 
     items: Items = field(default_factory=lambda: Items(MAX_PASSAGE_ITEMS, MAX_PASSAGE_CHARACTERS))
     connection: TracedConnection | None = None
-    way_items: int = 0  # those that came before the connection stood
+    way_items: int = 0  # items before the connection was established
     users: int = 0
     ended: bool = False
     plan: DeliveryPlan | None = None
-    envelopes: deque[Envelope] = field(default_factory=lambda: deque(maxlen=_NEIGHBOURS))  # of users who hide addresses
+    envelopes: deque[Envelope] = field(default_factory=lambda: deque(maxlen=_NEIGHBOURS))  # to hide their addresses
 
 
 @dataclass(slots=True, eq=False)
@@ -155,16 +155,16 @@ class DeliveryTrace:
 
     @property
     def name(self) -> str:
-        """The message's, fit for the trace."""
+        """The message's name, printable and cut."""
         return cut(self.veil.text(cut(self.delivery.name)))
 
     @property
     def done(self) -> bool:
-        """Whether everybody has a verdict and no reply is due any more."""
+        """Whether every recipient has a verdict and no reply is due any more."""
         return self.settled == len(self.delivery.message.envelope.recipients) and not self.under_way
 
     def use(self, passage: SharedConnection) -> None:
-        """The delivery goes this way from now on."""
+        """Note that the delivery uses this passage from now on."""
         if len(self.passages) < MAX_PASSAGES and passage not in self.passages:
             self.passages.append(passage)
             passage.users += 1
@@ -172,7 +172,7 @@ class DeliveryTrace:
                 passage.envelopes.append(self.delivery.message.envelope)
 
     def settle(self, recipient: int, verdict: Verdict, now: float) -> None:
-        """Write down one verdict."""
+        """Record one verdict."""
         self.settled += 1
         self.fates[verdict.fate.value] += 1
         self.fates["in doubt"] += verdict.in_doubt
@@ -180,9 +180,9 @@ class DeliveryTrace:
             self.verdicts[recipient] = (now, verdict)
 
     def trace(self, now: float) -> Trace:
-        """What is known so far, as a document."""
+        """The document of the facts so far."""
         envelope = self.delivery.message.envelope
-        for passage in self.passages:  # what is shared may speak of those it is shared with
+        for passage in self.passages:  # shared items may contain addresses of other deliveries
             for other in passage.envelopes:
                 self._know(other)
         connections, items, left_out = self._ways()
@@ -249,7 +249,7 @@ class DeliveryTrace:
         )
 
     def _shown(self, item: AnyItem, connection: int, *, shared: bool) -> AnyItem:
-        """An item as it stands in the document."""
+        """An item in its form for the document."""
         values: dict[str, Any] = {
             "start": _rounded(item.start - self.start),
             "end": None if item.end is None else _rounded(item.end - self.start),
@@ -292,5 +292,5 @@ class DeliveryTrace:
 
 
 def _rounded(seconds: float) -> float:
-    """To the microsecond: what clocks are good for."""
+    """Rounded to microseconds, the precision of clocks."""
     return round(seconds, 6)

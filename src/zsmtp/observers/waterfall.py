@@ -1,6 +1,6 @@
-"""A trace drawn with characters: bars over time, what was said, what was decided, who got the message.
+"""Draws a trace with characters: bars over time, the dialogue, decisions, and verdicts.
 
-:func:`draw` gives lines of pieces of text with a style each (``zsmtp.text``); nothing is said by colour alone.
+:func:`draw` returns lines of pieces of text with a style each (``zsmtp.text``); no information is in colour alone.
 ``unicode`` off draws with ASCII only::
 
     for line in draw(trace, width=80):
@@ -18,9 +18,9 @@ from zsmtp.text.lines import Piece, cut, line, padded, plain, width_of, wrap
 from zsmtp.text.look import Look, Style
 
 MIN_WIDTH = 40
-MOST_RECIPIENTS = 50  # whose verdicts are listed
+MOST_RECIPIENTS = 50  # recipients whose verdicts are listed
 
-_NARROW = 72  # below it notes stand on a line of their own
+_NARROW = 72  # columns; below it notes have a line of their own
 _DURATION = 9
 
 
@@ -56,7 +56,7 @@ def draw(trace: Trace, *, width: int = 80, unicode: bool = True) -> list[Line]:
 
 
 class _Drawing:
-    """One trace on its way to lines."""
+    """Draws one trace."""
 
     def __init__(self, trace: Trace, look: Look) -> None:
         self._trace = trace
@@ -71,7 +71,7 @@ class _Drawing:
         self._span = span_of(trace)
 
     def lines(self) -> Iterator[Line]:
-        """All of it."""
+        """All lines."""
         yield from self._head()
         yield []
         axis = self._glyphs.edge + self._glyphs.rule * (self._bar - 2) + self._glyphs.edge
@@ -129,7 +129,7 @@ class _Drawing:
             yield [Piece("    " + self._cut(row.note, self._width - 4), style)]
 
     def _bar_of(self, row: ChartRow) -> Line:
-        """The bar, padded: what is shorter than a cell is thin, what failed looks it, what never ended points on."""
+        """The bar, padded: thin if shorter than a cell, marked if failed, with an arrow if unfinished."""
         glyphs, room = self._glyphs, self._bar
         if row.earlier:
             text = f"{glyphs.before} {duration_words(-row.start)} before"
@@ -151,7 +151,7 @@ class _Drawing:
         return [Piece(" " * first), Piece(bar, style), Piece(" " * (room - first - len(bar)))]
 
     def _words(self, row: ChartRow) -> Iterator[Line]:
-        """A decision: all words, at the place where it was taken."""
+        """A decision: its text, at the time when it was taken."""
         broken = row.mood is Mood.BAD
         mark = self._glyphs.broken if broken else self._glyphs.decided
         first, style = (

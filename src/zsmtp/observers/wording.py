@@ -1,4 +1,4 @@
-"""Words for what traces tell: records, the safety of answers, transactions."""
+"""Texts of traces for records, DNSSEC status of answers, and transactions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zsmtp.observers.document import MAX_LINES, Safety
 
 
 def transaction_text(event: events.TransactionStarted) -> str:
-    """What goes out in one transaction."""
+    """A description of one transaction."""
     transaction, count = event.transaction, len(event.recipients)
     form = transaction.content.body
     words = [
@@ -22,14 +22,14 @@ def transaction_text(event: events.TransactionStarted) -> str:
 
 
 def safety_of(answer: Answer) -> Safety:
-    """What DNSSEC says of an answer."""
+    """The DNSSEC status of an answer."""
     if answer.status is Status.BOGUS:
         return Safety.BOGUS
     return Safety.SECURE if answer.secure else Safety.INSECURE
 
 
 def record_text(record: object) -> str:
-    """A record as zone files have it, or nearly."""
+    """A record in a form close to zone files."""
     match record:
         case MX(preference, exchange):
             return f"{preference} {exchange}."

@@ -1,1 +1,1 @@
-"""Text for terminals: styles, widths, wrapped lines, trees. Nothing here knows what the text is about."""
+"""Text for terminals: styles, widths, wrapped lines, trees. Independent of the content of the text."""

@@ -1,7 +1,7 @@
-"""Text in styles, measured in columns, cut and wrapped.
+"""Styled text: measures it in columns, cuts and wraps it.
 
 A :class:`Piece` is a run of text of one style; a text is a sequence of them. Widths are those of a terminal: two
-columns for wide characters, none for marks that combine (Unicode annexes 11 and 15)::
+columns for wide characters, none for combining marks (Unicode annexes 11 and 15)::
 
     for one in wrap(line("a long sentence ...", Style.FAINT), 78, 74, look):
         print(painted(one, look))
@@ -17,7 +17,7 @@ from zsmtp.records import NamedTuple
 from zsmtp.text.look import Look, Style
 
 NO_BREAK = "\u00a0"
-"""A blank at which no line ends, between a number and its unit."""
+"""A blank without a line break, between a number and its unit."""
 
 
 class Piece(NamedTuple):
@@ -31,7 +31,7 @@ Text = tuple[Piece, ...]
 
 
 def line(text: str, style: Style = Style.PLAIN) -> Text:
-    """A text of one piece; texts are put together with ``+``."""
+    """A text of one piece; ``+`` joins texts."""
     return (Piece(text, style),)
 
 
@@ -41,7 +41,7 @@ def plain(pieces: Iterable[Piece]) -> str:
 
 
 def painted(pieces: Iterable[Piece], look: Look) -> str:
-    """A line with its styles, those of one style painted together."""
+    """A line with its styles; adjacent pieces of one style are painted together."""
     runs = groupby(pieces, key=lambda piece: piece.style)
     return "".join(look.paint("".join(piece.text for piece in run), style) for style, run in runs)
 
@@ -54,14 +54,14 @@ def width_of(text: str) -> int:
 
 
 def cut(text: str, room: int, ellipsis: str = "") -> str:
-    """As much of a text as fits into so many columns; where that is not all of it, ``ellipsis`` ends it.
+    """The beginning of a text that fits into ``room`` columns; if it is cut, ``ellipsis`` ends it.
 
-    The time it takes grows with what is kept, not with the text.
+    The time depends on the length of the result, not of the text.
     """
     if len(text) <= room and width_of(text) <= room:
         return text
     if ellipsis:
-        if len(text) <= 2 * room and width_of(text) <= room:  # marks that combine
+        if len(text) <= 2 * room and width_of(text) <= room:  # combining marks
             return text
         return cut(text, max(room - len(ellipsis), 0)) + ellipsis[:room]
     used = 0
@@ -88,7 +88,7 @@ def wrap(text: Iterable[Piece], first: int, later: int, look: Look) -> Iterator[
             yield current
             current, used, room, blank = [], 0, later, 0
         if blank:
-            same = current[-1].style is word[0].style  # a blank between words of one style is of that style too
+            same = current[-1].style is word[0].style  # a blank between words of one style has that style, too
             current.append(Piece(" ", word[0].style if same else Style.PLAIN))
             used += 1
         for piece in word:

@@ -1,7 +1,7 @@
-"""How a stream is written to: its width, colours, and the characters it can show.
+"""The output properties of a stream: its width, colours, and character set.
 
-Colours are the eight of every terminal (ECMA-48 8.3.117), used for emphasis only: without them nothing is lost. Text
-from outside must have gone through ``zsmtp.escape`` before it comes here.
+Colours are the eight of every terminal (ECMA-48 8.3.117), used for emphasis only: no information depends on them. Text
+from outside must have been escaped by ``zsmtp.escape`` before.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import Enum
 
 
 class Style(Enum):
-    """What a text is, for the eye; the value is the parameter of the escape sequence."""
+    """The style of a text; the value is the parameter of the escape sequence."""
 
     PLAIN = ""
     STRONG = "1"
@@ -24,7 +24,7 @@ class Style(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a stream is written to: ``width`` in columns, with ``colour`` or not, in ``unicode`` or ASCII only."""
+    """The output properties of a stream: ``width`` in columns, with ``colour`` or not, ``unicode`` or ASCII only."""
 
     width: int = 80
     colour: bool = False

@@ -1,7 +1,7 @@
-"""Trees of text for a terminal: labels, aligned facts beneath them, branches; every line fits the width.
+"""Draws trees of text for a terminal: labels, aligned facts beneath them, branches; every line fits the width.
 
-A :class:`Node` is made of pieces of text with a style each; :func:`draw` wraps them at blanks, goes on under the text
-(never under the guides), and cuts words that are longer than a line::
+A :class:`Node` has pieces of text with a style each; :func:`draw` wraps them at blanks, continues under the text (never
+under the guides), and cuts words that are longer than a line::
 
     root = Node(line("example.org", Style.STRONG))
     root.add(line("10 mx1.example.org")).fact("TLS", line("dane", Style.GOOD), line(" as TLSA records say"))
@@ -17,7 +17,7 @@ from zsmtp.records import NamedTuple
 from zsmtp.text.lines import Text, painted, width_of, wrap
 from zsmtp.text.look import Look, Style
 
-_MIN_TEXT = 16  # columns for text, however deep the tree: then lines grow longer than the width
+_MIN_TEXT = 16  # least columns for text; in deeper trees lines exceed the width
 
 
 @dataclass(slots=True)
@@ -29,13 +29,13 @@ class Node:
     children: list[Node] = field(default_factory=list)
 
     def add(self, label: Text) -> Node:
-        """A new branch of this one."""
+        """Add a branch to this one, and return it."""
         child = Node(label)
         self.children.append(child)
         return child
 
     def fact(self, key: str, *texts: Text) -> Node:
-        """One more fact; an empty key goes on with the fact before. Returns the node itself."""
+        """Add a fact; an empty key continues the previous fact. Returns the node itself."""
         self.facts.append((key, tuple(piece for text in texts for piece in text)))
         return self
 
@@ -64,7 +64,7 @@ def _draw(node: Node, first: str, rest: str, look: Look) -> Iterator[str]:
     for key, text in node.facts:
         padding = " " * (keys - width_of(key) + 2)
         start = below + look.paint(look.fit(key), Style.FAINT) + padding
-        onward = below + " " * (keys + 4)  # two more than where it started: what follows may be another fact's text
+        onward = below + " " * (keys + 4)  # two more than the text's start, to distinguish it from the next fact
         yield from _lines(text, start, onward, look, taken=width_of(below) + keys + 2)
     for number, child in enumerate(node.children, 1):
         is_last = number == len(node.children)

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
-        complain(str(error))
+        warn(str(error))
         write_error(usage())
         return EX_USAGE
     if options.show_version:
@@ -60,7 +60,7 @@ def _serve(options: AgentOptions) -> int:
     gc.disable()  # while the engine is loaded: all of it stays
     from zsmtp.zmailer.loop import Loop
 
-    return Loop(options, complain).run()
+    return Loop(options, warn).run()
 
 
 def _hold_streams() -> None:
@@ -81,7 +81,7 @@ def _leave_on_signals() -> None:
             signal.signal(number, lambda _number, _frame: os._exit(EX_OK))
 
 
-def complain(text: str) -> None:
+def warn(text: str) -> None:
     """One or more lines about trouble, on standard error."""
     for line in text.splitlines():
         write_error(f"smtp: {line}")

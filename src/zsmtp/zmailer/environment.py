@@ -30,9 +30,7 @@ MAX_HOSTS_FILE = 1 << 20  # characters
 C = TypeVar("C", bound=Enum)
 
 
-def security(
-    options: AgentOptions, zenv: Zenv, driver: BlockingDriver, complain: Callable[[str], None]
-) -> Security | None:
+def security(options: AgentOptions, zenv: Zenv, driver: BlockingDriver, warn: Callable[[str], None]) -> Security | None:
     """What ``-S``, ``-A`` and ZENV ask in the way of TLS and login; None if nothing. ``driver`` is equipped for it.
 
     Raises OSError or :class:`~zsmtp.errors.ConfigError` for files that cannot be used.
@@ -41,8 +39,8 @@ def security(
         return None
     from zsmtp.zmailer.security import equip, read_security
 
-    asked = read_security(options, zenv, complain)
-    equip(driver, asked, complain)
+    asked = read_security(options, zenv, warn)
+    equip(driver, asked, warn)
     return asked.security
 
 
@@ -75,26 +73,26 @@ def session_settings(options: AgentOptions, security: Security | None = None) ->
     )
 
 
-def content_target(options: AgentOptions, zenv: Zenv, complain: Callable[[str], None]) -> Target:
+def content_target(options: AgentOptions, zenv: Zenv, warn: Callable[[str], None]) -> Target:
     """What options and ZENV say of the form of content; what the server offers is still to be filled in."""
     return Target(
         seven_bit=options.seven_bit > 0,
         send_eight_bit=options.eight_bit,
         convert_headers=options.convert_headers,
         default_charset=zenv.get("DEFCHARSET", "UNKNOWN-8BIT").encode("ascii", "replace"),
-        signed_8bit=_choice(zenv, "SIGNED_8BIT", Signed8Bit.AS_IS, complain),
-        nonmime_8bit=_choice(zenv, "NONMIME_8BIT", NonMime8Bit.CONVERT, complain),
+        signed_8bit=_choice(zenv, "SIGNED_8BIT", Signed8Bit.AS_IS, warn),
+        nonmime_8bit=_choice(zenv, "NONMIME_8BIT", NonMime8Bit.CONVERT, warn),
     )
 
 
-def _choice(zenv: Zenv, name: str, default: C, complain: Callable[[str], None]) -> C:
+def _choice(zenv: Zenv, name: str, default: C, warn: Callable[[str], None]) -> C:
     """The member of an enum that ZENV names by its value; ``default`` if it names none."""
     word = zenv.get(name).lower().replace("-", "_")
     for member in type(default):
         if member.value == word:
             return member
     if word:
-        complain(f"{zenv.name}: {name}={word!r} is none of {', '.join(str(m.value) for m in type(default))}")
+        warn(f"{zenv.name}: {name}={word!r} is none of {', '.join(str(m.value) for m in type(default))}")
     return default
 
 
@@ -122,14 +120,14 @@ def _shuffle(items: list[Any]) -> None:
 
 
 def driver(
-    options: AgentOptions, zenv: Zenv, stop: Stop, observer: Observer, complain: Callable[[str], None]
+    options: AgentOptions, zenv: Zenv, stop: Stop, observer: Observer, warn: Callable[[str], None]
 ) -> BlockingDriver:
     """The driver, with the resolver and the local identity that were asked for.
 
     Raises :class:`~zsmtp.errors.ConfigError` for a local identity or a resolver address that is none.
     """
     text = options.local_identity or zenv.get("BINDADDR")
-    make_resolver = _resolver_maker(options, zenv, complain)
+    make_resolver = _resolver_maker(options, zenv, warn)
     return BlockingDriver(
         make_resolver,
         stop,
@@ -140,7 +138,7 @@ def driver(
     )
 
 
-def _resolver_maker(options: AgentOptions, zenv: Zenv, complain: Callable[[str], None]) -> Callable[[], Resolver]:
+def _resolver_maker(options: AgentOptions, zenv: Zenv, warn: Callable[[str], None]) -> Callable[[], Resolver]:
     nameserver = zenv.get("RESOLVER") or None
     trusted = zenv.flag("RESOLVER_TRUSTED") if "RESOLVER_TRUSTED" in zenv else None
 
@@ -150,7 +148,7 @@ def _resolver_maker(options: AgentOptions, zenv: Zenv, complain: Callable[[str],
         try:
             resolver: Resolver = DnspythonResolver(nameserver, trusted=trusted)
         except ConfigError as error:
-            complain(f"RESOLVER: {error}; the system's name servers are asked instead")
+            warn(f"RESOLVER: {error}; the system's name servers are asked instead")
             resolver = DnspythonResolver()
         resolver = CachingResolver(resolver, time.monotonic)
         return resolver if options.mx_lookup else _with_hosts_file(resolver)

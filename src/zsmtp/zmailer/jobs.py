@@ -68,7 +68,7 @@ class JobContext:
     targets: Targets
     reporter: ReportWriter
     observer: Observer
-    complain: Callable[[str], None]
+    warn: Callable[[str], None]
     told: Callable[[RecipientReport, LoggedAttempt], None]
     run: Callable[[Operation[bytes]], bytes]
 
@@ -116,7 +116,7 @@ class ControlFileJob:
         try:
             self._take(wanted)
         except SpoolError as error:
-            self._all.complain(str(error))
+            self._all.warn(str(error))
             self.put_off(self.control.id, wanted, error)
 
     def take_along(self, others: Sequence[ControlRecipient]) -> None:
@@ -124,7 +124,7 @@ class ControlFileJob:
         try:
             self._take(others)
         except SpoolError as error:
-            self._all.complain(str(error))
+            self._all.warn(str(error))
 
     def _take(self, wanted: Sequence[ControlRecipient]) -> None:
         assert self.opened is not None
@@ -204,12 +204,12 @@ class ControlFileJob:
             path = message_path(control.path, control.message_name)
             self._message = open_message(path, control.body_offset)
         except MessageMissing as error:
-            self._all.complain(str(error))
+            self._all.warn(str(error))
             text = "message file is missing"
             status = EnhancedStatus(5, 3, 0)
             verdict = Verdict(Disposition.FAILED, status, f"local; 550 ({text})", text, level=Scope.MESSAGE)
         except SpoolError as error:
-            self._all.complain(str(error))
+            self._all.warn(str(error))
             verdict = _local_trouble(error)
         else:
             return True

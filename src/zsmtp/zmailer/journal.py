@@ -20,45 +20,45 @@ if TYPE_CHECKING:
     from zsmtp.zmailer.textfile import MetricsFile
 
 
-def _recorder(options: AgentOptions, complain: Callable[[str], None]) -> TraceRecorder | None:
+def _recorder(options: AgentOptions, warn: Callable[[str], None]) -> TraceRecorder | None:
     """What makes traces, with all that it is made of: imported only if it was asked for."""
     from zsmtp.observers.files import TraceDirectory
     from zsmtp.observers.trace import TraceRecorder
 
     assert options.trace is not None
     try:
-        keep = TraceDirectory(options.trace, os.getpid(), complain)
+        keep = TraceDirectory(options.trace, os.getpid(), warn)
     except ConfigError as error:
-        complain(str(error))
+        warn(str(error))
         return None
-    return TraceRecorder(keep, hashed=options.hash_addresses, complain=complain)
+    return TraceRecorder(keep, hashed=options.hash_addresses, complain=warn)
 
 
-def _metrics(path: str, complain: Callable[[str], None]) -> MetricsFile | None:
+def _metrics(path: str, warn: Callable[[str], None]) -> MetricsFile | None:
     """What counts for Prometheus, if that was asked for: imported only then."""
     if not path:
         return None
     from zsmtp.zmailer.textfile import MetricsFile
 
-    return MetricsFile(path, time.monotonic, complain)
+    return MetricsFile(path, time.monotonic, warn)
 
 
 class Journal:
     """Hears every event and passes it to the logs that were asked for.
 
-    ``debug`` takes the lines of ``-d``; ``complain`` hears why a log cannot be kept. ``listening`` tells whether any
+    ``debug`` takes the lines of ``-d``; ``warn`` hears why a log cannot be kept. ``listening`` tells whether any
     log hears events now (see ``zsmtp.events.heard``).
     """
 
     def __init__(
-        self, options: AgentOptions, zenv: Zenv, debug: Callable[[bytes], None], complain: Callable[[str], None]
+        self, options: AgentOptions, zenv: Zenv, debug: Callable[[bytes], None], warn: Callable[[str], None]
     ) -> None:
         clock = time.time
         self._clock = clock
         self._dialogue = None
         if options.log_file is not None:
             self._dialogue = DialogueLog(
-                options.log_file, os.getpid(), clock(), clock=clock, complain=complain, verbose=options.verbose
+                options.log_file, os.getpid(), clock(), clock=clock, warn=warn, verbose=options.verbose
             )
         self._title = ProcessTitle() if options.show_progress else None
         self._syslog = Syslog(zenv.get("SYSLOGFLG", "T"))
@@ -67,10 +67,10 @@ class Journal:
         self._debug = debug if options.debug else None
         if options.debug:
             standing.append(debug_observer(debug, clock=clock))
-        self._traces = _recorder(options, complain) if options.trace is not None else None
+        self._traces = _recorder(options, warn) if options.trace is not None else None
         if self._traces is not None:
             standing.append(self._traces)
-        self._metrics = _metrics(zenv.get("METRICS_FILE", ""), complain)
+        self._metrics = _metrics(zenv.get("METRICS_FILE", ""), warn)
         if self._metrics is not None:
             standing.append(self._metrics)
         self._standing = combine(*standing)
@@ -90,10 +90,10 @@ class Journal:
         if self._metrics is not None:
             self._metrics.write()
 
-    def begin(self, control: ControlFile, complain: Callable[[str], None]) -> None:
+    def begin(self, control: ControlFile, warn: Callable[[str], None]) -> None:
         """The work on a control file starts; its sender may have asked for a log of his own."""
         if control.verbose_log is not None:
-            self._verbose = VerboseLog(control.verbose_log, clock=self._clock, complain=complain)
+            self._verbose = VerboseLog(control.verbose_log, clock=self._clock, warn=warn)
             self._tell_to(combine(self._standing, self._verbose))
         if self._dialogue is not None:
             self._dialogue.message(control.id, control.log_identity)

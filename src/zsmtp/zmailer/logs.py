@@ -28,7 +28,7 @@ from zsmtp.records import dataclass
 if TYPE_CHECKING:
     from zsmtp.zmailer.diagnostics import RecipientReport
 
-Complain = Callable[[str], None]
+Warn = Callable[[str], None]
 Clock = Callable[[], float]
 
 LOG_MODE = 0o644  # of a log that is made, less the umask
@@ -74,9 +74,9 @@ def _remark_text(event: events.Event, now: float) -> str | None:
 class _AppendedFile:
     """A file that grows by whole lines, each one ``write``; the first failure closes it and is complained of once."""
 
-    def __init__(self, path: str | bytes, flags: int, mode: int, complain: Complain, *, plain: bool) -> None:
+    def __init__(self, path: str | bytes, flags: int, mode: int, warn: Warn, *, plain: bool) -> None:
         self._path = path
-        self._complain = complain
+        self._warn = warn
         self._fd: int | None = None
         try:
             # A FIFO without reader must not hold the delivery up, neither when opened nor when written.
@@ -111,7 +111,7 @@ class _AppendedFile:
 
     def _give_up(self, reason: object) -> None:
         why = reason.strerror if isinstance(reason, OSError) else reason
-        self._complain(f"no log to {escape(self._path)}: {why}")
+        self._warn(f"no log to {escape(self._path)}: {why}")
 
 
 def _is_plain(fd: int) -> bool:
@@ -135,19 +135,17 @@ class DialogueLog:
 
     ``PPPPP`` is the process id, ``HHHH`` the low 16 bits of the start time, ``NNNN`` the running number of the line and
     ``SSSS`` the seconds since the start (both begin again at 10000), ``x`` one of ``r`` received, ``w`` written and
-    ``#`` remark. ``clock`` tells the time in seconds since 1970; ``complain`` hears, once, why there is no log (any
+    ``#`` remark. ``clock`` tells the time in seconds since 1970; ``warn`` hears, once, why there is no log (any
     more). With ``verbose`` above 0 the details are logged too.
     """
 
-    def __init__(
-        self, path: str, pid: int, start_epoch: float, *, clock: Clock, complain: Complain, verbose: int = 0
-    ) -> None:
+    def __init__(self, path: str, pid: int, start_epoch: float, *, clock: Clock, warn: Warn, verbose: int = 0) -> None:
         self._start = int(start_epoch)
         self._tag = f"{pid % 100000:05d}{self._start & 0xFFFF:04X}"
         self._number = 0
         self._clock = clock
         self._verbose = verbose
-        self._file = _AppendedFile(path, os.O_CREAT, LOG_MODE, complain, plain=False)
+        self._file = _AppendedFile(path, os.O_CREAT, LOG_MODE, warn, plain=False)
         started = time.strftime("%a, %d %b %Y %H:%M:%S %z", time.localtime(self._start))
         self.remark(f"Start time: {started}")
 
@@ -209,12 +207,12 @@ class VerboseLog:
 
     The path comes from a spool file, so only a regular file with one name is written to, never what a symbolic link,
     a FIFO or a device would lead to; a file that is not there is made, and its sender can read it. Whatever prevents
-    the log is told to ``complain`` once.
+    the log is told to ``warn`` once.
     """
 
-    def __init__(self, path: str | bytes, *, clock: Clock, complain: Complain) -> None:
+    def __init__(self, path: str | bytes, *, clock: Clock, warn: Warn) -> None:
         self._clock = clock
-        self._file = _AppendedFile(path, os.O_CREAT | os.O_NOFOLLOW, LOG_MODE, complain, plain=True)
+        self._file = _AppendedFile(path, os.O_CREAT | os.O_NOFOLLOW, LOG_MODE, warn, plain=True)
 
     def __call__(self, event: events.Event) -> None:
         line = _plain_line(event, self._clock())

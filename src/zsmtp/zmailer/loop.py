@@ -64,9 +64,9 @@ def _settle_memory() -> None:
 class Loop:
     """The agent at work. The first ``#hungry`` was said before it is made."""
 
-    def __init__(self, options: AgentOptions, complain: Callable[[str], None]) -> None:
+    def __init__(self, options: AgentOptions, warn: Callable[[str], None]) -> None:
         self._options = options
-        self._complain = complain
+        self._warn = warn
         self._feed = JobFeed()
         self._channel = ReportChannel()
         self._presence = Presence(self._feed)
@@ -75,7 +75,7 @@ class Loop:
         asked = options.ta_diagnostics
         extended = self._zenv.flag("TA_DIAGNOSTICS", default=True) if asked is None else asked
         self._reporter = ReportWriter(self._channel.write, pid=os.getpid(), extended=extended, gather=True)
-        self._journal = Journal(options, self._zenv, self._debug, complain)
+        self._journal = Journal(options, self._zenv, self._debug, warn)
         self._begun: deque[ControlFileJob] = deque()  # jobs not yet answered with #hungry, in the order of their lines
         self._named, self._named_host = b"", options.host  # how the line before named its host, and what it meant
         self._channel_name = os.fsencode(options.channel)
@@ -93,18 +93,18 @@ class Loop:
         _settle_memory()
         self._descriptors = Descriptors()
         for remark in self._zenv.remarks:
-            self._complain(remark)
+            self._warn(remark)
         self._heed_signals()
         try:
             self._driver: BlockingDriver = environment.driver(
-                self._options, self._zenv, self._stop, self._journal, self._complain
+                self._options, self._zenv, self._stop, self._journal, self._warn
             )
-            security = environment.security(self._options, self._zenv, self._driver, self._complain)
+            security = environment.security(self._options, self._zenv, self._driver, self._warn)
         except ConfigError as error:
-            self._complain(str(error))
+            self._warn(str(error))
             return EX_CONFIG
         except OSError as error:
-            self._complain(f"{error.filename}: {error.strerror}")
+            self._warn(f"{error.filename}: {error.strerror}")
             return EX_NOINPUT
         self._driver.before_wait = self._reporter.flush
         self._driver.may_linger = self._may_linger
@@ -112,10 +112,10 @@ class Loop:
         self._surroundings = JobContext(
             self._options,
             LegacyRules.of(self._zenv),
-            Targets(environment.content_target(self._options, self._zenv, self._complain)),
+            Targets(environment.content_target(self._options, self._zenv, self._warn)),
             self._reporter,
             self._journal,
-            self._complain,
+            self._warn,
             self._journal.report,
             self._dispatcher.run,
         )
@@ -137,10 +137,10 @@ class Loop:
         while not self._reporter.stdout_closed and self._next_line_done():
             pass
         if self._feed.broken is not None:
-            self._complain(f"the job feed broke off: {self._feed.broken.strerror}")
+            self._warn(f"the job feed broke off: {self._feed.broken.strerror}")
             return EX_TEMPFAIL
         if self._reporter.stdout_closed:
-            self._complain("standard output is closed: nobody hears the reports")
+            self._warn("standard output is closed: nobody hears the reports")
             return EX_IOERR
         return EX_OK
 
@@ -242,10 +242,10 @@ class Loop:
         self._begun.append(job)
         self._reporter.logged = job.has_own_log or self._journal.hears_reports
         if isinstance(opened, OpenControl):
-            self._journal.begin(opened.control, self._complain)
+            self._journal.begin(opened.control, self._warn)
             job.take(matching(opened.control, self._channel_name, self._host_name))
             return
-        self._complain(str(opened))
+        self._warn(str(opened))
         if isinstance(opened, SystemTrouble):
             self._put_off(job, path, opened)
 

@@ -31,19 +31,19 @@ class Asked:
     policy_cache: str
 
 
-def read_security(options: AgentOptions, zenv: Zenv, complain: Callable[[str], None]) -> Asked:
+def read_security(options: AgentOptions, zenv: Zenv, warn: Callable[[str], None]) -> Asked:
     """Read the files that were named. What the file of ``-S`` leaves open is for ZENV to say.
 
     Raises OSError for a file that cannot be read, :class:`~zsmtp.errors.ConfigError` for one that cannot be used.
     """
-    config = _read_tls(options, complain)
+    config = _read_tls(options, warn)
     logins = AuthFile.load(options.auth_file) if options.auth_file is not None else None
     for remark in logins.remarks if logins is not None else ():
-        complain(remark)
+        warn(remark)
     mta_sts = config.mta_sts if config is not None else None
     if mta_sts is None:
-        mta_sts = _switch(zenv, "TLS_MTA_STS", complain)
-    dane = _switch(zenv, "TLS_DANE", complain) is not STSUse.OFF
+        mta_sts = _switch(zenv, "TLS_MTA_STS", warn)
+    dane = _switch(zenv, "TLS_DANE", warn) is not STSUse.OFF
 
     def policy_for(destination: str) -> TLSPolicy:
         if config is None:
@@ -69,31 +69,31 @@ def read_security(options: AgentOptions, zenv: Zenv, complain: Callable[[str], N
         implicit=config is not None and config.implicit,
         allow_cleartext=logins is not None and logins.allow_cleartext,
         login_required=logins is not None and logins.require_login,
-        report=_report_to(config.report_file, complain) if config is not None and config.report_file else None,
-        warn=complain,
+        report=_report_to(config.report_file, warn) if config is not None and config.report_file else None,
+        warn=warn,
         failure_is_final=zenv.get("TLS_DEMAND_FAILURE").lower() == "error",
     )
     cache = config.policy_cache if config is not None else ""
     return Asked(security, cache or os.path.join(zenv.get("POSTOFFICE") or DEFAULT_POSTOFFICE, POLICY_CACHE))
 
 
-def equip(driver: BlockingDriver, asked: Asked, complain: Callable[[str], None]) -> None:
+def equip(driver: BlockingDriver, asked: Asked, warn: Callable[[str], None]) -> None:
     """Give the driver what it needs to carry out what was asked."""
     security = asked.security
     if security.mta_sts is not STSUse.OFF:
         from zsmtp.net.stspolicies import PolicyKeeper
 
-        driver.policies = PolicyKeeper(asked.policy_cache, complain, ca_file=security.ca_file, ca_path=security.ca_path)
+        driver.policies = PolicyKeeper(asked.policy_cache, warn, ca_file=security.ca_file, ca_path=security.ca_path)
 
 
-def _report_to(path: str, complain: Callable[[str], None]) -> Callable[[SessionResult], None]:
+def _report_to(path: str, warn: Callable[[str], None]) -> Callable[[SessionResult], None]:
     """Where results of sessions go."""
     from zsmtp.net.reportsink import report_to
 
-    return report_to(path, complain)
+    return report_to(path, warn)
 
 
-def _switch(zenv: Zenv, name: str, complain: Callable[[str], None]) -> STSUse:
+def _switch(zenv: Zenv, name: str, warn: Callable[[str], None]) -> STSUse:
     """What ZENV says of policies that destinations publish: a slip of the pen asks for more, not for less."""
     word = zenv.get(name)
     if not word:
@@ -101,16 +101,16 @@ def _switch(zenv: Zenv, name: str, complain: Callable[[str], None]) -> STSUse:
     try:
         return read_sts_use(word)
     except ConfigError as error:
-        complain(f"{zenv.name}: {name}: {error}; taken as on")
+        warn(f"{zenv.name}: {name}: {error}; taken as on")
         return STSUse.ON
 
 
-def _read_tls(options: AgentOptions, complain: Callable[[str], None]) -> TLSConfig | None:
+def _read_tls(options: AgentOptions, warn: Callable[[str], None]) -> TLSConfig | None:
     if options.tls_conf is None:
         return None
     config = load(options.tls_conf)
     for remark in config.remarks:
-        complain(remark)
+        warn(remark)
     client_context(_context(config))  # a certificate or cipher list that cannot be used is to be known now
     return config
 

@@ -44,12 +44,12 @@ Sample = tuple[str, str]
 
 
 class MetricsFile:
-    """Counts the events of one agent. ``clock`` counts seconds; ``complain`` hears once why nothing can be written."""
+    """Counts the events of one agent. ``clock`` counts seconds; ``warn`` hears once why nothing can be written."""
 
-    def __init__(self, path: str, clock: Callable[[], float], complain: Callable[[str], None]) -> None:
+    def __init__(self, path: str, clock: Callable[[], float], warn: Callable[[str], None]) -> None:
         self._path = path
         self._clock = clock
-        self._complain: Callable[[str], None] | None = complain
+        self._warn: Callable[[str], None] | None = warn
         self._counted: Counter[Sample] = Counter()
         self._written = clock()
 
@@ -77,9 +77,9 @@ class MetricsFile:
             finally:
                 os.close(lock)
         except OSError as error:
-            if self._complain is not None:
-                self._complain(f"METRICS_FILE {self._path}: {error.strerror or error}")
-                self._complain = None
+            if self._warn is not None:
+                self._warn(f"METRICS_FILE {self._path}: {error.strerror or error}")
+                self._warn = None
             return
         self._counted.clear()
 
