@@ -1,1 +1,1 @@
-"""The ``smtp`` transport agent: ZMailer's files, words and flags, and nothing else's."""
+"""The ``smtp`` transport agent: the files, formats and options of ZMailer."""

@@ -1,10 +1,10 @@
-"""``smtp``: the command, from its arguments to its exit status.
+"""The command ``smtp``, from its arguments to its exit status.
 
-The scheduler starts many of these and waits for the first ``#hungry`` of each, so what is read here before it is said
-is next to nothing: the options. The delivery engine is loaded while the scheduler looks for a job.
+The scheduler starts many agents and waits for the first ``#hungry`` of each, so before that this module only reads the
+options. The delivery engine is loaded while the scheduler looks for a job.
 
-Everything written on standard error starts with ``#``: the scheduler reads it as it reads standard output, and takes
-any other line for a report.
+Everything written on standard error starts with ``#``: the scheduler reads it like standard output, and takes any other
+line for a report.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EX_IOERR = 74
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the agent with these arguments (without the program's name); the exit status, one of ``<sysexits.h>``."""
+    """Run the agent with these arguments (without the program's name); returns one of ``<sysexits.h>``."""
     _hold_streams()
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
@@ -57,23 +57,23 @@ def _serve(options: AgentOptions) -> int:
         return EX_IOERR
     import gc
 
-    gc.disable()  # while the engine is loaded: all of it stays
+    gc.disable()  # while the engine is loaded: none of it is garbage
     from zsmtp.zmailer.loop import Loop
 
     return Loop(options, warn).run()
 
 
 def _hold_streams() -> None:
-    """The number of a stream that was closed before the start does not become that of a file or a connection."""
+    """Keep the number of a stream that was closed before the start from being reused for a file or a connection."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free; nothing can be written there
+            os.open(os.devnull, os.O_RDONLY)  # gets the lowest free number; not writable
 
 
 def _leave_on_signals() -> None:
-    """Until the loop takes them over nothing is locked and nothing reported: a signal just ends the process well."""
+    """Let signals end the process with success until the loop handles them: nothing is locked or reported before."""
     import signal
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
@@ -82,13 +82,13 @@ def _leave_on_signals() -> None:
 
 
 def warn(text: str) -> None:
-    """One or more lines about trouble, on standard error."""
+    """Write one or more lines about a problem to standard error."""
     for line in text.splitlines():
         write_error(f"smtp: {line}")
 
 
 def write_error(line: str) -> None:
-    """One comment line on standard error; if that is closed, nobody wants to know."""
+    """Write one comment line to standard error; if that is closed, discard it."""
     try:
         os.write(2, f"# {escape(line)}\n".encode())
     except OSError:

@@ -1,4 +1,4 @@
-"""The file of ``-A``: which user and secret log in at which server (SMTP AUTH, RFC 4954).
+"""Parses the file of ``-A``: the user and secret for each server (SMTP AUTH, RFC 4954).
 
 Lines of four words, blanks between, ``#`` starts a comment; the first line that matches counts::
 
@@ -11,16 +11,16 @@ Lines of four words, blanks between, ``#`` starts a comment; the first line that
     mechanisms SCRAM-SHA-256 PLAIN
 
 ``*`` as channel is any channel; others are compared exactly. The host is the name of the server connected to, or with
-``=`` in front the destination of the mail, ignoring case; it has no wildcard, for a secret must not go to any server
-that happens to be there. User and secret are base64, as AUTH LOGIN sends them, or clear text behind ``plain:``, which
-takes the rest of the word. ``oauth:`` makes the secret a bearer token: the rest of the word, or with ``!`` the first
-line that a command prints. The command is the rest of the line, split as a shell splits words, run without a shell.
+``=`` in front the destination of the mail, ignoring case; it has no wildcard, since a secret must not be sent to
+unknown servers. User and secret are base64, as in AUTH LOGIN, or clear text behind ``plain:``, which takes the rest of
+the word. ``oauth:`` makes the secret a bearer token: the rest of the word, or with ``!`` the first line that a command
+prints. The command is the rest of the line, split as a shell splits words, run without a shell.
 
-``mechanisms`` names those that the lines below it may use and no others, in the order of trying, up to the next such
-line; without a name behind it they may use all again.
+``mechanisms`` names the only ones that the lines below it may use, in order, up to the next such line; without a name
+it allows all again.
 
-A line that matches and cannot be used is an error, not an absence: mail must not go out without the login it was to
-have. Whoever reads the file may use the secrets and whoever writes it may run commands: both are looked at.
+An invalid line that matches is an error, and does not count as absent: mail must not go out without its login. All who
+can read the file can use the secrets, and all who can write it can run commands: the permissions for both are checked.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class TokenCommand:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line. ``host`` is in lower case; ``by_destination`` tells that ``=`` stood before it.
+    """One line. ``host`` is in lower case; ``by_destination``: ``=`` precedes it.
 
-    ``problem`` says why the line cannot be used ("" if it can); user and secret are empty then.
+    ``problem`` is the error in the line ("" if there is none); user and secret are empty then.
     """
 
     line: int
@@ -69,10 +69,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class AuthFile:
-    """What the file says. ``remarks`` are oddities, each with file and line, for standard error.
+    """The content of the file. ``remarks`` are oddities, each with file and line, for standard error.
 
-    ``allow_cleartext`` permits mechanisms that show the secret even without TLS. ``require_login`` keeps mail from a
-    server that has an entry and offers no AUTH; without it such a server gets the mail as it is.
+    ``allow_cleartext`` permits mechanisms that send the secret even without TLS. With ``require_login`` a server that
+    has an entry and does not offer AUTH gets no mail; without it, it gets the mail without a login.
     """
 
     path: str
@@ -91,10 +91,10 @@ class AuthFile:
         return parse(file.data, path, mode=file.mode)
 
     def credentials(self, channel: str, server_host: str, destination: str) -> Credentials | None:
-        """Who logs in at ``server_host`` for mail of ``channel`` to ``destination``; None if no line matches.
+        """The credentials at ``server_host`` for mail of ``channel`` to ``destination``; None if no line matches.
 
         Runs the token command if the line has one, for at most 20 seconds. Raises
-        :class:`~zsmtp.errors.ConfigError` if the line or its command cannot be used: the mail is to wait then.
+        :class:`~zsmtp.errors.ConfigError` if the line is invalid or its command fails: the mail waits then.
         """
         wanted_channel, server, target = os.fsencode(channel), _folded(server_host), _folded(destination)
         for entry in self.entries:
@@ -125,7 +125,7 @@ def parse(data: bytes, path: str, *, mode: int = stat.S_IFREG | 0o600) -> AuthFi
     remarks = [f"{path}: the secrets in it can be read by everybody"] if mode & stat.S_IROTH else []
     writable = bool(mode & stat.S_IWOTH)
     if writable:
-        remarks.append(f"{path}: everybody can write to it; its commands are not run")
+        remarks.append(f"{path}: all users can write to it; its commands are not run")
     entries: list[Entry] = []
     switches: set[bytes] = set()
     mechanisms: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ def _entry(number: int, words: list[bytes], mechanisms: tuple[str, ...], *, comm
 
 
 def _secret(text: bytes, *, commands_allowed: bool) -> tuple[Secret | TokenCommand, SecretKind]:
-    """What the rest of a line says; no error of its own shows any of it."""
+    """The secret in the rest of a line; no error message quotes any of it."""
     if text.startswith(b"oauth:!"):
         if not commands_allowed:
             raise ConfigError("everybody could have written this command")
@@ -224,7 +224,7 @@ def _command(text: bytes) -> TokenCommand:
 
 
 def run_token_command(command: TokenCommand, *, seconds: float = COMMAND_TIME) -> bytes:
-    """The token a command prints on its first line. What it writes on standard error is not kept: it may tell too much.
+    """The token a command prints on its first line. Its standard error is discarded: it may reveal secrets.
 
     Raises :class:`~zsmtp.errors.ConfigError` if it cannot be started, fails, takes too long or prints nothing.
     """

@@ -1,4 +1,4 @@
-"""A configuration file's octets: a regular file of bounded size, and who may read or write it."""
+"""Reads a configuration file: its octets, bounded in size, and its permissions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_config_file(path: str, limit: int) -> ConfigFile:
 
     Raises OSError if it cannot be read, :class:`~zsmtp.errors.ConfigError` if it is no regular file or longer.
     """
-    # A FIFO must not hold the agent up until someone writes to it.
+    # A FIFO must not block the agent until it is written to.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     try:
         mode = os.fstat(fd).st_mode

@@ -1,4 +1,4 @@
-"""``smtp -D host``: see whether a connection to the host can be made, and tell a person at a terminal."""
+"""``smtp -D host``: tests whether a connection to the host can be made, for a person at a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EX_CONFIG = 78
 
 
 def try_connecting(options: AgentOptions) -> int:
-    """Connect to the destination's candidates in order until one takes the connection; the exit status."""
+    """Connect to the destination's candidates in order until one accepts; returns the exit status."""
     destination = options.force_destination or options.host or ""
     try:
         driver = environment.driver(options, zenv.load(os.environ), Stop(), ignore, _say)

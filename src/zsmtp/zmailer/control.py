@@ -1,18 +1,18 @@
-"""The message control file: the record format of ZMailer's ``transport/`` directory.
+"""Parses message control files: the record format of ZMailer's ``transport/`` directory.
 
 A control file is lines. The first byte of a line is its record tag, the second its state tag, content starts at the
-third. Records build on those above them: an ``r`` (recipient) belongs to the nearest ``s`` (sender) above, an ``N``,
+third. Records depend on those above them: an ``r`` (recipient) belongs to the nearest ``s`` (sender) above, an ``N``,
 ``n`` or ``R`` (RFC 3461 data) to the recipient just above, and an ``m`` block (the header that is sent) to all
-recipients above that have none yet. Whoever parses therefore needs the whole file::
+recipients above that have none yet. A parser therefore needs the whole file::
 
     control = parse("A/B/12345-6789", data)
     for recipient in control.recipients:
         sender, header = control.senders[recipient.sender], control.headers[recipient.header]
 
-:func:`parse` does no I/O. It refuses (:class:`~zsmtp.errors.SpoolError`, naming the byte offset) whatever could make
-mail go out with a shortened header or to a shortened address: a file cut off anywhere but within a trailing ``d``
-record, which other processes append at any time. What does no harm when left out (a malformed word of an ``N``
-record, an unknown tag) becomes a remark. ``zsmtp.zmailer.locks`` reads such files and changes their state tags.
+:func:`parse` does no I/O. It refuses (:class:`~zsmtp.errors.SpoolError`, naming the byte offset) a file that could make
+mail go out with a shortened header or to a shortened address: one cut off anywhere except in a trailing ``d`` record,
+which other processes append at any time. Harmless errors (a malformed word of an ``N`` record, an unknown tag) become
+remarks. ``zsmtp.zmailer.locks`` reads such files and changes their state tags.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Sender(NamedTuple):
 class ControlRecipient(NamedTuple):
     """An ``r`` record with the facts of the records that belong to it.
 
-    ``offset`` is that of the ``r``; ``state`` the one byte after it, as it was when the file was read: blank (to do),
+    ``offset`` is that of the ``r``; ``state`` the one byte after it when the file was read: blank (to do),
     ``~`` (locked), ``+`` (delivered), ``-`` (failed). ``user`` is the address without enclosing angle brackets.
     ``sender`` and ``header`` are indexes into the file's senders and headers. ``dsn_offset`` is the offset of the
     (first) ``N`` record, -1 without one. ``envid`` is the ``ENVID=`` value, still xtext; ``ret`` is FULL or HDRS.
-    ``lock_field`` tells whether 6 bytes for a process id follow the state tag.
+    ``lock_field``: 6 bytes for a process id follow the state tag.
     """
 
     offset: int
@@ -87,7 +87,7 @@ class HeaderBlock(NamedTuple):
 
 
 class FinalRecord(NamedTuple):
-    """A ``d`` record that is the end of a delivery: the offset of its recipient, DSN action and final recipient."""
+    """A ``d`` record that ends a delivery: the offset of its recipient, DSN action and final recipient."""
 
     offset: int
     action: bytes
@@ -97,12 +97,12 @@ class FinalRecord(NamedTuple):
 class ControlFile(NamedTuple):
     """A whole control file.
 
-    ``id`` is the number reports name it by. ``body_offset`` is where the body starts in the message file, in octets.
-    ``verbose_log`` is the path of a ``v`` record. ``format_flags`` are the bits of the ``@`` record (0 without one).
-    A ``turn_request`` (ETRN) file is not a message: it has neither recipients nor message name. ``remarks`` are
-    texts for people, printable ASCII, at most ``REMARK_LIMIT`` and one more. ``recorded`` are the ``d`` records with
-    an action that is the end of a delivery (RFC 3464 2.3.3): what the sender is told of such a recipient stands in the
-    file, whatever the recipient's state tag says.
+    ``id`` is its number in reports. ``body_offset`` is where the body starts in the message file, in octets.
+    ``verbose_log`` is the path of a ``v`` record. ``format_flags`` are the bits of the ``@`` record (0 without one). A
+    ``turn_request`` (ETRN) file is not a message: it has neither recipients nor message name. ``remarks`` are texts for
+    people, printable ASCII, at most ``REMARK_LIMIT`` and one more. ``recorded`` are the ``d`` records with an action
+    that ends a delivery (RFC 3464 2.3.3): the sender's notification about such a recipient is in the file, even if the
+    recipient's state tag says otherwise.
     """
 
     path: str
@@ -121,10 +121,10 @@ class ControlFile(NamedTuple):
 
 
 def parse(path: str, data: bytes) -> ControlFile:
-    """Read a whole control file; ``path`` is for its number, its hash directories and for messages.
+    """Read a whole control file; ``path`` gives its number, its hash directories and the name in messages.
 
-    Raises SpoolError, naming the byte offset, when anything is wrong that could lead to wrong mail: then nothing of the
-    file may be sent.
+    Raises SpoolError, naming the byte offset, for any error that could lead to wrong mail: then nothing of the file may
+    be sent.
     """
     identity = file_id(path)
     if len(data) > FILE_LIMIT:
@@ -140,9 +140,9 @@ def parse(path: str, data: bytes) -> ControlFile:
 _NUMBER = pattern(rb"[ \t]*+(?:0[xX]([0-9A-Fa-f]{1,16})|0([0-7]{1,22})|([1-9][0-9]{0,19}|0))[ \t]*+")
 _BODY_OFFSET = pattern(rb"[ \t]*+([0-9]{1,18})[ \t]*+")
 _LOCK_FIELD = pattern(rb"[ 0-9]{6}")
-# RFC 821 paths: blanks inside "...", <...> and [...] and after a backslash do not end a field. A quote that is never
-# closed matches nothing, which refuses the record. A bracket never closed stands for itself, and none holds another of
-# its kind: so no octet is looked at more than twice, however many are opened.
+# RFC 821 paths: blanks inside "...", <...> and [...] and after a backslash do not end a field. An unclosed quote
+# matches nothing, which refuses the record. An unclosed bracket stands for itself, and brackets of one kind do not
+# nest: so no octet is matched more than twice, however many are opened.
 _FIELD = rb"""((?:[^ \t\n"\\<\[]++
       |"(?:[^"\\\n]++|\\[^\n])*+"
       |\\[^\n]
@@ -154,21 +154,21 @@ _CHANNEL = pattern(rb"[ \t]*+" + _FIELD, re.VERBOSE)
 _ADDRESS = pattern(rb"[ \t]*+" + rb"[ \t]++".join([_FIELD] * 4) + rb"[ \t]*+", re.VERBOSE)  # channel to privilege
 
 
-# A d record of which the sender is told (state tag blank) or was told (+), whole up to the action that ends a delivery.
+# A d record for a notification not yet sent (state tag blank) or sent (+), whole up to the action that ends a delivery.
 _FINAL_DIAGNOSTIC = pattern(
     rb"d[ +]([0-9]{1,18}):[-0-9]*+:[-0-9]*+:[-0-9]*+:[0-9]*+\t"
     rb"([^\t\n\x01]*+)\x01(failed|delivered|relayed|expanded)\x01[^\t\n]*+\t"
 )
 
-# The records that ZMailer's router begins every file with: read in one match if nothing is special in them.
+# The records with which ZMailer's router begins every file: parsed in one match in the usual case.
 _PREAMBLE = pattern(rb"@ 0x0{0,15}([0-7])\ni ([^\n/.][^\n/]{0,254})\no ([0-9]{1,18})\nl ([^\n]{0,1000})\n")
 
 
 class _Parser:
     """One pass over the records; the methods named after tags take the offsets of a record's tag and of its LF.
 
-    A recipient is counted among those of the next header block before that is read: it is ``unheaded`` until then.
-    ``current`` tells that the last one may still be followed by DSN data of its own.
+    A recipient belongs to the next header block before that is read: it is ``unheaded`` until then. ``current``: DSN
+    data of the last recipient may still follow.
     """
 
     flags = 0
@@ -211,7 +211,7 @@ class _Parser:
             end = data.find(b"\n", start)
             tag = data[start]
             if end < 0:
-                if tag == _DIAGNOSTIC:  # being appended this moment, or left so by a crash
+                if tag == _DIAGNOSTIC:  # being appended at this moment, or cut off by a crash
                     break
                 raise self.refuse(start, "cut off: the last line has no line end")
             if end - start > LINE_LIMIT and tag != _DIAGNOSTIC:
@@ -227,7 +227,7 @@ class _Parser:
             start = end + 1
 
     def preamble(self) -> int:
-        """Read what the router begins every file with, if it is as usual; where the next record starts."""
+        """Parse the usual beginning of a file in one match; returns where the next record starts."""
         match = _PREAMBLE.match(self.data)
         if match is None:
             return 0
@@ -273,7 +273,7 @@ class _Parser:
         self.flags = flags
 
     def content(self, start: int, end: int) -> bytes:
-        """The content of a record whose state tag must be blank: else its first byte might be mistaken for the tag."""
+        """The content of a record whose state tag must be blank: else its first byte might be taken for the tag."""
         if self.data[start + 1] != _BLANK:
             raise self.no_blank(start)
         return self.data[start + 2 : end]
@@ -316,7 +316,7 @@ class _Parser:
         if match is not None:
             channel, host, user, privilege = match.groups()
         elif (match := _CHANNEL.match(self.data, start + 2, end)) and match[1] == b"error":
-            channel, host, user, privilege = b"error", b"", b"", b""  # nothing else of it is ever used
+            channel, host, user, privilege = b"error", b"", b"", b""  # nothing else in it is used
         else:
             raise self.refuse(start, "the s record is not channel, host, user, privilege")
         if len(self.senders) >= RECORD_LIMIT:

@@ -1,13 +1,13 @@
-"""The descriptors of this process: as many as the system grants, and some of them always left.
+"""Manages the descriptors of this process: raises the limit, and keeps a reserve.
 
-ZMailer's scheduler starts its agents with a soft limit of 32 descriptors, and a message under way needs one for its
-control file. The limit is raised to the hard one; where that is as low, fewer messages are under way at a time. A
-descriptor gets the lowest number that is free, so its number says how many are in use, and nobody need count::
+ZMailer's scheduler starts its agents with a soft limit of 32 descriptors, and a message in progress needs one for its
+control file. The limit is raised to the hard one; if that is as low, fewer messages are in progress at a time. A
+descriptor gets the lowest free number, so its number shows how many are in use, without counting::
 
     descriptors = Descriptors()
     control = open_control(path)
     if not descriptors.has_room(control.descriptor):
-        control.close()  # this message waits until others are done
+        control.close()  # this message waits for others to finish
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import os
 import resource
 from collections.abc import Iterator
 
-RESERVE = 10  # for connections and lookups under way, certificates, logs, and a message file while it is read
+RESERVE = 10  # for connections, lookups, certificates, logs, and a message file while it is read
 
 
 class Descriptors:
-    """The limit of this process, raised as far as it goes, and a descriptor kept for when there is no other."""
+    """Raises the limit of this process to the maximum, and reserves a descriptor for emergencies."""
 
     def __init__(self) -> None:
         self._limit = _raise_limit()
@@ -29,12 +29,12 @@ class Descriptors:
         self._keep_spare()
 
     def has_room(self, descriptor: int) -> bool:
-        """Whether the job that opened ``descriptor`` may be under way beside others."""
+        """Whether the job that opened ``descriptor`` may be in progress beside others."""
         return descriptor < self._limit - RESERVE
 
     @contextlib.contextmanager
     def spare(self) -> Iterator[None]:
-        """Inside the block one more descriptor can be had than elsewhere."""
+        """Release the reserved descriptor for use inside the block."""
         if self._spare >= 0:
             os.close(self._spare)
             self._spare = -1
@@ -49,7 +49,7 @@ class Descriptors:
 
 
 def _raise_limit() -> int:
-    """Raise the soft limit to the hard one; the limit that holds then."""
+    """Raise the soft limit to the hard one; returns the resulting limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return soft

@@ -1,15 +1,15 @@
-"""What the scheduler is told of a recipient, and in which words.
+"""Formats the reports to the scheduler about a recipient.
 
 A verdict becomes a report line ``id/offset<TAB>notary<TAB>status message`` on standard output, a mark in the control
-file, and sometimes a ``d`` record there; ``zsmtp.zmailer.reporter`` does these in order. Notary data are the fields of
-a delivery status notification (RFC 3464 2.3) joined by the octet 0x01: final recipient, action, status, diagnostic
+file, and sometimes a ``d`` record there; ``zsmtp.zmailer.reporter`` writes these in order. Notary data are the fields
+of a delivery status notification (RFC 3464 2.3) joined by the octet 0x01: final recipient, action, status, diagnostic
 code, remote MTA, reporting program.
 
-The notary data of a deferral say ``failed``, with a status of class 4: the scheduler keeps the last ones that it heard
-of, and makes the notice from them when the message has waited too long.
+The notary data of a deferral say ``failed``, with a status of class 4: the scheduler keeps the last ones that it
+received, and makes the notice from them when the message expires.
 
-Whoever reads a report must learn from it nothing but what stands in it: peers choose parts of the text, so every field
-is cleaned of TAB, LF, 0x01 and all else that is no printable text, and cut to a length.
+Peers choose parts of the text, so every field is cleaned of TAB, LF, 0x01 and all other unprintable characters, and cut
+to a length: a text cannot forge another field or line.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ MESSAGE_LIMIT = 2000  # octets of a report's message
 DIAGNOSTIC_LIMIT = 500  # octets of the diagnostic code
 _FIELD_LIMIT = 1000  # octets of any other field
 _SEPARATOR = b"\x01"
-_DELIVERED = Disposition.DELIVERED  # asked of the class it costs more
+_DELIVERED = Disposition.DELIVERED  # an enum's attribute is read more slowly
 
 
 class RecipientReport(NamedTuple):
-    """What was told about one recipient, for the logs.
+    """The report about one recipient, for the logs.
 
-    ``word`` is the status as reported (``ok``, ``retryat +60``), ``notary`` all six fields even where the scheduler
-    gets none, ``remote`` the remote MTA field, ``message`` the text for people.
+    ``word`` is the status as reported (``ok``, ``retryat +60``), ``notary`` all six fields even if the scheduler gets
+    none, ``remote`` the remote MTA field, ``message`` the text for people.
     """
 
     id: bytes
@@ -48,10 +48,10 @@ class RecipientReport(NamedTuple):
 
 
 def remote_mta(peer: Peer | None) -> str:
-    """The remote MTA (RFC 3464 2.3.5) with both ends of the connection; "" where there was no peer.
+    """The remote MTA (RFC 3464 2.3.5) with both ends of the connection; "" without a peer.
 
-    ``dns; mx.example.org (192.0.2.1|25|198.51.100.2|40123)``, or ``X-IP-addr; [192.0.2.1] (...)`` if a literal led
-    there; ``ipv6 2001:db8::1`` for IPv6. A UNIX socket has no name: `` (UNIX:/path|UNKNOWN-LOCAL-ADDRESS)``.
+    ``dns; mx.example.org (192.0.2.1|25|198.51.100.2|40123)``, or ``X-IP-addr; [192.0.2.1] (...)`` for a literal; ``ipv6
+    2001:db8::1`` for IPv6. A UNIX socket has no name: `` (UNIX:/path|UNKNOWN-LOCAL-ADDRESS)``.
     """
     if peer is None:
         return ""
@@ -68,7 +68,7 @@ def remote_mta(peer: Peer | None) -> str:
 
 
 def success_requested(recipient: ControlRecipient) -> bool:
-    """Whether the sender wants to hear of a success (RFC 3461 4.1)."""
+    """Whether the sender requested notification of success (RFC 3461 4.1)."""
     notify = recipient.dsn.notify
     return notify is not None and b"SUCCESS" in notify.split(b",")
 
@@ -76,16 +76,16 @@ def success_requested(recipient: ControlRecipient) -> bool:
 def settles(record: FinalRecord, recipient: ControlRecipient) -> bool:
     """Whether the ``d`` record at the offset of a recipient is the end of its delivery.
 
-    A success must name the recipient: the scheduler makes records of its own from the last notary data that it heard
-    of, whoever they were about. By a failure the sender is told in any case.
+    A success must name the recipient: the scheduler makes records of its own from the last notary data that it
+    received, of any recipient. A failure is reported to the sender in any case.
     """
     return record.action == b"failed" or record.address == _field(recipient.user)
 
 
 def action(verdict: Verdict, *, success_requested: bool, lmtp: bool) -> str:
-    """The DSN action (RFC 3464 2.3.3), ``-`` where a success needs no notification.
+    """The DSN action (RFC 3464 2.3.3), ``-`` for a success without a notification.
 
-    That of a deferral is ``failed``: it is what is to be said of the message once it has expired.
+    A deferral has ``failed``: the scheduler uses it for the message once it has expired.
     """
     if verdict.fate is not _DELIVERED:
         return "failed"
@@ -107,7 +107,7 @@ def notary_fields(recipient_address: bytes, verdict: Verdict, *, pid: int, actio
 
 
 def notary(recipient_address: bytes, verdict: Verdict, *, pid: int, success_requested: bool, lmtp: bool) -> bytes:
-    """Notary data of a report line: as :func:`notary_fields`, or empty for a success nobody waits to hear of."""
+    """Notary data of a report line: as :func:`notary_fields`, or empty for a success without a notification."""
     what = action(verdict, success_requested=success_requested, lmtp=lmtp)
     return b"" if what == "-" else notary_fields(recipient_address, verdict, pid=pid, action=what)
 
@@ -115,10 +115,10 @@ def notary(recipient_address: bytes, verdict: Verdict, *, pid: int, success_requ
 def status_word(verdict: Verdict, *, extended: bool, action: str, lmtp: bool) -> str:
     """The status of a report line; ``retryat`` comes with its interval, ``retryat +60``.
 
-    ``extended`` words: ``ok3`` (``ok2`` if a success is to be notified), ``error2``, ``deferall`` if no connection came
-    about (nothing queued for this host has better chances), ``deferback`` if the end of the content was refused for now
-    or remained unanswered (let others go first; an LMTP reply there speaks of one mailbox only, so it is ``deferred``),
-    ``retryat`` where a whole host is to be left alone, ``deferred``. Without: ``ok``, ``error``, ``retryat``,
+    ``extended`` words: ``ok3`` (``ok2`` if a success is to be notified), ``error2``, ``deferall`` if no connection
+    could be made (other mail for this host would fail as well), ``deferback`` if the end of the content was refused
+    temporarily or got no reply (other mail goes first; an LMTP reply there concerns one mailbox only, so it is
+    ``deferred``), ``retryat`` for a backoff of a whole host, ``deferred``. Without: ``ok``, ``error``, ``retryat``,
     ``deferred``.
     """
     if verdict.fate is _DELIVERED:
@@ -140,8 +140,8 @@ def status_word(verdict: Verdict, *, extended: bool, action: str, lmtp: bool) ->
 def report_message(text: str) -> bytes:
     """The message of a report: lines separated by CR, the last ones kept if there are too many.
 
-    A dialogue ends with what matters, a line begins with it: so whole lines are dropped from the front, and one that
-    is too long by itself loses its end.
+    The important part of a dialogue is its end, that of a line its beginning: so whole lines are dropped from the
+    front, and a line that is too long by itself loses its end.
     """
     plain = text.replace("\r", "")
     if plain.isascii() and plain.isprintable() and len(text) <= MESSAGE_LIMIT:
@@ -158,14 +158,14 @@ def report_message(text: str) -> bytes:
 
 
 def report_line(id: bytes, offset: int, notary: bytes, word: str, message: bytes) -> bytes:
-    """One line for the scheduler. ``notary`` and ``message`` are as the functions above make them."""
+    """One line for the scheduler. ``notary`` and ``message`` come from the functions above."""
     name = id if id.isdigit() and len(id) <= _FIELD_LIMIT else _field(id)
     return b"%b/%d\t%b\t%b %b\n" % (name, offset, notary, word.encode("ascii"), message)
 
 
 def resync_line(path: bytes) -> bytes:
-    """What has the scheduler forget the control file ``path`` (as its job line wrote it) and look at it again."""
-    # Octets above 0x7f go back as they came: the scheduler compares.
+    """The line that makes the scheduler read the control file ``path`` (as in its job line) again."""
+    # Octets above 0x7f are returned unchanged: the scheduler compares.
     return b"#resync " + b"".join(_PATH_OCTETS[octet] for octet in path) + b"\n"
 
 
@@ -191,7 +191,7 @@ def _clean(text: bytes | str) -> bytes:
 
 
 def _cut(data: bytes, limit: int) -> bytes:
-    """At most ``limit`` octets of UTF-8, no character halved; a cut is shown."""
+    """At most ``limit`` octets of UTF-8, cut between characters; a cut is marked."""
     if len(data) <= limit:
         return data
     return data[: limit - 3].decode("utf-8", "ignore").encode("utf-8") + b"..."

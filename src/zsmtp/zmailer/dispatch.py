@@ -1,4 +1,4 @@
-"""Where deliveries go: one route at a time, kept open between jobs, and hosts left alone after a failure."""
+"""Sends deliveries over one route at a time, kept open between jobs, with a backoff of failed hosts."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from zsmtp.zmailer.options import AgentOptions
 if TYPE_CHECKING:
     from zsmtp.delivery.security import Security
 
-MAX_OTHER_HOSTS = 100  # destinations looked up for one job under -e
-MAX_BEGUN = 10_000  # jobs remembered by destination
+MAX_OTHER_HOSTS = 100  # destinations looked up for one job with -e
+MAX_BEGUN = 10_000  # jobs remembered per destination
 
 T = TypeVar("T")
 
 
 class _Begun(NamedTuple):
-    """What was begun for a destination: its threads, each with the number of the last run, and jobs."""
+    """The threads begun for a destination, each with the number of its last run, and the jobs."""
 
     threads: dict[str, int]
     jobs: set[bytes]
 
 
 class Dispatcher:
-    """Brings deliveries to the destination chosen last, over ``driver``."""
+    """Delivers to the destination chosen last, over ``driver``."""
 
     def __init__(
         self, options: AgentOptions, driver: BlockingDriver, observer: Observer, security: Security | None = None
@@ -53,9 +53,9 @@ class Dispatcher:
         self._route: Route | None = None
         self._resting = HostBackoff()
         self._deliverer = RouteDeliverer(self._courier, self._resting, observer)
-        self._begun: dict[str, _Begun] = {}  # by destination, since a session with it stood
+        self._begun: dict[str, _Begun] = {}  # by destination, since its last session
         self._thread: str | None = None
-        self._run = 0  # of the scheduler's threads, counted as this agent sees them
+        self._run = 0  # number of the scheduler's thread run, counted by this agent
 
     @property
     def link(self) -> OpenSession | None:
@@ -67,7 +67,7 @@ class Dispatcher:
         return self._driver.run(work)
 
     def choose(self, destination: str) -> None:
-        """Have the route to ``destination``; a route to another one is ended first."""
+        """Choose the route to ``destination``; ends a route to another one first."""
         if self._route is not None and self._route.request.destination == destination:
             return
         self.end("new host")
@@ -76,9 +76,8 @@ class Dispatcher:
     def begin(self, host: str, job: bytes) -> None:
         """A job of the scheduler's thread for ``host`` begins; its line names it. The destination is chosen.
 
-        A host that failed is left alone for those that were read ahead. The scheduler leaves it alone, too, once it has
-        heard of that: when it begins with the same thread or the same job again, its interval is over, and the host is
-        tried.
+        After a failure of the host, jobs that were read ahead are deferred. The scheduler then waits, too: when it
+        begins the same thread or the same job again, its interval is over, and the host is tried.
         """
         assert self._route is not None
         if host != self._thread:
@@ -98,25 +97,25 @@ class Dispatcher:
             begun.jobs.add(job)
 
     def idle(self) -> None:
-        """The scheduler has no work now: it is through with the thread that it gave jobs of."""
+        """Note that the scheduler has no work now: it has finished its thread."""
         self._thread = None
 
     def end(self, reason: str) -> None:
-        """Say good-bye to the host, if a session is open, and forget the route."""
+        """End the session, if one is open, and drop the route."""
         if self._route is not None:
             self._driver.run(self._courier.close(self._route, reason))
         self._route = None
 
     def keep_alive(self) -> None:
-        """Ask an idle session whether it still lives; it is dropped quietly if not."""
+        """Test whether an idle session is still open; if not, close it silently."""
         if self._route is not None:
             self._driver.run(self._courier.keep_alive(self._route))
 
     def deliver(self, delivery: Delivery, more: More) -> None:
-        """Settle every recipient of ``delivery``, and of what ``more`` gives meanwhile (see ``Courier.deliver``).
+        """Settle every recipient of ``delivery``, and of the deliveries of ``more`` (see ``Courier.deliver``).
 
-        A host that failed as a whole is left alone for as long as its verdict says, or until the scheduler gives the
-        same thread again (:meth:`begin`): its mail is put off at once.
+        A host that failed is in backoff for the time in its verdict, or until the scheduler begins the same thread
+        again (:meth:`begin`): its mail is deferred at once.
         """
         route = self._route
         assert route is not None
@@ -129,15 +128,15 @@ class Dispatcher:
             self._driver.run(self._courier.close(route, "one message per connection"))
 
     def deliver_on_link(self, delivery: Delivery) -> None:
-        """As :meth:`deliver`, but over the link that is open now or not at all."""
+        """Like :meth:`deliver`, but over the open link only."""
         assert self._route is not None
         self._driver.run(self._courier.deliver_on_link(self._route, delivery))
         self._route.last_use = time.monotonic()
 
     def served_here(self, hosts: list[bytes]) -> set[bytes]:
-        """Those of ``hosts`` whose mail exchangers include the host now connected to; connects if need be (``-e``).
+        """Those of ``hosts`` whose mail exchangers include the host now connected to; connects if necessary (``-e``).
 
-        A host with several names is known by its address.
+        A host with several names is recognised by its address.
         """
         route = self._route
         if route is None or not hosts:
@@ -155,7 +154,7 @@ class Dispatcher:
         return served
 
     def _may_share(self, request: DestinationRequest, server: str, link: OpenSession) -> bool:
-        """Whether mail for another destination may go over ``link``, whose peer is ``server`` to it."""
+        """Whether mail for another destination, with the exchanger ``server``, may use ``link`` to the same host."""
         if self._security is None:
             return True
         assert self._route is not None
@@ -166,9 +165,9 @@ class Dispatcher:
 
 
 async def _exchanger_at(request: DestinationRequest, peer: Endpoint) -> str | None:
-    """The name of the mail exchanger of a destination that ``peer`` is, None if it is none. Awaits lookups.
+    """The name under which ``peer`` is a mail exchanger of a destination; None if it is none. Awaits lookups.
 
-    Addresses are looked up only where no name is that of the peer.
+    Addresses are looked up only if no name is the peer's.
     """
     if peer.host.lower() in await exchanger_names(request):
         return peer.host
@@ -177,8 +176,8 @@ async def _exchanger_at(request: DestinationRequest, peer: Endpoint) -> str | No
 
 
 def _same_login(security: Security, one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Whether the same user logs in for two pairs of a server's name and a destination, or nobody for both."""
+    """Whether two pairs of a server's name and a destination have the same credentials, or both have none."""
     try:
         return security.credentials_for(*one) == security.credentials_for(*other)
-    except ConfigError:  # whose login cannot be used now has to wait, and not to go out without one
+    except ConfigError:  # mail whose login is invalid must wait, and not be sent without one
         return False

@@ -1,10 +1,10 @@
-"""The words of a control file's ``N`` records, and the values that travel beside them.
+"""Parses the words of a control file's ``N`` records, and the values beside them.
 
 ``NOTIFY=`` and ``ORCPT=`` are the RCPT TO parameters of RFC 3461 4.1 and 4.2, ``BY=`` is the by-time of RFC 2852 4,
-``REQUIRETLS`` the MAIL FROM parameter of RFC 8689; ``INRCPT=`` and ``INFROM=`` say which local list or alias made the
-recipient, ``EZMLM=`` asks for a sender address of its own (see ``zsmtp.zmailer.spoolid.verp``). A word that is
-malformed is worse than none: a server would refuse the recipient for it. It is left out, with a remark; words nobody
-knows are skipped. :class:`DsnWordsReader` collects the words of one recipient's records into :class:`DsnWords`.
+``REQUIRETLS`` the MAIL FROM parameter of RFC 8689; ``INRCPT=`` and ``INFROM=`` name the local list or alias that made
+the recipient, ``EZMLM=`` requests a separate sender address (see ``zsmtp.zmailer.spoolid.verp``). A server would refuse
+a recipient with a malformed word, so that word is omitted, with a remark; unknown words are skipped.
+:class:`DsnWordsReader` collects the words of one recipient's records into :class:`DsnWords`.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _CONTROLS = pattern(rb"[\x00-\x20\x7f]")
 
 
 def valid_envid(value: bytes) -> bool:
-    """Whether ``value`` can stand as it is in ``ENVID=``: xtext of at most 100 octets (RFC 3461 4.4)."""
+    """Whether ``value`` is valid in ``ENVID=``: xtext of at most 100 octets (RFC 3461 4.4)."""
     return _ENVID.fullmatch(value) is not None
 
 
 class DsnWordsReader:
-    """Adds words to ``words``, one record after the other; ``remarks`` says what was left out. First word counts."""
+    """Adds words to ``words``, one record after the other; ``remarks`` name omitted ones. The first value counts."""
 
     __slots__ = ("remarks", "words")
 
@@ -97,7 +97,7 @@ _TEXTS = {b"NOTIFY": "notify", b"ORCPT": "orcpt", b"INRCPT": "inrcpt", b"INFROM"
 
 
 def _text(name: str, value: bytes) -> bytes | None:
-    """The value as it is kept, or None if it is malformed."""
+    """The value to keep, or None if it is malformed."""
     if name == "notify":
         value = value.upper()
         good = _NOTIFY.fullmatch(value) is not None

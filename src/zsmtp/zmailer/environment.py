@@ -1,4 +1,4 @@
-"""From options and the ZENV file to the values the engine is led by."""
+"""Makes the engine's settings from the options and the ZENV file."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from zsmtp.delivery.security import Security
 
 HOSTS_FILE = "/etc/hosts"
-POLICY_SWITCHES = ("TLS_DANE", "TLS_MTA_STS")  # ZENV: policies of destinations that count without -S, too
+POLICY_SWITCHES = ("TLS_DANE", "TLS_MTA_STS")  # ZENV: switches for policies of destinations, also without -S
 MAX_HOSTS_FILE = 1 << 20  # characters
 
 C = TypeVar("C", bound=Enum)
 
 
 def security(options: AgentOptions, zenv: Zenv, driver: BlockingDriver, warn: Callable[[str], None]) -> Security | None:
-    """What ``-S``, ``-A`` and ZENV ask in the way of TLS and login; None if nothing. ``driver`` is equipped for it.
+    """The configuration of TLS and logins from ``-S``, ``-A`` and ZENV; None without any. Prepares ``driver`` for it.
 
-    Raises OSError or :class:`~zsmtp.errors.ConfigError` for files that cannot be used.
+    Raises OSError or :class:`~zsmtp.errors.ConfigError` for invalid files.
     """
     if options.tls_conf is None and options.auth_file is None and not any(name in zenv for name in POLICY_SWITCHES):
         return None
@@ -45,7 +45,7 @@ def security(options: AgentOptions, zenv: Zenv, driver: BlockingDriver, warn: Ca
 
 
 def session_settings(options: AgentOptions, security: Security | None = None) -> SessionSettings:
-    """How sessions are led."""
+    """The settings of sessions."""
     if options.lmtp:
         greeting = Greeting.LHLO
     elif options.seven_bit == 2:
@@ -74,7 +74,7 @@ def session_settings(options: AgentOptions, security: Security | None = None) ->
 
 
 def content_target(options: AgentOptions, zenv: Zenv, warn: Callable[[str], None]) -> Target:
-    """What options and ZENV say of the form of content; what the server offers is still to be filled in."""
+    """The target of content from options and ZENV; the server's capabilities are added later."""
     return Target(
         seven_bit=options.seven_bit > 0,
         send_eight_bit=options.eight_bit,
@@ -97,7 +97,7 @@ def _choice(zenv: Zenv, name: str, default: C, warn: Callable[[str], None]) -> C
 
 
 def destination_request(options: AgentOptions, destination: str) -> DestinationRequest:
-    """What is asked of the destination rules for ``destination``."""
+    """The request to the destination rules for ``destination``."""
     names = (options.helo_name, os.uname().nodename)
     return DestinationRequest(
         destination=destination,
@@ -114,7 +114,7 @@ def destination_request(options: AgentOptions, destination: str) -> DestinationR
 
 
 def _shuffle(items: list[Any]) -> None:
-    import random  # only names with several exchangers need chance
+    import random  # only names with several exchangers need it
 
     random.SystemRandom().shuffle(items)
 
@@ -122,9 +122,9 @@ def _shuffle(items: list[Any]) -> None:
 def driver(
     options: AgentOptions, zenv: Zenv, stop: Stop, observer: Observer, warn: Callable[[str], None]
 ) -> BlockingDriver:
-    """The driver, with the resolver and the local identity that were asked for.
+    """The driver, with the configured resolver and local identity.
 
-    Raises :class:`~zsmtp.errors.ConfigError` for a local identity or a resolver address that is none.
+    Raises :class:`~zsmtp.errors.ConfigError` for an invalid local identity or resolver address.
     """
     text = options.local_identity or zenv.get("BINDADDR")
     make_resolver = _resolver_maker(options, zenv, warn)
@@ -157,7 +157,7 @@ def _resolver_maker(options: AgentOptions, zenv: Zenv, warn: Callable[[str], Non
 
 
 def _with_hosts_file(resolver: Resolver) -> Resolver:
-    """Without MX lookups (-x) names also come from the hosts file."""
+    """A resolver that also uses the hosts file, for -x (no MX lookups)."""
     from zsmtp.dns.hosts import HostsResolver, parse_hosts
 
     try:

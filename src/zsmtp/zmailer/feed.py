@@ -1,11 +1,11 @@
-"""The two sides of the scheduler's socket: job lines in, report lines out.
+"""Reads job lines from the scheduler's socket and writes report lines to it.
 
 ZMailer's scheduler gives its transport agents one end of a socket pair as descriptors 0, 1 and 2, so neither may be
-switched to non-blocking: what reads and writes here waits until there is something to read or room to write, and then
-takes what there is. The feed may hold many lines at once; only complete lines are jobs.
+made non-blocking: reads and writes here wait until the descriptor is ready, and then transfer what is possible. The
+feed may hold many lines at once; only complete lines are jobs.
 
-A scheduler that dies closes its side of both. If it had reports left to read, the feed ends with ECONNRESET instead of
-an end of file, and that is all that this means; :class:`Presence` tells whether there is a scheduler.
+A scheduler that dies closes its side of both. If it had unread reports, the feed ends with ECONNRESET instead of an end
+of file, which means nothing else; :class:`Presence` tests whether the scheduler still exists.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import select
 MAX_LINE = 16 * 1024  # octets of a job line; a path has at most 4096
 
 _READ_UNIT = 64 * 1024
-_WRITE_UNIT = 2048  # octets that fit wherever poll(2) sees room at all
+_WRITE_UNIT = 2048  # octets that fit whenever poll(2) reports room
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
-_STOP_PATIENCE = 10  # seconds for a reader that does not read while this program is told to stop
+_STOP_PATIENCE = 10  # seconds to wait for a slow reader while a stop is requested
 
 
 class JobFeed:
-    """Job lines from a descriptor. :meth:`take` gives what is there, :meth:`fill` reads once.
+    """Job lines from a descriptor. :meth:`take` returns buffered lines, :meth:`fill` reads once.
 
-    ``ended``: no more will come. ``broken``: why the feed could not be read to an end, None if nothing kept it.
+    ``ended``: no more will come. ``broken``: the error that ended the feed, None if there was none.
     """
 
     def __init__(self, fileno: int = 0) -> None:
@@ -42,13 +42,13 @@ class JobFeed:
 
     @property
     def holds_line(self) -> bool:
-        """Whether :meth:`take` has something to give without another :meth:`fill`."""
+        """Whether :meth:`take` returns a line without another :meth:`fill`."""
         return self._buffer.find(b"\n", self._searched) >= 0
 
     def take(self) -> bytes | None:
         """The next complete line without its line end, None if there is none.
 
-        Of a line over 16 KiB nothing is kept but its beginning, cut where the limit is: no file has such a name.
+        A line over 16 KiB is cut at the limit: no file has such a name.
         """
         while True:
             end = self._buffer.find(b"\n", self._searched)
@@ -71,10 +71,10 @@ class JobFeed:
             self._skipping = False
 
     def fill(self) -> None:
-        """Read what is there, waiting if need be; sets :attr:`ended` at the end of the feed, and when it broke."""
+        """Read what is available, waiting if necessary; sets :attr:`ended` at the end of the feed or after an error."""
         try:
             data = os.read(self._fileno, _READ_UNIT)
-        except BlockingIOError:  # whoever shares the descriptor made it so
+        except BlockingIOError:  # another process that shares the descriptor made it non-blocking
             return
         except OSError as error:
             self.broken = error
@@ -85,7 +85,7 @@ class JobFeed:
 
 
 class ReportChannel:
-    """Report lines to a descriptor that stays blocking; ``stopping`` tells whether this program is to stop."""
+    """Report lines to a descriptor that stays blocking; ``stopping``: a stop is requested."""
 
     def __init__(self, fileno: int = 1) -> None:
         self._fileno = fileno
@@ -94,30 +94,30 @@ class ReportChannel:
         self.stopping = False
 
     def write(self, data: bytes) -> None:
-        """Write all of ``data``. Raises OSError, TimeoutError among them if nobody reads while a stop is asked for."""
+        """Write all of ``data``. Raises OSError; TimeoutError if there is no reader while a stop is requested."""
         waited = 0
         while data:
             if not self._poll.poll(1000):
                 waited += 1
                 if self.stopping and waited >= _STOP_PATIENCE:
-                    raise TimeoutError("nobody reads the reports")
+                    raise TimeoutError("the reports are not read")
                 continue
             data = data[os.write(self._fileno, data[:_WRITE_UNIT]) :]
 
 
 class Presence:
-    """Whether the scheduler at the other end of a feed and a report channel still lives."""
+    """Whether the scheduler at the other end of a feed and a report channel still exists."""
 
     def __init__(self, feed: JobFeed, reports: int = 1) -> None:
         self._feed = feed
         self._poll = select.poll()
-        self._poll.register(feed.fileno(), 0)  # errors alone
+        self._poll.register(feed.fileno(), 0)  # errors only
         self._poll.register(reports, 0)
 
     def reports_are_read(self) -> bool:
         """False if the reader has closed its end of the pipe, or both directions of a socket.
 
-        Sets :attr:`JobFeed.broken` if the feed is, however much of it was read before.
+        Sets :attr:`JobFeed.broken` if the feed has failed, even if not all of it was read.
         """
         events = self._poll.poll(0)
         if not events:

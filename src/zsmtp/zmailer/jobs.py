@@ -1,9 +1,9 @@
-"""One job: from a control file and a host to settled recipients.
+"""Works on one job: settles the recipients of a control file for a host.
 
 A job opens its control file, takes the locks of the recipients meant for its channel and host, groups them into
-messages (same sender, same header block, same DSN wishes; VERP recipients alone) and has each delivered. Every
-recipient taken is marked and reported the moment its verdict is known; whatever happens on the way, none stays locked.
-Trouble of this machine (no descriptor, no space, an I/O error) is reported as a deferral with the reason.
+messages (same sender, same header block, same DSN parameters; VERP recipients alone) and has each delivered. Every
+recipient taken is marked and reported as soon as its verdict is known; none stays locked, also after errors. A failure
+of this machine (no descriptor, no space, an I/O error) is reported as a deferral with the reason.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from zsmtp.zmailer.zenv import Zenv
 
 
 class LegacyRules(NamedTuple):
-    """Old habits that ZENV asks for: TABs in headers made blanks, a ``for`` clause, canonical recipient domains."""
+    """Legacy edits enabled by ZENV: TABs in headers made blanks, a ``for`` clause, canonical recipient domains."""
 
     expand_tabs: bool = False
     for_clause: bool = False
@@ -50,7 +50,7 @@ class LegacyRules(NamedTuple):
 
     @classmethod
     def of(cls, zenv: Zenv) -> LegacyRules:
-        """What a ZENV file says."""
+        """The rules in a ZENV file."""
         return cls(
             not zenv.flag("RFC822TABS", default=True), zenv.flag("RECEIVED_FOR_CLAUSE"), zenv.flag("CANONIZE_RCPT")
         )
@@ -58,9 +58,10 @@ class LegacyRules(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """What all jobs of a process share.
+    """The values that all jobs of a process share.
 
-    ``told`` hears each report for the logs, with the attempt for syslog; ``run`` carries out the effects of a lookup.
+    ``on_report`` is called with each report for the logs, and the attempt for syslog; ``run`` carries out the effects
+    of a lookup.
     """
 
     options: AgentOptions
@@ -69,50 +70,49 @@ class JobContext:
     reporter: ReportWriter
     observer: Observer
     warn: Callable[[str], None]
-    told: Callable[[RecipientReport, LoggedAttempt], None]
+    on_report: Callable[[RecipientReport, LoggedAttempt], None]
     run: Callable[[Operation[bytes]], bytes]
 
 
 class ControlFileJob:
-    """The work on one control file, which is None if it cannot be worked on.
+    """The work on one control file; ``opened`` is None if it could not be opened.
 
-    ``control`` is the parsed file, if there is one.
-    ``has_own_log``: the sender asked for a log, in which nobody else's dialogue may stand.
-    ``settled`` is called whenever the last recipient taken has its verdict; ``nobody`` when the job is closed and no
-    recipient was reported.
+    ``control`` is the parsed file, if there is one. ``has_own_log``: the sender requested a log, which must not contain
+    the dialogue of other messages. ``settled`` is called whenever the last recipient taken has its verdict;
+    ``without_reports`` when the job is closed and no recipient was reported.
     """
 
     control: ControlFile
 
     def __init__(
         self,
-        surroundings: JobContext,
+        context: JobContext,
         opened: OpenControl | None,
         settled: Callable[[], None],
-        nobody: Callable[[], None],
+        without_reports: Callable[[], None],
     ) -> None:
         self.opened = opened
         if opened is not None:
             self.control = opened.control
         self.looked_further = opened is None
         self.has_own_log = opened is not None and opened.control.verbose_log is not None
-        self._all = surroundings
+        self._all = context
         self._settled = settled
-        self._nobody = nobody
+        self._without_reports = without_reports
         self._message: MessageFile | None = None
         self._groups: deque[list[ControlRecipient]] = deque()
         self._unsettled: dict[int, ControlRecipient] = {}
         self._conversions: dict[int, LoggedConversion] = {}  # by offset of the recipient
-        self._answered = False  # whether any recipient was, or will be, reported
+        self._answered = False  # a recipient was, or will be, reported
         self._started = time.time()
 
     @property
     def done(self) -> bool:
-        """Whether everybody taken has a verdict."""
+        """Whether every recipient taken has a verdict."""
         return not self._unsettled
 
     def take(self, wanted: Sequence[ControlRecipient]) -> None:
-        """Lock those of ``wanted`` that nobody else has, and make messages for them."""
+        """Lock those of ``wanted`` that no other process has locked, and make messages for them."""
         try:
             self._take(wanted)
         except SpoolError as error:
@@ -120,7 +120,7 @@ class ControlFileJob:
             self.put_off(self.control.id, wanted, error)
 
     def take_along(self, others: Sequence[ControlRecipient]) -> None:
-        """As :meth:`take`, for recipients that another job is for: it is left those that cannot be locked now."""
+        """Like :meth:`take`, for recipients of another job, which keeps those that cannot be locked now."""
         try:
             self._take(others)
         except SpoolError as error:
@@ -140,7 +140,7 @@ class ControlFileJob:
             self._groups += group_recipients(taken, alone=not self._all.options.ignore_ezmlm)
 
     def put_off(self, id: bytes, wanted: Sequence[ControlRecipient], trouble: SpoolError) -> None:
-        """Report that those of ``wanted`` have to wait, who could not be locked for trouble of this machine.
+        """Report a deferral of ``wanted``, which could not be locked because of a failure of this machine.
 
         ``id`` is the number of the control file.
         """
@@ -152,14 +152,14 @@ class ControlFileJob:
             if all_jobs.reporter.logged:
                 now = time.time()
                 passed = now - self._started
-                all_jobs.told(report, LoggedAttempt(id.decode("ascii"), passed, passed, LoggedConversion.UNKNOWN))
+                all_jobs.on_report(report, LoggedAttempt(id.decode("ascii"), passed, passed, LoggedConversion.UNKNOWN))
 
     def leave(self) -> None:
-        """The job cannot be worked on for trouble of this machine: it is to come again as it is."""
+        """Leave the job unchanged, to come again, because of a failure of this machine."""
         self._answered = True
 
     def _settle_recorded(self, taken: list[ControlRecipient]) -> list[ControlRecipient]:
-        """Settle those who have their record in the control file already; the others are returned."""
+        """Settle recipients that already have a record in the control file; returns the others."""
         assert self.opened is not None
         records: dict[int, list[FinalRecord]] = {}
         for one in self.control.recorded:
@@ -171,7 +171,7 @@ class ControlFileJob:
                 del self._unsettled[recipient.offset]
                 report = self._all.reporter.settle_recorded(self.opened, recipient, record)
                 if self._all.reporter.logged:
-                    self._all.told(report, self._attempt(recipient, time.time()))
+                    self._all.on_report(report, self._attempt(recipient, time.time()))
         return [recipient for recipient in taken if recipient.offset in self._unsettled]
 
     def next_delivery(self) -> Delivery | None:
@@ -181,24 +181,24 @@ class ControlFileJob:
         return None
 
     def give_up(self) -> None:
-        """Put off everybody who has no verdict yet: nothing stays locked."""
+        """Defer all recipients without a verdict, so that none stays locked."""
         self._groups.clear()
         verdict = from_loss(Interrupted("told to stop"), "", None)
         for recipient in list(self._unsettled.values()):
             self._settle(recipient, verdict)
 
     def close(self) -> None:
-        """The work is done: let go of the files."""
+        """End the work: close the files."""
         if self._message is not None:
             self._message.close()
         if self.opened is not None:
             self._all.reporter.finish(self.opened)
             self.opened.close()
         if not self._answered:
-            self._nobody()
+            self._without_reports()
 
     def _open_message(self, taken: list[ControlRecipient]) -> bool:
-        """Open the message file; if that fails everyone is settled, and it is False."""
+        """Open the message file; if that fails, settle all recipients and return False."""
         control = self.control
         try:
             path = message_path(control.path, control.message_name)
@@ -233,12 +233,12 @@ class ControlFileJob:
         assert self.opened is not None
         report = reporter.settle(self.opened, recipient, verdict, epoch=int(now), lmtp=self._all.options.lmtp)
         if reporter.logged:
-            self._all.told(report, self._attempt(recipient, now))
+            self._all.on_report(report, self._attempt(recipient, now))
         if not self._unsettled:
             self._settled()
 
     def _attempt(self, recipient: ControlRecipient, now: float) -> LoggedAttempt:
-        """What syslog is told of the attempt besides the report."""
+        """The facts of the attempt for syslog besides the report."""
         if self._message is None:
             name = self.control.id.decode("ascii")
             return LoggedAttempt(name, now - self._started, now - self._started, LoggedConversion.UNKNOWN)
@@ -262,7 +262,7 @@ class ControlFileJob:
         return Envelope(reverse, tuple(forwards), first.ret, first.envid, self._wish(first))
 
     def _wish(self, recipient: ControlRecipient) -> TLSDemand:
-        """What the sender asks of sessions; the word in the control file goes before the header field (RFC 8689 5)."""
+        """The sender's TLS demand; the word in the control file overrides the header field (RFC 8689 5)."""
         if recipient.dsn.requiretls:
             return TLSDemand.REQUIRETLS
         optional = tls_is_optional(self.control.headers[recipient.header].data)
@@ -275,7 +275,7 @@ class ControlFileJob:
         return Forward(address, dsn.notify, dsn.orcpt, None if dsn.by is None else self._deliver_by(dsn.by))
 
     def _deliver_by(self, by: By) -> tuple[int, bytes] | None:
-        """The time that is left of DELIVERBY, which counts from the arrival of the message (RFC 2852 4)."""
+        """The remaining time of DELIVERBY, counted from the arrival of the message (RFC 2852 4)."""
         if self._message is None:
             return None
         return int(by.seconds - (time.time() - self._message.mtime_ns / 1e9)), by.flags
@@ -283,16 +283,14 @@ class ControlFileJob:
     # --------------------------------------------------------------- content
 
     def _content_for(self, group: list[ControlRecipient], envelope: Envelope) -> ContentProvider:
-        """The content for these recipients; what is done to it is kept for syslog."""
+        """The content for these recipients; its conversion is recorded for syslog."""
 
         def converted(conversion: BodyConversion) -> None:
             done = LoggedConversion.NONE if conversion is BodyConversion.NONE else LoggedConversion(conversion.value)
             self._conversions.update(dict.fromkeys([r.offset for r in group], done))
 
-        surroundings = self._all
-        return ContentProvider(
-            lambda: self._prepare(group), surroundings.targets, envelope, surroundings.observer, converted
-        )
+        context = self._all
+        return ContentProvider(lambda: self._prepare(group), context.targets, envelope, context.observer, converted)
 
     def _prepare(self, group: list[ControlRecipient]) -> Stored:
         assert self._message is not None
@@ -300,7 +298,7 @@ class ControlFileJob:
         control = self.control
         header = control.headers[group[0].header].data
         if habits.expand_tabs or habits.for_clause:
-            from zsmtp.body.headers import add_for_clause, expand_tabs  # they cost only those who have them
+            from zsmtp.body.headers import add_for_clause, expand_tabs  # imported only if used, to save start-up time
 
             header = expand_tabs(header) if habits.expand_tabs else header
             header = add_for_clause(header, group[0].user) if habits.for_clause and len(group) == 1 else header
@@ -308,13 +306,13 @@ class ControlFileJob:
 
 
 def _local_trouble(error: SpoolError) -> Verdict:
-    """The verdict when this machine failed: the mail waits, and its host is not to blame."""
+    """The verdict when this machine failed: the mail waits, without a backoff of its host."""
     text = f"local; 450 ({error.problem})"
     return Verdict(Disposition.DEFERRED, EnhancedStatus(4, 3, 0), text, error.problem, level=Scope.MESSAGE)
 
 
 def group_recipients(recipients: list[ControlRecipient], *, alone: bool) -> list[list[ControlRecipient]]:
-    """Those who can share a transaction, in file order; ``alone`` keeps VERP recipients by themselves."""
+    """Groups of recipients that can share a transaction, in file order; with ``alone`` VERP recipients are single."""
     if len(recipients) == 1:
         return [recipients]
     groups: dict[object, list[ControlRecipient]] = {}
@@ -329,7 +327,7 @@ def group_recipients(recipients: list[ControlRecipient], *, alone: bool) -> list
 async def canonical_address(address: bytes) -> bytes:
     """``address`` with its domain replaced by the canonical name if it is an alias (ZENV ``CANONIZE_RCPT``).
 
-    A rule of RFC 974's time that RFC 5321 5.1 does not have any more; a failed lookup leaves the address alone.
+    RFC 974 had this rule, RFC 5321 5.1 has not; after a failed lookup the address stays unchanged.
     """
     domain = domain_of(address)
     if not domain.isascii() or not domain or domain.startswith(b"["):
@@ -345,13 +343,13 @@ async def canonical_address(address: bytes) -> bytes:
 
 
 def matching(control: ControlFile, channel: bytes, host: bytes) -> list[ControlRecipient]:
-    """The recipients still to do for this channel and host; hosts are compared without case."""
+    """The remaining recipients for this channel and host; hosts are compared without case."""
     wanted = host.lower()
     return [r for r in control.recipients if r.state == b" " and r.channel == channel and r.host.lower() == wanted]
 
 
 def other_hosts(control: ControlFile, channel: bytes, host: bytes) -> dict[bytes, list[ControlRecipient]]:
-    """The recipients still to do for this channel at other hosts, by host in lower case."""
+    """The remaining recipients for this channel at other hosts, by host in lower case."""
     found: dict[bytes, list[ControlRecipient]] = {}
     for r in control.recipients:
         if r.state == b" " and r.channel == channel and r.host.lower() != host.lower():

@@ -1,4 +1,4 @@
-"""All logs of one agent behind one observer: ``-l``, ``-d``, ``-s``, a sender's ``v``, traces, syslog, metrics."""
+"""Combines all logs of one agent in one observer: ``-l``, ``-d``, ``-s``, a sender's ``v``, traces, syslog, metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _recorder(options: AgentOptions, warn: Callable[[str], None]) -> TraceRecorder | None:
-    """What makes traces, with all that it is made of: imported only if it was asked for."""
+    """The trace recorder; its modules are imported only if it is used."""
     from zsmtp.observers.files import TraceDirectory
     from zsmtp.observers.trace import TraceRecorder
 
@@ -35,7 +35,7 @@ def _recorder(options: AgentOptions, warn: Callable[[str], None]) -> TraceRecord
 
 
 def _metrics(path: str, warn: Callable[[str], None]) -> MetricsFile | None:
-    """What counts for Prometheus, if that was asked for: imported only then."""
+    """The metrics file, if it is configured; its module is imported only then."""
     if not path:
         return None
     from zsmtp.zmailer.textfile import MetricsFile
@@ -44,10 +44,10 @@ def _metrics(path: str, warn: Callable[[str], None]) -> MetricsFile | None:
 
 
 class Journal:
-    """Hears every event and passes it to the logs that were asked for.
+    """Passes every event to the configured logs.
 
-    ``debug`` takes the lines of ``-d``; ``warn`` hears why a log cannot be kept. ``listening`` tells whether any
-    log hears events now (see ``zsmtp.events.heard``).
+    ``debug`` takes the lines of ``-d``; ``warn`` is called with the reason if a log cannot be written. ``listening``:
+    some log uses events now (see ``zsmtp.events.heard``).
     """
 
     def __init__(
@@ -74,48 +74,48 @@ class Journal:
         if self._metrics is not None:
             standing.append(self._metrics)
         self._standing = combine(*standing)
-        self._tell_to(self._standing)
+        self._set_observer(self._standing)
 
-    def _tell_to(self, observer: Observer) -> None:
-        self._tell = observer
+    def _set_observer(self, observer: Observer) -> None:
+        self._observe = observer
         self.listening = heard(observer)
 
     def __call__(self, event: Event) -> None:
-        self._tell(event)
+        self._observe(event)
 
     def close(self) -> None:
-        """The work is over: what is still in hand is written."""
+        """Write the pending data of all logs at the end."""
         if self._traces is not None:
             self._traces.close()
         if self._metrics is not None:
             self._metrics.write()
 
     def begin(self, control: ControlFile, warn: Callable[[str], None]) -> None:
-        """The work on a control file starts; its sender may have asked for a log of his own."""
+        """Begin the work on a control file; its sender may have requested a log of his own."""
         if control.verbose_log is not None:
             self._verbose = VerboseLog(control.verbose_log, clock=self._clock, warn=warn)
-            self._tell_to(combine(self._standing, self._verbose))
+            self._set_observer(combine(self._standing, self._verbose))
         if self._dialogue is not None:
             self._dialogue.message(control.id, control.log_identity)
             for remark in control.remarks:
                 self._dialogue.remark(remark)
 
     def end(self) -> None:
-        """The work on a control file is done."""
+        """End the work on a control file."""
         if self._verbose is not None:
-            self._tell_to(self._standing)
+            self._set_observer(self._standing)
             self._verbose.close()
             self._verbose = None
         if self._metrics is not None:
             self._metrics.end_of_file()
 
     @property
-    def hears_reports(self) -> bool:
-        """Whether any log that stands tells of reports; a sender's own may come and go."""
+    def logs_reports(self) -> bool:
+        """Whether a permanent log records reports; a sender's own log does not count."""
         return self._dialogue is not None or self._syslog.enabled
 
     def report(self, report: RecipientReport, attempt: LoggedAttempt) -> None:
-        """A recipient was reported to the scheduler."""
+        """Log a report to the scheduler."""
         if self._dialogue is not None:
             self._dialogue.diag(report)
         if self._verbose is not None:
@@ -123,18 +123,18 @@ class Journal:
         self._syslog.report(report, attempt)
 
     def jobspec(self, line: bytes) -> None:
-        """A job line came."""
+        """Log a job line."""
         if self._dialogue is not None:
             self._dialogue.jobspec(line)
 
     def remark(self, text: str) -> None:
-        """A line for the dialogue log and for ``-d``, of which there is no event."""
+        """Write a line without an event to the dialogue log and to ``-d``."""
         if self._dialogue is not None:
             self._dialogue.remark(text)
         if self._debug is not None:
             self._debug(f"# {text}\n".encode("utf-8", "backslashreplace"))
 
     def state(self, text: str) -> None:
-        """What the process is at between jobs, for ps(1)."""
+        """Show the state of the process between jobs, for ps(1)."""
         if self._title is not None:
             self._title.state(text)

@@ -1,8 +1,8 @@
-"""Control files on disk: opening them, taking and releasing recipients, appending diagnostics.
+"""Opens control files on disk, locks and releases recipients, and appends diagnostics.
 
-No other module opens a control file for writing. A recipient is locked by the state tag ``~`` and a process id in
-the 6 bytes after it; ``+``, ``-`` and blank release it. Those 7 bytes, and ``d`` records at the end, are all that is
-ever written: the file is never rewritten, truncated or created::
+No other module opens a control file for writing. A recipient is locked by the state tag ``~`` and a process id in the 6
+bytes after it; ``+``, ``-`` and blank release it. Only those 7 bytes, and ``d`` records at the end, are ever written:
+the file is never rewritten, truncated or created::
 
     with open_control("12345-6789") as spool:
         taken = spool.take_all(spool.control.recipients, pid=os.getpid())
@@ -10,10 +10,10 @@ ever written: the file is never rewritten, truncated or created::
         spool.release(taken[0], Mark.DELIVERED)
 
 Two agents may race for one recipient. Here the test for a blank tag and the write over it happen under an ``fcntl``
-record lock, one for all recipients that lie close together, so one of them wins; an agent that ignores record locks
-still does not get past a ``~`` that is there, and what was written is read back. The lock is the bytes in the file; the
-record lock is held for microseconds. Whatever was taken and not released is blanked when the file is closed. A FIFO or
-a device is not waited for. One descriptor serves reading, marking and appending.
+record lock, one for all recipients close together, so one of them wins; an agent that ignores record locks still
+respects an existing ``~``, and the written bytes are read back. The lock is the bytes in the file; the record lock is
+held for microseconds. Recipients that were taken and not released are blanked when the file is closed. Opening a FIFO
+or a device does not block. One descriptor serves reading, marking and appending.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ PATIENCE = 2.0  # seconds to wait for a record lock; those of other agents last 
 STRETCH = 64 * 1024  # octets of a control file under one record lock
 
 OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_FILE_MODE = os.O_NONBLOCK  # what F_SETFL keeps of the flags above
+_FILE_MODE = os.O_NONBLOCK  # the flags above that F_SETFL keeps
 _LOCKED_BY_ANOTHER = frozenset({errno.EACCES, errno.EAGAIN})
 NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
-# What open(2) says of a path that names no file an agent can work on: no later try will find it better.
+# Errors of open(2) for a path that is no usable file: a later try would fail as well.
 _NO_FILE = NOT_THERE | {errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EINVAL}
 
 
 class StateTag(Enum):
-    """What a recipient is released with: its new state tag."""
+    """The new state tag of a released recipient."""
 
-    DELIVERED = b"+"  # the remote server took it
+    DELIVERED = b"+"  # the remote server accepted it
     FAILED = b"-"  # for good
-    TODO = b" "  # deferred: to be tried again
+    TODO = b" "  # deferred
 
 
-_TODO = StateTag.TODO  # asked of the class it costs more
+_TODO = StateTag.TODO  # an enum's attribute is read more slowly
 
 
 class SystemTrouble(SpoolError):
-    """The system would not do what was asked (no descriptor, no space, an I/O error): a later try may succeed."""
+    """A system call failed (no descriptor, no space, an I/O error): a later try may succeed."""
 
 
 def open_control(path: str, *, patience: float = PATIENCE) -> OpenControl:
@@ -70,7 +70,7 @@ def open_control(path: str, *, patience: float = PATIENCE) -> OpenControl:
 
 
 def read_control(path: str) -> ControlFile:
-    """Read the control file ``path``, of which nothing is to be changed; raises as :func:`open_control` does."""
+    """Read the control file ``path`` without write access; raises as :func:`open_control` does."""
     fd = _open(path, os.O_RDONLY)
     control = _read_control(path, fd)
     os.close(fd)
@@ -78,7 +78,7 @@ def read_control(path: str) -> ControlFile:
 
 
 def _read_control(path: str, fd: int) -> ControlFile:
-    """What is in the control file just opened, which is closed if that fails."""
+    """The content of the control file just opened, which is closed on failure."""
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -98,7 +98,7 @@ class OpenControl:
         self.control = control
         self._fd = fd
         self._patience = patience
-        # By offset of the state tag: the bytes that are a lock of this process, and what they are to give way to.
+        # By offset of the state tag: the lock bytes of this process, and the bytes to replace them.
         self._taken: dict[int, tuple[bytes, StateTag]] = {}
 
     def __enter__(self) -> Self:
@@ -110,10 +110,10 @@ class OpenControl:
         self.close()
 
     def close(self) -> None:
-        """Blank what is still locked by this process, and close the file; once is enough.
+        """Blank the locks of this process, and close the file; further calls do nothing.
 
-        A mark that could not be written is tried again; if that fails, the recipient stays locked: to say it is to be
-        done would send a delivered message twice.
+        A mark that could not be written is tried again; if that fails, the recipient stays locked: blanking it would
+        send a delivered message twice.
         """
         if self._fd < 0:
             return
@@ -126,19 +126,19 @@ class OpenControl:
 
     @property
     def descriptor(self) -> int:
-        """The number of the descriptor that is held; all lower ones were in use when the file was opened."""
+        """The number of the file's descriptor; all lower ones were in use when the file was opened."""
         return self._fd
 
     def take(self, recipient: ControlRecipient, *, pid: int) -> bool:
-        """Lock one recipient, as :meth:`take_all` does; whether it is taken."""
+        """Lock one recipient, as :meth:`take_all` does; returns whether it was locked."""
         return bool(self.take_all((recipient,), pid=pid))
 
     def take_all(self, recipients: Sequence[ControlRecipient], *, pid: int) -> list[ControlRecipient]:
-        """Lock those of ``recipients`` for the process ``pid`` whose state tag is blank (still); returns them.
+        """Lock those of ``recipients`` whose state tag is (still) blank for the process ``pid``; returns them.
 
         Of a process id of more than 6 digits the last 6 are written. Raises SpoolError if the file cannot be read or
-        written, or another process sits on the record lock for longer than the patience; what was taken before that
-        is blanked on :meth:`close`.
+        written, or another process holds the record lock for longer than the patience; recipients locked before that
+        are blanked on :meth:`close`.
         """
         if len(recipients) == 1:
             return self._take_stretch(recipients, pid)
@@ -171,16 +171,16 @@ class OpenControl:
         for recipient in tuple(taken):
             tag = recipient.offset + 1
             if not after.startswith(self._taken[tag][0], tag - start):
-                del self._taken[tag]  # an agent that does not use record locks has written over it
+                del self._taken[tag]  # an agent that ignores record locks has overwritten it
                 taken.remove(recipient)
         return taken
 
     def release(self, recipient: ControlRecipient, mark: StateTag) -> bool:
         """Write ``mark`` and blank the lock field, in one write.
 
-        False, and nothing is written, if the bytes are not this process's lock any more: someone else thinks it may
-        decide on this recipient. Raises SpoolError if the file cannot be written (:meth:`close` will try again),
-        and ValueError for a recipient that was not taken.
+        Returns False, and writes nothing, if the bytes are no longer this process's lock: another process has taken the
+        recipient. Raises SpoolError if the file cannot be written (:meth:`close` will try again), and ValueError for a
+        recipient that was not taken.
         """
         at = recipient.offset + 1
         lock, _ = self._taken.get(at, (b"", _TODO))
@@ -194,8 +194,8 @@ class OpenControl:
     def append(self, record: bytes) -> None:
         """Append one ``d`` record, with its LF; :meth:`sync` waits until it is on the disk.
 
-        It starts a line of its own even if the last one was left unfinished. Raises SpoolError if it could not be
-        written whole: then nothing of it counts. Raises ValueError for anything but one line of a ``d`` record.
+        It starts a new line even if the last one is unfinished. Raises SpoolError if it could not be written whole:
+        then it does not count. Raises ValueError for anything but one line of a ``d`` record.
         """
         if not (record.startswith(b"d") and record.find(b"\n") == len(record) - 1) or b"\0" in record:
             raise ValueError("not one line of a d record")
@@ -206,7 +206,7 @@ class OpenControl:
                 raise SystemTrouble(path, None, "the file was removed, or replaced by another one")
             if status.st_size and os.pread(fd, 1, status.st_size - 1) != b"\n":
                 record = b"\n" + record
-            # Marks are written in place, which is not possible in append mode; nobody else has this descriptor.
+            # Marks are written in place, which is not possible in append mode; no other process shares this descriptor.
             fcntl.fcntl(fd, fcntl.F_SETFL, _FILE_MODE | os.O_APPEND)
             try:
                 written = os.write(fd, record)
@@ -219,14 +219,14 @@ class OpenControl:
             raise SystemTrouble(path, None, f"only {written} of {len(record)} bytes of a diagnostic written")
 
     def sync(self) -> None:
-        """Wait until what was appended is on the disk. Raises SystemTrouble if it may not be."""
+        """Wait until appended records are on the disk. Raises SystemTrouble if they may not be."""
         try:
             os.fsync(self._fd)
         except OSError as problem:
             raise system_error(self.control.path, "write a diagnostic to the disk of", problem) from problem
 
     def _disarm(self, at: int, torn: bytes) -> None:
-        """Give a record that was cut off a state tag that nobody reads on from (a reader takes a blank for valid)."""
+        """Give a cut-off record a state tag that makes readers skip it (a blank one means valid)."""
         start = torn.find(b"d")
         if start >= 0:
             with contextlib.suppress(OSError):
@@ -300,7 +300,7 @@ def _stretches(recipients: Sequence[ControlRecipient]) -> Iterator[Sequence[Cont
 
 @lru_cache(1)
 def _lock_bytes(pid: int) -> tuple[bytes, bytes]:
-    """The lock of a process, and what there is room for where a recipient has no lock field."""
+    """The lock bytes of a process, and the short form for a recipient without a lock field."""
     if pid <= 0:
         raise ValueError(f"not a process id: {pid}")
     return b"~" + (b"%6d" % pid)[-6:], b"~"
@@ -314,12 +314,12 @@ def _open(path: str, mode: int) -> int:
 
 
 def _read_all(path: str, fd: int, size: int) -> bytes:
-    """All of the file: also what was appended since its size was taken."""
+    """The whole file, including data appended since its size was read."""
     if size > FILE_LIMIT:
         raise SpoolError(path, FILE_LIMIT, f"longer than {FILE_LIMIT} bytes")
     room = size + 4096
     data = os.read(fd, room)
-    if size <= len(data) < room:  # there was room for more, and no more was there
+    if size <= len(data) < room:  # there was room for more, and the file had no more
         return data
     parts, total = [data], len(data)
     while part := os.read(fd, 4096):
@@ -331,7 +331,7 @@ def _read_all(path: str, fd: int, size: int) -> bytes:
 
 
 def system_error(path: str, doing: str, problem: OSError | ValueError) -> SpoolError:
-    """What to raise for an error of the system: SpoolError where there is no such file, else SystemTrouble."""
+    """The exception for a system error: SpoolError if there is no such file, else SystemTrouble."""
     if not isinstance(problem, OSError):
         return SpoolError(path, None, f"cannot {doing} it: {problem}")
     kind = SpoolError if doing == "open" and problem.errno in _NO_FILE else SystemTrouble

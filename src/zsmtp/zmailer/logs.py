@@ -1,14 +1,14 @@
-"""What people can read of a delivery: dialogue log, sender's verbose log, process title, syslog, debug remarks.
+"""The logs of a delivery for people: dialogue log, sender's verbose log, process title, syslog, debug remarks.
 
 Each is an adapter from the events of :mod:`zsmtp.events` to lines, and each is an ``Observer``: call it with an event.
-None of them may disturb a delivery: a log that cannot be written is switched off with one complaint, nothing here
-waits, nothing here raises.
+None of them may affect a delivery: a log that cannot be written is switched off with one warning, and nothing here
+waits or raises.
 
-Peers choose part of what is logged. :func:`zsmtp.escape.escape` is the one way from octets to text: what could move a
-cursor, end a line or hide a letter becomes ``\\r``, ``\\x1b`` or ``\\u202e``, and what is not UTF-8 becomes ``\\xff``.
-Secrets do not come this far, the session replaces them in its events; message content is never logged, only its size.
+Peers choose parts of the logged text. :func:`zsmtp.escape.escape` converts all octets to text: characters that could
+move a cursor, end a line or hide a letter become ``\\r``, ``\\x1b`` or ``\\u202e``, and octets that are not UTF-8
+become ``\\xff``. The session has masked secrets in its events; message content is never logged, only its size.
 
-The forms of the lines are those of ZMailer's own agent, so that the tools of its administrators go on working.
+The lines have the formats of ZMailer's own agent, so that its administrators' tools keep working.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Warn = Callable[[str], None]
 Clock = Callable[[], float]
 
-LOG_MODE = 0o644  # of a log that is made, less the umask
+LOG_MODE = 0o644  # of a new log, less the umask
 _LINE_LIMIT = 8192  # characters; a reply line may be 64 KiB, and octets grow fourfold when escaped
 
 
@@ -48,7 +48,7 @@ def _host_name(endpoint: Endpoint) -> str:
 
 
 def _remark_text(event: events.Event, now: float) -> str | None:
-    """The words for an event that is neither a line of dialogue nor progress; they still need :func:`escape`."""
+    """The text for an event that is neither a line of dialogue nor progress; it still needs :func:`escape`."""
     match event:
         case events.Remark(text) | events.Detail(text):
             return text
@@ -72,14 +72,14 @@ def _remark_text(event: events.Event, now: float) -> str | None:
 
 
 class _AppendedFile:
-    """A file that grows by whole lines, each one ``write``; the first failure closes it and is complained of once."""
+    """A file that grows by whole lines, each one ``write``; the first failure closes it with one warning."""
 
     def __init__(self, path: str | bytes, flags: int, mode: int, warn: Warn, *, plain: bool) -> None:
         self._path = path
         self._warn = warn
         self._fd: int | None = None
         try:
-            # A FIFO without reader must not hold the delivery up, neither when opened nor when written.
+            # A FIFO without a reader must not block the delivery, neither on opening nor on writing.
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | flags, mode)
         except (OSError, ValueError) as error:
             self._give_up(error)
@@ -120,8 +120,8 @@ def _is_plain(fd: int) -> bool:
 
 
 def _cut(text: str) -> str:
-    """Escaped text of bounded length; the cut is shown."""
-    # One character becomes at least one, so what lies beyond the limit before escaping cannot come back.
+    """Escaped text of bounded length; a cut is marked."""
+    # Escaping never shortens text, so characters beyond the limit cannot be part of the result.
     text = escape(text[: _LINE_LIMIT + 1])
     return text if len(text) <= _LINE_LIMIT else text[:_LINE_LIMIT] + "..."
 
@@ -135,8 +135,8 @@ class DialogueLog:
 
     ``PPPPP`` is the process id, ``HHHH`` the low 16 bits of the start time, ``NNNN`` the running number of the line and
     ``SSSS`` the seconds since the start (both begin again at 10000), ``x`` one of ``r`` received, ``w`` written and
-    ``#`` remark. ``clock`` tells the time in seconds since 1970; ``warn`` hears, once, why there is no log (any
-    more). With ``verbose`` above 0 the details are logged too.
+    ``#`` remark. ``clock`` returns the time in seconds since 1970; ``warn`` is called once with the reason if the log
+    cannot be written. With ``verbose`` above 0 the details are logged too.
     """
 
     def __init__(self, path: str, pid: int, start_epoch: float, *, clock: Clock, warn: Warn, verbose: int = 0) -> None:
@@ -163,24 +163,24 @@ class DialogueLog:
                     self.remark(text)
 
     def remark(self, text: str) -> None:
-        """A line of this program's own."""
+        """Write a remark of this program."""
         self._write("#", _cut(text))
 
     def jobspec(self, line: bytes) -> None:
-        """The job line as it came from the scheduler, without its line end; the TAB before the host stays one."""
+        """Write the job line from the scheduler, without its line end; the TAB before the host is kept."""
         path, tab, host = line.partition(b"\t")
         self._write("#", f"jobspec: {_line_text(path)}{tab.decode()}{_line_text(host)}")
 
     def message(self, id: bytes, log_identity: bytes) -> None:
-        """The message now at work: the number of its control file, and what logs know it by (its Message-ID)."""
+        """Write the present message: the number of its control file, and its name in logs (its Message-ID)."""
         self._write("#", f"{_line_text(id)}: {_line_text(log_identity)}")
 
     def diag(self, report: RecipientReport) -> None:
-        """What was decided about a recipient, with all that a delivery status notification would show."""
+        """Write the verdict on a recipient, with all fields of a delivery status notification."""
         self._write("#", _diag_text(report))
 
     def close(self) -> None:
-        """Close the file; later events go nowhere."""
+        """Close the file; later events are discarded."""
         self._file.close()
 
     def _write(self, kind: str, text: str) -> None:
@@ -191,9 +191,9 @@ class DialogueLog:
 
 def _diag_text(report: RecipientReport) -> str:
     recipient = report.recipient
-    via = escape(report.remote.partition(" (")[0])  # "" for UNIX sockets, which have no name to be known by
+    via = escape(report.remote.partition(" (")[0])  # "" for UNIX sockets, which have no name
     through = f" WTT='{via}'" if via else ""
-    # "L" was the file offset of the lock; the lock is not told of here, and 0 is what readers know for "none".
+    # "L" was the file offset of the lock, which is unknown here; readers take 0 for "none".
     return (
         f"DIAG: C='{_line_text(recipient.channel)}' H='{_line_text(recipient.host)}' U='{_line_text(recipient.user)}' "
         f"P='{_line_text(recipient.privilege)}' ID={_line_text(report.id)}/{recipient.offset} L=0 "
@@ -203,11 +203,11 @@ def _diag_text(report: RecipientReport) -> str:
 
 
 class VerboseLog:
-    """The log a sender asked for (``mail -v``; the control file's ``v`` record): the dialogue and the reasons.
+    """The log that a sender requested (``mail -v``; the control file's ``v`` record): the dialogue and the reasons.
 
-    The path comes from a spool file, so only a regular file with one name is written to, never what a symbolic link,
-    a FIFO or a device would lead to; a file that is not there is made, and its sender can read it. Whatever prevents
-    the log is told to ``warn`` once.
+    The path comes from a spool file, so the log is written only to a regular file with one link, never through a
+    symbolic link, or to a FIFO or a device; a missing file is created, readable by its sender. ``warn`` is called once
+    with the reason if the log cannot be written.
     """
 
     def __init__(self, path: str | bytes, *, clock: Clock, warn: Warn) -> None:
@@ -220,16 +220,16 @@ class VerboseLog:
             self._file.write(line)
 
     def diag(self, report: RecipientReport) -> None:
-        """What was decided about a recipient."""
+        """Write the verdict on a recipient."""
         self._file.write(_diag_text(report))
 
     def close(self) -> None:
-        """Close the file; later events go nowhere."""
+        """Close the file; later events are discarded."""
         self._file.close()
 
 
 def _plain_line(event: events.Event, now: float) -> str | None:
-    """An event as one line, the dialogue with the arrows of reports: ``<<-`` what was sent, ``->>`` the answer."""
+    """An event as one line, the dialogue with the arrows of reports: ``<<-`` for commands, ``->>`` for replies."""
     match event:
         case events.LineSent(line):
             return f"<<- {_line_text(line)}"
@@ -240,9 +240,9 @@ def _plain_line(event: events.Event, now: float) -> str | None:
 
 
 def debug_observer(write: Callable[[bytes], None], *, clock: Clock) -> events.Observer:
-    """The observer of ``-d``: each event, progress too, as one line ``# ...`` handed to ``write``.
+    """The observer of ``-d``: each event, progress too, as one line ``# ...`` passed to ``write``.
 
-    An OSError of ``write`` (a closed standard output) silences it for good.
+    An OSError of ``write`` (a closed standard output) ends it.
     """
     silent = False
 
@@ -269,8 +269,8 @@ _VERBS = frozenset(b"EHLO HELO LHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP 
 class ProcessTitle:
     """Progress for ps(1), switched on by ``-s``: ``>192.0.2.1|25 mx.example DATA 34567/120000 (29%)``.
 
-    ``setter`` takes the title; without one it is setproctitle's, imported now, and where that is missing nothing is
-    shown. Content progress is shown when its percentage changes, however often it is told.
+    ``setter`` takes the title; without one it is setproctitle's, imported now; without that package nothing is shown.
+    Content progress is shown only when its percentage changes.
     """
 
     def __init__(self, setter: Callable[[str], object] | None = None) -> None:
@@ -299,7 +299,7 @@ class ProcessTitle:
                 self.state("closed")
 
     def state(self, text: str) -> None:
-        """Show ``text`` as what goes on (``#hungry``, ``#idle``)."""
+        """Show ``text`` as the state (``#hungry``, ``#idle``)."""
         self._percentage = -1
         self._show(text)
 
@@ -315,7 +315,7 @@ class ProcessTitle:
         self._state = state
         try:
             self._set(escape(f">{self._peer}{state}"[:200]))
-        except Exception:  # a title is never worth a delivery, whatever the setter is made of
+        except Exception:  # no error of a title setter may stop a delivery
             self._set = None
 
 
@@ -334,12 +334,12 @@ class LoggedConversion(Enum):
     QP = "QP"  # to quoted-printable
     EIGHT_BIT = "8BIT"  # decoded to 8-bit
     MULTIPART_QP = "MPQP"  # parts of a multipart to quoted-printable
-    UNKNOWN = "UNKNOWN"  # it never came to that
+    UNKNOWN = "UNKNOWN"  # the content was not made
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedAttempt:
-    """The attempt a syslog line tells of: age of the message and length of the attempt are in seconds."""
+    """The attempt of a syslog line: age of the message and duration of the attempt are in seconds."""
 
     spool_id: str
     delay: float
@@ -350,9 +350,9 @@ class LoggedAttempt:
 def syslog_line(report: RecipientReport, attempt: LoggedAttempt, *, separator: str = ", ") -> str:
     """``SPOOLID: to=<address>, delay=HH:MM:SS, xdelay=HH:MM:SS, mailer=channel, relay=host ([ip|port|...]), stat=...``.
 
-    ``separator`` stands between the fields: ", ", or a TAB. ``relay`` has the host and both ends of the connection, as
-    the remote MTA of a notification does; there is none for UNIX sockets. The text after the status is the last line of
-    the dialogue, at most 400 characters of it, 200 where there is no relay.
+    ``separator`` is ", " or a TAB. ``relay`` has the host and both ends of the connection, like the remote MTA of a
+    notification; there is none for UNIX sockets. The text after the status is the last line of the dialogue, at most
+    400 characters of it, 200 where there is no relay.
     """
     recipient = report.recipient
     fields = [
@@ -372,13 +372,13 @@ def syslog_line(report: RecipientReport, attempt: LoggedAttempt, *, separator: s
 
 
 def _clock_form(seconds: float) -> str:
-    """``HH:MM:SS``; more than 99 hours take the room they need."""
+    """``HH:MM:SS``; more than 99 hours take more digits."""
     whole = max(int(seconds), 0)
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 class SyslogBackend(Protocol):
-    """What is used of the standard library's ``syslog``."""
+    """The functions of the standard library's ``syslog`` that are used."""
 
     LOG_PID: int
     LOG_MAIL: int
@@ -392,9 +392,9 @@ class SyslogBackend(Protocol):
 class Syslog:
     """One line per recipient to syslog: facility mail, ``smtp[pid]``.
 
-    ``flags`` is ZENV's ``SYSLOGFLG``, ``T`` where it is not set: a ``T`` in it gives lines with commas, a ``t`` lines
-    with TABs (the first of the two counts), neither gives no lines. ``backend`` is the standard library's module,
-    imported when the first line is written.
+    ``flags`` is ZENV's ``SYSLOGFLG``, ``T`` if it is not set: ``T`` means lines with commas, ``t`` lines with TABs (the
+    first of the two counts); without either there are no lines. ``backend`` is the standard library's module, imported
+    when the first line is written.
     """
 
     def __init__(self, flags: str, backend: SyslogBackend | None = None) -> None:
@@ -405,7 +405,7 @@ class Syslog:
         self._open = False
 
     def report(self, report: RecipientReport, attempt: LoggedAttempt) -> None:
-        """Tell syslog of one recipient."""
+        """Write one recipient to syslog."""
         if not self.enabled:
             return
         line = syslog_line(report, attempt, separator=self._separator)

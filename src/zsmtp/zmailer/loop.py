@@ -1,13 +1,12 @@
-"""The loop over job lines: one ``#hungry`` for each line received, in their order.
+"""The agent's loop over job lines: one ``#hungry`` for each line received, in their order.
 
-A line is a control file with or without the host whose recipients are wanted, ``#idle``, or nothing, which ends the
-work as the end of the feed does. Jobs for the same host that the feed already holds may ride along while earlier ones
-wait for their replies; each is marked, reported and answered when its own replies are in. While nothing is there to
-do, an open connection is asked every three minutes whether it still lives. A signal ends the work: what is under way
-is given up, except messages whose final reply is due.
+A line is a control file with or without the host of the wanted recipients, ``#idle``, or empty, which ends the work
+like the end of the feed. Further jobs for the same host in the feed may be pipelined while earlier ones wait for their
+replies; each is marked, reported and answered when its own replies are in. While there are no jobs, NOOP tests an open
+connection every three minutes. A signal ends the work: all messages in progress are given up, except those whose final
+reply is due.
 
-When the scheduler is gone no further job is begun, however many lines it had written; what is under way ends as it
-ends, and is marked.
+When the scheduler is gone no further job is begun, even if lines are left; jobs in progress are finished and marked.
 """
 
 from __future__ import annotations
@@ -40,29 +39,29 @@ EX_IOERR = 74
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
 
-YOUNG_OBJECTS = 10_000  # made since the last search for garbage cycles; hardly anything here makes any
+YOUNG_OBJECTS = 10_000  # allocated between two searches for garbage cycles; this program makes hardly any
 
-KEPT_OCTETS = 1 << 20  # the largest blocks that messages are handled in, and some more
+KEPT_OCTETS = 1 << 20  # the largest blocks for messages, and some reserve
 
-MOST_JOBS = 1000  # under way at a time; fewer as soon as descriptors turn out to be short
+MOST_JOBS = 1000  # in progress at a time; fewer if descriptors are scarce
 
-NOOP_INTERVAL = 180.0  # seconds between two signs of life on an idle connection
+NOOP_INTERVAL = 180.0  # seconds between two NOOPs on an idle connection
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def _settle_memory() -> None:
-    """Tell collector and allocator what to expect: little garbage, and blocks of the same sizes over and over."""
-    gc.freeze()  # what is loaded stays, and need not be looked at again and again
+    """Tune the collector and the allocator: there is little garbage, and blocks of the same sizes repeat."""
+    gc.freeze()  # loaded modules stay, so the collector need not scan them
     gc.enable()
     gc.set_threshold(YOUNG_OBJECTS)
-    # The C library gives memory of this size back at once, and page by page the next message pays for it, until it has
-    # seen such a block freed: then it keeps that much for the next one.
+    # The C library returns memory of this size to the system at once, so that the next message has page faults, until
+    # such a block was freed once: then it keeps that much memory.
     bytes(KEPT_OCTETS)
 
 
 class Loop:
-    """The agent at work. The first ``#hungry`` was said before it is made."""
+    """The agent's main loop. The caller has written the first ``#hungry``."""
 
     def __init__(self, options: AgentOptions, warn: Callable[[str], None]) -> None:
         self._options = options
@@ -76,11 +75,11 @@ class Loop:
         extended = self._zenv.flag("TA_DIAGNOSTICS", default=True) if asked is None else asked
         self._reporter = ReportWriter(self._channel.write, pid=os.getpid(), extended=extended, gather=True)
         self._journal = Journal(options, self._zenv, self._debug, warn)
-        self._begun: deque[ControlFileJob] = deque()  # jobs not yet answered with #hungry, in the order of their lines
-        self._named, self._named_host = b"", options.host  # how the line before named its host, and what it meant
+        self._begun: deque[ControlFileJob] = deque()  # jobs without their #hungry, in the order of their lines
+        self._named, self._named_host = b"", options.host  # the host in the previous line, as written and decoded
         self._channel_name = os.fsencode(options.channel)
         self._most_jobs = MOST_JOBS
-        self._next: bytes | None = None  # a line taken from the feed that could not ride along
+        self._next: bytes | None = None  # a line taken from the feed that could not be pipelined
 
     def _debug(self, line: bytes) -> None:
         if not self._reporter.stdout_closed:
@@ -89,12 +88,12 @@ class Loop:
     # ------------------------------------------------------------------ loop
 
     def run(self) -> int:
-        """Work until the feed ends or a signal comes; the exit status."""
+        """Work until the feed ends or a signal comes; returns the exit status."""
         _settle_memory()
         self._descriptors = Descriptors()
         for remark in self._zenv.remarks:
             self._warn(remark)
-        self._heed_signals()
+        self._handle_signals()
         try:
             self._driver: BlockingDriver = environment.driver(
                 self._options, self._zenv, self._stop, self._journal, self._warn
@@ -109,7 +108,7 @@ class Loop:
         self._driver.before_wait = self._reporter.flush
         self._driver.may_linger = self._may_linger
         self._dispatcher = Dispatcher(self._options, self._driver, self._journal, security)
-        self._surroundings = JobContext(
+        self._context = JobContext(
             self._options,
             LegacyRules.of(self._zenv),
             Targets(environment.content_target(self._options, self._zenv, self._warn)),
@@ -129,7 +128,7 @@ class Loop:
                 self._driver.policies.close()
 
     def _may_linger(self) -> bool:
-        """Whether reports can wait a moment: not while the scheduler may wait for them to give more work."""
+        """Whether reports can be held back: not while the scheduler may wait for them before giving more work."""
         busy = self._next is not None or self._feed.holds_line
         return busy and not self._reporter.full and not self._stop.requested
 
@@ -140,17 +139,17 @@ class Loop:
             self._warn(f"the job feed broke off: {self._feed.broken.strerror}")
             return EX_TEMPFAIL
         if self._reporter.stdout_closed:
-            self._warn("standard output is closed: nobody hears the reports")
+            self._warn("standard output is closed: no more reports are read")
             return EX_IOERR
         return EX_OK
 
     def _abandoned(self) -> bool:
-        """Whether the scheduler is gone: no further job is begun then."""
+        """Whether the scheduler is gone, so that no further job is begun."""
         if not self._presence.reports_are_read():
             self._reporter.stdout_closed = True
         return self._reporter.stdout_closed or self._feed.broken is not None
 
-    def _heed_signals(self) -> None:
+    def _handle_signals(self) -> None:
         def stop(number: int, frame: FrameType | None) -> None:
             self._channel.stopping = True
             self._stop.request()
@@ -161,13 +160,13 @@ class Loop:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     def _next_line_done(self) -> bool:
-        """Deal with one line, and with those that ride along; False when there is no more to do."""
+        """Process one line, and those pipelined with it; returns False when there is no more work."""
         line = self._next_line()
         if line is None or self._stop.requested:
             return False
         if line == b"#idle":
             self._dispatcher.idle()
-            self._most_jobs = MOST_JOBS  # what was short may not be any more
+            self._most_jobs = MOST_JOBS  # descriptors may be available again
             self._hungry()
             self._journal.state("#idle")
             return True
@@ -188,7 +187,7 @@ class Loop:
     def _parse(self, line: bytes) -> tuple[bytes, str | None]:
         """The control file and the host of a job line."""
         path, _, named = line.partition(b"\t")
-        if named != self._named:  # most lines name the host of the line before
+        if named != self._named:  # most lines have the same host as the previous one
             self._named, self._named_host = named, os.fsdecode(named.strip()) or self._options.host
         return path, self._named_host
 
@@ -213,14 +212,14 @@ class Loop:
                 self._dispatcher.keep_alive()
 
     def _hungry(self) -> None:
-        """Ask for another line, unless this program is told to stop."""
+        """Ask for another line, unless a stop is requested."""
         if not self._stop.requested:
             self._reporter.hungry()
 
     # ------------------------------------------------------------------ jobs
 
     def _job(self, line: bytes, path: bytes, host: str) -> None:
-        """Deal with one control file, and with those that can ride along."""
+        """Process one control file, and those that can be pipelined with it."""
         self._dispatcher.choose(self._options.force_destination or host)
         self._host, self._host_name = host, os.fsencode(host)
         try:
@@ -235,12 +234,12 @@ class Loop:
             self._answer_done()
 
     def _begin(self, line: bytes, path: bytes, opened: OpenControl | SpoolError) -> None:
-        """Lock the recipients of a control file; one that could not be opened makes a job with nothing to do."""
+        """Lock the recipients of a control file; for one that could not be opened the job is empty."""
         self._dispatcher.begin(self._host, line)
         control = opened if isinstance(opened, OpenControl) else None
-        job = ControlFileJob(self._surroundings, control, self._answer_done, lambda: self._resync(path))
+        job = ControlFileJob(self._context, control, self._answer_done, lambda: self._resync(path))
         self._begun.append(job)
-        self._reporter.logged = job.has_own_log or self._journal.hears_reports
+        self._reporter.logged = job.has_own_log or self._journal.logs_reports
         if isinstance(opened, OpenControl):
             self._journal.begin(opened.control, self._warn)
             job.take(matching(opened.control, self._channel_name, self._host_name))
@@ -256,7 +255,7 @@ class Loop:
             return error
 
     def _put_off(self, job: ControlFileJob, path: bytes, trouble: SystemTrouble) -> None:
-        """Report whoever a job is for, if the control file can at least be read, which the system would not open."""
+        """Report the recipients of a job whose control file could not be opened, if it can be read now."""
         job.leave()
         try:
             with self._descriptors.spare():
@@ -266,18 +265,18 @@ class Loop:
         job.put_off(control.id, matching(control, self._channel_name, self._host_name), trouble)
 
     def _next_delivery(self) -> Delivery | None:
-        """The next message of the jobs begun, or of another job that can ride along; None if there is none at hand."""
+        """The next message of the jobs begun, or of another job that can be pipelined; None if there is none now."""
         while self._begun and not self._stop.requested:
             delivery = self._begun[-1].next_delivery()
             if delivery is not None:
                 return delivery
             self._answer_done()
-            if not self._ride_along():
+            if not self._begin_next():
                 break
         return None
 
-    def _ride_along(self) -> bool:
-        """Begin the next job if the feed holds its line already and it is for the same host."""
+    def _begin_next(self) -> bool:
+        """Begin the next job if its line is already in the feed and it is for the same host."""
         options = self._options
         logging = bool(self._begun) and self._begun[-1].has_own_log
         alone = options.one_message or options.mx_match or logging
@@ -305,10 +304,10 @@ class Loop:
         return True
 
     def _must_wait(self, opened: OpenControl | SpoolError) -> bool:
-        """Whether a job cannot be under way beside those that are: it comes after them, and alone."""
+        """Whether a job cannot be in progress beside the present ones: it comes after them, and alone."""
         if isinstance(opened, OpenControl):
             if opened.control.verbose_log is not None:
-                return True  # its sender's log is to hold this message's dialogue only
+                return True  # its sender's log must contain this message's dialogue only
             short = not self._descriptors.has_room(opened.descriptor)
         else:
             short = isinstance(opened, SystemTrouble)
@@ -336,7 +335,7 @@ class Loop:
         return not job.looked_further and not self._stop.requested
 
     def _serve_other_hosts(self, job: ControlFileJob) -> None:
-        """Take along the recipients at other hosts whose mail exchangers include the host now connected to."""
+        """Deliver to recipients at other hosts whose mail exchangers include the host now connected to."""
         job.looked_further = True
         if job.opened is None:
             return

@@ -1,7 +1,7 @@
-"""Message files on disk: opening them, and reading their bodies with few descriptors.
+"""Opens message files on disk, and reads their bodies with few descriptors.
 
-The scheduler starts its agents with a limit of 32 descriptors, and a message may be under way for minutes before its
-last reply is in. So a message file is open only while it is read. A FIFO or a device is not waited for::
+The scheduler starts its agents with a limit of 32 descriptors, and a message may be in progress for minutes before its
+last reply is in. So a message file is open only while it is read. Opening a FIFO or a device does not block::
 
     with_body = open_message("../queue/12345-6789", body_offset)
     source = Source(with_body, body_offset, with_body.size)
@@ -19,17 +19,17 @@ from zsmtp.zmailer.locks import NOT_THERE, OPEN_FLAGS, system_error
 
 
 class MessageMissing(SpoolError):
-    """There is no message file, or something that is no regular file: the message can never be sent."""
+    """There is no message file, or it is no regular file: the message can never be sent."""
 
 
 class MessageFile:
-    """An open message file, as ``zsmtp.body.source`` reads it; it stands at the first octet of the body.
+    """An open message file for ``zsmtp.body.source``, positioned at the first octet of the body.
 
-    Where it stands is known here only. ``inode`` and ``mtime_ns`` (time of last change, nanoseconds since 1970) make
-    the spool id; ``size`` is in octets.
+    The position is kept here, not in the descriptor. ``inode`` and ``mtime_ns`` (time of last change, nanoseconds since
+    1970) make the spool id; ``size`` is in octets.
 
-    The descriptor is given back when the end of the file was read. A body of at most ``KEEP_LIMIT`` octets is read
-    whole at once and kept; a longer one is opened again when it is to be read again, and must be the same file then.
+    The descriptor is closed at the end of the file. A body of at most ``KEEP_LIMIT`` octets is read at once and kept; a
+    longer one is opened again for another reading, and must be the same file then.
     """
 
     __slots__ = ("_at", "_body", "_body_offset", "_closed", "_fd", "inode", "mtime_ns", "path", "size")
@@ -46,7 +46,7 @@ class MessageFile:
         self._closed = False
 
     def seek(self, offset: int, /) -> int:
-        """Read from ``offset`` on next."""
+        """Set the position of the next read."""
         self._at = offset
         return offset
 
@@ -88,16 +88,16 @@ class MessageFile:
 
     @property
     def holds_descriptor(self) -> bool:
-        """Whether the file is open at this moment."""
+        """Whether the file is open now."""
         return self._fd >= 0
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be read any more."""
+        """Whether the file is closed for reading."""
         return self._closed
 
     def close(self) -> None:
-        """Close the file; once is enough."""
+        """Close the file; further calls do nothing."""
         self._closed = True
         self._body = None
         self._give_back()

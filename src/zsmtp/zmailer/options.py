@@ -1,22 +1,21 @@
-"""The command line of ``smtp``: single-letter options in clusters, as C's getopt(3) reads them.
+"""Parses the command line of ``smtp``: single-letter options in clusters, like C's getopt(3).
 
-:func:`parse` turns the arguments into :class:`AgentOptions` and refuses with :class:`~zsmtp.errors.ConfigError` what
-cannot be honoured: an unknown option, a value that is no value, two options that contradict each other. The agent then
-prints the reason and :func:`usage` on standard error and exits 64 (``EX_USAGE`` of ``<sysexits.h>``).
+:func:`parse` turns the arguments into :class:`AgentOptions` and raises :class:`~zsmtp.errors.ConfigError` for an
+unknown option, an invalid value, or two options that contradict each other. The agent then prints the reason and
+:func:`usage` on standard error and exits 64 (``EX_USAGE`` of ``<sysexits.h>``).
 
-One table names every option once; the usage line, :func:`help_text` and the parser all read it. Options may stand
+One table has every option once; the usage line, :func:`help_text` and the parser all read it. Options may stand
 before or after the host; ``--`` ends them.
 
-Every agent reads its options before it says its first ``#hungry``, so this module imports nothing that costs time:
-the standard library's own getopt loads gettext and re, dataclasses load inspect, and either takes longer than all the
-work done here.
+Every agent parses its options before its first ``#hungry``, so this module imports nothing slow: the standard library's
+getopt loads gettext and re, dataclasses load inspect, and either takes longer than all the work done here.
 """
 
 from __future__ import annotations
 
 from zsmtp.errors import ConfigError
 
-TYPE_CHECKING = False  # as typing has it; importing typing itself would cost milliseconds
+TYPE_CHECKING = False  # instead of typing's, whose import would cost milliseconds
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -100,16 +99,16 @@ _TIMEOUTS = {
     "dot": ("dot_timeout", 10),
 }
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-# poll(2) counts milliseconds in an int; a week stays far below its end and above any use.
+# poll(2) counts milliseconds in an int; a week is far below its maximum and longer than useful.
 _LONGEST_TIMEOUT = 7 * 86400
 _LARGEST_BUFFER = 1 << 30
 _LONGEST_NAME = 255  # RFC 5321 4.5.3.1.2
 
 
 class AgentOptions:
-    """What the command line asks for. Times are in seconds, sizes in octets; a text that was not given is None."""
+    """The options of the command line. Times are in seconds, sizes in octets; an absent text is None."""
 
-    host: str | None = None  # the destination of job lines that name none
+    host: str | None = None  # the destination of job lines without a host
     channel: str = "smtp"  # -c
     helo_name: str | None = None  # -h
     port: int | None = None  # -p; None: the default, 25
@@ -136,7 +135,7 @@ class AgentOptions:
     connect_only: bool = False  # -D
     one_message: bool = False  # -1
     ignore_ezmlm: bool = False  # -O ignore-ezmlm
-    ta_diagnostics: bool | None = None  # -O ta-diagnostics, no-ta-diagnostics; None: as ZENV says
+    ta_diagnostics: bool | None = None  # -O ta-diagnostics, no-ta-diagnostics; None: set by ZENV
     trace: str | None = None  # -O trace=
     hash_addresses: bool = False  # -O hash-addresses
     send_buffer: int | None = None  # -w; None: the system's default
@@ -152,8 +151,8 @@ class AgentOptions:
 def parse(argv: list[str]) -> AgentOptions:
     """The options in ``argv`` (the arguments after the program's name).
 
-    ``-V``, ``--version`` and ``--help`` end the reading at once: whatever follows them is not judged.
-    Raises :class:`~zsmtp.errors.ConfigError` with a reason fit for a terminal.
+    ``-V``, ``--version`` and ``--help`` end the parsing: later arguments are not checked. Raises
+    :class:`~zsmtp.errors.ConfigError` with a printable reason.
     """
     options = AgentOptions()
     hosts: list[str] = []
@@ -187,7 +186,7 @@ def _long_option(options: AgentOptions, argument: str) -> None:
 
 
 def _cluster(options: AgentOptions, letters: str, arguments: Iterator[str]) -> None:
-    """``-8H`` is ``-8 -H``; the first letter that takes a value takes the rest, or else the next argument."""
+    """``-8H`` is ``-8 -H``; the first letter with a value takes the rest, or the next argument."""
     for position, letter in enumerate(letters, 1):
         takes_value = _TAKES_VALUE.get(letter)
         if takes_value is None:
@@ -230,7 +229,7 @@ def _set_value(options: AgentOptions, letter: str, value: str) -> None:
 
 
 def _text(value: str, what: str) -> str:
-    """``value`` if it is some text without control characters (which would end up in logs and reports)."""
+    """``value`` if it is not empty and has no control characters (which would appear in logs and reports)."""
     if not value:
         raise ConfigError(f"empty {what}")
     if any(character < " " or "\x7f" <= character <= "\x9f" for character in value):
@@ -258,7 +257,7 @@ def _number(value: str, what: str, largest: int) -> int:
 def _port(value: str) -> int:
     if value.isascii() and value.isdigit():
         return _number(value, f"port {value!r}", 65535)
-    import socket  # only a service name is worth its load time
+    import socket  # imported only for a service name, to save start-up time
 
     try:
         return socket.getservbyname(value, "tcp")
@@ -285,7 +284,7 @@ def _set_timeouts(options: AgentOptions, value: str) -> None:
 
 
 def _interval(text: str) -> int | None:
-    """The seconds of ``1h30m``, ``2m``, ``90`` (a last number without unit counts seconds); None if it is no such."""
+    """The seconds of ``1h30m``, ``2m``, ``90`` (a last number without unit counts seconds); None if it is malformed."""
     total, digits = 0, ""
     if not text or len(text) > 40:
         return None
@@ -335,7 +334,7 @@ def usage() -> str:
 
 def help_text() -> str:
     """Usage and a paragraph for each option, in lines of at most 79 characters, each line ended."""
-    import re  # both for this text only: the start of the agent does without them
+    import re  # only needed for this text, so not imported at the start
     from textwrap import fill
 
     whole = re.sub(r"(?<=\[-.) ", "\xa0", usage())  # an option and its value stay on one line

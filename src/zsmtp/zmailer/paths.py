@@ -1,7 +1,7 @@
-"""Names in the spool: where a control file's message is, and the number by which reports name a control file.
+"""Paths in the spool: the message file of a control file, and the number of a control file in reports.
 
-Both files of a message have names of their own, usually the same one; with hash directories (``A/B/12345-6789``) they
-lie in directories of the same names below ``transport/`` and ``queue/``.
+The two files of a message usually have the same name; with hash directories (``A/B/12345-6789``) they are in
+directories of the same names below ``transport/`` and ``queue/``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _LEADING_DIGITS = pattern(r"[0-9]+")
 
 
 def message_path(path: str, message_name: bytes) -> str:
-    """The message file of the control file ``path``: hash directories in front of it exist below ``../queue/`` too.
+    """The message file of the control file ``path``: its hash directories exist below ``../queue/``, too.
 
-    ``A/B/12345-6789`` has ``../queue/A/B/<message_name>``. Raises SpoolError for a name that is no plain file name,
-    and for a path that is absolute or climbs.
+    ``A/B/12345-6789`` has ``../queue/A/B/<message_name>``. Raises SpoolError for a name that is no plain file name, and
+    for a path that is absolute or contains ``..``.
     """
     if message_name in _NO_NAMES or _SLASH in message_name or 0 in message_name:
         raise SpoolError(path, None, "the i record is not a plain file name")
@@ -34,7 +34,7 @@ def message_path(path: str, message_name: bytes) -> str:
 
 
 def file_id(path: str) -> bytes:
-    """The leading decimal digits of the base name of ``path``, which name the file in reports; SpoolError without."""
+    """The leading decimal digits of the base name of ``path``, its number in reports. Raises SpoolError without any."""
     match = _LEADING_DIGITS.match(path.rpartition("/")[2])
     if match is None:
         raise SpoolError(path, None, "not a control file: its name does not start with a number")

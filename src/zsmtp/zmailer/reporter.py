@@ -1,4 +1,4 @@
-"""Records, marks and reports of recipients, in the one order that loses neither fact nor bounce.
+"""Writes records, marks and reports of recipients, in the only order that loses no result and no bounce.
 
 :class:`ReportWriter` settles a recipient in steps. A crash may fall between any two of them:
 
@@ -11,11 +11,11 @@ failed          ``d`` record, mark ``-``, ``error2``  ``error``, then mark ``-``
 deferred        report, then blank the lock           report, then blank the lock
 ==============  ====================================  ==========================================
 
-The scheduler writes the record for the old words, if it lives to read them, and with the DSN wishes of the first
-recipient that the control file has for this host; so agents write it. A recipient that has a record and no mark was
-left by an agent that died between the two: it is marked, not tried again (:meth:`ReportWriter.settle_recorded`).
+With the old words the scheduler writes the record, if it still runs, and uses the DSN parameters of the first recipient
+for this host in the control file; so agents write it instead. A recipient that has a record and no mark is from an
+agent that died between the two: it is marked, not tried again (:meth:`ReportWriter.settle_recorded`).
 
-What is said in a record and a report is the business of ``zsmtp.zmailer.diagnostics``.
+``zsmtp.zmailer.diagnostics`` formats records and reports.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from zsmtp.zmailer.locks import StateTag
 if TYPE_CHECKING:
     from zsmtp.zmailer.control import ControlFile, ControlRecipient, FinalRecord
 
-_DELIVERED, _DEFERRED = Disposition.DELIVERED, Disposition.DEFERRED  # asked of the class they cost more
-_MOST_HELD = 16  # lines: the scheduler is to see its jobs done bit by bit
+_DELIVERED, _DEFERRED = Disposition.DELIVERED, Disposition.DEFERRED  # an enum's attribute is read more slowly
+_MOST_HELD = 16  # lines: the scheduler should see finished jobs continually
 
 
 class ControlWriter(Protocol):
-    """A control file that can be written to, as ``locks.OpenControl`` is; its methods raise SpoolError.
+    """A writable control file, like ``locks.OpenControl``; its methods raise SpoolError.
 
-    ``release`` returns whether the lock was still this process's, and so the mark was written.
+    ``release`` returns whether the lock was still this process's, so that the mark was written.
     """
 
     @property
@@ -73,16 +73,15 @@ class _Recorded(NamedTuple):
 class ReportWriter:
     """The report channel, with the order of records, marks and reports.
 
-    ``write`` takes whole lines and has them on their way when it returns (flushed), or raises OSError. When it did,
-    standard output counts as closed: ``stdout_closed`` is true, later reports are skipped, and what a report would
-    have told, and would be lost otherwise, goes into the control file as a ``d`` record. ``pid`` is that of this
-    process; ``extended`` stands for ``-O ta-diagnostics``. With ``logged`` a :class:`RecipientReport` has all its
-    fields; else those are left empty that only logs would show.
+    ``write`` takes whole lines and has flushed them when it returns, or raises OSError. After an error standard output
+    counts as closed: ``stdout_closed`` is true, later reports are skipped, and a result that would be lost goes into
+    the control file as a ``d`` record. ``pid`` is this process's; ``extended`` means ``-O ta-diagnostics``. With
+    ``logged`` a :class:`RecipientReport` has all its fields; otherwise those for logs only are empty.
 
-    With ``gather`` what does no harm when it comes late is held until the next line of another kind, until
-    :meth:`flush`, which is to be called before every wait of more than a moment and when :attr:`full`, or until
-    :meth:`finish`: ``#hungry``, successes already marked, and whatever has its record in the control file. So one write
-    tells of all messages whose replies came close together, and one wait for the disk serves all records of a file.
+    With ``gather`` lines that may come late are held until the next line of another kind, until :meth:`flush`, which
+    must be called before every longer wait and when :attr:`full`, or until :meth:`finish`: ``#hungry``, successes
+    already marked, and results with a record in the control file. So one write reports all messages whose replies came
+    close together, and one wait for the disk covers all records of a file.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class ReportWriter:
         self.logged = logged
         self._gather = gather
         self._held: list[bytes | _Recorded] = []
-        self._unmarked = 0  # how many of the held are recipients still to be marked
+        self._unmarked = 0  # the number of held recipients that are not marked yet
         self._write = write
         self.pid = pid
         self._extended = extended
@@ -106,16 +105,16 @@ class ReportWriter:
 
     @property
     def full(self) -> bool:
-        """Whether so many lines are held that they should leave."""
+        """Whether so many lines are held that they should be written."""
         return len(self._held) >= _MOST_HELD
 
     def flush(self) -> None:
-        """Send what is held."""
+        """Write the held lines."""
         if self._held:
             self._send(b"")
 
     def finish(self, open_control: ControlWriter) -> None:
-        """Mark whoever is still to be marked in a control file, before it is closed. The reports stay held."""
+        """Mark the held recipients of a control file, before it is closed. The reports stay held."""
         if not self._unmarked:
             return
         held, self._held, self._unmarked = self._held, [], 0
@@ -133,74 +132,73 @@ class ReportWriter:
                 self._held.append(self._conclude(one, problem))
 
     def resync(self, path: bytes) -> None:
-        """Have the scheduler forget the control file ``path`` (as its job line wrote it) and look at it again."""
+        """Make the scheduler read the control file ``path`` (as in its job line) again."""
         self._send(resync_line(path))
 
     def comment(self, text: str) -> None:
-        """Lines for the scheduler's log."""
+        """Write lines for the scheduler's log."""
         for line in text.splitlines() or [""]:
             self._send(comment_line(line))
 
     def settle(
         self, open_control: ControlWriter, recipient: ControlRecipient, verdict: Verdict, *, epoch: int, lmtp: bool
     ) -> RecipientReport:
-        """Mark and report one recipient whose lock this process holds; returns what was told, for the logs.
+        """Mark and report one recipient whose lock this process holds; returns the report, for the logs.
 
-        ``epoch`` is the time in seconds since 1970. A failure that cannot be recorded, because the control file cannot
-        be written to, is reported as a deferral; other such trouble is told as a comment and keeps no report from going
-        out.
+        ``epoch`` is the time in seconds since 1970. A failure that cannot be recorded, because the control file is not
+        writable, is reported as a deferral; other such errors are written as a comment and prevent no report.
         """
-        told, wanted = self._report_of(open_control.control.id, recipient, verdict, lmtp=lmtp)
+        report, wanted = self._report_of(open_control.control.id, recipient, verdict, lmtp=lmtp)
         if self._extended and (verdict.fate is Disposition.FAILED or wanted in _SUCCESSES):
-            problem = _record(open_control, told, epoch)
+            problem = _record(open_control, report, epoch)
             if problem is None:
-                self._held.append(_Recorded(open_control, told, verdict))
+                self._held.append(_Recorded(open_control, report, verdict))
                 self._unmarked += 1
                 if not self._gather:
                     self.flush()
-                return told
+                return report
             self.comment(f"smtp: no diagnostic record for {recipient.offset}: {problem}")
             if verdict.fate is Disposition.FAILED:
                 verdict = _unrecorded(verdict, problem)
-                told, wanted = self._report_of(open_control.control.id, recipient, verdict, lmtp=lmtp)
-            else:  # the scheduler may have more luck
-                told = told._replace(word="ok")
-        self._settle_by_report(open_control, told, verdict, wanted=wanted, epoch=epoch)
-        return told
+                report, wanted = self._report_of(open_control.control.id, recipient, verdict, lmtp=lmtp)
+            else:  # the scheduler may be able to write it
+                report = report._replace(word="ok")
+        self._settle_by_report(open_control, report, verdict, wanted=wanted, epoch=epoch)
+        return report
 
     def settle_recorded(
         self, open_control: ControlWriter, recipient: ControlRecipient, record: FinalRecord
     ) -> RecipientReport:
         """Mark and report a recipient, locked by this process, whose ``d`` record says that it was settled before.
 
-        The agent that appended the record did not live to mark it, or the scheduler did when the message expired: the
-        sender is told by it. These words are the extended ones in any case: for others the scheduler would append a
-        second record.
+        The agent that appended the record died before marking it, or the scheduler appended it when the message
+        expired: it makes the sender's notification. The words are always the extended ones: for others the scheduler
+        would append a second record.
         """
         failed = record.action == b"failed"
         text = f"settled before: the control file has its record ({record.action.decode('ascii')})"
         word = "error2" if failed else "ok2"
-        told = RecipientReport(open_control.control.id, recipient, word, b"", "", report_message(text))
-        self._release(open_control, told, StateTag.FAILED if failed else StateTag.DELIVERED)
-        self._send(_line_of(told, b""))
-        return told
+        report = RecipientReport(open_control.control.id, recipient, word, b"", "", report_message(text))
+        self._release(open_control, report, StateTag.FAILED if failed else StateTag.DELIVERED)
+        self._send(_line_of(report, b""))
+        return report
 
     def defer_untaken(self, id: bytes, recipient: ControlRecipient, verdict: Verdict, *, lmtp: bool) -> RecipientReport:
-        """Report a deferral of a recipient that could not be locked; returns what was told, for the logs.
+        """Report a deferral of a recipient that could not be locked; returns the report, for the logs.
 
         ``id`` is the number of the control file.
         """
-        told, _ = self._report_of(id, recipient, verdict, lmtp=lmtp)
-        self._send(_line_of(told, told.notary))
-        return told
+        report, _ = self._report_of(id, recipient, verdict, lmtp=lmtp)
+        self._send(_line_of(report, report.notary))
+        return report
 
     def _report_of(
         self, id: bytes, recipient: ControlRecipient, verdict: Verdict, *, lmtp: bool
     ) -> tuple[RecipientReport, str]:
-        """What is told of one recipient, and the DSN action."""
+        """The report about one recipient, and the DSN action."""
         wanted = action(verdict, success_requested=success_requested(recipient), lmtp=lmtp)
         show = self.logged or wanted != "-"
-        told = RecipientReport(
+        report = RecipientReport(
             id=id,
             recipient=recipient,
             word=status_word(verdict, extended=self._extended, action=wanted, lmtp=lmtp),
@@ -208,56 +206,56 @@ class ReportWriter:
             remote=remote_mta(verdict.peer) if self.logged else "",
             message=report_message(verdict.text),
         )
-        return told, wanted
+        return report, wanted
 
     def _settle_by_report(
-        self, open_control: ControlWriter, told: RecipientReport, verdict: Verdict, *, wanted: str, epoch: int
+        self, open_control: ControlWriter, report: RecipientReport, verdict: Verdict, *, wanted: str, epoch: int
     ) -> None:
-        """The orders in which the scheduler writes the ``d`` record, or none is due."""
-        notary = b"" if wanted == "-" else told.notary
+        """Settle a recipient in an order where the scheduler writes the ``d`` record, or none is due."""
+        notary = b"" if wanted == "-" else report.notary
         if verdict.fate is _DELIVERED:
-            self._release(open_control, told, StateTag.DELIVERED)
+            self._release(open_control, report, StateTag.DELIVERED)
             if self._gather and not notary:
-                self._held.append(_line_of(told, notary))
-            elif not self._send(_line_of(told, notary)) and wanted in _SUCCESSES:
-                self._record_unheard(open_control, told, epoch)
+                self._held.append(_line_of(report, notary))
+            elif not self._send(_line_of(report, notary)) and wanted in _SUCCESSES:
+                self._record_unsent(open_control, report, epoch)
             return
-        heard = self._send(_line_of(told, notary))
-        if verdict.fate is Disposition.FAILED and not heard and not self._record_unheard(open_control, told, epoch):
-            # Nobody knows of the failure: left to do, it will be found again and bounce then.
-            self._release(open_control, told, StateTag.TODO)
+        sent = self._send(_line_of(report, notary))
+        if verdict.fate is Disposition.FAILED and not sent and not self._record_unsent(open_control, report, epoch):
+            # The failure is not recorded anywhere: left to do, the recipient will be tried again and bounce then.
+            self._release(open_control, report, StateTag.TODO)
             return
-        self._release(open_control, told, _MARKS[verdict.fate])
+        self._release(open_control, report, _MARKS[verdict.fate])
 
-    def _record_unheard(self, open_control: ControlWriter, told: RecipientReport, epoch: int) -> bool:
-        """Write into the control file what could not be reported; whether that is on the disk."""
-        problem = _record(open_control, told, epoch) or _sync(open_control)
+    def _record_unsent(self, open_control: ControlWriter, report: RecipientReport, epoch: int) -> bool:
+        """Record in the control file a result that could not be reported; returns whether it is on the disk."""
+        problem = _record(open_control, report, epoch) or _sync(open_control)
         if problem is not None:
-            self.comment(f"smtp: no diagnostic record for {told.recipient.offset}: {problem}")
+            self.comment(f"smtp: no diagnostic record for {report.recipient.offset}: {problem}")
         return problem is None
 
-    def _release(self, open_control: ControlWriter, told: RecipientReport, mark: StateTag) -> None:
-        problem = _mark(open_control, told, mark)
+    def _release(self, open_control: ControlWriter, report: RecipientReport, mark: StateTag) -> None:
+        problem = _mark(open_control, report, mark)
         if problem:
             self._send(problem)
 
     def _conclude(self, one: _Recorded, problem: SpoolError | None) -> bytes:
-        """Mark a recipient whose record was waited for, unless that failed (``problem``); the lines that tell of it."""
-        open_control, told, verdict = one
+        """Mark a recipient whose record is on the disk, unless that failed (``problem``); returns its report lines."""
+        open_control, report, verdict = one
         if problem is None:
-            return _mark(open_control, told, _MARKS[verdict.fate]) + _line_of(told, b"")
-        comment = comment_line(f"smtp: no diagnostic record for {told.recipient.offset}: {problem}")
+            return _mark(open_control, report, _MARKS[verdict.fate]) + _line_of(report, b"")
+        comment = comment_line(f"smtp: no diagnostic record for {report.recipient.offset}: {problem}")
         if verdict.fate is _DELIVERED:
             return (
                 comment
-                + _mark(open_control, told, StateTag.DELIVERED)
-                + _line_of(told._replace(word="ok"), told.notary)
+                + _mark(open_control, report, StateTag.DELIVERED)
+                + _line_of(report._replace(word="ok"), report.notary)
             )
-        told, _ = self._report_of(told.id, told.recipient, _unrecorded(verdict, problem), lmtp=False)
-        return comment + _line_of(told, told.notary) + _mark(open_control, told, StateTag.TODO)
+        report, _ = self._report_of(report.id, report.recipient, _unrecorded(verdict, problem), lmtp=False)
+        return comment + _line_of(report, report.notary) + _mark(open_control, report, StateTag.TODO)
 
     def _send(self, line: bytes) -> bool:
-        """Whether ``line`` is on its way, behind all that is held."""
+        """Write the held lines and ``line``; returns whether that succeeded."""
         if self._held:
             held, self._held = self._held, []
             line = b"".join((*self._marked(held), line))
@@ -265,13 +263,13 @@ class ReportWriter:
             return False
         try:
             self._write(line)
-        except (OSError, ValueError):  # ValueError: what a closed file object raises
+        except (OSError, ValueError):  # a closed file object raises ValueError
             self.stdout_closed = True
             return False
         return True
 
     def _marked(self, held: list[bytes | _Recorded]) -> Iterable[bytes]:
-        """What was held as lines, after whoever has a record was marked: one wait for the disk for each file."""
+        """The held lines, after marking recipients with records: one wait for the disk for each file."""
         if not self._unmarked:
             return cast(list[bytes], held)
         self._unmarked = 0
@@ -288,20 +286,20 @@ class ReportWriter:
         return lines
 
 
-def _record(open_control: ControlWriter, told: RecipientReport, epoch: int) -> SpoolError | None:
-    """Append the ``d`` record of a recipient; what went wrong, None if nothing did."""
+def _record(open_control: ControlWriter, report: RecipientReport, epoch: int) -> SpoolError | None:
+    """Append the ``d`` record of a recipient; returns the error, None if there was none."""
     headers = open_control.control.headers
-    index = told.recipient.header
+    index = report.recipient.header
     header_offset = headers[index].offset if 0 <= index < len(headers) else -1
     try:
-        open_control.append(diagnostic_record(told.recipient, header_offset, epoch, told.notary, told.message))
+        open_control.append(diagnostic_record(report.recipient, header_offset, epoch, report.notary, report.message))
     except SpoolError as error:
         return error
     return None
 
 
 def _sync(open_control: ControlWriter) -> SpoolError | None:
-    """Wait for the disk; what went wrong, None if nothing did."""
+    """Wait for the disk; returns the error, None if there was none."""
     try:
         open_control.sync()
     except SpoolError as error:
@@ -309,30 +307,30 @@ def _sync(open_control: ControlWriter) -> SpoolError | None:
     return None
 
 
-def _mark(open_control: ControlWriter, told: RecipientReport, mark: StateTag) -> bytes:
-    """Mark a recipient; a comment line about what went wrong, empty if nothing did."""
+def _mark(open_control: ControlWriter, report: RecipientReport, mark: StateTag) -> bytes:
+    """Mark a recipient; returns a comment line with the error, empty if there was none."""
     try:
-        if open_control.release(told.recipient, mark):
+        if open_control.release(report.recipient, mark):
             return b""
         problem = "the lock is another process's now"
     except SpoolError as error:
         problem = str(error)
-    return comment_line(f"smtp: no mark for {told.recipient.offset}: {problem}")
+    return comment_line(f"smtp: no mark for {report.recipient.offset}: {problem}")
 
 
 def _unrecorded(verdict: Verdict, problem: SpoolError) -> Verdict:
-    """The verdict on a recipient whose failure cannot be recorded for the sender: it waits until it can be."""
+    """The verdict on a recipient whose failure cannot be recorded for the sender: it is deferred until it can."""
     text = f"{verdict.text}\rput off, since this cannot be recorded: {problem.problem}"
     status = EnhancedStatus(4, 3, 0)
     diagnostic = f"local; 450 ({problem.problem})"
     return Verdict(_DEFERRED, status, diagnostic, text, level=Scope.MESSAGE, peer=verdict.peer)
 
 
-def _line_of(told: RecipientReport, notary: bytes) -> bytes:
-    return report_line(told.id, told.recipient.offset, notary, told.word, told.message)
+def _line_of(report: RecipientReport, notary: bytes) -> bytes:
+    return report_line(report.id, report.recipient.offset, notary, report.word, report.message)
 
 
-_SUCCESSES = frozenset({"delivered", "relayed"})  # actions of successes that somebody waits to hear of
+_SUCCESSES = frozenset({"delivered", "relayed"})  # actions of successes with a requested notification
 
 _MARKS = {
     Disposition.DELIVERED: StateTag.DELIVERED,

@@ -1,4 +1,4 @@
-"""From the files of ``-S`` and ``-A``, and from ZENV, to what is asked of sessions and what a driver needs for it."""
+"""Makes the security configuration of sessions from the files of ``-S`` and ``-A``, and from ZENV."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ POLICY_CACHE = "mta-sts.db"  # below POSTOFFICE
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked of sessions, and where MTA-STS policies are kept."""
+    """The security configuration of sessions, and the file of the MTA-STS policy cache."""
 
     security: Security
     policy_cache: str
 
 
 def read_security(options: AgentOptions, zenv: Zenv, warn: Callable[[str], None]) -> Asked:
-    """Read the files that were named. What the file of ``-S`` leaves open is for ZENV to say.
+    """Read the configured files. ZENV supplies settings that the file of ``-S`` leaves open.
 
-    Raises OSError for a file that cannot be read, :class:`~zsmtp.errors.ConfigError` for one that cannot be used.
+    Raises OSError for a file that cannot be read, :class:`~zsmtp.errors.ConfigError` for an invalid one.
     """
     config = _read_tls(options, warn)
     logins = AuthFile.load(options.auth_file) if options.auth_file is not None else None
@@ -47,9 +47,7 @@ def read_security(options: AgentOptions, zenv: Zenv, warn: Callable[[str], None]
 
     def policy_for(destination: str) -> TLSPolicy:
         if config is None:
-            return TLSPolicy(
-                level=Level.NONE, dane=dane
-            )  # STARTTLS only where the destination's own policy asks for it
+            return TLSPolicy(level=Level.NONE, dane=dane)  # STARTTLS only if the destination's own policy requires it
         policy = config.policy_for(destination)
         return replace(policy, dane=True) if dane and config.dane is None else policy
 
@@ -78,7 +76,7 @@ def read_security(options: AgentOptions, zenv: Zenv, warn: Callable[[str], None]
 
 
 def equip(driver: BlockingDriver, asked: Asked, warn: Callable[[str], None]) -> None:
-    """Give the driver what it needs to carry out what was asked."""
+    """Prepare the driver for the configuration."""
     security = asked.security
     if security.mta_sts is not STSUse.OFF:
         from zsmtp.net.stspolicies import PolicyKeeper
@@ -87,14 +85,14 @@ def equip(driver: BlockingDriver, asked: Asked, warn: Callable[[str], None]) -> 
 
 
 def _report_to(path: str, warn: Callable[[str], None]) -> Callable[[SessionResult], None]:
-    """Where results of sessions go."""
+    """A function that records results of sessions."""
     from zsmtp.net.reportsink import report_to
 
     return report_to(path, warn)
 
 
 def _switch(zenv: Zenv, name: str, warn: Callable[[str], None]) -> STSUse:
-    """What ZENV says of policies that destinations publish: a slip of the pen asks for more, not for less."""
+    """ZENV's switch for policies that destinations publish: an invalid value means on, the safer choice."""
     word = zenv.get(name)
     if not word:
         return STSUse.OFF
@@ -111,7 +109,7 @@ def _read_tls(options: AgentOptions, warn: Callable[[str], None]) -> TLSConfig |
     config = load(options.tls_conf)
     for remark in config.remarks:
         warn(remark)
-    client_context(_context(config))  # a certificate or cipher list that cannot be used is to be known now
+    client_context(_context(config))  # report an invalid certificate or cipher list now
     return config
 
 

@@ -2,9 +2,10 @@
 
 A spool id names one message for good, also after its inode is used again: ``S``, the inode of the message file in
 decimal, then the time of its last change (UTC): year in three characters, month, day, hour, minute and second in one
-each and, unless they are zero, the nanoseconds in five; 6 bits a character. It stands in the logs, and in the sender
-addresses of mailing lists that give each recipient one of its own (VERP, variable envelope return path), so that a
-bounce names its recipient: ``list-return@example.org`` with the tag ``-x`` is ``list-return-x-SPOOLID@example.org``.
+each and, unless they are zero, the nanoseconds in five; 6 bits a character. It appears in the logs, and in the sender
+addresses of mailing lists that use a separate one for each recipient (VERP, variable envelope return path), so that a
+bounce identifies its recipient: ``list-return@example.org`` with the tag ``-x`` is
+``list-return-x-SPOOLID@example.org``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 
 from zsmtp.patterns import pattern
 
-# Not a clean code ("0" is both 26 and 62, 63 is "-"), but the one spool ids have always been written in.
+# Not an unambiguous code ("0" is both 26 and 62, 63 is "-"), but the traditional one of spool ids.
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123abcdefghijklmnopqrstuvwxyz4567890-="
 _ATEXT = rb"[0-9A-Za-z!#$%&'*+/=?^_`{|}~\x80-\xff-]++"
 _DOT_ATOMS = pattern(rb"(?:\.?" + _ATEXT + rb")*+")
@@ -29,7 +30,7 @@ def _encoded(value: int, characters: int) -> str:
 def spool_id(inode: int, mtime_ns: int) -> str:
     """The spool id of a message file with this inode and time of last change (nanoseconds since 1970).
 
-    Month and day are counted from 0. A time no calendar has counts as the beginning of 1970.
+    Month and day are counted from 0. An invalid time counts as the beginning of 1970.
     """
     seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
     try:
@@ -44,7 +45,7 @@ def spool_id(inode: int, mtime_ns: int) -> str:
 def verp(sender: bytes, tag: bytes, spoolid: str) -> bytes:
     """The address ``sender`` with ``tag-spoolid`` appended to its local part (the whole of it if it has no domain).
 
-    A quoted local part stays quoted; one that is not becomes so if the tag demands it (RFC 5321 4.1.2). A null sender
+    A quoted local part stays quoted; an unquoted one is quoted if the tag requires it (RFC 5321 4.1.2). A null sender
     stays null: a bounce must never cause another.
     """
     if not sender:

@@ -1,12 +1,12 @@
-"""Metrics of the agent in a file, as the textfile collector of Prometheus's node exporter reads it.
+"""Writes metrics of the agent to a file for the textfile collector of Prometheus's node exporter.
 
-Agents come and go, and several run at a time: each adds what it counted to one file that all of them share
-(``METRICS_FILE`` in ZENV), under a lock beside it, and puts the sum in the file's place at once. So totals only grow,
-and a reader sees whole files. That is done when a control file is finished, every ``PERIOD`` seconds at most, and when
-the agent ends; what an agent that is killed had not added yet is lost. Names, labels and meanings are those of the
-library's metrics (``zsmtp.observers.prometheus``), as far as totals go.
+Agents are short-lived, and several run at a time: each adds its counts to one file shared by all (``METRICS_FILE`` in
+ZENV), under a lock beside it, and replaces the file atomically. So totals only grow, and a reader sees whole files.
+That is done when a control file is finished, every ``PERIOD`` seconds at most, and when the agent ends; a killed agent
+loses the counts that it had not added. Names, labels and meanings are those of the library's metrics
+(``zsmtp.observers.prometheus``), but only totals.
 
-Metrics never stop mail: what cannot be written is complained of once and kept for the next time.
+Metrics never stop mail: a failure to write causes one warning, and the counts are kept for the next time.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _SAMPLE = re.compile(r'(zsmtp_[a-z_]+)_total(\{(?:[a-z_]+="[A-Za-z0-9_. ]*",?)*\
 _PROTOCOLS = ("TLSv1.2", "TLSv1.3")
 
 Sample = tuple[str, str]
-"""A total and its labels as they stand in the file: ``("zsmtp_recipients", '{fate="delivered"}')``."""
+"""A total and its labels in the form of the file: ``("zsmtp_recipients", '{fate="delivered"}')``."""
 
 
 class MetricsFile:
-    """Counts the events of one agent. ``clock`` counts seconds; ``warn`` hears once why nothing can be written."""
+    """Counts the events of one agent. ``clock`` returns seconds; ``warn`` is called once if writing fails."""
 
     def __init__(self, path: str, clock: Callable[[], float], warn: Callable[[str], None]) -> None:
         self._path = path
@@ -54,18 +54,18 @@ class MetricsFile:
         self._written = clock()
 
     def __call__(self, event: Event) -> None:
-        """Hear an event."""
+        """Count an event."""
         for name, labels, number in _counts(event):
             shown = ",".join(f'{key}="{value}"' for key, value in labels.items())
             self._counted[f"zsmtp_{name}", f"{{{shown}}}" if shown else ""] += number
 
     def end_of_file(self) -> None:
-        """A control file is finished: this is a good time to write, if the last one is long ago."""
+        """Write the counts after a control file, if ``PERIOD`` has passed since the last time."""
         if self._clock() - self._written >= PERIOD:
             self.write()
 
     def write(self) -> None:
-        """Add what was counted to the file."""
+        """Add the counts to the file."""
         self._written = self._clock()
         if not self._counted:
             return
@@ -96,7 +96,7 @@ class MetricsFile:
 
 
 def _read(path: str) -> Counter[Sample]:
-    """What stands in the file; lines that are none of ours count for nothing."""
+    """The totals in the file; foreign lines are skipped."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             text = file.read(MAX_FILE)
@@ -121,7 +121,7 @@ def _lines(totals: Counter[Sample]) -> Iterator[str]:
 
 
 def _counts(event: Event) -> Iterator[tuple[str, dict[str, str], int]]:
-    """What an event adds to which total."""
+    """The totals that an event increases, each with its labels and amount."""
     match event:
         case events.Settled(verdict=verdict):
             yield "recipients", {"fate": "in_doubt" if verdict.in_doubt else verdict.fate.value}, 1

@@ -1,13 +1,13 @@
-"""The file of ``-S``: whether and how TLS is used (``zsmtp-tls.conf(5)`` lists every keyword).
+"""Parses the file of ``-S``: whether and how TLS is used (``zsmtp-tls.conf(5)`` lists every keyword).
 
 Lines are ``keyword value``; ``#`` and ``;`` start comments; keywords are compared without case and hyphens, because
-they have been written either way. :func:`load` gives one :class:`TLSConfig`; :meth:`TLSConfig.policy_for` is what it
-asks for a destination, the table of ``tls-policy-file`` included.
+both spellings exist. :func:`load` returns a :class:`TLSConfig`; :meth:`TLSConfig.policy_for` is its policy for a
+destination, including the table of ``tls-policy-file``.
 
-Mail never travels with less protection than was asked for, and a slip of the pen must not weaken it: where the file
-demands TLS, or a wrong value stands where a demand could be, what is wrong is an exception, and the agent does not
-start (exit 66 for a file that cannot be read, 78 for a value). Where it demands nothing the same is a remark, and there
-is no TLS. A wrong line of the table concerns its destination only: mail to it waits.
+Mail is never sent with less protection than configured, and a mistake in the file must not weaken it: if the file
+requires TLS, or an invalid value may have been meant to, an error is an exception, and the agent does not start (exit
+66 for an unreadable file, 78 for a value). If the file requires nothing, the same error is a remark, and there is no
+TLS. An invalid line of the table concerns its destination only: mail to it waits.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _FALSE = frozenset({"0", "n", "no", "false", "off"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLSConfig:
-    """What the file says. Paths and texts that were not given are "".
+    """The content of the file. Absent paths and texts are "".
 
-    ``policy`` is for destinations not in the table; its level is NONE where TLS is off. ``cert_file``/``key_file`` and
-    ``dcert_file``/``dkey_file`` are pairs of PEM files, the key's being the certificate's where none was named.
-    ``session_timeout`` is in seconds, 0 without resumption. ``dane`` and ``mta_sts`` are None where the file leaves
-    them to ZENV; ``policy_cache`` is where MTA-STS policies are kept. ``implicit`` means TLS from the first octet,
+    ``policy`` is for destinations not in the table; its level is NONE if TLS is off. ``cert_file``/``key_file`` and
+    ``dcert_file``/``dkey_file`` are pairs of PEM files; without a key file the certificate's is used.
+    ``session_timeout`` is in seconds, 0 without resumption. ``dane`` and ``mta_sts`` are None if the file leaves them
+    to ZENV; ``policy_cache`` is the file of the MTA-STS policy cache. ``implicit`` means TLS from the first octet,
     without STARTTLS (RFC 8314 3.3). ``remarks`` are for standard error.
     """
 
@@ -75,13 +75,13 @@ class TLSConfig:
 
     @property
     def enabled(self) -> bool:
-        """Whether there is any TLS at all."""
+        """Whether TLS is used at all."""
         return self.policy.level is not Level.NONE or bool(self.table.entries)
 
     def policy_for(self, destination: str) -> TLSPolicy:
-        """What is asked for mail to ``destination``, as job lines name it.
+        """The policy for mail to ``destination``, as written in job lines.
 
-        Raises :class:`~zsmtp.errors.ConfigError` if the table's line for it is wrong: its mail is to wait.
+        Raises :class:`~zsmtp.errors.ConfigError` if the table's line for it is invalid: its mail waits.
         """
         entry = self.table.find(destination)
         if entry is None:
@@ -128,7 +128,7 @@ def _protocol(value: str) -> str:
 
 
 def read_sts_use(value: str) -> STSUse:
-    """What a word says of MTA-STS: on, off, testing; raises ConfigError for any other."""
+    """The use of MTA-STS by its word: on, off, testing; raises ConfigError for any other."""
     if value.lower() == "testing":
         return STSUse.TESTING
     return STSUse.ON if _flag(value) else STSUse.OFF
@@ -136,7 +136,7 @@ def read_sts_use(value: str) -> STSUse:
 
 # ------------------------------------------------------------------ the keywords
 
-# Keyword without hyphens: (attribute, how its value is read).
+# Keyword without hyphens: (attribute, parser of its value).
 _KEYWORDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "tlscertfile": ("cert_file", _path),
     "tlskeyfile": ("key_file", _path),
@@ -161,7 +161,7 @@ _KEYWORDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "tlsreportfile": ("report_file", _path),
     "tlsimplicit": ("implicit", _flag),
 }
-# A wrong value here may have been meant to demand something.
+# An invalid value here may have been meant to require TLS.
 _DEMANDS = frozenset({"demand", "level", "match", "fingerprints", "policy_file", "mta_sts", "dane", "implicit"})
 _WITHOUT_EFFECT = {
     "tlsrandomsource": "tls-random-source",
@@ -169,12 +169,12 @@ _WITHOUT_EFFECT = {
     "notlsreadahead": "no-tls-readahead",
 }
 _FILES = ("cert_file", "key_file", "dcert_file", "dkey_file", "ca_file", "ca_path")
-_SESSION_TIME = 3600  # seconds, where resumption is on and no time is given
+_SESSION_TIME = 3600  # seconds, if resumption is on and no time is given
 
 
 @dataclass(slots=True)
 class _Reading:
-    """What has been read so far; ``problems`` are wrong values, in the order of the file."""
+    """The values read so far; ``problems`` are invalid values, in the order of the file."""
 
     path: str
     values: dict[str, Any] = field(default_factory=dict)
@@ -185,11 +185,11 @@ class _Reading:
 
 
 def load(path: str) -> TLSConfig:
-    """Read the file ``path`` and the table it names; see that the other files it names can be read.
+    """Read the file ``path`` and the table it names; check that the other files it names are readable.
 
-    Raises OSError for a file that cannot be read, :class:`~zsmtp.errors.ConfigError` for a wrong value: the file
-    ``path`` itself always, for then nobody knows what it demands, everything else only where TLS is demanded. Where it
-    is not, the configuration says "no TLS" and its remarks say why.
+    Raises OSError for a file that cannot be read, :class:`~zsmtp.errors.ConfigError` for an invalid value: for the file
+    ``path`` itself always, since its demands are unknown then, for the rest only if TLS is required. If it is not, the
+    configuration is "no TLS", and its remarks give the reason.
     """
     reading = _Reading(path)
     _read_lines(reading, read_config_file(path, FILE_LIMIT).data)
@@ -241,10 +241,10 @@ def _read_lines(reading: _Reading, data: bytes) -> None:
 
 
 def _read_files(reading: _Reading) -> None:
-    """The table, and a look at every other file: better told now than at the first handshake."""
+    """Read the table, and check every other file now, rather than at the first handshake."""
     path = reading.values.pop("policy_file", "")
     if path:
-        demanding, reading.demanding = reading.demanding, True  # as long as nobody knows what the table says
+        demanding, reading.demanding = reading.demanding, True  # until the demands of the table are known
         data = read_config_file(path, TABLE_LIMIT).data
         reading.table, remarks = parse_table(data, path)
         reading.remarks += remarks
@@ -271,13 +271,13 @@ def _config(reading: _Reading) -> TLSConfig:
     try:
         policy = _policy(values)
     except ConfigError as error:
-        reading.demanding = True  # such a slip is made by who wants more than opportunistic TLS
+        reading.demanding = True  # such a mistake suggests that more than opportunistic TLS is wanted
         raise ConfigError(f"{reading.path}: {error}") from None
     return TLSConfig(path=reading.path, policy=policy, table=reading.table, remarks=tuple(reading.remarks), **values)
 
 
 def _policy(values: dict[str, Any]) -> TLSPolicy:
-    """The policy for destinations without one of their own; takes what belongs to it out of ``values``."""
+    """The policy for destinations without one of their own; removes its own from ``values``."""
     level = values.pop("level", Level.MAY)
     demand = values.pop("demand", False) or values.get("implicit", False)
     dane = bool(values.get("dane"))
@@ -286,7 +286,7 @@ def _policy(values: dict[str, Any]) -> TLSPolicy:
             raise ConfigError(f"tls-level {level.value} and tls-dane off contradict each other")
         dane = True
     if demand and level in (Level.NONE, Level.MAY, Level.DANE):
-        level = Level.ENCRYPT  # with dane, TLSA records still count where there are any
+        level = Level.ENCRYPT  # with dane, existing TLSA records still count
     policy = TLSPolicy(
         level=level,
         match=values.pop("match", ()),

@@ -1,4 +1,4 @@
-"""The table of ``tls-policy-file``: how TLS is used for single destinations (``zsmtp-tls.conf(5)``).
+"""Parses the table of ``tls-policy-file``: the TLS policies of single destinations (``zsmtp-tls.conf(5)``).
 
 Lines are ``destination level [match=name,...] [fingerprint=digest,...] [sni=name]``::
 
@@ -7,8 +7,8 @@ Lines are ``destination level [match=name,...] [fingerprint=digest,...] [sni=nam
     [192.0.2.1]          fingerprint  fingerprint=A1:B2:...
     *                    may
 
-A line that is wrong stays in the table as a problem: its destination was to have a policy, and mail to it waits until
-somebody has put the line right. The values here and those of the main file are read by the same functions.
+An invalid line stays in the table as a problem: its destination should have a policy, and mail to it waits until the
+operator has corrected the line. The same functions parse the values here and in the main file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OPPORTUNISTIC = frozenset({Level.NONE, Level.MAY})
 
 
 def is_demanding(level: Level) -> bool:
-    """Whether ``level`` asks for more than TLS where it is to be had."""
+    """Whether ``level`` requires more than opportunistic TLS."""
     return level not in _OPPORTUNISTIC
 
 
@@ -41,7 +41,7 @@ def significant_lines(data: bytes) -> list[tuple[int, str]]:
 
 @dataclass(frozen=True, slots=True)
 class TableEntry:
-    """One line of the table: a policy, or the problem that keeps it from being one."""
+    """One line of the table: a policy, or the error in the line."""
 
     line: int
     policy: TLSPolicy | None
@@ -75,13 +75,13 @@ class PolicyTable:
 
     @property
     def demanding(self) -> bool:
-        """Whether a line asks for more than opportunistic TLS, or could have meant to."""
+        """Whether a line requires more than opportunistic TLS, or may have been meant to."""
         entries = self.entries.values()
         return any(entry.policy is None or is_demanding(entry.policy.level) for entry in entries)
 
 
 def _key(destination: str) -> str | None:
-    """How the table names a destination; None for one that cannot be delivered to anyway."""
+    """The table's key of a destination; None for an invalid one."""
     parsed = parse_destination(destination, allow_unix=True)
     if isinstance(parsed, Name):
         return parsed.domain
@@ -91,7 +91,7 @@ def _key(destination: str) -> str | None:
 
 
 def parse_table(data: bytes, path: str) -> tuple[PolicyTable, list[str]]:
-    """The table in a file's content, and remarks on lines that are wrong.
+    """The table in a file's content, and remarks on invalid lines.
 
     ``destination level [match=name,...] [fingerprint=digest,...] [sni=name]``; the first line of a destination counts.
     """
@@ -149,7 +149,7 @@ def read_level(value: str) -> Level:
 
 
 def read_host(value: str) -> str:
-    """A host name in A-labels; raises ConfigError for what is none."""
+    """A host name in A-labels; raises ConfigError for an invalid one."""
     name = to_ascii(value)
     if name is None or domain_problem(name) is not None:
         raise ConfigError(f"not a host name: {escape(value[:80])}")
@@ -172,7 +172,7 @@ def read_names(value: str) -> tuple[str, ...]:
 
 
 def read_fingerprints(value: str) -> tuple[bytes, ...]:
-    """One or more digests; raises ConfigError for what is none."""
+    """One or more digests; raises ConfigError for an invalid one."""
     digests = tuple(parse_fingerprint(word) for word in value.replace(",", " ").split())
     if not digests:
         raise ConfigError("no fingerprint")
@@ -180,7 +180,7 @@ def read_fingerprints(value: str) -> tuple[bytes, ...]:
 
 
 def check_policy(policy: TLSPolicy) -> None:
-    """Raise ConfigError if the parts of a policy do not go together."""
+    """Raise ConfigError if the parts of a policy contradict each other."""
     if policy.level is Level.FINGERPRINT and not policy.fingerprints:
         raise ConfigError("level fingerprint without a fingerprint")
     if policy.fingerprints and policy.level is not Level.FINGERPRINT:

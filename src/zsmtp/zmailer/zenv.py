@@ -1,16 +1,16 @@
-"""ZENV: the site's settings for all ZMailer programs, ``NAME=value`` lines of a file that shell scripts read as well.
+"""Parses ZENV: the settings of all ZMailer programs, in a file of ``NAME=value`` lines that shell scripts read, too.
 
 The file is the one named by the environment variable ``ZCONFIG``, else ``/etc/zmailer.conf`` if there is one::
 
-    # where the mail lies
+    # the spool
     POSTOFFICE=/var/spool/postoffice
-    MAILVAR="$POSTOFFICE/var"      # ${POSTOFFICE} does as well
+    MAILVAR="$POSTOFFICE/var"      # or ${POSTOFFICE}
     SYSLOGFLG='RsST'
 
-Quotes, backslashes and comments mean what they mean to a shell, ``export`` may stand in front, and a name stands for
-what earlier lines gave it. That is all of the shell there is: nothing is run, nothing is evaluated twice, and the
-environment gives no values. A line that asks for more is left out and becomes a remark (file, line, what is wrong):
-a slip in a file shared by many programs must not stop the mail.
+Quotes, backslashes and comments have their meaning in a shell, ``export`` may stand in front, and ``$NAME`` expands to
+the value from earlier lines. No other part of the shell is supported: nothing is run, nothing is evaluated twice, and
+the environment gives no values. A line with more is skipped and becomes a remark (file, line, error): a mistake in a
+file shared by many programs must not stop the mail.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import stat
 
-TYPE_CHECKING = False  # as typing has it; the agent reads this file before it has work, so nothing heavy is imported
+TYPE_CHECKING = False  # instead of typing's; the agent reads this file before its first job, so no slow import
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -31,15 +31,14 @@ _REMARK_LIMIT = 20
 _TRUE = frozenset({"1", "y", "yes", "true", "on"})
 _FALSE = frozenset({"0", "n", "no", "false", "off"})
 
-# Octets that a shell would not take as part of a plain word.
+# Octets that are not part of a plain shell word.
 _OPERATORS = frozenset(";&|<>()`")
 
 
 class Zenv:
     """The settings read from one file.
 
-    ``name`` is the file's, ``remarks`` what was found wrong in it, each with file and line; a getter that meets a value
-    it cannot use adds one.
+    ``name`` is the file's, ``remarks`` are its errors, each with file and line; a getter adds one for an invalid value.
     """
 
     def __init__(self, name: str, values: Mapping[str, str] | None = None, remarks: list[str] | None = None) -> None:
@@ -48,7 +47,7 @@ class Zenv:
         self._values = dict(values or {})
 
     def __contains__(self, name: str) -> bool:
-        """Whether the file sets ``name``, be it to nothing."""
+        """Whether the file sets ``name``, also to an empty value."""
         return name in self._values
 
     def get(self, name: str, default: str = "") -> str:
@@ -74,11 +73,11 @@ class Zenv:
 def load(environ: Mapping[str, str], *, default_path: str = DEFAULT_PATH) -> Zenv:
     """Read the file that ``ZCONFIG`` in ``environ`` names, else ``default_path`` if it exists.
 
-    Never fails: whatever keeps a file from being read is a remark, and the settings are those that could be read.
+    Never fails: an error on reading is a remark, and the settings are those that could be read.
     """
     path = environ.get("ZCONFIG", "")
     try:
-        # A FIFO must not hold the start up until someone writes to it.
+        # A FIFO must not block the start until it is written to.
         fd = os.open(path or default_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         if not path and isinstance(error, FileNotFoundError):
@@ -86,7 +85,7 @@ def load(environ: Mapping[str, str], *, default_path: str = DEFAULT_PATH) -> Zen
         return _unread(path or default_path, error)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            # An administrator who wants no settings names the null device.
+            # The null device means no settings.
             return Zenv(path) if path == os.devnull else _unread(path or default_path, "not a regular file")
         data = _read(fd)
     except OSError as error:
@@ -138,7 +137,7 @@ def parse(text: str | bytes, name: str) -> Zenv:
 
 
 class _BadLine(Exception):
-    """What is wrong with a line."""
+    """The error in a line."""
 
 
 def _logical_lines(text: str) -> list[tuple[int, str]]:
@@ -169,7 +168,7 @@ def _assignment(line: str, values: Mapping[str, str]) -> tuple[str, str] | None:
         line = line[7:].lstrip(" \t")
     name, equals, rest = line.partition("=")
     if not equals and exported:
-        return None  # a shell makes variables known to its children here, which there are none of
+        return None  # a shell would export variables to its children here; there are none
     if not equals or not _is_name(name):
         raise _BadLine("not NAME=value")
     return name, _ShellWord(rest, values).read()
@@ -180,7 +179,7 @@ def _is_name(text: str) -> bool:
 
 
 class _ShellWord:
-    """One shell word: reads ``rest`` up to an unquoted blank and sees that nothing but a comment follows."""
+    """One shell word: parses ``rest`` up to an unquoted blank and checks that only a comment follows."""
 
     def __init__(self, rest: str, values: Mapping[str, str]) -> None:
         self._rest = rest
@@ -210,7 +209,7 @@ class _ShellWord:
         return "".join(self._parts)
 
     def _ends(self) -> bool:
-        """Whether nothing but a comment follows."""
+        """Whether only a comment follows."""
         following = self._rest[self._at :].lstrip(" \t;")
         return not following or following.startswith("#")
 
@@ -245,13 +244,14 @@ class _ShellWord:
                 raise _BadLine("commands are not run here")
             elif character == "\\":
                 escaped = self._next()
-                # Between double quotes a backslash is one unless it takes away a meaning (POSIX shell 2.2.3).
+                # Between double quotes a backslash is literal unless it escapes a special character (POSIX shell
+                # 2.2.3).
                 self._add(escaped if escaped in ("$", "`", '"', "\\") else "\\" + escaped)
             else:
                 self._add(character)
 
     def _expand(self) -> None:
-        """``$NAME`` or ``${NAME}``, the ``$`` already read; a name without value is nothing, a lone ``$`` itself."""
+        """``$NAME`` or ``${NAME}``, the ``$`` already read; a name without value is empty, a lone ``$`` itself."""
         rest = self._rest
         if rest.startswith("(", self._at):
             raise _BadLine("commands are not run here")
