@@ -7,13 +7,13 @@ for unexpected conditions: a misuse of the API, a peer that breaks the protocol,
      ├── LocalError            this side is at fault: a value or a call that cannot be honoured
      │    ├── CommandError     a command that must not reach the wire (control characters, over-long, bad syntax)
      │    ├── ContentError     the message content could not be read to its end
-     │    ├── LoopRunning      a call that would stop the event loop it is made on; the text names the right one
+     │    ├── LoopRunning      a call that would block the event loop it is made on; the text names the right one
      │    ├── ConfigError      an option, configuration file or value that cannot be used
-     │    └── SubmissionError  a message, a sender or a recipient that cannot be taken to be delivered
-     │         └── MailLoop    a message that went round in circles
+     │    └── SubmissionError  a message, a sender or a recipient that cannot be accepted
+     │         └── MailLoop    a message in a mail loop
      ├── RemoteError           the peer is at fault
      │    ├── ReplyError       a malformed, unasked-for, contradictory or over-long reply
-     │    └── ServiceClosing   the peer said 421 and closes the connection (RFC 5321 3.8)
+     │    └── ServiceClosing   the peer replied 421 and closes the connection (RFC 5321 3.8)
      ├── TransportError        the connection is at fault
      │    ├── ConnectError     no connection could be made
      │    ├── ConnectionLost   the connection broke, or the peer closed it
@@ -22,13 +22,13 @@ for unexpected conditions: a misuse of the API, a peer that breaks the protocol,
      │    │    └── UntrustedPeer  the certificate is not good, where the handshake itself verifies it (HTTPS)
      │    ├── WaitTimeout      a wait ran into its deadline
      │    └── Interrupted      a stop was requested
-     ├── QueueError            the queue cannot do what was asked of it
+     ├── QueueError            the queue cannot do what was requested
      │    ├── QueueUnavailable the store cannot be read or written now: disk, database, network; try again later
      │    ├── QueueFull        intake has stopped: too little disk left, or a quota is used up
-     │    │    └── QuotaExceeded a quota of the tenant is used up; says which, and when there is room again
-     │    ├── QueueBusy        another process holds what only one may have; says which
+     │    │    └── QuotaExceeded a quota of the tenant is used up; names it, and when there is room again
+     │    ├── QueueBusy        another process holds an exclusive resource; names the process
      │    └── Conflict         an idempotency key that was used for another message
-     ├── SpoolError            a control or message file is not what it must be; says which file and where
+     ├── SpoolError            a control or message file is invalid; names the file and the position
      └── NotDelivered          raised on demand for a report with an undelivered recipient
 """
 

@@ -8,8 +8,8 @@ observer that discards events; for it no event is made.
 The events of one delivery, in the order they come::
 
     DeliveryStarted
-      LookupStarted LookupDone ... FetchStarted FetchDone  PlanMade    where it can go, and what it must be
-      Connecting ConnectFailed ...  Connected                    who takes the connection
+      LookupStarted LookupDone ... FetchStarted FetchDone  PlanMade    the candidates, and their requirements
+      Connecting ConnectFailed ...  Connected                    the candidate that accepts
       (LineSent ... Answered)  HandshakeStarted HandshakeDone Secured    the session: greeting, EHLO, STARTTLS, AUTH
       SessionOpened, or SessionRefused and the next candidate
       TransactionStarted (LineSent ... Answered) ContentStarted ContentProgress ContentSent Answered TransactionEnded
@@ -174,8 +174,7 @@ class ConnectFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Connected(Event):
-    """A connection is established, the other attempts are given up. ``local``: this side's ``(address, port)``, or None
-    (UNIX)."""
+    """A connection is established, the other attempts end. ``local`` is this side's ``(address, port)``; None: UNIX."""
 
     endpoint: Endpoint
     local: tuple[str, int] | None

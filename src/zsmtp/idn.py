@@ -28,7 +28,7 @@ def to_ascii(name: str) -> str | None:
 
 
 def mapped(name: str) -> str | None:
-    """A host name mapped by UTS 46, labels beyond ASCII as U-labels; an ASCII name as it is. None if it has no form."""
+    """A host name mapped by UTS 46, labels beyond ASCII as U-labels; an ASCII name unchanged. None if invalid."""
     if name.isascii():
         return name
     labels = _labels(name)

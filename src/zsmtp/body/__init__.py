@@ -1,1 +1,1 @@
-"""Message content as it goes on the wire, streamed in blocks; no I/O of its own."""
+"""Message content in the form of the wire, streamed in blocks; no I/O of its own."""

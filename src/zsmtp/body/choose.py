@@ -2,10 +2,10 @@
 
 The rules, in the order in which they are applied:
 
-1. A signed or encrypted message is never touched (RFC 6376, RFC 1847), unless the operator wants it converted.
+1. A signed or encrypted message is never changed (RFC 6376, RFC 1847), unless the operator configures conversion.
 2. 8-bit leaves are encoded for a server without 8BITMIME (RFC 6152 3); parts with NULs, with lines over 998 octets or
    labelled binary, for one without BINARYMIME (RFC 3030). A leaf is encoded whole; all others stay octet for octet.
-3. 8-bit text without MIME fields gets them (RFC 1428 appendix A), or is stripped if the operator wants that.
+3. 8-bit text without MIME fields gets them (RFC 1428 appendix A), or is stripped if the operator configures that.
 4. Text without 8-bit octets is not labelled 8bit in its MIME fields; quoted-printable text is decoded with ``-8``.
 5. 8-bit header fields become encoded words (RFC 2047), unless SMTPUTF8 (RFC 6531) is in use. Octets that no encoded
    word can represent, as in a field's name, become ``=XX`` for a server that takes seven bits only.

@@ -37,7 +37,7 @@ _QUOTING = pattern(rb'\\[\s\S]|["()]')
 
 
 class TransferEncoding(Enum):
-    """What Content-Transfer-Encoding says (RFC 2045 6)."""
+    """The value of Content-Transfer-Encoding (RFC 2045 6)."""
 
     ABSENT = "absent"  # counts as 7bit
     SEVEN_BIT = "7bit"

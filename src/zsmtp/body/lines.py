@@ -179,7 +179,7 @@ def canonical_blocks(blocks: Iterable[bytes], lines: LineConverter) -> Iterator[
 
 
 def canonical_header(header: bytes) -> tuple[bytes, int]:
-    """A header block as it goes on the wire, without the empty line after it, and how many bare CRs it had.
+    """A header block in the form of the wire, without the empty line after it, and how many bare CRs it had.
 
     Line ends become CRLF. A CR that no LF follows becomes a blank, unlike in a body: as a line end it could begin a
     forged header field, or end the block early. Empty lines inside the block are removed for the same reason. A last
@@ -190,7 +190,7 @@ def canonical_header(header: bytes) -> tuple[bytes, int]:
 
 
 def unified_header(header: bytes) -> tuple[bytes, int]:
-    """What :func:`canonical_header` gives, with LF line ends: the form in which blocks are edited."""
+    """Like :func:`canonical_header`, with LF line ends: the form in which blocks are edited."""
     bare_cr = 0
     if CR in header:
         bare_cr = header.count(b"\r") - header.count(CRLF)

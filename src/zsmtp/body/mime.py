@@ -83,7 +83,7 @@ class Part:
 
     ``header`` is its header block with LF line ends, stored at ``[header_start, body_start)`` with the empty line if
     it has one; the root's is not in the body. ``[body_start, body_end)`` is its content, without the line end that
-    belongs to the delimiter after it. ``delimited`` tells whether any delimiter of its own was seen.
+    belongs to the delimiter after it. ``delimited``: a delimiter of its own was found.
     """
 
     __slots__ = (

@@ -116,7 +116,7 @@ class QuotedPrintableEncoder:
         at = 2  # octets before this are in done, or are the line end added in front
         for place in places:
             if place + 1 < at:
-                continue  # inside a line encoded anew
+                continue  # inside a line that was encoded again
             start = self._start.match(encoded, place)
             if place >= at:  # it may end a too long line
                 blank = encoded.startswith((b"=20", b"=09"), place - 4)

@@ -61,7 +61,7 @@ class Source:
         return Source(self.file, self.start + start, self.start + end)
 
     def blocks(self, block_size: int = BLOCK_SIZE) -> Iterator[bytes]:
-        """The octets from the start, in blocks of at most ``block_size``; each call starts anew.
+        """The octets from the start, in blocks of at most ``block_size``; each call starts at the beginning.
 
         Every read seeks first, so that iterations over one open file do not disturb one another. Raises
         :class:`~zsmtp.errors.ContentError`, naming the offset in the file, if it ends early or cannot be read.
@@ -84,7 +84,7 @@ class Source:
         try:
             self.file.seek(offset)
             block = self.file.read(size)
-        except Exception as error:  # files of programs raise what they like: EOFError, zlib.error, BadZipFile, ...
+        except Exception as error:  # a caller's file may raise anything: EOFError, zlib.error, BadZipFile, ...
             reason = str(error) or type(error).__name__
             raise ContentError(f"the message cannot be read at octet {offset}: {reason}") from error
         if not block:

@@ -119,7 +119,7 @@ class Courier:
         plan = before or await self._plan(route, wish)
         route.plan = plan.for_wish(wish)
         if route.plan is not before and self._observe is not ignore:
-            self._tell(route.plan)
+            self._report_plan(route.plan)
         no_route = route.plan.route.failure
         failure = from_no_route(no_route) if no_route is not None else None
         if failure is None:
@@ -323,7 +323,7 @@ class Courier:
                 self._observe(Closed(reason))
 
     def _plan(self, route: Route, wish: TLSDemand) -> Operation[DeliveryPlan]:
-        if route.given is not None:  # executed unchanged, but for missing security
+        if route.given is not None:  # executed unchanged, except for missing security
             planning = plan_protection(route.given, route.request, self._security)
         else:
             planning = plan_delivery(route.request, self._security, wish)
@@ -331,7 +331,7 @@ class Courier:
             return planning
         return with_fetch_events(self._observe, planning)
 
-    def _tell(self, made: DeliveryPlan) -> None:
+    def _report_plan(self, made: DeliveryPlan) -> None:
         self._observe(PlanMade(made))
         plan = made.route
         for answer in plan.lookups:

@@ -214,14 +214,14 @@ def _is_temporary(phase: Phase, reply: Reply, given: EnhancedStatus | None) -> b
     code = reply.code
     if code == 503 or (500 <= code <= 504 and phase in (Phase.EHLO, Phase.HELO, Phase.LHLO)):
         return True
-    return _asks_for_security(reply, given) or (phase is Phase.RCPT and _says_too_many(reply, given))
+    return _asks_for_security(reply, given) or (phase is Phase.RCPT and _means_too_many(reply, given))
 
 
 def _asks_for_security(reply: Reply, given: EnhancedStatus | None) -> bool:
     return reply.code == 530 or (given is not None and (given.subject, given.detail) == (7, 10))
 
 
-def _says_too_many(reply: Reply, given: EnhancedStatus | None) -> bool:
+def _means_too_many(reply: Reply, given: EnhancedStatus | None) -> bool:
     """Whether a refused RCPT means too many recipients, by its status code, or for 552 by its text."""
     kind = (given.subject, given.detail) if given is not None else (0, 0)
     return kind == (5, 3) or (

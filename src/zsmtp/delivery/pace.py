@@ -78,7 +78,7 @@ class PeerPace:
         binary, small = content.body == b"BINARYMIME", content.size <= BLIND_OCTETS
         known = self.discards
         if not binary and not known and small and not self.strict:
-            content, known = _looked_through(content)
+            content, known = _searched(content)
         if not binary and (self.strict or (small and not known)):
             return Course(content, capabilities.without("chunking"), flow)
         if flow is Flow.RIDING and small and known and self._may_go_blind(recipients, standing):
@@ -133,7 +133,7 @@ class PeerPace:
         self._window = 1
 
 
-def _looked_through(content: ContentForm) -> tuple[ContentForm, bool]:
+def _searched(content: ContentForm) -> tuple[ContentForm, bool]:
     """The same content, from memory, and whether no line of it could be parsed as a command."""
     try:
         octets = b"".join(content.chunk())

@@ -160,11 +160,11 @@ class SecurityStage:
             text = "STARTTLS is not offered"
             return _in_order(self._in_clear(plan, required, TLSProblem.STARTTLS_NOT_SUPPORTED, text, peer))
         session.command(Phase.STARTTLS, STARTTLS)
-        heard = await next_reply(stream, session)
-        if isinstance(heard, Lost):
-            return self._broken(heard.error, plan, required, peer)
-        if heard.result is not ReplyMeaning.SUCCESS:
-            text = f"STARTTLS was refused: {heard.reply}"
+        answer = await next_reply(stream, session)
+        if isinstance(answer, Lost):
+            return self._broken(answer.error, plan, required, peer)
+        if answer.result is not ReplyMeaning.SUCCESS:
+            text = f"STARTTLS was refused: {answer.reply}"
             return _in_order(self._in_clear(plan, required, TLSProblem.STARTTLS_NOT_SUPPORTED, text, peer))
         if not session.clean():
             injected = "octets in clear came behind the answer to STARTTLS"
@@ -203,14 +203,14 @@ class SecurityStage:
             return NotSecured(from_security(str(error), peer, final=False))
         if self._observe is not ignore:
             self._observe(SecuredEvent(peer.endpoint, result.facts, judgement))
-            self._tell_more(result.facts, required)
+            self._report_details(result.facts, required)
         self._report.secured(plan, required, peer, judgement)
         if not judgement.ok:
             return NotSecured(from_security(judgement.text, peer, final=self.security.failure_is_final))
         result.approved()
         return SecuredStream(result.stream, Protection(required, result.facts, judgement))
 
-    def _tell_more(self, facts: TLSFacts, required: Requirement) -> None:
+    def _report_details(self, facts: TLSFacts, required: Requirement) -> None:
         if self.security.log_level >= 2:
             for line in facts.certificates:
                 self._observe(Remark(line, About.SECURITY))
@@ -307,10 +307,10 @@ async def _authenticate(
     step: auth.Line | auth.LoginAccepted | auth.Refused = login.start()
     while isinstance(step, auth.Line):
         session.command(Phase.AUTH, step.wire, shown=step.shown)
-        heard = await next_reply(stream, session)
-        if isinstance(heard, Lost):
-            return heard
-        step = login.receive(heard.reply)
+        answer = await next_reply(stream, session)
+        if isinstance(answer, Lost):
+            return answer
+        step = login.receive(answer.reply)
     return step
 
 

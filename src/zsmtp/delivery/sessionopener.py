@@ -327,24 +327,24 @@ class SessionOpener:
                 return await self._not_secure(stream, session, secured, peer)
             stream, peer = secured.stream, replace(peer, protection=secured.protection)
         name = await self._name(stream)
-        heard = await next_reply(stream, session)
-        if isinstance(heard, Lost):
+        answer = await next_reply(stream, session)
+        if isinstance(answer, Lost):
             await Close(stream)
-            stopped = self._stopped(heard, "", peer)
-            silent = isinstance(heard.error, (WaitTimeout, ConnectionLost)) and not session.inside_reply
-            return replace(stopped, verdict=from_silence(heard.error, peer)) if silent else stopped
-        if heard.result is not ReplyMeaning.SUCCESS:
-            verdict = self._refused(heard, exchange(CONNECTING, heard.reply), peer)
+            stopped = self._stopped(answer, "", peer)
+            silent = isinstance(answer.error, (WaitTimeout, ConnectionLost)) and not session.inside_reply
+            return replace(stopped, verdict=from_silence(answer.error, peer)) if silent else stopped
+        if answer.result is not ReplyMeaning.SUCCESS:
+            verdict = self._refused(answer, exchange(CONNECTING, answer.reply), peer)
             return await self._leave(stream, session, verdict)
-        phase = _first_word(greeting, heard.reply)
-        offered = await self._say_hello(stream, session, peer, name, phase)
+        phase = _first_word(greeting, answer.reply)
+        offered = await self._send_hello(stream, session, peer, name, phase)
         if not isinstance(offered, Capabilities):
             return offered
         if self._stage is not None and required is not None and peer.protection is None:
             secured = await self._stage.start_tls(stream, session, offered, plan, required, peer)
             if isinstance(secured, SecuredStream):  # facts from before the handshake do not count (RFC 3207 4.2)
                 stream, peer = secured.stream, replace(peer, protection=secured.protection)
-                offered = await self._say_hello(stream, session, peer, name, phase)
+                offered = await self._send_hello(stream, session, peer, name, phase)
                 if not isinstance(offered, Capabilities):
                     return offered
             elif not isinstance(secured, InClear) or secured.broken:
@@ -364,7 +364,7 @@ class SessionOpener:
         wish = plan.wish if self._stage is not None else TLSDemand.NONE
         return OpenSession(stream, session, peer, usable, wish, standing=SessionStanding(lmtp=self._settings.lmtp))
 
-    async def _say_hello(
+    async def _send_hello(
         self, stream: Stream, session: Session, peer: Peer, name: bytes, phase: Phase
     ) -> Capabilities | _Stopped:
         """Send EHLO, with a fallback to HELO for servers that do not know it."""
@@ -373,24 +373,24 @@ class SessionOpener:
         while True:
             wire = command.hello(phase.value.encode(), name)
             session.command(phase, wire)
-            heard = await next_reply(stream, session)
-            if isinstance(heard, Lost):
+            answer = await next_reply(stream, session)
+            if isinstance(answer, Lost):
                 await Close(stream)
-                stopped = self._stopped(heard, dialogue + exchange(wire[:-2], None), peer, hello=phase)
+                stopped = self._stopped(answer, dialogue + exchange(wire[:-2], None), peer, hello=phase)
                 if refusal is None or stopped.interrupted:
                     return stopped
                 return replace(stopped, verdict=from_loss_behind(refusal, stopped.verdict))
-            if heard.result is ReplyMeaning.SUCCESS:
+            if answer.result is ReplyMeaning.SUCCESS:
                 break
-            dialogue += exchange(wire[:-2], heard.reply)
-            refusal = self._refused(heard, dialogue, peer)
-            if phase is not Phase.EHLO or heard.reply.code == 421:
+            dialogue += exchange(wire[:-2], answer.reply)
+            refusal = self._refused(answer, dialogue, peer)
+            if phase is not Phase.EHLO or answer.reply.code == 421:
                 return await self._leave(stream, session, refusal)
             phase = Phase.HELO
         if phase is Phase.HELO:
             return Capabilities()
         try:
-            offered = parse_ehlo(heard.reply.lines)
+            offered = parse_ehlo(answer.reply.lines)
         except ReplyError as error:
             await Close(stream)
             return _Stopped(from_loss(error, "", peer, level=Scope.HOST))
@@ -419,8 +419,8 @@ class SessionOpener:
         await Close(stream)
         return _Stopped(verdict)
 
-    def _refused(self, heard: StepAnswered, dialogue: str, peer: Peer) -> Verdict:
-        return from_reply(heard.step.phase, heard.reply, heard.result, dialogue, enhanced=False, peer=peer)
+    def _refused(self, answer: StepAnswered, dialogue: str, peer: Peer) -> Verdict:
+        return from_reply(answer.step.phase, answer.reply, answer.result, dialogue, enhanced=False, peer=peer)
 
     def _stopped(self, lost: Lost, dialogue: str, peer: Peer, *, hello: Phase | None = None) -> _Stopped:
         error: ZsmtpError = lost.error

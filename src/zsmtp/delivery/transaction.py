@@ -66,7 +66,7 @@ class TransactionBook:
         self.replies += 1
         self.content_answered = self.content_answered or phase in FINAL_PHASES
         self.cut_short = self.cut_short or answer.early
-        if answer.result is not SUCCESS and (self.pipelined or self.grouped) and self._speaks_of_order(answer):
+        if answer.result is not SUCCESS and (self.pipelined or self.grouped) and self._concerns_order(answer):
             self.out_of_step = True  # it gives no verdict
             if phase is RCPT:
                 self._declined.add(answer.step.recipient)
@@ -102,7 +102,7 @@ class TransactionBook:
             return True
         return self.grouped and self.replies == 1 and lost.step is not None and lost.step.phase in (RCPT, DATA)
 
-    def _speaks_of_order(self, answer: StepAnswered) -> bool:
+    def _concerns_order(self, answer: StepAnswered) -> bool:
         """Whether a refusal means that the command was out of order, or came too early.
 
         503 does, except after a refused MAIL, or after all recipients were refused, when any command gets it. Other

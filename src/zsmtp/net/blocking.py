@@ -120,7 +120,7 @@ class BlockingDriver:
         self.policies: PolicyKeeper | None = None
         self._poll = select.poll()
         self._poll.register(stop, READABLE)
-        self._stop_heard = False
+        self._stop_seen = False
         self._watched: SocketStream | None = None
         self._watched_fd = -1
         self._wanted = 0
@@ -245,8 +245,8 @@ class BlockingDriver:
             if not events:
                 self.before_wait()
                 events = self._poll.poll(None if deadline is None else min(math.ceil(max(left, 0.0)), _LONGEST_POLL))
-        if self._stop.requested and not self._stop_heard:
-            self._stop_heard = True
+        if self._stop.requested and not self._stop_seen:
+            self._stop_seen = True
             self._poll.unregister(self._stop)  # it stays readable; further waits must not spin on it
         return events
 

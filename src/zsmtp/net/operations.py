@@ -146,7 +146,7 @@ async def exchange(stream: SocketStream, session: Conversation[E], clock: Clock,
     first. Before the first chunk of a session it waits for input for a moment (``LISTENING``): a surplus reply can be
     detected only then.
     """
-    asked = listened = False
+    asked = waited = False
     while True:
         event = session.next_event()
         if event is not None:
@@ -172,8 +172,8 @@ async def exchange(stream: SocketStream, session: Conversation[E], clock: Clock,
             continue
         if stream.pending:
             ready = READABLE
-        elif out and not listened and session.listens:
-            listened = True
+        elif out and not waited and session.listens:
+            waited = True
             ready = await StreamWait(stream, READABLE, now + LISTENING)
         elif out and not asked and now - session.last_heard < MOMENT and not session.blind:
             ready, asked = WRITABLE, True

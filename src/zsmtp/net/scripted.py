@@ -305,7 +305,7 @@ class ScriptedNetwork:
             moments.append(self.stop_at)
         moment = min(moments)
         if moment == NEVER:
-            raise LocalError("everybody waits for ever")
+            raise LocalError("both sides wait for ever")
         self.now = max(self.now, moment)
 
     def _connect(self, effect: Connect) -> ConnectResult:

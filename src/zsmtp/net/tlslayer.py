@@ -8,7 +8,7 @@ wait for::
     layer = TLSLayer(stream, context, server_name="mx.example.org")
     while (step := layer.handshake_step()) is not Step.DONE:
         wait(step)
-    layer.facts()                   # to be judged before anything is sent
+    layer.facts()                   # judge them before anything is sent
 
 Callers rely on three contracts. ``send`` counts an octet only when its whole record was written, since a reply counts
 only if its command was written; and only ``send`` writes such records, so that octets given up before they were counted

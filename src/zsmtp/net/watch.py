@@ -24,7 +24,7 @@ class DescriptorWatch:
         self._reading = self._writing = False
         self._ready = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._stirred: Callable[[], None] | None = None
+        self._callback: Callable[[], None] | None = None
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._poll = select.poll()
@@ -44,7 +44,7 @@ class DescriptorWatch:
         """Wake ``waiter`` when the descriptor is ready, or at the deadline (time.monotonic)."""
         self._waiter = waiter
         self._ready = 0
-        self._stirred = None
+        self._callback = None
         self._read()
         if interest & WRITABLE and not self._writing:
             self._loop.add_writer(self._fd, self._on_writable)
@@ -66,14 +66,14 @@ class DescriptorWatch:
             self._writing = False
         return self._ready
 
-    def when_it_stirs(self, stirred: Callable[[], None]) -> None:
-        """Call ``stirred`` if there is something to read before the next wait."""
-        self._stirred = stirred
+    def when_it_stirs(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` if there is something to read before the next wait."""
+        self._callback = callback
         self._read()
 
     def end(self) -> None:
         """Stop watching, before the descriptor is closed."""
-        self._stirred = None
+        self._callback = None
         if self._reading:
             self._loop.remove_reader(self._fd)
         if self._writing:
@@ -97,9 +97,9 @@ class DescriptorWatch:
             return  # already read since the loop's poll
         self._loop.remove_reader(self._fd)
         self._reading = False
-        stirred, self._stirred = self._stirred, None
-        if stirred is not None:
-            stirred()
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
 
     def _on_writable(self) -> None:
         self._ready |= WRITABLE

@@ -1,7 +1,7 @@
 """Mail addresses as SMTP carries them: paths, quoting, xtext, internationalised addresses.
 
 A path (RFC 5321 4.1.2) is kept as the octets between ``<`` and ``>``, exactly as the sender's system wrote them; this
-module decides whether they may stand there. Only the receiving system interprets local parts (RFC 5321 2.3.11), so any
+module decides whether they are valid there. Only the receiving system interprets local parts (RFC 5321 2.3.11), so any
 atom or quoted string passes, also the source routes and backslash quotes of RFC 821; control characters, blanks outside
 quotes and angle brackets do not: they would end the path early and smuggle parameters or commands in behind it.
 
@@ -23,7 +23,7 @@ MAX_ENVID = 100  # octets of xtext (RFC 3461 4.4)
 MAX_ORCPT = 500  # octets with the type (RFC 3461 4.2)
 
 _PATH = pattern(
-    rb"(?: [^\x00-\x20\x7f<>\"\\]"  # what may stand for itself
+    rb"(?: [^\x00-\x20\x7f<>\"\\]"  # literal characters
     rb" | \\[\x20-\x7e]"  # RFC 821 quoted character
     rb" | \"(?: [^\x00-\x1f\x7f\"\\] | \\[\x20-\x7e] )*\""  # quoted string
     rb")*",
@@ -77,7 +77,7 @@ def downgrade(address: bytes) -> bytes | None:
 
 
 def mapped(address: bytes) -> bytes:
-    """``address``, which has no problem, as it is sent with SMTPUTF8: its domain mapped by UTS 46 (RFC 5895)."""
+    """The form of a valid ``address`` with SMTPUTF8: its domain mapped by UTS 46 (RFC 5895)."""
     if address.isascii():
         return address
     local, at, domain = address.rpartition(b"@")

@@ -136,7 +136,7 @@ class Authentication:
             return Refused(f"{name}: login refused: {reply}", _left_by(reply, proved=self._proved), self._proved)
         doubt = self._mechanism.doubt()
         if doubt is not None or self._held is not None:
-            return Refused(f"{name}: the server says yes, but {doubt or 'it has not heard who logs in'}")
+            return Refused(f"{name}: the server accepted the login, but {doubt or 'the user was not sent'}")
         return LoginAccepted(name)
 
     @property

@@ -3,7 +3,7 @@
 :class:`MailOptions` is the only carrier of such options: keyword arguments of ``deliver`` and ``submit``, fields of
 :class:`~zsmtp.client.client.Submission`, words of the command line, parameters that a listener received and the row of
 a queued message all become one, and ``zsmtp.proto.plan`` reads it. To add an option, add a field here (with its line in
-:class:`OptionArguments` and its check in :func:`checked`), then say in ``zsmtp.proto.plan`` what goes to the server::
+:class:`OptionArguments` and its check in :func:`checked`), then send it to the server in ``zsmtp.proto.plan``::
 
     options = checked(MailOptions(hold_for=3600, priority=4))
     Envelope(sender, recipients, options=options)

@@ -1,7 +1,8 @@
 """The phases of a session in one table: the command, how long to wait for its reply, and which codes mean success.
 
 A 4xx or 5xx is a refusal in every phase. A 2xx or 3xx counts by its first digit, whether or not RFC 5321 lists the code
-for the command (4.2.1 and 4.3.2: a client must take a code that it does not know by its first digit), but for two rows:
+for the command (4.2.1 and 4.3.2: a client must take a code that it does not know by its first digit), with two
+exceptions:
 
 - The end of the content is answered by 250 to 259, where the second digit stands for the mail system (4.2.1). That
   reply transfers the responsibility for the message, so no other 2xx is taken for it: 221 closes the connection.

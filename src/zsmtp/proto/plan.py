@@ -215,7 +215,7 @@ def recipient_refusal(recipient: EnvelopeRecipient, capabilities: Capabilities) 
 def options_refusal(options: MailOptions, capabilities: Capabilities) -> LocalRefusal | None:
     """The reason why a message must not go to a server with these capabilities because of its options, or None.
 
-    A message that is to be held would arrive too early at a server that does not hold it (RFC 4865).
+    A message with a time of release would arrive too early at a server that does not hold it (RFC 4865).
     """
     if options is NO_OPTIONS or (options.hold_for is None and options.hold_until is None):
         return None
@@ -234,7 +234,7 @@ def options_refusal(options: MailOptions, capabilities: Capabilities) -> LocalRe
 
 
 def left_out(options: MailOptions, capabilities: Capabilities) -> tuple[str, ...]:
-    """The options that a server with these capabilities does not get, though the message goes there, in words.
+    """The options that a server with these capabilities does not get, although it gets the message, in words.
 
     A server without MT-PRIORITY gives all mail the same priority (RFC 6710).
     """

@@ -1,10 +1,10 @@
 """Replies of a mail server, read incrementally and within bounds (RFC 5321 4.2).
 
 A reply is one or more lines ``code [separator text] CRLF``; ``-`` as separator announces a further line, a blank or
-nothing ends the reply. :class:`ReplyParser` is fed octets in any portions and hands out complete replies; it never
-guesses: a code outside 200-599, a separator that is none, lines of one reply with different codes, or more octets than
-the caps allow raise :class:`~zsmtp.errors.ReplyError`, and what follows is not looked at again. A bare LF as line end,
-as broken servers send it, is unambiguous here: it is accepted and noted in :attr:`Reply.bare_lf`.
+nothing ends the reply. :class:`ReplyParser` is fed octets in any portions and returns complete replies; it never
+guesses: a code outside 200-599, an invalid separator, lines of one reply with different codes, or more octets than the
+caps allow raise :class:`~zsmtp.errors.ReplyError`, and later octets are ignored. A bare LF as line end, as broken
+servers send it, is unambiguous here: it is accepted and noted in :attr:`Reply.bare_lf`.
 
 The text of a reply is untrusted: it may hold any octet but LF. Show it through :func:`printable` only. A server may
 repeat a secret that it received: :meth:`ReplyParser.hide` keeps it out of logs and reports.
@@ -153,7 +153,7 @@ class ReplyParser:
         return reply
 
     def _take_line(self, line: bytes) -> bool:
-        """Account for one line without its LF; tells whether it ends the reply."""
+        """Process one line without its LF; returns whether it ends the reply."""
         if len(line) > self._max_line:
             raise ReplyError(f"reply line of more than {self._max_line} octets")
         self._octets += len(line) + 1

@@ -101,7 +101,7 @@ def password_line(user: bytes, verifier: Verifier) -> bytes:
 
 
 class Passwords:
-    """Users and what is kept of their passwords. ``key`` are 32 random octets, for users who are not there.
+    """Users and the verifiers of their passwords. ``key`` are 32 random octets, for unknown users.
 
     ``mechanisms`` can be served to all users alike: SCRAM only if every user has a verifier for it.
     """
@@ -235,5 +235,5 @@ def _key(octets: bytes) -> Secret:
 
 
 def _scrypt(password: bytes, log_n: int, r: int, p: int, salt: bytes) -> bytes:
-    memory = 256 * r * (1 << log_n) + (1 << 20)  # OpenSSL wants some more than the 128 N r of the algorithm
+    memory = 256 * r * (1 << log_n) + (1 << 20)  # OpenSSL needs some more than the 128 N r of the algorithm
     return hashlib.scrypt(password, salt=salt, n=1 << log_n, r=r, p=p, maxmem=memory, dklen=KEY_LENGTH)

@@ -50,7 +50,7 @@ class ServerStream:
         self._bounds = settings.bounds
         self._now = now  # the last time given
         self._buffer = b""
-        self._start = 0  # of what is not read yet
+        self._start = 0  # of the unread octets
         self._searched = 0  # up to where there is no LF
         self._eof = False
         self._events: deque[ServerEvent] = deque()
@@ -81,7 +81,7 @@ class ServerStream:
             self._buffer = rest + data if rest else data
 
     def receive_eof(self, now: float) -> None:
-        """The client closed its side; what it sent before is still read and answered."""
+        """Note that the client closed its side; commands received before are still read and answered."""
         self._now = now
         self._eof = True
 

@@ -1,6 +1,6 @@
 """The canonical forms of header fields and bodies, and the hash of a body in one of them (RFC 6376 3.4).
 
-A signature covers a message in one of two forms: *simple* takes every octet as it stands, *relaxed* tolerates changes
+A signature covers a message in one of two forms: *simple* takes every octet unchanged, *relaxed* tolerates changes
 of blanks and of folding. Neither counts empty lines at the end of a body. :class:`BodyHash` takes a body in blocks cut
 anywhere and buffers two octets of it at most, so one pass over a message gives the hashes for any number of signatures;
 the work is done by the search and replace of ``bytes``. :class:`HeaderFields` has the fields of a header block in both

@@ -96,7 +96,7 @@ def _as_written(name: str, *, utf8: bool) -> bytes:
     for label in name.split("."):
         try:
             labels.append(idna.ulabel(label) if label.startswith("xn--") else label)
-        except idna.IDNAError:  # of IDNA 2003: it stays as it is
+        except idna.IDNAError:  # of IDNA 2003: it stays unchanged
             labels.append(label)
     return ".".join(labels).encode("utf-8")
 

@@ -1,10 +1,10 @@
 """Parses a peer's certificate from its DER form, without verifying it (RFC 5280 4.1, ITU-T X.690).
 
 It has three users: the logs (subject, issuer, validity), the rules that match names (``zsmtp.tls.names``) and the rules
-that match keys (``zsmtp.tls.dane``, fingerprints). The last two need the octets of the subject public key exactly as
-they stand in the certificate, which libraries that decode and encode again do not promise; and DANE-EE must accept
-certificates that a strict library refuses to load. So this is a small parser of its own: definite lengths, all bounds
-checked, ValueError for any violation. It verifies nothing: ``zsmtp.tls.chain`` verifies signatures and chains::
+that match keys (``zsmtp.tls.dane``, fingerprints). The last two need the octets of the subject public key exactly as in
+the certificate, which libraries that decode and encode again do not promise; and DANE-EE must accept certificates that
+a strict library refuses to load. So this is a small parser of its own: definite lengths, all bounds checked, ValueError
+for any violation. It verifies nothing: ``zsmtp.tls.chain`` verifies signatures and chains::
 
     certificate = read_certificate(der)
     certificate.dns_names, certificate.not_after, certificate.public_key

@@ -24,13 +24,13 @@ def try_connecting(options: AgentOptions) -> int:
     """Connect to the destination's candidates in order until one accepts; returns the exit status."""
     destination = options.force_destination or options.host or ""
     try:
-        driver = environment.driver(options, zenv.load(os.environ), Stop(), ignore, _say)
+        driver = environment.driver(options, zenv.load(os.environ), Stop(), ignore, _print)
     except ConfigError as error:
-        _say(f"smtp: {error}")
+        _print(f"smtp: {error}")
         return EX_CONFIG
     plan = driver.run(plan_destination(environment.destination_request(options, destination)))
     if plan.failure is not None:
-        _say(f"{destination}: {plan.failure.text}")
+        _print(f"{destination}: {plan.failure.text}")
         return EX_NOHOST if plan.failure.permanent else EX_TEMPFAIL
     return driver.run(_walk(plan, options.connect_timeout))
 
@@ -41,13 +41,13 @@ async def _walk(plan: Plan, timeout: float) -> int:
         where = "UNIX" if endpoint.family is Family.UNIX else f"{endpoint.address}|{endpoint.port}"
         result = await Connect((endpoint,), timeout)
         if result.stream is not None:
-            _say(f"Trying {endpoint.host} [{where}] ... connected!")
+            _print(f"Trying {endpoint.host} [{where}] ... connected!")
             await Close(result.stream)
             return EX_OK
         reason = "; ".join(text for _, text in result.failures) or "told to stop"
-        _say(f"Trying {endpoint.host} [{where}] ... {reason}")
+        _print(f"Trying {endpoint.host} [{where}] ... {reason}")
     return EX_TEMPFAIL
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr)
