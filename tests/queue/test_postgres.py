@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from importlib import resources
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import psycopg
@@ -23,7 +24,7 @@ from tests.support.postgres import cluster, needs_postgres
 from zsmtp.errors import ConfigError, QueueError, QueueUnavailable
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.operators import Change
-from zsmtp.queue.postgres import connect, schema, transaction, workers
+from zsmtp.queue.postgres import connect, schema, sweep, transaction, workers
 from zsmtp.queue.postgres.connect import Database
 from zsmtp.queue.postgres.leases import TAKES
 from zsmtp.queue.postgres.schema import is_made, meta_of, migrate
@@ -195,6 +196,21 @@ def test_days_that_a_dead_node_had_detached_are_dropped_all_the_same(url: str) -
         assert found == []
 
     with_store(url, work)
+
+
+def test_a_day_that_another_node_is_dropping_is_left_to_it() -> None:
+    """Two nodes can wait for each other there; PostgreSQL ends the wait of one of them with an error."""
+    days = ["zsmtp_history_20200101", "zsmtp_history_20200102"]
+    db = Mock()
+
+    def execute(command: str | bytes, *values: object) -> Mock:
+        if days[0].encode() in (command if isinstance(command, bytes) else b""):
+            raise psycopg.errors.DeadlockDetected
+        return Mock(fetchall=lambda: [(day, False) for day in days])
+
+    db.execute.side_effect = execute
+    assert sweep.drop_days(db, time.time(), 86400) == 1
+    assert db.execute.call_args.args == (f"DROP TABLE {days[1]}".encode(),)
 
 
 # --------------------------------------------------------------- connections

@@ -262,10 +262,19 @@ def let_go_left(db: Connection) -> list[int]:
     return [message for (message,) in db.execute("SELECT message FROM zsmtp_upload WHERE accepted").fetchall()]
 
 
+_DROPPED_BY_ANOTHER = (
+    errors.DeadlockDetected,
+    errors.InvalidObjectDefinition,
+    errors.ObjectNotInPrerequisiteState,
+    errors.UndefinedTable,
+)
+"""How a node learns that another one is dropping the same day, or has dropped it."""
+
+
 def drop_days(db: Connection, now: float, history_kept: float) -> int:
     """Drop the partitions of the history of days that are too old; not within a transaction.
 
-    Another node may do the same at this moment, or may have died in the middle of it.
+    Another node may do the same at this moment, or may have died in the middle of it. What it is at is left to it.
     """
     last = datetime.fromtimestamp(max(now - history_kept, 0), UTC).date() - timedelta(days=1)
     rows = db.execute(
@@ -276,7 +285,7 @@ def drop_days(db: Connection, now: float, history_kept: float) -> int:
     ).fetchall()
     done = 0
     for name, pending in rows:
-        with suppress(errors.ObjectNotInPrerequisiteState, errors.UndefinedTable, errors.InvalidObjectDefinition):
+        with suppress(*_DROPPED_BY_ANOTHER):
             if pending is not None:  # it is a partition still
                 how = "FINALIZE" if pending else "CONCURRENTLY"
                 db.execute(f"ALTER TABLE zsmtp_history DETACH PARTITION {name} {how}".encode())
