@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -65,3 +67,16 @@ def test_a_module_has_under_700_lines_and_a_function_under_60(path: Path) -> Non
 @pytest.mark.parametrize("path", MODULES, ids=IDS)
 def test_what_is_public_has_a_docstring(path: Path) -> None:
     assert not read(path).bare
+
+
+def test_changes_are_files_that_a_release_gathers() -> None:
+    """Another name is passed over without a word, or ends the release (towncrier)."""
+    root = SOURCE.parent
+    kinds = [
+        one["directory"] for one in tomllib.loads((root / "pyproject.toml").read_text())["tool"]["towncrier"]["type"]
+    ]
+    for path in (root / "changes").iterdir():
+        if path.name != "README.md":
+            assert re.fullmatch(rf"\+[a-z0-9-]+\.({'|'.join(kinds)})\.md", path.name), path
+            assert path.read_text().strip(), f"{path} is empty"
+    assert (root / "CHANGELOG.md").read_text().count("<!-- changes -->\n") == 1
