@@ -45,7 +45,8 @@ _LINE = re.compile(rb"[^\n]*+\n|[^\n]++")
 _UNSAFE = re.compile(rb"[^\t\n\x20-\x3c\x3e-\x7e]|[\t ](?=\n)")
 _MARKERS = (*range(1, 9), 11, 12, *range(14, 32), *range(127, 256))  # b2a_qp escapes these anywhere
 _KINDS = 6  # of octets that can need a marker
-_ILLEGAL = re.compile(rb"[^\t\n\x20-\x7e]")
+_ILLEGAL = re.compile(rb"[^\t\n\x20-\x7e]++")
+_ESCAPES = tuple(b"=%02X" % octet for octet in range(256))
 _LONG_LINE = re.compile(rb"[^\n]{77,}+")
 _DOUBLE_EQUALS = re.compile(rb"=(?==)")
 _TRAILING_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\n)")
@@ -273,21 +274,23 @@ def _escape(match: re.Match[bytes]) -> bytes:
 
 
 def _escape_raw(match: re.Match[bytes]) -> bytes:
-    """The escape for a raw octet; an equals sign before it is escaped too.
+    """Escapes for octets that should have had some; an equals sign that stands before the first gets one too.
 
     Otherwise the two would read as ``==``, which decoders take for one sign or for two.
     """
-    before = match.string[max(match.start() - 1000, 0) : match.start()]
+    escapes = b"".join([_ESCAPES[octet] for octet in match[0]])
+    start = match.start()
+    if not start or match.string[start - 1] != 0x3D:
+        return escapes
+    before = match.string[max(start - 1000, 0) : start]
     odd = (len(before) - len(before.rstrip(b"="))) % 2
-    return (b"3D=%02X" if odd else b"=%02X") % match[0][0]
+    return b"3D" + escapes if odd else escapes
 
 
 def _before_escape(text: bytes, end: int) -> int:
-    """``end``, or less where it would split an escape, or a run of malformed ones."""
-    cut = end - 2 if text[end - 2] == 0x3D else end
-    while text[cut - 1] == 0x3D and end - cut < 60:
-        cut -= 1
-    return cut
+    """``end``, or somewhat less where it would tear an escape, or malformed ones that stand together."""
+    least = end - 60
+    return least + len(text[least : end - 2 if text[end - 2] == 0x3D else end].rstrip(b"="))
 
 
 def _end_softly(encoded: bytes) -> bytes:
