@@ -15,7 +15,7 @@ from tests.support.patience import LIMIT
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.effects import Connect, StartTLS
-from zsmtp.errors import Interrupted, ServiceClosing
+from zsmtp.errors import Interrupted, ServiceClosing, WaitTimeout
 from zsmtp.events import ignore
 from zsmtp.net import operations
 from zsmtp.net.identity import parse_identity
@@ -357,3 +357,33 @@ def test_the_time_for_lookups() -> None:
     told = operations.lookup_deadline(query, 10.0, 60.0, Told(requested=True))
     assert isinstance(told, Answer)
     assert told.problem == "enough"
+
+
+def test_a_reply_that_came_in_time_counts_however_late_it_is_read(pair: tuple[SocketStream, socket.socket]) -> None:
+    """This side was busy meanwhile: with a large message, or with a thousand others."""
+    stream, theirs = pair
+    theirs.sendall(b"220 here\r\n")
+    session = Session(timeouts=Timeouts(command=300.0))
+    session.data_to_send(1000.0)  # the wait has begun
+    work = operations.exchange(stream, session, lambda: 2000.0, Told())
+    wait = work.send(None)
+    assert wait == StreamWait(stream, READABLE, 2000.0)
+    with pytest.raises(StopIteration) as end:
+        work.send(READABLE)
+    assert isinstance(end.value.value, Heard)
+    work.close()
+
+
+@pytest.mark.parametrize("octets", [b"", b"22"], ids=["nothing", "no whole reply"])
+def test_a_reply_that_did_not_come_in_time_is_too_late(pair: tuple[SocketStream, socket.socket], octets: bytes) -> None:
+    stream, theirs = pair
+    theirs.sendall(octets)
+    session = Session(timeouts=Timeouts(command=300.0))
+    session.data_to_send(1000.0)
+    work = operations.exchange(stream, session, lambda: 2000.0, Told())
+    work.send(None)
+    with pytest.raises(StopIteration) as end:
+        work.send(READABLE if octets else 0)
+    assert isinstance(end.value.value, Lost)
+    assert isinstance(end.value.value.error, WaitTimeout)
+    work.close()

@@ -144,9 +144,9 @@ async def exchange(stream: SocketStream, session: Conversation[E], clock: Clock,
     write shortly after a read (``MOMENT``) is tried at once, since there is rarely more to read. But a whole message
     sent without a go-ahead would be in doubt if the peer had closed behind its last reply, so the socket is checked
     first. Before the first chunk of a session it waits for input for a moment (``LISTENING``): a surplus reply can be
-    detected only then.
+    detected only then. At a deadline it reads once more: the reply may have arrived while this process was busy.
     """
-    asked = waited = False
+    asked = waited = checked = False
     while True:
         event = session.next_event()
         if event is not None:
@@ -168,9 +168,12 @@ async def exchange(stream: SocketStream, session: Conversation[E], clock: Clock,
         if not out and deadline is None:
             return None
         if deadline is not None and now >= deadline:  # also if octets arrive without completing a reply
-            session.handle_timer(now)
-            continue
-        if stream.pending:
+            if checked:
+                session.handle_timer(now)
+                continue
+            checked = True
+            ready = READABLE if stream.pending else await StreamWait(stream, READABLE, now)
+        elif stream.pending:
             ready = READABLE
         elif out and not waited and session.listens:
             waited = True
