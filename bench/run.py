@@ -25,7 +25,7 @@ PROGRAMS = (
     "tls.py",
     "library.py",
     "destinations.py",
-    "jobs.py",
+    "looplag.py",
     "dkim.py",
     "receiving.py",
     "queue_store.py",

@@ -23,10 +23,10 @@ BELOW = {
     "effects": {"errors", "records"},
     "text": FLOOR,
     "proto": FLOOR | {"events"},
-    "body": FLOOR | {"events"},
+    "body": LOW,
     "dns": LOW | {"proto", "body"},
     "tls": LOW | {"proto", "body", "dns"},  # DANE reads answers; dns knows nothing of TLS
-    "signing": FLOOR | {"events", "proto", "body", "dns"},
+    "signing": LOW | {"proto", "body", "dns"},
     "sender": LOW | {"proto", "body", "dns", "tls", "signing"},
     "net": LOW | {"proto", "body", "dns", "tls"},
     "delivery": LOW | {"proto", "body", "dns", "tls"},  # what it needs of net it awaits

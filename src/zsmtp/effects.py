@@ -17,7 +17,7 @@ All packages may import this module: it imports the types of effects and answers
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from zsmtp.errors import LocalError
 from zsmtp.records import dataclass
@@ -187,6 +187,15 @@ class Sleep(Effect[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class GiveWay(Effect[None]):
+    """Long work on this side stands between two blocks: a driver may do something else before it goes on.
+
+    What awaits nothing else is run to its end without a driver by :func:`at_once`, and shared by several operations as
+    :class:`SharedWork`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class ReadStop(Effect[str]):
     """The reason of the requested stop, "" if none is requested.
 
@@ -315,6 +324,55 @@ def carry_out(operation: Coroutine[E, Any, T], perform: Callable[[E], object]) -
         return result
     finally:
         operation.close()
+
+
+def at_once(work: Operation[T]) -> T:
+    """Run long work to its end, which awaits :class:`GiveWay` and nothing else, and return its result."""
+    return carry_out(work, _go_on)
+
+
+def _go_on(effect: Effect[Any]) -> None:
+    if type(effect) is not GiveWay:
+        raise unknown_effect(effect)
+
+
+class SharedWork(Generic[T]):
+    """Long work whose result several operations wait for: whichever of them has its turn does the next piece.
+
+    ``work`` awaits :class:`GiveWay` and nothing else. ``over`` tells that it has ended, with a result or an error.
+    """
+
+    __slots__ = ("_error", "_result", "_work", "over")
+
+    def __init__(self, work: Operation[T]) -> None:
+        self._work = work
+        self._result: T | None = None
+        self._error: Exception | None = None
+        self.over = False
+
+    async def result(self) -> T:
+        """What the work returns; raises what it raises, to everybody."""
+        while not self.over:
+            try:
+                _go_on(self._work.send(None))
+            except StopIteration as end:
+                self._result = end.value
+                self.over = True
+            except Exception as error:
+                self._error = error
+                self.over = True
+                raise
+            else:
+                await GiveWay()
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._result)
+
+    def close(self, error: Exception) -> None:
+        """Nobody is to wait any more: what the work has open is closed; whoever asks all the same has ``error``."""
+        if not self.over:
+            self.over, self._error = True, error
+            self._work.close()
 
 
 def unknown_effect(effect: object) -> LocalError:

@@ -30,6 +30,7 @@ from zsmtp.body.lines import CRLF, MAX_LINE
 from zsmtp.body.mime import Part, PartKind, Structure
 from zsmtp.body.target import ContentRefusal, Conversion, NonMime8Bit, Signed8Bit, Target
 from zsmtp.body.words import charset_of, encode_header, encode_whole_header
+from zsmtp.effects import GiveWay, Operation
 from zsmtp.escape import escape
 from zsmtp.records import NamedTuple
 
@@ -58,7 +59,7 @@ class MessageFacts:
     header_facts: Facts
     body_facts: Facts
     size: int
-    structure: Callable[[], Structure]
+    structure: Callable[[], Operation[Structure]]
     blocks: Callable[[], Iterator[bytes]]
 
 
@@ -84,10 +85,11 @@ class _Needs(NamedTuple):
     lines: bool
 
 
-def choose(message: MessageFacts, target: Target, *, decode: bool) -> ConversionPlan | ContentRefusal:
-    """The form of ``message`` for ``target``, or the reason why it cannot be sent there.
+async def choose(message: MessageFacts, target: Target, *, decode: bool) -> ConversionPlan | ContentRefusal:
+    """The form of ``message`` for ``target``, or why it cannot be sent there.
 
-    ``decode`` false: quoted-printable text stays, although the target wants it decoded.
+    ``decode`` false: quoted-printable text stays, although the target wants it decoded. Where the body is read for
+    that, it gives way between blocks (:class:`~zsmtp.effects.GiveWay`).
     """
     forced = not target.send_eight_bit and _forced_qp(message.header)
     seven_bit = (target.seven_bit and not target.send_eight_bit) or forced
@@ -96,7 +98,7 @@ def choose(message: MessageFacts, target: Target, *, decode: bool) -> Conversion
     header, body = message.header_facts, message.body_facts
     utf8_header = header.eight_bit and charset_of(message.header, b"") == b"UTF-8"
     smtputf8 = target.smtputf8 and (target.internationalised or (utf8_header and able))
-    binary = body.nul or body.long_lines or _called_binary(message)
+    binary = body.nul or body.long_lines or await _called_binary(message)
     # BINARYMIME takes 8-bit octets as well, whether or not 8BITMIME is offered beside it.
     needs = _Needs(seven=body.eight_bit and not able and not (binary and binary_able), lines=binary and not binary_able)
     binary = binary and binary_able
@@ -104,7 +106,7 @@ def choose(message: MessageFacts, target: Target, *, decode: bool) -> Conversion
     header_needs = header.eight_bit or header.nul or header.long_lines
     touched = needs.seven or needs.lines or (header.eight_bit and not able)
     if is_signed(message.header) and not (touched and target.signed_8bit is Signed8Bit.CONVERT):
-        return _sealed(message, target, plain, needs, binary=binary)
+        return await _sealed(message, target, plain, needs, binary=binary)
     block = message.header
     if header_needs:
         edited = _header_for(message, target, smtputf8=smtputf8, able=able)
@@ -113,18 +115,20 @@ def choose(message: MessageFacts, target: Target, *, decode: bool) -> Conversion
         block = edited
     plain = plain if block == message.header else replace(plain, header=block)
     if needs.seven or needs.lines:
-        return _body_plan(message, target, plain, needs, binary=binary)
+        return await _body_plan(message, target, plain, needs, binary=binary)
     if binary:
-        return _binary(message, plain)
+        return await _binary(message, plain)
     return _text_plan(message, target, plain, decode=decode)
 
 
-def _called_binary(message: MessageFacts) -> bool:
-    """Whether the message or a part is labelled binary; a multipart should be if a part is, but need not be."""
+async def _called_binary(message: MessageFacts) -> bool:
+    """Whether the message or a part of it is called binary; a multipart should say so when a part is, and may not."""
     if message.description.encoding is TransferEncoding.BINARY:
         return True
     may_have_parts = message.description.maintype in (b"multipart", b"message")
-    return may_have_parts and message.body_facts.eight_bit and any(part.raw for part in message.structure().parts())
+    if not (may_have_parts and message.body_facts.eight_bit):
+        return False
+    return any(part.raw for part in (await message.structure()).parts())
 
 
 def default_charset(target: Target) -> bytes:
@@ -169,7 +173,7 @@ def _folded(block: bytes) -> bytes | ContentRefusal:
     return folded.block
 
 
-def _sealed(
+async def _sealed(
     message: MessageFacts, target: Target, plain: ConversionPlan, needs: _Needs, *, binary: bool
 ) -> ConversionPlan | ContentRefusal:
     """The plan for a signed or encrypted message: unchanged for every server."""
@@ -178,14 +182,14 @@ def _sealed(
             "5.6.3", "a signed or encrypted message has 8-bit content, which the server does not take"
         )
     if binary:
-        return _binary(message, plain)
+        return await _binary(message, plain)
     said = ("signed or encrypted content is not converted",) if needs.seven or needs.lines else ()
     return replace(plain, said=said)
 
 
-def _binary(message: MessageFacts, plain: ConversionPlan) -> ConversionPlan:
-    """The plan for sending a message unchanged with BINARYMIME."""
-    structure = message.structure()
+async def _binary(message: MessageFacts, plain: ConversionPlan) -> ConversionPlan:
+    """As it is, with BINARYMIME: parts that are octets keep every one."""
+    structure = await message.structure()
     raw = (part for part in structure.parts() if part.raw and part.size) if structure.whole else iter(())
     return replace(
         plain, segments=tuple(Segment(part.body_start, part.body_end, SegmentForm.OCTETS) for part in raw), binary=True
@@ -195,15 +199,15 @@ def _binary(message: MessageFacts, plain: ConversionPlan) -> ConversionPlan:
 # ---------------------------------------------------------------------------- bodies
 
 
-def _body_plan(
+async def _body_plan(
     message: MessageFacts, target: Target, plain: ConversionPlan, needs: _Needs, *, binary: bool
 ) -> ConversionPlan | ContentRefusal:
     """The plan for a body that the server does not accept unchanged."""
     if not message.description.is_mime:
-        return _without_mime(message, target, plain, needs)
-    structure = message.structure()
+        return await _without_mime(message, target, plain, needs)
+    structure = await message.structure()
     if structure.sealed and target.signed_8bit is not Signed8Bit.CONVERT:
-        return _sealed(message, target, replace(plain, header=None), needs, binary=binary)
+        return await _sealed(message, target, replace(plain, header=None), needs, binary=binary)
     if not structure.whole:
         return replace(plain, said=("content is too intricate to be converted",))
     block = message.header if plain.header is None else plain.header
@@ -232,7 +236,7 @@ def _text_plan(message: MessageFacts, target: Target, plain: ConversionPlan, *, 
     )
 
 
-def _without_mime(message: MessageFacts, target: Target, plain: ConversionPlan, needs: _Needs) -> ConversionPlan:
+async def _without_mime(message: MessageFacts, target: Target, plain: ConversionPlan, needs: _Needs) -> ConversionPlan:
     facts = message.body_facts
     block = message.header if plain.header is None else plain.header
     if needs.seven and not needs.lines and target.nonmime_8bit is NonMime8Bit.STRIP:
@@ -240,7 +244,7 @@ def _without_mime(message: MessageFacts, target: Target, plain: ConversionPlan, 
         return replace(plain, segments=(Segment(0, message.size, SegmentForm.STRIP),), said=said)
     if not facts.eight_bit:
         charset = b"US-ASCII"
-    elif _is_utf8(message.blocks()):
+    elif await _is_utf8(message.blocks()):
         charset = b"UTF-8"
     else:
         charset = default_charset(target)
@@ -249,11 +253,12 @@ def _without_mime(message: MessageFacts, target: Target, plain: ConversionPlan, 
     return replace(plain, header=block, segments=(Segment(0, message.size, SegmentForm.QP),), conversion=Conversion.QP)
 
 
-def _is_utf8(blocks: Iterator[bytes]) -> bool:
+async def _is_utf8(blocks: Iterator[bytes]) -> bool:
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         for block in blocks:
             decoder.decode(block)
+            await GiveWay()
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False

@@ -34,6 +34,7 @@ from zsmtp.body.lines import (
 )
 from zsmtp.body.source import BLOCK_SIZE, Source
 from zsmtp.body.target import Conversion
+from zsmtp.effects import GiveWay, at_once
 from zsmtp.errors import ContentError
 from zsmtp.records import NamedTuple
 
@@ -231,20 +232,27 @@ def examine(header: bytes, source: Source) -> Examination:
     ``header`` is the block as stored (lines ended by LF, no empty line at its end), ``source`` the body, which may be
     empty. Raises :class:`~zsmtp.errors.ContentError` if the body cannot be read to its end.
     """
-    field_lines, bare_cr = canonical_header(header)
-    head = field_lines + CRLF
-    header_facts = _facts(head, field_lines, bare_cr)
+    if source.size > KEEP_LIMIT:
+        return at_once(examine_in_pieces(header, source))
+    head, header_facts = _examined_header(header)
+    stored = source.read()
+    body, bare_cr = canonical(stored)
+    body_facts = _facts(stored, body, bare_cr)
+    return Examination(head, header_facts, body_facts, len(head) + len(body), body, stored)
+
+
+async def examine_in_pieces(header: bytes, source: Source) -> Examination:
+    """As :func:`examine`; gives way to others between the blocks of a large message."""
     if source.size <= KEEP_LIMIT:
-        stored = source.read()
-        body, bare_cr = canonical(stored)
-        body_facts = _facts(stored, body, bare_cr)
-        return Examination(head, header_facts, body_facts, len(head) + len(body), body, stored)
+        return examine(header, source)
+    head, header_facts = _examined_header(header)
     survey = LineSurvey()
     eight_bit = nul = False
     for block in source.blocks():
         survey.feed(block)
         eight_bit = eight_bit or not block.isascii()
         nul = nul or 0 in block
+        await GiveWay()
     survey.finish()
     body_facts = Facts(eight_bit, nul, survey.long_lines, survey.bare_cr)
     return Examination(head, header_facts, body_facts, len(head) + survey.octets, None, None)
@@ -252,10 +260,15 @@ def examine(header: bytes, source: Source) -> Examination:
 
 def with_header(seen: Examination, header: bytes) -> Examination:
     """The same body behind another header block, which alone is looked at."""
+    head, facts = _examined_header(header)
+    return seen._replace(head=head, header=facts, size=seen.size - len(seen.head) + len(head))
+
+
+def _examined_header(header: bytes) -> tuple[bytes, Facts]:
+    """The canonical header of a stored block, with the empty line, and the facts about it."""
     field_lines, bare_cr = canonical_header(header)
     head = field_lines + CRLF
-    facts = _facts(head, field_lines, bare_cr)
-    return seen._replace(head=head, header=facts, size=seen.size - len(seen.head) + len(head))
+    return head, _facts(head, field_lines, bare_cr)
 
 
 def _facts(octets: bytes, lines: bytes, bare_cr: int) -> Facts:

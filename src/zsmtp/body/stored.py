@@ -12,6 +12,9 @@ there is none. Results are kept, so that many transactions cost one decision and
 Most messages need nothing, and for those nothing more is read or imported than for sending them as they are. The rules
 are in :mod:`zsmtp.body.choose`. A form that is not the stored one is made while it is sent; for its size it is made
 once before, and counted. The file must stay open as long as any content is in use.
+
+To read or to count a large message takes long. :func:`preparation` and :meth:`Stored.content_in_pieces` are operations
+that give way to others between blocks (:class:`~zsmtp.effects.GiveWay`); what has no others does it at once.
 """
 
 from __future__ import annotations
@@ -19,16 +22,30 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from zsmtp.body.encode import KEEP_LIMIT, Examination, Facts, MessageContent, as_stored, combined, examine, remarks
+from zsmtp.body.encode import (
+    KEEP_LIMIT,
+    Examination,
+    Facts,
+    MessageContent,
+    as_stored,
+    combined,
+    examine,
+    examine_in_pieces,
+    remarks,
+)
 from zsmtp.body.lines import CRLF, LineSurvey
 from zsmtp.body.source import Source
 from zsmtp.body.target import ContentRefusal, Conversion, Target
+from zsmtp.effects import GiveWay, Operation, SharedWork, at_once
 from zsmtp.patterns import pattern
 from zsmtp.records import NamedTuple
 
 if TYPE_CHECKING:
     from zsmtp.body.choose import ConversionPlan, MessageFacts
     from zsmtp.body.mime import Structure
+
+AT_ONCE = 16_384
+"""Bodies of at most so many octets are converted without giving way to anybody."""
 
 # Only with one of these can a message of clean 7-bit lines go out in another form than the stored one.
 _MATTERS = pattern(rb"^content-transfer-encoding[ \t]*+:", re.MULTILINE)  # in lower case
@@ -43,6 +60,16 @@ def prepare(header: bytes, source: Source) -> Stored:
     return Stored(examine(header, source), source)
 
 
+def preparation(header: bytes, source: Source) -> Stored | Operation[Stored]:
+    """As :func:`prepare`; of a message that is not small, the work that gives way to others between blocks."""
+    return prepare(header, source) if source.size <= KEEP_LIMIT else prepare_in_pieces(header, source)
+
+
+async def prepare_in_pieces(header: bytes, source: Source) -> Stored:
+    """As :func:`prepare`, giving way to others between the blocks of a large message."""
+    return Stored(await examine_in_pieces(header, source), source)
+
+
 class _Made(NamedTuple):
     """A content with the facts about its header and body apart."""
 
@@ -54,7 +81,18 @@ class _Made(NamedTuple):
 class Stored:
     """One stored message. ``facts`` are about it as it is."""
 
-    __slots__ = ("_contents", "_made", "_message", "_seen", "_simple", "_source", "_structure", "_unchanged", "facts")
+    __slots__ = (
+        "_contents",
+        "_made",
+        "_message",
+        "_seen",
+        "_simple",
+        "_source",
+        "_structure",
+        "_unchanged",
+        "_work",
+        "facts",
+    )
 
     def __init__(self, seen: Examination, source: Source) -> None:
         self._unchanged = as_stored(seen, source)
@@ -74,17 +112,42 @@ class Stored:
         self._made: dict[ConversionPlan | None, _Made] = {None: _Made(self._unchanged, seen.header, seen.body)}
         self._message: MessageFacts | None = None
         self._structure: Structure | None = None
+        self._work: SharedWork[MessageContent | ContentRefusal] | None = None  # under way for one target
 
     def content(self, target: Target) -> MessageContent | ContentRefusal:
         """The content for ``target``, or why there is none.
 
         Raises :class:`~zsmtp.errors.ContentError` if the body cannot be read to its end.
         """
+        known = self.known(target)
+        return at_once(self.content_in_pieces(target)) if known is None else known
+
+    def known(self, target: Target) -> MessageContent | ContentRefusal | None:
+        """The content for ``target``, or why there is none, if that takes no long work; else None.
+
+        Raises as :meth:`content` does.
+        """
         if self._simple and not target.internationalised:
             return self._unchanged
         content = self._contents.get(target)
         if content is None:
-            content = self._contents[target] = self._simple_content(target) if self._simple else self._choose(target)
+            if self._simple:
+                content = self._contents[target] = self._simple_content(target)
+            elif self._source.size <= AT_ONCE and self._work is None:
+                content = at_once(self._choose(target))
+        return content
+
+    async def content_in_pieces(self, target: Target) -> MessageContent | ContentRefusal:
+        """As :meth:`content`; gives way to others between blocks. What several ask for is made once."""
+        while (content := self.known(target)) is None:
+            if self._work is None:
+                self._work = SharedWork(self._choose(target))
+            work = self._work
+            try:
+                await work.result()
+            finally:
+                if work.over and self._work is work:
+                    self._work = None
         return content
 
     def _simple_content(self, target: Target) -> MessageContent:
@@ -93,14 +156,18 @@ class Stored:
             return content.announced(body=None, smtputf8=True, remarks=content.remarks)
         return content
 
-    def _choose(self, target: Target) -> MessageContent | ContentRefusal:
+    async def _choose(self, target: Target) -> MessageContent | ContentRefusal:
+        content = self._contents[target] = await self._chosen(target)
+        return content
+
+    async def _chosen(self, target: Target) -> MessageContent | ContentRefusal:
         from zsmtp.body.choose import choose
 
-        plan = choose(self._described(), target, decode=True)
-        made = None if isinstance(plan, ContentRefusal) else self._make(plan)
+        plan = await choose(self._described(), target, decode=True)
+        made = None if isinstance(plan, ContentRefusal) else await self._make(plan)
         if made is None:  # decoded, it could not be sent as lines
-            plan = choose(self._described(), target, decode=False)
-            made = None if isinstance(plan, ContentRefusal) else self._make(plan)
+            plan = await choose(self._described(), target, decode=False)
+            made = None if isinstance(plan, ContentRefusal) else await self._make(plan)
         if isinstance(plan, ContentRefusal) or made is None:
             assert isinstance(plan, ContentRefusal)
             return plan
@@ -133,24 +200,25 @@ class Stored:
             )
         return self._message
 
-    def _scanned(self) -> Structure:
+    async def _scanned(self) -> Structure:
         if self._structure is None:
             from zsmtp.body.mime import StructureScan
 
             scan = StructureScan(self._described().header)
             for block in self._source.blocks():
                 scan.feed(block)
+                await GiveWay()
             self._structure = scan.finish()
         return self._structure
 
     # ---------------------------------------------------------------- making
 
-    def _make(self, plan: ConversionPlan) -> _Made | None:
+    async def _make(self, plan: ConversionPlan) -> _Made | None:
         """The content of a plan, counted; None if it is one for decoding and that cannot be."""
         key = None if plan.header is None and not plan.segments else plan
         made = self._made.get(key)
         if made is None:
-            made = self._make_body(plan) if plan.segments else self._make_header(plan)
+            made = await self._make_body(plan) if plan.segments else self._make_header(plan)
             if made is not None:
                 self._made[key] = made
         return made
@@ -170,7 +238,7 @@ class Stored:
         )
         return _Made(content, header, seen.body)
 
-    def _make_body(self, plan: ConversionPlan) -> _Made | None:
+    async def _make_body(self, plan: ConversionPlan) -> _Made | None:
         from zsmtp.body.convert import ConvertedBody
 
         source, segments = self._source, plan.segments
@@ -188,6 +256,7 @@ class Stored:
             if kept is not None:
                 kept.append(block)
                 kept = kept if size <= KEEP_LIMIT else None
+            await GiveWay()
         if converted.unfit or (plan.conversion is Conversion.EIGHT_BIT and survey.long_lines):
             return None
         body = Facts(eight_bit, nul, survey.long_lines, converted.bare_cr)

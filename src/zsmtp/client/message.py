@@ -19,14 +19,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, TypeGuard, Union, cast
 
+from zsmtp.body.encode import KEEP_LIMIT
 from zsmtp.body.fields import end_of_header
 from zsmtp.body.lines import unified_header
 from zsmtp.body.source import Source
-from zsmtp.body.stored import Stored, prepare
+from zsmtp.body.stored import AT_ONCE, Stored, prepare, prepare_in_pieces
 from zsmtp.body.tlsrequired import tls_is_optional
 from zsmtp.client.addresslist import read_address, read_addresses
 from zsmtp.client.dsn import DSN, NO_WISHES, wishes
 from zsmtp.client.header import check_bare_cr, envelope_in, message_id, with_missing, without_blind
+from zsmtp.effects import GiveWay, Operation, SharedWork, at_once
 from zsmtp.errors import ContentError, SubmissionError
 from zsmtp.escape import described, escape
 from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions
@@ -72,6 +74,7 @@ class Letter:
         "_body",
         "_choice",
         "_header",
+        "_preparing",
         "_signed_body",
         "_stored",
         "dsn",
@@ -104,6 +107,7 @@ class Letter:
         self.options = options
         self.remarks: tuple[str, ...] = ()
         self._stored: Stored | None = None
+        self._preparing: SharedWork[Stored] | None = None
         self._choice: SigningChoice | None = None
         self._signed_body: IO[bytes] | None = None
         header, self._body = _open(message)
@@ -173,22 +177,43 @@ class Letter:
 
     def stored(self) -> Stored:
         """The message, looked through when this is asked first. Raises ContentError if it cannot be read."""
-        if self._stored is None:
-            header, body = self._header, self._body.open()
-            if self._choice is None:
-                self._stored = prepare(header, body)
-            else:
-                self._stored = self._signed(self._choice.sign(header, body), body)
-        return self._stored
+        stored = self.preparation()
+        return stored if isinstance(stored, Stored) else at_once(stored)
 
-    def _signed(self, done: SignedMessage, body: Source) -> Stored:
+    def preparation(self) -> Stored | Operation[Stored]:
+        """As :meth:`stored`; where that takes long, the work that gives it, which gives way to others meanwhile.
+
+        It may be asked for by any number of operations, and is done once.
+        """
+        if self._stored is not None:
+            return self._stored
+        if self._preparing is None or self._preparing.over:
+            body, choice = self._body.open(), self._choice
+            if choice is None and body.size <= KEEP_LIMIT:
+                self._stored = prepare(self._header, body)
+                return self._stored
+            work = self._prepare(body)
+            if body.size <= AT_ONCE:
+                return at_once(work)
+            self._preparing = SharedWork(work)
+        return self._preparing.result()
+
+    async def _prepare(self, body: Source) -> Stored:
+        if self._choice is None:
+            stored = await prepare_in_pieces(self._header, body)
+        else:
+            stored = await self._signed(await self._choice.sign_in_pieces(self._header, body), body)
+        self._stored = stored
+        return stored
+
+    async def _signed(self, done: SignedMessage, body: Source) -> Stored:
         self.remarks = done.remarks
         if done.seen is not None:
             return Stored(done.seen, body)
         if done.body is not None:
-            self._signed_body = spooled(done.body())
+            self._signed_body = await spooled_in_pieces(done.body())
             body = Source(self._signed_body, 0, done.body_size)
-        return prepare(done.header, body)
+        return await prepare_in_pieces(done.header, body)
 
     @property
     def memory(self) -> int:
@@ -198,6 +223,9 @@ class Letter:
     def rest(self) -> None:
         """Keep no file open until the message is read again."""
         self._stored = None
+        if self._preparing is not None:
+            self._preparing.close(ContentError("the message was let go of while it was read"))
+            self._preparing = None
         if self._signed_body is not None:
             self._signed_body.close()
             self._signed_body = None
@@ -211,12 +239,18 @@ class Letter:
 
 def spooled(blocks: Iterable[bytes]) -> IO[bytes]:
     """A file with these octets: in memory as long as they are few, and gone once it is closed. Raises ContentError."""
+    return at_once(spooled_in_pieces(blocks))
+
+
+async def spooled_in_pieces(blocks: Iterable[bytes]) -> IO[bytes]:
+    """As :func:`spooled`, giving way to others between blocks."""
     import tempfile  # most messages need no file of their own
 
     file = cast("IO[bytes]", tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115 - closed by the caller
     try:
         for block in blocks:
             file.write(block)
+            await GiveWay()
     except OSError as error:
         file.close()
         raise ContentError(f"a temporary file cannot be written: {error.strerror}") from error

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from zsmtp.body.stored import Stored
 from zsmtp.client.destinations import Destination, Destinations
 from zsmtp.client.message import Letter
 from zsmtp.client.report import Attempt, Completing, Report, Result, result_of
@@ -20,11 +21,11 @@ from zsmtp.delivery.content import ContentProvider
 from zsmtp.delivery.envelope import Delivery, Message
 from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Verdict, from_loss
+from zsmtp.effects import Operation
 from zsmtp.errors import Interrupted
 from zsmtp.events import About, Observer, Remark, ignore
 
 if TYPE_CHECKING:
-    from zsmtp.body.stored import Stored
     from zsmtp.client.client import Submission
     from zsmtp.client.pool import ConnectionWorker
     from zsmtp.proto.plan import Envelope
@@ -160,12 +161,24 @@ class MessageTracker:
         return Report(message=self.letter.name, results=tuple(one for one in self._results if one is not None))
 
 
-def _stored(letter: Letter, envelope: Envelope, observe: Observer) -> Stored:
-    """The message as it is sent, with what was done to it on this side."""
-    stored = letter.stored()
+def _observed(letter: Letter, envelope: Envelope, observe: Observer) -> Stored | Operation[Stored]:
+    """The message as it is sent, with what was done to it on this side told to ``observe``."""
+    stored = letter.preparation()
+    if not isinstance(stored, Stored):
+        return _told_then(stored, letter, envelope, observe)
+    _tell(letter, envelope, observe)
+    return stored
+
+
+async def _told_then(work: Operation[Stored], letter: Letter, envelope: Envelope, observe: Observer) -> Stored:
+    stored = await work
+    _tell(letter, envelope, observe)
+    return stored
+
+
+def _tell(letter: Letter, envelope: Envelope, observe: Observer) -> None:
     for text in letter.remarks:
         observe(Remark(text, About.CONTENT, envelope))
-    return stored
 
 
 class DestinationJob:
@@ -193,8 +206,9 @@ class DestinationJob:
         letter = self._tracker.letter
         envelope = letter.envelope(self._indexes)
         self._ledger = Ledger(len(self._indexes), self._settle)
-        prepare = letter.stored if worker.observe is ignore else partial(_stored, letter, envelope, worker.observe)
-        content = ContentProvider(prepare, worker.targets, envelope, worker.observe)
+        observe = worker.observe
+        prepare = letter.preparation if observe is ignore else partial(_observed, letter, envelope, observe)
+        content = ContentProvider(prepare, worker.targets, envelope, observe)
         return Delivery(Message(envelope, content), self._ledger, letter.name)
 
     def completing(self, numbers: tuple[int, ...]) -> Completing:

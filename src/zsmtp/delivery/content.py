@@ -13,6 +13,7 @@ from zsmtp.body.encode import MessageContent
 from zsmtp.body.stored import Stored
 from zsmtp.body.target import ContentRefusal as ContentRefusal
 from zsmtp.body.target import Conversion, Target
+from zsmtp.effects import Operation
 from zsmtp.events import About, Observer, Remark, ignore
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, LocalRefusal
@@ -63,7 +64,7 @@ def _nothing(conversion: Conversion) -> None:
 class ContentProvider:
     """The content of one message for whatever server it meets.
 
-    ``prepare`` gives the stored message; it is called when the first server asks, and may raise
+    ``prepare`` gives the stored message, or the work that does; it is called when the first server asks, and may raise
     :class:`~zsmtp.errors.ContentError`. Remarks on what was changed go to ``observe``; ``converted`` is called with
     the conversion of each content chosen, ``Conversion.NONE`` too: another server may need another one.
     """
@@ -72,7 +73,7 @@ class ContentProvider:
 
     def __init__(
         self,
-        prepare: Callable[[], Stored],
+        prepare: Callable[[], Stored | Operation[Stored]],
         targets: Targets,
         envelope: Envelope,
         observe: Observer = ignore,
@@ -85,12 +86,32 @@ class ContentProvider:
         self._converted = converted
         self._stored: Stored | None = None
 
-    def __call__(self, capabilities: Capabilities) -> ContentForm | LocalRefusal:
-        """The content for a server with these capabilities, or why it cannot be sent there."""
-        if self._stored is None:
-            self._stored = self._prepare()
+    def __call__(
+        self, capabilities: Capabilities
+    ) -> ContentForm | LocalRefusal | Operation[ContentForm | LocalRefusal]:
+        """The content for a server with these capabilities, or why it cannot be sent there.
+
+        If that takes long, it is the work that gives it, which gives way to others meanwhile.
+        """
+        stored = self._stored
+        if stored is None:
+            found = self._prepare()
+            if not isinstance(found, Stored):
+                return self._prepared(found, capabilities)
+            stored = self._stored = found
         target = self._targets.of(capabilities, internationalised=self._envelope.internationalised)
-        content = self._stored.content(target)
+        content = stored.known(target)
+        return self._chosen(stored, target) if content is None else self._told(content)
+
+    async def _prepared(self, work: Operation[Stored], capabilities: Capabilities) -> ContentForm | LocalRefusal:
+        stored = self._stored = await work
+        target = self._targets.of(capabilities, internationalised=self._envelope.internationalised)
+        return await self._chosen(stored, target)
+
+    async def _chosen(self, stored: Stored, target: Target) -> ContentForm | LocalRefusal:
+        return self._told(await stored.content_in_pieces(target))
+
+    def _told(self, content: MessageContent | ContentRefusal) -> ContentForm | LocalRefusal:
         if isinstance(content, ContentRefusal):
             return content_form(content)
         if content.remarks and self._observe is not ignore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zsmtp.delivery.ledger import Ledger
+from zsmtp.effects import Operation
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, LocalRefusal
 from zsmtp.records import NamedTuple
@@ -13,12 +14,12 @@ from zsmtp.records import NamedTuple
 class Message(NamedTuple):
     """One message for one destination.
 
-    ``content_for`` returns the content for a server with these capabilities, or the reason why it cannot be sent there.
-    It may raise :class:`~zsmtp.errors.ContentError` if the content cannot be read.
+    ``content_for`` gives the content for a server with the given capabilities, or why it cannot be sent there; if that
+    takes long, the work that gives it. It may raise :class:`~zsmtp.errors.ContentError` if the content cannot be read.
     """
 
     envelope: Envelope
-    content_for: Callable[[Capabilities], ContentForm | LocalRefusal]
+    content_for: Callable[[Capabilities], ContentForm | LocalRefusal | Operation[ContentForm | LocalRefusal]]
 
 
 class Delivery(NamedTuple):

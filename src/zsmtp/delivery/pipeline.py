@@ -15,7 +15,7 @@ from zsmtp.delivery.outcome import Scope, Verdict, from_loss, from_refusal
 from zsmtp.delivery.pace import PeerPace
 from zsmtp.delivery.sessionopener import OpenSession
 from zsmtp.delivery.transaction import TransactionBook
-from zsmtp.effects import AllowCompletion, Exchange
+from zsmtp.effects import AllowCompletion, Exchange, Operation
 from zsmtp.errors import CommandError, ContentError, Interrupted, LocalError, ReplyError, WaitTimeout
 from zsmtp.events import About, Observer, Remark, TransactionEnded, TransactionStarted, ignore
 from zsmtp.proto.capabilities import Capabilities
@@ -104,6 +104,7 @@ class Pipeline:
     _running: dict[Transaction, _RunningTransaction] = field(default_factory=dict)
     _octets: int = 0  # of content in progress
     _to_start: deque[PendingDelivery] = field(default_factory=deque)  # works that may have pending recipients
+    _preparing: tuple[PendingDelivery, Operation[ContentForm | LocalRefusal]] | None = None
     _pipelined: bool = False
     _winding_up: bool = False
     _capabilities: Capabilities = field(default_factory=Capabilities)  # capabilities to use
@@ -117,7 +118,11 @@ class Pipeline:
         session.asks_before_completion = self.asks
         exchange: Exchange[SessionEvent] = Exchange(self.link.stream, session)
         running = self._running
-        while running:
+        while running or self._preparing is not None:
+            if self._preparing is not None:
+                await self._finish_preparing(*self._preparing)
+                self._start_what_fits()
+                continue
             event = session.next_event()
             if event is None:
                 event = await exchange
@@ -173,6 +178,8 @@ class Pipeline:
                     return None
                 if work.pending is None:
                     self._prepare(work)
+                    if self._preparing is not None:
+                        return None
                 if work.pending:
                     return work
                 self._to_start.popleft()
@@ -184,19 +191,39 @@ class Pipeline:
             self._to_start.append(work)
 
     def _prepare(self, work: PendingDelivery) -> None:
-        """Choose the content for this link, and settle recipients that are refused on this side."""
-        message, ledger = work.delivery.message, work.delivery.ledger
-        link, options = self.link, work.delivery.message.envelope.options
+        """Choose the content for this link, or begin the work that does."""
+        ledger = work.delivery.ledger
         work.pending = []
-        refusal = options_refusal(options, self._capabilities)
+        refusal = options_refusal(work.delivery.message.envelope.options, self._capabilities)
         if refusal is not None:
-            ledger.settle_all(ledger.unsettled, from_refusal(refusal, link.peer, level=Scope.MESSAGE))
+            ledger.settle_all(ledger.unsettled, from_refusal(refusal, self.link.peer, level=Scope.MESSAGE))
             return
         try:
-            content = message.content_for(self._capabilities)
+            content = work.delivery.message.content_for(self._capabilities)
         except ContentError as error:
-            ledger.settle_all(ledger.unsettled, from_loss(error, "", None, level=Scope.MESSAGE))
+            _cannot_be_read(work, error)
             return
+        if isinstance(content, (ContentForm, LocalRefusal)):
+            self._prepared(work, content)
+        else:
+            self._preparing = work, content
+
+    async def _finish_preparing(self, work: PendingDelivery, choosing: Operation[ContentForm | LocalRefusal]) -> None:
+        """Go through with the work that chooses a content."""
+        try:
+            content = await choosing
+        except ContentError as error:
+            _cannot_be_read(work, error)
+        else:
+            self._prepared(work, content)
+        finally:
+            self._preparing = None
+
+    def _prepared(self, work: PendingDelivery, content: ContentForm | LocalRefusal) -> None:
+        """Settle what needs no word from the server; the others are to be sent ``content``."""
+        message, ledger, link = work.delivery.message, work.delivery.ledger, self.link
+        pending: list[int] = []
+        refusal: LocalRefusal | None
         refusal = sender_refusal(message.envelope, self._capabilities)
         if refusal is None:
             refusal = content if isinstance(content, LocalRefusal) else size_refusal(content, self._capabilities)
@@ -206,14 +233,15 @@ class Pipeline:
         assert isinstance(content, ContentForm)
         work.content = content
         if self.observer is not ignore:
-            for text in left_out(options, self._capabilities):
+            for text in left_out(message.envelope.options, self._capabilities):
                 self.observer(Remark(text, About.DELIVERY, message.envelope))
         for index in ledger.unsettled:
             refusal = recipient_refusal(message.envelope.recipients[index], self._capabilities)
             if refusal is None:
-                work.pending.append(index)
+                pending.append(index)
             else:
                 ledger.settle(index, from_refusal(refusal, link.peer))
+        work.pending = pending
 
     def _start(self, work: PendingDelivery) -> None:
         """Plan a transaction for as many recipients as fit into one, and queue it in the session."""
@@ -302,3 +330,9 @@ class Pipeline:
             untouched=running is None or not running.book.replies,
             out_of_step=out_of_step,
         )
+
+
+def _cannot_be_read(work: PendingDelivery, error: ContentError) -> None:
+    """The verdict on a message whose content cannot be read on this side."""
+    ledger = work.delivery.ledger
+    ledger.settle_all(ledger.unsettled, from_loss(error, "", None, level=Scope.MESSAGE))

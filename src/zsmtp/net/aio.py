@@ -31,6 +31,7 @@ from zsmtp.effects import (
     Effect,
     Exchange,
     FetchPolicy,
+    GiveWay,
     KeepPolicy,
     Operation,
     OwnAddresses,
@@ -47,6 +48,7 @@ from zsmtp.net import operations
 from zsmtp.net.identity import own_addresses
 from zsmtp.net.operations import WRITABLE, LocalBinding, SocketsWait, StreamWait, Wait
 from zsmtp.net.transport import SocketStream
+from zsmtp.net.turns import turns_of
 from zsmtp.net.watch import DescriptorWatch
 
 if TYPE_CHECKING:
@@ -239,6 +241,7 @@ class Run(Generic[T]):
         self._ahead: dict[Query, tuple[float, Answer | asyncio.Future[Answer]]] = {}  # asked, and good until then
         self._waiter: asyncio.Future[None] | None = None
         self._touched: set[SocketStream] = set()
+        self._loop_turns = turns_of(self._loop)
         self._turns = 0
         self._pieces: int | None = None  # times that this exchange waited for something to read
         self._pause = 0.0  # what its peer was given to send more of a reply
@@ -248,6 +251,8 @@ class Run(Generic[T]):
         self._stop.listen(self._wake)
         answer: object = None
         try:
+            if self._loop_turns.woken():
+                await self._loop_turns.next_turn()
             while True:
                 effect = self._work.send(answer)
                 if type(effect) is Exchange:
@@ -270,6 +275,11 @@ class Run(Generic[T]):
             raise
         finally:
             self._stop.ignore(self._wake)
+            self._loop_turns.waits()
+
+    async def _give_way(self, effect: GiveWay) -> None:
+        if self._loop_turns.used_up():
+            await self._loop_turns.next_turn()
 
     async def _connect(self, effect: Connect) -> ConnectResult:
         made = await self._wait_through(
@@ -355,11 +365,14 @@ class Run(Generic[T]):
         watch.wait_for(wait.interest, wait.deadline, waiter)
         self._watched = watch
         self._turns = 0
+        self._loop_turns.waits()
         try:
             await waiter
         finally:
             self._waiter = self._watched = None
             ready = watch.heard()
+        if self._loop_turns.woken():
+            await self._loop_turns.next_turn()
         return ready
 
     async def _let_more_come(self, deadline: float | None) -> None:
@@ -377,12 +390,15 @@ class Run(Generic[T]):
         """Until :meth:`_wake`, for so many seconds at most."""
         self._waiter = waiter = self._loop.create_future()
         timer = None if seconds is None else self._loop.call_later(seconds, self._wake)
+        self._loop_turns.waits()
         try:
             await waiter
         finally:
             self._waiter = None
             if timer is not None:
                 timer.cancel()
+        if self._loop_turns.woken():
+            await self._loop_turns.next_turn()
 
     @property
     def waits(self) -> bool:
@@ -397,6 +413,8 @@ class Run(Generic[T]):
         if self._turns >= TURNS:
             self._turns = 0
             await asyncio.sleep(0)
+        elif self._loop_turns.worked_enough():
+            await self._loop_turns.next_turn()
 
     async def _wait_on_sockets(self, wait: SocketsWait) -> set[int]:
         """The descriptors that are ready for writing, or failed."""
@@ -414,6 +432,7 @@ class Run(Generic[T]):
                 self._loop.add_writer(fd, heard, fd)
             if wait.deadline is not None:
                 timer = self._loop.call_later(max(wait.deadline - self._clock(), 0.0), self._wake)
+            self._loop_turns.waits()
             await waiter
         finally:
             self._waiter = None
@@ -421,6 +440,8 @@ class Run(Generic[T]):
                 self._loop.remove_writer(fd)
             if timer is not None:
                 timer.cancel()
+        if self._loop_turns.woken():
+            await self._loop_turns.next_turn()
         return ready
 
     def _wake(self) -> None:
@@ -503,11 +524,14 @@ class Run(Generic[T]):
             self._wake()
 
         called.add_done_callback(done)
+        self._loop_turns.waits()
         try:
             await waiter
         finally:
             self._waiter = None
             called.remove_done_callback(done)
+        if self._loop_turns.woken():
+            await self._loop_turns.next_turn()
 
     _at_once: ClassVar[Mapping[type[Effect[Any]], Callable[[Run[Any], Any], object]]] = {
         ReadClock: lambda self, _: self._clock(),
@@ -518,6 +542,7 @@ class Run(Generic[T]):
     }
     _performers: ClassVar[Mapping[type[Effect[Any]], Callable[[Run[Any], Any], Awaitable[object]]]] = {
         Query: _look_up,
+        GiveWay: _give_way,
         Connect: _connect,
         Sleep: _sleep,
         StartTLS: _start_tls,

@@ -19,7 +19,7 @@ from typing import BinaryIO, Protocol, TypeVar, cast
 from zsmtp.body.fields import end_of_header
 from zsmtp.body.lines import unified_header
 from zsmtp.body.source import Source
-from zsmtp.body.stored import Stored, prepare
+from zsmtp.body.stored import Stored, preparation
 from zsmtp.client.config import Config
 from zsmtp.client.destinations import Destination, Destinations
 from zsmtp.client.drivers import Couriers, Drivers
@@ -279,8 +279,8 @@ class _EngineConnection:
                 self._driver.close_stream(cast(SocketStream, link.stream))
 
 
-def _prepared(content: bytes | BinaryIO) -> Stored:
-    """A queued content, looked through. Raises ContentError."""
+def _prepared(content: bytes | BinaryIO) -> Stored | Operation[Stored]:
+    """A queued content, looked through, or the work that does that. Raises ContentError."""
     if isinstance(content, bytes):
         beginning, file, size = content[:MAX_HEADER], cast(BinaryIO, BytesIO(content)), len(content)
     else:
@@ -292,4 +292,4 @@ def _prepared(content: bytes | BinaryIO) -> Stored:
         raise ContentError(f"a header block of more than {MAX_HEADER} octets")
     header = beginning if found is None else beginning[: found[0]] + b"\n"
     start = size if found is None else found[1]
-    return prepare(unified_header(header)[0], Source(file, start, size))
+    return preparation(unified_header(header)[0], Source(file, start, size))

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from itertools import chain
 
-from zsmtp.body.encode import Examination, MessageContent, examine, with_header
+from zsmtp.body.encode import Examination, MessageContent, examine_in_pieces, with_header
 from zsmtp.body.fields import end_of_header
 from zsmtp.body.lines import CRLF, unified_header
 from zsmtp.body.source import Source
 from zsmtp.body.stored import Stored
 from zsmtp.body.target import ContentRefusal, Conversion, Target
+from zsmtp.effects import GiveWay, Operation, at_once
 from zsmtp.errors import SubmissionError
 from zsmtp.records import NamedTuple, replace
 from zsmtp.signing.keyring import Keyring, SigningKey
@@ -68,7 +69,11 @@ class SigningChoice(NamedTuple):
         A message that no server accepts in any form stays unchanged, and is refused later. Raises ContentError if the
         body cannot be read.
         """
-        return self.signing.sign(header, body, self)
+        return at_once(self.sign_in_pieces(header, body))
+
+    def sign_in_pieces(self, header: bytes, body: Source) -> Operation[SignedMessage]:
+        """As :meth:`sign`, giving way to others between the blocks of the body."""
+        return self.signing.sign_in_pieces(header, body, self)
 
 
 class MessageSigning:
@@ -100,10 +105,10 @@ class MessageSigning:
         keys, reason = self.keyring.choose(fields, granted=granted, now=now)
         return SigningChoice(keys, reason, header, Signer(fields, keys, now=now), self)
 
-    def sign(self, header: bytes, body: Source, choice: SigningChoice) -> SignedMessage:
-        """As :meth:`SigningChoice.sign`."""
-        keys, seen = choice.keys, examine(header, body)
-        content = self._final(seen, body)
+    async def sign_in_pieces(self, header: bytes, body: Source, choice: SigningChoice) -> SignedMessage:
+        """As :meth:`SigningChoice.sign_in_pieces`."""
+        keys, seen = choice.keys, await examine_in_pieces(header, body)
+        content = await self._final(seen, body)
         if isinstance(content, ContentRefusal):
             return SignedMessage(header, None, 0, seen, (f"not signed: {content.text}",))
         block = header
@@ -115,6 +120,7 @@ class MessageSigning:
             return SignedMessage(header, None, 0, seen, (f"not signed: {error}",))
         for octets in content.body_blocks():
             signer.feed(octets)
+            await GiveWay()
         signed = signer.finish() + block
         said = [f"signed by {key.config.key_name} ({key.algorithm.value})" for key in keys]
         if content.conversion is not Conversion.NONE:
@@ -124,10 +130,10 @@ class MessageSigning:
             return SignedMessage(signed, content.body_blocks, size, None, (*said, *content.remarks))
         return SignedMessage(signed, None, 0, with_header(seen, signed), (*said, *content.remarks))
 
-    def _final(self, seen: Examination, body: Source) -> MessageContent | ContentRefusal:
+    async def _final(self, seen: Examination, body: Source) -> MessageContent | ContentRefusal:
         stored = Stored(seen, body)
         for target in self._forms:
-            content = stored.content(target)
+            content = await stored.content_in_pieces(target)
             if not isinstance(content, ContentRefusal):
                 break
         return content
