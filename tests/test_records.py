@@ -12,7 +12,7 @@ from typing import get_type_hints
 import pytest
 
 import zsmtp
-from zsmtp.records import NamedTuple, dataclass, field, replace
+from zsmtp.records import NamedTuple, dataclass, field, field_names, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,52 @@ def test_the_tools_for_dataclasses_work() -> None:
     match Point(1):
         case Point(x, y):
             assert (x, y) == (1, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    name: str
+    secret: str = field(default="", repr=False)
+    kept: object = field(default=None, metadata={"python only": True})
+    many: list[int] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("no name")
+        object.__setattr__(self, "name", self.name.lower())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedToo(Checked):
+    more: int = 0
+
+
+def test_what_is_secret_is_not_shown_and_what_is_wrong_is_refused() -> None:
+    one = Checked(name="ANN", secret="s3cret")
+    assert (one.name, one.secret, one.many) == ("ann", "s3cret", [])
+    assert repr(one) == "Checked(name='ann', kept=None)"
+    assert repr(CheckedToo(name="B")) == "CheckedToo(name='b', kept=None, more=0)"
+    assert replace(one, name="BOB").name == dataclasses.replace(one, name="BOB").name == "bob"
+    for wrong in (lambda: Checked(name=""), lambda: replace(one, name=""), lambda: CheckedToo(name="")):
+        with pytest.raises(ValueError, match="no name"):
+            wrong()
+    shown = {one.name: (one.repr, dict(one.metadata)) for one in dataclasses.fields(Checked)}
+    assert shown == {
+        "name": (True, {}),
+        "secret": (False, {}),
+        "kept": (True, {"python only": True}),
+        "many": (False, {}),
+    }
+
+
+def test_the_names_of_fields() -> None:
+    @dataclasses.dataclass
+    class Standard:
+        b: int
+        a: int = 1
+
+    assert field_names(CheckedToo) == ("name", "secret", "kept", "many", "more")
+    assert field_names(Standard) == ("b", "a")
 
 
 def test_the_agents_engine_loads_without_the_standard_decorator() -> None:

@@ -8,8 +8,9 @@ decorator, and an instance of a frozen class is made twice as fast::
 
     from zsmtp.records import dataclass, field, replace
 
-Unused features are missing: no ``order``, no ``InitVar``, no ``__post_init__``; always with ``slots``.
-:data:`NamedTuple` is ``typing.NamedTuple`` for type checkers, too; the original compiles each annotation, which takes
+What is not used here is not offered: no ``order``, no ``InitVar``; always with ``slots``. :func:`field_names` gives the
+names of fields, for which ``dataclasses.fields`` has to make a standard dataclass first.
+:data:`NamedTuple` is ``typing.NamedTuple`` for type checkers, too; that one compiles each annotation, which takes it
 three times as long.
 """
 
@@ -49,26 +50,38 @@ class _NamedTuple(metaclass=_NamedTupleMeta):
 
 
 class _Given:
-    """The result of :func:`field`: a default or its factory, and whether the field counts for equality."""
+    """What :func:`field` gives: a default, or what makes one for each instance, and who asks for it."""
 
-    def __init__(self, default: object, make: Callable[[], Any] | None, *, compare: bool) -> None:
+    def __init__(
+        self,
+        default: object,
+        make: Callable[[], Any] | None,
+        *,
+        compare: bool = True,
+        repr: bool = True,
+        metadata: dict[str, object] | None = None,
+    ) -> None:
         self.default = default
         self.make = make
         self.compare = compare
+        self.repr = repr
+        self.metadata = metadata
 
 
 class _Member:
     """One field of a class."""
 
-    __slots__ = ("compare", "default", "hint", "kw_only", "make", "name")
+    __slots__ = ("compare", "default", "hint", "kw_only", "make", "metadata", "name", "repr")
 
     def __init__(self, name: str, hint: object, default: object, *, kw_only: bool) -> None:
-        given = default if isinstance(default, _Given) else _Given(default, None, compare=True)
+        given = default if isinstance(default, _Given) else _Given(default, None)
         self.name = name
         self.hint = hint
         self.make = given.make
         self.default = given.default
         self.compare = given.compare
+        self.repr = given.repr
+        self.metadata = given.metadata
         self.kw_only = kw_only
 
     def parameter(self) -> str:
@@ -81,11 +94,17 @@ class _Member:
         """The equivalent ``dataclasses.field``."""
         import dataclasses
 
+        options: dict[str, Any] = {
+            "kw_only": self.kw_only,
+            "compare": self.compare,
+            "repr": self.repr,
+            "metadata": self.metadata,
+        }
         if self.make is not None:
-            return dataclasses.field(default_factory=self.make, kw_only=self.kw_only, compare=self.compare)
-        if self.default is not _ABSENT:
-            return dataclasses.field(default=self.default, kw_only=self.kw_only, compare=self.compare)
-        return dataclasses.field(kw_only=self.kw_only, compare=self.compare)
+            options["default_factory"] = self.make
+        elif self.default is not _ABSENT:
+            options["default"] = self.default
+        return dataclasses.field(**options)
 
 
 class _Described:
@@ -138,7 +157,8 @@ def _record(cls: type, *, frozen: bool, eq: bool, kw_only: bool) -> type:
     for attribute in ("__dataclass_fields__", "__dataclass_params__"):
         content[attribute] = _Described(members, attribute, frozen=frozen, eq=eq)
     values = _values_of(tuple(name for name in names if members[name].compare))
-    for name, method in _methods(names, values, frozen=frozen, eq=eq).items():
+    shown = tuple(name for name in names if members[name].repr)
+    for name, method in _methods(names, shown, values, frozen=frozen, eq=eq).items():
         content.setdefault(name, method)
     if eq and "__hash__" not in cls.__dict__:
         content["__hash__"] = _hash_of(values) if frozen else None
@@ -183,6 +203,8 @@ def _compiled_init(cls: type, members: dict[str, _Member], *, frozen: bool) -> A
             lines.append(f" _set_{name}(self, {value})")
         else:
             lines.append(f" self.{name} = {value}")
+    if hasattr(cls, "__post_init__"):
+        lines.append(" self.__post_init__()")
     parameters = ", ".join(["self", *positional, *(["*", *keyword] if keyword else [])])
     exec(f"def __init__({parameters}):\n" + ("\n".join(lines) or " pass"), known)  # noqa: S102 - names of fields only
     init: Any = known["__init__"]
@@ -201,12 +223,12 @@ def _hash_of(values: Callable[[Any], Any]) -> Callable[[Any], int]:
 
 
 def _methods(
-    names: tuple[str, ...], values: Callable[[Any], Any], *, frozen: bool, eq: bool
+    names: tuple[str, ...], visible: tuple[str, ...], values: Callable[[Any], Any], *, frozen: bool, eq: bool
 ) -> dict[str, Callable[..., Any]]:
     """The methods of a record besides ``__init__`` and ``__hash__``."""
 
     def show(self: Any) -> str:
-        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in visible)
         return f"{type(self).__qualname__}({shown})"
 
     def same(self: Any, other: object) -> bool:
@@ -253,9 +275,30 @@ def _replace(instance: Any, /, **changes: object) -> Any:
     return instance.__class__(**changes)
 
 
-def _field(*, default: object = _ABSENT, default_factory: Callable[[], Any] | None = None, compare: bool = True) -> Any:
-    """A default, or its factory; with ``compare`` false, the field does not count for equality."""
-    return _Given(default, default_factory, compare=compare)
+def _field(
+    *,
+    default: object = _ABSENT,
+    default_factory: Callable[[], Any] | None = None,
+    compare: bool = True,
+    repr: bool = True,
+    metadata: dict[str, object] | None = None,
+) -> Any:
+    """A default, or what makes one for each instance.
+
+    With ``compare`` false equality does not ask for the field, with ``repr`` false it is not shown; ``metadata`` is for
+    whoever asks for the fields.
+    """
+    return _Given(default, default_factory, compare=compare, repr=repr, metadata=metadata)
+
+
+def field_names(cls: type) -> tuple[str, ...]:
+    """The names of the fields of a dataclass of either kind, in their order."""
+    members = getattr(cls, "_record_members", None)
+    if members is not None:
+        return tuple(members)
+    import dataclasses
+
+    return tuple(one.name for one in dataclasses.fields(cls))
 
 
 if TYPE_CHECKING:

@@ -10,7 +10,22 @@ from tests.support.agent import COVERAGE
 
 from zsmtp.testing import MailReceiver
 
-NEEDLESS = {"cryptography", "dns", "email.message", "h11", "lzma", "rich", "sqlite3", "tempfile", "zsmtp.queue"}
+NEEDLESS = {
+    "cryptography",
+    "dns",
+    "email.message",
+    "h11",
+    "json",
+    "lzma",
+    "pathlib",
+    "random",
+    "rich",
+    "sqlite3",
+    "tempfile",
+    "zsmtp.delivery.tlsreport",
+    "zsmtp.queue",
+    "zsmtp.tls.tlsrpt",
+}
 PROGRAM = """
 import sys, zsmtp
 report = zsmtp.deliver(b"From: ann@example.org\\nTo: bob@example.net\\n\\nAt one?\\n", relay=sys.argv[1])

@@ -13,13 +13,10 @@ key: ``relay.port: 70000 is not 1 to 65535``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from enum import Enum
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from zsmtp.body.target import NonMime8Bit, Signed8Bit
@@ -36,8 +33,12 @@ from zsmtp.fieldtypes import check_least, check_types
 from zsmtp.net.identity import parse_identity
 from zsmtp.proto.command import hello
 from zsmtp.proto.phase import Timeouts
+from zsmtp.records import dataclass, field, field_names
 from zsmtp.signing.dkimkey import DKIMKey
 from zsmtp.tls.policy import Level, STSUse, parse_fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_SECRET = 16 * 1024  # octets of a password file
 LONGEST = 1e7  # seconds; beyond it somebody meant something else
@@ -53,6 +54,8 @@ def _require(good: bool, key: str, problem: str) -> None:
 
 def _told(owner: Any, *without: str) -> dict[str, object]:
     """The fields that are not as they are unless told, as JSON has them."""
+    from dataclasses import fields
+
     found = {one.name: getattr(owner, one.name) for one in fields(owner) if one.name not in without}
     default = {one.name: one.default for one in fields(owner)}
     return {
@@ -261,6 +264,8 @@ class Relay:
 
         A new secret, in its file or its variable or here, leaves them as they are.
         """
+        import json  # few ask
+
         told = _told(self, "host", "port", "tls", "login") | {"tls": _told(self.tls)}
         if self.login is not None:
             told["login"] = _told(self.login, "password")
@@ -417,7 +422,7 @@ class Config:
 
     Then whoever is undecided is deferred, or in doubt.
     """
-    timeouts: Timeouts = Timeouts()  # noqa: RUF009 - frozen
+    timeouts: Timeouts = Timeouts()
     """Seconds of single waits (RFC 5321 4.5.3.2)."""
     limits: Limits = Limits()
     """How many connections, and how much memory."""
@@ -438,7 +443,7 @@ class Config:
         if self.local_address:
             _in("local_address", parse_identity, self.local_address)
         _require(self.address_family is not Family.UNIX, "address_family", "UNIX is none of IPv4, IPv6")
-        waits = {f"timeouts.{wait.name}": getattr(self.timeouts, wait.name) for wait in fields(self.timeouts)}
+        waits = {f"timeouts.{wait}": getattr(self.timeouts, wait) for wait in field_names(Timeouts)}
         for key, seconds in {"message_timeout": self.message_timeout, **waits}.items():
             _require(0 < seconds <= LONGEST, key, f"{seconds} is not more than 0 and at most {LONGEST:.0f} seconds")
         try:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import base64
 import os
-import random
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import cache, cached_property, lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zsmtp.body.target import Target
 from zsmtp.client.config import MAX_SECRET, TLS, Config, Login, Relay
@@ -42,6 +41,13 @@ if TYPE_CHECKING:
 
 HOSTS_FILE = "/etc/hosts"
 SESSION_LIFETIME = 3600.0  # seconds for which a TLS session may be resumed
+
+
+def _shuffle(hosts: list[Any]) -> None:
+    """Mix hosts of the same preference."""
+    import random  # mail for relays does without
+
+    random.SystemRandom().shuffle(hosts)
 
 
 def _warn(text: str) -> None:
@@ -130,7 +136,7 @@ class Destinations:
         direct = self._config.direct
         request = DestinationRequest(
             destination=name,
-            shuffle=random.SystemRandom().shuffle,
+            shuffle=_shuffle,
             port=direct.port,
             prefer_ipv6=direct.prefer_ipv6,
             families=self._families,
@@ -188,7 +194,7 @@ class Destinations:
     def _behind(self, relay: Relay, reason: RouteReason = RouteReason.RELAY) -> Destination:
         request = DestinationRequest(
             destination=relay.destination,
-            shuffle=random.SystemRandom().shuffle,
+            shuffle=_shuffle,
             port=relay.real_port or 25,
             use_mx=False,
             allow_self=True,

@@ -7,14 +7,13 @@ message; :func:`due` says whether a notification that is left to this side was a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from zsmtp.client.addresslist import comparable, read_address
 from zsmtp.errors import SubmissionError
 from zsmtp.escape import escape
 from zsmtp.proto.address import MAX_ENVID, MAX_ORCPT, encode_xtext, typed_address
-from zsmtp.records import NamedTuple
+from zsmtp.records import NamedTuple, dataclass
 
 _EVENTS = ("success", "failure", "delay")
 _NEVER = "never"

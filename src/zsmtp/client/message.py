@@ -16,7 +16,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, TypeGuard, Union, cast
 
 from zsmtp.body.encode import KEEP_LIMIT
@@ -307,7 +306,7 @@ def _opened(message: MessageLike) -> tuple[bytes, _Body]:
     if isinstance(message, str) and "\n" in message:
         raise SubmissionError("a str is the path of a file; a message that is text has to be encoded")
     if isinstance(message, str | os.PathLike):
-        return _on_disk(Path(message))
+        return _on_disk(os.fsdecode(message))
     if hasattr(message, "read"):
         return _in_file(cast("IO[bytes]", message))
     raise SubmissionError(f"not a message, octets, a path or a binary file: {type(message).__name__}")
@@ -318,7 +317,7 @@ def _in_memory(octets: bytes) -> tuple[bytes, _Body]:
     return header, _Memory(octets, start)
 
 
-def _on_disk(path: Path) -> tuple[bytes, _Body]:
+def _on_disk(path: str) -> tuple[bytes, _Body]:
     with open(path, "rb", buffering=0) as file:
         header, start = _read_header(file)
         found = os.fstat(file.fileno())
@@ -393,7 +392,7 @@ class _Disk:
 
     memory = 0
 
-    def __init__(self, path: Path, start: int, stamp: tuple[int, ...], size: int) -> None:
+    def __init__(self, path: str, start: int, stamp: tuple[int, ...], size: int) -> None:
         self._path = path
         self._start = start
         self._stamp = stamp
@@ -406,9 +405,9 @@ class _Disk:
                 self._file = open(self._path, "rb", buffering=0)  # noqa: SIM115 - closed with the letter
             found = os.fstat(self._file.fileno())
         except OSError as error:
-            raise ContentError(f"{escape(str(self._path))}: {error.strerror}") from error
+            raise ContentError(f"{escape(self._path)}: {error.strerror}") from error
         if _stamp(found) != self._stamp:
-            raise ContentError(f"{escape(str(self._path))} has changed since it was given")
+            raise ContentError(f"{escape(self._path)} has changed since it was given")
         return Source(self._file, self._start, self._size)
 
     def rest(self) -> None:

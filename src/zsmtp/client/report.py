@@ -7,7 +7,7 @@ are those of the fields, ``fate`` is its word. Times are in seconds.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from zsmtp.delivery.outcome import Disposition as VerdictFate
 from zsmtp.delivery.outcome import Verdict, dsn_action
 from zsmtp.delivery.reasons import account_of, reason_of
 from zsmtp.errors import NotDelivered
+from zsmtp.records import dataclass, field, replace
 
 if TYPE_CHECKING:
     from zsmtp.client.client import Submission

@@ -8,9 +8,7 @@ final go out as they come, each recipient has one. Who is in doubt is not tried 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from zsmtp.client.message import Letter
@@ -19,6 +17,7 @@ from zsmtp.client.tracker import MessageTracker
 from zsmtp.delivery.outcome import Verdict
 from zsmtp.delivery.retry import LEAST_LEFT, classify, next_try
 from zsmtp.errors import ConfigError
+from zsmtp.records import dataclass, field, replace
 
 if TYPE_CHECKING:
     from zsmtp.client.client import Submission
@@ -34,13 +33,20 @@ def ignore_retry(result: Result, seconds: float) -> None:
     """Default of ``on_retry``."""
 
 
+def _chance() -> float:
+    """Default of ``chance``: 0 to 1."""
+    import random  # few ask for retries
+
+    return random.random()  # noqa: S311 - it spreads times
+
+
 @dataclass(frozen=True, slots=True)
 class RetryWish:
     """For how many seconds deferred recipients are tried again, and who hears of it. Raises ConfigError."""
 
     seconds: float
     on_retry: OnRetry = ignore_retry
-    chance: Callable[[], float] = random.random
+    chance: Callable[[], float] = _chance
 
     def __post_init__(self) -> None:
         if not isinstance(self.seconds, int | float) or not 0 <= self.seconds <= LONGEST:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from zsmtp.delivery.deliveryplan import DeliveryPlan, requirement_for
 from zsmtp.delivery.outcome import Peer, from_login, from_loss, from_security, waited_in_vain
 from zsmtp.delivery.protection import InClear, NotSecured, Protection, ResumptionFailed, SecuredStream
 from zsmtp.delivery.sessionopener import next_reply
-from zsmtp.delivery.tlsreport import TLSReporter
 from zsmtp.dns.candidates import Endpoint, Family, Plan
 from zsmtp.dns.ip import is_loopback
 from zsmtp.effects import ReadClock, ReadStop, StartTLS, Stream
@@ -35,7 +35,10 @@ from zsmtp.tls.judgement import judge, without_tls
 from zsmtp.tls.policy import Barred, Requirement, STSUse, TLSPolicy
 from zsmtp.tls.problem import TLSProblem
 from zsmtp.tls.resume import Resumption, SessionCache, SessionKey
-from zsmtp.tls.tlsrpt import SessionResult
+
+if TYPE_CHECKING:
+    from zsmtp.delivery.tlsreport import TLSReporter
+    from zsmtp.tls.tlsrpt import SessionResult
 
 STARTTLS = b"STARTTLS\r\n"
 MAX_PLACES = 1000  # pairs of server and user whose mechanism is remembered
@@ -124,7 +127,7 @@ class SecurityStage:
         self.security = security
         self._timeout = timeout
         self._observe = observer
-        self._report = TLSReporter(security.report)
+        self._report = None if security.report is None else _reporter(security.report)
         lifetime = security.session_lifetime
         self._sessions = SessionCache(lifetime=lifetime) if lifetime else None
 
@@ -135,7 +138,7 @@ class SecurityStage:
         assert found is not None
         if isinstance(found, Barred):
             self._observe(Remark(f"{endpoint.host}: not used: {found.reason}", About.SECURITY))
-            if not await ReadStop():  # else a lookup may have been cut short
+            if self._report is not None and not await ReadStop():  # else a lookup may have been cut short
                 self._report.barred(plan, found, Peer(endpoint))
             return NotSecured(from_security(found.reason, Peer(endpoint), final=False))
         if not decided and self._observe is not ignore:
@@ -168,7 +171,8 @@ class SecurityStage:
             return _in_order(self._in_clear(plan, required, TLSProblem.STARTTLS_NOT_SUPPORTED, text, peer))
         if not session.clean():
             injected = "octets in clear came behind the answer to STARTTLS"
-            self._report.in_clear(plan, required, peer, TLSProblem.VALIDATION_FAILURE, injected)
+            if self._report is not None:
+                self._report.in_clear(plan, required, peer, TLSProblem.VALIDATION_FAILURE, injected)
             return NotSecured(from_security(injected, peer, final=False))
         return await self.handshake(stream, plan, required, peer)
 
@@ -204,7 +208,8 @@ class SecurityStage:
         if self._observe is not ignore:
             self._observe(SecuredEvent(peer.endpoint, result.facts, judgement))
             self._report_details(result.facts, required)
-        self._report.secured(plan, required, peer, judgement)
+        if self._report is not None:
+            self._report.secured(plan, required, peer, judgement)
         if not judgement.ok:
             return NotSecured(from_security(judgement.text, peer, final=self.security.failure_is_final))
         result.approved()
@@ -269,7 +274,8 @@ class SecurityStage:
     def _in_clear(
         self, plan: DeliveryPlan, required: Requirement, problem: TLSProblem, text: str, peer: Peer
     ) -> InClear | NotSecured:
-        self._report.in_clear(plan, required, peer, problem, text)
+        if self._report is not None:
+            self._report.in_clear(plan, required, peer, problem, text)
         judgement = without_tls(required, problem, text)
         self._observe(Remark(f"no TLS: {judgement.text}", About.SECURITY))
         if self.security.implicit:
@@ -312,6 +318,13 @@ async def _authenticate(
             return answer
         step = login.receive(answer.reply)
     return step
+
+
+def _reporter(report: Callable[[SessionResult], None]) -> TLSReporter:
+    """What makes the results of sessions for ``report``."""
+    from zsmtp.delivery.tlsreport import TLSReporter  # what it imports costs only those who report
+
+    return TLSReporter(report)
 
 
 def _login_lost(error: ZsmtpError, peer: Peer) -> NotSecured:

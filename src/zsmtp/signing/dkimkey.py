@@ -14,7 +14,6 @@ name of the field.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from datetime import datetime
 
 from zsmtp.dns.literal import domain_problem
@@ -22,6 +21,7 @@ from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
 from zsmtp.idn import to_ascii
 from zsmtp.patterns import pattern
+from zsmtp.records import dataclass, field_names
 from zsmtp.signing.canonical import Canonicalization
 
 LONGEST = 366 * 86400  # seconds that a signature may be valid; a longer time is a mistake in the configuration
@@ -60,11 +60,11 @@ class DKIMKey:
     """Names of fields to cover besides the usual ones (``zsmtp.signing.sign``)."""
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            kinds = _KINDS.get(one.name, (str,))
-            value = getattr(self, one.name)
+        for name in field_names(DKIMKey):
+            kinds = _KINDS.get(name, (str,))
+            value = getattr(self, name)
             wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-            _require(isinstance(value, kinds), one.name, f"{wanted} is wanted, not {type(value).__name__}")
+            _require(isinstance(value, kinds), name, f"{wanted} is wanted, not {type(value).__name__}")
         domain, selector = self.domain_ascii, self.selector_ascii
         problem = domain_problem(domain)
         _require(problem is None, "domain", f"{escape(self.domain[:80])} {problem}")

@@ -13,14 +13,13 @@ for any violation. It verifies nothing: ``zsmtp.tls.chain`` verifies signatures 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import new as new_hash
 
 from zsmtp.dns.ip import format_ip
 from zsmtp.escape import escape
-from zsmtp.records import NamedTuple
+from zsmtp.records import NamedTuple, dataclass, field
 
 MAX_CERTIFICATE = 128 * 1024
 """Octets; larger ones are refused unread."""

@@ -16,8 +16,8 @@ server's identity is no secret. Nothing is kept on disk, and time is an argument
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
 
+from zsmtp.records import dataclass, field
 from zsmtp.tls.context import ContextOptions
 from zsmtp.tls.policy import Requirement
 

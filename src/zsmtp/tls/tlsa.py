@@ -14,13 +14,12 @@ the connection goes to. Then:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from zsmtp.dns.answer import TLSA, Answer, Query, RecordType, Status
 from zsmtp.dns.candidates import Endpoint, Family, Plan
 from zsmtp.dns.literal import Name, parse_destination
-from zsmtp.records import NamedTuple
+from zsmtp.records import NamedTuple, dataclass
 from zsmtp.tls.dane import usable
 
 MAX_ALIAS_STEPS = 8
