@@ -188,9 +188,9 @@ class Sleep(Effect[None]):
 
 @dataclass(frozen=True, slots=True)
 class GiveWay(Effect[None]):
-    """Long work on this side stands between two blocks: a driver may do something else before it goes on.
+    """A pause between two blocks of long work on this side: the driver may run other operations before it resumes.
 
-    What awaits nothing else is run to its end without a driver by :func:`at_once`, and shared by several operations as
+    :func:`at_once` runs work that awaits nothing else without a driver; several operations share it as
     :class:`SharedWork`.
     """
 
@@ -327,7 +327,7 @@ def carry_out(operation: Coroutine[E, Any, T], perform: Callable[[E], object]) -
 
 
 def at_once(work: Operation[T]) -> T:
-    """Run long work to its end, which awaits :class:`GiveWay` and nothing else, and return its result."""
+    """Run work that awaits only :class:`GiveWay` to its end, and return its result."""
     return carry_out(work, _go_on)
 
 
@@ -337,9 +337,9 @@ def _go_on(effect: Effect[Any]) -> None:
 
 
 class SharedWork(Generic[T]):
-    """Long work whose result several operations wait for: whichever of them has its turn does the next piece.
+    """Long work whose result several operations need: each of them that runs does the next piece.
 
-    ``work`` awaits :class:`GiveWay` and nothing else. ``over`` tells that it has ended, with a result or an error.
+    ``work`` awaits only :class:`GiveWay`. ``over`` is true once it has ended, with a result or an error.
     """
 
     __slots__ = ("_error", "_result", "_work", "over")
@@ -351,7 +351,7 @@ class SharedWork(Generic[T]):
         self.over = False
 
     async def result(self) -> T:
-        """What the work returns; raises what it raises, to everybody."""
+        """Return the result of the work, or raise its error, in every operation that needs it."""
         while not self.over:
             try:
                 _go_on(self._work.send(None))
@@ -369,7 +369,7 @@ class SharedWork(Generic[T]):
         return cast("T", self._result)
 
     def close(self, error: Exception) -> None:
-        """Nobody is to wait any more: what the work has open is closed; whoever asks all the same has ``error``."""
+        """Stop the work and close its resources; :meth:`result` raises ``error`` from now on."""
         if not self.over:
             self.over, self._error = True, error
             self._work.close()

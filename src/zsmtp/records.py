@@ -8,10 +8,9 @@ decorator, and an instance of a frozen class is made twice as fast::
 
     from zsmtp.records import dataclass, field, replace
 
-What is not used here is not offered: no ``order``, no ``InitVar``; always with ``slots``. :func:`field_names` gives the
-names of fields, for which ``dataclasses.fields`` has to make a standard dataclass first.
-:data:`NamedTuple` is ``typing.NamedTuple`` for type checkers, too; that one compiles each annotation, which takes it
-three times as long.
+Unused features are missing: no ``order``, no ``InitVar``; always with ``slots``. :func:`field_names` returns the names
+of the fields without making a standard dataclass, as ``dataclasses.fields`` does. :data:`NamedTuple` is
+``typing.NamedTuple`` for type checkers, too; the original compiles each annotation, which takes three times as long.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class _NamedTuple(metaclass=_NamedTupleMeta):
 
 
 class _Given:
-    """What :func:`field` gives: a default, or what makes one for each instance, and who asks for it."""
+    """The result of :func:`field`: a default or its factory, and whether the field counts for equality and ``repr``."""
 
     def __init__(
         self,
@@ -283,10 +282,9 @@ def _field(
     repr: bool = True,
     metadata: dict[str, object] | None = None,
 ) -> Any:
-    """A default, or what makes one for each instance.
+    """A default, or its factory; with ``compare`` false the field does not count for equality.
 
-    With ``compare`` false equality does not ask for the field, with ``repr`` false it is not shown; ``metadata`` is for
-    whoever asks for the fields.
+    With ``repr`` false it is not shown. ``metadata`` is that of ``dataclasses.Field``.
     """
     return _Given(default, default_factory, compare=compare, repr=repr, metadata=metadata)
 

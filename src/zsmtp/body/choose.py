@@ -122,7 +122,7 @@ async def choose(message: MessageFacts, target: Target, *, decode: bool) -> Conv
 
 
 async def _called_binary(message: MessageFacts) -> bool:
-    """Whether the message or a part of it is called binary; a multipart should say so when a part is, and may not."""
+    """Whether the message or a part is labelled binary; a multipart should be if a part is, but need not be."""
     if message.description.encoding is TransferEncoding.BINARY:
         return True
     may_have_parts = message.description.maintype in (b"multipart", b"message")
@@ -188,7 +188,7 @@ async def _sealed(
 
 
 async def _binary(message: MessageFacts, plain: ConversionPlan) -> ConversionPlan:
-    """As it is, with BINARYMIME: parts that are octets keep every one."""
+    """The plan for sending a message unchanged with BINARYMIME."""
     structure = await message.structure()
     raw = (part for part in structure.parts() if part.raw and part.size) if structure.whole else iter(())
     return replace(

@@ -288,7 +288,7 @@ def _escape_raw(match: re.Match[bytes]) -> bytes:
 
 
 def _before_escape(text: bytes, end: int) -> int:
-    """``end``, or somewhat less where it would tear an escape, or malformed ones that stand together."""
+    """``end``, or less where it would split an escape, or a run of malformed ones."""
     least = end - 60
     return least + len(text[least : end - 2 if text[end - 2] == 0x3D else end].rstrip(b"="))
 

@@ -124,7 +124,7 @@ async def _look_at_resolver(route: Plan, security: Security, policy: TLSPolicy) 
 
 
 async def _ask_mta_sts(request: DestinationRequest, security: Security, policy: TLSPolicy) -> PolicyLookup | None:
-    """The MTA-STS policy of a destination that is a domain; None where nobody asks for one, or none could count."""
+    """The MTA-STS policy of a destination that is a domain; None if MTA-STS is off, or a policy could not count."""
     from zsmtp.tls.policy import STSUse
 
     if security.mta_sts is STSUse.OFF or policy.pinned or not request.use_mx:

@@ -1,8 +1,8 @@
-"""How long the runs of drivers may hold an event loop: whoever finds the time over waits for the next turn of the loop.
+"""A limit on how long the runs of a driver hold an event loop in one of its turns.
 
 Everything on a loop waits while one callback runs. Long work is done in pieces (``GiveWay`` of ``zsmtp.effects``);
 handshakes and replies come in bursts of hundreds, each of them short. All runs on a loop share its :class:`LoopTurns`
-and tell it when they wait and when they are woken::
+and report when they begin to wait and when they are woken; a run that finds the time over waits for the next turn::
 
     turns = turns_of(loop)
     if turns.woken():  # or turns.used_up(), in the middle of work
@@ -11,8 +11,8 @@ and tell it when they wait and when they are woken::
     turns.waits()
     await future
 
-asyncio does not tell when a turn of its loop begins. Time without work of any run is taken for the end of one, and so
-is that a run which waited for a turn comes back.
+asyncio does not report when a turn of its loop begins. Two signs stand for it: a time without work of any run, and a
+run that waited for a turn and is resumed.
 """
 
 from __future__ import annotations
@@ -27,20 +27,19 @@ SHARE = 0.005
 """Seconds of one turn of the loop after which long work gives way; the piece that goes beyond it is the last one."""
 
 MOST = 0.01
-"""Seconds that runs may work in one turn in all: replies that are read together are answered with fewer writes."""
+"""Seconds that all runs together may work in one turn: replies that are read together are answered in fewer writes."""
 
 IDLE = 0.0005
-"""Seconds without work of any run after which the loop has waited, or others have had it."""
-
+"""Seconds without work of any run after which a new turn is assumed."""
 
 WOKEN = 8
-"""Runs that are woken for a turn; those who find its time over wait on."""
+"""Runs that are resumed for one turn; those that find its time over wait again."""
 
 
 class LoopTurns:
     """The turns of one loop; ``clock`` gives seconds, ``cpu`` those that its thread has worked."""
 
-    __slots__ = ("_began", "_began_cpu", "_clock", "_cpu", "_fresh", "_heard", "_queue", "_tickets", "_waking")
+    __slots__ = ("_began", "_began_cpu", "_clock", "_cpu", "_fresh", "_queue", "_reported", "_tickets", "_waking")
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] = time.thread_time
@@ -48,40 +47,40 @@ class LoopTurns:
         self._cpu = cpu
         self._began_cpu = 0.0
         self._clock = clock
-        self._began = self._heard = 0.0  # the turn; the last word of a run
-        self._queue: list[tuple[int, asyncio.Future[None]]] = []  # a heap of those who wait for a turn
+        self._began = self._reported = 0.0  # the turn; the last report of a run
+        self._queue: list[tuple[int, asyncio.Future[None]]] = []  # a heap of the runs that wait for a turn
         self._tickets = 0
-        self._fresh = False  # nobody has come back who waited for the turn that comes
+        self._fresh = False  # none of the runs that were resumed for this turn has run yet
         self._waking = False
 
     def waits(self) -> None:
-        """A run has nothing to do until it is woken."""
-        self._heard = self._clock()
+        """Note that a run begins to wait."""
+        self._reported = self._clock()
 
     def woken(self) -> bool:
-        """A run goes on after it waited: whether the time of this turn is over."""
-        now, heard = self._clock(), self._heard
-        self._heard = now
-        if now - heard >= IDLE:
+        """Note that a run goes on after a wait; return True if the time of this turn is over."""
+        now, reported = self._clock(), self._reported
+        self._reported = now
+        if now - reported >= IDLE:
             self._begin(now)
             return False
         return now - self._began >= MOST and self._cpu() - self._began_cpu >= MOST
 
     def worked_enough(self) -> bool:
-        """Whether the time of this turn is over, asked by a run that goes from one piece of work to the next.
+        """Return True if the time of this turn is over, for a run that goes from one reply to the next.
 
-        Time in which the system had other programs run does not count: to wait for a turn costs as much as a reply.
+        Time in which the system ran other programs does not count: a wait for a turn costs as much as a reply.
         """
-        self._heard = now = self._clock()
+        self._reported = now = self._clock()
         return now - self._began >= MOST and self._cpu() - self._began_cpu >= MOST
 
     def used_up(self) -> bool:
-        """Whether the time of this turn is over, asked in the middle of long work: what a disk took counts as well."""
-        self._heard = now = self._clock()
+        """Return True if the time of this turn is over, in the middle of long work: time of the disk counts as well."""
+        self._reported = now = self._clock()
         return now - self._began >= SHARE
 
     async def next_turn(self) -> None:
-        """Wait for a turn of the loop that has time left. The longest wait ends first, one in each turn."""
+        """Wait for a turn of the loop that has time left; the run that has waited longest is the first."""
         loop = asyncio.get_running_loop()
         self._tickets += 1
         ticket = self._tickets
@@ -92,10 +91,10 @@ class LoopTurns:
                 self._waking = True
                 loop.call_soon(self._wake)
             await waiter
-            if self._fresh:  # the first that comes back
+            if self._fresh:  # the first run of this turn
                 self._fresh = False
-                self._heard = self._clock()
-                self._begin(self._heard)
+                self._reported = self._clock()
+                self._begin(self._reported)
                 return
             if not self.worked_enough():
                 return
@@ -105,7 +104,7 @@ class LoopTurns:
         self._began, self._began_cpu = now, self._cpu()
 
     def _wake(self) -> None:
-        """Have those who have waited longest go on in the next turn: a few, since the first may take all its time."""
+        """Resume the runs that have waited longest in the next turn: a few, since the first may use all its time."""
         self._fresh = True
         self._waking = False
         for _ in range(min(len(self._queue), WOKEN)):
@@ -121,7 +120,7 @@ _ALL: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopTurns] = WeakKeyDictionar
 
 
 def turns_of(loop: asyncio.AbstractEventLoop) -> LoopTurns:
-    """The turns of a loop, the same for everybody."""
+    """The turns of a loop, one object for all drivers on it."""
     turns = _ALL.get(loop)
     if turns is None:
         turns = _ALL[loop] = LoopTurns()
