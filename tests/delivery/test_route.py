@@ -105,6 +105,17 @@ def test_whoever_has_another_way_takes_back_what_no_session_could_be_opened_for(
     assert not any(isinstance(event, Settled) for event in there.heard)
 
 
+def test_what_is_taken_back_comes_with_the_verdict_that_it_would_have_got() -> None:
+    """The first exchanger broke off, the second refuses everybody for good: the mail is not refused for good."""
+    there = world(
+        Script(replies={"MAIL": [Reaction("421 4.3.0 closing", Then.CLOSE)]}), Script(greeting=Reaction("554 no"))
+    )
+    asked, found = returning(there)
+    assert [(verdict.level, verdict.fate) for verdict in asked] == [(Scope.HOST, Disposition.DEFERRED)]
+    assert "closing" in asked[0].text
+    assert found == {}
+
+
 def test_what_was_decided_before_stays() -> None:
     """The first recipient is refused, then this side is told to stop."""
     replies = {"RCPT": [Reaction("550 5.1.1 no"), Reaction("250 ok")], "DATA": [Reaction(b"", Then.HANG)]}

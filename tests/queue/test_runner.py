@@ -471,6 +471,27 @@ def test_a_server_that_takes_a_message_and_breaks_does_not_get_it_every_few_minu
     play(scene)
 
 
+def test_what_a_connection_had_in_hand_whose_process_died_is_in_doubt_or_as_it_was() -> None:
+    """With leave to be complete it is in doubt, as after the death of the node; without it nothing was tried."""
+
+    async def scene(it: Scene) -> None:
+        unasked = it.world.sites["unasked.example"] = SimulatedSite(unasked=1.0)
+        unheard = it.world.sites["unheard.example"] = SimulatedSite(unheard=1.0)
+        it.start()
+        (one,) = await it.submit("unasked.example", "unheard.example")
+        await asyncio.sleep(1)
+        unasked.unasked = unheard.unheard = 0.0
+        await it.until_done()
+        assert (it.outcomes(one, 0), it.world.copies(one, 0)) == ([Outcome.DELIVERED], 1)
+        assert (it.outcomes(one, 1), it.world.copies(one, 1)) == ([Outcome.IN_DOUBT, Outcome.DELIVERED], 2)
+        assert [entry.attempt for entry in it.entries if entry.number == 0] == [1]
+        doubt = next(entry for entry in it.entries if entry.outcome is Outcome.IN_DOUBT)
+        assert "the process that delivered it died" in doubt.reason
+        await it.stop()
+
+    play(scene)
+
+
 def worlds(seed: int, now: float) -> dict[str, SimulatedSite]:
     """Sites with troubles of all kinds."""
     chance = World(seed, lambda: now).chance
@@ -515,6 +536,27 @@ SEEDS = examples(5)
 def test_worlds_without_deaths(seed: int) -> None:
     async def scene(it: Scene) -> None:
         it.world.sites = worlds(seed, it.loop.time())
+        it.start()
+        paths = []
+        for _ in range(20):
+            keys = it.world.chance.sample(sorted(it.world.sites), it.world.chance.randint(1, 4))
+            for one in await it.submit(*keys, count=it.world.chance.randint(1, 5)):
+                paths += [(one, number) for number in range(len(keys))]
+            await asyncio.sleep(it.world.chance.expovariate(1 / 60))
+        await it.until_done()
+        await it.stop()
+        check(it, paths, died=False)
+
+    play(scene, seed)
+
+
+@pytest.mark.seeds
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_worlds_in_which_processes_die_that_carry_connections(seed: int) -> None:
+    async def scene(it: Scene) -> None:
+        it.world.sites = worlds(seed, it.loop.time())
+        for site in it.world.sites.values():
+            site.unasked, site.unheard = (it.world.chance.choice([0.0, 0.1, 0.3]) for _ in range(2))
         it.start()
         paths = []
         for _ in range(20):

@@ -21,7 +21,7 @@ from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, EnvelopeRecipient, LocalRefusal
 from zsmtp.proto.reply import Reply
 from zsmtp.proto.status import EnhancedStatus
-from zsmtp.queue.connections import Allow, OnVerdict
+from zsmtp.queue.connections import Allow, ConnectionGone, OnVerdict
 from zsmtp.queue.site import Group
 from zsmtp.queue.states import QueuedRecipient
 from zsmtp.queue.store import QueueStore
@@ -72,6 +72,10 @@ class SimulatedSite:
     """The share of messages whose reply is lost."""
     closes: float = 0.0
     """The share of messages at which it closes the connection before their content."""
+    unasked: float = 0.0
+    """The share of messages at which what carries a connection out dies, before it asked for leave."""
+    unheard: float = 0.0
+    """The share at which it dies when the message was sent."""
     copies: Counter[tuple[int, int]] = field(default_factory=Counter)
     connections: int = 0
     most_seen: int = 0
@@ -112,7 +116,7 @@ class SimulatedConnections:
     def problem(self, key: str) -> str:
         return self.world.problems.get(key, "")
 
-    def connection(self, key: str, allow: Allow) -> SimulatedConnection:
+    def connection(self, key: str, allow: Allow, *, site: str = "", in_turn: bool = False) -> SimulatedConnection:
         return SimulatedConnection(self.world, key, allow)
 
     async def load(self, store: QueueStore, group: Group) -> None:
@@ -145,7 +149,13 @@ class SimulatedConnection:
         self.groups[ledger] = group
         return Delivery(Message(envelope, _no_content), ledger)
 
-    async def deliver(self, first: Delivery, more: Callable[[], Delivery | None], returns: Returns) -> None:
+    async def deliver(
+        self,
+        first: Delivery,
+        more: Callable[[], Delivery | None],
+        returns: Returns,
+        put_back: Callable[[Delivery], None],
+    ) -> None:
         site, world = self._site, self._world
         if not self.is_open:
             site.asked += 1
@@ -198,6 +208,7 @@ class SimulatedConnection:
         accepted = tuple(ledger.unsettled)
         if not accepted:
             return True
+        self._may_die(site.unasked)
         if not await self._allow([(delivery, accepted)]):
             self._undecided(delivery, LOST, returns)
             return False
@@ -205,6 +216,7 @@ class SimulatedConnection:
             self._undecided(delivery, LOST, returns)
             return False
         self._sent([group.recipients[index] for index in accepted])
+        self._may_die(site.unheard)
         broken = world.chance.random() < site.breaks
         await asyncio.sleep(site.latency)
         broken = broken or not site.lives(world.clock())
@@ -213,6 +225,11 @@ class SimulatedConnection:
         )
         ledger.settle_all(accepted, verdict)
         return not broken
+
+    def _may_die(self, share: float) -> None:
+        if share and self._world.chance.random() < share:
+            self.hang_up()
+            raise ConnectionGone("its process was killed")
 
     async def idle(self, seconds: float) -> bool:
         self._waiter = waiter = asyncio.get_running_loop().create_future()

@@ -49,7 +49,8 @@ MAX_PACES = 1000  # peers whose pace is remembered
 
 Returns = Callable[[Delivery, Verdict], bool]
 """Called before the undecided recipients of a delivery get a verdict without a server's reply: no session could be
-opened, or a stop was requested. True takes the delivery back: its ledger stays open, and the caller sends it again."""
+opened, or a stop was requested. The verdict is the one they would get, with the level of that failure. True takes the
+delivery back: its ledger stays open, and the caller sends it again."""
 
 
 def no_more() -> Delivery | None:
@@ -275,12 +276,17 @@ class Courier:
         wish = works[0].delivery.message.envelope.wish
         alike = deque(work for work in works if work.delivery.message.envelope.wish is wish)
         others = [work for work in works if work.delivery.message.envelope.wish is not wish]
-        left = self._not_returned(alike, lambda work: failure, returns)
+        # A candidate that broke off earlier did not refuse permanently, even if the remaining ones did.
+        before = last if failure.fate is Disposition.FAILED else None
+
+        def verdict_for(work: PendingDelivery) -> Verdict:
+            return failure if before is None else before.verdict_for(work)._replace(level=failure.level)
+
+        left = self._not_returned(alike, verdict_for, returns)
         if len(left) < len(alike):
             route.failure = None  # the caller that takes mail back delivers it otherwise
-        # A candidate that broke off earlier did not refuse permanently, even if the remaining ones did.
-        if last is not None and failure.fate is Disposition.FAILED:
-            _settle_lost(left, last)
+        if before is not None:
+            _settle_lost(left, before)
         else:
             _settle_all(left, failure)
         return deque(work for work in others if not work.done)

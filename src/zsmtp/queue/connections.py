@@ -3,7 +3,8 @@
 A :class:`Connections` makes connections; each :class:`Connection` serves the mail of one queue key, one session after
 the other. :class:`EngineConnections` is the real one, over the delivery engine and its asyncio driver, as the library's
 client has them: names, security, timeouts and content are what a :class:`~zsmtp.client.config.Config` says. When to
-connect, how often, and what becomes of mail, the runner decides; nothing here waits or tries again.
+connect, how often, and what becomes of mail, the runner decides; nothing here waits or tries again. Connections may be
+in other processes (``zsmtp.queue.workers``), which have :class:`EngineConnections` there.
 
 Deliveries ask for leave before a message may be complete at its peer (:class:`~zsmtp.effects.AllowCompletion`).
 """
@@ -12,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from io import BytesIO
-from typing import BinaryIO, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar, cast
 
 from zsmtp.body.fields import end_of_header
 from zsmtp.body.lines import unified_header
@@ -44,25 +45,53 @@ IN_MEMORY = 1 << 20  # octets of a loaded content that are kept in memory; more 
 
 T = TypeVar("T")
 
-Allow = Callable[[Sequence[tuple[Delivery, tuple[int, ...]]]], Awaitable[bool]]
+
+class Entrusted(Protocol):
+    """A delivery in the hands of a connection: all that others must know of it."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of its recipients; it is told each verdict."""
+
+
+D = TypeVar("D", bound=Entrusted)
+
+Allow = Callable[[Sequence[tuple[Entrusted, tuple[int, ...]]]], Awaitable[bool]]
 """Asked before these recipients' messages may be complete at the peer: may they be?"""
 
 OnVerdict = Callable[[int, Verdict], None]
 """Called with the place of a recipient in its group and the verdict, once for each."""
 
 
-class Connection(Protocol):
+class ConnectionGone(Exception):
+    """What carried a connection out died with all that it had in hand: a process.
+
+    Nothing more is heard of its deliveries. Those that had leave to be complete at their server may be.
+    """
+
+
+class Connection(Protocol[D]):
     """One connection at a time to where a queue key goes, opened when a delivery needs one."""
 
     @property
     def is_open(self) -> bool:
         """Whether a session stands."""
 
-    def delivery(self, group: Group, on_verdict: OnVerdict) -> Delivery:
+    def delivery(self, group: Group, on_verdict: OnVerdict) -> D:
         """The delivery of a group whose content is loaded."""
 
-    async def deliver(self, first: Delivery, more: Callable[[], Delivery | None], returns: Returns) -> None:
-        """Deliver ``first`` and what ``more`` gives; each has its verdicts then, or was taken back by ``returns``."""
+    async def deliver(
+        self,
+        first: D,
+        more: Callable[[], D | None],
+        returns: Callable[[D, Verdict], bool],
+        put_back: Callable[[D], None],
+    ) -> None:
+        """Deliver ``first`` and what ``more`` gives; each has its verdicts then, or goes back.
+
+        ``returns`` is asked whether one goes back that no server decided about; ``put_back`` is told of one that was
+        never begun. Those without a verdict at the end go back, too. Raises ConnectionGone.
+        """
 
     async def idle(self, seconds: float) -> bool:
         """Keep the session without work; False when it is over: the time is, or the peer ended it."""
@@ -86,8 +115,11 @@ class Connections(Protocol):
     def problem(self, key: str) -> str:
         """Why the mail of a queue key can go nowhere by the configuration; "" if it can."""
 
-    def connection(self, key: str, allow: Allow) -> Connection:
-        """A connection for the mail of a queue key without a problem."""
+    def connection(self, key: str, allow: Allow, *, site: str = "", in_turn: bool = False) -> Connection[Any]:
+        """A connection for the mail of a queue key without a problem; ``site`` is the one that the key belongs to.
+
+        ``in_turn``: ``deliver`` asks for more only when a message can begin, as the rates of the site want it.
+        """
 
     async def load(self, store: QueueStore, group: Group) -> None:
         """Load a content that was too large to be read with its recipients. Raises QueueError."""
@@ -135,13 +167,13 @@ class EngineConnections:
             return str(error)
         return ""
 
-    def connection(self, key: str, allow: Allow) -> Connection:
-        """A connection for the mail of a queue key."""
+    def connection(self, key: str, allow: Allow, *, site: str = "", in_turn: bool = False) -> EngineConnection:
+        """A connection for the mail of a queue key. Raises ConfigError for one with a problem."""
         destination = self._destination(key)
         courier, observer = self._couriers.of(destination)
         route = Route(destination.request, destination.given)
         driver = self._drivers.of(destination)
-        return _EngineConnection(driver, courier, observer, route, Targets(self._wanted), allow)
+        return EngineConnection(driver, courier, observer, route, Targets(self._wanted), allow)
 
     def is_lmtp(self, key: str) -> bool:
         """Whether the mail of a key goes by LMTP."""
@@ -157,6 +189,7 @@ class EngineConnections:
         try:
             async for chunk in store.content(group.message.id, group.message.size):
                 loaded.write(chunk)
+            loaded.flush()
         except OSError as error:
             loaded.close()
             where = f"in {tempfile.gettempdir()}" if tempfile.tempdir else "in the folder for temporary files"
@@ -181,7 +214,40 @@ class EngineConnections:
         return known
 
 
-class _EngineConnection:
+class OutgoingMessage(NamedTuple):
+    """A message on its way out: what a connection must know of a :class:`~zsmtp.queue.site.Group`.
+
+    The fields are those of :class:`~zsmtp.proto.plan.Envelope`; ``options`` are the plain values that were queued,
+    ``priority`` is 0 if there is none, ``name`` the Message-ID. ``content``: octets, or an open file.
+    """
+
+    sender: bytes
+    recipients: tuple[EnvelopeRecipient, ...]
+    ret: bytes | None
+    envid: bytes | None
+    options: Mapping[str, object] | None
+    priority: int
+    name: str
+    content: bytes | BinaryIO
+
+
+def outgoing(group: Group) -> OutgoingMessage:
+    """The message of a group whose content is loaded, to the recipients of the group."""
+    message, content = group.message, group.content
+    assert content is not None
+    return OutgoingMessage(
+        message.sender if group.sender is None else group.sender,
+        tuple([EnvelopeRecipient(one.address, one.notify, one.orcpt) for one in group.recipients]),
+        message.ret,
+        message.envid,
+        message.options,
+        message.priority,
+        message.name,
+        content,
+    )
+
+
+class EngineConnection:
     """A connection by the engine."""
 
     def __init__(
@@ -207,26 +273,39 @@ class _EngineConnection:
         return self._route.link is not None
 
     def delivery(self, group: Group, on_verdict: OnVerdict) -> Delivery:
-        message, content = group.message, group.content
-        assert content is not None
+        return self.delivery_of(outgoing(group), on_verdict)
+
+    def delivery_of(self, message: OutgoingMessage, on_verdict: OnVerdict) -> Delivery:
+        """The delivery of a message."""
+        content = message.content
         options = restored(message)
         optional = bool(message.options and message.options.get("tls_optional"))
         envelope = Envelope(
-            message.sender if group.sender is None else group.sender,
-            tuple([EnvelopeRecipient(one.address, one.notify, one.orcpt) for one in group.recipients]),
+            message.sender,
+            message.recipients,
             message.ret,
             message.envid,
             sender_wish(options, tls_optional=optional),
             options,
         )
         provider = ContentProvider(lambda: _prepared(content), self._targets, envelope, self._observer)
-        return Delivery(Message(envelope, provider), Ledger(len(group.recipients), on_verdict), message.name)
+        return Delivery(Message(envelope, provider), Ledger(len(message.recipients), on_verdict), message.name)
 
-    async def deliver(self, first: Delivery, more: Callable[[], Delivery | None], returns: Returns) -> None:
+    async def deliver(
+        self,
+        first: Delivery,
+        more: Callable[[], Delivery | None],
+        returns: Returns,
+        put_back: Callable[[Delivery], None],
+    ) -> None:
         loop = asyncio.get_running_loop()
         idle = loop.time() - self._route.last_use if self._route.link is not None else 0.0
         await self._run(self._courier.deliver(self._route, first, more, idle=idle, returns=returns, asks=True))
         self._route.last_use = loop.time()
+
+    def when_opened(self, opened: Callable[[], None]) -> None:
+        """Have ``opened`` called whenever a session stands, before anything is sent over it."""
+        self._route.opened = opened
 
     async def _run(self, work: Operation[T]) -> T:
         run = Run(self._driver, work, self._stop, self._observer, allow=self._leave_for)
@@ -246,13 +325,18 @@ class _EngineConnection:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiter = waiter
-        self._driver.notify(cast(SocketStream, link.stream), self.leave)
+        self.when_it_stirs(self.leave)
         timer = loop.call_later(seconds, self.leave)
         try:
             return await waiter
         finally:
             timer.cancel()
             self._waiter = None
+
+    def when_it_stirs(self, stirred: Callable[[], None]) -> None:
+        """Have ``stirred`` called when the peer says something, or closes the session, before the next delivery."""
+        if self._route.link is not None:
+            self._driver.notify(cast(SocketStream, self._route.link.stream), stirred)
 
     def wake(self) -> None:
         self._end_idle(again=True)

@@ -38,8 +38,8 @@ from zsmtp.queue.returnpath import ReturnPath
 from zsmtp.queue.rules import Rules
 from zsmtp.queue.settlement import RecipientWork, SettlementPolicy
 from zsmtp.queue.siterunner import POLL, SiteRunner
-from zsmtp.queue.states import HistoryEntry, QueuedMessage
-from zsmtp.queue.store import Arrivals, Lease, QueueStore
+from zsmtp.queue.states import HistoryEntry, QueuedMessage, QueuedRecipient
+from zsmtp.queue.store import Arrivals, Lease, QueueStore, Settlement
 from zsmtp.queue.submission import RELAY_KEY
 
 log = logging.getLogger("zsmtp.queue")
@@ -346,17 +346,19 @@ class Runner:
             self._site_of[key] = site
             self._agenda.pop(key, None)
         for doubt in lease.doubts:
-            work = RecipientWork.of(doubt.recipient, doubt.message)
-            policy = self.policy(doubt.recipient.key, doubt.recipient.tenant)
             key_queue = site.key_queue(doubt.recipient.key)
             if key_queue.holds(doubt.recipient.message, doubt.recipient.number):
                 continue
             key_queue.hold_back(doubt.recipient)
-            result = settlement.after_loss(
-                work, policy, machine=doubt.machine, now=self.wall(), chance=self.chance(), node=self.node
-            )
-            self.results.add(site, key_queue, result)
+            self.results.add(site, key_queue, self.lost(doubt.recipient, doubt.message, machine=doubt.machine))
         return site
+
+    def lost(self, recipient: QueuedRecipient, message: QueuedMessage, *, machine: bool) -> Settlement:
+        """What becomes of a recipient that was marked, or in hand, when what delivered it died."""
+        work, policy = RecipientWork.of(recipient, message), self.policy(recipient.key, recipient.tenant)
+        return settlement.after_loss(
+            work, policy, machine=machine, now=self.wall(), chance=self.chance(), node=self.node
+        )
 
     def lose(self, site: SiteRunner) -> None:
         """A lease is not this node's any more, or not for long."""

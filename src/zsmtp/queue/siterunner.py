@@ -19,13 +19,13 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Disposition, Scope, Verdict, from_loss, in_doubt
 from zsmtp.errors import ContentError, LocalError, QueueError, QueueUnavailable
 from zsmtp.queue import settlement
+from zsmtp.queue.connections import Connection, ConnectionGone, Entrusted
 from zsmtp.queue.results import recipient_of
 from zsmtp.queue.settlement import RecipientWork
 from zsmtp.queue.shaping import Buckets, ConnectionWindow, ProbeTimes
@@ -34,7 +34,6 @@ from zsmtp.queue.states import AttemptKey, Position, SubQueue
 from zsmtp.queue.store import Claimed, Deferred, Head, Lease, Settlement, SiteStatus
 
 if TYPE_CHECKING:
-    from zsmtp.queue.connections import Connection
     from zsmtp.queue.runner import Runner
 
 log = logging.getLogger("zsmtp.queue")
@@ -59,7 +58,7 @@ class ActiveDelivery:
         self.started = started
         self.generation = key.generation
         self.open = set(range(len(group.recipients)))
-        self.marked = False  # it may be complete at the server
+        self.marked: set[int] = set()  # whose message may be complete at the server
         self.mark_asked = False  # a mark may stand in the store
         self.said: set[bool] = set()  # whether it showed the site to be well, or unwell
 
@@ -413,7 +412,17 @@ class SiteRunner:
     def broke(self, job: ActiveDelivery, error: Exception) -> None:
         """A connection ended by a fault of this program: whoever may have been sent to its end is in doubt."""
         verdict = from_loss(LocalError(f"this program failed: {type(error).__name__}: {error}"), "", None)
-        self._settle_all(job, in_doubt(verdict) if job.marked else verdict)
+        for index in sorted(job.open):
+            self.decided(job, index, in_doubt(verdict) if index in job.marked else verdict)
+        job.close()
+
+    def died(self, job: ActiveDelivery) -> None:
+        """What carried it out is dead: whoever may have been sent to its end is in doubt, the others go back."""
+        for index in sorted(job.open & job.marked):
+            result = self._runner.lost(job.group.recipients[index], job.group.message, machine=False)
+            self._runner.results.add(self, job.key, result)
+        job.open -= job.marked
+        self.put_back(job)
 
     def unreadable(self, job: ActiveDelivery, error: QueueError) -> None:
         """The content of a message cannot be had."""
@@ -516,7 +525,9 @@ class SiteWorker:
         self._sent = 0
         self._leaving = False
         self._denied = False  # leave to complete a message
-        self.connection: Connection = runner.connections.connection(key.key, self._allow)
+        self.connection: Connection[Any] = runner.connections.connection(
+            key.key, self._allow, site=site.lease.site, in_turn=bool(site.limits.messages or site.limits.recipients)
+        )
         self.task = runner.loop.create_task(self._work(), name=f"zsmtp queue to {key.key}")
 
     async def _work(self) -> None:
@@ -532,10 +543,15 @@ class SiteWorker:
                 if delivery is None:
                     continue
                 self._first = delivery.ledger
-                await self.connection.deliver(delivery, self._more, self._returns)
+                await self.connection.deliver(delivery, self._more, self._returns, self._not_begun)
                 self._put_back_open()
                 if site.window.dead or len(site.workers) > max(site.window.size, 1) or runner.slot_wanted(site):
                     break
+        except ConnectionGone as error:
+            log.debug("a connection to %s is gone: %s", self.key.key, error)
+            jobs, self._jobs = self._jobs, {}
+            for job in jobs.values():
+                site.died(job)
         except Exception as error:
             log.exception("a connection to %s ended by a fault of this program", self.key.key)
             for job in tuple(self._jobs.values()):
@@ -554,7 +570,7 @@ class SiteWorker:
         for job in jobs.values():
             self.site.put_back(job)
 
-    async def _begin_loaded(self, group: Group) -> Delivery | None:
+    async def _begin_loaded(self, group: Group) -> Entrusted | None:
         """A delivery for a group; its content is loaded first, if it was too large to be read with it."""
         if group.content is None:
             job = ActiveDelivery(self.key, group, self._runner.wall())
@@ -574,7 +590,7 @@ class SiteWorker:
                 raise
         return self._begin(group)
 
-    def _begin(self, group: Group) -> Delivery:
+    def _begin(self, group: Group) -> Entrusted:
         job = ActiveDelivery(self.key, group, self._runner.wall())
 
         def on_verdict(index: int, verdict: Verdict) -> None:
@@ -586,7 +602,7 @@ class SiteWorker:
         if (returns := self._runner.return_path) is not None:
             group.sender = returns.sender_of(group.message, group.recipients, job.started)
         try:
-            delivery = self.connection.delivery(group, on_verdict)
+            delivery: Entrusted = self.connection.delivery(group, on_verdict)
         except Exception as error:
             self.site.broke(job, error)
             raise
@@ -597,14 +613,21 @@ class SiteWorker:
             self._leaving = True
         return delivery
 
-    def _more(self) -> Delivery | None:
+    def _more(self) -> Entrusted | None:
         """Another delivery for the engine, beside those under way."""
         if self._leaving or self._runner.slot_wanted(self.site):
             return None
         group = self.site.take(self.key, riding=True)
         return None if group is None else self._begin(group)
 
-    def _returns(self, delivery: Delivery, verdict: Verdict) -> bool:
+    def _not_begun(self, delivery: Entrusted) -> None:
+        """The connection had it in hand and could not begin it: another one may."""
+        job = self._jobs.pop(delivery.ledger, None)
+        if job is not None:
+            self.site.put_back(job)
+            self.site.pump()
+
+    def _returns(self, delivery: Entrusted, verdict: Verdict) -> bool:
         """Whether a delivery goes back that no server decided about."""
         site = self.site
         if verdict.in_doubt:
@@ -622,7 +645,7 @@ class SiteWorker:
         self._leaving = True
         return True
 
-    async def _allow(self, asked: Sequence[tuple[Delivery, tuple[int, ...]]]) -> bool:
+    async def _allow(self, asked: Sequence[tuple[Entrusted, tuple[int, ...]]]) -> bool:
         """Write down that these may be complete at the server from now on."""
         runner, site = self._runner, self.site
         jobs = [(self._jobs[delivery.ledger], indexes) for delivery, indexes in asked]
@@ -647,8 +670,8 @@ class SiteWorker:
             runner.lose(site)
             return False
         self._denied = False
-        for job, _ in jobs:
-            job.marked = True
+        for job, indexes in jobs:
+            job.marked.update(indexes)
         return True
 
     async def _idle(self) -> bool:

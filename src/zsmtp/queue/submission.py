@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from typing import Protocol
 
 from zsmtp.body.fields import field_values
 from zsmtp.body.tlsrequired import tls_is_optional
@@ -26,7 +27,6 @@ from zsmtp.proto.mailoptions import NO_OPTIONS, MailOptions, from_plain
 from zsmtp.proto.plan import Envelope, TLSDemand
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.notices import Automatic, automatic
-from zsmtp.queue.states import QueuedMessage
 from zsmtp.queue.store import NewMessage, NewRecipient
 
 RELAY_KEY = "relay:"
@@ -183,7 +183,19 @@ def kept(options: MailOptions) -> dict[str, object]:
     return plain
 
 
-def restored(message: QueuedMessage) -> MailOptions:
+class WithOptions(Protocol):
+    """A message as far as its options go: see :class:`~zsmtp.queue.states.QueuedMessage`."""
+
+    @property
+    def options(self) -> Mapping[str, object] | None:
+        """What was asked for it, as plain values."""
+
+    @property
+    def priority(self) -> int:
+        """Its priority, 0 if none was asked for."""
+
+
+def restored(message: WithOptions) -> MailOptions:
     """The options of a queued message, for the next server."""
     if not message.options and not message.priority:
         return NO_OPTIONS

@@ -40,7 +40,7 @@ class FleetConnections(SimulatedConnections):
         self.dead = False
         self.open: set[FleetConnection] = set()
 
-    def connection(self, key: str, allow: Allow) -> FleetConnection:
+    def connection(self, key: str, allow: Allow, *, site: str = "", in_turn: bool = False) -> FleetConnection:
         return FleetConnection(self, key, allow)
 
     def kill(self) -> None:
