@@ -20,6 +20,7 @@ from tests.support.patience import LIMIT, wait_until
 from zsmtp.proto.reply import Reply
 from zsmtp.proto.server_events import Abort
 from zsmtp.proto.server_passwords import Passwords
+from zsmtp.proto.server_replies import OK
 from zsmtp.proto.server_settings import ServerSettings
 from zsmtp.server.intake import IncomingMessage, Intake, MemoryIntake, Outcome, ReceivedEnvelope, SessionInfo
 from zsmtp.server.listener import ConnectionCount, Listener, ListenerSettings
@@ -198,6 +199,12 @@ class Committing(MemoryIntake):
         message = super().begin(session, envelope)
         assert not isinstance(message, Reply)
         return Message(message, self._wait, self.pause)
+
+    def answer(self) -> None:
+        """Let all that wait be taken."""
+        for one in self.waiting:
+            if not one.done():
+                one.set_result(OK)
 
     def _wait(self) -> asyncio.Future[Outcome]:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
