@@ -44,7 +44,7 @@ def test_every_metric_of_the_service_has_a_meaning() -> None:
         async def health(self) -> SimpleNamespace:
             return SimpleNamespace(free_octets=1)
 
-    service = cast(Service, SimpleNamespace(store=Store(), entrances={}, bounces=None))
+    service = cast(Service, SimpleNamespace(store=Store(), entrances={}, bounces=None, pool=None))
     given = asyncio.run(Service.metrics(service))
     assert set(metrics.meanings()) == set(given)
     assert all(len(meaning) > 10 and meaning.endswith(".") for meaning in metrics.meanings().values())

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tests.support.patience import LIMIT, wait_until
 
@@ -55,7 +56,7 @@ class ServeProcess:
             + config.replace("PORT", str(self.port))
         )
 
-    def start(self) -> ServeProcess:
+    def start(self) -> Self:
         """Start, and wait until it serves; the log may have lines of an earlier start."""
         served = self.log.read_text().count("is served") if self.log.exists() else 0
         self.begin()
@@ -72,7 +73,7 @@ class ServeProcess:
                 pass_fds=self._descriptors,
             )
 
-    def __enter__(self) -> ServeProcess:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(

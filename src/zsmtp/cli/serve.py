@@ -12,6 +12,7 @@ import getpass
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from zsmtp.cli.arguments import Parser, command_parser
@@ -22,7 +23,7 @@ from zsmtp.errors import ConfigError, QueueBusy, QueueError
 from zsmtp.escape import escape
 from zsmtp.proto.server_passwords import password_line, scram_verifier
 from zsmtp.queue.location import DEFAULT, VARIABLE, locate
-from zsmtp.server.serviceconfig import ServiceConfig, read_service, service_config
+from zsmtp.server.serviceconfig import MAX_WORKERS, ServiceConfig, read_service, service_config, worker_count
 
 ITERATIONS = 10_000
 _EPILOG = """\
@@ -59,6 +60,12 @@ def make_parser() -> Parser:
         f"names ({DEFAULT})",
     )
     parser.add_argument("--node", metavar="NAME", default="", help="what this process is called (default: the host)")
+    parser.add_argument(
+        "--workers",
+        metavar="COUNT",
+        type=_workers,
+        help="deliver in so many processes besides this one, instead of what the configuration says (0: in this one)",
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="read the configuration and what it names, and end")
     what.add_argument(
@@ -69,15 +76,25 @@ def make_parser() -> Parser:
     return parser
 
 
+def _workers(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else -1
+    try:
+        return worker_count(number)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(f"{escape(text[:80])} is not 0 to {MAX_WORKERS}") from error
+
+
 def _reader(options: argparse.Namespace) -> Callable[[], ServiceConfig]:
     """What reads the configuration, now and on reload."""
-    path, queue = options.config, options.queue or ""
+    path, queue, workers = options.config, options.queue or "", options.workers
 
     def read() -> ServiceConfig:
         if path is None:
-            return service_config({}, queue=queue or os.environ.get(VARIABLE, ""))
-        with reading(path):
-            return read_service(path, queue=queue, usual=os.environ.get(VARIABLE, ""))
+            config = service_config({}, queue=queue or os.environ.get(VARIABLE, ""))
+        else:
+            with reading(path):
+                config = read_service(path, queue=queue, usual=os.environ.get(VARIABLE, ""))
+        return config if workers is None else replace(config, workers=workers)
 
     return read
 
@@ -101,6 +118,8 @@ def _check(config: ServiceConfig, options: argparse.Namespace) -> int:
     for name, one in config.listen.items():
         sys.stdout.write(f"  {name}: {one.protocol.value} on {', '.join(one.addresses) or 'sockets of systemd'}\n")
     sys.stdout.write(f"  queue: {escape(locate(config.path).name)}\n")
+    if config.workers:
+        sys.stdout.write(f"  workers: {config.workers}\n")
     return Exit.OK
 
 

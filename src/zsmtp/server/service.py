@@ -1,5 +1,8 @@
 """The whole system in one process: listeners, the queue, delivery, housekeeping, and signals.
 
+With ``workers`` the connections of delivery are in processes of their own (``zsmtp.queue.workers``), and all else stays
+here: one process owns the queue and decides.
+
 :class:`Service` runs what a :class:`~zsmtp.server.serviceconfig.ServiceConfig` says until it is stopped. Accepting and
 delivering share one event loop; the disk is touched by the threads of the store. This process becomes the one that
 delivers before it accepts anything, and says ``READY`` when it does both. When it stops, it accepts nothing more, lets
@@ -43,6 +46,8 @@ from zsmtp.queue.store import QueueStore
 from zsmtp.queue.stores import open_store
 from zsmtp.queue.submission import Submitter
 from zsmtp.queue.templates import load
+from zsmtp.queue.workers.connections import WorkerConnections
+from zsmtp.queue.workers.processes import WorkerPool
 from zsmtp.server.access import Access
 from zsmtp.server.health import HealthServer
 from zsmtp.server.listener import ConnectionCount, Listener, ListenerSettings
@@ -243,7 +248,9 @@ class Service:
         self._ends: list[Callable[[], None]] = []
         self.store: QueueStore
         self.runner: Runner
-        self._connections: EngineConnections
+        self._connections: EngineConnections | WorkerConnections
+        self.pool: WorkerPool | None = None
+        """The workers, if there are any."""
         self.housekeeping: Housekeeping
         self.admission: Admission
         self.health: HealthServer | None = None
@@ -291,7 +298,11 @@ class Service:
         config, store = self.config, self.store
         destinations = Destinations(config.delivery)
         submitter = Submitter(destinations, config.queue)
-        self._connections = EngineConnections(config.delivery)
+        if config.workers:
+            self._connections = WorkerConnections(config.delivery, config.workers)
+            self.pool = self._connections.pool
+        else:
+            self._connections = EngineConnections(config.delivery)
         self.runner = Runner(
             store,
             self._connections,
@@ -303,6 +314,8 @@ class Service:
         if (return_path := self.runner.return_path) is not None:
             self.bounces = BounceTaker(store, return_path)
         await self._become_deliverer()
+        if self.pool is not None:
+            await self.pool.start()
         self._keep_house(destinations)
         self.admission = Admission(store, config.queue.tenants)
         for entrance in self.entrances.values():
@@ -451,9 +464,9 @@ class Service:
         self.admission.reconfigure(config.queue.tenants)
         self.runner.reconfigure(config.queue)
         self.housekeeping.reconfigure(config.queue, signing, destinations)
+        configure_log(self._log, config, journal=self._journal)
         self._connections.reroute(config.delivery)
         self.runner.reroute()
-        configure_log(self._log, config, journal=self._journal)
         self.config = config
         return left
 
@@ -470,6 +483,8 @@ class Service:
             if health.problem:
                 found.append(health.problem)
         found += self.runner.problems
+        if self.pool is not None:
+            found += self.pool.problems
         if self.runner.results.problem:
             found.append(f"results cannot be written: {self.runner.results.problem}")
         for name, task in self._running.items():
@@ -506,6 +521,9 @@ class Service:
         ``zsmtp_intake_bounces_unknown_total``: messages that came back about mail that is not known any more.
         ``zsmtp_intake_bounces_early_total``: messages that came back before the end of their recipient: put off.
         ``zsmtp_intake_connections``: connections that clients have open now.
+        ``zsmtp_workers``: worker processes that run now.
+        ``zsmtp_worker_connections``: connections to servers that they have.
+        ``zsmtp_worker_restarts_total``: how often one that ended was started again.
 
         Raises QueueError.
         """
@@ -519,11 +537,15 @@ class Service:
         taken = self.bounces.taken if self.bounces is not None else Counter[Taken]()
         found |= {f"zsmtp_intake_bounces_{one.value}_total": taken[one] for one in Taken}
         found["zsmtp_intake_connections"] = sum(entrance.count.open for entrance in self.entrances.values())
+        workers = self.pool.workers if self.pool is not None else []
+        found["zsmtp_workers"] = sum(worker.ready for worker in workers)
+        found["zsmtp_worker_connections"] = sum(worker.connections for worker in workers)
+        found["zsmtp_worker_restarts_total"] = self.pool.restarts if self.pool is not None else 0
         return found
 
 
 _FIXED = ("addresses", "protocol", "mode", "bounces")
-_FIXED_PARTS = ("path", "delivery", "notices", "templates", "health")
+_FIXED_PARTS = ("path", "workers", "delivery", "notices", "templates", "health")
 _RELOADED_OF_DELIVERY = ("dkim", "relay", "routes", "sender_routes")
 _FIXED_OF_QUEUE = ("connections", "leases", "retention", "bounces")
 

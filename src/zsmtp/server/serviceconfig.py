@@ -53,6 +53,7 @@ from zsmtp.server.access import EVERYBODY, ClientRights, IPNetwork, read_network
 
 DEFAULT_ADDRESS = "127.0.0.1:2525"
 DAY = 86400.0
+MAX_WORKERS = 64
 MECHANISMS = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN")
 
 
@@ -270,6 +271,8 @@ class ServiceConfig:
     """The queue: a file, or the URL of a file or a database."""
     shards: tuple[str, ...] = ()
     """All queues of a fleet, ``path`` among them: what ``zsmtp queue`` asks; empty if it is the only one."""
+    workers: int = 0
+    """Processes besides this one that deliver; 0: it delivers itself."""
     queue: QueueConfig = field(default_factory=QueueConfig)
     listen: Mapping[str, ListenConfig] = field(default_factory=lambda: MappingProxyType({}))
     """Listeners by name."""
@@ -337,6 +340,7 @@ def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = ""
         name=name,
         path=where,
         shards=shards,
+        workers=worker_count(made.workers),
         queue=queue_config,
         listen=MappingProxyType(dict(made.listen) or _usual_listeners(where)),
         clients=made.clients,
@@ -351,14 +355,22 @@ def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rest:
-    """The tables that are read as they are."""
+    """The tables that are read as they are, and the keys before them."""
 
+    workers: int = 0
     listen: Mapping[str, ListenConfig] = field(default_factory=dict)
     clients: tuple[ClientRights, ...] = ()
     delivery: Config = field(default_factory=Config)
     log: LogConfig = field(default_factory=LogConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     check_senders: bool = True
+
+
+def worker_count(count: int) -> int:
+    """A number of workers, if there may be so many. Raises ConfigError."""
+    if not 0 <= count <= MAX_WORKERS:
+        raise ConfigError(f"workers: {count} is not 0 to {MAX_WORKERS}")
+    return count
 
 
 def _refuse_unused(delivery: object) -> None:
