@@ -13,7 +13,7 @@ import pytest
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.resolver import carry_out as carry_out_lookups
 from zsmtp.dns.static import StaticResolver
-from zsmtp.effects import Effect, Operation, OwnAddresses, ReadClock, ReadStop, Sleep, carry_out, overheard
+from zsmtp.effects import Effect, Operation, OwnAddresses, ReadClock, ReadStop, Sleep, carry_out, observed
 from zsmtp.errors import LocalError
 from zsmtp.net import aio, blocking, operations
 from zsmtp.net.scripted import ScriptedNetwork
@@ -99,19 +99,19 @@ def test_a_listener_sees_each_effect_before_and_after() -> None:
     def answered(effect: Effect[Any], answer: Any) -> None:
         seen.append((effect, answer))
 
-    assert carry_out(overheard(Log().inner(), answered, seen.append), roll_highest) == 26
+    assert carry_out(observed(Log().inner(), answered, seen.append), roll_highest) == 26
     assert seen == [Roll(6), (Roll(6), 6), Roll(20), (Roll(20), 20)]
 
 
 @pytest.mark.parametrize("breaks", ["closed", "driver", "listener"])
-def test_what_is_overheard_is_closed_with_its_listener(breaks: str) -> None:
+def test_what_is_observed_is_closed_with_its_listener(breaks: str) -> None:
     log = Log()
 
     def answered(effect: Effect[Any], answer: Any) -> None:
         if breaks == "listener":
             raise ValueError("enough")
 
-    operation = overheard(log.outer(), answered)
+    operation = observed(log.outer(), answered)
     if breaks == "closed":
         operation.send(None)
         operation.close()

@@ -8,7 +8,7 @@ an :class:`Effect`; the type of the answer is the parameter of the effect's clas
 No event loop is needed. A driver resumes the coroutine with :func:`carry_out` or a similar loop, carries out each
 effect that it yields and sends the answer in; it decides nothing. The drivers are ``zsmtp.net.blocking``,
 ``zsmtp.net.aio`` and ``zsmtp.net.scripted``. Each has a table of its effects and raises the error of
-:func:`unknown_effect` for any other. :func:`overheard` passes effects and answers to callbacks.
+:func:`unknown_effect` for any other. :func:`observed` passes effects and answers to callbacks.
 
 All packages may import this module: it imports the types of effects and answers for type checkers only.
 ``zsmtp.dns.answer.Query`` is an effect as well.
@@ -384,7 +384,7 @@ def _ignore(effect: Effect[Any]) -> None:
     """Default of ``asked``."""
 
 
-async def overheard(
+async def observed(
     operation: Operation[T],
     answered: Callable[[Effect[Any], Any], None],
     asked: Callable[[Effect[Any]], None] = _ignore,

@@ -337,7 +337,7 @@ def combine(*observers: Observer) -> Observer:
     return pass_to_all
 
 
-def heard(observer: Observer) -> bool:
+def is_observed(observer: Observer) -> bool:
     """Whether ``observer`` uses events now; if not, callers need not build them.
 
     An observer that is active only at times has an attribute ``listening``: whether it is active now.

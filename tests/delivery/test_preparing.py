@@ -10,7 +10,7 @@ from tests.support.network import World, content_form, message, world
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Disposition, Verdict
-from zsmtp.effects import Connect, Effect, Exchange, GiveWay, Operation, overheard
+from zsmtp.effects import Connect, Effect, Exchange, GiveWay, Operation, observed
 from zsmtp.errors import ContentError
 from zsmtp.net.script import Script
 from zsmtp.proto.capabilities import Capabilities
@@ -53,7 +53,7 @@ def deliver(there: World, *contents: ContentFor) -> tuple[list[list[Verdict]], l
     asked: list[type[Effect[object]]] = []
     while waiting:
         work = there.courier.deliver(there.route, waiting.pop(0), lambda: waiting.pop(0) if waiting else None)
-        there.network.run(overheard(work, lambda *_: None, lambda effect: asked.append(type(effect))))
+        there.network.run(observed(work, lambda *_: None, lambda effect: asked.append(type(effect))))
     assert all(len(own) == 1 for own in found)
     return found, asked
 

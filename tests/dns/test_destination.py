@@ -14,7 +14,7 @@ from zsmtp.dns.destination import DestinationRequest, OwnAddresses, exchanger_na
 from zsmtp.dns.ip import is_loopback
 from zsmtp.dns.resolver import carry_out
 from zsmtp.dns.static import StaticResolver
-from zsmtp.effects import overheard
+from zsmtp.effects import observed
 
 OURS = frozenset({"192.0.2.99", "2001:db8::99"})
 
@@ -581,7 +581,7 @@ def test_addresses_are_asked_ahead_once_the_exchangers_are_known(
             seen.append([f"{query.name} {query.type.value}" for query in effect.queries])
 
     request = DestinationRequest(destination="example.com", shuffle=as_it_is, **options)
-    carry_out(overheard(plan_destination(request), answered), resolver, deadline=0, own_addresses=lambda: OURS)
+    carry_out(observed(plan_destination(request), answered), resolver, deadline=0, own_addresses=lambda: OURS)
     assert seen == ([ahead] if ahead else [])
 
 

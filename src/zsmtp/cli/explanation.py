@@ -26,7 +26,7 @@ from zsmtp.dns.answer import SERVFAIL_ALONE, Answer, RecordType
 from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.dns.destination import DestinationRequest
 from zsmtp.dns.heloname import HeloCheck, check_helo, helo_name
-from zsmtp.effects import Operation, overheard
+from zsmtp.effects import Operation, observed
 from zsmtp.errors import ConnectError
 from zsmtp.escape import escape
 from zsmtp.proto.phase import Timeouts
@@ -233,7 +233,7 @@ def _heard(work: Operation[T], answers: list[Answer]) -> Operation[T]:
         if isinstance(answer, Answer):
             answers.append(answer)
 
-    return overheard(work, answered)
+    return observed(work, answered)
 
 
 def destination_of(asked: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from zsmtp.delivery.envelope import Delivery
 from zsmtp.delivery.outcome import Verdict
-from zsmtp.effects import Effect, FetchPolicy, Operation, overheard
+from zsmtp.effects import Effect, FetchPolicy, Operation, observed
 from zsmtp.events import DeliveryStarted, FetchDone, FetchStarted, Observer, Settled
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def with_fetch_events(observer: Observer, work: Operation[T]) -> Operation[T]:
         if isinstance(effect, FetchPolicy):
             observer(FetchDone(len(answer.body), answer.problem))
 
-    return overheard(work, answered, asked)
+    return observed(work, answered, asked)
 
 
 def announcing(observer: Observer, more: More, destination: str) -> More:

@@ -34,7 +34,18 @@ from zsmtp.delivery.settings import SessionSettings
 from zsmtp.dns.candidates import Endpoint
 from zsmtp.effects import Close, Operation, ReadStop
 from zsmtp.errors import ConnectionLost, ContentError, Interrupted
-from zsmtp.events import About, Closed, Decision, DeliveryReturned, Detail, Observer, PlanMade, Remark, heard, ignore
+from zsmtp.events import (
+    About,
+    Closed,
+    Decision,
+    DeliveryReturned,
+    Detail,
+    Observer,
+    PlanMade,
+    Remark,
+    ignore,
+    is_observed,
+)
 from zsmtp.proto import command
 from zsmtp.proto.phase import Phase, ReplyMeaning
 from zsmtp.proto.plan import TLSDemand
@@ -154,7 +165,7 @@ class Courier:
         None when there is none now. ``idle`` is for how many seconds the route's link was idle. ``returns`` may take
         undecided deliveries back. With ``asks``, ``AllowCompletion`` is awaited before a message may be complete.
         """
-        if heard(self._observe):
+        if is_observed(self._observe):
             more = announcing(self._observe, more, route.request.destination)
             announce(self._observe, delivery, route.request.destination)
         works = deque([PendingDelivery(delivery)])
@@ -201,7 +212,7 @@ class Courier:
 
     async def deliver_on_link(self, route: Route, delivery: Delivery) -> None:
         """Deliver over the open link only: recipients that it leaves undecided are deferred."""
-        if heard(self._observe):
+        if is_observed(self._observe):
             announce(self._observe, delivery, route.request.destination)
         works = deque([PendingDelivery(delivery)])
         if route.link is not None:
@@ -239,7 +250,7 @@ class Courier:
                 return SessionBroken(
                     lost, from_loss(lost.error, "", link.peer), works[0], untouched=True, out_of_step=False
                 )
-        observer = self._observe if heard(self._observe) else ignore
+        observer = self._observe if is_observed(self._observe) else ignore
         return await Pipeline(link, self._pace(link.peer.endpoint), works, more, observer, asks).run()
 
     def _try_again(
@@ -299,7 +310,7 @@ class Courier:
         for work in works:
             if work.done or not returns(work.delivery, verdict := verdict_for(work)):
                 left.append(work)
-            elif heard(self._observe):
+            elif is_observed(self._observe):
                 self._observe(DeliveryReturned(work.delivery, reason_of(verdict)))
         return left
 
@@ -333,7 +344,7 @@ class Courier:
             planning = plan_protection(route.given, route.request, self._security)
         else:
             planning = plan_delivery(route.request, self._security, wish)
-        if self._security is None or not heard(self._observe):
+        if self._security is None or not is_observed(self._observe):
             return planning
         return with_fetch_events(self._observe, planning)
 

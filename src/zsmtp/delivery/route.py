@@ -20,7 +20,7 @@ from zsmtp.delivery.outcome import Verdict, from_backoff
 from zsmtp.delivery.pipeline import More
 from zsmtp.delivery.pool import Route
 from zsmtp.effects import ReadClock
-from zsmtp.events import About, Decision, Observer, heard, ignore
+from zsmtp.events import About, Decision, Observer, ignore, is_observed
 
 
 class RouteDeliverer:
@@ -64,7 +64,7 @@ class RouteDeliverer:
         """Defer a delivery without an attempt: the destination's backoff lasts ``seconds`` more."""
         route.failure = failure
         destination = route.request.destination
-        if heard(self._observe):
+        if is_observed(self._observe):
             announce(self._observe, delivery, destination)
             text = f"{destination} failed a moment ago: left alone for another {seconds:.0f} s"
             self._observe(Decision(About.ROUTE, text, delivery))

@@ -42,8 +42,8 @@ from zsmtp.events import (
     Observer,
     Remark,
     SessionLost,
-    heard,
     ignore,
+    is_observed,
 )
 from zsmtp.proto import command
 from zsmtp.proto.contentqueue import ContentQueue
@@ -89,7 +89,7 @@ class Session:
         self._reply_times = reply_times(timeouts)
         self._lmtp = lmtp
         self._observe = observer
-        self._quiet = not heard(observer)
+        self._quiet = not is_observed(observer)
         self._parser = ReplyParser()
         self._events: deque[SessionEvent] = deque()
         self._unsent: deque[tuple[Step, TransactionProgress | None]] = deque()
@@ -117,7 +117,7 @@ class Session:
 
         ``shown`` replaces it in logs, if it holds a secret; the secret is masked in replies that repeat it, too.
         """
-        self._quiet = not heard(self._observe)
+        self._quiet = not is_observed(self._observe)
         self.hide(set(wire.split()).difference(shown.split()) if shown is not None else ())
         self._unsent.append((Step(phase, wire, masked=shown), None))
 
@@ -136,7 +136,7 @@ class Session:
 
     def transact(self, transaction: Transaction) -> None:
         """Queue a transaction; each step defines what it waits for (``zsmtp.proto.plan``)."""
-        self._quiet = not heard(self._observe)
+        self._quiet = not is_observed(self._observe)
         held: list[StepAnswered] | None = [] if transaction.confirmed else None
         progress = TransactionProgress(transaction, len(transaction.steps), len(transaction.recipients), held)
         self._unsent += [(step, progress) for step in transaction.steps]

@@ -19,7 +19,7 @@ from zsmtp.client.destinations import Destinations
 from zsmtp.client.ownsender import direct_only, own_sender, relay_of
 from zsmtp.dns.answer import Answer
 from zsmtp.dns.literal import domain_problem
-from zsmtp.effects import overheard
+from zsmtp.effects import observed
 from zsmtp.errors import ConfigError
 from zsmtp.escape import described, escape
 from zsmtp.idn import to_ascii
@@ -158,7 +158,7 @@ class SenderCheck:
 
         facts = await driver.run(own_sender(config, sender.address, now=time.time(), reverse_path=sender.reverse_path))
         work = check_authentication(facts) if sender.relayed else check_acceptance(facts)
-        findings = await driver.run(overheard(work, answered))
+        findings = await driver.run(observed(work, answered))
         if answers and all(answer.temporary for answer in answers):
             raise Unanswered(answers[-1].problem or answers[-1].status.value)
         return [one for one in findings if not sender.relayed or one.topic == "DKIM"]

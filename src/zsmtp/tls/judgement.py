@@ -57,10 +57,10 @@ class Judgement:
     trial: Judgement | None = None
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The verdict in one line, for logs."""
         line = f"{'good enough' if self.ok else 'NOT good enough'}: {self.text}"
-        return line if self.trial is None else f"{line}; on trial {self.trial.told}"
+        return line if self.trial is None else f"{line}; on trial {self.trial.summary}"
 
 
 def judge(requirement: Requirement, facts: TLSFacts, *, now: float, anchors: Callable[[], TrustAnchors]) -> Judgement:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from zsmtp.errors import ConfigError
-from zsmtp.events import Event, Observer, combine, heard
+from zsmtp.events import Event, Observer, combine, is_observed
 from zsmtp.zmailer.control import ControlFile
 from zsmtp.zmailer.diagnostics import RecipientReport
 from zsmtp.zmailer.logs import DialogueLog, LoggedAttempt, ProcessTitle, Syslog, VerboseLog, debug_observer
@@ -78,7 +78,7 @@ class Journal:
 
     def _set_observer(self, observer: Observer) -> None:
         self._observe = observer
-        self.listening = heard(observer)
+        self.listening = is_observed(observer)
 
     def __call__(self, event: Event) -> None:
         self._observe(event)

@@ -65,7 +65,7 @@ def _remark_text(event: events.Event, now: float) -> str | None:
                 f"{int(event.envelope_seconds)} secs for envelope, {int(event.content_seconds)} secs for body xfer"
             )
         case events.Secured(_, facts, judgement):
-            return f"TLS {facts.session}; peer {facts.peer}; {judgement.told}"
+            return f"TLS {facts.session}; peer {facts.peer}; {judgement.summary}"
         case events.Closed(reason):
             return f"(closed SMTP channel - {reason})"
     return None
