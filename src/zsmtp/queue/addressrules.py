@@ -1,16 +1,15 @@
-"""What becomes of the addresses of an envelope before it is queued: aliases, rewritten senders, redirection.
+"""Rewrites the addresses of an envelope before it is queued: aliases, rewritten senders, redirection.
 
 A machine that sends all its mail through a relay has users whose addresses mean nothing elsewhere (``root``), and
 senders that should appear under the organisation's domain. A developer's machine must not send mail to customers. The
-rules stand in the configuration (``[queue.addresses]``) and change the envelope only (RFC 5321 3.6), never the header;
-they hold for every way into the queue, notices included::
+rules are in the configuration (``[queue.addresses]``) and change the envelope only (RFC 5321 3.6), never the header;
+they apply to all mail that enters the queue, including notices::
 
     rules = AddressRules(aliases={"root": ("ops@example.org",)}, domains=("web1.example.org",))
     envelope = rules.apply(envelope)
 
 A recipient that an alias replaces keeps its DSN parameters; where it has no ORCPT, its own address becomes that (RFC
-3461 5.2.1), so that notices name the address that the sender knows. Everything here is a pure function of its
-arguments.
+3461 5.2.1), so that notices name the address that the sender knows. All functions are pure.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from zsmtp.proto.address import path_problem, typed_address
 from zsmtp.proto.plan import Envelope, EnvelopeRecipient
 
 MAX_TARGETS = 1000
-"""Addresses that one alias stands for at most, aliases of aliases included."""
+"""The most addresses that one alias expands to, including aliases of aliases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +40,15 @@ class AddressRules:
     A recipient may be an alias itself; one without a domain is in the first of ``domains``.
     """
     domains: tuple[str, ...] = ()
-    """The domains of aliases without one. ``zsmtp serve`` takes the name of the server if there are none."""
+    """The domains of aliases without one. ``zsmtp serve`` uses the name of the server if there are none."""
     senders: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Reverse-paths by what replaces them: an address for an address, or ``@domain`` for ``@domain``."""
+    """Replacements by reverse-path: an address for an address, or ``@domain`` for ``@domain``."""
     redirect_to: str = ""
-    """The address that all mail goes to, whomever it is for; "" for none. For machines of developers."""
+    """The address that receives all mail instead of its recipients; "" for none. For developers' machines."""
     _targets_of: Mapping[str, tuple[str, ...]] = field(
         init=False, repr=False, compare=False, default_factory=lambda: MappingProxyType({})
     )
-    """What each alias stands for, one step on, by its address in lower case."""
+    """The direct targets of each alias, by its address in lower case."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -81,7 +80,7 @@ class AddressRules:
         return bool(self.aliases or self.senders or self.redirect_to)
 
     def apply(self, envelope: Envelope) -> Envelope:
-        """The envelope as it is queued; each recipient once."""
+        """The rewritten envelope, with each recipient once."""
         sender = self.sender(envelope.sender)
         recipients = self.recipients(envelope.recipients)
         if sender == envelope.sender and recipients == envelope.recipients:
@@ -89,7 +88,7 @@ class AddressRules:
         return envelope._replace(sender=sender, recipients=recipients)
 
     def sender(self, address: bytes) -> bytes:
-        """The reverse-path that an address becomes; the null one stays."""
+        """The rewritten reverse-path; the null one stays."""
         if not self.senders or not address:
             return address
         local, _, domain = address.decode("utf-8", "replace").rpartition("@")
@@ -102,7 +101,7 @@ class AddressRules:
         return address
 
     def recipients(self, given: tuple[EnvelopeRecipient, ...]) -> tuple[EnvelopeRecipient, ...]:
-        """The recipients that these become; each once."""
+        """The rewritten recipients, each once."""
         if self.redirect_to:
             return (EnvelopeRecipient(self.redirect_to.encode(), given[0].notify, given[0].orcpt),) if given else given
         if not self.aliases:
@@ -117,7 +116,7 @@ class AddressRules:
         return tuple(found.values())
 
     def _targets(self, address: str) -> tuple[bytes, ...]:
-        """The addresses that an alias stands for in the end; empty if it is none. One that leads to itself is kept."""
+        """The final addresses of an alias; empty if it is none. An alias that leads to itself is kept."""
         found: dict[str, None] = {}
         seen = {address.lower()}
         waiting = deque(self._targets_of.get(address.lower(), ()))

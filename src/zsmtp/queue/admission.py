@@ -1,11 +1,11 @@
-"""Whether mail of a tenant may be queued now: quotas, held against figures that are a moment old.
+"""Decides whether a tenant's mail may be queued now: quotas, compared with recent counts.
 
-The rules are in ``zsmtp.queue.quotas``; here the figures they need are read from the store, and kept for a while, so
-that a submission waits for a count now and then, and never for another submission. What this process takes is added at
-once; what other processes take, and what left the queue, is seen with the next count. That comes after 5 seconds, or
-after 20 times as long as the one before took: what is queued costs by all messages that are there, about a second and a
-half for a million in a file. So a quota may be exceeded by what other processes accept between two counts, and never by
-what one process accepts::
+The rules are in ``zsmtp.queue.quotas``; this module reads the counts they need from the store and caches them, so that
+a submission sometimes waits for a count, and never for another submission. Mail that this process accepts is added at
+once; mail that other processes accept, and mail that left the queue, is seen with the next count. That comes after 5
+seconds, or after 20 times the duration of the count before: counting queued mail reads all messages, about a second and
+a half for a million in a file. So other processes may exceed a quota by the mail they accept between two counts; one
+process alone never does::
 
     admission = Admission(store, config.tenants)
     with await admission.reserve("shop", Amount(1, size, 3)) as reservation:   # raises QuotaExceeded
@@ -33,12 +33,12 @@ SHARE = 20.0  # a count is good for so many times as long as it took
 
 
 def amount_of(new: NewMessage, size: int) -> Amount:
-    """What a message of so many octets counts as."""
+    """The amount that a message of ``size`` octets counts as."""
     return Amount(1, size, len(new.recipients))
 
 
 class _Counted:
-    """A figure that was read from the store, and what was added here since. Times are monotonic."""
+    """A count read from the store, and the amounts added here since. Times are monotonic."""
 
     __slots__ = ("_during", "added", "good_until", "lock")
 
@@ -46,7 +46,7 @@ class _Counted:
         self.good_until = float("-inf")
         self.added: dict[str, Amount] = {}
         self.lock = asyncio.Lock()
-        self._during: dict[str, Amount] | None = None  # added since a read began, which may not have seen it
+        self._during: dict[str, Amount] | None = None  # added since a read began, which may have missed it
 
     def add(self, tenant: str, amount: Amount) -> None:
         for sums in (self.added, self._during):
@@ -65,7 +65,7 @@ class _Counted:
 
 
 class Admission:
-    """Holds submissions to one store against the quotas of their tenants. To be used on the loop of the store.
+    """Checks submissions to one store against the quotas of their tenants. Use it on the event loop of the store.
 
     ``clock`` is the wall clock in seconds since 1970, ``monotonic`` one that never goes back.
     """
@@ -89,16 +89,16 @@ class Admission:
         self._accepted_counts: dict[str, _Counted] = {}
 
     def reconfigure(self, tenants: Mapping[str, TenantLimits]) -> None:
-        """Go by other quotas from now on."""
+        """Use other quotas from now on."""
         self._limits = tenants
 
     def has_quota(self, tenant: str) -> bool:
-        """Whether mail of a tenant is held against anything."""
+        """Whether a tenant has a quota."""
         limits = self._limits.get(tenant)
         return limits is not None and (limits.by_hour or limits.of_queue)
 
     async def reserve(self, tenant: str, wanted: Amount) -> Reservation:
-        """Have room for mail. Raises QuotaExceeded; SubmissionError for more than a whole quota; QueueUnavailable."""
+        """Reserve room. Raises QuotaExceeded; SubmissionError for more than a whole quota; QueueUnavailable."""
         limits = self._limits.get(tenant)
         if limits is None or not (limits.by_hour or limits.of_queue):
             return Reservation(self, "", NOTHING)
@@ -115,7 +115,7 @@ class Admission:
         return Reservation(self, tenant, wanted)
 
     async def reserve_all(self, messages: Iterable[tuple[NewMessage, int]]) -> Reservation:
-        """Have room for several messages, given with their sizes, of whichever tenants; all or none."""
+        """Reserve room for several messages, given with their sizes, of any tenants; all or none."""
         wanted: dict[str, Amount] = {}
         for new, size in messages:
             wanted[new.tenant] = wanted.get(new.tenant, NOTHING).plus(amount_of(new, size))
@@ -129,7 +129,7 @@ class Admission:
         return made
 
     def refusal(self, tenant: str, wanted: Amount) -> QuotaExceeded | None:
-        """Why mail could not be queued now, as far as this is known without reading anything.
+        """Why mail cannot be queued now, by the cached counts only.
 
         Raises SubmissionError for more than a whole quota.
         """
@@ -144,7 +144,7 @@ class Admission:
     # -------------------------------------------------------------------- figures
 
     def _known(self, limits: TenantLimits, tenant: str) -> bool:
-        """Whether all figures that count are good now."""
+        """Whether all counts that matter are recent enough."""
         now = self._monotonic()
         needed = [self._queued_count] if limits.of_queue else []
         if limits.by_hour:
@@ -170,7 +170,7 @@ class Admission:
         self._queued = await self._store.queued_by_tenant()
 
     async def _refresh(self, count: _Counted, read: Callable[[], Awaitable[None]]) -> None:
-        """Have a figure read anew, if it is not good any more; whoever needs it meanwhile waits for the same read."""
+        """Read a count again if it is too old; concurrent callers wait for the same read."""
         async with count.lock:
             began = self._monotonic()
             if began < count.good_until:
@@ -185,7 +185,7 @@ class Admission:
             count.end(good_until=ended + max(FRESH, SHARE * (ended - began)))
 
     def _settled(self, tenant: str, reserved: Amount, kept: Amount) -> None:
-        """What was reserved is queued now, as far as it is ``kept``."""
+        """Replace a reservation by the amount that was queued, ``kept``."""
         self._pending[tenant] = self._pending[tenant].minus(reserved)
         if self._pending[tenant] == NOTHING:
             del self._pending[tenant]
@@ -208,13 +208,13 @@ class Reservation:
         """Others that go with it."""
 
     def done(self, accepted: Sequence[Accepted] = ()) -> None:
-        """The mail is queued; nothing of it counts if it was queued before. May be called again."""
+        """Record that the mail is queued; mail that was queued before does not count. May be called again."""
         self._settle(NOTHING if accepted and all(one.existed for one in accepted) else self._amount)
         for part in self.parts:
             part.done(accepted)
 
     def cancel(self) -> None:
-        """Nothing was queued. After :meth:`done` this changes nothing."""
+        """Record that nothing was queued. After :meth:`done` this has no effect."""
         self._settle(NOTHING)
         for part in self.parts:
             part.cancel()

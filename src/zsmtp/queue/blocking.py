@@ -1,14 +1,14 @@
 """The queue for programs without an event loop: ``zsmtp.Queue``, with the methods of ``zsmtp.aio.Queue``.
 
-It has an event loop in a thread of its own, so that threads submit side by side (they share commits), and that mail can
-be delivered while the program does something else::
+It has an event loop in its own thread, so that threads submit side by side (they share commits), and mail can be
+delivered while the program does other work::
 
     with zsmtp.Queue.open("/var/lib/app/mail.db", deliver=True) as queue:
         id = queue.submit(message, sender="a@example.org", recipients=["b@example.net"])
         ends = queue.wait(id, timeout=60)
 
-Messages are read in the thread that submits them, and a message for a transaction of the caller's is written there.
-Processes that fork, as web servers do, open the queue after they did.
+Messages are read in the thread that submits them, and a message for a caller's own transaction is written there.
+Processes that fork, as web servers do, must open the queue after the fork.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class Queue:
-    """A queue of messages, open from the start. Made by :meth:`open`; to be used from any thread of the process."""
+    """A queue of messages, open from the start. Made by :meth:`open`; use it from any thread of the process."""
 
     def __init__(self, queue: asynchronous.Queue) -> None:
         self._queue = queue
@@ -70,14 +70,14 @@ class Queue:
         self.close()
 
     def close(self) -> None:
-        """Stop delivering, and let go of the store, as :meth:`zsmtp.aio.Queue.aclose`. May be called again."""
+        """Stop delivering, and close the store, as :meth:`zsmtp.aio.Queue.aclose`. May be called again."""
         self._thread.close(self._queue.aclose)
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         try:
             return self._thread.call(work)
         except QueueUnavailable as error:
-            if self._thread.closed:  # the store went away under a question
+            if self._thread.closed:  # the store was closed during the operation
                 raise QueueError("this queue was closed meanwhile") from error
             raise
 
@@ -127,11 +127,11 @@ class Queue:
         return self._call(self._queue.submit_many(submissions))
 
     def wake(self) -> None:
-        """Have messages looked for at once that were submitted in a transaction of the caller's."""
+        """Look at once for messages submitted in a caller's own transaction."""
         self._thread.soon(self._queue.wake)
 
     def status(self, id: str) -> MessageStatus:
-        """How a message stands; see :meth:`zsmtp.aio.Queue.status`."""
+        """The status of a message; see :meth:`zsmtp.aio.Queue.status`."""
         return self._call(self._queue.status(id))
 
     def wait(self, id: str, timeout: float | None = None) -> list[HistoryEntry]:
@@ -139,7 +139,7 @@ class Queue:
         return self._call(self._queue.wait(id, timeout))
 
     def cancel(self, id: str) -> Recall:
-        """Call a message back; see :meth:`zsmtp.aio.Queue.cancel`."""
+        """Recall a message; see :meth:`zsmtp.aio.Queue.cancel`."""
         return self._call(self._queue.cancel(id))
 
     def suppress(
@@ -151,26 +151,26 @@ class Queue:
         source: str = LIBRARY,
         until: float | datetime | None = None,
     ) -> int:
-        """Have mail of a tenant not sent to addresses from now on; see :meth:`zsmtp.aio.Queue.suppress`."""
+        """Suppress a tenant's mail to addresses from now on; see :meth:`zsmtp.aio.Queue.suppress`."""
         return self._call(self._queue.suppress(addresses, tenant=tenant, reason=reason, source=source, until=until))
 
     def unsuppress(self, addresses: str | bytes | Iterable[str | bytes], *, tenant: str = "") -> int:
-        """Have mail of a tenant sent to addresses again; see :meth:`zsmtp.aio.Queue.unsuppress`."""
+        """Lift a tenant's suppressions of addresses; see :meth:`zsmtp.aio.Queue.unsuppress`."""
         return self._call(self._queue.unsuppress(addresses, tenant=tenant))
 
     def suppressions(
         self, addresses: str | bytes | Iterable[str | bytes] = (), *, tenant: str | None = None
     ) -> list[Suppression]:
-        """Which addresses are suppressed; see :meth:`zsmtp.aio.Queue.suppressions`."""
+        """The suppressed addresses; see :meth:`zsmtp.aio.Queue.suppressions`."""
         return self._call(self._queue.suppressions(addresses, tenant=tenant))
 
     def events(self, cursor: str = "", *, limit: int = EVENTS) -> tuple[str, list[HistoryEntry]]:
-        """Attempts and ends behind a cursor, and the next cursor; see :meth:`zsmtp.aio.Queue.events`."""
+        """Attempts and ends after a cursor, and the next cursor; see :meth:`zsmtp.aio.Queue.events`."""
         return self._call(self._queue.events(cursor, limit=limit))
 
 
 class ShardedQueue:
-    """Several queues to submit to, open from the start. Made by :meth:`open`; to be used from any thread."""
+    """Several queues to submit to, open from the start. Made by :meth:`open`; use it from any thread."""
 
     def __init__(self, queue: sharded.ShardedQueue) -> None:
         self._queue = queue
@@ -196,11 +196,11 @@ class ShardedQueue:
         self.close()
 
     def close(self) -> None:
-        """Let go of all queues. May be called again."""
+        """Close all queues. May be called again."""
         self._thread.close(self._queue.aclose)
 
     def submit(self, message: MessageLike, **arguments: Unpack[SubmitArguments]) -> str:
-        """Queue a message at one of the queues; see :meth:`zsmtp.aio.ShardedQueue.submit`."""
+        """Queue a message in one of the queues; see :meth:`zsmtp.aio.ShardedQueue.submit`."""
         self._thread.check()
         with self._queue.read(QueueSubmission(message=message, **arguments)) as one:
             return self._thread.call(self._queue.put(one))
@@ -210,7 +210,7 @@ class ShardedQueue:
         return self._thread.call(self._queue.submit_many(submissions))
 
     def status(self, id: str) -> MessageStatus:
-        """How a message stands; see :meth:`zsmtp.aio.ShardedQueue.status`."""
+        """The status of a message; see :meth:`zsmtp.aio.ShardedQueue.status`."""
         return self._thread.call(self._queue.status(id))
 
     def wait(self, id: str, timeout: float | None = None) -> list[HistoryEntry]:
@@ -218,5 +218,5 @@ class ShardedQueue:
         return self._thread.call(self._queue.wait(id, timeout))
 
     def cancel(self, id: str) -> Recall:
-        """Call a message back; see :meth:`zsmtp.aio.ShardedQueue.cancel`."""
+        """Recall a message; see :meth:`zsmtp.aio.ShardedQueue.cancel`."""
         return self._thread.call(self._queue.cancel(id))

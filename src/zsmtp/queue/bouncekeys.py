@@ -1,8 +1,8 @@
-"""The file of the keys that prove return paths (``zsmtp.queue.returnpath``).
+"""The file of the keys that sign and verify return paths (``zsmtp.queue.returnpath``).
 
-A line is a key in hexadecimal digits, 32 octets; lines that begin with ``#`` are comments. The first key signs, all of
-them prove, so that a new one can be put in front without losing what was sent before. Who can read the file can have
-addresses suppressed, so it must be its owner's alone.
+A line is a key in hexadecimal digits, 32 octets; lines that begin with ``#`` are comments. The first key signs, all
+keys verify, so a new key in front leaves the return paths of earlier mail valid. With the keys anyone can cause
+suppressions, so only the owner may be able to read the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zsmtp.queue.returnpath import BounceConfig
 
 OCTETS = 32
 MAX_KEYS = 4
-"""Keys that a file has at most: one more than a month of weekly ones would leave of use."""
+"""Keys that a file has at most: one more than a month of weekly keys needs."""
 _MAX_FILE = 65536
 _COMMENT = "# Keys of return paths (zsmtp): the first one signs, all of them prove. Keep this file secret.\n"
 
@@ -28,10 +28,10 @@ def keys_of(config: BounceConfig) -> tuple[bytes, ...]:
 
 
 def read_keys(path: str) -> tuple[bytes, ...]:
-    """The keys in a file. Raises ConfigError that names the file, and shows nothing of what is in it."""
+    """The keys in a file. Raises ConfigError that names the file, and shows no part of its content."""
     shown = f"key_file: {escape(path)}"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would keep us waiting
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO would block
     except FileNotFoundError:
         raise ConfigError(f"{shown} is not there; zsmtp bounce key {escape(path)} makes it") from None
     except (OSError, ValueError) as error:

@@ -1,12 +1,12 @@
-"""Reports that come back, read: delivery status notifications (RFC 3464, 6533) and complaints (RFC 5965).
+"""Reads the reports that other systems return: delivery status notifications (RFC 3464, 6533), complaints (RFC 5965).
 
-:func:`read_report` is given the beginning of a message, octets of a stranger, and never raises: what cannot be read is
-no report. It reads the parts of a ``multipart/report`` and nothing nested in them, in one pass and within bounds:
-:data:`MAX_OCTETS` of the message, :data:`MAX_PARTS` parts, :data:`MAX_RECIPIENTS` recipients, words of
+:func:`read_report` parses the beginning of an untrusted message and never raises: an unreadable message is no report.
+It reads the parts of a ``multipart/report`` and nothing nested in them, in one pass and within bounds:
+:data:`MAX_OCTETS` of the message, :data:`MAX_PARTS` parts, :data:`MAX_RECIPIENTS` recipients, texts of
 :data:`MAX_WORDS` characters.
 
-What systems do in spite of the standards: status ``5.0.0`` beside a reply that says ``5.1.1`` (the closer one counts),
-comments behind a status, addresses in angle brackets, blank lines before the first field.
+It accepts these deviations from the standards: status ``5.0.0`` beside a reply with ``5.1.1`` (the more specific one
+counts), comments after a status, addresses in angle brackets, blank lines before the first field.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zsmtp.queue.deliverystatus import original_address
 MAX_OCTETS = 512 * 1024
 """Octets of a message that are read."""
 MAX_HEADER = 64 * 1024
-"""Octets of a header that is read, of the message or of a part; a longer one is taken for none."""
+"""Octets of a header that is read, of the message or of a part; a longer header counts as none."""
 MAX_PARTS = 10
 MAX_RECIPIENTS = 100
 MAX_WORDS = 400
@@ -38,10 +38,10 @@ _CODE = re.compile(rb"(?<!\d)([245]\d\d)(?=[\s-])")
 
 
 class ReportedRecipient(NamedTuple):
-    """What a delivery report says of one recipient."""
+    """The fields of a delivery report about one recipient."""
 
     addresses: tuple[bytes, ...]
-    """The original and the final address, as far as they are given."""
+    """The original and the final address, those that are given."""
     action: str
     """``failed``, ``delayed``, ``delivered``, ``relayed`` or ``expanded`` (RFC 3464 2.3.3), in lower case."""
     status: str
@@ -49,9 +49,9 @@ class ReportedRecipient(NamedTuple):
     code: int
     """The reply code, 0 if none is given."""
     words: str
-    """The diagnostic of the server that refused it, on one line."""
+    """The diagnostic text of the server that refused it, on one line."""
     server: str
-    """That server's name, or the reporting one's."""
+    """The name of that server, or of the reporting one."""
 
 
 class DeliveryReport(NamedTuple):
@@ -66,15 +66,15 @@ class Complaint(NamedTuple):
     kind: str
     """``abuse``, ``not-spam`` ... (RFC 5965 7.3), in lower case."""
     senders: tuple[bytes, ...]
-    """The reverse-paths that it names for the message it is about."""
+    """The reverse-paths of the message, as the report names them."""
     addresses: tuple[bytes, ...]
-    """The recipients that it names."""
+    """The recipients, as the report names them."""
     words: str
-    """Who reports."""
+    """The reporting system."""
 
 
 def read_report(octets: bytes) -> DeliveryReport | Complaint | None:
-    """The report in a message of which these are the first octets; None if it is none that can be read."""
+    """The report in a message that begins with ``octets``; None if there is none that can be read."""
     header, body = _split(octets[:MAX_OCTETS])
     about = describe(header)
     if (about.maintype, about.subtype) != (b"multipart", b"report") or not about.boundary:
@@ -97,7 +97,7 @@ def read_report(octets: bytes) -> DeliveryReport | Complaint | None:
 
 
 def addressed_to(octets: bytes) -> list[bytes]:
-    """The addresses that a message came to, by what systems that deliver it write into its header."""
+    """The addresses that a message was delivered to, by the header fields that delivering systems add."""
     block = _split(octets[:MAX_OCTETS])[0]
     found = [one for name in (b"delivered-to", b"x-original-to", b"to") for one in _addresses(block, name)]
     return list(dict.fromkeys(found))
@@ -119,7 +119,7 @@ def _split(octets: bytes) -> tuple[bytes, bytes]:
 
 
 def _parts(body: bytes, boundary: bytes) -> Iterator[bytes]:
-    """The parts of a multipart body, the last one also if it is cut off; what it is nested in makes no difference."""
+    """The parts of a multipart body, including a last one that is cut off; outer boundaries are ignored."""
     delimiter = re.compile(rb"(?:^|\n)--" + re.escape(boundary[:200]) + rb"(--)?[ \t]*\r?(?:\n|$)")
     found = delimiter.search(body)
     for _ in range(MAX_PARTS):
@@ -131,7 +131,7 @@ def _parts(body: bytes, boundary: bytes) -> Iterator[bytes]:
 
 
 def _decoded(content: bytes, encoding: TransferEncoding) -> bytes:
-    """A part without its transfer encoding; as it is, if that is none that can be undone."""
+    """A part without its transfer encoding; unchanged if it cannot be decoded."""
     try:
         if encoding is TransferEncoding.BASE64:
             return base64.b64decode(content)
@@ -188,7 +188,7 @@ def _unfolded(value: bytes) -> bytes:
 
 
 def _typed_address(value: bytes) -> bytes:
-    """The address behind ``rfc822;`` or ``utf-8;`` (RFC 3464 2.1.2), b"" if there is none."""
+    """The address after ``rfc822;`` or ``utf-8;`` (RFC 3464 2.1.2), b"" if there is none."""
     kind, _, address = _unfolded(value).partition(b";")
     bare = _bare(address)
     decoded = original_address(b"%b;%b" % (kind.strip(), bare)) if b"\\" in bare or b"+" in bare else None
@@ -196,7 +196,7 @@ def _typed_address(value: bytes) -> bytes:
 
 
 def _bare(address: bytes) -> bytes:
-    """An address without blanks, angle brackets and what follows it."""
+    """An address without blanks, angle brackets and trailing text."""
     bare = address.strip()
     if bare.startswith(b"<"):
         bare = bare[1:].partition(b">")[0]
@@ -206,7 +206,7 @@ def _bare(address: bytes) -> bytes:
 
 
 def _typed_words(value: bytes) -> str:
-    """The name behind ``dns;``."""
+    """The name after ``dns;``."""
     return printable(_unfolded(value).rpartition(b";")[2].strip(), 255)
 
 

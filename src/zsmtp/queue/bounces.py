@@ -1,10 +1,10 @@
-"""Mail that came back, taken in: it is proven, read, and becomes an event of the recipient it is about.
+"""Processes bounces and complaints: verifies the return path, reads the report, and records events of recipients.
 
-An *event* is an entry in the history of a recipient that has its end: ``bounced``, or ``complained``. It changes no
-end: the server took the message, and said so. A recipient has each event once, however often the report comes.
+An *event* is an entry in the history of an ended recipient: ``bounced``, or ``complained``. It changes no end: the
+server took responsibility for the message. A recipient has each event once, even if the report comes repeatedly.
 
-Only a proven return path (``zsmtp.queue.returnpath``) leads to a recipient; who has one has been sent the message, or
-was on its way. What leads to a suppression, besides, is said by the configuration (:func:`suppresses`)::
+Only a verified return path (``zsmtp.queue.returnpath``) identifies a recipient; only systems that received or
+transported the message know it. The configuration decides which events lead to suppressions (:func:`suppresses`)::
 
     taker = BounceTaker(store, return_path)
     taken = await taker.take([b"bounce+...@example.net"], octets)
@@ -31,28 +31,28 @@ from zsmtp.queue.suppression import Suppression, folded
 log = logging.getLogger("zsmtp.queue")
 
 PIECE = 1000
-"""Recipients that are looked at together."""
+"""Recipients that are read together."""
 COMPLAINTS = frozenset({"abuse", "fraud", "miscategorized", "opt-out", "opt-out-list", "other", "virus"})
-"""Kinds of complaints that are some; ``not-spam`` is none, and ``auth-failure`` (RFC 6591) is about signatures."""
+"""Feedback types that count as complaints; ``not-spam`` does not, and ``auth-failure`` (RFC 6591) is on signatures."""
 
 
 class Taken(Enum):
-    """What became of mail that came back."""
+    """The result of processing a returned message."""
 
     RECORDED = "recorded"
     """Its recipients have events now, or had them before."""
     IGNORED = "ignored"
-    """It is no report, or one of no failure."""
+    """It is no report, or one without a failure."""
     UNPROVEN = "unproven"
-    """It is for no return path that proves anything."""
+    """It was sent to no return path that can be verified."""
     UNKNOWN = "unknown"
-    """The message is not known, or not any more."""
+    """The message is unknown, or was dropped by age."""
     EARLY = "early"
-    """The recipient has no end yet: it is to come again."""
+    """The recipient has no end yet: the report must be sent again later."""
 
 
 class ReportedEvent(NamedTuple):
-    """What a report says of one recipient; ``addresses`` are those it names."""
+    """The event of one recipient in a report; ``addresses`` are those that the report names."""
 
     outcome: Outcome
     addresses: tuple[bytes, ...]
@@ -63,7 +63,7 @@ class ReportedEvent(NamedTuple):
 
 
 def events_of(report: DeliveryReport | Complaint) -> Iterator[ReportedEvent]:
-    """The events that a report tells of."""
+    """The events in a report."""
     if isinstance(report, Complaint):
         if report.kind in COMPLAINTS:
             by = f" by {report.words}" if report.words else ""
@@ -75,17 +75,17 @@ def events_of(report: DeliveryReport | Complaint) -> Iterator[ReportedEvent]:
 
 
 def suppresses(config: BounceConfig, event: ReportedEvent) -> bool:
-    """Whether an address is not written to any more because of an event: a failure for good, or a complaint."""
+    """Whether an event leads to the suppression of the address: a permanent failure, or a complaint."""
     if event.outcome is Outcome.COMPLAINED:
         return config.suppress_complaints
     return any(glob(pattern).fullmatch(event.status) for pattern in config.suppress)
 
 
 class RecipientSearch:
-    """Finds whom the events of a report are about, among recipients that are given in pieces (:meth:`look`).
+    """Finds the recipients of a report's events, among recipients that are given in pieces (:meth:`look`).
 
-    That is the one that the return path names (``number``), else who has an address that the event names. If there is
-    only one recipient, it is that one in any case: the message was forwarded, or nobody is named.
+    That is the recipient that the return path names (``number``), else one with an address that the event names. A
+    single recipient always matches: the message was forwarded, or the report names no recipient.
     """
 
     def __init__(self, events: Sequence[ReportedEvent], number: int | None = None) -> None:
@@ -109,7 +109,7 @@ class RecipientSearch:
         return [self._first if one is None and self.seen == 1 else one for one in self._found]
 
     def look(self, recipients: Sequence[tuple[int, bytes]]) -> None:
-        """Look at some recipients, numbers and addresses, of which none was given before."""
+        """Search more recipients, given as numbers and addresses, each only once."""
         if not self.seen and recipients:
             self._first = recipients[0][0]
         self.seen += len(recipients)
@@ -120,7 +120,7 @@ class RecipientSearch:
 
 
 class BounceTaker:
-    """Takes in what comes back to the return paths of a queue. ``clock`` gives seconds since 1970."""
+    """Processes mail to the return paths of a queue. ``clock`` gives seconds since 1970."""
 
     def __init__(self, store: QueueStore, returns: ReturnPath, clock: Callable[[], float] = time.time) -> None:
         self.returns = returns
@@ -131,19 +131,19 @@ class BounceTaker:
         self._complaints = {folded(address.encode()) for address in returns.config.complaints}
 
     def is_for(self, address: bytes) -> bool | Unproven:
-        """Whether mail to an address is taken in: a return path, which may prove nothing, or where complaints go."""
+        """Whether mail to an address is accepted: a return path, which may be unverified, or a complaint address."""
         if folded(address) in self._complaints:
             return True
         found = self.returns.recognise(address, self._clock())
         return found if isinstance(found, Unproven) else found is not None
 
     def refused(self, address: bytes, problem: str) -> None:
-        """Count and log that mail to a return path was refused."""
+        """Count and log a refusal of mail to a return path."""
         self.taken[Taken.UNPROVEN] += 1
         log.info("mail to the return path <%s> is refused: %s", escape(address[:200]), problem)
 
     async def take(self, addresses: Collection[bytes], octets: bytes) -> Taken:
-        """Take in a message to these addresses, of which ``octets`` are the beginning. Raises QueueUnavailable."""
+        """Process a message to these addresses that begins with ``octets``. Raises QueueUnavailable."""
         taken = await self._take(addresses, octets)
         self.taken[taken] += 1
         return taken
@@ -193,7 +193,7 @@ class BounceTaker:
         return taken
 
     async def _write(self, end: HistoryEntry, event: ReportedEvent, now: float) -> None:
-        """Suppress first: if this process dies in between, the report comes again, and finds no event."""
+        """Write the suppression first: if this process dies in between, the repeated report finds no event."""
         suppressing = suppresses(self.returns.config, event)
         if suppressing:
             source = "bounce" if event.outcome is Outcome.BOUNCED else "complaint"
@@ -239,4 +239,4 @@ class BounceTaker:
 
 
 _MATTERS = (Taken.UNKNOWN, Taken.IGNORED, Taken.RECORDED, Taken.EARLY)
-"""What becomes of a message that is about several, the least first."""
+"""The precedence of the results of a message with several, lowest first."""

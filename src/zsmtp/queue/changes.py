@@ -1,7 +1,7 @@
-"""What results, or the changes of an operator, come to: columns to be written, for the stores in databases.
+"""Turns results and operators' changes into columns to write, for the stores in databases.
 
-:class:`Changes` is given recipients as they are, under a lock that keeps others out, and settlements that hold; what
-it gathers is written in the same transaction. The rules are those of ``zsmtp.queue.settling``.
+:class:`Changes` gets the current recipients, under a lock that excludes other writers, and settlements; the store
+writes what it collects in the same transaction. The rules are those of ``zsmtp.queue.settling``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from zsmtp.queue.store import Deferred, Settlement
 from zsmtp.queue.suppression import InsertedRecipient, Suppression, folded, holds, is_subject
 
 DEFERRED = ("key", "due", "attempts", "hold", "warned", "doubtful", "status", "reason", "message", "number")
-"""The columns of a recipient that a deferral writes; the last two say which one it is."""
+"""The columns of a recipient that a deferral writes; the last two identify it."""
 
 Place = tuple[int, int]  # message and number: a recipient
-Suppressible = tuple[str, bytes]  # tenant and address, as suppressions are kept by
+Suppressible = tuple[str, bytes]  # tenant and address: the key of a suppression
 
 
 class Current(NamedTuple):
-    """What is asked of a recipient before it is changed."""
+    """The values of a recipient that are read before it is changed."""
 
     key: str
     attempts: int
@@ -39,7 +39,7 @@ class Current(NamedTuple):
 
     @classmethod
     def of(cls, recipient: QueuedRecipient) -> Current:
-        """What is asked of a recipient that was read whole."""
+        """These values of a recipient that was read whole."""
         return cls(
             recipient.key,
             recipient.attempts,
@@ -59,10 +59,10 @@ class SettledAttempt(NamedTuple):
 
 
 class Changes:
-    """What settlements, or the changes of an operator, come to: gathered, to be written together.
+    """Collects the changes by settlements, or by an operator, to write them together.
 
-    ``there`` are the recipients as they are, None for one that has an end. ``holds`` gives what holds a recipient that
-    a rule is said to hold: 0 if there is no such rule.
+    ``there`` are the current recipients, None for one that has an end. ``holds`` gives the hold for the number of a
+    rule: 0 if there is no such rule.
     """
 
     def __init__(self, there: dict[Place, Current | None], holds: Callable[[int], int]) -> None:
@@ -92,9 +92,9 @@ class Changes:
     def apply(
         self, settlements: Sequence[Settlement], keys: Collection[str], now: float
     ) -> tuple[list[AttemptKey], list[SettledAttempt]]:
-        """Do what settlements say that hold; the conflicts, and the attempts that are over.
+        """Apply settlements; returns the conflicts, and the attempts that are over.
 
-        ``keys`` are those of the lease that the settlements were made under, none if it is another's by now.
+        ``keys`` are those of the lease that the settlements were made under, empty if it has another owner now.
         """
         conflicts: list[AttemptKey] = []
         over: list[SettledAttempt] = []
@@ -117,9 +117,9 @@ class Changes:
     def end_suppressed(
         self, rows: Iterable[Sequence[Any]], suppressions: Mapping[Place, Suppression], now: float
     ) -> int:
-        """End recipients whose addresses are suppressed (:func:`suppressed_places`), and answer how many.
+        """End recipients whose addresses are suppressed (:func:`suppressed_places`); returns how many.
 
-        ``rows`` have the columns of each of them, then those of its message, which may go past the list.
+        ``rows`` have the columns of each of them, then those of its message, which may override suppressions.
         """
         before = len(self.ended)
         for row in rows:
@@ -130,14 +130,14 @@ class Changes:
         return len(self.ended) - before
 
     def end(self, change: Change, rows: Iterable[Sequence[Any]], now: float, notice_rule: NoticeRule) -> None:
-        """End recipients as an operator's change says; ``rows`` have their columns, then those of their messages."""
+        """End recipients by an operator's change; ``rows`` have their columns, then those of their messages."""
         for row in rows:
             recipient, message = recipient_from(row), message_from(row[len(RECIPIENT) :])
             settlement = settling.ended(change, recipient, message, now, notice_rule)
             self.settle((recipient.message, recipient.number), Current.of(recipient), settlement)
 
     def settle(self, place: Place, one: Current, settlement: Settlement) -> None:
-        """Do what a settlement that holds says."""
+        """Apply a settlement that :func:`~zsmtp.queue.settling.applies`."""
         if settlement.notice is not None:
             self.owed.append(settlement.notice)
         if isinstance(settlement, Deferred):
@@ -179,9 +179,9 @@ def suppressed_places(
     find: Callable[[Sequence[Suppressible]], Mapping[Suppressible, Suppression]],
     now: float,
 ) -> dict[Place, Suppression]:
-    """Which recipients that were inserted are suppressed at a time, and by what.
+    """Those of the inserted recipients that are suppressed at a time, with their suppressions.
 
-    ``find`` gives the suppressions that are kept of tenants and addresses, also those that ended by then.
+    ``find`` returns the stored suppressions of tenants and addresses, including ended ones.
     """
     places: dict[Suppressible, list[Place]] = {}
     for message, number, address, tenant in inserted:

@@ -9,9 +9,9 @@ and the size allows. For internationalised mail the types of RFC 6533 are used::
         message, notices, beginning, recipients=recipients, now=now, expires=expires, nonce=token_bytes(16)
     )
 
-Only the first octets of the original are read; a large one that is returned whole is streamed. Addresses, replies and
-the header of the original are not trusted: they are shown in printable characters and limited lengths, and cannot
-become a field or a part.
+Only the beginning of the original is read; a large one that is returned whole is streamed. Addresses, replies and the
+header of the original are not trusted: they are written in printable characters and limited lengths, so that they
+cannot add a field or a part.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _REQUIRE_TLS = "require_tls"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeSettings:
-    """How notices are made. Raises :class:`~zsmtp.errors.ConfigError` for a value that cannot be used."""
+    """The settings of notices. Raises :class:`~zsmtp.errors.ConfigError` for an invalid value."""
 
     host: str
     """The name of this mail system (Reporting-MTA), a host name in A-labels."""
@@ -63,11 +63,11 @@ class NoticeSettings:
     contact: str = ""
     """The address for questions; "" for ``postmaster@`` the host."""
     language: str = ""
-    """The language of all notices; "" for the one that the original message asks for."""
+    """The language of all notices; "" for the one that the original message requests."""
     default_language: str = "en"
-    """The language where the original asks for none that there is."""
+    """The language if the original requests no available one."""
     return_limit: int = 50 * 1024
-    """Octets of a message that is returned whole; of a larger one only the header is."""
+    """Octets of a message that is returned whole; of a larger one only the header is returned."""
 
     def __post_init__(self) -> None:
         problem = domain_problem(self.host)
@@ -94,29 +94,29 @@ class NoticeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComposedNotice:
-    """A notice, ready to be queued.
+    """A notice, ready for queueing.
 
-    ``message`` is complete, content included, unless ``streamed``: then the original is too large to be in memory, and
-    the content is what :meth:`chunks` or :meth:`stream` make of the original's. A streamed message has an idempotency
-    key, made of what is owed: queued a second time, because the process died before the owed notices were replaced, it
-    is there already.
+    ``message`` is complete with its content, unless ``streamed``: then the original is too large for memory, and
+    :meth:`chunks` or :meth:`stream` make the content from the original's. A streamed message has an idempotency key,
+    made from the owed notices: if the process dies before these are replaced, a second submission queues no second
+    message.
     """
 
     message: NewMessage
     streamed: bool
     before: bytes
-    """What goes before the original's content."""
+    """The octets before the original's content."""
     after: bytes
-    """What goes behind it."""
+    """The octets after it."""
 
     def chunks(self, content: Iterable[bytes]) -> Iterator[bytes]:
-        """The content of a streamed notice from that of the original message, chunk by chunk."""
+        """The content of a streamed notice, from chunks of the original's."""
         yield self.before
         yield from content
         yield self.after
 
     async def stream(self, content: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-        """The same from chunks that are awaited."""
+        """The same from an asynchronous iterable."""
         yield self.before
         async for chunk in content:
             yield chunk
@@ -126,7 +126,7 @@ class ComposedNotice:
 class Composer:
     """Makes notices. Raises :class:`~zsmtp.errors.ConfigError` if there are no phrases in a language of the settings.
 
-    ``shard`` is that of the queue: its ids are shown in notices.
+    ``shard`` is that of the queue: notices show its ids.
     """
 
     def __init__(self, settings: NoticeSettings, phrases: Mapping[str, Phrases], *, shard: int = 0) -> None:
@@ -149,12 +149,12 @@ class Composer:
         expires: float,
         nonce: bytes,
     ) -> ComposedNotice | None:
-        """One notice of what is owed for a message; None if, by its envelope or header, there must be none.
+        """One notice from the owed ones of a message; None if its envelope or header forbids one.
 
-        ``beginning`` is the content of the message, or its first octets: :data:`MAX_HEADER` at least, if there are so
-        many; empty if the content is gone. ``recipients`` are whom it goes to: the sender, or what its address stands
-        for; ``expires`` when the notice is given up; ``nonce`` 16 octets that cannot be predicted. Raises ValueError
-        for no recipients or more than :data:`MAX_RECIPIENTS`.
+        ``beginning`` is the content of the message, or at least its first :data:`MAX_HEADER` octets; empty if the
+        content is gone. ``recipients`` are those of the notice: the sender, or the targets of its alias; ``expires`` is
+        when the notice is given up; ``nonce`` 16 unpredictable octets. Raises ValueError for no recipients or more than
+        :data:`MAX_RECIPIENTS`.
         """
         if not 1 <= len(notices) <= MAX_RECIPIENTS:
             raise ValueError(f"{len(notices)} recipients in one notice")
@@ -191,7 +191,7 @@ class Composer:
 def _envelope(
     message: QueuedMessage, recipients: Sequence[NewRecipient], now: float, expires: float, message_id: str
 ) -> NewMessage:
-    """The envelope of a notice, from the null sender; mail that needs REQUIRETLS passes that on (RFC 8689 5)."""
+    """The envelope of a notice, from the null sender; it has REQUIRETLS if the original has (RFC 8689 5)."""
     options: dict[str, object] = {AUTOMATIC: Automatic.REPLIED.value}
     if (message.options or {}).get(_REQUIRE_TLS):
         options[_REQUIRE_TLS] = True
@@ -210,7 +210,7 @@ def _envelope(
 
 
 def _once(envelope: NewMessage, notices: Sequence[OwedNotice]) -> NewMessage:
-    """The envelope with an idempotency key: the same notices owed make the same key."""
+    """The envelope with an idempotency key: the same owed notices give the same key."""
     owed = "\n".join(f"{one.message} {one.number} {one.kind.value} {one.at!r}" for one in notices)
     digest = hashlib.sha256(owed.encode()).digest()
     return replace(envelope, idempotency_key=f"notice {digest.hex()[:32]}", digest=digest)
@@ -234,11 +234,11 @@ class _Original:
 _END_OF_HEADER = re.compile(rb"(?:\A|\n)\r?\n")
 _CONTROLS = bytes(c for c in range(32) if c not in (9, 10)) + b"\x7f"
 _VISIBLE = bytes.maketrans(_CONTROLS, b"?" * len(_CONTROLS))
-_OVERLONG = re.compile(rb"([^\n]{%d})[^\n]+" % MAX_LINE)  # what could not be folded is cut off: it is only shown
+_OVERLONG = re.compile(rb"([^\n]{%d})[^\n]+" % MAX_LINE)  # unfoldable text is cut off: it is for display only
 
 
 def _header_of(beginning: bytes) -> tuple[bytes, bool]:
-    """The header block with LF line ends, and whether it is all of it: one that is too long is cut at a line."""
+    """The header block with LF line ends, and whether it is complete: one that is too long is cut at a line."""
     limit = min(len(beginning), MAX_HEADER)
     end = _END_OF_HEADER.search(beginning, 0, limit)
     if end is not None:
@@ -256,7 +256,7 @@ def _original(
     *,
     whole_header: bool,
 ) -> _Original:
-    """What of the original is returned: all of it only with a failure, if RET and the size allow (RFC 3461 4.3)."""
+    """The part of the original to return: all of it only for a failure, if RET and the size allow (RFC 3461 4.3)."""
     if not beginning:
         return _Original()
     crlf = beginning.find(b"\r\n", 0, beginning.find(b"\n") + 1) >= 0
@@ -329,7 +329,7 @@ def _status_part(status: bytes, *, utf8: bool) -> bytes:
 def _assembled(
     fields: bytes, parts: Iterable[bytes], original: _Original, boundary: str, *, eight_bit: bool
 ) -> tuple[bytes, bytes]:
-    """All that goes before the original, and all behind it."""
+    """The octets before the original, and those after it."""
     delimiter = f"\n--{boundary}\n".encode()
     encoding = b"Content-Transfer-Encoding: 8bit\n" if eight_bit else b""
     kind = f'Content-Type: multipart/report; report-type=delivery-status;\n\tboundary="{boundary}"\n'.encode()
@@ -354,7 +354,7 @@ _QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"")
 def _fields(
     message: QueuedMessage, header: bytes, settings: NoticeSettings, subject: str, message_id: str, now: float
 ) -> bytes:
-    """The header of the notice but for its Content- fields."""
+    """The header of the notice without its Content- fields."""
     name = settings.sender_name
     if name and name.isascii() and not _ATOMS.fullmatch(name):
         name = '"' + re.sub(r'([\\"])', r"\\\1", name) + '"'
@@ -375,7 +375,7 @@ def _fields(
 
 
 def _mailbox(path: bytes) -> str:
-    """A path as it stands in a header: without its source route, the local part quoted if it has to be."""
+    """A path as a header has it: without its source route, with the local part quoted if necessary."""
     text = shown_address(downgrade(path) or path)
     if text.startswith("@") and ":" in text:
         text = text.partition(":")[2]

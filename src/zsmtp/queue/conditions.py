@@ -1,8 +1,8 @@
-"""Filters as conditions of SQL, for the stores in databases.
+"""Translates filters into SQL conditions, for the stores in databases.
 
 A filter becomes a condition over the tables ``r`` (recipients) and ``m`` (messages), or ``h`` (history), with ``?`` for
-each value (:func:`condition`, :func:`condition_of_ends`); what a database says in words of its own is a
-:class:`Dialect`. :meth:`zsmtp.queue.filter.Filter.matches` is what conditions are held to::
+each value (:func:`condition`, :func:`condition_of_ends`); a :class:`Dialect` has the expressions that differ between
+databases. Tests compare conditions with :meth:`zsmtp.queue.filter.Filter.matches`::
 
     where = condition(wanted, SQLITE, now=now, shard=0)
     execute(f"SELECT count(*) FROM ... WHERE {where.sql}", where.values)
@@ -24,22 +24,22 @@ NOT_HELD = f"r.hold IN (0, {ARRIVING})"
 
 
 class Dialect(NamedTuple):
-    """What a database has words of its own for; ``{}`` stands for an expression, ``?`` for a value."""
+    """The expressions that differ between databases; ``{}`` stands for an expression, ``?`` for a value."""
 
     equal: str
     """Equality of texts without regard to the case of ASCII letters; the value is in lower case."""
     like: str
-    """A pattern with ``%`` and ``_``, likewise; a backslash takes their meaning away."""
+    """A pattern with ``%`` and ``_``, likewise; a backslash escapes them."""
     contains: str
     """Whether a text has another one in it, likewise."""
     domain: str
-    """What stands behind the last ``@`` of an address, "" if there is none."""
+    """The part of an address after its last ``@``, "" if there is none."""
     sites: str
     """The table of learned sites, with the columns ``key`` and ``site``."""
 
 
 class Condition(NamedTuple):
-    """A condition, the values in it, and whether it asks for columns of the message."""
+    """A condition, the values in it, and whether it uses columns of the message."""
 
     sql: str
     values: tuple[object, ...]
@@ -74,7 +74,7 @@ _OF_MESSAGES = {Field.FROM, Field.NAME, Field.ORIGIN, Field.SIZE}
 
 
 class _Compiler:
-    """Makes conditions of terms, and gathers their values."""
+    """Makes conditions from terms, and collects their values."""
 
     def __init__(
         self,
@@ -200,14 +200,14 @@ def condition(
 ) -> Condition:
     """The condition on a recipient ``r`` and its message ``m``.
 
-    ``in_hand`` gives, when it is asked for, a condition on ``r`` being in a node's hand, with its values; without it
-    none is.
+    ``in_hand`` returns the condition that a node has ``r`` in hand, with its values; without it no recipient counts as
+    in hand.
     """
     return _Compiler("r", _QUEUED, dialect, now, shard, in_hand).all(wanted)
 
 
 def condition_of_ends(wanted: Filter, dialect: Dialect, *, now: float, shard: int) -> Condition:
-    """The condition on an end in the history ``h``; raises QueueError for what is not kept with an end."""
+    """The condition on an end in the history ``h``; raises QueueError for a field that ends do not have."""
     wanted.check_for_ends()
     return _Compiler("h", _ENDS, dialect, now, shard, None).all(wanted)
 
@@ -215,7 +215,7 @@ def condition_of_ends(wanted: Filter, dialect: Dialect, *, now: float, shard: in
 def grouping(
     by: str, now: float, in_hand: Callable[[], tuple[str, tuple[object, ...]]]
 ) -> tuple[str, tuple[object, ...]]:
-    """The expression over ``r`` by which recipients are counted, with its values; ``site`` is counted by key.
+    """The expression over ``r`` that groups recipients for counting, with its values; ``site`` is grouped by key.
 
     ``in_hand`` as for :func:`condition`.
     """
@@ -230,7 +230,7 @@ def grouping(
 
 
 def largest(counted: Mapping[str, int], total: int) -> dict[str, int]:
-    """The largest groups, and what is beyond them of the total as one."""
+    """The largest groups, and the rest of the total as one group."""
     found = dict(counted)
     if len(found) > MOST_GROUPS:
         found = dict(sorted(found.items(), key=lambda one: -one[1])[:MOST_GROUPS])
@@ -239,7 +239,7 @@ def largest(counted: Mapping[str, int], total: int) -> dict[str, int]:
 
 
 def messages_between(wanted: Filter, *, now: float, shard: int) -> tuple[int, int]:
-    """The lowest and the highest id that a message can have which a filter matches: by its id, or its age."""
+    """The lowest and the highest id of messages that a filter can match: by id, or by age."""
     first, last = 0, LARGEST
     for one in wanted.terms:
         low, high = _between(one, milliseconds(now) - EPOCH * 1000, shard)
@@ -267,5 +267,5 @@ def _between(one: Term, now: int, shard: int) -> tuple[int, int]:
 
 
 def tables(where: Condition, recipients: str, messages: str) -> str:
-    """The tables a condition needs, and no others."""
+    """The tables that a condition needs."""
     return f"{recipients} r JOIN {messages} m ON m.id = r.message" if where.message else f"{recipients} r"

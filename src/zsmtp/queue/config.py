@@ -1,9 +1,8 @@
-"""How a queue works, as one frozen value: retries, limits of sites and tenants, notices, retention.
+"""The configuration of a queue, as one frozen value: retries, limits of sites and tenants, notices, retention.
 
-What a delivery is like is said by :class:`zsmtp.client.config.Config`; here stands what is decided about it beforehand
-and afterwards. Times are in seconds, sizes in octets. Patterns (``*``, ``?``) match queue keys: domains, or
-``relay:NAME``; the first that matches counts, in the order in which they are given. Upper and lower case are the same,
-and so are labels in Unicode and in ASCII.
+:class:`zsmtp.client.config.Config` configures a delivery itself; this module the decisions before and after it. Times
+are in seconds, sizes in octets. Patterns (``*``, ``?``) match queue keys: domains, or ``relay:NAME``; the first match
+in the given order counts. Case does not matter, and labels in Unicode and in ASCII are equal.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 
 class Deliver(Enum):
-    """What is done with the mail of a queue."""
+    """Whether the mail of a queue is delivered."""
 
     ALL = "all"  # it is delivered
     NONE = "none"  # it is kept, for machines of developers and tests
@@ -37,36 +36,36 @@ class Deliver(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueConfig:
-    """Everything a queue is to know."""
+    """The settings of a queue."""
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    """When recipients are tried again, given up and warned of."""
+    """When recipients are tried again and given up, and when senders are warned."""
     in_doubt: InDoubt = InDoubt.RETRY
-    """What becomes of recipients whose server may have the message already."""
+    """The policy for recipients whose server may have the message already."""
     in_doubt_by_site: Mapping[str, InDoubt] = field(default_factory=lambda: MappingProxyType({}))
     """Exceptions, by pattern of the queue key."""
     sites: Mapping[str, SiteLimits] = field(default_factory=lambda: MappingProxyType({}))
-    """Limits, by pattern of the queue key; the defaults of SiteLimits for all others."""
+    """Limits, by pattern of the queue key; all others have the defaults of SiteLimits."""
     tenants: Mapping[str, TenantLimits] = field(default_factory=lambda: MappingProxyType({}))
     """Shares and quotas, by tenant."""
     connections: int = 1000
     """Connections at most, in all."""
     idle: float = 5.0
-    """How long a connection without work is kept."""
+    """How long an idle connection is kept open."""
     claim: int = 200
     """Recipients read from the store at a time."""
     leases: int = 5000
     """Sites served at a time."""
     shutdown: float = 60.0
-    """How long messages past their point of no return are waited for when the node stops."""
+    """How long a stopping node waits for messages past their point of no return."""
     retention: float = 30 * DAY
     """How long history is kept."""
     addresses: AddressRules = field(default_factory=AddressRules)
-    """What becomes of the addresses of envelopes: aliases, rewritten senders, redirection."""
+    """Rules for the addresses of envelopes: aliases, rewritten senders, redirection."""
     bounces: BounceConfig = field(default_factory=BounceConfig)
-    """What becomes of mail that comes back: return paths."""
+    """Return paths, and the handling of bounces and complaints."""
     deliver: Deliver = Deliver.ALL
-    """With NONE the process that would deliver holds all mail by a rule, until one with ALL takes over."""
+    """With NONE the delivering process holds all mail by a rule, until one with ALL takes over."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -82,12 +81,12 @@ class QueueConfig:
         return limits.weight if limits is not None else 1.0
 
     def is_metered(self, tenant: str) -> bool:
-        """Whether what is accepted from a tenant is counted."""
+        """Whether mail accepted from a tenant is counted."""
         limits = self.tenants.get(tenant)
         return limits is not None and limits.by_hour
 
     def settlement_for(self, key: str, tenant: str) -> SettlementPolicy:
-        """What decides on results for a site and a tenant."""
+        """The settlement policy for a site and a tenant."""
         return SettlementPolicy(
             retry=self.retry.for_recipient(key, tenant),
             in_doubt=_by_pattern(self.in_doubt_by_site, key, self.in_doubt),

@@ -1,9 +1,8 @@
 """The machine-readable part of a notice: message/delivery-status (RFC 3464 2) and its UTF-8 form (RFC 6533 4).
 
-A first group of fields is about the message, then one group is about each recipient. Fields are written as far as their
-values are known. :func:`needs_utf8` tells whether addresses ask for message/global-delivery-status; in
-message/delivery-status an internationalised address has an ASCII form: with A-labels, or ``utf-8;\\x{E4}...``
-(RFC 6533 3).
+The first group of fields is about the message, each further group about one recipient. Fields with unknown values are
+left out. :func:`needs_utf8` tells whether addresses need message/global-delivery-status; in message/delivery-status an
+internationalised address has an ASCII form: with A-labels, or ``utf-8;\\x{E4}...`` (RFC 6533 3).
 
 No value is trusted: addresses, envelope ids and replies are written without line ends and control characters and in
 limited lengths, so that no value can add a field. Lines end with LF.
@@ -23,8 +22,8 @@ from zsmtp.proto.status import EnhancedStatus, default_status
 from zsmtp.queue.states import MAX_REASON, NoticeKind, OwedNotice, QueuedMessage
 
 MAX_COLUMNS = 76
-MAX_ADDRESS = 600  # characters of an address as it is shown; one that is valid has 254 octets (RFC 5321 4.5.3.1.3)
-MAX_TYPED = 900  # characters of an address with its type, in whatever form
+MAX_ADDRESS = 600  # characters of a displayed address; a valid one has 254 octets (RFC 5321 4.5.3.1.3)
+MAX_TYPED = 900  # characters of an address with its type, in any form
 
 _LINE_ENDS = re.compile(r"[\r\n]+")
 _EMBEDDED = re.compile(r"\\x\{([0-9A-F]{1,6})\}")
@@ -35,7 +34,7 @@ _CLASSES = {NoticeKind.FAILED: (5, 4), NoticeKind.DELAYED: (4,)}
 
 
 def needs_utf8(owed: Iterable[OwedNotice]) -> bool:
-    """Whether a recipient has no address of ASCII; the sender's system knows RFC 6533 then."""
+    """Whether a recipient has no ASCII address; the sender's system supports RFC 6533 then."""
     return any(downgrade(one.address) is None for one in owed)
 
 
@@ -50,7 +49,7 @@ def delivery_status(
 
 
 def status_of(owed: OwedNotice) -> EnhancedStatus:
-    """The status as it may stand beside the action: of class 5 or 4 for a failure, 4 for a delay, else 2."""
+    """The status that is consistent with the action: of class 5 or 4 for a failure, 4 for a delay, else 2."""
     allowed = _CLASSES.get(owed.kind, (2,))
     try:
         status = EnhancedStatus.parse(owed.status)
@@ -60,7 +59,7 @@ def status_of(owed: OwedNotice) -> EnhancedStatus:
 
 
 def reply_of(owed: OwedNotice) -> str:
-    """The reply that decided, in one line that can be printed; "" if no reply did."""
+    """The decisive reply, in one printable line; "" if there was none."""
     if not owed.code:
         return ""
     text = one_line(owed.reason)
@@ -68,25 +67,25 @@ def reply_of(owed: OwedNotice) -> str:
 
 
 def one_line(text: str) -> str:
-    """Foreign text in one line: printable, and of at most 500 characters."""
+    """Untrusted text in one line: printable, and of at most 500 characters."""
     lines = [line.strip() for line in _LINE_ENDS.split(text[: 4 * MAX_REASON].strip())]
     shown = escape(" / ".join(lines))
     return shown if len(shown) <= MAX_REASON else shown[: MAX_REASON - 3] + "..."
 
 
 def server_name(owed: OwedNotice) -> str:
-    """The name of the server that decided, without its address and port; "" if there is none."""
+    """The name of the server with the decisive reply, without address and port; "" if there is none."""
     name = owed.server.split(" ", 1)[0]
     return name if _HOST.fullmatch(name) else ""
 
 
 def shown_address(address: bytes) -> str:
-    """An address as people read it; never empty."""
+    """An address for display; never empty."""
     return escape(address[:MAX_ADDRESS])[:MAX_ADDRESS] or "<>"
 
 
 def original_address(orcpt: bytes | None) -> tuple[str, str] | None:
-    """Type and address of an ORCPT value, decoded (RFC 3461 4.2, RFC 6533 3); None if it is none that can be shown."""
+    """Type and address of an ORCPT value, decoded (RFC 3461 4.2, RFC 6533 3); None if it cannot be shown."""
     kind, semicolon, value = (orcpt or b"").decode("utf-8", "replace").partition(";")
     if not semicolon or not value or len(value) > MAX_ADDRESS or _TYPE.fullmatch(kind) is None:
         return None
@@ -102,7 +101,7 @@ def _character(code: str) -> str:
 
 
 def date_text(time: float) -> str:
-    """A time as header fields have it, in UTC (RFC 5322 3.3); "" if it is beyond what dates can say."""
+    """A time in the format of header fields, in UTC (RFC 5322 3.3); "" if it is out of range."""
     try:
         return format_datetime(datetime.fromtimestamp(time, UTC))
     except (ValueError, OverflowError, OSError):
@@ -122,7 +121,7 @@ def _message_fields(message: QueuedMessage, host: str, queue_id: str) -> list[st
 
 
 def _envelope_id(xtext: bytes) -> str:
-    """ENVID decoded (RFC 3461 4.4), or as it came if it stands for what no field can hold."""
+    """ENVID decoded (RFC 3461 4.4), or undecoded if no field can hold the result."""
     plain = decode_xtext(xtext[:MAX_ADDRESS]).decode("ascii", "replace")
     fit = plain.isascii() and plain.isprintable() and plain.strip()
     return plain if fit else one_line(xtext.decode("ascii", "replace"))
@@ -150,13 +149,13 @@ def _recipient_fields(owed: OwedNotice, *, utf8: bool) -> list[str]:
 
 
 def _date(name: str, time: float) -> list[str]:
-    """The field of a time; none where the time is 0 or beyond what dates can say."""
+    """The field of a time; none if the time is 0 or out of range."""
     text = date_text(time) if time else ""
     return [f"{name}: {text}"] if text else []
 
 
 def _typed(kind: str, address: str, *, utf8: bool) -> str:
-    """``type; address``: in a part of ASCII an address that is not has its ASCII form."""
+    """``type; address``; in an ASCII part, other addresses have their ASCII form."""
     if utf8 or address.isascii():
         return f"{kind}; {address}"
     encoded = typed_address(address.encode("utf-8", "replace")).partition(b";")[2].decode("ascii")
@@ -164,7 +163,7 @@ def _typed(kind: str, address: str, *, utf8: bool) -> str:
 
 
 def folded(name: str, value: str) -> str:
-    """A field, folded at blanks; a word that no line could hold is folded in its middle."""
+    """A field, folded at blanks; a word that is too long for a line is folded in its middle."""
     lines = [f"{name}:"]
     for word in value.split():
         pieces = [word[at : at + _MAX_WORD] for at in range(0, len(word), _MAX_WORD)]

@@ -1,16 +1,16 @@
 """Why a recipient is still in the queue: the constraint that binds now, its attempts so far, and what comes next.
 
-A recipient may wait for several things at a time: its due time, the end of a suspension, a connection. The one that
-*binds* is the one that ends last; what ends only when somebody acts (a hold, a queue that no process delivers) binds
-before all that ends by itself. :func:`explain` finds it for a recipient that is there, :func:`explain_end` tells of one
-that has its end::
+A recipient may wait for several things at a time: its due time, the end of a suspension, a connection. The constraint
+that *binds* is the one that ends last; one that ends only by an operator's action (a hold, a queue that no process
+delivers) binds before those that end by themselves. :func:`explain` finds it for a queued recipient,
+:func:`explain_end` explains an ended one::
 
     known = Circumstances(now=time.time(), rules=rules, nodes=nodes, status=status)
     print(explain(row, history, known).summary)
 
-Nothing is decided here. The words come from the rules that decide: ``schedule.classify`` and ``schedule.next_attempt``
-for the backoff, ``rules.Rules.apply`` for standing rules, ``settlement.expiry`` and ``settlement.warning`` for what
-follows from the age. Sentences may have words of strangers in them (replies, names): escape them for a terminal.
+This module decides nothing; it calls the rules that decide: ``schedule.classify`` and ``schedule.next_attempt`` for the
+backoff, ``rules.Rules.apply`` for standing rules, ``settlement.expiry`` and ``settlement.warning`` for the age.
+Sentences may contain untrusted text (replies, names): escape them for a terminal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from zsmtp.queue.states import HistoryEntry, Outcome, QueuedRecipient, State
 from zsmtp.queue.wording import reply_words, span, utc
 
 OLD_STATUS = 60.0
-"""Seconds after which the status of a site is said to be old."""
+"""Seconds after which the status of a site is shown as old."""
 _TOLERANCE = 0.002  # seconds: stores keep whole milliseconds
 
 
@@ -50,7 +50,7 @@ class Constraint(Enum):
     MOVING = "moving"
     """It is set apart for another queue."""
     IN_HAND = "in hand"
-    """A node has read it: it is on its way, or next, and nothing holds its site back."""
+    """A node has read it: its attempt runs, or is next, and nothing holds its site back."""
     NO_NODE = "no node"
     """No process delivers this queue."""
     SUSPENDED = "suspended"
@@ -60,32 +60,32 @@ class Constraint(Enum):
     NOT_BEFORE = "not before"
     """It was submitted for a later time, or an operator chose one."""
     EXPIRED = "expired"
-    """Its time is over: it is given up as soon as its site is looked at."""
+    """Its time is over: it is given up as soon as a node looks at its site."""
     NO_ROUTE = "no route"
-    """By the configuration its mail can go nowhere: its relay is not there any more."""
+    """The configuration has no route for its mail: its relay does not exist any more."""
     DEAD_SITE = "dead site"
     """The site does not answer: one probe at a time is sent, and this recipient waits for the result."""
     RATE = "rate"
     """A rate of the site is used up."""
     WINDOW = "window"
-    """All connections that the site may have now are in use."""
+    """All connections that the window of the site allows are in use."""
     NO_SLOT = "no slot"
-    """The site may have more connections, but in all there are no more."""
+    """The site may have more connections, but the limit of all connections is reached."""
     TURN = "turn"
-    """Others are before it on the way to the connections of the site."""
+    """Other recipients are before it in the line for the connections of the site."""
     DUE = "due"
     """Nothing keeps it back: it is tried next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What is known beside the recipient. Times are in seconds since 1970."""
+    """The state of the queue around the recipient. Times are in seconds since 1970."""
 
     now: float
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     """The retry policy of the queue."""
     configured: bool = False
-    """Whether ``policy`` is that of the queue; else it is the default one, and what follows from it is said so."""
+    """Whether ``policy`` is that of the queue; else it is the default one, and the sentences say so."""
     rules: Sequence[Rule] = ()
     """The standing rules, oldest first."""
     moves: Sequence[Move] = ()
@@ -93,31 +93,31 @@ class Circumstances:
     nodes: Sequence[NodeStatus] = ()
     """The processes that deliver."""
     status: SiteStatus | None = None
-    """How the site of the recipient is served; None if nothing was reported."""
+    """The status of the recipient's site; None if no node reported one."""
     time_text: Callable[[float], str] = utc
-    """How a time is written."""
+    """Formats a time."""
     route: str = ""
     """The queue key that the configuration gives such a recipient; "" if the configuration is not known."""
     route_reason: str = ""
-    """Why it does."""
+    """The reason for ``route``."""
     lost_route: str = ""
-    """Why the mail of its queue key can go nowhere by the configuration; "" if it can, or that is not known."""
+    """Why the configuration has no route for its queue key; "" if it has one, or that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueExplanation:
-    """Why a recipient is where it is."""
+    """The explanation of a recipient's state."""
 
     constraint: Constraint
-    """What binds."""
+    """The constraint that binds."""
     summary: str
     """The reason in a few words, without a full stop."""
     until: float | None
-    """When the constraint ends by itself; None if that is not known, or if somebody has to act."""
+    """When the constraint ends by itself; None if that is not known, or if an operator has to act."""
     details: tuple[str, ...]
     """Sentences on the constraint, and on others that hold it back as well."""
     others: tuple[Constraint, ...]
-    """What else keeps it back and ends earlier."""
+    """Other constraints, which end earlier."""
     next: tuple[str, ...]
     """Sentences on what comes next, in this order."""
     attempts: tuple[HistoryEntry, ...]
@@ -170,7 +170,7 @@ def _route(key: str, known: Circumstances) -> str:
 
 
 def explain_end(end: HistoryEntry, history: Sequence[HistoryEntry], known: Circumstances) -> QueueExplanation:
-    """What became of a recipient that has its end."""
+    """The explanation of an ended recipient."""
     at = _at(end.at, known)
     by = f" by {end.by}" if end.by else ""
     server = f", {end.server}" if end.server else ""
@@ -196,8 +196,8 @@ def explain_end(end: HistoryEntry, history: Sequence[HistoryEntry], known: Circu
 def failure_of(entry: HistoryEntry, recipient: QueuedRecipient, policy: RetryPolicy) -> FailureClass:
     """The class of the failed attempt that ``recipient`` waits after.
 
-    How much of the work a failure concerned is not kept in history. Where the class depends on it, the one counts whose
-    schedule gives the due time of the recipient.
+    The history does not have the scope of a failure. Where the class depends on it, the class is the one whose schedule
+    gives the due time of the recipient.
     """
     doubtful = entry.outcome is Outcome.IN_DOUBT
     levels = (Scope.RECIPIENT, Scope.HOST) if entry.code else (Scope.HOST, Scope.RECIPIENT)
@@ -208,7 +208,7 @@ def failure_of(entry: HistoryEntry, recipient: QueuedRecipient, policy: RetryPol
 
 
 def is_scheduled(entry: HistoryEntry, recipient: QueuedRecipient, failure: FailureClass, policy: RetryPolicy) -> bool:
-    """Whether a failure of this class makes the recipient due when it is."""
+    """Whether the schedule of this class gives the due time of the recipient."""
     earliest, latest = (
         next_attempt(policy, failure, _step(failure, entry.attempt), entry.at, recipient.expires, chance)
         for chance in (0.0, 1.0)
@@ -217,7 +217,7 @@ def is_scheduled(entry: HistoryEntry, recipient: QueuedRecipient, failure: Failu
 
 
 def _step(failure: FailureClass, attempt: int) -> int:
-    """Which wait of the schedule follows: a doubt waits for the first one, whatever its number."""
+    """The index of the schedule's next wait: always the first for an attempt in doubt."""
     return 1 if failure is FailureClass.IN_DOUBT else attempt
 
 
@@ -229,14 +229,14 @@ def _at(at: float, known: Circumstances) -> str:
 
 
 def rule_words(rule: Rule) -> str:
-    """A rule as sentences name it: ``rule 3 of ann (uid 1000): spam run``."""
+    """A rule as named in sentences: ``rule 3 of ann (uid 1000): spam run``."""
     by = f" of {rule.by}" if rule.by else ""
     reason = f": {rule.reason}" if rule.reason else ""
     return f"rule {rule.number}{by}{reason}"
 
 
 class _Case:
-    """One recipient with everything that is known about it."""
+    """One recipient with its history and circumstances."""
 
     def __init__(self, row: Row, history: Sequence[HistoryEntry], known: Circumstances) -> None:
         self.recipient: QueuedRecipient = row.recipient
@@ -383,7 +383,7 @@ class _Case:
         return f"Attempt {entry.attempt} failed {_at(entry.at, self.known)}{server}: {reply_words(entry)}."
 
     def _lost_route(self, status: SiteStatus | None) -> str:
-        """Why there is no way, by the node that serves the site, or else by the configuration."""
+        """Why there is no route, by the report of the node that serves the site, or else by the configuration."""
         return self.known.lost_route if status is None else status.lost_route(self.known.now)
 
     def _no_route(self, why: str) -> _HoldingConstraint:
@@ -414,7 +414,7 @@ class _Case:
         )
 
     def at_site(self) -> _HoldingConstraint:
-        """What a recipient waits for that could be sent now."""
+        """The constraint at the site for a recipient that is due."""
         status = self._status()
         if status is None:
             return _HoldingConstraint(Constraint.DUE, None, "due now", ("A node takes it up within seconds.",))
@@ -457,7 +457,7 @@ class _Case:
         return status if status is not None and status.node in alive else None
 
     def _applied(self, at: float) -> Applied | None:
-        """The rule that applies at a time, as whoever delivers would apply it."""
+        """The rule that a delivering node would apply at a time."""
         return self.rules.apply(self.work, at)
 
     def _time(self, at: float) -> str:
@@ -490,7 +490,7 @@ class _Case:
         yield f"It is given up {_at(recipient.expires, self.known)}{held}."
 
     def _attempt_after(self, start: float) -> Iterator[str]:
-        """When there would be a further attempt if the next one failed as the last one did."""
+        """When the attempt after the next would be, if the next one failed as the last one did."""
         recipient = self.recipient
         if start >= recipient.expires:
             return

@@ -1,8 +1,8 @@
-"""Whose turn it is: deficit round robin over the sub-queues of a site (Shreedhar and Varghese, 1995).
+"""Fair scheduling of tenants: deficit round robin over the sub-queues of a site (Shreedhar and Varghese, 1995).
 
 Tenants take turns by weight, so one with a million messages delays another's single message by one round, not by the
 million. Within a tenant the better rank goes first, then the earlier due time (the store reads them in this order).
-Priority passes backlogs of the same tenant only; what is urgent for everybody gets a tenant of its own.
+Priority passes backlogs of the same tenant only; mail that is urgent for all tenants needs its own tenant.
 
 The state is bounded by the sub-queues that have work; cost is constant for each message.
 """
@@ -19,7 +19,7 @@ QUANTUM = 10  # messages a tenant of weight 1 may send in its turn
 
 
 class RoundRobin(Generic[H]):
-    """Turns among ``H`` (tenants). ``weight`` says how large a share each has; 1 where nothing is said."""
+    """Turns among ``H`` (tenants). ``weight`` is the share of each, 1 by default."""
 
     def __init__(self, weight: Callable[[H], float] = lambda _: 1.0) -> None:
         self._weight = weight
@@ -32,15 +32,15 @@ class RoundRobin(Generic[H]):
         return member in self._deficits
 
     def add(self, member: H) -> None:
-        """It has work: it joins at the end, unless it takes part already."""
+        """Add a member with work at the end, unless it takes part already."""
         self._deficits.setdefault(member, 0.0)
 
     def remove(self, member: H) -> None:
-        """It has no work any more: what it saved up is lost."""
+        """Remove a member without work; its deficit is discarded."""
         self._deficits.pop(member, None)
 
     def turn(self) -> H | None:
-        """Whose turn it is; None if nobody has work. Call :meth:`spent` for what was taken."""
+        """The member that has its turn; None if there are no members. Call :meth:`spent` for the work taken."""
         for _ in range(len(self._deficits)):
             member = next(iter(self._deficits))
             if self._deficits[member] > 0:

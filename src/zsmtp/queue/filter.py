@@ -1,4 +1,4 @@
-"""The filter language: which recipients a verb, a rule or a question is about.
+"""The filter language, which selects the recipients for a command, a rule or a query.
 
 A filter is a list of terms, all of which must hold::
 
@@ -8,12 +8,12 @@ A filter is a list of terms, all of which must hold::
 A term is a field, an operator and a value. ``=`` and ``!=`` compare text without regard to the case of ASCII letters,
 ``*`` and ``?`` stand for any characters and any one; a comma separates alternatives; quotes keep blanks and commas
 together. ``<``, ``<=``, ``>``, ``>=`` compare numbers and durations (``90``, ``10m``, ``2h30m``, ``3d``). ``reason``
-looks for a text anywhere in the words, ``site`` for the site that the queue key belongs to. No term at all matches
-everything; verbs that change something ask for ``--all`` then.
+finds a text anywhere in the reason, ``site`` compares the site of the queue key. A filter without terms matches
+everything; commands that change recipients require ``--all`` then.
 
-:class:`Filter` is a value. :meth:`Filter.matches` decides for one recipient, :meth:`Filter.matches_end` for one that
-has its end; stores translate the terms into their own queries (``zsmtp.queue.sql``) and are held to the same answers by
-a test.
+:class:`Filter` is a value. :meth:`Filter.matches` decides for a recipient without an end, :meth:`Filter.matches_end`
+for an ended one; stores translate the terms into their own queries (``zsmtp.queue.conditions``), and a test verifies
+that both give the same results.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ValueKind(Enum):
 
 
 class Field(Enum):
-    """What can be asked of a recipient: its name in the language, and how its values are compared."""
+    """The fields of a recipient: the name in the language, and how values are compared."""
 
     ID = ("id", ValueKind.ID)
     FROM = ("from", ValueKind.TEXT)
@@ -76,11 +76,11 @@ class Field(Enum):
 
 
 FIELDS = {field.word: field for field in Field}
-"""The fields by their names: the options of every verb."""
+"""The fields by their names, which are the options of every command."""
 
 _NOT_OF_ENDS = ["state", "due", "priority", "size", "rule", "name", "origin"]
 FIELDS_OF_ENDS = frozenset(field for field in Field if field.word not in _NOT_OF_ENDS)
-"""What is still known of a recipient that has its end."""
+"""The fields that are still known for an ended recipient."""
 
 
 class Operator(Enum):
@@ -126,7 +126,7 @@ class Filter:
 
     @classmethod
     def of(cls, words: Iterable[str]) -> Filter:
-        """Read a filter from terms, one each, as a shell hands them on; ``\\,`` is a comma. Raises QueueError."""
+        """Read a filter from terms, one a word, as a shell passes them; ``\\,`` is a comma. Raises QueueError."""
         return cls._of([_checked(word).replace("\\,", _COMMA) for word in words])
 
     @classmethod
@@ -151,9 +151,9 @@ class Filter:
         site: str = "",
         shard: int = 0,
     ) -> bool:
-        """Whether a recipient is meant.
+        """Whether the filter matches a recipient.
 
-        ``now`` is in seconds since 1970, ``site`` what the recipient's key belongs to ("": it is a site of its own),
+        ``now`` is in seconds since 1970, ``site`` the site of the recipient's key ("": the key is its own site),
         ``shard`` that of the store.
         """
         return all(
@@ -162,12 +162,12 @@ class Filter:
         )
 
     def matches_end(self, entry: HistoryEntry, now: float, *, site: str = "", shard: int = 0) -> bool:
-        """Whether an end is meant; raises :class:`~zsmtp.errors.QueueError` as :meth:`check_for_ends` does."""
+        """Whether the filter matches an end; raises :class:`~zsmtp.errors.QueueError` as :meth:`check_for_ends`."""
         self.check_for_ends()
         return all(_holds(one, _found_of_end(one.field, entry, now, site or entry.key), shard) for one in self.terms)
 
     def check_for_ends(self) -> None:
-        """Raise QueueError if a term asks what is not known any more of a recipient that has its end."""
+        """Raise QueueError if a term has a field that is not known any more for an ended recipient."""
         for one in self.terms:
             if one.field not in FIELDS_OF_ENDS:
                 raise QueueError(f"filter {str(one)[:80]!r}: {one.field.word} is not kept with an end")
@@ -177,7 +177,7 @@ class Filter:
 
 
 def term(field: Field, text: str) -> Term:
-    """The term that ``--FIELD TEXT`` means: ``TEXT`` may begin with an operator. Raises QueueError."""
+    """The term of ``--FIELD TEXT``: ``TEXT`` may begin with an operator. Raises QueueError."""
     text = _checked(text).replace("\\,", _COMMA)
     for sign in ("<=", ">=", "!=", "<", ">", "="):
         if text.startswith(sign):
@@ -198,7 +198,7 @@ def domain_key(address: bytes) -> str:
     return fold(domain_of(address).decode("utf-8", "replace"))
 
 
-_COMMA, _BLANK = "\0", "\1"  # stand for a comma that separates nothing and a blank that is kept; both are refused
+_COMMA, _BLANK = "\0", "\1"  # stand for a literal comma and a literal blank; both are refused in input
 _PLAIN = re.compile(r"[^ ,\"'\\]*")
 _REFUSED = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 _PIECE = re.compile(
@@ -213,7 +213,7 @@ def _checked(text: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text, as a shell reads them."""
+    """The words of a text, by the quoting rules of a shell."""
     words: list[str] = []
     pieces: list[str] | None = None
     at = 0
@@ -307,7 +307,7 @@ _CASE = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz"
 
 
 def fold(text: str) -> str:
-    """``text`` with its ASCII letters in lower case: what databases can do alike."""
+    """``text`` with its ASCII letters in lower case, as all databases can do it."""
     return text.lower() if text.isascii() else text.translate(_CASE)
 
 
@@ -426,25 +426,25 @@ def _equal(field: Field, found: _Value, value: str | float | State, shard: int) 
 
 
 def key_matches(pattern: str, key: str) -> bool:
-    """Whether a queue key or a site is what a pattern of a configuration stands for; its labels may be Unicode."""
+    """Whether a pattern of a configuration matches a queue key or a site; its labels may be Unicode."""
     if not pattern.isascii():
         pattern = ".".join(to_ascii(label) or label for label in pattern.split("."))
     return name_matches(pattern, key)
 
 
 def name_matches(pattern: str, name: str) -> bool:
-    """Whether a name is what a pattern of a configuration stands for, in upper or lower case."""
+    """Whether a pattern of a configuration matches a name, without regard to case."""
     return text_matches(fold(pattern), name)
 
 
 def text_matches(pattern: str, text: str) -> bool:
-    """Whether a text is what a value with ``*`` and ``?``, in lower case, stands for."""
+    """Whether a pattern with ``*`` and ``?``, in lower case, matches a text."""
     return glob(pattern).fullmatch(fold(text)) is not None
 
 
 @lru_cache(512)
 def glob(pattern: str) -> re.Pattern[str]:
-    """A pattern of ``*`` and ``?`` as an expression that goes back to no star but the last.
+    """A pattern of ``*`` and ``?`` as an expression that backtracks to the last star only.
 
     So its time is bounded by both lengths.
     """

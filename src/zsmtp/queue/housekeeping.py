@@ -1,9 +1,9 @@
-"""What a node does beside delivery: notices that are owed become messages, and what nobody needs any more is removed.
+"""Housekeeping of a node beside delivery: makes messages from owed notices, and removes data that is out of use.
 
-With the end of a recipient its store keeps a row that says which notice is owed (``zsmtp.queue.notices``). Here the
-owed rows of one message are gathered into one notice (``zsmtp.queue.composer``), which replaces them in one
-transaction: nobody is notified twice, and nobody is forgotten. A notice about a large message that is returned whole
-is queued in parts first, under an idempotency key, and replaces the rows then.
+With the end of a recipient its store writes a row for the notice that is owed (``zsmtp.queue.notices``). This module
+combines the owed rows of one message into one notice (``zsmtp.queue.composer``), which replaces them in one
+transaction, so that each sender is notified exactly once. A notice that returns a large message whole is first queued
+in parts, under an idempotency key, and then replaces the rows.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from zsmtp.signing.finalform import MessageSigning, sign_whole
 
 log = logging.getLogger("zsmtp.queue")
 
-NOTICES_AT_ONCE = 50  # messages whose notices are made in one go
-LOOK = 2.0  # seconds between two looks for notices that are owed
-SWEEP = 30.0  # seconds between two sweeps, when the one before found nothing
-LATER = 300.0  # seconds until a message whose notices could not be made is looked at again
-RETRY = 5.0  # seconds until a store that could not be used is tried again
-IN_MEMORY = 256 * 1024  # octets of an original that are read before it is known whether it is returned whole
+NOTICES_AT_ONCE = 50  # messages whose notices are made in one round
+LOOK = 2.0  # seconds between two polls for owed notices
+SWEEP = 30.0  # seconds between two sweeps, if the one before found nothing
+LATER = 300.0  # seconds until a message whose notices failed is tried again
+RETRY = 5.0  # seconds until a failing store is tried again
+IN_MEMORY = 256 * 1024  # octets of an original that are read before the decision to return it whole
 
 
 def reporting_name(name: str = "") -> str:
-    """``name``, or the name of this machine, as the name of the system that reports: the first that is a host name."""
+    """The name of the reporting system: ``name`` if it is a host name, else the name of this machine."""
     for one in (name, os.uname().nodename):
         if one and domain_problem(one) is None:
             return one
@@ -52,7 +52,7 @@ def reporting_name(name: str = "") -> str:
 class Housekeeping:
     """The housekeeping of one queue. ``destinations`` are those of the configuration that delivers its mail.
 
-    ``clock`` is the wall clock in seconds since 1970, ``nonce`` gives 16 octets that cannot be predicted.
+    ``clock`` is the wall clock in seconds since 1970, ``nonce`` gives 16 unpredictable octets.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class Housekeeping:
         """Notices that were queued."""
 
     def reconfigure(self, config: QueueConfig, signing: MessageSigning | None, destinations: Destinations) -> None:
-        """Go by another configuration from now on; notices are signed by ``signing``."""
+        """Use another configuration from now on; ``signing`` signs notices."""
         self._config = config
         self._signing = signing
         self._submitter = Submitter(destinations, config)
 
     async def run(self) -> None:
-        """Keep house until :meth:`stop`."""
+        """Make notices and sweep until :meth:`stop`."""
         next_sweep = 0.0
         loop = asyncio.get_running_loop()
         while not self._stopped.is_set():
@@ -109,7 +109,7 @@ class Housekeeping:
             await self._sleep(pause)
 
     def stop(self) -> None:
-        """End :meth:`run` when what is being done is done."""
+        """End :meth:`run` after its current work."""
         self._stopped.set()
 
     async def _sleep(self, seconds: float) -> None:
@@ -120,9 +120,9 @@ class Housekeeping:
             pass
 
     async def make_notices(self) -> int:
-        """Make some of the notices that are owed; how many messages they were about.
+        """Make some of the owed notices; returns the number of their original messages.
 
-        A message whose notices fail by a fault of this program is left for a while: it is in nobody's way.
+        A message whose notices fail by a fault of this program is skipped for a while, so that it delays no others.
         """
         now = asyncio.get_running_loop().time()
         self._failed = {message: again for message, again in self._failed.items() if again > now}
@@ -207,7 +207,7 @@ class Housekeeping:
         await upload_blocks(self._store, composed.message, chunks)
 
     async def _upload_signed(self, signing: MessageSigning, notice: NewMessage, chunks: AsyncIterator[bytes]) -> None:
-        """The same with its signature, which comes first; the notice is in a temporary file meanwhile."""
+        """The same with a signature, which comes first; a temporary file holds the notice meanwhile."""
         with tempfile.TemporaryFile() as file:
             async for chunk in chunks:
                 file.write(chunk)

@@ -4,9 +4,9 @@ An id is ``milliseconds since 2020-01-01 UTC << 22 | low bits``, so rows that ar
 sort by age, and the age of a message can be read off its id. The low 22 bits keep ids of one millisecond apart; the
 store draws them (a counter under its write lock, or a database sequence), never the caller.
 
-The text form is what people, logs, VERP addresses and file names see: the shard (two characters) and the id (thirteen),
-in the base 32 of Crockford, in lower case: ``00`` + ``c1x8mz3k0a4te``. It has no letters that read alike, survives
-case folding, and is at most 15 characters.
+People, logs, VERP addresses and file names use the text form: the shard (two characters) and the id (thirteen), in
+Crockford's base 32, in lower case: ``00`` + ``c1x8mz3k0a4te``. It has no letters that look alike, survives case
+folding, and is at most 15 characters long.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from zsmtp.errors import QueueError, QueueUnavailable
 
 EPOCH = 1_577_836_800  # 2020-01-01T00:00:00Z, seconds since 1970
-LOW_BITS = 22  # of an id: what tells messages of one millisecond apart
+LOW_BITS = 22  # of an id: they distinguish messages of one millisecond
 MAX_SHARD = 32 * 32 - 1
 LARGEST = (1 << 63) - 1
 
@@ -29,7 +29,7 @@ def first_id(now: float) -> int:
 
 
 def next_id(last: int, now: float) -> int:
-    """The id of a message submitted at ``now``, behind ``last``, whatever the clock did.
+    """The id of a message submitted at ``now``, greater than ``last`` even if the clock was set back.
 
     Raises :class:`~zsmtp.errors.QueueUnavailable` if there is none: the clock is beyond 2089.
     """
@@ -52,9 +52,9 @@ def to_text(message: int, shard: int = 0) -> str:
 
 
 def from_text(text: str) -> tuple[int, int]:
-    """The id and the shard that a text names; raises :class:`~zsmtp.errors.QueueError` if it is no id.
+    """The id and the shard of a text form; raises :class:`~zsmtp.errors.QueueError` if it is no id.
 
-    Case, and the letters O, I and L for digits, do not matter.
+    Upper case, and the letters O, I and L in place of digits, are accepted.
     """
     folded = text.strip().lower()
     if len(folded) != 2 + _LENGTH or any(digit not in _VALUES for digit in folded):
@@ -75,7 +75,7 @@ def digits(value: int, length: int) -> str:
 
 
 def number(text: str) -> int:
-    """The number that digits of base 32 in lower case stand for."""
+    """The value of digits of base 32 in lower case."""
     value = 0
     for digit in text:
         value = value << 5 | _VALUES[digit]

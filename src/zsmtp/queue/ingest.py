@@ -1,17 +1,17 @@
-"""From a message as a program has it to what a store takes: the content in octets, and the values beside it.
+"""Turns a program's message into one for a store: the content in octets, and the values beside it.
 
 :meth:`Ingest.read` reads messages exactly as ``Client.deliver`` does (``zsmtp.client.message``): an ``EmailMessage``,
-octets, a path or a binary file, stored without ``Bcc`` and otherwise as it is. Ways in with an envelope of their own
-(``zsmtp-sendmail``, imports) give header and body to :meth:`Ingest.assemble`. What comes out is an :class:`Ingested`:
-a small message is whole in its ``new``; of a large one the octets are still where they were, to be read block by block
-while it is uploaded::
+octets, a path or a binary file, stored without ``Bcc`` and otherwise unchanged. Intakes with their own envelope
+(``zsmtp-sendmail``, imports) give header and body to :meth:`Ingest.assemble`. The result is an :class:`Ingested`: a
+small message is whole in its ``new``; the octets of a large one are still in their source, and are read block by block
+during the upload::
 
     with ingest.read(QueueSubmission(message=path, sender=..., recipients=[...])) as one:
         if one.large: ...  # store.upload(one.new), then one.blocks()
         else: ...          # store.submit([one.new])
 
-An idempotency key goes with a hash over envelope and content as they were given: fields that are added here (Date,
-Message-ID) differ each time, and are no part of it.
+An idempotency key has a digest, a hash over envelope and content as given: added fields (Date, Message-ID) differ each
+time, and are no part of it.
 """
 
 from __future__ import annotations
@@ -60,34 +60,34 @@ if TYPE_CHECKING:
 
 
 IN_TRANSACTION = 64 << 20
-"""Octets of contents in one transaction: they are in memory meanwhile."""
+"""Octets of contents in one transaction, which are held in memory."""
 LIBRARY = "library"
 """The origin of messages that programs submit through the library."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSubmission(Submission):
-    """A message with its envelope, and how it is to be queued.
+    """A message with its envelope and its queue options.
 
-    The higher its ``priority`` (-9 to 9), the earlier a message is tried among the mail of its tenant; servers that
-    offer MT-PRIORITY are given it as well. One with ``hold_for`` or ``hold_until`` is held by the queue itself, as
-    one with ``not_before`` is.
+    A message of higher ``priority`` (-9 to 9) is tried earlier among the mail of its tenant; servers that offer
+    MT-PRIORITY also receive it. The queue itself holds one with ``hold_for`` or ``hold_until``, as it does with
+    ``not_before``.
     """
 
     tenant: str = ""
-    """Whose mail it is: tenants take turns, and have limits of their own."""
+    """The tenant whose mail it is: tenants take turns, and have their own limits."""
     not_before: float | datetime | None = None
     """When it may first be tried: seconds since 1970, or a time with its zone; None: now."""
     expires: float | datetime | None = None
-    """When it is given up; None: as the configuration says."""
+    """When it is given up; None: by the configuration."""
     idempotency_key: str = ""
     """A second message of the tenant with this key is not queued; "" for none."""
     override_suppression: bool = False
-    """Whether it goes to addresses, too, that are suppressed (``zsmtp.queue.suppression``)."""
+    """Whether it also goes to suppressed addresses (``zsmtp.queue.suppression``)."""
 
 
 class Ingested:
-    """A message that was read. ``new`` is what the store is given; of a large one its content is empty."""
+    """A message that was read. ``new`` is the value for the store; its content is empty for a large message."""
 
     __slots__ = ("_body", "_close", "_header", "new", "size")
 
@@ -100,7 +100,7 @@ class Ingested:
 
     @property
     def large(self) -> bool:
-        """Whether it is to be uploaded in parts."""
+        """Whether it must be uploaded in parts."""
         return self.size > PART_OCTETS
 
     def blocks(self) -> Iterator[bytes]:
@@ -108,11 +108,11 @@ class Ingested:
         return _blocks(self._header, self._body)
 
     def whole(self) -> NewMessage:
-        """What the store is given, with all of the content, however large."""
+        """The value for the store with the whole content, of any size."""
         return replace(self.new, content=b"".join(self.blocks())) if self.large else self.new
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._close()
 
     def __enter__(self) -> Ingested:
@@ -125,7 +125,7 @@ class Ingested:
 
 
 class Ingest:
-    """Reads messages for a queue that delivers as ``config`` says. ``clock`` gives seconds since 1970."""
+    """Reads messages for a queue that delivers by ``config``. ``clock`` gives seconds since 1970."""
 
     def __init__(self, config: Config, queue: QueueConfig, clock: Callable[[], float] = time.time) -> None:
         destinations = Destinations(config)
@@ -136,7 +136,7 @@ class Ingest:
         self._clock = clock
 
     def read(self, given: Submission | MessageLike, *, origin: str = LIBRARY) -> Ingested:
-        """Read a message of a program. Raises SubmissionError, ContentError, or OSError for a file."""
+        """Read a message from a program. Raises SubmissionError, ContentError, or OSError for a file."""
         one = given if isinstance(given, Submission) else QueueSubmission(message=given)
         letter = Letter(
             one.message,
@@ -162,7 +162,7 @@ class Ingest:
             raise
 
     async def read_aside(self, given: Submission | MessageLike) -> Ingested:
-        """As :meth:`read`; in a thread if messages are signed, so that others have their turn meanwhile."""
+        """As :meth:`read`; in a thread if messages are signed, so that the event loop is not blocked."""
         if self.signing is None:
             return self.read(given)
         return await asyncio.to_thread(self.read, given)
@@ -193,8 +193,8 @@ class Ingest:
     ) -> Ingested:
         """Put a message together. ``header`` is the block with LF line ends, ``body`` what follows the empty line.
 
-        ``submission`` has how it is to be queued; its message, envelope and options do not count. ``name`` is its
-        Message-ID if that is known already. ``close`` is called when it is over. Raises SubmissionError and
+        ``submission`` has the queue options; its message, envelope and mail options are ignored. ``name`` is the
+        Message-ID if that is known already. ``close`` is called when the result is closed. Raises SubmissionError and
         ContentError.
         """
         asked = submission if isinstance(submission, QueueSubmission) else _PLAIN
@@ -232,7 +232,7 @@ class Ingest:
         return Ingested(new, sent, stored, close)
 
     def _signed(self, header: bytes, body: Source, sender: bytes) -> tuple[bytes, Source, IO[bytes] | None] | None:
-        """Header and body of a message with its signatures, and the file that the body is in if that is another one.
+        """Header and body of a signed message, and the file of the body if that is a new one.
 
         None: it is not signed.
         """

@@ -1,7 +1,8 @@
-"""What may be queued, and what a queued message is made of: the rules of submission that all stores share.
+"""Validates new messages and makes queued ones: the rules of submission that all stores share.
 
 A message has at least one recipient; its octets (addresses, RFC 3461 parameters) are UTF-8 without NUL (RFC 6531 3.3),
-which every database can keep as text and compare. Words from elsewhere (names, reasons) lose what cannot be kept.
+which every database can store as text and compare. Characters that cannot be stored are removed from texts of other
+systems (names, reasons).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _LARGEST = 1 << 31  # of a rule's number, a priority
 
 
 def clean(text: str, limit: int = MAX_REASON) -> str:
-    """Words as they can be kept: at most ``limit`` characters, without NUL and lone surrogates."""
+    """A text as it can be stored: at most ``limit`` characters, without NUL and lone surrogates."""
     text = shortened(text, limit)
     if text.isascii() and "\0" not in text:
         return text
@@ -45,7 +46,7 @@ def clean(text: str, limit: int = MAX_REASON) -> str:
 
 
 def kept_entry(entry: HistoryEntry) -> HistoryEntry:
-    """A history entry with words that can be kept."""
+    """A history entry with texts that can be stored."""
     words = f"{entry.reason}{entry.server}{entry.status}{entry.tls}{entry.node}{entry.by}"
     if words.isascii() and "\0" not in words and len(words) <= MAX_REASON:
         return entry
@@ -61,12 +62,12 @@ def kept_entry(entry: HistoryEntry) -> HistoryEntry:
 
 
 def kept_notice(owed: OwedNotice) -> OwedNotice:
-    """An owed notice with words that can be kept."""
+    """An owed notice with texts that can be stored."""
     return replace(owed, reason=clean(owed.reason), server=clean(owed.server), status=clean(owed.status))
 
 
 def text_of(octets: bytes) -> str:
-    """Octets as the text they are kept as; raises QueueError."""
+    """Octets as text for storage; raises QueueError."""
     try:
         text = octets.decode()
     except UnicodeDecodeError:
@@ -87,7 +88,7 @@ def options_text(message: NewMessage) -> str | None:
 
 
 def check_message(message: NewMessage, recipients: int) -> None:
-    """Raise QueueError for what no store can keep; ``recipients``: how many there are in all."""
+    """Raise QueueError for a message that no store can keep; ``recipients`` is their total number."""
     if not recipients:
         raise QueueError("a message without recipients cannot be queued")
     for octets in (message.sender, message.ret or b"", message.envid or b""):
@@ -102,7 +103,7 @@ def check_message(message: NewMessage, recipients: int) -> None:
 
 
 def check_recipient(recipient: NewRecipient) -> None:
-    """Raise QueueError for what no store can keep."""
+    """Raise QueueError for a recipient that no store can keep."""
     for octets in (recipient.address, recipient.notify or b"", recipient.orcpt or b""):
         text_of(octets)
     check_word("queue key", recipient.key)
@@ -112,19 +113,19 @@ def check_recipient(recipient: NewRecipient) -> None:
 
 
 def check_word(name: str, text: str) -> None:
-    """Raise QueueError for a word that cannot be kept as it is."""
+    """Raise QueueError for a text that cannot be stored unchanged."""
     if _LOST.search(text):
         raise QueueError(f"{name} {text[:80]!r} cannot be queued: it is no text")
 
 
 def check_time(time: float) -> None:
-    """Raise QueueError for a time that is none."""
+    """Raise QueueError for an invalid time."""
     if not 0 <= time * 1000 < _FARTHEST:
         raise QueueError(f"{time!r} is no time in seconds since 1970 that can be queued")
 
 
 def message_of(new: NewMessage, message: int, now: float, *, size: int, recipients: int) -> QueuedMessage:
-    """The message as it is accepted."""
+    """The queued message from a new one."""
     options = options_text(new)
     return QueuedMessage(
         id=message,
@@ -143,7 +144,7 @@ def message_of(new: NewMessage, message: int, now: float, *, size: int, recipien
 
 
 def recipient_of(new: NewMessage, recipient: NewRecipient, message: int, number: int, *, hold: int) -> QueuedRecipient:
-    """The recipient as it is accepted."""
+    """The queued recipient from a new one."""
     one = QueuedRecipient(
         message=message,
         number=number,
@@ -174,9 +175,9 @@ def recipient_of(new: NewMessage, recipient: NewRecipient, message: int, number:
 
 
 def check_not_taken_in(moved: Provenance, notes: Iterable[TakenIn], others: Iterable[Provenance] = ()) -> None:
-    """Raise Conflict if recipients of a message that comes from another queue came before.
+    """Raise Conflict if recipients of a message from another queue were taken in before.
 
-    ``notes`` are those of the message; ``others`` came in the same transaction.
+    ``notes`` are those of the message; ``others`` are taken in by the same transaction.
     """
     taken = {number for note in notes if note.move == moved.move for number in note.numbers}
     for one in others:
@@ -204,7 +205,7 @@ def check_digest(new: NewMessage, digest: bytes, message: int, shard: int) -> No
 
 
 def kept_suppression(one: Suppression) -> Suppression:
-    """A suppression as stores keep it; raises QueueError for an address or tenant that cannot be kept."""
+    """A suppression as stored; raises QueueError for an address or tenant that cannot be stored."""
     text_of(one.address)
     if not one.address:
         raise QueueError("an address is wanted; the null reverse-path is none")

@@ -1,11 +1,11 @@
-"""Who owns which site: the leases of nodes, as one table in memory.
+"""The leases of nodes on sites, as one table in memory.
 
-A *node* says again and again that its event loop turns (:meth:`LeaseTable.beat`). While that is less than
-:data:`VALID` seconds ago its leases are good; marks ask for :data:`MARGIN` seconds more, so that what follows a mark
-is done before anybody else may own the site. Leases of a node that was silent for longer are taken from it.
+A *node* sends heartbeats while its event loop runs (:meth:`LeaseTable.beat`). Its leases are valid for :data:`VALID`
+seconds after the last one; a mark requires :data:`MARGIN` seconds more, so that the completion after a mark is over
+before another node may own the site. A node without heartbeats for longer loses its leases.
 
-The table is a value without a clock: the time of every question is an argument. Stores that have one process for
-deliveries keep the only table; a database keeps the same as rows.
+The table has no clock: the time is an argument. Stores with one delivering process have the only table; a database has
+the same as rows.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 VALID = 20.0
-"""Seconds after its last beat until a node's leases may be taken by others."""
+"""Seconds from the last heartbeat of a node until others may take its leases."""
 MARGIN = 10.0
-"""Seconds that a lease must be good for when a mark is made."""
+"""Seconds for which a lease must remain valid when a mark is made."""
 
 
 class Holding:
-    """A lease as the table knows it."""
+    """A lease in the table."""
 
     __slots__ = ("keys", "node", "number", "site")
 
@@ -31,7 +31,7 @@ class Holding:
 
 
 class LeaseTable:
-    """The leases of all nodes. ``base`` is what their numbers begin behind."""
+    """The leases of all nodes. Their numbers begin after ``base``."""
 
     def __init__(self, base: int = 0) -> None:
         self._last = base
@@ -41,35 +41,35 @@ class LeaseTable:
         self._by_key: dict[str, Holding] = {}
 
     def join(self, node: str, now: float) -> None:
-        """A node is there."""
+        """Add a node."""
         self._beats[node] = now
 
     def beat(self, node: str, now: float) -> None:
-        """Its event loop turns."""
+        """Record a heartbeat of a node."""
         if node in self._beats:
             self._beats[node] = now
 
     def leave(self, node: str) -> list[Holding]:
-        """A node goes, or died; returns the leases it had."""
+        """Remove a node that leaves or died; returns the leases it had."""
         self._beats.pop(node, None)
         return self.drop([one.number for one in self._by_number.values() if one.node == node])
 
     def lives(self, node: str, now: float) -> bool:
-        """Whether the leases of a node are good."""
+        """Whether the leases of a node are valid."""
         beat = self._beats.get(node)
         return beat is not None and now - beat < VALID
 
     def lapse(self, now: float) -> list[Holding]:
-        """Take away the leases of nodes that have been silent for too long, and return them."""
+        """End the leases of nodes without recent heartbeats, and return them."""
         silent = {one.node for one in self._by_number.values() if not self.lives(one.node, now)}
         return self.drop([one.number for one in self._by_number.values() if one.node in silent])
 
     def get(self, number: int) -> Holding | None:
-        """The lease of a number, None if it was given back or taken away."""
+        """The lease with a number, None if it ended."""
         return self._by_number.get(number)
 
     def may_mark(self, number: int, now: float) -> bool:
-        """Whether a lease is good for :data:`MARGIN` more."""
+        """Whether a lease is valid for :data:`MARGIN` more."""
         holding = self._by_number.get(number)
         beat = None if holding is None else self._beats.get(holding.node)
         return beat is not None and now - beat < VALID - MARGIN
@@ -79,11 +79,11 @@ class LeaseTable:
         return self._by_site.get(site)
 
     def of_key(self, key: str) -> Holding | None:
-        """The lease that a queue key belongs to."""
+        """The lease of a queue key."""
         return self._by_key.get(key)
 
     def take(self, site: str, keys: Iterable[str], node: str) -> Holding:
-        """Give a site without owner to a node, with its keys; keys that belong to another lease stay there."""
+        """Lease an unowned site and its keys to a node; keys of other leases stay there."""
         assert site not in self._by_site
         self._last += 1
         holding = Holding(self._last, site, node, set())
@@ -92,7 +92,7 @@ class LeaseTable:
         return holding
 
     def extend(self, holding: Holding, keys: Iterable[str]) -> bool:
-        """Add keys that no lease has; False if there was none."""
+        """Add those keys that no lease has; False if there was none."""
         new = [key for key in keys if key not in self._by_key]
         for key in new:
             self._by_key[key] = holding
@@ -100,7 +100,7 @@ class LeaseTable:
         return bool(new)
 
     def drop(self, numbers: Collection[int]) -> list[Holding]:
-        """End leases; returns those that there were."""
+        """End leases; returns those that existed."""
         dropped = []
         for number in numbers:
             holding = self._by_number.pop(number, None)

@@ -1,9 +1,9 @@
-"""Where a queue is, as a program or an environment variable says it: a URL, or the path of a file.
+"""The location of a queue, as a program or an environment variable gives it: a URL, or the path of a file.
 
 ``sqlite:///var/lib/app/mail.db`` and ``/var/lib/app/mail.db`` are the same file; in a URL the path is absolute and
-percent-encoded. ``postgresql://user@host/database`` is a database, with everything that libpq understands in such a
-URL; passwords are better kept in ``~/.pgpass`` or ``PGPASSFILE``. ``memory:`` is a queue that ends with the process,
-for tests and documentation.
+percent-encoded. ``postgresql://user@host/database`` is a database, in any form of URL that libpq accepts; passwords are
+better stored in ``~/.pgpass`` or ``PGPASSFILE``. ``memory:`` is a queue that ends with the process, for tests and
+documentation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from zsmtp.escape import escape
 VARIABLE = "ZSMTP_QUEUE"
 """The environment variable that names the queue of commands."""
 DEFAULT = "/var/lib/zsmtp/queue.db"
-"""The queue of commands where nothing names another one."""
+"""The default queue of commands."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _POSTGRESQL = ("postgres:", "postgresql:")
@@ -39,12 +39,12 @@ class Location(NamedTuple):
 
     @property
     def given(self) -> str:
-        """The words that :func:`locate` makes this of."""
+        """The text from which :func:`locate` makes this."""
         return self.path or self.url or "memory:"
 
     @property
     def name(self) -> str:
-        """It as people may read it: without user and password, with the host wherever the URL has it."""
+        """It for display: without user and password, with the host wherever the URL has it."""
         if not self.url:
             return self.given
         parts = urlsplit(self.url)
@@ -55,7 +55,7 @@ class Location(NamedTuple):
 
     @property
     def full_name(self) -> str:
-        """It as people in any folder may read it."""
+        """It for display in any folder: with an absolute path."""
         return os.path.abspath(self.path) if self.path else self.name
 
 
@@ -111,7 +111,7 @@ def _path(text: str) -> str:
 
 
 def making(path: str) -> str:
-    """What makes the queue of a file, for messages that it is not there."""
+    """The command that makes the queue of a file, for messages about a missing one."""
     return f"zsmtp serve --queue {escape(path)} makes it, and so does zsmtp.Queue.open"
 
 

@@ -1,18 +1,18 @@
-"""Mail that moves from one queue to another: what both stores keep of it, so that no death in between loses any.
+"""Moves of mail from one queue to another: the records that both stores keep, so that no crash loses a recipient.
 
-The queue it leaves is the *source*, the one it goes to the *target*. A recipient moves in four steps, each a
-transaction of one store (``zsmtp.queue.moving`` takes them):
+Mail moves from the *source* to the *target*. A recipient moves in four steps, each a transaction of one store
+(``zsmtp.queue.moving`` takes them):
 
-1. the source sets it *apart*: nobody claims, marks, settles or changes it from then on;
-2. the target takes it in, with everything it carries, and notes whom it took from where: it delivers it from then on;
+1. the source sets it *apart*: it is not claimed, marked, settled or changed from then on;
+2. the target takes it in, with all its state, and notes its origin: the target delivers it from then on;
 3. the source ends it, as moved;
-4. the target notes that this was done, and forgets the note a week later.
+4. the target notes that this was done, and deletes the note a week later.
 
-Whoever finds a recipient set apart asks the target's notes whether the second step was taken, and goes on from there.
+To continue with a recipient that is set apart, a move reads in the target's notes whether the second step was taken.
 So each recipient is delivered by one queue: until the first step by the source, from the second one by the target.
 
-A recipient that is set apart is held by a number that says in which move, and by what it was held before. A move is one
-run of a command to one target; its number is never used again, so that a note can never be taken for another one.
+The hold of a recipient that is set apart encodes the number of the move, and the hold before. A move is one run of a
+command to one target; its number is never used again, so that a note always identifies one move.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from zsmtp.queue.states import QueuedMessage, QueuedRecipient
 from zsmtp.records import dataclass
 
 APART = -(1 << 44)
-"""Holds below it are of recipients that are set apart."""
+"""Recipients whose hold is lower are set apart."""
 _STEP = 1 << 33  # more than there are other holds, on both sides of 0
 
 MOVED_FROM = "moved_from"
-"""The option of a message that says where it was: ``ID in QUEUE``."""
+"""The option of a message with its origin: ``ID in QUEUE``."""
 
 
 class Elsewhere(NamedTuple):
-    """Another queue: its uid, and its name for people."""
+    """Another queue: its uid, and its name for display."""
 
     uid: str
     name: str
 
 
 class Move(NamedTuple):
-    """A move that began, as its source keeps it."""
+    """A move that began, as stored in its source."""
 
     number: int
     to: Elsewhere
     by: str
-    """Who began it."""
+    """The operator who began it."""
     begun: float
     """When, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How a recipient stood in the queue it comes from; times are in seconds since 1970."""
+    """The state of a recipient in the source; times are in seconds since 1970."""
 
     number: int
-    """Its place among the recipients of the message there."""
+    """Its index among the recipients of the message there."""
     rank: int
     due: float
     expires: float
@@ -65,7 +65,7 @@ class Standing:
 
     @classmethod
     def of(cls, recipient: QueuedRecipient) -> Standing:
-        """How a recipient stands."""
+        """The state of a recipient."""
         return cls(
             number=recipient.number,
             rank=recipient.rank,
@@ -81,26 +81,26 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a message comes from that moves here."""
+    """The origin of a message that moves here."""
 
     queue: str
     """The uid of the source."""
     move: int
     """The number of the move there."""
     message: int
-    """Its id there. It keeps it, if no other message has it; else it gets the next one that is free."""
+    """Its id there. It keeps the id, unless another message has it; then it gets the next free one."""
     numbers: tuple[int, ...]
-    """Its recipients that come, by their numbers there, in their order."""
+    """Its moving recipients, by their numbers there, in their order."""
     submitted: float
     """When it was accepted, in seconds since 1970."""
     idempotency_key: str = ""
-    """The key it was submitted with, if it is not forgotten; another message that has it here keeps it."""
+    """The key it was submitted with, unless deleted; another message with this key here keeps it."""
     digest: bytes = b""
-    """What a second submission with this key must equal."""
+    """The digest that a second submission with this key must have."""
 
 
 class ApartRecipient(NamedTuple):
-    """A recipient that is set apart; its ``hold`` is what held it before, 0 for a rule that is gone."""
+    """A recipient that is set apart; its ``hold`` is the one before, 0 for a rule that does not exist any more."""
 
     recipient: QueuedRecipient
     message: QueuedMessage
@@ -118,7 +118,7 @@ class TakenIn(NamedTuple):
 
 
 class Departure(NamedTuple):
-    """That a recipient is in another queue now; ``to`` says in words where."""
+    """The end of a recipient that is in another queue now; ``to`` describes where."""
 
     move: int
     message: int
@@ -127,7 +127,7 @@ class Departure(NamedTuple):
 
 
 def apart(move: int, hold: int) -> int:
-    """The hold of a recipient that is set apart in the move of a number (from 1); ``hold`` is what held it before."""
+    """The hold of a recipient that is set apart in the move of a number (from 1); ``hold`` is the one before."""
     return APART - move * _STEP + hold
 
 
@@ -147,5 +147,5 @@ def move_of(hold: int) -> int:
 
 
 def held_before(hold: int) -> int:
-    """What held a recipient before it was set apart."""
+    """The hold of a recipient before it was set apart."""
     return hold - apart(move_of(hold), 0)

@@ -1,15 +1,15 @@
-"""Mail moved from one queue to another, while both are used: :class:`Mover` takes the steps of ``zsmtp.queue.moves``.
+"""Moves mail from one queue to another while both are used: :class:`Mover` takes the steps of ``zsmtp.queue.moves``.
 
-It may die at any time, and several may be at work between the same queues: whoever comes next goes on with what is set
-apart. What a deliverer of the source has in hand stays there; it is moved by a later run, if it is still there then::
+It may die at any time, and several may run between the same queues: the next one continues with the recipients that are
+set apart. Recipients that a node of the source has in hand stay; a later run moves those that are still queued then::
 
     mover = Mover(source, target, "/var/lib/zsmtp/queue.db", "postgresql://db/mail", by="ann")
     async for moved in mover.finish(): ...        # what an earlier run left
     async for moved in mover.move(Filter()): ...  # everything
 
-A message with some of its recipients moved has the others in the source. Its content is copied once for all that go
-together. History stays in the source. Rules are added to the target if that is asked for (:meth:`Mover.missing_rules`,
-:meth:`Mover.add_rule`); what a rule holds that the target has, too, is held by that one there, else by command.
+If only some recipients of a message move, the others stay in the source. The content is copied once for all that move
+together. History stays in the source. Rules are added to the target on request (:meth:`Mover.missing_rules`,
+:meth:`Mover.add_rule`); recipients held by a rule are held by the same rule of the target, or else by command.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MovingGroup(NamedTuple):
 
 
 class Mover:
-    """Moves mail from a source to a target; ``names`` are what people call them. ``by`` is who has it moved.
+    """Moves mail from a source to a target; ``names`` are their names for display. ``by`` is the operator.
 
     Raises QueueError if both are the same queue.
     """
@@ -63,27 +63,27 @@ class Mover:
         self._source_name = source_name
         self._to = Elsewhere(target.uid, target_name)
         self._by = by
-        self._rules: dict[int, int] = {}  # of the source, and what they are called in the target
+        self._rules: dict[int, int] = {}  # numbers of rules in the source, and in the target
         self.problems: dict[str, str] = {}
         """Messages that could not be moved, and why; they stay set apart."""
 
     async def missing_rules(self) -> list[Rule]:
-        """The standing rules of the source that the target has not, oldest first."""
+        """The standing rules of the source that the target lacks, oldest first."""
         there = {_same(rule) for rule in await self._target.rules()}
         return [rule for rule in await self._source.rules() if _same(rule) not in there]
 
     async def add_rule(self, rule: Rule) -> Rule:
-        """Have the target follow a rule of the source; what it is called there."""
+        """Add a rule of the source to the target; returns the rule there."""
         return await self._target.add_rule(rule)
 
     async def _match_rules(self) -> None:
-        """Learn which rules of the source the target has."""
+        """Find the rules of the source that the target has."""
         there = {_same(rule): rule.number for rule in await self._target.rules()}
         known = [rule for rule in await self._source.rules() if _same(rule) in there]
         self._rules = {rule.number: there[_same(rule)] for rule in known}
 
     async def finish(self) -> AsyncIterator[int]:
-        """Move what earlier runs set apart for this target; yields how many recipients, again and again."""
+        """Move the recipients that earlier runs set apart for this target; yields the number of each piece."""
         for move in await self._source.moves():
             if move.to.uid == self._to.uid:
                 async for moved in self._carry(move, None):
@@ -93,16 +93,16 @@ class Mover:
             await self._target.departed(self._source.uid, left)
 
     async def _is_apart(self, note: TakenIn) -> bool:
-        """Whether one of the recipients of a note is still to be ended in the source."""
+        """Whether one of the recipients of a note has no end in the source yet."""
         first = (note.message, note.numbers[0] - 1)
         found = await self._source.apart(note.move, message=note.message, after=first, limit=1)
         return bool(found) and found[0].recipient.number <= note.numbers[-1]
 
     async def move(self, wanted: Filter) -> AsyncIterator[int]:
-        """Move the recipients that match, piece by piece; yields how many, again and again.
+        """Move the matching recipients, in pieces; yields the number of each piece.
 
-        Raises QueueUnavailable if one of the stores is, QueueFull if the target takes nothing more. What is set apart
-        by then is moved by :meth:`finish`.
+        Raises QueueUnavailable if one of the stores is, QueueFull if the target accepts no more. :meth:`finish` moves
+        the recipients that are set apart by then.
         """
         move = await self._source.begin_move(self._to, by=self._by)
         async for number in self._source.change(wanted, Change(move=move.number)):
@@ -111,7 +111,7 @@ class Mover:
                     yield moved
 
     async def _carry(self, move: Move, wanted: Filter | None) -> AsyncIterator[int]:
-        """Take over all that is set apart in a move, with the other recipients of the same messages that match."""
+        """Move all recipients that are set apart in a move, with the other matching recipients of their messages."""
         await self._match_rules()
         after = (0, -1)
         while page := await self._source.apart(move.number, after=after, limit=PAGE):
@@ -129,7 +129,7 @@ class Mover:
             after = (last + 1, -1)
 
     async def _whole(self, group: MovingGroup, wanted: Filter | None) -> MovingGroup:
-        """A group with all recipients of its message that are to go, so that its content is copied once."""
+        """A group with all moving recipients of its message, so that its content is copied once."""
         message = group.message.id
         if wanted is not None:
             only = Term(Field.ID, Operator.EQUAL, (to_text(message, self._source.shard),))
@@ -145,7 +145,7 @@ class Mover:
     # ------------------------------------------------------------------ steps
 
     async def _take_over(self, groups: Sequence[MovingGroup]) -> int:
-        """Have the target take messages in, and the source end them; how many recipients were ended."""
+        """Submit messages to the target, and end them in the source; returns how many recipients were ended."""
         notes = await self._notes(groups)
         missing = [left for group in groups if (left := _without(group, notes)).recipients]
         if missing:
@@ -163,23 +163,23 @@ class Mover:
         return done
 
     async def _notes(self, groups: Sequence[MovingGroup]) -> list[TakenIn]:
-        """What the target has of these messages by these moves."""
+        """The notes of the target on these messages and moves."""
         known = {(group.move, group.message.id) for group in groups}
         found = await self._target.taken_in(self._source.uid, [group.message.id for group in groups])
         return [note for note in found if (note.move, note.message) in known]
 
     def _words(self, note: TakenIn) -> str:
-        """Where a message is, in words."""
+        """The place of a message as text."""
         return f"to {to_text(note.here, self._target.shard)} in {self._to.name}"
 
     async def _take_in_all(self, groups: Sequence[MovingGroup]) -> None:
-        """Have the target take messages in that it has not; what it cannot keep stays apart, and is named."""
+        """Submit to the target the messages that it lacks; those that it cannot store stay apart and are logged."""
         try:
             await self._take_in(groups)
         except (QueueUnavailable, QueueFull):
             raise
         except QueueError:
-            for group in groups:  # somebody else may have moved one, or one cannot be read
+            for group in groups:  # another process may have moved one, or one cannot be read
                 await self._take_in_one(group)
 
     async def _take_in_one(self, group: MovingGroup) -> None:
@@ -194,7 +194,7 @@ class Mover:
                 self.problems[to_text(group.message.id, self._source.shard)] = str(error)
 
     async def _take_in(self, groups: Sequence[MovingGroup]) -> None:
-        """Have the target take messages in: one that is large by itself, others together."""
+        """Submit messages to the target: a large one by itself, others together."""
         if len(groups) == 1 and _is_large(groups[0]):
             (group,) = groups
             content = self._source.content(group.message.id, group.message.size)
@@ -247,7 +247,7 @@ class Mover:
 
 
 def _same(rule: Rule) -> tuple[object, ...]:
-    """What two rules are the same by."""
+    """The values by which two rules are equal."""
     return rule.action, rule.filter, rule.argument, rule.until
 
 
@@ -263,7 +263,7 @@ def _is_large(group: MovingGroup) -> bool:
 
 
 def _batches(groups: Sequence[MovingGroup]) -> list[list[MovingGroup]]:
-    """Groups as they are submitted: large ones alone, others together."""
+    """The groups of each submission: large ones alone, others together."""
     batches: list[list[MovingGroup]] = []
     octets = 0
     for group in groups:

@@ -1,13 +1,13 @@
-"""Delivery status notifications: which are owed to the sender of a message.
+"""Decides which delivery status notifications the sender of a message is owed.
 
-:func:`owed` decides about one recipient when its state changes; what it returns is written with that change, so there
-is no end without its notice. :mod:`zsmtp.queue.composer` makes one notice of all that is owed for a message::
+:func:`owed` decides about one recipient when its state changes; its result is written in the same transaction, so there
+is no end without its notice. :mod:`zsmtp.queue.composer` makes one notice from all that are owed for a message::
 
     notice = owed(recipient, message, Outcome.FAILED, now, status="5.1.1", code=550, reason=reply, server=name)
 
-NOTIFY decides (RFC 3461 4.1); without it there are notices of failure and of delay. There are no loops: a notice has
-the null sender (RFC 5321 4.5.5), to which none is ever owed, and the field ``Auto-Submitted: auto-replied`` (RFC 3834
-5), by which it is recognised even if it was given another sender on its way.
+NOTIFY decides (RFC 3461 4.1); without it there are notices of failure and of delay. Two things prevent loops: a notice
+has the null sender (RFC 5321 4.5.5), which is owed none, and the field ``Auto-Submitted: auto-replied`` (RFC 3834 5),
+which identifies it even after a change of its sender in transit.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from zsmtp.body.fields import describe, field_values, outside_quotes, parameter,
 from zsmtp.queue.states import NoticeKind, Outcome, OwedNotice, QueuedMessage, QueuedRecipient
 
 AUTOMATIC = "automatic"
-"""The key in the options of a message under which it is kept whether the message is automatic mail."""
+"""The key in the options of a message for its kind of automatic mail."""
 ORIGIN = "notice"
 """The origin of a message that is a notice."""
 
 
 class Automatic(Enum):
-    """What kind of automatic mail a message is, by its header. The value is what its options keep."""
+    """The kind of automatic mail, by the header. The value is stored in the options of the message."""
 
     NO = ""
-    """A person wrote it, as far as can be seen."""
+    """A person wrote it: no sign of automatic mail."""
     BULK = "bulk"
-    """It goes to many (``List-Id``, ``Precedence: bulk``): its sender is not warned of delays, unless NOTIFY asks."""
+    """Bulk mail (``List-Id``, ``Precedence: bulk``): its sender gets no delay warnings, unless NOTIFY requests them."""
     GENERATED = "auto-generated"
-    """A program wrote it (RFC 3834 5): its sender gets the notices that NOTIFY asks for, and no others."""
+    """A program wrote it (RFC 3834 5): its sender gets only the notices that NOTIFY requests."""
     REPLIED = "auto-replied"
-    """It answers another message, or is a notice: there are no notices about it at all."""
+    """It answers another message, or is a notice: there are never notices about it."""
 
 
 _FIELDS_ASKED = (b"auto-submitted", b"precedence", b"list-id", b"content-type")
 _SIGNS = (b"auto-submitted", b"precedence", b"list-id", b"report")
-"""One of these words is in every header that says something about it."""
+"""Every header with a sign of automatic mail contains one of these words."""
 _ANSWERS = (b"delivery-status", b"disposition-notification")
 _BULK = (b"bulk", b"list", b"junk")
 
 
 def automatic(header: bytes) -> Automatic:
-    """What kind of automatic mail a message with this header block is. To be asked when it is submitted."""
+    """The kind of automatic mail of a message with this header block. Call it at submission."""
     folded = header.lower()
-    if not any(word in folded for word in _SIGNS):  # as of most messages; the rest costs ten times as much
+    if not any(word in folded for word in _SIGNS):  # true for most messages; the rest costs ten times as much
         return Automatic.NO
     values: dict[bytes, bytes] = {}
     for spelling, value in field_values(header):
@@ -92,10 +92,10 @@ def owed(
 ) -> OwedNotice | None:
     """The notice that is owed for this ``outcome`` of a recipient, or None.
 
-    Of a success ``action`` says what the engine found (:func:`zsmtp.delivery.outcome.dsn_action`): ``delivered``,
-    ``relayed``, or "" where the next server notifies; ``expanded`` is for an address that stands for others. Of a
-    deferral ``warn`` tells that a warning is due (:func:`zsmtp.queue.schedule.warning_due`). The others are what the
-    notice will say; of an expired recipient status and reason are those of its last attempt, if none are given.
+    For a success, ``action`` is that of the engine (:func:`zsmtp.delivery.outcome.dsn_action`): ``delivered``,
+    ``relayed``, or "" if the next server notifies; ``expanded`` is for an address that stands for others. For a
+    deferral, ``warn`` means that a warning is due (:func:`zsmtp.queue.schedule.warning_due`). The others are values of
+    the notice; for an expired recipient, the default status and reason are those of its last attempt.
     """
     kind = _kind(outcome, action, warn=warn and not recipient.warned)
     if kind is None or not permitted(kind, recipient.notify, message):
@@ -131,13 +131,13 @@ def _kind(outcome: Outcome, action: str, *, warn: bool) -> NoticeKind | None:
 
 
 def _reply_code(reason: str) -> int:
-    """The code of the reply that a recipient is kept with as its reason; 0 if that is none."""
+    """The code of the reply in a recipient's reason; 0 if the reason is no reply."""
     match = _REPLY.match(reason)
     return int(match[1]) if match is not None else 0
 
 
 def permitted(kind: NoticeKind, notify: bytes | None, message: QueuedMessage) -> bool:
-    """Whether the sender of a message may be notified of this: NOTIFY (RFC 3461 4.1), and no answers to answers."""
+    """Whether the sender may get this kind of notice: by NOTIFY (RFC 3461 4.1), and never about automatic replies."""
     if message.null_sender or message.origin == ORIGIN:
         return False
     mail = _kept(message.options)

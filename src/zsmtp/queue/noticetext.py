@@ -1,8 +1,8 @@
-"""The subject and the text of a notice, for people: what, to whom, why, and what happens now.
+"""The subject and the human-readable text of a notice: what happened, for which recipient, why, and what comes next.
 
-The words come from :mod:`zsmtp.queue.phrases`; here they get their values, as far as these are known. The recipients
-stand in groups: those that failed, then those that wait, then the others. Times are shown in the time zone of the
-original's ``Date`` field, which is the sender's own. A status code is explained only if the server's reply has one::
+The phrases come from :mod:`zsmtp.queue.phrases`; this module fills in the known values. The recipients are in groups:
+those that failed, then those that wait, then the others. Times are shown in the time zone of the original's ``Date``
+field, which is the sender's own. A status code is explained only if the server's reply has one::
 
     text = NoticeText(message, notices, header, phrases, host="mail.example.org", contact="postmaster@example.org")
     text.subject(), text.body("original whole")
@@ -28,7 +28,7 @@ from zsmtp.queue.states import NoticeKind, OwedNotice, QueuedMessage
 MAX_SUBJECT = 150  # characters of the original's subject that are shown
 
 _ORDER = (NoticeKind.FAILED, NoticeKind.DELAYED, NoticeKind.DELIVERED, NoticeKind.RELAYED, NoticeKind.EXPANDED)
-_VAGUE = {(0, 0), (7, 0), (7, 1)}  # what says nothing of use where no server said it
+_VAGUE = {(0, 0), (7, 0), (7, 1)}  # statuses without information unless a server sent them
 _ENHANCED = re.compile(r"(?<!\S)[245]\.\d{1,3}\.\d{1,3}(?!\S)")
 
 
@@ -80,7 +80,7 @@ class NoticeText:
         return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
     def _about(self, one: OwedNotice) -> dict[str, str]:
-        """The values that are of one recipient."""
+        """The values of one recipient."""
         status = status_of(one)
         reply, server = reply_of(one), server_name(one)
         problem = reply or one_line(one.reason)
@@ -102,13 +102,13 @@ class NoticeText:
         return values
 
     def _explanation(self, one: OwedNotice, status: EnhancedStatus, words: str) -> str:
-        """What the status means. One that was only guessed from the reply code (550 may be anything) means nothing."""
+        """The meaning of the status; "" for one that was only derived from the reply code (550 may be anything)."""
         if one.code:
             return self._words.reason(str(status) if _ENHANCED.search(words) else f"{status.cls}.0.0")
         return "" if words and (status.subject, status.detail) in _VAGUE else self._words.reason(str(status))
 
     def _moment(self, time: float) -> str:
-        """A time in the sender's own zone, as far as it is known; "" if it is beyond what dates can say."""
+        """A time in the sender's own zone if that is known; "" if it is out of range."""
         try:
             found = datetime.fromtimestamp(time, self._zone)
         except (ValueError, OverflowError, OSError):
@@ -135,7 +135,7 @@ def _date(value: bytes) -> tuple[float | None, timezone]:
 
 
 def _decoded(value: bytes) -> str:
-    """An unstructured field as people read it: encoded words decoded (RFC 2047), in one printable line."""
+    """An unstructured field for display: encoded words decoded (RFC 2047), in one printable line."""
     text = value[:2000].decode("utf-8", "replace")
     with suppress(HeaderParseError, LookupError, ValueError):
         text = str(make_header(decode_header(text)))

@@ -1,6 +1,6 @@
-"""What operators see of the queue and do to it, as values: rows, changes, rules, statuses, groups to count by.
+"""The values of operators' queries and changes: rows, changes, rules, statuses, groups to count by.
 
-They are what the methods of ``zsmtp.queue.store`` for operators take and return.
+The methods of ``zsmtp.queue.store`` for operators take and return them.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from zsmtp.queue.states import QueuedMessage, QueuedRecipient, State
 from zsmtp.records import dataclass
 
 AGES = (("<5m", 300), ("<10m", 600), ("<20m", 1200), ("<40m", 2400), ("<80m", 4800), ("<3h", 10800), ("<6h", 21600))
-"""The groups of ``count(by="age")`` with their limits in seconds; what is older is :data:`OLDEST`."""
+"""The groups of ``count(by="age")`` with their limits in seconds; older ones are in :data:`OLDEST`."""
 OLDEST = ">6h"
 GROUPS = ("", "key", "site", "tenant", "state", "age", "reason")
-"""What :meth:`QueueStore.count` can count by."""
+"""The groupings of :meth:`QueueStore.count`."""
 MOST_GROUPS = 50_000
-"""Groups that are counted one by one, the largest; the rest is counted together as :data:`OTHERS`."""
+"""The most groups of a count, the largest ones; the rest is counted together as :data:`OTHERS`."""
 OTHERS = "(others)"
 RECENT = 60.0
-"""Seconds for which a report of what is reported again and again counts."""
+"""Seconds for which a periodic report is valid."""
 
 
 def age_group(age: int) -> str:
@@ -29,7 +29,7 @@ def age_group(age: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A standing rule: it applies to what is queued and to what comes later, until it ends."""
+    """A standing rule: it applies to queued and future mail until it ends."""
 
     number: int = 0
     """Given by the store."""
@@ -38,7 +38,7 @@ class Rule:
     filter: str
     """In the filter language, as text."""
     argument: str = ""
-    """Of ``reroute``: the key. Of ``fail``: the text for the notice."""
+    """For ``reroute``: the key. For ``fail``: the text for the notice."""
     until: float | None = None
     """When it ends; None: when it is deleted."""
     by: str = ""
@@ -56,11 +56,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a verb does to the recipients it selects; exactly one of the first seven fields is given.
+    """The change of a command to the recipients it selects; exactly one of the first seven fields is given.
 
     ``due``: tried at this time (``now``, ``at``). ``hold``: held by this rule (0: released). ``key``: moved to this
-    queue key. ``rank``: another priority. ``expires``: another end of its time. ``end``: ended, with the entry's words,
-    and a notice if ``notify`` and the sender is to have one. ``move``: set apart for another queue, in this move.
+    queue key. ``rank``: another priority. ``expires``: another expiry time. ``end``: ended, with the entry's reason,
+    and with the notice that the sender is owed if ``notify``. ``move``: set apart for another queue, in this move.
     """
 
     due: float | None = None
@@ -80,7 +80,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteStatus:
-    """How a node serves a site: what ``why`` and the lists of sites show. Times are in seconds since 1970."""
+    """The status of a site at its node, for ``why`` and the lists of sites. Times are in seconds since 1970."""
 
     site: str
     node: str
@@ -92,19 +92,19 @@ class SiteStatus:
     ready: int = 0
     """Recipients read and not begun."""
     dead_until: float = 0.0
-    """When a dead site is probed next; 0.0 while it lives."""
+    """When a dead site is probed next; 0.0 if the site is not dead."""
     dead_reason: str = ""
     rate_until: float = 0.0
-    """When the binding rate lets the next message through; 0.0 if none holds it back."""
+    """When the binding rate permits the next message; 0.0 if no rate holds it back."""
     rate: str = ""
     """The binding rate (``14/s``)."""
     no_slot: bool = False
-    """Whether it waits for a connection, of which there are no more in all."""
+    """Whether it waits for a connection because the limit of all connections is reached."""
     no_route: str = ""
-    """Why its mail can go nowhere by the configuration of the node; "" if it can. It is reported again and again."""
+    """Why the configuration of the node has no route for its mail; "" if it has one. It is reported periodically."""
 
     def lost_route(self, now: float) -> str:
-        """Why its mail can go nowhere now; "" if it can, or if that was reported too long ago to be true still."""
+        """Why there is no route for its mail now; "" if there is one, or if the report is too old."""
         return self.no_route if now - self.updated < RECENT else ""
 
 
@@ -123,9 +123,9 @@ class NodeStatus(NamedTuple):
 
 
 class Health(NamedTuple):
-    """How the store is."""
+    """The health of the store."""
 
     problem: str
-    """What kept it from being read or written when that was last tried, "" if nothing did."""
+    """The error of the last try to read or write it, "" if there was none."""
     free_octets: int
-    """Room left for content, on the disk of the store; -1 if unknown."""
+    """Octets left for content on the disk of the store; -1 if unknown."""

@@ -1,13 +1,13 @@
-"""The words of notices: files by language, read strictly, and filled in by plain substitution.
+"""The phrases of notices: files by language, read strictly, and filled in by plain substitution.
 
 A file has sections, paragraphs with ``{names}`` and the meanings of status codes (RFC 3463); ``templates/en.txt``
-begins with its description. :meth:`Phrases.parse` reads one and refuses whatever it cannot use with the name of the
-file and the line, so that a mistake is found when the files are loaded and never when a notice is due.
-:meth:`Phrases.text` gives the lines of a section with values put in, wrapped; values are put in once and are never read
-as a template themselves.
+begins with its description. :meth:`Phrases.parse` reads one and refuses invalid content with the name of the file and
+the line, so that a mistake is found when the files are loaded and never when a notice is due. :meth:`Phrases.text`
+returns the lines of a section with values substituted, wrapped; values are substituted once and are never read as a
+template themselves.
 
 :func:`choose_language` picks the language for one message by its header: ``Accept-Language`` (RFC 3282), else
-``Content-Language``, looked up as RFC 4647 3.4 says.
+``Content-Language``, by the lookup of RFC 4647 3.4.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_RANGES = 20  # languages read from a field
 
 _ALWAYS = frozenset({"host", "contact", "sender", "recipient"})
 COMMON = _ALWAYS | {"subject", "date"}
-"""The names that may stand in every section. Those in :data:`OF_RECIPIENT` may stand in sections about one."""
+"""The names allowed in every section. Those in :data:`OF_RECIPIENT` are allowed in sections about one recipient."""
 OF_RECIPIENT = frozenset({"original", "explanation", "server", "reply", "problem", "status", "tried", "last", "until"})
 SUBJECTS = tuple(f"subject {word}" for word in (*(kind.value for kind in NoticeKind), "several"))
 SECTIONS: Mapping[str, frozenset[str]] = {
@@ -43,7 +43,7 @@ SECTIONS: Mapping[str, frozenset[str]] = {
     "original header": COMMON,
     "closing": COMMON,
 }
-"""The sections of a file, each with the names that may stand in it; the section ``reasons`` comes on top."""
+"""The sections of a file, each with the names allowed in it; the section ``reasons`` comes in addition."""
 
 _HEADING = re.compile(r"\[([^\[\]]*)\]\s*")
 _PIECE = re.compile(r"\{\{|\}\}|\{([a-z]+)\}|[{}]")
@@ -53,7 +53,7 @@ _FALLBACK = "X.0.0"
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """One line of a section: plain texts and names by turns, beginning with a text that may be empty."""
+    """One line of a section: plain texts and names alternately, beginning with a text that may be empty."""
 
     pieces: tuple[str, ...]
 
@@ -63,7 +63,7 @@ class Paragraph:
         return self.pieces[1::2]
 
     def fill(self, values: Mapping[str, str]) -> str | None:
-        """The line with values put in; None if one is missing or empty."""
+        """The line with values substituted; None if one is missing or empty."""
         filled = list(self.pieces)
         for index in range(1, len(filled), 2):
             value = values.get(filled[index], "")
@@ -75,7 +75,7 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Phrases:
-    """What notices say in one language."""
+    """The phrases of notices in one language."""
 
     language: str
     """Its tag (RFC 5646), in lower case."""
@@ -85,7 +85,7 @@ class Phrases:
 
     @classmethod
     def parse(cls, data: bytes, name: str, language: str, base: Phrases | None = None) -> Phrases:
-        """Read the file ``name``. What is not in it is taken from ``base``; without one everything must be.
+        """Read the file ``name``. Missing phrases are taken from ``base``; without one the file must be complete.
 
         Raises :class:`~zsmtp.errors.ConfigError` that names the file and the line.
         """
@@ -118,7 +118,7 @@ class Phrases:
         return lines
 
     def reason(self, status: str) -> str:
-        """What a status code means: its own entry, that of any class, or that of its subject."""
+        """The meaning of a status code: its own entry, that of any class, or that of its subject."""
         try:
             cls, subject, detail = EnhancedStatus.parse(status)
         except ValueError:
@@ -271,7 +271,7 @@ def choose_language(header: bytes, available: Collection[str], default: str) -> 
 
 
 def _ranges(value: bytes) -> Iterable[str]:
-    """The languages of a field, the most wanted first; what cannot be read is skipped."""
+    """The languages of a field, the most preferred first; unreadable ones are skipped."""
     found = []
     for word in value.split(b",", MAX_RANGES)[:MAX_RANGES]:
         match = _RANGE.fullmatch(word)

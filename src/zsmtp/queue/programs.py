@@ -1,7 +1,7 @@
-"""Which program may use a database, and the numbered files by which its tables grow.
+"""Database migrations: the numbered files that add tables, and the oldest program that may use a database.
 
-Each file is applied once, in order. What a later program adds, an earlier one does not see, and works; where it would
-not, the file's first line says ``-- min_program``, and the database names the oldest program that may use it.
+Each file is applied once, in order. An earlier program works with the additions of a later one; if it would not, the
+first line of the file has ``-- min_program``, and the database then names the oldest program that may use it.
 """
 
 from __future__ import annotations

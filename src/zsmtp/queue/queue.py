@@ -1,17 +1,17 @@
-"""The queue as asyncio programs have it: submit, follow, call back, and deliver in the same loop if wished.
+"""The queue for asyncio programs: submit messages, track and recall them, and optionally deliver in the same loop.
 
-``submit`` returns when the message is on the disk, and not before; from then on every recipient gets one end, whatever
-dies in between (``zsmtp.queue.store``)::
+``submit`` returns only after the message is on the disk; from then on every recipient gets exactly one end, whichever
+process or machine dies in between (``zsmtp.queue.store``)::
 
     async with zsmtp.aio.Queue.open("sqlite:///var/lib/app/mail.db", deliver=True) as queue:
         id = await queue.submit(message, sender="a@example.org", recipients=["b@example.net"])
         for end in await queue.wait(id, timeout=60):
             print(end.address, end.outcome)
 
-Any number of processes may have the same queue open; one of them delivers at a time from a file, all that wish to from
-a PostgreSQL database. ``zsmtp.Queue``
-(``zsmtp.queue.blocking``) is the same for programs without an event loop. Errors: SubmissionError for what cannot be
-sent, QueueUnavailable when the store cannot be written, QueueFull, QuotaExceeded, Conflict; then nothing was queued.
+Any number of processes may open the same queue. From a file one of them delivers at a time, from a PostgreSQL database
+any number. ``zsmtp.Queue`` (``zsmtp.queue.blocking``) is the same for programs without an event loop. Errors:
+SubmissionError for a message that cannot be sent, QueueUnavailable when the store cannot be written, QueueFull,
+QuotaExceeded, Conflict; after each of them nothing was queued.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ if TYPE_CHECKING:
     from zsmtp.queue.runner import Runner
 
 EVENTS = 1000
-"""Entries of the history that ``events`` returns at most, if no other number is asked for."""
+"""Default limit of the history entries that ``events`` returns."""
 _TAKE_OVER = 2.0  # seconds between tries to become the process that delivers
 _GRACE = 30.0  # seconds that a deliverer may take beyond what the configuration gives it to stop
 
 CallersConnection: TypeAlias = "sqlite3.Connection | psycopg.Connection[Any] | psycopg.AsyncConnection[Any]"
-"""What a caller's own transaction may be of."""
+"""The connections on which a caller's own transaction may run."""
 
 log = logging.getLogger("zsmtp")
 
@@ -75,7 +75,7 @@ def _kind(connection: object) -> str:
 
 
 class Queue:
-    """A queue of messages. Made by :meth:`open`; to be used on the event loop on which it is opened."""
+    """A queue of messages. Made by :meth:`open`; use it on the event loop on which it was opened."""
 
     def __init__(
         self,
@@ -116,12 +116,12 @@ class Queue:
         deliver: bool = False,
         node: str = "",
     ) -> Queue:
-        """A queue, to be opened by ``async with`` or by awaiting it; what is not there is made.
+        """A queue that ``async with`` or awaiting it opens; a missing file or schema is made.
 
         ``url`` is ``sqlite:///path``, the path of a file, ``postgresql://host/database``, or ``memory:``. ``config``
-        says how mail is delivered, and by which relays; ``queue`` how the queue works. With ``deliver`` this process
-        also delivers, or waits to do so while another one does (from a database, they deliver side by side); it is
-        called ``node``, by default after the host and the process. Raises ConfigError; opening raises QueueUnavailable.
+        sets how mail is delivered, and by which relays; ``queue`` how the queue works. With ``deliver`` this process
+        also delivers, or waits while another one does (from a database, they deliver side by side); its name is
+        ``node``, by default made of the host and the process. Raises ConfigError; opening raises QueueUnavailable.
         """
         return cls(
             locate(url),
@@ -143,7 +143,7 @@ class Queue:
         await self.aclose()
 
     async def start(self) -> Queue:
-        """Open it, which ``async with`` and awaiting it do."""
+        """Open the queue; ``async with`` and awaiting it call this."""
         if self._opened is not None:
             raise QueueError("this queue is open already")
         self._file = os.path.realpath(self._location.path) if self._location.path else ""
@@ -158,10 +158,10 @@ class Queue:
         return await open_store(self._location, shard=self._shard, history_kept=self._queue_config.retention)
 
     async def aclose(self) -> None:
-        """Stop delivering, and let go of the store. May be called again.
+        """Stop delivering, and close the store. May be called again.
 
-        Messages past their point of no return are waited for, as long as the configuration says (``shutdown``). Raises
-        what ended the delivery before, if anything did.
+        It waits for messages past their point of no return, for the configured time (``shutdown``). Raises the error
+        that ended the delivery before, if there was one.
         """
         if os.getpid() != self._process:
             return
@@ -202,7 +202,7 @@ class Queue:
         return ReturnPath(self._queue_config.bounces, self._return_keys, self.store.shard)
 
     async def _run(self, runner: Runner) -> None:
-        """Deliver, and do what else the process that delivers does: notices, and removing what nobody needs."""
+        """Deliver, make the notices that are owed, and remove data that is not needed any more."""
         from zsmtp.queue.composer import Composer, NoticeSettings
         from zsmtp.queue.housekeeping import Housekeeping, reporting_name
         from zsmtp.queue.templates import load
@@ -258,16 +258,16 @@ class Queue:
     ) -> str:
         """Queue a message, and return its id when it is on the disk.
 
-        The message and its envelope are read as by ``Client.deliver``, whose options are there; the other arguments are
+        The message and its envelope are read as by ``Client.deliver``, with the same options; the other arguments are
         those of :class:`~zsmtp.queue.ingest.QueueSubmission`. A second message with the same ``idempotency_key`` is not
-        queued: the id is that of the first, or Conflict is raised if it was another message. A message of more than
-        1 MiB is read and written in parts. If this call is cancelled, the message may be queued all the same.
+        queued: the call returns the id of the first, or raises Conflict if that was a different message. A message of
+        more than 1 MiB is read and written in parts. If this call is cancelled, the message may still be queued.
 
-        With ``connection`` it is written in the caller's own transaction in the database of this queue, whole in
-        memory: it is queued if and only if the caller commits. Delivery begins a second after that at most, at once
-        after :meth:`wake`. The connection is one of ``sqlite3``, in WAL mode with ``synchronous = FULL``, or of psycopg
-        (``Connection`` or ``AsyncConnection``), whose ``synchronous_commit`` is not off. All but the last are used in
-        the thread of this event loop.
+        With ``connection`` it is written in the caller's own transaction in the database of this queue, and is whole in
+        memory: it is queued if and only if the caller commits. Delivery begins within a second after the commit, at
+        once after :meth:`wake`. The connection is a ``sqlite3`` one in WAL mode with ``synchronous = FULL``, or a
+        psycopg one (``Connection`` or ``AsyncConnection``) whose ``synchronous_commit`` is not off. All but the last
+        are used in the thread of this event loop.
         """
         submission = QueueSubmission(
             message=message,
@@ -291,13 +291,13 @@ class Queue:
     async def submit_many(self, submissions: Iterable[Submission | MessageLike]) -> list[str]:
         """Queue messages in one commit, all or none, and return their ids.
 
-        They are in memory meanwhile: contents of more than 64 MiB together are refused (SubmissionError).
+        They are held in memory: contents of more than 64 MiB together are refused (SubmissionError).
         """
         self._check()
         return await self.put_many(await self._ingest.read_many(submissions))
 
     async def put_many(self, new: Sequence[NewMessage]) -> list[str]:
-        """Queue messages in one commit that were read. For other ways in."""
+        """Queue messages that were already read, in one commit. For other intakes."""
         store = self.store
         with await self.admission.reserve_all([(one, len(one.content)) for one in new]) as reservation:
             found = await store.submit(new)
@@ -305,16 +305,16 @@ class Queue:
         return [self._text(accepted) for accepted in found]
 
     def read(self, given: Submission | MessageLike, *, origin: str = LIBRARY) -> Ingested:
-        """Read a message to be queued, in any thread. For other ways in."""
+        """Read a message for queueing, in any thread. For other intakes."""
         self._check()
         return self._ingest.read(given, origin=origin)
 
     async def put(self, one: Ingested) -> str:
-        """Queue a message that was read. For other ways in."""
+        """Queue a message that was already read. For other intakes."""
         return self._text(await self.accept(one))
 
     async def accept(self, one: Ingested) -> Accepted:
-        """As :meth:`put`; tells also whether the message was queued before, by its idempotency key."""
+        """As :meth:`put`; the result also has whether the message was queued before, by its idempotency key."""
         store = self.store
         with await self.reserve(one) as reservation:
             if one.large:
@@ -325,7 +325,7 @@ class Queue:
         return accepted
 
     async def reserve(self, one: Ingested) -> Reservation:
-        """Have room for a message by the quotas of its tenant. Raises QuotaExceeded. For other ways in."""
+        """Reserve room for a message in the quotas of its tenant. Raises QuotaExceeded. For other intakes."""
         return await self.admission.reserve(one.new.tenant, amount_of(one.new, one.size))
 
     def submit_in(self, connection: CallersConnection, submission: Submission) -> str:
@@ -358,7 +358,7 @@ class Queue:
         return self._text(accepted)
 
     def _write_in(self, connection: CallersConnection, one: Ingested) -> Accepted:
-        """Write a message with a connection that is used in this thread."""
+        """Write a message over a connection of this thread."""
         if self._location.url:
             import psycopg
 
@@ -376,7 +376,7 @@ class Queue:
         return accepted
 
     async def _write_in_async(self, connection: CallersConnection, one: Ingested) -> Accepted:
-        """Write a message with a connection of asyncio."""
+        """Write a message over an asyncio connection."""
         import psycopg
 
         from zsmtp.queue.postgres.caller import submit_in_async
@@ -387,7 +387,7 @@ class Queue:
         return accepted
 
     def _read_whole(self, submission: Submission) -> Ingested:
-        """Read a message for a transaction of the caller's: it is in memory meanwhile."""
+        """Read a message for a caller's own transaction, into memory."""
         self._check()
         if self._location.in_memory:
             raise QueueError("a queue in memory is in no database: there is no transaction to submit in")
@@ -407,13 +407,13 @@ class Queue:
         return self._opened.uid
 
     def wake(self) -> None:
-        """Have messages looked for at once that were submitted in a transaction of the caller's. Not a coroutine."""
+        """Look at once for messages submitted in a caller's own transaction. Not a coroutine."""
         self.store.wake()
 
     # ----------------------------------------------------------------- tracking
 
     async def status(self, id: str) -> MessageStatus:
-        """How a message stands. Raises QueueError if it is not known, or not any more."""
+        """The status of a message. Raises QueueError if it is unknown, or was dropped by age."""
         return await tracking.status(self.store, self._number(id))
 
     async def wait(self, id: str, timeout: float | None = None) -> list[HistoryEntry]:
@@ -421,13 +421,13 @@ class Queue:
         return await tracking.wait(self.store, self._number(id), timeout)
 
     async def cancel(self, id: str) -> Recall:
-        """Call a message back; tells which recipients it is too late for. Nobody is notified."""
+        """Recall a message; the result names the recipients for which it is too late. No notices are sent."""
         return await tracking.cancel(self.store, self._number(id))
 
     async def events(self, cursor: str = "", *, limit: int = EVENTS) -> tuple[str, list[HistoryEntry]]:
-        """Attempts and ends behind a cursor ("" is the beginning), and the next cursor.
+        """Attempts and ends after a cursor ("" is the beginning), and the next cursor.
 
-        No entry is left out and none comes twice, as long as it is asked before the entries are dropped by age.
+        No entry is left out and none comes twice, if the caller reads entries before they are dropped by age.
         """
         return await self.store.events(cursor, limit=limit)
 
@@ -442,10 +442,11 @@ class Queue:
         source: str = LIBRARY,
         until: float | datetime | None = None,
     ) -> int:
-        """Have mail of a tenant not sent to addresses from now on; how many were not on the list.
+        """Suppress a tenant's mail to addresses from now on; returns how many were not on the list.
 
-        A recipient that is submitted to one of them ends at once: failed, 5.7.1. What is queued already is not touched.
-        ``until`` is when it ends, None: when it is taken back. Raises SubmissionError for what is no address.
+        A recipient that is submitted to one of them ends at once: failed, 5.7.1. Recipients queued already are not
+        touched. ``until`` is when the suppressions end, None: when they are lifted. Raises SubmissionError for an
+        invalid address.
         """
         now, end = time.time(), instant(until, "until")
         given = read_addresses(addresses, "address")
@@ -454,13 +455,13 @@ class Queue:
         )
 
     async def unsuppress(self, addresses: str | bytes | Iterable[str | bytes], *, tenant: str = "") -> int:
-        """Have mail of a tenant sent to addresses again; how many were on the list. Raises SubmissionError."""
+        """Lift a tenant's suppressions of addresses; returns how many were on the list. Raises SubmissionError."""
         return await self.store.unsuppress(tenant, read_addresses(addresses, "address"))
 
     async def suppressions(
         self, addresses: str | bytes | Iterable[str | bytes] = (), *, tenant: str | None = None
     ) -> list[Suppression]:
-        """Which addresses are suppressed: all, or those of a tenant, or of these addresses. Raises SubmissionError."""
+        """The suppressed addresses: all, or a tenant's, or those among ``addresses``. Raises SubmissionError."""
         given = read_addresses(addresses, "address") if addresses else ()
         return [one async for one in self.store.suppressions(tenant, given)]
 
@@ -475,7 +476,7 @@ class Queue:
 
     @property
     def admission(self) -> Admission:
-        """What holds submissions against quotas; raises QueueError as :attr:`store`."""
+        """The check of submissions against quotas; raises QueueError as :attr:`store`."""
         self._check()
         assert self._admission is not None
         return self._admission

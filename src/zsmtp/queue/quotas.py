@@ -1,14 +1,14 @@
 """Quotas of tenants: how much a tenant may submit in an hour, and how much of its mail may be queued at a time.
 
-Everything here is a pure rule. What is accepted is counted in slots of five minutes, by counters of the store whose
-names are made here (:func:`counted`): adding to a counter makes no submission wait for another one. A slot counts
-until an hour after its end, so that no hour whatever sees more than the quota, and room comes back up to five minutes
-late. What is queued is counted where it lies (:meth:`~zsmtp.queue.store.QueueStore.queued_by_tenant`)::
+The rules are pure. Accepted mail is counted in slots of five minutes, by counters of the store with names from this
+module (:func:`counted`): adding to a counter makes no submission wait for another one. A slot counts until an hour
+after its end, so that no hour has more than the quota, and room becomes free up to five minutes late. Queued mail is
+counted by the store (:meth:`~zsmtp.queue.store.QueueStore.queued_by_tenant`)::
 
     limits = TenantLimits(messages_per_hour=1000, queued_octets=10 << 30)
     exceeded = excess(limits, "shop", Amount(1, 4096, 1), used=slots, queued=queued, now=now)
 
-Who asks, and how old the figures may be, is decided by ``zsmtp.queue.admission``.
+``zsmtp.queue.admission`` calls the rules and decides how old the counts may be.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _SLOTS = HOUR // SLOT + 1  # slots that count at a time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantLimits:
-    """What a tenant may have. Quotas of 0 are none; they hold for every way into the queue but notices."""
+    """The limits of a tenant. A quota of 0 is none; quotas apply to all mail but notices."""
 
     weight: float = 1.0
     """Its share where tenants wait for the same site."""
     messages_per_hour: int = 0
-    """Messages that are accepted from it in any hour."""
+    """Messages accepted from it in any hour."""
     recipients_per_hour: int = 0
-    """Recipients of messages that are accepted from it in any hour."""
+    """Recipients of messages accepted from it in any hour."""
     octets_per_hour: int = 0
-    """Octets of messages that are accepted from it in any hour."""
+    """Octets of messages accepted from it in any hour."""
     queued_messages: int = 0
-    """Messages of it that are in the queue at a time, notices to it among them."""
+    """Its messages in the queue at a time, including notices to it."""
     queued_octets: int = 0
     """Octets of these messages."""
 
@@ -53,17 +53,17 @@ class TenantLimits:
 
     @property
     def by_hour(self) -> bool:
-        """Whether there is a quota of what is accepted in an hour."""
+        """Whether there is a quota on mail accepted in an hour."""
         return bool(self.messages_per_hour or self.recipients_per_hour or self.octets_per_hour)
 
     @property
     def of_queue(self) -> bool:
-        """Whether there is a quota of what is queued at a time."""
+        """Whether there is a quota on mail queued at a time."""
         return bool(self.queued_messages or self.queued_octets)
 
 
 class Amount(NamedTuple):
-    """So much mail."""
+    """An amount of mail."""
 
     messages: int = 0
     octets: int = 0
@@ -74,7 +74,7 @@ class Amount(NamedTuple):
         return Amount(self.messages + other.messages, self.octets + other.octets, self.recipients + other.recipients)
 
     def minus(self, other: Amount) -> Amount:
-        """What is left of this one without another one."""
+        """The difference of two."""
         return self.plus(Amount(-other.messages, -other.octets, -other.recipients))
 
 
@@ -90,7 +90,7 @@ def slot_of(at: float) -> int:
 
 
 def counted(accepted: Iterable[tuple[str, Amount]], now: float) -> dict[str, int]:
-    """What is added to counters when mail of tenants is accepted now."""
+    """The additions to counters for mail of tenants that is accepted now."""
     found: dict[str, int] = {}
     slot = slot_of(now)
     for tenant, amount in accepted:
@@ -104,13 +104,13 @@ def _names(tenant: str, slot: int) -> tuple[str, ...]:
 
 
 def names_within_hour(tenant: str, now: float) -> list[str]:
-    """All counters that tell what was accepted from a tenant in the last hour."""
+    """The names of all counters for a tenant's mail of the last hour."""
     last = slot_of(now)
     return [name for number in range(_SLOTS) for name in _names(tenant, last - number * SLOT)]
 
 
 def used_by_slot(counters: Mapping[str, int], tenant: str, now: float) -> dict[int, Amount]:
-    """What was accepted from a tenant, by slot, of those slots that count now; from the values of counters."""
+    """The amounts accepted from a tenant, by slots that count now, from the values of counters."""
     found = {}
     for number in range(_SLOTS):
         slot = slot_of(now) - number * SLOT
@@ -121,17 +121,17 @@ def used_by_slot(counters: Mapping[str, int], tenant: str, now: float) -> dict[i
 
 
 def is_of_tenant(counter: str) -> bool:
-    """Whether a counter is one of these, and no total of the queue."""
+    """Whether a counter is a tenant's, and no total of the queue."""
     return counter.startswith(_PREFIX)
 
 
 def names_of_old(now: float) -> tuple[str, str]:
-    """From which name, and below which, counters are of slots that do not count any more."""
+    """The range of names, from the first and below the second, of counters whose slots do not count any more."""
     return _PREFIX, f"{_PREFIX}{slot_of(now) - (_SLOTS - 1) * SLOT:012d}"
 
 
 def is_over(counter: str, now: float) -> bool:
-    """Whether a counter is of a slot that does not count any more."""
+    """Whether the slot of a counter does not count any more."""
     first, oldest = names_of_old(now)
     return first <= counter < oldest
 
@@ -142,10 +142,10 @@ def is_over(counter: str, now: float) -> bool:
 def excess(
     limits: TenantLimits, tenant: str, wanted: Amount, *, used: Mapping[int, Amount], queued: Amount, now: float
 ) -> QuotaExceeded | None:
-    """What quota a tenant would go beyond with ``wanted``, None if none.
+    """The quota that a tenant would exceed with ``wanted``, None if none.
 
-    ``used`` is what was accepted by slot, ``queued`` what is there. Of several quotas the one counts that is free last;
-    one of the queue before those of an hour. Raises SubmissionError for what is more than a quota by itself.
+    ``used`` is the amount accepted by slot, ``queued`` the amount in the queue. Of several quotas the result is the one
+    that has room last; one of the queue before those of an hour. Raises SubmissionError for more than a whole quota.
     """
     check_alone(limits, tenant, wanted)
     for name, limit, there, more in (
@@ -165,7 +165,7 @@ def excess(
 
 
 def check_alone(limits: TenantLimits, tenant: str, wanted: Amount) -> None:
-    """Raise SubmissionError for what is more than a quota by itself, and could never be taken."""
+    """Raise SubmissionError for an amount of more than a whole quota, which could never be accepted."""
     for name, limit, more in (
         *_hourly(limits, wanted),
         ("queued_messages", limits.queued_messages, wanted.messages),
@@ -178,7 +178,7 @@ def check_alone(limits: TenantLimits, tenant: str, wanted: Amount) -> None:
 
 
 def _hourly(limits: TenantLimits, wanted: Amount) -> tuple[tuple[str, int, int], ...]:
-    """The quotas of an hour, in the order of amounts: name, limit, what is wanted."""
+    """The quotas of an hour, in the order of amounts: name, limit, wanted amount."""
     return tuple(
         (f"{kind}_per_hour", getattr(limits, f"{kind}_per_hour"), number)
         for kind, number in zip(Amount._fields, wanted, strict=True)

@@ -1,7 +1,7 @@
-"""Results on their way to the store: gathered for some milliseconds, written in one transaction for each lease.
+"""Writes results to the store: gathered for some milliseconds, in one transaction for each lease.
 
-A result that cannot be written stops delivery (what is sent and not recorded would be sent again): while
-:attr:`ResultWriter.problem` says why, nothing new may begin. Writing is tried again until it works.
+A result that cannot be written stops delivery (a sent message without a recorded result would be sent again): no new
+attempt may begin while :attr:`ResultWriter.problem` has the reason. Writing is retried until it works.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from zsmtp.queue.store import Ended, Lease, QueueStore, Settlement
 log = logging.getLogger("zsmtp.queue")
 
 GATHER = 0.010  # seconds results gather before they are written
-GROUP = 200  # results that are written at once without waiting for more
-RETRY = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds until a store that could not be written is tried again
+GROUP = 200  # results that are written without waiting for more
+RETRY = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds between tries to write to a failing store
 
 
 class LeasedSite(Protocol):
-    """A site under lease, as far as its results go."""
+    """A leased site, as the writer of its results needs it."""
 
     @property
     def lease(self) -> Lease:
-        """The lease its results are written under."""
+        """The lease under which its results are written."""
 
     def in_hand(self) -> Iterable[AttemptKey]:
         """The attempts of recipients that were read and have no result in the store."""
 
     def written(self, results: Sequence[tuple[KeyQueue, Settlement]]) -> None:
-        """These results are in the store."""
+        """Called when these results are in the store."""
 
 
 class ResultWriter:
-    """Takes results and writes them to ``store``; ``on_entry`` is called with each history entry once it is written."""
+    """Writes results to ``store``; ``on_entry`` is called with each history entry once it is written."""
 
     def __init__(self, store: QueueStore, on_entry: Callable[[HistoryEntry], None] | None = None) -> None:
         self._store = store
@@ -53,7 +53,7 @@ class ResultWriter:
         """Why results cannot be written now, "" while they can."""
 
     def add(self, site: LeasedSite, key: KeyQueue, result: Settlement) -> None:
-        """A result for a recipient of ``key``, to be written."""
+        """Add a result for a recipient of ``key``."""
         self._waiting.setdefault(site, []).append((key, result))
         self._count += 1
         if self._count in (1, GROUP):
@@ -61,11 +61,11 @@ class ResultWriter:
 
     @property
     def all_written(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no result waits for writing."""
         return not self._waiting and not self._writing
 
     async def write(self) -> None:
-        """Write what comes, until cancelled."""
+        """Write results until cancelled."""
         while True:
             await self._stirred.wait()
             self._stirred.clear()
@@ -109,7 +109,7 @@ class ResultWriter:
 
 
 def recipient_of(result: Settlement) -> tuple[int, int]:
-    """The message and the number of the recipient that a result is about."""
+    """The message and the number of the recipient of a result."""
     if isinstance(result, Ended):
         return result.entry.message, result.entry.number
     return result.attempt[:2]

@@ -1,16 +1,15 @@
-"""Return paths that tell which message comes back: variable envelope return paths (VERP), signed against forging.
+"""Return paths that identify the returned message: variable envelope return paths (VERP), signed against forgery.
 
-The reverse-path of a message is where other systems send word of it when it is too late to refuse it (RFC 5321 4.4,
-6.1), and seldom do they say which message they mean. So each message is sent with a reverse-path of its own, made by a
-template::
+Other systems send reports to the reverse-path of a message when it is too late to refuse it (RFC 5321 4.4, 6.1), and
+the reports seldom identify the message. So each message is sent with its own reverse-path, made from a template::
 
     bounce+{id}@example.net             one for each message
     bounce+{id}-{recipient}@example.net one for each recipient
 
 ``{id}`` stands for a token of 34 characters in the base 32 of ``zsmtp.queue.ids``: the id of the message (15), the day
 it was issued on (3), and the first 80 bits of an HMAC-SHA256 over these and the number of the recipient (16).
-``{recipient}`` is that number. A token is good for 30 days. It is proven before anything is looked up, and in constant
-time; nobody can make one for another message or recipient.
+``{recipient}`` is that number. A token is valid for 30 days. It is verified before any lookup, and in constant time;
+without the keys no token for another message or recipient can be made.
 
 The day of a token changes once a week while a message is queued: servers that defer strangers (greylisting) know a
 message by its reverse-path, too. Recipients with reverse-paths of their own cannot share a transaction.
@@ -35,13 +34,13 @@ from zsmtp.queue.ids import EPOCH, digits, from_text, number, to_text
 from zsmtp.queue.states import QueuedMessage, QueuedRecipient
 
 VALID_DAYS = 30
-"""Days that a token is good for."""
+"""Days that a token is valid."""
 MAX_LOCAL = 64
 """Octets of a local part (RFC 5321 4.5.3.1.1)."""
 ADDRESS_FAILURES = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1")
-"""Statuses that say of an address that it is dead: no such mailbox, no such host, bad syntax, moved, null MX, disabled.
+"""Statuses of a dead address: no such mailbox, no such host, bad syntax, moved, null MX, disabled.
 
-Others say more about the message or its sender: where ``5.7.1`` suppressed, one block list could empty a mailing list.
+Others concern the message or its sender: if ``5.7.1`` suppressed, one block list could empty a mailing list.
 """
 _DAY = 86400.0
 _WEEK = 7  # days that a message keeps its token while it is queued
@@ -57,21 +56,21 @@ _PATTERNS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BounceConfig:
-    """What becomes of mail that comes back. Raises :class:`~zsmtp.errors.ConfigError` for a template that is none."""
+    """The handling of returned mail. Raises :class:`~zsmtp.errors.ConfigError` for an invalid template."""
 
     return_path: str = ""
-    """The reverse-path of what is sent: ``bounce+{id}@example.net`` is one for each message, with ``{recipient}`` in it
-    one for each recipient; "" leaves reverse-paths as they are submitted."""
+    """The reverse-path of sent mail: ``bounce+{id}@example.net`` is one for each message, with ``{recipient}`` in it
+    one for each recipient; "" leaves reverse-paths as submitted."""
     key_file: str = ""
-    """The file of the keys that prove them (``zsmtp bounce key FILE`` makes it); the same for all who deliver."""
+    """The file of the keys that sign them (``zsmtp bounce key FILE`` makes it); the same for all delivering nodes."""
     senders: tuple[str, ...] = ("*",)
-    """Patterns of the senders whose mail it is for; mail without a sender never gets one."""
+    """Patterns of the senders whose mail gets a return path; mail from the null sender never does."""
     complaints: tuple[str, ...] = ()
-    """Addresses that complaints (RFC 5965) are sent to, which listeners with ``bounces`` take in."""
+    """Addresses for complaints (RFC 5965), whose mail listeners with ``bounces`` accept."""
     suppress: tuple[str, ...] = ADDRESS_FAILURES
     """Patterns of the enhanced statuses of reports after which an address is suppressed; each begins with 5."""
     suppress_complaints: bool = True
-    """Whether the address of who complained is suppressed."""
+    """Whether a complaint suppresses the address of its recipient."""
     _patterns: tuple[re.Pattern[str], ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -92,19 +91,19 @@ class BounceConfig:
         object.__setattr__(self, "_patterns", tuple(glob(text.lower()) for text in self.senders))
 
     def example_for(self, sender: bytes) -> bytes:
-        """What the reverse-path of mail of a sender looks like; its token proves nothing."""
+        """An example of the reverse-path for mail from a sender; its token is invalid."""
         if not self.is_for(sender):
             return sender
         return self.return_path.replace("{id}", "0" * (_ID + _DATE + _PROOF)).replace("{recipient}", "0").encode()
 
     def is_for(self, sender: bytes) -> bool:
-        """Whether mail of a sender gets a return path."""
+        """Whether mail from a sender gets a return path."""
         text = sender.decode("utf-8", "replace").lower()
         return bool(sender and self.return_path) and any(one.fullmatch(text) for one in self._patterns)
 
 
 def _check_template(template: str) -> None:
-    """Raise ConfigError for a template that makes no addresses."""
+    """Raise ConfigError for a template that makes no valid addresses."""
     local, _, domain = template.rpartition("@")
     shown = escape(template[:120])
     places = _PLACES.findall(local)
@@ -124,20 +123,20 @@ def _check_template(template: str) -> None:
 
 
 class ReturnedTo(NamedTuple):
-    """A return path that is proven: the message, and the recipient if the path is of one only."""
+    """A verified return path: the message, and the recipient if the path belongs to only one."""
 
     message: int
     number: int | None
 
 
 class Unproven(NamedTuple):
-    """A return path that proves nothing, and why."""
+    """A return path that failed verification, and why."""
 
     problem: str
 
 
 class ReturnPath:
-    """Makes return paths, and recognises them. The first of ``keys`` signs, all of them prove."""
+    """Makes and verifies return paths. The first of ``keys`` signs, all of them verify."""
 
     def __init__(self, config: BounceConfig, keys: Sequence[bytes], shard: int) -> None:
         self.config = config
@@ -153,9 +152,9 @@ class ReturnPath:
         return self._by_recipient and self.config.is_for(message.sender)
 
     def sender_of(self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], now: float) -> bytes:
-        """The reverse-path that a message is sent with, to recipients that share a transaction.
+        """The reverse-path of a message to recipients that share a transaction.
 
-        They are one if :meth:`is_of_one` says so.
+        If :meth:`is_of_one` is true, there is only one recipient.
         """
         if not self.config.is_for(message.sender):
             return message.sender
@@ -169,7 +168,7 @@ class ReturnPath:
         return self.config.return_path.replace("{id}", token).replace("{recipient}", number).encode()
 
     def recognise(self, address: bytes, now: float) -> ReturnedTo | Unproven | None:
-        """What an address says that mail came back to; None: it is no return path of this template."""
+        """Verify an address that mail came back to; None: it is no return path of this template."""
         found = self._pattern.fullmatch(address.decode("utf-8", "replace").lower()) if self.config.return_path else None
         if found is None:
             return None

@@ -1,8 +1,8 @@
-"""Standing rules: what operators decided for all mail of a kind, queued already or still to come.
+"""Standing rules: decisions of operators for all mail of a kind, both queued and future.
 
 A rule is a filter, an action, and perhaps an end (``zsmtp.queue.store.Rule``). Rules are applied when a recipient is
 about to be delivered, the oldest first; the first that matches decides. ``suspend`` leaves recipients where they are
-until the rule ends: no attempt is counted and no row is written. The others settle what they match.
+until the rule ends: no attempt is counted and no row is written. The other actions settle the recipients they match.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ ACTIONS = ("hold", "suspend", "fail", "drop", "reroute")
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a rule makes of a recipient. ``settlement`` None: it stays where it is, until the rule ends."""
+    """The effect of a rule on a recipient. ``settlement`` None: it stays as it is until the rule ends."""
 
     rule: Rule
     settlement: Settlement | None
 
 
 class Rules:
-    """The rules that stand now. Raises QueueError for one that cannot be read; stores hold none such."""
+    """The current standing rules. Raises QueueError for one that cannot be read; stores contain none such."""
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self._rules = [(rule, Filter.parse(rule.filter)) for rule in rules]
@@ -44,11 +44,11 @@ class Rules:
         return any(rule.number == number for rule, _ in self._rules)
 
     def next_end(self, now: float) -> float | None:
-        """When the first of them ends; None if none does."""
+        """The time when the first of them ends; None if none does."""
         return min((rule.until for rule, _ in self._rules if rule.until is not None and rule.until > now), default=None)
 
     def match(self, work: RecipientWork, now: float) -> Rule | None:
-        """The first rule that is about a recipient."""
+        """The first rule that matches a recipient."""
         for rule, wanted in self._rules:
             if rule.until is not None and rule.until <= now:
                 continue
@@ -57,7 +57,7 @@ class Rules:
         return None
 
     def apply(self, work: RecipientWork, now: float) -> Applied | None:
-        """What is to become of a recipient that is about to be delivered; None: it may be."""
+        """The effect of the rules on a recipient before its delivery; None: deliver it."""
         if not self._rules:
             return None
         rule = self.match(work, now)

@@ -1,17 +1,17 @@
-"""All retry policy: when a recipient is tried again, when it is given up, and when its sender is warned of the delay.
+"""The retry policy: when a recipient is tried again, when it is given up, and when its sender is warned of the delay.
 
-RFC 5321 4.5.4.1 asks for a first retry after 30 minutes at the latest, longer intervals later, and four to five days
-until a message is given up. Every failure has a class, every class a schedule (``zsmtp.delivery.retry``, whose names
-are here, too), and sites and tenants may have schedules of their own (:class:`RetryOverride`)::
+RFC 5321 4.5.4.1 recommends a first retry after 30 minutes at the latest, longer intervals later, and four to five days
+until a message is given up. Every failure has a class, every class a schedule (``zsmtp.delivery.retry``; this module
+re-exports its names), and sites and tenants may have their own schedules (:class:`RetryOverride`)::
 
     policy = RetryPolicy().for_recipient(site="example.com", tenant="")
     failure = classify("4.7.1", 450, "4.7.1 Greylisted", Scope.RECIPIENT, attempts=1)
     due = next_attempt(policy, failure, attempts=1, now=now, expires=expires, chance=uniform())
 
 Time and chance are arguments: ``now`` is in seconds since 1970 (UTC), ``chance`` a random number in [0, 1). A due time
-is computed from the time at which an attempt ended and never from earlier ones, so a clock that is set moves no
-recipient further than it was set itself. Delays of this side (a hold, a suspension, a rate, no free connection) are no
-attempts and have no class: :func:`after_suspension` says when their backlog comes back.
+is computed from the end of the last attempt only, so setting the clock moves no recipient further than the clock.
+Delays of this side (a hold, a suspension, a rate, no free connection) are no attempts and have no class:
+:func:`after_suspension` gives the due times of their backlog.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from zsmtp.queue.states import QueuedRecipient
 
 MAX_EXPIRE = 366 * DAY
 MAX_SPREAD = 4 * HOUR
-"""The longest time over which a backlog is spread; what a site takes after that is decided by its rate."""
+"""The longest time over which a backlog is spread; after it the site's rate alone limits the mail."""
 
 
 # ---------------------------------------------------------------------- policy
@@ -43,7 +43,7 @@ MAX_SPREAD = 4 * HOUR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryOverride:
-    """What is different for some recipients: those whose site and tenant match."""
+    """Exceptions from the policy for recipients whose site and tenant match."""
 
     site: str = "*"
     """A pattern of queue keys (``*``, ``?``)."""
@@ -52,7 +52,7 @@ class RetryOverride:
     schedule: Schedule | None = None
     """The schedule for all classes of failures; None leaves them as they are."""
     schedules: Mapping[FailureClass, Schedule] = field(default_factory=dict)
-    """Schedules for some of them."""
+    """Schedules for single classes."""
     expire: float | None = None
     """As of the policy; None leaves it as it is."""
     expire_null: float | None = None
@@ -64,7 +64,7 @@ class RetryOverride:
         _check_times(self.expire, self.expire_null, self.warn_after)
 
     def applies(self, site: str, tenant: str) -> bool:
-        """Whether it is about a recipient of this site and tenant."""
+        """Whether it applies to recipients of this site and tenant."""
         return key_matches(self.site, site) and name_matches(self.tenant, tenant)
 
 
@@ -73,7 +73,7 @@ class RetryPolicy:
     """When recipients are tried again, given up, and warned of. Times are in seconds."""
 
     schedules: Mapping[FailureClass, Schedule] = field(default_factory=lambda: SCHEDULES)
-    """By class; one that is left out has the schedule of ``OTHER``, or the default one."""
+    """Schedules by class; an absent class has the schedule of ``OTHER``, or the default one."""
     expire: float = 5 * DAY
     """After this time a recipient is given up (RFC 5321 4.5.4.1)."""
     expire_null: float = 2 * DAY
@@ -81,7 +81,7 @@ class RetryPolicy:
     warn_after: float = 4 * HOUR
     """After this time the sender is warned, once; 0: never."""
     overrides: tuple[RetryOverride, ...] = ()
-    """All that apply are used, later ones over earlier ones."""
+    """Exceptions; all that apply are used, later ones over earlier ones."""
 
     def __post_init__(self) -> None:
         _check_times(self.expire, self.expire_null, self.warn_after)
@@ -99,7 +99,7 @@ class RetryPolicy:
         return self.schedules.get(failure) or self.schedules.get(FailureClass.OTHER) or _DEFAULT
 
     def expires(self, since: float, *, null_sender: bool) -> float:
-        """When a recipient is given up that may be tried since ``since``."""
+        """When a recipient is given up that could first be tried at ``since``."""
         return since + (self.expire_null if null_sender else self.expire)
 
 
@@ -132,8 +132,8 @@ def next_attempt(
 ) -> float:
     """When a recipient is due again after its attempt number ``attempts`` failed at ``now``.
 
-    Never later than ``expires``: due at that time, it is found expired. Never earlier than ``now``, so that it is not
-    put before what was read already.
+    Never later than ``expires``: a recipient due then is found expired. Never earlier than ``now``, so that it does not
+    come before recipients that were read already.
     """
     due = now + policy.schedule(failure).wait(attempts, chance)
     return max(min(due, expires), now)
@@ -142,33 +142,33 @@ def next_attempt(
 def after_doubt(policy: RetryPolicy, now: float, expires: float, chance: float) -> float:
     """When a recipient is due whose attempt was lost with the process or machine that made it.
 
-    That is after the first wait, whatever the number of the attempt, and not at once: until then a late result can
-    still settle it. An attempt that is in doubt since its connection broke waits by its number instead
-    (:func:`next_attempt`), since a server that takes a message and breaks each time would get it again and again.
+    That is after the first wait of the schedule, for any number of attempts, and not at once: until then a late result
+    can still settle it. An attempt in doubt because its connection broke waits by its number instead
+    (:func:`next_attempt`): otherwise a server that takes a message and breaks each time would get it again and again.
     """
     return next_attempt(policy, FailureClass.IN_DOUBT, 1, now, expires, chance)
 
 
 def after_suspension(end: float, backlog: int, rate: float, chance: float) -> float:
-    """When a recipient is due that waited for the end of a suspension, or of any other delay of this side.
+    """When a recipient is due after the end of a suspension, or of any other delay of this side.
 
     The ``backlog`` of recipients is spread evenly over the time in which the site can take it at ``rate`` recipients a
-    second (0: unknown, it is taken to be 1), :data:`MAX_SPREAD` at most. It comes back as a stream, not as a wave.
+    second (0: unknown, 1 is assumed), :data:`MAX_SPREAD` at most, so that it does not become due all at once.
     """
     seconds = backlog / rate if rate > 0 else float(backlog)
     return end + min(max(seconds, 0.0), MAX_SPREAD) * chance
 
 
 def expired(recipient: QueuedRecipient, now: float) -> bool:
-    """Whether a recipient is to be given up. One that is held is not."""
+    """Whether the time of a recipient is over. A held one does not expire."""
     return not recipient.hold and now >= recipient.expires
 
 
 def warning_due(policy: RetryPolicy, recipient: QueuedRecipient, since: float, now: float) -> bool:
-    """Whether the sender is to be warned now that the message is late.
+    """Whether a delay warning to the sender is due now.
 
-    ``since`` is from when on the recipient could be tried: when the message was submitted, or the later time it was
-    submitted for. A recipient that is given up now is not warned of.
+    ``since`` is when the recipient could first be tried: when the message was submitted, or the later time it was
+    submitted for. There is no warning for a recipient that is given up now.
     """
     late = policy.warn_after > 0 and now - since >= policy.warn_after
     return late and not recipient.warned and now < recipient.expires

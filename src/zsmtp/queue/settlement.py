@@ -1,14 +1,14 @@
-"""From the verdict of an attempt to the change of the queue: an end, or when it is tried again; with what is owed.
+"""Computes a settlement from the verdict of an attempt: an end or a deferral of the recipient, with the owed notice.
 
-Pure: the time and the chance for the jitter are arguments. What a failure means is said by ``zsmtp.delivery.outcome``,
-when to try again by ``zsmtp.queue.schedule``, who is notified by ``zsmtp.queue.notices``; here these are put together
-for one recipient, for every way in which its time in somebody's hands can end:
+Pure: the time and the random number for the jitter are arguments. ``zsmtp.delivery.outcome`` classifies failures,
+``zsmtp.queue.schedule`` schedules retries, ``zsmtp.queue.notices`` decides about notices; this module combines them for
+one recipient, for every way in which a node can be done with it:
 
 - :func:`after_attempt`: the engine has a verdict;
-- :func:`after_loss`: the process or machine that tried it died, and the result is not known;
-- :func:`suppressed`: nothing is tried, as its address is not written to;
-- :func:`expiry` and :func:`warning`: nothing was tried, but its time is over, or its sender is to be warned;
-- :func:`unchanged`: nothing was tried, and it stays.
+- :func:`after_loss`: the process or machine that made the attempt died, and the result is unknown;
+- :func:`suppressed`: no attempt is made, because its address is suppressed;
+- :func:`expiry` and :func:`warning`: no attempt was made, but its time is over, or its delay warning is due;
+- :func:`unchanged`: no attempt was made, and it stays.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from zsmtp.queue.suppression import Suppression
 
 
 class InDoubt(Enum):
-    """What becomes of a recipient whose server may have the message already."""
+    """The policy for a recipient whose server may have the message already."""
 
     RETRY = "retry"
     """It is tried again by the schedule: it may come twice."""
     HOLD = "hold"
-    """It is held until somebody has looked."""
+    """It is held until an operator releases it."""
     DELIVERED = "delivered"
     """It counts as delivered: it may be lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettlementPolicy:
-    """What decides besides the verdict."""
+    """The policies that apply to a recipient besides the verdict."""
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     in_doubt: InDoubt = InDoubt.RETRY
@@ -50,12 +50,12 @@ class SettlementPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipientWork:
-    """A recipient in hand: what an attempt for it starts from."""
+    """A recipient in hand with the values that an attempt for it starts from."""
 
     recipient: QueuedRecipient
     message: QueuedMessage
     since: float
-    """From when on it could be tried: its submission, or the later time it was submitted for."""
+    """When it could first be tried: its submission, or the later time it was submitted for."""
 
     @classmethod
     def of(cls, recipient: QueuedRecipient, message: QueuedMessage) -> RecipientWork:
@@ -76,7 +76,7 @@ def after_attempt(
     node: str = "",
     lmtp: bool = False,
 ) -> Settlement:
-    """What the verdict of an attempt that ran from ``started`` to ``now`` means for the recipient."""
+    """The settlement for the verdict of an attempt that ran from ``started`` to ``now``."""
     recipient = work.recipient
     reason, code = words_of(verdict)
     attempt = recipient.attempts + 1
@@ -108,7 +108,7 @@ def after_attempt(
 def after_loss(
     work: RecipientWork, policy: SettlementPolicy, *, machine: bool, now: float, chance: float, node: str = ""
 ) -> Settlement:
-    """What it means that an attempt was marked, or in hand, and whoever made it died before its result was written."""
+    """The settlement for an attempt that was marked, or in hand, when its node died before the result was written."""
     died = "the machine or the database" if machine else "the process"
     entry = _entry(
         work,
@@ -123,7 +123,7 @@ def after_loss(
 
 
 def expiry(work: RecipientWork, now: float, node: str = "", held_back: str = "") -> Ended | None:
-    """Its end if its time is over, None otherwise; ``held_back`` is what keeps its mail back now."""
+    """Its end if its time is over, None otherwise; ``held_back`` is the reason why its mail is kept back now."""
     recipient = work.recipient
     if not expired(recipient, now):
         return None
@@ -141,7 +141,7 @@ def expiry(work: RecipientWork, now: float, node: str = "", held_back: str = "")
 
 
 def warning(work: RecipientWork, policy: RetryPolicy, now: float) -> Deferred | None:
-    """The warning that is due although nothing was tried, None if none is; the recipient stays where it is."""
+    """The delay warning that is due without an attempt, None if none is; the recipient itself is unchanged."""
     recipient = work.recipient
     if not warning_due(policy, recipient, work.since, now):
         return None
@@ -155,7 +155,7 @@ def warning(work: RecipientWork, policy: RetryPolicy, now: float) -> Deferred | 
 def unchanged(
     recipient: QueuedRecipient, *, hold: int = 0, key: str | None = None, notice: OwedNotice | None = None
 ) -> Deferred:
-    """That nothing was tried: no attempt is counted, a mark for the next one goes, and the rest stays as it was read.
+    """The settlement without an attempt: none is counted, a mark for the next one is removed, the rest is unchanged.
 
     A doubt about the last attempt stays, too: its result may still come.
     """
@@ -173,7 +173,7 @@ def unchanged(
 
 
 def failed_by_rule(work: RecipientWork, rule: Rule, now: float) -> Ended:
-    """The end that a rule of the actions ``fail`` or ``drop`` gives; a drop is not told to the sender."""
+    """The end by a rule with the action ``fail`` or ``drop``; the sender gets no notice of a drop."""
     drop = rule.action == "drop"
     entry = _entry(
         work,
@@ -187,7 +187,7 @@ def failed_by_rule(work: RecipientWork, rule: Rule, now: float) -> Ended:
 
 
 def suppressed(recipient: QueuedRecipient, message: QueuedMessage, suppression: Suppression, now: float) -> Ended:
-    """The end of a recipient that was submitted to an address that is not written to."""
+    """The end of a recipient that was submitted to a suppressed address."""
     work = RecipientWork.of(recipient, message)
     entry = _entry(
         work,
@@ -267,7 +267,7 @@ def _replaced(entry: HistoryEntry, outcome: Outcome, by: str = "") -> HistoryEnt
 
 
 def words_of(verdict: Verdict) -> tuple[str, int]:
-    """The server's words that decided, or the reason, on one line; and the reply code (0 if there was no reply)."""
+    """The decisive reply, or the reason, on one line; and the reply code (0 if there was no reply)."""
     if verdict.reply is not None:
         return printable(b" ".join(verdict.reply.lines), MAX_REASON), verdict.reply.code
     return shortened(reason_of(verdict), MAX_REASON), 0

@@ -1,10 +1,10 @@
-"""What a settlement, a mark or an operator's change does to a recipient: the rules that all stores share.
+"""Applies settlements, marks and operators' changes to a recipient: the rules that all stores share.
 
-A settlement was made from a recipient as it was when it was read; it holds if that one is still the same in what
-matters (:func:`applies`). What it makes of the recipient is :func:`deferred`, or an end. What a server may have by now
-is neither ended nor moved by an operator (:func:`may_change`).
+A settlement was made from a recipient as it was read; it applies if the recipient has not changed in a way that matters
+since (:func:`applies`). The recipient is then :func:`deferred`, or has an end. A recipient whose message a server may
+have by now is neither ended nor moved by an operator (:func:`may_change`).
 
-Stores read the recipient and write the answer in one transaction, under a lock that keeps others out.
+Stores read the recipient and write the result in one transaction, under a lock that excludes other writers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from zsmtp.records import replace
 
 
 class StandingRecipient(Protocol):
-    """What the rules ask of a recipient that is there."""
+    """The values of a queued recipient that the rules read."""
 
     @property
     def key(self) -> str: ...
@@ -50,7 +50,7 @@ class StandingRecipient(Protocol):
 
 
 class NoticeRule(Protocol):
-    """Which notice is owed when a recipient comes to an end, None if none is."""
+    """Decides which notice is owed at the end of a recipient, None for none."""
 
     def __call__(
         self,
@@ -66,7 +66,7 @@ class NoticeRule(Protocol):
 
 
 def attempt_of(settlement: Settlement) -> AttemptKey:
-    """The attempt that a settlement is about; attempt 0 if none was made."""
+    """The attempt of a settlement; attempt 0 if none was made."""
     if isinstance(settlement, Ended):
         entry = settlement.entry
         return AttemptKey(entry.message, entry.number, entry.attempt)
@@ -74,26 +74,26 @@ def attempt_of(settlement: Settlement) -> AttemptKey:
 
 
 def applies(settlement: Settlement, current: StandingRecipient | None, *, owner: bool, now: float) -> bool:
-    """Whether a settlement holds. ``owner``: it was made under the lease that the recipient's key has now."""
+    """Whether a settlement applies. ``owner``: it was made under the lease that the recipient's key has now."""
     if current is None or is_apart(current.hold):
         return False
     if not isinstance(settlement, Ended):
         return owner and settlement.attempt.attempt == current.attempts + 1
     attempt = settlement.entry.attempt
     if 0 < attempt == current.attempts and current.doubtful:
-        return now < current.due  # the word of an attempt that was settled as in doubt, and none was begun since
+        return now < current.due  # the result of an attempt that was settled as in doubt, without a later attempt
     if attempt == 0 and settlement.entry.outcome is Outcome.EXPIRED:
         return owner and not current.hold and current.expires <= settlement.entry.at
     return owner and attempt in (0, current.attempts + 1)
 
 
 def may_mark(attempt: int, current: StandingRecipient | None, *, owner: bool) -> bool:
-    """Whether an attempt is the next one of its recipient, and nothing holds that one."""
+    """Whether an attempt is the next one of its recipient, and the recipient is not held."""
     return current is not None and owner and attempt == current.attempts + 1 and not current.hold
 
 
 def late(settlement: Settlement) -> HistoryEntry | None:
-    """The history entry of a settlement that does not hold, None if it has no word to keep."""
+    """The history entry of a settlement that does not apply, None if it has no entry."""
     entry = settlement.entry
     if entry is None or entry.outcome is Outcome.LATE:
         return entry
@@ -102,7 +102,7 @@ def late(settlement: Settlement) -> HistoryEntry | None:
 
 
 def counters(outcome: Outcome, *, made: bool) -> tuple[str, ...]:
-    """The counters that a history entry adds to; ``made``: it is of an attempt."""
+    """The counters that a history entry adds to; ``made``: an attempt was made."""
     if outcome is Outcome.LATE:
         return ("late",)
     name = _NAMES.get(outcome, outcome.value)
@@ -113,12 +113,12 @@ _NAMES = {Outcome.IN_DOUBT: "doubtful"}
 
 
 def repeats(entry: HistoryEntry, *, doubtful: bool, attempts: int) -> bool:
-    """Whether an end is the delivery of what may have been delivered before, by an attempt in doubt."""
+    """Whether an end is a delivery after an attempt in doubt, so that the message may have been delivered twice."""
     return entry.outcome is Outcome.DELIVERED and doubtful and entry.attempt > attempts
 
 
 def deferred(settlement: Deferred, recipient: QueuedRecipient) -> QueuedRecipient:
-    """The recipient after a deferral that holds."""
+    """The recipient after a deferral that applies."""
     attempts = recipient.attempts + (settlement.entry is not None)
     return replace(
         recipient,
@@ -134,7 +134,7 @@ def deferred(settlement: Deferred, recipient: QueuedRecipient) -> QueuedRecipien
 
 
 def check_change(change: Change) -> None:
-    """Raise QueueError if a change is none, several at once, or to what cannot be kept."""
+    """Raise QueueError if a change is empty, is several at once, or has a value that cannot be stored."""
     fields = (change.due, change.hold, change.key, change.rank, change.expires, change.end, change.move)
     if sum(field is not None for field in fields) != 1:
         raise QueueError("a change is exactly one of due, hold, key, rank, expires, end and move")
@@ -155,8 +155,8 @@ def may_change(change: Change, recipient: StandingRecipient, *, perhaps_sent: bo
     """Whether a change may be made to a recipient.
 
     ``perhaps_sent``: a server may have its message by an attempt without a result, which has a mark, or may have had
-    one that was lost with the machine. Such a one is neither ended nor sent elsewhere. Of one that moves, besides, no
-    late result may still come, which the other queue would not hear of; what is set apart is not changed any more.
+    one that was lost with the machine. Such a recipient is neither ended nor moved. A recipient also cannot move while
+    a late result may still come, because the other queue would not get it; one that is set apart is not changed at all.
     """
     if is_apart(recipient.hold):
         return False
@@ -166,7 +166,7 @@ def may_change(change: Change, recipient: StandingRecipient, *, perhaps_sent: bo
 
 
 def changed(change: Change, recipient: QueuedRecipient) -> QueuedRecipient:
-    """The recipient after a change that is no end."""
+    """The recipient after a change that does not end it."""
     return replace(
         recipient,
         due=recipient.due if change.due is None else change.due,
@@ -180,7 +180,7 @@ def changed(change: Change, recipient: QueuedRecipient) -> QueuedRecipient:
 def ended(
     change: Change, recipient: QueuedRecipient, message: QueuedMessage, at: float, notice_rule: NoticeRule
 ) -> Ended:
-    """The end that an operator gives to a recipient."""
+    """The end of a recipient by an operator's change."""
     assert change.end is not None
     outcome = Outcome(change.end)
     entry = _end_of(recipient, message, outcome, at, status=change.status, reason=change.reason, by=change.by)
@@ -191,7 +191,7 @@ def ended(
 
 
 def departed(departure: Departure, recipient: QueuedRecipient, message: QueuedMessage, at: float, by: str) -> Ended:
-    """The end of a recipient that is in another queue now."""
+    """The end of a recipient that has moved to another queue."""
     return Ended(_end_of(recipient, message, Outcome.MOVED, at, reason=departure.to, by=by))
 
 
@@ -205,7 +205,7 @@ def _end_of(
     reason: str,
     by: str,
 ) -> HistoryEntry:
-    """The history entry of an end that no attempt led to."""
+    """The history entry of an end without an attempt."""
     return HistoryEntry(
         at=at,
         message=recipient.message,
@@ -225,7 +225,7 @@ def _end_of(
 def failure_notice(
     recipient: QueuedRecipient, message: QueuedMessage, outcome: Outcome, at: float, /, *, status: str, reason: str
 ) -> OwedNotice | None:
-    """The notice of a failure, for every message that has a sender; what NOTIFY asked for is not looked at."""
+    """The notice of a failure, for every message that has a sender, regardless of NOTIFY."""
     if message.null_sender:
         return None
     return OwedNotice(

@@ -1,19 +1,19 @@
-"""How much mail a site gets at a time: its connection window, its rates, and what happens when it does not answer.
+"""Traffic shaping: the connection window of a site, its rates, and the probes of a site that does not answer.
 
-Everything here is a rule or a state without a clock: times are arguments, in seconds on a clock that does not go back.
+Rules and states without a clock: times are arguments, in seconds on a clock that does not go back.
 
-**The connection window** of a site grows and shrinks by what comes of its connections. A delivery is good if a session
-came about, whatever the server then said of the message; a connection or handshake that fails, or 421, is bad. Each
-result counts ``1/window``, so it takes a window's worth of good results to grow by one and as many bad ones to shrink:
-a server that takes five connections of twenty then defers a sixth of its mail, where a constant step of one defers
-half. The window only grows while it is used.
+**The connection window** of a site grows and shrinks by the results of its connections. A delivery is good if a session
+was established, with any reply about the message; a failed connection or handshake, or 421, is bad. Each result counts
+``1/window``, so the window grows by one after as many good results as it is wide and shrinks after as many bad ones: a
+server that takes five connections of twenty then defers a sixth of its mail, instead of half with a constant step of
+one. The window only grows while it is used.
 
 **A site is dead** when more connections failed in a row than its window was wide when the first of them failed.
-Nothing more is tried then but one probe at a time, at growing intervals; what waits is not touched. The first good
-result brings the site back, with the window it starts with.
+Then only one probe at a time is tried, at growing intervals; waiting recipients are not touched. The first good result
+restores the site, with its initial window.
 
-**Rates** are token buckets: so many messages, recipients or connections in so many seconds. Several may be given; all
-of them hold.
+**Rates** are token buckets: a number of messages, recipients or connections in a number of seconds. Several may be
+given; all of them apply.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from zsmtp.fieldtypes import check_least, check_types
 
 START, MOST = 5, 20  # connections to a site: at first, and at most
 
-PROBES = (60.0, 120.0, 300.0, 600.0, 900.0)  # seconds between probes of a dead site; the last one stays
+PROBES = (60.0, 120.0, 300.0, 600.0, 900.0)  # seconds between probes of a dead site; the last one repeats
 PROBE_JITTER = 0.1  # of the interval, either way
 
 
 class TokenBucket:
-    """One rate on its way: a bucket that is full at first and fills again evenly."""
+    """The state of one rate: a bucket that is full at first and refills evenly."""
 
     __slots__ = ("_at", "_level", "rate")
 
@@ -42,12 +42,12 @@ class TokenBucket:
         self._at: float | None = None
 
     def wait(self, now: float, wanted: int = 1) -> float:
-        """Seconds until ``wanted`` may be taken; 0.0 if they may now. More than a full bucket waits for a full one."""
+        """Seconds until ``wanted`` may be taken; 0.0 for now. More than a full bucket waits for a full one."""
         missing = min(wanted, self.rate.allowed) - self._filled(now)
         return max(missing, 0.0) * self.rate.seconds / self.rate.allowed
 
     def take(self, now: float, taken: int = 1) -> None:
-        """Count ``taken``, whether or not they were there: what is too much is waited for afterwards."""
+        """Subtract ``taken``, even below zero: later calls wait for the excess."""
         self._level = self._filled(now) - taken
         self._at = now
 
@@ -58,7 +58,7 @@ class TokenBucket:
 
 
 class Buckets:
-    """Several rates that all hold."""
+    """The states of several rates, which all apply."""
 
     __slots__ = ("_buckets",)
 
@@ -66,7 +66,7 @@ class Buckets:
         self._buckets = [TokenBucket(rate) for rate in rates]
 
     def wait(self, now: float, wanted: int = 1) -> tuple[float, Rate | None]:
-        """Seconds until ``wanted`` may be taken, and the rate that makes it wait longest (None: none does)."""
+        """Seconds until ``wanted`` may be taken, and the rate with the longest wait (None: no wait)."""
         longest, binding = 0.0, None
         for bucket in self._buckets:
             seconds = bucket.wait(now, wanted)
@@ -75,13 +75,13 @@ class Buckets:
         return longest, binding
 
     def take(self, now: float, taken: int = 1) -> None:
-        """Count ``taken`` in all of them."""
+        """Subtract ``taken`` from all of them."""
         for bucket in self._buckets:
             bucket.take(now, taken)
 
 
 class ConnectionWindow:
-    """How many connections a site may have now: ``size``, 0 while it is dead."""
+    """The connection window of a site: ``size`` connections, 0 while it is dead."""
 
     __slots__ = ("_failed", "_most", "_score", "_size", "_start", "_worth", "dead")
 
@@ -89,9 +89,9 @@ class ConnectionWindow:
         self._start = min(start, most)
         self._most = most
         self._size = self._start
-        self._score = 0.0  # in connections; the window moves by one when it reaches one
+        self._score = 0.0  # in connections; the window changes by one when it reaches one
         self._failed = 0  # connections that failed since the last good one
-        self._worth = self._size  # of the window when the first of them failed
+        self._worth = self._size  # size of the window when the first of them failed
         self.dead = False
 
     @property
@@ -101,23 +101,23 @@ class ConnectionWindow:
 
     @property
     def most(self) -> int:
-        """The connections that are ever allowed."""
+        """The largest size of the window."""
         return self._most
 
     def good(self, busy: int) -> None:
-        """A session came about, or a message was answered, while ``busy`` connections were in use."""
+        """Record an established session, or a reply to a message, with ``busy`` connections in use."""
         self._failed = 0
         if self.dead:
             self.dead = False
             self._size, self._score = self._start, 0.0
             return
-        if self._size < self._most and busy >= self._size:  # what is not used need not grow
+        if self._size < self._most and busy >= self._size:  # an unused window need not grow
             self._score = max(self._score, 0.0) + 1 / self._size
             if self._score >= 1:
                 self._size, self._score = self._size + 1, 0.0
 
     def bad(self) -> None:
-        """No session came about, or the server closed it with 421."""
+        """Record a failed session, or one closed with 421."""
         if not self._failed:
             self._worth = self._size
         self._failed += 1
@@ -128,13 +128,13 @@ class ConnectionWindow:
             self._size, self._score = self._size - 1, 0.0
 
     def limit(self, connections: int) -> None:
-        """The server showed that it takes so many at a time: no more are tried until it grows again."""
+        """Reduce the window to the number of connections that the server accepts; it grows again from there."""
         self._size = max(min(self._size, connections), 1)
         self._score = 0.0
 
 
 class ProbeTimes:
-    """When a dead site is tried again: one probe at a time, at growing intervals."""
+    """The times of probes of a dead site: one probe at a time, at growing intervals."""
 
     __slots__ = ("_failures", "at")
 
@@ -143,33 +143,33 @@ class ProbeTimes:
         self.at = 0.0  # the next probe, on the caller's clock
 
     def failed(self, now: float, chance: float) -> None:
-        """A probe failed, or the site was found dead; ``chance`` is a random number from 0 to 1."""
+        """Schedule the next probe after a failed one, or for a new dead site; ``chance`` is random, from 0 to 1."""
         interval = PROBES[min(self._failures, len(PROBES) - 1)]
         self._failures += 1
         self.at = now + interval * (1 + PROBE_JITTER * (2 * chance - 1))
 
     def succeeded(self) -> None:
-        """The site lives."""
+        """Reset the intervals: the site is not dead any more."""
         self._failures = 0
         self.at = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteLimits:
-    """What a site may get, as configured."""
+    """The configured limits of a site."""
 
     start: int = START
     """Connections at first."""
     most: int = MOST
     """Connections at most."""
     messages: tuple[Rate, ...] = ()
-    """Messages in a time."""
+    """Rates of messages."""
     recipients: tuple[Rate, ...] = ()
-    """Recipients in a time."""
+    """Rates of recipients."""
     connections: tuple[Rate, ...] = ()
-    """New connections in a time."""
+    """Rates of new connections."""
     per_connection: int = 0
-    """Messages over one connection, 0: as many as the server takes."""
+    """Messages over one connection, 0: as many as the server accepts."""
 
     def __post_init__(self) -> None:
         check_types(self)

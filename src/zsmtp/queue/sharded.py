@@ -1,15 +1,15 @@
-"""A fleet of several queues as programs submit to it: each message goes to one that is up (:class:`ShardedQueue`).
+"""Submits to a fleet of several queues: each message goes to one that is available (:class:`ShardedQueue`).
 
-Each queue is a shard: a database, or a file, with a number of its own that is in the ids of its messages. Nothing
-crosses shards, and no shard knows of the others; the program has all of them, by their numbers::
+Each queue is a shard: a database, or a file, with its own number that is in the ids of its messages. Shards do not
+communicate; the program has all of them, by their numbers::
 
     async with zsmtp.aio.ShardedQueue.open({0: "postgresql://db0/mail", 1: "postgresql://db1/mail"}) as queue:
         id = await queue.submit(message, sender="a@example.org", recipients=["b@example.net"])
         ends = await queue.wait(id, timeout=60)
 
-A message without an idempotency key goes to the same shard as the one before, as long as that one takes messages, else
-to the next one that does. One with a key goes to the shard that the key belongs to (:func:`home`), and nowhere else:
-only there it is known whether the key was used before. Where it cannot be said whether a shard has taken a message
+A message without an idempotency key goes to the same shard as the one before, as long as that one accepts messages,
+else to the next one that does. One with a key goes only to the shard of the key (:func:`home`): only that shard knows
+whether the key was used before. If it is unknown whether a shard has accepted a message
 (``QueueUnavailable.undecided``) no other one is tried, so no message is queued twice.
 """
 
@@ -49,23 +49,23 @@ if TYPE_CHECKING:
     from zsmtp.queue.ingest import SubmitArguments
 
 REST = 5.0
-"""Seconds between two looks whether a shard is up again."""
+"""Seconds between two tries to reach a shard that is down."""
 
 T = TypeVar("T")
 
 
 def home(tenant: str, idempotency_key: str, shards: Collection[int]) -> int:
-    """The number of the shard that an idempotency key of a tenant belongs to.
+    """The number of the shard of a tenant's idempotency key.
 
-    A new shard gets its share of the keys, and the keys of one that goes are shared among the others; all other keys
-    stay where they are (rendezvous hashing).
+    A new shard gets its share of the keys, and the keys of a removed one are distributed to the others; all other keys
+    keep their shards (rendezvous hashing).
     """
     words = f"{tenant}\0{idempotency_key}".encode("utf-8", "surrogatepass")
     return max(shards, key=lambda shard: sha256(shard.to_bytes(2) + words).digest())
 
 
 class ShardedQueue:
-    """Several queues to submit to. Made by :meth:`open`; to be used on the event loop on which it is opened."""
+    """Several queues to submit to. Made by :meth:`open`; use it on the event loop on which it was opened."""
 
     def __init__(
         self,
@@ -98,13 +98,13 @@ class ShardedQueue:
         queue: QueueConfig | None = None,
         chance: Callable[[], float] = random.random,
     ) -> ShardedQueue:
-        """Queues, to be opened by ``async with`` or by awaiting it.
+        """Queues that ``async with`` or awaiting the result opens.
 
-        ``urls`` are those of the queues, by their numbers (0 to 1023); they, ``config`` and ``queue`` are as of
-        :meth:`zsmtp.aio.Queue.open`. All programs of a fleet are given the same numbers: which queue an idempotency key
-        belongs to depends on them, not on the URLs. ``chance`` gives a number from 0 up to 1, which says to which queue
-        messages go first. Raises ConfigError; opening raises QueueUnavailable if no queue can be opened. A queue with
-        another number than it is given here is a QueueError, when it is opened or first needed.
+        ``urls`` are those of the queues, by their numbers (0 to 1023); they, ``config`` and ``queue`` are as in
+        :meth:`zsmtp.aio.Queue.open`. All programs of a fleet must use the same numbers: the queue of an idempotency key
+        depends on them, not on the URLs. ``chance`` gives a number from 0 up to 1, which selects the first queue to
+        submit to. Raises ConfigError; opening raises QueueUnavailable if no queue can be opened. A queue whose own
+        number differs from the given one is a QueueError, when it is opened or first needed.
         """
         if not isinstance(urls, Mapping) or not urls:
             raise ConfigError("queue: the URLs of shards by their numbers are wanted: {0: 'postgresql://...', 1: ...}")
@@ -128,7 +128,7 @@ class ShardedQueue:
         await self.aclose()
 
     async def start(self) -> ShardedQueue:
-        """Open it, which ``async with`` and awaiting it do: it is open when one of its queues is."""
+        """Open the queues; ``async with`` and awaiting it call this. It returns when one of them is open."""
         if self._open:
             raise QueueError("these queues are open already")
         self._open = True
@@ -153,7 +153,7 @@ class ShardedQueue:
         raise QueueUnavailable(f"no queue can be opened: {'; '.join(str(task.exception()) for task in opening)}")
 
     async def aclose(self) -> None:
-        """Let go of all queues. May be called again."""
+        """Close all queues. May be called again."""
         if os.getpid() != self._process or not self._open:
             return
         self._open = False
@@ -166,11 +166,11 @@ class ShardedQueue:
         await asyncio.gather(*(queue.aclose() for queue in queues))
 
     def _begin_opening(self, shard: int) -> asyncio.Task[Queue]:
-        """Open a queue, if nobody is at it; one that cannot be opened is tried again later."""
+        """Begin to open a queue, unless a task does already; a failed open is tried again later."""
         task = self._opening.get(shard)
         if task is None or task.done():
             task = asyncio.get_running_loop().create_task(self._opened(shard), name="zsmtp shard")
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody else may be told
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # another waiter may get it
             self._opening[shard] = task
         return task
 
@@ -194,7 +194,7 @@ class ShardedQueue:
     # ------------------------------------------------------------ what is down
 
     def _rest(self, shard: int) -> None:
-        """Leave a queue alone, and look now and then whether it is up again."""
+        """Skip a queue, and try every :data:`REST` seconds whether it is available again."""
         if shard not in self._resting and self._open:
             task = asyncio.get_running_loop().create_task(self._look(shard), name="zsmtp shard")
             self._resting[shard] = task
@@ -208,18 +208,18 @@ class ShardedQueue:
             except QueueUnavailable:
                 continue
             except ZsmtpError:
-                pass  # whoever submits is told
+                pass  # submissions raise it
             del self._resting[shard]
             return
 
     def _candidates(self, key: tuple[str, str] | None) -> list[int]:
-        """The queues that may take a message with a tenant and an idempotency key, if it has one: the first before."""
+        """The queues that may take a message, in order; ``key``: its tenant and idempotency key, if it has one."""
         if key is not None:
             return [home(*key, self._locations)]
         return sorted(self._order, key=lambda shard: shard in self._resting)
 
     async def _at_one(self, key: tuple[str, str] | None, work: Callable[[Queue], Awaitable[T]]) -> T:
-        """Have the first of the queues do something that is up."""
+        """Call ``work`` with the first available queue."""
         problem: QueueError | None = None
         for shard in self._candidates(key):
             try:
@@ -240,11 +240,11 @@ class ShardedQueue:
     # -------------------------------------------------------------- submission
 
     async def submit(self, message: MessageLike, **arguments: Unpack[SubmitArguments]) -> str:
-        """Queue a message at one of the queues, and return its id when it is on the disk.
+        """Queue a message in one of the queues, and return its id when it is on the disk.
 
-        The arguments are those of :meth:`zsmtp.aio.Queue.submit` but ``connection``. Raises what that does, when no
-        queue takes the message; QueueUnavailable with ``undecided`` if one may have it, which another call does not
-        know: a message that must not be queued twice has an idempotency key, and is submitted again with it.
+        The arguments are those of :meth:`zsmtp.aio.Queue.submit` without ``connection``. Raises the same errors when no
+        queue accepts the message; QueueUnavailable with ``undecided`` if one may have it, which a second call would not
+        detect: give a message that must not be queued twice an idempotency key, and submit it again with that.
         """
         self._check()
         submission = QueueSubmission(message=message, **arguments)
@@ -252,19 +252,19 @@ class ShardedQueue:
             return await self.put(one)
 
     def read(self, given: Submission | MessageLike) -> Ingested:
-        """Read a message to be queued, in any thread. For other ways in."""
+        """Read a message for queueing, in any thread. For other intakes."""
         self._check()
         return self._ingest.read(given)
 
     async def put(self, one: Ingested) -> str:
-        """Queue a message that was read. For other ways in."""
+        """Queue a message that was already read. For other intakes."""
         return await self._at_one(_key(one.new), lambda queue: queue.put(one))
 
     async def submit_many(self, submissions: Iterable[Submission | MessageLike]) -> list[str]:
         """Queue messages in one commit of one queue, all or none, and return their ids.
 
-        Raises what :meth:`zsmtp.aio.Queue.submit_many` does; SubmissionError for idempotency keys that belong to
-        different queues, and for messages with a key together with such that have none.
+        Raises the errors of :meth:`zsmtp.aio.Queue.submit_many`; SubmissionError for idempotency keys of different
+        queues, and for messages with a key together with others without one.
         """
         self._check()
         new = await self._ingest.read_many(submissions)
@@ -277,7 +277,7 @@ class ShardedQueue:
     # ----------------------------------------------------------------- tracking
 
     async def queue_of(self, id: str) -> Queue:
-        """The queue that a message is in, by its id.
+        """The queue of a message, by its id.
 
         Raises QueueUnavailable if it cannot be opened, QueueError if it is none of these.
         """
@@ -288,7 +288,7 @@ class ShardedQueue:
         return await self._queue(shard)
 
     async def status(self, id: str) -> MessageStatus:
-        """How a message stands; see :meth:`zsmtp.aio.Queue.status`, and :meth:`queue_of` for errors."""
+        """The status of a message; see :meth:`zsmtp.aio.Queue.status`, and :meth:`queue_of` for errors."""
         return await (await self.queue_of(id)).status(id)
 
     async def wait(self, id: str, timeout: float | None = None) -> list[HistoryEntry]:
@@ -297,7 +297,7 @@ class ShardedQueue:
             return await (await self.queue_of(id)).wait(id)
 
     async def cancel(self, id: str) -> Recall:
-        """Call a message back; see :meth:`zsmtp.aio.Queue.cancel`."""
+        """Recall a message; see :meth:`zsmtp.aio.Queue.cancel`."""
         return await (await self.queue_of(id)).cancel(id)
 
     def _check(self) -> None:

@@ -1,12 +1,12 @@
-"""The work of one queue key in memory: what was read and not begun, and what is to be read next. No clock, no I/O.
+"""The work of one queue key in memory: recipients read and not begun, and positions to read from. No clock, no I/O.
 
-A :class:`KeyQueue` has a reader's position in each sub-queue (key, tenant, rank) and a buffer of messages that were
-read. :meth:`KeyQueue.next` hands them out: tenants take turns by weight, within a tenant the lowest rank goes first,
+A :class:`KeyQueue` has a read position in each sub-queue (key, tenant, rank) and a buffer of the messages read.
+:meth:`KeyQueue.next` returns them in order: tenants take turns by weight, within a tenant the lowest rank goes first,
 then the earliest due time. :meth:`KeyQueue.to_read` names the sub-queues whose buffers run low, so that reading
-goes on while messages are sent. A position is kept between reads: what was read is not read again; where something
-appears before it (a release, ``now``, a late commit), reading begins anew and passes over what is in hand.
+continues while messages are sent. A position is kept between reads, so no recipient is read twice; if one appears
+before it (a release, ``now``, a late commit), reading starts over and skips the recipients in hand.
 
-Recipients of one message and key that are read together are one delivery, unless each has a reverse-path of its own.
+Recipients of one message and key that are read together are one delivery, unless each has its own reverse-path.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ class Group:
     recipients: list[QueuedRecipient]
     content: bytes | BinaryIO | None
     sender: bytes | None = None
-    """The reverse-path it is sent with, if that is another one than the message's."""
+    """The reverse-path to send, if it differs from the message's."""
 
 
 @dataclass(slots=True)
 class _Sub:
-    """One sub-queue. ``due`` is when its first recipient behind ``position`` is due, as far as known."""
+    """One sub-queue. ``due`` is the known due time of its first recipient after ``position``."""
 
     position: Position = START
     buffer: deque[Group] = field(default_factory=deque)
-    due: float | None = None  # None: nothing is known to be behind the position
+    due: float | None = None  # None: no recipient is known after the position
     reading: bool = False
-    learned: float | None = None  # the earliest work that was learned of since the read began, which may not see it
+    learned: float | None = None  # the earliest work reported since the read began, which may miss it
 
     def runs_low(self, now: float) -> bool:
-        """Whether more is to be read: the buffer runs low, something is due, and no read is under way."""
+        """Whether to read more: the buffer runs low, a recipient is due, and no read is in progress."""
         return not self.reading and self.due is not None and self.due <= now and len(self.buffer) < LOW_WATER
 
 
@@ -65,14 +65,14 @@ class KeyQueue:
         self._ranks: dict[str, list[SubQueue]] = {}  # by tenant, the lowest rank first
         self._turns: RoundRobin[str] = RoundRobin(weight)
         self._in_hand: dict[tuple[int, int], QueuedRecipient] = {}  # by message and number: read, and not done with
-        self._left: set[tuple[int, int]] = set()  # done with since a read began, which may show them as they were
+        self._left: set[tuple[int, int]] = set()  # done with since a read began, which may return them as they were
         self.ready = 0  # messages in the buffers
-        self.generation = 0  # of positions: what was asked for before it changed is of no use
+        self.generation = 0  # of positions: reads that began under an earlier one are discarded
 
     # ------------------------------------------------------------------- reading
 
     def learn(self, sub_queue: SubQueue, due: float) -> None:
-        """There is work in a sub-queue, due at ``due`` or later."""
+        """Record that a sub-queue has work, due at ``due`` or later."""
         sub = self._sub(sub_queue)
         if sub.reading and (sub.learned is None or due < sub.learned):
             sub.learned = due
@@ -82,7 +82,7 @@ class KeyQueue:
             self._rewind(sub)
 
     def to_read(self, now: float) -> list[tuple[SubQueue, Position]]:
-        """The sub-queues to be read now, and from where; they count as being read until :meth:`add`."""
+        """The sub-queues to read now, and the positions; they count as being read until :meth:`add`."""
         wanted = []
         for sub_queue, sub in self._subs.items():
             if sub.runs_low(now):
@@ -98,9 +98,9 @@ class KeyQueue:
         generation: int,
         usable: Callable[[Claimed], bool] = lambda _: True,
     ) -> bool:
-        """Take what was read; ``next_due`` is when there is more behind it. False if it came too late to be used.
+        """Add recipients that were read; ``next_due`` is the due time of the next one. False if they came too late.
 
-        What is not ``usable`` is read past until the key is forgotten; whoever settles it says so (:meth:`hold_back`).
+        Recipients that are not ``usable`` are skipped until :meth:`forget`; settle them after :meth:`hold_back`.
         """
         sub = self._sub(sub_queue)
         sub.reading = False
@@ -109,7 +109,7 @@ class KeyQueue:
         sub.due = next_due
         if claimed:
             sub.position = claimed[-1].recipient.position
-        if sub.learned is not None:  # what came while this was read may be missing in it
+        if sub.learned is not None:  # work that came during the read may be missing in it
             self.learn(sub_queue, sub.learned)
         if claimed:
             known = self._in_hand.keys() | self._left if self._left else self._in_hand.keys()
@@ -126,11 +126,11 @@ class KeyQueue:
         return True
 
     def failed_to_read(self, sub_queue: SubQueue) -> None:
-        """The store could not be read: it is asked again later."""
+        """Record that the store could not be read, so that the sub-queue is read again later."""
         self._sub(sub_queue).reading = False
 
     def forget(self) -> None:
-        """Begin all positions anew: what was read and not begun may not be so any more."""
+        """Reset all positions and buffers: recipients that were read and not begun may have changed."""
         self.generation += 1
         for group in self.buffered():
             for recipient in group.recipients:
@@ -145,7 +145,7 @@ class KeyQueue:
             self._turns.remove(tenant)
 
     def withdraw(self, message: int, number: int) -> bool:
-        """Take a recipient out that was read and not begun; False if it is none, or its delivery is under way."""
+        """Remove a recipient that was read and not begun; False if it was not read, or its delivery runs."""
         for sub_queue, sub in self._subs.items():
             for place, group in enumerate(sub.buffer):
                 kept = [one for one in group.recipients if (one.message, one.number) != (message, number)]
@@ -161,33 +161,33 @@ class KeyQueue:
         return False
 
     def _rest(self, tenant: str) -> None:
-        """A tenant of whom nothing is at hand has no turn."""
+        """Remove a tenant with empty buffers from the turns."""
         if not any(self._subs[one].buffer for one in self._ranks[tenant]):
             self._turns.remove(tenant)
 
     def nothing_left(self) -> None:
-        """There is nothing to be read any more, until something is learned of."""
+        """Record that there is no work to read until the next :meth:`learn`."""
         for sub in self._subs.values():
             sub.due = None
 
     @property
     def next_due(self) -> float | None:
-        """When there is something to read; None if nothing is known to wait."""
+        """When there is work to read; None if none is known."""
         return min((sub.due for sub in self._subs.values() if sub.due is not None), default=None)
 
     @property
     def reading(self) -> bool:
-        """Whether a read is under way."""
+        """Whether a read is in progress."""
         return any(sub.reading for sub in self._subs.values())
 
     def wants_reading(self, now: float) -> bool:
-        """Whether there is something :meth:`to_read`."""
+        """Whether :meth:`to_read` would return sub-queues."""
         return any(sub.runs_low(now) for sub in self._subs.values())
 
     # ------------------------------------------------------------------- giving
 
     def next(self, usable: Callable[[Group], bool] = lambda _: True) -> Group | None:
-        """The next delivery, None if none is at hand that is ``usable``; who is passed over keeps its place."""
+        """The next ``usable`` delivery in the buffers, None if there is none; those passed over keep their places."""
         for _ in range(len(self._turns)):
             tenant = self._turns.turn()
             if tenant is None:
@@ -211,18 +211,18 @@ class KeyQueue:
         return None
 
     def put_back(self, group: Group) -> None:
-        """A delivery that was handed out and not begun is the first of its sub-queue again."""
+        """Put a delivery that was not begun back as the first of its sub-queue."""
         sub_queue = group.recipients[0].sub_queue
         self._sub(sub_queue).buffer.appendleft(group)
         self._turns.add(sub_queue.tenant)
         self.ready += 1
 
     def hold_back(self, recipient: QueuedRecipient) -> None:
-        """A recipient is about to be settled without being delivered: it is in hand until :meth:`done`."""
+        """Mark a recipient that is about to be settled without an attempt as in hand until :meth:`done`."""
         self._in_hand[recipient.message, recipient.number] = recipient
 
     def done(self, message: int, number: int) -> QueuedRecipient | None:
-        """A recipient has its result in the store, or will not be begun: its row may be read again.
+        """Release a recipient whose result is in the store, or that will not be begun: its row may be read again.
 
         Returns it as it was read, None if it was not in hand.
         """
@@ -240,7 +240,7 @@ class KeyQueue:
         return self._in_hand.values()
 
     def buffered(self) -> Iterable[Group]:
-        """What was read and not begun."""
+        """The deliveries that were read and not begun."""
         for sub in self._subs.values():
             yield from sub.buffer
 
@@ -256,14 +256,14 @@ class KeyQueue:
         return sub
 
     def _rewind(self, sub: _Sub) -> None:
-        """Something is due before what was read: read from the beginning. What is in hand is skipped by its owner."""
+        """Read from the beginning, since a recipient is due before those read. Its owner skips those in hand."""
         sub.position = START
 
 
 def grouped(claimed: Iterable[Claimed], alone: Callable[[QueuedMessage], bool]) -> Iterable[Group]:
-    """Recipients of one message that follow each other, as one delivery each, of 100 at most.
+    """Groups consecutive recipients of one message into deliveries of 100 at most.
 
-    Those of a message that goes to one at a time (``alone``) have a delivery each.
+    Those of a message that goes to one recipient at a time (``alone``) have a delivery each.
     """
     group: Group | None = None
     for one in claimed:

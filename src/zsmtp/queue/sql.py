@@ -1,7 +1,7 @@
-"""What the stores in databases share: their columns, and rows as values.
+"""The columns of the stores in databases, and the conversion of rows to values.
 
 The tables of all databases have these columns, in this order; texts are texts, times are milliseconds since 1970.
-Filters as conditions over them: ``zsmtp.queue.conditions``.
+``zsmtp.queue.conditions`` makes conditions over them.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ STATUS = (
 )
 
 ARRIVING = -(1 << 40)
-"""The hold of recipients of a large upload: they are due once it was accepted, and claimed once they are let go."""
+"""The hold of recipients of a large upload: they are due once it is accepted, and claimed once they are released."""
 
 ENDED = f"({', '.join(repr(end) for end in ENDS)})"
 """The outcomes that are ends, for ``IN``."""
@@ -172,7 +172,7 @@ def message_from(row: Sequence[Any]) -> QueuedMessage:
 
 
 def within(rows: Sequence[Sequence[Any]], octets: int) -> tuple[dict[int, QueuedMessage], list[int], int]:
-    """Of rows of recipients with their messages: the messages, which are small, and how many rows a claim may have.
+    """From rows of recipients with their messages: the messages, the small ones, and how many rows a claim may have.
 
     A content counts once, one of more than CHUNK octets not at all; there is at least one row.
     """
@@ -193,7 +193,7 @@ def within(rows: Sequence[Sequence[Any]], octets: int) -> tuple[dict[int, Queued
 
 
 def listed(row: Sequence[Any], in_hand: Collection[AttemptKey]) -> Row:
-    """A recipient with its message, as operators see it; ``in_hand`` are the attempts that nodes have in hand."""
+    """A recipient with its message, as a row for operators; ``in_hand`` are the attempts that nodes have in hand."""
     recipient = recipient_from(row)
     state = State.HELD if recipient.hold else State.LEASED if recipient.next_attempt in in_hand else State.DUE
     return Row(recipient, message_from(row[len(RECIPIENT) :]), state)
@@ -315,7 +315,7 @@ def suppression_from(row: Sequence[Any]) -> Suppression:
 
 
 def suppression_values(one: Suppression) -> tuple[object, ...]:
-    """The columns of a suppression that can be kept."""
+    """The columns of a valid suppression."""
     until = None if one.until is None else milliseconds(one.until)
     return one.tenant, one.address.decode(), one.reason, one.source, milliseconds(one.at), until
 
@@ -327,13 +327,13 @@ def status_text(status: SiteStatus) -> str:
 
 
 def status_from(text: str) -> SiteStatus:
-    """The status of a site from JSON; what a later program added is passed over."""
+    """The status of a site from JSON; additions of a later program are ignored."""
     values = json.loads(text)
     return SiteStatus(**{name: values[name] for name in STATUS if name in values})
 
 
 def padded(values: Collection[Any], sizes: Sequence[int]) -> list[Any]:
-    """Values for an ``IN`` list, repeated up to the next of ``sizes``: few statements serve lists of every length."""
+    """Values for an ``IN`` list, repeated up to the next of ``sizes``, so that few statements serve all lengths."""
     found = list(values)
     size = next((one for one in sizes if one >= len(found)), len(found))
     return found + found[-1:] * (size - len(found))

@@ -1,9 +1,8 @@
-"""New messages on their way into a database: in parts, and as columns.
+"""Prepares new messages for a database: in parts, and as columns.
 
-A large message is written in parts, each a short transaction that nobody else's has to wait for; they need not be on
-the disk before the commit that accepts the message is: that one waits for all of them. What the stores in databases
-write of a message is made here, in the order of ``zsmtp.queue.sql``; the rules of what may be queued are those of
-``zsmtp.queue.intake``.
+A large message is written in parts, each a short transaction that delays no other; the parts need not be on the disk
+before the commit that accepts the message: that one waits for all of them. This module makes the columns of a message
+for the stores in databases, in the order of ``zsmtp.queue.sql``; ``zsmtp.queue.intake`` has the rules of submission.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ _LARGEST = 1 << 31
 
 
 class Staged(NamedTuple):
-    """An upload that is to be accepted: what of it was written, and the rest.
+    """An upload before its acceptance: the parts written, and the rest.
 
-    ``message`` 0: nothing was. ``rest`` are its last recipients, whose numbers end with ``recipients``; ``arriving``
-    tells whether others were written before.
+    ``message`` 0: no part was written. ``rest`` are its last recipients, whose numbers end with ``recipients``;
+    ``arriving``: others were written before.
     """
 
     new: NewMessage
@@ -65,7 +64,7 @@ class Notifying(NamedTuple):
 
 
 class StagedUpload:
-    """An upload into a database. What is small in the end is written at once, when it is accepted."""
+    """An upload into a database. A message that turns out small is written in one part, at its acceptance."""
 
     def __init__(
         self,
@@ -103,7 +102,7 @@ class StagedUpload:
                 await self._part()
 
     async def stage(self) -> Staged:
-        """Write all parts but the last, and return what is to be accepted."""
+        """Write all parts but the last, and return the upload for its acceptance."""
         self._refuse_if_over()
         while len(self._content) > PART_OCTETS or len(self._recipients) > PART_RECIPIENTS:
             await self._part()
@@ -116,11 +115,11 @@ class StagedUpload:
         return Staged(self._new, self._message, self._size, count, chunks, self._recipients, arriving)
 
     async def accept(self) -> Accepted:
-        """Make it a message, durably."""
+        """Complete the upload as a message, durably."""
         return await self._accept(await self.stage())
 
     async def discard(self) -> None:
-        """Forget it."""
+        """Discard the upload."""
         self._over = True
         if self._message:
             await self._discard(self._message)
@@ -131,7 +130,7 @@ class StagedUpload:
 
     async def _part(self) -> None:
         chunks = self._take_chunks(min(len(self._content) // CHUNK * CHUNK, PART_OCTETS))
-        many = len(self._recipients) > PART_RECIPIENTS  # a few are written with the message, and need not be let go
+        many = len(self._recipients) > PART_RECIPIENTS  # a few are written with the message, and need no release
         recipients = self._recipients[:PART_RECIPIENTS] if many else []
         del self._recipients[: len(recipients)]
         part = UploadPart(self._new, self._message, chunks, self._written, recipients)
@@ -148,12 +147,12 @@ class StagedUpload:
 
 
 def is_large(message: NewMessage) -> bool:
-    """Whether a message is better written in parts."""
+    """Whether a message should be written in parts."""
     return len(message.recipients) > PART_RECIPIENTS or len(message.content) > PART_OCTETS
 
 
 def check(requested: Sequence[NewMessage | Staged]) -> None:
-    """Raise QueueError for what cannot be kept, which says what it is."""
+    """Raise a QueueError that names the value, for one that cannot be stored."""
     for one in requested:
         item = one if isinstance(one, Staged) else staged(one)
         intake.check_message(item.new, item.recipients)
@@ -162,14 +161,14 @@ def check(requested: Sequence[NewMessage | Staged]) -> None:
 
 
 def staged(new: NewMessage) -> Staged:
-    """A message that is written at once."""
+    """A message that is written in one transaction."""
     content = new.content
     chunks = [(part, content[part * CHUNK : (part + 1) * CHUNK]) for part in range(-(-len(content) // CHUNK) or 1)]
     return Staged(new, 0, len(content), len(new.recipients), chunks, list(new.recipients), False)
 
 
 def octets_of(items: Sequence[NewMessage | Staged]) -> int:
-    """The octets of content that are still to be written."""
+    """The octets of content not yet written."""
     return sum(
         sum(len(data) for _, data in item.chunks) if isinstance(item, Staged) else len(item.content) for item in items
     )
@@ -180,7 +179,7 @@ def taken(
     free: int,
     take: Callable[[Sequence[NewMessage | Staged]], list[Accepted]],
 ) -> list[list[Accepted] | Exception]:
-    """What requests are answered by, of which ``take`` takes all messages or none; ``free`` octets are left."""
+    """The results of requests, of which ``take`` takes all messages or none; ``free`` octets are left."""
     answers: list[list[Accepted] | Exception] = []
     for messages in requests:
         try:
@@ -197,7 +196,7 @@ def octets_of_part(part: UploadPart) -> int:
 
 
 def message_row(new: NewMessage, message: int, now: int, size: int, recipients: int) -> tuple[object, ...]:
-    """The columns of a message; raises ValueError, UnicodeError or OverflowError for what cannot be kept."""
+    """The columns of a message; raises ValueError, UnicodeError or OverflowError for values that cannot be stored."""
     sender, tenant = new.sender.decode(), new.tenant
     due = new.due
     if not recipients or not 0 <= due < _FARTHEST or not -_LARGEST < new.priority < _LARGEST:
@@ -223,7 +222,7 @@ def message_row(new: NewMessage, message: int, now: int, size: int, recipients: 
 def standing_row(
     new: NewMessage, recipient: NewRecipient, stood: Standing, place: tuple[int, int], hold: int
 ) -> tuple[object, ...]:
-    """The columns of a recipient that comes from another queue (``sql.RECIPIENT``); raises as :func:`message_row`."""
+    """The columns of a recipient from another queue (``sql.RECIPIENT``); raises as :func:`message_row`."""
     address, key = recipient.address.decode(), recipient.key
     check_encodable(f"{address}{key}")
     if not (0 <= stood.due < _FARTHEST and 0 <= stood.expires < _FARTHEST):
@@ -266,6 +265,6 @@ def decoded(octets: bytes | None) -> str | None:
 
 
 def check_encodable(text: str) -> None:
-    """Raise ValueError or UnicodeError for a text that cannot be kept."""
+    """Raise ValueError or UnicodeError for a text that cannot be stored."""
     if b"\0" in text.encode():
         raise ValueError(text)

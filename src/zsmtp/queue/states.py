@@ -6,8 +6,8 @@ recipient is always in exactly one state, by this order of precedence:
 ========  ==========================================================================================
 ended     it has an end: delivered, failed, expired, dropped or moved; only its history is left
 held      an operator or a rule keeps it back; its due time stays, and it does not expire
-leased    a node that lives has it in hand: it was named as such with the last results
-due       everything else: it is tried at its due time, or as soon as somebody can after it
+leased    a live node has it in hand, by the list that it wrote with its last results
+due       everything else: it is tried at its due time, or as soon after as a node can
 ========  ==========================================================================================
 
 Recipients carry the *queue key* that decides where they go (a domain, or the name of a relay) and share a *sub-queue*
@@ -21,24 +21,24 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
-from zsmtp.records import dataclass  # made by the hundred for each claim: half the price of the standard ones
+from zsmtp.records import dataclass  # hundreds are made for each claim: half the cost of the standard ones
 
 DEFAULT_TENANT = ""
-MAX_REASON = 500  # characters of a server's words that are kept with a recipient and in its history
+MAX_REASON = 500  # characters of a server's text that are stored with a recipient and in its history
 
 
 def milliseconds(at: float) -> int:
-    """A time as stores keep it."""
+    """A time as stored: whole milliseconds."""
     return round(at * 1000)
 
 
 def seconds(at: int) -> float:
-    """A time that a store kept."""
+    """A stored time in seconds."""
     return at / 1000
 
 
 class State(Enum):
-    """Where a recipient stands."""
+    """The state of a recipient without an end, or ENDED."""
 
     DUE = "due"
     """It is tried at its due time."""
@@ -54,11 +54,11 @@ class End(Enum):
     """How a recipient ended."""
 
     DELIVERED = "delivered"
-    """A server's last word was that it has the message."""
+    """A server took responsibility for the message."""
     FAILED = "failed"
     """Refused for good, or failed by an operator or a rule."""
     EXPIRED = "expired"
-    """Its time was over before anybody took it."""
+    """Its time was over before a server took the message."""
     DROPPED = "dropped"
     """Removed by an operator, without a notice."""
     MOVED = "moved"
@@ -66,7 +66,7 @@ class End(Enum):
 
 
 class Outcome(Enum):
-    """What one entry of a recipient's history says."""
+    """The kind of a history entry of a recipient."""
 
     DELIVERED = "delivered"
     FAILED = "failed"
@@ -78,11 +78,11 @@ class Outcome(Enum):
     IN_DOUBT = "in doubt"
     """An attempt whose result was lost: the server may have the message."""
     LATE = "late"
-    """A result that came after the recipient was no longer its owner's: it changed nothing."""
+    """A result that came after the recipient had another owner or attempt: it changed nothing."""
     BOUNCED = "bounced"
     """Another system reported, after the end, that it could not deliver the message: it changed nothing."""
     COMPLAINED = "complained"
-    """The recipient, or who keeps the mailbox, complained of the message: it changed nothing."""
+    """The recipient, or the mailbox provider, complained of the message: it changed nothing."""
 
     @property
     def end(self) -> End | None:
@@ -98,7 +98,7 @@ _ENDS = {
     Outcome.MOVED: End.MOVED,
 }
 ENDS = tuple(end.value for end in End)
-"""The names of all ends: those of their counters, too."""
+"""The names of all ends, and of their counters."""
 
 
 class SubQueue(NamedTuple):
@@ -110,7 +110,7 @@ class SubQueue(NamedTuple):
 
 
 class Position(NamedTuple):
-    """A place in a sub-queue: claims read on from behind it."""
+    """A position in a sub-queue: claims continue after it."""
 
     due: float
     message: int
@@ -123,7 +123,7 @@ START = Position(0.0, 0, -1)  # before everything
 class AttemptKey(NamedTuple):
     """One attempt for one recipient. ``attempt`` is 1 for the first one.
 
-    Every change of a recipient repeats it: a row that has seen another attempt meanwhile is not touched.
+    Every change of a recipient is conditional on it: a row with another attempt since is not changed.
     """
 
     message: int
@@ -138,9 +138,9 @@ class QueuedRecipient:
     message: int
     """The id of its message."""
     number: int
-    """Its place among the message's recipients, from 0."""
+    """Its index among the message's recipients, from 0."""
     address: bytes
-    """The forward-path, as it goes to the server."""
+    """The forward-path, as sent to the server."""
     key: str
     """The queue key: a domain in A-labels and lower case, or ``relay:NAME``."""
     tenant: str = DEFAULT_TENANT
@@ -152,24 +152,24 @@ class QueuedRecipient:
     expires: float
     """When it is given up."""
     attempts: int = 0
-    """How many attempts were counted. Delays of this side are none."""
+    """The number of counted attempts. Delays of this side do not count."""
     notify: bytes | None = None
-    """NOTIFY= as submitted (RFC 3461 4.1), None if nothing was said."""
+    """NOTIFY= as submitted (RFC 3461 4.1), None if absent."""
     orcpt: bytes | None = None
     """ORCPT= as submitted (RFC 3461 4.2)."""
     hold: int = 0
-    """What holds it: the number of a rule, or of commands (``limits.BY_COMMAND``); negative: this program itself.
+    """The cause of its hold: the number of a rule, or of commands (``limits.BY_COMMAND``); negative: this program.
 
-    0: nothing. It holds what is in doubt (``limits.HELD_FOR_DOUBT``) and what moves (``moves.is_apart``).
+    0: not held. The program holds recipients in doubt (``limits.HELD_FOR_DOUBT``) and moving ones (``moves.is_apart``).
     """
     warned: bool = False
     """Whether the sender was warned of the delay."""
     doubtful: bool = False
     """Whether the last attempt's result was lost: the server may have the message already."""
     status: str = ""
-    """The enhanced status of the last attempt or of what put it off (``4.7.1``)."""
+    """The enhanced status of the last attempt or delay (``4.7.1``)."""
     reason: str = ""
-    """In words why it is still here: the server's reply, or what this side waits for."""
+    """Why it is still queued, as text: the server's reply, or the reason of a delay of this side."""
 
     @property
     def sub_queue(self) -> SubQueue:
@@ -178,7 +178,7 @@ class QueuedRecipient:
 
     @property
     def position(self) -> Position:
-        """Its place there."""
+        """Its position in its sub-queue."""
         return Position(self.due, self.message, self.number)
 
     @property
@@ -196,29 +196,29 @@ class QueuedMessage:
     tenant: str = DEFAULT_TENANT
     """Whose mail it is."""
     sender: bytes
-    """The reverse-path; empty: the null one, of which no notice is ever made."""
+    """The reverse-path; empty: the null one, which gets no notices."""
     submitted: float
     """When it was accepted."""
     size: int
     """Octets of the content as stored."""
     recipients: int
-    """How many there were."""
+    """The number of recipients at acceptance."""
     priority: int = 0
-    """The higher, the earlier (RFC 6710: -9 to 9)."""
+    """Higher priorities are tried earlier (RFC 6710: -9 to 9)."""
     ret: bytes | None = None
     """RET= (RFC 3461 4.3)."""
     envid: bytes | None = None
     """ENVID= (RFC 3461 4.4)."""
     name: str = ""
-    """Its Message-ID, for people and logs."""
+    """Its Message-ID, for display and logs."""
     origin: str = ""
     """How it came in: ``library``, ``smtp 192.0.2.1 login ann``, ``sendmail uid 1000``, ``notice`` ..."""
     options: Mapping[str, object] | None = None
-    """Everything else that was asked for it, as plain values for JSON: ``require_tls``, ``deliver_by`` ..."""
+    """All other requested options, as plain values for JSON: ``require_tls``, ``deliver_by`` ..."""
 
     @property
     def null_sender(self) -> bool:
-        """Whether nobody can be notified (RFC 5321 4.5.5)."""
+        """Whether the reverse-path is null, so that no notices are sent (RFC 5321 4.5.5)."""
         return not self.sender
 
 
@@ -227,37 +227,37 @@ class HistoryEntry:
     """One line of a recipient's history: an attempt, an end, or both. It is written once and dropped by age."""
 
     at: float
-    """When it was over."""
+    """When the attempt was over, or the end was written."""
     message: int
     number: int
     attempt: int
     """The number of the attempt, 0 if none was made (expired, failed by an operator)."""
     outcome: Outcome
     address: bytes
-    """The forward-path: the recipient itself is gone when it has ended."""
+    """The forward-path; the row of the recipient is deleted at its end."""
     sender: bytes
     key: str
     tenant: str = DEFAULT_TENANT
     seconds: float = 0.0
-    """How long the attempt took."""
+    """The duration of the attempt."""
     status: str = ""
     """The enhanced status (RFC 3463)."""
     code: int = 0
     """The reply code that decided, 0 if no reply did."""
     reason: str = ""
-    """The reply's text, or the reason in words."""
+    """The text of the reply, or of the reason."""
     server: str = ""
-    """Who was talked to: ``mx.example.net [192.0.2.1]:25``."""
+    """The server of the attempt: ``mx.example.net [192.0.2.1]:25``."""
     tls: str = ""
-    """The protection: ``TLSv1.3 verified``, "" for none."""
+    """The TLS of the session: ``TLSv1.3 verified``, "" for none."""
     node: str = ""
-    """Which node made it."""
+    """The node that made the attempt."""
     by: str = ""
-    """Who did it, if it was an operator or a rule."""
+    """The operator or rule that caused it, "" if none did."""
 
 
 class NoticeKind(Enum):
-    """What a sender is notified of (RFC 3464 2.3.3, the word of the Action field)."""
+    """The kind of a notice: the value of the Action field (RFC 3464 2.3.3)."""
 
     FAILED = "failed"
     DELAYED = "delayed"
@@ -268,7 +268,7 @@ class NoticeKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwedNotice:
-    """That the sender of a message is to be notified of one recipient; written with the change that is its reason."""
+    """A notice that the sender is owed for one recipient; written in the transaction of the change that causes it."""
 
     message: int
     number: int
@@ -279,10 +279,10 @@ class OwedNotice:
     status: str = ""
     code: int = 0
     reason: str = ""
-    """The server's words, or why this side gave up."""
+    """The server's reply, or why this side gave up."""
     server: str = ""
-    """The name of the server that said so, "" if none did."""
+    """The name of the server of that reply, "" if there is none."""
     expires: float = 0.0
-    """For a delay: until when it is tried."""
+    """For a delay: the time until which it is tried."""
     last_attempt: float = 0.0
-    """When it was tried last, 0 if never."""
+    """The time of the last attempt, 0 if there was none."""

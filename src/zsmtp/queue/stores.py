@@ -1,4 +1,4 @@
-"""Which store a queue is in: memory, a SQLite file, or a PostgreSQL database. Only that one's modules are imported."""
+"""Opens the store of a queue: memory, a SQLite file, or a PostgreSQL database. Only its modules are imported."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from zsmtp.queue.store import QueueStore
 
 
 async def open_store(where: Location, *, shard: int | None = None, history_kept: float = HISTORY_KEPT) -> QueueStore:
-    """Open a queue; what is not there is made, as shard ``shard`` (None: 0).
+    """Open a store; a missing file or schema is made, as shard ``shard`` (None: 0).
 
-    Raises QueueUnavailable if it cannot be, QueueError if it is not for this program, or another shard than asked for,
-    ConfigError if the library that a database needs is not installed.
+    Raises QueueUnavailable if it cannot be opened, QueueError if this program cannot use it, or if its shard is another
+    one, ConfigError if the library that a database needs is not installed.
     """
     if where.in_memory:
         from zsmtp.queue.memory import MemoryStore

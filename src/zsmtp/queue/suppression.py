@@ -1,15 +1,15 @@
-"""Addresses that are not written to any more: who is on the list, and what it means for a message that is submitted.
+"""Suppression of addresses: the list of addresses that get no more mail, and its effect on submitted messages.
 
-A *suppression* is of one tenant and one address. A recipient that is submitted to such an address has its end in the
-same transaction: failed with 5.7.1, no attempt made, its sender notified as of every other failure
-(:func:`zsmtp.queue.settlement.suppressed`). Recipients that are in the queue already are not touched.
+A *suppression* belongs to one tenant and one address. A recipient that is submitted to such an address gets its end in
+the same transaction: failed with 5.7.1, without an attempt, its sender notified as of every other failure
+(:func:`zsmtp.queue.settlement.suppressed`). Recipients queued already are not touched.
 
 Addresses are compared by :func:`folded`. RFC 5321 2.4 leaves the meaning of a local part to its domain, upper and lower
-case included; but no domain of note tells ``Bob`` from ``bob``, people type both, and a list that stopped only one of
+case included; but no major domain distinguishes ``Bob`` from ``bob``, people type both, and a list with only one of
 them would not stop mail to that person.
 
-Two kinds of messages go past the list (:func:`is_subject`): notices, which answer what that person sent, and those that
-were submitted with the right to override it.
+The list does not apply to two kinds of messages (:func:`is_subject`): notices, which answer mail from that person, and
+those that were submitted with the right to override it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from zsmtp.queue.notices import ORIGIN
 from zsmtp.records import dataclass
 
 OVERRIDE = "override_suppression"
-"""The key in the options of a message that goes to suppressed addresses, too."""
+"""The key in the options of a message that also goes to suppressed addresses."""
 PIECE = 1000
-"""Suppressions that are written, or read, at a time."""
+"""Suppressions written, or read, at a time."""
 
 _SPECIAL = b' "(),:;<>\\[]'  # in quotes alone (RFC 5322 3.2.3)
 
@@ -34,16 +34,16 @@ InsertedRecipient = tuple[int, int, str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suppression:
-    """That an address is not written to any more."""
+    """The suppression of an address."""
 
     tenant: str = ""
-    """Of whose mail."""
+    """The tenant whose mail to it is suppressed."""
     address: bytes
-    """The address, UTF-8; stores keep it as :func:`folded` gives it."""
+    """The address, UTF-8; stores keep it :func:`folded`."""
     reason: str = ""
-    """Why, in words: what a server said, or what an operator wrote."""
+    """The reason as text: a server's reply, or an operator's words."""
     source: str = ""
-    """Who said so: ``bounce``, ``complaint``, or the operator's name."""
+    """The cause: ``bounce``, ``complaint``, or the operator's name."""
     at: float
     """Since when, in seconds since 1970."""
     until: float | None = None
@@ -51,12 +51,12 @@ class Suppression:
 
     @property
     def words(self) -> str:
-        """Why, for the history."""
+        """The reason for the history."""
         return f"suppressed: {self.reason or 'no reason was given'}"
 
 
 def folded(address: bytes) -> bytes:
-    """An address as suppressions are compared by: lower case, the domain in A-labels, no quotes that mean nothing."""
+    """An address in the form for comparison: lower case, the domain in A-labels, no redundant quotes."""
     if address.isascii() and not address.startswith(b'"'):
         return address.lower()
     local, host = comparable(address)
@@ -68,19 +68,19 @@ def folded(address: bytes) -> bytes:
 
 
 def is_subject(origin: str, options: Mapping[str, object] | None) -> bool:
-    """Whether a message of this origin with these options is held to the list."""
+    """Whether the list applies to a message of this origin with these options."""
     return origin != ORIGIN and not (options and options.get(OVERRIDE))
 
 
 def holds(one: Suppression | None, now: float) -> bool:
-    """Whether there is a suppression, and it has not ended."""
+    """Whether ``one`` is a suppression that has not ended."""
     return one is not None and (one.until is None or one.until > now)
 
 
 async def in_pages(
     read: Callable[[tuple[str, str] | None], Awaitable[list[Suppression]]],
 ) -> AsyncIterator[Suppression]:
-    """A list that ``read`` gives in pages of :data:`PIECE`, each behind a tenant and an address, the first for None."""
+    """A list that ``read`` returns in pages of :data:`PIECE`, each after a tenant and an address; None: the first."""
     after: tuple[str, str] | None = None
     while True:
         found = await read(after)

@@ -1,7 +1,7 @@
-"""Threads that own a connection to a database, and how their answers come back to the event loop.
+"""Threads that own a connection to a database, and return results to the event loop.
 
-A :class:`WorkerThread` is handed jobs from the loop and answers each through a future. Answers that are ready together
-come back together: the loop is woken once for all of them.
+A :class:`WorkerThread` gets jobs from the loop and returns the result of each through a future. Results that are ready
+together are returned together: the loop is woken once for all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zsmtp.errors import QueueError, QueueUnavailable
 
 
 class JobResult(NamedTuple):
-    """What came of a job."""
+    """The result of a job."""
 
     future: asyncio.Future[Any]
     result: object
@@ -26,7 +26,7 @@ class JobResult(NamedTuple):
 
 
 class ThreadJob(Protocol):
-    """What a thread is to do."""
+    """A job for a thread."""
 
     @property
     def future(self) -> asyncio.Future[Any]: ...
@@ -39,26 +39,26 @@ class LastJob(NamedTuple):
 
 
 class LookJob(NamedTuple):
-    """A job without an answer: to look whether there is something new."""
+    """A job without a result: check for changes."""
 
     future: None = None
 
 
 class StoreQuestion(NamedTuple):
-    """What a thread that reads is asked: a function of its connection. ``doing`` says what for."""
+    """A query for a reading thread: a function of its connection. ``doing`` describes it for errors."""
 
     doing: str
     ask: Callable[[Any], object]
     future: asyncio.Future[Any]
     snapshot: bool = False
-    """Whether all of it is answered from one state of the database."""
+    """Whether all of it reads one state of the database."""
 
 
 class WorkerThread(threading.Thread):
     """A thread with a queue of jobs, which :meth:`work` does.
 
-    :class:`LastJob` is the last one, done when all before it are. Should the thread come to its end in another way, all
-    its jobs are answered by QueueUnavailable, and no other is taken.
+    :class:`LastJob` is the last one, done when all before it are. If the thread ends in another way, all its jobs fail
+    with QueueUnavailable, and it accepts no others.
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -72,7 +72,7 @@ class WorkerThread(threading.Thread):
         self._ended = False
 
     def work(self) -> None:
-        """Do jobs until :class:`LastJob` was one of them, and answer that one."""
+        """Do jobs until :class:`LastJob` was one of them, and return its result."""
         raise NotImplementedError
 
     def run(self) -> None:
@@ -89,32 +89,32 @@ class WorkerThread(threading.Thread):
         return QueueUnavailable(self._failure, undecided=True)
 
     def put(self, job: ThreadJob | LookJob) -> None:
-        """Hand a job to the thread; raises QueueUnavailable if it came to an end that nobody asked for."""
+        """Give a job to the thread; raises QueueUnavailable if it has ended unexpectedly."""
         with self._putting:
             if self._failure:
                 raise self._broken()
             self._jobs.put(job)
 
     def future(self) -> asyncio.Future[Any]:
-        """A future for a job; raises QueueError if no job can be taken any more."""
+        """A future for a job; raises QueueError if the thread accepts no more jobs."""
         self.check()
         return self._loop.create_future()
 
     def check(self) -> None:
-        """Raise QueueError if no job can be taken any more."""
+        """Raise QueueError if the thread accepts no more jobs."""
         if os.getpid() != self._process:
             raise QueueError("this queue was opened before a fork; the child is to open it for itself")
         if self._ended:
             raise QueueError("this queue is closed")
 
     def answer(self, answers: Sequence[JobResult]) -> None:
-        """Hand answers to the loop; to be called in this thread."""
-        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        """Return results to the loop; called in this thread."""
+        with suppress(RuntimeError):  # the loop was closed: no future waits any more
             self._loop.call_soon_threadsafe(_deliver, answers)
 
     async def end(self) -> None:
-        """Do what was asked for, and end."""
-        if self.ident is None:  # nothing was ever asked for
+        """Finish the queued jobs, and end the thread."""
+        if self.ident is None:  # it was never started
             self._ended = True
         elif not self._ended and os.getpid() == self._process:
             future = self.future()
@@ -125,7 +125,7 @@ class WorkerThread(threading.Thread):
             await asyncio.to_thread(self.join)
 
     def take_all(self, *, wait: bool = True, timeout: float | None = None) -> list[ThreadJob | LookJob]:
-        """All jobs that are there; if there is none, wait for one, ``timeout`` seconds at most (None: forever)."""
+        """All queued jobs; if there is none, wait for one, ``timeout`` seconds at most (None: forever)."""
         self._taken = jobs = []
         with suppress(Empty):
             if wait:
@@ -136,24 +136,24 @@ class WorkerThread(threading.Thread):
 
 
 class ReadingThread(WorkerThread):
-    """A thread that answers questions, with a connection that it makes when it is first needed."""
+    """A thread that runs queries, on a connection that it makes for the first one."""
 
     def _answer_to(self, question: StoreQuestion) -> JobResult:
-        """Answer a question; what goes wrong is an answer, too."""
+        """Run a query; errors are results, too."""
         raise NotImplementedError
 
     def _close(self) -> None:
-        """Let go of the connection, if there is one."""
+        """Close the connection, if there is one."""
         raise NotImplementedError
 
     def ask(self, question: StoreQuestion) -> None:
-        """Have a question answered, by the thread that begins with the first one; raises QueueUnavailable."""
+        """Run a query in the thread, which starts with the first one; raises QueueUnavailable."""
         if not self.is_alive() and self.ident is None:
             self.start()
         self.put(question)
 
     def work(self) -> None:
-        """Answer questions until the end."""
+        """Run queries until the end."""
         try:
             end = self._serve()
         finally:
@@ -170,7 +170,7 @@ class ReadingThread(WorkerThread):
 
 
 def caused(error: QueueUnavailable, cause: Exception) -> QueueUnavailable:
-    """An error with what it comes from."""
+    """An error with its cause."""
     error.__cause__ = cause
     return error
 
@@ -185,7 +185,7 @@ def _deliver(answers: Sequence[JobResult]) -> None:
 
 
 class GroupedKind(Protocol):
-    """A kind of job. ``run`` is given all jobs of a transaction and returns a result, or an exception, for each."""
+    """A kind of job. ``run`` gets all jobs of a transaction and returns a result, or an exception, for each."""
 
     @property
     def run(self) -> Callable[[Any, list[Any]], Sequence[Any]]: ...

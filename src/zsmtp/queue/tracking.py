@@ -1,8 +1,7 @@
-"""What has become of one message: its state, the ends of its recipients, and calling it back.
+"""Tracks one message: its state, the ends of its recipients, and its recall.
 
-These are questions that programs ask of a message they submitted; operators ask by filters (``zsmtp.queue.filter``).
-All of them take a store and the number of a message. A message that was never there, or whose history was dropped by
-age, is a QueueError.
+Programs use these functions for messages they submitted; operators use filters (``zsmtp.queue.filter``). All of them
+take a store and the number of a message. An unknown message, or one whose history was dropped by age, is a QueueError.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _CANCELLED = "cancelled by its sender"
 
 @dataclass(frozen=True, slots=True)
 class MessageStatus:
-    """A message as it stands."""
+    """The current status of a message."""
 
     message: QueuedMessage | None
     """As it was accepted; None when all its recipients have an end."""
@@ -46,14 +45,14 @@ class MessageStatus:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """What came of calling a message back, by recipient."""
+    """The result of a recall, by recipient."""
 
     recalled: tuple[str, ...]
-    """Those it will not be delivered to."""
+    """Recipients to which it will not be delivered."""
     in_hand: tuple[str, ...]
-    """Those whose server may have it by now: the attempt goes on."""
+    """Recipients whose server may have it by now: the attempt continues."""
     ended: tuple[HistoryEntry, ...]
-    """Those that had an end before."""
+    """The ends of recipients that had one before."""
 
     @property
     def complete(self) -> bool:
@@ -62,7 +61,7 @@ class Recall:
 
 
 async def status(store: QueueStore, message: int) -> MessageStatus:
-    """How a message stands."""
+    """The status of a message."""
     found = await store.message(message)
     waiting = () if found is None else tuple(await _waiting(store, message, found.recipients))
     history = tuple(await store.history(message))
@@ -74,7 +73,7 @@ async def status(store: QueueStore, message: int) -> MessageStatus:
 async def wait(store: QueueStore, message: int, timeout: float | None) -> list[HistoryEntry]:
     """Wait until all recipients of a message have an end; returns the ends. Raises TimeoutError.
 
-    The store is asked again and again, in the end once a second.
+    It polls the store, at last once a second.
     """
     pause = _FIRST_PAUSE
     async with asyncio.timeout(timeout):
@@ -91,7 +90,7 @@ async def wait(store: QueueStore, message: int, timeout: float | None) -> list[H
 
 
 async def cancel(store: QueueStore, message: int) -> Recall:
-    """Call a message back: nothing more of it is delivered, but what a server may have already."""
+    """Recall a message: it is not delivered any more, except by attempts that a server may have completed already."""
     only = _only(store, message)
     before = await status(store, message)
     async for _ in store.change(only, Change(end="dropped", reason=_CANCELLED, by="its sender")):
@@ -108,7 +107,7 @@ async def cancel(store: QueueStore, message: int) -> Recall:
 
 
 async def _waiting(store: QueueStore, message: int, most: int) -> list[Row]:
-    """The recipients of a message without an end; ``most`` of them, so that nothing behind them is looked at."""
+    """The recipients of a message without an end, at most ``most``, so that no others are read."""
     if not most:
         return []
     start = Position(0.0, message, -1)
@@ -116,7 +115,7 @@ async def _waiting(store: QueueStore, message: int, most: int) -> list[Row]:
 
 
 def _ends(history: list[HistoryEntry] | tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
-    """The end of each recipient; a result that came late is none."""
+    """The end of each recipient; a late result is none."""
     found = {entry.number: entry for entry in history if entry.outcome.end is not None}
     return tuple(found[number] for number in sorted(found))
 

@@ -1,7 +1,7 @@
-"""A whole message that comes in blocks, queued in bounded memory: an upload that is accepted at its end, or discarded.
+"""Queues a large message from blocks in bounded memory: an upload that is accepted at its end, or discarded.
 
-Every way in that has a large message at hand comes here; a listener, whose messages come as their clients send them,
-uses :class:`~zsmtp.queue.store.Upload` itself::
+All intakes with a complete large message use it; a listener, which receives messages from clients, uses
+:class:`~zsmtp.queue.store.Upload` directly::
 
     accepted = await upload_blocks(store, new, in_threads(blocks))
 """
@@ -19,7 +19,7 @@ log = logging.getLogger("zsmtp.queue")
 
 
 async def upload_blocks(store: QueueStore, new: NewMessage, blocks: AsyncIterable[bytes]) -> Accepted:
-    """Queue a message with this content. Whatever goes wrong, nothing of it stays."""
+    """Queue a message with this content. After an error no part of it stays."""
     upload = await store.upload(new)
     try:
         async for block in blocks:
@@ -31,7 +31,7 @@ async def upload_blocks(store: QueueStore, new: NewMessage, blocks: AsyncIterabl
 
 
 async def discard(upload: Upload) -> None:
-    """Discard an upload; one that cannot be is swept by the store later."""
+    """Discard an upload; if that fails, the sweep of the store removes it later."""
     try:
         await upload.discard()
     except QueueError as error:
@@ -39,6 +39,6 @@ async def discard(upload: Upload) -> None:
 
 
 async def in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Blocks that are read from files, or made, in threads, as that may take a while."""
+    """Blocks that threads read from files, or make, because that may take long."""
     while block := await asyncio.to_thread(next, blocks, b""):
         yield block
