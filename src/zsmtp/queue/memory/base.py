@@ -1,4 +1,4 @@
-"""What all parts of a store in memory have: the data, the clocks, what fails next, and who is to know of a change."""
+"""The common base of a store in memory: the data, the clocks, injected failures, and the changes for each node."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ from zsmtp.records import replace
 
 
 class Shared:
-    """What the stores of one queue share: its data, the leases, and what each node has not been told yet."""
+    """The state that the stores of one queue share: its data, the leases, and the unread changes of each node."""
 
     def __init__(self, data: Data) -> None:
         self.data = data
         self.leases = LeaseTable(max((mark.lease for mark in data.marks.values()), default=0))
-        self.doubts: dict[int, set[AttemptKey]] = {}  # by lease: what must be settled before it is claimed from
+        self.doubts: dict[int, set[AttemptKey]] = {}  # by lease: attempts to settle before their recipients are claimed
         self.news: dict[str, News] = {}
         self.nodes: dict[str, float] = {}  # since when
         self.draining: set[str] = set()
         self.statuses: dict[str, SiteStatus] = {}
         self.restarts = 0
-        self.seen: dict[str, int] = {}  # by node: after which restart it has written its marks again
-        self.unwritten: dict[AttemptKey, Mark] = {}  # marks that a restart lost, as their nodes have them in memory
+        self.seen: dict[str, int] = {}  # by node: the restart after which it has written its marks again
+        self.unwritten: dict[AttemptKey, Mark] = {}  # marks that a restart lost, which their nodes have in memory
 
     def restart(self) -> None:
-        """The machine of the store dies and is back, while the nodes live: marks that were not on the disk are lost."""
+        """Simulate a restart of the store's machine while the nodes live: marks that were not on the disk are lost."""
         self.restarts += 1
         lost = {attempt: mark for attempt, mark in self.data.marks.items() if not mark.durable}
         self.unwritten |= lost
         self.data.marks = {attempt: mark for attempt, mark in self.data.marks.items() if attempt not in lost}
 
     def write_again(self, node: str) -> None:
-        """A node that hears of a restart writes the marks of its leases again, durably."""
+        """Write the marks of a node's leases again, durably, after it has detected a restart."""
         if self.seen.get(node) == self.restarts:
             return
         self.seen[node] = self.restarts
@@ -66,7 +66,7 @@ class Shared:
                 del self.unwritten[attempt]
 
     def drop(self, holding: Holding) -> None:
-        """Forget a lease that ended; what was in hand is in doubt if its node has not heard of a restart."""
+        """Delete an ended lease; its attempts in hand are in doubt if its node has not detected a restart."""
         self.doubts.pop(holding.number, None)
         in_hand = self.data.in_hand.pop(holding.number, set())
         if self.seen.get(holding.node) != self.restarts:
@@ -75,7 +75,7 @@ class Shared:
 
 
 class News:
-    """What changed since a node asked."""
+    """The changes since the last call of a node."""
 
     def __init__(self) -> None:
         self.keys: dict[str, float] = {}

@@ -1,7 +1,7 @@
-"""The data of a queue in memory: what is on the disk elsewhere, as dictionaries, and the questions asked of it.
+"""The data of a queue in memory, as dictionaries in place of a disk, and the queries on it.
 
-:class:`Data` is one queue. What of it survives a death is decided by :meth:`Data.after_death`; everything else here is
-looking up and counting, in the order that the contract promises.
+:class:`Data` is one queue. :meth:`Data.after_death` decides which data survives a crash; everything else here is
+lookups and counts, in the order of the contract.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Mark(NamedTuple):
 
 
 class Pending:
-    """An upload on its way in."""
+    """An upload before its acceptance."""
 
     def __init__(self, message: NewMessage, touched: float) -> None:
         self.message = message
@@ -73,11 +73,11 @@ class Data:
     messages: dict[int, QueuedMessage] = field(default_factory=dict)
     contents: dict[int, bytes] = field(default_factory=dict)
     recipients: dict[tuple[int, int], QueuedRecipient] = field(default_factory=dict)
-    """Changed by :meth:`put` and :meth:`remove` alone."""
+    """Only :meth:`put` and :meth:`remove` change it."""
     by_key: dict[str, dict[tuple[int, int], QueuedRecipient]] = field(default_factory=dict)
     """The same by queue key."""
     of_message: Counter[int] = field(default_factory=Counter)
-    """How many recipients of a message are there."""
+    """The number of queued recipients of a message."""
     uploads: dict[int, Pending] = field(default_factory=dict)
     history: dict[int, HistoryEntry] = field(default_factory=dict)
     last_entry: int = 0
@@ -91,14 +91,14 @@ class Data:
     marks: dict[AttemptKey, Mark] = field(default_factory=dict)
     in_hand: dict[int, set[AttemptKey]] = field(default_factory=dict)
     lost: set[AttemptKey] = field(default_factory=set)
-    """What was in hand when the machine died, and is in doubt since."""
+    """Attempts that were in hand when the machine died, and are in doubt since."""
     moves: dict[int, Move] = field(default_factory=dict)
     last_move: int = 0
     taken_in: dict[tuple[str, TakenIn], float | None] = field(default_factory=dict)
-    """What was taken in from other queues, by their uid, and when it was known to have departed there."""
+    """Notes on recipients taken in, by the uid of their source, and when they were known to have departed there."""
 
     def after_death(self, *, machine: bool) -> Data:
-        """A copy with what survives: with the machine go the marks that are not on the disk yet."""
+        """A copy with the data that survives; the death of the machine loses the marks that are not on the disk yet."""
         data = copy.deepcopy(self)
         if machine:
             data.marks = {attempt: mark for attempt, mark in data.marks.items() if mark.durable}
@@ -107,7 +107,7 @@ class Data:
         return data
 
     def flush(self) -> None:
-        """Take all marks to the disk."""
+        """Make all marks durable."""
         for attempt, mark in self.marks.items():
             if not mark.durable:
                 self.marks[attempt] = mark._replace(durable=True)
@@ -118,7 +118,7 @@ class Data:
         return self.last_id
 
     def draw_for(self, wanted: int, now: float) -> int:
-        """The id of a message from elsewhere: the one it has there, or the next one that is free."""
+        """The id of a message from another queue: the one it has there, or the next free one."""
         if wanted >= first_id(now):
             return self.draw(now)
         known = self.messages.keys() | self.uploads.keys()
@@ -133,17 +133,17 @@ class Data:
         )
 
     def site_of(self, key: str) -> str:
-        """The site a queue key belongs to."""
+        """The site of a queue key."""
         return self.sites.get(key, key)
 
     def hold(self, number: int) -> int:
-        """What holds a recipient that a rule is said to hold."""
+        """The hold for the number of a rule: 0 if there is no such rule."""
         return number if number < 0 or number == BY_COMMAND or number in self.rules else 0
 
     # ------------------------------------------------------------- recipients
 
     def put(self, one: QueuedRecipient) -> None:
-        """Add a recipient, or put it in the place of what it was before."""
+        """Add a recipient, or replace its earlier value."""
         place = one.message, one.number
         if place in self.recipients:
             self.remove(self.recipients[place])
@@ -152,7 +152,7 @@ class Data:
         self.of_message[one.message] += 1
 
     def remove(self, one: QueuedRecipient) -> None:
-        """Take a recipient away."""
+        """Remove a recipient."""
         place = one.message, one.number
         del self.recipients[place]
         del self.by_key[one.key][place]
@@ -167,7 +167,7 @@ class Data:
         return (one for key in keys for one in self.by_key.get(key, {}).values() if not one.hold)
 
     def heads(self, keys: Collection[str]) -> dict[SubQueue, float]:
-        """When the first recipient of each sub-queue is due."""
+        """The due time of the first recipient of each sub-queue."""
         heads: dict[tuple[str, str, int], float] = {}
         for one in self.of_keys(keys):
             sub_queue = one.key, one.tenant, one.rank
@@ -175,7 +175,7 @@ class Data:
         return {SubQueue(*sub_queue): due for sub_queue, due in sorted(heads.items())}
 
     def agenda(self) -> dict[str, float]:
-        """The queue keys with recipients that are not held, and when the first of each is due."""
+        """The queue keys with recipients that are not held, and the due time of the first of each."""
         agenda: dict[str, float] = {}
         for one in self.recipients.values():
             if not one.hold:
@@ -183,7 +183,7 @@ class Data:
         return agenda
 
     def sub_queue(self, wanted: SubQueue, after: Position) -> list[QueuedRecipient]:
-        """The recipients of a sub-queue behind a position, in order."""
+        """The recipients of a sub-queue after a position, in order."""
         found = [
             ((one.due, one.message, one.number), one)
             for one in self.of_keys((wanted.key,))
@@ -192,11 +192,11 @@ class Data:
         return [one for _, one in sorted(one for one in found if one[0] > after)]
 
     def present(self, message: int) -> bool:
-        """Whether a message has recipients without an end, or notices are owed for it."""
+        """Whether a message has recipients without an end, or owed notices."""
         return message in self.of_message or any(key[0] == message for key in self.owed)
 
     def forget(self, message: int) -> None:
-        """Delete a message that nobody needs."""
+        """Delete a message that is not needed any more."""
         if not self.present(message):
             self.messages.pop(message, None)
             self.contents.pop(message, None)
@@ -204,12 +204,12 @@ class Data:
     # ----------------------------------------------------------------- doubts
 
     def settled(self, attempt: AttemptKey) -> None:
-        """Forget that an attempt was marked or in hand."""
+        """Delete the mark of an attempt, and remove it from those in hand."""
         self.marks.pop(attempt, None)
         self.lost.discard(attempt)
 
     def doubts(self, keys: Collection[str], lease: int) -> tuple[Doubt, ...]:
-        """Attempts of earlier owners of these keys whose results are not known."""
+        """Attempts of earlier owners of these keys with unknown results."""
         marked = {attempt for attempt, mark in self.marks.items() if mark.lease != lease}
         return tuple(
             Doubt(one, self.messages[one.message], machine=attempt not in marked)
@@ -218,17 +218,17 @@ class Data:
         )
 
     def doubted(self, held: Callable[[int], bool]) -> set[str]:
-        """The queue keys with attempts in doubt; ``held`` tells whether a lease is still there."""
+        """The queue keys with attempts in doubt; ``held`` returns whether a lease still exists."""
         attempts = self.lost | {attempt for attempt, mark in self.marks.items() if not held(mark.lease)}
         return {one.key for attempt in attempts if (one := self._open(attempt)) is not None}
 
     def _open(self, attempt: AttemptKey) -> QueuedRecipient | None:
-        """The recipient of an attempt that may have been made; what is set apart had no mark, and got none since."""
+        """The recipient of an attempt that may have been made; one set apart had no mark, and got none since."""
         one = self.recipients.get(attempt[:2])
         return one if one is not None and one.next_attempt == attempt and not is_apart(one.hold) else None
 
     def marked(self, recipient: QueuedRecipient) -> bool:
-        """Whether a server may have the message by now for all that is known."""
+        """Whether a server may have the message by now."""
         return recipient.next_attempt in self.marks
 
     # ---------------------------------------------------------------- history
@@ -243,7 +243,7 @@ class Data:
     # -------------------------------------------------------------- selection
 
     def rows(self, state_of: Callable[[QueuedRecipient], State]) -> Iterator[Row]:
-        """Everything that is there, by ids."""
+        """All recipients, in order of their ids."""
         for key in sorted(self.recipients):
             recipient = self.recipients[key]
             yield Row(recipient, self.messages[recipient.message], state_of(recipient))
@@ -258,7 +258,7 @@ class Data:
     # ------------------------------------------------------------------ check
 
     def findings(self) -> Iterator[str]:
-        """What must not be."""
+        """Inconsistencies, a sentence each."""
         for (message, number), recipient in self.recipients.items():
             if message not in self.messages:
                 yield f"recipient {number} of message {message} has no message"

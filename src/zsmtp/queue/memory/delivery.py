@@ -33,10 +33,10 @@ from zsmtp.queue.store import (
 
 
 class MemoryDelivery(MemoryBase):
-    """The side of a store that delivers, once it has joined."""
+    """The delivery operations of a store, for a process that has joined as a node."""
 
     def wake(self) -> None:
-        """Nothing is ever submitted behind this store's back: it only ends a wait for arrivals."""
+        """End a wait for arrivals. No process submits to this store in its own transaction."""
         if self._node in self._shared.news:
             self._shared.news[self._node].there.set()
 
@@ -53,12 +53,12 @@ class MemoryDelivery(MemoryBase):
         self._shared.nodes[node] = self._clock()
 
     def beat(self) -> None:
-        """Say that the event loop turns."""
+        """Record that the event loop runs."""
         self._shared.leases.beat(self._node, self._monotonic())
         self._shared.write_again(self._node)
 
     async def agenda(self) -> dict[str, float]:
-        """The queue keys with recipients that are not held, and when the first of each is due."""
+        """The queue keys with recipients that are not held, and the due time of the first of each."""
         self._begin("agenda")
         return self._data.agenda()
 
@@ -91,19 +91,19 @@ class MemoryDelivery(MemoryBase):
         return Lease(holding.number, holding.site, tuple(sorted(holding.keys)), doubts)
 
     async def give_back(self, leases: Collection[Lease]) -> None:
-        """Give leases up."""
+        """Give leases back."""
         self._begin("give_back")
         numbers = {lease.number for lease in leases}
         there = {number for number in numbers if self._shared.leases.get(number) is not None}
         for mark in (*self._data.marks.values(), *self._shared.unwritten.values()):
-            if mark.lease in there:  # what an ended lease left is its next owner's
+            if mark.lease in there:  # marks of an ended lease belong to its next owner
                 raise QueueError("a lease with marked attempts cannot be given back: settle them first")
         for holding in self._shared.leases.drop(numbers):
             self._data.in_hand.pop(holding.number, None)
             self._shared.drop(holding)
 
     async def learn(self, sites: Mapping[str, str]) -> None:
-        """Remember which site a queue key belongs to."""
+        """Store the site of each queue key."""
         self._begin("learn")
         self._data.sites.update(sites)
 
@@ -116,7 +116,7 @@ class MemoryDelivery(MemoryBase):
     async def claim(
         self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
     ) -> tuple[list[Claimed], float | None]:
-        """Read recipients that are due, and when the next one is."""
+        """Read due recipients; returns them and the due time of the next one."""
         self._begin("claim")
         if sub_queue.key not in self._keys(lease):
             return [], None
@@ -177,11 +177,11 @@ class MemoryDelivery(MemoryBase):
     async def settle(
         self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
     ) -> list[AttemptKey]:
-        """Write results, with what is in hand after them."""
+        """Write results, and the list of attempts in hand after them."""
         self._begin("settle")
         keys = self._keys(lease)
         conflicts = []
-        self._data.flush()  # the commit of results takes marks to the disk that came before
+        self._data.flush()  # the commit of results makes earlier marks durable
         for settlement in settlements:
             message, number, attempt = settling.attempt_of(settlement)
             one = self._data.recipients.get((message, number))
@@ -200,7 +200,7 @@ class MemoryDelivery(MemoryBase):
         return conflicts
 
     async def arrivals(self, timeout: float) -> Arrivals:
-        """Wait until there is something new."""
+        """Wait until something has changed."""
         self._begin("arrivals")
         news = self._shared.news.get(self._node)
         if news is None:
@@ -215,6 +215,6 @@ class MemoryDelivery(MemoryBase):
         return Arrivals(news.keys, frozenset(news.poked), news.rules, drain=drain)
 
     async def report(self, statuses: Sequence[SiteStatus]) -> None:
-        """Keep how sites are served."""
+        """Store the status of sites."""
         self._begin("report")
         self._shared.statuses |= {status.site: status for status in statuses}

@@ -21,7 +21,7 @@ from zsmtp.queue.suppression import folded, holds, is_subject
 
 
 class MemoryStoreIntake(MemoryBase):
-    """The side of a store that takes messages in."""
+    """The intake operations of a store."""
 
     async def submit(self, messages: Sequence[NewMessage]) -> list[Accepted]:
         """Queue messages, all or none."""
@@ -65,7 +65,7 @@ class MemoryStoreIntake(MemoryBase):
             one = intake.recipient_of(message, recipient, number, place, hold=data.hold(recipient.hold))
             data.put(one)
             self._tell_due(one)
-            if recipient.standing is not None:  # it may be before others that were read already
+            if recipient.standing is not None:  # it may come before others that were read already
                 self._tell(poked=[one.key])
         if message.idempotency_key:
             data.idempotency[message.tenant, message.idempotency_key] = (message.digest, number)
@@ -90,7 +90,7 @@ class MemoryStoreIntake(MemoryBase):
         intake.check_not_taken_in(moved, notes, others)
 
     def _end_suppressed(self, message: QueuedMessage, now: float) -> None:
-        """End the recipients of a new message whose addresses are not written to."""
+        """End the recipients of a new message whose addresses are suppressed."""
         data = self._data
         if not data.suppressions or not is_subject(message.origin, message.options):
             return
@@ -111,7 +111,7 @@ class MemoryStoreIntake(MemoryBase):
 
 
 class MemoryUpload:
-    """A large message on its way into a queue in memory."""
+    """An upload into a queue in memory."""
 
     def __init__(self, store: MemoryStoreIntake, number: int) -> None:
         self._store = store
@@ -138,7 +138,7 @@ class MemoryUpload:
         self._pending().recipients.extend(recipients)
 
     async def accept(self) -> Accepted:
-        """Make it a message."""
+        """Complete the upload as a message."""
         pending = self._pending()
         intake.check_message(pending.message, len(pending.recipients))
         if pending.message.moved is not None:
@@ -150,5 +150,5 @@ class MemoryUpload:
         )
 
     async def discard(self) -> None:
-        """Forget it."""
+        """Discard the upload."""
         self._store._data.uploads.pop(self._number, None)

@@ -1,4 +1,4 @@
-"""Mail that moves between queues, in memory: what is set apart here, and what was taken in from elsewhere."""
+"""Moves of mail between queues, in memory: recipients set apart here, and recipients taken in from other queues."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from zsmtp.records import replace
 
 
 class MemoryMoving(MemoryBase):
-    """The side of a store that a move between queues needs."""
+    """The operations of a store for moves between queues."""
 
     @property
     def uid(self) -> str:
-        """What tells this queue from all others."""
+        """The unique identifier of this queue."""
         return self._data.uid
 
     async def begin_move(self, to: Elsewhere, *, by: str) -> Move:
@@ -36,7 +36,7 @@ class MemoryMoving(MemoryBase):
     async def apart(
         self, move: int, *, message: int = 0, after: tuple[int, int] = (0, -1), limit: int
     ) -> list[ApartRecipient]:
-        """Recipients that are set apart in a move, in order of their ids."""
+        """The recipients set apart in a move, in order of their ids."""
         self._begin("apart")
         least, greatest = holds_apart(move)
         keys = {of: (key, digest) for (_, key), (digest, of) in self._data.idempotency.items()}
@@ -51,7 +51,7 @@ class MemoryMoving(MemoryBase):
         ][:limit]
 
     async def depart(self, departures: Sequence[Departure], *, by: str) -> int:
-        """End recipients that are in another queue by now."""
+        """End recipients that have moved to another queue."""
         self._begin("depart")
         done = 0
         for departure in departures:
@@ -64,7 +64,7 @@ class MemoryMoving(MemoryBase):
         return done
 
     async def taken_in(self, queue: str, messages: Collection[int] = ()) -> list[TakenIn]:
-        """The notes of what was taken in from a queue."""
+        """The notes on recipients taken in from another queue."""
         self._begin("taken_in")
         return [
             note
@@ -73,7 +73,7 @@ class MemoryMoving(MemoryBase):
         ]
 
     async def departed(self, queue: str, notes: Collection[TakenIn]) -> None:
-        """Note that this has departed from its source."""
+        """Note that these recipients have departed from their source."""
         self._begin("departed")
         for note in notes:
             if (queue, note) in self._data.taken_in:

@@ -1,4 +1,4 @@
-"""What operators read and change of a queue in memory."""
+"""Queries and changes of operators on a queue in memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PIECE = 1000  # recipients changed at a time
 
 
 class MemoryOperating(MemoryBase):
-    """The side of a store that operators see."""
+    """The operations of a store for operators."""
 
     def _state(self, one: QueuedRecipient) -> State:
         if one.hold:
@@ -63,7 +63,7 @@ class MemoryOperating(MemoryBase):
     async def select(
         self, wanted: Filter, *, after: Position | None = None, limit: int | None = None
     ) -> AsyncIterator[Row]:
-        """The recipients that match, in order of their ids."""
+        """The matching recipients, in order of their ids."""
         self._begin("select")
         rows = self._matching(wanted)
         if after is not None:
@@ -72,7 +72,7 @@ class MemoryOperating(MemoryBase):
             yield row
 
     async def count(self, wanted: Filter, *, by: str = "") -> dict[str, int]:
-        """How many match."""
+        """Count the matching recipients."""
         self._begin("count")
         now = self._clock()
         groups: Mapping[str, Callable[[Row], str]] = {
@@ -90,7 +90,7 @@ class MemoryOperating(MemoryBase):
         return dict(counted) if by else {"": counted[""]}
 
     async def change(self, wanted: Filter, change: Change) -> AsyncIterator[int]:
-        """Change the recipients that match, in pieces."""
+        """Change the matching recipients, in pieces."""
         self._begin("change")
         settling.check_change(change)
         if change.hold is not None and self._data.hold(change.hold) != change.hold:
@@ -129,7 +129,7 @@ class MemoryOperating(MemoryBase):
         return any(shared.seen.get(node, 0) != shared.restarts for node in nodes)
 
     async def message(self, message: int) -> QueuedMessage | None:
-        """A message that is there."""
+        """A queued message."""
         self._begin("message")
         return self._data.messages.get(message) if self._data.present(message) else None
 
@@ -140,14 +140,14 @@ class MemoryOperating(MemoryBase):
         return [entry for entry in entries if number in (None, entry.number)]
 
     async def ended(self, message: int, *, after: int = -1, limit: int) -> list[tuple[int, bytes]]:
-        """Numbers and addresses of recipients of a message that have their end, by number, behind one."""
+        """Numbers and addresses of the ended recipients of a message, in order of number, after ``after``."""
         self._begin("ended")
         entries = [entry for entry in self._data.history.values() if entry.message == message]
         ends = {(entry.number, entry.address) for entry in entries if entry.outcome.end is not None}
         return sorted(one for one in ends if one[0] > after)[:limit]
 
     async def ends(self, wanted: Filter, *, limit: int | None = None) -> AsyncIterator[HistoryEntry]:
-        """Ends that match, youngest first."""
+        """Matching ends, youngest first."""
         self._begin("ends")
         wanted.check_for_ends()
         now = self._clock()
@@ -161,7 +161,7 @@ class MemoryOperating(MemoryBase):
             yield entry
 
     async def events(self, cursor: str, *, limit: int) -> tuple[str, list[HistoryEntry]]:
-        """History behind a cursor, and the next cursor."""
+        """History after a cursor, and the next cursor."""
         self._begin("events")
         if cursor and not cursor.isdecimal():
             raise QueueError(f"{cursor[:40]!r} is no cursor of events")
@@ -170,7 +170,7 @@ class MemoryOperating(MemoryBase):
         return str(found[-1] if found else last), [self._data.history[number] for number in found]
 
     async def sites(self, names: Collection[str] = ()) -> list[SiteStatus]:
-        """What was reported of sites."""
+        """The reported status of sites."""
         self._begin("sites")
         statuses = self._shared.statuses
         return [statuses[site] for site in sorted(statuses) if site in names or not names]
@@ -202,7 +202,7 @@ class MemoryOperating(MemoryBase):
         return 1
 
     async def suppress(self, suppressions: Sequence[Suppression]) -> int:
-        """Have addresses not written to from now on; how many were not on the list."""
+        """Suppress addresses from now on; returns how many were not on the list."""
         self._begin("suppress")
         kept = {(one.tenant, one.address): one for one in map(kept_suppression, suppressions)}
         known = self._data.suppressions
@@ -211,7 +211,7 @@ class MemoryOperating(MemoryBase):
         return added
 
     async def unsuppress(self, tenant: str, addresses: Collection[bytes]) -> int:
-        """Take addresses of a tenant off the list; how many were there."""
+        """Remove a tenant's addresses from the list; returns how many were there."""
         self._begin("unsuppress")
         wanted = {(tenant, folded(address)) for address in addresses}
         return sum(self._data.suppressions.pop(key, None) is not None for key in wanted)
@@ -228,7 +228,7 @@ class MemoryOperating(MemoryBase):
                 yield one
 
     async def record(self, event: HistoryEntry) -> bool:
-        """Write an event of a recipient that has its end, once."""
+        """Write an event of an ended recipient, once."""
         self._begin("record")
         place = event.message, event.number
         mine = {one.outcome for one in self._data.history.values() if (one.message, one.number) == place}
@@ -256,7 +256,7 @@ class MemoryOperating(MemoryBase):
         return rule
 
     async def delete_rule(self, number: int) -> bool:
-        """Delete a rule, and release what it holds."""
+        """Delete a rule, and release the recipients that it holds."""
         self._begin("delete_rule")
         if self._data.rules.pop(number, None) is None:
             return False
@@ -270,12 +270,12 @@ class MemoryOperating(MemoryBase):
         return True
 
     async def accepted_by(self, tenant: str) -> dict[int, Amount]:
-        """What was accepted from a tenant, by slot."""
+        """The amounts accepted from a tenant, by slot."""
         self._begin("accepted_by")
         return quotas.used_by_slot(self._data.counters, tenant, self._clock())
 
     async def queued_by_tenant(self) -> dict[str, Amount]:
-        """Messages and octets that are there, by tenant."""
+        """Messages and octets in the queue, by tenant."""
         self._begin("queued_by_tenant")
         found: dict[str, Amount] = {}
         for one in self._data.messages.values():

@@ -1,8 +1,8 @@
-"""A queue in memory: the contract of ``zsmtp.queue.store`` in the plainest words, for tests and documentation.
+"""A queue in memory: the plainest implementation of ``zsmtp.queue.store``, for tests and documentation.
 
-What stands here is what the other stores are held to. Several stores may share one queue, as nodes share a database
-(:meth:`MemoryStore.another`). :meth:`MemoryStore.crash` gives a store with what would have survived the death of the
-process or of the machine; :meth:`MemoryStore.restart` is a death of the store's machine that its nodes outlive;
+It is the reference for the other stores. Several stores may share one queue, as nodes share a database
+(:meth:`MemoryStore.another`). :meth:`MemoryStore.crash` returns a store with the data that survives the death of the
+process or of the machine; :meth:`MemoryStore.restart` is a restart of the store's machine while its nodes live;
 :meth:`MemoryStore.fail` makes an operation fail, as a full disk would::
 
     store = MemoryStore()
@@ -46,12 +46,12 @@ from zsmtp.queue.suppression import holds
 
 
 class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating, MemoryMoving):
-    """A ``QueueStore`` in memory. ``clock`` gives seconds since 1970, ``monotonic`` those that leases are judged by."""
+    """A ``QueueStore`` in memory. ``clock`` gives seconds since 1970, ``monotonic`` the seconds for leases."""
 
     # ------------------------------------------------------------- for tests
 
     def another(self) -> MemoryStore:
-        """A store of another process on the same queue."""
+        """A store on the same queue for another process."""
         twin = MemoryStore(
             clock=self._clock,
             monotonic=self._monotonic,
@@ -63,21 +63,21 @@ class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating, MemoryMovi
         return twin
 
     def crash(self, *, machine: bool = False) -> MemoryStore:
-        """A store with what survives if all processes that use the queue die now, or the machine does."""
+        """A store with the data that survives if all processes that use the queue die now, or the machine does."""
         twin = self.another()
         twin._shared = Shared(self._data.after_death(machine=machine))
         return twin
 
     def restart(self) -> None:
-        """Let the machine of the store die and come back, as a database does that its nodes outlive.
+        """Simulate a restart of the store's machine, as of a database whose nodes keep running.
 
-        Leases are there as before, and so is what is on the disk. Marks that were not are lost until their node writes
-        them again, with its next :meth:`beat` or :meth:`mark`; if it dies before, all that it had in hand is in doubt.
+        Leases and durable data remain. Other marks are lost until their node writes them again, with its next
+        :meth:`beat` or :meth:`mark`; if it dies before, all that it had in hand is in doubt.
         """
         self._shared.restart()
 
     def fail(self, operation: str, error: Exception, *, times: int = 1) -> None:
-        """Let the next calls of a method raise ``error``, with nothing done."""
+        """Make the next calls of a method raise ``error``, without effect."""
         self._faults[operation].extend([error] * times)
 
     async def close(self) -> None:
@@ -89,7 +89,7 @@ class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating, MemoryMovi
     # ----------------------------------------------------------------- notices
 
     async def owed(self, now: float, *, limit: int) -> list[tuple[QueuedMessage, list[OwedNotice]]]:
-        """Messages that notices are owed for."""
+        """Messages with owed notices."""
         self._begin("owed")
         busy = {attempt.message for hands in self._data.in_hand.values() for attempt in hands}
         by_message: dict[int, list[OwedNotice]] = {}
@@ -172,11 +172,11 @@ class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating, MemoryMovi
     # ------------------------------------------------------------------- state
 
     async def health(self) -> Health:
-        """It can always be read and written."""
+        """Always healthy."""
         return Health("", self._free_space())
 
     async def check(self) -> AsyncIterator[str]:
-        """Look for what must not be."""
+        """Look for inconsistencies; yields one sentence for each."""
         self._begin("check")
         for finding in self._data.findings():
             yield finding

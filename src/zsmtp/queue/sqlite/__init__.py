@@ -1,1 +1,1 @@
-"""The queue in one SQLite file: ``store`` is the store, ``caller`` submits in a transaction of the caller."""
+"""The queue in one SQLite file: ``store`` has the store, ``caller`` submits in a transaction of the caller."""

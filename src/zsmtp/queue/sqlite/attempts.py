@@ -1,11 +1,11 @@
-"""Lists of attempts in the database: what has a mark, and what is in hand.
+"""Lists of attempts in the database: those with a mark, and those in hand.
 
-Attempts that are noted together stand in one row, whatever the number of messages; the row goes when all of them are
+Attempts that are written together are in one row, for any number of messages; the row is deleted when all of them are
 settled. Until then an attempt in it counts only while it is the next one of its recipient, so most settlements change
-no row. Where a settlement leaves the attempt the next one (none was counted), or something leaves the hand without a
+no row. If an attempt remains the next one after its settlement (none was counted), or is in hand no more without a
 result, the row is written again without it.
 
-The lists are kept in memory, too (:class:`Attempts`), by the writer's thread.
+The writer's thread also has the lists in memory (:class:`Attempts`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Place(NamedTuple):
 
 
 class Attempts:
-    """One list. What a transaction changes is noted (:meth:`add`, :meth:`remove`) and written before its commit."""
+    """One list. The changes of a transaction (:meth:`add`, :meth:`remove`) are written before its commit."""
 
     def __init__(self, table: str) -> None:
         self._table = table
@@ -39,7 +39,7 @@ class Attempts:
         self.fence = 0
 
     def load(self, db: Executes, alive: Collection[AttemptKey]) -> None:
-        """Read the list, as far as attempts in it are the next of their recipients; rows without any are deleted."""
+        """Read those attempts of the list that are the next of their recipients; rows without any are deleted."""
         rows = {
             row: {attempt for attempt in attempts if attempt in alive} for row, _, attempts in stored(db, self._table)
         }
@@ -55,7 +55,7 @@ class Attempts:
         return iter(self._places)
 
     def of_lease(self, transaction: WriteTransaction, lease: int) -> set[AttemptKey]:
-        """The attempts noted under a lease, with what the transaction changed."""
+        """The attempts under a lease, with the changes of the transaction."""
         found = set(self._of_lease.get(lease, ()))
         if self._transaction is transaction:
             found |= {attempt for attempt, number in self._added.items() if number == lease}
@@ -63,7 +63,7 @@ class Attempts:
         return found
 
     def add(self, transaction: WriteTransaction, attempts: Iterable[AttemptKey], lease: int) -> None:
-        """Note attempts."""
+        """Add attempts."""
         self._begin(transaction)
         for attempt in attempts:
             if attempt not in self._places:
@@ -71,13 +71,13 @@ class Attempts:
             self._removed.pop(attempt, None)
 
     def remove(self, transaction: WriteTransaction, attempt: AttemptKey, *, counted: bool) -> None:
-        """Note that an attempt is over; ``counted``: it is not the next one of its recipient any more."""
+        """Remove an attempt that is over; ``counted``: it is not the next one of its recipient any more."""
         self._begin(transaction)
         if self._added.pop(attempt, None) is None and attempt in self._places:
             self._removed[attempt] = counted
 
     def _begin(self, transaction: WriteTransaction) -> None:
-        if self._transaction is not transaction:  # what was noted for one that failed is forgotten
+        if self._transaction is not transaction:  # the changes of a failed one are discarded
             self._transaction = transaction
             self._added.clear()
             self._removed.clear()
@@ -134,10 +134,10 @@ class Attempts:
 
 
 def hands(db: Executes, boot: str) -> list[tuple[int, list[AttemptKey], bool]]:
-    """The rows of what is in hand: id, attempts, and whether marks of them may have been lost with the machine.
+    """The rows of attempts in hand: id, attempts, and whether their marks may have been lost with the machine.
 
-    ``boot`` tells one start of this machine from the others; without it the machine is taken for one that died, as what
-    was in hand is more than what was sent.
+    ``boot`` identifies the start of this machine; without it the machine counts as one that died, which is safe: more
+    attempts were in hand than were sent.
     """
     boots = dict(db.execute("SELECT fence, boot FROM zsmtp_node").fetchall())
     rows = stored(db, "zsmtp_in_hand")
@@ -151,12 +151,12 @@ def perhaps_sent(db: Executes, boot: str) -> set[AttemptKey]:
 
 
 def packed(attempts: Collection[AttemptKey]) -> bytes:
-    """Attempts as a row keeps them."""
+    """Attempts in the format of a row."""
     return struct.pack(f"<{len(attempts) * 3}q", *[number for attempt in attempts for number in attempt])
 
 
 def unpacked(data: bytes) -> list[AttemptKey]:
-    """Attempts of a row; what does not come to a whole one at the end is left out."""
+    """Attempts from a row; an incomplete one at the end is left out."""
     return [AttemptKey(*three) for three in struct.iter_unpack("<3q", data[: len(data) // 24 * 24])]
 
 

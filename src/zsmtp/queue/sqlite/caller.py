@@ -1,14 +1,14 @@
-"""Submitting in a transaction of the caller: the mail exists if and only if that one is committed.
+"""Submits mail in a transaction of the caller: the mail exists if and only if that transaction is committed.
 
-The queue's tables lie in a database file of the caller, made there by opening the queue once. :func:`submit_in` writes
-with the caller's own connection, in the thread that calls, and never commits::
+The queue's tables are in a database file of the caller; opening the queue once makes them. :func:`submit_in` writes
+over the caller's own connection, in the calling thread, and never commits::
 
     with connection:
         connection.execute("INSERT INTO orders ...")
         submit_in(connection, [message])
     wake(path)  # or wait for up to a second
 
-How durable it is depends on the caller's commit; a connection that could lose one is refused.
+Its durability is that of the caller's commit; a connection that could lose one is refused.
 """
 
 from __future__ import annotations
@@ -48,15 +48,16 @@ def submit_in(
     clock: Callable[[], float] = time.time,
     room: Callable[[], int] | None = None,
 ) -> list[Accepted]:
-    """Queue messages in the caller's transaction, all or none. ``path`` is the file that the connection must be to.
+    """Queue messages in the caller's transaction, all or none. ``path`` is the required file of the connection.
 
-    Where none is open, one is begun with ``BEGIN IMMEDIATE``, for the caller to commit. A connection in autocommit mode
-    without an open transaction commits this as it commits every statement. Others' locks are waited for up to ``busy``
-    seconds, but for one that came between the caller's first read and this: such a transaction cannot write any more.
+    If no transaction is open, ``BEGIN IMMEDIATE`` begins one, for the caller to commit. A connection in autocommit mode
+    without an open transaction commits this as it commits every statement. It waits for locks of others for up to
+    ``busy`` seconds, except for a write between the caller's first read and this: after that the caller's transaction
+    cannot write any more.
 
     Raises :class:`~zsmtp.errors.QueueError` for a connection that is not in WAL mode or has ``synchronous`` below FULL,
     is read-only, to another file, or has the queue's tables in an attached file; Conflict and QueueFull as
-    ``QueueStore.submit``; QueueUnavailable for trouble with the file. In all cases the transaction is as it was before.
+    ``QueueStore.submit``; QueueUnavailable for errors of the file. After each of them the transaction is as before.
     """
     cursor = connection.cursor()
     cursor.row_factory = None
@@ -83,7 +84,7 @@ def submit_in(
 
 
 def _checked(connection: sqlite3.Connection, cursor: sqlite3.Cursor) -> str:
-    """The path of the file, if its tables and settings are what a queue needs; raises QueueError."""
+    """The path of the file, if its tables and settings suit a queue; raises QueueError."""
     files = {_text(name): _text(file or "") for _, name, file in cursor.execute("PRAGMA database_list").fetchall()}
     homes = [name for name in files if _has_queue(cursor, name)]
     if "main" not in homes:
@@ -124,7 +125,7 @@ def _number(cursor: sqlite3.Cursor, name: str) -> int:
 
 @contextmanager
 def _patience(cursor: sqlite3.Cursor) -> Iterator[None]:
-    """Have SQLite answer at once that the file is locked: turns are taken here."""
+    """Make SQLite return at once if the file is locked: this module waits for its turn itself."""
     (before,) = cursor.execute("PRAGMA busy_timeout").fetchone()
     cursor.execute("PRAGMA busy_timeout = 0").fetchall()
     try:
@@ -135,7 +136,7 @@ def _patience(cursor: sqlite3.Cursor) -> Iterator[None]:
 
 @contextmanager
 def _writing(connection: sqlite3.Connection, cursor: sqlite3.Cursor, path: str, busy: float) -> Iterator[None]:
-    """Have the right to write, in a savepoint: what fails leaves nothing behind."""
+    """Hold the right to write, in a savepoint: a failure leaves no changes."""
     opened = not connection.in_transaction
     _begin(connection, cursor, path, busy)
     try:
@@ -167,7 +168,7 @@ def _begin(connection: sqlite3.Connection, cursor: sqlite3.Cursor, path: str, bu
                     ) from None
                 if code_of(error) != BUSY or time.monotonic() >= end:
                     raise
-            if turn is None:  # somebody writes: stand in line
+            if turn is None:  # another one writes: wait for a turn
                 turn = WriteTurn(path)
                 if not turn.acquire(max(end - time.monotonic(), 0)):
                     turn.close()
@@ -176,13 +177,13 @@ def _begin(connection: sqlite3.Connection, cursor: sqlite3.Cursor, path: str, bu
                 continue
             time.sleep(_PAUSE)
     finally:
-        if turn is not None:  # from here on SQLite's own lock keeps others out
+        if turn is not None:  # from here on SQLite's own lock excludes others
             turn.release()
             turn.close()
 
 
 def _start(connection: sqlite3.Connection, cursor: sqlite3.Cursor) -> None:
-    """Begin a transaction if there is to be one, and write: then the lock is had."""
+    """Begin a transaction if none is open, and write, to get the lock."""
     if not connection.in_transaction and _begins_transactions(connection):
         cursor.execute("BEGIN IMMEDIATE")
     cursor.execute("SAVEPOINT zsmtp_submit")

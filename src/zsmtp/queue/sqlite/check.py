@@ -1,7 +1,7 @@
-"""What must not be in the database of a queue, looked for while it is in use.
+"""Finds inconsistencies in the database of a queue, while it is in use.
 
-Each question is answered from one state of the database. A finding is a sentence; a queue without findings has none.
-SQLite is asked for damage of each table first; what it then keeps from being answered is a finding, too.
+Each query reads one state of the database. A finding is a sentence; a consistent queue has none.
+SQLite checks each table for damage first; a query that fails because of damage is a finding, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zsmtp.queue.states import ENDS
 
 _MOST = 100  # findings of one kind
 
-# A question for ids that must not be found, and what is said of each.
+# A query for ids that must not exist, and the finding for each.
 _IDS = (
     (
         "SELECT DISTINCT r.message FROM zsmtp_recipient r WHERE NOT EXISTS "
@@ -84,7 +84,7 @@ Question = Callable[[sqlite3.Connection], list[str]]
 
 
 def questions(shard: int) -> Iterator[Question]:
-    """All questions; each is for one transaction."""
+    """All queries; each is for one transaction."""
     yield _or_damage(_structure)
     for sql, sentence in _IDS:
         yield _or_damage(partial(_ids, sql=sql, sentence=sentence, shard=shard))
@@ -93,7 +93,7 @@ def questions(shard: int) -> Iterator[Question]:
 
 
 def _or_damage(question: Question) -> Question:
-    """A question to which damage is an answer."""
+    """A query whose result may be damage."""
 
     def ask(db: sqlite3.Connection) -> list[str]:
         try:
@@ -109,7 +109,7 @@ def _or_damage(question: Question) -> Question:
 
 
 def _structure(db: sqlite3.Connection) -> list[str]:
-    """What SQLite finds, table by table: pages, rows, and values of kinds that a column cannot have."""
+    """The findings of SQLite, by table: pages, rows, and values of types that a column cannot have."""
     names = db.execute(
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'zsmtp_*' ORDER BY name"
     ).fetchall()

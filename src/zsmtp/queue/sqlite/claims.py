@@ -1,7 +1,7 @@
-"""What is read for delivery: which keys have work, what is due first, the recipients and contents to be sent.
+"""Queries for delivery: the keys with work, the first due times, the recipients and contents to send.
 
-Each function is one question to a connection. None costs more the more is queued: the index of sub-queues is walked by
-skipping from one key, tenant and rank to the next, and claims begin behind a position.
+Each function is one query on a connection. Its cost does not grow with the size of the queue: it walks the index of
+sub-queues by skipping from one key, tenant and rank to the next, and claims begin after a position.
 """
 
 from __future__ import annotations
@@ -92,20 +92,20 @@ ORDER BY r.message, r.number LIMIT ?
 
 
 def heads(connection: sqlite3.Connection, keys: Collection[str]) -> list[Head]:
-    """The sub-queues of queue keys, and when the first recipient of each is due."""
+    """The sub-queues of queue keys, and the due time of the first recipient of each."""
     rows = connection.execute(_HEADS, (json.dumps(list(keys)),))
     return [Head(SubQueue(key, tenant, rank), due / 1000) for key, tenant, rank, due in rows.fetchall()]
 
 
 def keys_with_work(connection: sqlite3.Connection, after: str | None, limit: int) -> list[str]:
-    """Queue keys with recipients that are not held, in order, behind one (None: from the first)."""
+    """Queue keys with recipients that are not held, in order, after one (None: from the first)."""
     sql = _KEYS_WITH_WORK if after is not None else _KEYS_WITH_WORK.replace(" AND key > ?", "", 1)
     found = connection.execute(sql, (after, limit) if after is not None else (limit,)).fetchall()
     return [key for (key,) in found]
 
 
 def agenda(connection: sqlite3.Connection, keys: Collection[str]) -> dict[str, float]:
-    """When the first recipient of each queue key is due, of those that have any."""
+    """The due time of the first recipient of each queue key that has any."""
     found: dict[str, float] = {}
     for head in heads(connection, keys):
         key = head.sub_queue.key
@@ -114,7 +114,7 @@ def agenda(connection: sqlite3.Connection, keys: Collection[str]) -> dict[str, f
 
 
 def sites_of(connection: sqlite3.Connection, keys: Collection[str]) -> dict[str, str]:
-    """The sites of queue keys, as far as they were learned."""
+    """The stored sites of queue keys."""
     rows = connection.execute(
         "SELECT s.key, s.site FROM json_each(?) CROSS JOIN zsmtp_site s ON s.key = value", (json.dumps(list(keys)),)
     )
@@ -122,7 +122,7 @@ def sites_of(connection: sqlite3.Connection, keys: Collection[str]) -> dict[str,
 
 
 def keys_of(connection: sqlite3.Connection, sites: Collection[str]) -> list[tuple[str, str]]:
-    """The queue keys of sites, as far as they were learned: site, key."""
+    """The stored queue keys of sites: site, key."""
     rows = connection.execute(
         "SELECT s.site, s.key FROM json_each(?) CROSS JOIN zsmtp_site s ON s.site = value", (json.dumps(list(sites)),)
     )
@@ -139,7 +139,7 @@ def claim(
     octets: int,
     doubts: Collection[AttemptKey],
 ) -> tuple[list[Claimed], float | None]:
-    """Recipients that are due, with their messages and small contents; and when the next one behind them is due."""
+    """Due recipients, with their messages and small contents; and the due time of the next one after them."""
     position = (milliseconds(after.due), after.message, after.number)
     with snapshot(connection):
         rows = _due(connection, sub_queue, position, milliseconds(now), limit, doubts)
@@ -165,7 +165,7 @@ def _due(
     limit: int,
     doubts: Collection[AttemptKey],
 ) -> list[tuple[Any, ...]]:
-    """The rows behind a place that are due and not in doubt."""
+    """The rows after a place that are due and not in doubt."""
     found: list[tuple[Any, ...]] = []
     while (missing := limit - len(found)) > 0:
         rows = connection.execute(_CLAIM, (*sub_queue, *after, now, missing)).fetchall()
@@ -179,7 +179,7 @@ def _due(
 def _next_due(
     connection: sqlite3.Connection, sub_queue: SubQueue, after: _Place, doubts: Collection[AttemptKey]
 ) -> float | None:
-    """When the next one behind a place is due that is not in doubt."""
+    """The due time of the next one after a place that is not in doubt."""
     in_doubt = {attempt[:2] for attempt in doubts}
     while (row := connection.execute(_NEXT, (*sub_queue, *after)).fetchone()) is not None:
         if row[1:] not in in_doubt:
@@ -208,8 +208,8 @@ def review(
 ) -> list[Claimed]:
     """Recipients of queue keys in order of their ids, with their messages.
 
-    Of few recipients the index is sorted; many are found by going through the whole table, of which they are a part
-    worth mentioning.
+    Few recipients are sorted from the index; many are found by a scan of the whole table, of which they are a large
+    part.
     """
     wanted = json.dumps(list(keys))
     (few,) = connection.execute(
@@ -232,7 +232,7 @@ def review(
 def recipients(
     connection: sqlite3.Connection, attempts: Collection[AttemptKey]
 ) -> dict[AttemptKey, tuple[QueuedRecipient, QueuedMessage]]:
-    """The recipients of attempts that are the next ones of theirs, with their messages."""
+    """The recipients whose next attempt is one of these, with their messages."""
     found: dict[AttemptKey, tuple[QueuedRecipient, QueuedMessage]] = {}
     for marks, values in in_parts(list(attempts), 3):
         rows = connection.execute(
@@ -249,7 +249,7 @@ def recipients(
 
 
 def chunk(connection: sqlite3.Connection, message: int, part: int, size: int) -> bytes:
-    """One chunk of the content of a message that has ``size`` octets in all; raises QueueError if it is not there."""
+    """One chunk of the content of a message of ``size`` octets; raises QueueError if it does not exist."""
     sql = "SELECT data FROM zsmtp_content WHERE message = ? AND ? = 0"
     if part:
         sql = "SELECT data FROM zsmtp_content_part WHERE message = ? AND part = ?"
@@ -268,7 +268,7 @@ def chunk(connection: sqlite3.Connection, message: int, part: int, size: int) ->
 def owed(
     connection: sqlite3.Connection, busy: Collection[int], before: float, limit: int
 ) -> list[tuple[QueuedMessage, list[OwedNotice]]]:
-    """Messages that notices are owed for: those that are not busy, or wait since ``before``."""
+    """Messages with owed notices: those with no recipient in hand, or with notices owed since ``before``."""
     found: list[tuple[QueuedMessage, list[OwedNotice]]] = []
     after = 0
     while len(found) < limit:

@@ -1,8 +1,8 @@
 """Connections to the database of a queue, its schema, and what its errors mean.
 
 Every connection is in WAL mode; writers use ``synchronous=FULL`` (one fsync for a commit), readers cannot write. The
-schema grows by numbered files (``migrations/``), each applied once, forward only. What a later program adds, an earlier
-one does not see, and works; where it would not, the file names the oldest program that may open it.
+schema grows by numbered files (``migrations/``), each applied once, forward only. An earlier program works with the
+additions of a later one; if it would not, the file names the oldest program that may open it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BUSY = sqlite3.SQLITE_BUSY
 FULL = sqlite3.SQLITE_FULL
 IOERR = sqlite3.SQLITE_IOERR
 _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
-_STATEMENTS = 300  # prepared ones that a connection keeps
+_STATEMENTS = 300  # prepared statements of a connection
 _RECOVERY = 5.0  # seconds to wait while another process reads the log of one that died
 
 _MEANING = {
@@ -41,7 +41,7 @@ _MEANING = {
     sqlite3.SQLITE_AUTH: "access is refused",
 }
 UNREADABLE = (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError)
-"""What the program meets where a row has other values than its own."""
+"""The exceptions for a row with values that this program did not write."""
 _BROKEN = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB}
 
 
@@ -51,30 +51,30 @@ def code_of(error: sqlite3.Error) -> int:
 
 
 def is_trouble(error: sqlite3.Error) -> bool:
-    """Whether an error is of the store, not of the statement."""
+    """Whether an error is a failure of the store, not of the statement."""
     return code_of(error) in _MEANING or (isinstance(error, sqlite3.OperationalError) and code_of(error) <= 1)
 
 
 def is_broken(error: sqlite3.Error) -> bool:
-    """Whether a connection is better opened anew after an error."""
+    """Whether a connection should be replaced after an error."""
     return code_of(error) in _BROKEN
 
 
 def unavailable(path: str, doing: str, error: sqlite3.Error) -> QueueUnavailable:
-    """The error as callers get it: what, where, why."""
+    """The error for callers: what failed, where, and why."""
     meaning = _MEANING.get(code_of(error))
     why = f"{meaning} ({error})" if meaning else str(error)
     return QueueUnavailable(f"queue {path}: {doing}: {why}")
 
 
 def unreadable(path: str, doing: str, error: Exception) -> QueueUnavailable:
-    """The error of values that are not of their kind, as a damaged file has them."""
+    """The error for values of the wrong type, as in a damaged file."""
     return QueueUnavailable(f"queue {path}: {doing}: it has values that cannot be understood ({error!r})")
 
 
 @contextmanager
 def words_readable() -> Iterator[None]:
-    """Have an error of a damaged schema be one of SQLite's: its words are those of the file, and may be no UTF-8."""
+    """Turn an error of a damaged schema into one of SQLite's: its text comes from the file, and may be no UTF-8."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -85,7 +85,7 @@ def words_readable() -> Iterator[None]:
 
 @words_readable()
 def connect(path: str, *, cache: int, writes: bool) -> sqlite3.Connection:
-    """Open a connection to a database that is there; ``cache`` is in KiB. Raises sqlite3.Error."""
+    """Open a connection to an existing database; ``cache`` is in KiB. Raises sqlite3.Error."""
     connection = sqlite3.connect(
         f"file:{quote(path)}?mode=rw",
         uri=True,
@@ -113,7 +113,7 @@ def connect(path: str, *, cache: int, writes: bool) -> sqlite3.Connection:
 
 @contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """Have all questions answered from one state of the database."""
+    """Make all queries read one state of the database."""
     connection.execute("BEGIN")
     try:
         yield
@@ -124,11 +124,11 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 
 @words_readable()
 def create(path: str) -> None:
-    """Make the file if it is not there, readable for nobody else, and put it in WAL mode.
+    """Make the file if it does not exist, readable for its owner only, and set WAL mode.
 
     Raises sqlite3.Error.
     """
-    with suppress(OSError):  # what keeps it from being made, SQLite says
+    with suppress(OSError):  # if it cannot be made, SQLite reports the cause
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, timeout=10)
     try:
@@ -143,11 +143,11 @@ def create(path: str) -> None:
 
 @words_readable()
 def migrate(connection: sqlite3.Connection, path: str, shard: int | None, busy: float) -> tuple[int, str]:
-    """Bring the schema up to date, and return the shard and the uid of the file. To be called with the right to write.
+    """Bring the schema up to date, and return the shard and the uid of the file. The caller has the right to write.
 
-    ``busy``: seconds to wait while somebody's own transaction has the database locked.
+    ``busy``: seconds to wait while a transaction outside this program has the database locked.
 
-    Raises :class:`~zsmtp.errors.QueueError` if the file needs a later program, or is of another shard than asked for.
+    Raises :class:`~zsmtp.errors.QueueError` if the file needs a later program, or belongs to another shard.
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise QueueError(f"SQLite {sqlite3.sqlite_version} is too old for a queue; it needs 3.37 or later")
@@ -176,5 +176,5 @@ def _meta(connection: sqlite3.Connection) -> dict[str, object]:
 
 
 def resolved(path: str | Path) -> str:
-    """The path by which everybody knows the file: locks lie beside it."""
+    """The canonical path of the file: the lock files are beside it."""
     return str(Path(path).resolve())

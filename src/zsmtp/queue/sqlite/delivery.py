@@ -1,7 +1,7 @@
-"""Leases, claims, marks and results, as the event loop sees them.
+"""Leases, claims, marks and results, on the event loop.
 
-One process delivers from a file: its leases are a table in its memory, and what grows with each start of a deliverer
-is stored, the *fence*. :class:`SQLiteDelivery` is that side of a store; the writer's thread does the rest
+One process delivers from a file: its leases are a table in its memory, and the file stores the *fence*, which grows
+with each start of a deliverer. :class:`SQLiteDelivery` is that part of a store; the writer's thread does the rest
 (``zsmtp.queue.sqlite.results``).
 """
 
@@ -39,7 +39,7 @@ _KEYS = 500  # in one question
 
 
 class SQLiteDelivery:
-    """The side of a store that delivers, once it has joined."""
+    """The delivery operations of a store, for a process that has joined as a node."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class SQLiteDelivery:
         self._report = JobKind("keeping the status of sites", self._results.report, durable=lambda report: False)
         self._node = ""
         self._leases = LeaseTable()
-        self._doubts: dict[str, dict[AttemptKey, bool]] = {}  # of machine; by key, of leases that are gone
+        self._doubts: dict[str, dict[AttemptKey, bool]] = {}  # by key, with ``Doubt.machine``, of ended leases
         self._unsettled: dict[int, dict[AttemptKey, Doubt]] = {}  # by lease
         self._taking = asyncio.Lock()
         self._news = News()
@@ -115,7 +115,7 @@ class SQLiteDelivery:
         self._listen(loop)
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let other processes say that there is something new; without it they are found within a second."""
+        """Receive notifications of other processes; without them their changes are found within a second."""
         path = f"{self._path}-wake"
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -135,12 +135,12 @@ class SQLiteDelivery:
         self._writer.wake()
 
     def wake(self) -> None:
-        """Look for what others wrote, and have :meth:`arrivals` come back."""
+        """Look for changes by others, and make :meth:`arrivals` return."""
         self._writer.wake()
         self._there.set()
 
     async def leave(self) -> None:
-        """Give all leases back, and deliver no more; marks stay."""
+        """Give all leases back, and stop delivering; marks stay."""
         if self._node:
             holdings = self._leases.leave(self._node)
             self._node = ""
@@ -150,25 +150,25 @@ class SQLiteDelivery:
                 with suppress(OSError):
                     Path(f"{self._path}-wake").unlink(missing_ok=True)
             try:
-                with suppress(QueueError):  # what cannot be written now is found by who delivers next
+                with suppress(QueueError):  # the next deliverer finds the leases that could not be given back
                     await self._writer.do(self._lapse, [one.number for one in holdings])
             finally:
                 self._writer.watch(None)
                 self._lock.release()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close locks and sockets."""
         self._lock.close()
         if self._socket is not None:
             self._socket.close()
 
     def delivers_somewhere(self) -> bool:
-        """Whether a process delivers from the file, be it this one."""
+        """Whether a process delivers from the file, this one included."""
         self._writer.check()
         return self._leases.lives(self._node, self._monotonic()) if self._node else self._lock.held_by_somebody()
 
     def beat(self) -> None:
-        """Say that the event loop turns."""
+        """Record that the event loop runs."""
         self._leases.beat(self._node, self._monotonic())
 
     def _expect_node(self) -> None:
@@ -178,7 +178,7 @@ class SQLiteDelivery:
     # ----------------------------------------------------------------- leases
 
     async def agenda(self) -> dict[str, float]:
-        """The queue keys with recipients that are not held, and when the first of each is due."""
+        """The queue keys with recipients that are not held, and the due time of the first of each."""
         self._expect_node()
         found: dict[str, float] = {}
         after: str | None = None
@@ -225,7 +225,7 @@ class SQLiteDelivery:
         return limit
 
     async def _members(self, sites: Collection[str]) -> list[tuple[str, str]]:
-        """The other keys of sites that have recipients which are not held: site, key."""
+        """The other keys of sites with recipients that are not held: site, key."""
         learned = await self._reader.read("looking for sites", partial(claims.keys_of, sites=sites))
         elsewhere = await self._reader.read("looking for sites", partial(claims.sites_of, keys=sites))
         found = learned + [(site, site) for site in sites if elsewhere.get(site, site) == site]
@@ -238,7 +238,7 @@ class SQLiteDelivery:
         return members
 
     async def _adopt_doubts(self, holding: Holding, keys: Collection[str]) -> None:
-        """Make the doubts of keys those of their lease; an operator may have ended some recipients, or moved them."""
+        """Assign the doubts of keys to their lease; an operator may have ended some recipients, or moved them."""
         doubts = {attempt: machine for key in keys for attempt, machine in self._doubts.pop(key, {}).items()}
         if not doubts:
             return
@@ -252,12 +252,12 @@ class SQLiteDelivery:
                 self._keep_doubts([Open(recipient.key, attempt, doubts[attempt])])
 
     def _keep_doubts(self, doubts: Iterable[Open]) -> None:
-        """Keep doubts for the next owner of their key."""
+        """Store doubts for the next owner of their key."""
         for key, attempt, machine in doubts:
             self._doubts.setdefault(key, {})[attempt] = machine
 
     async def give_back(self, leases: Collection[Lease]) -> None:
-        """Give leases up."""
+        """Give leases back."""
         self._expect_node()
         numbers = [lease.number for lease in leases]
         if await self._writer.do(self._give_back, numbers):
@@ -265,7 +265,7 @@ class SQLiteDelivery:
         self._dropped(self._leases.drop(numbers))
 
     async def _take_away(self) -> None:
-        """Take the leases away, if the event loop has not turned for too long."""
+        """End the leases if the event loop was blocked for too long."""
         holdings = self._leases.lapse(self._monotonic())
         if holdings:
             doubts = await self._writer.do(self._lapse, [holding.number for holding in holdings])
@@ -273,14 +273,14 @@ class SQLiteDelivery:
             self._dropped(holdings)
 
     def _dropped(self, holdings: Collection[Holding]) -> None:
-        """Keep what leases leave behind: doubts that were not settled."""
+        """Store the unsettled doubts of ended leases."""
         for holding in holdings:
             left = self._unsettled.pop(holding.number, {})
             self._keep_doubts(Open(one.recipient.key, attempt, one.machine) for attempt, one in left.items())
             self.busy.pop(holding.number, None)
 
     async def learn(self, sites: Mapping[str, str]) -> None:
-        """Remember which site a queue key belongs to."""
+        """Store the site of each queue key."""
         await self._writer.do(self._learn, dict(sites))
 
     # ----------------------------------------------------------------- claims
@@ -301,7 +301,7 @@ class SQLiteDelivery:
     async def claim(
         self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
     ) -> tuple[list[Claimed], float | None]:
-        """Read recipients that are due, and when the next one is."""
+        """Read due recipients; returns them and the due time of the next one."""
         if sub_queue.key not in self._keys(lease):
             return [], None
         doubts = frozenset(self._unsettled.get(lease.number, ()))
@@ -333,7 +333,7 @@ class SQLiteDelivery:
     async def settle(
         self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
     ) -> list[AttemptKey]:
-        """Write results, with what is in hand after them."""
+        """Write results, and the list of attempts in hand after them."""
         request = Settling(lease.number, self._keys(lease), settlements, in_hand)
         conflicts = await self._writer.do(self._settle, request)
         unsettled = self._unsettled.get(lease.number)
@@ -347,14 +347,14 @@ class SQLiteDelivery:
     # --------------------------------------------------------------- arrivals
 
     def tell(self, news: News) -> None:
-        """Something changed."""
+        """Record changes for :meth:`arrivals`."""
         for message in news.released:
             self._release(message)
         self._news.add(news)
         self._there.set()
 
     async def arrivals(self, timeout: float) -> Arrivals:
-        """Wait until there is something new."""
+        """Wait until something has changed."""
         self._expect_node()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -365,7 +365,7 @@ class SQLiteDelivery:
         return Arrivals(keys, frozenset(news.poked), news.rules)
 
     async def report(self, statuses: Sequence[SiteStatus]) -> None:
-        """Keep how sites are served."""
+        """Store the status of sites."""
         self._expect_node()
         await self._writer.do(self._report, SiteReport(statuses, sum(1 for _ in self._leases)))
 

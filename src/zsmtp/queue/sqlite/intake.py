@@ -1,8 +1,8 @@
-"""New messages as rows: what the writer's thread, an upload and a caller's own transaction do alike.
+"""Inserts new messages as rows, for the writer's thread, an upload, and a caller's own transaction.
 
-An id is drawn, and the rows of the message are inserted; nothing that is there is changed but the last id and the
-counters. Recipients of a large upload are inserted long before their message is, with a hold that claims do not see
-(:data:`~zsmtp.queue.sql.ARRIVING`); they are let go in pieces after it was accepted.
+It draws an id and inserts the rows of the message; of the existing rows only the last id and the counters change. The
+recipients of a large upload are inserted long before their message, with a hold that excludes them from claims
+(:data:`~zsmtp.queue.sql.ARRIVING`); they are released in pieces after the message was accepted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from zsmtp.queue.store import (
 )
 
 _INSERT_MESSAGE = f"INSERT INTO zsmtp_message ({columns(MESSAGE)}) VALUES|({listed(len(MESSAGE))})"
-_INSERT_PLAIN = (  # nothing but what every recipient has
+_INSERT_PLAIN = (  # only the columns that every recipient has
     "INSERT INTO zsmtp_recipient (message, number, address, key, tenant, rank, due, expires) "
     "VALUES|(?, ?, ?, ?, ?, ?, ?, ?)"
 )
@@ -60,7 +60,7 @@ _INSERT_CONTENT = "INSERT INTO zsmtp_content (message, data) VALUES|(?, ?)"
 
 
 class SQLiteIntake:
-    """Takes messages in. ``free_space`` gives the octets that are left on the disk, negative if unknown."""
+    """Inserts new messages. ``free_space`` gives the octets left on the disk, negative if unknown."""
 
     def __init__(self, shard: int, free_space: Callable[[], int]) -> None:
         self._shard = shard
@@ -69,14 +69,14 @@ class SQLiteIntake:
     def submit(
         self, transaction: WriteTransaction, requests: list[Sequence[NewMessage | Staged]]
     ) -> list[list[Accepted] | Exception]:
-        """Insert messages; a request that cannot be taken inserts nothing and is answered by an error."""
+        """Insert messages; a request that is refused inserts nothing, and its result is an error."""
         rows = Rows(transaction, self._shard)
         answers = taken(requests, self._free_space(), rows.take)
         rows.write()
         return answers
 
     def write_part(self, transaction: WriteTransaction, parts: list[UploadPart]) -> list[int | Exception]:
-        """Write parts of uploads, which are answered by the ids of their messages to be."""
+        """Write parts of uploads; returns the ids of their future messages."""
         return [self._write_part(transaction, part) for part in parts]
 
     def _write_part(self, transaction: WriteTransaction, part: UploadPart) -> int | Exception:
@@ -119,21 +119,21 @@ class SQLiteIntake:
 
 
 class Rows:
-    """The rows of new messages: gathered request by request, inserted together."""
+    """The rows of new messages: collected by request, inserted together."""
 
     def __init__(self, transaction: WriteTransaction, shard: int) -> None:
         self._transaction = transaction
         self._shard = shard
         self._messages: list[tuple[object, ...]] = []
-        self._plain: list[tuple[Any, ...]] = []  # recipients with nothing but what all have
+        self._plain: list[tuple[Any, ...]] = []  # recipients with only the common columns
         self._recipients: list[tuple[Any, ...]] = []
-        self._standing: list[tuple[Any, ...]] = []  # recipients from elsewhere
+        self._standing: list[tuple[Any, ...]] = []  # recipients from other queues
         self._contents: list[tuple[int, bytes]] = []
         self._parts: list[tuple[int, int, bytes]] = []
         self._arrived: list[tuple[str, int]] = []
         self._finished: list[Staged] = []  # uploads
         self._keys: dict[tuple[str, str], tuple[bytes, int]] = {}
-        self._notes: list[Provenance] = []  # what came from elsewhere in this transaction
+        self._notes: list[Provenance] = []  # of messages from other queues in this transaction
         self._taken_in: list[tuple[Provenance, int]] = []
         self._moved_keys: list[tuple[str, str, bytes, int]] = []
         self._rules: set[int] | None = None
@@ -170,7 +170,7 @@ class Rows:
             raise
 
     def _take_known(self, items: list[Staged]) -> list[Accepted]:
-        """Take messages that may have been taken before, or partly written."""
+        """Take messages that may be queued already, or partly written."""
         try:
             self._check_moved([item.new for item in items])
             known = [self._known(item.new) for item in items]
@@ -199,7 +199,7 @@ class Rows:
         return answers
 
     def _check_moved(self, messages: Iterable[NewMessage]) -> None:
-        """Raise Conflict if recipients from elsewhere are here already."""
+        """Raise Conflict if recipients from another queue were taken in already."""
         for new in messages:
             if (moved := new.moved) is not None:
                 known = provenance.taken_in(self._transaction.db, moved.queue, [moved.message])
@@ -248,7 +248,7 @@ class Rows:
         return Accepted(message)
 
     def add_part(self, part: UploadPart, message: int) -> None:
-        """Add a part of an upload; raises QueueError for what cannot be kept."""
+        """Add a part of an upload; raises QueueError for values that cannot be stored."""
         for recipient in part.recipients:
             intake.check_recipient(recipient)
         self._add_recipients(part.new, message, part.first, part.recipients, arriving=True)
@@ -280,7 +280,7 @@ class Rows:
     def _add_standing(
         self, new: NewMessage, one: NewRecipient, stood: Standing, place: tuple[int, int], hold: int
     ) -> None:
-        """Add a recipient from elsewhere. It may be before others that were read already: its key is poked."""
+        """Add a recipient from another queue, and poke its key: it may come before others that were read already."""
         self._standing.append(standing_row(new, one, stood, place, hold))
         if not hold:
             self._arrived.append((one.key, milliseconds(stood.due)))
@@ -288,7 +288,7 @@ class Rows:
             self._transaction.moved.add(one.key)
 
     def _take_over(self, moved: Provenance, tenant: str, message: int) -> None:
-        """Keep what goes with a message from elsewhere: the note of it, its idempotency key."""
+        """Store the note on a message from another queue, and its idempotency key."""
         self._taken_in.append((moved, message))
         if moved.idempotency_key:
             self._moved_keys.append((tenant, moved.idempotency_key, moved.digest, message))
@@ -301,7 +301,7 @@ class Rows:
                 self._contents.append((message, data))
 
     def rule(self, number: int) -> int:
-        """The rule that holds a recipient, if it is there, else 0."""
+        """The rule that holds a recipient, if it exists, else 0."""
         if number < 0:
             raise ValueError(number)
         if self._rules is None:
@@ -310,7 +310,7 @@ class Rows:
         return number if number in self._rules else 0
 
     def write(self) -> None:
-        """Insert what was taken."""
+        """Insert the rows."""
         transaction = self._transaction
         db = transaction.db
         insert(db, _INSERT_MESSAGE, self._messages)
@@ -343,7 +343,7 @@ class Rows:
 
 
 def _draw(transaction: WriteTransaction, new: NewMessage) -> int:
-    """The id of a new message. Recipients of one in parts are let go later: those are not put before what was read."""
+    """The id of a new message. One in parts gets a new id: its recipients must not precede those read already."""
     if new.moved is None or len(new.moved.numbers) > PART_RECIPIENTS:
         return transaction.draw()
     return provenance.draw_for(transaction, new.moved)
@@ -364,9 +364,9 @@ def _abandon(transaction: WriteTransaction, messages: Collection[int]) -> None:
 
 
 def _finish(transaction: WriteTransaction, upload: Staged) -> None:
-    """End an upload: it is a message now, of which recipients may still have to be let go.
+    """End an upload: it is a message now, whose recipients may still need a release.
 
-    Its id was drawn long ago: a deliverer in another process, which looks for later ids, is told of its keys.
+    Its id was drawn long ago: its keys are poked for a deliverer in another process, which looks for later ids.
     """
     if upload.arriving:
         transaction.db.execute("UPDATE zsmtp_upload SET accepted = 1 WHERE message = ?", (upload.message,))
@@ -385,7 +385,7 @@ def known_key(transaction: WriteTransaction, tenant: str, key: str) -> tuple[byt
 
 
 def insert_key(transaction: WriteTransaction, tenant: str, key: str, digest: bytes, message: int) -> None:
-    """Remember an idempotency key."""
+    """Store an idempotency key."""
     transaction.db.execute(
         "INSERT INTO zsmtp_idempotency (tenant, key, digest, message) VALUES (?, ?, ?, ?)",
         (tenant, key, digest, message),
@@ -393,7 +393,7 @@ def insert_key(transaction: WriteTransaction, tenant: str, key: str, digest: byt
 
 
 def owed_of(db: sqlite3.Connection, message: int, limit: int) -> list[OwedNotice]:
-    """The notices that are owed for a message."""
+    """The owed notices of a message."""
     rows = db.execute(
         f"SELECT {columns(OWED)} FROM zsmtp_owed WHERE message = ? ORDER BY number, kind LIMIT ?", (message, limit)
     )

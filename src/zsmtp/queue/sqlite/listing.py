@@ -1,7 +1,7 @@
-"""What operators read: lists and counts by filters, histories, ends, events, rules.
+"""Queries of operators: lists and counts by filters, histories, ends, events, rules.
 
-Each function is one question to a connection, answered in bounded time: lists come in pages, each of which looks at so
-many recipients at most, so that no reader keeps an old state of the database alive for long.
+Each function is one query on a connection, with bounded time: lists come in pages, each of which reads a limited number
+of recipients, so that no reader keeps an old state of the database alive for long.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ SQLITE = Dialect(
     sites="zsmtp_site",
 )
 _ROWS = 1000  # in one page
-_ENTRIES = 20_000  # of the history looked at for one page
+_ENTRIES = 20_000  # history entries read for one page
 _INCOMING = "SELECT message FROM zsmtp_upload WHERE accepted = 0"
 _LAST = (1 << 63) - 1
 
@@ -69,7 +69,7 @@ Place = tuple[int, int]
 
 
 class Wanted(NamedTuple):
-    """A filter as it is asked at a time, of a store of a shard; ``delivers``: whether some process has leases."""
+    """A filter at a time, for a store of a shard; ``delivers``: whether some process has leases."""
 
     filter: Filter
     now: float
@@ -82,12 +82,12 @@ class Wanted(NamedTuple):
 
     @property
     def between(self) -> tuple[Place, Place]:
-        """Behind which recipient the first one is that can match, and which is the last one."""
+        """The range of recipients that can match: after the first place, up to the second."""
         first, last = messages_between(self.filter, now=self.now, shard=self.shard)
         return (first, -1), (last, _LAST)
 
     def in_hand(self, db: sqlite3.Connection) -> tuple[str, tuple[object, ...]]:
-        """The condition on a recipient being in hand."""
+        """The condition that a recipient is in hand."""
         attempts = attempts_in_hand(db) if self.delivers else set()
         return (
             "(r.message, r.number, r.attempts + 1) IN (SELECT json_extract(value, '$[0]'), "
@@ -97,7 +97,7 @@ class Wanted(NamedTuple):
 
 
 def attempts_in_hand(db: sqlite3.Connection) -> set[AttemptKey]:
-    """What the deliverer named as in hand, or marked. Only the next attempt of a recipient counts."""
+    """The attempts that the deliverer has in hand, or marked. Only the next attempt of a recipient counts."""
     fence = "(SELECT value FROM zsmtp_meta WHERE name = 'fence')"
     rows = db.execute(
         f"SELECT attempts FROM zsmtp_in_hand WHERE fence = {fence} UNION ALL "
@@ -110,14 +110,14 @@ def attempts_in_hand(db: sqlite3.Connection) -> set[AttemptKey]:
 
 
 class Page(NamedTuple):
-    """Some rows, and behind which recipient to go on; None: that was all."""
+    """Some rows, and the recipient after which to continue; None: there are no more."""
 
     rows: list[Row]
     after: Place | None
 
 
 def page(db: sqlite3.Connection, wanted: Wanted, after: Place, window: int) -> Page:
-    """Look at up to ``window`` recipients behind a place."""
+    """Read up to ``window`` recipients after a place."""
     with snapshot(db):
         after, end = _window(db, wanted, after, window)
         where = wanted.condition(db)
@@ -136,7 +136,7 @@ def page(db: sqlite3.Connection, wanted: Wanted, after: Place, window: int) -> P
 def places(
     db: sqlite3.Connection, wanted: Wanted, after: Place, window: int, most: int
 ) -> tuple[list[Place], Place | None]:
-    """As :func:`page`, but only where the recipients are."""
+    """As :func:`page`, but only the places of the recipients."""
     with snapshot(db):
         after, end = _window(db, wanted, after, window)
         where = wanted.condition(db)
@@ -150,7 +150,7 @@ def places(
 
 
 def _window(db: sqlite3.Connection, wanted: Wanted, after: Place, window: int) -> tuple[Place, Place | None]:
-    """Behind which recipient to look, and to which one; None: to the last one that can match."""
+    """The range to read: after the first place, up to the second; None: to the last one that can match."""
     before, last = wanted.between
     after = max(after, before)
     end: Place | None = db.execute(
@@ -165,7 +165,7 @@ def _window(db: sqlite3.Connection, wanted: Wanted, after: Place, window: int) -
 
 
 def count(db: sqlite3.Connection, wanted: Wanted, by: str) -> dict[str, int]:
-    """How many match, by a group."""
+    """Count the matching recipients, by a group."""
     if by not in GROUPS:
         raise QueueError(f"{by!r} is nothing to count by; known: {', '.join(GROUPS[1:])}")
     with snapshot(db):
@@ -177,12 +177,12 @@ def count(db: sqlite3.Connection, wanted: Wanted, by: str) -> dict[str, int]:
 
 
 def _accepted(db: sqlite3.Connection) -> str:
-    """The condition on a recipient not being of an upload on its way in, of which there are few or none."""
+    """The condition that a recipient does not belong to an unaccepted upload, of which there are few or none."""
     return f"r.message NOT IN ({_INCOMING})" if db.execute(f"{_INCOMING} LIMIT 1").fetchone() else "1 = 1"
 
 
 def _count_by_index(db: sqlite3.Connection, by: str) -> dict[str, int]:
-    """Counts of everything that the indexes have in order already."""
+    """Counts of all recipients, by columns in the order of an index."""
     sites = dict(db.execute("SELECT key, site FROM zsmtp_site").fetchall()) if by == "site" else {}
     counted: dict[str, int] = {}
     for index, held in (("zsmtp_work", "hold = 0"), ("zsmtp_held", f"hold <> 0 AND {_accepted(db)}")):
@@ -196,7 +196,7 @@ def _count_by_index(db: sqlite3.Connection, by: str) -> dict[str, int]:
 
 
 def _count_states(db: sqlite3.Connection, wanted: Wanted) -> dict[str, int]:
-    """Counts by state of everything: what is in hand is looked up, the rest are the lengths of indexes."""
+    """Counts of all recipients by state: those in hand are looked up, the others are the lengths of indexes."""
     accepted = _accepted(db)
     (tried,) = db.execute("SELECT count(*) FROM zsmtp_recipient INDEXED BY zsmtp_work WHERE hold = 0").fetchone()
     (arriving, held) = db.execute(
@@ -246,7 +246,7 @@ def history(db: sqlite3.Connection, message: int, number: int | None) -> list[Hi
 
 
 def ended(db: sqlite3.Connection, message: int, after: int, limit: int) -> list[tuple[int, bytes]]:
-    """Numbers and addresses of recipients of a message that have their end, by number, behind one."""
+    """Numbers and addresses of the ended recipients of a message, in order of number, after ``after``."""
     rows = db.execute(
         f"SELECT number, address FROM zsmtp_history WHERE message = ? AND number > ? AND outcome IN {ENDED} "
         "ORDER BY number LIMIT ?",
@@ -256,7 +256,7 @@ def ended(db: sqlite3.Connection, message: int, after: int, limit: int) -> list[
 
 
 def ends(db: sqlite3.Connection, wanted: Wanted, before: int | None) -> tuple[list[HistoryEntry], int | None]:
-    """Some ends that match, youngest first, from before a place in the history; and before which to go on."""
+    """Some matching ends, youngest first, before a place in the history; and the place before which to continue."""
     where = condition_of_ends(wanted.filter, SQLITE, now=wanted.now, shard=wanted.shard)
     if before is None:
         before = (db.execute("SELECT max(id) FROM zsmtp_history").fetchone()[0] or 0) + 1
@@ -274,7 +274,7 @@ def ends(db: sqlite3.Connection, wanted: Wanted, before: int | None) -> tuple[li
 
 
 def events(db: sqlite3.Connection, cursor: str, limit: int) -> tuple[str, list[HistoryEntry]]:
-    """History behind a cursor, and the next cursor."""
+    """History after a cursor, and the next cursor."""
     if cursor and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
         raise QueueError(f"{cursor[:40]!r} is no cursor of events")
     last = int(cursor or 0)
@@ -285,7 +285,7 @@ def events(db: sqlite3.Connection, cursor: str, limit: int) -> tuple[str, list[H
 
 
 def message(db: sqlite3.Connection, number: int) -> QueuedMessage | None:
-    """A message with recipients, or notices that are owed."""
+    """A message that has recipients, or owed notices."""
     row = db.execute(
         f"SELECT {columns(MESSAGE)} FROM zsmtp_message WHERE id = ? AND ("
         "EXISTS (SELECT 1 FROM zsmtp_recipient WHERE message = id) OR "
@@ -296,7 +296,7 @@ def message(db: sqlite3.Connection, number: int) -> QueuedMessage | None:
 
 
 def sites(db: sqlite3.Connection, names: Collection[str]) -> list[SiteStatus]:
-    """What was reported of sites, or of all, by their names."""
+    """The reported status of the named sites, or of all."""
     where = "WHERE site IN (SELECT value FROM json_each(?))" if names else "WHERE ? <> ''"
     rows = db.execute(f"SELECT status FROM zsmtp_site_status {where} ORDER BY site", (json.dumps(list(names)),))
     return [status_from(text) for (text,) in rows.fetchall()]
@@ -323,7 +323,7 @@ def counters(db: sqlite3.Connection) -> dict[str, int]:
 
 
 def accepted_by(db: sqlite3.Connection, tenant: str, now: float) -> dict[int, Amount]:
-    """What was accepted from a tenant, by slot."""
+    """The amounts accepted from a tenant, by slot."""
     names = json.dumps(quotas.names_within_hour(tenant, now))
     rows = db.execute(
         "SELECT name, value FROM zsmtp_counter WHERE name IN (SELECT value FROM json_each(?))", (names,)
@@ -332,6 +332,6 @@ def accepted_by(db: sqlite3.Connection, tenant: str, now: float) -> dict[int, Am
 
 
 def queued_by_tenant(db: sqlite3.Connection) -> dict[str, Amount]:
-    """Messages and octets that are there, by tenant."""
+    """Messages and octets in the queue, by tenant."""
     rows = db.execute("SELECT tenant, count(*), sum(size) FROM zsmtp_message GROUP BY tenant").fetchall()
     return {tenant: Amount(messages, octets) for tenant, messages, octets in rows}

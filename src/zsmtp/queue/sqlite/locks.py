@@ -1,11 +1,11 @@
-"""Locks between processes, as files beside the database: who may write now, and who delivers.
+"""Locks between processes, as files beside the database: the right to write, and the right to deliver.
 
-``FILE-turn`` and ``FILE-write`` give the right to write, in turns. SQLite alone lets whoever asks first after a commit
-write next, which is often the one that wrote before, while others sleep for longer and longer. Here a writer first
-takes ``turn`` and keeps it until it has ``write``: who gave ``write`` back stands behind whoever waits.
+``FILE-turn`` and ``FILE-write`` give the right to write, in turns. With SQLite alone the first to try after a commit
+writes next, which is often the last writer, while others sleep for longer and longer. Here a writer first takes
+``turn`` and keeps it until it has ``write``: the last writer queues behind a waiting one.
 
-``FILE-deliver`` is held by the one process that delivers, and says which. All are ``flock`` locks, which go with their
-process however it ends; a forked child lets go of its copies, so that it does not keep what its parent had.
+The one process that delivers holds ``FILE-deliver``, whose content names it. All are ``flock`` locks, which end with
+their process in any case; a forked child closes its copies, so that it does not keep the locks of its parent.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FileLock:
         _OPEN.add(self)
 
     def try_lock(self, *, shared: bool = False) -> bool:
-        """Take the lock if nobody has it."""
+        """Take the lock if it is free."""
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
             fcntl.flock(self._file, kind | fcntl.LOCK_NB)
@@ -55,14 +55,14 @@ class FileLock:
         fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def write(self, text: str) -> None:
-        """Say in the file who has the lock; on a disk that is full it stays unsaid."""
+        """Write the owner of the lock to the file; on a full disk the file stays empty."""
         data = text.encode()
         with suppress(OSError):
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, data, 0)
 
     def read(self) -> str:
-        """What its owner wrote."""
+        """The text that its owner wrote."""
         try:
             return os.pread(self._file, 4096, 0).decode("utf-8", "replace").strip()
         except OSError:
@@ -98,7 +98,7 @@ class WriteTurn:
         self._write = FileLock(database, "write")
 
     def acquire(self, patience: float) -> bool:
-        """Wait for the right at most ``patience`` seconds; False if it was not to be had."""
+        """Wait for the right at most ``patience`` seconds; False after a timeout."""
         if self._write_is_free():
             return True
         end = time.monotonic() + patience
@@ -110,7 +110,7 @@ class WriteTurn:
             self._turn.unlock()
 
     def _write_is_free(self) -> bool:
-        """Take the lock at once if nobody has it and nobody waits for it."""
+        """Take the lock at once if it is free and no one waits for it."""
         if not self._turn.try_lock():
             return False
         try:
@@ -139,28 +139,28 @@ def _wait_for(lock: FileLock, end: float) -> bool:
 
 
 class DelivererLock:
-    """Held by the process that delivers."""
+    """The lock of the process that delivers."""
 
     def __init__(self, database: str) -> None:
         self._database = database
         self._lock = FileLock(database, "deliver")
 
     def acquire(self, node: str) -> None:
-        """Become the deliverer; raises QueueBusy, which says who is it."""
+        """Become the deliverer; raises QueueBusy, which names the present one."""
         if not self._lock.try_lock():
             owner = self._lock.read() or "another process"
             raise QueueBusy(f"queue {self._database}: {owner} delivers already")
         self._lock.write(f"node {node} (process {os.getpid()})\n")
 
     def held_by_somebody(self) -> bool:
-        """Whether some process delivers; to be asked of a lock that this one does not hold."""
+        """Whether some process delivers; call it only on a lock that this process does not hold."""
         if self._lock.try_lock(shared=True):
             self._lock.unlock()
             return False
         return True
 
     def release(self) -> None:
-        """Deliver no more."""
+        """Give up the right to deliver."""
         self._lock.write("")
         self._lock.unlock()
 
@@ -170,7 +170,7 @@ class DelivererLock:
 
 
 def boot_id() -> str:
-    """What tells one start of the machine from the next; "" if that cannot be known."""
+    """The identifier of this start of the machine; "" if it is unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""The write-ahead log: how it is copied into the database, by whom, and when a new one is begun."""
+"""The write-ahead log: its checkpoints into the database, and the start of a new log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RENEWAL = 5000  # milliseconds to wait for readers
 
 
 def file_of(path: str) -> tuple[int, int] | None:
-    """What tells a file from others, None if there is none."""
+    """The identity of a file (device, inode), None if there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -22,7 +22,7 @@ def file_of(path: str) -> tuple[int, int] | None:
 
 
 def renew_log(db: sqlite3.Connection, path: str) -> None:
-    """Copy all that the log has into the database, and begin a new one; raises QueueUnavailable if others read on."""
+    """Copy the whole log into the database, and begin a new one; raises QueueUnavailable if readers prevent it."""
     db.execute(f"PRAGMA busy_timeout = {_RENEWAL}")
     try:
         busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -36,9 +36,9 @@ def renew_log(db: sqlite3.Connection, path: str) -> None:
 
 
 def checkpoint(db: sqlite3.Connection) -> tuple[int, bool]:
-    """Copy what the log has into the database, without waiting for anybody.
+    """Copy the log into the database, without waiting for other connections.
 
-    Returns the size of the log, -1 if somebody else is at it, and whether all that it had was copied.
+    Returns the size of the log, -1 if another checkpoint runs, and whether all of it was copied.
     """
     _, log, copied = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     (page,) = db.execute("PRAGMA page_size").fetchone()
@@ -48,8 +48,8 @@ def checkpoint(db: sqlite3.Connection) -> tuple[int, bool]:
 class Checkpointer(threading.Thread):
     """Copies the write-ahead log into the database while the writer goes on.
 
-    A log that is copied to its end is begun anew by the next transaction. Under a load that never rests more is written
-    meanwhile; when the log has reached its limit, the writer copies the rest itself (``log`` is its size).
+    After a complete copy the next transaction restarts the log. Under constant load more is written meanwhile; when the
+    log has reached its limit, the writer copies the rest itself (``log`` is its size).
     """
 
     def __init__(self, path: str) -> None:
@@ -62,17 +62,17 @@ class Checkpointer(threading.Thread):
         """Whether it met an input/output error: the log may have a gap on the disk."""
 
     def begin(self) -> None:
-        """Make a checkpoint."""
+        """Request a checkpoint."""
         self._wanted.set()
 
     def end(self) -> None:
-        """Finish."""
+        """End the thread."""
         self._over = True
         self._wanted.set()
         self.join()
 
     def run(self) -> None:
-        """Make checkpoints when they are wanted."""
+        """Make checkpoints on request."""
         connection: sqlite3.Connection | None = None
         while True:
             self._wanted.wait()
@@ -84,7 +84,7 @@ class Checkpointer(threading.Thread):
                     connection = connect(self._path, cache=1 << 10, writes=True)
                 size, _ = checkpoint(connection)
                 self.log = max(size, self.log if size < 0 else 0)
-            except sqlite3.Error as error:  # the writer meets the same trouble, and says so
+            except sqlite3.Error as error:  # the writer gets the same error, and reports it
                 self.suspect = self.suspect or code_of(error) == IOERR
                 if connection is not None:
                     connection.close()

@@ -1,6 +1,6 @@
-"""Mail that moves between queues, as rows: what is set apart here for another one, and departs.
+"""Moves of mail to another queue, as rows: recipients that are set apart here, and depart.
 
-What writes runs in the writer's thread. The steps of a move are those of ``zsmtp.queue.moves``.
+Functions that write run in the writer's thread. ``zsmtp.queue.moves`` defines the steps of a move.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from zsmtp.records import replace
 
 
 class MoveBeginning(NamedTuple):
-    """A move that is to begin."""
+    """A request for a new move."""
 
     to: Elsewhere
     by: str
 
 
 class Departing(NamedTuple):
-    """Recipients that are in another queue by now."""
+    """Recipients that have moved to another queue."""
 
     departures: Sequence[Departure]
     by: str
@@ -56,7 +56,7 @@ def moves(db: Executes) -> list[Move]:
 
 
 def began(db: Executes, move: int) -> bool:
-    """Whether there is a move of a number."""
+    """Whether a move with this number exists."""
     return db.execute("SELECT 1 FROM zsmtp_move WHERE number = ?", (move,)).fetchone() is not None
 
 
@@ -71,7 +71,7 @@ def set_apart(transaction: WriteTransaction, move: int, rows: Sequence[Sequence[
 def apart(
     db: sqlite3.Connection, *, move: int, message: int, after: tuple[int, int], limit: int
 ) -> list[ApartRecipient]:
-    """Recipients that are set apart in a move, in order of their ids."""
+    """The recipients set apart in a move, in order of their ids."""
     only, index = ("AND r.message = ? ", "") if message else ("", "INDEXED BY zsmtp_held ")
     rows = db.execute(
         f"SELECT {columns(RECIPIENT, 'r')}, {columns(MESSAGE, 'm')}, i.key, i.digest "
@@ -92,7 +92,7 @@ def _apart(db: sqlite3.Connection, row: Sequence[Any]) -> ApartRecipient:
 
 
 def depart(transaction: WriteTransaction, requests: list[Departing]) -> list[int]:
-    """End recipients that are in another queue; answers how many there were."""
+    """End recipients that have moved to another queue; returns how many there were."""
     return [_depart(transaction, request) for request in requests]
 
 
@@ -115,7 +115,7 @@ def _depart(transaction: WriteTransaction, request: Departing) -> int:
 
 
 def sweep(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
-    """Delete moves that began a week ago and have nothing set apart."""
+    """Delete moves that began a week ago and have no recipients set apart."""
     db = transaction.db
     before = milliseconds(max(piece.now for piece in pieces) - MOVES_KEPT)
     done = 0

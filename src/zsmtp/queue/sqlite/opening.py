@@ -1,4 +1,4 @@
-"""How a file becomes a queue, or is found to be one: made, locked, its tables brought up to date."""
+"""Opens the file of a queue: makes it, locks it, and brings its tables up to date."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zsmtp.queue.sqlite.locks import WriteTurn
 
 
 class StoreOptions(NamedTuple):
-    """What a store is opened with; the arguments of ``SQLiteStore.open`` of these names."""
+    """The options of a store: the arguments of ``SQLiteStore.open`` of these names."""
 
     clock: Callable[[], float]
     monotonic: Callable[[], float]
@@ -26,7 +26,7 @@ class StoreOptions(NamedTuple):
 
 
 def prepare(path: str, shard: int | None, busy: float) -> tuple[int, str]:
-    """Make the file and its tables, if they are not there; returns the shard and the uid."""
+    """Make the file and its tables, if they do not exist; returns the shard and the uid."""
     try:
         create(path)
         turn = WriteTurn(path)
@@ -46,7 +46,7 @@ def prepare(path: str, shard: int | None, busy: float) -> tuple[int, str]:
 
 
 def _refused(path: str, error: sqlite3.Error) -> QueueUnavailable:
-    """The error, and what is found to be in the way: SQLite says of most that it cannot be opened."""
+    """The error with its probable cause: SQLite reports most causes only as a file that cannot be opened."""
     place = Path(path)
     why = ""
     if not place.parent.is_dir():

@@ -1,7 +1,7 @@
-"""What operators write: changes by filters in pieces, and rules. It runs in the writer's thread.
+"""Changes of operators: changes by filters in pieces, and rules. It runs in the writer's thread.
 
-A piece is looked up by a reader; the writer asks the filter again of each of its recipients and changes those that
-still match. So a change of a million recipients never keeps results waiting for longer than one piece takes.
+A reader finds a piece; the writer applies the filter again to each of its recipients and changes those that still
+match. So a change of a million recipients never delays results for longer than one piece takes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PIECE = 500
 
 
 class Changing(NamedTuple):
-    """A piece of a change: recipients that matched when they were looked up."""
+    """A piece of a change: recipients that matched when they were read."""
 
     wanted: Wanted
     places: list[Place]
@@ -40,14 +40,14 @@ class Changing(NamedTuple):
 
 
 class Operating:
-    """What operators change."""
+    """The changes of operators."""
 
     def __init__(self, notice_rule: NoticeRule, boot: str) -> None:
         self._notice_rule = notice_rule
         self._boot = boot
 
     def change(self, transaction: WriteTransaction, pieces: list[Changing]) -> list[int | Exception]:
-        """Change recipients; answers how many were."""
+        """Change recipients; returns how many were changed."""
         return [self._change(transaction, piece) for piece in pieces]
 
     def _change(self, transaction: WriteTransaction, piece: Changing) -> int | Exception:
@@ -88,7 +88,7 @@ class Operating:
         changes.write()
 
     def record(self, transaction: WriteTransaction, events: list[HistoryEntry]) -> list[bool]:
-        """Write events of recipients that have their end, each once; answers which were written."""
+        """Write events of ended recipients, each once; returns which were written."""
         return [_record(transaction, event) for event in events]
 
     def add_rule(self, transaction: WriteTransaction, rules: list[Rule]) -> list[Rule | Exception]:
@@ -96,9 +96,9 @@ class Operating:
         return [_add_rule(transaction, rule) for rule in rules]
 
     def release(self, transaction: WriteTransaction, rules: list[int]) -> list[bool | None]:
-        """Release a piece of what a rule holds, and delete the rule with the last one.
+        """Release some of the recipients that a rule holds, and delete the rule with the last ones.
 
-        Answers whether something is left; None: there is no such rule.
+        Returns whether recipients are left; None: there is no such rule.
         """
         return [_release(transaction, rule) for rule in rules]
 
@@ -119,7 +119,7 @@ def _matching(db: sqlite3.Connection, piece: Changing) -> list[tuple[Any, ...]]:
 
 
 def _write(transaction: WriteTransaction, change: Change, rows: list[tuple[Any, ...]]) -> None:
-    """Write what is no end: one column of each recipient."""
+    """Write a change that ends no recipient: one column of each."""
     columns_of = {
         "due": change.due if change.due is None else milliseconds(change.due),
         "expires": change.expires if change.expires is None else milliseconds(change.expires),

@@ -1,6 +1,6 @@
-"""Mail that moves between queues, as rows: what comes from another one, and the notes of it.
+"""Moves of mail from another queue, as rows: messages that are taken in, and the notes on them.
 
-What writes runs in the writer's thread. The steps of a move are those of ``zsmtp.queue.moves``.
+Functions that write run in the writer's thread. ``zsmtp.queue.moves`` defines the steps of a move.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _KNOWN = " OR ".join(
 
 
 class DepartedNotes(NamedTuple):
-    """Notes of what has departed from a queue."""
+    """Notes on recipients that have departed from a queue."""
 
     queue: str
     notes: Collection[TakenIn]
 
 
 def draw_for(transaction: WriteTransaction, moved: Provenance) -> int:
-    """The id of a message from elsewhere: the one it has there, or the next one that is free."""
+    """The id of a message from another queue: the one it has there, or the next free one."""
     wanted = moved.message
     if wanted >= first_id(transaction.time):
         return transaction.draw()
@@ -41,12 +41,12 @@ def draw_for(transaction: WriteTransaction, moved: Provenance) -> int:
 
 
 def _free(db: Executes, message: int) -> bool:
-    """Whether nothing is known of an id."""
+    """Whether an id is unused."""
     return not any(db.execute(f"SELECT {_KNOWN}", [message] * len(_TABLES)).fetchone())
 
 
 def note(transaction: WriteTransaction, moved: Provenance, here: int) -> None:
-    """Note that recipients of a message from elsewhere are here."""
+    """Note that recipients of a message from another queue are here."""
     transaction.db.execute(
         "INSERT INTO zsmtp_taken_in (queue, move, message, numbers, here) VALUES (?, ?, ?, ?, ?)",
         (moved.queue, moved.move, moved.message, json.dumps(moved.numbers), here),
@@ -54,7 +54,7 @@ def note(transaction: WriteTransaction, moved: Provenance, here: int) -> None:
 
 
 def taken_in(db: Executes, queue: str, messages: Collection[int] = ()) -> list[TakenIn]:
-    """The notes of what was taken in from a queue."""
+    """The notes on recipients taken in from another queue."""
     only = "message IN (SELECT value FROM json_each(?))" if messages else "departed IS NULL"
     rows = db.execute(
         f"SELECT move, message, numbers, here FROM zsmtp_taken_in WHERE queue = ? AND {only} ORDER BY id",
@@ -66,7 +66,7 @@ def taken_in(db: Executes, queue: str, messages: Collection[int] = ()) -> list[T
 
 
 def departed(transaction: WriteTransaction, requests: list[DepartedNotes]) -> list[None]:
-    """Note what has departed from its source."""
+    """Note that recipients have departed from their source."""
     for queue, notes in requests:
         transaction.db.executemany(
             "UPDATE zsmtp_taken_in SET departed = ? "
@@ -77,7 +77,7 @@ def departed(transaction: WriteTransaction, requests: list[DepartedNotes]) -> li
 
 
 def sweep(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
-    """Delete notes of what departed a week ago."""
+    """Delete notes on recipients that departed a week ago."""
     before = milliseconds(max(piece.now for piece in pieces) - MOVES_KEPT)
     done = transaction.db.execute(
         "DELETE FROM zsmtp_taken_in WHERE id IN (SELECT id FROM zsmtp_taken_in WHERE departed <= ? LIMIT ?)",

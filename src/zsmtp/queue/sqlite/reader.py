@@ -1,7 +1,7 @@
 """The thread that reads a SQLite file.
 
-What :class:`Reader` is asked for is a function of a connection, run in a transaction of its own, so that no reader
-keeps an old state of the database alive.
+:class:`Reader` runs each query, a function of a connection, in its own transaction, so that no reader keeps an old
+state of the database alive.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Reader(ReadingThread):
-    """A thread that reads, with a connection that it opens when it is first needed."""
+    """A thread that reads, on a connection that it opens for the first query."""
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop, path: str, *, cache: int) -> None:
         super().__init__(name, loop)
@@ -27,7 +27,7 @@ class Reader(ReadingThread):
         self._connection: sqlite3.Connection | None = None
 
     async def read(self, doing: str, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Ask a question; raises QueueUnavailable if the database cannot be read."""
+        """Run a query; raises QueueUnavailable if the database cannot be read."""
         future = self.future()
         self.ask(StoreQuestion(doing, question, future))
         result: T = await future

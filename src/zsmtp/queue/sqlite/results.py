@@ -1,8 +1,8 @@
-"""Marks and results: what the writer's thread does for delivery.
+"""Writes marks and results in the writer's thread.
 
-Everything here runs in the writer's thread and within its transactions; :class:`SQLiteResults` also keeps the lists of
-what is marked and in hand. The rules are those of ``zsmtp.queue.settling``; that nobody else changes a recipient
-between the question and the answer is what the transaction is for.
+Everything here runs within the transactions of that thread; :class:`SQLiteResults` also has the lists of attempts that
+are marked or in hand. The rules are those of ``zsmtp.queue.settling``; the transaction excludes other changes of a
+recipient between the read and the write.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MOST_KEYS = 100  # named in a statement
 
 
 class Marking(NamedTuple):
-    """A request for marks. ``good`` tells whether the lease is, when it is asked."""
+    """A request for marks. ``good`` returns whether the lease is valid at the time of the call."""
 
     lease: int
     keys: Collection[str]
@@ -46,7 +46,7 @@ class Marking(NamedTuple):
 
 
 class Settling(NamedTuple):
-    """A request to write results. ``keys`` are those of the lease, none if it is another's by now."""
+    """A request to write results. ``keys`` are those of the lease, none if it has another owner now."""
 
     lease: int
     keys: Collection[str]
@@ -63,7 +63,7 @@ class Open(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """What a process learns when it begins to deliver."""
+    """The state that a process reads when it begins to deliver."""
 
     fence: int
     last_id: int
@@ -73,19 +73,19 @@ class Joined(NamedTuple):
 
 
 class SQLiteResults:
-    """Marks, results, and who may write them."""
+    """Marks and results of the delivering process."""
 
     def __init__(self) -> None:
         self._marks = Attempts("zsmtp_mark")
         self._in_hand = Attempts("zsmtp_in_hand")
         self._of_lease: dict[int, set[AttemptKey]] = {}  # in hand, durably
-        self._held: dict[int, set[AttemptKey]] = {}  # likewise, with what the transaction changes
+        self._held: dict[int, set[AttemptKey]] = {}  # likewise, with the changes of the transaction
         self._transaction: WriteTransaction | None = None
 
     # ---------------------------------------------------------------- joining
 
     def join(self, transaction: WriteTransaction, nodes: list[tuple[str, str]]) -> list[Joined]:
-        """Begin to deliver, as a node with a name on a machine that was started under an id."""
+        """Begin to deliver, as a node with a name, on a machine with a boot id."""
         return [self._join(transaction, name, boot) for name, boot in nodes]
 
     def _join(self, transaction: WriteTransaction, name: str, boot: str) -> Joined:
@@ -120,13 +120,13 @@ class SQLiteResults:
         return Joined(fence, transaction.meta("last_id"), transaction.meta("rules"), transaction.meta("poke"), doubts)
 
     def _owns(self, transaction: WriteTransaction) -> bool:
-        """Whether no other process began to deliver since: then nothing of this one is to be written any more."""
+        """Whether no other process began to deliver since; otherwise this one must not write any more."""
         return bool(transaction.meta("fence") == self._marks.fence)
 
     # ------------------------------------------------------------------ marks
 
     def must_wait(self, marking: Marking) -> bool:
-        """Whether the commit of marks has to wait for the disk: what is in hand, durably, covers them otherwise."""
+        """Whether the commit of marks has to wait for the disk: not if the durable list of those in hand has them."""
         return not self._of_lease.get(marking.lease, set()).issuperset(marking.attempts)
 
     def mark(self, transaction: WriteTransaction, markings: list[Marking]) -> list[bool]:
@@ -166,7 +166,7 @@ class SQLiteResults:
         return conflicts
 
     def _hold(self, transaction: WriteTransaction, lease: int, in_hand: set[AttemptKey]) -> None:
-        """Note what is in hand of a lease; nothing: it has none any more."""
+        """Store the attempts in hand under a lease, perhaps none."""
         if self._transaction is not transaction:
             self._transaction = transaction
             self._held = {}
@@ -189,7 +189,7 @@ class SQLiteResults:
     # ----------------------------------------------------------------- status
 
     def report(self, transaction: WriteTransaction, reports: list[SiteReport]) -> list[None]:
-        """Keep how sites are served, and how many of them."""
+        """Store the status of sites, and the number of leases."""
         for report in reports:
             transaction.db.executemany(
                 "INSERT INTO zsmtp_site_status (site, updated, status) VALUES (?, ?, ?) "
@@ -204,7 +204,7 @@ class SQLiteResults:
     # ------------------------------------------------------------ end of leases
 
     def give_back(self, transaction: WriteTransaction, requests: list[Collection[int]]) -> list[set[int]]:
-        """End leases, but those with marks, which are returned."""
+        """End leases without marks; returns those with marks."""
         answers = []
         for leases in requests:
             marked = {lease for lease in leases if self._marks.of_lease(transaction, lease)}
@@ -214,7 +214,7 @@ class SQLiteResults:
         return answers
 
     def lapse(self, transaction: WriteTransaction, requests: list[Collection[int]]) -> list[list[Open]]:
-        """End leases that were taken away; returns what is in doubt of them, by keys."""
+        """End leases that lapsed; returns their attempts in doubt, by keys."""
         answers = []
         for leases in requests:
             marked = set().union(*(self._marks.of_lease(transaction, lease) for lease in leases))
@@ -232,7 +232,7 @@ class SQLiteResults:
 
 
 class SiteReport(NamedTuple):
-    """How sites are served, and how many leases there are."""
+    """The status of sites, and the number of leases."""
 
     statuses: Sequence[SiteStatus]
     leases: int
@@ -246,7 +246,7 @@ class SQLiteChanges(Changes):
         self.transaction = transaction
 
     def write(self) -> None:
-        """Write it: what is deleted first makes room for the rest, should the disk be full."""
+        """Write the changes: deletions first, to make room for the rest on a full disk."""
         db = self.transaction.db
         delete_recipients(db, self.ended)
         if self.owed:
@@ -267,7 +267,7 @@ class SQLiteChanges(Changes):
 
 
 def read(db: Executes, places: Iterable[Place]) -> dict[Place, Current | None]:
-    """Recipients as they are; who is not there is not in the answer."""
+    """The current recipients; absent ones are not in the result."""
     found: dict[Place, Current | None] = {}
     for marks, values in in_parts(list(places), 2):
         rows = db.execute(
@@ -288,7 +288,7 @@ def may_mark(db: Executes, attempts: Collection[AttemptKey], keys: Collection[st
         there = read(db, {attempt[:2] for attempt in attempts})
         found = [(attempt, there.get(attempt[:2])) for attempt in attempts]
         return all(settling.may_mark(key.attempt, one, owner=one is not None and one.key in keys) for key, one in found)
-    owned = json.dumps(list(keys))  # the same rule, asked of a hundred attempts at once
+    owned = json.dumps(list(keys))  # the same rule, for a hundred attempts at once
     for marks, values in in_parts(list(attempts), 3):
         (count,) = db.execute(
             f"WITH w (message, number, attempt) AS (VALUES {marks}) "
@@ -302,7 +302,7 @@ def may_mark(db: Executes, attempts: Collection[AttemptKey], keys: Collection[st
 
 
 def rule_holds(db: Executes, number: int) -> int:
-    """What holds a recipient that a rule is said to hold: 0 if there is no such rule."""
+    """The hold for the number of a rule: 0 if there is no such rule."""
     if (
         number <= 0
         or number == BY_COMMAND
@@ -322,9 +322,9 @@ def delete_recipients(db: Executes, places: Collection[Place]) -> None:
 
 
 def delete_messages(db: Executes, messages: Collection[int]) -> None:
-    """Delete messages that had one recipient and one row of content; the sweep looks at what is left of others.
+    """Delete messages that had one recipient and one row of content; the sweep deletes the others.
 
-    A message for which a notice is owed stays with its content until that is made.
+    A message with an owed notice stays with its content until the notice is made.
     """
     over = f"recipients = 1 AND size <= {CHUNK} AND NOT EXISTS (SELECT 1 FROM zsmtp_recipient WHERE message = id)"
     over += " AND NOT EXISTS (SELECT 1 FROM zsmtp_owed WHERE message = id)"

@@ -1,15 +1,15 @@
 """The queue in one SQLite file: the store of one machine.
 
 Any number of processes may submit, read and change; one of them delivers. Each has a thread that writes
-(``writer``), one that reads for delivery and one that reads for operators (``worker``); nothing on the event loop
-touches the disk::
+(``writer``), one that reads for delivery and one that reads for operators (``worker``); the event loop never accesses
+the disk::
 
     store = await SQLiteStore.open("/var/lib/app/mail.db")
     await store.submit([message])
     await store.join("node-1")
 
-What the contract promises stands in ``zsmtp.queue.store``. A mark survives the death of a process; it waits for the
-disk only if the durable list of what is in hand does not have it. Everything else is on the disk when it is answered.
+``zsmtp.queue.store`` defines the contract. A mark survives the death of a process; it waits for the disk only if the
+durable list of attempts in hand does not have it. All other operations return when their changes are on the disk.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ from zsmtp.queue.suppression import Suppression, folded, in_pages
 
 _CLAIM_CACHE = 8 << 10  # KiB
 _LIST_CACHE = 8 << 10
-_FIRST_WINDOW = 2000  # recipients looked at for the first page of a list: it is there at once
+_FIRST_WINDOW = 2000  # recipients read for the first page of a list, so that it comes at once
 _LARGEST_WINDOW = 32_000
 _PROBE = 1.0  # seconds
 _BEFORE_ALL: Place = (-1, -1)
@@ -152,11 +152,11 @@ class SQLiteStore:
         free_space: Callable[[], int] | None = None,
         boot: str | None = None,
     ) -> SQLiteStore:
-        """Open a queue, and make the file if it is not there.
+        """Open a queue, and make the file if it does not exist.
 
         ``shard``: that of a new file; raises QueueError if an old one has another. ``busy``: seconds to wait for locks
-        of other processes. The others are for tests: clocks, the octets free on the disk, what tells one start of the
-        machine from the next. Raises QueueUnavailable if the file cannot be opened.
+        of other processes. The others are for tests: clocks, the octets free on the disk, the boot id of the machine.
+        Raises QueueUnavailable if the file cannot be opened.
         """
         name = resolved(path)
         options = StoreOptions(
@@ -180,7 +180,7 @@ class SQLiteStore:
 
     @property
     def uid(self) -> str:
-        """What tells this queue from all others."""
+        """The unique identifier of this queue."""
         return self._uid
 
     @property
@@ -189,7 +189,7 @@ class SQLiteStore:
         return self._path
 
     async def close(self) -> None:
-        """Let go of everything; leases are given back, marks stay."""
+        """Release all resources; leases are given back, marks stay."""
         await self._delivery.leave()
         for task in list(self._going.values()):
             task.cancel()
@@ -235,7 +235,7 @@ class SQLiteStore:
         return StagedUpload(message, partial(self._writer.do, self._part), accept, discard)
 
     def wake(self) -> None:
-        """Have messages looked for that a program submitted in a transaction of its own."""
+        """Look at once for messages that a program submitted in its own transaction."""
         if self._delivery.joined:
             self._delivery.wake()
         else:
@@ -246,7 +246,7 @@ class SQLiteStore:
             self._going[message] = asyncio.get_running_loop().create_task(self._let_go(message))
 
     async def _let_go(self, message: int) -> None:
-        """Let the recipients of an upload go, piece by piece; what trouble leaves is found by a sweep."""
+        """Release the recipients of an upload, in pieces; a sweep finds those that an error leaves."""
         try:
             with suppress(QueueError):
                 while await self._writer.do(self._letting_go, message):
@@ -261,11 +261,11 @@ class SQLiteStore:
         await self._delivery.join(node)
 
     def beat(self) -> None:
-        """Say that the event loop turns."""
+        """Record that the event loop runs."""
         self._delivery.beat()
 
     async def agenda(self) -> dict[str, float]:
-        """The queue keys with recipients that are not held, and when the first of each is due."""
+        """The queue keys with recipients that are not held, and the due time of the first of each."""
         return await self._delivery.agenda()
 
     async def take(self, keys: Collection[str], *, limit: int) -> list[Lease]:
@@ -273,11 +273,11 @@ class SQLiteStore:
         return await self._delivery.take(keys, limit=limit)
 
     async def give_back(self, leases: Collection[Lease]) -> None:
-        """Give leases up."""
+        """Give leases back."""
         await self._delivery.give_back(leases)
 
     async def learn(self, sites: Mapping[str, str]) -> None:
-        """Remember which site a queue key belongs to."""
+        """Store the site of each queue key."""
         await self._delivery.learn(sites)
 
     async def heads(self, leases: Collection[Lease]) -> list[Head]:
@@ -287,7 +287,7 @@ class SQLiteStore:
     async def claim(
         self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
     ) -> tuple[list[Claimed], float | None]:
-        """Read recipients that are due, and when the next one is."""
+        """Read due recipients; returns them and the due time of the next one."""
         return await self._delivery.claim(lease, sub_queue, after, now, limit=limit, octets=octets)
 
     async def review(self, lease: Lease, after: tuple[int, int], *, limit: int) -> list[Claimed]:
@@ -310,21 +310,21 @@ class SQLiteStore:
     async def settle(
         self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
     ) -> list[AttemptKey]:
-        """Write results, with what is in hand after them."""
+        """Write results, and the list of attempts in hand after them."""
         return await self._delivery.settle(lease, settlements, in_hand)
 
     async def arrivals(self, timeout: float) -> Arrivals:
-        """Wait until there is something new."""
+        """Wait until something has changed."""
         return await self._delivery.arrivals(timeout)
 
     async def report(self, statuses: Sequence[SiteStatus]) -> None:
-        """Keep how sites are served, for others to see."""
+        """Store the status of sites for other processes."""
         await self._delivery.report(statuses)
 
     # ----------------------------------------------------------------- notices
 
     async def owed(self, now: float, *, limit: int) -> list[tuple[QueuedMessage, list[OwedNotice]]]:
-        """Messages that notices are owed for."""
+        """Messages with owed notices."""
         busy = set().union(*self._delivery.busy.values())
         return await self._lists.read("looking for notices", lambda db: claims.owed(db, busy, now - NOTICE_WAIT, limit))
 
@@ -335,12 +335,12 @@ class SQLiteStore:
     # ------------------------------------------------------------ suppressions
 
     async def suppress(self, suppressions: Sequence[Suppression]) -> int:
-        """Have addresses not written to from now on; how many were not on the list."""
+        """Suppress addresses from now on; returns how many were not on the list."""
         kept = [kept_suppression(one) for one in suppressions]
         return await self._writer.do(self._suppress, kept) if kept else 0
 
     async def unsuppress(self, tenant: str, addresses: Collection[bytes]) -> int:
-        """Take addresses of a tenant off the list; how many were there."""
+        """Remove a tenant's addresses from the list; returns how many were there."""
         wanted = {folded(address) for address in addresses}
         return await self._writer.do(self._unsuppress, (tenant, wanted)) if wanted else 0
 
@@ -353,7 +353,7 @@ class SQLiteStore:
     # ------------------------------------------------------------------ events
 
     async def record(self, event: HistoryEntry) -> bool:
-        """Write an event of a recipient that has its end, once."""
+        """Write an event of an ended recipient, once."""
         return await self._writer.do(self._record, event)
 
     # ------------------------------------------------------------------- sweep
@@ -380,7 +380,7 @@ class SQLiteStore:
     async def select(
         self, wanted: Filter, *, after: Position | None = None, limit: int | None = None
     ) -> AsyncIterator[Row]:
-        """The recipients that match, in order of their ids."""
+        """The matching recipients, in order of their ids."""
         asked = self._wanted(wanted)
         place: Place | None = _BEFORE_ALL if after is None else (after.message, after.number)
         window = _FIRST_WINDOW
@@ -396,11 +396,11 @@ class SQLiteStore:
             window = min(window * 2, _LARGEST_WINDOW)
 
     async def count(self, wanted: Filter, *, by: str = "") -> dict[str, int]:
-        """How many match, by a group."""
+        """Count the matching recipients, by a group."""
         return await self._lists.read("counting", partial(listing.count, wanted=self._wanted(wanted), by=by))
 
     async def change(self, wanted: Filter, change: Change) -> AsyncIterator[int]:
-        """Change the recipients that match, in pieces."""
+        """Change the matching recipients, in pieces."""
         settling.check_change(change)
         if change.hold not in (None, 0, BY_COMMAND, *(rule.number for rule in await self.rules())):
             raise QueueError(f"there is no rule {change.hold}")
@@ -418,7 +418,7 @@ class SQLiteStore:
                 yield await self._writer.do(self._change, Changing(asked, found, change))
 
     async def message(self, message: int) -> QueuedMessage | None:
-        """A message that is there."""
+        """A queued message."""
         return await self._lists.read("reading a message", partial(listing.message, number=message))
 
     async def history(self, message: int, *, number: int | None = None) -> list[HistoryEntry]:
@@ -426,12 +426,12 @@ class SQLiteStore:
         return await self._lists.read("reading the history", partial(listing.history, message=message, number=number))
 
     async def ended(self, message: int, *, after: int = -1, limit: int) -> list[tuple[int, bytes]]:
-        """Numbers and addresses of recipients of a message that have their end, by number, behind one."""
+        """Numbers and addresses of the ended recipients of a message, in order of number, after ``after``."""
         question = partial(listing.ended, message=message, after=after, limit=limit)
         return await self._lists.read("reading the history", question)
 
     async def ends(self, wanted: Filter, *, limit: int | None = None) -> AsyncIterator[HistoryEntry]:
-        """Ends that match, youngest first."""
+        """Matching ends, youngest first."""
         wanted.check_for_ends()
         asked = self._wanted(wanted)
         before: int | None = None
@@ -449,20 +449,20 @@ class SQLiteStore:
                 return
 
     async def events(self, cursor: str, *, limit: int) -> tuple[str, list[HistoryEntry]]:
-        """History behind a cursor, and the next cursor."""
+        """History after a cursor, and the next cursor."""
         return await self._lists.read("reading events", partial(listing.events, cursor=cursor, limit=limit))
 
     async def sites(self, names: Collection[str] = ()) -> list[SiteStatus]:
-        """What was reported of sites."""
+        """The reported status of sites."""
         return await self._lists.read("reading the status of sites", partial(listing.sites, names=names))
 
     async def nodes(self) -> list[NodeStatus]:
-        """The process that delivers, or did."""
+        """The process that delivers, or delivered last."""
         alive = self._delivery.delivers_somewhere()
         return await self._lists.read("reading who delivers", partial(listing.nodes, alive=alive))
 
     async def drain(self, node: str) -> int:
-        """There is one process that delivers: stopping it is all there is."""
+        """Raise QueueError: there is only one delivering process, which can only be stopped."""
         raise QueueError(f"queue {self._path}: one process delivers from a file; stop that one")
 
     async def rules(self) -> list[Rule]:
@@ -474,7 +474,7 @@ class SQLiteStore:
         return await self._writer.do(self._add_rule, rule)
 
     async def delete_rule(self, number: int) -> bool:
-        """Delete a rule, and release what it holds."""
+        """Delete a rule, and release the recipients that it holds."""
         left = await self._writer.do(self._release, number)
         if left is None:
             return False
@@ -483,12 +483,12 @@ class SQLiteStore:
         return True
 
     async def accepted_by(self, tenant: str) -> dict[int, Amount]:
-        """What was accepted from a tenant, by slot."""
+        """The amounts accepted from a tenant, by slot."""
         asked = partial(listing.accepted_by, tenant=tenant, now=self._options.clock())
         return await self._lists.read("reading what a tenant used", asked)
 
     async def queued_by_tenant(self) -> dict[str, Amount]:
-        """Messages and octets that are there, by tenant."""
+        """Messages and octets in the queue, by tenant."""
         return await self._lists.read("counting by tenant", listing.queued_by_tenant)
 
     async def counters(self) -> Mapping[str, int]:
@@ -508,36 +508,36 @@ class SQLiteStore:
     async def apart(
         self, move: int, *, message: int = 0, after: Place = _BEFORE_ALL, limit: int
     ) -> list[ApartRecipient]:
-        """Recipients that are set apart in a move, in order of their ids."""
+        """The recipients set apart in a move, in order of their ids."""
         return await self._lists.read(
             "looking for what moves", partial(moving.apart, move=move, message=message, after=after, limit=limit)
         )
 
     async def depart(self, departures: Sequence[Departure], *, by: str) -> int:
-        """End recipients that are in another queue by now."""
+        """End recipients that have moved to another queue."""
         return await self._writer.do(self._depart, moving.Departing(departures, by))
 
     async def taken_in(self, queue: str, messages: Collection[int] = ()) -> list[TakenIn]:
-        """The notes of what was taken in from a queue."""
+        """The notes on recipients taken in from another queue."""
         return await self._lists.read(
             "looking for what was taken in", partial(provenance.taken_in, queue=queue, messages=messages)
         )
 
     async def departed(self, queue: str, notes: Collection[TakenIn]) -> None:
-        """Note that this has departed from its source."""
+        """Note that these recipients have departed from their source."""
         await self._writer.do(self._departed, provenance.DepartedNotes(queue, notes))
 
     # ------------------------------------------------------------------- state
 
     async def health(self) -> Health:
-        """What the last transaction failed by, if it can be seen that this is not over."""
+        """The error of the last transaction, unless a probe shows that it is over."""
         if self._writer.problem:
             with suppress(TimeoutError, QueueUnavailable):
                 await asyncio.wait_for(self._writer.do(self._probe, None), _PROBE)
         return Health(self._writer.problem, self._options.free_space())
 
     async def check(self) -> AsyncIterator[str]:
-        """Look for what must not be."""
+        """Look for inconsistencies; yields one sentence for each."""
         for question in check.questions(self._shard):
             for finding in await self._lists.read("checking", question):
                 yield finding

@@ -1,6 +1,6 @@
-"""The list of addresses that are not written to, in a SQLite file: who is on it, and recipients that end by it.
+"""The list of suppressed addresses in a SQLite file, and the end of recipients by it.
 
-What a suppression means is said by ``zsmtp.queue.suppression`` and ``zsmtp.queue.settlement``.
+``zsmtp.queue.suppression`` and ``zsmtp.queue.settlement`` define the effect of a suppression.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from zsmtp.queue.suppression import PIECE, InsertedRecipient, Suppression
 
 
 def end_suppressed(transaction: WriteTransaction, inserted: Iterable[InsertedRecipient]) -> None:
-    """End those recipients, of this transaction, whose addresses are not written to."""
+    """End the recipients of this transaction whose addresses are suppressed."""
     db = transaction.db
     if db.execute("SELECT 1 FROM zsmtp_suppression LIMIT 1").fetchone() is None:
         return
@@ -64,7 +64,7 @@ def _found(db: Executes, keys: Iterable[Suppressible]) -> dict[Suppressible, Sup
 
 
 def add(transaction: WriteTransaction, requests: list[Sequence[Suppression]]) -> list[int]:
-    """Put addresses on the list; answers how many were not there."""
+    """Put addresses on the list; returns how many were not there."""
     return [_add(transaction.db, {(one.tenant, one.address): one for one in request}) for request in requests]
 
 
@@ -78,7 +78,7 @@ def _add(db: Executes, wanted: dict[Suppressible, Suppression]) -> int:
 
 
 def remove(transaction: WriteTransaction, requests: list[tuple[str, Collection[bytes]]]) -> list[int]:
-    """Take addresses of a tenant off the list; answers how many were there."""
+    """Remove a tenant's addresses from the list; returns how many were there."""
     return [
         sum(
             transaction.db.execute(
@@ -93,7 +93,7 @@ def remove(transaction: WriteTransaction, requests: list[tuple[str, Collection[b
 def page(
     db: sqlite3.Connection, now: float, tenant: str | None, addresses: Collection[bytes], after: tuple[str, str] | None
 ) -> list[Suppression]:
-    """What is on the list behind a tenant and an address, :data:`~zsmtp.queue.suppression.PIECE` of it at most."""
+    """The list after a tenant and an address, at most :data:`~zsmtp.queue.suppression.PIECE` entries."""
     rows = db.execute(
         f"SELECT {columns(SUPPRESSION)} FROM zsmtp_suppression WHERE (tenant, address) > (?, ?) "
         "AND (until IS NULL OR until > ?) AND (? IS NULL OR tenant = ?) "

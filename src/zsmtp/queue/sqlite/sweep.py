@@ -1,7 +1,7 @@
-"""Housekeeping, in pieces: what nobody needs any more, and recipients of large uploads that are to be let go.
+"""Housekeeping, in pieces: deletes data that is out of use, and releases the recipients of large uploads.
 
-Each function is a piece in a transaction of the writer and answers how many rows it removed. Nothing here has to be on
-the disk when it is done: what a crash undoes is done again.
+Each function is a piece in a transaction of the writer and returns how many rows it removed. Nothing here has to be
+durable: the next sweep repeats work that a crash undoes.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _CHUNKS = 64  # of 256 KiB
 _ENTRIES = 1000
 _KEYS = 500
 _PAGES = 2000
-_FREE_PAGES = 16 << 20 >> 12  # 16 MiB of free pages stay in the file
-"""Pages that are left free in the file, for what comes next."""
+_FREE_PAGES = 16 << 20 >> 12  # 16 MiB of free pages remain in the file
+"""Pages that remain free in the file, for new data."""
 
 
 class Cursor:
-    """Where the search for idempotency keys that are too old goes on."""
+    """The place where the search for old idempotency keys continues."""
 
     def __init__(self) -> None:
         self.message = 0
 
 
 class Sweeping(NamedTuple):
-    """A piece of housekeeping at a time; ``poke``: pokes up to here are known to the deliverer."""
+    """A piece of housekeeping at a time; ``poke``: the deliverer has read the pokes up to this one."""
 
     now: float
     history_kept: float
@@ -58,7 +58,7 @@ def uploads(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
             "SELECT message FROM zsmtp_upload WHERE accepted = 0 AND touched <= ? LIMIT ?", (before, _MESSAGES)
         ).fetchall()
         for (message,) in rows:
-            db.execute("UPDATE zsmtp_upload SET touched = 0 WHERE message = ?", (message,))  # no part is taken now
+            db.execute("UPDATE zsmtp_upload SET touched = 0 WHERE message = ?", (message,))  # it accepts no more parts
             removed = _delete_recipients(db, message) + _delete_content(db, message)
             if not removed:
                 db.execute("DELETE FROM zsmtp_upload WHERE message = ?", (message,))
@@ -69,7 +69,7 @@ def uploads(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
 
 
 def finished(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
-    """Delete messages of which nothing is left."""
+    """Delete messages without recipients and owed notices."""
     db = transaction.db
     done = 0
     rows = db.execute("SELECT message FROM zsmtp_maybe_finished LIMIT ?", (_MESSAGES,)).fetchall()
@@ -110,7 +110,7 @@ def _delete_content(db: Executes, message: int) -> int:
 
 
 def history(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
-    """Delete history that is too old; the youngest entry stays, so that cursors of events go on growing."""
+    """Delete history that is too old; the youngest entry stays, so that cursors of events continue to grow."""
     db = transaction.db
     before = max(milliseconds(piece.now - piece.history_kept) for piece in pieces)
     rows = db.execute(
@@ -123,7 +123,7 @@ def history(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
 
 
 def idempotency(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
-    """Delete idempotency keys of messages whose last end is a week ago."""
+    """Delete idempotency keys of messages whose last end was a week ago."""
     db = transaction.db
     done = 0
     for now, _, cursor, _ in pieces:
@@ -153,14 +153,14 @@ def _is_over(db: Executes, message: int, before: int) -> bool:
 
 
 def tenants(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
-    """Delete counters of what tenants used more than an hour ago."""
+    """Delete counters of tenants' mail of more than an hour ago."""
     first, oldest = quotas.names_of_old(max(piece.now for piece in pieces))
     done = transaction.db.execute("DELETE FROM zsmtp_counter WHERE name >= ? AND name < ?", (first, oldest)).rowcount
     return [done] + [0] * (len(pieces) - 1)
 
 
 def pokes(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
-    """Delete pokes that the deliverer has seen."""
+    """Delete pokes that the deliverer has read."""
     seen = [piece.poke for piece in pieces if piece.poke is not None]
     done = 0
     if seen:
@@ -181,13 +181,13 @@ def room(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
 
 
 def _vacuum(db: sqlite3.Connection, pages: int) -> None:
-    """Python takes one step of this statement, which is one page, unless it is a script; that has its own commit."""
-    with suppress(sqlite3.OperationalError):  # somebody else writes: the next sweep comes
+    """Run the pragma as a script, with its own commit: otherwise Python makes one step of it, which is one page."""
+    with suppress(sqlite3.OperationalError):  # another one writes: the next sweep does it
         db.executescript(f"PRAGMA incremental_vacuum({pages})")
 
 
 def suppressions(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
-    """Take off the list what has ended."""
+    """Delete suppressions that have ended."""
     done = transaction.db.execute(
         "DELETE FROM zsmtp_suppression WHERE until <= ?", (milliseconds(pieces[-1].now),)
     ).rowcount
@@ -195,7 +195,7 @@ def suppressions(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[
 
 
 def let_go(transaction: WriteTransaction, messages: list[int]) -> list[bool]:
-    """Let a piece of the recipients of uploads go; answers whether something is left of each."""
+    """Release some of the recipients of uploads; returns for each whether recipients are left."""
     return [_let_go(transaction, message) for message in messages]
 
 
@@ -228,7 +228,7 @@ def _let_go(transaction: WriteTransaction, message: int) -> bool:
 
 
 def let_go_left(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
-    """Name uploads that were accepted, and whose recipients are still to be let go."""
+    """The accepted uploads whose recipients are not released yet."""
     rows = transaction.db.execute("SELECT message FROM zsmtp_upload WHERE accepted = 1").fetchall()
     transaction.news.released += [message for (message,) in rows]
     return [0] * len(pieces)

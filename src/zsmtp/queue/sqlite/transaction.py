@@ -1,8 +1,8 @@
-"""One transaction of the writer, and what is gathered in it: written once before the commit, announced after it.
+"""One transaction of the writer, and its collected changes: written once before the commit, announced after it.
 
-Several jobs share a transaction. What they all do to the same rows (the last id, counters, pokes, what is marked and in
-hand) they note here; :meth:`WriteTransaction.flush` writes it. Nothing in memory changes before the commit: what is to
-change then is given to :meth:`WriteTransaction.afterwards`. So a transaction that fails can be tried again.
+Several jobs share a transaction. It collects their changes to common rows (the last id, counters, pokes, attempts
+marked and in hand); :meth:`WriteTransaction.flush` writes them. Nothing in memory changes before the commit: such
+changes are actions for :meth:`WriteTransaction.afterwards`. So a transaction that fails can be tried again.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from zsmtp.queue.ids import next_id
 from zsmtp.queue.states import AttemptKey, milliseconds
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)
-"""Lengths of lists in statements: each is a statement that a connection keeps prepared."""
+"""Lengths of lists in statements: each length is one prepared statement of a connection."""
 
 
 class Executes(Protocol):
-    """A connection, or a cursor of a connection that is somebody else's."""
+    """A connection, or a cursor of a caller's connection."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> sqlite3.Cursor: ...
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> sqlite3.Cursor: ...
 
 
 class News:
-    """What a transaction changed that whoever delivers is to know of. Times are in milliseconds."""
+    """The changes of a transaction that concern the delivering process. Times are in milliseconds."""
 
     __slots__ = ("keys", "poked", "released", "rules")
 
@@ -38,12 +38,12 @@ class News:
         self.rules = False
 
     def due(self, key: str, at: int) -> None:
-        """Something of a key is due at a time."""
+        """Record that a recipient of a key is due at a time."""
         if at < self.keys.get(key, at + 1):
             self.keys[key] = at
 
     def add(self, other: News) -> None:
-        """Add what another one says."""
+        """Add the changes of another one."""
         for key, at in other.keys.items():
             self.due(key, at)
         self.poked |= other.poked
@@ -55,7 +55,7 @@ class News:
 
 
 class WriteTransaction:
-    """What is gathered in one transaction."""
+    """The changes collected in one transaction."""
 
     __slots__ = (
         "_after",
@@ -96,7 +96,7 @@ class WriteTransaction:
         return self.db.execute("SELECT value FROM zsmtp_meta WHERE name = ?", (name,)).fetchone()[0]
 
     def grow(self, name: str) -> int:
-        """Let a number grow by one."""
+        """Increase a number by one."""
         self.db.execute("UPDATE zsmtp_meta SET value = value + 1 WHERE name = ?", (name,))
         return int(self.meta(name))
 
@@ -112,16 +112,16 @@ class WriteTransaction:
         return self._id or self._before_all
 
     def draw_up_to(self, wanted: int) -> bool:
-        """Draw an id that messages from elsewhere have, if it is behind the last one."""
+        """Draw the id of a message from another queue, if it is greater than the last one."""
         if wanted <= self._last():
             return False
         self._id = wanted
         return True
 
     def keep(self, wanted: int, *, free: bool) -> bool:
-        """Give an id before the last one to a message from elsewhere, if it is free.
+        """Give an id before the last one to a message from another queue, if it is free.
 
-        What this transaction gave is not free, though no row may have it yet.
+        An id that this transaction gave is not free, even if no row has it yet.
         """
         self._last()
         if not free or wanted in self._kept or wanted > self._before_all:
@@ -139,15 +139,15 @@ class WriteTransaction:
         self._counted[name] = self._counted.get(name, 0) + number
 
     def afterwards(self, action: Callable[[], None]) -> None:
-        """Have something done after the commit."""
+        """Register an action to run after the commit."""
         self._after.append(action)
 
     def beforehand(self, action: Callable[[], None]) -> None:
-        """Have something written before the commit."""
+        """Register an action that writes before the commit."""
         self._before.append(action)
 
     def flush(self, *, delivers: bool) -> None:
-        """Write what was gathered; ``delivers``: the deliverer is in this process."""
+        """Write the collected changes; ``delivers``: the deliverer is in this process."""
         for action in self._before:
             action()
         if self._id:
@@ -169,15 +169,15 @@ class WriteTransaction:
             )
 
     def committed(self) -> None:
-        """Do what was to be done after the commit."""
+        """Run the actions for after the commit."""
         for action in self._after:
             action()
 
 
 def insert(db: Executes, into: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Insert rows with as few statements as there can be.
+    """Insert rows with as few statements as possible.
 
-    ``into`` is the statement up to ``VALUES``, and the marks of one row: ``INSERT INTO t (a, b) VALUES|(?, ?)``.
+    ``into`` is the statement up to ``VALUES``, and the placeholders of one row: ``INSERT INTO t (a, b) VALUES|(?, ?)``.
     """
     head, _, marks = into.partition("|")
     start = 0
@@ -190,7 +190,7 @@ def insert(db: Executes, into: str, rows: Sequence[Sequence[Any]]) -> None:
 
 
 def listed(count: int) -> str:
-    """The marks of a list of so many values."""
+    """The placeholders of a list of ``count`` values."""
     return ", ".join("?" * count)
 
 
@@ -204,7 +204,7 @@ def each(db: Executes, sql: str, values: Collection[Any]) -> None:
 
 
 def in_parts(rows: Sequence[Sequence[Any]], width: int) -> Iterator[tuple[str, list[Any]]]:
-    """The marks of ``VALUES`` and the values, for rows of a width, a hundred at a time; the last ones are repeated."""
+    """The placeholders of ``VALUES`` and the values, for rows of a width, at most 100 at a time, the last repeated."""
     marks = f"({listed(width)})"
     for start in range(0, len(rows), SIZES[-1]):
         part = rows[start : start + SIZES[-1]]

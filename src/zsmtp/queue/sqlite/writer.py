@@ -1,16 +1,16 @@
-"""The one thread of a process that writes: group commit, turns with other processes, and what trouble means.
+"""The writing thread of a process: group commit, turns with other processes, and the handling of errors.
 
-Jobs that arrive while a commit runs are the next transaction; one that arrives alone is committed alone, with one
-fsync. Jobs of one kind in a transaction are run together, which is how their rows share statements. A job that fails
-for reasons of its own fails alone: the others are tried again without it. Trouble with the store (a full disk, a lock
-that is not given back, a damaged page) fails what was asked for with QueueUnavailable and nothing else: the thread goes
-on, with a new connection where the old one may be broken.
+Jobs that arrive while a commit runs form the next transaction; a single job is committed alone, with one fsync. Jobs of
+one kind in a transaction run together, so that their rows share statements. A job that fails for its own reasons fails
+alone: the others are tried again without it. An error of the store (a full disk, a lock that is not released, a damaged
+page) only fails the current jobs with QueueUnavailable: the thread continues, with a new connection if the old one may
+be broken.
 
-After an input/output error the kernel may have forgotten what it was to write, and say of the next fsync that all is
-well: then the log has a gap, and what is behind it is lost with the machine. So nothing is promised until all that the
-log has is in the database, and a new log was begun.
+After an input/output error the kernel may have dropped unwritten data, and report success for the next fsync: then the
+log has a gap, and all data after it is lost with the machine. So no commit is confirmed until the whole log is copied
+into the database, and a new log was begun.
 
-While the process delivers, the thread also looks for what other processes wrote, at the start of each of its
+While the process delivers, the thread also looks for changes of other processes, at the start of each of its
 transactions and several times a second between them.
 """
 
@@ -45,19 +45,19 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 POLL = 0.25
-"""Seconds between looks for what other processes wrote."""
-_PAUSE = 0.001  # between tries to begin while somebody's own transaction has the database locked
+"""Seconds between two polls for changes of other processes."""
+_PAUSE = 0.001  # between tries to begin while a transaction outside this program has the database locked
 _CACHE = 32 << 10  # KiB
 _MOST = 2000  # jobs in one transaction
 _OCTETS = 16 << 20  # of content in one transaction
 CHECKPOINT = 4 << 20
 """About so many octets are written between two checkpoints."""
 WAL_LIMIT = 64 << 20
-"""A write-ahead log of this size is brought to its end between two transactions."""
+"""A write-ahead log of this size is copied completely between two transactions."""
 
 
 class JobKind(Generic[A, R]):
-    """A kind of job. ``run`` is given all of a transaction and returns a result, or an exception, for each."""
+    """A kind of job. ``run`` gets all jobs of a transaction and returns a result, or an exception, for each."""
 
     __slots__ = ("doing", "durable", "octets", "run")
 
@@ -78,12 +78,12 @@ class JobKind(Generic[A, R]):
 
 
 def not_durable(argument: object) -> bool:
-    """For kinds whose commit never waits for the disk."""
+    """For kinds of jobs whose commit never waits for the disk."""
     return False
 
 
 def probe(transaction: WriteTransaction, requests: list[None]) -> list[None]:
-    """Write without changing anything: it fails if nothing can be written."""
+    """Write without changing anything; fails if the database cannot be written."""
     transaction.db.execute("UPDATE zsmtp_meta SET value = value WHERE name = 'fence'")
     return requests
 
@@ -95,7 +95,7 @@ class _Job(NamedTuple):
 
 
 class DatabaseWatch:
-    """What the deliverer saw of the database last, and whom it tells of what came since."""
+    """The state of the database that the deliverer read last, and the callback for later changes."""
 
     def __init__(self, last_id: int, rules: int, poke: int, tell: Callable[[News], None]) -> None:
         self.last_id = last_id
@@ -135,31 +135,31 @@ class Writer(WorkerThread):
     # --------------------------------------------------------- for the loop
 
     def do(self, kind: JobKind[A, R], argument: A) -> asyncio.Future[R]:
-        """Have a job done; the future raises QueueUnavailable if the database cannot be written."""
+        """Queue a job; the future raises QueueUnavailable if the database cannot be written."""
         future = self.future()
         self.put(_Job(kind, argument, future))
         return future
 
     def watch(self, watch: DatabaseWatch | None) -> None:
-        """Look for what other processes write from now on; None: no more."""
+        """Look for changes of other processes from now on; None: stop that."""
         self._watch = watch
         self.wake()
 
     @property
     def poke(self) -> int | None:
-        """The last poke that was seen, None if nothing is looked for."""
+        """The last poke that was read, None without a watch."""
         return None if self._watch is None else self._watch.poke
 
     def wake(self) -> None:
         """Look now."""
         if self._watch is not None:
-            with suppress(QueueUnavailable):  # the thread has ended: whoever asks it for something learns so
+            with suppress(QueueUnavailable):  # the thread has ended: later jobs raise it
                 self.put(LookJob())
 
     # ------------------------------------------------------- in the thread
 
     def work(self) -> None:
-        """Commit what is asked for, until the end."""
+        """Commit jobs until the end."""
         self._checkpointer.start()
         try:
             ends = self._serve()
@@ -186,7 +186,7 @@ class Writer(WorkerThread):
             self._connection.close()
 
     def _attempt(self, jobs: list[_Job], *, again: bool = False) -> list[JobResult]:
-        """Do jobs in one transaction; those that cannot be together, one by one. ``again``: room was made for them."""
+        """Do jobs in one transaction; if it fails, one by one. ``again``: room was made for them."""
         try:
             transaction, answers = self._transact(jobs)
         except sqlite3.Error as error:
@@ -201,12 +201,12 @@ class Writer(WorkerThread):
         self.problem = ""
         try:
             self._committed(transaction)
-        except Exception as error:  # what was asked for is done, and must not be done again
+        except Exception as error:  # the jobs are done, and must not be repeated
             return [JobResult(job.future, None, error) for job in jobs]
         return answers
 
     def _committed(self, transaction: WriteTransaction) -> None:
-        """What follows a commit. It is done whatever happens here, and never tried again."""
+        """The work after a commit. The jobs are done even if this fails, and are never repeated."""
         self._unsaved += transaction.octets
         transaction.committed()
         watch = self._watch
@@ -219,7 +219,7 @@ class Writer(WorkerThread):
     def _apart(self, jobs: list[_Job], error: Exception) -> list[JobResult]:
         if len(jobs) == 1:
             kind = jobs[0].kind
-            if isinstance(error, UNREADABLE) and kind.octets is None:  # new messages are the caller's, the rest is not
+            if isinstance(error, UNREADABLE) and kind.octets is None:  # not the caller's values
                 error = caused(unreadable(self._path, kind.doing, error), error)
             return [JobResult(jobs[0].future, None, error)]
         return [answer for job in jobs for answer in self._attempt([job])]
@@ -245,7 +245,7 @@ class Writer(WorkerThread):
         if jobs:
             self.problem = str(unavailable(self._path, jobs[0].kind.doing, error))
         found = [unavailable(self._path, job.kind.doing, error) for job in jobs]
-        for one in found:  # what could not be written for sure may be found in the log after a death
+        for one in found:  # changes of an uncertain write may be in the log after a crash
             one.undecided = code_of(error) == IOERR
         return [JobResult(job.future, None, one) for job, one in zip(jobs, found, strict=True)]
 
@@ -286,10 +286,10 @@ class Writer(WorkerThread):
             self._synchronous = "FULL"
             if self._watch is not None:
                 self._watch.version = -1
-        elif file_of(self._path) != self._file:  # what is written into a file without a name is lost with the process
+        elif file_of(self._path) != self._file:  # changes of an unlinked file are lost with the process
             raise QueueUnavailable(f"queue {self._path}: the file was removed or replaced while it was in use")
         elif self._log_file is not None and file_of(f"{self._path}-wal") != self._log_file:
-            checkpoint(self._connection)  # what it had is saved; what comes would be lost with the process
+            checkpoint(self._connection)  # this saves its data; later changes would be lost with the process
             raise QueueUnavailable(
                 f"queue {self._path}: {self._path}-wal was removed or replaced while it was in use; "
                 "end all processes that use the queue, and start them again"
@@ -352,7 +352,7 @@ class Writer(WorkerThread):
 
 
 def _news(db: sqlite3.Connection, watch: DatabaseWatch, version: int) -> News:
-    """What others wrote since the watch looked last."""
+    """The changes of others since the last read of the watch."""
     news = News()
     meta = dict(db.execute("SELECT name, value FROM zsmtp_meta WHERE name IN ('last_id', 'rules', 'poke')"))
     if meta["last_id"] != watch.last_id:
@@ -387,7 +387,7 @@ def _parts(jobs: list[_Job]) -> Iterator[list[_Job]]:
 
 
 def begin(db: sqlite3.Connection, patience: float) -> None:
-    """Begin to write; while a transaction of somebody else has the database locked, try again."""
+    """Begin to write; retry while a transaction outside this program has the database locked."""
     end = time.monotonic() + patience
     while True:
         try:

@@ -1,9 +1,9 @@
-"""The texts of notices as files, in the form of ``zsmtp.queue.phrases``: those of zsmtp, and those of an operator.
+"""Loads the texts of notices from files in the format of ``zsmtp.queue.phrases``: those of zsmtp and of an operator.
 
 :func:`load` gives the phrases of every language, by tag::
 
-    phrases = load()                              # what comes with zsmtp
-    phrases = load(Path("/etc/zsmtp/notices"))    # with files of one's own: en.txt, fr.txt ...
+    phrases = load()                              # the files of zsmtp
+    phrases = load(Path("/etc/zsmtp/notices"))    # with an operator's files: en.txt, fr.txt ...
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAME = re.compile(r"[a-z]{1,8}(-[a-z0-9]{1,8}){0,5}", re.IGNORECASE)
 
 
 def load(directory: Path | None = None) -> Mapping[str, Phrases]:
-    """The phrases by language. A file in ``directory`` changes those of its language, or adds a language.
+    """The phrases by language. A file in ``directory`` overrides those of its language, or adds a language.
 
     Raises :class:`~zsmtp.errors.ConfigError` that names the file, and the line where there is one: also for a file
     that cannot be read, and for a ``.txt`` whose name is no language tag.
