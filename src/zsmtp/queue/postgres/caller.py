@@ -1,15 +1,15 @@
-"""Submitting in a transaction of the caller: the mail exists if and only if that one is committed.
+"""Submits mail in a transaction of the caller: the mail exists if and only if that transaction is committed.
 
-The queue's tables lie in the caller's database, made there by ``zsmtp queue migrate`` or by opening the queue once.
-This is the transactional outbox: one commit, no second system that could be forgotten::
+The queue's tables are in the caller's database; ``zsmtp queue migrate`` or opening the queue once makes them. This is
+the transactional outbox pattern: one commit, and no second system to keep consistent::
 
     with connection.transaction():
         connection.execute("INSERT INTO orders ...")
         submit_in(connection, [message], queue=uid)
 
-What is written is rows of the message alone, so transactions of others are not waited for, but for the same idempotency
-key, as long as the caller's own ``lock_timeout`` says. How durable it is depends on the caller's commit; a connection
-with ``synchronous_commit = off`` is refused.
+It writes only rows of the message, so it waits for no other transaction, except one with the same idempotency key, for
+the caller's own ``lock_timeout``. Its durability is that of the caller's commit; a connection with
+``synchronous_commit = off`` is refused.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ AsyncConnection = psycopg.AsyncConnection[Any]
 
 
 class BorrowedConnection(psycopg.Connection[tuple[Any, ...]]):
-    """The caller's connection to the server with settings of our own: plain rows, nothing prepared."""
+    """The caller's connection to the server with our own settings: plain rows, no prepared statements."""
 
     def __init__(self, connection: Connection | AsyncConnection) -> None:
         super().__init__(connection.pgconn)
         self.prepare_threshold = None
 
     def __del__(self, *arguments: Any) -> None:
-        """It is the caller's: nothing is closed, and nobody is warned."""
+        """Do nothing: the connection belongs to the caller, so it is not closed, and psycopg must not warn."""
 
 
 def submit_in(
@@ -52,17 +52,17 @@ def submit_in(
     queue: str,
     clock: Callable[[], float] = time.time,
 ) -> list[Accepted]:
-    """Queue messages in the caller's transaction, all or none. ``queue`` is the uid of the queue that is meant.
+    """Queue messages in the caller's transaction, all or none. ``queue`` is the uid of the intended queue.
 
-    Where none is open, one is begun for the caller to commit; a connection in autocommit mode without an open
+    If no transaction is open, one is begun for the caller to commit; a connection in autocommit mode without an open
     transaction commits this as it commits every statement.
 
     Raises :class:`~zsmtp.errors.QueueError` for a connection to another queue, in pipeline mode, in a transaction that
-    has failed, or that could lose what is committed; Conflict as ``QueueStore.submit``; QueueUnavailable for trouble
-    with the database. In all cases the transaction is as it was before.
+    has failed, or that could lose a commit; Conflict as ``QueueStore.submit``; QueueUnavailable for errors of the
+    database. After each of them the transaction is as before.
     """
     if _is_to_begin(connection):
-        connection.execute("SELECT 1")  # begins one as the connection is set to
+        connection.execute("SELECT 1")  # begins one with the settings of the connection
     with connection.lock:
         return _submit(BorrowedConnection(connection), messages, queue, clock)
 
@@ -74,7 +74,7 @@ async def submit_in_async(
     queue: str,
     clock: Callable[[], float] = time.time,
 ) -> list[Accepted]:
-    """As :func:`submit_in`, with a connection of asyncio; others have their turn meanwhile."""
+    """As :func:`submit_in`, over an asyncio connection, without blocking the event loop."""
     if _is_to_begin(connection):
         await connection.execute("SELECT 1")
     async with connection.lock:
@@ -87,7 +87,7 @@ async def submit_in_async(
 
 
 def _is_to_begin(connection: Connection | AsyncConnection) -> bool:
-    """Whether a transaction is to be begun for the caller to commit; raises QueueError for one that cannot be used."""
+    """Whether to begin a transaction for the caller to commit; raises QueueError for a connection that is unusable."""
     if connection.closed:
         raise QueueError("this connection is closed")
     if connection.pgconn.pipeline_status != PipelineStatus.OFF:
@@ -119,7 +119,7 @@ def _submit(
 
 
 def _checked(db: BorrowedConnection, queue: str) -> int:
-    """The shard, if the connection is to the queue that is meant and keeps what it commits; raises QueueError."""
+    """The shard, if the connection is to the intended queue and its commits are durable; raises QueueError."""
     meta = meta_of(db)
     if meta.get("uid") != queue:
         there = "another queue" if meta else "a database without a queue, or without it in its search_path"

@@ -1,6 +1,6 @@
-"""What must not be in the database of a queue, looked for while it is in use.
+"""Finds inconsistencies in the database of a queue, while it is in use.
 
-Each question is answered from one state of the database. A finding is a sentence; a queue without findings has none.
+Each query reads one state of the database. A finding is a sentence; a consistent queue has none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zsmtp.queue.sql import ARRIVING, ENDED
 
 _MOST = 100  # findings of one kind
 
-# A question for ids that must not be found, and what is said of each.
+# A query for ids that must not exist, and the finding for each.
 _IDS = (
     (
         "SELECT DISTINCT r.message FROM zsmtp_recipient r WHERE NOT EXISTS "
@@ -77,7 +77,7 @@ Question = Callable[[Connection], list[str]]
 
 
 def questions(shard: int) -> Iterator[Question]:
-    """All questions; each is for one transaction."""
+    """All queries; each is for one transaction."""
     for sql, sentence in _IDS:
         yield partial(_ids, sql=sql, sentence=sentence, shard=shard)
     yield _counters

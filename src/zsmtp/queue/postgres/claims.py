@@ -1,7 +1,7 @@
-"""What is read for delivery: which keys have work, what is due first, the recipients and contents to be sent.
+"""Queries for delivery: the keys with work, the first due times, the recipients and contents to send.
 
-Each function is one question to a connection. None costs more the more is queued: the index of sub-queues is walked by
-skipping from one key, tenant and rank to the next, and claims begin behind a position.
+Each function is one query on a connection. Its cost does not grow with the size of the queue: it walks the index of
+sub-queues by skipping from one key, tenant and rank to the next, and claims begin after a position.
 """
 
 from __future__ import annotations
@@ -89,19 +89,19 @@ ORDER BY r.message, r.number
 
 
 def heads(db: Connection, keys: Collection[str]) -> list[Head]:
-    """The sub-queues of queue keys, and when the first recipient of each is due."""
+    """The sub-queues of queue keys, and the due time of the first recipient of each."""
     rows = db.execute(_HEADS, (list(keys),)).fetchall()
     return [Head(SubQueue(key, tenant, rank), due / 1000) for key, tenant, rank, due in rows if due is not None]
 
 
 def keys_with_work(db: Connection, after: str | None, limit: int) -> list[str]:
-    """Queue keys with recipients that are not held, in order, behind one (None: from the first)."""
+    """Queue keys with recipients that are not held, in order, after one (None: from the first)."""
     sql = _KEYS_WITH_WORK if after is not None else _KEYS_WITH_WORK.replace("key > ", "key >= ", 1)
     return [key for (key,) in db.execute(sql, (after or "", limit)).fetchall()]
 
 
 def agenda(db: Connection, keys: Collection[str]) -> dict[str, float]:
-    """When the first recipient of each queue key is due, of those that have any."""
+    """The due time of the first recipient of each queue key that has any."""
     found: dict[str, float] = {}
     for head in heads(db, keys):
         key = head.sub_queue.key
@@ -119,7 +119,7 @@ def claim(
     octets: int,
     doubts: Collection[AttemptKey],
 ) -> tuple[list[Claimed], float | None]:
-    """Recipients that are due, with their messages and small contents; and when the next one behind them is due."""
+    """Due recipients, with their messages and small contents; and the due time of the next one after them."""
     position = (milliseconds(after.due), after.message, after.number)
     rows = _due(db, sub_queue, position, milliseconds(now), limit, doubts)
     messages, small, count = within(rows, octets)
@@ -129,7 +129,7 @@ def claim(
     for row in rows[:count]:
         message = messages[row[0]]
         if message.size <= CHUNK and row[0] not in contents:
-            continue  # it came to its end while this was read
+            continue  # it ended during the read
         claimed.append(Claimed(recipient_from(row), message, contents.get(row[0])))
     return claimed, next_due
 
@@ -149,7 +149,7 @@ def _due(
     limit: int,
     doubts: Collection[AttemptKey],
 ) -> list[tuple[Any, ...]]:
-    """The rows behind a place that are due and not in doubt."""
+    """The rows after a place that are due and not in doubt."""
     found: list[tuple[Any, ...]] = []
     while (missing := limit - len(found)) > 0:
         rows = db.execute(_CLAIM, (*sub_queue, *after, now, missing)).fetchall()
@@ -161,7 +161,7 @@ def _due(
 
 
 def _next_due(db: Connection, sub_queue: SubQueue, after: _Place, doubts: Collection[AttemptKey]) -> float | None:
-    """When the next one behind a place is due that is not in doubt."""
+    """The due time of the next one after a place that is not in doubt."""
     in_doubt = {attempt[:2] for attempt in doubts}
     while (row := db.execute(_NEXT, (*sub_queue, *after)).fetchone()) is not None:
         if tuple(row[1:]) not in in_doubt:
@@ -200,7 +200,7 @@ def review(
 def recipients(
     db: Connection, attempts: Collection[AttemptKey]
 ) -> dict[AttemptKey, tuple[QueuedRecipient, QueuedMessage]]:
-    """The recipients of attempts that are the next ones of theirs, with their messages."""
+    """The recipients whose next attempt is one of these, with their messages."""
     rows = db.execute(
         f"SELECT w.attempt, {columns(RECIPIENT, 'r')}, {columns(MESSAGE, 'm')} "
         "FROM unnest(%s::bigint[], %s::integer[], %s::integer[]) AS w (message, number, attempt) "
@@ -215,7 +215,7 @@ def recipients(
 
 
 def chunk(db: Connection, message: int, part: int, size: int) -> bytes:
-    """One chunk of the content of a message that has ``size`` octets in all; raises QueueError if it is not there."""
+    """One chunk of the content of a message of ``size`` octets; raises QueueError if it does not exist."""
     row = (
         db.cursor(binary=True)
         .execute(
@@ -236,7 +236,7 @@ def chunk(db: Connection, message: int, part: int, size: int) -> bytes:
 
 
 def owed(db: Connection, before: float, limit: int) -> list[tuple[QueuedMessage, list[OwedNotice]]]:
-    """Messages that notices are owed for: those of which nothing is in hand, or that wait since ``before``."""
+    """Messages with owed notices: those with no recipient in hand, or with notices owed since ``before``."""
     busy = {message for (message,) in db.execute("SELECT DISTINCT unnest(messages) FROM zsmtp_in_hand").fetchall()}
     found: list[tuple[QueuedMessage, list[OwedNotice]]] = []
     after = 0

@@ -1,9 +1,8 @@
-"""Connections to a PostgreSQL database, and what its errors mean.
+"""Connections to a PostgreSQL database, and the classification of its errors.
 
-Connections are in autocommit mode; transactions are begun with limits of their own (:data:`BEGIN`): nobody waits for a
-lock for longer than 2 s, and a transaction whose process stands still is ended by the server after 10 s, so that a
-frozen node keeps no lock. Nothing is set for a session, and no lock is held beyond a transaction: pgbouncer in
-transaction mode works.
+Connections are in autocommit mode; transactions begin with their own limits (:data:`BEGIN`): no transaction waits for a
+lock for longer than 2 s, and the server ends one whose process stands still after 10 s, so that a frozen node holds no
+lock. There are no session settings, and no locks beyond a transaction: pgbouncer in transaction mode works.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ BEGIN = (
     "set_config('idle_in_transaction_session_timeout', '10s', true), "
     "set_config('synchronous_commit', '{level}', true), pg_current_xact_id()::text"
 )
-"""Begin to write. ``level`` is ``on``, or ``off`` for what need not be on the disk; answers the transaction's id."""
+"""Begin to write. ``level`` is ``on``, or ``off`` for a commit that need not be durable; returns the transaction id."""
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 """Begin to read from one state of the database."""
 
@@ -39,18 +38,18 @@ _AGAIN = (
     errors.LockNotAvailable,
     errors.DeadlockDetected,
     errors.SerializationFailure,
-    errors.UniqueViolation,  # of an id or a key that another one wrote at the same time
+    errors.UniqueViolation,  # of an id or a key that another transaction wrote at the same time
 )
-"""What goes away when the same is done again."""
+"""Errors that go away when the transaction is repeated."""
 _OURS = (errors.SyntaxErrorOrAccessRuleViolation, errors.DataException, errors.IntegrityConstraintViolation)
-"""What the program did wrong, not the server; but for the tables that are not there, or must not be touched."""
+"""Errors of this program, not of the server, except for missing tables and missing permissions."""
 _THEIRS = (errors.InsufficientPrivilege, errors.UndefinedTable, errors.UndefinedFunction, errors.CheckViolation)
 
 
 class Database(NamedTuple):
     """A database: how to connect to it, and whether statements may be prepared on the server.
 
-    With ``pooled=yes`` in the URL they are not, and nothing is listened to: connections go through a pooler that gives
+    With ``pooled=yes`` in the URL they are not, and there is no LISTEN: connections go through a pooler that may give
     each transaction another one.
     """
 
@@ -80,7 +79,7 @@ class Database(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The database as messages name it: without user and password."""
+        """The database for display: without user and password."""
         values = psycopg.conninfo.conninfo_to_dict(self.conninfo)
         host = values.get("host") or values.get("hostaddr") or ""
         port = f":{values['port']}" if values.get("port") else ""
@@ -102,7 +101,7 @@ class Database(NamedTuple):
 
 
 def cut(connection: Connection | None) -> None:
-    """Break a connection off that another thread waits on; that one gets an error."""
+    """Break a connection on which another thread waits; that thread gets an error."""
     with suppress(OSError, psycopg.Error):
         if connection is not None:
             with socket.socket(fileno=os.dup(connection.fileno())) as end:
@@ -110,17 +109,17 @@ def cut(connection: Connection | None) -> None:
 
 
 def is_trouble(error: psycopg.Error) -> bool:
-    """Whether an error is of the database, not of the statement."""
+    """Whether an error is a failure of the database, not of the statement."""
     return not isinstance(error, _OURS) or isinstance(error, _THEIRS)
 
 
 def goes_away(error: psycopg.Error) -> bool:
-    """Whether the same may work when it is done again."""
+    """Whether a repetition may succeed."""
     return isinstance(error, _AGAIN)
 
 
 def unavailable(database: Database, doing: str, error: Exception) -> QueueUnavailable:
-    """The error as callers get it: what, where, why."""
+    """The error for callers: what failed, where, and why."""
     why = str(error).strip().splitlines()
     if isinstance(error, errors.UndefinedTable):
         why = ["the tables of the queue are not there: zsmtp queue migrate makes them"]

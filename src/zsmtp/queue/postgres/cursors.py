@@ -1,14 +1,14 @@
 """The history in the order in which it became visible, with cursors: nothing is left out, nothing comes twice.
 
-Entries of a transaction that was open for long become visible behind those of others, whatever their numbers are. A
-cursor is therefore a snapshot with the last entry that it has (``SNAPSHOT@ENTRY``), or a place within what came between
-two of them::
+Entries of a transaction that was open for long become visible after those of others, regardless of their numbers. A
+cursor is therefore a snapshot with the last entry in it (``SNAPSHOT@ENTRY``), or a place among the entries between two
+of them::
 
-    SNAPSHOT@ENTRY                              all that this one has was seen
-    SNAPSHOT@ENTRY/SNAPSHOT@ENTRY/XID.ENTRY     of what the second has and the first has not, all up to this was seen
+    SNAPSHOT@ENTRY                              all entries of this snapshot were read
+    SNAPSHOT@ENTRY/SNAPSHOT@ENTRY/XID.ENTRY     of the entries in the second and not in the first, all up to this one
 
-The last entry is for servers that die: they use ids of transactions again which they never wrote down, so a snapshot of
-before seems to have what came behind it. Numbers of entries that were committed are never used again.
+The last entry is for servers that die: they reuse ids of transactions that they never wrote down, so an earlier
+snapshot seems to contain later entries. Numbers of committed entries are never used again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from zsmtp.queue.states import HistoryEntry
 
 _SNAPSHOT = r"(\d{1,19}:\d{1,19}:(?:\d{1,19}(?:,\d{1,19})*)?)@(\d{1,18})"
 _CURSOR = re.compile(rf"{_SNAPSHOT}(?:/{_SNAPSHOT}/(\d{{1,19}})\.(\d{{1,18}}))?\Z", re.ASCII)
-_NOTHING = "3:3:@0"  # the snapshot that has nothing but what is frozen
+_NOTHING = "3:3:@0"  # the snapshot with frozen rows only
 
 
 class _Seen(NamedTuple):
-    """A snapshot, and the last entry that it has."""
+    """A snapshot, and the last entry in it."""
 
     snapshot: str
     entry: int
@@ -53,10 +53,10 @@ def _parsed(text: str) -> _Cursor:
 
 
 def events(db: Connection, cursor: str, limit: int) -> tuple[str, list[HistoryEntry]]:
-    """History behind a cursor, and the next cursor."""
+    """History after a cursor, and the next cursor."""
     place = _parsed(cursor)
     found: list[HistoryEntry] = []
-    if place.until is not None:  # the rest of what came between two snapshots
+    if place.until is not None:  # the rest of the entries between two snapshots
         cursor, found = _between(db, place, place.until, limit)
         place = _parsed(cursor)
     if len(found) < limit:

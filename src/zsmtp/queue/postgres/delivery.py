@@ -1,8 +1,8 @@
-"""Leases, claims, marks and results, as the event loop sees them.
+"""Leases, claims, marks and results, on the event loop.
 
-:class:`PostgresDelivery` is the side of a store that delivers, once it has joined as a node. Which keys a lease has is
-kept in memory, too: only its owner adds to them. Whether the lease is still this node's is asked of the database, in
-the transaction that matters.
+:class:`PostgresDelivery` has the delivery operations of a store that has joined as a node. The keys of a lease are also
+in memory: only its owner adds to them. Whether this node still owns the lease is read from the database, in the
+transaction that writes.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from zsmtp.queue.states import AttemptKey, Position, SubQueue
 from zsmtp.queue.store import Arrivals, Claimed, Doubt, Head, Lease, Settlement
 
 POLL = 1.0
-"""Seconds between looks for what nobody notified of."""
+"""Seconds between polls for changes without a notification."""
 PATIENCE = 3.0
-"""Seconds until a node takes what is beyond its share, because nobody else does."""
-_KEYS = 500  # in one question
+"""Seconds until a node takes sites beyond its share, if no other node takes them."""
+_KEYS = 500  # in one query
 
 log = logging.getLogger("zsmtp")
 
 
 class PostgresDelivery:
-    """The side of a store that delivers, once it has joined."""
+    """The delivery operations of a store, for a process that has joined as a node."""
 
     def __init__(
         self,
@@ -72,9 +72,9 @@ class PostgresDelivery:
         self._turned = monotonic()
         self._name = ""
         self._snapshot = ""
-        self._asked_for: dict[str, float] = {}  # keys that were not had, since when
+        self._asked_for: dict[str, float] = {}  # keys requested without success, since when
         self._surplus = 0
-        self._unsure = False  # whether there may be leases that this node was not told of
+        self._unsure = False  # whether there may be leases that this node does not know of
         self._there = asyncio.Event()
         self._asked = False
         self._loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ class PostgresDelivery:
         return self._results.node != 0
 
     def age(self) -> float:
-        """Seconds since the event loop turned last."""
+        """Seconds since the last heartbeat of the event loop."""
         return self._monotonic() - self._turned
 
     # ---------------------------------------------------------------- joining
@@ -109,17 +109,17 @@ class PostgresDelivery:
             self._listener.start()
 
     def look(self) -> None:
-        """Have what is new looked for; from any thread."""
+        """Make the loop look for changes; callable from any thread."""
         with suppress(RuntimeError):  # the loop was closed
             self._loop.call_soon_threadsafe(self._there.set)
 
     def wake(self) -> None:
-        """Look at once, and have :meth:`arrivals` come back."""
+        """Look at once, and make :meth:`arrivals` return."""
         self._asked = True
         self._there.set()
 
     def answered(self, answer: PulseAnswer | None) -> None:
-        """What the database said to a heartbeat; called in the thread of the pulse."""
+        """Handle the reply of the database to a heartbeat; called in the thread of the pulse."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._heed, answer)
 
@@ -136,7 +136,7 @@ class PostgresDelivery:
             self._repeating = self._loop.create_task(self._repeat_marks())
 
     async def _rejoin(self) -> None:
-        """Be a node again, without leases, after this process stood still for so long that it was forgotten."""
+        """Become a node again, without leases, after this process stood still until its row was deleted."""
         try:
             await self._writer.do(self._join, Joining(self._name, self._results.node))
             log.warning("queue %s: this node was forgotten, and is there again", self._database.name)
@@ -155,7 +155,7 @@ class PostgresDelivery:
             self._repeating = None
 
     async def leave(self) -> None:
-        """Give all leases back, and deliver no more; what has a mark is in doubt for the next owner."""
+        """Give all leases back, and stop delivering; attempts with a mark are in doubt for the next owner."""
         if not self.joined:
             return
         node, self._results.node = self._results.node, 0
@@ -164,17 +164,17 @@ class PostgresDelivery:
             self._listener.end()
         self._keys.clear()
         self._unsettled.clear()
-        with suppress(QueueError):  # what cannot be written now is found when the heartbeat is not
+        with suppress(QueueError):  # otherwise others detect it by the missing heartbeat
             await self._writer.do(self._leave, node)
             self._pulse.notify()
 
     def end(self) -> None:
-        """Wait for the thread that listens; not on the event loop."""
+        """Wait for the end of the listening thread; not on the event loop."""
         if self._listener is not None:
             self._listener.join()
 
     def beat(self) -> None:
-        """Say that the event loop turns."""
+        """Record that the event loop runs."""
         silent = self.age() >= VALID - MARGIN
         self._turned = self._monotonic()
         if silent and self.joined:
@@ -187,7 +187,7 @@ class PostgresDelivery:
     # ----------------------------------------------------------------- leases
 
     async def agenda(self) -> dict[str, float]:
-        """The queue keys with recipients that are not held, and when the first of each is due."""
+        """The queue keys with recipients that are not held, and the due time of the first of each."""
         self._expect_node()
         found: dict[str, float] = {}
         after: str | None = None
@@ -217,7 +217,7 @@ class PostgresDelivery:
         return taken
 
     async def give_back(self, given: Collection[Lease]) -> None:
-        """Give leases up."""
+        """Give leases back."""
         self._expect_node()
         numbers = [lease.number for lease in given]
         await self._writer.do(self._give_back, numbers)
@@ -242,7 +242,7 @@ class PostgresDelivery:
     async def claim(
         self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
     ) -> tuple[list[Claimed], float | None]:
-        """Read recipients that are due, and when the next one is."""
+        """Read due recipients; returns them and the due time of the next one."""
         if sub_queue.key not in self._keys_of(lease):
             return [], None
         doubts = frozenset(self._unsettled.get(lease.number, ()))
@@ -270,7 +270,7 @@ class PostgresDelivery:
     async def settle(
         self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
     ) -> list[AttemptKey]:
-        """Write results, with what is in hand after them."""
+        """Write results, and the list of attempts in hand after them."""
         unsettled = self._unsettled.get(lease.number, {})
         request = SettleRequest(
             lease.number, self._keys_of(lease), settlements, frozenset(in_hand), frozenset(unsettled)
@@ -283,7 +283,7 @@ class PostgresDelivery:
     # --------------------------------------------------------------- arrivals
 
     async def arrivals(self, timeout: float) -> Arrivals:
-        """Wait until there is something new."""
+        """Wait until something has changed."""
         self._expect_node()
         end = time.monotonic() + timeout
         while True:
@@ -297,14 +297,14 @@ class PostgresDelivery:
                 return Arrivals(keys, frozenset(found.poked), found.rules, drain=self.draining, surplus=surplus)
 
     async def _wait(self, timeout: float) -> None:
-        """Wait until somebody says that there is something new."""
+        """Wait for a notification of changes."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._there.wait()
         self._there.clear()
 
     async def report(self, statuses: Sequence[SiteStatus]) -> None:
-        """Keep how sites are served."""
+        """Store the status of sites."""
         self._expect_node()
         if statuses:
             await self._writer.do(self._report, list(statuses))

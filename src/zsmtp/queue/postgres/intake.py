@@ -1,9 +1,9 @@
-"""New messages as rows: what the writer's thread, an upload and a caller's own transaction do alike.
+"""Inserts new messages as rows, for the writer's thread, an upload, and a caller's own transaction.
 
-Ids are drawn, and the rows of the messages are inserted; no row that is there is touched, so two submissions never wait
-for each other, but for the same idempotency key. Recipients of a large upload are inserted long before their message
-is, with a hold that claims do not see (:data:`~zsmtp.queue.sql.ARRIVING`); they are let go in pieces after it was
-accepted.
+It draws ids and inserts the rows of the messages; no existing row changes, so two submissions never wait for each
+other, except for the same idempotency key. The recipients of a large upload are inserted long before their message,
+with a hold that excludes them from claims (:data:`~zsmtp.queue.sql.ARRIVING`); they are released in pieces after the
+message was accepted.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ Requested = Sequence[NewMessage | Staged]
 
 
 class PostgresIntake:
-    """Takes messages in. ``free_space`` gives the octets that are left on the disk, negative if unknown."""
+    """Inserts new messages. ``free_space`` gives the octets left on the disk, negative if unknown."""
 
     def __init__(self, shard: int, free_space: Callable[[], int]) -> None:
         self._shard = shard
         self._free_space = free_space
 
     def submit(self, transaction: WriteTransaction, requests: list[Requested]) -> list[list[Accepted] | Exception]:
-        """Insert messages; a request that cannot be taken inserts nothing and is answered by an error."""
+        """Insert messages; a request that is refused inserts nothing, and its result is an error."""
         rows = NewRows(transaction, self._shard)
         many = sum(isinstance(one, NewMessage) or not one.message for request in requests for one in request)
         if many:
@@ -75,7 +75,7 @@ class PostgresIntake:
         return answers
 
     def write_part(self, transaction: WriteTransaction, parts: list[UploadPart]) -> list[int | Exception]:
-        """Write parts of uploads, which are answered by the ids of their messages to be."""
+        """Write parts of uploads; returns the ids of their future messages."""
         return [self._write_part(transaction, part) for part in parts]
 
     def _write_part(self, transaction: WriteTransaction, part: UploadPart) -> int | Exception:
@@ -124,7 +124,7 @@ class PostgresIntake:
 
 
 class NewRows:
-    """The rows of new messages: gathered request by request, inserted together."""
+    """The rows of new messages: collected by request, inserted together."""
 
     def __init__(self, transaction: WriteTransaction, shard: int) -> None:
         self._transaction = transaction
@@ -132,11 +132,11 @@ class NewRows:
         self.next_id = 0
         self._messages: list[tuple[object, ...]] = []
         self._recipients: list[tuple[Any, ...]] = []
-        self._standing: list[tuple[Any, ...]] = []  # recipients from elsewhere
+        self._standing: list[tuple[Any, ...]] = []  # recipients from other queues
         self._contents: list[tuple[int, int, bytes]] = []
         self._arrived: list[tuple[str, int]] = []
         self._finished: list[Staged] = []  # uploads
-        self._notes: list[Provenance] = []  # what came from elsewhere in this transaction
+        self._notes: list[Provenance] = []  # of messages from other queues in this transaction
         self._taken_in: list[tuple[object, ...]] = []
         self._moved_keys: list[tuple[object, ...]] = []
         self._accepted = 0
@@ -172,7 +172,7 @@ class NewRows:
             raise
 
     def _take_keyed(self, items: list[Staged]) -> list[Accepted]:
-        """Take messages that may have been taken before, or partly written."""
+        """Take messages that may be queued already, or partly written."""
         check(items)
         drawn: dict[tuple[str, str], tuple[bytes, Accepted]] = {}  # of this request
         new_keys: list[tuple[str, str]] = []
@@ -210,7 +210,7 @@ class NewRows:
         return answers
 
     def _check_moved(self, messages: Iterable[NewMessage]) -> None:
-        """Raise Conflict if recipients from elsewhere are here already."""
+        """Raise Conflict if recipients from another queue were taken in already."""
         moving = [new.moved for new in messages if new.moved is not None]
         known = provenance.notes_of(self._transaction, moving) if moving else {}
         for moved in moving:
@@ -218,13 +218,13 @@ class NewRows:
             self._notes.append(moved)
 
     def _take_over(self, moved: Provenance, tenant: str, message: int) -> None:
-        """Keep what goes with a message from elsewhere: the note of it, its idempotency key."""
+        """Store the note on a message from another queue, and its idempotency key."""
         self._taken_in.append((moved.queue, moved.move, moved.message, list(moved.numbers), message))
         if moved.idempotency_key:
             self._moved_keys.append((tenant, moved.idempotency_key, moved.digest, message))
 
     def _insert_key(self, new: NewMessage, message: int) -> tuple[bytes, int] | None:
-        """Remember an idempotency key; if it is known, its digest and message. Waits for whoever is inserting it."""
+        """Store an idempotency key; returns digest and message of a known one. Waits for a concurrent insert of it."""
         db = self._transaction.db
         key = new.tenant, new.idempotency_key
         for _ in range(100):
@@ -277,7 +277,7 @@ class NewRows:
         return Accepted(message)
 
     def add_part(self, part: UploadPart, message: int) -> None:
-        """Add a part of an upload; raises QueueError for what cannot be kept."""
+        """Add a part of an upload; raises QueueError for values that cannot be stored."""
         for recipient in part.recipients:
             intake.check_recipient(recipient)
         self._add_recipients(part.new, message, part.first, part.recipients, arriving=True)
@@ -307,20 +307,20 @@ class NewRows:
     def _add_standing(
         self, new: NewMessage, one: NewRecipient, stood: Standing, place: tuple[int, int], hold: int
     ) -> None:
-        """Add a recipient from elsewhere. It may be before others that were read already: its key is poked."""
+        """Add a recipient from another queue, and poke its key: it may come before others that were read already."""
         self._standing.append(standing_row(new, one, stood, place, hold))
         if not hold:
             self._arrived.append((one.key, milliseconds(stood.due)))
             self._transaction.poked.add(one.key)
 
     def _hold(self, number: int) -> int:
-        """The rule that holds a recipient, if it is there, else 0."""
+        """The rule that holds a recipient, if it exists, else 0."""
         if number < 0:
             raise ValueError(number)
         return self._transaction.holds(number, BY_COMMAND)
 
     def write(self) -> None:
-        """Insert what was taken."""
+        """Insert the rows."""
         transaction = self._transaction
         insert(transaction, "zsmtp_message", MESSAGE, self._messages)
         insert(transaction, "zsmtp_recipient", NEW_RECIPIENT, self._recipients)
@@ -342,9 +342,9 @@ class NewRows:
 
 
 def _kept_id(transaction: WriteTransaction, new: NewMessage) -> int:
-    """The id that a message from elsewhere keeps; 0 for one that gets a new one.
+    """The id that a message from another queue keeps; 0 for one that gets a new one.
 
-    Recipients of one in parts are let go later: those are not put before what was read.
+    A message in parts gets a new one: its recipients are released later, and must not precede those read already.
     """
     if new.moved is None or len(new.moved.numbers) > PART_RECIPIENTS:
         return 0
@@ -368,7 +368,7 @@ def _abandon(transaction: WriteTransaction, messages: Collection[int]) -> None:
 
 
 def _finish(transaction: WriteTransaction, upload: Staged) -> None:
-    """End an upload: it is a message now, of which recipients may still have to be let go."""
+    """End an upload: it is a message now, whose recipients may still need a release."""
     if upload.arriving:
         transaction.db.execute("UPDATE zsmtp_upload SET accepted = true WHERE message = %s", (upload.message,))
     else:

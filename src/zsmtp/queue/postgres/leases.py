@@ -1,9 +1,9 @@
-"""Who delivers to which site, as rows: nodes, their leases, and what leases leave behind when they end.
+"""The leases of nodes on sites, as rows: nodes, their leases, and the doubts that ended leases leave.
 
-Everything here runs in a writer's thread and within its transactions. The database's clock alone decides whether a
-node's leases are good. Takes follow each other (an advisory lock of the transaction); whoever writes marks, results or
-changes for recipients of a lease locks its row, and so does whoever takes it away. So nobody's result lands after the
-next owner has read what was not done.
+Everything here runs in a writer's thread and within its transactions. Only the database's clock decides whether a
+node's leases are valid. Takes are serialised by an advisory lock of the transaction; every transaction that writes
+marks, results or changes for recipients of a lease locks its row, and so does one that ends the lease. So no result is
+written after the next owner has read the unsettled attempts.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ TAKES = "('zsmtp_id'::regclass::oid::bigint % 2147483647)::integer, 3"
 """The advisory lock of takes, as SQL."""
 _ALIVE = "n.valid_until > zsmtp_clock()"
 _SERVER_DIED = "n.incarnation IS DISTINCT FROM zsmtp_incarnation()"
-_TRIES = 20  # to have one's turn
+_TRIES = 20  # to get the turn
 _PAUSE = 0.02  # seconds between them
 NODES = f"SELECT count(*) FROM zsmtp_node n WHERE {_ALIVE} AND NOT n.draining"
-"""How many nodes take leases, as SQL."""
+"""The number of nodes that take leases, as SQL."""
 
 
 class Taking(NamedTuple):
-    """A request for leases of sites: by a node, of queue keys, so many at most.
+    """A request of a node for leases on the sites of queue keys, with a limit.
 
-    ``share``: no more than this node's share of all leases; it gets others when nobody took them for a while.
+    ``share``: no more than this node's share of all leases; it gets others if no node took them for a while.
     """
 
     node: int
@@ -45,18 +45,18 @@ class Taking(NamedTuple):
     limit: int
     share: bool
     known: Collection[int] | None = None
-    """The leases that the node knows of, if it may have others: of a take whose answer was lost."""
+    """The leases that the node knows of, if it may have others: from a take whose result was lost."""
 
 
 class Joining(NamedTuple):
-    """A process that becomes a node; ``node``: one that was, and whose row was swept while it stood still."""
+    """A process that becomes a node; ``node``: its number before, if its row was swept while it stood still."""
 
     name: str
     node: int = 0
 
 
 class JoinedNode(NamedTuple):
-    """A node, and what it has seen of the queue when it joined."""
+    """A node, and the state of the queue that it read when it joined."""
 
     node: int
     snapshot: str
@@ -80,7 +80,7 @@ def _join(transaction: WriteTransaction, request: Joining) -> JoinedNode:
 
 
 def leave(transaction: WriteTransaction, nodes: list[int]) -> list[list[int]]:
-    """Be a node no more: its leases end, what has a mark is in doubt. Answers the leases."""
+    """Remove nodes: their leases end, attempts with a mark are in doubt. Returns the leases."""
     answers = []
     for node in nodes:
         numbers = [
@@ -107,7 +107,7 @@ def take(transaction: WriteTransaction, requests: list[Taking]) -> list[list[Lea
 
 
 def _has_turn(db: Connection) -> bool:
-    """Wait a moment for others' takes. One whose node stands still is ended by the server: nobody waits for that."""
+    """Wait a moment for the takes of others, but not for one of a node that stands still: the server ends that one."""
     db.execute("SET LOCAL idle_in_transaction_session_timeout = '2s'")
     for _ in range(_TRIES):
         if one(db, f"SELECT pg_try_advisory_xact_lock({TAKES})"):
@@ -178,7 +178,7 @@ def _take(transaction: WriteTransaction, request: Taking) -> list[Lease]:
 
 
 def _share(db: Connection, node: int, asked: int) -> int:
-    """How many leases a node may take before it has its share of all, those that it asks for included."""
+    """How many leases a node may take within its share of all leases, the requested ones included."""
     row = db.execute(
         "SELECT (SELECT count(*) FROM zsmtp_lease), (SELECT count(*) FROM zsmtp_lease WHERE node = %s), "
         f"({NODES})".encode(),
@@ -190,7 +190,7 @@ def _share(db: Connection, node: int, asked: int) -> int:
 
 
 def _leases(db: Connection, numbers: dict[int, str]) -> list[Lease]:
-    """Leases as values, with what is in doubt of their keys."""
+    """Leases as values, with the doubts of their keys."""
     keys: dict[int, list[str]] = {number: [] for number in numbers}
     for number, key in db.execute(
         "SELECT lease, key FROM zsmtp_lease_key WHERE lease = ANY(%s::bigint[]) ORDER BY key", (list(numbers),)
@@ -226,12 +226,12 @@ def _orphans(db: Connection) -> list[str]:
 
 
 def sites_of(db: Connection, keys: Collection[str]) -> dict[str, str]:
-    """The sites of queue keys, as far as they were learned."""
+    """The stored sites of queue keys."""
     return dict(db.execute("SELECT key, site FROM zsmtp_site WHERE key = ANY(%s::text[])", (list(keys),)).fetchall())
 
 
 def _members(db: Connection, sites: Collection[str]) -> list[tuple[str, str]]:
-    """The other keys of sites that have recipients which are not held and belong to no lease: site, key."""
+    """The other keys of sites, with recipients that are not held, that belong to no lease: site, key."""
     if not sites:
         return []
     learned = db.execute("SELECT site, key FROM zsmtp_site WHERE site = ANY(%s::text[])", (list(sites),)).fetchall()
@@ -245,7 +245,7 @@ def _members(db: Connection, sites: Collection[str]) -> list[tuple[str, str]]:
 
 
 def _lapse(transaction: WriteTransaction) -> None:
-    """End the leases of nodes that were silent for too long; one whose row somebody has locked waits for the next."""
+    """End the leases of nodes without recent heartbeats; a locked row is left for the next call."""
     rows = transaction.db.execute(
         "SELECT l.number FROM zsmtp_lease l WHERE NOT EXISTS "
         f"(SELECT 1 FROM zsmtp_node n WHERE n.id = l.node AND {_ALIVE}) "
@@ -255,7 +255,7 @@ def _lapse(transaction: WriteTransaction) -> None:
 
 
 def _end(transaction: WriteTransaction, numbers: Collection[int]) -> None:
-    """End leases whose rows are locked; what has a mark, or was in hand when the server died, is in doubt then."""
+    """End leases whose rows are locked; attempts with a mark, or in hand when the server died, are in doubt then."""
     if not numbers:
         return
     db = transaction.db
@@ -280,7 +280,7 @@ def _end(transaction: WriteTransaction, numbers: Collection[int]) -> None:
 
 
 def drop(db: Connection, numbers: Iterable[int]) -> None:
-    """Delete leases, with what stands under their numbers."""
+    """Delete leases, with the rows under their numbers."""
     given = (list(numbers),)
     for table, column in (
         ("zsmtp_mark", "lease"),
@@ -292,22 +292,22 @@ def drop(db: Connection, numbers: Iterable[int]) -> None:
 
 
 class LockedLeases(NamedTuple):
-    """Leases that are locked, and what is so after the lock."""
+    """Locked leases, and the state that was read after the lock."""
 
     owned: set[int]
-    """Those that the node still has."""
+    """The leases that the node still has."""
     seconds_left: float | None
-    """For how long the node's leases are good; None: it is no node any more."""
+    """For how long the node's leases are valid; None: it is no node any more."""
     same_server: bool
-    """Whether the server that runs is the one the node knows."""
+    """Whether the server has not restarted since the node read its start."""
     recipients: list[tuple[Any, ...]]
-    """Rows of ``zsmtp_current``, of those that are there."""
+    """Rows of ``zsmtp_current``, for existing recipients."""
 
 
 def lock(
     transaction: WriteTransaction, numbers: Collection[int], node: int, places: Iterable[tuple[int, int]] = ()
 ) -> LockedLeases:
-    """Lock leases of a node for this transaction, then judge the node and read recipients: one round trip."""
+    """Lock leases of a node for this transaction, then read the node's state and recipients: one round trip."""
     wanted = list(places)
     rows = transaction.ask(
         "SELECT * FROM zsmtp_lock(%s, %s::bigint[], %s::bigint[], %s::integer[])",
@@ -318,7 +318,7 @@ def lock(
 
 
 def lock_keys(transaction: WriteTransaction, keys: Collection[str]) -> None:
-    """Lock the leases of queue keys, whoever has them, and let no others be taken during this transaction."""
+    """Lock the leases of queue keys of any node, and prevent new ones during this transaction."""
     transaction.db.execute(f"SELECT pg_advisory_xact_lock_shared({TAKES})")
     transaction.db.execute(
         "SELECT number FROM zsmtp_lease WHERE number IN "
@@ -328,9 +328,9 @@ def lock_keys(transaction: WriteTransaction, keys: Collection[str]) -> None:
 
 
 def perhaps_sent(db: Connection, places: Sequence[tuple[int, int]]) -> set[AttemptKey]:
-    """Attempts of some recipients without a result: with a mark, in doubt, or perhaps with a mark that was lost.
+    """Attempts of some recipients without a result: with a mark, in doubt, or perhaps with a lost mark.
 
-    That is what was in hand when the server died, until its node wrote its marks again.
+    The last are the attempts in hand when the server died, until their node wrote its marks again.
     """
     messages, numbers = [place[0] for place in places], [place[1] for place in places]
     rows = db.execute(

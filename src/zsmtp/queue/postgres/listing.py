@@ -1,7 +1,7 @@
-"""What operators read: lists and counts by filters, histories, ends, events, rules.
+"""Queries of operators: lists and counts by filters, histories, ends, events, rules.
 
-Each function is one question to a connection, answered in bounded time: lists come in pages, each of which looks at so
-many recipients at most, so that no reader keeps an old state of the database alive for long.
+Each function is one query on a connection, with bounded time: lists come in pages, each of which reads a limited number
+of recipients, so that no reader keeps an old state of the database alive for long.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ POSTGRES = Dialect(
     sites="zsmtp_site",
 )
 _ROWS = 1000  # in one page
-_ENTRIES = 20_000  # of the history looked at for one page
+_ENTRIES = 20_000  # history entries read for one page
 _COUNTED = "zsmtp_counter c, unnest(c.names, c.amounts) AS u (name, amount)"
 _INCOMING = "SELECT message FROM zsmtp_upload WHERE NOT accepted"
 _LAST = (1 << 31) - 1
@@ -64,18 +64,18 @@ _IN_HAND = (
     "CROSS JOIN LATERAL unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt)"
 )
 IN_HAND = f"{_IN_HAND.format('zsmtp_in_hand')} UNION {_IN_HAND.format('zsmtp_mark')}"
-"""What nodes named as in hand, or marked, as message, number and attempt. Only the next of a recipient counts."""
+"""The attempts in hand, or marked, as message, number and attempt. Only the next of a recipient counts."""
 
 Place = tuple[int, int]
 
 
 def ask(db: Connection, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-    """The rows that a question with ``?`` for each value is answered by."""
+    """The rows of a query with ``?`` for each value."""
     return db.execute(sql.replace("%", "%%").replace("?", "%s").encode(), values).fetchall()
 
 
 class WantedRows(NamedTuple):
-    """A filter as it is asked at a time, of a store of a shard."""
+    """A filter at a time, for a store of a shard."""
 
     filter: Filter
     now: float
@@ -88,17 +88,17 @@ class WantedRows(NamedTuple):
 
     @property
     def between(self) -> tuple[Place, Place]:
-        """Behind which recipient the first one is that can match, and which is the last one."""
+        """The range of recipients that can match: after the first place, up to the second."""
         first, last = messages_between(self.filter, now=self.now, shard=self.shard)
         return (first, -1), (last, _LAST)
 
 
 LEASED = (f"(r.message, r.number, r.attempts + 1) IN ({IN_HAND})", ())
-"""The condition on a recipient being in a node's hand, and its values."""
+"""The condition that a node has a recipient in hand, and its values."""
 
 
 def attempts_in_hand(db: Connection) -> set[AttemptKey]:
-    """What nodes named as in hand, or marked. Only the next attempt of a recipient counts."""
+    """The attempts that nodes have in hand, or marked. Only the next attempt of a recipient counts."""
     return {AttemptKey(*row) for row in ask(db, IN_HAND)}
 
 
@@ -106,14 +106,14 @@ def attempts_in_hand(db: Connection) -> set[AttemptKey]:
 
 
 class ListPage(NamedTuple):
-    """Some rows, and behind which recipient to go on; None: that was all."""
+    """Some rows, and the recipient after which to continue; None: there are no more."""
 
     rows: list[Row]
     after: Place | None
 
 
 def page(db: Connection, asked: WantedRows, after: Place, window: int) -> ListPage:
-    """Look at up to ``window`` recipients behind a place."""
+    """Read up to ``window`` recipients after a place."""
     after, end = _window(db, asked, after, window)
     where = asked.condition
     in_hand = attempts_in_hand(db)
@@ -130,7 +130,7 @@ def page(db: Connection, asked: WantedRows, after: Place, window: int) -> ListPa
 
 
 def places(db: Connection, asked: WantedRows, after: Place, window: int, most: int) -> tuple[list[Place], Place | None]:
-    """As :func:`page`, but only where the recipients are."""
+    """As :func:`page`, but only the places of the recipients."""
     after, end = _window(db, asked, after, window)
     where = asked.condition
     found = ask(
@@ -144,7 +144,7 @@ def places(db: Connection, asked: WantedRows, after: Place, window: int, most: i
 
 
 def _window(db: Connection, asked: WantedRows, after: Place, window: int) -> tuple[Place, Place | None]:
-    """Behind which recipient to look, and to which one; None: to the last one that can match."""
+    """The range to read: after the first place, up to the second; None: to the last one that can match."""
     before, last = asked.between
     after = max(after, before)
     rows = ask(
@@ -158,7 +158,7 @@ def _window(db: Connection, asked: WantedRows, after: Place, window: int) -> tup
 
 
 def matching(db: Connection, asked: WantedRows, wanted: Sequence[Place]) -> list[tuple[Any, ...]]:
-    """Those of some recipients that match, with their messages, in order."""
+    """The matching ones of some recipients, with their messages, in order."""
     where = asked.condition
     return ask(
         db,
@@ -174,7 +174,7 @@ def matching(db: Connection, asked: WantedRows, wanted: Sequence[Place]) -> list
 
 
 def count(db: Connection, asked: WantedRows, by: str) -> dict[str, int]:
-    """How many match, by a group."""
+    """Count the matching recipients, by a group."""
     if by not in GROUPS:
         raise QueueError(f"{by!r} is nothing to count by; known: {', '.join(GROUPS[1:])}")
     where = asked.condition
@@ -214,7 +214,7 @@ def history(db: Connection, message: int, number: int | None) -> list[HistoryEnt
 
 
 def ended(db: Connection, message: int, after: int, limit: int) -> list[tuple[int, bytes]]:
-    """Numbers and addresses of recipients of a message that have their end, by number, behind one."""
+    """Numbers and addresses of the ended recipients of a message, in order of number, after ``after``."""
     rows = ask(
         db,
         f"SELECT number, address FROM zsmtp_history WHERE message = ? AND number > ? AND outcome IN {ENDED} "
@@ -225,7 +225,7 @@ def ended(db: Connection, message: int, after: int, limit: int) -> list[tuple[in
 
 
 def ends(db: Connection, asked: WantedRows, before: int | None) -> tuple[list[HistoryEntry], int | None]:
-    """Some ends that match, youngest first, from before a place in the history; and before which to go on."""
+    """Some matching ends, youngest first, before a place in the history; and the place before which to continue."""
     where = condition_of_ends(asked.filter, POSTGRES, now=asked.now, shard=asked.shard)
     if before is None:
         before = (ask(db, "SELECT max(id) FROM zsmtp_history")[0][0] or 0) + 1
@@ -244,7 +244,7 @@ def ends(db: Connection, asked: WantedRows, before: int | None) -> tuple[list[Hi
 
 
 def message(db: Connection, number: int) -> QueuedMessage | None:
-    """A message with recipients, or notices that are owed."""
+    """A message that has recipients, or owed notices."""
     rows = ask(
         db,
         f"SELECT {columns(MESSAGE)} FROM zsmtp_message WHERE id = ? AND ("
@@ -256,14 +256,14 @@ def message(db: Connection, number: int) -> QueuedMessage | None:
 
 
 def sites(db: Connection, names: Collection[str]) -> list[SiteStatus]:
-    """What was reported of sites, or of all, by their names."""
+    """The reported status of the named sites, or of all."""
     where = "WHERE site = ANY(?::text[])" if names else "WHERE ?::text[] = '{}'"
     rows = ask(db, f"SELECT status FROM zsmtp_site_status {where} ORDER BY site", (list(names),))
     return [status_from(text) for (text,) in rows]
 
 
 def nodes(db: Connection) -> list[NodeStatus]:
-    """The processes that deliver, or did a moment ago."""
+    """The processes that deliver, or did recently."""
     rows = ask(
         db,
         "SELECT n.name, n.joined, n.host, n.pid, n.valid_until > zsmtp_clock(), n.draining, "
@@ -287,13 +287,13 @@ def counters(db: Connection) -> dict[str, int]:
 
 
 def accepted_by(db: Connection, tenant: str, now: float) -> dict[int, Amount]:
-    """What was accepted from a tenant, by slot."""
+    """The amounts accepted from a tenant, by slot."""
     names = quotas.names_within_hour(tenant, now)
     rows = ask(db, f"SELECT u.name, sum(u.amount) FROM {_COUNTED} WHERE u.name = ANY(?) GROUP BY 1", (names,))
     return quotas.used_by_slot({name: int(total) for name, total in rows}, tenant, now)
 
 
 def queued_by_tenant(db: Connection) -> dict[str, Amount]:
-    """Messages and octets that are there, by tenant."""
+    """Messages and octets in the queue, by tenant."""
     rows = ask(db, "SELECT tenant, count(*), sum(size) FROM zsmtp_message GROUP BY 1")
     return {tenant: Amount(messages, int(octets)) for tenant, messages, octets in rows}

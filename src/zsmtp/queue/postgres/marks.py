@@ -1,11 +1,11 @@
-"""What has a mark, and what is in hand: lists of attempts in the database, which their node also keeps in memory.
+"""The attempts with a mark, and those in hand: lists in the database, which their node also has in memory.
 
-Marks that are written together stand in one row, which goes when all its attempts are settled. Until then an attempt in
-it counts only while it is the next one of its recipient, so most settlements change no row. Where a settlement leaves
-the attempt the next one (none was counted), the row is written again without it. What is in hand is one row for each
-lease, written with each group of results.
+Marks that are written together are in one row, which is deleted when all its attempts are settled. Until then an
+attempt in it counts only while it is the next one of its recipient, so most settlements change no row. If an attempt
+remains the next one after its settlement (none was counted), the row is written again without it. The attempts in hand
+are one row for each lease, written with each group of results.
 
-What is changed here belongs to a transaction: if that one fails, memory is as it was before.
+Every change belongs to a transaction: if that one fails, the change in memory is undone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _UPDATE = (
 
 
 class Marks:
-    """The marks of one node, and what it has in hand."""
+    """The marks of one node, and its attempts in hand."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)  # of rows
@@ -43,7 +43,7 @@ class Marks:
         self._in_hand: dict[int, frozenset[AttemptKey]] = {}  # by lease, durably
 
     def in_hand(self, lease: int) -> frozenset[AttemptKey]:
-        """What is in hand of a lease, durably."""
+        """The durable list of attempts in hand under a lease."""
         return self._in_hand.get(lease, frozenset())
 
     def of_lease(self, lease: int) -> set[AttemptKey]:
@@ -54,7 +54,7 @@ class Marks:
     # ------------------------------------------------------------------ marks
 
     def add(self, transaction: WriteTransaction, lease: int, attempts: Iterable[AttemptKey]) -> None:
-        """Write marks, but for what has one."""
+        """Write marks for attempts without one."""
         new = [attempt for attempt in dict.fromkeys(attempts) if attempt not in self._row_of]
         if new:
             row = next(self._numbers)
@@ -63,7 +63,7 @@ class Marks:
             transaction.if_undone(partial(self._drop, row))
 
     def settled(self, transaction: WriteTransaction, attempts: Iterable[SettledAttempt]) -> None:
-        """Attempts are over."""
+        """Remove the marks of settled attempts."""
         empty: list[int] = []
         again: set[int] = set()
         for attempt, counted in attempts:
@@ -84,7 +84,7 @@ class Marks:
             transaction.last(_UPDATE, (*in_columns(self._rows[row]), self._lease_of[row], row))
 
     def write_again(self, transaction: WriteTransaction, leases: Collection[int]) -> None:
-        """Write all marks of leases anew: a server that died may not have them any more."""
+        """Write all marks of leases again: a server that died may have lost them."""
         for lease in leases:
             transaction.last("DELETE FROM zsmtp_mark WHERE lease = %s", (lease,))
             attempts = self.of_lease(lease)
@@ -116,7 +116,7 @@ class Marks:
     # ---------------------------------------------------------------- in hand
 
     def hold(self, transaction: WriteTransaction, lease: int, attempts: frozenset[AttemptKey]) -> None:
-        """Write what is in hand of a lease."""
+        """Write the attempts in hand under a lease."""
         before = self.in_hand(lease)
         if attempts == before:
             return
@@ -141,7 +141,7 @@ class Marks:
     # ----------------------------------------------------------------- leases
 
     def forget(self, transaction: WriteTransaction, leases: Collection[int]) -> None:
-        """Forget leases that ended, after the commit."""
+        """Drop the marks of ended leases from memory, after the commit."""
 
         def forget() -> None:
             for row in [row for row, of in self._lease_of.items() if of in leases]:

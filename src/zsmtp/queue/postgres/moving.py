@@ -1,6 +1,6 @@
-"""Mail that moves between queues, as rows: what is set apart here for another one, and departs.
+"""Moves of mail to another queue, as rows: recipients that are set apart here, and depart.
 
-The steps of a move are those of ``zsmtp.queue.moves``.
+``zsmtp.queue.moves`` defines the steps of a move.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _HOLD = RECIPIENT.index("hold")
 
 
 class BeginRequest(NamedTuple):
-    """A move that is to begin."""
+    """A request for a new move."""
 
     to: Elsewhere
     by: str
 
 
 class DepartRequest(NamedTuple):
-    """Recipients that are in another queue by now."""
+    """Recipients that have moved to another queue."""
 
     departures: Sequence[Departure]
     by: str
@@ -62,7 +62,7 @@ def moves(db: Connection) -> list[Move]:
 
 
 def began(db: Connection, move: int) -> bool:
-    """Whether there is a move of a number; it stays until this transaction is over."""
+    """Whether a move with this number exists; it is not deleted during this transaction."""
     return db.execute("SELECT 1 FROM zsmtp_move WHERE number = %s FOR KEY SHARE", (move,)).fetchone() is not None
 
 
@@ -77,7 +77,7 @@ def set_apart(transaction: WriteTransaction, move: int, places: Sequence[tuple[i
 
 
 def apart(db: Connection, *, move: int, message: int, after: tuple[int, int], limit: int) -> list[ApartRecipient]:
-    """Recipients that are set apart in a move, in order of their ids."""
+    """The recipients set apart in a move, in order of their ids."""
     only = "AND r.message = %s " if message else ""
     rows = db.execute(
         f"SELECT {columns(RECIPIENT, 'r')}, {columns(MESSAGE, 'm')}, i.key, i.digest FROM zsmtp_recipient r "
@@ -99,7 +99,7 @@ def _apart(row: Sequence[Any], standing: Collection[int]) -> ApartRecipient:
 
 
 def depart(transaction: WriteTransaction, requests: list[DepartRequest]) -> list[int]:
-    """End recipients that are in another queue; answers how many there were."""
+    """End recipients that have moved to another queue; returns how many there were."""
     return [_depart(transaction, request) for request in requests]
 
 
@@ -125,12 +125,12 @@ def _depart(transaction: WriteTransaction, request: DepartRequest) -> int:
 
 
 def sweep(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
-    """Delete moves that began a week ago and have nothing set apart."""
+    """Delete moves that began a week ago and have no recipients set apart."""
     db = transaction.db
     before = milliseconds(pieces[0].now - MOVES_KEPT)
     done = 0
     found = db.execute("SELECT number FROM zsmtp_move WHERE begun <= %s FOR UPDATE SKIP LOCKED", (before,)).fetchall()
-    for (number,) in found:  # nothing is set apart in it before this is committed
+    for (number,) in found:  # no recipient can be set apart in it before this is committed
         least, greatest = holds_apart(number)
         done += db.execute(
             "DELETE FROM zsmtp_move WHERE number = %s AND NOT EXISTS "

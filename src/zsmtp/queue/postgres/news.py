@@ -1,8 +1,8 @@
-"""What became new or was changed since a node looked last: read by snapshots, so that nothing is missed.
+"""Reads the changes since the last read of a node: by snapshots, so that none is missed.
 
-Rows of a transaction that was open for long appear late, behind those of others. So a node remembers the snapshot with
-which it looked, and asks for what that one did not have. A server that died uses ids of transactions again which it
-never wrote down: after that all is read that is there.
+Rows of a transaction that was open for long become visible late, after those of others. So a node stores the snapshot
+of each read, and reads the rows that were not in it. A server that died reuses ids of transactions that it never wrote
+down: after that the node reads all rows.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ ON %(server)s <> zsmtp_incarnation() OR
 
 
 class NewsRead(NamedTuple):
-    """What is new: keys with the earliest due time (milliseconds), keys that were poked; and the snapshot it is of.
+    """The changes: keys with the earliest due time (milliseconds), poked keys; and the snapshot of the read.
 
-    The snapshot has the start of the server behind a space.
+    The text of the snapshot has the start of the server after a space.
     """
 
     snapshot: str
@@ -33,7 +33,7 @@ class NewsRead(NamedTuple):
 
 
 def read_news(db: Connection, since: str) -> NewsRead:
-    """What a snapshot did not have."""
+    """The changes that were not in a snapshot."""
     snapshot_then, _, server = since.partition(" ")
     found = NewsRead("", {}, set(), False)
     for snapshot, keys, due, poked, rules in db.execute(_NEWS, {"since": snapshot_then, "server": server}).fetchall():

@@ -1,8 +1,8 @@
-"""What operators write: changes by filters in pieces, and rules. It runs in the writer's thread.
+"""Changes of operators: changes by filters in pieces, and rules. It runs in the writer's thread.
 
-A piece is looked up by a reader; the writer locks the leases of its recipients, asks the filter again of each of them
-and changes those that still match. So a change of a million recipients never keeps results waiting for longer than one
-piece takes.
+A reader finds a piece; the writer locks the leases of its recipients, applies the filter again to each of them and
+changes those that still match. So a change of a million recipients never delays results for longer than one piece
+takes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NEXT_RULE = "UPDATE zsmtp_meta SET value = (value::integer + 1)::text WHERE nam
 
 
 class PieceOfChange(NamedTuple):
-    """A piece of a change: recipients that matched when they were looked up."""
+    """A piece of a change: recipients that matched when they were read."""
 
     asked: WantedRows
     places: list[Place]
@@ -38,13 +38,13 @@ class PieceOfChange(NamedTuple):
 
 
 class PostgresOperating:
-    """What operators change."""
+    """The changes of operators."""
 
     def __init__(self, notice_rule: NoticeRule) -> None:
         self._notice_rule = notice_rule
 
     def change(self, transaction: WriteTransaction, pieces: list[PieceOfChange]) -> list[int | Exception]:
-        """Change recipients; answers how many were."""
+        """Change recipients; returns how many were changed."""
         return [self._change(transaction, piece) for piece in pieces]
 
     def _change(self, transaction: WriteTransaction, piece: PieceOfChange) -> int | Exception:
@@ -84,8 +84,8 @@ class PostgresOperating:
         results.write(transaction, changes)
 
     def record(self, transaction: WriteTransaction, events: list[HistoryEntry]) -> list[bool]:
-        """Write events of recipients that have their end, each once; answers which were written."""
-        for message in sorted({event.message for event in events}):  # somebody else may be writing the same
+        """Write events of ended recipients, each once; returns which were written."""
+        for message in sorted({event.message for event in events}):  # another process may be writing the same
             transaction.db.execute("SELECT pg_advisory_xact_lock(%s)", (message,))
         return [_record(transaction, event) for event in events]
 
@@ -94,15 +94,15 @@ class PostgresOperating:
         return [_add_rule(transaction, rule) for rule in rules]
 
     def release(self, transaction: WriteTransaction, rules: list[int]) -> list[bool | None]:
-        """Release a piece of what a rule holds, and delete the rule with the last one.
+        """Release some of the recipients that a rule holds, and delete the rule with the last ones.
 
-        Answers whether something is left; None: there is no such rule.
+        Returns whether recipients are left; None: there is no such rule.
         """
         return [_release(transaction, rule) for rule in rules]
 
 
 def _write(transaction: WriteTransaction, change: Change, rows: list[tuple[Any, ...]]) -> None:
-    """Write what is no end: one column of each recipient."""
+    """Write a change that ends no recipient: one column of each."""
     columns_of = {
         "due": change.due if change.due is None else milliseconds(change.due),
         "expires": change.expires if change.expires is None else milliseconds(change.expires),

@@ -1,6 +1,6 @@
-"""Mail that moves between queues, as rows: what comes from another one, and the notes of it.
+"""Moves of mail from another queue, as rows: messages that are taken in, and the notes on them.
 
-The steps of a move are those of ``zsmtp.queue.moves``.
+``zsmtp.queue.moves`` defines the steps of a move.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _KNOWN = " OR ".join(
 
 
 class NotesOfDeparted(NamedTuple):
-    """Notes of what has departed from a queue."""
+    """Notes on recipients that have departed from a queue."""
 
     queue: str
     notes: Collection[TakenIn]
 
 
 def draw_for(transaction: WriteTransaction, moved: Provenance) -> int:
-    """The id of a message from elsewhere: the one it has there, or the next one that is free."""
+    """The id of a message from another queue: the one it has there, or the next free one."""
     wanted = moved.message
     if wanted >= first_id(transaction.time):
         return transaction.draw(1)
-    drawn = transaction.draw_from(wanted, 1)  # all before it were given, or will never be
+    drawn = transaction.draw_from(wanted, 1)  # lower ids were given, or will never be
     while wanted < transaction.first_drawn and _is_known(transaction, wanted):
         wanted += 1
     if wanted >= transaction.first_drawn:
@@ -45,13 +45,13 @@ def draw_for(transaction: WriteTransaction, moved: Provenance) -> int:
 
 
 def _is_known(transaction: WriteTransaction, message: int) -> bool:
-    """Whether anything is known of an id."""
+    """Whether an id is used."""
     known = one(transaction.db, f"SELECT {_KNOWN}", *[message] * len(_TABLES))
     return message in transaction.kept_ids or bool(known)
 
 
 def notes_of(transaction: WriteTransaction, moving: Sequence[Provenance]) -> dict[tuple[str, int], list[TakenIn]]:
-    """What is noted of messages of other queues. Nobody else takes any of them in before this transaction is over."""
+    """The notes on messages of other queues. No other transaction takes any of them in before this one is over."""
     transaction.db.execute(
         "SELECT pg_advisory_xact_lock(number) FROM (SELECT DISTINCT hashtextextended(w.word, 0) AS number "
         "FROM unnest(%s::text[]) AS w (word) ORDER BY 1) AS numbers",
@@ -66,7 +66,7 @@ def notes_of(transaction: WriteTransaction, moving: Sequence[Provenance]) -> dic
 
 
 def keep(transaction: WriteTransaction, notes: Sequence[Sequence[object]], keys: Sequence[Sequence[object]]) -> None:
-    """Write notes of what came, and the idempotency keys that are not used here."""
+    """Write notes on messages taken in, and the idempotency keys that are not used here."""
     if notes:
         with transaction.db.cursor() as cursor:
             cursor.executemany(
@@ -84,7 +84,7 @@ def keep(transaction: WriteTransaction, notes: Sequence[Sequence[object]], keys:
 
 
 def taken_in(db: Connection, queue: str, messages: Collection[int] = ()) -> list[TakenIn]:
-    """The notes of what was taken in from a queue."""
+    """The notes on recipients taken in from another queue."""
     only = "message = ANY(%s::bigint[])" if messages else "departed IS NULL"
     rows = db.execute(
         f"SELECT move, message, numbers, here FROM zsmtp_taken_in WHERE queue = %s AND {only} ORDER BY id".encode(),
@@ -94,7 +94,7 @@ def taken_in(db: Connection, queue: str, messages: Collection[int] = ()) -> list
 
 
 def departed(transaction: WriteTransaction, requests: list[NotesOfDeparted]) -> list[None]:
-    """Note what has departed from its source."""
+    """Note that recipients have departed from their source."""
     for queue, notes in requests:
         transaction.db.execute(
             "UPDATE zsmtp_taken_in t SET departed = %s "
@@ -113,7 +113,7 @@ def departed(transaction: WriteTransaction, requests: list[NotesOfDeparted]) -> 
 
 
 def sweep(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
-    """Delete notes of what departed a week ago."""
+    """Delete notes on recipients that departed a week ago."""
     before = milliseconds(pieces[0].now - MOVES_KEPT)
     done = transaction.db.execute(
         "DELETE FROM zsmtp_taken_in WHERE id IN "

@@ -1,9 +1,9 @@
-"""The threads that keep a process in touch: the heartbeat of a node, and what others say there is to look at.
+"""Threads for heartbeats and notifications: the heartbeat of a node, and LISTEN and NOTIFY for changes.
 
-A node's leases are good for 20 s after its event loop turned last. :class:`Pulse` tells the database so every 5 s, from
-a thread of its own: a loop that is busy for a while loses nothing, and one that hangs loses its leases. The same thread
-sends the notifications, one for many commits, in transactions of their own. :class:`NewsListener` waits for them;
-without it (behind a pooler) the store looks every second all the same.
+A node's leases are valid for 20 s after its event loop last ran. :class:`Pulse` writes that to the database every 5 s,
+from its own thread: a loop that is busy for a while loses nothing, and one that hangs loses its leases. The same thread
+sends the notifications, one for many commits, in separate transactions. :class:`NewsListener` waits for them; without
+it (behind a pooler) the store still polls every second.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ BEAT = 5.0
 """Seconds between two heartbeats."""
 NOTIFY_PAUSE = 0.05
 """Seconds between two notifications at least."""
-SLACK = 10  # a node gives leases away when it has a tenth more than its share, and two
-_RETRY = 1.0  # seconds before a lost connection is made anew
+SLACK = 10  # a node gives leases back when it has a tenth more than its share, plus two
+_RETRY = 1.0  # seconds before a lost connection is replaced
 CHANNEL = "zsmtp_news"
 
 
 class PulseAnswer(NamedTuple):
-    """What the database says to a heartbeat."""
+    """The reply of the database to a heartbeat."""
 
     draining: bool
     same_server: bool
@@ -47,15 +47,15 @@ class PulseAnswer(NamedTuple):
 
     @property
     def surplus(self) -> int:
-        """How many leases this node has beyond its share; a few more than that are left where they are."""
+        """How many leases this node has beyond its share; 0 if it has only a few more (:data:`SLACK`)."""
         share = -(-self.all // max(self.nodes, 1))
         return self.mine - share if self.mine > share + share // SLACK + 1 else 0
 
 
 class Pulse(threading.Thread):
-    """Sends heartbeats and notifications. ``age`` gives the seconds since the event loop turned last.
+    """Sends heartbeats and notifications. ``age`` gives the seconds since the event loop last ran.
 
-    ``answered`` is called in this thread with what the database says, None if it does not know the node.
+    ``answered`` is called in this thread with the reply of the database, None if it does not know the node.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class Pulse(threading.Thread):
         self._connection: Connection | None = None
 
     def notify(self) -> None:
-        """Tell all who deliver that there is something new."""
+        """Notify all delivering processes of changes."""
         self._notify = True
         self._wanted.set()
 
     def beat_for(self, node: int) -> None:
-        """Keep the leases of a node from now on; 0: of none."""
+        """Send the heartbeats of a node from now on; 0: of none."""
         self._node = node
         self._wanted.set()
 
@@ -86,7 +86,7 @@ class Pulse(threading.Thread):
         self._wanted.set()
 
     def end(self) -> None:
-        """End, and wait for the end."""
+        """End the thread, and wait for its end."""
         self._ends = True
         self._wanted.set()
         if self.ident is not None:
@@ -95,7 +95,7 @@ class Pulse(threading.Thread):
             self.join()
 
     def run(self) -> None:
-        """Do so until the end."""
+        """Send heartbeats and notifications until the end."""
         pause = BEAT
         while not self._ends or self._notify:
             self._wanted.wait(pause if self._node else None)
@@ -146,25 +146,25 @@ class Pulse(threading.Thread):
 
 
 class NewsListener(threading.Thread):
-    """Waits for notifications, and calls ``heard`` for each."""
+    """Waits for notifications, and calls ``on_notification`` for each."""
 
-    def __init__(self, database: Database, heard: Callable[[], None]) -> None:
+    def __init__(self, database: Database, on_notification: Callable[[], None]) -> None:
         super().__init__(name="zsmtp queue listener", daemon=True)
         self._database = database
-        self._heard = heard
+        self._on_notification = on_notification
         self._end, self._ends = socket.socketpair()
 
     def end(self) -> None:
-        """End, without being waited for."""
+        """End the thread, without waiting for its end."""
         self._end.close()
 
     def run(self) -> None:
-        """Listen until the end; a connection that is lost is made anew."""
+        """Listen until the end; a lost connection is replaced."""
         with self._ends:
             while True:
                 with suppress(psycopg.Error), self._database.connect() as connection:
                     connection.execute(f"LISTEN {CHANNEL}".encode())
-                    self._heard()  # what was said before
+                    self._on_notification()  # for those before LISTEN
                     if self._listen(connection):
                         return
                 if select.select([self._ends], [], [], _RETRY)[0]:
@@ -178,4 +178,4 @@ class NewsListener(threading.Thread):
             if end in ready:
                 return True
             for _ in connection.notifies(timeout=0):
-                self._heard()
+                self._on_notification()

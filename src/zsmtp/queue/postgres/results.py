@@ -1,7 +1,7 @@
-"""Marks and results: what the writer's thread does for delivery.
+"""Writes marks and results in the writer's thread.
 
-The rules are those of ``zsmtp.queue.settling``. That nobody else changes a recipient between the question and the
-answer is what the lock of its lease's row is for (``zsmtp.queue.postgres.leases``).
+The rules are those of ``zsmtp.queue.settling``. The lock on the row of a lease excludes other changes of its recipients
+between the read and the write (``zsmtp.queue.postgres.leases``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DEFERRED_TYPES = ("text", "bigint", "integer", "bigint", "boolean", "boolean", 
 
 
 class MarkRequest(NamedTuple):
-    """A request for marks. ``age`` gives the seconds since the event loop turned last, when it is asked."""
+    """A request for marks. ``age`` returns the seconds since the event loop last ran, at the time of the call."""
 
     lease: int
     keys: Collection[str]
@@ -37,7 +37,7 @@ class MarkRequest(NamedTuple):
 
 
 class SettleRequest(NamedTuple):
-    """A request to write results. ``keys`` are those of the lease; ``doubts`` what is in doubt of it."""
+    """A request to write results. ``keys`` and ``doubts`` are those of the lease."""
 
     lease: int
     keys: Collection[str]
@@ -56,7 +56,7 @@ class PostgresResults:
     # ------------------------------------------------------------------ marks
 
     def must_wait(self, marking: MarkRequest) -> bool:
-        """Whether the commit of marks has to wait for the disk: what is in hand, durably, covers them otherwise."""
+        """Whether the commit of marks has to wait for the disk: not if the durable list of those in hand has them."""
         return not self.marks.in_hand(marking.lease).issuperset(marking.attempts)
 
     def mark(self, transaction: WriteTransaction, requests: list[MarkRequest]) -> list[bool]:
@@ -69,9 +69,9 @@ class PostgresResults:
         return [one.lease in locked.owned and self._mark(transaction, one, there) for one in requests]
 
     def _is_good(self, transaction: WriteTransaction, locked: LockedLeases, age: float) -> bool:
-        """Whether this node's leases are good for long enough, by the clock of the database; asked after the lock.
+        """Whether this node's leases are valid for long enough, by the clock of the database; called after the lock.
 
-        A lease that nobody took is its owner's still: if the event loop turns, it is good for longer from now on.
+        A lease that no other node took still belongs to its owner: if the event loop runs, it is extended now.
         """
         if locked.seconds_left is None:
             return False
@@ -84,7 +84,7 @@ class PostgresResults:
         return True
 
     def write_again(self, transaction: WriteTransaction) -> None:
-        """The server died: write all marks anew, durably."""
+        """Write all marks again, durably, after a restart of the server."""
         db = transaction.db
         db.execute("SET LOCAL synchronous_commit = on")
         rows = db.execute(
@@ -94,7 +94,7 @@ class PostgresResults:
         db.execute("UPDATE zsmtp_node SET incarnation = zsmtp_incarnation() WHERE id = %s", (self.node,))
 
     def repeat_marks(self, transaction: WriteTransaction, requests: list[None]) -> list[None]:
-        """Write all marks anew, for a server that was started since."""
+        """Write all marks again, for a server that was restarted."""
         self.write_again(transaction)
         return requests
 
@@ -137,7 +137,7 @@ class PostgresResults:
     # ------------------------------------------------------------------ leases
 
     def give_back(self, transaction: WriteTransaction, requests: list[Collection[int]]) -> list[list[int] | Exception]:
-        """End leases without marks; answers those that this node had."""
+        """End leases without marks; returns those that this node had."""
         answers: list[list[int] | Exception] = []
         for numbers in requests:
             owned = leases.lock(transaction, numbers, self.node).owned
@@ -150,14 +150,14 @@ class PostgresResults:
                 "SELECT DISTINCT r.key FROM zsmtp_doubt d JOIN zsmtp_recipient r "
                 "ON r.message = d.message AND r.number = d.number"
             ).fetchall():
-                transaction.tell(key, transaction.now)  # somebody else may take it
+                transaction.tell(key, transaction.now)  # another node may take it
             answers.append(sorted(owned))
         return answers
 
     # ----------------------------------------------------------------- status
 
     def report(self, transaction: WriteTransaction, reports: list[Sequence[SiteStatus]]) -> list[None]:
-        """Keep how sites are served."""
+        """Store the status of sites."""
         latest = {one.site: one for statuses in reports for one in statuses}
         transaction.db.execute(
             "INSERT INTO zsmtp_site_status (site, updated, status) "
@@ -175,11 +175,11 @@ class PostgresResults:
 RENEW = (
     "UPDATE zsmtp_node SET valid_until = greatest(valid_until, zsmtp_clock() + make_interval(secs => %s)) WHERE id = %s"
 )
-"""Let a node's leases be good for so many seconds from now on."""
+"""Extend a node's leases to a number of seconds from now."""
 
 
 def _foreign(requests: list[SettleRequest], there: dict[Place, Current | None], owned: set[int]) -> set[str]:
-    """The queue keys of others' recipients that a late word may still end."""
+    """The queue keys of recipients of other nodes that a late result may still end."""
     found = set()
     for request in requests:
         keys = request.keys if request.lease in owned else ()
@@ -192,14 +192,14 @@ def _foreign(requests: list[SettleRequest], there: dict[Place, Current | None], 
 
 
 def read(db: Connection, places: Iterable[Place]) -> dict[Place, Current | None]:
-    """Recipients as they are; who is not there is not in the answer."""
+    """The current recipients; absent ones are not in the result."""
     wanted = list(places)
     columns = [place[0] for place in wanted], [place[1] for place in wanted]
     return found(db.execute("SELECT * FROM zsmtp_current(%s::bigint[], %s::integer[])", columns).fetchall())
 
 
 def found(rows: Iterable[Sequence[Any]]) -> dict[Place, Current | None]:
-    """Rows of ``zsmtp_current`` as recipients. What is not let go yet of a large upload has no hold."""
+    """Rows of ``zsmtp_current`` as recipients. Those of a large upload without a release yet have no hold."""
     return {
         (message, number): Current(
             key, attempts, due / 1000, expires / 1000, 0 if hold == ARRIVING else hold, doubtful, warned
@@ -215,7 +215,7 @@ def _may_mark(there: dict[Place, Current | None], attempts: Collection[AttemptKe
 
 
 def write(transaction: WriteTransaction, changes: Changes) -> None:
-    """Write what settlements, or the changes of an operator, come to."""
+    """Write the changes by settlements, or by an operator."""
     if changes.ended:
         transaction.last(
             "DELETE FROM zsmtp_recipient r USING unnest(%s::bigint[], %s::integer[]) AS w (message, number) "
@@ -240,9 +240,9 @@ def write(transaction: WriteTransaction, changes: Changes) -> None:
 
 
 def delete_messages(transaction: WriteTransaction, messages: Iterable[int]) -> None:
-    """Delete messages that had one recipient and one row of content; the sweep looks at what is left of others.
+    """Delete messages that had one recipient and one row of content; the sweep deletes the others.
 
-    A message for which a notice is owed stays with its content until that is made.
+    A message with an owed notice stays with its content until the notice is made.
     """
     wanted = (list(messages),)
     transaction.last(
@@ -252,7 +252,7 @@ def delete_messages(transaction: WriteTransaction, messages: Iterable[int]) -> N
         "DELETE FROM zsmtp_content c USING gone WHERE c.message = gone.id",
         wanted,
     )
-    transaction.last(  # whether anything is left of them: somebody else may be ending another recipient now
+    transaction.last(  # checks whether rows are left: another node may be ending another recipient now
         "INSERT INTO zsmtp_maybe_finished (message) SELECT id FROM zsmtp_message WHERE id = ANY(%s::bigint[])", wanted
     )
 

@@ -1,8 +1,8 @@
-"""The tables of a queue in a PostgreSQL database, and which program may use them.
+"""The tables of a queue in a PostgreSQL database, and the programs that may use them.
 
-The schema grows by numbered files (``migrations/``), each applied once, in a transaction of its own, forward only. What
-a later program adds, an earlier one does not see, and works: old and new programs run side by side. Where it would not,
-the database names the oldest program that may use it.
+The schema grows by numbered files (``migrations/``), each applied once, in its own transaction, forward only. An
+earlier program works with the additions of a later one, so old and new programs run side by side. If it would not, the
+database names the oldest program that may use it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from zsmtp.queue.postgres.connect import Connection, Database, unavailable
 from zsmtp.queue.programs import check_program, numbered_files
 
 OLDEST_SERVER = 14
-"""The oldest release of PostgreSQL that has what a queue needs (xid8 in snapshots, DETACH CONCURRENTLY)."""
+"""The oldest release of PostgreSQL with the features a queue needs (xid8 in snapshots, DETACH CONCURRENTLY)."""
 DAYS_AHEAD = 7
-_LOCK = 0x7A736D74  # of whoever migrates: "zsmt"
+_LOCK = 0x7A736D74  # the advisory lock of migrations: "zsmt"
 
 
 def migrate(connection: Connection, shard: int | None = None) -> int:
     """Bring the tables up to date, and return the shard of the queue; the transaction is committed.
 
-    Raises :class:`~zsmtp.errors.QueueError` if the database needs a later program, is of another shard than asked for,
-    or runs on a server that is too old.
+    Raises :class:`~zsmtp.errors.QueueError` if the database needs a later program, belongs to another shard, or runs on
+    a server that is too old.
     """
     check_server(connection)
     with connection.transaction():
@@ -62,12 +62,12 @@ def has_queue(database: Database) -> bool:
 
 
 def is_made(connection: Connection) -> bool:
-    """Whether the tables are there, as this program knows them."""
+    """Whether the tables exist in the version of this program."""
     return int(meta_of(connection).get("schema", "0")) >= len(numbered_files(_folder()))
 
 
 def shard_of(connection: Connection, shard: int | None) -> int:
-    """The shard of a queue that is there; raises QueueError if another one is wanted."""
+    """The shard of an existing queue; raises QueueError if ``shard`` is another one."""
     meta = meta_of(connection)
     check_program(name_of(connection), meta.get("min_program", ""))
     found = int(meta["shard"])
@@ -78,7 +78,7 @@ def shard_of(connection: Connection, shard: int | None) -> int:
 
 
 def uid_of(connection: Connection) -> str:
-    """What tells this queue from others."""
+    """The unique identifier of this queue."""
     return meta_of(connection)["uid"]
 
 
@@ -93,7 +93,7 @@ def check_server(connection: Connection) -> None:
 
 
 def name_of(connection: Connection) -> str:
-    """The database, as messages name it."""
+    """The database for display."""
     info = connection.info
     return f"{info.dbname} at {info.host or 'the usual socket'}"
 
@@ -107,7 +107,7 @@ def meta_of(connection: Connection) -> dict[str, str]:
 
 
 def make_days(connection: Connection) -> None:
-    """Make the partitions of the history for today and the days to come."""
+    """Make the partitions of the history for today and the next days."""
     connection.execute(
         "SELECT zsmtp_make_day((zsmtp_clock() AT TIME ZONE 'UTC')::date + n) FROM generate_series(-1, %s) n "
         "WHERE to_regclass('zsmtp_history_' || to_char((zsmtp_clock() AT TIME ZONE 'UTC')::date + n, 'YYYYMMDD')) "
@@ -117,7 +117,7 @@ def make_days(connection: Connection) -> None:
 
 
 def _repair(connection: Connection) -> None:
-    """After a dump was restored, transaction ids begin anew: what seems to come from the future is from the past."""
+    """Repair transaction ids after a restored dump, where they start again: ids from the future are from the past."""
     for table in ("zsmtp_history", "zsmtp_news"):
         connection.execute(f"UPDATE {table} SET xid = '3' WHERE xid > pg_current_xact_id()")
 

@@ -1,15 +1,15 @@
 """The queue in a PostgreSQL database: the store of many machines.
 
-Any number of processes on any number of machines submit, read, change and deliver. Each has threads with a connection
-of their own (``workers``, ``pulse``); nothing on the event loop waits for the database::
+Any number of processes on any number of machines submit, read, change and deliver. Each has threads with their own
+connections (``workers``, ``pulse``); the event loop never blocks on the database::
 
     store = await PostgresStore.open("postgresql://mail@db.example/mail")
     await store.submit([message])
     await store.join("node-1")
 
-What the contract promises stands in ``zsmtp.queue.store``. Accepted is what was committed with the server's
-``synchronous_commit = on``: with a synchronous standby that means on two machines. Marks alone are committed without
-waiting for the disk, if the durable list of what is in hand has them.
+``zsmtp.queue.store`` defines the contract. A message is accepted when it is committed with the server's
+``synchronous_commit = on``: with a synchronous standby that means on two machines. Only marks are committed without
+waiting for the disk, if the durable list of attempts in hand has them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from zsmtp.queue.states import AttemptKey, HistoryEntry, OwedNotice, Position, Q
 from zsmtp.queue.store import Accepted, Arrivals, Claimed, Head, Lease, NewMessage, Settlement
 from zsmtp.queue.suppression import Suppression, folded, in_pages
 
-_FIRST_WINDOW = 2000  # recipients looked at for the first page of a list: it is there at once
+_FIRST_WINDOW = 2000  # recipients read for the first page of a list, so that it comes at once
 _LARGEST_WINDOW = 32_000
 _PROBE = 1.0  # seconds
 _BEFORE_ALL: Place = (-1, -1)
@@ -77,7 +77,7 @@ class PostgresStore:
         self._history_kept = history_kept
         self._clock = clock
         self._free_space = free_space
-        writer = partial(PostgresWriter, loop=loop, database=database, clock=clock, told=self._told)
+        writer = partial(PostgresWriter, loop=loop, database=database, clock=clock, on_news=self._on_news)
         self._writers = {
             name: writer(f"zsmtp queue {name}") for name in ("results", "leases", "intake", "keys", "operators")
         }
@@ -109,10 +109,10 @@ class PostgresStore:
         monotonic: Callable[[], float] = time.monotonic,
         free_space: Callable[[], int] = lambda: -1,
     ) -> PostgresStore:
-        """Open a queue, and make its tables if they are not there.
+        """Open a queue, and make its tables if they do not exist.
 
         ``shard``: that of a new queue; raises QueueError if an old one has another. The others are for tests. Raises
-        QueueUnavailable if the database cannot be reached, ConfigError for a URL that is none.
+        QueueUnavailable if the database cannot be reached, ConfigError for an invalid URL.
         """
         database = Database.of(url)
         found, uid = await asyncio.to_thread(_prepare, database, shard)
@@ -134,7 +134,7 @@ class PostgresStore:
 
     @property
     def uid(self) -> str:
-        """What tells this queue from all others."""
+        """The unique identifier of this queue."""
         return self._uid
 
     @property
@@ -148,8 +148,8 @@ class PostgresStore:
     def _answered(self, answer: Any) -> None:
         self._delivery.answered(answer)
 
-    def _told(self) -> None:
-        """Something was committed that others are to know of; called in a writer's thread."""
+    def _on_news(self) -> None:
+        """Notify other processes of a commit; called in a writer's thread."""
         self._delivery.look()
         self._notify_others()
 
@@ -167,7 +167,7 @@ class PostgresStore:
         return await writer.do(kind, argument)
 
     async def close(self) -> None:
-        """Let go of everything; leases are given back, marks stay."""
+        """Release all resources; leases are given back, marks stay."""
         await self._delivery.leave()
         for task in list(self._going.values()):
             task.cancel()
@@ -226,7 +226,7 @@ class PostgresStore:
         return StagedUpload(message, partial(self._do, "intake", self._jobs.part), accept, discard)
 
     def wake(self) -> None:
-        """Have messages looked for that a program submitted in a transaction of its own."""
+        """Look at once for messages that a program submitted in its own transaction."""
         if self._delivery.joined:
             self._delivery.wake()
         self._notify_others()
@@ -236,12 +236,12 @@ class PostgresStore:
             self._going[message] = asyncio.get_running_loop().create_task(self._let_go(message))
 
     async def _let_go_left(self) -> None:
-        """Let go what a process left that died."""
+        """Release the recipients of uploads that a dead process accepted."""
         for message in await self._lists.read("looking for uploads", sweep.let_go_left):
             self._let_go_soon(message)
 
     async def _let_go(self, message: int) -> None:
-        """Let the recipients of an upload go, piece by piece; what trouble leaves is found by a sweep."""
+        """Release the recipients of an upload, in pieces; a sweep finds those that an error leaves."""
         try:
             with suppress(QueueError):
                 while await self._do("intake", self._jobs.letting_go, message):
@@ -264,11 +264,11 @@ class PostgresStore:
         await self._let_go_left()
 
     def beat(self) -> None:
-        """Say that the event loop turns."""
+        """Record that the event loop runs."""
         self._delivery.beat()
 
     async def agenda(self) -> dict[str, float]:
-        """The queue keys with recipients that are not held, and when the first of each is due."""
+        """The queue keys with recipients that are not held, and the due time of the first of each."""
         return await self._delivery.agenda()
 
     async def take(self, keys: Collection[str], *, limit: int) -> list[Lease]:
@@ -276,11 +276,11 @@ class PostgresStore:
         return await self._delivery.take(keys, limit=limit)
 
     async def give_back(self, leases: Collection[Lease]) -> None:
-        """Give leases up."""
+        """Give leases back."""
         await self._delivery.give_back(leases)
 
     async def learn(self, sites: Mapping[str, str]) -> None:
-        """Remember which site a queue key belongs to."""
+        """Store the site of each queue key."""
         if sites:
             await self._do("operators", self._delivery.learning, dict(sites))
 
@@ -291,7 +291,7 @@ class PostgresStore:
     async def claim(
         self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
     ) -> tuple[list[Claimed], float | None]:
-        """Read recipients that are due, and when the next one is."""
+        """Read due recipients; returns them and the due time of the next one."""
         return await self._delivery.claim(lease, sub_queue, after, now, limit=limit, octets=octets)
 
     async def review(self, lease: Lease, after: tuple[int, int], *, limit: int) -> list[Claimed]:
@@ -314,21 +314,21 @@ class PostgresStore:
     async def settle(
         self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
     ) -> list[AttemptKey]:
-        """Write results, with what is in hand after them."""
+        """Write results, and the list of attempts in hand after them."""
         return await self._delivery.settle(lease, settlements, in_hand)
 
     async def arrivals(self, timeout: float) -> Arrivals:
-        """Wait until there is something new."""
+        """Wait until something has changed."""
         return await self._delivery.arrivals(timeout)
 
     async def report(self, statuses: Sequence[SiteStatus]) -> None:
-        """Keep how sites are served, for others to see."""
+        """Store the status of sites for other processes."""
         await self._delivery.report(statuses)
 
     # ----------------------------------------------------------------- notices
 
     async def owed(self, now: float, *, limit: int) -> list[tuple[QueuedMessage, list[OwedNotice]]]:
-        """Messages that notices are owed for."""
+        """Messages with owed notices."""
         return await self._lists.read(
             "looking for notices", lambda db: claims.owed(db, now - NOTICE_WAIT, limit), snapshot=True
         )
@@ -341,12 +341,12 @@ class PostgresStore:
     # ------------------------------------------------------------ suppressions
 
     async def suppress(self, suppressions: Sequence[Suppression]) -> int:
-        """Have addresses not written to from now on; how many were not on the list."""
+        """Suppress addresses from now on; returns how many were not on the list."""
         kept = [kept_suppression(one) for one in suppressions]
         return int(await self._do("operators", self._jobs.suppress, kept)) if kept else 0
 
     async def unsuppress(self, tenant: str, addresses: Collection[bytes]) -> int:
-        """Take addresses of a tenant off the list; how many were there."""
+        """Remove a tenant's addresses from the list; returns how many were there."""
         wanted = {folded(address) for address in addresses}
         return int(await self._do("operators", self._jobs.unsuppress, (tenant, wanted))) if wanted else 0
 
@@ -359,7 +359,7 @@ class PostgresStore:
     # ------------------------------------------------------------------ events
 
     async def record(self, event: HistoryEntry) -> bool:
-        """Write an event of a recipient that has its end, once."""
+        """Write an event of an ended recipient, once."""
         answer: bool = await self._do("operators", self._jobs.record, event)
         return answer
 
@@ -387,7 +387,7 @@ class PostgresStore:
     async def select(
         self, wanted: Filter, *, after: Position | None = None, limit: int | None = None
     ) -> AsyncIterator[Row]:
-        """The recipients that match, in order of their ids."""
+        """The matching recipients, in order of their ids."""
         asked = self._asked(wanted)
         place: Place | None = _BEFORE_ALL if after is None else (after.message, after.number)
         window = _FIRST_WINDOW
@@ -405,13 +405,13 @@ class PostgresStore:
             window = min(window * 2, _LARGEST_WINDOW)
 
     async def count(self, wanted: Filter, *, by: str = "") -> dict[str, int]:
-        """How many match, by a group."""
+        """Count the matching recipients, by a group."""
         return await self._lists.read(
             "counting", partial(listing.count, asked=self._asked(wanted), by=by), snapshot=True
         )
 
     async def change(self, wanted: Filter, change: Change) -> AsyncIterator[int]:
-        """Change the recipients that match, in pieces."""
+        """Change the matching recipients, in pieces."""
         settling.check_change(change)
         if change.hold not in (None, 0, BY_COMMAND, *(rule.number for rule in await self.rules())):
             raise QueueError(f"there is no rule {change.hold}")
@@ -430,7 +430,7 @@ class PostgresStore:
                 yield await self._do("operators", self._jobs.change, PieceOfChange(asked, found, change))
 
     async def message(self, message: int) -> QueuedMessage | None:
-        """A message that is there."""
+        """A queued message."""
         return await self._lists.read("reading a message", partial(listing.message, number=message))
 
     async def history(self, message: int, *, number: int | None = None) -> list[HistoryEntry]:
@@ -438,12 +438,12 @@ class PostgresStore:
         return await self._lists.read("reading the history", partial(listing.history, message=message, number=number))
 
     async def ended(self, message: int, *, after: int = -1, limit: int) -> list[tuple[int, bytes]]:
-        """Numbers and addresses of recipients of a message that have their end, by number, behind one."""
+        """Numbers and addresses of the ended recipients of a message, in order of number, after ``after``."""
         question = partial(listing.ended, message=message, after=after, limit=limit)
         return await self._lists.read("reading the history", question)
 
     async def ends(self, wanted: Filter, *, limit: int | None = None) -> AsyncIterator[HistoryEntry]:
-        """Ends that match, youngest first."""
+        """Matching ends, youngest first."""
         wanted.check_for_ends()
         asked = self._asked(wanted)
         before: int | None = None
@@ -461,19 +461,19 @@ class PostgresStore:
                 return
 
     async def events(self, cursor: str, *, limit: int) -> tuple[str, list[HistoryEntry]]:
-        """History behind a cursor, and the next cursor."""
+        """History after a cursor, and the next cursor."""
         return await self._lists.read("reading events", partial(events, cursor=cursor, limit=limit), snapshot=True)
 
     async def sites(self, names: Collection[str] = ()) -> list[SiteStatus]:
-        """What was reported of sites."""
+        """The reported status of sites."""
         return await self._lists.read("reading the status of sites", partial(listing.sites, names=names))
 
     async def nodes(self) -> list[NodeStatus]:
-        """The processes that deliver, or did a moment ago."""
+        """The processes that deliver, or did recently."""
         return await self._lists.read("reading who delivers", listing.nodes)
 
     async def drain(self, node: str) -> int:
-        """Ask the nodes of a name to leave; how many there are."""
+        """Ask the nodes of a name to leave; returns how many there are."""
         answer: int = await self._do("operators", self._jobs.drain, node)
         return answer
 
@@ -487,7 +487,7 @@ class PostgresStore:
         return answer
 
     async def delete_rule(self, number: int) -> bool:
-        """Delete a rule, and release what it holds."""
+        """Delete a rule, and release the recipients that it holds."""
         left = await self._do("operators", self._jobs.release, number)
         if left is None:
             return False
@@ -496,12 +496,12 @@ class PostgresStore:
         return True
 
     async def accepted_by(self, tenant: str) -> dict[int, Amount]:
-        """What was accepted from a tenant, by slot."""
+        """The amounts accepted from a tenant, by slot."""
         asked = partial(listing.accepted_by, tenant=tenant, now=self._clock())
         return await self._lists.read("reading what a tenant used", asked)
 
     async def queued_by_tenant(self) -> dict[str, Amount]:
-        """Messages and octets that are there, by tenant."""
+        """Messages and octets in the queue, by tenant."""
         return await self._lists.read("counting by tenant", listing.queued_by_tenant)
 
     async def counters(self) -> Mapping[str, int]:
@@ -522,30 +522,30 @@ class PostgresStore:
     async def apart(
         self, move: int, *, message: int = 0, after: Place = _BEFORE_ALL, limit: int
     ) -> list[ApartRecipient]:
-        """Recipients that are set apart in a move, in order of their ids."""
+        """The recipients set apart in a move, in order of their ids."""
         return await self._lists.read(
             "looking for what moves", partial(moving.apart, move=move, message=message, after=after, limit=limit)
         )
 
     async def depart(self, departures: Sequence[Departure], *, by: str) -> int:
-        """End recipients that are in another queue by now."""
+        """End recipients that have moved to another queue."""
         answer: int = await self._do("operators", self._jobs.depart, moving.DepartRequest(departures, by))
         return answer
 
     async def taken_in(self, queue: str, messages: Collection[int] = ()) -> list[TakenIn]:
-        """The notes of what was taken in from a queue."""
+        """The notes on recipients taken in from another queue."""
         return await self._lists.read(
             "looking for what was taken in", partial(provenance.taken_in, queue=queue, messages=messages)
         )
 
     async def departed(self, queue: str, notes: Collection[TakenIn]) -> None:
-        """Note that this has departed from its source."""
+        """Note that these recipients have departed from their source."""
         await self._do("operators", self._jobs.departed, provenance.NotesOfDeparted(queue, notes))
 
     # ------------------------------------------------------------------- state
 
     async def health(self) -> Health:
-        """What the last transaction failed by, if it can be seen that this is not over."""
+        """The error of the last transaction, unless a probe shows that it is over."""
         problems = {name: writer.problem for name, writer in self._writers.items() if writer.problem}
         for name in problems:
             with suppress(TimeoutError, QueueUnavailable):
@@ -554,14 +554,14 @@ class PostgresStore:
         return Health(problem, self._free_space())
 
     async def check(self) -> AsyncIterator[str]:
-        """Look for what must not be."""
+        """Look for inconsistencies; yields one sentence for each."""
         for question in check.questions(self._shard):
             for finding in await self._lists.read("checking", question):
                 yield finding
 
 
 class _Jobs:
-    """What the writers of a store do."""
+    """The jobs of the writers of a store."""
 
     def __init__(self, intake: PostgresIntake, operating: PostgresOperating) -> None:
         self.submit = PostgresJob("taking messages", intake.submit, octets=octets_of, reads_first=True)
@@ -598,12 +598,12 @@ class _Jobs:
 
 
 def _no(argument: object) -> bool:
-    """For kinds whose commit never waits for the disk."""
+    """For kinds of jobs whose commit never waits for the disk."""
     return False
 
 
 def _probe(transaction: WriteTransaction, requests: list[None]) -> list[None]:
-    """Write without changing anything: it fails if nothing can be written."""
+    """Write without changing anything; fails if the database cannot be written."""
     transaction.db.execute("UPDATE zsmtp_meta SET value = value WHERE name = 'shard'")
     return requests
 
@@ -618,7 +618,7 @@ def _drain(transaction: WriteTransaction, nodes: list[str]) -> list[int]:
 
 
 def _prepare(database: Database, shard: int | None) -> tuple[int, str]:
-    """Make the tables, if they are not there; returns the shard and the uid."""
+    """Make the tables, if they do not exist; returns the shard and the uid."""
     try:
         connection = database.connect()
         try:

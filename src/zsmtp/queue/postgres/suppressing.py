@@ -1,8 +1,8 @@
-"""The list of addresses that are not written to, in a PostgreSQL database: who is on it, and recipients that end by it.
+"""The list of suppressed addresses in a PostgreSQL database, and the end of recipients by it.
 
-What a suppression means is said by ``zsmtp.queue.suppression`` and ``zsmtp.queue.settlement``. Whether there is a list
-at all is read with the ids that are drawn (:meth:`~zsmtp.queue.postgres.transaction.WriteTransaction.draw`), so that
-one without any costs no round trip.
+``zsmtp.queue.suppression`` and ``zsmtp.queue.settlement`` define the effect of a suppression. Whether the list has
+entries is read together with new ids (:meth:`~zsmtp.queue.postgres.transaction.WriteTransaction.draw`), so that an
+empty list costs no round trip.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from zsmtp.queue.suppression import PIECE, InsertedRecipient, Suppression
 
 
 def end_suppressed(transaction: WriteTransaction, inserted: Iterable[InsertedRecipient]) -> None:
-    """End those recipients, of this transaction, whose addresses are not written to."""
+    """End the recipients of this transaction whose addresses are suppressed."""
     if not transaction.suppresses:
         return
     now = seconds(transaction.now)
@@ -58,13 +58,13 @@ def _found(db: Connection, keys: Sequence[Suppressible]) -> dict[Suppressible, S
 
 
 def add(transaction: WriteTransaction, requests: list[Sequence[Suppression]]) -> list[int]:
-    """Put addresses on the list; answers how many were not there."""
+    """Put addresses on the list; returns how many were not there."""
     return [_add(transaction.db, {(one.tenant, one.address): one for one in request}) for request in requests]
 
 
 def _add(db: Connection, wanted: dict[Suppressible, Suppression]) -> int:
     kept = ", ".join(f"{name} = excluded.{name}" for name in SUPPRESSION[2:])
-    rows = [suppression_values(wanted[key]) for key in sorted(wanted)]  # in one order: two never wait for each other
+    rows = [suppression_values(wanted[key]) for key in sorted(wanted)]  # in a fixed order, so that two never deadlock
     return sum(
         inserted
         for (inserted,) in db.execute(
@@ -77,7 +77,7 @@ def _add(db: Connection, wanted: dict[Suppressible, Suppression]) -> int:
 
 
 def remove(transaction: WriteTransaction, requests: list[tuple[str, Collection[bytes]]]) -> list[int]:
-    """Take addresses of a tenant off the list; answers how many were there."""
+    """Remove a tenant's addresses from the list; returns how many were there."""
     return [
         transaction.db.execute(
             "DELETE FROM zsmtp_suppression WHERE tenant = %s AND address = ANY(%s::text[])",
@@ -90,7 +90,7 @@ def remove(transaction: WriteTransaction, requests: list[tuple[str, Collection[b
 def page(
     db: Connection, now: float, tenant: str | None, addresses: Collection[bytes], after: tuple[str, str] | None
 ) -> list[Suppression]:
-    """What is on the list behind a tenant and an address, :data:`~zsmtp.queue.suppression.PIECE` of it at most."""
+    """The list after a tenant and an address, at most :data:`~zsmtp.queue.suppression.PIECE` entries."""
     rows = db.execute(
         f"SELECT {columns(SUPPRESSION)} FROM zsmtp_suppression WHERE (tenant, address) > (%s, %s) "
         "AND (until IS NULL OR until > %s) AND (%s::text IS NULL OR tenant = %s) "

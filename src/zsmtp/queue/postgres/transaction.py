@@ -1,12 +1,12 @@
-"""One transaction that writes, and what is gathered in it: written once before the commit, announced after it.
+"""One writing transaction, and its collected changes: written once before the commit, announced after it.
 
-Several jobs share a transaction. What they add to counters and what others are to be told of they note here;
-:meth:`WriteTransaction.commit` writes a row of each. Nothing in memory changes before the commit: what is to change
-then is given to :meth:`WriteTransaction.afterwards`. So a transaction that fails can be tried again.
+Several jobs share a transaction. It collects their additions to counters and the changes that other processes need;
+:meth:`WriteTransaction.commit` writes a row of each. Nothing in memory changes before the commit: such changes are
+actions for :meth:`WriteTransaction.afterwards`. So a transaction that fails can be tried again.
 
-Round trips are what a small transaction costs. It begins with its first question (:meth:`WriteTransaction.ask`), in one
-round trip, and what may be written last goes with the commit, in another; a transaction that writes marks is no more.
-These go as several statements in one text, into which the client writes the values.
+The cost of a small transaction is its round trips. It begins together with its first query
+(:meth:`WriteTransaction.ask`), in one round trip, and the statements that may come last go with the commit, in another;
+a transaction that writes marks has no more. These are several statements in one text, with the values in it.
 """
 
 from __future__ import annotations
@@ -46,14 +46,13 @@ _TYPES = {
     "warned": "bool",
     "doubtful": "bool",
 }
-"""Types of columns that are no texts."""
+"""Types of the columns other than texts."""
 
 
 class WriteTransaction:
-    """What is gathered in one transaction. ``now`` is in milliseconds.
+    """The changes collected in one transaction. ``now`` is in milliseconds.
 
-    ``durable`` tells whether its commit waits for the disk; ``reads_first`` that none of its jobs reads what another
-    one writes.
+    ``durable``: its commit waits for the disk; ``reads_first``: none of its jobs reads rows that another one writes.
     """
 
     __slots__ = (
@@ -117,7 +116,7 @@ class WriteTransaction:
         return self._connection
 
     def ask(self, question: str = "", values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """The rows that answer a question; the first one begins the transaction in the same round trip."""
+        """The rows of a query; the first one begins the transaction in the same round trip."""
         cursor = psycopg.ClientCursor(self._connection)
         if self.xid:
             return cursor.execute(question.encode(), values).fetchall()
@@ -129,14 +128,14 @@ class WriteTransaction:
         return cursor.fetchall() if cursor.nextset() else []
 
     def last(self, statement: str, values: Sequence[object]) -> None:
-        """Write something with the commit, or at once where a job of this transaction might read it."""
+        """Execute a statement with the commit, or at once if a job of this transaction might read its rows."""
         if self._reads_first:
             self._last.append((statement, values))
         else:
             self.db.execute(statement.encode(), values)
 
     def tell(self, key: str, at: int) -> None:
-        """Something of a key is due at a time."""
+        """Record that a recipient of a key is due at a time."""
         if at < self.due.get(key, at + 1):
             self.due[key] = at
 
@@ -145,30 +144,30 @@ class WriteTransaction:
         self._counted[name] = self._counted.get(name, 0) + number
 
     def afterwards(self, action: Callable[[], object]) -> None:
-        """Have something done after the commit."""
+        """Register an action to run after the commit."""
         self._after.append(action)
 
     def if_undone(self, action: Callable[[], object]) -> None:
-        """Have something done if this transaction is not committed: what was changed in memory is changed back."""
+        """Register an action for a transaction that is not committed, to undo changes in memory."""
         self._undo.append(action)
 
     def draw(self, many: int) -> int:
-        """So many new ids that follow each other: the first one. Raises QueueUnavailable."""
+        """Draw consecutive new ids; returns the first one. Raises QueueUnavailable."""
         next_id(0, self.time)  # raises if the clock is beyond all ids
         return self.draw_from(min(first_id(self.time), LARGEST), many)
 
     def draw_from(self, lowest: int, many: int) -> int:
-        """So many new ids, none below a bound: the first one."""
+        """Draw consecutive new ids, none below a bound; returns the first one."""
         ((first, self.suppresses),) = self.ask(f"SELECT zsmtp_draw(%s, %s), {_SUPPRESSES}", (lowest, many))
         self.first_drawn = min(self.first_drawn, first)
         return int(first)
 
     def look_for_suppressions(self) -> None:
-        """Find out whether there are suppressions."""
+        """Read whether there are suppressions."""
         self.suppresses = one(self.db, f"SELECT {_SUPPRESSES}")
 
     def holds(self, number: int, by_command: int) -> int:
-        """What holds a recipient that a rule is said to hold: 0 if there is no such rule."""
+        """The hold for the number of a rule: 0 if there is no such rule."""
         if number <= 0 or number == by_command:
             return number
         if number not in self._known_rules:  # the lock keeps the rule until this is committed
@@ -177,12 +176,12 @@ class WriteTransaction:
         return number if self._known_rules[number] else 0
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write the collected changes."""
         self._note()
         self.write_now()
 
     def write_now(self) -> None:
-        """Write what was to go with the commit, for a question that is to see it: one round trip."""
+        """Execute the statements for the commit now, for a query that needs their rows: one round trip."""
         if self._last:
             with self.db.pipeline():
                 for statement, values in self._last:
@@ -190,14 +189,14 @@ class WriteTransaction:
             self._last.clear()
 
     def commit(self) -> None:
-        """Write what was gathered, and commit: one round trip."""
+        """Write the collected changes, and commit: one round trip."""
         self._note()
         statements = "; ".join([*(statement for statement, _ in self._last), "COMMIT"])
         values = [value for _, some in self._last for value in some]
         psycopg.ClientCursor(self.db).execute(statements.encode(), values or None)
 
     def _note(self) -> None:
-        """Have counters and news written last."""
+        """Add the statements for counters and news."""
         if self._counted:
             self._last.append(
                 (
@@ -205,7 +204,7 @@ class WriteTransaction:
                     (list(self._counted), list(self._counted.values())),
                 )
             )
-        if self.tells:
+        if self.has_news:
             self._last.append(
                 (
                     "INSERT INTO zsmtp_news (keys, due, poked, rules) "
@@ -215,23 +214,23 @@ class WriteTransaction:
             )
 
     @property
-    def tells(self) -> bool:
-        """Whether somebody who delivers is to know of this."""
+    def has_news(self) -> bool:
+        """Whether delivering processes must be notified."""
         return bool(self.due or self.poked or self.rules)
 
     def committed(self) -> None:
-        """Do what was to be done after the commit."""
+        """Run the actions for after the commit."""
         for action in self._after:
             action()
 
     def undone(self) -> None:
-        """Do what is to be done if the transaction was not committed, the last first."""
+        """Run the actions for a transaction that was not committed, the last first."""
         for action in reversed(self._undo):
             action()
 
 
 def one(db: Connection, statement: str, *values: object) -> Any:
-    """The only value that a statement answers."""
+    """The single value that a statement returns."""
     row = db.execute(statement.encode(), values or None).fetchone()
     assert row is not None
     return row[0]

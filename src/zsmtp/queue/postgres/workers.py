@@ -1,8 +1,8 @@
-"""The threads of a store that talk to PostgreSQL: one writes and one reads, each with a connection of its own.
+"""The threads of a store for PostgreSQL: one writes and one reads, each with its own connection.
 
-What is asked for while a transaction is under way is the next transaction: its jobs share one commit. A connection that
-is lost is made anew. If it was lost during the commit, the server is asked what became of that transaction
-(``pg_xact_status``), so that nothing is done twice and nothing is said to have failed that was done.
+Jobs that arrive during a transaction form the next one, and share its commit. A lost connection is replaced. If it was
+lost during the commit, the thread reads the status of that transaction (``pg_xact_status``), so that no job is done
+twice, and none is reported as failed that was done.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 WRITING = 60.0
-"""Seconds after which a connection is broken off whose server does not answer to what is written."""
+"""Seconds after which a connection is broken if the server does not respond to a write."""
 READING = 600.0
-"""The same for what is read: operators may ask for everything."""
+"""The same for a read: operators may read everything."""
 _MOST = 2000  # jobs in one transaction
 _OCTETS = 16 << 20  # of content in one transaction
-_TRIES = 5  # of what goes away
+_TRIES = 5  # for errors that go away
 _PAUSE = 0.02  # seconds between them, times their number
-_ASK_AGAIN = 5.0  # seconds to look for what became of a transaction whose connection was lost
+_ASK_AGAIN = 5.0  # seconds to read the status of a transaction whose connection was lost
 
 
 class PostgresJob(Generic[A, R]):
     """A kind of job. ``run`` is given all of a transaction and returns a result, or an exception, for each.
 
-    ``durable`` tells whether the commit has to wait for the disk; ``octets`` how much content is written;
-    ``reads_first`` that ``run`` reads nothing after it wrote with :meth:`WriteTransaction.last`.
+    ``durable``: whether the commit has to wait for the disk; ``octets``: how much content it writes; ``reads_first``:
+    ``run`` reads no rows after it wrote with :meth:`WriteTransaction.last`.
     """
 
     __slots__ = ("doing", "durable", "octets", "reads_first", "run")
@@ -87,17 +87,17 @@ class _WriterJob(NamedTuple):
 def _bound(
     loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], seconds: float, overdue: Callable[[], None]
 ) -> None:
-    """Call ``overdue`` if a future is not done after so many seconds."""
+    """Call ``overdue`` if a future is not done in time."""
     timer = loop.call_later(seconds, overdue)
     future.add_done_callback(lambda _: timer.cancel())
 
 
 class _Lost(Exception):
-    """The connection was lost during a commit, and what became of it is not known."""
+    """The connection was lost during a commit, whose outcome is unknown."""
 
 
 class PostgresWriter(WorkerThread):
-    """A thread that writes. ``told`` is called in it after a commit that others are to know of."""
+    """A thread that writes. ``on_news`` is called in it after a commit of which others must be notified."""
 
     def __init__(
         self,
@@ -106,26 +106,26 @@ class PostgresWriter(WorkerThread):
         database: Database,
         *,
         clock: Callable[[], float],
-        told: Callable[[], None],
+        on_news: Callable[[], None],
     ) -> None:
         super().__init__(name, loop)
         self._database = database
         self._clock = clock
-        self._told = told
+        self._on_news = on_news
         self._connection: Connection | None = None
         self._server = ""
         self.problem = ""
         """What the last transaction failed by, "" if it did not."""
 
     def do(self, kind: PostgresJob[A, R], argument: A) -> asyncio.Future[R]:
-        """Have a job done; the future raises QueueUnavailable if the database cannot be written."""
+        """Queue a job; the future raises QueueUnavailable if the database cannot be written."""
         future = self.future()
         self.put(_WriterJob(kind, argument, future))
         _bound(self._loop, future, WRITING, lambda: cut(self._connection))
         return future
 
     def work(self) -> None:
-        """Commit what is asked for, until the end."""
+        """Commit jobs until the end."""
         try:
             ends = self._serve()
         finally:
@@ -147,7 +147,7 @@ class PostgresWriter(WorkerThread):
             self._connection = None
 
     def _attempt(self, jobs: list[_WriterJob]) -> list[JobResult]:
-        """Do jobs in one transaction; those that cannot be together, one by one."""
+        """Do jobs in one transaction; if it fails, one by one."""
         tries = 0
         while True:
             tries += 1
@@ -157,11 +157,11 @@ class PostgresWriter(WorkerThread):
                 if self._connection is not None and self._connection.broken:
                     self._close()
                     if tries == 1 and isinstance(error, psycopg.OperationalError):
-                        continue  # nothing was done: the server, or what is before it, was started anew
+                        continue  # no job was done: the server, or a pooler before it, was restarted
                 if len(jobs) > 1 and not isinstance(error, psycopg.OperationalError):
                     return [answer for job in jobs for answer in self._attempt([job])]
                 if isinstance(error, CheckViolation) and tries < _TRIES and self._connection is not None:
-                    with suppress(psycopg.Error):  # no partition of the history is of today
+                    with suppress(psycopg.Error):  # the history has no partition for today
                         make_days(self._connection)
                     continue
                 if goes_away(error) and tries < _TRIES:
@@ -203,9 +203,9 @@ class PostgresWriter(WorkerThread):
             raise
         try:
             transaction.committed()
-            if transaction.tells:
-                self._told()
-        except Exception as error:  # what was asked for is done, and must not be done again
+            if transaction.has_news:
+                self._on_news()
+        except Exception as error:  # the jobs are done, and must not be repeated
             return [JobResult(job.future, None, error) for job in jobs]
         return answers
 
@@ -220,9 +220,9 @@ class PostgresWriter(WorkerThread):
                 raise QueueUnavailable(f"queue {self._database.name}: {error}") from error
 
     def _was_committed(self, xid: str) -> bool:
-        """Whether a transaction was committed whose connection was lost; raises _Lost if that cannot be said.
+        """Whether a transaction with a lost connection was committed; raises _Lost if that is unknown.
 
-        A server that died may give the id of a transaction that it never wrote down to another one.
+        A server that died may reuse the id of a transaction that it never wrote down.
         """
         end = time.monotonic() + _ASK_AGAIN
         while True:
@@ -247,7 +247,7 @@ class PostgresWriter(WorkerThread):
 
 
 def server_of(db: Connection) -> str:
-    """What tells one start of the server from the next."""
+    """The identifier of the server's start."""
     (found,) = db.execute("SELECT zsmtp_incarnation()").fetchone() or ("",)
     return str(found)
 
@@ -274,7 +274,7 @@ def _parts(jobs: list[_WriterJob]) -> Iterator[list[_WriterJob]]:
 
 
 class PostgresReader(ReadingThread):
-    """A thread that reads, with a connection that it makes when it is first needed."""
+    """A thread that reads, on a connection that it makes for the first query."""
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop, database: Database) -> None:
         super().__init__(name, loop)
@@ -282,7 +282,7 @@ class PostgresReader(ReadingThread):
         self._connection: Connection | None = None
 
     async def read(self, doing: str, question: Callable[[Connection], T], *, snapshot: bool = False) -> T:
-        """Ask a question; raises QueueUnavailable. ``snapshot``: all of it is answered from one state."""
+        """Run a query; raises QueueUnavailable. ``snapshot``: all of it reads one state."""
         future = self.future()
         self.ask(StoreQuestion(doing, question, future, snapshot))
         _bound(self._loop, future, READING, lambda: cut(self._connection))
