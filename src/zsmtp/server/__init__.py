@@ -1,1 +1,1 @@
-"""Mail taken in: listeners for SMTP and LMTP, and what an application has to do with what comes."""
+"""Receives mail: listeners for SMTP and LMTP, and the interface for applications that take the messages."""

@@ -1,9 +1,9 @@
-"""Who may send through a listener, as whom, and how much: rules and counts without a clock.
+"""Access rights of a listener's clients: permission to send, sender addresses, and rates. Rules without a clock.
 
-A client may send if it has logged in, comes by a UNIX socket (the mode of the socket decides who can), or has an
-address in one of the ``networks``, which are those of this machine unless others are named: there is no open relay by
-default. What it may send as is said by the first of the :class:`ClientRights` that is about it; a client that none is
-about may send as anybody, unless it is said otherwise (``others``)::
+A client may send if it has logged in, connects over a UNIX socket (the mode of the socket decides who can), or has an
+address in one of the ``networks``, by default those of this machine: there is no open relay by default. The first
+matching :class:`ClientRights` has the sender addresses of a client; a client without a match may use any address,
+unless ``others`` restricts it::
 
     access = Access(
         networks=(ip_network("127.0.0.0/8"),),
@@ -34,11 +34,11 @@ IPNetwork = IPv4Network | IPv6Network
 
 LOOPBACK: tuple[IPNetwork, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 EVERYBODY = ("*",)
-MAX_CLIENTS = 10_000  # counted at a time; of more the one that sent longest ago is forgotten
+MAX_CLIENTS = 10_000  # counted at a time; beyond that the least recent sender is dropped
 
 
 def read_network(text: str) -> IPNetwork:
-    """``192.0.2.0/24``, ``2001:db8::/32`` or an address; raises ConfigError, also for bits behind the prefix."""
+    """``192.0.2.0/24``, ``2001:db8::/32`` or an address; raises ConfigError, also for bits after the prefix."""
     try:
         return ip_network(text)
     except ValueError as error:
@@ -47,7 +47,7 @@ def read_network(text: str) -> IPNetwork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientRights:
-    """What some clients may do. Exactly one of ``login``, ``network`` and ``uid`` says which clients; "*" as login all.
+    """The rights of some clients. Exactly one of ``login``, ``network`` and ``uid`` selects them; "*" as login: all.
 
     Raises ConfigError for several of them, and for none.
     """
@@ -55,15 +55,15 @@ class ClientRights:
     login: str = ""
     """A user name, or a pattern of them (``*``, ``?``)."""
     network: str = ""
-    """Where clients without a login come from."""
+    """The network of clients without a login."""
     uid: int | None = None
-    """The user of a process at a UNIX socket, of this number."""
+    """The user id of a process at a UNIX socket."""
     senders: tuple[str, ...] = EVERYBODY
     """Patterns of addresses for MAIL FROM and the field From; the null reverse-path is always allowed."""
     tenant: str = ""
-    """Whose mail it is in the queue."""
+    """The tenant of their mail in the queue."""
     override_suppression: bool = False
-    """Whether all mail of theirs goes to suppressed addresses, too: for a password that was asked for, say."""
+    """Whether all their mail also goes to suppressed addresses, for instance requested password resets."""
     _range: IPNetwork | None = field(default=None, init=False, repr=False)
     _patterns: tuple[re.Pattern[str], ...] = field(default=(), init=False, repr=False)
 
@@ -79,7 +79,7 @@ class ClientRights:
         object.__setattr__(self, "_patterns", sender_patterns(self.senders))
 
     def is_about(self, user: bytes | None, peer: PeerInfo) -> bool:
-        """Whether a client is one of those."""
+        """Whether these rights apply to a client."""
         if user is not None:
             return bool(self.login) and glob(self.login).fullmatch(user.decode("utf-8", "replace")) is not None
         if self.uid is not None:
@@ -93,7 +93,7 @@ class ClientRights:
 
 
 def sender_patterns(senders: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
-    """Patterns of addresses as expressions, none for everybody. Raises ConfigError."""
+    """Patterns of addresses as expressions; none if all addresses are allowed. Raises ConfigError."""
     for number, text in enumerate(senders):
         if text != "*" and "@" not in text:
             raise ConfigError(f"senders[{number}]: {text[:80]!r} is no address and no pattern of some (*@example.org)")
@@ -103,8 +103,8 @@ def sender_patterns(senders: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
 def granted_domains(senders: tuple[str, ...], domains: Iterable[str], default_domain: str) -> frozenset[str]:
     """Those of ``domains`` (lower case, A-labels) whose DKIM keys a client with these senders may sign with.
 
-    They are the ones that its senders name. A client that may send as anybody has none named for it, so that only mail
-    of ``default_domain`` is signed for it.
+    They are the domains in its senders. A client that may use any address names none, so that only its mail from
+    ``default_domain`` is signed.
     """
     named = [to_ascii(text.rpartition("@")[2]) or text.rpartition("@")[2].lower() for text in senders if text != "*"]
     patterns = [glob(name) for name in named or [to_ascii(default_domain) or ""]]
@@ -112,7 +112,7 @@ def granted_domains(senders: tuple[str, ...], domains: Iterable[str], default_do
 
 
 class Rights(NamedTuple):
-    """What one client may do; ``patterns`` None: it may send as anybody. ``senders`` are the patterns as text."""
+    """The rights of one client; ``patterns`` None: it may use any address. ``senders`` are the patterns as text."""
 
     patterns: tuple[re.Pattern[str], ...] | None
     tenant: str
@@ -120,7 +120,7 @@ class Rights(NamedTuple):
     override_suppression: bool = False
 
     def may_send_as(self, address: bytes) -> bool:
-        """Whether it may send with an address; the null reverse-path is everybody's."""
+        """Whether it may send with an address; the null reverse-path is allowed for all clients."""
         if self.patterns is None or not address:
             return True
         text = address.decode("utf-8", "replace").lower()
@@ -131,7 +131,7 @@ _UNKNOWN = object()
 
 
 class Access:
-    """Finds what clients may do. ``others`` are the senders of those whom none of ``clients`` is about."""
+    """Finds the rights of clients. ``others`` are the senders of clients without a match in ``clients``."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Access:
         self._known: dict[tuple[bytes | None, str, int], Rights | None] = {}
 
     def rights_of(self, user: bytes | None, peer: PeerInfo) -> Rights | None:
-        """The rights of a client; ``user`` is who it has logged in as. None: it may not send."""
+        """The rights of a client; ``user`` is its login. None: it may not send."""
         key = (user, peer.address, peer.uid)
         found = self._known.get(key, _UNKNOWN)
         if found is _UNKNOWN:
@@ -167,7 +167,7 @@ class Access:
 
 
 def is_in(address: str, networks: tuple[IPNetwork, ...]) -> bool:
-    """Whether an address is in one of some networks; the zone of a link-local one does not count."""
+    """Whether an address is in one of some networks; the zone of a link-local one is ignored."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
@@ -176,21 +176,21 @@ def is_in(address: str, networks: tuple[IPNetwork, ...]) -> bool:
 
 
 class Allowance:
-    """Counts by client against rates. ``rates`` empty: nothing is counted."""
+    """Counts by client against rates. ``rates`` empty: no counting."""
 
     def __init__(self, rates: tuple[Rate, ...]) -> None:
         self._rates = rates
         self._buckets: OrderedDict[Hashable, Buckets] = OrderedDict()
 
     def wait(self, client: Hashable, now: float, wanted: int = 1) -> float:
-        """Seconds until a client may have so many; 0.0 if it may now."""
+        """Seconds until a client may have ``wanted`` more; 0.0 for now."""
         if not self._rates:
             return 0.0
         buckets = self._buckets.get(client)
         return 0.0 if buckets is None else buckets.wait(now, wanted)[0]
 
     def take(self, client: Hashable, now: float, taken: int = 1) -> None:
-        """Count so many for a client."""
+        """Count ``taken`` for a client."""
         if not self._rates:
             return
         buckets = self._buckets.get(client)

@@ -1,6 +1,6 @@
-"""Mail to return paths on its way in: not queued, but taken in as word of what was sent (``zsmtp.queue.bounces``).
+"""Receives mail to return paths: it is not queued, but processed as a report (``zsmtp.queue.bounces``).
 
-The beginning of the content is kept, as much as reports are read of; the rest is let go. The reply follows when the
+The beginning of the content is kept, up to the limit for reports; the rest is discarded. The reply follows when the
 event is on the disk.
 """
 
@@ -24,11 +24,11 @@ OF_ITS_OWN = make_reply(452, "4.5.3", "mail to this address is taken in a transa
 _TOO_EARLY = make_reply(450, "4.3.0", "the message it is about is not done with here; try again later")
 
 _REPLIES = {Taken.UNKNOWN: NO_RETURN_PATH, Taken.EARLY: _TOO_EARLY}
-"""A complaint that proves nothing is taken all the same: who reports complaints stops if they are refused."""
+"""A complaint without a verified return path is accepted: reporters of complaints stop if they are refused."""
 
 
 class BounceContent:
-    """The content of a message that came back."""
+    """The content of a returned message."""
 
     __slots__ = ("_addresses", "_failed", "_kept", "_run", "_taker")
 
@@ -46,12 +46,12 @@ class BounceContent:
         self._kept = bytearray()
 
     def write(self, data: bytes) -> Awaitable[object] | None:
-        """Keep what is read of a report."""
+        """Keep the beginning of a report."""
         self._kept += data[: MAX_OCTETS - len(self._kept)]
         return None
 
     def commit(self) -> Outcome | Awaitable[Outcome]:
-        """Take it in."""
+        """Process the report."""
         return self._run(self._take())
 
     async def _take(self) -> Outcome:
@@ -61,5 +61,5 @@ class BounceContent:
             return self._failed(error)
 
     def abort(self, reason: Abort) -> None:
-        """Forget it."""
+        """Discard the upload."""
         self._kept.clear()

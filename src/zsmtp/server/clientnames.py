@@ -1,4 +1,4 @@
-"""How a client of a listener is named: in the queue, in logs, to itself, and in the field Received."""
+"""Names of a listener's client: in the queue, in logs, in replies to it, and in the field Received."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from zsmtp.server.intake import PeerInfo, SessionInfo
 
 
 def origin_of(session: SessionInfo) -> str:
-    """How a message came in, for operators: ``smtp 192.0.2.1 login ann``, ``lmtp uid 1000``."""
+    """The origin of a message, for operators: ``smtp 192.0.2.1 login ann``, ``lmtp uid 1000``."""
     peer = session.peer
     kind = "lmtp" if session.protocol.startswith("LMTP") else "smtp"
     where = peer.address or f"uid {peer.uid}"
@@ -20,7 +20,7 @@ def shown_peer(peer: PeerInfo) -> str:
 
 
 def shown_client(session: SessionInfo) -> str:
-    """A client for itself."""
+    """A client in replies to it."""
     if session.user is not None:
         return escape(session.user[:80])
     return f"a client at {session.peer.address}" if session.peer.address else f"uid {session.peer.uid}"
@@ -32,5 +32,5 @@ def shown_process(peer: PeerInfo) -> str:
 
 
 def tagged(address: str) -> str:
-    """An address as address literals have it (RFC 5321 4.1.3)."""
+    """An address in the form of address literals (RFC 5321 4.1.3)."""
     return f"IPv6:{address.partition('%')[0]}" if ":" in address else address

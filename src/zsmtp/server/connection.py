@@ -1,14 +1,14 @@
-"""One connection of a listener: octets between a transport and a server session, events between that and the intake.
+"""One connection of a listener: transfers octets between a transport and a server session, and events to the intake.
 
-An asyncio protocol over ``zsmtp.proto.server``; it decides nothing. TLS, from the first octet or by STARTTLS, lies
+An asyncio protocol over ``zsmtp.proto.server``; it decides nothing. TLS, from the first octet or by STARTTLS, is
 between the transport and the session (``zsmtp.server.tlspipe``), so a connection is known, counted and timed from the
-moment it is accepted. What is read goes into one buffer that all connections of a listener share, because it is looked
-at before anything else is read. Replies that several answers make possible in one turn of the loop leave in one write.
+moment it is accepted. Input goes into one buffer that all connections of a listener share, because it is processed
+before the next read. All replies that become possible in one iteration of the loop are sent in one write.
 
 A connection that this side ends while the client is still sending is shut down for writing first, and its input is
-discarded for a while: on an outright close the system would answer with a reset, which can destroy the last reply
-before the client has read it. When a session has ended, the octets still to be written have ``LINGER`` seconds, so a
-client that does not read cannot keep the connection open.
+discarded for a while: on an immediate close the system would send a reset, which can destroy the last reply before the
+client has read it. After the end of a session, the remaining output has ``LINGER`` seconds, so a client that does not
+read cannot keep the connection open.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from zsmtp.server.tlspipe import TLSPipe
 if TYPE_CHECKING:
     from zsmtp.server.listener import Listener
 
-MAX_WRITE_BUFFER = 64 * 1024  # octets in the transport before it is given no more
-LINGER = 5.0  # seconds for the last replies, and for a client to notice that it is not listened to any more
-MAX_LINGERED = 1 << 20  # octets thrown away meanwhile
+MAX_WRITE_BUFFER = 64 * 1024  # octets in the transport at which writing pauses
+LINGER = 5.0  # seconds for the last replies, and for a client to notice that its input is discarded
+MAX_LINGERED = 1 << 20  # octets discarded meanwhile
 
 _SILENT = frozenset({Ending.QUIT, Ending.EOF, Ending.COMMAND_TIMEOUT, Ending.DATA_TIMEOUT})
 
@@ -71,7 +71,7 @@ class ServerConnection(asyncio.BufferedProtocol):
     # ------------------------------------------------------ the loop's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A connection is accepted. Under implicit TLS the session begins after the handshake."""
+        """Start an accepted connection. Under implicit TLS the session begins after the handshake."""
         self._transport = transport = cast(asyncio.Transport, transport)
         self.peer = peer_info(transport)
         self.info = SessionInfo(self._listener.next_number(), self.peer)
@@ -86,11 +86,11 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._begin()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next octets go."""
+        """The buffer for the next octets."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """So many octets have come."""
+        """Process ``nbytes`` received octets."""
         if self._closing:
             self._lingered += nbytes
             if self._lingered > MAX_LINGERED:
@@ -105,7 +105,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._pump()
 
     def eof_received(self) -> bool:
-        """The client sends nothing more; what it sent is still answered."""
+        """Handle the end of the client's input; the commands it sent still get replies."""
         self._eof = True
         session = self._session
         if session is None or self._closing:
@@ -118,16 +118,16 @@ class ServerConnection(asyncio.BufferedProtocol):
         return not self._closing
 
     def pause_writing(self) -> None:
-        """The client reads slower than it is answered."""
+        """Pause: the client reads slower than replies are written."""
         self._writable = False
 
     def resume_writing(self) -> None:
-        """The transport takes more."""
+        """Continue to write."""
         self._writable = True
         self._pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is closed, by whomever."""
+        """Clean up a connection that either side closed."""
         self._transport = None
         self._closing = True
         if self._session is not None:
@@ -140,7 +140,7 @@ class ServerConnection(asyncio.BufferedProtocol):
     # -------------------------------------------------- the listener's side
 
     def shutdown(self) -> None:
-        """The server stops: end with 421 as soon as no message is on its way."""
+        """End with 421 as soon as no message is being received or committed, because the server stops."""
         if self._session is None:
             self.abort()
         else:
@@ -148,7 +148,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._pump()
 
     def abort(self) -> None:
-        """End at once, whatever is on its way."""
+        """End at once, even during a message."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -162,7 +162,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._set_timer(self._loop.time() + self._listener.settings.handshake)
 
     def _decrypt(self, pipe: TLSPipe, octets: bytes) -> bytes:
-        """Decrypt octets of the client; the end of the handshake begins its session, or continues it."""
+        """Decrypt octets from the client; the end of the handshake begins its session, or continues it."""
         shaken = pipe.handshaken
         try:
             plain = pipe.receive(octets)
@@ -175,7 +175,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             return b""
         self._write(pipe.octets_to_send())
         if self._transport is not None and self._transport.get_write_buffer_size() > MAX_UNSENT:
-            self.abort()  # a client that makes TLS answer, and reads no answer
+            self.abort()  # a client that makes TLS respond, and does not read
             return b""
         if pipe.handshaken and not shaken:
             self.info.tls = pipe.description
@@ -203,12 +203,12 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._pump()
 
     def _write(self, octets: bytes) -> None:
-        """Hand octets to the transport as they are."""
+        """Write octets to the transport unchanged."""
         if octets and self._transport is not None and not self._transport.is_closing():
             self._transport.write(octets)
 
     def _send(self, octets: bytes) -> None:
-        """Hand the session's octets to the transport, under TLS if there is TLS."""
+        """Write the session's octets to the transport, encrypted if there is TLS."""
         pipe = self._pipe
         if pipe is None:
             self._write(octets)
@@ -220,7 +220,7 @@ class ServerConnection(asyncio.BufferedProtocol):
     # ---------------------------------------------------------------- the pump
 
     def _pump(self) -> None:
-        """Take events, write replies, until there are neither; then see to reading and to the time."""
+        """Process events and write replies until there are none; then update reading and the timeout."""
         self._pump_soon = False
         session, application = self._session, self._application
         if session is None or application is None:
@@ -254,7 +254,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._set_timer(deadline)
 
     def _soon(self) -> None:
-        """Pump once in the next turn of the loop, however many answers this one brings."""
+        """Pump once in the next iteration of the loop, for any number of results in this one."""
         if not self._pump_soon:
             self._pump_soon = True
             self._loop.call_soon(self._pump)
@@ -285,7 +285,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._close(gently=self._pipe is not None or event.reason not in _SILENT)
 
     def _close(self, *, gently: bool) -> None:
-        """Close when all is written; ``gently``: the client may still be sending, and is to read the last reply."""
+        """Close when all is written; ``gently``: the client may still be sending, but must get the last reply."""
         transport = self._transport
         assert transport is not None
         self._closing = True
@@ -305,7 +305,7 @@ class ServerConnection(asyncio.BufferedProtocol):
 
 
 def peer_info(transport: asyncio.BaseTransport) -> PeerInfo:
-    """Who is at the other end."""
+    """The client of a transport."""
     peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
     if isinstance(peer, tuple):
         here = local if isinstance(local, tuple) else ("", 0)
@@ -322,5 +322,5 @@ def peer_info(transport: asyncio.BaseTransport) -> PeerInfo:
 
 
 def _plain(address: str) -> str:
-    """An IPv4 client of an IPv6 socket is an IPv4 client; the zone of a link-local address is left."""
+    """The IPv4 address of an IPv4 client on an IPv6 socket; the zone of a link-local address stays."""
     return address[7:] if address.startswith("::ffff:") and "." in address else address

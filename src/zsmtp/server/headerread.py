@@ -1,7 +1,7 @@
-"""The header of a message that a listener receives: what it says of its sender, and what it lacks.
+"""Reads the header of a received message: its sender fields, and missing fields.
 
-A submission server may add Date and Message-ID (RFC 6409 8.2, 8.3), and holds From and Sender against what a client may
-send as. Header blocks have LF line ends here::
+A submission server may add Date and Message-ID (RFC 6409 8.2, 8.3), and compares From and Sender with the rights of the
+client. Header blocks have LF line ends here::
 
     read = HeaderRead(block)
     read.has_date, read.message_id
@@ -19,7 +19,7 @@ _LENGTHS = frozenset(map(len, (b"date", b"message-id", b"from", b"sender")))
 
 
 class HeaderRead:
-    """What the intake has to know of a header block with LF line ends."""
+    """The values of a header block (LF line ends) for the intake."""
 
     __slots__ = ("_senders", "has_date", "message_id")
 
@@ -39,7 +39,7 @@ class HeaderRead:
                 self._senders.append((name, value))
 
     def sender_problem(self, rights: Rights) -> str:
-        """Which address of From or Sender a client may not use; "" if there is none."""
+        """The problem with an address of From or Sender that the client may not use; "" if there is none."""
         for name, value in self._senders:
             shown = name.decode().capitalize()
             found = read_mailboxes(value)
@@ -52,6 +52,6 @@ class HeaderRead:
 
 
 def begins_with_a_field(content: bytes) -> bool:
-    """Whether a message has a header: it begins with a field, and not with an empty line or other words."""
+    """Whether a message has a header: it begins with a field, not with an empty line or other text."""
     first = field_values(content[: content.find(b"\n") + 1 or 1000])
     return bool(first) and first[0][0] != b""

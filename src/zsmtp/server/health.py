@@ -1,9 +1,9 @@
 """Health and metrics of a service by HTTP, for this machine only: ``GET /health`` and ``GET /metrics``.
 
 ``/health`` is 200 and ``ok``, or 503 and the reasons, one a line. ``/metrics`` is the text format of Prometheus.
-Nothing can be changed here, and nothing is shown that is somebody's mail. Each connection has one request, of 8 KiB and
-five seconds at most; a request with a ``Host`` that is no name of this machine is refused, so that no web page can have
-a browser ask (DNS rebinding).
+Requests change nothing, and responses contain no mail. Each connection has one request, of 8 KiB and five seconds at
+most; a request with a ``Host`` that is no name of this machine is refused, so that no web page can make a browser send
+one (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from zsmtp.server.serviceconfig import SocketAddress
 
 MAX_REQUEST = 8192  # octets
-TIME = 5.0  # seconds for a request, and for its answer
+TIME = 5.0  # seconds for a request, and for its response
 MAX_CONNECTIONS = 20
 
 Problems = Callable[[], Awaitable[list[str]]]
@@ -24,7 +24,7 @@ _HOSTS = ("localhost", "127.0.0.1", "[::1]", "")
 
 
 class HealthServer:
-    """Answers requests. ``problems`` and ``metrics`` are asked for each."""
+    """Serves requests. ``problems`` and ``metrics`` are called for each."""
 
     def __init__(self, problems: Problems, metrics: Metrics) -> None:
         self._problems = problems
@@ -47,7 +47,7 @@ class HealthServer:
         return port
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop serving."""
         if self._server is not None:
             self._server.close()
             self._server = None

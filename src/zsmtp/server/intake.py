@@ -1,11 +1,11 @@
 """The interface between a listener and the application that keeps the messages.
 
-A listener (``zsmtp.server.listener``) leads the dialogue; an :class:`Intake` decides on policy and takes the content.
-Its decisions are synchronous and must be quick, as all connections of a loop wait for them. Content is written to an
-:class:`IncomingMessage`, which may ask for a pause; its ``commit`` answers when the message is safe, and may take as
-long as that takes: meanwhile the connection reads on, so the messages of one connection, or of many, can be committed
-together. :class:`MemoryIntake` keeps messages in memory and :class:`DiscardingIntake` counts them: for tests and
-figures.
+A listener (``zsmtp.server.listener``) conducts the dialogue; an :class:`Intake` decides on policy and stores the
+content. Its decisions are synchronous and must be quick, because all connections of a loop wait for them. Content is
+written to an :class:`IncomingMessage`, which may request a pause; its ``commit`` finishes when the message is safe,
+however long that takes: meanwhile the connection continues to read, so the messages of one connection, or of many, can
+be committed together. :class:`MemoryIntake` keeps messages in memory and :class:`DiscardingIntake` counts them: for
+tests and measurements.
 
 An exception from any of these is a fault of the application: the client gets 451, and the loop's exception handler is
 called.
@@ -23,11 +23,11 @@ from zsmtp.proto.server_events import Abort, Ending, MailParameters
 from zsmtp.proto.server_replies import OK
 
 Outcome = Reply | Sequence[Reply]
-"""What became of a message: one reply for all its recipients, or (LMTP) one for each in their order."""
+"""The outcome of a message: one reply for all its recipients, or (LMTP) one for each in their order."""
 
 
 class PeerInfo(NamedTuple):
-    """Who connected.
+    """The client of a connection.
 
     Over TCP ``address`` and ``port`` are the client's. Over a UNIX socket ``address`` is "", and ``uid``, ``gid`` and
     ``pid`` are those of the client's process (-1: unknown).
@@ -43,11 +43,11 @@ class PeerInfo(NamedTuple):
 
 
 class SessionInfo:
-    """What is known of one session; a listener fills it in as it goes.
+    """The state of one session, which the listener updates.
 
-    ``number`` distinguishes the sessions of one listener. ``helo`` is the name the client gave itself (b"" before),
-    ``protocol`` is that of the Received field (RFC 3848). ``user`` is who is logged in. ``tls`` is the protocol and
-    cipher, or "".
+    ``number`` distinguishes the sessions of one listener. ``helo`` is the name from EHLO, HELO or LHLO (b"" before),
+    ``protocol`` is that of the Received field (RFC 3848). ``user`` is the login. ``tls`` is the protocol and cipher, or
+    "".
     """
 
     __slots__ = ("helo", "number", "peer", "protocol", "tls", "user")
@@ -79,51 +79,51 @@ class ReceivedEnvelope:
 
 
 class IncomingMessage(Protocol):
-    """A message whose content is coming. After :meth:`commit` or :meth:`abort` nothing more is asked of it."""
+    """A message whose content is being received. After :meth:`commit` or :meth:`abort` no method is called."""
 
     def write(self, data: bytes) -> Awaitable[object] | None:
-        """Take the next octets of the content. An awaitable asks for a pause: no more comes until it is done.
+        """Take the next octets of the content. An awaitable requests a pause: no more content comes until it is done.
 
-        What it raises then refuses the message, which is aborted.
+        If it raises, the message is refused and aborted.
         """
 
     def commit(self) -> Outcome | Awaitable[Outcome]:
-        """The content is complete. Take the message for good: once the reply is 2xx, it is this side's.
+        """Accept the message with its complete content: a 2xx reply takes responsibility for it (RFC 5321 4.2.5).
 
-        The awaitable is best a :class:`asyncio.Future`; it is waited for even if the client is gone.
+        The awaitable is best an :class:`asyncio.Future`; it runs to its end even if the client is gone.
         """
 
     def abort(self, reason: Abort) -> None:
-        """There will be no message. Forget what was written."""
+        """Discard the message and its content."""
 
 
 class Intake(Protocol):
     """Policy and storage. A method returns None to accept, or a reply: one of 4xx or 5xx refuses, 421 also closes."""
 
     def connected(self, session: SessionInfo) -> Reply | None:
-        """A client connected; with implicit TLS, after the handshake."""
+        """Called for a new connection; with implicit TLS, after the handshake."""
 
     def logged_in(self, session: SessionInfo) -> Reply | None:
-        """``session.user`` has proved itself."""
+        """Called after a successful login as ``session.user``."""
 
     def login_failed(self, session: SessionInfo, mechanism: str, user: bytes) -> None:
-        """A login as ``user`` failed."""
+        """Called after a failed login as ``user``."""
 
     def sender(self, session: SessionInfo, envelope: ReceivedEnvelope) -> Reply | None:
-        """MAIL; there are no recipients yet."""
+        """Called for MAIL; there are no recipients yet."""
 
     def recipient(self, session: SessionInfo, envelope: ReceivedEnvelope, recipient: EnvelopeRecipient) -> Reply | None:
-        """RCPT; ``recipient`` is added to the envelope's if it is accepted."""
+        """Called for RCPT; ``recipient`` is added to the envelope if it is accepted."""
 
     def begin(self, session: SessionInfo, envelope: ReceivedEnvelope) -> IncomingMessage | Reply:
-        """Content is about to come. The envelope is not changed any more."""
+        """Called before the content. The envelope is final."""
 
     def disconnected(self, session: SessionInfo, reason: Ending) -> None:
-        """The session is over. Messages may still be committed."""
+        """Called after the end of the session. Commits of messages may still run."""
 
 
 class OpenIntake:
-    """Accepts everything; a base for intakes with a policy on part of it."""
+    """Accepts everything; a base class for intakes that restrict some of it."""
 
     def connected(self, session: SessionInfo) -> Reply | None:
         return None
@@ -169,7 +169,7 @@ class MemoryIntake(OpenIntake):
 
 
 class _MemoryMessage:
-    """A message on its way into a :class:`MemoryIntake`."""
+    """A message that a :class:`MemoryIntake` is receiving."""
 
     __slots__ = ("_intake", "_message")
 
@@ -201,7 +201,7 @@ class DiscardingIntake(OpenIntake):
 
 
 class _DiscardedMessage:
-    """A message that is counted by a :class:`DiscardingIntake`."""
+    """A message that a :class:`DiscardingIntake` counts."""
 
     __slots__ = ("_intake", "_octets")
 

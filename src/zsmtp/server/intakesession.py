@@ -1,8 +1,8 @@
-"""One session between its engine and the intake: each event is a call of the intake, whose result is the answer.
+"""Connects a session engine to the intake: each event becomes a call of the intake, whose result becomes the reply.
 
-Where the intake, or the check of a password, takes time, the answer is given when the result is there, and ``wake`` is
-called so that the connection writes it. An exception of the intake goes to the loop's exception handler, and the client
-gets a reply of 451.
+If the intake, or the check of a password, takes time, the session gets the result later, and ``wake`` is called so that
+the connection writes the reply. An exception of the intake goes to the loop's exception handler, and the client gets
+the reply 451.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class IntakeSession:
-    """Takes the events of ``session`` and answers them. ``info`` describes the session to the intake."""
+    """Handles the events of ``session``. ``info`` describes the session to the intake."""
 
     def __init__(self, listener: Listener, session: ServerSession, info: SessionInfo, wake: Callable[[], None]) -> None:
         self._listener = listener
@@ -48,14 +48,14 @@ class IntakeSession:
         self._message: IncomingMessage | None = None
 
     def take(self, event: object) -> None:
-        """Put one event to the intake. Never raises for what that does."""
+        """Call the intake for one event. Exceptions of the intake are not raised."""
         try:
             _TAKERS[type(event)](self, event)
         except Exception as error:
             self._fail(error, event)
 
     def _fail(self, error: Exception, event: object) -> None:
-        """The intake raised an exception: report it, and answer the event."""
+        """Report an exception of the intake, and reply to the event."""
         message = f"the intake failed on {type(event).__name__}"
         self._loop.call_exception_handler({"message": message, "exception": error})
         if isinstance(event, MessageEnd):
@@ -111,7 +111,7 @@ class IntakeSession:
             future.add_done_callback(partial(self._go_on, self._message))
 
     def _go_on(self, message: IncomingMessage, pause: asyncio.Future[Any]) -> None:
-        """The pause that a message asked for is over."""
+        """Continue after a pause that a message requested."""
         error = _error_of(pause)
         self._session.resume(self._loop.time())
         if error is not None and message is self._message:
@@ -196,7 +196,7 @@ class IntakeSession:
 
 
 def _error_of(future: asyncio.Future[Any]) -> Exception | None:
-    """What a future raised; a cancelled one failed as well."""
+    """The exception of a future; a cancelled one counts as failed."""
     if future.cancelled():
         return asyncio.InvalidStateError("cancelled")
     error = future.exception()

@@ -1,14 +1,14 @@
-"""A listener: sockets for SMTP or LMTP on one asyncio loop; TCP, UNIX, or given to it already bound.
+"""A listener: sockets for SMTP or LMTP on one asyncio loop; TCP, UNIX, or already bound ones.
 
-All sockets of a :class:`Listener` have the same settings and the same intake; a process has as many listeners as it has
-kinds of service (submission, relay, LMTP), which may share one :class:`ConnectionCount`::
+All sockets of a :class:`Listener` have the same settings and the same intake; a process has one listener for each kind
+of service (submission, relay, LMTP), which may share one :class:`ConnectionCount`::
 
     listener = Listener(intake, ListenerSettings(ServerSettings(name=b"mx.example.org")))
     await listener.listen_tcp("127.0.0.1", 2525)
     ...
     await listener.close(grace=10)
 
-Connections over the bounds are answered with 421. ``close`` takes no new connections, waits for messages that are being
+Connections over the limits get the reply 421. ``close`` accepts no new connections, waits for messages that are being
 received or committed, sends 421 to idle clients, and aborts the rest after the grace period.
 """
 
@@ -36,18 +36,18 @@ from zsmtp.server.tls import ServerTLS
 
 BACKLOG = 512
 BUFFER = 128 * 1024  # octets read from a connection at once
-CHECK_THREADS = 2  # passwords that are checked at a time
-_TURNS = 3  # of the loop, until a connection that was accepted is there
+CHECK_THREADS = 2  # passwords checked at a time
+_TURNS = 3  # iterations of the loop until an accepted connection appears
 LINGER_AT_STOP = 1.0  # seconds for clients to take their last replies, and to close
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerSettings:
-    """How a listener serves: what is spoken (``protocol``), and what is around that. Times are in seconds."""
+    """The settings of a listener: those of the protocol (``protocol``), and others. Times are in seconds."""
 
     protocol: ServerSettings
     handshake: float = 60.0  # for a TLS handshake
-    login_delay: float = 2.0  # before a refused login is answered; as much more with each further one of the session
+    login_delay: float = 2.0  # before the reply to a failed login; longer by this with each further one of the session
 
 
 class ConnectionCount:
@@ -63,7 +63,7 @@ class ConnectionCount:
         self._by_client: Counter[str] = Counter()
 
     def take(self, peer: PeerInfo) -> bool:
-        """Count a connection; whether it is within the bounds. It is to be given back in any case."""
+        """Count a connection; returns whether it is within the limits. In both cases call :meth:`give_back` for it."""
         self.open += 1
         if not peer.address:
             return self.open <= self.total
@@ -72,7 +72,7 @@ class ConnectionCount:
         return self.open <= self.total and self._by_client[client] <= self.per_address
 
     def give_back(self, peer: PeerInfo) -> None:
-        """A connection is closed."""
+        """Uncount a closed connection."""
         self.open -= 1
         client = _client(peer.address)
         if peer.address:
@@ -82,9 +82,9 @@ class ConnectionCount:
 
 
 class Listener:
-    """Sockets, and the connections accepted on them. To be made and used within one running loop.
+    """Sockets, and the connections accepted on them. Make and use it within one running loop.
 
-    ``passwords`` are who may log in. ``tls`` is needed for STARTTLS (``protocol.starttls``) and with ``implicit_tls``,
+    ``passwords`` are the logins. ``tls`` is required for STARTTLS (``protocol.starttls``) and with ``implicit_tls``,
     which has TLS from the first octet; it may be replaced at any time. Raises ConfigError if it is missing.
     """
 
@@ -106,19 +106,19 @@ class Listener:
         self.tls = tls
         self.implicit_tls = implicit_tls
         self.loop = asyncio.get_running_loop()
-        self.buffer = memoryview(bytearray(BUFFER))  # where the octets of all connections go, one after the other
+        self.buffer = memoryview(bytearray(BUFFER))  # for the input of all connections, one after the other
         self.connections: set[ServerConnection] = set()
         protocol = settings.protocol
         kind = "LMTP" if protocol.lmtp else "ESMTP"
         self.greeting = make_reply(220, "", f"{protocol.name.decode()} {kind} {protocol.banner}".rstrip())
         self._count = count or ConnectionCount()
         self._servers: list[asyncio.Server] = []
-        self._paths: list[tuple[str, int, int]] = []  # with device and inode, so that only our own are removed
+        self._paths: list[tuple[str, int, int]] = []  # with device and inode, so that only our own sockets are removed
         self._threads: ThreadPoolExecutor | None = None
         self._number = 0
         self._closing = False
         self._at_work: set[ServerConnection] = set()  # connections whose session has not ended
-        self._changed = asyncio.Event()  # some connection has ended, or is closed
+        self._changed = asyncio.Event()  # set when a connection has ended, or is closed
 
     # ----------------------------------------------------------------- sockets
 
@@ -153,7 +153,7 @@ class Listener:
         self._paths.append((path, made.st_dev, made.st_ino))
 
     async def listen_socket(self, sock: socket.socket) -> None:
-        """Listen on a stream socket that is bound already, as systemd hands it in. Its file is not removed."""
+        """Listen on a stream socket that is bound already, as systemd passes it. Its file is not removed."""
         sock.setblocking(False)
         create = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
         self._servers.append(await create(self._accepted, sock=sock, backlog=BACKLOG))
@@ -164,12 +164,12 @@ class Listener:
         return [sock for server in self._servers for sock in server.sockets]
 
     async def close(self, *, grace: float = 30.0) -> None:
-        """Stop, within ``grace`` seconds; no message that was answered with success is lost."""
+        """Stop, within ``grace`` seconds; no message with a success reply is lost."""
         self._closing = True
         for sock in self.sockets:
             with contextlib.suppress(RuntimeError):  # uvloop has readers of its own
                 self.loop.remove_reader(sock.fileno())
-        for _ in range(_TURNS):  # asyncio loses a connection that was accepted for a server that is closed meanwhile
+        for _ in range(_TURNS):  # asyncio loses an accepted connection of a server that is closed meanwhile
             await asyncio.sleep(0)
         for server in self._servers:
             server.close()
@@ -191,7 +191,7 @@ class Listener:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _wait_for(self, connections: set[ServerConnection], seconds: float) -> None:
-        """Wait until there are none of these, for so long."""
+        """Wait until none of these are left, ``seconds`` at most."""
         deadline = self.loop.time() + seconds
         while connections and (left := deadline - self.loop.time()) > 0:
             self._changed.clear()
@@ -204,18 +204,18 @@ class Listener:
         return ServerConnection(self)
 
     def admit(self, connection: ServerConnection) -> Reply | None:
-        """Count a connection; why it cannot be served, if it cannot."""
+        """Count a connection; returns the reply that refuses it, None if it is served."""
         self.connections.add(connection)
         self._at_work.add(connection)
         return None if self._count.take(connection.peer) and not self._closing else TOO_MANY_CONNECTIONS
 
     def ended(self, connection: ServerConnection) -> None:
-        """The session of a connection has ended; at most its last replies are still on their way."""
+        """Record the end of a connection's session; its last replies may still be in transmission."""
         self._at_work.discard(connection)
         self._changed.set()
 
     def forget(self, connection: ServerConnection) -> None:
-        """A connection that was counted is closed."""
+        """Remove a counted connection that is closed."""
         self.ended(connection)
         if connection in self.connections:
             self.connections.discard(connection)
@@ -231,14 +231,14 @@ class Listener:
         return time.time()
 
     def threads(self) -> ThreadPoolExecutor:
-        """Where passwords are checked."""
+        """The threads that check passwords."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(CHECK_THREADS, thread_name_prefix="zsmtp passwords")
         return self._threads
 
 
 def _client(address: str) -> str:
-    """What counts as one client."""
+    """The address, or the IPv6 network, that counts as one client."""
     if ":" not in address:
         return address
     return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])[:8].hex()

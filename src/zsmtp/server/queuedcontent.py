@@ -1,7 +1,7 @@
-"""The content of a message on its way from a listener into the queue: in memory, in a file, or as an upload.
+"""Receives the content of a message for the queue: in memory, in a file, or as an upload.
 
-What stands around it (who may send, the fields that are added, what is replied) is decided by
-:class:`~zsmtp.server.queueintake.QueueIntake`; here it is only when the octets go where.
+:class:`~zsmtp.server.queueintake.QueueIntake` decides on the rest (rights, added fields, replies); this module only on
+the place of the octets.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 
 class QueuedContent:
-    """A message on its way into the queue: in memory, or as an upload once it is large.
+    """A message that is received for the queue: in memory, or as an upload once it is large.
 
-    A large one that is to be signed is in a temporary file until it is complete: its signature comes first.
+    A large message with a signature is in a temporary file until it is complete: the signature comes first.
     """
 
     __slots__ = (
@@ -204,7 +204,7 @@ class QueuedContent:
                 room.done([accepted])
         except SubmissionError as error:
             return intake.beyond(error)
-        except (ContentError, OSError) as error:  # the end of what was written may be written only now
+        except (ContentError, OSError) as error:  # buffered octets may be written only now
             return intake.failed(QueueUnavailable(f"a temporary file cannot be written or read: {error}"))
         except QueueError as error:
             return intake.failed(error)
@@ -240,7 +240,7 @@ class QueuedContent:
         return self._intake.taken(self._new, accepted, self._octets)
 
     def abort(self, reason: Abort) -> None:
-        """Forget the content, also what is in the store."""
+        """Discard the content, including parts in the store."""
         self._blocks = []
         self._close_file()
         if self._upload is not None:

@@ -1,14 +1,14 @@
-"""The intake of a queue: what a listener receives becomes queued messages, and 250 is said when they are on the disk.
+"""The intake of a queue: queues the messages of a listener, and replies 250 when they are on the disk.
 
-Who may send, and as whom, is decided by ``zsmtp.server.access``. A message gets a ``Received`` field (RFC 5321 4.4, RFC
-3848) and, if it has none, ``Date`` and ``Message-ID`` (RFC 6409 8.2, 8.3); addresses without a domain get the default
-one. Everything else (queue keys, loops, times) is decided by :class:`~zsmtp.queue.submission.Submitter`. A small
-message is kept in memory until it is complete; a large one is written to the store in parts while it comes::
+``zsmtp.server.access`` decides who may send, with which addresses. A message gets a ``Received`` field (RFC 5321 4.4,
+RFC 3848) and, if it has none, ``Date`` and ``Message-ID`` (RFC 6409 8.2, 8.3); addresses without a domain get the
+default one. :class:`~zsmtp.queue.submission.Submitter` decides on everything else (queue keys, loops, times). A small
+message is kept in memory until it is complete; a large one is written to the store in parts while it arrives::
 
     intake = QueueIntake(store, submitter, QueueIntakeSettings(name="mail.example.org"))
     listener = Listener(intake, ListenerSettings(ServerSettings(name=b"mail.example.org")))
 
-A store that is full or cannot be written is answered with 452 4.3.1 (RFC 3463 3.4): the client tries again.
+If the store is full or cannot be written, the reply is 452 4.3.1 (RFC 3463 3.4): the client tries again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ from zsmtp.signing.finalform import MessageSigning, SignedMessage, SigningChoice
 log = logging.getLogger("zsmtp.queue.intake")
 
 MAX_HEADER = CHUNK  # octets of a header block, and of a message that is kept in memory
-FAILED_LOGINS = (Rate(20, 3600.0),)  # of one address, before it is refused for a while
+FAILED_LOGINS = (Rate(20, 3600.0),)  # from one address, before it is refused for a while
 
 _NOT_ALLOWED = make_reply(554, "5.7.1", "mail from this address is not taken here")
 _TOO_MANY_LOGINS = make_reply(421, "4.7.0", "too many failed logins from this address; try again later")
@@ -75,22 +75,22 @@ _LONG_HEADER = make_reply(552, "5.3.4", f"the header is longer than {MAX_HEADER}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueIntakeSettings:
-    """How a listener takes mail into a queue. Raises ConfigError for a domain that is none."""
+    """The settings of a listener for a queue. Raises ConfigError for an invalid domain."""
 
     name: str
     """The name of this server, for Received and Message-ID."""
     default_domain: str = ""
-    """The domain of addresses without one; "" is the name."""
+    """The domain of addresses without one; "" for ``name``."""
     add_missing: bool = True
-    """Add Date and Message-ID where they are missing (RFC 6409 8)."""
+    """Add Date and Message-ID if they are missing (RFC 6409 8)."""
     logins: bool = False
-    """Whether clients may log in, so that others are asked to."""
+    """Whether clients can log in, so that refusals of others ask for a login."""
     rates_by_user: tuple[Rate, ...] = ()
-    """Messages of one login, or of one user at a UNIX socket, in a time."""
+    """Rates of messages from one login, or from one user at a UNIX socket."""
     rates_by_address: tuple[Rate, ...] = ()
-    """Messages of one client address in a time."""
+    """Rates of messages from one client address."""
     failed_logins: tuple[Rate, ...] = FAILED_LOGINS
-    """Failed logins of one client address in a time."""
+    """Rates of failed logins from one client address."""
 
     def __post_init__(self) -> None:
         from zsmtp.dns.literal import domain_problem
@@ -102,7 +102,7 @@ class QueueIntakeSettings:
 
 
 class QueueIntake(OpenIntake):
-    """Puts mail into ``store``. ``clock`` is the wall clock, ``monotonic`` one that never goes back, in seconds."""
+    """Queues mail in ``store``. ``clock`` is the wall clock, ``monotonic`` one that never goes back, in seconds."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class QueueIntake(OpenIntake):
         self._domain = b"@" + (settings.default_domain or settings.name).encode()
         self._granted: dict[tuple[str, ...], frozenset[str]] = {}
         self._trouble = ""
-        self._exceeded: dict[str, str] = {}  # the quotas that were said to be used up, by tenant
+        self._exceeded: dict[str, str] = {}  # the quotas that were logged as exceeded, by tenant
         self.accepted = 0
         """Messages queued."""
         self.refused = 0
@@ -147,7 +147,7 @@ class QueueIntake(OpenIntake):
         submitter: Submitter,
         signing: MessageSigning | None = None,
     ) -> None:
-        """Go by other settings from now on; what was counted against rates that stay goes on counting."""
+        """Use other settings from now on; counts against unchanged rates continue."""
         before = self.settings
         self.settings, self.access, self.submitter, self.signing = settings, access, submitter, signing
         self._granted = {}
@@ -162,7 +162,7 @@ class QueueIntake(OpenIntake):
     # ---------------------------------------------------------------- policy
 
     def connected(self, session: SessionInfo) -> Reply | None:
-        """Refuse whoever guesses passwords, and whoever can have no business here."""
+        """Refuse clients with too many failed logins, and clients that could not send in any way."""
         peer = session.peer
         if peer.address and self._logins.wait(peer.address, self._monotonic()):
             return _TOO_MANY_LOGINS
@@ -172,13 +172,13 @@ class QueueIntake(OpenIntake):
         return None
 
     def login_failed(self, session: SessionInfo, mechanism: str, user: bytes) -> None:
-        """Count it for the address, and log it in a form that can be acted upon."""
+        """Count a failed login for the address, and log it for tools that block addresses."""
         log.warning("login failed: %s as %s by %s", shown_peer(session.peer), escape(user[:80]), mechanism)
         if session.peer.address:
             self._logins.take(session.peer.address, self._monotonic())
 
     def sender(self, session: SessionInfo, envelope: ReceivedEnvelope) -> Reply | None:
-        """Whether the client may send, as this sender, and now."""
+        """Refuse a client that may not send, or not from this address, or not now."""
         rights = self.access.rights_of(session.user, session.peer)
         if rights is None and self.bounces is None:
             return self._not_allowed()
@@ -208,7 +208,7 @@ class QueueIntake(OpenIntake):
         return LOGIN_FIRST if self.settings.logins else _NOT_ALLOWED
 
     def recipient(self, session: SessionInfo, envelope: ReceivedEnvelope, recipient: EnvelopeRecipient) -> Reply | None:
-        """Everybody writes to return paths, and to where complaints go; to others who may send."""
+        """Accept return paths and complaint addresses for all clients, other recipients for those that may send."""
         if self.bounces is None:
             return None
         comes_back = self.bounces.is_for(recipient.address)
@@ -222,13 +222,13 @@ class QueueIntake(OpenIntake):
         return None
 
     def begin(self, session: SessionInfo, envelope: ReceivedEnvelope) -> IncomingMessage | Reply:
-        """Take the content."""
+        """Begin to receive the content."""
         if self.bounces is not None and self.bounces.is_for(envelope.recipients[0].address) is True:
             return BounceContent(self.bounces, envelope, self.run, self.failed)
         rights = self.access.rights_of(session.user, session.peer)
         if rights is None:
             return _NOT_ALLOWED
-        try:  # the content is spared, if it is known already that there is no room for it
+        try:  # refuse before the content, if there is known to be no room for it
             wanted = Amount(1, envelope.parameters.size or 0, len(envelope.recipients))
             exceeded = self.admission.refusal(rights.tenant, wanted)
         except SubmissionError as error:
@@ -242,22 +242,22 @@ class QueueIntake(OpenIntake):
     def prepared(
         self, session: SessionInfo, envelope: ReceivedEnvelope, rights: Rights, content: bytes
     ) -> NewMessage | Reply:
-        """What is queued of a message of which ``content`` is the beginning, with its header, or all.
+        """The message to queue, without a signature; ``content`` is its beginning, with the header, or all of it.
 
-        Nothing is signed. A reply refuses it.
+        A reply refuses it.
         """
         read = self._read(session, envelope, rights, content)
         if isinstance(read, Reply):
             return read
         before = read.trace + read.missing
         if not read.header and not content.startswith(b"\r\n"):
-            before += b"\r\n"  # all that comes is the body
+            before += b"\r\n"  # the rest is the body
         return self._new(session, envelope, rights, read, before + content)
 
     def signed_with(self, rights: Rights, content: bytes) -> SigningChoice | None:
-        """The keys that sign a message of which ``content`` is the beginning, with its header; None: there are none.
+        """The keys that sign a message whose beginning, with the header, is ``content``; None: there are none.
 
-        Only those of domains that its client may send as (:func:`~zsmtp.server.access.granted_domains`).
+        Only those of domains that its client may sign for (:func:`~zsmtp.server.access.granted_domains`).
         """
         if self.signing is None:
             return None
@@ -271,7 +271,7 @@ class QueueIntake(OpenIntake):
             self._granted[rights.senders] = granted
         try:
             choice = self.signing.choose(unified_header(content[: end[0] + 1])[0], granted=granted)
-        except SubmissionError as error:  # it goes unsigned, as from a client without a key
+        except SubmissionError as error:  # it stays unsigned, as from a client without a key
             log.info("not signed: %s", error)
             return None
         if choice.keys:
@@ -282,7 +282,7 @@ class QueueIntake(OpenIntake):
     def unsigned(
         self, session: SessionInfo, envelope: ReceivedEnvelope, rights: Rights, content: Source
     ) -> Unsigned | Reply:
-        """What of a whole message with a header is to be signed. A reply refuses it.
+        """The parts of a whole message with a header for signing. A reply refuses it.
 
         Raises ContentError if it cannot be read.
         """
@@ -291,7 +291,7 @@ class QueueIntake(OpenIntake):
         end = end_of_header(beginning)
         if isinstance(read, Reply):
             return read
-        assert end is not None  # or nothing would be chosen
+        assert end is not None  # or no key would be chosen
         header = read.missing.replace(b"\r\n", b"\n") + read.header
         return Unsigned(read, header, content.part(end[1], content.size))
 
@@ -303,7 +303,7 @@ class QueueIntake(OpenIntake):
         given: Unsigned,
         done: SignedMessage,
     ) -> tuple[NewMessage, Iterator[bytes]] | Reply:
-        """What is queued of a message that was signed, without its content, and the octets of that in blocks."""
+        """The signed message to queue, without its content, and the octets of the content in blocks."""
         new = self._new(session, envelope, rights, given.read, b"")
         if isinstance(new, Reply):
             return new
@@ -313,7 +313,7 @@ class QueueIntake(OpenIntake):
     def _read(
         self, session: SessionInfo, envelope: ReceivedEnvelope, rights: Rights, content: bytes
     ) -> Beginning | Reply:
-        """The header of a message, and the fields to put in front of it; a reply refuses the message."""
+        """The header of a message, and the fields to prepend; a reply refuses the message."""
         end = end_of_header(content)
         has_header = begins_with_a_field(content)
         if has_header and end is None and len(content) > MAX_HEADER:
@@ -378,7 +378,7 @@ class QueueIntake(OpenIntake):
         return name, fields
 
     def _received(self, session: SessionInfo, envelope: ReceivedEnvelope, now: float) -> bytes:
-        """The trace field (RFC 5321 4.4). Whom a message to several goes to is nobody's business (7.2)."""
+        """The trace field (RFC 5321 4.4). With several recipients it names none, for their privacy (7.2)."""
         peer = session.peer
         helo = escape(session.helo[:255]) or "unknown"
         where = f"[{tagged(peer.address)}]" if peer.address else shown_process(peer)
@@ -399,7 +399,7 @@ class QueueIntake(OpenIntake):
     # ------------------------------------------------------------------ replies
 
     def taken(self, new: NewMessage, accepted: Accepted, octets: int) -> Reply:
-        """A message is queued."""
+        """The reply for a queued message, after logging it."""
         self._trouble = ""
         self._exceeded.pop(new.tenant, None)
         self.accepted += 1
@@ -431,7 +431,7 @@ class QueueIntake(OpenIntake):
         return Reply(250, (b"2.0.0 queued as %b" % text.encode(),))
 
     def failed(self, error: QueueError) -> Reply:
-        """Why a message is not queued, for its client; trouble with the store is logged when it begins."""
+        """The reply for a message that is not queued; a failure of the store is logged when it begins."""
         self.refused += 1
         if isinstance(error, QuotaExceeded):
             if self._exceeded.get(error.tenant) != error.quota:
@@ -448,37 +448,37 @@ class QueueIntake(OpenIntake):
         return make_reply(554, "5.6.0", str(error))
 
     def beyond(self, error: SubmissionError) -> Reply:
-        """Why a message is never queued that is more than a whole quota."""
+        """The reply for a message that exceeds a whole quota, and so can never be queued."""
         self.refused += 1
         return make_reply(552, "5.3.4", str(error))
 
     # -------------------------------------------------------------------- tasks
 
     def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Have something done; it is waited for by :meth:`settled`."""
+        """Start a task, for which :meth:`settled` waits."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def settled(self) -> None:
-        """Wait for what is being written, also for clients that are gone."""
+        """Wait for all tasks, including those of clients that are gone."""
         while self._tasks:
             await asyncio.wait(tuple(self._tasks))
 
 
 class Beginning(NamedTuple):
-    """What was read of the beginning of a message."""
+    """The parts of the beginning of a message."""
 
     header: bytes  # with LF line ends; empty if it has none
-    name: str  # its Message-ID, the one that is added included
+    name: str  # its Message-ID, perhaps the added one
     trace: bytes  # the Received field
     missing: bytes  # fields that it lacks
     now: float
 
 
 class Unsigned(NamedTuple):
-    """A message to be signed: the header block with LF line ends, what it lacked included, and the body."""
+    """A message for signing: the header block with LF line ends and added fields, and the body."""
 
     read: Beginning
     header: bytes

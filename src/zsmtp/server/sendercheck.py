@@ -1,10 +1,10 @@
-"""What receivers will refuse of a service's own mail, found out while it runs: a warning for each fault, said once.
+"""Checks the sender domains of a service while it runs: one warning for each fault that makes receivers refuse mail.
 
-:class:`SenderCheck` looks at the domains that a service signs for, and at ``default_domain`` of its listeners, as
-``zsmtp check`` does (``zsmtp.sender.checks``): when the service has started, and when a reload changed the keys, the
-domains, relays or return paths. Nothing waits for it. Every lookup has its deadline, and so has the whole of a domain;
-whatever fails is one quiet line. Mail by a relay comes from an address that is not known here: of that only the keys
-are looked at.
+:class:`SenderCheck` checks the domains that a service signs for, and ``default_domain`` of its listeners, as
+``zsmtp check`` does (``zsmtp.sender.checks``): after the start of the service, and after a reload that changed the
+keys, the domains, relays or return paths. No other task waits for it. Every lookup has a deadline, and so has each
+domain; a failed check is one quiet line. Mail over a relay comes from an address that is unknown here: for it only the
+keys are checked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DOMAIN_TIME = 120.0
 
 
 class CheckedSender(NamedTuple):
-    """One sender that is looked at: an address, the reverse-path of its mail, the keys that sign it."""
+    """One sender to check: an address, the reverse-path of its mail, the keys that sign it."""
 
     address: str
     reverse_path: str
@@ -56,7 +56,7 @@ class CheckedSender(NamedTuple):
 
 
 def checked_senders(config: ServiceConfig, now: float) -> tuple[CheckedSender, ...]:
-    """The senders that a configuration makes worth looking at. Key files are read; raises ConfigError."""
+    """The senders of a configuration to check. Reads key files; raises ConfigError."""
     if not config.check_senders or config.queue.deliver is Deliver.NONE:
         return ()
     signed = [key.domain_ascii for key in config.delivery.dkim]
@@ -74,7 +74,7 @@ def checked_senders(config: ServiceConfig, now: float) -> tuple[CheckedSender, .
 
 
 def _reverse_paths(bounces: BounceConfig, domain: str) -> Iterator[tuple[str, str]]:
-    """Addresses of a domain, one for each kind of reverse-path that its mail has."""
+    """Addresses of a domain, one for each kind of reverse-path of its mail."""
     names = [one.replace("*", "x").replace("?", "x") for one in bounces.senders if one.lower().endswith(f"@{domain}")]
     kinds: dict[str, str] = {}
     for address in (f"postmaster@{domain}", *names):
@@ -85,7 +85,7 @@ def _reverse_paths(bounces: BounceConfig, domain: str) -> Iterator[tuple[str, st
 
 
 class SenderCheck:
-    """Looks at the senders of one configuration after the other, each time in the background."""
+    """Checks the senders of one configuration after the other, in the background."""
 
     def __init__(self) -> None:
         self._senders: tuple[CheckedSender, ...] = ()
@@ -93,10 +93,10 @@ class SenderCheck:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, config: ServiceConfig) -> None:
-        """Look at the senders of a configuration, unless they are the same as before. Raises nothing."""
+        """Check the senders of a configuration, unless they are the same as before. Raises nothing."""
         try:
             senders = checked_senders(config, time.time())
-        except ConfigError as error:  # of a file that changed since it was read
+        except ConfigError as error:  # from a file that changed since it was read
             log.info("senders are not checked: %s", error)
             return
         if senders == self._senders:
@@ -106,7 +106,7 @@ class SenderCheck:
         self._task = asyncio.get_running_loop().create_task(work, name="zsmtp sender check")
 
     async def aclose(self) -> None:
-        """End what is under way."""
+        """End a running check."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -114,7 +114,7 @@ class SenderCheck:
     async def _check(
         self, config: Config, senders: tuple[CheckedSender, ...], before: asyncio.Task[None] | None
     ) -> None:
-        """End the check ``before``; look at all senders, one after the other, and say what is to be said."""
+        """End the check ``before``; check all senders, one after the other, and log the faults."""
         if before is not None:
             before.cancel()
             await asyncio.gather(before, return_exceptions=True)
@@ -135,21 +135,21 @@ class SenderCheck:
             self._give_up(f"no name server answers: {error}")
         except TimeoutError:
             self._give_up(f"it took more than {DOMAIN_TIME:.0f} seconds")
-        except Exception as error:  # no failure of it is one of the service
+        except Exception as error:  # its failure must not end the service
             self._give_up(described(error))
         finally:
             direct.close()
             await driver.aclose()
 
     def _give_up(self, reason: str) -> None:
-        """Say that not everything was looked at; the next reload tries again."""
+        """Log that the check is incomplete; the next reload tries again."""
         domains = ", ".join(dict.fromkeys(one.domain for one in self._senders[:3]))
         more = f" and {len(self._senders) - 3} more" if len(self._senders) > 3 else ""
         log.info("what receivers think of mail from %s%s is not known: %s", escape(domains), more, escape(reason[:300]))
         self._senders = ()
 
     async def _findings(self, driver: AsyncDriver, config: Config, sender: CheckedSender) -> list[SenderFinding]:
-        """What is found of one sender. Raises Unanswered if no lookup brought an answer."""
+        """The findings for one sender. Raises Unanswered if no lookup got an answer."""
         answers: list[Answer] = []
 
         def answered(effect: object, answer: object) -> None:
@@ -165,11 +165,11 @@ class SenderCheck:
 
 
 class Unanswered(Exception):
-    """No lookup brought an answer."""
+    """No lookup got an answer."""
 
 
 def _faults(sender: CheckedSender, findings: list[SenderFinding]) -> Iterator[str]:
-    """A line for each finding that means that mail is refused."""
+    """A line for each finding that makes receivers refuse mail."""
     for one in findings:
         if one.grade is Grade.REFUSED:
             who = f" by {', '.join(one.receivers)}" if one.receivers else ""

@@ -1,9 +1,9 @@
 """The log of a service: one line for each event, as text or as JSON, with the id of the message it is about.
 
 A message has one id from its acceptance to its ends: ``accepted`` (``zsmtp.server.queueintake``), then an ``attempt``
-for each attempt at a recipient, whose ``outcome`` says whether it was its end. JSON is that of
-``zsmtp.observers.logging.JSONFormatter``, with the fields that code gives as ``extra={"queue": {...}}``. Words of
-strangers are made printable.
+for each attempt at a recipient, whose ``outcome`` shows whether it was its end. JSON is that of
+``zsmtp.observers.logging.JSONFormatter``, with the fields that code passes as ``extra={"queue": {...}}``. Untrusted
+text is made printable.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ServiceLog:
         self._before = self._logger.level
 
     def configure(self, *, as_json: bool, level: str, journal: bool = False) -> None:
-        """Say how lines look, and the least they must matter; ``journal``: who reads them adds time and level."""
+        """Set the format of lines, and the lowest level; ``journal``: the reader of the lines adds time and level."""
         self._handler.setFormatter(JSONFormatter() if as_json else ServiceFormatter(stamps=not journal))
         self._logger.setLevel(level.upper())
 

@@ -1,13 +1,13 @@
-"""What systemd and a service say to each other: sockets handed in, and notifications (sd_listen_fds(3), sd_notify(3)).
+"""The protocols between systemd and a service: passed sockets, and notifications (sd_listen_fds(3), sd_notify(3)).
 
-Both protocols are small and documented as stable, so no library is needed. Sockets come as descriptors from 3 on, if
+Both protocols are small and documented as stable, so no library is needed. Sockets are descriptors from 3 on, if
 ``LISTEN_PID`` is this process, with names in ``LISTEN_FDNAMES``. Notifications are datagrams to the UNIX socket that
 ``NOTIFY_SOCKET`` names::
 
     notifier = Notifier.from_environment(os.environ)
     notifier.send("READY=1", "STATUS=accepting mail")
 
-Without systemd there are no sockets, and notifications go nowhere.
+Without systemd there are no sockets, and notifications are discarded.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PATIENCE = 10.0
 
 
 def handed_sockets(environment: MutableMapping[str, str]) -> dict[str, list[socket.socket]]:
-    """The listening sockets that were handed in, by name; the variables are removed. Raises ConfigError.
+    """The passed listening sockets, by name; the variables are removed. Raises ConfigError.
 
-    A socket without a name has "unknown", as systemd calls it.
+    A socket without a name has "unknown", as in systemd.
     """
     pid, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
     names = environment.pop("LISTEN_FDNAMES", "").split(":")
@@ -53,9 +53,9 @@ def handed_sockets(environment: MutableMapping[str, str]) -> dict[str, list[sock
 
 
 class Notifier:
-    """Sends notifications to ``address`` ("": nowhere). ``watchdog`` is the time in seconds between two signs of life.
+    """Sends notifications to ``address`` ("": none). ``watchdog`` is the time in seconds between two keep-alives.
 
-    A ``watchdog`` of 0 asks for none.
+    A ``watchdog`` of 0 means no keep-alives.
     """
 
     def __init__(self, address: str = "", watchdog: float = 0.0) -> None:
@@ -65,7 +65,7 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> Notifier:
-        """The notifier that systemd asks for; the variables are removed, so that no child of this process has them."""
+        """The notifier for the variables of systemd; they are removed, so that no child of this process has them."""
         address = environment.pop("NOTIFY_SOCKET", "")
         usec, pid = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", "")
         mine = not pid or pid == str(os.getpid())
@@ -73,14 +73,14 @@ class Notifier:
         return cls(address, seconds)
 
     def send(self, *words: str) -> None:
-        """Send assignments as ``READY=1``. If systemd is behind with reading, wait for it, :data:`PATIENCE` at most.
+        """Send assignments such as ``READY=1``. If systemd is slow to read, wait for it, :data:`PATIENCE` at most.
 
-        What cannot be sent is lost: systemd has a timeout for it.
+        A notification that cannot be sent is lost: systemd has a timeout for it.
         """
         self._send("\n".join(words), PATIENCE)
 
     def alive(self) -> None:
-        """Send a sign of life (``WATCHDOG=1``), which waits for nobody: another one follows."""
+        """Send a keep-alive (``WATCHDOG=1``) without waiting: another one follows."""
         self._send("WATCHDOG=1", 0.0)
 
     def _send(self, text: str, patience: float) -> None:
@@ -91,7 +91,7 @@ class Notifier:
             self._socket.sendto(text.encode(), self._address)
 
     def reloading(self) -> None:
-        """A reload begins (``Type=notify-reload``); READY=1 ends it."""
+        """Notify the start of a reload (``Type=notify-reload``); READY=1 ends it."""
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def close(self) -> None:

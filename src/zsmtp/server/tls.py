@@ -1,8 +1,8 @@
-"""The TLS of a listener: one certificate with its key, and what logins can be bound to it (RFC 5929).
+"""The TLS of a listener: one certificate with its key, and its channel bindings for logins (RFC 5929).
 
-What clients are asked to do is what ``zsmtp.tls.context`` asks of servers: TLS 1.2 at least (RFC 8996, RFC 9325), no
+The requirements on clients are those of ``zsmtp.tls.context`` on servers: TLS 1.2 at least (RFC 8996, RFC 9325), no
 renegotiation, no compression. The channel binding is ``tls-server-end-point``, a hash of the certificate, so there is
-one certificate per listener; a listener takes another value of :class:`ServerTLS` when the files have changed.
+one certificate per listener; a listener gets another value of :class:`ServerTLS` when the files have changed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def server_tls(certificate_file: str, key_file: str = "", *, min_protocol: str =
     context.minimum_version = versions[min_protocol]
     try:
         pem = Path(certificate_file).read_bytes()[:MAX_PEM]
-        Path(key_file or certificate_file).read_bytes()  # OpenSSL does not say which of the two it could not read
+        Path(key_file or certificate_file).read_bytes()  # OpenSSL does not name the unreadable one of the two
         context.load_cert_chain(certificate_file, key_file or None, _refuse_passphrase)
         der = ssl.PEM_cert_to_DER_cert(_first_certificate(pem))
         binding = server_end_point(read_certificate(der))
@@ -55,7 +55,7 @@ def server_tls(certificate_file: str, key_file: str = "", *, min_protocol: str =
 
 
 def _refuse_passphrase() -> bytes:
-    """Without this OpenSSL would ask the terminal, and wait."""
+    """Refuse a passphrase: otherwise OpenSSL would prompt on the terminal, and wait."""
     raise ValueError("its key is encrypted")
 
 

@@ -1,10 +1,10 @@
-"""The server's side of one TLS connection as octets in and octets out: no transport, no waiting.
+"""The server side of one TLS connection as octets in and octets out: no transport, no waiting.
 
-``ssl.SSLObject`` over two memory buffers, as in the client's ``zsmtp.net.tlslayer``. What comes from the transport
-goes through :meth:`TLSPipe.receive`, what is to be said through :meth:`TLSPipe.send`; after either, what
-:meth:`TLSPipe.octets_to_send` gives is to be written. Everything received is decrypted at once, so nothing is left
-inside. A connection under it is an ordinary one, with its halves, its buffers and its times, which the loop's own
-``start_tls`` would take over for the length of a handshake.
+``ssl.SSLObject`` over two memory buffers, as in the client's ``zsmtp.net.tlslayer``. Pass received octets to
+:meth:`TLSPipe.receive`, octets to send to :meth:`TLSPipe.send`; after either, write :meth:`TLSPipe.octets_to_send` to
+the transport. All received octets are decrypted at once, so none stay inside. The connection keeps control of the
+transport with its half-close, buffers and timeouts, which the loop's own ``start_tls`` would take over during a
+handshake.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RECORD = 16 * 1024  # octets of plain text in the largest record
 
 
 class TLSPipe:
-    """One TLS connection. ``handshaken`` tells that the handshake is done, ``ended`` that close_notify came."""
+    """One TLS connection. ``handshaken``: the handshake is done; ``ended``: close_notify was received."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -36,7 +36,7 @@ class TLSPipe:
         return f"{self._tls.version()} {cipher[0]}"
 
     def receive(self, data: bytes) -> bytes:
-        """The plain octets that ``data`` completes, perhaps none.
+        """Decrypt ``data``; returns the plain octets, perhaps none.
 
         Raises :class:`~zsmtp.errors.TLSError` if the handshake fails, :class:`~zsmtp.errors.TLSBroken` for a bad record
         after it; there is an alert to send then.
@@ -83,11 +83,11 @@ class TLSPipe:
             raise TLSBroken(f"TLS failed: {error.reason}") from error
 
     def close(self) -> None:
-        """Say close_notify; the client's own is not waited for."""
+        """Send close_notify, without waiting for that of the client."""
         if self.handshaken:
             with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()
 
     def octets_to_send(self) -> bytes:
-        """What is to be written now; it is gone from here."""
+        """Remove and return the octets to write to the transport."""
         return self._outgoing.read() if self._outgoing.pending else b""
