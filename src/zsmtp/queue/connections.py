@@ -1,12 +1,12 @@
-"""The network of the queue's runner: connections by the engine, deliveries made of what was read from a store.
+"""The network of the queue's runner: connections by the engine, and deliveries made from queued messages.
 
 A :class:`Connections` makes connections; each :class:`Connection` serves the mail of one queue key, one session after
-the other. :class:`EngineConnections` is the real one, over the delivery engine and its asyncio driver, as the library's
-client has them: names, security, timeouts and content are what a :class:`~zsmtp.client.config.Config` says. When to
-connect, how often, and what becomes of mail, the runner decides; nothing here waits or tries again. Connections may be
-in other processes (``zsmtp.queue.workers``), which have :class:`EngineConnections` there.
+the other. :class:`EngineConnections` implements it with the delivery engine and its asyncio driver, as in the library's
+client: a :class:`~zsmtp.client.config.Config` sets names, security, timeouts and content. The runner decides when and
+how often to connect, and settles recipients; this module never waits or tries again. Connections may be in other
+processes (``zsmtp.queue.workers``), which use :class:`EngineConnections` there.
 
-Deliveries ask for leave before a message may be complete at its peer (:class:`~zsmtp.effects.AllowCompletion`).
+Deliveries request permission before a message may be complete at its peer (:class:`~zsmtp.effects.AllowCompletion`).
 """
 
 from __future__ import annotations
@@ -47,35 +47,35 @@ T = TypeVar("T")
 
 
 class Entrusted(Protocol):
-    """A delivery in the hands of a connection: all that others must know of it."""
+    """A delivery that a connection carries out, as its owner needs it."""
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger of its recipients; it is told each verdict."""
+        """The ledger of its recipients, which gets each verdict."""
 
 
 D = TypeVar("D", bound=Entrusted)
 
 Allow = Callable[[Sequence[tuple[Entrusted, tuple[int, ...]]]], Awaitable[bool]]
-"""Asked before these recipients' messages may be complete at the peer: may they be?"""
+"""Called before these recipients' messages may be complete at the peer; returns whether they may."""
 
 OnVerdict = Callable[[int, Verdict], None]
-"""Called with the place of a recipient in its group and the verdict, once for each."""
+"""Called with the index of a recipient in its group and the verdict, once for each."""
 
 
 class ConnectionGone(Exception):
-    """What carried a connection out died with all that it had in hand: a process.
+    """The process of a connection died with all its deliveries.
 
-    Nothing more is heard of its deliveries. Those that had leave to be complete at their server may be.
+    They get no further verdicts. Those with permission to be complete at their server may be.
     """
 
 
 class Connection(Protocol[D]):
-    """One connection at a time to where a queue key goes, opened when a delivery needs one."""
+    """One connection at a time to the destination of a queue key, opened when a delivery needs one."""
 
     @property
     def is_open(self) -> bool:
-        """Whether a session stands."""
+        """Whether a session is open."""
 
     def delivery(self, group: Group, on_verdict: OnVerdict) -> D:
         """The delivery of a group whose content is loaded."""
@@ -87,14 +87,14 @@ class Connection(Protocol[D]):
         returns: Callable[[D, Verdict], bool],
         put_back: Callable[[D], None],
     ) -> None:
-        """Deliver ``first`` and what ``more`` gives; each has its verdicts then, or goes back.
+        """Deliver ``first`` and further ones from ``more``; each has its verdicts then, or goes back.
 
-        ``returns`` is asked whether one goes back that no server decided about; ``put_back`` is told of one that was
+        ``returns`` decides whether one without a server's decision goes back; ``put_back`` is called for one that was
         never begun. Those without a verdict at the end go back, too. Raises ConnectionGone.
         """
 
     async def idle(self, seconds: float) -> bool:
-        """Keep the session without work; False when it is over: the time is, or the peer ended it."""
+        """Keep the session open without work; False when the time is over or the peer ended it."""
 
     def wake(self) -> None:
         """End :meth:`idle`: there is work."""
@@ -103,40 +103,40 @@ class Connection(Protocol[D]):
         """End :meth:`idle`: the connection is wanted elsewhere."""
 
     def stop(self, reason: str, *, at_once: bool) -> None:
-        """Begin nothing more; what may be complete already is waited for, unless ``at_once``."""
+        """Begin no more messages; wait for those that may be complete already, unless ``at_once``."""
 
     async def close(self) -> None:
         """End the session with QUIT."""
 
 
 class Connections(Protocol):
-    """What makes connections."""
+    """Makes connections."""
 
     def problem(self, key: str) -> str:
-        """Why the mail of a queue key can go nowhere by the configuration; "" if it can."""
+        """Why the configuration has no route for a queue key; "" if it has one."""
 
     def connection(self, key: str, allow: Allow, *, site: str = "", in_turn: bool = False) -> Connection[Any]:
-        """A connection for the mail of a queue key without a problem; ``site`` is the one that the key belongs to.
+        """A connection for the mail of a queue key without a problem; ``site`` is the site of the key.
 
-        ``in_turn``: ``deliver`` asks for more only when a message can begin, as the rates of the site want it.
+        ``in_turn``: ``deliver`` calls ``more`` only when a message can begin, as the rates of the site require.
         """
 
     async def load(self, store: QueueStore, group: Group) -> None:
-        """Load a content that was too large to be read with its recipients. Raises QueueError."""
+        """Load a content that was too large for the claim of its recipients. Raises QueueError."""
 
     def is_lmtp(self, key: str) -> bool:
         """Whether the mail of a key goes by LMTP, which delivers to mailboxes."""
 
     async def aclose(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
 
 
 ObserverFor = Callable[[str], Observer]
-"""Gives the observer of a connection to the destination of this name."""
+"""Returns the observer of a connection to the destination of this name."""
 
 
 class EngineConnections:
-    """Connections by the engine, as ``config`` says; ``observe`` is asked for an observer for each of them."""
+    """Connections by the engine with ``config``; ``observe`` returns the observer of each of them."""
 
     def __init__(self, config: Config, observe: ObserverFor | None = None) -> None:
         self._destinations = Destinations(config)
@@ -148,17 +148,17 @@ class EngineConnections:
 
     @property
     def destinations(self) -> Destinations:
-        """Where mail goes, by the configuration."""
+        """The destinations of the configuration."""
         return self._destinations
 
     def reroute(self, config: Config) -> None:
-        """Go by the relays and routes of another configuration from now on; nothing else of it counts."""
+        """Use the relays and routes of another configuration from now on; its other values are ignored."""
         self._destinations = Destinations(config)
         self._couriers = Couriers(self._destinations, self._observe)
         self._known.clear()
 
     def problem(self, key: str) -> str:
-        """Why the mail of a key can go nowhere: its relay is not configured, or cannot be used as it is."""
+        """Why there is no route for the mail of a key: its relay is not configured, or cannot be used."""
         try:
             destination = self._destination(key)
             self._couriers.of(destination)
@@ -215,7 +215,7 @@ class EngineConnections:
 
 
 class OutgoingMessage(NamedTuple):
-    """A message on its way out: what a connection must know of a :class:`~zsmtp.queue.site.Group`.
+    """An outgoing message: the values of a :class:`~zsmtp.queue.site.Group` for a connection.
 
     The fields are those of :class:`~zsmtp.proto.plan.Envelope`; ``options`` are the plain values that were queued,
     ``priority`` is 0 if there is none, ``name`` the Message-ID. ``content``: octets, or an open file.
@@ -304,7 +304,7 @@ class EngineConnection:
         self._route.last_use = loop.time()
 
     def when_opened(self, opened: Callable[[], None]) -> None:
-        """Have ``opened`` called whenever a session stands, before anything is sent over it."""
+        """Call ``opened`` after every session is opened, before any message is sent over it."""
         self._route.opened = opened
 
     async def _run(self, work: Operation[T]) -> T:
@@ -312,7 +312,7 @@ class EngineConnection:
         try:
             return await run.to_its_end()
         except BaseException:
-            self._route.link = None  # what a run that broke off had touched is closed
+            self._route.link = None  # the session of an interrupted run is closed
             raise
 
     async def _leave_for(self, asked: AllowCompletion) -> bool:
@@ -334,7 +334,7 @@ class EngineConnection:
             self._waiter = None
 
     def when_it_stirs(self, stirred: Callable[[], None]) -> None:
-        """Have ``stirred`` called when the peer says something, or closes the session, before the next delivery."""
+        """Call ``stirred`` when the peer sends data, or closes the session, before the next delivery."""
         if self._route.link is not None:
             self._driver.notify(cast(SocketStream, self._route.link.stream), stirred)
 
@@ -354,7 +354,7 @@ class EngineConnection:
 
     async def close(self) -> None:
         if self._stop.requested:
-            self._stop = Stop()  # a QUIT is still said
+            self._stop = Stop()  # QUIT is still sent
         try:
             await self._run(self._courier.close(self._route, "no more to send"))
         finally:
@@ -364,7 +364,7 @@ class EngineConnection:
 
 
 def _prepared(content: bytes | BinaryIO) -> Stored | Operation[Stored]:
-    """A queued content, looked through, or the work that does that. Raises ContentError."""
+    """An examined queued content, or the operation that examines it. Raises ContentError."""
     if isinstance(content, bytes):
         beginning, file, size = content[:MAX_HEADER], cast(BinaryIO, BytesIO(content)), len(content)
     else:

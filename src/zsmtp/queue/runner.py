@@ -1,16 +1,16 @@
-"""The runner: one node that delivers what a queue has. It takes leases of sites and gives them up again.
+"""The runner: one node that delivers the mail of a queue. It takes leases of sites and gives them back.
 
-Each site under lease is run by a :class:`~zsmtp.queue.siterunner.SiteRunner`, which opens connections, marks what may
-be complete, and hands results to :class:`~zsmtp.queue.results.ResultWriter`; here stands which sites are served, how
-many connections there are in all, and how everything begins and ends.
+A :class:`~zsmtp.queue.siterunner.SiteRunner` serves each leased site: it opens connections, writes marks, and passes
+results to :class:`~zsmtp.queue.results.ResultWriter`; this module decides which sites are served, and how many
+connections there are in all, and starts and stops everything.
 
-What is promised, and where it is kept:
+The guarantees, and where they are kept:
 
-- *Before the point of no return* the engine awaits ``Worker._allow``: a mark is committed, or nothing is completed.
+- *Before the point of no return* the engine awaits ``SiteWorker._allow``: a mark is committed, or no message completes.
 - *A result that cannot be written stops delivery* (``ResultWriter.problem``).
-- *A dead site costs one probe at a time*; what waits for it is not touched, but now and then looked through for what
-  has expired and for senders to be warned (``SiteRunner.review``).
-- *Delays of this side are no attempts*: a delivery that could not begin is put back as it was.
+- *A dead site costs one probe at a time*; its waiting recipients are not tried, only reviewed from time to time for
+  expiry and delay warnings (``SiteRunner.review``).
+- *Delays of this side are no attempts*: a delivery that could not begin is put back unchanged.
 
 The network is behind ``zsmtp.queue.connections``, clock and chance are arguments: nodes can run in virtual time.
 """
@@ -46,17 +46,17 @@ log = logging.getLogger("zsmtp.queue")
 
 HORIZON = 60.0  # seconds a site without work is kept for mail that is due soon
 AGENDA = 300.0  # seconds between two readings of the whole agenda
-OVER = 10.0  # seconds without an error until the store counts as well again
-REPORT = 2.0  # seconds between two reports of how sites are served
-ORPHANS = 5.0  # seconds between two looks for sites whose owner is gone
-YIELDED = 2.0  # seconds before a site that was lost or given to others is asked for again
-TAKEN_AT_ONCE = 200  # sites leased in one go
-CONFIGURATION = "configuration"  # who set the rule that stands for ``deliver = "none"``
+OVER = 10.0  # seconds without an error until the store counts as healthy again
+REPORT = 2.0  # seconds between two reports of the status of sites
+ORPHANS = 5.0  # seconds between two polls for sites whose owner is gone
+YIELDED = 2.0  # seconds before the node requests a lost or yielded site again
+TAKEN_AT_ONCE = 200  # sites leased by one call
+CONFIGURATION = "configuration"  # the owner of the rule for ``deliver = "none"``
 STOPPED_AT_ONCE = 5.0  # seconds that connections have to end when their time is over
 
 
 class Runner:
-    """One node: delivers what a queue has, until it is stopped.
+    """One node: delivers the mail of a queue until it is stopped.
 
     ``store`` is joined under the name ``node``; ``clock`` is the wall clock (seconds since 1970), ``chance`` a random
     number from 0 to 1. ``on_entry`` is called with each history entry that was written, for logs and metrics.
@@ -92,21 +92,21 @@ class Runner:
         self.loop: asyncio.AbstractEventLoop
         self._sites: dict[str, SiteRunner] = {}
         self._site_of: dict[str, SiteRunner] = {}  # by queue key
-        self._agenda: dict[str, float] = {}  # when keys that are not under lease here have work
-        self._lost_routes: dict[str, str] = {}  # of keys in the agenda whose relay is gone, with the reason
-        self._unlearned: dict[str, float] = {}  # what is new of keys and was not read so far
+        self._agenda: dict[str, float] = {}  # when keys without a lease here have work
+        self._lost_routes: dict[str, str] = {}  # reasons for keys in the agenda whose relay is gone
+        self._unlearned: dict[str, float] = {}  # earliest new work of keys, not read yet
         self._rules_changed = True  # since they were read
         self._order: list[tuple[float, str]] = []  # the same, as a heap; entries may be out of date
         self._slots = config.connections
         self._slot_waiters: deque[SiteRunner] = deque()
         self._giving_slots = False
-        self._returning: list[Lease] = []  # to be given back: the store could not be told so far
+        self._returning: list[Lease] = []  # to give back: the store could not be written so far
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rules_end: asyncio.TimerHandle | None = None
         self._next_orphans = 0.0
         self._policies: dict[tuple[str, str], SettlementPolicy] = {}
         self._trouble = ""
-        self._trouble_seen = 0.0  # when it was seen last
+        self._trouble_seen = 0.0  # time of the last error
 
     # -------------------------------------------------------------------- running
 
@@ -130,7 +130,7 @@ class Runner:
             for site in self._sites.values():
                 site.end()
             workers = [worker.task for site in self._sites.values() for worker in site.workers]
-            ending = [writing, *self._tasks, *workers]  # what is marked and has no result will be in doubt
+            ending = [writing, *self._tasks, *workers]  # attempts with a mark and no result will be in doubt
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
@@ -141,7 +141,7 @@ class Runner:
         while not self.stopping:
             self.store.beat()
             if writing.done():
-                await writing  # a fault of this program: without results nothing may be delivered
+                await writing  # a fault of this program: delivery needs results
             try:
                 if not self._rules_read:
                     await self._begin_rules()
@@ -164,7 +164,7 @@ class Runner:
                 await asyncio.sleep(POLL)
 
     def stop(self) -> None:
-        """Begin nothing more; :meth:`run` returns when what is under way has ended, or the time for that is over."""
+        """Begin no more attempts; :meth:`run` returns when the current ones have ended, or their time is over."""
         self.stopping = True
         for site in self._sites.values():
             for worker in site.workers:
@@ -172,7 +172,7 @@ class Runner:
         self.store.wake()
 
     async def _drain(self) -> None:
-        """Wait for what is under way; write all results; give the leases back."""
+        """Wait for the current attempts; write all results; give the leases back."""
         for seconds, at_once in ((self.config.shutdown, False), (STOPPED_AT_ONCE, True)):
             workers = [worker for site in self._sites.values() for worker in site.workers]
             for worker in workers:
@@ -189,24 +189,24 @@ class Runner:
         for leases in self._to_give_back(self._sites.values()):
             try:
                 await self.store.give_back(leases)
-            except QueueError as error:  # whoever stops the node closes its store, which ends its leases
+            except QueueError as error:  # the caller closes the store, which ends the leases
                 self.unavailable(error)
 
     async def _beating(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Await something, and say meanwhile that the loop turns."""
+        """Await ``work``, and send heartbeats meanwhile."""
         task = self.loop.create_task(work)
         while not task.done():
             self.store.beat()
             await asyncio.wait([task], timeout=POLL)
 
     def _patience(self) -> float:
-        """Seconds until something is to be done that nobody announces."""
+        """Seconds until the next work that no event announces."""
         if self._order and len(self._sites) < self.config.leases:
             return min(max(self._order[0][0] - self.wall(), 0.0), POLL)
         return POLL
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside; trouble with the store ends it, and is told."""
+        """Run ``work`` as a task; a failure of the store ends it, and is logged."""
         task = self.loop.create_task(self._guarded(work))
         self._tasks.add(task)
 
@@ -225,16 +225,16 @@ class Runner:
             log.exception("the queue's runner: a fault of this program")
 
     def unavailable(self, error: Exception) -> None:
-        """The store cannot be read or written now: it is said once, until it could be for a while."""
+        """Record that the store cannot be read or written; logged once, until it works for a while."""
         self._trouble_seen = self.loop.time()
         if str(error) != self._trouble:
             log.error("the queue's store: %s", error)
             self._trouble = str(error)
 
     def reconfigure(self, config: QueueConfig) -> None:
-        """Go by another configuration from now on; how many connections and leases there are in all stays.
+        """Use another configuration from now on; the numbers of all connections and leases stay.
 
-        Limits of a site hold when its lease is taken next.
+        Limits of a site apply when its lease is taken next.
         """
         self.config = replace(config, connections=self.config.connections, leases=self.config.leases)
         self._policies.clear()
@@ -243,13 +243,13 @@ class Runner:
             self.store.wake()
 
     def reroute(self) -> None:
-        """Go by what the network says of relays and routes now: mail of a relay that is there again goes on at once."""
+        """Use the relays and routes of the network from now on: mail for a restored relay continues at once."""
         for site in tuple(self._sites.values()):
             site.reroute()
         self._look_for_lost_routes()
 
     def _look_for_lost_routes(self) -> None:
-        """Look for relays that are gone among the keys that have work later, or another node: it is said beforehand."""
+        """Find relays that are gone among the keys with later work, or of another node, to log them beforehand."""
         relayed = [key for key in self._agenda if key.startswith(RELAY_KEY)]
         found = {key: why for key in relayed if (why := self.connections.problem(key))}
         for key in sorted(found.keys() - self._lost_routes.keys()):
@@ -258,7 +258,7 @@ class Runner:
 
     @property
     def problems(self) -> list[str]:
-        """Why mail can go nowhere by the configuration, a sentence for each queue key."""
+        """The reasons for mail without a route in the configuration, a sentence for each queue key."""
         found = {key: why for key, why in self._lost_routes.items() if key in self._agenda}
         for site in self._sites.values():
             found |= site.problems
@@ -269,7 +269,7 @@ class Runner:
         return self.return_path is not None and self.return_path.is_of_one(message)
 
     def policy(self, key: str, tenant: str) -> SettlementPolicy:
-        """What decides on results for a key and a tenant."""
+        """The settlement policy for a key and a tenant."""
         found = self._policies.get((key, tenant))
         if found is None:
             if len(self._policies) >= 10_000:
@@ -280,7 +280,7 @@ class Runner:
     # ---------------------------------------------------------------------- leases
 
     def note(self, key: str, due: float) -> None:
-        """A key has work at a time."""
+        """Record that a key has work at a time."""
         if key in self._site_of:
             return
         known = self._agenda.get(key)
@@ -311,13 +311,13 @@ class Runner:
         taken = {key for lease in leases for key in lease.keys}
         for key in keys:
             if key not in taken:
-                self.note(key, now + POLL)  # another node has it, or nothing is there any more: looked at again
+                self.note(key, now + POLL)  # another node has it, or it has no work any more: try again
         await self._learn([self._begin_site(lease) for lease in leases])
 
     async def _learn(self, sites: list[SiteRunner], came: Mapping[str, float] = MappingProxyType({})) -> None:
-        """Read what work sites have, and let them begin; ``came``: what is new of a key is due then or later.
+        """Read the work of sites, and let them begin; ``came``: the earliest due time of new work, by key.
 
-        The head of a sub-queue may be a recipient that is in hand: taken for new, it would have all be read again.
+        The head of a sub-queue may be a recipient in hand: counted as new, it would cause a complete second read.
         """
         if not sites:
             return
@@ -354,21 +354,21 @@ class Runner:
         return site
 
     def lost(self, recipient: QueuedRecipient, message: QueuedMessage, *, machine: bool) -> Settlement:
-        """What becomes of a recipient that was marked, or in hand, when what delivered it died."""
+        """The settlement of a recipient that was marked, or in hand, when its process died."""
         work, policy = RecipientWork.of(recipient, message), self.policy(recipient.key, recipient.tenant)
         return settlement.after_loss(
             work, policy, machine=machine, now=self.wall(), chance=self.chance(), node=self.node
         )
 
     def lose(self, site: SiteRunner) -> None:
-        """A lease is not this node's any more, or not for long."""
+        """Stop serving a site whose lease this node has lost, or soon loses."""
         if site.lost:
             return
         log.warning("the lease of %s is lost: its mail is another node's, or is taken again", site.lease.site)
         site.lose("the lease of this site is lost")
 
     def _retire(self, now: float) -> None:
-        """Give up sites without work, and forget those that were lost."""
+        """Give back sites without work, and drop lost ones."""
         gone = [site for site in self._sites.values() if site.at_rest and self._is_idle(site, now)]
         for site in gone:
             site.end()
@@ -383,16 +383,16 @@ class Runner:
             self.spawn(self._give_back(leases))
 
     def _to_give_back(self, gone: Collection[SiteRunner]) -> list[list[Lease]]:
-        """The leases of sites that are given up, and those that could not be given back so far, in groups.
+        """The leases of retired sites, and those that could not be given back so far, in groups.
 
-        One that was lost may still be this node's, as far as the store knows: nobody else could take it then.
+        The store may still assign a lost one to this node: then no other node could take it.
         """
         kept = [*self._returning, *(site.lease for site in gone if not site.lost)]
         self._returning = []
         return [leases for leases in (kept, *([site.lease] for site in gone if site.lost)) if leases]
 
     async def _give_back(self, leases: list[Lease]) -> None:
-        """Give leases back, at the next look if not now: nobody can serve what the store takes for this node's."""
+        """Give leases back, or retry at the next look: no other node can serve a site leased to this one."""
         try:
             await self.store.give_back(leases)
         except QueueUnavailable:
@@ -405,13 +405,13 @@ class Runner:
         return site.lost or due is None or due > now + HORIZON
 
     def _yield(self, surplus: int) -> None:
-        """Let other nodes have some sites: those with the least under way, which is brought to its end."""
+        """Yield some sites to other nodes: those with the fewest attempts, which run to their end."""
         sites = sorted((site for site in self._sites.values() if not site.lost), key=lambda site: len(site.workers))
         for site in sites[:surplus]:
             site.lose("another node is to have this site")
 
     async def _look(self, arrivals: Arrivals) -> None:
-        """Take in what changed."""
+        """Process changes of the store."""
         if arrivals.drain and not self.drained:
             log.info("this node was asked to leave: it ends what is under way and gives its sites back")
             self.drained = True
@@ -438,11 +438,11 @@ class Runner:
         await self._learn(list(known), came)
 
     def _remember(self, key: str, due: float) -> None:
-        """A key has something new that was not read so far; what fails meanwhile makes nobody forget it."""
+        """Record new work of a key until it is read, so that no error in between loses it."""
         self._unlearned[key] = min(self._unlearned.get(key, due), due)
 
     async def _begin_rules(self) -> None:
-        """Read the rules as the configuration has them; tried again after an error, and where it changes meanwhile."""
+        """Set and read the rules for the configuration; retried after an error, and if it changes meanwhile."""
         self._rules_read = True
         try:
             await self._hold_all_or_nothing()
@@ -452,7 +452,7 @@ class Runner:
             raise
 
     async def _hold_all_or_nothing(self) -> None:
-        """Let a rule stand as long as the configuration says that nothing is to be delivered."""
+        """Keep a hold rule as long as the configuration has ``deliver = "none"``."""
         standing = [rule for rule in await self.store.rules() if rule.by == CONFIGURATION]
         if self.config.deliver is Deliver.NONE and not standing:
             reason = 'mail is kept and not delivered (deliver = "none")'
@@ -480,7 +480,7 @@ class Runner:
     # ----------------------------------------------------------------------- slots
 
     def acquire_slot(self, site: SiteRunner) -> bool:
-        """Take one of all connections; False if there is none: the site is told when one is free."""
+        """Take one of all connections; False if there is none: the site is pumped when one is free."""
         if self._slots > 0:
             self._slots -= 1
             site.waits_for_slot = False
@@ -492,12 +492,12 @@ class Runner:
         return False
 
     def release_slot(self) -> None:
-        """Give one back; the sites that wait may have it, the one that waits longest first.
+        """Give one back, for the waiting sites, in order of their waits.
 
-        A site may have no use for it any more, so they are asked until none is left, and before anybody else is.
+        A site may not need it any more, so all of them are pumped until no connection is left, before any other site.
         """
         self._slots += 1
-        if self._giving_slots:  # by the pump of a site that was asked: the loop below goes on
+        if self._giving_slots:  # called from the pump of such a site: the loop below continues
             return
         self._giving_slots = True
         try:
@@ -523,17 +523,17 @@ class Runner:
     # ---------------------------------------------------------------------- report
 
     async def _report(self) -> None:
-        """Say how the sites are served whose state changed, and those that something holds back."""
+        """Report the status of sites that changed, are dead, or have problems."""
         now, wall = self.loop.time(), self.wall()
-        told = [site for site in self._sites.values() if site.changed or site.window.dead or site.problems]
-        for site in told:
+        reported = [site for site in self._sites.values() if site.changed or site.window.dead or site.problems]
+        for site in reported:
             site.changed = False
-        if told:
-            await self.store.report([site.status(now, wall) for site in told])
+        if reported:
+            await self.store.report([site.status(now, wall) for site in reported])
 
     @property
     def state(self) -> Mapping[str, int]:
-        """How much is under way, for health and metrics."""
+        """Numbers of current work, for health and metrics."""
         return {
             "sites": len(self._sites),
             "dead_sites": sum(site.window.dead for site in self._sites.values()),

@@ -1,16 +1,15 @@
-"""One site under lease: reads what is due, opens connections as far as its window and rates allow, takes verdicts.
+"""Serves one leased site: reads due recipients, opens connections within its window and rates, handles verdicts.
 
-:class:`SiteRunner` holds what limits a site (``zsmtp.queue.shaping``) and the work of its keys (``zsmtp.queue.site``);
-:meth:`SiteRunner.pump` does what can be done now, and is called whenever something changed. A :class:`SiteWorker` is
-one connection: it takes one delivery after the other, and hands the engine further ones while messages are on their
-way.
+:class:`SiteRunner` has the limits of a site (``zsmtp.queue.shaping``) and the work of its keys (``zsmtp.queue.site``);
+:meth:`SiteRunner.pump` does all that is possible now, and is called after every change. A :class:`SiteWorker` is one
+connection: it takes one delivery after the other, and gives the engine further ones while messages are in transmission.
 
-Mail that can go nowhere by the configuration (:meth:`~zsmtp.queue.connections.Connections.problem`) waits: none of it
-is read but for expiry and warnings, and it goes on when the configuration is another one.
+Mail without a route in the configuration (:meth:`~zsmtp.queue.connections.Connections.problem`) waits: it is read only
+for expiry and warnings, until the configuration changes.
 
-A delivery for which no session came about, beside others that stand, or whose turn it was only in a row behind such a
-one, goes back as it was: no attempt is counted for it. Where none stands, the first delivery of the connection has been
-tried, and its failure is the site's: after as many failures in a row as the window is wide one probe at a time is made.
+If a session fails while others of the site are open, its delivery, and those in line behind it, are put back without a
+counted attempt. If none is open, the first delivery of the connection counts as tried, and its failure is one of the
+site: after as many failures in a row as the window is wide, the site gets one probe at a time.
 """
 
 from __future__ import annotations
@@ -38,17 +37,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zsmtp.queue")
 
-POLL = 1.0  # seconds between looks where nothing announces news
-REVIEW = 300.0  # seconds between two looks through what waits for a site that gets no mail
-REVIEW_PAGE = 500  # recipients looked through at a time
-LONGEST_WAIT = 60.0  # seconds until what can be done is looked at again
+POLL = 1.0  # seconds between polls for changes without an event
+REVIEW = 300.0  # seconds between two reviews of a site that gets no mail
+REVIEW_PAGE = 500  # recipients reviewed at a time
+LONGEST_WAIT = 60.0  # seconds until the next pump at the latest
 CLAIM_OCTETS = 8 << 20  # of content read at a time
-PATIENCE = 2.0  # seconds that deliveries wait for connections that take none before another one is opened
-SHARE = 30  # deliveries that wait for each connection before another one is opened beside it
+PATIENCE = 2.0  # seconds that deliveries wait for busy connections before another one is opened
+SHARE = 30  # deliveries waiting for each connection before another one is opened beside it
 
 
 class ActiveDelivery:
-    """One delivery under way: its group, and who of it has no verdict."""
+    """One running delivery: its group, and its recipients without a verdict."""
 
     __slots__ = ("generation", "group", "key", "mark_asked", "marked", "open", "said", "started")
 
@@ -58,19 +57,19 @@ class ActiveDelivery:
         self.started = started
         self.generation = key.generation
         self.open = set(range(len(group.recipients)))
-        self.marked: set[int] = set()  # whose message may be complete at the server
-        self.mark_asked = False  # a mark may stand in the store
-        self.said: set[bool] = set()  # whether it showed the site to be well, or unwell
+        self.marked: set[int] = set()  # recipients whose message may be complete at the server
+        self.mark_asked = False  # the store may have a mark
+        self.said: set[bool] = set()  # the results it counted for the site: refused or not
 
     def close(self) -> None:
-        """Let go of a content in a file."""
+        """Close the file of a content."""
         content = self.group.content
         if content is not None and not isinstance(content, bytes):
             content.close()
 
 
 class SiteRunner:
-    """A site of one node, as long as the lease is held."""
+    """A site of one node, for the duration of the lease."""
 
     def __init__(self, runner: Runner, lease: Lease) -> None:
         self._runner = runner
@@ -87,16 +86,16 @@ class SiteRunner:
         self.waits_for_slot = False
         self.problems: dict[str, str] = {}
         """Why mail can go nowhere by the configuration, by queue key."""
-        self.lost = False  # the lease is another's
+        self.lost = False  # another node has the lease
         self.changed = True  # since the last report
-        self._taken: dict[str, float] = {}  # when something was taken last, by key
+        self._taken: dict[str, float] = {}  # when a delivery was taken last, by key
         self._wake: asyncio.TimerHandle | None = None
         self._paused_until = 0.0
         self._next_review = runner.loop.time() + REVIEW
         self._reviewing = False
         self._routed: set[str] = set()  # keys that are known to have no problem
         self._came: set[str] = set()  # keys that got work since the last review began
-        self._waiting: dict[str, float] = {}  # since when keys with deliveries that could begin have none that does
+        self._waiting: dict[str, float] = {}  # by key: since when ready deliveries wait without one that begins
         for key in lease.keys:
             self.key_queue(key)
 
@@ -120,23 +119,23 @@ class SiteRunner:
 
     @property
     def next_due(self) -> float | None:
-        """When the next recipient that was not read is due."""
+        """The due time of the next recipient that was not read."""
         return min((due for key in self.keys.values() if (due := key.next_due) is not None), default=None)
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing of it is in anybody's hands."""
+        """Whether no recipient is in hand, and no connection or read is active."""
         return not self.workers and not any(key.in_hand or key.reading for key in self.keys.values())
 
     @property
     def sessions(self) -> int:
-        """Sessions that stand."""
+        """The number of open sessions."""
         return sum(worker.connection.is_open for worker in self.workers)
 
     # ------------------------------------------------------------------- reading
 
     def learn(self, head: Head) -> None:
-        """There is work in one of its sub-queues."""
+        """Record work in one of its sub-queues."""
         self._came.add(head.sub_queue.key)
         self.key_queue(head.sub_queue.key).learn(head.sub_queue, head.due)
 
@@ -158,7 +157,7 @@ class SiteRunner:
         self.pump()
 
     def _usable(self, key: KeyQueue, claimed: Claimed) -> bool:
-        """Whether a recipient that was read is to be delivered; what else becomes of it is on its way then."""
+        """Whether to deliver a recipient that was read; if not, its settlement has begun."""
         runner = self._runner
         now = runner.wall()
         work = RecipientWork.of(claimed.recipient, claimed.message)
@@ -168,7 +167,7 @@ class SiteRunner:
             if applied is None:
                 return True
             result = applied.settlement
-            if result is None:  # it stays where it is, and its sender is warned as of any other delay
+            if result is None:  # it stays, and its sender is warned as of any other delay
                 policy = runner.policy(work.recipient.key, work.recipient.tenant)
                 result = settlement.warning(work, policy.retry, now)
         if result is not None:
@@ -177,13 +176,13 @@ class SiteRunner:
         return False
 
     def forget(self) -> None:
-        """Read everything anew: rows changed, or rules did."""
+        """Read everything again, because rows or rules changed."""
         for key in self.keys.values():
             key.forget()
         self.pump()
 
     async def review(self) -> None:
-        """Look through all recipients for what has expired and for senders to be warned. One review at a time."""
+        """Review all recipients for expiry and delay warnings. One review at a time."""
         self._reviewing = True
         try:
             await self._review()
@@ -214,12 +213,12 @@ class SiteRunner:
                 break
             await asyncio.sleep(0)
         for name in self.problems.keys() - found - self._came:
-            self.keys[name].nothing_left()  # nobody reads it, so nobody else would find that out
+            self.keys[name].nothing_left()  # it is not read otherwise, so only the review can detect that
 
     # ---------------------------------------------------------------- connecting
 
     def pump(self) -> None:
-        """Do what can be done now: read more, open connections; or wait until something can be done."""
+        """Do all that is possible now: read more, open connections; or set a timer for the next possible work."""
         runner = self._runner
         if self.lost or runner.stopping:
             return
@@ -249,21 +248,21 @@ class SiteRunner:
             self._wake_in(min(due - wall, LONGEST_WAIT))
 
     def _is_to_be_reviewed(self, blocked: float, now: float) -> bool:
-        """Whether recipients are to be looked through that nobody reads, or that wait for their turn for long."""
+        """Whether to review recipients that are not read, or that wait for their turn for long."""
         waiting = max([self._waits(key, now) for key in self.keys.values()], default=0.0) >= REVIEW
         if self._reviewing or now < self._next_review:
             return False
         return blocked > 0 or waiting or bool(self.problems or self._runner.rules)
 
     def _waits(self, key: KeyQueue, now: float) -> float:
-        """How long deliveries of a key have been waiting, none of them having begun."""
+        """How long deliveries of a key have been waiting without one that began."""
         if not key.ready:
             self._waiting.pop(key.key, None)
             return 0.0
         return now - self._waiting.setdefault(key.key, now)
 
     def _is_routed(self, key: KeyQueue) -> bool:
-        """Whether mail of a key can go anywhere. If not, it waits, none of it in hand, so that it may expire."""
+        """Whether there is a route for mail of a key. Otherwise it waits, not in hand, so that it may expire."""
         if key.key in self._routed:
             return True
         problem = self._runner.connections.problem(key.key)
@@ -281,19 +280,19 @@ class SiteRunner:
         return True
 
     def reroute(self) -> None:
-        """Relays and routes are others now."""
+        """Apply changed relays and routes."""
         self._routed.clear()
         self.pump()
 
     def _blocked_for(self, now: float) -> float:
-        """For how many seconds nothing may begin here; 0.0 if something may."""
+        """Seconds for which no delivery may begin here; 0.0 if one may."""
         paused = max(self._paused_until - now, 0.0)
         if self.window.dead:
             return POLL if self.workers else max(self.probes.at - now, paused)  # one probe at a time
         return max(self.messages.wait(now)[0], self.recipients.wait(now)[0], paused)
 
     def pause(self) -> None:
-        """Begin nothing for a moment: what every delivery needs could not be had from the store."""
+        """Begin no delivery for a moment, because the store failed."""
         self._paused_until = self._runner.loop.time() + POLL
 
     def _open_connections(self, now: float) -> None:
@@ -303,8 +302,8 @@ class SiteRunner:
         keys = [one for one in self.keys.values() if one.ready and one.key not in self.problems]
         for key in sorted(keys, key=lambda one: -one.ready):
             mine = sum(worker.key is key for worker in self.workers)
-            # A connection takes messages one behind the other. Another is opened for what is beyond its share, or if
-            # none has been taken for a while although those there are stand.
+            # A connection takes messages one after the other. Another is opened for deliveries beyond its share, or if
+            # the open ones have taken none for a while.
             impatient = mine > 0 and key.ready > 0 and self._is_slow(key, now)
             while len(self.workers) < allowed and (key.ready > mine * SHARE or impatient):
                 wait, _ = self.opening.wait(now)
@@ -323,7 +322,7 @@ class SiteRunner:
                 self._wake_in(PATIENCE)
 
     def _is_slow(self, key: KeyQueue, now: float) -> bool:
-        """Whether the connections of a key stand and have taken nothing for a while."""
+        """Whether the connections of a key are open and have taken no delivery for a while."""
         if now - self._taken.get(key.key, now) < PATIENCE:
             return False
         return all(worker.connection.is_open for worker in self.workers if worker.key is key)
@@ -342,7 +341,7 @@ class SiteRunner:
         self.pump()
 
     def lose(self, why: str) -> None:
-        """The lease is another's, or is about to be: nothing more begins."""
+        """Begin no more deliveries, because the lease is lost, or is about to be."""
         self.lost = True
         self.end()
         for key in self.keys.values():
@@ -351,7 +350,7 @@ class SiteRunner:
             worker.connection.stop(why, at_once=False)
 
     def end(self) -> None:
-        """No timer goes off any more."""
+        """Cancel the timer."""
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
@@ -361,7 +360,7 @@ class SiteRunner:
     def take(self, key: KeyQueue, *, riding: bool = False) -> Group | None:
         """The next group for a connection of this key; None if none may begin now.
 
-        ``riding``: beside others under way, so only one whose content is there.
+        ``riding``: pipelined beside others, so only one with a loaded content.
         """
         runner = self._runner
         if runner.stopping or runner.results.problem or self.lost or key.key in self.problems:
@@ -384,7 +383,7 @@ class SiteRunner:
         return group
 
     def decided(self, job: ActiveDelivery, index: int, verdict: Verdict) -> None:
-        """A recipient of a delivery has its verdict."""
+        """Settle a recipient of a delivery by its verdict."""
         runner, key = self._runner, job.key
         recipient = job.group.recipients[index]
         job.open.discard(index)
@@ -410,14 +409,14 @@ class SiteRunner:
         job.close()
 
     def broke(self, job: ActiveDelivery, error: Exception) -> None:
-        """A connection ended by a fault of this program: whoever may have been sent to its end is in doubt."""
+        """Settle a delivery after a fault of this program: recipients that may have the message are in doubt."""
         verdict = from_loss(LocalError(f"this program failed: {type(error).__name__}: {error}"), "", None)
         for index in sorted(job.open):
             self.decided(job, index, in_doubt(verdict) if index in job.marked else verdict)
         job.close()
 
     def died(self, job: ActiveDelivery) -> None:
-        """What carried it out is dead: whoever may have been sent to its end is in doubt, the others go back."""
+        """Settle a delivery whose process died: recipients that may have the message are in doubt, others go back."""
         for index in sorted(job.open & job.marked):
             result = self._runner.lost(job.group.recipients[index], job.group.message, machine=False)
             self._runner.results.add(self, job.key, result)
@@ -425,16 +424,16 @@ class SiteRunner:
         self.put_back(job)
 
     def unreadable(self, job: ActiveDelivery, error: QueueError) -> None:
-        """The content of a message cannot be had."""
+        """Settle a delivery whose content cannot be read."""
         self._settle_all(job, from_loss(ContentError(str(error)), "", None, level=Scope.MESSAGE))
 
     def put_back(self, job: ActiveDelivery) -> None:
-        """What of a delivery has no verdict is as it was before: nothing was tried for it."""
+        """Put recipients without a verdict back unchanged: no attempt was made for them."""
         recipients = [job.group.recipients[index] for index in sorted(job.open)]
         job.open.clear()
         if not recipients:
             job.close()
-        elif job.mark_asked:  # a mark that stayed would say that it may have been sent
+        elif job.mark_asked:  # a remaining mark would mean that it may have been sent
             for recipient in recipients:
                 self._runner.results.add(self, job.key, settlement.unchanged(recipient))
             job.close()
@@ -446,7 +445,7 @@ class SiteRunner:
             job.key.put_back(Group(job.group.message, recipients, job.group.content))
 
     def _answered(self, verdict: Verdict, *, refused: bool) -> None:
-        """What a verdict says of the site."""
+        """Update window and probes of the site by a verdict."""
         was_dead = self.window.dead
         if not refused:
             self.window.good(len(self.workers))
@@ -460,19 +459,19 @@ class SiteRunner:
                 self.dead_reason = settlement.words_of(verdict)[0]
                 self.probes.failed(self._runner.loop.time(), self._runner.chance())
                 for key in self.keys.values():
-                    key.forget()  # nothing is in hand while nothing can begin: it may expire
+                    key.forget()  # no recipient is in hand while none can begin: it may expire
                 if not was_dead:
                     log.warning("%s does not answer, one probe at a time: %s", self.lease.site, self.dead_reason)
         self.changed = self.changed or was_dead != self.window.dead
 
     def written(self, results: Sequence[tuple[KeyQueue, Settlement]]) -> None:
-        """Results are in the store."""
+        """Called when these results are in the store."""
         for key, result in results:
             recipient = key.done(*recipient_of(result))
             if recipient is None or not isinstance(result, Deferred):
                 continue
             if result.hold:
-                if not self._runner.rules.stands(result.hold):  # it was deleted meanwhile, and the store holds nothing
+                if not self._runner.rules.stands(result.hold):  # deleted meanwhile: the store has no hold by it
                     key.forget()
             elif result.key is None:
                 key.learn(recipient.sub_queue, result.due)
@@ -481,7 +480,7 @@ class SiteRunner:
         self.pump()
 
     def status(self, now: float, wall: float) -> SiteStatus:
-        """How it is served, for others to see."""
+        """The status of the site, for other processes."""
         wait, rate = self.messages.wait(now)
         other, other_rate = self.recipients.wait(now)
         if other > wait:
@@ -503,9 +502,9 @@ class SiteRunner:
 
 
 def _refuses(verdict: Verdict) -> bool:
-    """Whether a verdict shows that a site takes no mail now, or too much comes at a time.
+    """Whether a verdict shows that a site accepts no mail now, or gets too much at a time.
 
-    A domain that does not exist, or takes no mail at all, has no site to be spared: all its mail fails at once.
+    A domain that does not exist, or never accepts mail, needs no protection: all its mail fails at once.
     """
     if verdict.fate is Disposition.FAILED and verdict.peer is None:
         return False
@@ -513,7 +512,7 @@ def _refuses(verdict: Verdict) -> bool:
 
 
 class SiteWorker:
-    """One connection of a site at work."""
+    """The task of one connection of a site."""
 
     def __init__(self, runner: Runner, site: SiteRunner, key: KeyQueue) -> None:
         self.site = site
@@ -524,7 +523,7 @@ class SiteWorker:
         self._first: Ledger | None = None
         self._sent = 0
         self._leaving = False
-        self._denied = False  # leave to complete a message
+        self._denied = False  # the permission to complete a message
         self.connection: Connection[Any] = runner.connections.connection(
             key.key, self._allow, site=site.lease.site, in_turn=bool(site.limits.messages or site.limits.recipients)
         )
@@ -571,7 +570,7 @@ class SiteWorker:
             self.site.put_back(job)
 
     async def _begin_loaded(self, group: Group) -> Entrusted | None:
-        """A delivery for a group; its content is loaded first, if it was too large to be read with it."""
+        """A delivery for a group, after loading a content that was too large for the claim."""
         if group.content is None:
             job = ActiveDelivery(self.key, group, self._runner.wall())
             try:
@@ -614,21 +613,21 @@ class SiteWorker:
         return delivery
 
     def _more(self) -> Entrusted | None:
-        """Another delivery for the engine, beside those under way."""
+        """Another delivery for the engine, beside the running ones."""
         if self._leaving or self._runner.slot_wanted(self.site):
             return None
         group = self.site.take(self.key, riding=True)
         return None if group is None else self._begin(group)
 
     def _not_begun(self, delivery: Entrusted) -> None:
-        """The connection had it in hand and could not begin it: another one may."""
+        """Put back a delivery that the connection took and could not begin."""
         job = self._jobs.pop(delivery.ledger, None)
         if job is not None:
             self.site.put_back(job)
             self.site.pump()
 
     def _returns(self, delivery: Entrusted, verdict: Verdict) -> bool:
-        """Whether a delivery goes back that no server decided about."""
+        """Whether a delivery without a server's decision goes back."""
         site = self.site
         if verdict.in_doubt:
             return False
@@ -639,14 +638,14 @@ class SiteWorker:
             return False
         others = site.sessions - self.connection.is_open
         if others:
-            site.window.limit(others)  # the server takes no more connections than these
+            site.window.limit(others)  # the server accepts no more connections than these
         elif delivery.ledger is self._first:
-            return False  # it was tried, and the failure is the site's
+            return False  # it was tried, and the failure is one of the site
         self._leaving = True
         return True
 
     async def _allow(self, asked: Sequence[tuple[Entrusted, tuple[int, ...]]]) -> bool:
-        """Write down that these may be complete at the server from now on."""
+        """Commit marks: these may be complete at the server from now on."""
         runner, site = self._runner, self.site
         jobs = [(self._jobs[delivery.ledger], indexes) for delivery, indexes in asked]
         attempts = [job.group.recipients[index].next_attempt for job, indexes in jobs for index in indexes]
@@ -655,7 +654,7 @@ class SiteWorker:
             return False
         before = [job.mark_asked for job, _ in jobs]
         for job, _ in jobs:
-            job.mark_asked = True  # whatever ends the wait: it may be written by then
+            job.mark_asked = True  # set first: the mark may be written even if the wait fails
         try:
             allowed = await runner.store.mark(site.lease, attempts)
         except QueueUnavailable as error:  # it was not written, or will be written again
@@ -675,7 +674,7 @@ class SiteWorker:
         return True
 
     async def _idle(self) -> bool:
-        """Keep the session for a while; whether there may be work again."""
+        """Keep the session open for a while; returns whether there may be work again."""
         if not self.connection.is_open or self._runner.stopping or self._runner.slot_wanted(self.site):
             return False
         self.idles = True

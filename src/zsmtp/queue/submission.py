@@ -1,15 +1,15 @@
-"""From an envelope and a header to what a store is given: the one place where a message becomes a queued one.
+"""Makes a queued message from an envelope and a header: the one place where messages enter the queue.
 
-Every way in (library, listeners, ``sendmail``, imports, notices) comes here with an :class:`~zsmtp.proto.plan.Envelope`
-of checked addresses and the header block, and gets a :class:`~zsmtp.queue.store.NewMessage`: recipients with their
-queue keys, when it is due and when it is given up, and what of its header decides later (whether it is automatic,
-RFC 3834; whether it may be sent without TLS, RFC 8689 5). A message that went round in circles is refused here
-(RFC 5321 6.3). Nothing is looked up: a key is the recipient's domain, or the relay that the configuration routes it to.
+All intakes (library, listeners, ``sendmail``, imports, notices) pass an :class:`~zsmtp.proto.plan.Envelope` of checked
+addresses and the header block, and get a :class:`~zsmtp.queue.store.NewMessage`: recipients with their queue keys, the
+due and expiry times, and the facts of the header for later decisions (whether it is automatic, RFC 3834; whether it may
+be sent without TLS, RFC 8689 5). A message in a loop is refused (RFC 5321 6.3). There are no lookups: a key is the
+recipient's domain, or the relay that the configuration routes it to.
 
-What the configuration makes of the addresses (``zsmtp.queue.addressrules``) is done here, too; a second message with
-the same idempotency key is compared with the envelope as it was given.
+The address rules of the configuration (``zsmtp.queue.addressrules``) apply here, too; a second message with the same
+idempotency key is compared by the envelope as given.
 
-Content is added by whoever has it: :meth:`Submitter.message` takes it whole, an upload comes in parts.
+The caller adds the content: :meth:`Submitter.message` takes it whole, an upload in parts.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from zsmtp.queue.notices import Automatic, automatic
 from zsmtp.queue.store import NewMessage, NewRecipient
 
 RELAY_KEY = "relay:"
-REDIRECTED = 10  # addresses that are noted of a message which goes to another one
+REDIRECTED = 10  # original addresses that are stored with a redirected message
 MAX_HOPS = 100  # Received fields (RFC 5321 6.3 asks for at least 100)
-MAX_DELAY = 366 * 86400.0  # seconds that a message may be kept back for (RFC 4865 leaves the limit to each server)
+MAX_DELAY = 366 * 86400.0  # seconds for which a message may be held (RFC 4865 leaves the limit to each server)
 
 
 def queue_key(destinations: Destinations, address: bytes, sender: bytes = b"") -> str:
     """The queue key of a recipient of mail from ``sender``: its domain, or its relay.
 
-    A domain is in lower case, with A-labels; of a relay it is ``relay:`` with its user, if there is one, host and port,
-    and a hash of its settings where these alone tell it from another one.
+    A domain is in lower case, with A-labels; a relay is ``relay:`` with its user, if there is one, host and port, and a
+    hash of its settings if only these distinguish it from another one.
     """
     destination = destinations.of(address, sender)
     relay = destination.relay
@@ -47,7 +47,7 @@ def queue_key(destinations: Destinations, address: bytes, sender: bytes = b"") -
 
 
 def destination_of(destinations: Destinations, key: str) -> Destination:
-    """Where the mail of a queue key goes. Raises ConfigError for a relay that is not configured, or one of several."""
+    """The destination of a queue key. Raises ConfigError for a relay that is not configured, or is one of several."""
     if not key.startswith(RELAY_KEY):
         return destinations.of(b"postmaster@" + key.encode())
     found = destinations.relayed(key[len(RELAY_KEY) :])
@@ -57,7 +57,7 @@ def destination_of(destinations: Destinations, key: str) -> Destination:
 
 
 def lost_route(destinations: Destinations, key: str) -> str:
-    """Why the mail of a queue key can go nowhere by a configuration; "" if it can."""
+    """Why a configuration has no route for a queue key; "" if it has one."""
     try:
         destination_of(destinations, key)
     except ConfigError as error:
@@ -68,7 +68,7 @@ def lost_route(destinations: Destinations, key: str) -> str:
 class Submitter:
     """Makes queued messages. ``destinations`` are those of the configuration that delivers them.
 
-    Raises ConfigError for relays that a queue cannot tell apart.
+    Raises ConfigError for relays that a queue cannot distinguish.
     """
 
     def __init__(self, destinations: Destinations, config: QueueConfig) -> None:
@@ -91,12 +91,11 @@ class Submitter:
         idempotency_key: str = "",
         options: Mapping[str, object] | None = None,
     ) -> NewMessage:
-        """The message to be given to a store.
+        """The message for a store.
 
         ``header`` is the header block, ``content`` all octets of the message (empty for an upload). ``not_before`` and
         ``expires`` are POSIX times, ``name`` is the Message-ID. ``options`` are added to those that follow from
-        envelope and header. The time of release that an envelope asks for counts as ``not_before``. Raises
-        SubmissionError.
+        envelope and header. The time of release in an envelope counts as ``not_before``. Raises SubmissionError.
         """
         release = envelope.options.release(now)
         if release is not None and not_before is not None:
@@ -127,7 +126,7 @@ class Submitter:
         )
 
     def recipients(self, envelope: Envelope) -> Sequence[NewRecipient]:
-        """The recipients that an envelope goes to, with their queue keys."""
+        """The recipients of an envelope, with their queue keys."""
         return self._recipients(self._config.addresses.apply(envelope))
 
     def _recipients(self, envelope: Envelope) -> Sequence[NewRecipient]:
@@ -177,22 +176,22 @@ class Submitter:
 
 
 def kept(options: MailOptions) -> dict[str, object]:
-    """What a row keeps of the options among its own: not the priority, which has a column, nor the time of release."""
+    """The options to store in a row: without the priority, which has its own column, and the time of release."""
     plain: dict[str, object] = {**options.unheld().given()}
     plain.pop("priority", None)
     return plain
 
 
 class WithOptions(Protocol):
-    """A message as far as its options go: see :class:`~zsmtp.queue.states.QueuedMessage`."""
+    """A message with options: see :class:`~zsmtp.queue.states.QueuedMessage`."""
 
     @property
     def options(self) -> Mapping[str, object] | None:
-        """What was asked for it, as plain values."""
+        """The requested options, as plain values."""
 
     @property
     def priority(self) -> int:
-        """Its priority, 0 if none was asked for."""
+        """Its priority, 0 if none was requested."""
 
 
 def restored(message: WithOptions) -> MailOptions:
@@ -203,9 +202,9 @@ def restored(message: WithOptions) -> MailOptions:
 
 
 def digest(envelope: Envelope, content: bytes | Iterable[bytes]) -> bytes:
-    """What a second submission with the same idempotency key must equal: a hash over envelope and content.
+    """The digest for an idempotency key: a hash over envelope and content, equal for the same submission.
 
-    The content is whole, or comes in blocks; how it is divided makes no difference.
+    The content is whole, or in blocks of any sizes.
     """
     state = blake2b(digest_size=16)
     for part in (envelope.sender, *(one.address for one in envelope.recipients)):

@@ -1,8 +1,8 @@
-"""Housekeeping, in pieces: what nobody needs any more, and recipients of large uploads that are to be let go.
+"""Housekeeping, in pieces: deletes data that is out of use, and releases the recipients of large uploads.
 
-Each function is a piece in a transaction of the writer and answers how many rows it removed. Nothing here has to be on
-the disk when it is done: what a crash undoes is done again. Any number of nodes may sweep at the same time: rows that
-another one has locked are passed over.
+Each function is a piece in a transaction of the writer and returns how many rows it removed. Nothing here has to be
+durable: the next sweep repeats work that a crash undoes. Any number of nodes may sweep at the same time: rows that
+another one has locked are skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zsmtp.queue.sql import ARRIVING
 from zsmtp.queue.states import milliseconds
 
 NEWS_KEPT = 300.0
-"""Seconds that news are kept for nodes that look seldom; one that was silent for longer has lost its leases."""
+"""Seconds that news are kept for slow nodes; one that read none for longer has lost its leases."""
 _NODES_KEPT = 3600.0  # seconds that a node is listed after its death
 _MESSAGES = 200
 _CHUNKS = 64  # of 256 KiB
@@ -34,7 +34,7 @@ _COUNTERS = 20_000
 
 
 class SweepMemory:
-    """What a store remembers between sweeps."""
+    """The state of a store between sweeps."""
 
     def __init__(self) -> None:
         self.message = 0
@@ -61,7 +61,7 @@ def uploads(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[i
     ).fetchall()
     done = 0
     for (message,) in rows:
-        db.execute("UPDATE zsmtp_upload SET touched = 0 WHERE message = %s", (message,))  # no part is taken now
+        db.execute("UPDATE zsmtp_upload SET touched = 0 WHERE message = %s", (message,))  # it accepts no more parts
         removed = _delete_recipients(db, message) + _delete_content(db, message)
         if not removed:
             db.execute("DELETE FROM zsmtp_upload WHERE message = %s", (message,))
@@ -72,7 +72,7 @@ def uploads(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[i
 
 
 def finished(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
-    """Delete messages of which nothing is left."""
+    """Delete messages without recipients and owed notices."""
     db = transaction.db
     rows = db.execute(
         "DELETE FROM zsmtp_maybe_finished WHERE ctid IN "
@@ -117,7 +117,7 @@ def _delete_content(db: Connection, message: int) -> int:
 
 
 def idempotency(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
-    """Delete idempotency keys of messages whose last end is a week ago."""
+    """Delete idempotency keys of messages whose last end was a week ago."""
     db = transaction.db
     piece = pieces[0]
     before = milliseconds(piece.now - KEYS_KEPT)
@@ -141,7 +141,7 @@ def idempotency(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> li
 
 
 def news(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
-    """Delete news that every node could see for :data:`NEWS_KEPT`. They are not counted: there are always some."""
+    """Delete news that every node could read for :data:`NEWS_KEPT`. They are not counted: there are always some."""
     db = transaction.db
     piece = pieces[0]
     known = piece.memory.snapshots
@@ -161,7 +161,7 @@ def news(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]
 
 
 def counters(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
-    """Sum up what was added to counters; the sums are not counted."""
+    """Sum up the additions to counters; these rows are not counted."""
     db = transaction.db
     totals: dict[str, int] = {}
     rows = db.execute(
@@ -179,7 +179,7 @@ def counters(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[
 
 
 def orphans(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
-    """Delete what dead nodes left: doubts and marks that were settled, statuses of sites without an owner,
+    """Delete the rows of dead nodes: settled doubts and marks, statuses of sites without an owner,
     the nodes.
     """
     db = transaction.db
@@ -189,7 +189,7 @@ def orphans(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[i
         "DELETE FROM zsmtp_doubt d WHERE NOT EXISTS (SELECT 1 FROM zsmtp_recipient r "
         "WHERE r.message = d.message AND r.number = d.number AND r.attempts + 1 = d.attempt)"
     ).rowcount
-    done += db.execute(  # of marks whose commit was not answered
+    done += db.execute(  # marks whose commit had no reply
         "DELETE FROM zsmtp_mark t WHERE NOT EXISTS (SELECT 1 FROM "
         "unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt) JOIN zsmtp_recipient r "
         "ON r.message = u.message AND r.number = u.number AND r.attempts + 1 = u.attempt)"
@@ -208,13 +208,13 @@ def orphans(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[i
 
 
 def days(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
-    """Make the partitions of the history for the days to come."""
+    """Make the partitions of the history for the next days."""
     make_days(transaction.db)
     return _first(0, pieces)
 
 
 def suppressions(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
-    """Take off the list what has ended."""
+    """Delete suppressions that have ended."""
     done = transaction.db.execute(
         "DELETE FROM zsmtp_suppression WHERE until <= %s", (milliseconds(pieces[-1].now),)
     ).rowcount
@@ -222,7 +222,7 @@ def suppressions(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> l
 
 
 def let_go(transaction: WriteTransaction, messages: list[int]) -> list[bool]:
-    """Let a piece of the recipients of uploads go; answers whether something is left of each."""
+    """Release some of the recipients of uploads; returns for each whether recipients are left."""
     return [_let_go(transaction, message) for message in messages]
 
 
@@ -258,7 +258,7 @@ def _let_go(transaction: WriteTransaction, message: int) -> bool:
 
 
 def let_go_left(db: Connection) -> list[int]:
-    """Uploads that were accepted, and whose recipients are still to be let go."""
+    """The accepted uploads whose recipients are not released yet."""
     return [message for (message,) in db.execute("SELECT message FROM zsmtp_upload WHERE accepted").fetchall()]
 
 
@@ -268,13 +268,13 @@ _DROPPED_BY_ANOTHER = (
     errors.ObjectNotInPrerequisiteState,
     errors.UndefinedTable,
 )
-"""How a node learns that another one is dropping the same day, or has dropped it."""
+"""The errors when another node is dropping the same day, or has dropped it."""
 
 
 def drop_days(db: Connection, now: float, history_kept: float) -> int:
     """Drop the partitions of the history of days that are too old; not within a transaction.
 
-    Another node may do the same at this moment, or may have died in the middle of it. What it is at is left to it.
+    Another node may do the same at this moment, or may have died in the middle of it. Its work is left to it.
     """
     last = datetime.fromtimestamp(max(now - history_kept, 0), UTC).date() - timedelta(days=1)
     rows = db.execute(
@@ -286,7 +286,7 @@ def drop_days(db: Connection, now: float, history_kept: float) -> int:
     done = 0
     for name, pending in rows:
         with suppress(*_DROPPED_BY_ANOTHER):
-            if pending is not None:  # it is a partition still
+            if pending is not None:  # it is still a partition
                 how = "FINALIZE" if pending else "CONCURRENTLY"
                 db.execute(f"ALTER TABLE zsmtp_history DETACH PARTITION {name} {how}".encode())
             db.execute(f"DROP TABLE {name}".encode())
