@@ -1,16 +1,16 @@
 """The whole system in one process: listeners, the queue, delivery, housekeeping, and signals.
 
-With ``workers`` the connections of delivery are in processes of their own (``zsmtp.queue.workers``), and all else stays
+With ``workers`` the connections of delivery are in separate processes (``zsmtp.queue.workers``), and all else stays
 here: one process owns the queue and decides.
 
-:class:`Service` runs what a :class:`~zsmtp.server.serviceconfig.ServiceConfig` says until it is stopped. Accepting and
-delivering share one event loop; the disk is touched by the threads of the store. This process becomes the one that
-delivers before it accepts anything, and says ``READY`` when it does both. When it stops, it accepts nothing more, lets
-messages that are being received or delivered come to their end (``queue.shutdown``), writes all results, and closes the
-queue. An error that ends one part ends the process: whoever runs it starts it again, and nothing is lost.
+:class:`Service` runs a :class:`~zsmtp.server.serviceconfig.ServiceConfig` until it is stopped. Accepting and delivering
+share one event loop; only the threads of the store access the disk. This process becomes the deliverer before it
+accepts mail, and sends ``READY`` when it does both. When it stops, it accepts no more mail, finishes messages that are
+being received or delivered (``queue.shutdown``), writes all results, and closes the queue. An error that ends one part
+ends the process: the service manager restarts it, and no mail is lost.
 
-On reload what can be changed while mail flows is: who may send, passwords, certificates, bounds, retries, limits of
-sites, quotas, relays and routes, keys to sign with. What cannot is named in the log, and stays as it was.
+A reload can change, without interruption: rights of clients, passwords, certificates, limits, retries, limits of sites,
+quotas, relays and routes, signing keys. Other changes are named in the log, and need a restart.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ SPARE_SECONDS = 30.0  # beyond the time that deliveries get at the end
 
 
 class StartFailed(ZsmtpError):
-    """The service cannot begin: what, where, and what to do."""
+    """The service cannot start: what failed, where, and what to do."""
 
 
 def read_passwords(path: str, key: bytes) -> Passwords:
@@ -84,7 +84,7 @@ def read_passwords(path: str, key: bytes) -> Passwords:
 
 
 class _Entrance:
-    """One listener with its intake, as one table of the configuration says."""
+    """One listener with its intake, from one table of the configuration."""
 
     def __init__(self, name: str, config: ServiceConfig, key: bytes) -> None:
         self.name = name
@@ -96,7 +96,7 @@ class _Entrance:
         self._read(config)
 
     def _read(self, config: ServiceConfig) -> None:
-        """Read the files and make the values of a configuration; nothing is changed if that fails."""
+        """Read the files and make the values of a configuration; a failure changes nothing."""
         one = config.listen[self.name]
         try:
             passwords = read_passwords(one.passwords_file, self._key) if one.passwords_file else None
@@ -148,7 +148,7 @@ class _Entrance:
         )
 
     async def listen(self, sockets: list[socket.socket]) -> None:
-        """Listen on sockets that were handed in, else on the addresses. Raises StartFailed."""
+        """Listen on passed sockets, else on the addresses. Raises StartFailed."""
         for sock in sockets:
             await self.listener.listen_socket(sock)
         for where in () if sockets else self._config.sockets:
@@ -163,17 +163,17 @@ class _Entrance:
                 raise StartFailed(f"listen.{self.name}.addresses: {cannot_listen(where, error)}") from error
 
     def reload(self, config: ServiceConfig, submitter: Submitter, signing: MessageSigning | None) -> None:
-        """Go by another configuration. Raises ConfigError, and nothing is changed then."""
+        """Use another configuration. Raises ConfigError before any change."""
         self._read(config)
         self.intake.reconfigure(self.intake_settings, self.access, submitter, signing)
         self.listener.passwords = self.passwords
-        self.listener.tls = self.tls or self.listener.tls  # sessions that were offered STARTTLS may still ask for it
+        self.listener.tls = self.tls or self.listener.tls  # sessions with STARTTLS in their EHLO reply may still use it
         self.listener.implicit_tls = self._config.tls is ListenTLS.IMPLICIT
         self.listener.settings = self.settings
 
 
 def read_entrances(config: ServiceConfig) -> MessageSigning | None:
-    """Read all that the listeners of a configuration need; what signs the mail they take. Raises ConfigError."""
+    """Read all files for the listeners of a configuration; returns the signing of their mail. Raises ConfigError."""
     key = os.urandom(KEY_LENGTH)
     for name in config.listen:
         _Entrance(name, config, key)
@@ -190,7 +190,7 @@ def read_return_keys(config: ServiceConfig) -> tuple[bytes, ...]:
 
 
 def read_signing(config: ServiceConfig) -> MessageSigning | None:
-    """What signs the mail of a service, None if it has no keys; their files are read. Raises ConfigError."""
+    """The signing of a service's mail, None without keys; reads their files. Raises ConfigError."""
     try:
         return load_signing(config.delivery, Destinations(config.delivery).target(), time.time)
     except ConfigError as error:
@@ -198,7 +198,7 @@ def read_signing(config: ServiceConfig) -> MessageSigning | None:
 
 
 def cannot_listen(where: SocketAddress, error: OSError) -> str:
-    """Why an address cannot be listened on, and what to do."""
+    """Why listening on an address failed, and what to do."""
     if error.errno == errno.EADDRINUSE:
         return f"{where}: another process listens there; stop it, or choose another port"
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -216,7 +216,7 @@ def cannot_listen(where: SocketAddress, error: OSError) -> str:
 
 
 class Service:
-    """Runs one configuration. ``reread`` gives it anew on reload; ``sockets`` were handed in, by name."""
+    """Runs one configuration. ``reread`` reads it again on reload; ``sockets`` are the passed ones, by name."""
 
     def __init__(
         self,
@@ -278,11 +278,11 @@ class Service:
 
     @property
     def queue_name(self) -> str:
-        """The queue, as people may read it."""
+        """The queue for display."""
         return locate(self.config.path).name
 
     def stop(self, why: str = "asked to") -> None:
-        """Stop in order; the second time at once."""
+        """Stop gracefully; the second time at once."""
         if self._stop.is_set():
             log.warning("stopping at once (%s)", why)
             for task in self._running.values():
@@ -330,7 +330,7 @@ class Service:
         return ReturnPath(self.config.queue.bounces, self._return_keys, self.store.shard)
 
     async def _become_deliverer(self) -> None:
-        """Start delivery; raises what keeps it from starting."""
+        """Start delivery; raises the error that prevents it."""
         delivering = self._begin("delivery", self.runner.run(), self.runner.stop)
         joined = asyncio.ensure_future(self.runner.joined.wait())
         await asyncio.wait([delivering, joined], return_when=asyncio.FIRST_COMPLETED)
@@ -392,7 +392,7 @@ class Service:
                 raise StartFailed(f"{name} ended by itself")
 
     async def _end(self) -> None:
-        """Accept nothing more, let what is under way come to its end, and write everything."""
+        """Stop accepting, finish current messages, and write all results."""
         if self._stopped_by:
             log.info("stopping (%s): what is under way is brought to its end", self._stopped_by)
         seconds = max(self.config.queue.shutdown, ACCEPTING_ENDS) + SPARE_SECONDS
@@ -418,7 +418,7 @@ class Service:
             log.info("stopped")
 
     def _made(self) -> list[_Entrance]:
-        """The listeners that were made: all, unless the service ends while it starts."""
+        """The listeners made so far: all, unless the service ends while it starts."""
         return [entrance for entrance in self.entrances.values() if hasattr(entrance, "listener")]
 
     def _log_entry(self, entry: HistoryEntry) -> None:
@@ -427,7 +427,7 @@ class Service:
     # ------------------------------------------------------------------- reload
 
     def reload(self) -> None:
-        """Read the configuration again; what is wrong with it is logged, and nothing is changed then."""
+        """Read the configuration again; an error in it is logged, and changes nothing."""
         if self._stop.is_set():
             return
         self._notifier.reloading()
@@ -445,7 +445,7 @@ class Service:
             self._notifier.send("READY=1")
 
     def _apply(self, config: ServiceConfig) -> list[str]:
-        """Change what can be; what would need a restart is named. Raises ConfigError before anything is changed."""
+        """Apply changes; returns those that need a restart. Raises ConfigError before any change."""
         left = needs_restart(self.config, config)
         listen = {
             name: replace(config.listen.get(name, before), **{key: getattr(before, key) for key in _FIXED})
@@ -473,7 +473,7 @@ class Service:
     # ------------------------------------------------------------------- health
 
     async def problems(self) -> list[str]:
-        """What is wrong now."""
+        """The current problems."""
         found = []
         try:
             health = await self.store.health()
@@ -551,7 +551,7 @@ _FIXED_OF_QUEUE = ("connections", "leases", "retention", "bounces")
 
 
 def needs_restart(before: ServiceConfig, after: ServiceConfig) -> list[str]:
-    """What differs between two configurations and cannot change while the service runs."""
+    """The differences between two configurations that need a restart."""
     same = {key: getattr(before.delivery, key) for key in _RELOADED_OF_DELIVERY}
     after = replace(after, delivery=replace(after.delivery, **same))
     keys = [name for name in _FIXED_PARTS if getattr(before, name) != getattr(after, name)]
@@ -566,14 +566,14 @@ def needs_restart(before: ServiceConfig, after: ServiceConfig) -> list[str]:
 
 
 def configure_log(service_log: ServiceLog, config: ServiceConfig, *, journal: bool) -> None:
-    """Have the log as the configuration says."""
+    """Apply the log settings of a configuration."""
     service_log.configure(as_json=config.log.format is LogFormat.JSON, level=config.log.level.value, journal=journal)
 
 
 def assigned(handed: Mapping[str, list[socket.socket]], config: ServiceConfig) -> dict[str, list[socket.socket]]:
-    """The sockets that were handed in, by listener. Raises ConfigError.
+    """The passed sockets, by listener. Raises ConfigError.
 
-    A name is that of a listener; where there is only one listener all sockets are its own, whatever they are called.
+    A name is that of a listener; a single listener gets all sockets, with any names.
     """
     names = tuple(config.listen)
     if handed and len(names) == 1:

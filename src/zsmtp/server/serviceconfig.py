@@ -1,4 +1,4 @@
-"""What ``zsmtp serve`` is to do, as one frozen value read from TOML. Everything has a default: a file may be empty.
+"""The configuration of ``zsmtp serve``, as one frozen value read from TOML. All keys have defaults.
 
 ::
 
@@ -19,10 +19,10 @@
     [delivery]
     relay = "smtp://relay.example.org"
 
-``[queue]`` holds the fields of :class:`~zsmtp.queue.config.QueueConfig`, ``[delivery]`` those of
+``[queue]`` has the fields of :class:`~zsmtp.queue.config.QueueConfig`, ``[delivery]`` those of
 :class:`~zsmtp.client.config.Config`. Times are numbers of seconds or durations (``"90s"``, ``"4h"``, ``"5d"``), rates
-are texts (``"14/s"``) or lists of them. What cannot be used is a :class:`~zsmtp.errors.ConfigError` that names the file
-and the key with its whole path.
+are texts (``"14/s"``) or lists of them. An invalid value is a :class:`~zsmtp.errors.ConfigError` that names the file
+and the full path of the key.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ MECHANISMS = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN")
 
 
 class Protocol(Enum):
-    """What a listener speaks."""
+    """The protocol of a listener."""
 
     SMTP = "smtp"
     LMTP = "lmtp"  # RFC 2033: one reply for each recipient
@@ -74,14 +74,14 @@ class ListenTLS(Enum):
 
 
 class LogFormat(Enum):
-    """How log lines look."""
+    """The format of log lines."""
 
     TEXT = "text"
     JSON = "json"  # one object a line
 
 
 class LogLevel(Enum):
-    """The least a log line must matter."""
+    """The lowest level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -91,7 +91,7 @@ class LogLevel(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SocketAddress:
-    """Where to listen: ``host`` and ``port``, or ``path`` of a UNIX socket."""
+    """An address to listen on: ``host`` and ``port``, or ``path`` of a UNIX socket."""
 
     host: str = ""
     port: int = 0
@@ -123,58 +123,58 @@ class SocketAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenConfig:
-    """One listener: where, for whom, and within which bounds."""
+    """One listener: its addresses, access rules and limits."""
 
     addresses: tuple[str, ...] = ()
-    """``host:port``, ``[address]:port``, ``*:port`` or ``/path``; sockets that systemd hands in count instead."""
+    """``host:port``, ``[address]:port``, ``*:port`` or ``/path``; sockets passed by systemd replace them."""
     protocol: Protocol = Protocol.SMTP
-    """What is spoken."""
+    """The protocol."""
     mode: str = "0666"
-    """The mode of UNIX sockets, octal: who may open them may send."""
+    """The mode of UNIX sockets, octal: users that can open them may send."""
     networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
-    """Who may send without a login, by address."""
+    """The networks whose clients may send without a login."""
     senders: tuple[str, ...] = EVERYBODY
-    """What clients may send as that no ``[[clients]]`` is about."""
+    """The sender addresses of clients without a match in ``[[clients]]``."""
     tls: ListenTLS = ListenTLS.NONE
-    """Whether there is TLS; it needs a certificate."""
+    """Whether there is TLS; it requires a certificate."""
     certificate_file: str = ""
     """PEM: the certificate with its chain."""
     key_file: str = ""
     """PEM; "": in the same file."""
     passwords_file: str = ""
-    """Who may log in; a line for each (``zsmtp serve --password-line``)."""
+    """The users that can log in; a line for each (``zsmtp serve --password-line``)."""
     login_required: bool = False
-    """Nobody sends without a login, in whichever network."""
+    """Whether clients in all networks need a login to send."""
     mechanisms: tuple[str, ...] = MECHANISMS
-    """SASL mechanisms, best first; those that hand the password over are offered under TLS only."""
+    """SASL mechanisms, best first; those that send the password itself are offered under TLS only."""
     default_domain: str = ""
     """The domain of addresses without one; "": the name of this server."""
     add_missing: bool = True
-    """Add Date and Message-ID where they are missing."""
+    """Add Date and Message-ID if they are missing."""
     max_size: int = 64 << 20
     """Octets of a message at most."""
     max_recipients: int = 1000
     """Recipients of a message at most."""
     max_hold: float = 30 * DAY
-    """How long a client may have a message held back (FUTURERELEASE); 0: not offered."""
+    """The longest hold that a client may request for a message (FUTURERELEASE); 0: not offered."""
     priority: bool = True
     """Whether clients may give messages a priority (MT-PRIORITY)."""
     bounces: bool = False
-    """Whether mail to return paths, and complaints, are taken in from everybody (``[queue.bounces]``)."""
+    """Whether mail to return paths, and complaints, are accepted from all clients (``[queue.bounces]``)."""
     connections: int = 1000
     """Connections at a time."""
     connections_per_address: int = 100
     """Connections of one client address at a time."""
     rates_by_user: tuple[Rate, ...] = ()
-    """Messages of one login, or one user at a UNIX socket."""
+    """Rates of messages from one login, or one user at a UNIX socket."""
     rates_by_address: tuple[Rate, ...] = ()
-    """Messages of one client address."""
+    """Rates of messages from one client address."""
     failed_logins: tuple[Rate, ...] = (Rate(20, 3600.0),)
-    """Failed logins of one client address, before it gets 421."""
+    """Rates of failed logins from one client address, beyond which it gets 421."""
     login_delay: float = 2.0
-    """Seconds before a failed login is answered; as much more with each further one."""
+    """Seconds before the reply to a failed login; longer by this with each further one."""
     timeouts: ServerTimeouts = field(default_factory=ServerTimeouts)
-    """How long clients are waited for."""
+    """How long to wait for clients."""
 
     def __post_init__(self) -> None:
         for number, text in enumerate(self.addresses):
@@ -205,16 +205,16 @@ class ListenConfig:
 
     @property
     def sockets(self) -> tuple[SocketAddress, ...]:
-        """The addresses, read."""
+        """The parsed addresses."""
         return tuple(SocketAddress.parse(text) for text in self.addresses)
 
     @property
     def trusted_networks(self) -> tuple[IPNetwork, ...]:
-        """The networks, read."""
+        """The parsed networks."""
         return () if self.login_required else tuple(read_network(text) for text in self.networks)
 
     def protocol_settings(self, name: str) -> ServerSettings:
-        """What is spoken, under the name of this server. Raises ConfigError."""
+        """The settings of the protocol, with the name of this server. Raises ConfigError."""
         logins = bool(self.passwords_file)
         return ServerSettings(
             name=name.encode(),
@@ -236,20 +236,20 @@ _WITHOUT_TLS = frozenset({"SCRAM-SHA-256"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
-    """What is logged, to standard error."""
+    """The log, which goes to standard error."""
 
     format: LogFormat = LogFormat.TEXT
-    """How lines look."""
+    """The format of lines."""
     level: LogLevel = LogLevel.INFO
-    """The least that a line must matter."""
+    """The lowest level of lines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
-    """Where health and metrics can be asked for."""
+    """The address of health and metrics."""
 
     address: str = ""
-    """Where to listen for HTTP: an address of this machine, or a ``/path``; "": nowhere."""
+    """The address to listen on for HTTP: one of this machine, or a ``/path``; "": none."""
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -263,30 +263,30 @@ class HealthConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig:
-    """Everything ``zsmtp serve`` is to know."""
+    """The settings of ``zsmtp serve``."""
 
     name: str
-    """The host name of this server: its greeting, Received, notices."""
+    """The host name of this server, for its greeting, Received and notices."""
     path: str = DEFAULT
     """The queue: a file, or the URL of a file or a database."""
     shards: tuple[str, ...] = ()
-    """All queues of a fleet, ``path`` among them: what ``zsmtp queue`` asks; empty if it is the only one."""
+    """All queues of a fleet, including ``path``, for ``zsmtp queue``; empty if it is the only one."""
     workers: int = 0
     """Processes besides this one that deliver; 0: it delivers itself."""
     queue: QueueConfig = field(default_factory=QueueConfig)
     listen: Mapping[str, ListenConfig] = field(default_factory=lambda: MappingProxyType({}))
     """Listeners by name."""
     clients: tuple[ClientRights, ...] = ()
-    """Who may send as whom; the first that is about a client counts."""
+    """The rights of clients; the first match counts."""
     delivery: Config = field(default_factory=Config)
     notices: NoticeSettings
     templates: str = ""
-    """A folder with texts of notices of one's own."""
+    """A folder with your own texts of notices."""
     log: LogConfig = field(default_factory=LogConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     check_senders: bool = True
-    """Look up at start what receivers will refuse of mail from domains that are signed for, and from default domains,
-    and warn of it."""
+    """Check at start the domains of signing keys and default domains for faults that make receivers refuse mail, and
+    warn of them."""
 
 
 def _in(key: str, read: Any, text: Any) -> Any:
@@ -300,7 +300,7 @@ def _in(key: str, read: Any, text: Any) -> Any:
 
 
 def read_service(path: str | Path, *, queue: str = "", usual: str = "") -> ServiceConfig:
-    """Read a file. ``queue`` is a path that counts more than what it says, ``usual`` one where it says nothing.
+    """Read a file. ``queue`` is a path that overrides that of the file, ``usual`` the default path.
 
     Raises ConfigError and OSError.
     """
@@ -316,7 +316,7 @@ def is_of_service(path: str | Path) -> bool:
 
 
 def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = "") -> ServiceConfig:
-    """The configuration that a table makes; ``queue`` and ``usual`` as in :func:`read_service`.
+    """The configuration from a table; ``queue`` and ``usual`` as in :func:`read_service`.
 
     Raises ConfigError that begins with the path of the key.
     """
@@ -355,7 +355,7 @@ def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rest:
-    """The tables that are read as they are, and the keys before them."""
+    """The tables without conversions, and the keys before them."""
 
     workers: int = 0
     listen: Mapping[str, ListenConfig] = field(default_factory=dict)
@@ -367,14 +367,14 @@ class _Rest:
 
 
 def worker_count(count: int) -> int:
-    """A number of workers, if there may be so many. Raises ConfigError."""
+    """A valid number of workers. Raises ConfigError."""
     if not 0 <= count <= MAX_WORKERS:
         raise ConfigError(f"workers: {count} is not 0 to {MAX_WORKERS}")
     return count
 
 
 def _refuse_unused(delivery: object) -> None:
-    """What a queue decides by itself is said where it is decided."""
+    """Raise ConfigError for keys of ``[delivery]`` that a queue does not use, naming the key to use instead."""
     if not isinstance(delivery, dict):
         return
     content = delivery.get("content")
@@ -396,7 +396,7 @@ def _refuse_unused(delivery: object) -> None:
 
 
 def _usual_listeners(queue: str) -> dict[str, ListenConfig]:
-    """A port of the loopback interface, and a socket beside the file of the queue, if it is in one."""
+    """The default listeners: a port of the loopback interface, and a socket beside the file of the queue, if any."""
     path = locate(queue).path
     if not path:
         return {"local": ListenConfig(addresses=(DEFAULT_ADDRESS,))}
@@ -420,7 +420,7 @@ def _queue(table: dict[str, Any], name: str) -> tuple[str, tuple[str, ...], Queu
 
 
 def _shards(value: object, own: str) -> tuple[str, ...]:
-    """The queues of a fleet, among them the one that this service takes mail into and delivers."""
+    """The queues of a fleet, including the one of this service."""
     key = "queue.shards"
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise ConfigError(f"{key}: a list of URLs is wanted")
@@ -499,7 +499,7 @@ def _tables(value: object, path: str) -> list[tuple[dict[str, Any], str]]:
 
 
 def _aliases(value: object, path: str) -> Mapping[str, tuple[str, ...]]:
-    """Addresses by alias; one may stand for a list of one."""
+    """Addresses by alias; a single text is a list of one."""
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: a table of addresses is wanted")
     found = {}
