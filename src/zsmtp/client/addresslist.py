@@ -1,7 +1,7 @@
-"""Mail addresses as programs give them: bare or with a display name, also internationalised (RFC 5322 3.4, RFC 6531).
+"""Parses mail addresses from programs: bare or with a display name, also internationalised (RFC 5322 3.4, RFC 6531).
 
-:func:`read_address` gives the octets of a path, or says what is wrong with the text. Non-ASCII local parts stay UTF-8
-and need SMTPUTF8 from the server. A domain is mapped by UTS 46 (``zsmtp.idn``), and is sent as A-labels where the
+:func:`read_address` returns the octets of a path, or raises an error that describes the fault. Non-ASCII local parts
+stay UTF-8 and need SMTPUTF8 from the server. A domain is mapped by UTS 46 (``zsmtp.idn``) and sent as A-labels if the
 server does not offer SMTPUTF8, by the rules of ``zsmtp.proto.address``.
 """
 
@@ -26,18 +26,18 @@ _QUOTED_PAIR = re.compile(rb"\\([\s\S])")
 
 
 def read_address(text: str | bytes, what: str) -> bytes:
-    """The path in ``text``, which may be ``Name <address>``. Raises SubmissionError, naming ``what`` it is.
+    """The path in ``text``, which may be ``Name <address>``. Raises SubmissionError; ``what`` names the text in it.
 
     ``<>`` and "" are the null reverse-path; a recipient must not be one.
     """
     if not isinstance(text, str | bytes):
         raise SubmissionError(f"{what}: a text is wanted, not {type(text).__name__}")
-    if len(text) > MAX_TEXT:  # before it is looked at, or kept
+    if len(text) > MAX_TEXT:  # before it is parsed or stored
         raise SubmissionError(f"{what}: a text of {len(text)} characters; {MAX_TEXT} are the limit")
     return _read(text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text, what)
 
 
-@lru_cache(4096)  # senders are often the same, and recipients are asked again by whoever sends to lists
+@lru_cache(4096)  # senders repeat, and mailing lists use the same recipients again
 def _read(plain: str, what: str) -> bytes:
     bare = plain.strip()
     if bare in ("", "<>"):
@@ -50,7 +50,7 @@ def _read(plain: str, what: str) -> bytes:
 
 
 def _without_name(plain: str, what: str) -> str:
-    """The address of a mailbox with a display name."""
+    """The address in a mailbox with a display name."""
     try:
         found = read_mailboxes(plain.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
@@ -63,7 +63,7 @@ def _without_name(plain: str, what: str) -> str:
 
 
 def _path(bare: str, plain: str, what: str) -> bytes:
-    """The path of an address without display name; ``plain`` is what was given."""
+    """The path of an address without display name; ``plain`` is the original text."""
     bare = unicodedata.normalize("NFC", bare)  # RFC 6532 3.1
     try:
         path = bare.encode("utf-8")
@@ -81,7 +81,7 @@ def _path(bare: str, plain: str, what: str) -> bytes:
 
 
 def _address_problem(path: bytes) -> str | None:
-    """What makes a path no address that mail can be sent to or from."""
+    """The reason why mail cannot be sent to or from a path; None if it can."""
     domain = domain_of(path)
     if not domain:
         if b"@" in path:
@@ -89,7 +89,7 @@ def _address_problem(path: bytes) -> str | None:
         return None if path.lower() == b"postmaster" else "no @ and domain"  # RFC 5321 4.1.1.3
     if path.startswith(b"@"):
         return "nothing before the @"
-    if b"," in path and not path.startswith(b'"'):  # RFC 5321 4.1.2: it would have to be quoted
+    if b"," in path and not path.startswith(b'"'):  # RFC 5321 4.1.2: it must be quoted
         return "a comma; each address is to be given by itself"
     if domain.endswith(b"."):  # a name in the DNS may end so, a domain in mail does not (RFC 5321 2.3.5)
         return "a dot at the end of the domain"
@@ -110,7 +110,7 @@ def read_addresses(texts: str | bytes | Iterable[str | bytes], what: str) -> tup
         raise SubmissionError(f"{what}: a text or several are wanted, not {type(texts).__name__}")
     try:
         several = tuple(texts)
-    except Exception as error:  # what a program gives may raise what it likes
+    except Exception as error:  # an iterable of the program may raise anything
         raise SubmissionError(f"{what}: the addresses cannot be gone through: {described(error)}") from error
     if len(several) == 1:
         return (read_address(several[0], what),)
@@ -124,7 +124,7 @@ def read_addresses(texts: str | bytes | Iterable[str | bytes], what: str) -> tup
 def usable_addresses(
     texts: tuple[str | bytes, ...], what: str
 ) -> tuple[tuple[str | bytes, ...], list[tuple[str | bytes, SubmissionError]]]:
-    """Those of the texts that are addresses, and the others, each with what is wrong with it."""
+    """The valid addresses of ``texts``, and the other texts, each with its fault."""
     good: list[str | bytes] = []
     bad: list[tuple[str | bytes, SubmissionError]] = []
     for text in texts:

@@ -1,7 +1,7 @@
-"""Delivering from a program without an event loop: one message by :func:`deliver`, many by a :class:`Client`.
+"""The library for programs without an event loop: :func:`deliver` for one message, :class:`Client` for many.
 
-:func:`deliver` has a loop of its own for the time of the call, and is refused where one runs already. A client keeps
-one in a thread, with its connections, until it is closed::
+:func:`deliver` runs an event loop of its own during the call, and refuses to run inside another one. A client runs one
+in a thread, with its connections, until it is closed::
 
     with zsmtp.Client(relay="smtp://mail.example.org") as client:
         for result in client.stream(messages):
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from zsmtp.proto.mailoptions import OptionArguments
 
 _WANTED = 32
-"""Submissions that the loop asks for in one go; each is handed over as soon as it is there."""
+"""The most submissions that the loop requests at once; each is passed on as soon as the program gives it."""
 _AHEAD = 1000
-"""Results that may wait for the program, before those behind them do."""
+"""The most results in the queue to the program; further ones wait behind them."""
 
 
 class Client:
-    """Keeps connections and delivers over them; as :class:`zsmtp.aio.Client`, for programs without an event loop.
+    """Keeps connections and delivers over them; :class:`zsmtp.aio.Client` for programs without an event loop.
 
-    ``config``, ``relay``, ``observe`` and ``trace`` are as for that one. Observers are called in another thread. Raises
-    ConfigError. Use after the end, or after a fork, is a LocalError.
+    ``config``, ``relay``, ``observe`` and ``trace`` are as in that class. Observers are called in another thread.
+    Raises ConfigError. Use after :meth:`close`, or after a fork, is a LocalError.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Client:
         self._thread.close(partial(self._client.aclose, polite=kind is None))
 
     def close(self) -> None:
-        """End everything: what is undecided is deferred or in doubt, connections are closed. May be called again."""
+        """End everything: undecided recipients are deferred or in doubt, connections are closed. Idempotent."""
         self._thread.close(self._client.aclose)
 
     def deliver(
@@ -105,11 +105,11 @@ class Client:
         retry_for: float = 0.0,
         on_retry: OnRetry = ignore_retry,
     ) -> Iterator[Result]:
-        """Deliver any number of messages; their results come as they are known, one for each recipient.
+        """Deliver any number of messages; yield one result for each recipient as soon as it is known.
 
-        As :meth:`zsmtp.aio.Client.stream`; ``submissions`` are taken in the thread that goes through the results. What
-        they raise is raised behind the results of those before. ``on_retry`` is called in another thread. Leaving the
-        loop early ends what is on its way.
+        As :meth:`zsmtp.aio.Client.stream`. ``submissions`` are read in the thread that iterates over the results. An
+        exception from them is raised after the results of earlier submissions. ``on_retry`` is called in another
+        thread. Leaving the loop early ends unfinished deliveries.
         """
         wish = RetryWish(retry_for, on_retry)
         handover = _Handover(self._client, submissions, wish)
@@ -118,7 +118,7 @@ class Client:
         try:
             yield from handover.results(self._thread)
         finally:
-            with contextlib.suppress(LocalError):  # the client is closed, and so the stream is over
+            with contextlib.suppress(LocalError):  # the client is closed, which ends the stream
                 self._thread.soon(handover.stop)
                 wait([done])
         if done.cancelled():
@@ -129,14 +129,14 @@ class Client:
 
 
 class _Sign(Enum):
-    """What the loop and the thread of the program say to each other, beside results and submissions."""
+    """Signals between the loop and the program's thread, beside results and submissions."""
 
     MORE = "submissions are wanted"
     OVER = "no more come"
 
 
 class _Handover:
-    """One stream between the loop and the thread of the program."""
+    """One stream between the loop and the program's thread."""
 
     def __init__(
         self, client: asynchronous.Client, submissions: Iterable[Submission | MessageLike], wish: RetryWish
@@ -144,7 +144,7 @@ class _Handover:
         self._wish = wish
         self.out: SimpleQueue[Result | _Sign] = SimpleQueue()
         self.error: BaseException | None = None
-        """What the program's iterable raised."""
+        """The exception from the program's iterable."""
         self._client = client
         self._source = iter(submissions)
         self._given: deque[Submission | MessageLike | _Sign] = deque()
@@ -156,7 +156,7 @@ class _Handover:
     # --------------------------------------------------------------- on the loop
 
     async def run(self) -> None:
-        """Deliver what is given; results and signs go to :attr:`out`."""
+        """Deliver the submissions; results and signals go to :attr:`out`."""
         if self._stopped:
             return
         self._task = asyncio.current_task()
@@ -179,7 +179,7 @@ class _Handover:
                 yield one
 
     def stop(self) -> None:
-        """End what is on its way."""
+        """End unfinished deliveries."""
         self._stopped = True
         if self._task is not None:
             self._task.cancel()
@@ -195,7 +195,7 @@ class _Handover:
     # ------------------------------------------------------------- in the thread
 
     def results(self, thread: LoopThread) -> Iterator[Result]:
-        """The results as they come; while none is there, submissions that are wanted are handed over."""
+        """The results as they come; without one, requested submissions are passed to the loop."""
         wanted = taken = 0
         while True:
             if wanted and self.out.empty():
@@ -209,7 +209,7 @@ class _Handover:
             elif isinstance(out, Result):
                 yield out
                 taken += 1
-                if taken == _AHEAD // 4:  # the loop learns of many at a time
+                if taken == _AHEAD // 4:  # one call into the loop for many results
                     thread.soon(self._make_room, taken)
                     taken = 0
             else:
@@ -224,7 +224,7 @@ class _Handover:
 
 
 def _refuse_on_a_loop() -> None:
-    """Raise LoopRunning where an event loop runs: a delivery takes as long as its server."""
+    """Raise LoopRunning if an event loop runs: a delivery takes as long as its server."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -246,18 +246,18 @@ def deliver(
     retry_for: float = 0.0,
     **options: Unpack[OptionArguments],
 ) -> Report:
-    """Deliver one message to all its recipients, now, and report.
+    """Deliver one message to all its recipients, now, and return a report.
 
-    Without ``sender`` and ``recipients`` they are what the header says. ``relay`` (a value, or a URL such as
-    ``smtp://mail.example.org``) takes all mail; without one it goes straight to the mail exchangers. ``dsn`` says what
-    the sender wants to be notified of (:class:`zsmtp.DSN`). For ``retry_for`` seconds recipients that were deferred are
-    tried again, by the schedules of the queue and once more in the end. ``trace`` is a file or a directory for a trace
-    of each delivery. The options are the fields of :class:`zsmtp.MailOptions`: ``require_tls`` asks for authenticated
-    TLS on every hop, or no delivery (RFC 8689), ``priority`` is that of MT-PRIORITY (RFC 6710), ``hold_for`` and
-    ``hold_until`` have the server hold the message back (RFC 4865). Raises :class:`~zsmtp.errors.SubmissionError` for a
-    message, an address or an option that cannot be sent, :class:`~zsmtp.errors.ConfigError`, and OSError for a file
-    that cannot be read; what servers and networks do is in the report. Where an event loop runs it is refused with
-    :class:`~zsmtp.errors.LoopRunning`: ``await zsmtp.aio.deliver(...)`` is the right call there, in notebooks too.
+    Without ``sender`` and ``recipients`` they are taken from the header. ``relay`` (a value, or a URL such as
+    ``smtp://mail.example.org``) receives all mail; without one it goes to the mail exchangers. ``dsn`` requests
+    notifications for the sender (:class:`zsmtp.DSN`). For ``retry_for`` seconds deferred recipients are tried again, by
+    the schedules of the queue and once more in the end. ``trace`` is a file or a directory for a trace of each
+    delivery. The options are the fields of :class:`zsmtp.MailOptions`: ``require_tls`` requires authenticated TLS on
+    every hop (RFC 8689), ``priority`` is that of MT-PRIORITY (RFC 6710), ``hold_for`` and ``hold_until`` have the
+    server hold the message back (RFC 4865). Raises :class:`~zsmtp.errors.SubmissionError` for a message, an address or
+    an option that cannot be sent, :class:`~zsmtp.errors.ConfigError`, and OSError for a file that cannot be read;
+    failures of servers and networks are in the report. If an event loop runs, it raises
+    :class:`~zsmtp.errors.LoopRunning`: use ``await zsmtp.aio.deliver(...)`` there, also in notebooks.
     """
     _refuse_on_a_loop()
     work = asynchronous.deliver(

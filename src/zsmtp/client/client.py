@@ -1,15 +1,15 @@
-"""The client: takes messages, keeps connections, and gives one result for each recipient, whatever happens.
+"""The client: delivers messages over shared connections, and returns exactly one result for each recipient.
 
-:class:`Client` lives on one event loop. Deliveries may be asked for from any number of tasks; those to the same
-destination share its connections, so that many messages cost few of them::
+:class:`Client` runs on one event loop. Any number of tasks may deliver with it; deliveries to the same destination
+share its connections, so that many messages need few of them::
 
     async with Client(config) as client:
         report = await client.deliver(message, sender="a@example.org", recipients=["b@example.net"])
         async for result in client.stream(messages):
             print(result)
 
-A delivery that is cancelled ends at once; nobody hears of its recipients then. Leaving the ``async with`` block ends
-everything, and says good-bye to the servers. :func:`deliver` is for one message without a client of one's own.
+A delivery that is cancelled ends at once and gives no results. Leaving the ``async with`` block ends all deliveries and
+sends QUIT to the servers. :func:`deliver` sends one message without a client of the caller's.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ if TYPE_CHECKING:
     from zsmtp.proto.mailoptions import OptionArguments
 
 ObserverFor = Callable[[str], Observer]
-"""Gives the observer for one connection to the destination named (a domain, or ``host:port`` of a relay)."""
+"""Returns the observer for one connection to the named destination (a domain, or ``host:port`` of a relay)."""
 
 BeforeCompletion = Callable[[Sequence[Completing]], Awaitable[bool]]
-"""Asked before the last octet of messages is sent; False keeps it back, and they are deferred."""
+"""Called before the last octet of messages is sent; False keeps it back, and they are deferred."""
 
 _Tracked = MessageTracker | RetryingMessage
 _NO_RETRY = RetryWish(0.0)
 
-_BREATH = 32  # messages a stream takes in before others have their turn
-_OVERHEAD = 4096  # octets of memory that a message on its way takes besides its content
+_YIELD_AFTER = 32  # messages a stream takes in before it yields to other tasks
+_OVERHEAD = 4096  # octets of memory of an undelivered message besides its content
 _RECIPIENT = 1024  # octets for each of its recipients: an address, a verdict, a result
-_OTHER_FILES = 64  # descriptors left to the program where it may open few
+_OTHER_FILES = 64  # descriptors left to the program if few may be open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission(MailOptions):
-    """A message with its envelope, for :meth:`Client.stream`. ``name`` stands in results for its Message-ID.
+    """A message with its envelope, for :meth:`Client.stream`. Results have ``name`` instead of its Message-ID.
 
     ``dsn`` and the options (:class:`~zsmtp.proto.mailoptions.MailOptions`) are as in :meth:`Client.deliver`.
     """
@@ -82,13 +82,13 @@ class Submission(MailOptions):
 
 
 class Client:
-    """Delivers messages as ``config`` says; ``relay`` (a value or a URL) takes the place of the one in it.
+    """Delivers messages by ``config``; ``relay`` (a value or a URL) replaces the one in it.
 
-    ``observe`` is asked for an observer for each connection, see ``zsmtp.events``. ``trace`` is a directory where a
-    trace of each delivery is kept, or a file (``zsmtp.observers.files``). ``plans`` were made beforehand, as by ``zsmtp
-    explain``: mail for their destinations is delivered by them as they are, and nothing is looked up for it.
-    ``before_completion`` is awaited before messages may be complete at their servers: a program that must know after a
-    crash who may have what writes it down there, and returns True.
+    ``observe`` returns an observer for each connection, see ``zsmtp.events``. ``trace`` is a directory for a trace of
+    each delivery, or a file (``zsmtp.observers.files``). ``plans`` were made beforehand, as by ``zsmtp explain``: mail
+    for their destinations is delivered by them unchanged, without any lookup. ``before_completion`` is awaited before
+    messages may be complete at their servers: a program that must know after a crash which servers may have a message
+    writes that down in it, and returns True.
     """
 
     def __init__(
@@ -135,17 +135,17 @@ class Client:
         retry_for: float = 0.0,
         **options: Unpack[OptionArguments],
     ) -> Report:
-        """Deliver one message to all its recipients and report.
+        """Deliver one message to all its recipients and return a report.
 
-        Without ``sender`` and ``recipients`` they are what the header says. ``timeout`` in seconds is in place of
-        ``config.message_timeout``. For ``retry_for`` seconds recipients that were deferred are tried again, by the
-        schedules of the queue (``zsmtp.delivery.retry``) and once more when that time is over; ``timeout`` is for each
-        try then. ``dsn`` says what the sender wants to be notified of. The options are the fields of
-        :class:`~zsmtp.proto.mailoptions.MailOptions`: ``require_tls`` asks for authenticated TLS on every hop, or no
-        delivery (REQUIRETLS, RFC 8689), a field ``TLS-Required: No`` for the opposite; ``priority`` is that of
-        MT-PRIORITY; ``hold_for`` or ``hold_until`` has the server hold the message back (FUTURERELEASE). Raises
-        SubmissionError for a message or an address that cannot be sent, OSError for a file that cannot be read; what
-        servers and networks do is in the report.
+        Without ``sender`` and ``recipients`` they are taken from the header. ``timeout`` in seconds replaces
+        ``config.message_timeout``. For ``retry_for`` seconds deferred recipients are tried again, by the schedules of
+        the queue (``zsmtp.delivery.retry``) and once more at the end of that time; ``timeout`` applies to each try
+        then. ``dsn`` requests notifications for the sender. The options are the fields of
+        :class:`~zsmtp.proto.mailoptions.MailOptions`: ``require_tls`` requires authenticated TLS on every hop
+        (REQUIRETLS, RFC 8689), a field ``TLS-Required: No`` asks for the opposite; ``priority`` is that of MT-PRIORITY;
+        ``hold_for`` or ``hold_until`` has the server hold the message back (FUTURERELEASE). Raises SubmissionError for
+        a message or an address that cannot be sent, OSError for a file that cannot be read; failures of servers and
+        networks are in the report.
         """
         wish = RetryWish(retry_for)
         letter = Letter(
@@ -176,13 +176,13 @@ class Client:
         retry_for: float = 0.0,
         on_retry: OnRetry = ignore_retry,
     ) -> AsyncGenerator[Result, None]:
-        """Deliver any number of messages; their results come as they are known, one for each recipient.
+        """Deliver any number of messages; yield one result for each recipient as soon as it is known.
 
-        Messages are taken in while results come out, as long as those on their way take less memory than
-        ``config.limits.waiting``. One that cannot be sent at all has a failed result for each recipient that was given
-        with it, or one without recipient. For ``retry_for`` seconds the recipients of each message that were deferred
-        are tried again, as for :meth:`deliver`; ``on_retry`` hears of it. Leaving the loop early ends what is still on
-        its way.
+        Messages are read while results come out, as long as the unfinished ones take less memory than
+        ``config.limits.waiting``. A message that cannot be sent at all has a failed result for each of its given
+        recipients, or one without recipient. For ``retry_for`` seconds the deferred recipients of each message are
+        tried again, as for :meth:`deliver`; ``on_retry`` is called for each retry. Leaving the loop early ends
+        unfinished deliveries.
         """
         flow = _Flow(self, submissions, RetryWish(retry_for, on_retry))
         try:
@@ -195,12 +195,12 @@ class Client:
         self,
         letter: Letter,
         timeout: float | None,
-        told: Callable[[Result], None] | None,
+        on_result: Callable[[Result], None] | None,
         finished: Callable[[_Tracked], None],
         submission: Submission | None = None,
         wish: RetryWish = _NO_RETRY,
     ) -> _Tracked:
-        """Take a letter into the pools."""
+        """Pass a prepared message to the pools."""
         if self._closed:
             letter.close()
             raise LocalError("the client is closed")
@@ -213,23 +213,23 @@ class Client:
         tracker: _Tracked
         if wish.seconds:
             tracker = retrying = RetryingMessage(
-                letter, self._loop, seconds, told, finished, submission, wish, self._start
+                letter, self._loop, seconds, on_result, finished, submission, wish, self._start
             )
             begin = retrying.begin
         else:
-            tracker = once = MessageTracker(letter, self._loop, seconds, told, finished, submission)
+            tracker = once = MessageTracker(letter, self._loop, seconds, on_result, finished, submission)
             begin = partial(self._start, once)
         self._trackers.add(tracker)
         try:
             begin()
-        except BaseException:  # raised by what the program gave: its observers, its resolver
+        except BaseException:  # raised by objects of the program: its observers, its resolver
             tracker.end("not taken")
             self._trackers.discard(tracker)
             raise
         return tracker
 
     def _start(self, tracker: MessageTracker) -> None:
-        """Give the jobs of a message to the pools."""
+        """Add the jobs of a message to the pools."""
         for destination, job in tracker.jobs(self._destinations):
             if tracker.insists:
                 self.resting.forget(destination)
@@ -242,43 +242,43 @@ class Client:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop it lives on."""
+        """The event loop on which it runs."""
         assert self._loop is not None
         return self._loop
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed, or being closed: no connection is opened any more."""
+        """Whether it is closed, or being closed: no further connection is opened."""
         return self._closed
 
     @property
     def is_behind(self) -> bool:
-        """Whether more messages wait than the rate of messages allows before the time for each of them is over."""
+        """Whether more messages wait than the rate of messages allows within their time limits."""
         if self.pacer is None:
             return False
         most = self.pacer.most_waiting(self.config.message_timeout / 4)
         return sum(pool.backlog for pool in self._pools.values()) >= most
 
     def forget(self, pool: DestinationPool) -> None:
-        """A pool has neither jobs nor connections."""
+        """Remove a pool without jobs and connections."""
         pool.end()
         self._pools.pop(pool.destination, None)
 
     def driver_for(self, destination: Destination) -> AsyncDriver:
-        """The driver that leads sessions there."""
+        """The driver for sessions with this destination."""
         return self._drivers.of(destination)
 
     def courier_for(self, destination: Destination) -> tuple[Courier, Observer]:
-        """Who carries messages there, and who hears of it."""
+        """The courier for this destination, and the observer of its connection."""
         return self._couriers.of(destination)
 
     # ------------------------------------------------------------------ ending
 
     async def aclose(self, *, polite: bool = True, reason: str = "the client is closed") -> None:
-        """End everything: what is undecided is deferred or in doubt, connections are closed. May be called again.
+        """End everything: undecided recipients are deferred or in doubt, connections are closed. Idempotent.
 
-        ``reason`` stands in the results of what is undecided. ``polite`` says QUIT to servers and waits for their
-        answer, for ``config.timeouts.quit`` at most.
+        ``reason`` is the text in the results of undecided recipients. With ``polite`` it sends QUIT to servers and
+        waits for their replies, for ``config.timeouts.quit`` at most.
         """
         self._closed = True
         for tracker in tuple(self._trackers):
@@ -309,7 +309,7 @@ class Client:
 
 
 def _observing(observe: ObserverFor | None, tracing: Tracing | None) -> ObserverFor | None:
-    """What gives the observers of connections: the program's own, and those that keep traces."""
+    """The factory of observers for connections: the program's own, and those that write traces."""
     if tracing is None:
         return observe
     return lambda name: combine(ignore if observe is None else observe(name), tracing.observer())
@@ -328,16 +328,16 @@ class _Flow:
         self._wish = wish
         self._room = client.config.limits.waiting  # octets of memory left
         self._freed = asyncio.Event()
-        self._results: deque[Result | int] = deque()  # a number: all of one submission's are out, which took so much
-        self._stirred = asyncio.Event()
+        self._results: deque[Result | int] = deque()  # a number: a submission that took so much is done
+        self._changed = asyncio.Event()
         self._trackers: set[_Tracked] = set()
         self._feeder = asyncio.get_running_loop().create_task(self._feed(submissions), name="zsmtp stream")
-        self._feeder.add_done_callback(lambda _: self._stirred.set())
+        self._feeder.add_done_callback(lambda _: self._changed.set())
         if client.pacer is not None:
             client.pacer.begun.add(self._freed.set)
 
     async def results(self) -> AsyncIterator[Result]:
-        """The results as they come. What taking the submissions in raised is raised here, behind them."""
+        """The results as they come. An exception from reading the submissions is raised here, after them."""
         while True:
             while self._results:
                 result = self._results.popleft()
@@ -349,11 +349,11 @@ class _Flow:
             if self._feeder.done() and not self._trackers and not self._results:
                 self._feeder.result()
                 return
-            self._stirred.clear()
-            await self._stirred.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     async def aclose(self) -> None:
-        """End what is on its way."""
+        """End unfinished deliveries."""
         if self._client.pacer is not None:
             self._client.pacer.begun.discard(self._freed.set)
         self._feeder.cancel()
@@ -372,7 +372,7 @@ class _Flow:
         for number, submission in enumerate(submissions):
             await self._wait_for_room()
             self._submit(submission)
-            if number % _BREATH == _BREATH - 1:
+            if number % _YIELD_AFTER == _YIELD_AFTER - 1:
                 await asyncio.sleep(0)
 
     async def _wait_for_room(self) -> None:
@@ -385,7 +385,7 @@ class _Flow:
         recipients = one.recipients
         try:
             if isinstance(recipients, Iterable) and not isinstance(recipients, str | bytes):
-                one = replace(one, recipients=tuple(recipients))  # what can be gone through only once is named, too
+                one = replace(one, recipients=tuple(recipients))  # an iterator would be used up
                 one = self._without_unusable(one, known)
             letter = Letter(
                 one.message,
@@ -397,25 +397,25 @@ class _Flow:
                 options=options_of(one),
                 signing=self._client._signing,
             )
-        except Exception as error:  # whatever this one is, those behind it are sent
+        except Exception as error:  # later submissions are still sent
             self._refuse(one, error, known)
             return
         memory = _OVERHEAD + letter.memory + _RECIPIENT * len(letter.recipients)
         self._room -= memory
         finished = partial(self._finished, memory)
-        self._trackers.add(self._client._take(letter, None, self._told, finished, known, self._wish))
+        self._trackers.add(self._client._take(letter, None, self._add_result, finished, known, self._wish))
 
     def _refuse(self, one: Submission, error: Exception, known: Submission) -> None:
-        """Tell that the recipients of a submission cannot be sent to."""
+        """Give a failed result for each recipient of a submission."""
         results = _refused(one, error, known)
         memory = _RECIPIENT * len(results)
         for result in results:
-            self._told(result)
+            self._add_result(result)
         self._results.append(memory)
         self._room -= memory
 
     def _without_unusable(self, one: Submission, known: Submission) -> Submission:
-        """The submission without recipients that are no addresses, which fail by themselves if there are others."""
+        """The submission without invalid recipients, which fail alone if there are valid ones."""
         assert isinstance(one.recipients, tuple)
         good, bad = usable_addresses(one.recipients, "recipient")
         if not good or not bad:
@@ -428,19 +428,19 @@ class _Flow:
         self._trackers.discard(tracker)
         self._client._trackers.discard(tracker)
         self._results.append(memory)
-        self._stirred.set()
+        self._changed.set()
 
-    def _told(self, result: Result) -> None:
+    def _add_result(self, result: Result) -> None:
         self._results.append(result)
-        self._stirred.set()
+        self._changed.set()
 
 
 def _refused(one: Submission, error: Exception, known: Submission) -> list[Result]:
-    """The results of a submission that cannot be sent at all; ``known`` is the one that the program knows."""
+    """The results of a submission that cannot be sent at all; ``known`` is the program's own object."""
     given = one.recipients
     if isinstance(given, str | bytes) or not isinstance(given, Iterable | None):
         given = (given,)
-    recipients = dict.fromkeys(map(_shown, given)) if isinstance(given, tuple) else ()  # or it cannot be gone through
+    recipients = dict.fromkeys(map(_shown, given)) if isinstance(given, tuple) else ()  # or it is no iterable
     action = due(one.dsn, "failed", null_sender=_is_null(one.sender)) if isinstance(one.dsn, DSN) else ""
     message = (one.name if isinstance(one.name, str) else "") or path_text(one.message)
     text = str(error) if isinstance(error, SubmissionError) else described(error)
@@ -461,7 +461,7 @@ def _refused(one: Submission, error: Exception, known: Submission) -> list[Resul
 
 
 def _shown(recipient: object) -> str:
-    """A recipient as a program gave it, whatever that is."""
+    """A recipient, of any type, as text."""
     if isinstance(recipient, bytes):
         return recipient.decode("utf-8", "replace")
     try:
@@ -471,7 +471,7 @@ def _shown(recipient: object) -> str:
 
 
 def _is_null(sender: str | bytes | None) -> bool:
-    """Whether a sender was given, and it is the null one."""
+    """Whether ``sender`` is given and is the null reverse-path."""
     try:
         return sender is not None and not read_address(sender, "sender")
     except SubmissionError:
@@ -479,13 +479,13 @@ def _is_null(sender: str | bytes | None) -> bool:
 
 
 def _tracing(path: str | PathLike[str]) -> Tracing:
-    from zsmtp.observers.files import Tracing  # what it imports costs only those who use it
+    from zsmtp.observers.files import Tracing  # imported only if used
 
     return Tracing(path)
 
 
 def _connections(limits: Limits) -> tuple[int, int]:
-    """How many connections there may be at work and in all, in the files that this process may have open."""
+    """The most connections at work and in all, by the limit of this process on open files."""
     wanted = limits.connections + limits.slow_connections
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files == resource.RLIM_INFINITY or files - _OTHER_FILES >= wanted:
@@ -500,7 +500,7 @@ def _finish(done: asyncio.Future[None], tracker: _Tracked) -> None:
 
 
 def through(config: Config, relay: Relay | str | None) -> Config:
-    """The configuration, all mail sent through ``relay`` if one is given: a value, or a URL."""
+    """The configuration, with ``relay`` (a value or a URL) for all mail if given."""
     if relay is None:
         return config
     return replace(config, relay=Relay.from_url(relay) if isinstance(relay, str) else relay)
@@ -520,7 +520,7 @@ async def deliver(
     retry_for: float = 0.0,
     **options: Unpack[OptionArguments],
 ) -> Report:
-    """Deliver one message to all its recipients and report; see :meth:`Client.deliver`."""
+    """Deliver one message to all its recipients and return a report; see :meth:`Client.deliver`."""
     async with Client(config, relay=relay, observe=observe, trace=trace) as client:
         return await client.deliver(
             message,

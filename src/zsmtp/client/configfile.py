@@ -1,4 +1,4 @@
-"""A :class:`~zsmtp.client.config.Config` as a TOML file; its keys are the names of the fields, tables are nested ones::
+"""Reads a :class:`~zsmtp.client.config.Config` from a TOML file; keys are names of fields, tables nested values::
 
     helo_name = "out.example.org"
     relay = "smtp://mail.example.org"        # or a table: [relay] host = ..., [relay.login] user = ...
@@ -17,8 +17,8 @@
     selector = "2026a"
     key_file = "/etc/zsmtp/2026a.pem"
 
-Secrets do not stand in it: ``password_file`` and ``password_env`` say where they are. What cannot be used is a
-:class:`~zsmtp.errors.ConfigError` that names the file and the key with its whole path, and the nearest key there is.
+Secrets are in other places: ``password_file`` and ``password_env`` name them. An invalid value raises a
+:class:`~zsmtp.errors.ConfigError` that names the file, the key with its whole path, and the nearest valid key.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_FILE = 1 << 20  # octets
 T = TypeVar("T")
 
 Readers = Mapping[Any, Callable[[Any, str], Any]]
-"""How values of some types are read: the type as it is written, and a function of the value and the path of its key."""
+"""Readers of some types: the annotated type, and a function of the value and the path of its key."""
 
 
 def read_file(path: str | Path) -> Config:
@@ -51,7 +51,7 @@ def read_file(path: str | Path) -> Config:
 
 
 def read_toml(path: str | Path, read: Callable[[Mapping[str, Any]], T]) -> T:
-    """Give what a TOML file says to ``read``. Raises ConfigError naming the file, OSError if it cannot be read."""
+    """Parse a TOML file and pass its table to ``read``. Raises ConfigError naming the file, OSError if unreadable."""
     with open(path, "rb") as file:
         octets = file.read(MAX_FILE + 1)
     try:
@@ -63,12 +63,12 @@ def read_toml(path: str | Path, read: Callable[[Mapping[str, Any]], T]) -> T:
 
 
 def read_table(table: Mapping[str, Any]) -> Config:
-    """Read what a TOML file or another mapping says. Raises ConfigError naming the key."""
+    """Make a configuration of the table of a TOML file or another mapping. Raises ConfigError naming the key."""
     return read_dataclass(Config, table, "", {})
 
 
 def read_dataclass(kind: type[T], table: Mapping[str, Any], path: str, readers: Readers) -> T:
-    """Make a dataclass of a table; ``path`` is that of its key, with a dot behind it. Raises ConfigError."""
+    """Make a dataclass of a table; ``path`` is that of its key, with a dot after it. Raises ConfigError."""
     known = {one.name: one for one in fields(cast(Any, kind)) if one.init and not one.metadata.get("python only")}
     types = field_types(kind)
     values = {}
@@ -81,7 +81,7 @@ def read_dataclass(kind: type[T], table: Mapping[str, Any], path: str, readers: 
         values[key] = _read_value(types[key], value, here, readers)
     try:
         return kind(**values)
-    except ConfigError as error:  # it begins with the key below
+    except ConfigError as error:  # its text begins with the lower key
         raise ConfigError(f"{path}{error}") from error
     except TypeError as error:
         missing = [name for name in known if name not in values and _is_needed(known[name])]
@@ -100,7 +100,7 @@ def _nearest(key: str, known: Mapping[str, object]) -> str:
 
 
 def _read_value(wanted: FieldType, value: Any, path: str, readers: Readers) -> Any:
-    """One value as its field's type wants it."""
+    """Convert one value to the type of its field."""
     if wanted.hint in readers:
         return readers[wanted.hint](value, path)
     ((kind, items),) = wanted.options

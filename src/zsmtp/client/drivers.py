@@ -1,7 +1,7 @@
-"""What the destinations of one configuration share: asyncio drivers and couriers, made when they are needed first.
+"""Asyncio drivers and couriers that the destinations of one configuration share; each is made at its first use.
 
-There is one driver for relays and one for exchangers. Couriers share which addresses did not answer; what else is
-learned of peers is shared where nobody listens.
+There is one driver for relays and one for exchangers. All couriers share the addresses that did not answer; the other
+facts about peers are shared between couriers without an observer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zsmtp.net.operations import LocalBinding
 
 
 class Drivers:
-    """Drivers for ``destinations``; connections leave from ``local_address`` ("": wherever the system says)."""
+    """Drivers for ``destinations``; connections leave from ``local_address`` ("": the system chooses)."""
 
     def __init__(self, destinations: Destinations, local_address: str) -> None:
         self._destinations = destinations
@@ -27,7 +27,7 @@ class Drivers:
         self._made: dict[bool, AsyncDriver] = {}
 
     def of(self, destination: Destination) -> AsyncDriver:
-        """The driver: names of relays are looked up in the hosts file, those of exchangers are not."""
+        """The driver: names of relays are also looked up in the hosts file, those of exchangers are not."""
         relayed = destination.relay is not None
         driver = self._made.get(relayed)
         if driver is None:
@@ -39,14 +39,14 @@ class Drivers:
         return driver
 
     async def aclose(self) -> None:
-        """End lookups under way, and threads."""
+        """End running lookups and threads."""
         self._destinations.close()
         for driver in self._made.values():
             await driver.aclose()
 
 
 class Couriers:
-    """Couriers for ``destinations``; ``observe`` gives the observer of a connection to the one of that name.
+    """Couriers for ``destinations``; ``observe`` returns the observer of a connection to the destination of that name.
 
     Their connections pass ``gate``, if there is one.
     """
@@ -64,7 +64,7 @@ class Couriers:
         self._shared: dict[Hashable, Courier] = {}  # by relay
 
     def of(self, destination: Destination) -> tuple[Courier, Observer]:
-        """Who carries messages there over a new connection, and who hears of it."""
+        """The courier for a new connection to this destination, and its observer."""
         settings = self._destinations.settings_for(destination.relay)
         observer = ignore if self._observe is None else self._observe(destination.name)
         if observer is not ignore:

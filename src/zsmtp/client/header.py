@@ -1,14 +1,14 @@
-"""What the header of a message says of its sender and recipients, and the fields a submission may lack.
+"""Reads sender and recipients from the header of a message, and adds or removes the fields that a submission needs.
 
-As for ``smtplib.SMTP.send_message``: the envelope comes from Sender, else From, and from To, Cc and Bcc. Of a message
-that was resent it comes from the block of Resent- fields instead, of which there must be one only (RFC 5322 3.6.6).
-All functions take a header block with LF line ends, as it will be sent, and read it by ``zsmtp.body.fields``::
+As for ``smtplib.SMTP.send_message``: the envelope comes from Sender, else From, and from To, Cc and Bcc. In a resent
+message it comes from the block of Resent- fields instead, of which there must be exactly one (RFC 5322 3.6.6). All
+functions take a header block with LF line ends, as it will be sent, and parse it by ``zsmtp.body.fields``::
 
     sender, recipients = envelope_in(block)
 
-Nobody is left out in silence: a list of addresses that cannot be read whole is refused with its place, and so is a
-header with a line that belongs to no field. Some systems end the header at such a line; whoever stands behind it would
-be served by one and not by the other. With sender and recipients given, such a header is sent as it is.
+No recipient is left out silently: a list of addresses that cannot be parsed completely is refused with its place, and
+so is a header with a line that belongs to no field. Some systems end the header at such a line: they would serve only
+the recipients before it. With sender and recipients given, such a header is sent as it is.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _Values = dict[bytes, list[bytes]]
 def envelope_in(
     block: bytes, *, sender: bool = True, recipients: bool = True
 ) -> tuple[bytes | None, tuple[bytes, ...] | None]:
-    """The address a message comes from and those it goes to, as the header says; None for what is not asked.
+    """Sender and recipients by the header; None for those not asked for.
 
     Raises SubmissionError if they cannot be read for sure, or if the header names no sender.
     """
@@ -57,7 +57,7 @@ def envelope_in(
 
 
 def _newest(values: _Values) -> tuple[bytes, ...]:
-    """The names of the fields that count: those of the block of Resent- fields in a message that was resent."""
+    """The names of the fields to read: in a resent message those of its Resent- block."""
     if any(len(values.get(name, ())) > 1 for name in _ONCE):
         raise SubmissionError("the message was resent more than once: say who sends it to whom")
     if b"resent-date" in values:
@@ -86,9 +86,9 @@ def _recipients(block: bytes, values: _Values, names: tuple[bytes, ...]) -> tupl
 
 
 def check_bare_cr(header: bytes, *, enough: bool) -> None:
-    """Refuse a header, as it is stored, with a CR that no LF follows: a blank to this reader, a line end to others.
+    """Refuse a stored header with a CR without LF: some systems read it as a line end, this one as a blank.
 
-    With ``enough`` given it need not be read for the envelope, and is refused only if a blind copy would show.
+    With ``enough`` the envelope is given, and the header is refused only if a blind copy would show.
     """
     found = _BARE_CR.search(header) if not enough else _BLIND_BEHIND_CR.search(header)
     if found is not None:
@@ -97,7 +97,7 @@ def check_bare_cr(header: bytes, *, enough: bool) -> None:
 
 
 def without_blind(block: bytes) -> bytes:
-    """The block without Bcc and Resent-Bcc (RFC 5322 3.6.3), wherever they stand in it."""
+    """The block without Bcc and Resent-Bcc (RFC 5322 3.6.3), at any place in it."""
     pieces = []
     done = 0
     for field in split_fields(block):
@@ -108,15 +108,15 @@ def without_blind(block: bytes) -> bytes:
 
 
 def message_id(block: bytes) -> str:
-    """The Message-ID, fit for people; empty if there is none."""
+    """The Message-ID as printable text; empty if there is none."""
     value = first_value(block, b"message-id")
     return "" if value is None else escape(value.strip()[:500].decode("utf-8", "replace"))
 
 
 def with_missing(block: bytes, sender: bytes) -> bytes:
-    """The block with Date and Message-ID, each only if it has none (RFC 6409 8.2, 8.3).
+    """The block with Date and Message-ID added if missing (RFC 6409 8.2, 8.3).
 
-    They stand before the first line that belongs to no field, where no system has ended the header yet.
+    They are put before the first line that belongs to no field, where every system still reads the header.
     """
     from email.utils import formatdate, make_msgid
 
@@ -133,8 +133,8 @@ def with_missing(block: bytes, sender: bytes) -> bytes:
 
 
 def _addresses(block: bytes, name: bytes, values: list[bytes]) -> tuple[bytes, ...]:
-    """The addresses of all fields of a name."""
-    if len(values) == 1:  # as nearly always
+    """The addresses in all fields with this name."""
+    if len(values) == 1:  # the usual case
         found = read_mailboxes(values[0])
         if not isinstance(found, Unreadable):
             return found
@@ -148,7 +148,7 @@ def _addresses(block: bytes, name: bytes, values: list[bytes]) -> tuple[bytes, .
 
 
 def _about_list(block: bytes, name: bytes, number: int, trouble: Unreadable) -> str:
-    """Where and why the field of that number and name cannot be read."""
+    """The error text for the field of that number and name: where and why it is unreadable."""
     field = [field for field in split_fields(block) if field.name == name][number]
     line = block.count(b"\n", 0, field.start) + 1
     value = block[field.value : field.end]
@@ -156,14 +156,14 @@ def _about_list(block: bytes, name: bytes, number: int, trouble: Unreadable) -> 
 
 
 def unreadable(name: bytes, value: bytes, trouble: Unreadable) -> str:
-    """What is wrong with the list of addresses in a field, and at which octet of its value."""
+    """The error text for a list of addresses in a field, with the octet of the fault in its value."""
     octet = trouble.position - (len(value) - len(value.lstrip())) + 1
-    told = escape(name.rstrip(b" \t:"))
-    return f"the field {told} cannot be read at octet {max(octet, 1)} of its value: {trouble.problem}"
+    shown = escape(name.rstrip(b" \t:"))
+    return f"the field {shown} cannot be read at octet {max(octet, 1)} of its value: {trouble.problem}"
 
 
 def _about_stray(block: bytes) -> str:
-    """Which line makes it unsafe to read sender and recipients from the header."""
+    """The error text for the line that makes it unsafe to read sender and recipients from the header."""
     stray = stray_lines(block)[0]
     line = block[stray.start : stray.end].partition(b"\n")[0]
     return (

@@ -1,17 +1,17 @@
-"""The header of a message object as octets (RFC 5322 2.2, RFC 2047, RFC 6532).
+"""Writes the header of a message object as octets (RFC 5322 2.2, RFC 2047, RFC 6532).
 
-The fields of an object are texts, as a parser left them or a program of the older kind gave them, or objects that a
-policy made of what a program gave:
+The fields of an object are texts, from a parser or from a program with the older classes, or objects that a policy made
+from values of a program:
 
 - A text is written as it is: source lines stay source lines. Only characters beyond ASCII that never were octets
   become encoded words.
-- What a policy made is written on one line, folded only beyond 998 octets, its characters beyond ASCII as encoded
-  words; unless an address of the outermost header needs UTF-8: then all of that header is UTF-8.
-- Below a signature it is written as the policy folds it, and in a signed header text beyond ASCII is, too: those are
-  the octets that a program can have signed.
+- An object of a policy is written on one line, folded only beyond 998 octets, its characters beyond ASCII as encoded
+  words; unless an address of the outermost header needs UTF-8: then that whole header is UTF-8.
+- Below a signature it is written as the policy folds it, and in a signed header so is text beyond ASCII: those are the
+  octets that a program can have signed.
 
-The addresses of a field are those that the object has, and they are read back from what is written before it is used:
-a display name cannot become an address. What would become more or other fields than the object has is refused.
+The addresses of a field are those of its object, and the written form is parsed again to compare them: a display name
+cannot become an address. A value that would become more or other fields than the object has is refused.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ _SPECIALS = re.compile(r'(["\\])')
 
 
 class _Value(NamedTuple):
-    """What stands behind the colon. ``source``: it is written as it is, whatever octets it has."""
+    """The part of a field after the colon. ``source``: it is written unchanged, with any octets."""
 
     octets: bytes
     source: bool
 
 
 def is_made(message: Message) -> bool:
-    """Whether a program made this part: a parser makes neither field objects nor the classes of ``email.mime``."""
+    """Whether a program made this part: a parser makes neither field objects nor instances of ``email.mime``."""
     return isinstance(message, MIMEBase) or any(_is_object(value) for _, value in message.raw_items())
 
 
 def is_sealed(message: Message) -> bool:
-    """Whether a signature in this header covers all of the message (DKIM, ARC)."""
+    """Whether a signature in this header covers the whole message (DKIM, ARC)."""
     return any(name.lower() in _SIGNATURES for name in message)
 
 
 def header_of(message: Message, *, signed: bool, outermost: bool) -> bytes:
-    """The header block of a message or part, lines as they are. ``signed``: it lies below a signature.
+    """The header block of a message or part, with unchanged lines. ``signed``: it is below a signature.
 
-    Raises SubmissionError, and what the ``email`` package raises.
+    Raises SubmissionError, and the exceptions of the ``email`` package.
     """
     fields: list[tuple[str, Any]] = list(message.raw_items())
     if signed and is_made(message):
@@ -89,15 +89,15 @@ def header_of(message: Message, *, signed: bool, outermost: bool) -> bytes:
 
 
 def _is_object(value: object) -> bool:
-    """Whether a policy made it of what a program gave."""
+    """Whether a policy made it from a value of a program."""
     return hasattr(value, "fold")
 
 
 def _field(name: str, value: _Value) -> bytes:
-    """The field as it is written, its line end included."""
+    """The field as it is written, with its line end."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SubmissionError(f"'{escape(str(name)[:80])}' cannot be the name of a field")
-    octets = value.octets.removesuffix(b"\n").removesuffix(b"\r")  # as programs read lines
+    octets = value.octets.removesuffix(b"\n").removesuffix(b"\r")  # as most programs read lines
     octets = name.encode("ascii") + (b":" if octets[:1] in (b"\r", b"\n") else b": ") + octets + b"\n"
     if not value.source and len(octets) > MAX_LINE:
         octets = fold_field(octets)
@@ -105,7 +105,7 @@ def _field(name: str, value: _Value) -> bytes:
 
 
 def _one_field(name: str, octets: bytes) -> bytes:
-    """``octets``, which are to be one field, whatever counts as a line end."""
+    """``octets``, after a check that they are one field under every meaning of a line end."""
     if octets.find(b"\n") < len(octets) - 1 or b"\r" in octets:
         lines = octets.replace(CRLF, b"\n").replace(b"\r", b"\n")
         if not is_field(lines):
@@ -116,13 +116,13 @@ def _one_field(name: str, octets: bytes) -> bytes:
 
 
 def _folded_by_policy(message: Message, name: str, value: Any) -> bytes:
-    """The field as the ``as_bytes()`` of its message writes it."""
+    """The field as ``as_bytes()`` of its message writes it."""
     _field(name, _Value(b"", source=True))
     return _one_field(name, message.policy.fold_binary(name, value).replace(CRLF, b"\n"))
 
 
 def _is_ready(value: _Value) -> bool:
-    """Whether nothing has to be encoded."""
+    """Whether nothing needs to be encoded."""
     return value.source or value.octets.isascii()
 
 
@@ -138,7 +138,7 @@ def _in_ascii(name: str, value: _Value) -> bytes:
 
 
 def _same_addresses(name: str, before: bytes, after: bytes) -> bool:
-    """Whether a field in another form names the same addresses; one without addresses has none to change."""
+    """Whether two forms of a field name the same addresses; true for a field without addresses."""
     if name.lower() not in _ADDRESS_FIELDS:
         return True
     start = len(name) + 1
@@ -167,14 +167,14 @@ def _is_plain(address: bytes) -> bool:
 
 
 def _value(name: str, value: Any) -> _Value:
-    """What a field holds, without the folding and encoding of the ``email`` package."""
+    """The value of a field, without the folding and encoding of the ``email`` package."""
     if _is_object(value):
         if hasattr(type(value), "addresses"):
             return _Value(_addresses_of(name, value), source=False)
         text = str(value)
-        if "\ufffd" in text:  # it stands for octets that were no text
+        if "\ufffd" in text:  # it replaces octets that were not decodable
             text = str(getattr(value, "_parse_tree", text))
-        if "\n" in text.removesuffix("\n") or "\r" in text:  # of an encoded word: a policy takes no other
+        if "\n" in text.removesuffix("\n") or "\r" in text:  # from an encoded word: a policy accepts no other
             raise SubmissionError(
                 f"the field {escape(name[:80])} holds a line end, and would become more than one field"
             )
@@ -190,7 +190,7 @@ def _value(name: str, value: Any) -> _Value:
 
 
 def _value_of_header(name: str, header: Header) -> _Value:
-    """A field of the older kind, which says itself how it is encoded."""
+    """A field of class Header, which carries its own charset."""
     text = str(header)
     if text.isascii():
         return _Value(text.encode("ascii"), source=True)
@@ -203,14 +203,14 @@ def _value_of_header(name: str, header: Header) -> _Value:
 
 
 def _addresses_of(name: str, field: Any) -> bytes:
-    """The list of addresses in a field object, as the program gave it where that names the addresses it has."""
+    """The list of addresses in a field object, in the program's own form if that names the same addresses."""
     tree = getattr(field, "_parse_tree", None)
     octets = str(field if tree is None else tree).encode("utf-8", "surrogateescape")
     found = read_mailboxes(octets)
     listed = tuple(one.addr_spec.encode("utf-8", "surrogateescape") for one in field.addresses)
     if found == listed or (tree is not None and not _has_encoded_word(tree)):
-        return octets  # if it cannot be read, that is told where it has to be
-    # A decoded name may look like addresses. What the object was given is told by its addresses, if it has all of them.
+        return octets  # if it is unreadable, the reader of the envelope reports that
+    # A decoded name may look like addresses. The object's addresses give its source, if it has all of them.
     whole = all(one.username and one.domain for one in field.addresses)
     if not whole or any(isinstance(one, InvalidHeaderDefect) and "encoded" not in str(one) for one in field.defects):
         problem = found if isinstance(found, Unreadable) else Unreadable(0, "an encoded word where an address belongs")
@@ -222,7 +222,7 @@ def _addresses_of(name: str, field: Any) -> bytes:
 
 
 def _has_encoded_word(tree: Any) -> bool:
-    """Whether something in a parsed field was decoded."""
+    """Whether any token of a parsed field was decoded."""
     waiting = [tree]
     while waiting:
         token = waiting.pop()

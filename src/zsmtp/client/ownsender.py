@@ -1,11 +1,11 @@
-"""What is known of a sender whose mail a configuration sends: its keys, the addresses it comes from, its greeting.
+"""Collects the facts about a sender of a configuration: its keys, the addresses its mail comes from, its HELO name.
 
-Receivers judge by these (``zsmtp.sender``). ``zsmtp check``, ``zsmtp explain`` and the service ask for them here::
+Receivers judge by these (``zsmtp.sender``). ``zsmtp check``, ``zsmtp explain`` and the service collect them here::
 
     sender = driver.run(own_sender(config, "ann@example.org", now=time.time()))
     findings = driver.run(check_sender(sender))
 
-The driver is one for mail exchangers: :func:`direct_only` is the configuration to make it by.
+The driver is one for mail exchangers: make it from the configuration of :func:`direct_only`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from zsmtp.sender.ownkeys import own_keys
 from zsmtp.tls.policy import Level, STSUse
 
 _EVERYWHERE = (Endpoint("", "192.0.2.1", 25, Family.INET), Endpoint("", "2001:db8::1", 25, Family.INET6))
-"""Endpoints that the default routes lead to (RFC 5737, RFC 3849); nothing is sent to them."""
+"""Endpoints on the default routes (RFC 5737, RFC 3849); nothing is sent to them."""
 _SOMEWHERE = b"somebody@somewhere.invalid"
-"""A recipient that no route is about (RFC 6761 6.4)."""
+"""A recipient that matches no route of its own (RFC 6761 6.4)."""
 
 
 def direct_only(config: Config) -> Config:
-    """The configuration by which the DNS is asked about senders: no relay, and MTA-STS policies are fetched."""
+    """The configuration for DNS lookups about senders: no relay, and MTA-STS policies are fetched."""
     direct = replace(config.direct, mta_sts=STSUse.ON, mta_sts_cache="", dane=True)
     return replace(config, relay=None, routes={}, sender_routes={}, direct=direct)
 
@@ -49,12 +49,12 @@ async def own_sender(
     seen: tuple[str, ...] = (),
     address_problem: str = "",
 ) -> SenderFacts:
-    """What is known of the sender ``address``, its domain in A-labels; awaits lookups.
+    """The facts about the sender ``address``, its domain in A-labels; awaits lookups.
 
-    ``author`` is the domain in From if it is another. ``reverse_path`` is what mail is sent with, if it is not
-    ``address``. ``seen`` are the addresses that receivers see, where that is known; ``address_problem`` says why it is
-    not. Without either they are those that connections leave from, as far as that can be told on this machine. Raises
-    ConfigError for a key file that cannot be used.
+    ``author`` is the domain in From if it is another. ``reverse_path`` is that of the mail, if it is not ``address``.
+    ``seen`` are the addresses that receivers see, if known; ``address_problem`` is the reason why they are unknown.
+    Without either they are the local addresses of connections, as far as this machine knows them. Raises ConfigError
+    for an invalid key file.
     """
     author = (author or address.rpartition("@")[2]).lower()
     keys = own_keys(config.dkim, author, now)
@@ -78,7 +78,7 @@ async def own_sender(
 
 
 async def _addresses(config: Config, sender: str) -> tuple[tuple[str, ...], str]:
-    """The addresses that mail to most places comes from, or why they are not known."""
+    """The source addresses of mail to most destinations, or the reason why they are unknown."""
     if relay := relay_of(config, sender):
         return (), seen_of_relay(relay)
     identity = parse_identity(config.local_address) if config.local_address else None
@@ -94,18 +94,18 @@ async def _addresses(config: Config, sender: str) -> tuple[tuple[str, ...], str]
 
 
 def relay_of(config: Config, sender: str) -> str:
-    """The relay that mail of a sender goes by to most places, "" if there is none."""
+    """The relay for mail of a sender to most destinations, "" if there is none."""
     relay = Destinations(config).of(_SOMEWHERE, sender.encode()).relay
     return "" if relay is None else str(relay)
 
 
 def seen_of_relay(relay: str) -> str:
-    """Why nothing is known of the addresses of mail by a relay."""
+    """The reason why the source addresses of mail by a relay are unknown."""
     return f"receivers see the address of the relay {relay}, which is not known here: zsmtp check --ip judges by it"
 
 
 def seen_addresses(found: Iterable[str]) -> tuple[tuple[str, ...], str]:
-    """Those of the addresses which connections leave from that receivers see, too; where there are none, why."""
+    """Those of the local addresses that receivers see, too; without any, the reason."""
     addresses = tuple(dict.fromkeys([unmapped(one.partition("%")[0]) for one in found]))
     public = tuple([one for one in addresses if ip_address(one).is_global])
     if public:

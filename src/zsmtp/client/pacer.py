@@ -1,8 +1,8 @@
-"""The rate of messages: which pool may begin one now, and who is woken when it is time.
+"""The rate of messages: decides which pool may begin a message now, and wakes the others when it is time.
 
-A pool that finds it is not time yet is noted, and hears of it when it is (:meth:`Paced.rate_opened`); those that were
-noted first hear of it first, as many as there is room for. The rule is ``zsmtp.delivery.gate.MessageRate``; here are
-the loop's clock and its timers.
+A pool that may not begin yet is put into a queue and called back in its turn (:meth:`Paced.rate_opened`), first in,
+first out, as many pools as the rate has room for. The rule is ``zsmtp.delivery.gate.MessageRate``; this module adds the
+loop's clock and its timers.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ LEAST_PAUSE = 0.01  # seconds between two looks: a clock may be a little early
 
 
 class Paced(Protocol):
-    """What begins messages: a pool."""
+    """A pool, which begins messages."""
 
     def rate_opened(self) -> None:
-        """It is time for a message of this pool."""
+        """Called when this pool may begin a message."""
 
 
 class MessagePacer:
-    """Keeps ``rate``. ``begun`` are called whenever a message was begun."""
+    """Applies ``rate``. The callbacks in ``begun`` are called whenever a message was begun."""
 
     def __init__(self, rate: MessageRate) -> None:
         self._rate = rate
@@ -34,11 +34,11 @@ class MessagePacer:
         self.begun: set[Callable[[], None]] = set()
 
     def most_waiting(self, seconds: float) -> int:
-        """How many messages can be begun in so many seconds."""
+        """The number of messages that may begin within ``seconds``."""
         return max(int(self._rate.slowest * seconds), 1)
 
     def may_begin(self, pool: Paced) -> bool:
-        """Count a message of ``pool`` as begun; False if it is not time yet: it is told when it is."""
+        """Count a message of ``pool`` as begun; False if it is too early: ``pool`` is called back when it is time."""
         if not self._rate.take(asyncio.get_running_loop().time()):
             self._note(pool)
             return False
@@ -48,14 +48,14 @@ class MessagePacer:
         return True
 
     def is_open(self, pool: Paced) -> bool:
-        """Whether a message may be begun now; if not, ``pool`` is told when it is time."""
+        """Whether a message may begin now; if not, ``pool`` is called back when it is time."""
         if self._rate.room(asyncio.get_running_loop().time()):
             return True
         self._note(pool)
         return False
 
     def forget(self, pool: Paced) -> None:
-        """A pool ended."""
+        """Remove a pool that ended."""
         self._waiting.pop(pool, None)
 
     def _note(self, pool: Paced) -> None:

@@ -1,15 +1,15 @@
 """The connections to one destination, and the jobs that wait for them.
 
-A :class:`DestinationPool` has a queue and up to a few workers. A :class:`ConnectionWorker` is one connection after the
-other: it takes the first job, opens a session unless it has one, and hands the engine further jobs while messages are
-on their way, so that they ride (``zsmtp.delivery.pipeline``). A worker without work keeps its connection for a while,
-and gives it up at once if its peer stirs or another destination waits for a connection (``zsmtp.client.slots``). A
-worker that has had its share while others wait gives its own up.
+A :class:`DestinationPool` has a queue and up to a few workers. A :class:`ConnectionWorker` has one connection after the
+other: it takes the first job, opens a session unless it has one, and gives the engine further jobs while messages are
+under way, so that they are pipelined (``zsmtp.delivery.pipeline``). A worker without work keeps its connection for a
+while; it closes it as soon as the server sends data or closes, or another destination waits for a connection
+(``zsmtp.client.slots``). A worker that has had its share while others wait closes its own.
 
-One connection serves as many messages as can be under way on it. Only if more wait, or they wait for long, another one
-is opened beside it, and never before those there are stand. A worker whose connection is refused while others stand
-leaves: its job goes back to the queue as it was, and the pool knows how many connections the destination takes. Only
-where none stands does a refusal decide about mail.
+One connection serves as many messages as can be under way on it. A further one is opened only if more messages wait, or
+wait for long, and never before the present ones are established. A worker whose connection is refused while others are
+established ends: its job goes back to the queue unchanged, and the pool lowers its limit for the destination. A refusal
+decides about mail only if no connection is established.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from zsmtp.client.client import Client
 
 SHARE = 100  # messages a worker takes while other destinations wait for a connection
-PATIENCE = 1.0  # seconds the first job may wait before another connection is opened
-MAX_RETURNS = 3  # times that a job may meet a connection which is closed at its first command
+PATIENCE = 1.0  # seconds the first job waits before another connection is opened
+MAX_RETURNS = 3  # connections closed at their first command that a job may meet
 
-_CLOSING = (4, 3, 2)  # the status of whom a 421 left undecided
+_CLOSING = (4, 3, 2)  # the enhanced status of recipients left undecided by a 421
 
 T = TypeVar("T")
 
 
 class DestinationPool:
-    """The way to one destination."""
+    """The connections to one destination, and its queue."""
 
     def __init__(self, client: Client, destination: Destination) -> None:
         self.client = client
@@ -59,12 +59,12 @@ class DestinationPool:
         self.limit = DestinationLimit(client.config.limits.per_destination)
         self._waiting: deque[DestinationJob] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._impatient = False  # the first job has waited for long
+        self._impatient = False  # the first job has waited for PATIENCE
         self._adding = False
         self._error: Exception | None = None
 
     def add(self, job: DestinationJob) -> None:
-        """Put a job at the end of the queue. Raises what the program's own observers raise."""
+        """Put a job at the end of the queue. Raises exceptions of the program's own observers."""
         self._waiting.append(job)
         if self._wake_idle():
             return
@@ -85,7 +85,7 @@ class DestinationPool:
                 self.staff()
 
     def take(self) -> DestinationJob | None:
-        """The next job; None if there is none, or it is not time for it yet."""
+        """The next job; None without one, or if the rate does not allow it yet."""
         self._impatient = False
         while self._waiting:
             if not self._waiting[0].settled:
@@ -95,7 +95,7 @@ class DestinationPool:
         return None
 
     def staff(self) -> None:
-        """See that there are workers enough; called when a job came, a connection stands or a worker left."""
+        """Start workers if needed; called when a job came, a connection was established or a worker ended."""
         waiting = self._waiting
         while waiting and waiting[0].settled:
             waiting.popleft()
@@ -123,13 +123,13 @@ class DestinationPool:
         return self._may_grow() and busy < self.limit.allowed(now) and self._gate_is_open()
 
     def rate_opened(self) -> None:
-        """It is time for a message, by the rate of messages."""
+        """Begin a message: the rate of messages allows it."""
         if not self._wake_idle():
             self.staff()
 
     @property
     def backlog(self) -> int:
-        """How many jobs wait."""
+        """The number of waiting jobs."""
         return len(self._waiting)
 
     def start_worker(self) -> None:
@@ -137,29 +137,29 @@ class DestinationPool:
         self._impatient = False
         try:
             worker = ConnectionWorker(self)
-        except Exception as error:  # raised by what the program gave: its observers, its resolver
+        except Exception as error:  # raised by objects of the program: its observers, its resolver
             self._failed(error)
             return
         self.workers.add(worker)
         self.slots.take(worker, self)
 
     def left(self, worker: ConnectionWorker) -> None:
-        """A worker ended."""
+        """Remove a worker that ended."""
         self.workers.discard(worker)
         self.slots.release(worker)
         self.staff()
 
     def stands(self) -> None:
-        """A connection stands."""
+        """Note that a connection was established."""
         self.limit.took(self.standing(), self.client.loop.time())
         self.staff()
 
     def standing(self, besides: ConnectionWorker | None = None) -> int:
-        """How many connections there are that take messages."""
+        """The number of connections that take messages."""
         return sum(worker.stands for worker in self.workers if worker is not besides)
 
     def end(self) -> None:
-        """No timer is to go off any more, and no connection is to be opened."""
+        """Stop the timers, and open no further connection."""
         self.slots.withdraw(self)
         if self.client.pacer is not None:
             self.client.pacer.forget(self)
@@ -168,17 +168,17 @@ class DestinationPool:
             self._timer = None
 
     def _may_grow(self) -> bool:
-        """Whether another connection may be opened, as far as this side's own limit goes and those there are stand."""
+        """Whether this side's limit allows another connection, and all present ones are established."""
         return len(self.workers) < self.client.config.limits.per_destination and all(w.stands for w in self.workers)
 
     def _gate_is_open(self) -> bool:
-        """Whether a connection may be begun now: with others that stand, there is no use in a worker that waits."""
+        """Whether a connection may be begun now: beside established ones, a worker that waits is of no use."""
         gate, request = self.client.gate, self.destination.request
         now = time.monotonic()  # the clock of the drivers
         return gate is None or gate.opens_at((request.destination, request.port), now) <= now
 
     def _look_again(self, first: DestinationJob) -> None:
-        """A job that still waits after a while gets a connection of its own."""
+        """Let a job that still waits after a while have a connection of its own."""
         self._timer = None
         self._impatient = bool(self._waiting) and self._waiting[0] is first
         self.staff()
@@ -192,7 +192,7 @@ class DestinationPool:
         return False
 
     def _failed(self, error: Exception) -> None:
-        """No worker could be made: whoever added the job is told, or its mail is deferred."""
+        """Handle a worker that could not be made: the caller of :meth:`add` gets the error, or its mail is deferred."""
         if self._adding:
             self._error = error
             return
@@ -205,7 +205,7 @@ class DestinationPool:
 
 
 class ConnectionWorker:
-    """One connection at a time to the destination of a pool. ``stop`` stops what it does now."""
+    """One connection at a time to the destination of a pool. ``stop`` stops its present operation."""
 
     def __init__(self, pool: DestinationPool) -> None:
         client = pool.client
@@ -225,7 +225,7 @@ class ConnectionWorker:
         self._run_now: Run[Any] | None = None
         self._flying: dict[Ledger, DestinationJob] = {}
         self._attempts: list[Attempt] = []
-        self._link: OpenSession | None = None  # the one that ``_reused`` speaks of
+        self._link: OpenSession | None = None  # the one that ``_reused`` is about
         self._reused: tuple[Attempt, ...] = ()
         self._share = SHARE
         self._waiter: asyncio.Future[None] | None = None
@@ -234,12 +234,12 @@ class ConnectionWorker:
 
     @property
     def stands(self) -> bool:
-        """Whether it has a connection, and stays."""
+        """Whether it has an established connection, and keeps it."""
         return self._route.link is not None and not self._leaving
 
     @property
     def awaits_peer(self) -> bool:
-        """Whether it waits for something outside that has not come."""
+        """Whether it waits for input from outside."""
         return self._run_now is not None and self._run_now.waits
 
     async def _work(self) -> None:
@@ -252,7 +252,7 @@ class ConnectionWorker:
             self._pool.left(self)
 
     async def _serve(self) -> None:
-        """Do jobs until there are none, or it is the turn of others; then say good-bye."""
+        """Do jobs until there are none, or other destinations wait; then send QUIT."""
         slots = self._slots
         while not self._leaving:
             job = self._pool.take()
@@ -266,10 +266,10 @@ class ConnectionWorker:
         try:
             await self._run(self._courier.close(self._route, "no more to send"))
         except Exception as error:
-            self._complain(error)
+            self._report_bug(error)
 
     async def _carry(self, job: DestinationJob) -> None:
-        """Deliver a job, and others that ride with it."""
+        """Deliver a job, and others that are pipelined behind it."""
         if self.stop.requested:
             self.stop = Stop()
         self._attempts.clear()
@@ -286,8 +286,8 @@ class ConnectionWorker:
                     asks=self._before_completion is not None,
                 )
             )
-        except Exception as error:  # a bug must never cost anybody a result, nor the program that uses this
-            self._complain(error)
+        except Exception as error:  # a bug must not cost a result, nor stop the program
+            self._report_bug(error)
             self._settle_flying(f"this program failed: {type(error).__name__}: {error}")
         except BaseException:
             self._settle_flying("the program ended")
@@ -303,7 +303,7 @@ class ConnectionWorker:
             self._run_now = None
 
     async def _leave_for(self, asked: AllowCompletion) -> bool:
-        """Whether these messages may be completed: whoever keeps a record of them writes it down first."""
+        """Call ``before_completion``: may these messages be completed?"""
         if self._before_completion is None:
             return True
         flying = self._flying
@@ -311,7 +311,7 @@ class ConnectionWorker:
         return await self._before_completion(about)
 
     def _note(self, result: ConnectResult) -> None:
-        """Keep what came of connecting, for the results of those it was for."""
+        """Keep the attempts to connect, for the results of the jobs concerned."""
         for endpoint, problem in result.failures:
             self._attempts.append(
                 Attempt(host=endpoint.host, address=endpoint.address, port=endpoint.port, problem=problem)
@@ -321,7 +321,7 @@ class ConnectionWorker:
             self._attempts.append(Attempt(host=made.host, address=made.address, port=made.port))
 
     def _more(self) -> Delivery | None:
-        """Another job for the engine, to ride with those under way."""
+        """Another job for the engine, to be pipelined behind those under way."""
         if self.stop.requested or (self._share <= 0 and self._slots.wanted_besides(self._pool)):
             return None
         job = self._pool.take()
@@ -342,9 +342,9 @@ class ConnectionWorker:
         return delivery
 
     def _returns(self, delivery: Delivery, verdict: Verdict) -> bool:
-        """Whether a job goes back to the queue that nobody decided about.
+        """Whether an undecided job goes back to the queue.
 
-        Another message's time was over, or this connection was refused while others stand: then there is one too many.
+        The time of another message was over, or this connection was refused while others are established: one too many.
         """
         job = self._flying[delivery.ledger]
         if job.over:
@@ -363,34 +363,35 @@ class ConnectionWorker:
         return True
 
     def settled(self, ledger: Ledger) -> None:
-        """A job needs nothing more."""
+        """Note that a job is finished."""
         self._flying.pop(ledger, None)
         self._slots.progressed(self)
         if self.stop.requested and self._flying:
             self.give_up(self.stop.reason, patient=True)
 
     def give_up(self, reason: str, *, patient: bool) -> None:
-        """Stop what is under way; ``patient``: not before those are answered for whose sake it need not be stopped."""
+        """Stop the present operation; ``patient``: only after the replies for messages that are not to be stopped."""
         self.stop.request(reason, at_once=not patient or all(job.over for job in self._flying.values()))
 
     def attempts_since(self, known: int) -> tuple[Attempt, ...]:
-        """The attempts made since there were so many."""
+        """The attempts after the first ``known`` ones."""
         return tuple(self._attempts[known:])
 
     def _send_again(self) -> None:
-        """Jobs that were taken back undecided are done before those that wait."""
+        """Put jobs that were taken back undecided before those that wait."""
         flying, self._flying = self._flying, {}
         self._pool.put_back([job for job in flying.values() if job.give_back()])
 
-    def _complain(self, error: Exception) -> None:
-        """Tell of a bug where the program looks for such.
+    def _report_bug(self, error: Exception) -> None:
+        """Report a bug to the exception handler of the program's loop.
 
-        The task goes by name only: the loop would have its handler run in the task's own context, which is entered.
+        The context names the task only as text: the loop would run its handler in the task's own context, which is
+        entered.
         """
         self._loop.call_exception_handler({"message": f"a delivery broke: {self.task.get_name()}", "exception": error})
 
     def _settle_flying(self, reason: str) -> None:
-        """The driver gave up: who may have been sent to over a session that stood is in doubt."""
+        """Settle after an error of the driver: recipients sent to over an established session are in doubt."""
         verdict = from_loss(LocalError(reason), "", None)
         if self._route.link is not None:
             self._route.link = None
@@ -401,7 +402,7 @@ class ConnectionWorker:
     # ------------------------------------------------------------- without work
 
     async def _stay(self) -> bool:
-        """Keep the connection for a while; whether there is work again, and a connection to do it on."""
+        """Keep the connection for a while; True if there is work again and the connection is still open."""
         link, slots, seconds = self._route.link, self._slots, self._idle_time
         if link is None or seconds <= 0 or slots.wanted_besides():
             return False
@@ -419,19 +420,19 @@ class ConnectionWorker:
         return not self._leaving and not slots.wanted_besides()
 
     def wake(self) -> None:
-        """There is work, or somebody else wants the connection."""
+        """End the idle wait: there is work, or another destination waits for the connection."""
         self._slots.idle.pop(self, None)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def leave(self) -> None:
-        """Give up the connection when nothing is under way on it, or only what nobody waits for."""
+        """Close the connection once nothing is under way on it, or only cancelled messages."""
         self._leaving = True
         if self._flying and self.stop.requested:
             self.give_up(self.stop.reason, patient=True)
         self.wake()
 
     def leave_at_once(self, reason: str) -> None:
-        """Give up whatever is under way, and do not wait for anybody to say good-bye."""
+        """Abort everything under way, and close without waiting for the reply to QUIT."""
         self.stop.request(reason, at_once=True)
         self.leave()

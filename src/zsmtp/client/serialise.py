@@ -1,19 +1,18 @@
-"""Message objects of the ``email`` package as octets: what they hold, and nothing else (RFC 5322, RFC 2045, RFC 2046).
+"""Writes message objects of the ``email`` package as octets, exactly as they are (RFC 5322, RFC 2045, RFC 2046).
 
-:func:`octets_of` takes the place of ``BytesGenerator``, which folds parsed fields anew, puts empty lines between nested
-multiparts, and goes through nested parts by calls within calls. The rules, with ``zsmtp.client.objectheader`` for the
-fields:
+:func:`octets_of` replaces ``BytesGenerator``, which folds parsed fields anew, puts empty lines between nested
+multiparts, and visits nested parts by recursion. The rules, with ``zsmtp.client.objectheader`` for the fields:
 
-- What was parsed from octets is written as those octets, with every policy. Where the parser ended a header at a line
-  that is no field, there is no empty line; where it missed the last boundary, none is written. What the parser does not
-  keep cannot be written: blanks behind a colon or a boundary, a line without a name before its colon, whether the
-  header of an empty part ended with an empty line.
-- What a program made is written as it made it; a multipart without a boundary gets one.
-- Below ``multipart/signed``, and below a header with a DKIM signature, what a program made is written as the
-  ``as_bytes()`` of the part writes it: that is what the program can have signed.
+- A part parsed from octets is written as those octets, with every policy. If the parser ended a header at a line that
+  is no field, there is no empty line; if it missed the last boundary, none is written. The parser does not keep the
+  following, so it cannot be written: blanks after a colon or a boundary, a line without a name before its colon,
+  whether the header of an empty part ended with an empty line.
+- A part made by a program is written as the program made it; a multipart without a boundary gets one.
+- Below ``multipart/signed``, and below a header with a DKIM signature, a part made by a program is written as its
+  ``as_bytes()`` writes it: those are the octets that the program can have signed.
 
-No message is changed, and no nesting is too deep. What cannot be written is a SubmissionError, whatever the ``email``
-package raised.
+No message is changed, and nesting may have any depth. A message that cannot be written raises SubmissionError, for
+every exception of the ``email`` package.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from zsmtp.client.objectheader import header_of, is_made, is_sealed
 from zsmtp.errors import SubmissionError
 from zsmtp.escape import described, escape
 
-_NO_END = re.compile(r"From |[!-9;-~]*:|[ \t\r\n]|\Z")  # lines that the parser goes on at
+_NO_END = re.compile(r"From |[!-9;-~]*:|[ \t\r\n]|\Z")  # the parser goes on at such lines
 
 MAX_PARTS = 10_000
-"""Parts of a message that are written: one object can be in it any number of times."""
+"""The most parts of a message: it may contain one object any number of times."""
 
 
 class _Part(NamedTuple):
-    """A message or part that is to be written.
+    """A message or part to write.
 
-    ``signed``: it lies below a signature. ``last``: nothing follows it. ``enclosed``: it is all that a part contains.
+    ``signed``: it is below a signature. ``last``: nothing follows it. ``enclosed``: it is the only content of a part.
     """
 
     message: Message
@@ -59,7 +58,7 @@ def octets_of(message: Message) -> bytes:
 
 
 def _pieces(message: Message) -> Iterator[bytes]:
-    """The octets in order. Parts wait on a stack; None on it ends the part that was begun last."""
+    """The octets in order. Parts wait on a stack; None on it ends the part begun last."""
     waiting: list[bytes | _Part | None] = [_Part(message, last=True)]
     begun: list[int] = []
     around: set[int] = set()
@@ -85,7 +84,7 @@ def _pieces(message: Message) -> Iterator[bytes]:
 
 
 def _written(part: _Part, *, outermost: bool) -> list[bytes | _Part]:
-    """The header of a part and what it contains."""
+    """The header of a part and its content."""
     message = part.message
     payload: object = message._payload  # type: ignore[attr-defined]  # get_payload() would decode octets
     if payload is None and message.get_content_maintype() == "multipart":
@@ -120,9 +119,9 @@ def _written(part: _Part, *, outermost: bool) -> list[bytes | _Part]:
 
 
 def _separator(message: Message) -> bytes:
-    """The empty line between header and content; none where the parser ended the header at a line that is no field.
+    """The empty line between header and content; none if the parser ended the header at a line that is no field.
 
-    It does not say so any more if the program has exchanged the content, as far as that can be seen.
+    That defect no longer counts if the program has replaced the content, as far as that is visible.
     """
     if not _has(message, MissingHeaderBodySeparatorDefect):
         return b"\n"
@@ -137,7 +136,7 @@ def _has(message: Message, defect: type[MessageDefect]) -> bool:
 
 
 def _text(payload: object) -> bytes:
-    """The text of a part that is not made of parts."""
+    """The text of a part without subparts."""
     if payload is None:
         return b""
     if not isinstance(payload, str):
@@ -149,7 +148,7 @@ def _text(payload: object) -> bytes:
 
 
 def _blocks(parts: list[_Part]) -> bytes:
-    """The groups of fields that make a report on deliveries (RFC 3464 2.1)."""
+    """The groups of fields of a delivery report (RFC 3464 2.1)."""
     blocks = []
     for part in parts:
         header = header_of(part.message, signed=part.signed, outermost=False)
@@ -160,7 +159,7 @@ def _blocks(parts: list[_Part]) -> bytes:
 
 
 def _with_boundary(header: bytes, boundary: str) -> bytes:
-    """The header with a boundary in the Content-Type field that says multipart."""
+    """The header with a boundary parameter in its multipart Content-Type field."""
     for field in split_fields(header):
         if field.name == b"content-type":
             value = header[: field.end].rstrip(b"; \t\r\n")
@@ -179,8 +178,8 @@ def _multipart(message: Message, parts: list[_Part], boundary: bytes, *, last: b
             pieces.append(b"\n--" + boundary + b"\n")
         pieces.append(part)
     if _has(message, CloseBoundaryNotFoundDefect):
-        return [*pieces, b"\n"] if last else pieces  # the parser takes one from the text before the boundary it missed
+        return [*pieces, b"\n"] if last else pieces  # the parser takes one from the text before a missed boundary
     pieces.append(b"\n--" + boundary + b"--")
-    if message.epilogue is not None or is_made(message):  # a line end that was parsed stands before the next boundary
+    if message.epilogue is not None or is_made(message):  # a parsed line end belongs to the next boundary
         pieces.append(b"\n" + _text(message.epilogue))
     return pieces

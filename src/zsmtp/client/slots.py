@@ -1,12 +1,12 @@
-"""Limits of connections: in all (:class:`ConnectionSlots`), and to one destination (:class:`DestinationLimit`).
+"""Limits on connections: in all (:class:`ConnectionSlots`), and to one destination (:class:`DestinationLimit`).
 
-A connection at work uses a slot. Pools ask for one and are given it in the order of asking, those with the fewest
-connections first; whatever waits, each step costs the same. A connection that has waited for its peer for about
-``SLOW_AFTER`` seconds in all since it last finished a message costs nothing but memory: it uses no slot any more, up to
-a limit on all connections together, so that slow servers do not hold up mail for others.
+A connection at work uses a slot. Pools request slots and get them in order, those with the fewest connections first;
+the cost of a step does not grow with the number of requests. A connection that has waited for its peer for about
+``SLOW_AFTER`` seconds in all since it last finished a message costs only memory: it uses no slot any more, up to a
+limit on all connections together, so that slow servers do not delay mail for others.
 
-A destination that refuses a connection while others of its connections stand has told how many it takes. It is asked
-for one more after a while, and more rarely each time it refuses.
+A destination that refuses a connection while others are established shows its own limit. One more is tried after a
+pause, which grows with each refusal.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-TICK = 0.5  # seconds between two looks at who waits for a peer
+TICK = 0.5  # seconds between two checks for connections that wait for their peers
 SLOW_AFTER = 2.0  # seconds
-PAUSE = 30.0  # seconds until a destination that refused a connection is asked for one more
+PAUSE = 30.0  # seconds until a further connection to a destination that refused one
 LONGEST_PAUSE = 960.0  # seconds
 
 _SLOW_TICKS = round(SLOW_AFTER / TICK)
 
 
 class Asking(Protocol):
-    """What asks for connections: a pool."""
+    """A pool, which requests connections."""
 
     def wants_worker(self) -> bool:
         """Whether it has work for one more connection now."""
 
     def start_worker(self) -> None:
-        """Start one; it gives its slot back by :meth:`ConnectionSlots.release`."""
+        """Start a worker; it returns its slot by :meth:`ConnectionSlots.release`."""
 
 
 class Holder(Protocol):
-    """What holds a slot: the worker of a connection."""
+    """The worker of a connection, which holds a slot."""
 
     @property
     def awaits_peer(self) -> bool:
-        """Whether it waits for something outside that has not come."""
+        """Whether it waits for input from outside."""
 
     def wake(self) -> None:
-        """Leave off being idle: somebody else wants the connection."""
+        """End the idle wait: another pool requests the connection."""
 
 
 class ConnectionSlots:
@@ -51,23 +51,23 @@ class ConnectionSlots:
     def __init__(self, count: int, most: int) -> None:
         self._count = count
         self._most = max(count, most)
-        self._at_work: dict[Holder, int] = {}  # those that use a slot, with the looks at which they waited
-        self._slow: dict[Holder, int] = {}  # those that use none, likewise
-        self._asleep: set[Holder] = set()  # those that wait until they may connect; they do not count
-        self._returning: OrderedDict[Holder, Callable[[], None]] = OrderedDict()  # of those, who would go on
+        self._at_work: dict[Holder, int] = {}  # users of a slot, with the number of checks at which they waited
+        self._slow: dict[Holder, int] = {}  # holders without a slot, likewise
+        self._asleep: set[Holder] = set()  # holders that wait until they may connect; they do not count
+        self._returning: OrderedDict[Holder, Callable[[], None]] = OrderedDict()  # those that request a slot again
         self._pools: dict[Holder, Asking] = {}
         self._held: Counter[Asking] = Counter()
-        self._asking: dict[Asking, int] = {}  # with how many connections each has
-        self._queues: dict[int, OrderedDict[Asking, None]] = {}  # those by that number, in the order of asking
+        self._asking: dict[Asking, int] = {}  # pools with a request, and the number of connections of each
+        self._queues: dict[int, OrderedDict[Asking, None]] = {}  # these pools by that number, first come first
         self._timer: asyncio.TimerHandle | None = None
-        self.idle: OrderedDict[Holder, None] = OrderedDict()  # with a connection and no work, longest first
+        self.idle: OrderedDict[Holder, None] = OrderedDict()  # holders of idle connections, longest idle first
 
     def wanted_besides(self, pool: Asking | None = None) -> bool:
-        """Whether another one than ``pool`` waits for a connection."""
+        """Whether a pool other than ``pool`` requests a connection."""
         return len(self._asking) > (pool in self._asking) or bool(self._returning)
 
     def ask(self, pool: Asking) -> None:
-        """Have a worker of ``pool`` started: now, if there is room, or when there is."""
+        """Request a worker for ``pool``: it is started now, or once there is room."""
         if pool in self._asking:
             return
         if self._has_room():
@@ -80,19 +80,19 @@ class ConnectionSlots:
         self._keep_looking()
 
     def withdraw(self, pool: Asking) -> None:
-        """It asks no more."""
+        """Withdraw the request of ``pool``."""
         if pool in self._asking:
             self._dequeue(pool)
 
     def take(self, holder: Holder, pool: Asking) -> None:
-        """A worker of ``pool`` starts."""
+        """Count a new worker of ``pool``."""
         self._at_work[holder] = 0
         self._pools[holder] = pool
         self._hold(pool, 1)
         self._keep_looking()
 
     def release(self, holder: Holder) -> None:
-        """A worker ends: its slot goes to the pool with the fewest connections of those that ask."""
+        """Count out a worker that ended: its slot goes to the requesting pool with the fewest connections."""
         self._at_work.pop(holder, None)
         self._slow.pop(holder, None)
         self._asleep.discard(holder)
@@ -101,14 +101,14 @@ class ConnectionSlots:
         self._give_out()
 
     def sleep(self, holder: Holder) -> None:
-        """A worker waits until it may connect: others use its slot."""
+        """Free the slot of a worker that waits until it may connect."""
         self._at_work.pop(holder, None)
         self._slow.pop(holder, None)
         self._asleep.add(holder)
         self._give_out()
 
     def ask_back(self, holder: Holder, wake: Callable[[], None]) -> bool:
-        """Whether a worker that slept may go on; if not, ``wake`` is called when it has a slot again."""
+        """Whether a worker that slept may go on; if not, ``wake`` is called once it has a slot again."""
         if holder not in self._asleep:
             return True
         if not self._has_room():
@@ -122,14 +122,14 @@ class ConnectionSlots:
         return True
 
     def wake_up(self, holder: Holder) -> None:
-        """A worker that slept goes on, or ends; it counts again, whether there is room or not."""
+        """Count a worker that slept and goes on, or ends, whether or not there is room."""
         self._returning.pop(holder, None)
         if holder in self._asleep:
             self._asleep.remove(holder)
             self._at_work[holder] = 0
 
     def progressed(self, holder: Holder) -> None:
-        """A worker has finished a message. If it was slow, and that did not take it long, it uses a slot again."""
+        """Note that a worker finished a message. If it was slow, and this one was not, it uses a slot again."""
         if holder in self._at_work:
             self._at_work[holder] = 0
         elif self._slow.get(holder, _SLOW_TICKS) < _SLOW_TICKS:
@@ -139,7 +139,7 @@ class ConnectionSlots:
             self._slow[holder] = 0
 
     def end(self) -> None:
-        """Nobody is given a slot any more."""
+        """Start no further worker and give no slot."""
         self._asking.clear()
         self._queues.clear()
         if self._timer is not None:
@@ -147,7 +147,7 @@ class ConnectionSlots:
             self._timer = None
 
     def __len__(self) -> int:
-        """How many connections there are."""
+        """The number of connections."""
         return len(self._pools)
 
     # ------------------------------------------------------------------ inside
@@ -179,7 +179,7 @@ class ConnectionSlots:
             del self._queues[held]
 
     def _hold(self, pool: Asking, change: int) -> None:
-        """Account for a connection more or less; a pool that asks is put where it belongs then."""
+        """Count a connection more or less; a requesting pool moves to the queue of its new number."""
         asking = pool in self._asking
         if asking:
             self._dequeue(pool)
@@ -192,7 +192,7 @@ class ConnectionSlots:
     def _look(self) -> None:
         """Find connections that keep waiting for their peers.
 
-        Looks are counted, not seconds: a peer is not slow because this program has no time for it.
+        It counts checks instead of seconds: a delay of this program does not make a peer slow.
         """
         self._timer = None
         for holders in (self._slow, self._at_work):
@@ -205,13 +205,13 @@ class ConnectionSlots:
         self._keep_looking()
 
     def _keep_looking(self) -> None:
-        """See to the next look, if slots are or may soon be wanted."""
+        """Schedule the next check, if slots are or may soon be requested."""
         if self._timer is None and (self._asking or self._returning or 2 * len(self._at_work) > self._count):
             self._timer = asyncio.get_running_loop().call_later(TICK, self._look)
 
 
 class SlotPlace:
-    """The slot of one worker, as its runs leave it while they sleep (:class:`zsmtp.net.aio.Place`)."""
+    """The slot of one worker, which its operations free while they sleep (:class:`zsmtp.net.aio.Place`)."""
 
     def __init__(self, slots: ConnectionSlots, holder: Holder) -> None:
         self._slots = slots
@@ -231,7 +231,7 @@ class SlotPlace:
 
 
 class DestinationLimit:
-    """How many connections one destination takes: ``most``, until it refuses one. Time is an argument, in seconds."""
+    """The number of connections to one destination: ``most``, until it refuses one. Times are arguments, in seconds."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -240,17 +240,17 @@ class DestinationLimit:
         self._again = 0.0
 
     def allowed(self, now: float) -> int:
-        """How many there may be now."""
+        """The number of connections allowed now."""
         return min(self._known + (self._known < self._most and now >= self._again), self._most)
 
     def refused(self, standing: int, now: float) -> None:
-        """It refused one more than the ``standing`` ones."""
+        """Note a refusal while ``standing`` connections are established."""
         self._known = max(min(standing, self._known), 1)
         self._pause = min(max(2 * self._pause, PAUSE), LONGEST_PAUSE)
         self._again = now + self._pause
 
     def took(self, standing: int, now: float) -> None:
-        """So many connections stand, one of them new."""
+        """Note a new connection; ``standing`` are established with it."""
         if standing > self._known:
             self._known = standing
             self._pause = 0.0
