@@ -1,17 +1,17 @@
-"""Email backends for Django: one that queues mail durably, one that delivers it while the request waits.
+"""Email backends for Django: one that queues mail durably, one that delivers it during the request.
 
 In the settings::
 
     EMAIL_BACKEND = "zsmtp.django.QueueBackend"     # or "zsmtp.django.DeliverBackend"
     ZSMTP_QUEUE = "sqlite:///var/lib/app/mail.db"   # without it: the environment's ZSMTP_QUEUE, else the system's queue
     ZSMTP_DATABASE = "default"                      # instead: the queue's tables are in this database
-    ZSMTP_CONFIG = "/etc/zsmtp.toml"                # or a zsmtp.Config; how mail is delivered, and by which relays
+    ZSMTP_CONFIG = "/etc/zsmtp.toml"                # or a zsmtp.Config; delivery options and relays
     ZSMTP_QUEUE_CONFIG = QueueConfig(...)           # zsmtp.queue.config: quotas of tenants, rules for addresses
-    ZSMTP_TENANT = "shop"                           # whose mail it is; without it: nobody's
+    ZSMTP_TENANT = "shop"                           # the owner of the mail; without it: no tenant
 
 With ``ZSMTP_DATABASE`` a message is written in the transaction that is open there: mail of a request that is rolled
-back was never sent. Of PostgreSQL (psycopg 3) nothing else is asked; a SQLite database is in WAL mode with
-``synchronous=FULL``, and its transactions that send mail begin with ``BEGIN IMMEDIATE``
+back was never sent. PostgreSQL (psycopg 3) needs no settings for it; a SQLite database must be in WAL mode with
+``synchronous=FULL``, and transactions that send mail must begin with ``BEGIN IMMEDIATE``
 (``"OPTIONS": {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL"}``).
 Another process delivers the queue: ``zsmtp.Queue.open(..., deliver=True)``.
 """
@@ -45,16 +45,16 @@ from zsmtp.queue.queue import CallersConnection
 __all__ = ["DeliverBackend", "QueueBackend"]
 
 _URL_OPTIONS = {"options", "passfile", "service", "sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs"}
-"""Options of a database that are passed on to the queue's own connections."""
+"""Options of a database that the queue's own connections use, too."""
 
 _open: dict[tuple[int, str], Queue] = {}
 _lock = threading.Lock()
 
 
 class QueueBackend(BaseEmailBackend):
-    """Queues messages; each is on the disk, or in the open transaction, when it counts as sent.
+    """Queues messages; a message counts as sent once it is on disk, or in the open transaction.
 
-    ``queue``, ``database`` and ``tenant`` are in place of the settings. Raises ZsmtpError unless ``fail_silently``.
+    ``queue``, ``database`` and ``tenant`` replace the settings. Raises ZsmtpError unless ``fail_silently``.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class QueueBackend(BaseEmailBackend):
         self._tenant: str = getattr(conf.settings, "ZSMTP_TENANT", "") if tenant is None else tenant
 
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
-        """Queue messages one after the other; how many were queued."""
+        """Queue messages one after the other; return the number queued."""
         sent = 0
         for message in email_messages:
             recipients = message.recipients()
@@ -102,14 +102,14 @@ class QueueBackend(BaseEmailBackend):
 
 
 class DeliverBackend(BaseEmailBackend):
-    """Delivers messages, and returns when servers have them or refused them.
+    """Delivers messages, and returns when servers have accepted or refused them.
 
     All messages are tried; then the first :class:`~zsmtp.errors.NotDelivered` or other error is raised, unless
     ``fail_silently``.
     """
 
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
-        """Deliver messages side by side; how many were delivered to all their recipients."""
+        """Deliver messages concurrently; return the number that were delivered to all their recipients."""
         outcomes = _run(_deliver([message for message in email_messages if message.recipients()]))
         sent = 0
         for outcome in outcomes:
@@ -135,7 +135,7 @@ async def _deliver(messages: Sequence[EmailMessage]) -> list[Report | BaseExcept
 
 
 def _run(work: Coroutine[Any, Any, list[Report | BaseException]]) -> list[Report | BaseException]:
-    """Run it on a loop of its own; beside that of the caller if there is one."""
+    """Run it on an event loop of its own; beside that of the caller if there is one."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -159,9 +159,9 @@ def _queue_config() -> QueueConfig:
 
 
 def _queue(location: str | None) -> Queue:
-    """The queue of this process, which all its threads share; a process that was forked off opens its own.
+    """The queue of this process, which all its threads share; a process made by fork opens its own.
 
-    It ends with the process: what was submitted is on the disk.
+    It is never closed before the process ends: submitted messages are on disk.
     """
     key = os.getpid(), location or ""
     with _lock:
@@ -176,7 +176,7 @@ os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_i
 
 
 def _place_of(alias: str) -> str:
-    """Where the queue in a database of the project is: a file, or a URL."""
+    """The location of the queue in a database of the project: a file, or a URL."""
     settings = connections[alias].settings_dict
     if connections[alias].vendor != "postgresql":
         return str(settings["NAME"])

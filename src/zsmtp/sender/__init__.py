@@ -1,1 +1,1 @@
-"""What receivers will think of mail from a sender: SPF, DMARC, names, and what a domain publishes about its mail."""
+"""Judges a sender as receivers do: SPF, DMARC, names, and the records that a domain publishes about its mail."""

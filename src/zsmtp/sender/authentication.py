@@ -1,7 +1,7 @@
-"""Whether a receiver finds that mail comes from its sender: SPF, DKIM, DMARC, and what is aligned.
+"""Authentication of a sender as receivers check it: SPF, DKIM, DMARC, and which domains are aligned.
 
-:func:`check_authentication` awaits lookups; it is the part of ``zsmtp.sender.checks`` that depends on what signs the
-mail and where it comes from, and what ``zsmtp explain`` shows of a sender.
+:func:`check_authentication` awaits lookups. It is the part of ``zsmtp.sender.checks`` that depends on the signing keys
+and the source addresses of mail, and ``zsmtp explain`` shows its findings.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from zsmtp.signing.record import NoRecord, key_record, record_in, zone_entry
 from zsmtp.signing.signature import Algorithm
 
 MIN_BITS = 1024
-"""Bits of an RSA key below which signatures do not count (RFC 8301 3.2)."""
+"""Bits of an RSA key: verifiers ignore signatures of a shorter one (RFC 8301 3.2)."""
 
 
 async def check_authentication(sender: SenderFacts) -> list[SenderFinding]:
-    """SPF for each address, the keys that sign, DMARC, and whether what passes is aligned."""
+    """The findings on SPF for each address, the signing keys, DMARC, and the alignment of the domains that pass."""
     findings = [] if sender.addresses else [no_address(sender)]
     source = sender.address.encode()
     checks = [await spf.check_host(ip, sender.domain, source, helo=sender.helo) for ip in sender.addresses]
@@ -43,7 +43,7 @@ async def check_authentication(sender: SenderFacts) -> list[SenderFinding]:
 
 
 def no_address(sender: SenderFacts) -> SenderFinding:
-    """That no address is known to judge by, and why."""
+    """The finding that no source address is known, with the reason."""
     text = sender.problems.get("addresses", "no address is known that mail comes from")
     return SenderFinding("address", Grade.UNKNOWN, text)
 
@@ -52,7 +52,7 @@ def no_address(sender: SenderFacts) -> SenderFinding:
 
 
 def _spf(sender: SenderFacts, checks: Sequence[SPFCheck]) -> list[SenderFinding]:
-    """SPF of the reverse-path, for each address."""
+    """The findings on SPF of the reverse-path, for each address."""
     found = []
     lacking = (SPFResult.NONE, SPFResult.FAIL, SPFResult.SOFTFAIL, SPFResult.NEUTRAL)
     missing = [ip for ip, check in zip(sender.addresses, checks, strict=True) if check.result in lacking]
@@ -75,13 +75,13 @@ def _spf(sender: SenderFacts, checks: Sequence[SPFCheck]) -> list[SenderFinding]
 
 
 def _record_with(addresses: Sequence[str], check: SPFCheck) -> str:
-    """The record of a domain with these addresses: one for all of them, since there may be no second one."""
+    """The record of a domain with these addresses added: only one record is allowed."""
     networks = " ".join(f"ip{6 if ':' in address else 4}:{address}" for address in addresses)
     return f"v=spf1 {networks}{check.record[len('v=spf1') :] or ' -all'}"
 
 
 def record_text(check: SPFCheck) -> str:
-    """The SPF record of a check, for people."""
+    """The SPF record of a check, as text for people."""
     if check.record:
         return escape(check.record[:400])
     return "not known" if check.result is SPFResult.TEMPERROR else "no SPF record"
@@ -91,7 +91,7 @@ def record_text(check: SPFCheck) -> str:
 
 
 async def _key(key: PublishedKey) -> SenderFinding:
-    """Whether receivers find the key that mail is signed with."""
+    """The finding on the published record of a signing key."""
     answer = await Query(key.name, RecordType.TXT)
     looked_up = (shown(answer),)
     publish = zone_entry(key.name, key_record(key.algorithm, key.public_key))
@@ -128,7 +128,7 @@ async def _key(key: PublishedKey) -> SenderFinding:
 
 
 async def _next_key(key: PublishedKey) -> list[SenderFinding]:
-    """Whether the record of a key is there that signs later; nothing if it is."""
+    """The finding on a missing record of a key that signs later; none if it is published."""
     finding = await _key(key)
     if finding.grade is Grade.GOOD:
         return []
@@ -138,7 +138,7 @@ async def _next_key(key: PublishedKey) -> list[SenderFinding]:
 
 
 def _unsigned(sender: SenderFacts, checks: Sequence[SPFCheck]) -> SenderFinding:
-    """That mail is not signed: it is refused if SPF does not pass either."""
+    """The finding that mail is not signed: it is refused if SPF does not pass either."""
     passed = [check.result is SPFResult.PASS for check in checks]
     enough = all(passed) or any(check.result is SPFResult.TEMPERROR for check in checks)
     wanted = (SenderRequirement.DKIM,) if enough else (SenderRequirement.DKIM, SenderRequirement.SPF_OR_DKIM)
@@ -150,7 +150,7 @@ def _unsigned(sender: SenderFacts, checks: Sequence[SPFCheck]) -> SenderFinding:
 
 
 async def _dmarc(sender: SenderFacts, checks: Sequence[SPFCheck], keys: Sequence[PublishedKey]) -> list[SenderFinding]:
-    """Whether mail passes DMARC, by SPF or by one of these keys, and what the domain asks for mail that does not."""
+    """The finding on DMARC, passed by SPF or by one of these keys, and the domain's policy for mail that fails."""
     author = sender.author_domain
     policy = await dmarc.find_policy(author, exists=await dmarc.domain_exists(author))
     where = policy.found_at or author

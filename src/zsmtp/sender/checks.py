@@ -1,14 +1,14 @@
-"""What receivers will think of mail from a sender: one finding for each thing they look at.
+"""Judges mail from a sender as receivers do: one finding for each fact that they check.
 
-:func:`check_sender` awaits lookups and is given everything else: the sender, the addresses its mail comes from, the
-name it greets with, the keys it signs with, and perhaps a message. A finding says what is so, how bad that is, what was
-looked up, who will hold it against the mail, and what to publish instead, ready to paste::
+:func:`check_sender` awaits lookups; the other facts are arguments: the sender, the source addresses of its mail, its
+HELO name, its signing keys, and perhaps a message. A finding has a text, a grade, the lookups it is based on, the
+receivers that count the fault against the mail, and a record to publish instead, ready to paste::
 
     sender = SenderFacts("ann@example.org", addresses=("192.0.2.1",), helo="mail.example.org")
     for finding in await check_sender(sender):
         print(finding.topic, finding.grade.value, finding.text)
 
-``REFUSED`` means that some receiver refuses the mail or throws it away; ``WEAK`` that it may count against it.
+``REFUSED`` means that some receiver refuses or discards the mail; ``WEAK`` that it may count against the mail.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from zsmtp.tls.mtasts import PolicyLookup, PolicyMode, find_policy
 from zsmtp.tls.tlsrpt import report_addresses
 
 MAX_EXCHANGERS = 10
-"""Mail exchangers of a domain whose addresses are looked up."""
+"""The most mail exchangers of a domain whose addresses are looked up."""
 ONCE = (
     b"date", b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc", b"message-id", b"in-reply-to", b"references",
     b"subject",
 )  # fmt: skip
-"""Names of fields that a message has once at most (RFC 5322 3.6)."""
+"""Names of fields that a message has at most once (RFC 5322 3.6)."""
 
 
 async def check_sender(sender: SenderFacts) -> list[SenderFinding]:
-    """All findings, in the order in which a receiver would come to them."""
+    """All findings, in the order in which a receiver makes its checks."""
     findings = await check_acceptance(sender) + await _policies(sender)
     return findings + _message(sender) if sender.header else findings
 
 
 async def check_acceptance(sender: SenderFacts) -> list[SenderFinding]:
-    """What decides on whether mail is taken; the DNS alone is asked."""
+    """The findings that decide about acceptance; only the DNS is queried."""
     findings = [*await _names(sender), *await _spf_of_helo(sender), *await _takes_mail(sender.domain, "bounces go")]
     if sender.author_domain != sender.domain:
         findings += await _takes_mail(sender.author_domain, "answers go")
@@ -61,7 +61,7 @@ async def check_acceptance(sender: SenderFacts) -> list[SenderFinding]:
 
 
 async def _names(sender: SenderFacts) -> list[SenderFinding]:
-    """Reverse and forward names of the addresses, and the name of the greeting."""
+    """The findings on reverse and forward names of the addresses, and on the HELO name."""
     found = []
     for address in sender.addresses:
         check = await check_helo(sender.helo, address)
@@ -90,7 +90,7 @@ async def _names(sender: SenderFacts) -> list[SenderFinding]:
 
 
 async def _greeting(name: str, address: str, *, confirmed: bool) -> SenderFinding:
-    """The name of the greeting; ``confirmed``: it leads to the address."""
+    """The finding on the HELO name; ``confirmed``: it resolves to the address."""
     if confirmed:
         return SenderFinding("greeting", Grade.GOOD, f"{name} is a name of {address}")
     if domain_problem(name) is not None:
@@ -121,9 +121,9 @@ def _has(answer: Answer, address: str) -> bool:
 
 
 async def _takes_mail(domain: str, purpose: str) -> list[SenderFinding]:
-    """Whether a domain that mail shows takes mail, as far as the DNS says; ``purpose``: what goes there.
+    """The findings on whether a domain shown in mail accepts mail, by the DNS; ``purpose``: the mail that goes there.
 
-    Receivers look at the domain of the reverse-path and at that of From (RFC 7505 4.2).
+    Receivers check the domain of the reverse-path and that of From (RFC 7505 4.2).
     """
     answer = await Query(domain, RecordType.MX)
     looked_up = (shown(answer),)
@@ -151,7 +151,7 @@ async def _takes_mail(domain: str, purpose: str) -> list[SenderFinding]:
 
 
 async def _exchanger_problem(host: str) -> str:
-    """What is wrong with the name of a mail exchanger."""
+    """The fault of the name of a mail exchanger."""
     if canonical_ip(host) is not None:
         return f"the MX {host} is an address, where a name is wanted (RFC 5321 5.1)"
     answers = [await Query(host, kind) for kind in (RecordType.A, RecordType.AAAA)]
@@ -164,7 +164,7 @@ async def _exchanger_problem(host: str) -> str:
 
 
 async def _spf_of_helo(sender: SenderFacts) -> list[SenderFinding]:
-    """SPF of the greeting, which counts for mail with the null reverse-path: bounces and notices (RFC 7208 2.3)."""
+    """SPF of the HELO name, which applies to mail with the null reverse-path: bounces and notices (RFC 7208 2.3)."""
     if not sender.addresses or domain_problem(sender.helo) is not None or sender.helo.lower() == sender.domain:
         return []
     address = sender.addresses[0]
@@ -184,7 +184,7 @@ async def _spf_of_helo(sender: SenderFacts) -> list[SenderFinding]:
 
 
 async def _policies(sender: SenderFacts) -> list[SenderFinding]:
-    """MTA-STS and TLS reports of the domains that bounces and answers go to; BIMI of the one in From."""
+    """MTA-STS and TLS reports of the domains that receive bounces and replies; BIMI of the one in From."""
     found = []
     for domain in dict.fromkeys((sender.domain, sender.author_domain)):
         found += await _transport_policy(domain, sender.now)
@@ -192,7 +192,7 @@ async def _policies(sender: SenderFacts) -> list[SenderFinding]:
 
 
 async def _transport_policy(domain: str, now: float) -> list[SenderFinding]:
-    """MTA-STS, and whether there are reports of failures."""
+    """The findings on MTA-STS, and on reports of failures."""
     lookup = await find_policy(domain, None, now)
     if lookup.failure is not None:
         return [SenderFinding("MTA-STS", Grade.WEAK, lookup.note)]
@@ -222,7 +222,7 @@ async def _sts(domain: str, lookup: PolicyLookup) -> SenderFinding:
 
 
 async def _bimi(author: str) -> list[SenderFinding]:
-    """The BIMI record of a domain or its organisational domain: its syntax, and what it needs to count."""
+    """The BIMI record of a domain or its organisational domain: its syntax, and the conditions for its use."""
     for domain in dict.fromkeys((author, await dmarc.organisational_domain(author))):
         answer = await Query(f"default._bimi.{domain}", RecordType.TXT)
         records = [text for one in answer.records if (text := text_of(one)).lower().lstrip().startswith(b"v=bimi")]
@@ -243,7 +243,7 @@ async def _bimi_record(author: str, answer: Answer, records: list[bytes]) -> Sen
 
 
 def _bimi_problem(text: bytes) -> str:
-    """What is wrong with a record: it is a list of tags, with an https location that may be empty."""
+    """The fault of a BIMI record: a list of tags, with an https location that may be empty."""
     try:
         tags = parse_tags(text)
     except ValueError as error:
@@ -261,7 +261,7 @@ def _bimi_problem(text: bytes) -> str:
 
 
 def _message(sender: SenderFacts) -> list[SenderFinding]:
-    """What stands in the header of a message: fields that must be there, and how to unsubscribe."""
+    """The findings on the header of a message: required fields, and one-click unsubscription."""
     fields: dict[bytes, list[bytes]] = {}
     for name, value in field_values(unified_header(sender.header)[0]):
         fields.setdefault(name.lower(), []).append(value)
@@ -270,7 +270,7 @@ def _message(sender: SenderFacts) -> list[SenderFinding]:
 
 
 def _missing(sender: SenderFacts, fields: dict[bytes, list[bytes]]) -> list[SenderFinding]:
-    """Fields that must be there (RFC 5322 3.6)."""
+    """The findings on missing fields that are required (RFC 5322 3.6)."""
     found = []
     for name in (b"from", b"date", b"message-id"):
         if name in fields:
@@ -284,7 +284,7 @@ def _missing(sender: SenderFacts, fields: dict[bytes, list[bytes]]) -> list[Send
 
 
 def _repeated(fields: dict[bytes, list[bytes]]) -> list[SenderFinding]:
-    """Fields of which there is more than one, where one is allowed (RFC 5322 3.6)."""
+    """The findings on repeated fields of which one is allowed (RFC 5322 3.6)."""
     found = []
     for name in ONCE:
         number = len(fields.get(name, ()))
@@ -295,19 +295,19 @@ def _repeated(fields: dict[bytes, list[bytes]]) -> list[SenderFinding]:
 
 
 def _unsubscribe(sender: SenderFacts, fields: dict[bytes, list[bytes]]) -> list[SenderFinding]:
-    """Whether readers can unsubscribe by one click, which counts if a signature covers both fields (RFC 8058 4)."""
+    """The findings on one-click unsubscription, which counts if a signature covers both fields (RFC 8058 4)."""
     links, post = fields.get(b"list-unsubscribe", []), fields.get(b"list-unsubscribe-post", [])
     receivers = asking(SenderRequirement.ONE_CLICK)
     one_click = [value.strip().lower() for value in post] == [b"list-unsubscribe=one-click"]
     if not (one_click and len(links) == 1 and b"<https:" in links[0].lower()):
         if not (links or post or b"list-id" in fields):
-            return []  # it is no mail to many
+            return []  # it is no list mail
         text = "no one-click unsubscribe: List-Unsubscribe with an https address and List-Unsubscribe-Post (RFC 8058)"
         return [SenderFinding("unsubscribe", Grade.WEAK, text, receivers=receivers)]
     signatures = fields.get(b"dkim-signature", [])
     if any(_covers(value, b"list-unsubscribe", b"list-unsubscribe-post") for value in signatures):
         return [SenderFinding("unsubscribe", Grade.GOOD, "by one click (RFC 8058), covered by the signature")]
-    if sender.keys and not signatures:  # what is signed already gets no other signature
+    if sender.keys and not signatures:  # a signed message gets no further signature
         return [SenderFinding("unsubscribe", Grade.GOOD, "by one click (RFC 8058), to be covered by a signature")]
     text = "one-click unsubscribe counts for nothing: no signature covers both of its fields (RFC 8058 4)"
     return [SenderFinding("unsubscribe", Grade.WEAK, text, receivers=receivers)]

@@ -1,4 +1,4 @@
-"""DMARC (RFC 9989): which policy a domain publishes for mail that shows it in From, and which domains are aligned.
+"""DMARC (RFC 9989): finds the policy of a domain in From, and checks which domains are aligned with it.
 
 A receiver finds the record of the domain in From or, by a walk up the tree of the DNS, that of its organisational
 domain (4.10). Mail passes if SPF or DKIM passes for an *aligned* domain: the same one (strict), or one of the same
@@ -19,11 +19,11 @@ from zsmtp.records import dataclass
 from zsmtp.signing.tags import parse_tags, shown
 
 MAX_WALK = 8
-"""Names that are asked for in one walk (4.10)."""
+"""The most names queried in one walk (4.10)."""
 
 
 class Action(Enum):
-    """What a domain asks for mail that does not pass; the value is the word of the record."""
+    """The domain's request for mail that does not pass; the value is the word of the record."""
 
     NONE = "none"
     QUARANTINE = "quarantine"
@@ -31,7 +31,7 @@ class Action(Enum):
 
 
 class Belongs(Enum):
-    """What ``psd`` says of a domain; the value is the word of the record."""
+    """The meaning of ``psd`` for a domain; the value is the word of the record."""
 
     YES = "y"  # others register names below it
     NO = "n"  # it is an organisational domain
@@ -43,30 +43,30 @@ class DMARCRecord:
     """One record."""
 
     text: str
-    """The record as it is published."""
+    """The record as published."""
     action: Action
-    """Of the domain itself (``p``)."""
+    """For the domain itself (``p``)."""
     below: Action
-    """Of domains below it (``sp``)."""
+    """For domains below it (``sp``)."""
     missing: Action
-    """Of domains below it that do not exist (``np``)."""
+    """For domains below it that do not exist (``np``)."""
     strict_spf: bool = False
     strict_dkim: bool = False
     public_suffix: Belongs = Belongs.UNKNOWN
     testing: bool = False
     """The domain asks for the next milder action (``t=y``)."""
     reports: tuple[str, ...] = ()
-    """Where aggregate reports go (``rua``)."""
+    """Destinations of aggregate reports (``rua``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class DMARCPolicy:
-    """What applies to a domain. ``record`` is None if it has no policy; ``problem`` says why, or what is wrong."""
+    """The policy for a domain. ``record`` is None without one; ``problem`` is the reason, or the fault."""
 
     domain: str
     record: DMARCRecord | None = None
     found_at: str = ""
-    """The domain whose record it is."""
+    """The domain that has the record."""
     action: Action = Action.NONE
     problem: str = ""
     temporary: bool = False
@@ -117,7 +117,7 @@ class _Step:
 
 
 def _record_in(answer: Answer) -> tuple[DMARCRecord | None, str]:
-    """The record of an answer, or None and what is wrong."""
+    """The record of an answer, or None and the fault."""
     if answer.temporary:
         return None, f"cannot be looked up now: {escape(answer.problem or answer.status.value)}"
     texts = [b"".join(record) for record in answer.records if isinstance(record, tuple)]
@@ -137,14 +137,14 @@ async def _step(domain: str) -> _Step:
 
 
 def _names(domain: str) -> list[str]:
-    """The names of a walk: the domain, then up from the seventh label (4.10)."""
+    """The names of a walk: the domain, then upwards from the seventh label (4.10)."""
     labels = domain.lower().split(".")
     above = labels[1:] if len(labels) <= MAX_WALK else labels[-(MAX_WALK - 1) :]
     return [domain.lower(), *(".".join(above[place:]) for place in range(len(above)))]
 
 
 async def _walk(domain: str) -> list[_Step]:
-    """The steps up from a domain, until one says that it is the top of an organisation or a public suffix."""
+    """The steps upwards from a domain, until a record marks the top of an organisation or a public suffix."""
     steps = []
     for name in _names(domain):
         step = await _step(name)
@@ -155,7 +155,7 @@ async def _walk(domain: str) -> list[_Step]:
 
 
 async def organisational_domain(domain: str) -> str:
-    """The domain that stands for the organisation a domain belongs to (4.10.2); itself, if nothing says otherwise."""
+    """The organisational domain of a domain (4.10.2); the domain itself if no record names another."""
     return _organisational(domain, await _walk(domain))
 
 
@@ -174,7 +174,7 @@ def _organisational(domain: str, steps: list[_Step]) -> str:
 
 
 async def find_policy(domain: str, *, exists: bool = True) -> DMARCPolicy:
-    """What applies to mail with ``domain`` (A-labels) in From; ``exists``: whether the DNS knows the domain."""
+    """The policy for mail with ``domain`` (A-labels) in From; ``exists``: whether the domain exists in the DNS."""
     steps = await _walk(domain)
     first = steps[0]
     problem = next((f"_dmarc.{step.domain}: {step.problem}" for step in steps if step.problem), "")
@@ -192,7 +192,7 @@ async def find_policy(domain: str, *, exists: bool = True) -> DMARCPolicy:
 
 
 async def is_aligned(identifier: str, author: str, *, strict: bool) -> bool:
-    """Whether a domain that SPF or DKIM authenticated is aligned with the one in From (4.4)."""
+    """Whether a domain authenticated by SPF or DKIM is aligned with the one in From (4.4)."""
     if identifier.lower() == author.lower():
         return True
     if strict:
@@ -201,7 +201,7 @@ async def is_aligned(identifier: str, author: str, *, strict: bool) -> bool:
 
 
 async def domain_exists(domain: str) -> bool:
-    """Whether the DNS knows a domain, as far as can be found out (RFC 9989 4.10: NXDOMAIN for A, AAAA and MX)."""
+    """Whether a domain exists: not if A, AAAA and MX give NXDOMAIN (RFC 9989 4.10); true if a lookup fails."""
     for kind in (RecordType.MX, RecordType.A, RecordType.AAAA):
         answer = await Query(domain, kind)
         if answer.status is not Status.NXDOMAIN:

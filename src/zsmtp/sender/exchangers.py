@@ -1,8 +1,8 @@
-"""What a sender's own mail exchangers show to those who answer: whether bounces get in, and DANE (RFC 7672).
+"""Judges a sender's own mail exchangers as other servers meet them: do they accept bounces, does DANE match (RFC 7672)?
 
-:func:`check_exchanger` is given what trying one of them brought, and awaits the lookup of its TLSA records. These are
-held against the certificate whether or not the zone is signed and this side validates: others do. A record of an old
-certificate keeps mail out as soon as they do.
+:func:`check_exchanger` takes the result of a connection to one of them, and awaits the lookup of its TLSA records. It
+compares these with the certificate even if the zone is unsigned or this side does not validate, because other senders
+may. As soon as they do, a record for an old certificate keeps mail out.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from zsmtp.tls.certificate import Certificate
 from zsmtp.tls.dane import DANE_EE, anchors, described, end_entity_match, matches, record_for, usable
 
 ROLLOVER = 14 * 86400.0
-"""Seconds before the end of a certificate from which on its TLSA records are spoken of."""
+"""Seconds before the end of a certificate from which on the finding mentions its TLSA records."""
 _SHOWN = 200  # characters of a reply
 
 
 @dataclass(frozen=True, slots=True)
 class TriedExchanger:
-    """What trying one address of a mail exchanger brought."""
+    """The result of a connection to one address of a mail exchanger."""
 
     host: str
     address: str
     port: int
     problem: str = ""
-    """Why no session could be opened, "" if one could."""
+    """The reason why no session was opened, "" if one was."""
     session: str = ""
-    """How the session was protected, for people."""
+    """The protection of the session, as text for people."""
     leaf: Certificate | None = None
-    """The certificate that it showed; None if it showed none."""
+    """Its certificate; None if it sent none."""
     chain: tuple[bytes, ...] = ()
-    """All certificates that it showed, in DER, its own first."""
+    """All certificates that it sent, in DER, its own first."""
     bounce: str = ""
-    """What was answered when a bounce to the sender was begun; "" if nobody asked, or it was taken."""
+    """The reply that refused a bounce to the sender; "" if none was tried, or it was accepted."""
     refused: bool = False
-    """The bounce was refused for good."""
+    """The bounce was refused permanently."""
 
 
 async def check_exchanger(tried: TriedExchanger, now: float) -> list[SenderFinding]:
@@ -60,7 +60,7 @@ async def check_exchanger(tried: TriedExchanger, now: float) -> list[SenderFindi
 
 
 async def _tlsa(tried: TriedExchanger, leaf: Certificate, now: float) -> list[SenderFinding]:
-    """Whether the TLSA records of a host name its certificate, and for how long."""
+    """The finding on whether the TLSA records of a host match its certificate, and for how long."""
     name = f"_{tried.port}._tcp.{tried.host}"
     answer = await Query(name, RecordType.TLSA)
     records = usable(answer.records)

@@ -1,4 +1,4 @@
-"""What is known of a sender beforehand, and what was found: the values that checks take and give."""
+"""The values that checks of a sender take and return: the known facts, and the findings."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from zsmtp.signing.signature import Algorithm
 
 
 class Grade(Enum):
-    """How good something is."""
+    """The grade of a finding."""
 
     GOOD = "good"
-    NOTE = "note"  # it is no fault
-    UNKNOWN = "unknown"  # it could not be found out now
-    WEAK = "weak"  # it may be held against the mail
-    REFUSED = "refused"  # mail is refused, or thrown away, by somebody
+    NOTE = "note"  # no fault
+    UNKNOWN = "unknown"  # a lookup failed
+    WEAK = "weak"  # some receiver may count it against the mail
+    REFUSED = "refused"  # some receiver refuses or discards the mail
 
 
 @dataclass(frozen=True, slots=True)
 class SenderFinding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     topic: str
-    """What it is about: ``SPF``, ``DKIM``, ``DMARC``, ``reverse name``, ..."""
+    """The subject: ``SPF``, ``DKIM``, ``DMARC``, ``reverse name``, ..."""
     grade: Grade
     text: str
-    """What is so, for people."""
+    """The finding, as text for people."""
     looked_up: tuple[str, ...] = ()
-    """The lookups it rests on, with what they brought."""
+    """The lookups it is based on, with their results."""
     receivers: tuple[str, ...] = ()
-    """Who asks for it."""
+    """The receivers that ask for it."""
     publish: str = ""
-    """A DNS record that would put it right, as a zone file has it."""
+    """A DNS record that would correct the fault, in zone file syntax."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedKey:
-    """A key that mail is signed with: where its record belongs, and the public key in DER (``p=``)."""
+    """A signing key: where its record belongs, and the public key in DER (``p=``)."""
 
     domain: str
     selector: str
@@ -50,7 +50,7 @@ class PublishedKey:
     identity: str = ""
     """The domain in ``i=`` of its signatures, in A-labels; "" for the one in ``d=``."""
     active_from: float = 0.0
-    """Seconds since 1970 from which on it signs; 0: always."""
+    """The start of its use in seconds since 1970; 0: always."""
 
     @property
     def name(self) -> str:
@@ -60,32 +60,32 @@ class PublishedKey:
 
 @dataclass(frozen=True, slots=True)
 class SenderFacts:
-    """What is known of a sender beforehand."""
+    """The known facts about a sender."""
 
     address: str
     """The reverse-path, and the address in From if ``author`` is not given."""
     addresses: tuple[str, ...]
-    """IP addresses that its mail comes from, in canonical text."""
+    """The source IP addresses of its mail, in canonical text."""
     helo: str
-    """The name that this side greets with."""
+    """The HELO name of this side."""
     author: str = ""
     """The domain in From, in A-labels; "" for that of ``address``."""
     keys: tuple[PublishedKey, ...] = ()
-    """Keys that its mail is signed with."""
+    """Keys that sign its mail."""
     next_keys: tuple[PublishedKey, ...] = ()
-    """Keys that become active later, and take the place of one of these."""
+    """Keys that become active later, and replace one of these."""
     unsigned: str = ""
-    """Why there are no ``keys``, if something is known of that: a clause for people."""
+    """The reason why there are no ``keys``, if known: a clause for people."""
     header: bytes = b""
-    """The header of a message, to be looked at, too."""
+    """The header of a message to check, too."""
     adds_missing: bool = False
-    """Date and Message-ID are added where they are missing."""
+    """Date and Message-ID are added if missing."""
     uses_tls: bool = True
-    """Connections to mail exchangers are encrypted where that is offered."""
+    """Connections to mail exchangers are encrypted if the server offers it."""
     now: float = 0.0
     """Seconds since 1970."""
     problems: Mapping[str, str] = field(default_factory=dict)
-    """What could not be found out about this machine, by topic."""
+    """The facts about this machine that could not be determined, by topic, with the reason."""
 
     @property
     def domain(self) -> str:
@@ -116,7 +116,7 @@ def text_of(record: object) -> bytes:
 
 
 def shown(answer: Answer) -> str:
-    """A lookup with what it brought, for people."""
+    """A lookup with its result, as text for people."""
     words = []
     for one in answer.records[:10]:
         if isinstance(one, MX):

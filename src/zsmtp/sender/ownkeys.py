@@ -1,4 +1,4 @@
-"""Which keys of a configuration sign the mail of a domain, as receivers will look for them."""
+"""Selects the keys of a configuration that sign the mail of a domain, with the records that verifiers look up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zsmtp.signing.keys import load_keyring, read_key
 
 @dataclass(frozen=True, slots=True)
 class OwnKeys:
-    """The keys for mail of one domain: those that sign, those that do later; where none does, why."""
+    """The keys for mail of one domain: those that sign now, those that sign later; without any, the reason."""
 
     keys: tuple[PublishedKey, ...]
     next_keys: tuple[PublishedKey, ...]
@@ -24,9 +24,9 @@ class OwnKeys:
 def own_keys(keys: Sequence[DKIMKey], author: str, now: float) -> OwnKeys:
     """The keys for mail with ``author`` in From (in lower case and A-labels); ``now`` in seconds since 1970.
 
-    Files are read. Raises ConfigError for one that cannot be used.
+    It reads files. Raises ConfigError for an invalid one.
     """
-    keyring = load_keyring(keys, _say_nothing)
+    keyring = load_keyring(keys, _discard)
     chosen = keyring.of_author(author, now)
     later = keyring.next_keys(author, now)
     return OwnKeys(tuple(map(_published, chosen.keys)), tuple(map(_published, later)), chosen.reason if keys else "")
@@ -34,7 +34,7 @@ def own_keys(keys: Sequence[DKIMKey], author: str, now: float) -> OwnKeys:
 
 def _published(key: SigningKey) -> PublishedKey:
     config = key.config
-    private = read_key(config.key_file, _say_nothing)
+    private = read_key(config.key_file, _discard)
     return PublishedKey(
         key.domain,
         config.selector_ascii,
@@ -46,5 +46,5 @@ def _published(key: SigningKey) -> PublishedKey:
     )
 
 
-def _say_nothing(text: str) -> None:
-    """Hears warnings of key files; whoever signs tells them."""
+def _discard(text: str) -> None:
+    """Ignore a warning about a key file: the signing code reports it."""

@@ -1,4 +1,4 @@
-"""What large receivers ask of senders: data of ``receivers.toml``, with where each says so and since when."""
+"""The requirements of large receivers for senders: data of ``receivers.toml``, each with its source and date."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zsmtp.records import dataclass
 
 
 class SenderRequirement(Enum):
-    """Something that is asked for; the value is the word in the file."""
+    """A requirement; the value is the word in the file."""
 
     SPF_OR_DKIM = "spf or dkim"
     SPF = "spf"
@@ -26,24 +26,24 @@ class SenderRequirement(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """One receiver and what it asks for."""
+    """One receiver and its requirements."""
 
     name: str
     source: str
-    """The page where it says so."""
+    """The page that states them."""
     since: str
-    """Since when, as a date."""
+    """Their start, as a date."""
     seen: str
-    """When the page was read last."""
+    """The date when the page was last read."""
     all: frozenset[SenderRequirement]
-    """Of everybody."""
+    """For all senders."""
     bulk: frozenset[SenderRequirement]
-    """Beside that of those who send much."""
+    """In addition, for senders of bulk mail."""
 
 
 @cache
 def receivers() -> tuple[Receiver, ...]:
-    """All that are known."""
+    """All known receivers."""
     text = files("zsmtp.sender").joinpath("receivers.toml").read_text("utf-8")
     return tuple(
         Receiver(
@@ -59,7 +59,7 @@ def receivers() -> tuple[Receiver, ...]:
 
 
 def asking(*wanted: SenderRequirement) -> tuple[str, ...]:
-    """Who asks for one of these, in words: ``Gmail``, or ``Outlook.com (bulk)`` where only bulk senders are asked."""
+    """The receivers with one of these requirements: ``Gmail``, or ``Outlook.com (bulk)`` if for bulk senders only."""
     found = []
     for one in receivers():
         if one.all.intersection(wanted):

@@ -1,9 +1,9 @@
 """Sender Policy Framework (RFC 7208): may this address send mail as this domain?
 
-A domain lists in a TXT record who sends for it. :func:`check_host` is the function of that name (4): it awaits lookups
-(``zsmtp.dns.answer.Query``) and returns the result with what led to it. All limits of 4.6.4 hold: ten terms that look
-something up, two lookups that bring nothing, ten names of an MX or PTR lookup. A record is read whole before any of it
-is evaluated, so that a syntax error anywhere is a permerror (4.6)::
+A domain lists its senders in a TXT record. :func:`check_host` is the function of that name (4): it awaits lookups
+(``zsmtp.dns.answer.Query``) and returns the result with its reason. All limits of 4.6.4 hold: ten terms that cause
+lookups, two void lookups, ten names of an MX or PTR lookup. A whole record is parsed before any of it is evaluated, so
+that a syntax error anywhere is a permerror (4.6)::
 
     check = await check_host("192.0.2.1", "example.org", b"ann@example.org", helo="mail.example.org")
     check.result, check.reason
@@ -22,13 +22,13 @@ from zsmtp.escape import escape
 from zsmtp.records import NamedTuple, dataclass
 
 MAX_LOOKUPS = 10
-"""Terms that look something up, of all records together (4.6.4)."""
+"""Terms that cause lookups, in all records together (4.6.4)."""
 MAX_VOID = 2
-"""Lookups that bring nothing (4.6.4)."""
+"""Void lookups: those without records in the answer (4.6.4)."""
 MAX_NAMES = 10
-"""Names of one MX or PTR lookup that are looked up in turn (4.6.4)."""
+"""Names of one MX or PTR lookup that are themselves looked up (4.6.4)."""
 MAX_RECORD = 4096
-"""Octets of a record that is read."""
+"""The longest record that is parsed, in octets."""
 
 Address = IPv4Address | IPv6Address
 
@@ -37,25 +37,25 @@ class SPFResult(Enum):
     """The result of a check; the value is the word of RFC 7208 2.6."""
 
     NONE = "none"  # there is no record
-    NEUTRAL = "neutral"  # the domain says nothing of this address
+    NEUTRAL = "neutral"  # the domain makes no statement about this address
     PASS = "pass"  # noqa: S105 - a word of the standard
-    FAIL = "fail"  # the address must not send for the domain
-    SOFTFAIL = "softfail"  # it probably must not
+    FAIL = "fail"  # the address is not authorised to send for the domain
+    SOFTFAIL = "softfail"  # it is probably not authorised
     TEMPERROR = "temperror"  # a lookup failed
-    PERMERROR = "permerror"  # the record cannot be used
+    PERMERROR = "permerror"  # the record is invalid
 
 
 @dataclass(frozen=True, slots=True)
 class SPFCheck:
-    """What a check brought."""
+    """The result of a check."""
 
     result: SPFResult
     reason: str
-    """What led to it, for people."""
+    """The reason of the result, as text for people."""
     record: str = ""
     """The record of the domain, "" if there is none."""
     lookups: int = 0
-    """Terms that looked something up."""
+    """Terms that caused lookups."""
 
 
 class SPFTerm(NamedTuple):
@@ -71,11 +71,11 @@ class SPFTerm(NamedTuple):
 
 
 class RecordError(ValueError):
-    """A record that cannot be used, and why."""
+    """An invalid record; the text is the fault."""
 
 
 class _Ended(Exception):
-    """The check is over before its end."""
+    """The check ends early."""
 
     def __init__(self, result: SPFResult, reason: str) -> None:
         self.result = result
@@ -99,7 +99,7 @@ def records_in(answer: Answer) -> list[str]:
 
 
 def parse_record(text: str) -> tuple[SPFTerm, ...]:
-    """The terms of a record. Raises RecordError with the reason if it is none."""
+    """The terms of a record. Raises RecordError with the fault if it is invalid."""
     if len(text) > MAX_RECORD:
         raise RecordError(f"longer than {MAX_RECORD} octets")
     terms = tuple([_term(word) for word in text.split(" ")[1:] if word])
@@ -163,7 +163,7 @@ def _network(name: str, qualifier: str, sign: str, rest: str, word: str) -> SPFT
 
 
 async def check_host(ip: str, domain: str, sender: bytes, *, helo: str) -> SPFCheck:
-    """What ``domain`` says of mail from ``sender`` that comes from ``ip``.
+    """Check mail from ``sender`` that comes from ``ip`` against the record of ``domain``.
 
     ``domain`` is in A-labels; a null sender is given as ``postmaster@`` the HELO name (2.4). ``ip`` is an address in
     canonical text.
@@ -172,7 +172,7 @@ async def check_host(ip: str, domain: str, sender: bytes, *, helo: str) -> SPFCh
 
 
 class _Check:
-    """One check, whatever records it leads to."""
+    """One check, with all records that it includes."""
 
     def __init__(self, ip: str, sender: bytes, helo: str) -> None:
         address = ip_address(ip.partition("%")[0])
@@ -234,7 +234,7 @@ class _Check:
             raise _Ended(SPFResult.PERMERROR, f"more than {MAX_LOOKUPS} terms that look something up: {where}")
 
     async def _lookup(self, name: str, kind: RecordType) -> Answer:
-        """A lookup within a term; one that brings nothing counts."""
+        """A lookup within a term; void lookups are counted."""
         answer = await Query(name, kind)
         if answer.temporary:
             problem = answer.problem or answer.status.value
@@ -301,7 +301,7 @@ class _Check:
         return False
 
     async def _validated_names(self) -> list[str]:
-        """The names of the address that lead back to it (5.5). Lookups that fail are passed over there."""
+        """The names of the address that resolve back to it (5.5). Failed lookups are skipped there."""
         answer = await Query(self.ip.reverse_pointer, RecordType.PTR)
         self._count_void(answer)
         kind = RecordType.A if self.ip.version == 4 else RecordType.AAAA

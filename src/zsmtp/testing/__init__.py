@@ -1,8 +1,8 @@
-"""For the tests of programs that send mail: a receiver on this machine, an outbox with what came, and nobody else.
+"""For the tests of programs that send mail: a receiver on this machine, with an outbox of the messages it received.
 
 :class:`MailReceiver` is a real SMTP server (``zsmtp.server``) on a free port of 127.0.0.1, in a thread of its own. Its
-``config`` leads all mail to it, whatever the domain, and no name server is asked; what would go elsewhere cannot leave
-the machine. It takes everything until it is told otherwise::
+``config`` routes all mail to it, for any domain, and queries no name server; no mail can leave the machine. It accepts
+every message unless a test scripts another reply::
 
     with MailReceiver() as receiver:
         receiver.refuse("nobody@example.org")

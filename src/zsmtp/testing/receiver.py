@@ -1,4 +1,4 @@
-"""The receiver: a listener on loopback whose answers a test can script, and what it took."""
+"""The receiver: a listener on loopback with scripted replies, and the messages it accepted."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from zsmtp.server.listener import Listener, ListenerSettings
 from zsmtp.testing.world import HOST, ClosedWorld
 
 Moment = Literal["connect", "MAIL", "RCPT", "content"]
-"""When an answer is given: to the connection, to MAIL, to RCPT, to the content of a message."""
+"""The event that is replied to: the connection, MAIL, RCPT, the content of a message."""
 
 _REPLY = re.compile(r"([2345]\d\d)[ -](.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class ReceivedMail:
-    """A message that was taken: its envelope, and its content as it came (lines end with CRLF)."""
+    """An accepted message: its envelope, and its content as received (lines end with CRLF)."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -49,14 +49,14 @@ class ReceivedMail:
 
     @property
     def text(self) -> str:
-        """The body that a person reads: its plain text, or else its HTML; lines end with LF. "" if there is none."""
+        """The body for a person to read: its plain text, or else its HTML; lines end with LF. "" if there is none."""
         body = self.message.get_body(("plain", "html"))
         return "" if body is None else str(body.get_content()).replace("\r\n", "\n")
 
 
 @dataclass
 class _Answer:
-    """A scripted answer; ``left`` is how often it is given yet (None: always)."""
+    """A scripted reply; ``left`` is the number of times it is still given (None: always)."""
 
     moment: Moment
     pattern: str
@@ -65,16 +65,16 @@ class _Answer:
 
 
 class MailReceiver:
-    """A receiver that runs until :meth:`close`, or until its ``with`` block is left.
+    """A receiver that runs until :meth:`close`, or until the end of its ``with`` block.
 
-    ``lmtp`` speaks LMTP instead of SMTP. Answers may be scripted, and the outbox be read, from any thread.
+    ``lmtp`` speaks LMTP instead of SMTP. Any thread may script replies and read the outbox.
     """
 
     def __init__(self, *, lmtp: bool = False) -> None:
         self.outbox: list[ReceivedMail] = []
-        """The messages that were taken, the oldest first."""
+        """The accepted messages, the oldest first."""
         self.domains = ClosedWorld()
-        """The world of DNS that :attr:`config` has."""
+        """The DNS data of :attr:`config`."""
         self.lmtp = lmtp
         self._answers: list[_Answer] = []
         self._changed = threading.Condition()
@@ -95,7 +95,7 @@ class MailReceiver:
         self.close()
 
     def close(self) -> None:
-        """Take no more mail. May be called again."""
+        """Accept no more mail. Idempotent."""
         assert self._listener is not None
         self._thread.close(partial(self._listener.close, grace=0.5))
 
@@ -103,29 +103,29 @@ class MailReceiver:
 
     @property
     def config(self) -> Config:
-        """The configuration of a client whose mail comes here by the exchangers of any domain, and nowhere else."""
+        """The configuration of a client whose mail for any domain goes to this receiver, and nowhere else."""
         if self.lmtp:
             return self._config(relay=Relay(host=HOST, port=self.port, lmtp=True))
         return self._config()
 
     def _config(self, relay: Relay | None = None) -> Config:
         direct = Direct(resolver=self.domains, port=self.port, dane=False, mta_sts=STSUse.OFF)
-        # What is bound to loopback goes nowhere else, whatever address a recipient names.
+        # A socket bound to loopback reaches nothing else, for any recipient address.
         return Config(relay=relay, direct=direct, helo_name="localhost", local_address=f"[{HOST}]")
 
     @property
     def url(self) -> str:
-        """It as a relay, for whatever takes a URL or a host and a port."""
+        """Its URL as a relay, for programs that take a URL or a host and a port."""
         return f"{'lmtp' if self.lmtp else 'smtp'}://{HOST}:{self.port}"
 
     # ------------------------------------------------------------------ answers
 
     def answer(self, moment: Moment, reply: str, *, address: str = "*", times: int | None = None) -> None:
-        """From now on answer ``reply``, such as ``451 4.7.1 Greylisted``, at this ``moment``.
+        """From now on send ``reply``, such as ``451 4.7.1 Greylisted``, at this ``moment``.
 
         ``address`` is a pattern (``*@example.org``) for the sender at MAIL, for the recipient at RCPT, and for any of
-        the recipients at the content. ``times`` is how often (None: always); what was scripted first goes first. A
-        reply of 421 closes the connection behind it. Raises ConfigError for what is no refusal.
+        the recipients at the content. ``times`` is how often (None: always); replies scripted first are given first. A
+        reply of 421 closes the connection after it. Raises ConfigError for a reply that is no refusal.
         """
         match = _REPLY.fullmatch(reply)
         if match is None or match[1][0] not in "45":
@@ -137,21 +137,21 @@ class MailReceiver:
             self._answers.append(_Answer(moment, address.lower(), Reply(int(match[1]), lines), times))
 
     def refuse(self, address: str, reply: str = "550 5.1.1 No such user", *, times: int | None = None) -> None:
-        """Refuse a recipient for good."""
+        """Refuse a recipient permanently."""
         self.answer("RCPT", reply, address=address, times=times)
 
     def defer(self, address: str, reply: str = "450 4.2.1 Try again later", *, times: int | None = None) -> None:
-        """Defer a recipient; with ``times`` it is taken after so many tries."""
+        """Defer a recipient; with ``times`` it is accepted after so many tries."""
         self.answer("RCPT", reply, address=address, times=times)
 
     def reset(self) -> None:
-        """Forget what came and what was scripted."""
+        """Remove all messages and scripted replies."""
         with self._changed:
             self.outbox.clear()
             self._answers.clear()
 
     def wait_for(self, count: int = 1, timeout: float = 10.0) -> list[ReceivedMail]:
-        """The outbox, once it has so many messages. Raises TimeoutError, with what came, if it does not get them."""
+        """The outbox, once it has ``count`` messages. Raises TimeoutError, with the outbox, if they do not arrive."""
         deadline = time.monotonic() + timeout
         with self._changed:
             while len(self.outbox) < count:
@@ -164,7 +164,7 @@ class MailReceiver:
     # ------------------------------------------------------------ for the intake
 
     def scripted(self, moment: Moment, *addresses: bytes) -> Reply | None:
-        """The answer that is to be given to one of these addresses, if any is; it is counted."""
+        """The next reply for one of these addresses, if any; it is counted."""
         texts = [address.decode("utf-8", "replace").lower() for address in addresses]
         with self._changed:
             for one in self._answers:
@@ -177,14 +177,14 @@ class MailReceiver:
         return None
 
     def take(self, mail: ReceivedMail) -> None:
-        """Put a message into the outbox."""
+        """Add a message to the outbox."""
         with self._changed:
             self.outbox.append(mail)
             self._changed.notify_all()
 
 
 class _ScriptedIntake(OpenIntake):
-    """Answers as the receiver was told."""
+    """Gives the scripted replies."""
 
     def __init__(self, receiver: MailReceiver) -> None:
         self._receiver = receiver
@@ -203,7 +203,7 @@ class _ScriptedIntake(OpenIntake):
 
 
 class _ComingMail:
-    """A message that is coming."""
+    """A message during its transfer."""
 
     def __init__(self, receiver: MailReceiver, session: SessionInfo, envelope: ReceivedEnvelope) -> None:
         self._receiver = receiver

@@ -1,4 +1,4 @@
-"""A world of DNS in which every domain is this machine, and no name server is asked."""
+"""A resolver in which this machine is the exchanger of every domain; no name server is queried."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ HOST = "127.0.0.1"
 
 
 class ClosedWorld:
-    """A resolver: each domain has the exchanger ``mx.DOMAIN`` at 127.0.0.1. ``queries`` are the questions so far.
+    """A resolver: each domain has the exchanger ``mx.DOMAIN`` at 127.0.0.1. ``queries`` are the queries so far.
 
-    Domains in ``missing`` do not exist (NXDOMAIN), those in ``silent`` cannot be looked up now (SERVFAIL), those in
-    ``no_mail`` take no mail (null MX, RFC 7505); each with all below it. They may be changed at any time, but answers
-    are remembered by a client for a while.
+    Domains in ``missing`` do not exist (NXDOMAIN), lookups of those in ``silent`` fail (SERVFAIL), those in ``no_mail``
+    accept no mail (null MX, RFC 7505); each with all names below it. They may be changed at any time, but a client
+    caches answers for a while.
     """
 
     def __init__(self) -> None:
