@@ -1,11 +1,11 @@
-"""Messages that lie in files of other programs: a Maildir, a mbox, folders of messages, spools of Postfix and ZMailer.
+"""Reads messages from files of other programs: a Maildir, a mbox, folders of messages, spools of Postfix and ZMailer.
 
-:func:`messages` yields each message as a :class:`Found`, or what is wrong with it as a :class:`UnusableFile`. Nothing
-is changed. Only regular files are read, and no symbolic link is followed: other users may write to a spool. Messages of
-spools bring their envelope; for the others the header has it, unless it is given.
+:func:`messages` yields each message as a :class:`Found`, or the fault of a file as a :class:`UnusableFile`. Nothing is
+changed. Only regular files are read, and no symbolic link is followed: other users may write to a spool. Messages in
+spools have an envelope; that of the others is in the header, unless it is given.
 
-``key`` names a message for good: its name in the spool with what tells it from a later one of that name. A message that
-is imported twice is queued once.
+``key`` identifies a message permanently: its name in the spool, with what distinguishes it from a later one of that
+name. A message that is imported twice is queued once.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from zsmtp.zmailer.spoolid import spool_id
 _IN_MEMORY = 1 << 20
 _BLOCK = 1 << 16
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_TROUBLE = (SpoolError, LocalError, ValueError, OSError)  # that one file is in
+_TROUBLE = (SpoolError, LocalError, ValueError, OSError)  # errors of a single file
 _QUOTED = re.compile(rb">+From ")
-_POSTFIX_QUEUES = ("maildrop", "incoming", "active", "deferred")  # what is on hold has to be asked for by its folder
+_POSTFIX_QUEUES = ("maildrop", "incoming", "active", "deferred")  # messages on hold must be requested by their folder
 
 
 class SourceKind(Enum):
-    """What a path is."""
+    """The kind of a path."""
 
     MAILDIR = "maildir"
     MBOX = "mbox"
     EML = "eml"
-    """A file that is one message, or a folder of such."""
+    """A file with one message, or a folder of such files."""
     POSTFIX = "postfix"
     """The queue directory of Postfix, or one of the queues in it."""
     ZMAILER = "zmailer"
@@ -57,9 +57,9 @@ class SourceKind(Enum):
 
 @dataclass(slots=True)
 class Found:
-    """A message. ``file`` has it, to be read from its beginning; of a spool it has the body, behind ``header``.
+    """A message. ``file`` has it, at its beginning; for a spool it has the body, and ``header`` the header.
 
-    ``close`` lets go of what belongs to it.
+    ``close`` releases its files.
     """
 
     name: str
@@ -72,14 +72,14 @@ class Found:
 
 
 class UnusableFile(NamedTuple):
-    """A file that is no message, and why."""
+    """A file without a valid message, and the fault."""
 
     name: str
     text: str
 
 
 def kind_of(path: str) -> SourceKind:
-    """What a path seems to be. Raises OSError, and SubmissionError for what is neither a folder nor a file."""
+    """The apparent kind of a path. Raises OSError, and SubmissionError for a path that is neither folder nor file."""
     mode = os.stat(path).st_mode
     if not stat.S_ISDIR(mode):
         if not stat.S_ISREG(mode):
@@ -137,7 +137,7 @@ def _walk(top: str) -> Iterator[_Entry]:
 
 
 def _each(entries: Iterator[_Entry], read: Read) -> Iterator[Found | UnusableFile]:
-    """What is read of each file, or what is wrong with it."""
+    """The messages of each file, or its fault."""
     for entry in entries:
         try:
             yield from read(entry)
@@ -202,12 +202,12 @@ def _of_mbox(entry: _Entry) -> Iterator[Found]:
 
 
 def mbox_parts(mbox: IO[bytes]) -> Iterator[IO[bytes]]:
-    """The messages of a mbox (RFC 4155), each in a temporary file, to be closed by the caller.
+    """The messages of a mbox (RFC 4155), each in a temporary file that the caller closes.
 
-    Each begins with a From line; one ``>`` goes before quoted ones. Raises ValueError for what is no mbox.
+    Each begins with a From line; one ``>`` is removed from quoted ones. Raises ValueError for an invalid mbox.
     """
     part: IO[bytes] | None = None
-    whole = blank = True  # what the line before was
+    whole = blank = True  # about the previous line
     while line := mbox.readline(_BLOCK):
         if whole and blank and line.startswith(b"From "):
             if part is not None:
@@ -334,7 +334,7 @@ def _open_below(top: str, path: str) -> IO[bytes]:
 
 
 def _envelope(sender: bytes, recipients: list[EnvelopeRecipient], ret: bytes | None, envid: bytes | None) -> Envelope:
-    """An envelope of a spool, whose addresses are looked at as any others. Raises SubmissionError."""
+    """An envelope of a spool, with all checks of addresses. Raises SubmissionError."""
     checked = [EnvelopeRecipient(read_address(one.address, "recipient"), one.notify, one.orcpt) for one in recipients]
     for value in (ret, envid, *(one.orcpt for one in checked)):
         if value is not None and not (value.isascii() and value.decode("ascii", "replace").isprintable()):

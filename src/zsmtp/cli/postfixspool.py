@@ -1,13 +1,13 @@
 """Queue files of Postfix: envelope and content of a message, as its queue manager would deliver it.
 
 A file is a sequence of records: a type (one octet), a length (seven bits an octet, the low ones first, the highest bit
-set on all but the last octet), and that many octets. The envelope comes first, ``M`` begins the content, ``X`` what was
-extracted from the header, and ``E`` is the end; recipients may stand in the first and the last part. ``N`` is a line of
-content, ``L`` a part of one. ``p`` with a number other than 0 says where to read on: programs that change mail on its
-way edit a file by such jumps. A file is whole when its owner may execute it.
+set on all but the last octet), and that many octets. The envelope comes first, ``M`` begins the content, ``X`` the part
+extracted from the header, and ``E`` is the end; recipients may be in the first and the last part. ``N`` is a line of
+content, ``L`` a part of one. ``p`` with a number other than 0 is the offset to continue at: milters edit a file by such
+jumps. A file is complete when its owner may execute it.
 
-:func:`read_queue_file` reads one. What cannot be what Postfix wrote is a SpoolError that names the octet; nothing of
-such a file is to be sent.
+:func:`read_queue_file` reads one. A file that Postfix cannot have written is a SpoolError that names the octet; do not
+send any part of it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ATTRIBUTES = {
     b"ret_flags": b"<",
     b"envelope_id": b"i",
 }
-"""Attributes that stand for records of their own."""
+"""Attributes that replace records of their own."""
 
 
 @dataclass(slots=True)
@@ -43,16 +43,16 @@ class QueueFile:
     content: IO[bytes]
     size: int = 0
     arrival: str = ""
-    """When it arrived, as the file says it: seconds since 1970."""
+    """Its arrival as in the file: seconds since 1970."""
     sender: bytes | None = None
     recipients: list[EnvelopeRecipient] = field(default_factory=list)
-    """Those that are not done."""
+    """The undelivered ones."""
     ret: bytes | None = None
     envid: bytes | None = None
 
 
 def read_queue_file(path: str, file: IO[bytes]) -> QueueFile:
-    """Read a queue file, which ``path`` names. Raises SpoolError."""
+    """Read a queue file; ``path`` is its name in errors. Raises SpoolError."""
     found = QueueFile(cast("IO[bytes]", tempfile.SpooledTemporaryFile(_IN_MEMORY)))  # noqa: SIM115
     try:
         _RecordReader(path, file, found).read()

@@ -1,9 +1,9 @@
-"""``zsmtp queue``: what is in the queue, why it is there, and what operators do to it.
+"""``zsmtp queue``: shows the queue, explains its state, and carries out operators' changes.
 
-Each verb is a coroutine that is given open queues (``queueshards``) and its options; ``queuereading`` has those that
-only read, ``queuechanging`` those that change something. All verbs have one filter language (``queuefilter``) and
+Each verb is a coroutine that takes open queues (``queueshards``) and its options; ``queuereading`` has the verbs that
+only read, ``queuechanging`` those that make changes. All verbs share one filter language (``queuefilter``) and
 ``--json``.
-:func:`execute` runs a verb on open queues, :func:`run` on those that ``--queue`` or ``--config`` names.
+:func:`execute` runs a verb on open queues, :func:`run` on those of ``--queue`` or ``--config``.
 """
 
 from __future__ import annotations
@@ -45,44 +45,44 @@ read or written now, 78 --queue names none. zsmtp-queue(1) describes everything.
 
 
 class VerbContext(NamedTuple):
-    """What a verb works with."""
+    """The arguments of a verb."""
 
     shards: Shards
-    """The queues it is about."""
+    """The queues to work on."""
     options: argparse.Namespace
     clock: Callable[[], float]
     """Seconds since 1970."""
     look: Look
-    """How standard output is written to."""
+    """The format of standard output."""
     config: QueueConfig | None = None
-    """How the queue works; None if that is not known."""
+    """The configuration of the queue; None if unknown."""
     delivery: Config | None = None
-    """How its mail is delivered; None if that is not known."""
+    """The configuration of its deliveries; None if unknown."""
     service: ServiceConfig | None = None
-    """The configuration of the service that delivers it; None if that is not known."""
+    """The configuration of the service that delivers it; None if unknown."""
 
     @property
     def store(self) -> QueueStore:
-        """The store, of a verb that is about one queue."""
+        """The store, for a verb on one queue."""
         return self.shards.only.store
 
     def at(self, shard: Shard) -> VerbContext:
-        """The same about one of the queues."""
-        from zsmtp.cli.queueshards import Shards  # what it imports costs only those who run a verb
+        """The same context for one of the queues."""
+        from zsmtp.cli.queueshards import Shards  # imported only to run a verb
 
         return self._replace(shards=Shards.single(shard))
 
     @property
     def json(self) -> bool:
-        """Whether JSON is wanted."""
+        """Whether JSON is requested."""
         return bool(self.options.json)
 
     def write(self, text: str) -> None:
-        """Write a line, or several."""
+        """Write one or more lines."""
         sys.stdout.write(f"{text}\n")
 
     def write_document(self, facts: Mapping[str, object]) -> None:
-        """Write a JSON document; it says which of several queues did not answer."""
+        """Write a JSON document, with the names of queues that did not answer, if there are several."""
         from zsmtp.cli import queuejson
 
         lost = [{"queue": name, "problem": problem} for name, problem in self.shards.lost.items()]
@@ -103,14 +103,14 @@ VerbFunction = Callable[[VerbContext], Awaitable[int]]
 
 
 class QueueVerb(NamedTuple):
-    """A verb: what it does in one line, the module and the function that do it, and its own options."""
+    """A verb: its description in one line, its module and function, and its own options."""
 
     summary: str
     module: str
     function: str
     add: Callable[[Parser], None]
     several: bool = True
-    """Whether it may be about several queues."""
+    """Whether it accepts several queues."""
 
 
 def _limited(number: int | None) -> Callable[[Parser], None]:
@@ -255,14 +255,14 @@ def _shard(text: str) -> int:
 
 
 BY_SHARD = "shard"
-"""What ``count`` counts by beside the groups of a store: queues."""
+"""The group of ``count`` beside those of a store: queues."""
 _READING, _CHANGING = "zsmtp.cli.queuereading", "zsmtp.cli.queuechanging"
 _MOVING = "zsmtp.cli.queuemove"
 _FLEET, _IMPORTING, _SUPPRESS = "zsmtp.cli.queuefleet", "zsmtp.cli.queueimport", "zsmtp.cli.queuesuppress"
 _IMPORT, _MIGRATE = "import", "migrate"
 _ONE_QUEUE = "name it with --queue URL"
 ANYWHERE = ("--queue", "--config")
-"""Options of every verb that may stand before the verb, too."""
+"""Options of every verb that are also allowed before the verb."""
 
 VERBS: dict[str, QueueVerb] = {
     "why": QueueVerb("say why recipients are still here", _READING, "why", _limited(10)),
@@ -292,7 +292,7 @@ VERBS: dict[str, QueueVerb] = {
     "drain": QueueVerb("ask a process that delivers to leave", _FLEET, "drain", _drains),
     _MIGRATE: QueueVerb("make the tables of a queue in a database", _FLEET, "migrate", _migrates),
 }
-"""The verbs: those that only read first. ``import`` is a command of its own (``queueimport``)."""
+"""The verbs: first those that only read. ``import`` is a command of its own (``queueimport``)."""
 
 
 def verb_parser(name: str) -> Parser:
@@ -320,7 +320,7 @@ def subcommand_parsers() -> dict[str, Parser]:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     arguments = _verb_first(arguments)
     if arguments[:1] == [_IMPORT]:
         status: int = import_module(_IMPORTING).run(arguments[1:])
@@ -333,7 +333,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _verb_first(arguments: list[str]) -> list[str]:
-    """``--queue URL`` and ``--config FILE`` may stand before the verb, too."""
+    """Move ``--queue URL`` and ``--config FILE`` before the verb to the options after it."""
     count = 0
     while arguments[count : count + 1] and (option := arguments[count].partition("=")) and option[0] in ANYWHERE:
         count += 1 if option[1] else 2
@@ -343,7 +343,7 @@ def _verb_first(arguments: list[str]) -> list[str]:
 
 
 def _parse(arguments: Sequence[str]) -> None:
-    """``--help``, and whatever is no verb: ends the program."""
+    """Handle ``--help`` and unknown verbs: exits."""
     parser = Parser(
         prog="zsmtp queue",
         description="See what is in the queue, why it is there, and change it.",
@@ -362,7 +362,7 @@ async def _run(options: argparse.Namespace) -> int:
 
     service: ServiceConfig | None = None
     if options.config is not None:
-        from zsmtp.server.serviceconfig import read_service  # what it imports costs only those who use it
+        from zsmtp.server.serviceconfig import read_service  # imported only if used
 
         with reading(options.config):
             service = read_service(options.config, usual=os.environ.get(VARIABLE, ""))
@@ -370,7 +370,7 @@ async def _run(options: argparse.Namespace) -> int:
     if len(options.queue) > 1 and not VERBS[options.verb].several:
         raise CommandFailed(Exit.USAGE, f"{options.verb} is about one queue; {_ONE_QUEUE}")
     with _failures():
-        if options.verb == _MIGRATE:  # before there is a queue to be opened
+        if options.verb == _MIGRATE:  # runs before there is a queue to open
             places = [locate(url) for url in options.queue] or [usual_location()]
             status: int = await import_module(_FLEET).migrate(places, options)
             return status
@@ -389,10 +389,10 @@ async def execute(
     delivery: Config | None = None,
     service: ServiceConfig | None = None,
 ) -> int:
-    """Run a verb on open queues; the exit status. Raises CommandFailed for whatever keeps it from being done.
+    """Run a verb on open queues; return the exit status. Raises CommandFailed if it cannot be done.
 
-    ``config`` is how the queue works, ``delivery`` how its mail is delivered, ``service`` all that the process is told
-    that delivers it; None if that is not known.
+    ``config`` is the configuration of the queue, ``delivery`` that of its deliveries, ``service`` that of the process
+    that delivers it; None if unknown.
     """
     verb = VERBS[options.verb]
     function: VerbFunction = getattr(import_module(verb.module), verb.function)
@@ -404,7 +404,7 @@ async def execute(
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """Turn the errors of a queue into failures of the command."""
+    """Turn the errors of a queue into CommandFailed."""
     try:
         yield
     except QueueUnavailable as error:

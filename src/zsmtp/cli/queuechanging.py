@@ -1,9 +1,9 @@
-"""The verbs of ``zsmtp queue`` that change something:
+"""The verbs of ``zsmtp queue`` that make changes:
 ``now at priority hold release suspend resume reroute fail drop rules``.
 
-Each says first how many recipients it is about, and asks on a terminal; elsewhere it needs ``--yes``. The store changes
-them in pieces, so that delivery goes on meanwhile. Who did it, and why, is kept with rules and ends, and every change
-is a line in the system's log (facility ``mail``).
+Each first prints the number of recipients, and asks for confirmation on a terminal; elsewhere it needs ``--yes``. The
+store changes them in pieces, so that delivery continues meanwhile. Rules and ends contain the operator and the reason,
+and every change is a line in the system's log (facility ``mail``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from zsmtp.queue.operators import Change, Rule
 from zsmtp.queue.states import MAX_REASON, State
 
 REFUSED = "refused by the operator of this system"
-"""What a notice says of a failure without a text."""
+"""The reason in a notice of a failure without a text."""
 _HELD_BY_RULES = (
     Term(Field.RULE, Operator.MORE, (0.0,)),
     Term(Field.RULE, Operator.LESS, (float(BY_COMMAND),)),
@@ -43,10 +43,10 @@ _RELAY = "relay:"
 
 
 class PlannedChange(NamedTuple):
-    """A change as it is to be made: the verb in the past tense, which recipients, what becomes of them.
+    """A change: the verb in the past tense, the filter of its recipients, and the change itself.
 
-    ``rule`` is added first, if there is one; ``change`` is made of its number (0 if there is none), None: the rule does
-    it all.
+    ``rule`` is added first, if there is one; ``change`` is made from its number (0 without one), None: the rule
+    is the whole change.
     """
 
     done: str
@@ -54,24 +54,24 @@ class PlannedChange(NamedTuple):
     change: Callable[[int], Change] | None
     rule: Rule | None = None
     hint: str = ""
-    """What to say when nothing matches."""
+    """The line printed if nothing matches."""
 
 
 async def now(context: VerbContext) -> int:
-    """``now``: tried at once."""
+    """``now``: try them at once."""
     at = context.clock()
     return await _carry_out(context, PlannedChange("to be tried now", filter_given(context), lambda _: Change(due=at)))
 
 
 async def at(context: VerbContext) -> int:
-    """``at TIME``: tried then."""
+    """``at TIME``: try them then."""
     due = time_given(context, context.options.at)
     done = f"to be tried at {queuetext.time_text(due)}"
     return await _carry_out(context, PlannedChange(done, filter_given(context), lambda _: Change(due=due)))
 
 
 async def priority(context: VerbContext) -> int:
-    """``priority N``: another rank."""
+    """``priority N``: change their priority."""
     rank = -context.options.rank
     return await _carry_out(
         context, PlannedChange(f"of priority {-rank}", filter_given(context), lambda _: Change(rank=rank))
@@ -79,7 +79,7 @@ async def priority(context: VerbContext) -> int:
 
 
 async def hold(context: VerbContext) -> int:
-    """``hold``: kept back until released, or until the rule ends."""
+    """``hold``: keep them back until released, or until the rule ends."""
     wanted = filter_given(context)
     rule = _rule(context, wanted, "hold")
     free = Filter((*wanted.terms, Term(Field.STATE, Operator.UNEQUAL, (State.HELD,))))
@@ -89,7 +89,7 @@ async def hold(context: VerbContext) -> int:
 
 
 async def release(context: VerbContext) -> int:
-    """``release``: not held any more."""
+    """``release``: end their hold."""
     wanted = filter_given(context)
     held = Filter((*wanted.terms, Term(Field.STATE, Operator.EQUAL, (State.HELD,))))
     by_rules = await _count(context, Filter((*held.terms, *_HELD_BY_RULES)))
@@ -103,14 +103,14 @@ async def release(context: VerbContext) -> int:
 
 
 async def suspend(context: VerbContext) -> int:
-    """``suspend``: left where it is until the rule ends, what comes later, too."""
+    """``suspend``: leave them where they are until the rule ends, later ones, too."""
     wanted = filter_given(context, FIELDS_OF_RULES)
     context.options.standing = True
     return await _carry_out(context, PlannedChange("suspended", wanted, None, _rule(context, wanted, "suspend")))
 
 
 async def reroute(context: VerbContext) -> int:
-    """``reroute KEY``: to another destination."""
+    """``reroute KEY``: give them another destination."""
     key = _key(context.options.key)
     wanted = filter_given(context)
     rule = _rule(context, wanted, "reroute", key)
@@ -118,7 +118,7 @@ async def reroute(context: VerbContext) -> int:
 
 
 async def fail(context: VerbContext) -> int:
-    """``fail``: an end with a notice."""
+    """``fail``: end them with a notice."""
     text = _sentence(context.options.text, "--text") or REFUSED
     wanted = filter_given(context)
     change = Change(end="failed", status="5.7.1", reason=text, by=by_whom(context), notify=True)
@@ -128,7 +128,7 @@ async def fail(context: VerbContext) -> int:
 
 
 async def drop(context: VerbContext) -> int:
-    """``drop``: an end without a notice."""
+    """``drop``: end them without a notice."""
     wanted = filter_given(context)
     change = Change(end="dropped", reason=reason_given(context) or "dropped by an operator", by=operator_name())
     return await _carry_out(context, PlannedChange("dropped", wanted, lambda _: change, _rule(context, wanted, "drop")))
@@ -138,7 +138,7 @@ async def drop(context: VerbContext) -> int:
 
 
 async def rules(context: VerbContext) -> int:
-    """``rules``: list them, or delete one."""
+    """``rules``: list rules, or delete one."""
     number = context.options.delete
     if number is not None:
         return await _delete(context, [one for one in await _rules(context, number) if one.rule.number == number])
@@ -165,14 +165,14 @@ async def resume(context: VerbContext) -> int:
 
 
 class StandingRule(NamedTuple):
-    """A rule, and the queue that it stands in."""
+    """A rule, and its queue."""
 
     shard: Shard
     rule: Rule
 
 
 async def _rules(context: VerbContext, number: int | None = None) -> list[StandingRule]:
-    """The rules of all queues; raises CommandFailed if a number is to name one of several queues."""
+    """The rules of all queues; raises CommandFailed for a number with several queues."""
     if number is not None:
         _check_number(context)
     answers = await context.shards.each(lambda shard: shard.store.rules())
@@ -185,7 +185,7 @@ def _check_number(context: VerbContext) -> None:
 
 
 def _write_rules(context: VerbContext, rules: list[StandingRule]) -> None:
-    """Show rules; of several queues, each with where it stands."""
+    """Write rules; with several queues each with its queue."""
     for shard, rule in rules:
         where = shard.title if context.shards.several else ""
         context.write("\n".join(queuetext.rule_lines(rule, context.clock(), context.look, where=where)))
@@ -220,13 +220,13 @@ async def _delete(context: VerbContext, found: list[StandingRule]) -> int:
 
 
 def _rule_text(context: VerbContext, shard: Shard, rule: Rule) -> str:
-    """A rule in the system's log."""
+    """A rule as text for the system's log."""
     where = f" of {shard.title}" if context.shards.several else ""
     return f"rule {rule.number}{where} ({rule.action} {rule.filter or 'everything'})"
 
 
 def _rule(context: VerbContext, wanted: Filter, action: str, argument: str = "") -> Rule | None:
-    """The rule that makes a change stand, None if it is for what is there only."""
+    """The standing rule of a change, None if the change is for present recipients only."""
     options = context.options
     until = None
     if options.lasting is not None:
@@ -284,12 +284,12 @@ async def _carry_out(context: VerbContext, plan: PlannedChange) -> int:
 
 
 async def _count(context: VerbContext, wanted: Filter) -> int:
-    """How many recipients match, in all queues."""
+    """The number of matching recipients, in all queues."""
     return sum(counted[""] for _, counted in await context.shards.each(lambda shard: shard.store.count(wanted)))
 
 
 async def _add_rule(context: VerbContext, rule: Rule | None) -> list[StandingRule]:
-    """Have a rule stand in each queue."""
+    """Add a rule to each queue."""
     if rule is None:
         return []
     added = [StandingRule(*one) for one in await context.shards.each(lambda shard: shard.store.add_rule(rule))]
@@ -336,7 +336,7 @@ def _report(context: VerbContext, plan: PlannedChange, matching: int, changed: i
 
 
 async def rehearse(context: VerbContext, plan: PlannedChange, matching: int) -> None:
-    """Say what a change would be about."""
+    """Show the recipients of a change."""
     if context.json:
         document = {
             "matching": matching,
@@ -358,14 +358,14 @@ async def rehearse(context: VerbContext, plan: PlannedChange, matching: int) -> 
 
 
 def progress(changed: int, matching: int) -> None:
-    """How far a large change is, on a terminal."""
+    """Show the progress of a large change on a terminal."""
     if is_terminal(sys.stderr) and matching > 1000:
         sys.stderr.write(f"\r{changed:,} of {matching:,}" + ("\n" if changed >= matching else ""))
         sys.stderr.flush()
 
 
 async def confirm(context: VerbContext, what: str) -> None:
-    """Ask whether to go on; raises CommandFailed if that cannot be asked, or the answer is not yes."""
+    """Ask for confirmation; raises CommandFailed without a terminal, or if the answer is not yes."""
     if context.options.yes:
         return
     if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
@@ -377,7 +377,7 @@ async def confirm(context: VerbContext, what: str) -> None:
 
 
 async def read_answer() -> str:
-    """A line of the terminal; waiting for it can be interrupted."""
+    """A line from the terminal; the wait for it can be interrupted."""
     loop = asyncio.get_running_loop()
     descriptor = sys.stdin.fileno()
     ready = asyncio.Event()
@@ -393,7 +393,7 @@ async def read_answer() -> str:
 
 
 def filter_given(context: VerbContext, fields: frozenset[Field] = FIELDS_OF_RECIPIENTS) -> Filter:
-    """The filter of a change, which is empty only with ``--all``."""
+    """The filter of a change; an empty one requires ``--all``."""
     wanted = filter_of(context.options, fields)
     if any(one.field is Field.RULE for one in wanted.terms):
         _check_number(context)
@@ -405,7 +405,7 @@ def filter_given(context: VerbContext, fields: frozenset[Field] = FIELDS_OF_RECI
 
 
 def time_given(context: VerbContext, text: str) -> float:
-    """A time to come; raises CommandFailed for one that is over, and for what is none."""
+    """A time in the future; raises CommandFailed for a past or invalid one."""
     at = context.clock()
     try:
         found = moment(text, at)
@@ -433,12 +433,12 @@ def _sentence(text: str, option: str) -> str:
 
 
 def reason_given(context: VerbContext) -> str:
-    """What ``--because`` says; raises CommandFailed for what cannot be kept."""
+    """The value of ``--because``; raises CommandFailed if it cannot be stored."""
     return _sentence(context.options.because, "--because")
 
 
 def operator_name() -> str:
-    """Who runs this, as it is recorded: ``ann (uid 1000)``."""
+    """The user of this process, as it is recorded: ``ann (uid 1000)``."""
     uid = os.getuid()
     try:
         name = os.getlogin()
@@ -451,13 +451,13 @@ def operator_name() -> str:
 
 
 def by_whom(context: VerbContext) -> str:
-    """Who does it, and why."""
+    """The operator, with the reason."""
     why = reason_given(context)
     return f"{operator_name()}: {why}" if why else operator_name()
 
 
 def log_change(context: VerbContext, what: str) -> None:
-    """A line in the system's log: who did what, and why."""
+    """Write a line to the system's log: operator, change and reason."""
     why = reason_given(context)
     record = f"queue {context.options.verb}: {what}, by {operator_name()}" + (f": {why}" if why else "")
     syslog.openlog("zsmtp", syslog.LOG_PID, syslog.LOG_MAIL)

@@ -1,8 +1,8 @@
-"""How the verbs of ``zsmtp queue`` are told which recipients they are about, and times.
+"""The command line filters of ``zsmtp queue``, and its times.
 
 Every field of the filter language (``zsmtp.queue.filter``) is an option, ``--age '>2h'``; terms, ids, addresses and
-domains may also be given as words, and a word may be a whole expression, ``'domain=example.com age>2h'``. All of them
-must hold. :func:`add_options` adds them to a parser, :func:`filter_of` reads them.
+domains may also be given as words, and a word may be a whole expression, ``'domain=example.com age>2h'``. A recipient
+must match all of them. :func:`add_options` adds them to a parser, :func:`filter_of` reads them.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _HELP = {
     Field.ORIGIN: ("TEXT", "how it came in"),
 }
 FIELDS_OF_RECIPIENTS = frozenset(Field) - {Field.END}
-"""What can be asked of a recipient that is in the queue."""
+"""Fields of a recipient in the queue."""
 FIELDS_OF_RULES = FIELDS_OF_RECIPIENTS - {Field.STATE, Field.RULE, Field.DUE, Field.SITE}
-"""What a standing rule can ask: it is applied to recipients that are due and not held, by their queue keys."""
+"""Fields of a standing rule: it is applied to recipients that are due and not held, by their queue keys."""
 
 _FIELD = "|".join(FIELDS)
 _TERM = re.compile(r"([a-z]+)(?:!=|<=|>=|=|<|>)")
-_EXPRESSION = re.compile(  # a second term, or a value in quotes that the shell has left there
+_EXPRESSION = re.compile(  # a second term, or a quoted value that the shell left
     rf"(?:{_FIELD})(?:!=|[<>]=?|=)(?:[\"']|.* (?:{_FIELD})(?:!=|[<>=]))", re.DOTALL
 )
 
 
 def add_options(parser: argparse.ArgumentParser, fields: Collection[Field] = FIELDS_OF_RECIPIENTS) -> None:
-    """Let a parser take a filter of these fields."""
+    """Add filter options for these fields to a parser."""
     parser.add_argument(
         "words",
         metavar="FILTER",
@@ -74,14 +74,14 @@ def add_options(parser: argparse.ArgumentParser, fields: Collection[Field] = FIE
 
 
 def filter_of(options: argparse.Namespace, fields: Collection[Field] = FIELDS_OF_RECIPIENTS) -> Filter:
-    """The filter that was given. Raises CommandFailed for one that cannot be read, or asks for another field."""
+    """The filter of the options. Raises CommandFailed for an invalid one, or one with another field."""
     terms: list[Term] = []
     try:
         for field in Field:
             terms += [term(field, _compared(field, text)) for text in getattr(options, f"by_{field.word}", ())]
         for word in options.words:
             terms += _terms(word)
-        wanted = Filter.parse(" ".join(map(str, terms)))  # looks at their number, too
+        wanted = Filter.parse(" ".join(map(str, terms)))  # checks their number, too
         for one in wanted.terms:
             if one.field not in fields:
                 raise QueueError(f"filter {str(one)[:80]!r}: {one.field.word} cannot be asked here")
@@ -91,7 +91,7 @@ def filter_of(options: argparse.Namespace, fields: Collection[Field] = FIELDS_OF
 
 
 def numbers_of(options: argparse.Namespace) -> frozenset[int] | None:
-    """The shards of the messages that a command line is about, None if it names none. Raises CommandFailed."""
+    """The shards of the messages that a command line names, None if it names none. Raises CommandFailed."""
     if (message := getattr(options, "message", None)) is not None:
         return frozenset((message_of(message)[1],))
     if not hasattr(options, "words"):
@@ -105,7 +105,7 @@ def numbers_of(options: argparse.Namespace) -> frozenset[int] | None:
 
 
 def message_of(text: str) -> tuple[int, int]:
-    """The message that an id names, and its shard. Raises CommandFailed for what is no id."""
+    """The message and shard of an id. Raises CommandFailed for an invalid id."""
     try:
         return from_text(text)
     except QueueError as error:
@@ -113,13 +113,13 @@ def message_of(text: str) -> tuple[int, int]:
 
 
 def _compared(field: Field, text: str) -> str:
-    """The value of an option, with its operator: ``<>`` and ``<1@example.net>`` begin with none."""
+    """The value of an option with its operator: ``<>`` and ``<1@example.net>`` have none."""
     ordered = field.kind in (ValueKind.NUMBER, ValueKind.DURATION)
     return text if ordered or text.startswith(("=", "!=")) else f"={text}"
 
 
 def _terms(word: str) -> tuple[Term, ...]:
-    """The terms of a word of the command line."""
+    """The terms in a word of the command line."""
     if _EXPRESSION.match(word):
         return Filter.parse(word).terms
     match = _TERM.match(word)
@@ -147,9 +147,9 @@ def _is_id(word: str) -> bool:
 
 
 def moment(text: str, now: float) -> float:
-    """A time in seconds since 1970, of a command line: ``+2h``, ``14:30``, ``2026-11-30`` or ``2026-11-30T14:30``.
+    """A time in seconds since 1970 from a command line: ``+2h``, ``14:30``, ``2026-11-30`` or ``2026-11-30T14:30``.
 
-    Times of day are local ones, the next that comes; raises argparse.ArgumentTypeError.
+    Times of day are local, and mean the next such time; raises argparse.ArgumentTypeError.
     """
     try:
         if text.startswith("+"):
@@ -185,7 +185,7 @@ def _date(text: str) -> float:
 
 
 def lasting(text: str) -> float:
-    """A duration of a command line, more than nothing; raises argparse.ArgumentTypeError."""
+    """A duration from a command line, more than zero; raises argparse.ArgumentTypeError."""
     try:
         seconds = duration(text)
     except QueueError as error:

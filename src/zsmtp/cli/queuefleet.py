@@ -20,7 +20,7 @@ from zsmtp.queue.stores import check_library
 
 
 async def nodes(context: VerbContext) -> int:
-    """``nodes``: the processes that deliver, or did a moment ago."""
+    """``nodes``: list the processes that deliver, or did so shortly before."""
     answers = await context.shards.each(lambda shard: shard.store.nodes())
     found = [(shard, node) for shard, some in answers for node in some]
     several = context.shards.several
@@ -37,7 +37,7 @@ async def nodes(context: VerbContext) -> int:
 
 
 async def drain(context: VerbContext) -> int:
-    """``drain``: ask a node to leave."""
+    """``drain``: ask a node to stop delivering and leave."""
     name = context.options.node
     number = sum(asked for _, asked in await context.shards.each(lambda shard: shard.store.drain(name)))
     if not number:
@@ -55,7 +55,7 @@ async def drain(context: VerbContext) -> int:
 
 
 async def migrate(places: Sequence[Location], options: argparse.Namespace) -> int:
-    """``migrate``: make the tables of queues in databases, or bring them up to date, one after the other."""
+    """``migrate``: make the tables of queues in databases, or update them, one queue after the other."""
     if len(places) > 1 and options.shard is not None:
         raise CommandFailed(Exit.USAGE, "--shard is for one queue: each has a number of its own")
     for where in places:

@@ -1,8 +1,8 @@
-"""``zsmtp queue import``: queue messages that lie in files of other programs.
+"""``zsmtp queue import``: queues messages from files of other programs.
 
-Each message is queued durably before the next one is read; a message that cannot be queued is reported,
-and those behind it are queued. A message that was imported before is not queued again, for as long as idempotency keys
-are kept (``zsmtp.queue.limits.KEYS_KEPT`` after its last end).
+Each message is queued durably before the next one is read; a message that cannot be queued is reported, and the next
+ones are queued. A message that was imported before is not queued again, as long as idempotency keys are kept
+(``zsmtp.queue.limits.KEYS_KEPT`` after its last end).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     options = make_parser().parse_args(arguments)
     config = Config()
     if options.config is not None:
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
 
 @dataclass(slots=True)
 class ImportTally:
-    """What was done."""
+    """The counters of an import."""
 
     imported: int = 0
     recipients: int = 0
@@ -149,7 +149,7 @@ class _Import:
         else:
             one = self._ingest.assemble(found.envelope, found.header, found.body, submission=submission, origin=origin)
             sender = found.envelope.sender
-        # Of a spool that is imported again some recipients may be done: it is still the same message.
+        # When a spool is imported again some recipients may have ended: it is still the same message.
         one.new = replace(one.new, digest=digest(Envelope(sender, ()), one.blocks()))
         return one
 

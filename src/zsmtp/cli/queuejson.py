@@ -1,4 +1,4 @@
-"""What the verbs of ``zsmtp queue`` print with ``--json``: rows, entries of history, rules, explanations.
+"""The JSON output of ``zsmtp queue`` with ``--json``: rows, entries of history, rules, explanations.
 
 Times are in seconds since 1970, octets are text in UTF-8. A list is one object a line, everything else one document
 that names its schema (``zsmtp.queue-why/1``).
@@ -22,7 +22,7 @@ Document = dict[str, Any]
 
 
 def json_line(document: Mapping[str, object]) -> str:
-    """An object on a line of its own."""
+    """An object on one line."""
     return json.dumps(document) + "\n"
 
 
@@ -104,7 +104,7 @@ def entry_document(entry: HistoryEntry, shard: int) -> Document:
 
 
 def rule_document(rule: Rule, shard: int | None = None) -> Document:
-    """A standing rule, and the shard that it stands in; None: it does not yet."""
+    """A standing rule, and the shard of its queue; None: it is not added yet."""
     return {
         "shard": shard,
         "number": rule.number,
@@ -119,7 +119,7 @@ def rule_document(rule: Rule, shard: int | None = None) -> Document:
 
 
 def suppression_document(one: Suppression) -> Document:
-    """An address that is not written to."""
+    """An address on the suppression list."""
     return {
         "tenant": one.tenant,
         "address": _text(one.address),
@@ -131,7 +131,7 @@ def suppression_document(one: Suppression) -> Document:
 
 
 def site_document(status: SiteStatus) -> Document:
-    """How a site is served."""
+    """The state of a site."""
     return {
         "site": status.site,
         "node": status.node,
@@ -149,12 +149,12 @@ def site_document(status: SiteStatus) -> Document:
 
 
 def node_document(node: NodeStatus, shard: int) -> Document:
-    """A process that delivers, and the shard that it delivers."""
+    """A process that delivers, and its shard."""
     return {**node._asdict(), "shard": shard}
 
 
 def explanation_document(found: QueueExplanation, shard: int) -> Document:
-    """Why a recipient is where it is."""
+    """Why a recipient is in its present state."""
     return {
         "constraint": found.constraint.value,
         "summary": found.summary,

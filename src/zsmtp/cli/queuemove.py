@@ -1,8 +1,8 @@
-"""The verb ``zsmtp queue move``: mail goes to another queue, and what belongs to it.
+"""The verb ``zsmtp queue move``: moves mail to another queue, with its rules and notices.
 
-Recipients go by the steps of ``zsmtp.queue.moving``. With ``--rules`` the target follows the standing rules of the
-source first, so that nothing is delivered there that is suspended here. If everything is moved by the configuration of
-the service, the notices that are owed are made before, and are moved like other mail.
+Recipients are moved by the steps of ``zsmtp.queue.moving``. With ``--rules`` the standing rules of the source are added
+to the target first, so that it delivers nothing that is suspended here. If everything is moved by the configuration of
+the service, outstanding notices are made before, and are moved like other mail.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from zsmtp.queue.operators import Rule
 if TYPE_CHECKING:
     from zsmtp.server.serviceconfig import ServiceConfig
 
-_OVERDUE = 600.0  # seconds from now: when all notices that are owed now can be seen, whatever is in hand
+_OVERDUE = 600.0  # seconds from now: by then all outstanding notices are visible
 _MOST_OWED = 1000  # messages with notices that are counted
 
 
 class Moved(NamedTuple):
-    """What came of a move: how many recipients matched, went, and match now; which messages could not be moved.
+    """The result of a move: how many recipients matched, were moved, and match now; which messages could not be moved.
 
-    ``rules`` stand in the target now, ``behind`` only here; ``owed`` is of how many messages notices are owed here.
+    ``rules`` are in the target now, ``behind`` only here; ``owed`` counts messages with outstanding notices here.
     """
 
     matching: int
@@ -44,7 +44,7 @@ class Moved(NamedTuple):
 
 
 async def move(context: VerbContext) -> int:
-    """``move URL``: to another queue, with what an earlier run left on the way there."""
+    """``move URL``: move mail to another queue, with the rest of an earlier, unfinished run."""
     options, given = context.options, filter_given(context)
     source = (locate(options.queue[0]) if options.queue else usual_location()).full_name
     goal = locate(options.target).full_name
@@ -80,25 +80,25 @@ async def move(context: VerbContext) -> int:
 
 
 async def _moved(context: VerbContext, mover: Mover, given: Filter) -> AsyncIterator[int]:
-    """Move what an earlier run left, then what matches, again and again: what was in hand may be free by now."""
+    """Move the rest of an earlier run, then what matches, repeatedly: leased recipients may have become free."""
     async for number in mover.finish():
         yield number
     began, some = context.clock(), True
     while some:
         some = False
-        age = Term(Field.AGE, Operator.AT_LEAST, (max(context.clock() - began, 0.0),))  # not what came since
+        age = Term(Field.AGE, Operator.AT_LEAST, (max(context.clock() - began, 0.0),))  # nothing that came later
         async for number in mover.move(Filter((*given.terms, age))):
             some = some or number > 0
             yield number
 
 
 def _names_ids(rule: Rule) -> bool:
-    """Whether a rule is about messages by their ids, which are others in the target."""
+    """Whether a rule names messages by their ids, which are different in the target."""
     return any(term.field is Field.ID for term in Filter.parse(rule.filter).terms)
 
 
 async def _make_notices(context: VerbContext, service: ServiceConfig) -> None:
-    """Make the notices that are owed, as the service does; they are mail of the queue then."""
+    """Make the outstanding notices, as the service does; they are mail of the queue then."""
     from zsmtp.client.destinations import Destinations, load_signing
     from zsmtp.queue.composer import Composer
     from zsmtp.queue.housekeeping import Housekeeping
@@ -117,7 +117,7 @@ async def _make_notices(context: VerbContext, service: ServiceConfig) -> None:
 
 
 async def _owed(context: VerbContext) -> int:
-    """Of how many messages notices are owed."""
+    """The number of messages with outstanding notices."""
     return len(await context.store.owed(context.clock() + _OVERDUE, limit=_MOST_OWED))
 
 
@@ -147,7 +147,7 @@ def _report(context: VerbContext, plan: PlannedChange, result: Moved) -> int:
 
 
 def _tell(context: VerbContext, plan: PlannedChange, result: Moved) -> None:
-    """Say to people what was moved, and what was not."""
+    """Report to people what was moved, and what was not."""
     if result.moved:
         context.write(f"{queuetext.plural(result.moved, 'recipient')} {plan.done}")
     _tell_rules(context, plan.done.removeprefix("moved to "), result.rules, result.behind)
@@ -163,7 +163,7 @@ def _tell(context: VerbContext, plan: PlannedChange, result: Moved) -> None:
 
 
 def _tell_rules(context: VerbContext, goal: str, rules: list[Rule], behind: list[Rule], *, would: bool = False) -> None:
-    """Say which rules the target has now, and that others hold and suspend nothing there."""
+    """Report the rules that the target has now, and that others have no effect there."""
     if context.json:
         return
     if rules:

@@ -1,7 +1,7 @@
 """The verbs of ``zsmtp queue`` that only read: ``why list count shape show ends attempts body top check``.
 
-Lists are written as they are read, in bounded memory. What is not there is said on standard error, with exit status 1
-where one thing was asked for.
+Lists are written as they are read, in bounded memory. Missing items are reported on standard error, with exit status 1
+if a single one was requested.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from zsmtp.queue.explanation import Circumstances, QueueExplanation
 
 CHECKING = 600.0
-"""Seconds in which each of several queues is to tell the next finding of ``check``."""
+"""The longest time in seconds until the next finding of ``check`` from each of several queues."""
 MOST_RECIPIENTS = 1000
-"""Recipients of one message that ``show`` shows."""
+"""The most recipients of one message that ``show`` shows."""
 _BLOCK = 3 << 14  # octets of a base64 line without padding
 
 T = TypeVar("T")
 
 
 async def list_recipients(context: VerbContext) -> int:
-    """``list``: one recipient a line."""
+    """``list``: write one recipient a line."""
     wanted, limit = filter_of(context.options), context.options.limit
     now, look = context.clock(), context.look
     return await _listed(
@@ -54,7 +54,7 @@ async def list_recipients(context: VerbContext) -> int:
 
 
 async def list_ends(context: VerbContext) -> int:
-    """``ends``: one recipient that has its end a line, the youngest end first."""
+    """``ends``: write one ended recipient a line, the latest end first."""
     wanted, limit = filter_of(context.options, FIELDS_OF_ENDS), context.options.limit
     now, look = context.clock(), context.look
     return await _listed(
@@ -73,7 +73,7 @@ async def _listed(
     line: Callable[[T, int], str],
     document: Callable[[T, int], Mapping[str, object]],
 ) -> int:
-    """Write rows as they come: as lines below a heading, or as a JSON document each."""
+    """Write rows as they come: as lines below a heading, or each as a JSON document."""
     headed = False
     async for shard, row in rows:
         if context.json:
@@ -87,7 +87,7 @@ async def _listed(
 
 
 async def count(context: VerbContext) -> int:
-    """``count``: how many recipients, or how many by a group."""
+    """``count``: write the number of recipients, or the numbers by a group."""
     by, wanted = context.options.by, filter_of(context.options)
     if by == BY_SHARD:
         answers = await context.shards.each(lambda shard: shard.store.count(wanted))
@@ -105,7 +105,7 @@ async def count(context: VerbContext) -> int:
 
 
 async def _counted(context: VerbContext, wanted: Filter, by: str) -> dict[str, int]:
-    """How many match in all queues, by a group."""
+    """The numbers of matching recipients in all queues, by a group."""
     return _sum(groups for _, groups in await context.shards.each(lambda shard: shard.store.count(wanted, by=by)))
 
 
@@ -118,7 +118,7 @@ def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 async def _statuses(context: VerbContext, sites: list[str]) -> dict[str, SiteStatus]:
-    """How these sites are served; of several queues what the one says where something is wrong."""
+    """The states of these sites; with several queues the state of one in which the site has a problem."""
     if not sites:
         return {}
     found: dict[str, SiteStatus] = {}
@@ -134,7 +134,7 @@ async def _statuses(context: VerbContext, sites: list[str]) -> dict[str, SiteSta
 
 
 async def shape(context: VerbContext) -> int:
-    """``shape``: the sites with the most recipients, by age."""
+    """``shape``: show the sites with the most recipients, by age."""
     wanted, now = filter_of(context.options), context.clock()
     labels = [*(label for label, _ in AGES), OLDEST]
     sites: dict[str, dict[str, int]] = {}
@@ -177,7 +177,7 @@ def _ages() -> Iterable[tuple[Term, ...]]:
 
 
 async def why(context: VerbContext) -> int:
-    """``why``: the binding constraint of each recipient, its attempts, what comes next."""
+    """``why``: show the binding constraint of each recipient, its attempts, and its next step."""
     wanted = _named(context)
     explained = _explained(context, wanted)
     number, documents = 0, []
@@ -199,8 +199,8 @@ async def why(context: VerbContext) -> int:
 
 
 async def _explained(context: VerbContext, wanted: Filter) -> AsyncIterator[tuple[Shard, QueueExplanation, bytes, int]]:
-    """Explanations of the recipients that match; of those that have their end if none is in the queue."""
-    from zsmtp.queue.explanation import Circumstances, explain, explain_end  # only this verb needs what it stands on
+    """Explanations of the matching recipients; of ended ones if none is in the queue."""
+    from zsmtp.queue.explanation import Circumstances, explain, explain_end  # imports many modules, for this verb only
 
     shards, limit = context.shards, context.options.limit
     standing = dict(await shards.each(_standing))
@@ -229,7 +229,7 @@ async def _explained(context: VerbContext, wanted: Filter) -> AsyncIterator[tupl
 
 
 class Surroundings(NamedTuple):
-    """What is the same for all recipients of a queue."""
+    """The facts shared by all recipients of a queue."""
 
     rules: list[Rule]
     nodes: list[NodeStatus]
@@ -242,14 +242,14 @@ async def _standing(shard: Shard) -> Surroundings:
 
 
 async def _circumstances(context: VerbContext, row: Row, standing: Surroundings) -> Circumstances:
-    """What is known beside a recipient; without a configuration its retry policy is the default one."""
+    """The facts about a recipient outside its row; without a configuration the retry policy is the default one."""
     from zsmtp.queue.explanation import Circumstances
 
     store = context.store
     mine = Filter(
         (*_message(context, row.message.id).terms, Term(Field.KEY, Operator.EQUAL, (row.recipient.key.lower(),)))
     )
-    names = await store.count(mine, by="site")  # what the store has learned of the key
+    names = await store.count(mine, by="site")  # the sites that the store knows for the key
     status = next(iter(await store.sites(list(names))), None) if names else None
     known = Circumstances(now=context.clock(), **standing._asdict(), status=status, time_text=queuetext.time_text)
     one = row.recipient
@@ -275,7 +275,7 @@ def _message(context: VerbContext, message: int) -> Filter:
 
 
 async def show(context: VerbContext) -> int:
-    """``show``: messages with those of their recipients that are in the queue."""
+    """``show``: show messages with their recipients in the queue."""
     now = context.clock()
     documents = []
     shown = 0
@@ -299,7 +299,7 @@ async def show(context: VerbContext) -> int:
 
 
 async def _messages(context: VerbContext, wanted: Filter) -> AsyncIterator[tuple[Shard, list[Row]]]:
-    """The recipients that match, by message, of each the first ones; so many messages at most as wanted."""
+    """The matching recipients by message, the first ones of each; at most as many messages as requested."""
     rows: list[Row] = []
     messages, last = 0, None
     async for shard, row in context.shards.merged(lambda store: store.select(wanted), place_of):
@@ -318,7 +318,7 @@ async def _messages(context: VerbContext, wanted: Filter) -> AsyncIterator[tuple
 
 
 async def attempts(context: VerbContext) -> int:
-    """``attempts``: the history of messages, oldest first."""
+    """``attempts``: show the history of messages, oldest first."""
     shown = 0
     async for shard, message in _histories(context, _named(context)):
         history = await context.shards.ask(shard, shard.store.history(message))
@@ -335,7 +335,7 @@ async def attempts(context: VerbContext) -> int:
 
 
 async def _histories(context: VerbContext, wanted: Filter) -> AsyncIterator[tuple[Shard, int]]:
-    """The messages with recipients that match, in the queue or not any more."""
+    """The messages with matching recipients, in the queue or ended."""
     last, number = None, 0
     async for shard, row in context.shards.merged(lambda store: store.select(wanted), place_of):
         if (shard, row.message.id) != last:
@@ -357,7 +357,7 @@ async def _histories(context: VerbContext, wanted: Filter) -> AsyncIterator[tupl
 
 
 def _named(context: VerbContext) -> Filter:
-    """The filter, which must not be empty: what is shown one by one is asked for."""
+    """The filter, which must not be empty: single items must be named."""
     wanted = filter_of(context.options)
     if wanted.everything:
         raise CommandFailed(Exit.USAGE, "which? Name an id, an address, a domain or a filter")
@@ -370,7 +370,7 @@ def _absent(context: VerbContext) -> int:
 
 
 async def body(context: VerbContext) -> int:
-    """``body``: the content of a message, octet for octet."""
+    """``body``: write the content of a message, octet for octet."""
     number, shard = message_of(context.options.message)
     here = [one.store for one in context.shards.found if one.number == shard]
     message = await here[0].message(number) if here else None
@@ -406,13 +406,13 @@ async def _base64(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """The content for a terminal, which must not take it for commands: line ends stay, other controls are escaped."""
+    """The content, safe for a terminal: line ends stay, other control characters are escaped."""
     kept = b""
     async for chunk in chunks:
         *lines, kept = (kept + chunk).split(b"\n")
         for one in lines:
             yield _safe(one.removesuffix(b"\r")) + "\n"
-        if len(kept) > _BLOCK:  # a line without end
+        if len(kept) > _BLOCK:  # a very long line
             yield _safe(kept)
             kept = b""
     if kept:
@@ -424,7 +424,7 @@ def _safe(octets: bytes) -> str:
 
 
 async def _findings(context: VerbContext) -> AsyncIterator[str]:
-    """What the store of a queue finds, and mail that can go nowhere by the configuration of whoever delivers."""
+    """Findings of a queue's store, and mail without a destination under the configuration of the deliverer."""
     async for finding in context.store.check():
         yield finding
     alive = {node.node for node in await context.store.nodes() if node.alive}
@@ -432,7 +432,7 @@ async def _findings(context: VerbContext) -> AsyncIterator[str]:
     for status in await context.store.sites():
         if status.node in alive and (why := status.lost_route(context.clock())):
             lost[status.site] = why
-    if context.delivery is not None:  # what is not due yet is served by nobody
+    if context.delivery is not None:  # no process delivers it before it is due
         from zsmtp.client.destinations import Destinations
         from zsmtp.queue.submission import RELAY_KEY, lost_route
 
@@ -444,7 +444,7 @@ async def _findings(context: VerbContext) -> AsyncIterator[str]:
 
 
 async def check(context: VerbContext) -> int:
-    """``check``: what must not be, a sentence each."""
+    """``check``: report inconsistencies, a sentence each."""
     findings: list[str] = []
 
     async def look(shard: Shard) -> None:
@@ -466,7 +466,7 @@ async def check(context: VerbContext) -> int:
 
 
 async def top(context: VerbContext) -> int:
-    """``top``: the queue at a glance, again and again on a terminal, until it is interrupted."""
+    """``top``: show a summary of the queue, repeatedly on a terminal, until interrupted."""
     redraws = is_terminal(sys.stdout) and not context.json
     before: tuple[float, Mapping[str, int]] | None = None
     try:
@@ -484,11 +484,11 @@ async def top(context: VerbContext) -> int:
     except asyncio.CancelledError:
         if not redraws:
             raise
-        return Exit.OK  # it was watched until it was interrupted
+        return Exit.OK  # it was watched until the interrupt
 
 
 def _rates(before: tuple[float, Mapping[str, int]] | None, now: float, counters: Mapping[str, int]) -> dict[str, float]:
-    """What the counters grew by in a second."""
+    """The growth of the counters per second."""
     if before is None or now <= before[0]:
         return {}
     return {name: (value - before[1].get(name, 0)) / (now - before[0]) for name, value in counters.items()}
@@ -531,5 +531,5 @@ async def _picture(context: VerbContext, now: float, counters: Mapping[str, int]
 
 
 def _of_queue(context: VerbContext, name: str, problem: str) -> str:
-    """What is wrong with a queue; of several, with which."""
+    """The problem of a queue; with several queues after its name."""
     return f"{name}: {problem}" if context.shards.several else problem

@@ -1,9 +1,9 @@
-"""The queues that a verb of ``zsmtp queue`` is about: one, or the shards of a fleet, which are asked side by side.
+"""The queues of a verb of ``zsmtp queue``: one, or the shards of a fleet, which are queried in parallel.
 
-One queue is asked as it is, and its errors end the command. Of several, those that cannot be opened, fail, or do not
-answer in time are left out: each is named on standard error, the answers of the others count, and the exit status tells
-that somebody is missing (:attr:`Shards.lost`). A message's id says which shard it is in; if a filter asks for ids
-only the queues of their shards are asked, and nobody waits for the others.
+The errors of a single queue end the command. If several were requested, those that cannot be opened, fail, or do not
+answer in time are left out: each is named on standard error, the answers of the others count, and the exit status shows
+that one is missing (:attr:`Shards.lost`). A message's id contains its shard; if a filter names ids only the queues of
+their shards are queried, and the command does not wait for the others.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ from zsmtp.queue.operators import Row
 from zsmtp.queue.store import QueueStore
 
 OPENING = 15.0
-"""Seconds in which each of several queues is to be open."""
+"""The longest time in seconds to open each of several queues."""
 ANSWER = 60.0
-"""Seconds in which each of several queues is to answer to a question, or to show the next rows of a list."""
-_CLOSING = 5.0  # seconds: a server that stands still must not keep the command
+"""The longest time in seconds until each of several queues answers, or yields the next rows of a list."""
+_CLOSING = 5.0  # seconds: a hanging server must not delay the end
 
 T = TypeVar("T")
 Opening = AbstractAsyncContextManager[QueueStore]
 
 
 class Shard(NamedTuple):
-    """An open queue, and what people call it."""
+    """An open queue, and its name for people."""
 
     name: str
     store: QueueStore
 
     @property
     def number(self) -> int:
-        """The shard that is in its ids."""
+        """Its shard number, which is part of its ids."""
         return self.store.shard
 
     @property
     def title(self) -> str:
-        """It with its number: ``shard 1 (postgresql://b/mail)``."""
+        """Its name with its number: ``shard 1 (postgresql://b/mail)``."""
         return f"shard {self.number} ({self.name})"
 
 
 def place_of(row: Row) -> tuple[int, int]:
-    """By what rows of several queues are brought in order: the message, the recipient."""
+    """The sort key for rows of several queues: message and recipient."""
     return row.message.id, row.recipient.number
 
 
 class Shards:
-    """The queues that a verb is about. ``note`` is given a sentence about each that is left out.
+    """The queues of a verb. ``note`` is called with a sentence about each that is left out.
 
-    ``found`` are those that answer, ``lost`` the others: by name, what is wrong. ``several`` tells that more than one
-    was asked for, however many there are left.
+    ``found`` are those that answer, ``lost`` the others: the problem by name. ``several`` is true if more than one was
+    requested, for any number of them left.
     """
 
     def __init__(self, found: Sequence[Shard], note: Callable[[str], None], *, several: bool) -> None:
@@ -77,7 +77,7 @@ class Shards:
 
     @property
     def only(self) -> Shard:
-        """The queue of a verb that is about one."""
+        """The queue of a verb that takes only one."""
         (one,) = self.found
         return one
 
@@ -90,9 +90,9 @@ class Shards:
             raise CommandFailed(Exit.TEMPORARY, "no queue answers")
 
     def narrow(self, numbers: frozenset[int]) -> None:
-        """Ask only the queues of these shards; if all of them are there, nobody misses another one.
+        """Query only the queues of these shards; if all of them are open, no other one counts as missing.
 
-        Raises CommandFailed if none of them is there and a queue that is left out may be one.
+        Raises CommandFailed if none of them is open and a queue that is left out may be one.
         """
         here = [one for one in self.found if one.number in numbers]
         missing = sorted(numbers - {one.number for one in here})
@@ -107,9 +107,9 @@ class Shards:
     async def each(
         self, work: Callable[[Shard], Awaitable[T]], *, seconds: float | None = ANSWER
     ) -> list[tuple[Shard, T]]:
-        """Have something done with each queue, side by side; those that fail are left out.
+        """Run an operation on each queue, in parallel; those that fail are left out.
 
-        ``seconds`` is how long each of several may take, None: it has deadlines of its own (:meth:`pieces`).
+        ``seconds`` is the limit for each of several, None: the operation has deadlines of its own (:meth:`pieces`).
         """
         if not self.several:
             return [(one, await work(one)) for one in self.found]
@@ -134,7 +134,7 @@ class Shards:
         return None if answer is None else answer[1]
 
     async def pieces(self, rows: AsyncIterator[T], *, seconds: float = ANSWER) -> AsyncGenerator[T, None]:
-        """What one of the queues yields; of several, each piece has to come in time. Raises TimeoutError."""
+        """The items that one of the queues yields; with several, each must come in time. Raises TimeoutError."""
         try:
             while True:
                 async with asyncio.timeout(seconds if self.several else None):
@@ -150,10 +150,9 @@ class Shards:
     async def merged(
         self, rows: Callable[[QueueStore], AsyncIterator[T]], order: Callable[[T], Any], limit: int | None = None
     ) -> AsyncIterator[tuple[Shard, T]]:
-        """Rows of all queues in one order, which each queue's own rows have; read as they are asked for.
+        """Rows of all queues merged in the order of each queue's own rows; read on demand.
 
-        ``limit``: so many at most, which each queue is asked for, too. A queue that fails in between is left out from
-        there on.
+        ``limit`` is the most rows, also for each queue. A queue that fails in between is left out from there on.
         """
         if not self.several:
             async for row in rows(self.only.store):
@@ -186,7 +185,7 @@ class Shards:
 
 
 async def _side_by_side(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What coroutines return; the first error ends the others."""
+    """Run coroutines in parallel; return their results. The first error ends the others."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         return await asyncio.gather(*tasks)
@@ -203,10 +202,10 @@ async def _side_by_side(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 async def open_shards(
     urls: Sequence[str], numbers: frozenset[int] | None, note: Callable[[str], None]
 ) -> AsyncIterator[Shards]:
-    """Queues that are there; no URL: the usual one. ``numbers``: only those of these shards are asked.
+    """Open existing queues; without a URL the default one. ``numbers``: only those of these shards are queried.
 
-    Raises as :func:`zsmtp.cli.queuestore.open_store` for one queue; of several CommandFailed if none can be opened, if
-    two are the same or have the same number, ConfigError for a URL that is none.
+    Raises as :func:`zsmtp.cli.queuestore.open_store` for one queue; for several CommandFailed if none can be opened, or
+    if two are the same or have the same number, ConfigError for an invalid URL.
     """
     if len(urls) < 2:
         async with open_store(urls[0] if urls else None) as store:
@@ -219,7 +218,7 @@ async def open_shards(
     names: dict[str, str] = {}
     for number, (where, url) in enumerate(zip(places, urls, strict=True), 1):
         name = where.full_name
-        names[f"{name} ({number})" if name in names else name] = url  # a URL may have more than its name shows
+        names[f"{name} ({number})" if name in names else name] = url  # a URL may have more parts than its name
     asyncio.get_running_loop().set_default_executor(_UnjoinedThreads())
     async with AsyncExitStack() as stack:
         shards = Shards([], note, several=True)
@@ -238,10 +237,10 @@ async def open_shards(
 
 
 class _UnjoinedThreads(ThreadPoolExecutor):
-    """Threads that nobody waits for in the end: one may still try to reach a server that says nothing."""
+    """Threads that are not joined at the end: one may still wait for a server that does not answer."""
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **options: Any) -> Future[T]:
-        """Do it in a thread of its own."""
+        """Run it in a thread of its own."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -257,14 +256,14 @@ class _UnjoinedThreads(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leave them to the end of the process."""
+        """Leave the threads to the end of the process."""
         super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
 async def _open_all(
     shards: Shards, names: dict[str, str], numbers: frozenset[int] | None, stack: AsyncExitStack
 ) -> dict[str, str]:
-    """Open queues side by side, until all that are asked for are open; what is wrong with the others, by name."""
+    """Open queues in parallel, until all requested ones are open; also return the problems of the others, by name."""
     opening = {name: asyncio.ensure_future(_opened(url, stack)) for name, url in names.items()}
     problems: dict[str, str] = {}
     try:
@@ -291,7 +290,7 @@ async def _open_all(
 
 
 def _problem(name: str, error: BaseException) -> str:
-    """What is wrong with a queue that cannot be opened, without its name; raises what is wrong with the command."""
+    """The problem of a queue that cannot be opened, without its name; raises errors of the command itself."""
     missing = isinstance(error, CommandFailed) and error.status not in (Exit.USAGE, Exit.CONFIG)
     if not (missing or isinstance(error, QueueUnavailable)):
         raise error
@@ -312,7 +311,7 @@ async def _let_go(opening: Opening) -> None:
 
 
 def _check_numbers(found: Sequence[Shard]) -> None:
-    """Raise CommandFailed if an id would not tell which queue it is of."""
+    """Raise CommandFailed if two queues have the same number: an id would be ambiguous."""
     seen: dict[int, Shard] = {}
     for one in found:
         other = seen.setdefault(one.number, one)

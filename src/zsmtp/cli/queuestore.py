@@ -1,6 +1,6 @@
-"""How the queue that ``zsmtp queue`` is about is opened: never made, and never something else than a queue.
+"""Opens the queue of ``zsmtp queue``: it makes no queue, and refuses anything that is not a queue.
 
-What names it is read by ``zsmtp.queue.location``.
+``zsmtp.queue.location`` reads its URL.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from zsmtp.queue.store import QueueStore
 
 @asynccontextmanager
 async def open_store(url: str | None) -> AsyncIterator[QueueStore]:
-    """The store of a queue that is there; None: the usual one.
+    """The store of an existing queue; None: the default one.
 
-    Raises CommandFailed if there is none, ConfigError if the URL is none, QueueUnavailable if the store fails.
+    Raises CommandFailed if there is none, ConfigError for an invalid URL, QueueUnavailable if the store fails.
     """
     where = usual_location() if url is None else locate(url)
     if where.in_memory:
@@ -44,7 +44,7 @@ async def open_store(url: str | None) -> AsyncIterator[QueueStore]:
 
 
 def _check_file(path: str) -> None:
-    """Raise CommandFailed if a file is not a queue: opening it would make it one."""
+    """Raise CommandFailed if a file is not a queue: to open it would make it one."""
     if not os.path.lexists(path):
         text = f"{escape(path)}: {os.strerror(errno.ENOENT)}; {making(path)}"
         raise CommandFailed(Exit.NO_INPUT, text)
@@ -71,7 +71,7 @@ def _check_file(path: str) -> None:
 
 
 def _check_database(url: str) -> None:
-    """Raise CommandFailed if a database has no queue: opening it would make one."""
+    """Raise CommandFailed if a database has no queue: to open it would make one."""
     stores.check_library()
     from zsmtp.queue.postgres.connect import Database
     from zsmtp.queue.postgres.schema import has_queue

@@ -1,8 +1,8 @@
-"""The verb ``zsmtp queue suppress``: the list of addresses that are not written to.
+"""The verb ``zsmtp queue suppress``: the list of suppressed addresses.
 
-``list`` shows it, ``add`` and ``remove`` take addresses, ``import`` files of them. A line of such a file is an address,
-with the reason behind a comma or a tab if there is one, or what ``list --json`` prints; empty lines and those that
-begin with ``#`` are passed over. A line that is none of these is named and passed over, too: the others count.
+``list`` shows it, ``add`` and ``remove`` take addresses, ``import`` takes files of them. A line of such a file is an
+address, optionally followed by a comma or a tab and the reason, or a line from ``list --json``; empty lines and those
+that begin with ``#`` are skipped. Any other line is reported and skipped: the valid ones count.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from zsmtp.queue.intake import kept_suppression
 from zsmtp.queue.suppression import PIECE, Suppression
 
 _MAX_LINE = 8192  # characters of a line
-_NAMED = 20  # lines that are named one by one
+_NAMED = 20  # lines that are reported one by one
 
 
 async def run(context: VerbContext) -> int:
-    """Do what ``list``, ``add``, ``remove`` or ``import`` says."""
+    """Carry out ``list``, ``add``, ``remove`` or ``import``."""
     options = context.options
     adding = options.action in ("add", "import")
     if not adding and (options.because or options.lasting is not None or options.until is not None):
@@ -50,7 +50,7 @@ async def run(context: VerbContext) -> int:
 
 
 async def _add(context: VerbContext, some: list[Suppression]) -> int:
-    """Add to the list of each queue; how many were missing on one of them, at least."""
+    """Add to the list of each queue; return how many were missing on at least one of them."""
     added = await context.shards.each(lambda shard: shard.store.suppress(some))
     return max((new for _, new in added), default=0)
 
@@ -159,7 +159,7 @@ def _suppression(context: VerbContext, address: bytes, reason: str) -> Suppressi
 
 
 def _read(context: VerbContext, paths: list[str]) -> Iterator[tuple[str, Suppression | str]]:
-    """Each line of the files with what it says, or what is wrong with it."""
+    """Each line of the files with its suppression, or its fault."""
     usual = reason_given(context)
     for path in paths:
         with ExitStack() as stack:
@@ -177,7 +177,7 @@ def _lines(file: IO[str], path: str) -> Iterator[str]:
     with reading(path):
         while line := file.readline(_MAX_LINE):
             rest = line
-            while rest and not rest.endswith("\n"):  # what is too long is none, and its end no line of its own
+            while rest and not rest.endswith("\n"):  # a line that is too long is invalid, and its rest is no line
                 rest = file.readline(_MAX_LINE)
             yield line
 
@@ -196,7 +196,7 @@ def _of_line(line: str, make: Callable[[bytes, str], Suppression]) -> Suppressio
 
 
 def _of_document(text: str) -> Suppression:
-    """A suppression from what ``list --json`` prints; raises ValueError, SubmissionError."""
+    """A suppression from a line of ``list --json``; raises ValueError, SubmissionError."""
     found = json.loads(text)
     words = {name: found.get(name, "") for name in ("tenant", "reason", "source")}
     at, until = found.get("at"), found.get("until")

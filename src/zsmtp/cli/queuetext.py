@@ -1,6 +1,6 @@
-"""How ``zsmtp queue`` writes for people: lists whose lines fit the width, tables, messages with their recipients.
+"""The text output of ``zsmtp queue``: lists whose lines fit the width, tables, messages with their recipients.
 
-Whatever comes from outside (addresses, replies, names, tenants) is escaped here.
+It escapes all text from outside (addresses, replies, names, tenants).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zsmtp.queue.explanation import QueueExplanation
 
 MOST_ATTEMPTS = 20
-"""Attempts that ``why`` shows of a recipient: the last ones."""
+"""The most attempts of a recipient that ``why`` shows: the last ones."""
 _LIST = (("ID", 15), ("AGE", 4), ("NEXT", 7), ("TRY", 3))
 _ENDS = (("AGO", 4), ("END", 9), ("ID", 15))
 _SUPPRESSIONS = (("AGO", 4), ("LEFT", 4), ("TENANT", 12))
@@ -40,7 +40,7 @@ _SHARD = ("SHARD", 5)
 
 
 def brief(seconds: float) -> str:
-    """A time in one unit: ``42s``, ``12m``, ``30h``, ``5d``."""
+    """A duration in one unit: ``42s``, ``12m``, ``30h``, ``5d``."""
     whole = max(int(seconds), 0)
     for unit, length, limit in (("s", 1, 60), ("m", 60, 3600), ("h", 3600, 48 * 3600)):
         if whole < limit:
@@ -49,7 +49,7 @@ def brief(seconds: float) -> str:
 
 
 def time_text(at: float) -> str:
-    """A time on the clock of this place: ``2026-11-29 14:05:12``."""
+    """A local time: ``2026-11-29 14:05:12``."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
@@ -67,7 +67,7 @@ def _cells(cells: Iterable[tuple[str, int]], look: Look) -> str:
 
 
 def _rest(columns: Sequence[tuple[str, int]], look: Look) -> tuple[int, int]:
-    """The widths of the last two columns, which share what is left."""
+    """The widths of the last two columns, which share the remaining width."""
     left = max(look.width - sum(width + 1 for _, width in columns), 21)
     address = left * 52 // 100
     return address, left - address - 1
@@ -126,7 +126,7 @@ def ends_heading(look: Look) -> str:
 
 
 def ends_line(entry: HistoryEntry, shard: int, now: float, look: Look) -> str:
-    """An end."""
+    """An ended recipient."""
     values = (brief(now - entry.at), entry.outcome.value, to_text(entry.message, shard))
     widths = _rest(_ENDS, look)
     cells = [(value, width) for value, (_, width) in zip(values, _ENDS, strict=True)]
@@ -136,14 +136,14 @@ def ends_line(entry: HistoryEntry, shard: int, now: float, look: Look) -> str:
 
 
 def suppressions_heading(look: Look) -> str:
-    """The heading of a list of addresses that are not written to."""
+    """The heading of the suppression list."""
     widths = _rest(_SUPPRESSIONS, look)
     cells = [*_SUPPRESSIONS, ("ADDRESS", widths[0]), ("REASON", widths[1])]
     return look.paint(_cells(cells, look).rstrip(), Style.FAINT)
 
 
 def suppression_line(one: Suppression, now: float, look: Look) -> str:
-    """An address that is not written to."""
+    """A suppressed address."""
     left = "-" if one.until is None else brief(one.until - now)
     widths = _rest(_SUPPRESSIONS, look)
     values = (brief(now - one.at), left, escape(one.tenant) or "-")
@@ -154,7 +154,7 @@ def suppression_line(one: Suppression, now: float, look: Look) -> str:
 
 
 def attempt_text(entry: HistoryEntry, *, named: bool = False) -> Text:
-    """An entry of the history: when, which attempt, what came of it, and who said so."""
+    """An entry of the history: time, attempt, result, and its source."""
     number = f"{entry.attempt:2}" if entry.attempt else " -"
     text = line(f"{number}  {time_text(entry.at)}  ") + line(
         entry.outcome.value, _OUTCOMES.get(entry.outcome, Style.WARN)
@@ -172,7 +172,7 @@ def attempt_text(entry: HistoryEntry, *, named: bool = False) -> Text:
 
 
 def count_lines(counted: dict[str, int], by: str, limit: int, look: Look) -> Iterator[str]:
-    """Counts, the largest first; those behind ``limit`` in one line."""
+    """Counts, the largest first; those after ``limit`` in one line."""
     ranked = sorted(counted.items(), key=lambda one: (-one[1], one[0]))
     shown, rest = ranked[:limit], ranked[limit:]
     numbers = [f"{number:,}" for _, number in shown]
@@ -196,7 +196,7 @@ def shape_lines(
     now: float,
     look: Look,
 ) -> Iterator[str]:
-    """The table of sites by age: a line for each site, below it what is wrong with it."""
+    """The table of sites by age: a line for each site, with its problem below it."""
     names = max(look.width - 8 - 7 * len(ages), 12)
     columns = "".join(f"{age:>7}" for age in ages)
     yield look.paint(f"{padded('SITE', names)}{'TOTAL':>8}{columns}", Style.FAINT)
@@ -218,7 +218,7 @@ def _short(number: int) -> str:
 
 
 def site_trouble(status: SiteStatus | None, now: float) -> str:
-    """What holds a site back, "" if nothing does."""
+    """The reason why a site is held back, "" without one."""
     if status is None:
         return ""
     if lost := status.lost_route(now):
@@ -235,7 +235,7 @@ def site_trouble(status: SiteStatus | None, now: float) -> str:
 
 
 def rule_lines(rule: Rule, now: float, look: Look, *, where: str = "") -> list[str]:
-    """A standing rule, and the queue that it stands in if that is to be said."""
+    """A standing rule, and its queue if ``where`` is given."""
     what = f"{rule.action} {escape(rule.argument)}" if rule.argument else rule.action
     end = "" if rule.until is None else f", until {time_text(rule.until)} (in {span(rule.until - now)})"
     node = Node(line(f"{rule.number}  ", Style.STRONG) + line(f"{what}: {escape(rule.filter) or 'everything'}"))
@@ -252,7 +252,7 @@ def rule_lines(rule: Rule, now: float, look: Look, *, where: str = "") -> list[s
 
 
 def explanation_lines(found: QueueExplanation, address: bytes, message: str, look: Look) -> list[str]:
-    """Why a recipient is where it is; the first line is the reason in a few words."""
+    """Why a recipient is in its present state; the first line is the reason in a few words."""
     node = Node(line(escape(found.summary), Style.STRONG))
     node.fact("recipient", line(f"{_address(address)}, message {message}"))
     if found.route:
@@ -277,7 +277,7 @@ def _facts(node: Node, key: str, texts: Sequence[Text]) -> None:
 def message_lines(
     message: QueuedMessage, rows: Sequence[Row], there: int, shard: int, now: float, look: Look
 ) -> list[str]:
-    """A message with recipients that are in the queue: ``rows``, of ``there`` in all."""
+    """A message with recipients in the queue: ``rows``, out of ``there`` in all."""
     root = Node(line(to_text(message.id, shard), Style.STRONG))
     root.fact("from", line(_address(message.sender)))
     accepted = f"{time_text(message.submitted)} ({span(now - message.submitted)} ago)"
@@ -332,7 +332,7 @@ def top_lines(
     health: Health,
     look: Look,
 ) -> list[str]:
-    """The head of ``top``: totals, who delivers, the store."""
+    """The head of ``top``: totals, delivering nodes, the store."""
     total = plural(sum(states.values()), "recipient")
     by_state = ", ".join(f"{number:,} {_STATES[state]}" for state, number in states.items())
     lines = [(f"{time_text(now)}  {total}" + (f": {by_state}" if by_state else ""), Style.STRONG)]
@@ -362,7 +362,7 @@ _STATES = {"due": "to be tried", "held": "held", "leased": "in hand"}
 def site_lines(
     ranked: Sequence[tuple[str, int]], statuses: Mapping[str, SiteStatus], now: float, look: Look
 ) -> Iterator[str]:
-    """The sites of ``top``: how many recipients, connections in use, what is wrong."""
+    """The sites of ``top``: number of recipients, connections in use, problems."""
     if not ranked:
         return
     names = min(max(look.width - 48, 16), 40)
@@ -378,5 +378,5 @@ def site_lines(
 
 
 def mark_of(look: Look) -> str:
-    """What ends a text that was cut off."""
+    """The mark at the end of a text that was cut off."""
     return "…" if look.unicode else "..."
