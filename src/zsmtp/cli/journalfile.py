@@ -1,8 +1,8 @@
-"""The file of a journal: opened, locked, mended, and written so that what it says is on the disk in time.
+"""The file of a journal: opens, locks, repairs it, and writes it to the disk in time.
 
-A line is written at once, so that it outlives this process. The disk is waited for in groups: a result reaches it
-within ``WITHIN`` seconds, or with ``GROUP`` others; a message is not completed before the line that says so is there
-(:meth:`JournalWriter.write_durably`). What is written in the meantime shares the next ``fdatasync``.
+A line is written at once, so that it outlives this process. The disk is synchronised in groups: a result reaches it
+within ``WITHIN`` seconds, or with ``GROUP`` others; a message is not completed before its line is there
+(:meth:`JournalWriter.write_durably`). Lines written during one ``fdatasync`` share the next.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ GROUP = 100  # results
 
 
 class JournalFile:
-    """A journal that this process alone writes to, until it is closed. ``state`` is what it said when it was opened."""
+    """A journal that only this process writes, until it is closed. ``state`` is its content when it was opened."""
 
     def __init__(self, path: str) -> None:
-        """Open it, or make it. Raises CommandFailed."""
+        """Open or make it. Raises CommandFailed."""
         self.path = path
         self._descriptor = _opened(path)
         try:
@@ -40,7 +40,7 @@ class JournalFile:
             raise
 
     def _mended(self) -> JournalState:
-        """Read it; leave out what was being written when its writer was killed."""
+        """Read it; remove a partial last line of a killed writer."""
         with reading(self.path), open(self.path, "rb") as file:
             state, octets = _read(self.path, file)
         try:
@@ -60,16 +60,16 @@ class JournalFile:
             octets = octets[os.write(self._descriptor, octets) :]
 
     def sync(self) -> None:
-        """Wait until what is written is on the disk. Raises OSError."""
+        """Wait until the written lines are on the disk. Raises OSError."""
         os.fdatasync(self._descriptor)
 
     def close(self) -> None:
-        """Let go of it, and of its lock."""
+        """Close it and release its lock."""
         os.close(self._descriptor)
 
 
 def read_state(path: str) -> JournalState:
-    """What a journal says, without opening it for writing; one that is not there says nothing. Raises CommandFailed."""
+    """The content of a journal, without opening it for writing; empty if there is none. Raises CommandFailed."""
     if not os.path.exists(path):
         return JournalState()
     with reading(path), open(path, "rb") as file:
@@ -78,9 +78,7 @@ def read_state(path: str) -> JournalState:
 
 def _read(path: str, file: IO[bytes]) -> tuple[JournalState, int]:
     try:
-        return read_lines(
-            iter(lambda: file.readline(MAX_LINE), b"")
-        )  # a longer one is cut, and so is none of a journal
+        return read_lines(iter(lambda: file.readline(MAX_LINE), b""))  # a longer line is cut, and is then invalid
     except ConfigError as error:
         raise CommandFailed(Exit.DATA, f"--journal: {escape(path)}: {error}") from error
 
@@ -111,7 +109,7 @@ def _unwritable(path: str, error: OSError) -> CommandFailed:
 
 
 def _sync_folder(path: str) -> None:
-    """A new file is there after a crash of the machine only if its folder is on the disk, too."""
+    """Sync the folder: without it a new file may be lost in a crash of the machine."""
     folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -120,9 +118,9 @@ def _sync_folder(path: str) -> None:
 
 
 class JournalWriter:
-    """Writes to a journal from the running loop; ``broken`` is called once, when it cannot be written any more.
+    """Writes to a journal from the running loop; ``broken`` is called once, when writing fails.
 
-    ``problem`` says why then, and nothing more is written.
+    ``problem`` is the reason then, and nothing more is written.
     """
 
     def __init__(self, file: JournalFile, broken: Callable[[], None]) -> None:
@@ -151,7 +149,7 @@ class JournalWriter:
         return await self._reach(self._written)
 
     async def aclose(self) -> None:
-        """Wait until all that was written is on the disk."""
+        """Wait until all written lines are on the disk."""
         await self._reach(self._written)
         if self._timer is not None:
             self._timer.cancel()
@@ -175,7 +173,7 @@ class JournalWriter:
         return not self.problem
 
     def _sync(self) -> None:
-        """See that what is written is on its way to the disk."""
+        """Start to write the lines to the disk, unless that runs already."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

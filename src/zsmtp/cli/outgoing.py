@@ -1,7 +1,7 @@
-"""The messages that ``zsmtp send`` was given, looked at before anything is sent.
+"""The messages of ``zsmtp send``, all checked before anything is sent.
 
-Whatever is wrong with any of them is found first, and all of it is told: nothing is sent by halves because of a typing
-error, unless that is asked for. Where they come from is :mod:`zsmtp.cli.sendsources`.
+All faults are found first and reported together: a typing error does not cause a partial run, unless ``--keep-going``
+asks for that. The sources of messages are in :mod:`zsmtp.cli.sendsources`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message: the name of its file for people, what to read it from, its octets, its envelope as text.
+    """One message: the name of its file for people, its source, its size in octets, its envelope as text.
 
-    ``path`` is the full path of its file, "" if it has none that stays. ``dsn`` is what the sender wants to be notified
-    of, ``options`` what is asked of the transport. ``keys`` are those of its recipients in a journal, if there is one.
+    ``path`` is the full path of its file, "" if it has no permanent one. ``dsn`` are the notifications that the sender
+    wants, ``options`` those of the transport. ``keys`` are those of its recipients in a journal, if there is one.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Outgoing:
     keys: Mapping[str, RecipientKey] = field(default_factory=dict)
 
     def from_start(self) -> str | IO[bytes]:
-        """What to read it from, standing where the message begins."""
+        """The source to read it from, positioned at the beginning of the message."""
         if not isinstance(self.source, str):
             self.source.seek(0)
         return self.source
 
     @contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
-        """Its octets as a file, standing where the message begins. Raises OSError."""
+        """Its octets as a file, positioned at the beginning of the message. Raises OSError."""
         source = self.from_start()
         if isinstance(source, str):
             with open(source, "rb", buffering=0) as file:
@@ -65,7 +65,7 @@ class Outgoing:
             yield source
 
     def letter(self, signing: MessageSigning | None = None, *, add_missing: bool = False) -> Letter:
-        """The message, read anew, as it is sent: signed by ``signing``. Whoever asks for it closes it."""
+        """The message, read anew, as it is sent: signed by ``signing``. The caller closes it."""
         return Letter(
             self.from_start(),
             sender=self.sender,
@@ -79,7 +79,7 @@ class Outgoing:
 
 
 class ReadMessages(NamedTuple):
-    """What was read: messages in the order they were named, and what cannot be sent."""
+    """The messages in the order of their names, and those that cannot be sent."""
 
     messages: list[Outgoing]
     unusable: list[UnusableMessage]
@@ -94,7 +94,7 @@ def read_all(
     dsn: DSN | None,
     options: MailOptions,
 ) -> ReadMessages:
-    """Look at every message that these names stand for. Raises CommandFailed for a wrong address."""
+    """Read every message of these names. Raises CommandFailed for a wrong address."""
     _check_addresses(sender, recipients)
     read = ReadMessages([], [])
     for path in paths:
@@ -108,10 +108,10 @@ def read_all(
 
 
 def with_missing_fields(message: Outgoing, opened: ExitStack, prepared: Callable[[Outgoing], Letter]) -> Outgoing:
-    """The message as it is if nothing is added to its header, else a copy that has in it what would be added.
+    """The message itself if nothing is added to its header, else a copy that contains the additions.
 
-    So whoever sends it adds nothing of their own. ``prepared`` gives the letter that is sent. One that cannot be read
-    is left as it is, for whoever sends it to tell. Raises OSError if the copy cannot be written.
+    So the process that sends it adds no other ones. ``prepared`` returns the message as sent. One that cannot be read
+    is left as it is: the process that sends it reports the error. Raises OSError if the copy cannot be written.
     """
     try:
         with closing(message.letter()) as plain:
@@ -133,7 +133,7 @@ def with_missing_fields(message: Outgoing, opened: ExitStack, prepared: Callable
 
 
 def refuse_unusable(unusable: Sequence[UnusableMessage], of: int, *, keep_going: bool) -> None:
-    """Tell of what cannot be sent. Raises CommandFailed unless the others are to be sent all the same."""
+    """Report messages that cannot be sent. Raises CommandFailed unless the others are sent in spite of that."""
     if not unusable:
         return
     if len(unusable) == 1 and not keep_going:
@@ -146,7 +146,7 @@ def refuse_unusable(unusable: Sequence[UnusableMessage], of: int, *, keep_going:
 
 
 def _check_addresses(sender: str | None, recipients: Sequence[str] | None) -> None:
-    """Those of the command line are the same for all messages."""
+    """Check the addresses of the command line, which are the same for all messages."""
     try:
         if sender is not None:
             read_address(sender, "sender")
@@ -159,7 +159,7 @@ def _check_addresses(sender: str | None, recipients: Sequence[str] | None) -> No
 
 
 def _read(piece: MessagePiece, sender: str | None, recipients: Sequence[str] | None) -> Outgoing | UnusableMessage:
-    """Look at one message."""
+    """Read one message."""
     name, source = piece.name, piece.source
     try:
         letter = Letter(source, sender=sender, recipients=recipients, name=name)

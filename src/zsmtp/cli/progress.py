@@ -1,8 +1,8 @@
-"""How far sending has come, for somebody who waits at a terminal.
+"""The progress of sending, for a user at a terminal.
 
-A bar if ``rich`` is installed (the extra ``ui``), else now and then a line; nothing where standard error is no
-terminal, or where there is so little to send that it is over before anybody looks. The display hears the events of all
-connections (``zsmtp.events``) and is told of each result.
+It is a bar if ``rich`` is installed (the extra ``ui``), else an occasional line; nothing if standard error is no
+terminal, or if the work is too small to wait for. The display receives the events of all connections
+(``zsmtp.events``) and each result.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from zsmtp.events import ContentProgress, ContentSent, ContentStarted, Event
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
-LARGE = 1 << 20  # octets from which on a display is worth it
+LARGE = 1 << 20  # octets; a display is made from this size on
 MANY = 20  # recipients
 PAUSE = 5.0  # seconds between two lines
 
 
 class ProgressDisplay:
-    """Counts octets and recipients; what is shown of them is for those that come from here. This one shows nothing."""
+    """Counts octets and recipients. Base class; subclasses display the counters."""
 
     def __init__(self, octets: int, recipients: int) -> None:
         self.octets = octets
@@ -41,24 +41,24 @@ class ProgressDisplay:
             nonlocal before
             if isinstance(event, ContentStarted):
                 before = 0
-            elif isinstance(event, ContentProgress | ContentSent):  # small contents are told of when they are sent
+            elif isinstance(event, ContentProgress | ContentSent):  # small contents are counted when sent
                 octets, before = max(event.octets - before, 0), event.octets
                 self.add_sent(octets)
 
         return hear
 
     def add_sent(self, octets: int) -> None:
-        """So many octets more were sent."""
+        """Count octets that were sent."""
         self.sent += octets
         self.show()
 
     def settle(self) -> None:
-        """One more recipient has its result."""
+        """Count a recipient that has its result."""
         self.settled += 1
         self.show()
 
     def show(self) -> None:
-        """Something has changed."""
+        """Display the changed counters."""
 
     def __enter__(self) -> ProgressDisplay:
         return self
@@ -66,7 +66,7 @@ class ProgressDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing more is going to change."""
+        """End the display."""
 
     @property
     def words(self) -> str:
@@ -75,7 +75,7 @@ class ProgressDisplay:
 
 
 class Lines(ProgressDisplay):
-    """A line every few seconds."""
+    """Displays a line every few seconds."""
 
     def __init__(self, octets: int, recipients: int, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(octets, recipients)
@@ -93,7 +93,7 @@ class Lines(ProgressDisplay):
 
 
 class Bar(ProgressDisplay):
-    """A bar of rich's."""
+    """Displays a bar of rich."""
 
     def __init__(self, octets: int, recipients: int, bar: RichProgress) -> None:
         super().__init__(octets, recipients)
@@ -101,7 +101,7 @@ class Bar(ProgressDisplay):
         self._task = bar.add_task(self.words, total=octets)
 
     def show(self) -> None:
-        """Move the bar; rich draws it ten times a second."""
+        """Update the bar; rich draws it ten times a second."""
         over = self.settled >= self.recipients
         self._bar.update(
             self._task, completed=self.octets if over else min(self.sent, self.octets), description=self.words
@@ -118,7 +118,7 @@ class Bar(ProgressDisplay):
 
 
 def progress_for(octets: int, recipients: int, *, colour: bool) -> ProgressDisplay | None:
-    """The display for so much to send; None if there is to be none."""
+    """The display for this amount of work; None for no display."""
     if not is_terminal(sys.stderr) or (octets < LARGE and recipients < MANY):
         return None
     try:

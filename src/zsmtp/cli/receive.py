@@ -1,8 +1,7 @@
-"""``zsmtp receive``: a receiver on this machine that shows what came, for trying out whatever sends.
+"""``zsmtp receive``: a receiver on this machine that shows received messages, to try out programs that send mail.
 
-It speaks SMTP, or LMTP, with the extensions of ``zsmtp.server``, takes every message and shows its envelope and header;
-with ``--folder`` it keeps each as a file. ``--refuse`` and ``--defer`` let recipients be refused. Nothing is delivered
-anywhere.
+It speaks SMTP, or LMTP, with the extensions of ``zsmtp.server``, accepts every message and shows its envelope and
+header; with ``--folder`` it keeps each as a file. ``--refuse`` and ``--defer`` refuse recipients. It delivers nothing.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ async def _receive(options: argparse.Namespace) -> int:
 
 
 class ShowingIntake(OpenIntake):
-    """Takes mail and prints it. ``done`` is set when as many came as were asked for, or there is a ``problem``."""
+    """Accepts and prints mail. ``done`` is set after the requested number of messages, or on a ``problem``."""
 
     def __init__(self, options: argparse.Namespace, done: asyncio.Event) -> None:
         self.options = options
@@ -137,7 +136,7 @@ class ShowingIntake(OpenIntake):
         return _Shown(self, session, envelope)
 
     def take(self, session: SessionInfo, envelope: ReceivedEnvelope, content: bytes) -> Reply:
-        """Show a message, and keep it if that was asked for."""
+        """Show a message, and write it to the folder if there is one."""
         self._count += 1
         number = self._count
         where = ""
@@ -151,7 +150,7 @@ class ShowingIntake(OpenIntake):
         try:
             sys.stdout.write(_picture(number, session, envelope, content, full=self.options.full, where=where))
             sys.stdout.flush()
-        except BrokenPipeError as error:  # whoever read the output went away: the command ends as others do
+        except BrokenPipeError as error:  # the reader of the output has gone: end the command as others do
             self.gone = error
             self.done.set()
             return Reply(452, (b"4.3.1 nobody reads what is received",))
@@ -160,7 +159,7 @@ class ShowingIntake(OpenIntake):
         return Reply(250, (b"2.0.0 taken as number %d" % number,))
 
     def _keep(self, content: bytes) -> Path:
-        """Write a message into the folder, behind those that are there. Raises OSError."""
+        """Write a message into the folder, with a name after the present ones. Raises OSError."""
         while True:
             self._file += 1
             path: Path = self.options.folder / f"{self._file:06}.eml"
@@ -173,7 +172,7 @@ class ShowingIntake(OpenIntake):
 
 
 class _Shown:
-    """A message that is coming."""
+    """A message during its transfer."""
 
     def __init__(self, intake: ShowingIntake, session: SessionInfo, envelope: ReceivedEnvelope) -> None:
         self._intake = intake
@@ -210,7 +209,7 @@ def _picture(
 
 
 def _fields(head: bytes) -> list[bytes]:
-    """The lines of the fields that people look for."""
+    """The lines of the fields that are shown."""
     found: list[bytes] = []
     wanted = False
     for line in head.split(b"\r\n"):

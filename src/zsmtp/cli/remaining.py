@@ -1,6 +1,6 @@
-"""What is left to be done of messages when a journal knows of earlier runs.
+"""The remaining work of a run with a journal of earlier runs.
 
-The rules are those of :mod:`zsmtp.cli.sendjournal`; here they are applied to messages that were read from files.
+The rules are those of :mod:`zsmtp.cli.sendjournal`; this module applies them to messages that were read from files.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _CHANGED = "it has changed since it was sent, as the journal says; --send-change
 
 @dataclass(frozen=True, slots=True)
 class RemainingWork:
-    """The messages with the recipients that are sent them now; of the others, how they ended before.
+    """The messages with the recipients to send to now; for the others, their earlier results.
 
-    ``in_doubt`` are the results of those who may have their message, and are not sent it again; ``changed`` are files
-    that are another message now than the one that was sent.
+    ``in_doubt`` are the results of recipients that may have their message, and are not sent to again; ``changed`` are
+    files with another message than the one that was sent.
     """
 
     messages: Sequence[Outgoing]
@@ -48,7 +48,7 @@ def digest_of(message: Outgoing) -> str:
 def resume(
     messages: Sequence[Outgoing], state: JournalState, *, resend_in_doubt: bool, send_changed: bool
 ) -> RemainingWork:
-    """What is left to be done; files that have changed are not, unless they are to be sent. Raises CommandFailed."""
+    """The remaining work, without changed files unless they are to be sent. Raises CommandFailed."""
     about = [JournalledMessage(one.path, digest_of(one), one.sender, one.recipients) for one in messages]
     other = set() if send_changed else set(changed(state, about))
     bad = [UnusableMessage(one.name, _CHANGED, Exit.DATA) for one in messages if one.path in other]

@@ -1,4 +1,4 @@
-"""What became of recipients, one line for each, and the exit status that follows."""
+"""The results of recipients as text and JSON, one line each, and the exit status for them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _WORDS = {
 
 
 def status_of(results: Iterable[Result], *, refused: bool = False) -> Exit:
-    """0 if everybody was delivered to; 69 if somebody was refused for good, else 75 if somebody has to wait.
+    """0 if all recipients were delivered to; 69 after a permanent refusal, else 75 after a deferral.
 
-    A refusal counts more than a deferral: whoever sends again because of 75 must not send again for ever. ``refused``
-    says that there was one in an earlier run.
+    A refusal counts more than a deferral: a script that sends again because of 75 must not do so for ever. ``refused``:
+    there was a refusal in an earlier run.
     """
     return worst([Exit.UNAVAILABLE if refused else Exit.OK, *(_WORDS[result.fate][2] for result in results)])
 
@@ -42,7 +42,7 @@ def status_of(results: Iterable[Result], *, refused: bool = False) -> Exit:
 def result_line(result: Result, *, file: str, look: Look, fold: bool) -> str:
     """``delivered  b@example.net  mx1.example.net [192.0.2.1]:25, TLSv1.3: 250 2.0.0 Ok``, without its line end.
 
-    ``file`` is named if it is not empty; ``fold`` lets the line go on below where the terminal ends.
+    ``file`` is named if it is not empty; ``fold`` wraps the line at the width of the terminal.
     """
     word, style, _ = _WORDS[result.fate]
     text = line(word, style) + line(" " * (len(_INDENT) - len(word)))
@@ -61,24 +61,24 @@ def _where(result: Result) -> str:
     if server is None or not result.names_server:
         return ""
     tls = f", {result.tls.protocol}" if result.tls is not None else ""
-    if server.port and server.host == server.address:  # a literal, which has no other name
+    if server.port and server.host == server.address:  # a literal has no other name
         return f"[{escape(server.address)}]:{server.port}{tls}: "
     return f"{escape(str(server))}{tls}: "
 
 
 def reason_of(result: Result) -> str:
-    """Why, in one line: a reply as it is, everything else with the status code."""
+    """The reason in one line: a reply unchanged, any other text with the status code."""
     told = escape(result.reason)
     return told if result.reason == result.reply else f"{told} ({escape(result.status)})"
 
 
 def _unnoticed(result: Result) -> str:
-    """That a success was to be told of, and nobody will but whoever reads this."""
+    """The remark that a requested notification of success will not be sent by any server."""
     return f"; no notification will come ({result.dsn_action})" if result.ok and result.dsn_action else ""
 
 
 def untold(message: Outgoing, recipient: str, fate: Fate, status: str, text: str) -> Result:
-    """The result of a recipient whom nobody has told of: deferred, or in doubt."""
+    """The result of a recipient without one: deferred, or in doubt."""
     return Result(
         message=message.name,
         recipient=recipient,
@@ -92,7 +92,7 @@ def untold(message: Outgoing, recipient: str, fate: Fate, status: str, text: str
 
 
 def summary(results: list[Result], others: Mapping[str, int], earlier: Mapping[str, int]) -> Text:
-    """How many ended how: ``3 delivered, 1 refused, 2 unusable; earlier: 12 delivered``."""
+    """The number of each result: ``3 delivered, 1 refused, 2 unusable; earlier: 12 delivered``."""
     told: Text = ()
     for fate, (word, style, _) in _WORDS.items():
         count = sum(result.fate is fate for result in results)
@@ -110,7 +110,7 @@ def summary(results: list[Result], others: Mapping[str, int], earlier: Mapping[s
 def results_document(
     results: list[Result], status: Exit, left: RemainingWork, unusable: Iterable[UnusableMessage]
 ) -> dict[str, Any]:
-    """The results as JSON (``zsmtp.send/1``), how many of ``left`` ended in earlier runs, and what cannot be sent."""
+    """The results as JSON (``zsmtp.send/1``), how many of ``left`` ended in earlier runs, and unusable messages."""
     return {
         "schema": SCHEMA,
         "status": int(status),
@@ -121,7 +121,7 @@ def results_document(
 
 
 def result_json(result: Result, again_in: float | None = None) -> str:
-    """A result as one line of JSON (``zsmtp.send-result/1``); of one that is not final, the seconds to the next try."""
+    """A result as one line of JSON (``zsmtp.send-result/1``); if not final, with the seconds until the next try."""
     again = None if again_in is None else round(again_in, 1)
     return json.dumps({"schema": RESULT_SCHEMA, **result.as_dict(), "again_in": again}) + "\n"
 

@@ -1,4 +1,4 @@
-"""What somebody who waits is told of recipients that are tried again: how many, why, and when.
+"""Notices about recipients that are tried again, for a user who waits: how many, why, and when.
 
 Deferrals come in bunches, and one line is for a bunch::
 
@@ -18,7 +18,7 @@ BUNCH = 1.0  # seconds
 
 
 class RetryNotice:
-    """Gathers deferrals, and gives a line for those of each second to ``say``."""
+    """Collects deferrals, and passes a line about those of each second to ``say``."""
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.time) -> None:
         self._say = say
@@ -30,7 +30,7 @@ class RetryNotice:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, result: Result, seconds: float) -> None:
-        """A recipient was deferred, and is tried again in so many seconds."""
+        """Add a recipient that was deferred, and is tried again in ``seconds``."""
         due, reason = self._clock() + seconds, reason_of(result)
         if self._timer is None:
             self._reason, self._next, self._other = reason, due, False
@@ -40,7 +40,7 @@ class RetryNotice:
         self._next = min(self._next, due)
 
     def flush(self) -> None:
-        """Say what was gathered, if anything was."""
+        """Write the notice about the collected deferrals, if there are any."""
         if self._timer is None:
             return
         self._timer.cancel()
@@ -55,7 +55,7 @@ class RetryNotice:
 
 
 def shown_wait(seconds: float) -> str:
-    """A wait for people: ``45 s``, ``5 min``, ``2.5 h``."""
+    """A wait as text for people: ``45 s``, ``5 min``, ``2.5 h``."""
     if seconds < 90:
         return f"{max(seconds, 0):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,8 +1,8 @@
-"""``zsmtp send``: deliver messages now, and tell of each recipient in one line what became of it.
+"""``zsmtp send``: delivers messages now, and prints the result for each recipient in one line.
 
-The client (``zsmtp.client``) delivers; here its results are written as they come. ``--dry-run`` shows the plan of every
-destination and the commands each kind of server would be given, and connects to nobody. With ``--journal`` it is
-written down who has what, and who has it is left out (``zsmtp.cli.sendjournal``).
+The client (``zsmtp.client``) delivers; this module writes its results as they come. ``--dry-run`` shows the plan of
+every destination and the commands for each kind of server, without a connection. ``--journal`` records which recipients
+have which message, and a later run leaves these out (``zsmtp.cli.sendjournal``).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from zsmtp.text.look import Look
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     options = make_parser().parse_args(arguments)
     config = read_configuration(options)
     with warnings_told("zsmtp send") as told:
@@ -89,7 +89,7 @@ def run(arguments: list[str]) -> int:
 def _left(
     messages: Sequence[Outgoing], options: argparse.Namespace, journal: JournalFile | None = None
 ) -> RemainingWork:
-    """What is left to be done of messages, by the journal if there is one. Raises CommandFailed."""
+    """The remaining work, by the journal if there is one. Raises CommandFailed."""
     if options.journal is None:
         return RemainingWork(messages)
     state = journal.state if journal is not None else read_state(options.journal)
@@ -97,7 +97,7 @@ def _left(
 
 
 def _read_plans(path: str) -> dict[str, DeliveryPlan]:
-    """The plans in a file by destination. Raises CommandFailed."""
+    """The plans in a file, by destination. Raises CommandFailed."""
     try:
         plans = read_plans(read_file(path, MAX_DOCUMENT))
     except ConfigError as error:
@@ -106,7 +106,7 @@ def _read_plans(path: str) -> dict[str, DeliveryPlan]:
 
 
 def _traces(path: str | None, deliveries: int, *, hashed: bool) -> Tracing | None:
-    """The traces at ``path``, if one is given. Raises CommandFailed if they cannot be kept there."""
+    """The traces at ``path``, if given. Raises CommandFailed if they cannot be written there."""
     if path is None:
         return None
     if deliveries > 1 and not os.path.isdir(path):
@@ -134,7 +134,7 @@ def _outgoing(result: Result | Completing) -> Outgoing:
 
 
 class _Sending:
-    """One run of the command; ``journal`` has who is sent what, if it is to be kept."""
+    """One run of the command; ``journal`` records messages and their recipients, if given."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class _Sending:
         self._lines = options.jsonl
         self._look = look_of(sys.stdout, options.color)
         self._results: list[Result] = []
-        self._taken: Counter[tuple[str, str]] = Counter()  # of results, those of messages of this run
+        self._taken: Counter[tuple[str, str]] = Counter()  # numbers of results, of messages of this run
         self._destinations = Destinations(config)
         deliveries = self._deliveries()
         self._progress = self._make_progress(sum(deliveries), look_of(sys.stderr, options.color))
@@ -177,7 +177,7 @@ class _Sending:
         return self._destinations.of(recipient.encode("utf-8"), sender.encode("utf-8"))
 
     def _deliveries(self) -> list[int]:
-        """The octets of each delivery: a message goes once to every destination of its recipients."""
+        """The octets of each delivery: a message is sent once to every destination of its recipients."""
         found = []
         for one in self._messages:
             for where in {self._destination(to, one.sender) for to in one.recipients}:
@@ -190,9 +190,9 @@ class _Sending:
         return progress_for(octets, sum(len(one.recipients) for one in self._messages), colour=look.colour)
 
     def share_out(self, jobs: int, opened: ExitStack, told: list[str]) -> None:
-        """Send by so many processes, or by as many as there is work for; copies are closed with ``opened``.
+        """Send by ``jobs`` processes, or by fewer if there is less work; copies are closed with ``opened``.
 
-        ``told`` are the warnings that were told already.
+        ``told`` are the warnings that were already printed.
         """
         shares = share_out(
             self._messages, lambda to, sender: place_of(self._destination(to, sender)), jobs, self._config.limits
@@ -211,7 +211,7 @@ class _Sending:
         ]
 
     def run(self) -> int:
-        """Send everything; the exit status."""
+        """Send everything; return the exit status."""
         allow_open_files()
         with warnings_told("zsmtp send"), self._progress or nullcontext():
             if self._lines:
@@ -228,7 +228,7 @@ class _Sending:
         return status
 
     def _tell_in_all(self, status: Exit) -> None:
-        """What came of everything."""
+        """Print a summary of all results."""
         if self._json:
             json.dump(results_document(self._results, status, self._left, self._unusable), sys.stdout, indent=2)
             sys.stdout.write("\n")
@@ -260,7 +260,7 @@ class _Sending:
             self._tell_of_the_rest()
 
     async def _send_by_processes(self) -> None:
-        from zsmtp.cli.sendpipe import Order  # what these import costs only those who use them
+        from zsmtp.cli.sendpipe import Order  # imported only if used
         from zsmtp.cli.sendprocesses import SendingProcesses
 
         order = Order(
@@ -329,7 +329,7 @@ class _Sending:
         )
 
     def _tell_of_the_rest(self) -> None:
-        """Messages that were not taken to hand before the interrupt."""
+        """Give results for messages that were not begun before the interrupt."""
         told = self._taken
         for one in self._messages:
             for to in one.recipients:
@@ -340,27 +340,27 @@ class _Sending:
                     self._tell(untold(one, to, Fate.DEFERRED, "4.3.2", text))
 
     def _observer(self, destination: str) -> Observer:
-        """Who hears of one connection."""
+        """The observer of one connection."""
         return combine(
             self._progress.observer() if self._progress is not None else ignore,
             self._traces.observer() if self._traces is not None else ignore,
         )
 
     def _interrupt(self) -> None:
-        """SIGINT or SIGTERM: the first ends what is under way, another one waits for nobody."""
+        """Handle SIGINT or SIGTERM: the first stops the deliveries, another one ends the program at once."""
         if self._stopped and self._end_at_once is not None:
             self._end_at_once()
         self._stopped = True
         self._stop("interrupted")
 
     def _stop(self, reason: str) -> None:
-        """End what is under way: everybody who is undecided is told of."""
+        """Stop the deliveries: every undecided recipient still gets a result."""
         if not self._why_stopped and self._end is not None:
             self._why_stopped = reason
             self._end(reason)
 
     def put_off(self, message: Outgoing, result: Result, seconds: float) -> None:
-        """A recipient was deferred, and is tried again."""
+        """Note a recipient that was deferred, and is tried again."""
         self._record(message, result)
         if self._lines:
             sys.stdout.write(result_json(result, seconds))
@@ -368,27 +368,27 @@ class _Sending:
         self._notice.add(result, seconds)
 
     def settled(self, message: Outgoing, result: Result) -> None:
-        """A recipient has its final result."""
+        """Note a final result of a recipient."""
         self._taken[result.message, result.recipient] += 1
         self._record(message, result)
         self._tell(result)
 
     def sent(self, octets: int) -> None:
-        """So many octets of content more were sent by a process."""
+        """Count octets of content sent by a process."""
         if self._progress is not None:
             self._progress.add_sent(octets)
 
     def warned(self, text: str) -> None:
-        """The library warns of something in a process."""
+        """Print a warning of the library in a process."""
         logging.getLogger("zsmtp").warning("%s", text)
 
     def complain(self, text: str) -> None:
-        """Something is to be said on standard error."""
+        """Print a line on standard error."""
         _complain(text)
 
     def _record(self, message: Outgoing, result: Result) -> None:
         """Write a result into the journal, if there is one."""
-        was_read = result.attempted or result.fate is not Fate.FAILED  # else the next run may find it mended
+        was_read = result.attempted or result.fate is not Fate.FAILED  # else the next run may find it corrected
         if self._writer is not None and was_read:
             key = message.keys[result.recipient]
             self._writer.write(result_line_of(key, message.path or message.name, time.time(), result))

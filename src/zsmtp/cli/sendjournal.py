@@ -1,4 +1,4 @@
-"""What a journal of ``zsmtp send`` says: who has which message, who is still to be sent it, who is in doubt.
+"""The lines of a journal of ``zsmtp send``: which recipients have which message, lack it, or are in doubt.
 
 A journal is a file of JSON objects, one a line; the first names the schema::
 
@@ -6,10 +6,10 @@ A journal is a file of JSON objects, one a line; the first names the schema::
     {"time": "2026-11-29T10:00:00.125Z", "fate": "sending", "message": "9f2c...", "file": "/srv/out/1.eml", ...}
     {"time": "2026-11-29T10:00:00.131Z", "fate": "delivered", "message": "9f2c...", "status": "2.0.0", ...}
 
-A message is known by the digest of its octets with its sender and recipient, wherever its file lies: a file that was
-moved is the same message, one that was changed is another. Of files that are alike each is a message of its own; they
-have numbers (``copy``). ``sending`` is written before the last octet is sent, so that a recipient whose last line says
-so is in doubt. Everything here is a value; the file is :mod:`zsmtp.cli.journalfile`.
+A message is identified by the digest of its octets with its sender and recipient, wherever its file is: a moved file is
+the same message, a changed one is another. Each of several identical files is a message of its own, with a number
+(``copy``). ``sending`` is written before the last octet is sent, so that a recipient whose last line it is, is in
+doubt. Everything here is a value; the file is in :mod:`zsmtp.cli.journalfile`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KEYS = {"time": str, "fate": str, "message": str, "file": str, "sender": str, "
 
 
 class Known(Enum):
-    """What a journal knows of a recipient; the value is the word in its lines."""
+    """The state of a recipient in a journal; the value is the word in its lines."""
 
     SENDING = "sending"
     """The message may be complete at the server; no result was written."""
@@ -47,7 +47,7 @@ _IN_DOUBT = (Known.SENDING, Known.IN_DOUBT)
 
 
 class RecipientKey(NamedTuple):
-    """One recipient of one message. ``copy`` counts messages that are alike, from 1."""
+    """One recipient of one message. ``copy`` counts identical messages, from 1."""
 
     digest: str
     sender: str
@@ -57,14 +57,14 @@ class RecipientKey(NamedTuple):
 
 @dataclass(slots=True)
 class JournalState:
-    """All that a journal says: the last word on each recipient, with its time, and the digests each file had."""
+    """The content of a journal: the last state of each recipient, with its time, and the digests of each file."""
 
     known: dict[RecipientKey, tuple[Known, str]] = field(default_factory=dict)
     files: dict[str, dict[str, bool]] = field(default_factory=dict)
-    """By the path of a file its digests, each with whether anybody has, may have, or never will have the message."""
+    """By the path of a file its digests, each with whether any recipient has, may have, or never will have it."""
 
     def add(self, line: bytes, number: int) -> None:
-        """Take in one line, without its end. Raises ConfigError if it is none of a journal."""
+        """Add one line, without its end. Raises ConfigError for an invalid line."""
         try:
             entry = json.loads(line)
         except ValueError:
@@ -87,10 +87,10 @@ class JournalState:
 
 
 def read_lines(lines: Iterable[bytes]) -> tuple[JournalState, int]:
-    """What the lines of a journal say, and how many octets of it count.
+    """The content of the lines of a journal, and the number of valid octets.
 
-    A last line without its end was being written when its writer was killed; one with octets of zero never reached the
-    disk before the machine went down. They say nothing. Raises ConfigError for what is no journal.
+    A last line without its end was cut off when its writer was killed; one with NUL octets did not reach the disk
+    before the machine stopped. Both are ignored. Raises ConfigError for a file that is no journal.
     """
     state, octets = JournalState(), 0
     torn = False
@@ -110,7 +110,7 @@ def read_lines(lines: Iterable[bytes]) -> tuple[JournalState, int]:
 
 
 def sending_line(key: RecipientKey, file: str, now: float) -> bytes:
-    """The line that says that a recipient may have the message from now on."""
+    """The line that records that a recipient may have the message from now on."""
     return _line(key, file, now, {}, Known.SENDING)
 
 
@@ -143,7 +143,7 @@ def _line(key: RecipientKey, file: str, now: float, said: Mapping[str, str], fat
 
 
 class JournalledMessage(NamedTuple):
-    """A message that is to be sent: the path of its file ("": it has none that stays the same), and the rest of it."""
+    """A message to send: the path of its file ("": it has no permanent one), and the facts that identify it."""
 
     file: str
     digest: str
@@ -153,7 +153,7 @@ class JournalledMessage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JournalChoice:
-    """Who of one message is sent it now. ``in_doubt`` are left out, each with the time of the last word on them."""
+    """The recipients of one message to send to now. ``in_doubt`` are left out, each with the time of its last line."""
 
     send: dict[str, RecipientKey]
     in_doubt: tuple[tuple[str, str], ...] = ()
@@ -162,7 +162,7 @@ class JournalChoice:
 
 
 def choose(state: JournalState, messages: Iterable[JournalledMessage], *, resend: bool) -> Iterator[JournalChoice]:
-    """The choice for each of these messages: who has no end yet, and with ``resend`` who is in doubt."""
+    """The choice for each of these messages: recipients without an end, with ``resend`` also those in doubt."""
     copies: Counter[tuple[str, str, str]] = Counter()
     for one in messages:
         send: dict[str, RecipientKey] = {}
@@ -183,9 +183,9 @@ def choose(state: JournalState, messages: Iterable[JournalledMessage], *, resend
 
 
 def changed(state: JournalState, messages: Iterable[JournalledMessage]) -> list[str]:
-    """The files that were another message when the journal last named them, and somebody may have that one.
+    """The files with another message than in the journal, if a recipient may have that former message.
 
-    A file whose former message is still among ``messages`` has been moved, and is not among them.
+    A file whose former message is still among ``messages`` has been moved, and is not included.
     """
     messages = tuple(messages)
     here = {one.digest for one in messages}

@@ -1,12 +1,12 @@
-"""``zsmtp-sendmail``: what programs expect of ``/usr/sbin/sendmail``, for the queue of this machine.
+"""``zsmtp-sendmail``: a replacement of ``/usr/sbin/sendmail`` for programs, with the queue of this machine.
 
-The message on standard input is written into the queue that ``ZSMTP_QUEUE`` names (``/var/lib/zsmtp/queue.db``), and
-status 0 means that it is on the disk. Another process delivers that queue. If it cannot be written now,
-nothing is kept, the status is 75, and standard error says so; statuses are those of sysexits(3). ``ZSMTP_CONFIG`` names
-the configuration of a client, or of the service that delivers the queue: routes decide which queue key a recipient has,
-and of a service the rules for addresses and the quotas of tenants hold, too.
+The message on standard input is written into the queue of ``ZSMTP_QUEUE`` (``/var/lib/zsmtp/queue.db``), and status 0
+means that it is on the disk. Another process delivers that queue. If it cannot be written now, nothing is kept, the
+status is 75, and standard error has the reason; statuses are those of sysexits(3). ``ZSMTP_CONFIG`` names the
+configuration of a client, or of the service that delivers the queue: its routes decide the queue key of a recipient,
+and for a service its rules for addresses and its quotas of tenants apply, too.
 
-As ``mailq`` and with ``-bp`` it lists the messages of the user who asks (root: all), with ``-q`` it has them tried now.
+As ``mailq`` and with ``-bp`` it lists the messages of the present user (root: all), with ``-q`` it has them tried now.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from zsmtp.queue.operators import Change
 from zsmtp.queue.queue import Queue
 
 CONFIG_VARIABLE = "ZSMTP_CONFIG"
-_MAILNAME = "/etc/mailname"  # where Debian keeps the domain of addresses of this machine
+_MAILNAME = "/etc/mailname"  # Debian keeps the domain of this machine's addresses here
 _NOTHING_KEPT = "the message was not kept: send it again later"
 
 
 class User:
-    """Who runs the program: ``uid``, login name and full name, and the address of the user on this machine."""
+    """The user of the process: ``uid``, login name and full name, and the user's address on this machine."""
 
     def __init__(self, uid: int, domain: str) -> None:
         self.uid = uid
@@ -60,7 +60,7 @@ class User:
 
     @property
     def origin(self) -> str:
-        """How messages of the user are marked in the queue."""
+        """The mark of the user's messages in the queue."""
         return f"sendmail uid {self.uid}"
 
     def qualified(self, address: str | bytes) -> str:
@@ -69,7 +69,7 @@ class User:
         bare = text.strip()
         if bare in ("", "<>") or (
             "@" in bare and not bare.removesuffix(">").endswith('"')
-        ):  # one in quotes is no domain
+        ):  # a quoted @ begins no domain
             return text
         if bare.endswith(">"):
             return f"{bare[:-1]}@{self.domain}>"
@@ -77,7 +77,7 @@ class User:
 
 
 def own_domain() -> str:
-    """The domain of addresses without one."""
+    """The domain for addresses without one."""
     with suppress(OSError, UnicodeDecodeError), open(_MAILNAME, encoding="utf-8") as file:
         name = file.readline(300).strip()
         if name:
@@ -86,7 +86,7 @@ def own_domain() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; the exit status."""
+    """Run the program; return the exit status."""
     name = os.path.basename(sys.argv[0]) if argv is None else "sendmail"
     arguments = sys.argv[1:] if argv is None else argv
     try:
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: Sequence[str], *, name: str = "sendmail") -> Exit:
-    """Do what the command line says. Raises CommandFailed."""
+    """Carry out the command line. Raises CommandFailed."""
     try:
         options = read_options(name, arguments)
     except UsageProblem as error:
@@ -137,7 +137,7 @@ def run(arguments: Sequence[str], *, name: str = "sendmail") -> Exit:
 
 
 def _queue_there() -> Location:
-    """The queue, which must be there: nothing delivers one that is made here."""
+    """The queue, which must exist: no process would deliver one that is made here."""
     where = usual_location()
     if where.in_memory:
         raise ConfigError(f"{VARIABLE}: a queue in memory ends with this program")
@@ -153,7 +153,7 @@ def _queue_there() -> Location:
 
 
 class _Configuration(NamedTuple):
-    """How mail is queued: by which routes and rules, and whose it is."""
+    """The settings for queueing: routes, rules and tenant."""
 
     delivery: Config = Config()
     queue: QueueConfig = QueueConfig()
@@ -161,10 +161,10 @@ class _Configuration(NamedTuple):
 
 
 def _configuration(user: User) -> _Configuration:
-    """The configuration, but for its keys: a user may write any From here, and cannot read their files.
+    """The configuration without its keys: a user may write any From here, and cannot read key files.
 
     The file is that of a client, or of the service that delivers the queue: then its rules for addresses and its quotas
-    hold, and the tenant is that of the user at its UNIX sockets.
+    apply, and the tenant is that of the user at its UNIX sockets.
     """
     path = os.environ.get(CONFIG_VARIABLE)
     if not path:
@@ -191,7 +191,7 @@ def _configuration(user: User) -> _Configuration:
 
 
 def _submit(options: SendmailOptions, user: User) -> None:
-    """Take a message. Everything that can be wrong with it is found before anything is written."""
+    """Queue a message. It is checked completely before anything is written."""
     try:
         dsn = options.dsn()
     except UsageProblem as error:
@@ -257,7 +257,7 @@ def _author(user: User) -> bytes:
 
 
 def _recipients(options: SendmailOptions, given: Given, user: User) -> tuple[bytes, ...]:
-    """Those of the command line, and with -t those of the header."""
+    """The recipients on the command line, with -t also those of the header."""
     named: list[str | bytes] = list(options.recipients)
     if options.from_header:
         _, addressed = envelope_in(given.header, sender=False)
@@ -272,7 +272,7 @@ def _recipients(options: SendmailOptions, given: Given, user: User) -> tuple[byt
 
 
 def _apart(named: Sequence[str | bytes]) -> list[str | bytes]:
-    """Words of the command line may hold several addresses with commas between, as in a header."""
+    """Split words of the command line at commas: each may hold several addresses, as in a header."""
     found: list[str | bytes] = []
     for one in named:
         if isinstance(one, str) and "," in one:
@@ -287,7 +287,7 @@ def _apart(named: Sequence[str | bytes]) -> list[str | bytes]:
 
 
 def _own(user: User) -> Filter:
-    """What a user may see: root everything, others their own mail."""
+    """The messages that a user may see: root all, others their own."""
     return Filter() if user.uid == 0 else Filter.parse(f'origin="{user.origin}"')
 
 

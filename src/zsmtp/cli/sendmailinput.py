@@ -1,8 +1,8 @@
-"""A message on standard input, as programs give it to sendmail(8): header and body apart, and complete.
+"""Reads a message for sendmail(8) from standard input, separates header and body, and completes the header.
 
-It need not have a header at all, and may begin with the ``From`` line of a mailbox file. A line that is no field ends
-the header, and belongs to the body. Unless dots are ignored (``-i``), a line that has nothing but a dot ends the
-message. A large one is kept in a temporary file.
+It may lack a header, and may begin with the ``From`` line of a mailbox file. A line that is no field ends the header,
+and belongs to the body. Unless dots are ignored (``-i``), a line with a single dot ends the message. A large message is
+kept in a temporary file.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from zsmtp.client.header import check_bare_cr, with_missing, without_blind
 from zsmtp.client.message import MAX_HEADER
 from zsmtp.errors import SubmissionError
 
-_IN_MEMORY = 1 << 20  # octets of a message; more goes to a file
+_IN_MEMORY = 1 << 20  # octets of a message; a larger one goes to a file
 _BLOCK = 1 << 16
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 _LINE_ENDS = b"\r\n"
 
 
 class Given(NamedTuple):
-    """A message as it was given: its header block with LF line ends, its body, and the file that this is in.
+    """A message as given: its header block with LF line ends, its body, and the file with both.
 
-    ``original`` is the header block as it was, with any CR in it.
+    ``original`` is the header block unchanged, with any CR in it.
     """
 
     header: bytes
@@ -59,7 +59,7 @@ def read_message(stream: IO[bytes], *, dots: bool) -> Given:
 
 
 def _until_dot(stream: IO[bytes]) -> Iterator[bytes]:
-    """The lines before one with nothing but a dot; a long line comes in pieces."""
+    """The lines before one with a single dot; a long line comes in pieces."""
     begins = True
     while piece := stream.readline(_BLOCK):
         if begins and piece in (b".", b".\n", b".\r\n"):
@@ -69,7 +69,7 @@ def _until_dot(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _parts(octets: bytes) -> tuple[int, int, int]:
-    """Where the header begins and ends, and where the body begins."""
+    """The beginning and end of the header, and the beginning of the body."""
     start = octets.find(b"\n") + 1 if octets.startswith(b"From ") else 0
     at = start
     while at < len(octets):
@@ -84,16 +84,15 @@ def _parts(octets: bytes) -> tuple[int, int, int]:
 
 
 def blind_removed(given: Given) -> bytes:
-    """The header without Bcc, which must be read for it. Raises SubmissionError."""
+    """The header without Bcc, after a check that it can be parsed for it. Raises SubmissionError."""
     check_bare_cr(given.original, enough=False)
     return without_blind(given.header)
 
 
 def completed(header: bytes, *, sender: bytes, author: bytes, full_name: str, trace: str) -> bytes:
-    """The header with Received, and with From, Date and Message-ID where they are missing.
+    """The header with Received, and with From, Date and Message-ID if missing.
 
-    ``author`` is the address of who wrote it if the header does not say so; ``trace`` is the value of Received, without
-    the date.
+    ``author`` is the address for a missing From; ``trace`` is the value of Received, without the date.
     """
     names = {name.lower() for name, _ in field_values(header)}
     added = f"Received: {trace};\n\t{formatdate(localtime=True)}\n".encode()
@@ -101,7 +100,7 @@ def completed(header: bytes, *, sender: bytes, author: bytes, full_name: str, tr
         address = author.decode("utf-8")
         try:
             line = formataddr((full_name, address))
-        except UnicodeError:  # of an address that is not ASCII, which the standard library does not take
+        except UnicodeError:  # from a non-ASCII address, which the standard library rejects
             line = f"<{address}>"
         header = f"From: {line}\n".encode() + header
     return added + with_missing(header, sender or author)

@@ -1,9 +1,9 @@
-"""The command line of sendmail(8), as programs write it: what is understood, and what is accepted and does nothing.
+"""The command line of sendmail(8): the options with an effect, and those that are accepted and ignored.
 
-Options are single letters that may stand together (``-ti``); a value follows its letter at once or as the next word.
-The first word that is no option begins the recipients. What concerns a daemon, a queue directory or a configuration
-file of another program has no meaning here, and programs that pass it must not fail for it: those letters are in the
-table with their way of taking values. A letter that no sendmail has is refused.
+Options are single letters that may be combined (``-ti``); a value follows its letter at once or as the next word. The
+first word that is no option begins the recipients. Options about a daemon, a queue directory or a configuration file of
+another program have no meaning here, and programs that pass them must not fail: those letters are in the table with
+their way of taking values. A letter that no sendmail has is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("-q", "", "have the queue tried now"),
     ("--help", "", "show this text"),
 )
-"""The options that do something here: their names, the name of the value ("" for a flag), and what they do."""
+"""The options with an effect here: their names, the name of the value ("" for a flag), and their meaning."""
 
 _LISTED = "".join(f"  {f'{names} {value}'.rstrip():<12} {meaning}\n" for names, value, meaning in OPTIONS)
 HELP = f"""\
@@ -43,11 +43,11 @@ configuration of a client or of the service. Other options of sendmail(8) are
 accepted and do nothing, or are refused with the reason. zsmtp-sendmail(1)
 describes them all.
 """
-"""What ``--help`` prints."""
+"""The output of ``--help``."""
 
 
 class SendmailMode(Enum):
-    """What is to be done."""
+    """The operation."""
 
     SUBMIT = "m"
     """Take a message from standard input."""
@@ -60,7 +60,7 @@ class SendmailMode(Enum):
 
 
 class Value(Enum):
-    """How a letter takes its value."""
+    """The form of a letter's value."""
 
     NONE = "none"
     NEEDED = "needed"
@@ -70,31 +70,31 @@ class Value(Enum):
 
 
 class UsageProblem(Exception):
-    """A command line that cannot be followed; ``str()`` says why."""
+    """An invalid command line; ``str()`` is the reason."""
 
 
 @dataclass(slots=True)
 class SendmailOptions:
-    """A command line that was read."""
+    """A parsed command line."""
 
     mode: SendmailMode = SendmailMode.SUBMIT
     recipients: list[str] = field(default_factory=list)
     from_header: bool = False
-    """``-t``: recipients are also those of To, Cc and Bcc, and Bcc is removed."""
+    """``-t``: To, Cc and Bcc add recipients, and Bcc is removed."""
     dots: bool = True
-    """Whether a line with nothing but a dot ends the message."""
+    """Whether a line with a single dot ends the message."""
     sender: str | None = None
     """The reverse-path; None: the user's."""
     full_name: str | None = None
-    """The user's name for a From field that has to be added; None: as the system knows it."""
+    """The user's name for an added From field; None: the system's."""
     notify: str = ""
     ret: str = ""
     envid: str = ""
     show_help: bool = False
-    """``--help``: only :data:`HELP` is wanted."""
+    """``--help``: print :data:`HELP` only."""
 
     def dsn(self) -> DSN | None:
-        """What the sender wants to be notified of. Raises UsageProblem."""
+        """The notifications that the sender wants. Raises UsageProblem."""
         if not (self.notify or self.ret or self.envid):
             return None
         ret = _RETURNED.get(self.ret.lower(), self.ret)
@@ -125,7 +125,7 @@ _DAEMON = {
 
 
 def read_options(name: str, arguments: Sequence[str]) -> SendmailOptions:
-    """Read a command line; ``name`` is that of the program, which may be ``mailq`` or ``newaliases``.
+    """Parse a command line; ``name`` is that of the program, which may be ``mailq`` or ``newaliases``.
 
     Raises UsageProblem.
     """
@@ -150,7 +150,7 @@ _BY_NAME = {"mailq": SendmailMode.LIST, "newaliases": SendmailMode.ALIASES}
 
 
 def _read_word(options: SendmailOptions, word: str, following: list[str]) -> None:
-    """Read the letters of one word."""
+    """Parse the letters of one word."""
     at = 1
     while at < len(word):
         letter = word[at]

@@ -1,4 +1,4 @@
-"""The command line of ``zsmtp send``, and what its options ask of messages."""
+"""The command line of ``zsmtp send``, and the options of messages made from it."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _add_output(parser: Parser) -> None:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Raise CommandFailed for options that do not go together."""
+    """Raise CommandFailed for options that exclude each other."""
     if not options.files and not options.files_from:
         raise CommandFailed(Exit.USAGE, "a FILE is wanted, or --files-from; try zsmtp send --help")
     if options.plan is not None and options.dry_run:
@@ -149,7 +149,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def read_dsn(options: argparse.Namespace) -> DSN | None:
-    """What the sender wants to be notified of. Raises CommandFailed."""
+    """The notifications that the sender wants. Raises CommandFailed."""
     given = {name: value for name in ("notify", "ret", "envid") if (value := getattr(options, name)) is not None}
     for name, value in given.items():
         if not value:
@@ -161,7 +161,7 @@ def read_dsn(options: argparse.Namespace) -> DSN | None:
 
 
 def read_options(options: argparse.Namespace) -> MailOptions:
-    """What is asked of the transport. Raises CommandFailed."""
+    """The options of the transport. Raises CommandFailed."""
     try:
         return checked(
             MailOptions(
@@ -194,13 +194,13 @@ def _jobs(text: str) -> int:
 
 
 def _processors() -> int:
-    """How many processors this process may use."""
+    """The number of processors available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _duration(text: str) -> float:
-    """A time as ``90``, ``10m`` or ``2h30m``."""
-    from zsmtp.cli.queuefilter import lasting  # what it imports costs only those who use it
+    """A duration as ``90``, ``10m`` or ``2h30m``."""
+    from zsmtp.cli.queuefilter import lasting  # imported only if used
 
     return lasting(text)
 

@@ -1,10 +1,10 @@
-"""How ``zsmtp send --jobs`` shares its work out over processes: who sends what, and how much of each limit it has.
+"""Divides the work of ``zsmtp send --jobs`` between processes, and the limits.
 
-A destination belongs to one process, so that what holds by destination holds by itself: connections to it, their rate,
-the backoff of a host that fails. Destinations are shared out by what there is to do for them, the most first, each to
-the process that has least. Mail that all goes to one place, as to a relay, is shared out message by message, and the
-limits by destination are divided as well. What holds for all destinations together is always divided: the parts of a
-limit are never more than the limit. There are no more processes than there are parts of each of them.
+A destination belongs to one process, so that its own limits hold there: connections to it, their rate, the backoff of a
+failed host. Destinations are assigned by their amount of work, the largest first, each to the process with the least.
+Mail for a single place, such as a relay, is divided message by message, and the limits of the destination are divided
+as well. Limits on all destinations together are always divided: the parts of a limit never exceed the limit. There are
+no more processes than parts of each of them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from zsmtp.client.config import Limits
 from zsmtp.client.destinations import Destination
 from zsmtp.delivery.gate import Place
 
-_MESSAGE = 16 << 10  # octets that cost about as much as a message does besides its content
+_MESSAGE = 16 << 10  # octets that cost about as much as a message without its content
 _DESTINATION = 128 << 10  # the same for a connection
 
 
 class SharePart(NamedTuple):
-    """A message with those of its recipients whom one process sends it: a number in the list of messages."""
+    """A message with its recipients for one process: a number in the list of messages."""
 
     number: int
     recipients: tuple[str, ...]
@@ -32,23 +32,23 @@ class SharePart(NamedTuple):
 
 @dataclass(slots=True)
 class Share:
-    """What one process does: its parts in the order of the messages, within these limits."""
+    """The work of one process: its parts in the order of the messages, within these limits."""
 
     parts: list[SharePart] = field(default_factory=list)
     limits: Limits = field(default_factory=Limits)
 
 
 PlaceOf = Callable[[str, str], Place]
-"""The place that mail for a recipient goes to, by the addresses of recipient and sender."""
+"""The place of mail for a recipient, by the addresses of recipient and sender."""
 
 
 def place_of(destination: Destination) -> Place:
-    """The place of a destination: two with logins of their own at one server are one place."""
+    """The place of a destination: two with different logins at one server are one place."""
     return destination.request.destination.lower(), destination.request.port
 
 
 def share_out(messages: Sequence[Outgoing], place: PlaceOf, jobs: int, limits: Limits) -> list[Share]:
-    """The shares of ``jobs`` processes, or of as many as have something to do and a part of each limit."""
+    """The shares of ``jobs`` processes, or of fewer, so that each has work and a part of each limit."""
     if jobs == 1 or not messages:
         return _alone(messages, limits)
     found = [_by_place(message, place) for message in messages]
@@ -76,7 +76,7 @@ def _alone(messages: Sequence[Outgoing], limits: Limits) -> list[Share]:
 
 
 def _by_place(message: Outgoing, place: PlaceOf) -> dict[Place, list[str]]:
-    """The recipients of a message by the places that they are at."""
+    """The recipients of a message by their places."""
     found: dict[Place, list[str]] = {}
     for recipient in message.recipients:
         found.setdefault(place(recipient, message.sender), []).append(recipient)
@@ -84,7 +84,7 @@ def _by_place(message: Outgoing, place: PlaceOf) -> dict[Place, list[str]]:
 
 
 def _assigned(weights: dict[Place, int], jobs: int) -> dict[Place, int]:
-    """The number of the process of each place. Each process has one at least."""
+    """The number of the process of each place. Each process has at least one."""
     load = [(0, number) for number in range(jobs)]
     owner = {}
     for where in sorted(weights, key=lambda one: (-weights[one], one)):
@@ -104,7 +104,7 @@ def _add_parts(shares: list[Share], number: int, places: dict[Place, list[str]],
 
 
 def _by_message(messages: Sequence[Outgoing], jobs: int) -> list[Share]:
-    """Each message to the process that has least to do."""
+    """Each message for the process with the least work."""
     shares = [Share() for _ in range(min(jobs, len(messages)))]
     load = [(0, number) for number in range(len(shares))]
     for number, message in enumerate(messages):
@@ -118,14 +118,14 @@ def _by_message(messages: Sequence[Outgoing], jobs: int) -> list[Share]:
 
 
 def _of_destination(limits: Limits) -> Iterable[int]:
-    """The limits that hold for one destination."""
+    """The limits on one destination."""
     yield limits.per_destination
     if limits.connections_per_minute:
         yield limits.connections_per_minute
 
 
 def divided_limits(limits: Limits, shares: Sequence[Share], *, one_place: bool) -> list[Limits]:
-    """The limits of each share. A rate of messages is divided as the messages are, everything else evenly."""
+    """The limits of each share. A rate of messages is divided in proportion to them, every other limit evenly."""
     even = [1] * len(shares)
     work = [len(share.parts) for share in shares]
     connections = divided(limits.connections, even)
@@ -155,9 +155,9 @@ def divided_limits(limits: Limits, shares: Sequence[Share], *, one_place: bool) 
 
 
 def divided(total: int, weights: Sequence[int], *, least: int = 1) -> list[int]:
-    """``total`` in as many parts as there are ``weights``, in their proportion, none less than ``least``.
+    """``total`` in as many parts as there are ``weights``, in their proportion, each at least ``least``.
 
-    The parts add up to ``total``, which is enough for ``least`` each.
+    The parts add up to ``total``, which must be enough for ``least`` each.
     """
     rest = total - least * len(weights)
     whole = sum(weights)

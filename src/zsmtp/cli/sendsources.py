@@ -1,8 +1,8 @@
-"""Where the messages of ``zsmtp send`` are: files, folders, Maildirs, mboxes, standard input, lists of file names.
+"""The sources of messages for ``zsmtp send``: files, folders, Maildirs, mboxes, standard input, lists of file names.
 
-:func:`pieces` gives what one name stands for, each message as a :class:`MessagePiece`; what cannot be read is a
-:class:`UnusableMessage`. A file stays where it is and is read when it is sent. Of what can be read only once, and of
-the messages of a mbox, a copy is kept in a temporary file, which goes away by itself.
+:func:`pieces` yields the messages of one name, each as a :class:`MessagePiece`; one that cannot be read is a
+:class:`UnusableMessage`. A file stays where it is and is read when it is sent. Input that can be read only once, and
+the messages of a mbox, are copied to a temporary file without a name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SPOOLS = ({"transport", "queue"}, {"incoming", "active", "deferred"})
 
 
 class UnusableMessage(NamedTuple):
-    """A message that cannot be sent: what is wrong with it in a line, and the status of a command that ends for it."""
+    """A message that cannot be sent: its fault in a line, and the exit status of a command that ends because of it."""
 
     name: str
     text: str
@@ -39,7 +39,7 @@ class UnusableMessage(NamedTuple):
 
 
 class MessagePiece(NamedTuple):
-    """One message: its name for people, what to read it from, and the full path of its file if that is it."""
+    """One message: its name for people, its source, and the full path of its file if it has one."""
 
     name: str
     source: str | IO[bytes]
@@ -47,7 +47,7 @@ class MessagePiece(NamedTuple):
 
 
 def named_files(files: Sequence[str], lists: Sequence[str]) -> list[str]:
-    """The names given, and those in ``lists``: files of names, one a line or with NULs between (``-``: standard input).
+    """The given names, and those in ``lists``: files of names, one a line or with NULs between (``-``: standard input).
 
     Raises CommandFailed.
     """
@@ -68,7 +68,7 @@ def named_files(files: Sequence[str], lists: Sequence[str]) -> list[str]:
 
 
 def pieces(path: str, opened: ExitStack) -> Iterator[MessagePiece | UnusableMessage]:
-    """What ``path`` stands for; copies are closed with ``opened``."""
+    """The messages of ``path``; copies are closed with ``opened``."""
     name = "standard input" if path == "-" else escape(path)
     try:
         yield from _found(path, name, opened)
@@ -98,7 +98,7 @@ def _found(path: str, name: str, opened: ExitStack) -> Iterator[MessagePiece | U
 
 
 def _copied(name: str, once: IO[bytes], opened: ExitStack) -> Iterator[MessagePiece]:
-    """What can be read only once: a message, or a mbox."""
+    """Input that can be read only once: a message, or a mbox."""
     kept = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
     shutil.copyfileobj(once, kept, _BLOCK)
     kept.flush()
@@ -111,15 +111,15 @@ def _copied(name: str, once: IO[bytes], opened: ExitStack) -> Iterator[MessagePi
 
 
 def _is_mbox(file: IO[bytes]) -> bool:
-    """Whether a file begins as a mbox; it is left where it begins."""
+    """Whether a file begins as a mbox; it is left at its beginning."""
     beginning = file.read(5)
     file.seek(0)
     return beginning == b"From "
 
 
 def _in_mbox(name: str, mbox: IO[bytes], opened: ExitStack) -> Iterator[MessagePiece]:
-    """The messages of a mbox, one behind the other in one temporary file."""
-    from zsmtp.cli.importsources import mbox_parts  # what it imports costs only those who use it
+    """The messages of a mbox, one after the other in one temporary file."""
+    from zsmtp.cli.importsources import mbox_parts  # imported only if used
 
     kept = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
     ends = [0]
@@ -133,7 +133,7 @@ def _in_mbox(name: str, mbox: IO[bytes], opened: ExitStack) -> Iterator[MessageP
 
 
 class FilePart(io.RawIOBase):
-    """The octets ``[start, end)`` of a file that stays open, as a file with a place of its own."""
+    """The octets ``[start, end)`` of a file that stays open, as a file with a position of its own."""
 
     def __init__(self, file: IO[bytes], start: int, end: int) -> None:
         self._file = file
@@ -143,7 +143,7 @@ class FilePart(io.RawIOBase):
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """The descriptor of the file, where the octets begin and where they end."""
+        """The descriptor of the file, the beginning and the end of the octets."""
         return self._file.fileno(), self._start, self._end
 
     def readable(self) -> bool:
