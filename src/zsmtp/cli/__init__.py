@@ -1,1 +1,1 @@
-"""The ``zsmtp`` command."""
+"""The command line: ``zsmtp`` with its subcommands, and ``zsmtp-sendmail``."""

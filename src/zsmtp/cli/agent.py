@@ -1,10 +1,10 @@
-"""``zsmtp smtp``: the transport agent, under the name of this program."""
+"""``zsmtp smtp``: the transport agent as a subcommand of ``zsmtp``."""
 
 from __future__ import annotations
 
 
 def run(arguments: list[str]) -> int:
-    """Run the agent with its own arguments; its exit status."""
+    """Run the agent with its own arguments; return its exit status."""
     from zsmtp.zmailer.agent import main
 
     return main(arguments)

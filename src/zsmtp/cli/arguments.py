@@ -1,4 +1,4 @@
-"""Command lines: argparse with the status of sysexits(3), errors in one line, and options that all commands have."""
+"""Command line parsers: argparse with exit statuses of sysexits(3), one-line errors and common options."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from zsmtp.escape import escape
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and status 64; help goes by the terminal's width as everywhere in argparse."""
+    """A parser whose errors are one line and status 64; its help has the terminal's width, as always in argparse."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and end."""
+        """Print the error and exit."""
         sys.stderr.write(f"{self.prog}: {escape(message)}; try {self.prog} --help\n")
         raise SystemExit(int(Exit.USAGE))
 
 
 def command_parser(name: str, description: str, *, epilog: str = "") -> Parser:
-    """The parser of one subcommand, with the options that every one has."""
+    """The parser of one subcommand, with the options of every subcommand."""
     parser = Parser(
         prog=f"zsmtp {name}",
         description=description,
@@ -45,7 +45,7 @@ def port(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A time in seconds, more than nothing and at most a day."""
+    """A time in seconds, more than zero and at most a day."""
     try:
         value = float(text)
     except ValueError:

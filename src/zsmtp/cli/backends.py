@@ -1,8 +1,7 @@
-"""Whose delivery is explained: the client's (``zsmtp send``, the library) or the transport agent's.
+"""The two deliverers that can be explained: the client (``zsmtp send``, the library) and the transport agent.
 
-Both are led by the same values, made of different configurations: a :class:`Backend` holds them for one destination.
-What they are made by is what the client and the agent themselves use, so that the explanation is of what these would
-do.
+Both use the same values, made from different configurations: a :class:`Backend` holds them for one destination. They
+are made by the functions that the client and the agent themselves call, so that the explanation is of their behaviour.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Where mail goes and how.
+    """The route to one destination and its settings.
 
-    ``via`` names the relay that takes it, "" if none does; ``reason`` is why it goes there. ``driver`` makes a driver.
+    ``via`` names the relay for it, "" without one; ``reason`` is the rule that chose it. ``driver`` makes a driver.
     """
 
     request: DestinationRequest
@@ -45,26 +44,26 @@ class Backend:
 
 
 class Backends(Protocol):
-    """The ways to all destinations, under one configuration.
+    """The backends for all destinations, under one configuration.
 
-    ``identity`` is the local address to connect from, None for any; ``stop`` ends what any of the drivers does.
+    ``identity`` is the local address to connect from, None for any; ``stop`` stops all the drivers.
     """
 
     identity: LocalIdentity | None
     stop: Stop
 
     def to(self, destination: str, sender: bytes = b"") -> Backend:
-        """The way to a domain, a literal, or whatever else the configuration takes for a destination.
+        """The backend for a domain, a literal, or any other destination of the configuration.
 
-        It is that of mail from ``sender``, empty for the null reverse-path.
+        It is that for mail from ``sender``, empty for the null reverse-path.
         """
 
     def close(self) -> None:
-        """Let go of what is remembered of destinations."""
+        """Release what is cached about destinations."""
 
 
 class ClientBackends:
-    """Those of the client."""
+    """The backends of the client."""
 
     def __init__(self, config: Config) -> None:
         self.identity = parse_identity(config.local_address) if config.local_address else None
@@ -73,7 +72,7 @@ class ClientBackends:
         self._policies = self._destinations.policies()
 
     def to(self, destination: str, sender: bytes = b"") -> Backend:
-        """The way to a domain or a literal."""
+        """The backend for a domain or a literal."""
         where = self._destinations.of(f"x@{destination}".encode("utf-8", "replace"), sender)
         relay = where.relay
         resolver = self._destinations.resolver if relay is None else self._destinations.relay_resolver
@@ -88,20 +87,20 @@ class ClientBackends:
         return Backend(where.request, settings, via, driver, where.reason.value)
 
     def asking(self, observer: Observer) -> BlockingDriver:
-        """A driver for lookups that others make, too: of name servers, and never of the hosts file."""
+        """A driver for lookups that other hosts make, too: by name servers, never by the hosts file."""
         return BlockingDriver(self._destinations.resolver, self.stop, identity=self.identity, observer=observer)
 
     def close(self) -> None:
-        """Let go of what is remembered of destinations."""
+        """Release what is cached about destinations."""
         if self._policies is not None:
             self._policies.close()
 
 
 class AgentBackends:
-    """Those of the agent, by the flags it is started with and the ZENV file."""
+    """The backends of the agent, by its flags and the ZENV file."""
 
     def __init__(self, flags: str) -> None:
-        """Raises CommandFailed and ConfigError for what cannot be used."""
+        """Raises CommandFailed and ConfigError for invalid flags or files."""
         from zsmtp.zmailer import environment, zenv
         from zsmtp.zmailer.options import parse
 
@@ -109,7 +108,7 @@ class AgentBackends:
             words = shlex.split(flags)
         except ValueError as error:
             raise CommandFailed(Exit.USAGE, f"--agent: {error}") from error
-        if words and not words[0].startswith("-"):  # the command of scheduler.conf begins with the program
+        if words and not words[0].startswith("-"):  # a command in scheduler.conf begins with the program
             del words[0]
         try:
             self._options = parse(words)
@@ -129,7 +128,7 @@ class AgentBackends:
         self._settings = quiet(environment.session_settings(self._options, security))
 
     def to(self, destination: str, sender: bytes = b"") -> Backend:
-        """The way to the host of a job line, which the scheduler chose; the sender makes no difference."""
+        """The backend for the host of a job line, which the scheduler chose; the sender makes no difference."""
         from zsmtp.zmailer import environment
 
         destination = self._options.force_destination or destination
@@ -137,7 +136,7 @@ class AgentBackends:
         return Backend(request, self._settings, self._options.force_destination or "", self._driver)
 
     def close(self) -> None:
-        """Let go of what is remembered of destinations."""
+        """Release what is cached about destinations."""
         if self._policies is not None:
             self._policies.close()
 
@@ -150,14 +149,14 @@ class AgentBackends:
 
 
 def quiet(settings: SessionSettings) -> SessionSettings:
-    """The same without warnings: what there is to warn of stands in the plan."""
+    """The same settings without warnings: the plan contains their facts."""
     if settings.security is None:
         return settings
     return replace(settings, security=replace(settings.security, warn=_say_nothing))
 
 
 def _say_nothing(text: str) -> None:
-    """Hears warnings that are told elsewhere."""
+    """Ignore a warning whose facts are shown elsewhere."""
 
 
 def _complain(text: str) -> None:

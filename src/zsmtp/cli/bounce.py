@@ -1,7 +1,7 @@
-"""``zsmtp bounce``: what belongs to mail that comes back.
+"""``zsmtp bounce``: keys of return paths, and mail that was returned.
 
-``zsmtp bounce key`` makes the file of the keys that prove return paths, or puts a new key into it. ``zsmtp bounce
-take`` is given a message that came back, by another mail system that has the address, and does what listeners do.
+``zsmtp bounce key`` makes the file of keys that authenticate return paths, or adds a key to it. ``zsmtp bounce take``
+takes a returned message from another mail system that has the address, and processes it as listeners do.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def subcommand_parsers() -> dict[str, Parser]:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     if arguments[:1] == ["key"]:
         return make_key(key_parser().parse_args(arguments[1:]))
     if arguments[:1] == ["take"]:

@@ -1,7 +1,7 @@
-"""``zsmtp check``: what receivers will think of mail from a sender that is sent from this machine.
+"""``zsmtp check``: judges mail from a sender on this machine as receivers do.
 
-Lookups only, by the same resolver as deliveries; with ``--connect`` the sender's own mail exchangers are tried, too:
-what they show is held against their TLSA records and their policy. What is looked at, and how it is graded, is in
+It makes lookups only, with the resolver of deliveries; with ``--connect`` it also connects to the sender's own mail
+exchangers and compares their certificates with their TLSA records and their policy. The checks and their grades are in
 ``zsmtp.sender.checks``.
 """
 
@@ -43,7 +43,7 @@ from zsmtp.text.lines import line
 from zsmtp.text.look import Style
 from zsmtp.text.tree import Node, draw
 
-_HEADER = 1 << 18  # octets of a message that are read
+_HEADER = 1 << 18  # octets read from a message
 _EPILOG = """\
 exit status: 0 nothing is wrong; 1 mail will be refused, or thrown away, by somebody; 64 wrong usage; 66 or 77 a file
 that cannot be read; 75 something could not be looked up, and nothing else is wrong; 78 a bad configuration. (bulk) is
@@ -72,7 +72,7 @@ def make_parser() -> Parser:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     options = make_parser().parse_args(arguments)
     sending = read_sending(options)
     checked = _check(options, sending)
@@ -87,7 +87,7 @@ def run(arguments: list[str]) -> int:
 
 
 class _Checked(NamedTuple):
-    """A sender as it was asked about, what is known of it, and what was found."""
+    """A sender as named by the options, the known facts about it, and the findings."""
 
     address: str
     sender: SenderFacts
@@ -95,7 +95,7 @@ class _Checked(NamedTuple):
 
 
 def _check(options: argparse.Namespace, sending: Sending) -> _Checked:
-    """Look at everything. Raises CommandFailed."""
+    """Make all checks. Raises CommandFailed."""
     header = b""
     if options.message is not None:
         with reading(options.message), open(options.message, "rb") as file:
@@ -124,7 +124,7 @@ def _check(options: argparse.Namespace, sending: Sending) -> _Checked:
 
 
 def status_of(findings: list[SenderFinding]) -> int:
-    """The exit status."""
+    """The exit status by the worst finding."""
     grades = {one.grade for one in findings}
     if Grade.REFUSED in grades:
         return Exit.NEGATIVE
@@ -132,9 +132,9 @@ def status_of(findings: list[SenderFinding]) -> int:
 
 
 def _asked(options: argparse.Namespace, header: bytes) -> tuple[str, str]:
-    """The address that is asked about, and the domain in From; domains in A-labels. Raises CommandFailed.
+    """The address to check, and the domain in From; domains in A-labels. Raises CommandFailed.
 
-    Without ``--from`` that is the one of the message, if there is a message, and From has one domain.
+    Without ``--from`` that is the domain of the message, if there is a message and its From has one domain.
     """
     given = options.sender if "@" in options.sender else f"postmaster@{options.sender}"
     try:
@@ -152,7 +152,7 @@ def _asked(options: argparse.Namespace, header: bytes) -> tuple[str, str]:
 
 
 def _addresses(options: argparse.Namespace) -> tuple[str, ...]:
-    """The addresses that receivers see, as far as the options name them. Raises CommandFailed."""
+    """The addresses that receivers see, if the options name them. Raises CommandFailed."""
     found = []
     for text in options.ip:
         address = canonical_ip(text)
@@ -165,7 +165,7 @@ def _addresses(options: argparse.Namespace) -> tuple[str, ...]:
 def _try_exchangers(
     domain: str, ways: ClientBackends, bounce: RecipientQuestion | None
 ) -> list[SenderFinding | TriedExchanger]:
-    """What each of the mail exchangers of a domain shows; ``bounce`` is begun with each of them."""
+    """The result of a connection to each mail exchanger of a domain; ``bounce`` is begun with each of them."""
     from zsmtp.cli.explain import PROBE_TIME, Explainer
 
     found = Explainer(ways, loops_allowed=True, probe_time=PROBE_TIME).explain(domain, question=bounce)
@@ -221,7 +221,7 @@ def _tree(checked: _Checked) -> Node:
 
 
 def _zone_entries(findings: list[SenderFinding]) -> str:
-    """What is to be published, as it is pasted into a zone file: no line of it is wrapped."""
+    """The records to publish as zone file entries, without wrapped lines."""
     entries: dict[str, str] = {}
     for one in findings:
         if one.publish:

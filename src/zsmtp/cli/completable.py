@@ -1,7 +1,7 @@
-"""What can be completed of the commands, as values: read from the parsers and tables that read the command lines.
+"""The completions of all commands as values, read from the parsers and tables of their command lines.
 
-:func:`commands` gives every command and subcommand of ``zsmtp``, ``zsmtp-sendmail`` and ``smtp``. Nothing is listed a
-second time: a new option is completed because its parser has it.
+:func:`commands` yields every command and subcommand of ``zsmtp``, ``zsmtp-sendmail`` and ``smtp``. There is no second
+list: a new option is completed because its parser has it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ AGENT = "smtp"
 
 
 class OperandKind(Enum):
-    """What an operand or the value of an option is."""
+    """The kind of an operand or of the value of an option."""
 
     TEXT = "text"
-    """Something that cannot be listed."""
+    """Free text, without completions."""
     FILES = "files"
     FOLDERS = "folders"
     WORDS = "words"
-    """One of a few words."""
+    """One of a fixed list of words."""
 
 
 class Operand(NamedTuple):
@@ -33,9 +33,9 @@ class Operand(NamedTuple):
 
     kind: OperandKind
     name: str
-    """What its help calls it."""
+    """Its name in the help."""
     words: tuple[str, ...] = ()
-    """All of them, for the kind WORDS."""
+    """The list, for the kind WORDS."""
 
 
 class CompletableOption(NamedTuple):
@@ -46,7 +46,7 @@ class CompletableOption(NamedTuple):
     value: Operand | None = None
     """None: it takes no value."""
     value_needed: bool = True
-    """Whether the option cannot stand without its value."""
+    """Whether the option needs its value."""
     repeats: bool = False
     """Whether it may be given more than once."""
 
@@ -55,24 +55,24 @@ class CompletableCommand(NamedTuple):
     """A command, or a subcommand."""
 
     words: tuple[str, ...]
-    """How it is called: ("zsmtp", "queue", "why")."""
+    """Its words on the command line: ("zsmtp", "queue", "why")."""
     meaning: str
     options: tuple[CompletableOption, ...]
     subcommands: tuple[tuple[str, str], ...] = ()
-    """The name and the meaning of each subcommand."""
+    """Name and meaning of each subcommand."""
     operand: Operand | None = None
-    """What its operands are; None if none of them can be completed."""
+    """Its operands; None if they have no completions."""
 
 
 _KINDS = {
     **dict.fromkeys(("FILE", "LIST", "OUT", "PATH", "TRACE", "URL", "file"), OperandKind.FILES),
     **dict.fromkeys(("DIR", "DIRECTORY"), OperandKind.FOLDERS),
 }
-"""The names of values that are paths. A URL is that of a queue, which may be a file."""
+"""Names of values that are paths. A URL is that of a queue, which may be a file."""
 
 
 def commands() -> Iterator[CompletableCommand]:
-    """Every command that can be called, subcommands after what they belong to."""
+    """Every command, each followed by its subcommands."""
     frame = make_parser()
     named = tuple((name, meaning) for name, (_, meaning) in COMMANDS.items())
     yield CompletableCommand(("zsmtp",), frame.description or "", _options(frame), named)
@@ -138,7 +138,7 @@ def _operand(action: argparse.Action) -> Operand:
 
 
 def _agent(words: tuple[str, ...]) -> CompletableCommand:
-    """The transport agent, whose options stand in a table of its own."""
+    """The transport agent, whose options are in a table of its own."""
     from zsmtp.zmailer.options import OPTIONS
 
     table = [*((f"-{letter}", value, meaning) for letter, value, meaning in OPTIONS), ("--help", "", "show the help")]
@@ -146,14 +146,14 @@ def _agent(words: tuple[str, ...]) -> CompletableCommand:
 
 
 def _sendmail() -> CompletableCommand:
-    """``zsmtp-sendmail``: the options that do something here."""
+    """``zsmtp-sendmail``: the options with an effect here."""
     from zsmtp.cli.sendmailoptions import OPTIONS
 
     return CompletableCommand(("zsmtp-sendmail",), "queue a message, as sendmail(8) does", _tabled(OPTIONS))
 
 
 def _tabled(table: Sequence[tuple[str, str, str]]) -> tuple[CompletableOption, ...]:
-    """The options of a table: names, name of the value, meaning."""
+    """The options in a table: names, name of the value, meaning."""
     return tuple(
         CompletableOption(
             tuple(names.split(", ")),

@@ -1,6 +1,6 @@
-"""``zsmtp completion SHELL``: what makes a shell complete ``zsmtp``, ``zsmtp-sendmail`` and ``smtp``.
+"""``zsmtp completion SHELL``: prints the completion script of a shell for ``zsmtp``, ``zsmtp-sendmail`` and ``smtp``.
 
-The text is for a file that the shell reads; the epilog says which. Packages write it when they are built.
+The script belongs in a file that the shell reads; the epilog names it. Packages write it at build time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ or, for this shell only: source <(zsmtp completion bash)"""
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     options = make_parser().parse_args(arguments)
     sys.stdout.write(SCRIPTS[options.shell](list(commands())))
     return Exit.OK

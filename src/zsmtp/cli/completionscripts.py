@@ -1,7 +1,7 @@
 """Completion scripts: the commands as text for bash, zsh and fish.
 
-In each script a command is found by its words, ``zsmtp queue why``: the program, and every following word that is a
-subcommand of what was found so far. Words that are none, options among them, are passed over.
+In each script a command is found by its words, as ``zsmtp queue why``: the program, and every following word that is a
+subcommand of the command found so far. Other words, options among them, are skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def bash_script(commands: Sequence[CompletableCommand]) -> str:
 
 
 def zsh_script(commands: Sequence[CompletableCommand]) -> str:
-    """The script for zsh, to be autoloaded as ``_zsmtp`` or sourced."""
+    """The script for zsh, to autoload as ``_zsmtp`` or to source."""
     return _ZSH.format(names=_programs(commands), cases="".join(_zsh_case(one) for one in commands))
 
 
@@ -36,7 +36,7 @@ SCRIPTS: dict[str, Callable[[Sequence[CompletableCommand]], str]] = {
     "fish": fish_script,
     "zsh": zsh_script,
 }
-"""What writes the script of each shell."""
+"""The function that writes the script of each shell."""
 
 
 def _called(command: CompletableCommand) -> str:
@@ -180,7 +180,7 @@ def _zsh_value(operand: Operand) -> str:
 
 
 def _zsh_escaped(text: str, characters: str) -> str:
-    """A part of a specification, in which some characters are special."""
+    """A part of a specification, with its special characters escaped."""
     return "".join(f"\\{one}" if one in characters or one == "\\" else one for one in text)
 
 

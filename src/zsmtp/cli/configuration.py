@@ -1,8 +1,8 @@
-"""The options that say where mail goes and how safely, and the client's configuration they make.
+"""The options about routes and security, and the client's configuration made from them.
 
-``explain`` and ``send`` have them in common, so that what is explained is what is sent: a TOML file first
-(``zsmtp.client.configfile``), then what the command line says. Secrets come from a file or from the environment; the
-command line, which everybody on the machine can read, only names them.
+``explain`` and ``send`` share them, so that the explanation is of what is sent: first a TOML file
+(``zsmtp.client.configfile``), then the options of the command line. Secrets come from a file or from the environment;
+the command line, which all users of the machine can read, only names these.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ CLIENT_OPTIONS = (
     "config", "relay", "port", "lmtp", "resolver", "family", "tls", "ca_file", "user", "password_file", "password_env",
     "helo",
 )  # fmt: skip
-"""What of :func:`add_options` makes a client's configuration."""
+"""The options of :func:`add_options` that a client's configuration is made from."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options both commands have."""
+    """Add the options of both commands."""
     where = parser.add_argument_group("where mail goes")
     where.add_argument("--config", metavar="FILE", help="configuration of the client, TOML; options here count more")
     where.add_argument(
@@ -67,7 +67,7 @@ _ELSEWHERE = {
 
 
 def refuse_options(options: argparse.Namespace, instead: str) -> None:
-    """Raise CommandFailed if one of the options is given that say what ``instead`` says already."""
+    """Raise CommandFailed for a given option that ``instead`` replaces."""
     for name in CLIENT_OPTIONS:
         if getattr(options, name):
             flag = {"family": "-4 or -6"}.get(name, f"--{name.replace('_', '-')}")
@@ -75,11 +75,11 @@ def refuse_options(options: argparse.Namespace, instead: str) -> None:
             raise CommandFailed(Exit.USAGE, f"{flag} does not go with {instead}{hint}")
 
 
-_OPTIONS = {"helo_name": "--helo", "nameserver": "--resolver"}  # what the keys of a Config are here
+_OPTIONS = {"helo_name": "--helo", "nameserver": "--resolver"}  # the options for these keys of a Config
 
 
 def read_configuration(options: argparse.Namespace) -> Config:
-    """The configuration that the options make. Raises CommandFailed, and ConfigError for what is wrong in the file."""
+    """Make the configuration. Raises CommandFailed, and ConfigError for an invalid file."""
     config = Config()
     if options.config is not None:
         with reading(options.config):
@@ -88,10 +88,10 @@ def read_configuration(options: argparse.Namespace) -> Config:
 
 
 def _complete(config: Config, options: argparse.Namespace) -> Config:
-    """The configuration of a file with the options; the files that it names can be read. Raises CommandFailed."""
+    """The file's configuration with the options applied; its files can be read. Raises CommandFailed."""
     try:
         config = _with_options(config, options)
-    except ConfigError as error:  # what the file says was found good before
+    except ConfigError as error:  # the file itself was valid, so the options are wrong
         key, colon, problem = str(error).partition(": ")
         text = f"{_OPTIONS.get(key, key)}{colon}{problem}"
         raise CommandFailed(Exit.USAGE, escape(text)) from error
@@ -101,7 +101,7 @@ def _complete(config: Config, options: argparse.Namespace) -> Config:
 
 
 def try_files(tls: TLS) -> None:
-    """See now whether certificates can be read, not when mail is on its way. Raises ConfigError."""
+    """Read the certificates now instead of during delivery. Raises ConfigError."""
     if not (tls.ca_file or tls.ca_path or tls.certificate_file):
         return
     from zsmtp.tls.context import ClientCertificate, ContextOptions, client_context, trust_anchors
@@ -114,17 +114,17 @@ def try_files(tls: TLS) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """How mail is sent, by the file of a client or of a service."""
+    """How mail is sent, by the configuration of a client or of a service."""
 
     config: Config
     bounces: BounceConfig
-    """Which return paths it has."""
+    """Its return paths."""
     adds_missing: bool
-    """Whether Date and Message-ID are added where they are missing."""
+    """Whether missing Date and Message-ID are added."""
 
 
 def read_sending(options: argparse.Namespace) -> Sending:
-    """As :func:`read_configuration`, and the file may be that of the service, too."""
+    """As :func:`read_configuration`; the file may also be that of the service."""
     from zsmtp.queue.returnpath import BounceConfig
 
     path = options.config
@@ -167,14 +167,14 @@ def _with_options(config: Config, options: argparse.Namespace) -> Config:
 
 
 def within(timeouts: Timeouts, longest: float) -> Timeouts:
-    """The same waits, none longer than so many seconds."""
+    """The same timeouts, each at most ``longest`` seconds."""
     return Timeouts(**{one.name: min(getattr(timeouts, one.name), longest) for one in fields(timeouts)})
 
 
 def parse_relay(text: str) -> Relay:
     """``host``, ``host:port``, ``[address]:port``, ``/path/of/socket`` or a URL. Raises ConfigError.
 
-    Without a scheme port 465 tells of TLS from the first octet (RFC 8314 7.3): spoken to in clear it stays silent.
+    Without a scheme, port 465 implies TLS from the first octet (RFC 8314 7.3): it sends no greeting in clear.
     """
     if "://" in text:
         return _from_url(text)
@@ -199,7 +199,7 @@ def parse_relay(text: str) -> Relay:
 
 
 def _from_url(text: str) -> Relay:
-    """A URL may name the user, not the secret."""
+    """The relay of a URL, which may contain a user name but no password."""
     who, at, _ = text.partition("://")[2].partition("/")[0].rpartition("@")
     if ":" in who:
         raise ConfigError(
@@ -209,7 +209,7 @@ def _from_url(text: str) -> Relay:
 
 
 def _relay(relay: Relay, options: argparse.Namespace) -> Relay:
-    """A relay with what the command line adds to it."""
+    """The relay with the options of the command line applied."""
     login = relay.login
     user = options.user
     if user is None and login is not None and (options.password_file or options.password_env):

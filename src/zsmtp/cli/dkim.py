@@ -1,7 +1,7 @@
-"""``zsmtp dkim``: keys made for DKIM, and the signatures of a message verified (RFC 6376).
+"""``zsmtp dkim``: makes DKIM keys, and verifies the signatures of a message (RFC 6376).
 
-``zsmtp dkim key`` writes a new private key to a file of its own and prints the record to publish. ``zsmtp dkim verify``
-asks name servers for the keys of all signatures in a message and prints the result and the reason for each.
+``zsmtp dkim key`` writes a new private key to a new file and prints the record to publish. ``zsmtp dkim verify``
+looks up the keys of all signatures in a message and prints the result and the reason for each.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def subcommand_parsers() -> dict[str, Parser]:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     if arguments[:1] == ["key"]:
         return make_key(key_parser().parse_args(arguments[1:]))
     if arguments[:1] == ["verify"]:
@@ -177,7 +177,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     with reading(path):
-        file = open(path, "rb")  # noqa: SIM115 - reading() is for this alone
+        file = open(path, "rb")  # noqa: SIM115 - reading() handles only its errors
     with file:
         yield file
 
@@ -193,7 +193,7 @@ def _blocks(file: BinaryIO, path: str) -> Iterator[bytes]:
 
 @contextmanager
 def _asking(nameserver: str | None) -> Iterator[Callable[[tuple[str, ...]], dict[str, Answer]]]:
-    """A function from names to the answers to their TXT queries, all of them within ``LOOKUPS_TIME``."""
+    """A function from names to the answers to their TXT queries, all within ``LOOKUPS_TIME``."""
     from zsmtp.client.config import Config, Direct
     from zsmtp.client.destinations import Destinations
 

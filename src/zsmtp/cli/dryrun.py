@@ -1,9 +1,9 @@
-"""``zsmtp send --dry-run``: what would be done, and with which words, without connecting to anybody.
+"""``zsmtp send --dry-run``: the deliveries and their commands, without any connection.
 
-Name servers are asked, for the plan of each destination (``zsmtp.cli.explanation``). What a server offers cannot be
-known without asking it, so the content and the commands are shown for two that may be met: one that offers everything
-this program uses, and one that offers nothing. They are made by the rules of a delivery: ``zsmtp.body`` chooses the
-form of the content, ``zsmtp.proto.plan`` the commands.
+Name servers are queried for the plan of each destination (``zsmtp.cli.explanation``). The extensions of a server are
+unknown without a connection, so the content and the commands are shown for two kinds: a server with all extensions that
+this program uses, and one with none. The rules of a delivery make them: ``zsmtp.body`` chooses the form of the content,
+``zsmtp.proto.plan`` the commands.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from zsmtp.text.look import Style
 from zsmtp.text.tree import Node, draw
 
 SCHEMA = "zsmtp.dry-run/1"
-MAX_SHOWN = 20  # commands of one group that are shown to people
+MAX_SHOWN = 20  # commands of one group in the text output
 
 _SERVERS = (("a server that offers everything", EVERYTHING), ("a server that offers nothing", Capabilities()))
 
@@ -65,9 +65,9 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class ServerForm:
-    """What one kind of server would be given: the content's octets and how it was changed, the commands by groups.
+    """The transaction with one kind of server: octets of the content, its conversion, the commands by groups.
 
-    ``refused`` says why there would be nothing, for the message or for recipients.
+    ``refused`` is the reason why there would be none, for the message or for recipients.
     """
 
     server: str
@@ -80,9 +80,9 @@ class ServerForm:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What would be done for the recipients of one message at one destination.
+    """The delivery to the recipients of one message at one destination.
 
-    ``unprotected`` tells that nothing would be: the message wants TLS, and none is configured.
+    ``unprotected``: there would be none, because the message requires TLS and none is configured.
     """
 
     message: Outgoing
@@ -94,12 +94,12 @@ class Rehearsal:
 
     @property
     def status(self) -> Exit:
-        """Whether it can be delivered, as far as is known."""
+        """The exit status, as far as the outcome is known."""
         return worst((self.explanation.status, Exit.TEMPORARY if self.unprotected else Exit.OK))
 
 
 def dry_run(messages: Sequence[Outgoing], config: Config, options: argparse.Namespace) -> int:
-    """Rehearse everything and print it; the exit status."""
+    """Rehearse all messages and print the result; return the exit status."""
     look = look_of(sys.stdout, options.color)
     rehearsals: list[Rehearsal] = []
     with closing(ClientBackends(config)) as ways:
@@ -117,7 +117,7 @@ def dry_run(messages: Sequence[Outgoing], config: Config, options: argparse.Name
 
 
 class _Stage:
-    """Everything that a delivery has, but nobody to talk to."""
+    """Rehearses deliveries: all their parts but a connection."""
 
     def __init__(self, config: Config, ways: ClientBackends) -> None:
         self._destinations = Destinations(config)
@@ -129,7 +129,7 @@ class _Stage:
         self._known: dict[tuple[Destination, TLSDemand], Explanation] = {}
 
     def rehearse(self, message: Outgoing) -> list[Rehearsal]:
-        """All destinations of one message."""
+        """The rehearsals of one message, by destination."""
         with closing(message.letter(self._signing, add_missing=self._add_missing)) as letter:
             groups: dict[Destination, list[int]] = {}
             for index, recipient in enumerate(letter.recipients):
@@ -144,7 +144,7 @@ class _Stage:
                 destination_of(recipients[0]), letter.wish, sender=letter.sender
             )
         settings = self._destinations.settings_for(where.relay)
-        if self._known[asked].plan.route.failure is not None:  # nobody would be told anything
+        if self._known[asked].plan.route.failure is not None:  # there would be no transaction
             return Rehearsal(message, where, recipients, self._known[asked], ())
         forms = [self._form(letter, envelope, name, settings, offered) for name, offered in _SERVERS]
         unprotected = letter.wish is TLSDemand.REQUIRETLS and settings.security is None
@@ -192,7 +192,7 @@ class _Stage:
 
 
 def _not_safe_enough(wish: TLSDemand, settings: SessionSettings, offered: Capabilities) -> Verdict | None:
-    """The verdict on a message with REQUIRETLS if no such server would be given it; None if it would."""
+    """The verdict on a REQUIRETLS message if no such server would receive it; None if one would."""
     if wish is not TLSDemand.REQUIRETLS:
         return None
     if settings.security is None:

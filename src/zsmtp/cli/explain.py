@@ -1,8 +1,7 @@
-"""``zsmtp explain``: what a delivery to a domain or an address would do, and why; with ``--connect`` also tried out.
+"""``zsmtp explain``: shows how mail to a domain or an address would be delivered, and why; ``--connect`` also tries it.
 
-Nothing is sent but questions to name servers, and with ``--connect`` the opening of a session with each candidate. The
-plan that is shown is the one that delivery would execute (``zsmtp.delivery.deliveryplan``); ``--json`` prints it
-complete.
+It queries name servers only, and with ``--connect`` opens a session with each candidate. The plan is the one that
+delivery would execute (``zsmtp.delivery.deliveryplan``); ``--json`` prints it completely.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from zsmtp.observers.files import Tracing
 from zsmtp.proto.plan import TLSDemand
 from zsmtp.text.tree import draw
 
-PROBE_TIME = 30.0  # seconds that any one wait of a probe takes at most, unless --timeout says otherwise
+PROBE_TIME = 30.0  # the longest wait of a probe in seconds without --timeout
 PROBES_AT_A_TIME = 8
 NOTHING_ASKED = "a DOMAIN or ADDRESS is wanted, or --rcpt, --relay or --replay TRACE"
 
@@ -100,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     parser = make_parser()
     options = parser.parse_args(arguments)
     options.connect = options.connect or bool(options.rcpt)
@@ -129,7 +128,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
-    """One after the other, recorded deliveries first."""
+    """The explanations one after the other, recorded deliveries first."""
     for path in options.replay:
         from zsmtp.cli.replay import replay
 
@@ -143,7 +142,7 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
         ways: Backends = AgentBackends(options.agent) if sending is None else ClientBackends(sending.config)
         asked = options.what
         if not asked and not questions and sending is not None:
-            asked = _relay_of(sending.config)  # whatever goes there
+            asked = _relay_of(sending.config)  # every destination
         with closing(ways), waiting_told("zsmtp explain") as notices:
             explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing, notices=notices)
             for one, question in (*((one, None) for one in asked), *questions.items()):
@@ -156,14 +155,14 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
 
 
 def _relay_of(config: Config) -> list[str]:
-    """What stands for all mail. Raises CommandFailed without a relay: then it goes to as many places as there are."""
+    """The one destination of all mail. Raises CommandFailed without a relay: then destinations are many."""
     if config.relay is None:
         raise CommandFailed(Exit.USAGE, f"{NOTHING_ASKED}; the configuration has no relay")
     return [str(config.relay)]
 
 
 def _questions(options: argparse.Namespace) -> tuple[bytes, dict[str, RecipientQuestion]]:
-    """The sender, and what candidates are asked, by recipient. Raises CommandFailed."""
+    """The sender, and the questions to candidates, by recipient. Raises CommandFailed."""
     try:
         sender = read_address(options.sender, "sender")
         return sender, {
@@ -178,9 +177,9 @@ def _questions(options: argparse.Namespace) -> tuple[bytes, dict[str, RecipientQ
 class Explainer:
     """Explains one destination after the other, under one configuration.
 
-    With ``loops_allowed`` this machine is a destination like any other. With ``probe_time`` candidates are tried, no
-    wait longer than so many seconds. ``tracing`` keeps a trace of that: one document for each destination, and its
-    candidates are tried one after the other then. ``notices`` tell of what takes long.
+    With ``loops_allowed`` this machine is a valid destination. With ``probe_time`` candidates are probed, with waits of
+    at most so many seconds. ``tracing`` writes a trace of the probes: one document for each destination, whose
+    candidates are then probed one after the other. ``notices`` reports long waits.
     """
 
     def __init__(
@@ -208,9 +207,9 @@ class Explainer:
         *,
         sender: bytes = b"",
     ) -> Explanation:
-        """The explanation of one domain, literal or address, for mail of ``sender`` who asks ``wish`` of sessions.
+        """Explain one domain, literal or address, for mail from ``sender`` with the TLS demand ``wish``.
 
-        Candidates that are tried are asked the ``question``.
+        Candidates are probed with the ``question``.
         """
         if self._tracing is None:
             return self._explain(asked, ignore, wish, question, sender)
@@ -248,7 +247,7 @@ class Explainer:
         return replace(found, probes=self._probe_all(found, way, self._probe_time, observer, question))
 
     def _watched(self, observer: Observer) -> Observer:
-        """The observer, and beside it the notices of what takes long, if there are any."""
+        """The observer, combined with the notices about long waits, if any."""
         return observer if self._notices is None else combine(observer, self._notices.observer())
 
     def _probe_all(
@@ -259,7 +258,7 @@ class Explainer:
         observer: Observer,
         question: RecipientQuestion | None,
     ) -> dict[Endpoint, Probe]:
-        """Try all candidates, several at a time: one that hangs keeps nobody waiting, unless somebody listens."""
+        """Probe all candidates, in parallel so that none delays the others; one after the other if observed."""
         settings = replace(way.settings, timeouts=within(way.settings.timeouts, longest))
 
         def probe(candidate: Candidate) -> Probe:
@@ -273,7 +272,7 @@ class Explainer:
         with ThreadPoolExecutor(min(at_a_time, len(candidates))) as pool:
             try:
                 results = list(pool.map(probe, candidates))
-            except BaseException:  # interrupted: the pool waits for its threads, so they must not wait for peers
+            except BaseException:  # interrupted: the pool waits for its threads, so end their waits
                 self._ways.stop.request()
                 raise
         return {one.endpoint: result for one, result in zip(candidates, results, strict=True)}

@@ -1,12 +1,12 @@
-"""Explanations as JSON: ``zsmtp explain --json``, and what is read back from it.
+"""Explanations as JSON for ``zsmtp explain --json``, and the plans read back from it.
 
-One document for all that was asked about::
+One document for all destinations::
 
     {"schema": "zsmtp.explain/1",
      "explanations": [{"asked": "user@example.org", "status": 0, "reason": "", "plan": {"schema": "zsmtp.plan/1", ...},
                        "candidates": [{"endpoint": {...}, "from": {...}, "tlsa": [...], "probe": null}], ...}]}
 
-``plan`` is complete: :func:`read_plans` gives the plans back, fit to be executed. The rest is for people and scripts.
+``plan`` is complete: :func:`read_plans` returns plans that can be executed. The rest is for people and scripts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def explain_document(explanations: list[Explanation]) -> dict[str, Any]:
 
 
 def read_plans(text: str | bytes) -> list[DeliveryPlan]:
-    """The plans of such a document, or of a single plan. Raises ConfigError for anything else."""
+    """The plans in such a document, or a single plan. Raises ConfigError for any other text."""
     document = parse_json(text)
     if isinstance(document, dict) and document.get("schema") == PLAN_SCHEMA:
         return [read_plan(document)]
@@ -163,7 +163,7 @@ def _probe(probe: Probe) -> dict[str, Any]:
 
 
 def _certificate(leaf: Certificate) -> dict[str, Any]:
-    """The peer's own certificate, unverified, and the TLSA record that it would need."""
+    """The peer's own certificate, unverified, and the TLSA record for it."""
     needed = record_for(leaf)
     return {
         "subject": leaf.subject,

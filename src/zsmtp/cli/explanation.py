@@ -1,8 +1,8 @@
-"""What a delivery to a destination would do, and why, as a value.
+"""The explanation of a destination as a value: how mail would be delivered there, and why.
 
 :func:`explain` awaits the rules that delivery uses: ``plan_delivery`` and ``requirement_for`` make the plan,
-``helo_name`` chooses the greeting. No rule is here; what is added is what a person wants to see beside the plan: the
-TLSA records as they came, where connections come from, and how the greeting looks to a receiver::
+``helo_name`` chooses the HELO name. This module has no rules; it adds facts for people beside the plan: the TLSA
+records as received, the source addresses of connections, and a receiver's view of the HELO name::
 
     explanation = driver.run(explain("user@example.org", request, settings, source))
     explanation.status        # Exit.OK: it can be delivered to
@@ -42,14 +42,14 @@ T = TypeVar("T")
 _PRIVATE = tuple(ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 
 SourceOf = Callable[[Endpoint], str]
-"""The local address that a connection to an endpoint comes from, "" for UNIX sockets; raises ConnectError."""
+"""The local address of a connection to an endpoint, "" for UNIX sockets; raises ConnectError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """How this side comes to a candidate: from which address, under which name, and what a receiver makes of that.
+    """How this side appears to a candidate: its source address, its HELO name, and a receiver's check of both.
 
-    ``check`` is None where there is nothing to look up: UNIX sockets, and ``problem``, if there is no way there.
+    ``check`` is None without anything to look up: for UNIX sockets, and with a ``problem``: there is no route to it.
     """
 
     source: str
@@ -60,7 +60,7 @@ class Introduction:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryLimits:
-    """How far a delivery goes: hosts and addresses looked at, and how long it waits for what."""
+    """The limits of a delivery: numbers of hosts and addresses, and its timeouts."""
 
     hosts: int
     addresses: int
@@ -69,7 +69,7 @@ class DeliveryLimits:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a recorded delivery found at a candidate."""
+    """The result of a recorded delivery at one candidate."""
 
     good: bool
     text: str
@@ -77,15 +77,15 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """All there is to tell of one destination.
+    """All facts about one destination.
 
-    ``asked`` is what was asked about, ``via`` the relay that takes its mail, "" if none does, ``route`` by which rule
-    of the configuration, as far as one decides on it. ``lookups`` are all answers in the order they came, those of the
-    plan among them. ``introductions`` and ``probes`` are by endpoint; there are no probes unless connections were asked
-    for. Of a recorded delivery there are ``trials``, what came of it (``ended`` in words and as a status;
-    ``undelivered`` the recipients who have not got it, with the reason), and no limits. ``unvalidated`` is the answer
-    to a question whose name server had failed without a word why, asked again without validation; None if none had.
-    ``sender`` is how receivers will see the sender, None if nobody asked about one.
+    ``asked`` is the operand of the command, ``via`` the relay for its mail, "" without one, ``route`` the rule of the
+    configuration that decides on it, if any. ``lookups`` are all answers in order, those of the plan among them.
+    ``introductions`` and ``probes`` are by endpoint; ``probes`` is empty unless connections were requested. A recorded
+    delivery has ``trials``, its end (``ended`` in words and as a status; ``undelivered`` are the recipients without the
+    message, with the reason), and no limits. ``unvalidated`` is the answer to a repeated query without validation,
+    after a name server had failed without a reason; None if none had. ``sender`` is the receivers' view of the sender,
+    None if no sender was named.
     """
 
     asked: str
@@ -104,7 +104,7 @@ class Explanation:
 
     @property
     def status(self) -> Exit:
-        """Whether it can be delivered to, as far as is known; of a recorded delivery, how it ended."""
+        """Whether mail can be delivered there, as far as known; for a recorded delivery, its end."""
         if self.ended is not None:
             return self.ended[1]
         failure = self.plan.route.failure
@@ -123,7 +123,7 @@ class Explanation:
 
     @property
     def reason(self) -> str:
-        """Why it cannot be delivered to now, in a few words; "" if it can, or nobody knows."""
+        """The reason why mail cannot be delivered there now, in a few words; "" if it can, or if unknown."""
         failure = self.plan.route.failure
         if failure is not None:
             return f"{escape(failure.text)} ({failure.status})"
@@ -139,7 +139,7 @@ class Explanation:
 
     @property
     def validation(self) -> str:
-        """What asking again without validation tells of a name server that failed; "" if nobody did."""
+        """The conclusion from a repeated query without validation after a name server failed; "" without one."""
         again = self.unvalidated
         if again is None:
             return ""
@@ -150,7 +150,7 @@ class Explanation:
 
     @property
     def answer(self) -> RecipientAnswer | None:
-        """What decides about a recipient: the answer of the first candidate that had a session and said something."""
+        """The deciding answer about a recipient: that of the first candidate with a session and a reply."""
         for candidate in self.plan.route.candidates:
             probe = self.probes.get(candidate.endpoint)
             if probe is not None and probe.answer is not None:
@@ -158,14 +158,14 @@ class Explanation:
         return None
 
     def is_private(self, endpoint: Endpoint) -> bool:
-        """Whether the DNS leads to an address that only a private network has (RFC 1918, RFC 4193)."""
+        """Whether the DNS names an address of private networks only (RFC 1918, RFC 4193)."""
         if self.via or endpoint.literal or endpoint.family is Family.UNIX:
             return False
         address = ip_address(endpoint.address.partition("%")[0])
         return any(address in network for network in _PRIVATE)
 
     def tlsa_answers(self, endpoint: Endpoint) -> tuple[Answer, ...]:
-        """The answers about TLSA records for the port of ``endpoint`` and the names it goes by, in the order asked."""
+        """The answers about TLSA records for the port of ``endpoint`` and its names, in the order of the queries."""
         prefix = f"_{endpoint.port}._tcp."
         names = {endpoint.host.lower()}
         names |= {one.canonical.lower() for one in self.lookups if one.query.name == endpoint.host.lower()}
@@ -188,7 +188,7 @@ async def explain(
     route: str = "",
     wish: TLSDemand = TLSDemand.NONE,
 ) -> Explanation:
-    """Plan a delivery for mail with this ``wish``, decide on every candidate, and look at the greeting of each."""
+    """Plan a delivery for mail with this TLS demand, decide on every candidate, and check the HELO name for each."""
     lookups: list[Answer] = []
     plan = await _heard(plan_delivery(request, settings.security, wish), lookups)
     await _heard(require_all(plan, settings.security), lookups)
@@ -227,7 +227,7 @@ async def _introduce(source: str, endpoint: Endpoint, settings: SessionSettings)
 
 
 def _heard(work: Operation[T], answers: list[Answer]) -> Operation[T]:
-    """``work``, the answers to its questions kept."""
+    """``work``, with the answers to its lookups added to ``answers``."""
 
     def answered(effect: object, answer: object) -> None:
         if isinstance(answer, Answer):
@@ -237,6 +237,6 @@ def _heard(work: Operation[T], answers: list[Answer]) -> Operation[T]:
 
 
 def destination_of(asked: str) -> str:
-    """Where mail to ``asked`` goes: the domain or literal of an address, or the text itself if it is a destination."""
+    """The destination of mail to ``asked``: the domain or literal of an address, or the text if it is a destination."""
     is_address = "@" in asked and asked[:5].lower() != "unix:"
     return asked.rpartition("@")[2] if is_address else asked

@@ -1,4 +1,4 @@
-"""What ends a command early: one line for the person at the terminal, and the exit status that goes with it."""
+"""Failures that end a command early: one line for the terminal, and the exit status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zsmtp.escape import escape
 
 
 class CommandFailed(Exception):
-    """The command cannot go on; ``str()`` is the line to print, without the program's name."""
+    """The command cannot continue; ``str()`` is the line to print, without the program's name."""
 
     def __init__(self, status: Exit, text: str) -> None:
         self.status = status
@@ -21,13 +21,13 @@ class CommandFailed(Exception):
 
 
 def reason(error: OSError) -> str:
-    """What the system said, in words."""
+    """The system's error message."""
     return error.strerror or str(error) or type(error).__name__
 
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turn what goes wrong when ``path`` is read into the failure that says so."""
+    """Turn errors from reading ``path`` into CommandFailed."""
     try:
         yield
     except OSError as error:
@@ -51,9 +51,9 @@ def read_file(path: str, limit: int) -> bytes:
 
 @contextmanager
 def warnings_told(program: str) -> Iterator[list[str]]:
-    """Let what the library warns of (the logger ``zsmtp``) be lines on standard error, as a program's own.
+    """Print warnings of the library (the logger ``zsmtp``) as lines on standard error, as the program's own.
 
-    The list is what was told.
+    The list has the warnings printed so far.
     """
     logger = logging.getLogger("zsmtp")
     handler = _WarningHandler(sys.stderr)
@@ -66,7 +66,7 @@ def warnings_told(program: str) -> Iterator[list[str]]:
 
 
 class _WarningHandler(logging.StreamHandler[TextIO]):
-    """Writes lines, and keeps what was told."""
+    """Writes warnings as lines, and keeps their texts."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -79,7 +79,7 @@ class _WarningHandler(logging.StreamHandler[TextIO]):
 
 
 class _Line(logging.Formatter):
-    """``program: text``, fit for a terminal."""
+    """``program: text``, escaped for a terminal."""
 
     def __init__(self, program: str) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""``zsmtp``: everything that is not the agent itself, by subcommand.
+"""``zsmtp``: the command with its subcommands, among them the agent.
 
-Each subcommand is a module with the function ``run(arguments) -> status``, and with ``make_parser()`` or, where it has
-subcommands of its own, ``subcommand_parsers()``; it is imported when it is asked for and not before. What goes wrong on
-the way out ends here: one line on standard error, the exit status of sysexits(3), never a traceback. ``zsmtp smtp ...``
-runs the transport agent as the command ``smtp`` does; it is there for installations where another program of that name
-comes first on the PATH.
+Each subcommand is a module with the function ``run(arguments) -> status``, and with ``make_parser()`` or, if it has
+subcommands of its own, ``subcommand_parsers()``; it is imported only when it is used. This module handles their
+errors: one line on standard error, an exit status of sysexits(3), never a traceback. ``zsmtp smtp ...`` runs the
+transport agent as the command ``smtp`` does, for installations where another program of that name comes first on the
+PATH.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib import import_module
 
 from zsmtp import __version__
 
-TYPE_CHECKING = False  # as typing has it; importing typing itself would cost milliseconds
+TYPE_CHECKING = False  # as in typing, whose import would cost milliseconds
 if TYPE_CHECKING:
     from zsmtp.cli.arguments import Parser
 
@@ -34,14 +34,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dkim": ("zsmtp.cli.dkim", "make keys for DKIM, and verify signatures (RFC 6376)"),
     "completion": ("zsmtp.cli.completion", "write what makes a shell complete these commands"),
 }
-"""The module of each subcommand and what it does, in one line."""
+"""The module of each subcommand, and its description in one line."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command with these arguments (without the program's name); the exit status."""
+    """Run the command with these arguments (without the program's name); return the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     name = arguments[0] if arguments else ""
-    if name != "smtp":  # the agent must not take a report for heard that nobody hears
+    if name != "smtp":  # with stdout closed the agent must see the write of a report fail
         _open_streams()
     if name in COMMANDS:
         run: Callable[[list[str]], int] = import_module(COMMANDS[name][0]).run
@@ -51,14 +51,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """A stream that was closed before the start (``>&-``) takes what is written, and nobody sees it; or it is empty."""
+    """Replace a stream that was closed before the start (``>&-``): it discards output, or is empty."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the life of the process
 
 
 def _parse(arguments: list[str]) -> None:
-    """``--help``, ``--version``, and whatever is no command: ends the program."""
+    """Handle ``--help``, ``--version`` and unknown commands: exits."""
     make_parser().parse_args(arguments)
 
 
@@ -80,7 +80,7 @@ def make_parser() -> Parser:
 
 
 def _guarded(name: str, run: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Run a subcommand; what ends it early becomes a line and a status."""
+    """Run a subcommand; errors become a line and an exit status."""
     from zsmtp.cli.failure import CommandFailed, reason
     from zsmtp.cli.sysexits import Exit
     from zsmtp.errors import ConfigError, ZsmtpError
@@ -89,7 +89,7 @@ def _guarded(name: str, run: Callable[[list[str]], int], arguments: list[str]) -
     try:
         status = run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has gone
         _drop_output()
         return Exit.BROKEN_PIPE
     except KeyboardInterrupt:
@@ -110,7 +110,7 @@ def _guarded(name: str, run: Callable[[list[str]], int], arguments: list[str]) -
 
 
 def _drop_output() -> None:
-    """What is still buffered for standard output goes nowhere, in silence: the interpreter would try once more."""
+    """Discard output that is still buffered: the interpreter would try to write it at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)

@@ -1,4 +1,4 @@
-"""How many files a command may have open: each connection is one, and systems begin with few."""
+"""Raises the limit on open files: each connection is one, and the default limit is low on many systems."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 def allow_open_files() -> None:
-    """Let this process have as many files open as it may."""
+    """Raise this process's limit on open files to the allowed maximum."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

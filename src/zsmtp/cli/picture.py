@@ -1,6 +1,6 @@
-"""An explanation as a tree for people: the destination, its exchangers in order, their addresses, what each must be.
+"""An explanation as a tree for people: the destination, its exchangers in order, their addresses, the requirements.
 
-Nothing is decided here; words and places are. What is good, doubtful or bad has a colour, and says so in words too.
+This module chooses words and layout, and decides nothing. Good, doubtful and bad facts have colours, and words as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zsmtp.tls.mtasts import PolicyLookup
 from zsmtp.tls.policy import Barred, Level, Requirement
 from zsmtp.tls.problem import TLSProblem
 
-MAX_SHOWN = 12  # exchangers, records and the like that are shown of one kind; the JSON has them all
+MAX_SHOWN = 12  # exchangers, records and the like shown of one kind; the JSON has all
 
 _PROTECTION = {
     Level.NONE: "in clear",
@@ -81,7 +81,7 @@ def picture(explanation: Explanation) -> Node:
         root.fact("RCPT", line("not tried (--rcpt)"))
     _add_exchangers(root, explanation)
     if explanation.sender is not None:
-        from zsmtp.cli.senderside import add_view  # what it imports costs only those who ask about a sender
+        from zsmtp.cli.senderside import add_view  # imported only if a sender is shown
 
         add_view(root, explanation.sender)
     return root
@@ -113,7 +113,7 @@ def _headline(explanation: Explanation) -> Text:
 
 
 def _answered(answer: RecipientAnswer) -> Text:
-    """What was said of a recipient, in a few words."""
+    """The reply about a recipient, in a few words."""
     verdict = answer.verdict
     if verdict is None:
         return line("accepted", Style.GOOD) + line(f": {answer.words}")
@@ -122,7 +122,7 @@ def _answered(answer: RecipientAnswer) -> Text:
 
 
 def _some(texts: Sequence[str], limit: int = MAX_SHOWN) -> str:
-    """The first of the texts, and how many more there are: others decide on their number."""
+    """The first of the texts, and the number of the others: remote systems decide how many there are."""
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return ", ".join(map(escape, texts[:limit])) + more
 
@@ -149,7 +149,7 @@ def _mx(answer: Answer) -> list[MX]:
 
 
 def _answer(answer: Answer, records: list[str], at: str = "") -> Text:
-    """An answer in one line: which records (and where), whether they are secure, for how long."""
+    """An answer in one line: its records (and their name), whether they are secure, and their TTL."""
     if answer.temporary:
         told = line(answer.status.value, Style.BAD if answer.status is Status.BOGUS else Style.WARN)
         return told + line(f"{at} ({escape(answer.problem)})" if answer.problem else at)
@@ -166,7 +166,7 @@ def _safety(answer: Answer) -> Text:
 
 def _sts(lookup: PolicyLookup) -> Text:
     policy = lookup.policy
-    words = escape(lookup.note).replace("MTA-STS policy", "policy", 1)  # the key beside it says the rest
+    words = escape(lookup.note).replace("MTA-STS policy", "policy", 1)  # the key beside it already says policy
     told = line(words, Style.WARN if lookup.failure is not None else Style.PLAIN)
     if policy is None:
         return told
@@ -184,7 +184,7 @@ def _limits(limits: DeliveryLimits) -> Text:
 
 
 def _add_exchangers(root: Node, explanation: Explanation) -> None:
-    """A branch for each exchanger in the order of trying; candidates of the same host stay together."""
+    """Add a branch for each exchanger in the order of delivery; candidates of one host stay together."""
     groups: dict[tuple[int, str], list[Candidate]] = {}
     for candidate in explanation.plan.route.candidates:
         groups.setdefault((candidate.preference, candidate.endpoint.host), []).append(candidate)
@@ -209,7 +209,7 @@ def _add_exchangers(root: Node, explanation: Explanation) -> None:
 
 
 def _tell_tlsa(branch: Node, explanation: Explanation, endpoint: Endpoint) -> None:
-    """The TLSA records of a host, each with whether it counts and why not."""
+    """The TLSA records of a host, each with the reason if it is not usable."""
     for answer in explanation.tlsa_answers(endpoint):
         records = [one for one in answer.records if isinstance(one, TLSA)]
         at = f" at {escape(answer.query.name)}"
@@ -269,7 +269,7 @@ def _tell_requirement(node: Node, plan: DeliveryPlan, endpoint: Endpoint) -> Non
 
 
 def _requirement_shown(found: Requirement | Barred) -> list[tuple[str, Text]]:
-    """What a candidate must be, as facts."""
+    """The requirements for a candidate, as facts."""
     if isinstance(found, Barred):
         return [("TLS", line("not to be used now", Style.BAD) + line(f": {escape(found.reason)}"))]
     trial = [] if found.trial is None else [("", line("in trial: ") + _trial(found.trial))]
@@ -280,7 +280,7 @@ def _requirement(found: Requirement) -> Text:
     style = Style.GOOD if found.authenticates else Style.WARN if not found.wants_tls else Style.PLAIN
     told = line(found.level.value, style) + line(f": {_PROTECTION[found.level]}; {escape(found.reason)}")
     by_name = found.level is not Level.DANE or any(record.usage == DANE_TA for record in found.tlsa)
-    if found.authenticates and found.names and by_name:  # under DANE-EE names do not count
+    if found.authenticates and found.names and by_name:  # under DANE-EE names are not checked
         told += line(f"; names {_some(found.names)}")
     return told
 
@@ -292,7 +292,7 @@ def _trial(trial: Requirement | Barred) -> Text:
 
 
 def _required_alike(plan: DeliveryPlan) -> Endpoint | None:
-    """One of several candidates that must all meet the same: then it is told once. None where they differ."""
+    """One of several candidates with the same requirements, to show them once. None if they differ."""
     found = list(plan.requirements.items())
     if not len(plan.route.candidates) == len(found) > 1:
         return None
@@ -301,13 +301,13 @@ def _required_alike(plan: DeliveryPlan) -> Endpoint | None:
 
 
 def _unreached_alike(explanation: Explanation) -> bool:
-    """Whether none of several candidates took a connection, all for the same reason: then it is told once."""
+    """Whether all of several candidates failed to connect for the same reason: then it is shown once."""
     probes = list(explanation.probes.values())
     return len(probes) > 1 and all(one.unconnected for one in probes) and len({one.reason for one in probes}) == 1
 
 
 def _comes_alike(explanation: Explanation) -> bool:
-    """Whether this side comes to all of several candidates in the same way: then it is told once."""
+    """Whether this side appears in the same way to all of several candidates: then it is shown once."""
     ways = list(explanation.introductions.values())
     return len(ways) > 1 and all(way == ways[0] for way in ways)
 
@@ -325,7 +325,7 @@ def _introduction(introduction: Introduction) -> Text:
         return told + line(escape(check.problem))
     names = _some(check.reverse)
     reverse = f"the address is called {names}" if names else "the address has no reverse name"
-    if introduction.name.startswith("["):  # a literal is its own proof
+    if introduction.name.startswith("["):  # a literal needs no lookup
         return told + line(reverse, Style.WARN)
     forward = "the name leads to the address" if check.confirmed else "the name does not lead to the address"
     return told + line(f"{reverse}, {forward}", Style.WARN)
@@ -335,7 +335,7 @@ def _introduction(introduction: Introduction) -> Text:
 
 
 def _tell_probe(node: Node, probe: Probe) -> None:
-    """What connecting brought: the verdict first, then the steps that led to it."""
+    """The result of a probe: the verdict first, then the steps."""
     if probe.verdict is None:
         untold = "; MAIL and RCPT were not tried (--rcpt)" if probe.answer is None else ""
         rest = line(f", {shown_time(probe.seconds)} in all{untold}")
@@ -377,14 +377,14 @@ def _tell_probe(node: Node, probe: Probe) -> None:
 
 
 def _tell_answer(node: Node, answer: RecipientAnswer) -> None:
-    """What was said of a recipient, and to which commands."""
+    """The replies about a recipient, with their commands."""
     node.fact("RCPT", line(f"{answer.recipient}: ") + _answered(answer))
     for one in answer.commands:
         node.fact("", line(f"{one.command} -> {one.reply}"))
 
 
 def shown_time(seconds: float) -> str:
-    """A time for people: ``0.4 ms``, ``340 ms``, ``2.1 s``; number and unit stay together."""
+    """A duration for people: ``0.4 ms``, ``340 ms``, ``2.1 s``; number and unit are not separated."""
     if seconds >= 1:
         return f"{seconds:.1f}{NO_BREAK}s"
     return f"{seconds * 1000:.0f}{NO_BREAK}ms" if seconds >= 0.01 else f"{seconds * 1000:.1f}{NO_BREAK}ms"

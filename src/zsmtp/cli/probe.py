@@ -1,10 +1,9 @@
-"""Trying a candidate out: connect, greeting, EHLO, STARTTLS, EHLO, QUIT; on wish MAIL and RCPT, and never content.
+"""Probes a candidate: connect, greeting, EHLO, STARTTLS, EHLO, QUIT; optionally MAIL and RCPT, and never content.
 
-The session is opened by ``zsmtp.delivery.sessionopener``, as for a delivery, so that what a probe finds is what a
-delivery would find: the same deadlines, the same verdict on certificates, the same second attempt where TLS was only
-wished for. There is nothing for TLS reports: a probe is not mail. Without a recipient there is no login; with one
-(:class:`RecipientQuestion`) there is, since the answer depends on it, and what was begun is taken back by RSET. Each
-step is timed by the events it causes::
+``zsmtp.delivery.sessionopener`` opens the session as for a delivery, so that the result is the same: the same
+deadlines, the same verdict on certificates, the same second attempt after opportunistic TLS failed. TLS reports do not
+count it: a probe is no mail. Without a recipient there is no login; with one (:class:`RecipientQuestion`) there is,
+since the answer depends on it, and RSET aborts the transaction. The events of each step give its duration::
 
     probe = driver.run(probe_candidate(plan, candidate, settings, recorder))
 """
@@ -60,12 +59,12 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 100
 MAX_REMARKS = 10
-MAX_TEXT = 400  # characters told of one reply
+MAX_TEXT = 400  # characters shown of one reply
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeStep:
-    """One step: its name, how long it took in seconds, and what came of it."""
+    """One step: its name, its duration in seconds, and its result."""
 
     name: str
     seconds: float
@@ -73,7 +72,7 @@ class ProbeStep:
 
 
 class RecipientQuestion(NamedTuple):
-    """Whether mail from a sender (b"": the null one) to a recipient is taken."""
+    """The question whether a recipient is accepted for mail from a sender (b"": the null one)."""
 
     sender: bytes
     recipient: bytes
@@ -88,7 +87,7 @@ class AskedCommand(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RecipientAnswer:
-    """What was said to MAIL and RCPT; ``verdict`` is what it would mean for mail, None if the recipient was taken."""
+    """The replies to MAIL and RCPT; ``verdict`` is their meaning for mail, None if the recipient was accepted."""
 
     recipient: str
     commands: tuple[AskedCommand, ...]
@@ -96,7 +95,7 @@ class RecipientAnswer:
 
     @property
     def words(self) -> str:
-        """What was said, in a few words."""
+        """The replies, in a few words."""
         if self.commands or self.verdict is None:
             return self.commands[-1].reply
         return f"{escape(reason_of(self.verdict))} ({self.verdict.status})"
@@ -104,12 +103,11 @@ class RecipientAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What trying a candidate brought.
+    """The result of probing a candidate.
 
-    ``verdict`` is None if a session could be opened, else what it would mean for mail. ``keywords`` are the lines of
-    the last answer to EHLO, ``facts`` and ``judgement`` those of the last TLS handshake. ``remarks`` tell what was
-    decided about TLS, or was odd. ``answer`` is what was said of a recipient, None if none was asked for, or no session
-    was opened.
+    ``verdict`` is None if a session was opened, else the meaning of the failure for mail. ``keywords`` are the lines of
+    the last EHLO reply, ``facts`` and ``judgement`` those of the last TLS handshake. ``remarks`` are decisions about
+    TLS, and oddities. ``answer`` is about a recipient, None without a question or a session.
     """
 
     steps: tuple[ProbeStep, ...] = ()
@@ -123,7 +121,7 @@ class Probe:
 
     @property
     def reason(self) -> str:
-        """Why no session could be opened, in a few words: the server's own if it had any; "" if one could."""
+        """Why no session was opened, in a few words, the server's own if it sent any; "" if one was."""
         if self.verdict is None:
             return ""
         if self.unconnected:
@@ -137,13 +135,13 @@ class Probe:
 
     @property
     def seconds(self) -> float:
-        """How long it took in all."""
+        """The duration of the whole probe."""
         return sum(step.seconds for step in self.steps)
 
 
 @dataclass(slots=True)
 class ProbeRecorder:
-    """An observer that turns events into steps; ``clock`` tells seconds."""
+    """An observer that turns events into steps; ``clock`` returns seconds."""
 
     clock: Callable[[], float]
     steps: list[ProbeStep] = field(default_factory=list)
@@ -155,8 +153,8 @@ class ProbeRecorder:
     _last: float = 0.0
 
     def __call__(self, event: Event) -> None:
-        """Hear an event."""
-        if isinstance(event, Connecting | LookupDone):  # what the DNS takes is not the peer's
+        """Process an event."""
+        if isinstance(event, Connecting | LookupDone):  # the peer does not cause the time for the DNS
             self._last = self.clock()
         elif isinstance(event, Connected):
             self.local = event.local
@@ -195,9 +193,9 @@ async def probe_candidate(
 ) -> Probe:
     """Open a session with one candidate of a plan, ask the question if there is one, and end it.
 
-    The recorder must hear the driver, too.
+    The recorder must also receive the driver's events.
 
-    ``observer`` is told of everything; it must tell the recorder, which is told alone without one.
+    ``observer`` receives all events and must pass them to the recorder; without one, only the recorder gets them.
     """
     observer = observer or recorder
     security = settings.security
@@ -227,7 +225,7 @@ async def probe_candidate(
 
 
 async def _ask(link: OpenSession, usable: Capabilities, question: RecipientQuestion) -> RecipientAnswer:
-    """MAIL and RCPT as a delivery would say them, but for the size, and RSET."""
+    """Send MAIL and RCPT as a delivery does, but without the size, and RSET."""
     envelope = Envelope(question.sender, (EnvelopeRecipient(question.recipient),))
     shown = escape(question.recipient.decode("utf-8", "replace"))
     refusal = sender_refusal(envelope, usable) or recipient_refusal(envelope.recipients[0], usable)
@@ -256,7 +254,7 @@ async def _ask(link: OpenSession, usable: Capabilities, question: RecipientQuest
 
 
 def nothing_to_send() -> Delivery:
-    """What a try is to those who listen: a delivery to nobody."""
+    """The delivery in the events of a probe: one without recipients."""
     refusal = LocalRefusal(EnhancedStatus(5, 3, 0), "there is no message")
     return Delivery(Message(Envelope(b"", ()), lambda capabilities: refusal), Ledger(0, lambda number, verdict: None))
 

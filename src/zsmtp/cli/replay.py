@@ -1,6 +1,6 @@
-"""A recorded delivery explained: the plan that a trace holds, and what the delivery found at each candidate.
+"""The explanation of a recorded delivery: the plan in a trace, and the result of the delivery at each candidate.
 
-The trace is read by ``zsmtp.observers.codec``; ``zsmtp trace show`` draws all of it, here it is told beside the plan.
+``zsmtp.observers.codec`` reads the trace; ``zsmtp trace show`` draws all of it, this module puts it beside the plan.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def replay(path: str) -> Explanation:
 
 
 def _why(recipient: TracedRecipient) -> str:
-    """Why a recipient has not got the message."""
+    """Why a recipient has not received the message."""
     if not recipient.fate:
         return "not decided"
     word = "in doubt" if recipient.in_doubt else "refused" if recipient.fate == "failed" else recipient.fate
@@ -66,7 +66,7 @@ def _status(trace: Trace) -> Exit:
 
 
 def _trial(trace: Trace, endpoint: Endpoint) -> Trial | None:
-    """What came of a candidate: the last connection to it, or the attempt that failed; None if it was not tried."""
+    """The result at a candidate: the last connection to it, or the failed attempt; None if it was not tried."""
     stood = [one for one in trace.connections if _is_to(one, endpoint)]
     if stood:
         last = stood[-1]

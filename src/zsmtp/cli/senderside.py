@@ -1,7 +1,7 @@
-"""The sender's side of an explanation: is mail signed, may it come from here, does it pass DMARC.
+"""The sender's side of an explanation: is mail signed, is the source address authorised, does it pass DMARC.
 
-What is shown are the findings of ``zsmtp.sender.authentication``, for the addresses that connections to this
-destination leave from. Nothing of it makes an explanation fail: what cannot be looked up, or read, is unknown.
+It shows the findings of ``zsmtp.sender.authentication``, for the source addresses of connections to this destination.
+None of them makes an explanation fail: after a failed lookup or an unreadable file the finding is unknown.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GRADE_STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class SenderView:
-    """A sender as receivers will see it: the address that was asked about, what is known of it, what was found."""
+    """A sender as receivers will see it: its address, the known facts about it, and the findings."""
 
     address: str
     facts: SenderFacts
@@ -48,7 +48,7 @@ class SenderView:
 
 
 def view_sender(found: Explanation, sender: bytes, sending: Sending, ways: ClientBackends) -> SenderView | None:
-    """How receivers will see mail of ``sender`` that is delivered as explained; None for one without a domain."""
+    """The receivers' view of mail from ``sender`` delivered as explained; None for a sender without a domain."""
     local, _, name = sender.decode("utf-8", "replace").rpartition("@")
     domain = to_ascii(name) or ""
     if domain_problem(domain) is not None:
@@ -71,7 +71,7 @@ def view_sender(found: Explanation, sender: bytes, sending: Sending, ways: Clien
     unread = ""
     try:
         facts = known(sending.config)
-    except ConfigError as error:  # who asks need not be the one who may read the keys
+    except ConfigError as error:  # the user may lack the permission to read the keys
         facts, unread = known(replace(sending.config, dkim=())), str(error)
     findings = driver.run(check_authentication(facts))
     if unread:

@@ -1,7 +1,7 @@
-"""How the commands end: the exit statuses of sysexits(3), with what each means here.
+"""The exit statuses of the commands: those of sysexits(3), each with its meaning here.
 
-Scripts rest on them, so they are in one place. Where several apply, :func:`worst` decides: what is final counts more
-than what may still come right, for whoever asks again must not ask for ever.
+Scripts depend on them, so they are in one place. If several apply, :func:`worst` decides: a final one counts more than
+a temporary one, because a script that tries again must not do so for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """One way to end."""
+    """One exit status."""
 
     OK = 0  # everything was done; every recipient was delivered to; the destination can be delivered to
     NEGATIVE = (
@@ -30,8 +30,8 @@ class Exit(IntEnum):
     TEMPORARY = 75  # not now, maybe later
     NO_PERMISSION = 77  # a file is there and must not be read
     CONFIG = 78  # a configuration cannot be used
-    INTERRUPTED = 130  # told to stop (128 + SIGINT), as shells say it
-    BROKEN_PIPE = 141  # whoever read the output went away (128 + SIGPIPE)
+    INTERRUPTED = 130  # stopped by a signal (128 + SIGINT), as in shells
+    BROKEN_PIPE = 141  # the reader of the output has gone (128 + SIGPIPE)
 
 
 _FROM_WORST = (
@@ -49,6 +49,6 @@ _FROM_WORST = (
 
 
 def worst(statuses: Iterable[Exit]) -> Exit:
-    """The one status for several: a refusal for good before a deferral, this side's own troubles before both."""
+    """The one status for several: a permanent refusal before a deferral, this side's own failures before both."""
     seen = set(statuses)
     return next((status for status in _FROM_WORST if status in seen), Exit.OK)

@@ -1,7 +1,7 @@
-"""Where output goes: how wide it is, whether it has colours, which characters it can show.
+"""The properties of an output stream: its width, its colours, its characters.
 
-Colours are on where output is a terminal, unless ``NO_COLOR`` is set (no-color.org) or the terminal is called dumb;
-``--color`` has the last word.
+Colours are on if output is a terminal, unless ``NO_COLOR`` is set (no-color.org) or the terminal is called dumb;
+``--color`` overrides both.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TextIO
 from zsmtp.text.look import Look
 
 MIN_WIDTH = 40
-MAX_WIDTH = 200  # lines longer than this are not read well
-FILE_WIDTH = 100  # of what goes to a file or a pipe
+MAX_WIDTH = 200  # longer lines are hard to read
+FILE_WIDTH = 100  # for a file or a pipe
 
 
 def look_of(stream: TextIO, color: str = "auto") -> Look:
-    """How to write to ``stream``, by the word of ``--color``, the environment, and what the stream is."""
+    """The :class:`Look` of ``stream``, by the value of ``--color``, the environment, and the kind of stream."""
     tty = is_terminal(stream)
     wanted = tty and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("", "dumb")
     colour = color == "always" or (color == "auto" and wanted)
@@ -28,10 +28,10 @@ def look_of(stream: TextIO, color: str = "auto") -> Look:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person sits there."""
+    """Whether the stream is an open terminal."""
     try:
         return stream.isatty()
-    except (ValueError, AttributeError):  # closed, or replaced by something that is no file
+    except (ValueError, AttributeError):  # closed, or replaced by an object that is no file
         return False
 
 
@@ -44,5 +44,5 @@ def _shows_unicode(stream: TextIO) -> bool:
 
 
 def note(program: str, text: str) -> None:
-    """One line on standard error, for people."""
+    """Print one line for people to standard error."""
     sys.stderr.write(f"{program}: {text}\n")

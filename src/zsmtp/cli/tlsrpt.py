@@ -1,10 +1,10 @@
-"""``zsmtp tlsrpt``: the TLS reports of a day, sent, or ready to be mailed or posted (RFC 8460 5).
+"""``zsmtp tlsrpt``: sends the TLS reports of a day, or writes them as files to mail or post (RFC 8460 5).
 
 The agent keeps the results of sessions in a file for each day (``tls-report-file``), the library too
-(``direct.tls_report_file``). Once a day is over this command counts them, and for each domain that asks for reports
-makes the JSON, compressed, under the name that 5.1 gives it, and for ``mailto:`` addresses the mail that carries it.
-One line for each address says where the report is to go and which file holds it. Running it again makes the same files.
-With ``--send`` the reports go out (``zsmtp.cli.tlsrptsend``), and a line says what came of it for each address.
+(``direct.tls_report_file``). Once a day is over this command counts them. For each domain that asks for reports it
+makes the compressed JSON, under the name of 5.1, and for ``mailto:`` addresses the mail that carries it. One line for
+each address names the destination of the report and its file. Running it again makes the same files. With ``--send``
+the reports are sent (``zsmtp.cli.tlsrptsend``), and a line gives the result for each address.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ has no output and the status 0.
 
 
 def run(arguments: list[str]) -> int:
-    """Make the reports; the exit status."""
+    """Make the reports; return the exit status."""
     options = _parse(arguments)
     reporter = ReportingOrganization(options.organization or options.domain, options.contact, options.domain)
     if options.output is not None and not os.path.isdir(options.output):
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _quiet(results: str, path: str) -> bool:
-    """Whether there was no session with a domain that wants reports that day. A wrong name is told of."""
+    """Whether there was no session with a domain that wants reports that day. A wrong name is reported."""
     if os.path.lexists(path):
         return False
     folder, name = os.path.split(results)
@@ -81,14 +81,14 @@ def _quiet(results: str, path: str) -> bool:
 
 
 def _write_all(made: DayReports, reporter: ReportingOrganization, options: argparse.Namespace) -> Exit:
-    """Make the files, if there are to be any."""
+    """Write the files, if there are any."""
     if options.output is None:
         return Exit.OK
     return worst([_guarded(report, lambda one: _write_report(one, reporter, options)) for report in made.reports])
 
 
 def _send_all(made: DayReports, reporter: ReportingOrganization, options: argparse.Namespace, sent: str) -> Exit:
-    """Send the reports, if they are to be sent."""
+    """Send the reports, if that is requested."""
     if not options.send or not made.reports:
         return Exit.OK
     from zsmtp.cli.configuration import read_configuration
@@ -109,7 +109,7 @@ def _send_all(made: DayReports, reporter: ReportingOrganization, options: argpar
 
 
 def _guarded(report: TLSReport, work: Callable[[TLSReport], None]) -> Exit:
-    """Do what may find that a report is not fit for a mail."""
+    """Call ``work``; report a report that cannot be a mail."""
     try:
         work(report)
     except ValueError as error:
@@ -119,7 +119,7 @@ def _guarded(report: TLSReport, work: Callable[[TLSReport], None]) -> Exit:
 
 
 def _warn_unsigned(config: Config, sender: str) -> None:
-    """Say that nobody will believe mail that is not signed; a relay may sign it."""
+    """Warn that receivers will not trust unsigned mail; a relay may sign it."""
     domain = sender.rpartition("@")[2].lower()
     if config.relay is None and not any(key.domain_ascii.lower() == domain for key in config.dkim):
         sys.stderr.write(
@@ -165,7 +165,7 @@ def _yesterday() -> str:
 
 
 def _day(text: str) -> str:
-    """A day that is over: a report tells of all of it."""
+    """A day that is over: a report covers all of it."""
     try:
         day = time.strftime("%Y-%m-%d", time.strptime(text, "%Y-%m-%d"))
     except ValueError:
@@ -192,13 +192,13 @@ def _address(text: str) -> str:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file that many processes wrote to; one without end is taken in pieces, which are no results."""
+    """The lines of a file written by many processes; one without end is read in pieces, which are no results."""
     while line := file.readline(MAX_LINE + 1):
         yield line
 
 
 def _unique(path: str) -> str:
-    """What tells this machine's reports from those of others: the same whenever it is asked."""
+    """An identifier of this machine's reports: the same each time."""
     return hashlib.sha256(f"{os.uname().nodename}\0{os.path.abspath(path)}".encode()).hexdigest()[:12]
 
 
@@ -222,7 +222,7 @@ def _tell(report: TLSReport, address: str, *words: str) -> None:
 
 
 def _write(directory: str, name: str, octets: bytes) -> str:
-    """Make a file, whole or not at all; its path."""
+    """Write a file atomically; return its path."""
     path = os.path.join(directory, name)
     unfinished = f"{path}.tmp"
     try:

@@ -1,9 +1,9 @@
-"""TLS reports on their way: by mail (RFC 8460 5.3) and by HTTPS (5.4), to each address once.
+"""Sends TLS reports: by mail (RFC 8460 5.3) and by HTTPS (5.4), to each address once.
 
-Mail goes through the client, by its configuration: a relay or the mail exchangers, signed with DKIM where the
-configuration has a key for the sender's domain. An ``https:`` address gets one POST. What an address has taken, or
-refused for good, is a line of ``FILE.DAY.sent`` beside the results, on the disk before the next one is sent: the
-command is run again until nothing is left, and nobody gets a report twice but where a reply was lost.
+Mail goes through the client, by its configuration: a relay or the mail exchangers, signed with DKIM if the
+configuration has a key for the sender's domain. An ``https:`` address gets one POST. A report that an address accepted
+or permanently refused is a line of ``FILE.DAY.sent`` beside the results, on the disk before the next one is sent:
+repeat the command until nothing is left; an address gets a report twice only if a reply was lost.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from zsmtp.tls.mtasts import MAX_ADDRESSES
 from zsmtp.tls.tlsrpt import ReportingOrganization, TLSReport, mail_addresses, report_mail
 
 REPORT_TYPE = "application/tlsrpt+gzip"
-POST_TIME = 60.0  # seconds for the lookups and the POST of one report, unless --timeout says otherwise
+POST_TIME = 60.0  # seconds for the lookups and the POST of one report, without --timeout
 
 
 class ReportSending(NamedTuple):
-    """What came of sending a report to an address: ``fate`` in a word, and the words of the server or of this side."""
+    """The result of sending a report to an address: ``fate`` as a word, and the text of the server or of this side."""
 
     domain: str
     address: str
@@ -57,15 +57,15 @@ _FINAL = {Fate.DELIVERED: "sent", Fate.FAILED: "refused"}
 
 
 def status_of_sending(sending: ReportSending) -> Exit:
-    """The exit status that it asks for."""
+    """The exit status for it."""
     return _STATUS[sending.fate]
 
 
 class SentReports:
-    """Which address has had its report of a day, in a file that this process alone writes to until it is closed."""
+    """The addresses that have the report of a day, in a file that only this process writes until it is closed."""
 
     def __init__(self, path: str) -> None:
-        """Open the file, or make it. Raises CommandFailed, also if another process sends these reports now."""
+        """Open or make the file. Raises CommandFailed, also if another process sends these reports now."""
         self._path = path
         try:
             self._file = open(path, "a+b")  # noqa: SIM115 - closed in __exit__
@@ -79,15 +79,15 @@ class SentReports:
         self._file.seek(0)
         lines = self._file.read().split(b"\n")
         self._known = {tuple(line.split(b"\t")[1:3]) for line in lines if line.count(b"\t") >= 2}
-        if lines[-1]:  # cut off when its writer was killed: the report is sent again
+        if lines[-1]:  # cut off when its writer was killed: send that report again
             self._file.write(b"\n")
 
     def knows(self, domain: str, address: str) -> bool:
-        """Whether nothing is left to do for this address."""
+        """Whether this address is finished."""
         return _key(domain, address) in self._known
 
     def add(self, sending: ReportSending) -> None:
-        """Keep what is final; it is on the disk on return. Raises CommandFailed."""
+        """Write a final result; it is on the disk on return. Raises CommandFailed."""
         word = _FINAL.get(sending.fate)
         if word is None:
             return
@@ -117,7 +117,7 @@ def _key(domain: str, address: str) -> tuple[bytes, bytes]:
 class ReportSender:
     """Sends reports.
 
-    ``sender`` is the address the mail comes from, ``seconds`` how long a POST may take in all; ``stop`` ends one.
+    ``sender`` is the From address of the mail, ``seconds`` the total time for a POST; ``stop`` stops one.
     """
 
     config: Config
@@ -128,7 +128,7 @@ class ReportSender:
     stop: Stop = field(default_factory=Stop)
 
     def send(self, report: TLSReport) -> Iterator[ReportSending]:
-        """Send a report to those of its addresses that have not had it. Raises ValueError for one that is no mail."""
+        """Send a report to its addresses that have not had it. Raises ValueError if it cannot be a mail."""
         left = [one for one in report.addresses if not self.sent.knows(report.domain, one)]
         for address in left:
             if address.lower().startswith("https:"):
@@ -148,7 +148,7 @@ class ReportSender:
         return list(zsmtp.deliver(mail, sender=self.sender, recipients=mailboxes, config=self.config))
 
     def _post(self, report: TLSReport, address: str) -> tuple[Fate, str]:
-        """What came of posting a report, and why."""
+        """The result of posting a report, with the reason."""
         place = web_place(address)
         if place is None:
             return Fate.FAILED, "not an address that can be posted to"
@@ -171,7 +171,7 @@ class ReportSender:
 
 
 def web_place(address: str) -> WebPlace | None:
-    """Where an ``https:`` address leads, without the addresses of its host; None for one that cannot be posted to."""
+    """The place of an ``https:`` URL, without the addresses of its host; None for a URL that cannot be posted to."""
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
@@ -185,7 +185,7 @@ def web_place(address: str) -> WebPlace | None:
 
 
 def _addresses(resolver: Resolver, host: str, deadline: float) -> tuple[tuple[str, ...], str]:
-    """The addresses of a host, and why there are none where a lookup failed."""
+    """The addresses of a host, or the reason why a lookup failed."""
 
     async def looked_up() -> tuple[tuple[str, ...], str]:
         answers = [await Query(host, kind) for kind in (RecordType.A, RecordType.AAAA)]

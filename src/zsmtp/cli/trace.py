@@ -1,4 +1,4 @@
-"""``zsmtp trace show FILE``: a recorded delivery as a drawing in the terminal, or as one page of HTML.
+"""``zsmtp trace show FILE``: draws a recorded delivery in the terminal, or as one page of HTML.
 
 Traces are written by ``zsmtp send --trace``, by the library, and by the agent (``smtp -O trace=DIR``).
 """
@@ -25,7 +25,7 @@ MAX_FILE = 32 << 20  # octets
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     options = _parse(arguments)
     trace = _read(options.file)
     if options.html is not None:
@@ -45,7 +45,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         commands.parse_args(arguments[:1])
     parser = _show_parser()
     options = parser.parse_args(arguments[1:])
-    if options.file is None and options.html not in (None, "-"):  # "--html FILE" takes the file for OUT
+    if options.file is None and options.html not in (None, "-"):  # in "--html FILE" the option takes FILE as its value
         options.file, options.html = options.html, "-"
     if options.file is None:
         parser.error("the following arguments are required: FILE")

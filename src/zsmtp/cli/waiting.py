@@ -1,7 +1,7 @@
-"""What a command waits for, said on a terminal when it takes longer than a moment.
+"""Notices on a terminal about the waits of a command that take longer than a moment.
 
-A name server or a host that does not answer can take minutes; whoever sits before the terminal is to know for whom the
-command waits. Each wait is told once, when it has lasted ``PATIENCE`` seconds::
+A name server or a host that does not answer can cost minutes; the user should know for which one the command waits.
+Each wait is reported once, when it has lasted ``PATIENCE`` seconds::
 
     with waiting_told("zsmtp explain") as notices:      # None where standard error is no terminal
         driver = make_driver(notices.observer())
@@ -19,11 +19,11 @@ from zsmtp.escape import escape
 from zsmtp.events import Connected, Connecting, Event, FetchStarted, HandshakeStarted, LookupStarted, Observer
 
 PATIENCE = 1.0  # seconds
-GLANCE = 0.25  # seconds between two looks
+GLANCE = 0.25  # seconds between two checks
 
 
 class _Wait:
-    """What one driver waits for, since when, and whether that was told."""
+    """The present wait of one driver, its start, and whether it was reported."""
 
     __slots__ = ("since", "told", "what")
 
@@ -34,7 +34,7 @@ class _Wait:
 
 
 class WaitingNotices:
-    """Tells of waits that last. ``say`` takes a line; ``clock`` counts seconds."""
+    """Reports long waits. ``say`` takes a line; ``clock`` returns seconds."""
 
     def __init__(self, say: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
         self._say = say
@@ -43,7 +43,7 @@ class WaitingNotices:
         self._lock = threading.Lock()  # drivers have threads of their own
 
     def observer(self) -> Observer:
-        """The observer of one driver, which does one thing at a time."""
+        """The observer of one driver, which waits for one thing at a time."""
         wait = _Wait()
         with self._lock:
             self._waits.append(wait)
@@ -56,7 +56,7 @@ class WaitingNotices:
         return hear
 
     def look(self) -> None:
-        """Tell of the waits that have lasted long enough."""
+        """Report the waits that have lasted long enough."""
         now = self._clock()
         with self._lock:
             late = [one for one in self._waits if one.what and not one.told and now - one.since >= PATIENCE]
@@ -68,7 +68,7 @@ class WaitingNotices:
 
 
 def _awaited(event: Event) -> str:
-    """What is waited for from this event on; "" for nothing that a person would miss."""
+    """The peer that is waited for after this event; "" for waits not worth a notice."""
     match event:
         case LookupStarted(query=query):
             return f"the name server: {escape(query.name) or '.'} {query.type.value}"
@@ -89,7 +89,7 @@ def _place(host: str, address: str, port: int) -> str:
 
 @contextmanager
 def waiting_told(program: str) -> Iterator[WaitingNotices | None]:
-    """Tell of waits on standard error while the block runs; None, and nothing is told, where that is no terminal."""
+    """Report waits on standard error during the block; None, and no report, if that is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
