@@ -22,8 +22,8 @@ class Screen(io.StringIO):
 def test_octets_of_all_connections_and_transactions_are_counted() -> None:
     shown = ProgressDisplay(1000, 2)
     one, other = shown.observer(), shown.observer()
-    for hear, octets in ((one, 100), (other, 50), (one, 300)):
-        hear(ContentProgress(octets, 500))
+    for observe, octets in ((one, 100), (other, 50), (one, 300)):
+        observe(ContentProgress(octets, 500))
     assert shown.sent == 350
     one(ContentStarted(500, None))
     one(ContentProgress(100, 500))
@@ -38,9 +38,9 @@ def test_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     times = iter([0.0, 1.0, 5.5, 6.0, 11.0])
-    hear = Lines(4_000_000, 3, clock=lambda: next(times)).observer()
+    observe = Lines(4_000_000, 3, clock=lambda: next(times)).observer()
     for octets in (1_000_000, 2_000_000, 3_000_000, 9_000_000):
-        hear(ContentProgress(octets, 9_000_000))
+        observe(ContentProgress(octets, 9_000_000))
     assert screen.getvalue() == (
         "0 of 3 recipients, 2.0 of 4.0 MB\n"
         "0 of 3 recipients, 4.0 of 4.0 MB\n"

@@ -9,7 +9,7 @@ import sys
 
 from tests.support.nameserver import Failure, NameServer
 
-from zsmtp.cli.waiting import PATIENCE, WaitingNotices, waiting_told
+from zsmtp.cli.waiting import PATIENCE, WaitingNotices, waits_printed
 from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.candidates import Endpoint, Family
 from zsmtp.events import Connected, ConnectFailed, Connecting, FetchStarted, HandshakeStarted, LookupDone, LookupStarted
@@ -90,5 +90,5 @@ def test_a_name_server_that_keeps_silent_is_named_on_a_terminal() -> None:
 
 def test_nothing_is_said_where_nobody_looks() -> None:
     assert not sys.stderr.isatty()
-    with waiting_told("zsmtp explain") as notices:
+    with waits_printed("zsmtp explain") as notices:
         assert notices is None

@@ -118,12 +118,12 @@ class AgentBackends:
         self.stop = Stop()
         self._policies: PolicyKeeper | None = None
         for remark in self._zenv.remarks:
-            _complain(remark)
+            _warn(remark)
         text = self._options.local_identity or self._zenv.get("BINDADDR")
         self.identity = parse_identity(text) if text else None
         first = self._driver(ignore)
         with reading("the files of -S and -A"):
-            security = environment.security(self._options, self._zenv, first, _complain)
+            security = environment.security(self._options, self._zenv, first, _warn)
         self._policies = first.policies
         self._settings = quiet(environment.session_settings(self._options, security))
 
@@ -143,7 +143,7 @@ class AgentBackends:
     def _driver(self, observer: Observer) -> BlockingDriver:
         from zsmtp.zmailer import environment
 
-        made = environment.driver(self._options, self._zenv, self.stop, observer, _complain)
+        made = environment.driver(self._options, self._zenv, self.stop, observer, _warn)
         made.policies = self._policies
         return made
 
@@ -152,12 +152,12 @@ def quiet(settings: SessionSettings) -> SessionSettings:
     """The same settings without warnings: the plan contains their facts."""
     if settings.security is None:
         return settings
-    return replace(settings, security=replace(settings.security, warn=_say_nothing))
+    return replace(settings, security=replace(settings.security, warn=_discard))
 
 
-def _say_nothing(text: str) -> None:
+def _discard(text: str) -> None:
     """Ignore a warning whose facts are shown elsewhere."""
 
 
-def _complain(text: str) -> None:
+def _warn(text: str) -> None:
     sys.stderr.write(f"zsmtp explain: {escape(text)}\n")

@@ -214,7 +214,7 @@ def _tree(checked: _Checked) -> Node:
     if sender.author_domain != sender.domain:
         root.fact("From", line(sender.author_domain))
     for one in findings:
-        node = add_finding(root, one, told=False)
+        node = add_finding(root, one, with_lookups=False)
         if one.receivers:
             node.fact("asked by", line(", ".join(one.receivers)))
     return root
@@ -228,8 +228,8 @@ def _zone_entries(findings: list[SenderFinding]) -> str:
             entries.setdefault(one.publish, one.topic)
     if not entries:
         return ""
-    told = "".join(f"; {topic}\n{entry}" for entry, topic in entries.items())
-    return f"\n; to be published, in place of records of the same kind that are there\n{told}"
+    text = "".join(f"; {topic}\n{entry}" for entry, topic in entries.items())
+    return f"\n; to be published, in place of records of the same kind that are there\n{text}"
 
 
 def _document(checked: _Checked) -> dict[str, object]:

@@ -164,8 +164,8 @@ class _Stage:
         content = letter.stored().content(target)
         if isinstance(content, ContentRefusal):
             return ServerForm(server, refused=(f"{content.text} ({content.status})",))
-        told = content_form(content)
-        assert not isinstance(told, LocalRefusal)
+        form = content_form(content)
+        assert not isinstance(form, LocalRefusal)
         sender = sender_refusal(envelope, usable)
         if sender is not None:
             return ServerForm(server, refused=(f"{_shown(envelope.sender)}: {sender.text} ({sender.status})",))
@@ -181,7 +181,7 @@ class _Stage:
         while taken:
             count = capacity(taken, usable)
             part = envelope._replace(recipients=tuple(taken[:count]))
-            planned = plan_transaction(part, told, usable).groups
+            planned = plan_transaction(part, form, usable).groups
             groups += [tuple(_shown(step.shown) for step in group if step.wire) for group in planned]
             taken = taken[count:]
         shown = tuple(group for group in groups if group)

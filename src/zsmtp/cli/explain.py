@@ -25,7 +25,7 @@ from zsmtp.cli.picture import picture
 from zsmtp.cli.probe import Probe, ProbeRecorder, RecipientQuestion, nothing_to_send, probe_candidate
 from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.cli.terminal import look_of
-from zsmtp.cli.waiting import WaitingNotices, waiting_told
+from zsmtp.cli.waiting import WaitingNotices, waits_printed
 from zsmtp.client.addresslist import read_address
 from zsmtp.client.config import Config
 from zsmtp.delivery.announce import with_fetch_events
@@ -137,13 +137,13 @@ def _explanations(options: argparse.Namespace) -> Iterator[Explanation]:
     relayed = (options.relay or options.config) and not options.replay
     if options.what or questions or relayed:
         longest = (options.timeout or PROBE_TIME) if options.connect else None
-        tracing = Tracing(options.trace, complain=_complain) if options.trace is not None else None
+        tracing = Tracing(options.trace, complain=_warn) if options.trace is not None else None
         sending = None if options.agent is not None else read_sending(options)
         ways: Backends = AgentBackends(options.agent) if sending is None else ClientBackends(sending.config)
         asked = options.what
         if not asked and not questions and sending is not None:
             asked = _relay_of(sending.config)  # every destination
-        with closing(ways), waiting_told("zsmtp explain") as notices:
+        with closing(ways), waits_printed("zsmtp explain") as notices:
             explainer = Explainer(ways, use_mx=not options.no_mx, probe_time=longest, tracing=tracing, notices=notices)
             for one, question in (*((one, None) for one in asked), *questions.items()):
                 found = explainer.explain(one, question=question, sender=sender)
@@ -238,8 +238,8 @@ class Explainer:
             route=way.reason,
             wish=wish,
         )
-        heard = self._watched(observer)
-        found = driver.run(work if heard is ignore else with_fetch_events(heard, work))
+        watched = self._watched(observer)
+        found = driver.run(work if watched is ignore else with_fetch_events(watched, work))
         if observer is not ignore:
             observer(PlanMade(found.plan))
         if self._probe_time is None or found.plan.route.failure is not None:
@@ -263,9 +263,9 @@ class Explainer:
 
         def probe(candidate: Candidate) -> Probe:
             recorder = ProbeRecorder(time.monotonic)
-            heard = self._watched(combine(recorder, observer))
-            work = probe_candidate(found.plan, candidate, settings, recorder, heard, question)
-            return way.driver(heard).run(work)
+            watched = self._watched(combine(recorder, observer))
+            work = probe_candidate(found.plan, candidate, settings, recorder, watched, question)
+            return way.driver(watched).run(work)
 
         candidates = found.plan.route.candidates
         at_a_time = PROBES_AT_A_TIME if observer is ignore else 1
@@ -278,7 +278,7 @@ class Explainer:
         return {one.endpoint: result for one, result in zip(candidates, results, strict=True)}
 
 
-def _complain(text: str) -> None:
+def _warn(text: str) -> None:
     sys.stderr.write(f"zsmtp explain: {text}\n")
 
 

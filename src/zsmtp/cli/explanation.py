@@ -190,8 +190,8 @@ async def explain(
 ) -> Explanation:
     """Plan a delivery for mail with this TLS demand, decide on every candidate, and check the HELO name for each."""
     lookups: list[Answer] = []
-    plan = await _heard(plan_delivery(request, settings.security, wish), lookups)
-    await _heard(require_all(plan, settings.security), lookups)
+    plan = await _recording(plan_delivery(request, settings.security, wish), lookups)
+    await _recording(require_all(plan, settings.security), lookups)
     failed = next((one for one in lookups if one.problem == SERVFAIL_ALONE), None)
     unvalidated = None if failed is None else await replace(failed.query, validated=False)
     introductions: dict[Endpoint, Introduction] = {}
@@ -226,7 +226,7 @@ async def _introduce(source: str, endpoint: Endpoint, settings: SessionSettings)
     return Introduction(source, name, await check_helo(name, source))
 
 
-def _heard(work: Operation[T], answers: list[Answer]) -> Operation[T]:
+def _recording(work: Operation[T], answers: list[Answer]) -> Operation[T]:
     """``work``, with the answers to its lookups added to ``answers``."""
 
     def answered(effect: object, answer: object) -> None:

@@ -50,7 +50,7 @@ def read_file(path: str, limit: int) -> bytes:
 
 
 @contextmanager
-def warnings_told(program: str) -> Iterator[list[str]]:
+def warnings_printed(program: str) -> Iterator[list[str]]:
     """Print warnings of the library (the logger ``zsmtp``) as lines on standard error, as the program's own.
 
     The list has the warnings printed so far.
@@ -60,7 +60,7 @@ def warnings_told(program: str) -> Iterator[list[str]]:
     handler.setFormatter(_Line(program))
     logger.addHandler(handler)
     try:
-        yield handler.told
+        yield handler.texts
     finally:
         logger.removeHandler(handler)
 
@@ -70,11 +70,11 @@ class _WarningHandler(logging.StreamHandler[TextIO]):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self.told: list[str] = []
+        self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
-        self.told.append(record.getMessage())
+        self.texts.append(record.getMessage())
         super().emit(record)
 
 

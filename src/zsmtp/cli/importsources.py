@@ -37,7 +37,7 @@ from zsmtp.zmailer.spoolid import spool_id
 _IN_MEMORY = 1 << 20
 _BLOCK = 1 << 16
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_TROUBLE = (SpoolError, LocalError, ValueError, OSError)  # errors of a single file
+_FILE_ERRORS = (SpoolError, LocalError, ValueError, OSError)  # errors of a single file
 _QUOTED = re.compile(rb">+From ")
 _POSTFIX_QUEUES = ("maildrop", "incoming", "active", "deferred")  # messages on hold must be requested by their folder
 
@@ -141,7 +141,7 @@ def _each(entries: Iterator[_Entry], read: Read) -> Iterator[Found | UnusableFil
     for entry in entries:
         try:
             yield from read(entry)
-        except _TROUBLE as error:
+        except _FILE_ERRORS as error:
             yield _problem(entry, error)
 
 
@@ -287,7 +287,7 @@ def _of_zmailer(top: str, transport: str, entry: _Entry) -> Iterator[Found | Unu
     for recipients in groups.values():
         try:
             yield _of_group(top, relative, parsed, recipients, entry)
-        except _TROUBLE as error:
+        except _FILE_ERRORS as error:
             yield _problem(entry, error)
 
 

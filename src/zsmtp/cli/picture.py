@@ -54,7 +54,7 @@ def picture(explanation: Explanation) -> Node:
     if explanation.via:
         by = f", by the {explanation.route}" if explanation.route in _ROUTES else ""
         root.fact("relay", line(f"{escape(explanation.via)}{by}"))
-    _tell_route(root, explanation)
+    _add_route(root, explanation)
     if explanation.validation:
         root.fact("DNSSEC", line(explanation.validation, Style.WARN))
     if plan.sts is not None:
@@ -70,8 +70,8 @@ def picture(explanation: Explanation) -> Node:
         root.fact("note", line(escape(note)))
     requirement = _required_alike(plan)
     if requirement is not None:
-        _tell_requirement(root, plan, requirement)
-    if _comes_alike(explanation):
+        _add_requirement(root, plan, requirement)
+    if _introduced_alike(explanation):
         root.fact("from", _introduction(next(iter(explanation.introductions.values()))))
     if _unreached_alike(explanation):
         root.fact("tried", line("no connection", Style.BAD), line(f": {explanation.reason}"))
@@ -136,7 +136,7 @@ def _count(number: int, noun: str) -> str:
 # ---------------------------------------------------------------------- route
 
 
-def _tell_route(root: Node, explanation: Explanation) -> None:
+def _add_route(root: Node, explanation: Explanation) -> None:
     for answer in explanation.plan.route.lookups:
         if answer.query.type is RecordType.MX:
             root.fact("MX", _answer(answer, [f"{one.preference} {one.exchange or '.'}" for one in _mx(answer)]))
@@ -151,8 +151,8 @@ def _mx(answer: Answer) -> list[MX]:
 def _answer(answer: Answer, records: list[str], at: str = "") -> Text:
     """An answer in one line: its records (and their name), whether they are secure, and their TTL."""
     if answer.temporary:
-        told = line(answer.status.value, Style.BAD if answer.status is Status.BOGUS else Style.WARN)
-        return told + line(f"{at} ({escape(answer.problem)})" if answer.problem else at)
+        text = line(answer.status.value, Style.BAD if answer.status is Status.BOGUS else Style.WARN)
+        return text + line(f"{at} ({escape(answer.problem)})" if answer.problem else at)
     if answer.status is not Status.OK:
         why = answer.problem or ("" if answer.status is Status.NODATA or at else answer.status.value)
         return line(f"none{at} ({escape(why)}); " if why else f"none{at}; ") + _safety(answer)
@@ -167,17 +167,17 @@ def _safety(answer: Answer) -> Text:
 def _sts(lookup: PolicyLookup) -> Text:
     policy = lookup.policy
     words = escape(lookup.note).replace("MTA-STS policy", "policy", 1)  # the key beside it already says policy
-    told = line(words, Style.WARN if lookup.failure is not None else Style.PLAIN)
+    text = line(words, Style.WARN if lookup.failure is not None else Style.PLAIN)
     if policy is None:
-        return told
-    return told + line(f": {_some(policy.mx) or 'no hosts'}; max age {policy.max_age}{NO_BREAK}s")
+        return text
+    return text + line(f": {_some(policy.mx) or 'no hosts'}; max age {policy.max_age}{NO_BREAK}s")
 
 
 def _limits(limits: DeliveryLimits) -> Text:
     times = limits.timeouts
     waits = {"connect": times.connect, "commands": times.command, "end of data": times.final}
-    told = ", ".join(f"{name} {seconds:g}{NO_BREAK}s" for name, seconds in waits.items())
-    return line(f"{limits.hosts} hosts, {limits.addresses} addresses; {told}")
+    text = ", ".join(f"{name} {seconds:g}{NO_BREAK}s" for name, seconds in waits.items())
+    return line(f"{limits.hosts} hosts, {limits.addresses} addresses; {text}")
 
 
 # ------------------------------------------------------------------ candidates
@@ -201,14 +201,14 @@ def _add_exchangers(root: Node, explanation: Explanation) -> None:
         for answer in lookups:
             if answer.query.name == host and answer.query.type in (RecordType.A, RecordType.AAAA):
                 branch.fact(answer.query.type.value, _answer(answer, [str(one) for one in answer.records]))
-        _tell_tlsa(branch, explanation, first)
+        _add_tlsa(branch, explanation, first)
         if explanation.plan.sts is not None:
-            _tell_match(branch, explanation.plan.sts, host)
+            _add_match(branch, explanation.plan.sts, host)
         for candidate in candidates:
             _add_candidate(branch, candidate, explanation)
 
 
-def _tell_tlsa(branch: Node, explanation: Explanation, endpoint: Endpoint) -> None:
+def _add_tlsa(branch: Node, explanation: Explanation, endpoint: Endpoint) -> None:
     """The TLSA records of a host, each with the reason if it is not usable."""
     for answer in explanation.tlsa_answers(endpoint):
         records = [one for one in answer.records if isinstance(one, TLSA)]
@@ -228,7 +228,7 @@ def _tell_tlsa(branch: Node, explanation: Explanation, endpoint: Endpoint) -> No
             branch.fact("", line(f"{described(record)}  "), verdict)
 
 
-def _tell_match(branch: Node, lookup: PolicyLookup, host: str) -> None:
+def _add_match(branch: Node, lookup: PolicyLookup, host: str) -> None:
     finding = lookup.finding(host)
     if finding is not None:
         word = line("listed", Style.GOOD) if finding.listed else line("not listed", Style.BAD)
@@ -243,29 +243,29 @@ def _add_candidate(parent: Node, candidate: Candidate, explanation: Explanation)
         label = line(endpoint.address, Style.NAME) + line(f" port {endpoint.port}")
     node = parent.add(label)
     if _required_alike(explanation.plan) is None:
-        _tell_requirement(node, explanation.plan, endpoint)
+        _add_requirement(node, explanation.plan, endpoint)
     if explanation.is_private(endpoint):
-        told = f"{endpoint.address} is a private address: nobody else's mail gets there"
-        node.fact("note", line(told, Style.WARN))
+        text = f"{endpoint.address} is a private address: nobody else's mail gets there"
+        node.fact("note", line(text, Style.WARN))
     introduction = explanation.introductions.get(endpoint)
-    if introduction is not None and not _comes_alike(explanation):
+    if introduction is not None and not _introduced_alike(explanation):
         node.fact("from", _introduction(introduction))
     probe = explanation.probes.get(endpoint)
     if probe is not None and not _unreached_alike(explanation):
-        _tell_probe(node, probe)
+        _add_probe(node, probe)
     trial = explanation.trials.get(endpoint)
     if trial is not None:
         node.fact("tried", line(escape(trial.text), Style.GOOD if trial.good else Style.BAD))
 
 
-def _tell_requirement(node: Node, plan: DeliveryPlan, endpoint: Endpoint) -> None:
+def _add_requirement(node: Node, plan: DeliveryPlan, endpoint: Endpoint) -> None:
     found = plan.requirements.get(endpoint)
     if found is None:
         undecided = plan.policy is not None or plan.problem
         node.fact("TLS", line("not decided: its turn did not come" if undecided else "not used: nothing is configured"))
     else:
-        for key, told in _requirement_shown(found):
-            node.fact(key, told)
+        for key, text in _requirement_shown(found):
+            node.fact(key, text)
 
 
 def _requirement_shown(found: Requirement | Barred) -> list[tuple[str, Text]]:
@@ -278,11 +278,11 @@ def _requirement_shown(found: Requirement | Barred) -> list[tuple[str, Text]]:
 
 def _requirement(found: Requirement) -> Text:
     style = Style.GOOD if found.authenticates else Style.WARN if not found.wants_tls else Style.PLAIN
-    told = line(found.level.value, style) + line(f": {_PROTECTION[found.level]}; {escape(found.reason)}")
+    text = line(found.level.value, style) + line(f": {_PROTECTION[found.level]}; {escape(found.reason)}")
     by_name = found.level is not Level.DANE or any(record.usage == DANE_TA for record in found.tlsa)
     if found.authenticates and found.names and by_name:  # under DANE-EE names are not checked
-        told += line(f"; names {_some(found.names)}")
-    return told
+        text += line(f"; names {_some(found.names)}")
+    return text
 
 
 def _trial(trial: Requirement | Barred) -> Text:
@@ -306,7 +306,7 @@ def _unreached_alike(explanation: Explanation) -> bool:
     return len(probes) > 1 and all(one.unconnected for one in probes) and len({one.reason for one in probes}) == 1
 
 
-def _comes_alike(explanation: Explanation) -> bool:
+def _introduced_alike(explanation: Explanation) -> bool:
     """Whether this side appears in the same way to all of several candidates: then it is shown once."""
     ways = list(explanation.introductions.values())
     return len(ways) > 1 and all(way == ways[0] for way in ways)
@@ -315,26 +315,26 @@ def _comes_alike(explanation: Explanation) -> bool:
 def _introduction(introduction: Introduction) -> Text:
     if introduction.problem:
         return line(escape(introduction.problem), Style.BAD)
-    told = line(f"{introduction.source or 'this machine'} as {escape(introduction.name)}; ")
+    text = line(f"{introduction.source or 'this machine'} as {escape(introduction.name)}; ")
     check = introduction.check
     if check is None:
-        return told + line("nobody looks it up")
+        return text + line("nobody looks it up")
     if check.named and check.confirmed:
-        return told + line("reverse and forward names match", Style.GOOD)
+        return text + line("reverse and forward names match", Style.GOOD)
     if check.problem:
-        return told + line(escape(check.problem))
+        return text + line(escape(check.problem))
     names = _some(check.reverse)
     reverse = f"the address is called {names}" if names else "the address has no reverse name"
     if introduction.name.startswith("["):  # a literal needs no lookup
-        return told + line(reverse, Style.WARN)
+        return text + line(reverse, Style.WARN)
     forward = "the name leads to the address" if check.confirmed else "the name does not lead to the address"
-    return told + line(f"{reverse}, {forward}", Style.WARN)
+    return text + line(f"{reverse}, {forward}", Style.WARN)
 
 
 # ----------------------------------------------------------------------- probe
 
 
-def _tell_probe(node: Node, probe: Probe) -> None:
+def _add_probe(node: Node, probe: Probe) -> None:
     """The result of a probe: the verdict first, then the steps."""
     if probe.verdict is None:
         untold = "; MAIL and RCPT were not tried (--rcpt)" if probe.answer is None else ""
@@ -345,7 +345,7 @@ def _tell_probe(node: Node, probe: Probe) -> None:
     else:
         node.fact("tried", line("no session", Style.BAD), line(f": {probe.reason} ({probe.verdict.status})"))
     if probe.answer is not None:
-        _tell_answer(node, probe.answer)
+        _add_answer(node, probe.answer)
     if len(probe.steps) > 1:
         node.fact("times", line(", ".join(f"{step.name} {shown_time(step.seconds)}" for step in probe.steps)))
     greeting = next((step.text for step in probe.steps if step.name == "greeting"), "")
@@ -376,7 +376,7 @@ def _tell_probe(node: Node, probe: Probe) -> None:
             node.fact("", line(f"in trial: {outcome}: {escape(probe.judgement.trial.text)}"))
 
 
-def _tell_answer(node: Node, answer: RecipientAnswer) -> None:
+def _add_answer(node: Node, answer: RecipientAnswer) -> None:
     """The replies about a recipient, with their commands."""
     node.fact("RCPT", line(f"{answer.recipient}: ") + _answered(answer))
     for one in answer.commands:

@@ -169,9 +169,9 @@ class ProbeRecorder:
         elif isinstance(event, Remark) and len(self.remarks) < MAX_REMARKS:
             self.remarks.append(escape(event.text)[:MAX_TEXT])
         elif isinstance(event, Answered):
-            self._hear(event)
+            self._on_answer(event)
 
-    def _hear(self, event: Answered) -> None:
+    def _on_answer(self, event: Answered) -> None:
         if event.phase in (Phase.EHLO, Phase.LHLO, Phase.HELO):
             self.keywords = tuple(escape(one)[:MAX_TEXT] for one in event.reply.lines[1:] if one)
         self._step(event.phase.value, str(event.reply))
@@ -200,7 +200,7 @@ async def probe_candidate(
     observer = observer or recorder
     security = settings.security
     if security is not None:
-        security = security if question is not None else replace(security, credentials_for=_nobody)
+        security = security if question is not None else replace(security, credentials_for=_no_credentials)
         settings = replace(settings, security=replace(security, report=None))
     only = replace(plan, route=replace(plan.route, candidates=(candidate,)))
     opened = await SessionOpener(settings, observer).open(only, set())
@@ -259,5 +259,5 @@ def nothing_to_send() -> Delivery:
     return Delivery(Message(Envelope(b"", ()), lambda capabilities: refusal), Ledger(0, lambda number, verdict: None))
 
 
-def _nobody(server: str, destination: str) -> Credentials | None:
+def _no_credentials(server: str, destination: str) -> Credentials | None:
     return None

@@ -37,7 +37,7 @@ class ProgressDisplay:
         """The observer for one connection."""
         before = 0
 
-        def hear(event: Event) -> None:
+        def observe(event: Event) -> None:
             nonlocal before
             if isinstance(event, ContentStarted):
                 before = 0
@@ -45,7 +45,7 @@ class ProgressDisplay:
                 octets, before = max(event.octets - before, 0), event.octets
                 self.add_sent(octets)
 
-        return hear
+        return observe
 
     def add_sent(self, octets: int) -> None:
         """Count octets that were sent."""

@@ -56,7 +56,7 @@ async def move(context: VerbContext) -> int:
         matching = (await context.store.count(given))[""]
         if options.dry_run:
             await rehearse(context, plan, matching)
-            _tell_rules(context, goal, carried, [rule for rule in missing if rule not in carried], would=True)
+            _print_rules(context, goal, carried, [rule for rule in missing if rule not in carried], would=True)
             return Exit.OK
         more = f", and {queuetext.plural(len(carried), 'rule')} added there" if carried else ""
         await confirm(context, f"{queuetext.plural(matching, 'recipient')} {plan.done}{more}")
@@ -142,15 +142,15 @@ def _report(context: VerbContext, plan: PlannedChange, result: Moved) -> int:
         }
         context.write_document(document)
     else:
-        _tell(context, plan, result)
+        _print_result(context, plan, result)
     return Exit.NEGATIVE if result.problems or not result.moved or result.owed else Exit.OK
 
 
-def _tell(context: VerbContext, plan: PlannedChange, result: Moved) -> None:
+def _print_result(context: VerbContext, plan: PlannedChange, result: Moved) -> None:
     """Report to people what was moved, and what was not."""
     if result.moved:
         context.write(f"{queuetext.plural(result.moved, 'recipient')} {plan.done}")
-    _tell_rules(context, plan.done.removeprefix("moved to "), result.rules, result.behind)
+    _print_rules(context, plan.done.removeprefix("moved to "), result.rules, result.behind)
     if result.left:
         left = queuetext.plural(result.left, "recipient")
         context.note(f"{left} still here: being delivered or in doubt, on the way, or came meanwhile; move again later")
@@ -162,7 +162,9 @@ def _tell(context: VerbContext, plan: PlannedChange, result: Moved) -> None:
         context.note("no recipient matches")
 
 
-def _tell_rules(context: VerbContext, goal: str, rules: list[Rule], behind: list[Rule], *, would: bool = False) -> None:
+def _print_rules(
+    context: VerbContext, goal: str, rules: list[Rule], behind: list[Rule], *, would: bool = False
+) -> None:
     """Report the rules that the target has now, and that others have no effect there."""
     if context.json:
         return

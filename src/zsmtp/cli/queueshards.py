@@ -300,11 +300,11 @@ def _problem(name: str, error: BaseException) -> str:
 async def _opened(url: str, stack: AsyncExitStack) -> QueueStore:
     opening: Opening = open_store(url)
     store = await opening.__aenter__()
-    stack.push_async_callback(_let_go, opening)
+    stack.push_async_callback(_close, opening)
     return store
 
 
-async def _let_go(opening: Opening) -> None:
+async def _close(opening: Opening) -> None:
     with suppress(TimeoutError, QueueUnavailable):
         async with asyncio.timeout(_CLOSING):
             await opening.__aexit__(None, None, None)

@@ -45,7 +45,7 @@ async def run(context: VerbContext) -> int:
     if options.action == "remove":
         return await _remove(context, addresses)
     new = await _add(context, [_suppression(context, address, reason_given(context)) for address in addresses])
-    _tell(context, len(addresses), new)
+    _report(context, len(addresses), new)
     return Exit.OK
 
 
@@ -112,11 +112,11 @@ async def _import(context: VerbContext) -> int:
     new += await _add(context, piece)
     if bad > _NAMED:
         context.note(f"{bad - _NAMED} more lines are no addresses")
-    _tell(context, number, new, bad)
+    _report(context, number, new, bad)
     return Exit.DATA if bad else Exit.OK
 
 
-def _tell(context: VerbContext, number: int, new: int, bad: int = 0) -> None:
+def _report(context: VerbContext, number: int, new: int, bad: int = 0) -> None:
     if number:
         log_change(context, f"{_addresses(number)} of tenant {context.options.tenant or ''!r} suppressed")
     if context.json:

@@ -49,11 +49,11 @@ def _why(recipient: TracedRecipient) -> str:
 def _ended(trace: Trace) -> str:
     fates = trace.fates
     counts = {"delivered": fates.delivered, "refused": fates.failed, "deferred": fates.deferred}
-    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nobody decided on"
+    text = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nobody decided on"
     if not fates.recipients:
-        told = "candidates were tried, no mail was sent"
+        text = "candidates were tried, no mail was sent"
     doubt = f" ({fates.in_doubt} in doubt)" if fates.in_doubt else ""
-    return f"{trace.started}, after {trace.seconds:.3g} s: {told}{doubt}"
+    return f"{trace.started}, after {trace.seconds:.3g} s: {text}{doubt}"
 
 
 def _status(trace: Trace) -> Exit:

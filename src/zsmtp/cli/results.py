@@ -68,8 +68,8 @@ def _where(result: Result) -> str:
 
 def reason_of(result: Result) -> str:
     """The reason in one line: a reply unchanged, any other text with the status code."""
-    told = escape(result.reason)
-    return told if result.reason == result.reply else f"{told} ({escape(result.status)})"
+    text = escape(result.reason)
+    return text if result.reason == result.reply else f"{text} ({escape(result.status)})"
 
 
 def _unnoticed(result: Result) -> str:
@@ -93,18 +93,18 @@ def untold(message: Outgoing, recipient: str, fate: Fate, status: str, text: str
 
 def summary(results: list[Result], others: Mapping[str, int], earlier: Mapping[str, int]) -> Text:
     """The number of each result: ``3 delivered, 1 refused, 2 unusable; earlier: 12 delivered``."""
-    told: Text = ()
+    text: Text = ()
     for fate, (word, style, _) in _WORDS.items():
         count = sum(result.fate is fate for result in results)
         if count:
-            told += (line(", ") if told else ()) + line(f"{count} {word}", style)
+            text += (line(", ") if text else ()) + line(f"{count} {word}", style)
     for word, count in others.items():
         if count:
-            told += (line(", ") if told else ()) + line(f"{count} {word}", Style.BAD)
+            text += (line(", ") if text else ()) + line(f"{count} {word}", Style.BAD)
     before = ", ".join(f"{count} {word}" for word, count in earlier.items() if count)
     if before:
-        told += line(f"{'; ' if told else ''}earlier: {before}")
-    return told
+        text += line(f"{'; ' if text else ''}earlier: {before}")
+    return text
 
 
 def results_document(

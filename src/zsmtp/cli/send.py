@@ -23,7 +23,7 @@ from functools import partial
 
 from zsmtp.cli.configuration import read_configuration
 from zsmtp.cli.explainjson import read_plans
-from zsmtp.cli.failure import CommandFailed, read_file, warnings_told
+from zsmtp.cli.failure import CommandFailed, read_file, warnings_printed
 from zsmtp.cli.journalfile import JournalFile, JournalWriter, read_state
 from zsmtp.cli.openfiles import allow_open_files
 from zsmtp.cli.outgoing import Outgoing, read_all, refuse_unusable, with_missing_fields
@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
     """Run the command; return the exit status."""
     options = make_parser().parse_args(arguments)
     config = read_configuration(options)
-    with warnings_told("zsmtp send") as told:
+    with warnings_printed("zsmtp send") as printed:
         try_logins(config)
     check_options(options)
     if options.rate is not None:
@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> int:
         several = len(read.messages) + len(read.unusable) > 1
         sending = _Sending(left, unusable, config, plans, options, journal, several=several)
         if options.jobs > 1:
-            sending.share_out(options.jobs, opened, told)
+            sending.share_out(options.jobs, opened, printed)
         return sending.run()
 
 
@@ -112,12 +112,12 @@ def _traces(path: str | None, deliveries: int, *, hashed: bool) -> Tracing | Non
     if deliveries > 1 and not os.path.isdir(path):
         raise CommandFailed(Exit.USAGE, f"--trace: {deliveries} deliveries need a directory")
     try:
-        return Tracing(path, hashed=hashed, complain=_complain)
+        return Tracing(path, hashed=hashed, complain=_print_error)
     except ConfigError as error:
         raise CommandFailed(Exit.CANNOT_CREATE, str(error)) from error
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     sys.stderr.write(f"zsmtp send: {text}\n")
 
 
@@ -166,8 +166,8 @@ class _Sending:
         self._traces = _traces(options.trace, len(deliveries), hashed=options.hash_addresses)
         self._options = options
         self._shares: Sequence[Share] = ()
-        self._told: Sequence[str] = ()  # warnings, before processes are started
-        self._notice = RetryNotice(_complain)
+        self._printed: Sequence[str] = ()  # warnings, before processes are started
+        self._notice = RetryNotice(_print_error)
         self._stopped = False
         self._why_stopped = ""
         self._end: Callable[[str], None] | None = None
@@ -189,10 +189,10 @@ class _Sending:
     def _make_progress(self, octets: int, look: Look) -> ProgressDisplay | None:
         return progress_for(octets, sum(len(one.recipients) for one in self._messages), colour=look.colour)
 
-    def share_out(self, jobs: int, opened: ExitStack, told: list[str]) -> None:
+    def share_out(self, jobs: int, opened: ExitStack, printed: list[str]) -> None:
         """Send by ``jobs`` processes, or by fewer if there is less work; copies are closed with ``opened``.
 
-        ``told`` are the warnings that were already printed.
+        ``printed`` are the warnings that were already printed.
         """
         shares = share_out(
             self._messages, lambda to, sender: place_of(self._destination(to, sender)), jobs, self._config.limits
@@ -200,9 +200,9 @@ class _Sending:
         if len(shares) == 1:
             return
         self._shares = shares
-        with warnings_told("zsmtp send") as more:
+        with warnings_printed("zsmtp send") as more:
             signing = load_signing(self._config, self._destinations.target(), time.time)
-        self._told = (*told, *more)
+        self._printed = (*printed, *more)
         prepared = partial(Outgoing.letter, signing=signing, add_missing=self._config.content.add_missing)
         times = Counter(part.number for share in shares for part in share.parts)
         self._messages = [
@@ -213,21 +213,21 @@ class _Sending:
     def run(self) -> int:
         """Send everything; return the exit status."""
         allow_open_files()
-        with warnings_told("zsmtp send"), self._progress or nullcontext():
+        with warnings_printed("zsmtp send"), self._progress or nullcontext():
             if self._lines:
                 sys.stdout.writelines(map(unusable_json, self._unusable))
             for result in self._left.in_doubt:
-                self._tell(result)
+                self._add_result(result)
             if self._messages:
                 asyncio.run(self._send())
         ended = status_of(self._results, refused=self._left.failed > 0)
         status = Exit.INTERRUPTED if self._stopped else worst([ended, *(one.status for one in self._unusable)])
-        self._tell_in_all(status)
+        self._print_summary(status)
         if self._writer is not None and self._writer.problem:
             raise CommandFailed(Exit.IO, f"--journal: {self._writer.problem}")
         return status
 
-    def _tell_in_all(self, status: Exit) -> None:
+    def _print_summary(self, status: Exit) -> None:
         """Print a summary of all results."""
         if self._json:
             json.dump(results_document(self._results, status, self._left, self._unusable), sys.stdout, indent=2)
@@ -237,8 +237,8 @@ class _Sending:
         others = {"unusable": len(self._unusable)}
         earlier = {"delivered": self._left.delivered, "refused": self._left.failed}
         if len(self._results) > 1 or any(earlier.values()) or any(others.values()):
-            told = summary(self._results, others, earlier)
-            lines = wrap(told, self._look.width, self._look.width, self._look)
+            text = summary(self._results, others, earlier)
+            lines = wrap(text, self._look.width, self._look.width, self._look)
             sys.stdout.write("\n".join(painted(one, self._look) for one in lines))
             sys.stdout.write("\n")
 
@@ -257,7 +257,7 @@ class _Sending:
             if self._writer is not None:
                 await self._writer.aclose()
         if self._why_stopped:
-            self._tell_of_the_rest()
+            self._settle_rest()
 
     async def _send_by_processes(self) -> None:
         from zsmtp.cli.sendpipe import Order  # imported only if used
@@ -271,7 +271,7 @@ class _Sending:
             asks=self._writer is not None,
             octets=self._progress is not None,
         )
-        processes = SendingProcesses(self._shares, self._messages, self._config, order, self, self._told)
+        processes = SendingProcesses(self._shares, self._messages, self._config, order, self, self._printed)
         self._end, self._end_at_once = processes.stop, processes.kill
         await processes.run()
 
@@ -328,16 +328,16 @@ class _Sending:
             **one.options.given(),
         )
 
-    def _tell_of_the_rest(self) -> None:
+    def _settle_rest(self) -> None:
         """Give results for messages that were not begun before the interrupt."""
-        told = self._taken
+        ended = self._taken
         for one in self._messages:
             for to in one.recipients:
-                if told[one.name, to]:
-                    told[one.name, to] -= 1
+                if ended[one.name, to]:
+                    ended[one.name, to] -= 1
                 else:
                     text = f"{self._why_stopped} before it was tried"
-                    self._tell(untold(one, to, Fate.DEFERRED, "4.3.2", text))
+                    self._add_result(untold(one, to, Fate.DEFERRED, "4.3.2", text))
 
     def _observer(self, destination: str) -> Observer:
         """The observer of one connection."""
@@ -371,7 +371,7 @@ class _Sending:
         """Note a final result of a recipient."""
         self._taken[result.message, result.recipient] += 1
         self._record(message, result)
-        self._tell(result)
+        self._add_result(result)
 
     def sent(self, octets: int) -> None:
         """Count octets of content sent by a process."""
@@ -384,7 +384,7 @@ class _Sending:
 
     def complain(self, text: str) -> None:
         """Print a line on standard error."""
-        _complain(text)
+        _print_error(text)
 
     def _record(self, message: Outgoing, result: Result) -> None:
         """Write a result into the journal, if there is one."""
@@ -393,7 +393,7 @@ class _Sending:
             key = message.keys[result.recipient]
             self._writer.write(result_line_of(key, message.path or message.name, time.time(), result))
 
-    def _tell(self, result: Result) -> None:
+    def _add_result(self, result: Result) -> None:
         self._results.append(result)
         if self._progress is not None:
             self._progress.settle()

@@ -80,23 +80,23 @@ def view_sender(found: Explanation, sender: bytes, sending: Sending, ways: Clien
     return SenderView(address, facts, tuple(findings))
 
 
-def add_finding(parent: Node, one: SenderFinding, *, told: bool) -> Node:
-    """A branch for a finding; with ``told`` what was looked up is there even where all is well."""
+def add_finding(parent: Node, one: SenderFinding, *, with_lookups: bool) -> Node:
+    """Add a branch for a finding; with ``with_lookups`` it has its lookups even if the grade is good."""
     node = parent.add(
         line(one.topic) + line(" ") + line(one.grade.value, GRADE_STYLES[one.grade]) + line(f": {one.text}")
     )
-    for text in one.looked_up if told or one.grade is not Grade.GOOD else ():
+    for text in one.looked_up if with_lookups or one.grade is not Grade.GOOD else ():
         node.fact("looked up", line(text))
     return node
 
 
 def add_view(root: Node, view: SenderView) -> None:
-    """A branch for a sender."""
+    """Add a branch for a sender."""
     branch = root.add(line("mail of ") + line(escape(view.address), Style.NAME))
     if view.facts.address != view.address:
         branch.fact("return path", line(escape(view.facts.address)))
     for one in view.findings:
-        add_finding(branch, one, told=True)
+        add_finding(branch, one, with_lookups=True)
     if any(one.grade in (Grade.WEAK, Grade.REFUSED) for one in view.findings):
         branch.fact("more", line(f"zsmtp check {escape(view.address)} says who asks for it, and what to publish"))
 

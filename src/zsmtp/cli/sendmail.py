@@ -266,12 +266,12 @@ def _recipients(options: SendmailOptions, given: Given, user: User) -> tuple[byt
         where = "in To, Cc or Bcc" if options.from_header else "on the command line; -t takes them from the header"
         raise CommandFailed(Exit.USAGE, f"there are no recipients {where}")
     try:
-        return read_addresses([user.qualified(one) for one in _apart(named)], "recipient")
+        return read_addresses([user.qualified(one) for one in _split_addresses(named)], "recipient")
     except SubmissionError as error:
         raise CommandFailed(Exit.NO_USER, str(error)) from None
 
 
-def _apart(named: Sequence[str | bytes]) -> list[str | bytes]:
+def _split_addresses(named: Sequence[str | bytes]) -> list[str | bytes]:
     """Split words of the command line at commas: each may hold several addresses, as in a header."""
     found: list[str | bytes] = []
     for one in named:
@@ -286,7 +286,7 @@ def _apart(named: Sequence[str | bytes]) -> list[str | bytes]:
 # --------------------------------------------------------------------- operating
 
 
-def _own(user: User) -> Filter:
+def _visible(user: User) -> Filter:
     """The messages that a user may see: root all, others their own."""
     return Filter() if user.uid == 0 else Filter.parse(f'origin="{user.origin}"')
 
@@ -294,18 +294,18 @@ def _own(user: User) -> Filter:
 async def _list(where: Location, user: User) -> None:
     async with Queue.open(where.given) as queue:
         message = 0
-        async for row in queue.store.select(_own(user)):
+        async for row in queue.store.select(_visible(user)):
             if row.message.id != message:
                 message = row.message.id
                 sender = escape(row.message.sender) or "<>"
-                _say(f"{to_text(message, queue.store.shard)} {row.message.size:>9} {_time(message)}  {sender}")
+                _print_line(f"{to_text(message, queue.store.shard)} {row.message.size:>9} {_time(message)}  {sender}")
             why = f" ({escape(row.recipient.reason)})" if row.recipient.reason else ""
-            _say(f"{'':15} {row.state.value:>9} {'':19}  {escape(row.recipient.address)}{why}")
+            _print_line(f"{'':15} {row.state.value:>9} {'':19}  {escape(row.recipient.address)}{why}")
         if not message:
-            _say("Mail queue is empty")
+            _print_line("Mail queue is empty")
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stdout.write(f"{line.rstrip()}\n")
 
 
@@ -319,6 +319,6 @@ async def _flush(where: Location, user: User) -> None:
     from time import time
 
     async with Queue.open(where.given) as queue:
-        async for _ in queue.store.change(_own(user), Change(due=time(), by=user.origin)):
+        async for _ in queue.store.change(_visible(user), Change(due=time(), by=user.origin)):
             pass
         queue.wake()

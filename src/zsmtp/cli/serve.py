@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zsmtp.cli.arguments import Parser, command_parser
-from zsmtp.cli.failure import CommandFailed, reading, warnings_told
+from zsmtp.cli.failure import CommandFailed, reading, warnings_printed
 from zsmtp.cli.sysexits import Exit
 from zsmtp.cli.terminal import is_terminal
 from zsmtp.errors import ConfigError, QueueBusy, QueueError
@@ -109,7 +109,7 @@ def _check(config: ServiceConfig, options: argparse.Namespace) -> int:
 
     Composer(config.notices, load(Path(config.templates) if config.templates else None))
     read_entrances(config)
-    with warnings_told("zsmtp serve"):
+    with warnings_printed("zsmtp serve"):
         try_logins(config.delivery)
     delivery = config.delivery
     for tls in {delivery.direct.tls, *(one.tls for one in delivery.relays)}:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from zsmtp.cli.arguments import Parser, command_parser
 from zsmtp.cli.configuration import CLIENT_OPTIONS, add_options
-from zsmtp.cli.failure import CommandFailed, reading, reason, warnings_told
+from zsmtp.cli.failure import CommandFailed, reading, reason, warnings_printed
 from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.escape import escape
 from zsmtp.tls.tlsrpt import (
@@ -97,13 +97,13 @@ def _send_all(made: DayReports, reporter: ReportingOrganization, options: argpar
     config = read_configuration(options)
     _warn_unsigned(config, options.sender)
     statuses: list[Exit] = []
-    with warnings_told("zsmtp tlsrpt"), SentReports(sent) as known:
+    with warnings_printed("zsmtp tlsrpt"), SentReports(sent) as known:
         sender = ReportSender(config, reporter, options.sender, known, options.timeout or POST_TIME)
 
         def send(report: TLSReport) -> None:
             for one in sender.send(report):
                 statuses.append(status_of_sending(one))
-                _tell(report, one.address, one.fate.value, one.words)
+                _print_line(report, one.address, one.fate.value, one.words)
 
         return worst([*(_guarded(report, send) for report in made.reports), *statuses])
 
@@ -208,15 +208,15 @@ def _write_report(report: TLSReport, reporter: ReportingOrganization, options: a
     if posted:
         name = _write(options.output, report.filename, report.body)
         for address in posted:
-            _tell(report, address, name)
+            _print_line(report, address, name)
     if mailed:
         mail = report_mail(report, reporter, sender=options.sender, recipients=mailed, now=time.time())
         name = _write(options.output, f"{report.filename.removesuffix('.json.gz')}.eml", mail)
         for address in mailed:
-            _tell(report, f"mailto:{address}", name)
+            _print_line(report, f"mailto:{address}", name)
 
 
-def _tell(report: TLSReport, address: str, *words: str) -> None:
+def _print_line(report: TLSReport, address: str, *words: str) -> None:
     sys.stdout.write("\t".join(map(escape, (report.domain, address, *words))) + "\n")
     sys.stdout.flush()
 

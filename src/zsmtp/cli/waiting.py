@@ -3,7 +3,7 @@
 A name server or a host that does not answer can cost minutes; the user should know for which one the command waits.
 Each wait is reported once, when it has lasted ``PATIENCE`` seconds::
 
-    with waiting_told("zsmtp explain") as notices:      # None where standard error is no terminal
+    with waits_printed("zsmtp explain") as notices:      # None where standard error is no terminal
         driver = make_driver(notices.observer())
 """
 
@@ -25,12 +25,12 @@ GLANCE = 0.25  # seconds between two checks
 class _Wait:
     """The present wait of one driver, its start, and whether it was reported."""
 
-    __slots__ = ("since", "told", "what")
+    __slots__ = ("reported", "since", "what")
 
     def __init__(self) -> None:
         self.what = ""
         self.since = 0.0
-        self.told = False
+        self.reported = False
 
 
 class WaitingNotices:
@@ -48,20 +48,20 @@ class WaitingNotices:
         with self._lock:
             self._waits.append(wait)
 
-        def hear(event: Event) -> None:
+        def observe(event: Event) -> None:
             what = _awaited(event)
             with self._lock:
-                wait.what, wait.since, wait.told = what, self._clock(), False
+                wait.what, wait.since, wait.reported = what, self._clock(), False
 
-        return hear
+        return observe
 
     def look(self) -> None:
         """Report the waits that have lasted long enough."""
         now = self._clock()
         with self._lock:
-            late = [one for one in self._waits if one.what and not one.told and now - one.since >= PATIENCE]
+            late = [one for one in self._waits if one.what and not one.reported and now - one.since >= PATIENCE]
             for one in late:
-                one.told = True
+                one.reported = True
             texts = list(dict.fromkeys(one.what for one in late))
         for text in texts:
             self._say(f"waiting for {text}")
@@ -88,7 +88,7 @@ def _place(host: str, address: str, port: int) -> str:
 
 
 @contextmanager
-def waiting_told(program: str) -> Iterator[WaitingNotices | None]:
+def waits_printed(program: str) -> Iterator[WaitingNotices | None]:
     """Report waits on standard error during the block; None, and no report, if that is no terminal."""
     if not sys.stderr.isatty():
         yield None
