@@ -1,7 +1,7 @@
-"""``zsmtp serve``: the whole system in one process: mail in by SMTP or LMTP, the queue, delivery.
+"""``zsmtp serve``: the whole system: accepts mail by SMTP or LMTP, queues it, and delivers it.
 
-Without a configuration it takes mail of this machine on port 2525 of the loopback interface and on a UNIX socket beside
-the queue, and delivers to mail exchangers. ``--check`` reads the configuration and everything that it names.
+Without a configuration it accepts mail from this machine on port 2525 of the loopback interface and on a UNIX socket
+beside the queue, and delivers to mail exchangers. ``--check`` reads the configuration and all files that it names.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _workers(text: str) -> int:
 
 
 def _reader(options: argparse.Namespace) -> Callable[[], ServiceConfig]:
-    """What reads the configuration, now and on reload."""
+    """The function that reads the configuration, now and on reload."""
     path, queue, workers = options.config, options.queue or "", options.workers
 
     def read() -> ServiceConfig:
@@ -135,7 +135,7 @@ def _serve(config: ServiceConfig, reread: Callable[[], ServiceConfig], node: str
     def read_again() -> ServiceConfig:
         try:
             return reread()
-        except CommandFailed as error:  # of a file that is not there, which ends a command and no service
+        except CommandFailed as error:  # a missing file ends a command, but not the service
             raise ConfigError(str(error)) from error
 
     async def serve() -> None:
@@ -167,7 +167,7 @@ def _serve(config: ServiceConfig, reread: Callable[[], ServiceConfig], node: str
 
 
 def _password_line(user: str) -> int:
-    """Make the verifier of a password, which is read from a terminal or standard input."""
+    """Make the verifier of a password, which it reads from a terminal or standard input."""
     if is_terminal(sys.stdin):
         password = getpass.getpass(f"password of {escape(user)}: ")
         if getpass.getpass("again: ") != password:

@@ -1,14 +1,14 @@
-"""What a program wants of its deliveries, as one frozen value; also read from TOML (``zsmtp.client.configfile``).
+"""The configuration of deliveries as one frozen value; also read from TOML (``zsmtp.client.configfile``).
 
-Without anything said, mail goes straight to the mail exchangers of each recipient's domain, by TLS where it is to be
-had, with DANE. A fixed relay takes all of it instead, and ``routes`` makes exceptions by domain of the recipient,
-``sender_routes`` by sender, which count where there is no route of the recipient's domain::
+By default, mail goes to the mail exchangers of each recipient's domain, by TLS if a server offers it, with DANE. A
+fixed relay receives all of it instead; ``routes`` makes exceptions by domain of the recipient, and ``sender_routes`` by
+sender, for recipients without a route::
 
     Config(relay=Relay.from_url("smtp://user@mail.example.org", password_env="MAIL_PASSWORD"))
     Config(helo_name="out.example.org", routes={"example.com": Relay.from_url("lmtp:///run/dovecot/lmtp")})
 
-Times are in seconds. Whatever cannot be used is a :class:`~zsmtp.errors.ConfigError` that begins with the path of the
-key: ``relay.port: 70000 is not 1 to 65535``.
+Times are in seconds. An invalid value raises a :class:`~zsmtp.errors.ConfigError` that begins with the path of the key:
+``relay.port: 70000 is not 1 to 65535``.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_SECRET = 16 * 1024  # octets of a password file
-LONGEST = 1e7  # seconds; beyond it somebody meant something else
+LONGEST = 1e7  # seconds; a larger value is a mistake
 SMTP, SUBMISSION, SUBMISSIONS, LMTP = SMTP_PORT, 587, SUBMISSIONS_PORT, 24
-_PLAIN = "!$&'()+,;=@"  # characters of user names that are kept as they are, beside letters, digits and _.-~
+_PLAIN = "!$&'()+,;=@"  # unquoted characters of user names, beside letters, digits and _.-~
 _SCHEMES = {"smtp": (False, False), "smtps": (True, False), "submissions": (True, False), "lmtp": (False, True)}
 
 
@@ -52,8 +52,8 @@ def _require(good: bool, key: str, problem: str) -> None:
         raise ConfigError(f"{key}: {problem}")
 
 
-def _told(owner: Any, *without: str) -> dict[str, object]:
-    """The fields that are not as they are unless told, as JSON has them."""
+def _changed(owner: Any, *without: str) -> dict[str, object]:
+    """The fields without their default values, as JSON has them."""
     from dataclasses import fields
 
     found = {one.name: getattr(owner, one.name) for one in fields(owner) if one.name not in without}
@@ -74,28 +74,28 @@ def _in(key: str, parse: Any, text: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """Who logs in at a relay (RFC 4954). Exactly one of the three ways to the secret is given.
+    """The login at a relay (RFC 4954). Exactly one of the three sources of the secret is given.
 
-    Without that login the relay gets no mail, whether it refuses it or does not offer AUTH.
+    The relay gets no mail without it, whether it refuses the login or does not offer AUTH.
     """
 
     user: str
     """The user name (RFC 4616 authentication identity)."""
     password: str = field(default="", repr=False)
-    """The secret itself; for programs: a configuration file names where it is."""
+    """The secret itself; for programs: a configuration file names its source instead."""
     password_file: str = ""
-    """A file that holds the secret and nothing else; one line end behind it is no part of it.
+    """A file with the secret; one line end after it is not part of it.
 
-    It is read for each login, so that a new secret counts from then on.
+    It is read for each login, so that a new secret is used from then on.
     """
     password_env: str = ""
-    """The environment variable that holds the secret; read for each login, too."""
+    """The environment variable with the secret; read for each login, too."""
     bearer: bool = False
     """Whether the secret is an OAuth 2.0 token (RFC 7628)."""
     mechanisms: tuple[str, ...] = ()
-    """The SASL mechanisms to use and no others, in the order of trying.
+    """The only SASL mechanisms to use, in this order.
 
-    Empty: all that are known here and go with the secret, the strongest first.
+    Empty: all that zsmtp has for this kind of secret, the strongest first.
     """
 
     def __post_init__(self) -> None:
@@ -109,23 +109,23 @@ class Login:
                 problem = f"{name!r} is no mechanism for a {kind.value}: {', '.join(serving(kind))}"
                 _require(name in serving(kind), f"mechanisms[{number}]", problem)
         given = [name for name in ("password", "password_file", "password_env") if getattr(self, name)]
-        told = f"{' and '.join(given)} are" if given else "none is"
+        found = f"{' and '.join(given)} are" if given else "none is"
         wanted = "one of password, password_file and password_env is wanted"
-        _require(len(given) == 1, "password", f"{wanted}, and {told} given")
+        _require(len(given) == 1, "password", f"{wanted}, and {found} given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLS:
-    """How safe sessions must be."""
+    """The protection that sessions must have."""
 
     level: Level | None = None
-    """The least protection; None leaves it to where mail goes.
+    """The least protection; None: by the destination.
 
-    That is ``may`` for mail exchangers and for relays without a login, ``verify`` for a relay that is told a password
-    and is not this machine.
+    That is ``may`` for mail exchangers and for relays without a login, ``verify`` for a relay that gets a password and
+    is not this machine.
     """
     names: tuple[str, ...] = ()
-    """The names that a certificate may speak for, instead of the server's own."""
+    """The names to accept in a certificate, instead of the server's own."""
     fingerprints: tuple[str, ...] = ()
     """SHA-256 or SHA-512 of the certificate or its key, hexadecimal; for level ``fingerprint``."""
     ca_file: str = ""
@@ -133,13 +133,13 @@ class TLS:
     ca_path: str = ""
     """A folder of them, as ``openssl rehash`` makes it."""
     certificate_file: str = ""
-    """PEM: the certificate shown to servers that ask for one, with its chain."""
+    """PEM: the client certificate for servers that request one, with its chain."""
     key_file: str = ""
     """PEM: its private key; "" if it is in the same file."""
     min_protocol: str = "TLSv1.2"
-    """The oldest protocol: ``TLSv1.2`` or ``TLSv1.3``; older ones where OpenSSL still has them."""
+    """The oldest protocol: ``TLSv1.2`` or ``TLSv1.3``; older ones if OpenSSL still has them."""
     ciphers: str = ""
-    """The cipher list of TLS 1.2, as OpenSSL reads it; "" is the system's."""
+    """The cipher list of TLS 1.2, in OpenSSL's syntax; "" is the system's."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -159,30 +159,30 @@ class TLS:
 
 
 def _without_url_zone(host: str) -> str:
-    """The host of a URL: the zone of an address begins with ``%25`` there (RFC 6874 2), which many leave at ``%``."""
+    """The host of a URL: the zone of an address begins with ``%25`` there (RFC 6874 2), often written as ``%``."""
     address, mark, zone = host.partition("%")
     return f"{address}%{unquote(zone[2:])}" if mark and zone[:2] == "25" and zone[2:] else host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relay:
-    """One server that takes all mail sent its way. No MX records are asked for it."""
+    """A server that receives all mail routed to it. Its MX records are not looked up."""
 
     host: str
     """A name, an address or the path of a UNIX socket.
 
-    A link-local address has its zone behind it (``fe80::1%eth0``, in a URL ``[fe80::1%25eth0]``: RFC 6874).
+    A link-local address has its zone after it (``fe80::1%eth0``, in a URL ``[fe80::1%25eth0]``: RFC 6874).
     """
     port: int | None = None
     """None is 24 for LMTP, 465 with ``implicit`` TLS (RFC 8314), 587 with a login, and 25."""
     login: Login | None = None
-    """Who logs in there; None: nobody."""
+    """The login there; None: no login."""
     tls: TLS = TLS()
-    """How safe its sessions must be."""
+    """The protection that its sessions must have."""
     implicit: bool = False
-    """Whether TLS is spoken from the first octet (RFC 8314)."""
+    """Whether TLS starts with the first octet (RFC 8314)."""
     lmtp: bool = False
-    """Whether LMTP is spoken (RFC 2033)."""
+    """Whether its protocol is LMTP (RFC 2033)."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -208,7 +208,7 @@ class Relay:
         try:
             parts = urlsplit(url)
             host, port = _without_url_zone(parts.hostname or ""), parts.port
-        except ValueError:  # its words may hold a part of a password
+        except ValueError:  # the error's text may contain a part of a password
             raise ConfigError(f"relay: not a host and a port: {shown}") from None
         if parts.scheme not in _SCHEMES or "://" not in url:
             raise ConfigError(f"relay: a URL is wanted, smtp://, smtps:// or lmtp:// with a host: {shown}")
@@ -232,14 +232,14 @@ class Relay:
 
     @property
     def destination(self) -> str:
-        """The host as the destination rules read it."""
+        """The host in the syntax of the destination rules."""
         if self.is_unix:
             return f"UNIX:{self.host}"
         return f"[{self.host}]" if canonical_scoped_ip(self.host) is not None else self.host
 
     @property
     def is_unix(self) -> bool:
-        """Whether it is a socket of this machine."""
+        """Whether it is a UNIX socket."""
         return self.host.startswith("/")
 
     @property
@@ -252,24 +252,24 @@ class Relay:
 
     @property
     def key(self) -> str:
-        """What tells it from most other relays in a queue: host and port, with the user before them if it logs in.
+        """Its name in a queue: host and port, with the user before them if it logs in.
 
-        Relays of one configuration with the same one are told apart by their ``settings``.
+        Relays of one configuration with equal keys differ in their ``settings``.
         """
         return str(self) if self.login is None else f"{quote(self.login.user, safe=_PLAIN)}@{self}"
 
     @property
     def settings(self) -> str:
-        """How its sessions are led, as JSON: what is not as it is unless told, but for the secret itself.
+        """The settings of its sessions as JSON: values that are not the default, without the secret itself.
 
-        A new secret, in its file or its variable or here, leaves them as they are.
+        A new secret, in its file or its variable or here, leaves them unchanged.
         """
         import json  # few ask
 
-        told = _told(self, "host", "port", "tls", "login") | {"tls": _told(self.tls)}
+        values = _changed(self, "host", "port", "tls", "login") | {"tls": _changed(self.tls)}
         if self.login is not None:
-            told["login"] = _told(self.login, "password")
-        return json.dumps(told, sort_keys=True)
+            values["login"] = _changed(self.login, "password")
+        return json.dumps(values, sort_keys=True)
 
     def __str__(self) -> str:
         if self.is_unix:
@@ -283,29 +283,29 @@ class Direct:
     """Delivery to mail exchangers."""
 
     nameserver: str = ""
-    """The name server to ask: an address with or without port; "": the system's."""
+    """The name server to query: an address with or without port; "": the system's."""
     trusted: bool | None = None
-    """Whether its word on DNSSEC counts; None: if it is on this machine."""
+    """Whether its DNSSEC validation is trusted; None: if it is on this machine."""
     resolver: Resolver | None = field(default=None, metadata={"python only": True})
-    """What answers instead of any name server; called in threads, unless it has ``resolve``: ``zsmtp.dns.resolver``."""
+    """Replaces name servers; called in threads, unless it has ``resolve``: ``zsmtp.dns.resolver``."""
     dane: bool = True
     """Whether TLSA records are looked up (RFC 7672)."""
     mta_sts: STSUse = STSUse.ON
-    """Whether policies of MTA-STS are asked for (RFC 8461)."""
+    """Whether MTA-STS policies are fetched (RFC 8461)."""
     mta_sts_cache: str = ""
-    """A file that keeps these policies beyond the life of the client; "": they are kept in memory."""
+    """A file that keeps these policies beyond the life of the client; "": in memory only."""
     tls_report_file: str = ""
-    """Where results of sessions go, for domains that ask for TLS reports (RFC 8460); "": nowhere.
+    """The destination of session results, for domains that ask for TLS reports (RFC 8460); "": none.
 
-    A file for each day, this name and the day behind it, of which ``zsmtp tlsrpt`` makes reports; or the UNIX datagram
-    socket of a report collector.
+    It is a file for each day, named by this name and the day, from which ``zsmtp tlsrpt`` makes reports; or the UNIX
+    datagram socket of a report collector.
     """
     prefer_ipv6: bool = False
-    """Whether IPv6 addresses of a host go first; without it they take turns with IPv4."""
+    """Whether IPv6 addresses of a host are tried first; without it they alternate with IPv4."""
     port: int = SMTP
-    """Where exchangers listen, for closed networks and tests."""
+    """The port of exchangers, for closed networks and tests."""
     tls: TLS = TLS()
-    """How safe sessions with exchangers must be, DANE and MTA-STS apart."""
+    """The protection that sessions with exchangers must have, beside DANE and MTA-STS."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -317,35 +317,35 @@ class Direct:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much at a time."""
+    """Limits on concurrency, rates and memory."""
 
     connections: int = 2000
     """Connections at work, to all destinations together.
 
-    One that has waited for its server for about two seconds does not count. There are fewer where this process may not
+    One that has waited for its server for about two seconds does not count. There are fewer if this process may not
     open so many files.
     """
     slow_connections: int = 2000
-    """Connections besides, that wait for their servers; 0: the first limit is all."""
+    """Further connections that wait for their servers; 0: the first limit includes these."""
     per_destination: int = 5
     """Connections to one destination."""
     connections_per_minute: int = 0
-    """Connections begun to one destination in any 60 seconds, whatever they are for; 0: no limit.
+    """Connections begun to one destination in any 60 seconds, for any purpose; 0: no limit.
 
-    One that must wait for its time counts for none of the other limits. A queue has rates by site instead.
+    A connection that waits for this limit does not count for the other limits. A queue has rates by site instead.
     """
     message_rate: str = ""
-    """How many messages are begun in all: ``14/s``, ``100/min``, or several with a blank between; "": no limit.
+    """Messages begun in all: ``14/s``, ``100/min``, or several rates with a blank between; "": no limit.
 
-    Each is for any stretch of so much time. A message to several destinations counts once for each. A queue has rates
-    by site instead.
+    Each rate holds for any period of its length. A message to several destinations counts once for each. A queue has
+    rates by site instead.
     """
     idle: float = 5.0
-    """Seconds that a connection without work is kept for."""
+    """Seconds until an unused connection is closed."""
     waiting: int = 64 << 20
-    """Octets of memory that a stream fills with messages whose results are not out.
+    """Octets of memory for the messages of a stream without all results.
 
-    One more is taken in as long as there are fewer.
+    A further message is read as long as they take less.
     """
 
     def __post_init__(self) -> None:
@@ -362,24 +362,24 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What may be done to messages on their way.
+    """The allowed changes to messages.
 
-    All but ``add_missing`` says how content goes to a server that cannot take it as it is; see
+    All but ``add_missing`` are conversions for servers that cannot accept the content as it is; see
     :class:`zsmtp.body.target.Target`.
     """
 
     add_missing: bool = False
-    """Add Date and Message-ID where a message has none (RFC 6409 8)."""
+    """Add Date and Message-ID to a message without them (RFC 6409 8)."""
     seven_bit: bool = False
-    """Send 7-bit content only, whatever a server offers."""
+    """Send 7-bit content only, for all extensions of a server."""
     convert_headers: bool = True
-    """Encode header fields of other characters (RFC 2047) where a server cannot take them."""
+    """Encode non-ASCII header fields (RFC 2047) if a server cannot accept them."""
     default_charset: str = "UNKNOWN-8BIT"
-    """The charset that text of unknown charset is labelled with (RFC 1428)."""
+    """The charset label for text of unknown charset (RFC 1428)."""
     signed_8bit: Signed8Bit = Signed8Bit.AS_IS
-    """What becomes of a signed message that would have to be changed."""
+    """The treatment of a signed message that would have to be changed."""
     nonmime_8bit: NonMime8Bit = NonMime8Bit.CONVERT
-    """What becomes of 8-bit text without MIME fields."""
+    """The treatment of 8-bit text without MIME fields."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -388,7 +388,7 @@ class Content:
 
 
 def _route_domain(key: str, domain: str, problem: str) -> str:
-    """The domain of a route, as destinations have it."""
+    """The domain of a route, in the form of destinations."""
     parsed = parse_destination(domain)
     _require(isinstance(parsed, Name), key, problem)
     return parsed.domain if isinstance(parsed, Name) else ""
@@ -396,44 +396,43 @@ def _route_domain(key: str, domain: str, problem: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything a client is to know. See the module for how its parts go together."""
+    """The configuration of a client. See the module for how its parts work together."""
 
     relay: Relay | None = None
-    """The server that takes all mail for which no route is given; None: mail exchangers."""
+    """The server for all mail without a route; None: mail exchangers."""
     direct: Direct = Direct()
-    """How mail is delivered to mail exchangers."""
+    """The delivery to mail exchangers."""
     routes: Mapping[str, Relay] = field(default_factory=dict)
     """Relays by domain of the recipient."""
     sender_routes: Mapping[str, Relay] = field(default_factory=dict)
     """Relays by sender of the envelope, for all recipients without a route: an address, or a domain.
 
-    An address counts more than its domain. Mail from ``<>``, as notices are, has no sender to go by.
+    The route of an address has priority over that of its domain. Mail from ``<>``, such as notices, matches none.
     """
     helo_name: str = ""
-    """The name that this side greets with; "": its own name, by the DNS."""
+    """The HELO name of this side; "": its own name, by the DNS."""
     local_address: str = ""
-    """Where connections come from, as ``zsmtp.net.identity`` reads it; "": the system's choice."""
+    """The source address of connections, in the syntax of ``zsmtp.net.identity``; "": the system's choice."""
     address_family: Family | None = None
-    """The only one to connect in, IPv4 or IPv6; None: both."""
+    """The only address family of connections, IPv4 or IPv6; None: both."""
     pipelining: bool = True
-    """Whether commands may run ahead of replies (RFC 2920), and content of commands (RFC 3030)."""
+    """Whether commands may be sent before replies (RFC 2920), and content before replies to commands (RFC 3030)."""
     message_timeout: float = 900.0
-    """Seconds for everything that is done for one message.
+    """Seconds for the whole delivery of one message.
 
-    Then whoever is undecided is deferred, or in doubt.
+    After them undecided recipients are deferred, or in doubt.
     """
     timeouts: Timeouts = Timeouts()
-    """Seconds of single waits (RFC 5321 4.5.3.2)."""
+    """Timeouts of single waits in seconds (RFC 5321 4.5.3.2)."""
     limits: Limits = Limits()
-    """How many connections, and how much memory."""
+    """Limits on concurrency, rates and memory."""
     content: Content = Content()
-    """What may be done to messages on their way."""
+    """The allowed changes to messages."""
     dkim: tuple[DKIMKey, ...] = ()
     """Keys to sign with (RFC 6376).
 
-    Mail whose From is of one of their domains is signed, in a form that no server makes another one of, with Date and
-    Message-ID added where they are missing. The files are read when a client or a queue is made; a key that cannot be
-    used is a ConfigError then.
+    Mail whose From is in one of their domains is signed, in a form that no server converts, with Date and Message-ID
+    added if missing. The files are read when a client or a queue is made; an invalid key is a ConfigError then.
     """
 
     def __post_init__(self) -> None:

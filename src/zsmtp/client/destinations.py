@@ -1,7 +1,7 @@
-"""From a configuration to where mail goes and how: the values the engine is led by.
+"""Routes mail by a configuration: the destinations of a message, and the engine's settings for each.
 
 :class:`Destinations` groups the recipients of a message: one :class:`Destination` for each relay, one for each domain
-that is delivered to directly. Destinations are equal if their mail can share connections.
+with direct delivery. Destinations are equal if their mail can share connections.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ SESSION_LIFETIME = 3600.0  # seconds for which a TLS session may be resumed
 
 
 def _shuffle(hosts: list[Any]) -> None:
-    """Mix hosts of the same preference."""
-    import random  # mail for relays does without
+    """Shuffle hosts of the same preference."""
+    import random  # mail by relays does not need it
 
     random.SystemRandom().shuffle(hosts)
 
 
 def _warn(text: str) -> None:
-    """What whoever runs this should put right goes where libraries warn."""
+    """Log an operator-facing warning on the ``zsmtp`` logger."""
     import logging
 
     logging.getLogger("zsmtp").warning("%s", text)
@@ -59,12 +59,12 @@ def _warn(text: str) -> None:
 
 @lru_cache(64)
 def _warn_once(text: str) -> None:
-    """The same for what each client of a process finds anew: programs make one for each message."""
+    """The same, once for each text: a process may make a client for each message."""
     _warn(text)
 
 
 class RouteReason(Enum):
-    """Why mail goes where it goes, the strongest reason first. The value is its name for people and in JSON."""
+    """The rule that decides the destination, the strongest first. The value is its name for people and in JSON."""
 
     RECIPIENT = "route of the recipient's domain"
     SENDER_ADDRESS = "route of the sender's address"
@@ -75,9 +75,9 @@ class RouteReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """One place that mail goes to: ``name`` for people, ``relay`` or None for the exchangers of the domain ``name``.
+    """A destination of mail: ``name`` for people, ``relay``, or None for the exchangers of the domain ``name``.
 
-    ``given`` is a plan made beforehand, which is executed as it is.
+    ``given`` is a plan made beforehand, which is executed unchanged.
     """
 
     name: str
@@ -85,13 +85,13 @@ class Destination:
     request: DestinationRequest = field(compare=False)
     given: DeliveryPlan | None = field(default=None, compare=False)
     reason: RouteReason = field(default=RouteReason.DIRECT, compare=False)
-    """Why mail goes there."""
+    """The rule that decided on it."""
 
 
 class Destinations:
-    """Where the mail of one client goes. ``settings_for`` tells how sessions are led there.
+    """The destinations of one client's mail. ``settings_for`` returns the settings of sessions there.
 
-    ``plans`` are made beforehand; each is executed for the destination it names.
+    ``plans`` were made beforehand; each is executed for its own destination.
     """
 
     def __init__(self, config: Config, plans: Iterable[DeliveryPlan] = ()) -> None:
@@ -102,21 +102,21 @@ class Destinations:
         self.settings_for: Callable[[Relay | None], SessionSettings] = cache(self._settings)
 
     def of(self, recipient: bytes, sender: bytes = b"") -> Destination:
-        """Where mail for an address goes that comes from ``sender``, empty for the null reverse-path.
+        """The destination of mail to an address from ``sender``, empty for the null reverse-path.
 
-        Both are well formed (``zsmtp.client.addresslist``).
+        Both are valid (``zsmtp.client.addresslist``).
         """
         domain = domain_of(recipient).decode("utf-8", "replace").lower()
         route = self._sender_route(sender) if sender and self._config.sender_routes else ""
         found = self._known.get((domain, route))
         if found is None:
-            if len(self._known) >= 10_000:  # a client that runs for years sees many domains
+            if len(self._known) >= 10_000:  # a long-running client meets many domains
                 self._known.clear()
             found = self._known[domain, route] = self._find(domain, route)
         return found
 
     def _sender_route(self, sender: bytes) -> str:
-        """The key of the route that a sender has, "" if there is none."""
+        """The key of the sender's route, "" without one."""
         local, _, domain = sender.decode("utf-8", "replace").lower().rpartition("@")
         parsed = parse_destination(domain)
         name = parsed.domain if isinstance(parsed, Name) else domain
@@ -151,9 +151,9 @@ class Destinations:
 
     @cached_property
     def relay_keys(self) -> Mapping[Relay, str]:
-        """What each relay of the configuration is called in a queue: its key, if no other one has that.
+        """The name of each relay of the configuration in a queue: its key, if unique.
 
-        Else its settings decide, so that mail never goes by those of another relay: their hash stands behind the key.
+        Otherwise a hash of its settings follows the key, so that mail never uses the settings of another relay.
         """
         relays = self._config.relays
         different = {(relay.key, relay.settings) for relay in relays}
@@ -161,7 +161,7 @@ class Destinations:
         return {relay: relay.key if relay.key in alone else _hashed_key(relay) for relay in relays}
 
     def check_relays(self) -> None:
-        """Raise ConfigError for relays that differ in the secret alone, of which a queue keeps nothing."""
+        """Raise ConfigError for relays that differ in the secret alone, which a queue does not store."""
         passwords: dict[str, set[str]] = {}
         for relay, key in self.relay_keys.items():
             if relay.login is not None:
@@ -174,11 +174,11 @@ class Destinations:
                 )
 
     def relayed(self, name: str) -> Destination | None:
-        """The relay that is called so in a queue, None if the configuration has none. Raises ConfigError.
+        """The relay with this name in a queue, None if the configuration has none. Raises ConfigError.
 
-        One that stands alone is found by its hash as well, by which mail may have been queued. A key without a hash of
-        one that does not stand alone may be any of them: ConfigError. A key without a user, as an operator may write
-        it, is that of the first relay with this host and port.
+        A relay with a unique key is also found by the name with its hash, by which mail may have been queued. A key
+        without a hash that several relays have is ambiguous: ConfigError. A key without a user, as an operator may
+        write it, is that of the first relay with this host and port.
         """
         relays = self._config.relays
         found = [relay for relay, key in self.relay_keys.items() if name in (key, _hashed_key(relay))]
@@ -218,7 +218,7 @@ class Destinations:
         )
 
     def target(self) -> Target:
-        """What content must be like, as far as the configuration says; the server's part is still to be filled in."""
+        """The form of content that the configuration allows, without the server's extensions."""
         content = self._config.content
         return Target(
             seven_bit=content.seven_bit,
@@ -231,7 +231,7 @@ class Destinations:
     # ---------------------------------------------------------------- lookups
 
     def resolver(self) -> Resolver:
-        """Who answers for the domains that are delivered to directly. Raises ConfigError."""
+        """The resolver for domains with direct delivery. Raises ConfigError."""
         direct = self._config.direct
         if direct.resolver is not None:
             return direct.resolver
@@ -242,7 +242,7 @@ class Destinations:
         return resolver
 
     def policies(self) -> PolicyKeeper | None:
-        """Who keeps MTA-STS policies, None if nobody asks for them."""
+        """The cache of MTA-STS policies, None if they are not used."""
         direct = self._config.direct
         if direct.mta_sts is STSUse.OFF:
             return None
@@ -251,12 +251,12 @@ class Destinations:
         return PolicyKeeper(direct.mta_sts_cache, _warn, ca_file=direct.tls.ca_file, ca_path=direct.tls.ca_path)
 
     def close(self) -> None:
-        """End the lookups that are under way."""
+        """End running lookups."""
         for resolver in self._asking:
             resolver.close()
 
     def relay_resolver(self) -> Resolver:
-        """Who answers for the names of relays: the hosts file first."""
+        """The resolver for the names of relays: the hosts file first."""
         from zsmtp.dns.hosts import MAX_SIZE, HostsResolver, parse_hosts
 
         try:
@@ -276,11 +276,11 @@ def _hashed_key(relay: Relay) -> str:
 
 
 def relay_security(relay: Relay) -> Security | None:
-    """What is asked of sessions with a relay; None if nothing is."""
+    """The requirements for sessions with a relay; None without any."""
     level = relay.tls.level
     if level is None:
-        told = relay.implicit or relay.login is not None
-        level = Level.VERIFY if told and not _is_here(relay) else Level.NONE if relay.is_unix else Level.MAY
+        wants_tls = relay.implicit or relay.login is not None
+        level = Level.VERIFY if wants_tls and not _is_here(relay) else Level.NONE if relay.is_unix else Level.MAY
     if level is Level.NONE and relay.login is None and not relay.implicit:
         return None
     login = relay.login
@@ -292,7 +292,7 @@ def relay_security(relay: Relay) -> Security | None:
 
 
 def _is_here(relay: Relay) -> bool:
-    """Whether a relay is on this machine, so that nobody can listen."""
+    """Whether a relay is on this machine, so that the connection cannot be intercepted."""
     parsed = parse_destination(relay.destination, allow_unix=True)
     if isinstance(parsed, Literal):
         return relay.is_unix or is_loopback(parsed.address)
@@ -305,16 +305,16 @@ def _direct_security(config: Config) -> Security | None:
     if level is Level.NONE and not direct.dane and direct.mta_sts is STSUse.OFF:
         return None
     policy = TLSPolicy(level=level, dane=direct.dane)
-    return _security(direct.tls, policy, _nobody, mta_sts=direct.mta_sts, report_file=direct.tls_report_file)
+    return _security(direct.tls, policy, _no_credentials, mta_sts=direct.mta_sts, report_file=direct.tls_report_file)
 
 
-def _nobody(server: str, destination: str) -> None:
-    """Nobody logs in."""
+def _no_credentials(server: str, destination: str) -> None:
+    """Credentials for no login."""
 
 
-@cache  # one for each file, so that trouble with it is told once
+@cache  # one for each file, so that its problem is reported once
 def _report_to(path: str) -> Callable[[SessionResult], None]:
-    """Where results of sessions go."""
+    """The function that records results of sessions."""
     from zsmtp.net.reportsink import report_to
 
     return report_to(path, _warn)
@@ -352,7 +352,7 @@ def _security(
 
 
 def load_signing(config: Config, wanted: Target, clock: Callable[[], float]) -> MessageSigning | None:
-    """What signs by a configuration, None if it has no keys; their files are read. Raises ConfigError."""
+    """The signer of a configuration, None without keys; reads their files. Raises ConfigError."""
     if not config.dkim:
         return None
     from zsmtp.signing.finalform import MessageSigning
@@ -362,16 +362,16 @@ def load_signing(config: Config, wanted: Target, clock: Callable[[], float]) -> 
 
 
 def try_logins(config: Config) -> None:
-    """See now whether secrets can be read, and not once for each message. Raises ConfigError."""
+    """Check now that secrets can be read, instead of for each message. Raises ConfigError."""
     for relay in config.relays:
         if relay.login is not None:
             read_login(relay.login)
 
 
 def read_login(login: Login) -> Credentials:
-    """The user and the secret, read now; a file that every user can read is warned of once.
+    """Read the user and the secret; warn once about a file that every user can read.
 
-    Raises ConfigError if there is no secret to be read.
+    Raises ConfigError if there is no readable secret.
     """
     from zsmtp.proto.sasl import Credentials, Secret, SecretKind
 

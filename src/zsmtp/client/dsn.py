@@ -1,7 +1,7 @@
-"""What a sender wants to be notified of, as a program says it (delivery status notifications, RFC 3461).
+"""The notifications that a sender requests, as a program gives them (delivery status notifications, RFC 3461).
 
-:class:`DSN` is checked when it is made. :func:`wishes` turns it into what the commands carry, for the recipients of one
-message; :func:`due` says whether a notification that is left to this side was asked for.
+:class:`DSN` is checked when it is made. :func:`wishes` makes the parameters of commands from it, for the recipients of
+one message; :func:`due` decides whether a notification that this side must send was requested.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _ASKED_BY = {"relayed": "success", "delivered": "success", "failed": "failure", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DSN:
-    """What the sender of a message wants to be notified of; goes with it to servers that offer DSN (RFC 3461).
+    """The notifications that the sender of a message requests; passed to servers that offer DSN (RFC 3461).
 
     ``notify`` has any of "success", "failure" and "delay", or "never" alone (in a text they are separated by commas);
-    empty, the servers on the way decide, who mostly tell of failures. ``ret`` "full" or "headers" says how much of the
-    message a notification of failure brings back. ``envid`` is repeated in each notification, so that the sender knows
-    what it is about: printable ASCII, 100 octets when encoded. ``original`` has the original address for recipients
-    that the message was forwarded to, as ``{"new@example.net": "old@example.org"}``; for all others it is their own.
-    One that is not ASCII is told to servers with SMTPUTF8 only (RFC 6533).
+    empty, the servers on the way decide, and mostly report failures. ``ret`` "full" or "headers" is the part of the
+    message that a notification of failure returns. ``envid`` is repeated in each notification, so that the sender can
+    identify the message: printable ASCII, 100 octets when encoded. ``original`` has the original address for recipients
+    that the message was forwarded to, as ``{"new@example.net": "old@example.org"}``; for all others it is their own. A
+    non-ASCII one is sent to servers with SMTPUTF8 only (RFC 6533).
 
     ``notify`` and ``original`` are kept as tuples. Raises :class:`~zsmtp.errors.SubmissionError`.
     """
@@ -61,7 +61,7 @@ NO_WISHES = Wishes()
 
 
 def wishes(dsn: DSN, recipients: Iterable[bytes]) -> Wishes:
-    """What ``dsn`` asks for the recipients of a message. Raises SubmissionError if it names somebody else."""
+    """The parameters for the recipients of a message. Raises SubmissionError if ``dsn`` names another recipient."""
     given = {comparable(read_address(to, "original")): to for to, _ in _pairs(dsn)}
     old = {to: _typed(address) for to, address in _pairs(dsn)}
     originals = {path: old[to] for path in recipients if (to := given.pop(comparable(path), None)) is not None}
@@ -76,12 +76,12 @@ def wishes(dsn: DSN, recipients: Iterable[bytes]) -> Wishes:
 
 
 def due(dsn: DSN | None, action: str, *, null_sender: bool) -> str:
-    """``action`` if the sender asked to be notified of such, else "": nobody can be told anything (RFC 5321 4.5.5)."""
+    """``action`` if the sender requested that notification, else "": none can go to a null sender (RFC 5321 4.5.5)."""
     return action if dsn is not None and action and not null_sender and _ASKED_BY[action] in dsn.notify else ""
 
 
 def _read_notify(given: object) -> tuple[str, ...]:
-    """The words, each once, in the order they have on the wire."""
+    """The words, each once, in their order on the wire."""
     if isinstance(given, str):
         given = [word.strip() for word in given.split(",")] if given else ()
     if isinstance(given, bytes | bytearray | memoryview) or not isinstance(given, Iterable):
@@ -108,7 +108,7 @@ def _check_envid(envid: object) -> None:
 
 
 def _read_original(given: object) -> tuple[tuple[str, str], ...]:
-    """The pairs of texts, all of which can be read, and no two of which speak of one recipient."""
+    """The pairs of texts, all of them valid, and no two for the same recipient."""
     try:
         pairs: tuple[tuple[Any, Any], ...] = tuple(
             (to, old) for to, old in (given.items() if isinstance(given, Mapping) else _listed(given))
@@ -129,7 +129,7 @@ def _read_original(given: object) -> tuple[tuple[str, str], ...]:
 
 
 def _listed(given: object) -> Iterable[Any]:
-    """Pairs that are no mapping. Raises TypeError."""
+    """Pairs that are not a mapping. Raises TypeError."""
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise TypeError
     return given

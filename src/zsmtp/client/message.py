@@ -1,12 +1,12 @@
-"""Messages as programs have them: an ``EmailMessage``, octets, a path, or a binary file.
+"""Messages in all forms of a program: an ``EmailMessage``, octets, a path, or a binary file.
 
-:class:`Letter` makes one ready to go: header apart from body, without ``Bcc`` (RFC 5322 3.6.3), sender and recipients
-taken from the header where none were given. A file is read from disk block by block while it is sent, and not held
-open before; an ``EmailMessage`` is turned into octets once (``zsmtp.client.serialise``). Nothing else is changed,
-unless it is asked for: a submission server adds Date and Message-ID where they are missing (RFC 6409 8), and
-``add_missing`` does so here. What is wrong with a message, whatever its objects raise, is a SubmissionError.
+:class:`Letter` prepares one for delivery: it separates header and body, removes ``Bcc`` (RFC 5322 3.6.3), and takes
+sender and recipients from the header if none were given. A file is read from disk block by block while it is sent, and
+is not open before; an ``EmailMessage`` is turned into octets once (``zsmtp.client.serialise``). Nothing else is
+changed, unless requested: a submission server adds a missing Date and Message-ID (RFC 6409 8), and ``add_missing`` does
+so here. Any fault of a message, also an exception of its objects, is a SubmissionError.
 
-A binary file is read from where it stands, and must stay open until all results are in. One that cannot be positioned,
+A binary file is read from its present position, and must stay open until all results are in. One without positions,
 such as a pipe, is copied to a temporary file first.
 """
 
@@ -39,21 +39,21 @@ if TYPE_CHECKING:
     from zsmtp.signing.finalform import MessageSigning, SignedMessage, SigningChoice
 
 MessageLike = Union["Message", bytes, bytearray, memoryview, str, os.PathLike[str], BinaryIO, IO[bytes]]
-"""What can be delivered: an object of the ``email`` package, octets, a path (as a ``str``, too), a binary file."""
+"""All kinds of messages: an object of the ``email`` package, octets, a path (also as ``str``), a binary file."""
 
 MAX_HEADER = 1 << 20  # octets of a header block
 _BLOCK = 1 << 16
-_IN_MEMORY = 1 << 20  # octets of a body encoded anew; more are in a temporary file
-_BOM = b"\xef\xbb\xbf"  # what some editors put before a text; no part of a message
+_IN_MEMORY = 1 << 20  # octets of a body encoded anew; a larger one is in a temporary file
+_BOM = b"\xef\xbb\xbf"  # some editors put it before a text; no part of a message
 
 _FIELD_NAME = re.compile(rb"[!-9;-~]+[ \t]*:")
 
 
 class _Body(Protocol):
-    """Where a body is read from; opened when it is needed."""
+    """The source of a body; opened when it is needed."""
 
     memory: int
-    """Octets of memory that it takes."""
+    """Octets of memory that it uses."""
 
     def open(self) -> Source: ...
     def rest(self) -> None: ...
@@ -61,11 +61,11 @@ class _Body(Protocol):
 
 
 class Letter:
-    """A message on its way to its recipients; ``name`` is its Message-ID, or the name it was given.
+    """A message prepared for delivery; ``name`` is its Message-ID, or the given name.
 
-    ``options`` are what its sender asks of the transport, as they were checked; ``wish`` is what they and the header
-    ask of sessions. ``dsn`` is what its sender wants to be notified of. With ``signing`` it is signed when it is
-    :meth:`stored`; ``remarks`` say with which keys, or why not. Date and Message-ID are added to what is signed.
+    ``options`` are the checked options of the transport; ``wish`` is the demand on TLS by them and the header. ``dsn``
+    are the notifications that its sender requests. With ``signing`` it is signed when it is :meth:`stored`; ``remarks``
+    name the keys, or the reason for none. Date and Message-ID are added to a signed message.
     """
 
     __slots__ = (
@@ -128,7 +128,7 @@ class Letter:
         add_missing: bool,
         signing: MessageSigning | None,
     ) -> bytes:
-        """Find the header as it is sent, and the envelope; that header in lower case."""
+        """Find the header as it is sent, and the envelope; return that header in lower case."""
         block, bare_cr = unified_header(header)
         if not _FIELD_NAME.match(block):
             raise SubmissionError(_no_header(header))
@@ -167,22 +167,22 @@ class Letter:
 
     @property
     def header(self) -> bytes:
-        """The header block as it is sent: lines ended by LF, no empty line at its end."""
+        """The header block as it is sent: lines end with LF, no empty line at its end."""
         return self._header
 
     def body(self) -> Source:
-        """The body as it is, which may be empty. Raises ContentError if its file is another one by now."""
+        """The body unchanged, which may be empty. Raises ContentError if its file has been replaced or changed."""
         return self._body.open()
 
     def stored(self) -> Stored:
-        """The message, looked through when this is asked first. Raises ContentError if it cannot be read."""
+        """The message, examined at the first call. Raises ContentError if it cannot be read."""
         stored = self.preparation()
         return stored if isinstance(stored, Stored) else at_once(stored)
 
     def preparation(self) -> Stored | Operation[Stored]:
-        """As :meth:`stored`; where that takes long, the work that gives it, which gives way to others meanwhile.
+        """As :meth:`stored`; for a large message an operation that returns it, and yields to others meanwhile.
 
-        It may be asked for by any number of operations, and is done once.
+        Any number of operations may request it; it is done once.
         """
         if self._stored is not None:
             return self._stored
@@ -216,11 +216,11 @@ class Letter:
 
     @property
     def memory(self) -> int:
-        """About how many octets of memory it takes: its header, and its body unless that is in a file."""
+        """An estimate of its octets of memory: its header, and its body unless that is in a file."""
         return len(self._header) + self._body.memory
 
     def rest(self) -> None:
-        """Keep no file open until the message is read again."""
+        """Close its file until the message is read again."""
         self._stored = None
         if self._preparing is not None:
             self._preparing.close(ContentError("the message was let go of while it was read"))
@@ -231,18 +231,18 @@ class Letter:
         self._body.rest()
 
     def close(self) -> None:
-        """Let go of the file and of what was kept."""
+        """Close the file and release its memory."""
         self.rest()
         self._body.close()
 
 
 def spooled(blocks: Iterable[bytes]) -> IO[bytes]:
-    """A file with these octets: in memory as long as they are few, and gone once it is closed. Raises ContentError."""
+    """A file with these octets: in memory if small, removed when closed. Raises ContentError."""
     return at_once(spooled_in_pieces(blocks))
 
 
 async def spooled_in_pieces(blocks: Iterable[bytes]) -> IO[bytes]:
-    """As :func:`spooled`, giving way to others between blocks."""
+    """As :func:`spooled`, yielding to others between blocks."""
     import tempfile  # most messages need no file of their own
 
     file = cast("IO[bytes]", tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115 - closed by the caller
@@ -260,7 +260,7 @@ async def spooled_in_pieces(blocks: Iterable[bytes]) -> IO[bytes]:
 
 
 def _no_header(octets: bytes) -> str:
-    """What is wrong with a message that does not begin as one."""
+    """The reason why the octets do not begin with a header."""
     if not octets.strip():
         return "the message is empty"
     if octets.startswith(b"From "):  # RFC 4155
@@ -272,26 +272,26 @@ def _no_header(octets: bytes) -> str:
 
 
 def path_text(message: object) -> str:
-    """What a message is called that is given as a path; "" for every other."""
+    """The path of a message that is given as a path; "" for every other."""
     try:
         path = os.fspath(message) if isinstance(message, str | os.PathLike) else ""
-    except Exception:  # an object of a program may raise what it likes
+    except Exception:  # an object of a program may raise anything
         return ""
     return escape(os.fsdecode(path))
 
 
 def _open(message: MessageLike) -> tuple[bytes, _Body]:
-    """The header block of a message, as it is, and where its body is."""
+    """The header block of a message, unchanged, and its body."""
     try:
         return _opened(message)
     except (SubmissionError, OSError):
         raise
-    except Exception as error:  # objects of programs raise what they like: paths with NULs, files that are closed
+    except Exception as error:  # objects of programs may raise anything: paths with NULs, closed files
         raise SubmissionError(f"the message cannot be read: {described(error)}") from error
 
 
 def _is_message(message: object) -> TypeGuard[Message]:
-    """Whether it is an object of the ``email`` package; that is loaded then, and is not loaded only to ask."""
+    """Whether it is an object of the ``email`` package; does not load that package for other objects."""
     loaded = sys.modules.get("email.message")
     return loaded is not None and isinstance(message, loaded.Message)
 
@@ -346,7 +346,7 @@ def _in_file(file: BinaryIO | IO[bytes]) -> tuple[bytes, _Body]:
 
 
 def _read_header(file: IO[bytes]) -> tuple[bytes, int]:
-    """The header block, and where the body starts behind it, seen from where the file stands."""
+    """The header block, and the offset of the body from the file's position."""
     octets = b""
     while len(octets) < MAX_HEADER:
         block: object = file.read(_BLOCK)
@@ -381,14 +381,14 @@ class _Memory:
         return Source.from_bytes(self._octets).part(self._start, len(self._octets))
 
     def rest(self) -> None:
-        """It is no file."""
+        """Do nothing: it is no file."""
 
     def close(self) -> None:
         self._octets = b""
 
 
 class _Disk:
-    """A file by its name, which must be the one that was looked at."""
+    """A named file, which must still be the one that was read first."""
 
     memory = 0
 
@@ -431,7 +431,7 @@ class _File:
         return Source(self._file, *self._range)
 
     def rest(self) -> None:
-        """It is the program's, or has no name to be opened by again."""
+        """Do nothing: the file is the program's, or has no name to open again."""
 
     def close(self) -> None:
         if self._mine is not None:

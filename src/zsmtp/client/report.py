@@ -1,7 +1,7 @@
-"""What came of a message, as values: one :class:`Result` for each recipient, all of a message's in a :class:`Report`.
+"""The results of a message as values: one :class:`Result` for each recipient, all of a message's in a :class:`Report`.
 
-All of them turn into plain values for JSON by :meth:`.Result.as_dict` and :meth:`.Report.as_dict`; the names of keys
-are those of the fields, ``fate`` is its word. Times are in seconds.
+:meth:`.Result.as_dict` and :meth:`.Report.as_dict` turn them into plain values for JSON; the keys are the names of the
+fields, ``fate`` is its word. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 
 class Fate(Enum):
-    """What became of a recipient."""
+    """The result for a recipient."""
 
     DELIVERED = "delivered"
-    """The server's last word was that it has the message."""
+    """The server accepted the message with its final reply."""
     DEFERRED = "deferred"
-    """Nobody has the message; it may be sent again later."""
+    """No server has the message; it may be sent again later."""
     FAILED = "failed"
-    """Refused for good."""
+    """Permanently refused."""
     IN_DOUBT = "in doubt"
-    """The message was sent to its last octet, and no word came of what became of it: sent again, it may come twice."""
+    """The message was sent to its last octet without a final reply: sent again, it may arrive twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """Who was talked to; ``local`` is this side's address and port, ("", 0) on a UNIX socket."""
+    """The server of the session; ``local`` is this side's address and port, ("", 0) on a UNIX socket."""
 
     host: str
     address: str
@@ -50,7 +50,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLSSummary:
-    """The protection a message had: what the handshake agreed on, what was required, and the verdict on the peer."""
+    """The protection of a message: the handshake's result, the requirement, and the verdict on the peer."""
 
     protocol: str
     cipher: str
@@ -64,7 +64,7 @@ class TLSSummary:
 class Attempt:
     """One address that was tried for this message; ``problem`` is "" if a connection was made.
 
-    ``reused`` tells that the connection was there already, from a message before.
+    ``reused``: the connection was open already, from an earlier message.
     """
 
     host: str
@@ -76,26 +76,25 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The one final word on a recipient.
+    """The final result for a recipient.
 
-    ``message`` is the name it was given, else its Message-ID, else its path, ``status`` the enhanced status code (RFC
-    3463), ``code`` and ``reply`` what the server said that decided (0 and "" if none did). ``reason`` is why, in one
-    line for people: the reply, what this side adds, and where no host opened a session, the words of each of them.
-    ``text`` is the end of the dialogue, ``C:`` before what was sent and ``S:`` before what came back, and the reasons;
-    its lines are separated by LF. ``waited`` is the time until a connection took the message, ``seconds`` the time
-    until this result.
+    ``message`` is its given name, else its Message-ID, else its path, ``status`` the enhanced status code (RFC 3463),
+    ``code`` and ``reply`` the deciding reply of the server (0 and "" if none decided). ``reason`` is the reason in one
+    line for people: the reply, additions of this side, and if no host opened a session, the reason of each of them.
+    ``text`` is the end of the dialogue, ``C:`` before sent lines and ``S:`` before received ones, and the reasons; its
+    lines are separated by LF. ``waited`` is the time until a connection took the message, ``seconds`` the time until
+    this result.
 
-    ``attempted`` is false if nothing was tried for it: a message that cannot be read, or a destination that had
-    failed as a whole a moment ago; no server is named then. ``retry_after`` is for how many seconds from now mail
-    to this destination is not tried (0 if nothing is in its way): for all of it, if this one found out, or what is
-    left of that time.
+    ``attempted`` is false if nothing was tried for it: a message that cannot be read, or a destination that had failed
+    as a whole shortly before; no server is named then. ``retry_after`` is the number of seconds from now for which mail
+    to this destination is not tried (0 without a backoff): all of it if this result began it, or the remaining time.
 
-    Of a message with ``dsn=``: ``dsn_passed_on`` tells that the server has the request too, and notifies the sender of
-    what becomes of the message from there on. ``dsn_action`` is the notification that the sender asked for and nobody
-    but this side can give, in the word of RFC 3464 2.3.3 ("" if there is none): "relayed" to a server that offers no
-    DSN, "delivered" by LMTP to one, "failed", "delayed". There is none for a message with the null sender.
+    For a message with ``dsn=``: ``dsn_passed_on`` is true if the server has the request, too, and sends all further
+    notifications. ``dsn_action`` is the notification that the sender requested and only this side can send, in the word
+    of RFC 3464 2.3.3 ("" if there is none): "relayed" to a server without DSN, "delivered" by LMTP to one, "failed",
+    "delayed". There is none for a message with the null sender.
 
-    ``submission`` is what a stream was given, with the message in it; None for ``deliver``. It is no part of
+    ``submission`` is the object given to a stream, with the message in it; None for ``deliver``. It is not part of
     :meth:`as_dict`.
     """
 
@@ -129,7 +128,7 @@ class Result:
             raise NotDelivered(Report(message=self.message, results=(self,)))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """The result as plain values, for JSON."""
         values = asdict(self if self.submission is None else replace(self, submission=None))
         del values["submission"]
         return {**values, "fate": self.fate.value}
@@ -140,15 +139,15 @@ class Result:
 
     @property
     def names_server(self) -> bool:
-        """Whether there is a server to name, and the reason does not name it itself."""
+        """Whether there is a server to name that ``reason`` does not name already."""
         return self.server is not None and str(self.server) not in self.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completing:
-    """A message whose last octet is about to be sent: from now on ``recipients`` may have it, whatever happens.
+    """A message whose last octet is about to be sent: from now on ``recipients`` may have it in any case.
 
-    ``message`` is its name in results, ``submission`` what a stream was given (None for ``deliver``).
+    ``message`` is its name in results, ``submission`` the object given to a stream (None for ``deliver``).
     """
 
     message: str
@@ -158,27 +157,27 @@ class Completing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What came of one message: the results in the order of its recipients. A report is true if it is :attr:`ok`."""
+    """All results of one message, in the order of its recipients. A report is true if it is :attr:`ok`."""
 
     message: str
     results: tuple[Result, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether it was delivered to everybody."""
+        """Whether all recipients have it."""
         return all(result.ok for result in self.results)
 
     def with_fate(self, fate: Fate) -> tuple[Result, ...]:
-        """The results that ended so."""
+        """The results with this fate."""
         return tuple(result for result in self.results if result.fate is fate)
 
     def raise_for_failures(self) -> None:
-        """Raise :class:`~zsmtp.errors.NotDelivered`, which has this report, unless it was delivered to everybody."""
+        """Raise :class:`~zsmtp.errors.NotDelivered`, which has this report, unless all recipients have the message."""
         if not self.ok:
             raise NotDelivered(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """The report as plain values, for JSON."""
         return {"message": self.message, "ok": self.ok, "results": [result.as_dict() for result in self.results]}
 
     def __bool__(self) -> bool:
@@ -207,7 +206,7 @@ def result_of(
     lmtp: bool,
     submission: Submission | None = None,
 ) -> Result:
-    """The result that a verdict of the engine means."""
+    """The result for a verdict of the engine."""
     fate = Fate.IN_DOUBT if verdict.in_doubt else _FATES[verdict.fate]
     reply = verdict.reply
     return Result(

@@ -1,8 +1,8 @@
-"""A message whose deferred recipients are tried again while the program runs, until a time is over.
+"""A message whose deferred recipients are tried again, as long as the program runs and a time is not over.
 
 The rule is ``zsmtp.delivery.retry``: the schedules of the queue. Each time is a round of its own
-(:class:`zsmtp.client.tracker.MessageTracker`) for those who are due, with the message's time limit; results that are
-final go out as they come, each recipient has one. Who is in doubt is not tried again: the message may have arrived.
+(:class:`zsmtp.client.tracker.MessageTracker`) for the due recipients, with the message's time limit; each recipient has
+one final result, which is passed on at once. Recipients in doubt are not tried again: the message may have arrived.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from zsmtp.records import dataclass, field, replace
 if TYPE_CHECKING:
     from zsmtp.client.client import Submission
 
-TOGETHER = 1.0  # seconds within which those who are due share a round
+TOGETHER = 1.0  # seconds within which due recipients share a round
 LONGEST = 1e7  # seconds
 
 OnRetry = Callable[[Result, float], None]
-"""Hears of each recipient that was deferred and is tried again: the result so far, and in how many seconds."""
+"""Called for each recipient that was deferred and is tried again: the result so far, and the seconds until then."""
 
 
 def ignore_retry(result: Result, seconds: float) -> None:
@@ -35,14 +35,14 @@ def ignore_retry(result: Result, seconds: float) -> None:
 
 def _chance() -> float:
     """Default of ``chance``: 0 to 1."""
-    import random  # few ask for retries
+    import random  # retries are rare
 
     return random.random()  # noqa: S311 - it spreads times
 
 
 @dataclass(frozen=True, slots=True)
 class RetryWish:
-    """For how many seconds deferred recipients are tried again, and who hears of it. Raises ConfigError."""
+    """Seconds for which deferred recipients are tried again, and the callback for each. Raises ConfigError."""
 
     seconds: float
     on_retry: OnRetry = ignore_retry
@@ -55,7 +55,7 @@ class RetryWish:
 
 @dataclass(slots=True)
 class _Recipient:
-    """What is known of a recipient: attempts made, and when it is due, with the result so far, if it waits."""
+    """The state of a recipient: attempts made, and if it waits, when it is due, with the result so far."""
 
     attempts: int = 0
     made: tuple[Attempt, ...] = ()
@@ -65,14 +65,14 @@ class _Recipient:
 
 
 class RetryingMessage:
-    """One message over several rounds; ``start`` takes a round into the pools. The rest is as for a tracker."""
+    """One message over several rounds; ``start`` passes a round to the pools. The rest is as for a tracker."""
 
     def __init__(
         self,
         letter: Letter,
         loop: asyncio.AbstractEventLoop,
         timeout: float,
-        told: Callable[[Result], None] | None,
+        on_result: Callable[[Result], None] | None,
         finished: Callable[[RetryingMessage], None],
         submission: Submission | None,
         wish: RetryWish,
@@ -82,25 +82,25 @@ class RetryingMessage:
         self.over = ""
         self._loop = loop
         self._timeout = timeout
-        self._told = told
+        self._on_result = on_result
         self._finished = finished
         self._submission = submission
         self._wish = wish
         self._start = start
         self._began = loop.time()
         self._until = self._began + wish.seconds
-        self._chance = wish.chance()  # one for all, so that those who fail together are tried together
+        self._chance = wish.chance()  # one for all: recipients that fail together are tried together
         self._recipients = [_Recipient() for _ in letter.recipients]
         self._left = len(self._recipients)
         self._rounds: set[RetryRound] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """Start the first round, with everybody. Raises what ``start`` does."""
+        """Start the first round, with all recipients. Raises exceptions of ``start``."""
         self._try(range(len(self._recipients)))
 
     def settled(self, index: int, result: Result, verdict: Verdict) -> None:
-        """A round has the result of a recipient: it is final, or there will be another round."""
+        """Process a round's result for a recipient: it is final, or there will be another round."""
         one = self._recipients[index]
         now = self._loop.time()
         one.made += result.attempts
@@ -115,13 +115,13 @@ class RetryingMessage:
         self._set_timer()
 
     def round_over(self, over: RetryRound) -> None:
-        """A round has all its results."""
+        """Process the end of a round."""
         self._rounds.discard(over)
         if self._left and not self._rounds:
             self.letter.rest()
 
     def end(self, reason: str, *, patient: bool = False) -> None:
-        """Have everybody settled now, who is not yet; whoever waits keeps the result there is."""
+        """Settle all undecided recipients now; those that wait keep their result so far."""
         if self.over or not self._left:
             return
         self.over = reason
@@ -136,12 +136,12 @@ class RetryingMessage:
 
     @property
     def report(self) -> Report:
-        """All results; there is one for everybody when ``finished`` was called."""
+        """All results; complete when ``finished`` is called."""
         results = tuple(one.result for one in self._recipients if one.result is not None)
         return Report(message=self.letter.name, results=results)
 
     def _next(self, one: _Recipient, result: Result, verdict: Verdict, now: float) -> float | None:
-        """When a recipient is tried again; None if its result is final."""
+        """When to try a recipient again; None if its result is final."""
         if self.over or result.fate is not Fate.DEFERRED:
             return None
         words = result.reply or result.reason
@@ -152,14 +152,14 @@ class RetryingMessage:
     def _settle(self, one: _Recipient, result: Result) -> None:
         one.waits_with, one.result = None, result
         self._left -= 1
-        if self._told is not None:
-            self._told(result)
+        if self._on_result is not None:
+            self._on_result(result)
         if not self._left:
             self.letter.close()
             self._finished(self)
 
     def _set_timer(self) -> None:
-        """See that those who are due first are tried then."""
+        """Set the timer for the recipients that are due first."""
         if self._timer is not None:
             self._timer.cancel()
         due = min(one.due for one in self._recipients if one.waits_with is not None)
@@ -179,7 +179,7 @@ class RetryingMessage:
             self._set_timer()
         try:
             self._try(due)
-        except Exception as error:  # raised by what the program gave: its observers, its resolver
+        except Exception as error:  # raised by objects of the program: its observers, its resolver
             self._loop.call_exception_handler({"message": "a message cannot be tried again", "exception": error})
 
     def _try(self, indexes: Iterable[int]) -> None:
@@ -194,7 +194,7 @@ class RetryingMessage:
 
 
 class RetryRound(MessageTracker):
-    """One round of a message: its results go to that."""
+    """One round of a message: its results go to that :class:`RetryingMessage`."""
 
     __slots__ = ("_is_last", "_owner")
 
@@ -214,10 +214,10 @@ class RetryRound(MessageTracker):
 
     @property
     def insists(self) -> bool:
-        """The last try is made whatever failed before it."""
+        """The last try is made in spite of any backoff."""
         return self._is_last
 
-    def _tell(self, index: int, result: Result, verdict: Verdict) -> None:
+    def _pass_on(self, index: int, result: Result, verdict: Verdict) -> None:
         self._owner.settled(index, result, verdict)
 
     def _end(self) -> None:

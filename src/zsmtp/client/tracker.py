@@ -1,9 +1,9 @@
 """A message taken for delivery: a job for each destination, and exactly one result for each recipient.
 
-The tracker keeps the books. Verdicts come in from the jobs' ledgers, which take one for each recipient; results go out
-as they come, and :attr:`MessageTracker.report` has all of them in the end. A tracker that is over (its time is, or
-nobody wants to know any more) tells its jobs to be settled now: whoever waits for a connection is deferred, a
-connection at work for it is stopped.
+Verdicts come from the ledgers of the jobs, one for each recipient. A tracker passes on each result as it comes, and
+:attr:`MessageTracker.report` has all of them in the end. When its time is over, or the delivery is cancelled, it has
+its jobs settled at once: recipients that wait for a connection are deferred, and a connection at work for them is
+stopped.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from zsmtp.proto.plan import Envelope
 
 
-def _nobody(tracker: MessageTracker) -> None:
-    """Default of ``finished``."""
+def _do_nothing(tracker: MessageTracker) -> None:
+    """Default of ``finished``: do nothing."""
 
 
 class MessageTracker:
-    """One message; ``told`` hears each result, ``finished`` that there will be no more.
+    """One message; ``on_result`` is called with each result, ``finished`` after the last.
 
-    ``submission`` is what it came as, if it came by a stream; ``indexes`` are the recipients it is about (None: all).
+    ``submission`` is the object given to a stream, if any; ``indexes`` are its recipients in the message (None: all).
     """
 
     __slots__ = (
@@ -47,10 +47,10 @@ class MessageTracker:
         "_jobs",
         "_left",
         "_loop",
+        "_on_result",
         "_results",
         "_started",
         "_timer",
-        "_told",
         "letter",
         "over",
         "submission",
@@ -61,8 +61,8 @@ class MessageTracker:
         letter: Letter,
         loop: asyncio.AbstractEventLoop,
         timeout: float,
-        told: Callable[[Result], None] | None = None,
-        finished: Callable[[MessageTracker], None] = _nobody,
+        on_result: Callable[[Result], None] | None = None,
+        finished: Callable[[MessageTracker], None] = _do_nothing,
         submission: Submission | None = None,
         indexes: tuple[int, ...] | None = None,
     ) -> None:
@@ -70,7 +70,7 @@ class MessageTracker:
         self.submission = submission
         self.over = ""
         self._loop = loop
-        self._told = told
+        self._on_result = on_result
         self._finished = finished
         self._started = loop.time()
         self._results: list[Result | None] = [None] * len(letter.recipients)
@@ -81,7 +81,7 @@ class MessageTracker:
 
     @property
     def insists(self) -> bool:
-        """Whether it is tried although its destination failed a moment ago."""
+        """Whether it is tried in spite of a backoff of its destination."""
         return False
 
     def jobs(self, destinations: Destinations) -> list[tuple[Destination, DestinationJob]]:
@@ -103,7 +103,7 @@ class MessageTracker:
     def settle(
         self, index: int, verdict: Verdict, attempts: tuple[Attempt, ...], taken: float | None, *, lmtp: bool
     ) -> None:
-        """Account for the verdict on a recipient; ``taken`` when a connection took it, ``lmtp`` if that spoke LMTP."""
+        """Record the verdict on a recipient; ``taken`` is when a connection took it, ``lmtp`` if that was by LMTP."""
         assert self._results[index] is None
         now = self._loop.time()
         recipient = self.recipient(index)
@@ -122,18 +122,18 @@ class MessageTracker:
         )
         self._results[index] = result
         self._left -= 1
-        self._tell(index, result, verdict)
+        self._pass_on(index, result, verdict)
         if self._left == 0:
             self._timer.cancel()
             self._end()
 
-    def _tell(self, index: int, result: Result, verdict: Verdict) -> None:
-        """A recipient has its result."""
-        if self._told is not None:
-            self._told(result)
+    def _pass_on(self, index: int, result: Result, verdict: Verdict) -> None:
+        """Pass on a recipient's result."""
+        if self._on_result is not None:
+            self._on_result(result)
 
     def _end(self) -> None:
-        """Everybody has."""
+        """Note that all recipients have their results."""
         self.letter.close()
         self._finished(self)
 
@@ -142,13 +142,14 @@ class MessageTracker:
         return self.letter.recipients[index].decode("utf-8", "surrogateescape")
 
     def ended(self, job: DestinationJob) -> None:
-        """A job has no recipient open any more."""
+        """Note that a job is finished."""
         self._jobs.discard(job)
 
     def end(self, reason: str, *, patient: bool = False) -> None:
-        """Have everybody settled now, who is not yet.
+        """Settle all undecided recipients now.
 
-        If nobody waits for it, be ``patient``: others on the same connection may hear the reply to their last octet.
+        With ``patient``, because the delivery was cancelled, other messages on the connection still get their final
+        replies.
         """
         if self._left and not self.over:
             self.over = reason
@@ -157,32 +158,32 @@ class MessageTracker:
 
     @property
     def report(self) -> Report:
-        """All results; there is one for everybody when ``finished`` was called."""
+        """All results; complete when ``finished`` is called."""
         return Report(message=self.letter.name, results=tuple(one for one in self._results if one is not None))
 
 
 def _observed(letter: Letter, envelope: Envelope, observe: Observer) -> Stored | Operation[Stored]:
-    """The message as it is sent, with what was done to it on this side told to ``observe``."""
+    """The message as it is sent; changes to it on this side are reported to ``observe``."""
     stored = letter.preparation()
     if not isinstance(stored, Stored):
-        return _told_then(stored, letter, envelope, observe)
-    _tell(letter, envelope, observe)
+        return _observed_after(stored, letter, envelope, observe)
+    _report_changes(letter, envelope, observe)
     return stored
 
 
-async def _told_then(work: Operation[Stored], letter: Letter, envelope: Envelope, observe: Observer) -> Stored:
+async def _observed_after(work: Operation[Stored], letter: Letter, envelope: Envelope, observe: Observer) -> Stored:
     stored = await work
-    _tell(letter, envelope, observe)
+    _report_changes(letter, envelope, observe)
     return stored
 
 
-def _tell(letter: Letter, envelope: Envelope, observe: Observer) -> None:
+def _report_changes(letter: Letter, envelope: Envelope, observe: Observer) -> None:
     for text in letter.remarks:
         observe(Remark(text, About.CONTENT, envelope))
 
 
 class DestinationJob:
-    """What is to be done for one tracker at one destination."""
+    """The work for one tracker at one destination."""
 
     __slots__ = ("_indexes", "_known", "_ledger", "_reused", "_taken", "_tracker", "_worker", "returned", "settled")
 
@@ -192,13 +193,13 @@ class DestinationJob:
         self._ledger: Ledger | None = None
         self._worker: ConnectionWorker | None = None
         self._taken: float | None = None
-        self._known = 0  # attempts its worker had made before
+        self._known = 0  # attempts that its worker had made before
         self._reused: tuple[Attempt, ...] = ()
-        self.returned = 0  # times a connection that was refused gave it back
+        self.returned = 0  # times that it was given back because a connection was refused
         self.settled = False
 
     def take(self, worker: ConnectionWorker, now: float, known: int, reused: tuple[Attempt, ...]) -> Delivery:
-        """What the engine is to do. ``known`` attempts were made for others; ``reused`` is the connection there is."""
+        """The delivery for the engine. ``known`` attempts were made for others; ``reused`` is the open connection."""
         self._worker = worker
         self._taken = now
         self._known = known
@@ -212,7 +213,7 @@ class DestinationJob:
         return Delivery(Message(envelope, content), self._ledger, letter.name)
 
     def completing(self, numbers: tuple[int, ...]) -> Completing:
-        """That these recipients of its delivery may have the message from now on."""
+        """The notice that these recipients of its delivery may have the message from now on."""
         tracker = self._tracker
         return Completing(
             message=tracker.letter.name,
@@ -221,9 +222,9 @@ class DestinationJob:
         )
 
     def give_back(self) -> bool:
-        """Leave the worker, which had it without deciding about everybody; whether there is somebody left to be sent.
+        """Leave a worker that has not decided about all recipients; return whether any is left to send to.
 
-        Where the time for the message is over they are settled.
+        If the time for the message is over they are settled.
         """
         ledger, self._ledger, self._worker = self._ledger, None, None
         assert ledger is not None
@@ -234,18 +235,18 @@ class DestinationJob:
 
     @property
     def over(self) -> bool:
-        """Whether its result cannot be changed any more, or nobody wants to wait for it."""
+        """Whether its result is final, or its message has ended."""
         return self.settled or bool(self._tracker.over)
 
     def end(self, reason: str, *, patient: bool = False) -> None:
-        """See that it is settled now: by the worker that has it, or here."""
+        """Have it settled now: by its worker, or here."""
         if self._worker is not None:
             self._worker.give_up(reason, patient=patient)
         else:
             self.settle_all(from_loss(Interrupted(reason), "", None))
 
     def settle_all(self, verdict: Verdict) -> None:
-        """The same verdict for everybody who has none."""
+        """Settle all undecided recipients with one verdict."""
         if self.settled:
             return
         if self._ledger is None:
@@ -260,7 +261,7 @@ class DestinationJob:
         self._tracker.settle(self._indexes[number], verdict, attempts, self._taken, lmtp=lmtp)
         if ledger.settled:
             self.settled = True
-            self._ledger = None  # it knows this job: no circle is left to be collected
+            self._ledger = None  # it refers to this job: no reference cycle is left
             self._tracker.ended(self)
             if worker is not None:
                 worker.settled(ledger)
