@@ -27,11 +27,9 @@ exit status: 0; 64 wrong usage, 73 the file cannot be made, 78 with --rotate: it
 
 def key_parser() -> Parser:
     """The command line of ``zsmtp bounce key``."""
-    parser = command_parser("bounce key", "Make the file of the keys that prove return paths.", epilog=_KEY_EPILOG)
+    parser = command_parser("bounce key", "Make the file of keys that authenticate return paths.", epilog=_KEY_EPILOG)
     parser.add_argument("file", metavar="FILE", help="the file; [queue.bounces] key_file names it")
-    parser.add_argument(
-        "--rotate", action="store_true", help="put a new key in front of those that are there, which go on proving"
-    )
+    parser.add_argument("--rotate", action="store_true", help="put a new key before the present ones, which stay valid")
     return parser
 
 
@@ -43,15 +41,15 @@ return path."""
 
 def take_parser() -> Parser:
     """The command line of ``zsmtp bounce take``."""
-    parser = command_parser("bounce take", "Take in a message that came back.", epilog=_TAKE_EPILOG)
+    parser = command_parser("bounce take", "Take in a returned message.", epilog=_TAKE_EPILOG)
     parser.add_argument("message", metavar="FILE", nargs="?", default="-", help="the message (standard input)")
     parser.add_argument("--config", metavar="FILE", required=True, help="the configuration of zsmtp serve")
-    parser.add_argument("--queue", metavar="URL", help="the queue, if it is another than the configuration names")
+    parser.add_argument("--queue", metavar="URL", help="the queue, if it is not that of the configuration")
     parser.add_argument(
         "--to",
         metavar="ADDRESS",
         action="append",
-        help="the address it came to; without it Delivered-To, X-Original-To and To of the message count",
+        help="its recipient; without it those in Delivered-To, X-Original-To and To of the message",
     )
     return parser
 
@@ -69,8 +67,8 @@ def run(arguments: list[str]) -> int:
         return asyncio.run(take_message(take_parser().parse_args(arguments[1:])))
     commands = Parser(prog=_PROGRAM, description="Mail that comes back.", allow_abbrev=False)
     known = commands.add_subparsers(title="commands", dest="COMMAND", metavar="COMMAND", required=True)
-    known.add_parser("key", help="make the file of the keys that prove return paths", add_help=False)
-    known.add_parser("take", help="take in a message that came back", add_help=False)
+    known.add_parser("key", help="make the file of keys that authenticate return paths", add_help=False)
+    known.add_parser("take", help="take in a returned message", add_help=False)
     commands.parse_args(arguments)
     return Exit.OK
 

@@ -45,9 +45,9 @@ from zsmtp.text.tree import Node, draw
 
 _HEADER = 1 << 18  # octets read from a message
 _EPILOG = """\
-exit status: 0 nothing is wrong; 1 mail will be refused, or thrown away, by somebody; 64 wrong usage; 66 or 77 a file
-that cannot be read; 75 something could not be looked up, and nothing else is wrong; 78 a bad configuration. (bulk) is
-what is asked of those who send 5,000 messages a day."""
+exit status: 0 no fault; 1 some receiver will refuse or discard the mail; 64 wrong usage; 66 or 77 a file that cannot be
+read; 75 a lookup failed, and there is no other fault; 78 a bad configuration. (bulk) marks requirements for senders of
+5,000 messages a day."""
 
 
 def make_parser() -> Parser:
@@ -62,7 +62,7 @@ def make_parser() -> Parser:
         help="an address that mail comes from; without it those of this machine, by its routes",
     )
     parser.add_argument("--from", dest="author", metavar="DOMAIN", default="", help="the domain in From, if another")
-    parser.add_argument("--message", metavar="FILE", help="a message whose header is looked at, too")
+    parser.add_argument("--message", metavar="FILE", help="a message whose header is checked, too")
     parser.add_argument(
         "--connect", action="store_true", help="try the sender's own mail exchangers: certificates, TLSA, policy"
     )

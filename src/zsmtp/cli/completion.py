@@ -14,7 +14,7 @@ from zsmtp.cli.completionscripts import SCRIPTS
 from zsmtp.cli.sysexits import Exit
 
 _EPILOG = """\
-where the text belongs, for one user:
+the place of the script, for one user:
   bash  ~/.local/share/bash-completion/completions/zsmtp
   fish  ~/.config/fish/completions/zsmtp.fish
   zsh   a file _zsmtp in a folder of $fpath, before compinit runs
@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
 
 def make_parser() -> Parser:
     """The options of the command."""
-    parser = command_parser("completion", "Write what makes a shell complete these commands.", epilog=_EPILOG)
+    parser = command_parser("completion", "Write a completion script for a shell.", epilog=_EPILOG)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("shell", metavar="SHELL", choices=tuple(SCRIPTS), help=f"one of {', '.join(SCRIPTS)}")
     return parser

@@ -35,8 +35,8 @@ CLIENT_OPTIONS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of both commands."""
-    where = parser.add_argument_group("where mail goes")
-    where.add_argument("--config", metavar="FILE", help="configuration of the client, TOML; options here count more")
+    where = parser.add_argument_group("routes")
+    where.add_argument("--config", metavar="FILE", help="configuration of the client, TOML; options override it")
     where.add_argument(
         "--relay",
         metavar="HOST[:PORT]",
@@ -48,14 +48,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     family = where.add_mutually_exclusive_group()
     family.add_argument("-4", dest="family", action="store_const", const=Family.INET, help="IPv4 only")
     family.add_argument("-6", dest="family", action="store_const", const=Family.INET6, help="IPv6 only")
-    how = parser.add_argument_group("how safely")
-    how.add_argument("--tls", metavar="LEVEL", choices=_LEVELS, help=f"the least TLS must be: {', '.join(_LEVELS)}")
+    how = parser.add_argument_group("security")
+    how.add_argument("--tls", metavar="LEVEL", choices=_LEVELS, help=f"the least protection: {', '.join(_LEVELS)}")
     how.add_argument("--ca-file", metavar="FILE", help="certificates of authorities to trust instead of the system's")
     how.add_argument("--user", metavar="NAME", help="log in at the relay; the secret comes from one of the next two")
     how.add_argument("--password-file", metavar="FILE", help="a file that holds the secret and nothing else")
     how.add_argument("--password-env", metavar="NAME", help="the environment variable that holds it (ZSMTP_PASSWORD)")
     how.add_argument("--helo", metavar="NAME", help="the name to greet with")
-    how.add_argument("--timeout", type=seconds, metavar="SECONDS", help="the longest wait for anything the peer does")
+    how.add_argument("--timeout", type=seconds, metavar="SECONDS", help="the longest wait for the peer")
 
 
 _ELSEWHERE = {

@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         "what",
         nargs="*",
         metavar="DOMAIN|ADDRESS",
-        help="a domain, [literal], or mail address; with a relay it may be left out",
+        help="a domain, [literal], or mail address; optional with a relay",
     )
     parser.add_argument("--json", action="store_true", help="print JSON (zsmtp.explain/1) with the plans complete")
     parser.add_argument(
@@ -77,18 +77,18 @@ def make_parser() -> argparse.ArgumentParser:
         dest="sender",
         metavar="ADDRESS",
         default="<>",
-        help="the sender, who may have a route, and whose side is shown; with --rcpt also in MAIL (<>: nobody)",
+        help="the sender: it may have a route, and its records are shown; with --rcpt also in MAIL (<>: none)",
     )
     parser.add_argument(
         "--no-sender-check",
         action="store_true",
-        help="leave out what receivers will see of the sender: SPF, DKIM, DMARC",
+        help="do not show the sender as receivers see it: SPF, DKIM, DMARC",
     )
     parser.add_argument(
         "--replay", action="append", metavar="TRACE", default=[], help="explain the delivery recorded in a trace file"
     )
     parser.add_argument(
-        "--trace", metavar="PATH", help="with --connect: keep a trace of the tries, in a file or a directory"
+        "--trace", metavar="PATH", help="with --connect: keep a trace of the probes, in a file or a directory"
     )
     parser.add_argument(
         "--agent", metavar="FLAGS", help="explain what the agent, smtp(8), would do when started with these flags"
@@ -110,7 +110,7 @@ def run(arguments: list[str]) -> int:
     if options.no_sender_check and (options.sender == "<>" or options.agent is not None):
         parser.error("--no-sender-check goes with --from, and not with --agent, which says nothing of senders")
     if options.trace is not None and not options.connect:
-        parser.error("--trace needs --connect: without it nothing happens that a trace could tell of")
+        parser.error("--trace needs --connect: without it there is nothing to trace")
     if options.agent is not None:
         refuse_options(options, "--agent")
     explanations: list[Explanation] = []

@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "queue": ("zsmtp.cli.queue", "see what is in the queue and why, and change it"),
     "bounce": ("zsmtp.cli.bounce", "take in mail that came back, make keys for return paths"),
     "dkim": ("zsmtp.cli.dkim", "make keys for DKIM, and verify signatures (RFC 6376)"),
-    "completion": ("zsmtp.cli.completion", "write what makes a shell complete these commands"),
+    "completion": ("zsmtp.cli.completion", "write a completion script for a shell"),
 }
 """The module of each subcommand, and its description in one line."""
 
@@ -69,7 +69,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="zsmtp",
         description="The outbound half of a mail system.",
-        epilog="zsmtp COMMAND --help tells of its options; zsmtp(1) of everything.",
+        epilog="zsmtp COMMAND --help shows its options; zsmtp(1) describes everything.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"zsmtp {__version__}", help="show the version and exit")

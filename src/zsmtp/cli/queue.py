@@ -145,14 +145,14 @@ def _ends(parser: Parser) -> None:
 def _changes(parser: Parser) -> None:
     add_options(parser)
     parser.add_argument("--all", action="store_true", help="all recipients: without it a filter is needed")
-    parser.add_argument("--dry-run", action="store_true", help="say how many recipients it is about; change nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show the number of recipients; change nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--because", metavar="TEXT", default="", help="why; it is recorded with who did it")
 
 
 def _ruling(parser: Parser) -> None:
     _changes(parser)
-    parser.add_argument("--standing", action="store_true", help="what comes later, too: add a rule")
+    parser.add_argument("--standing", action="store_true", help="also for later recipients: add a rule")
     _lasting(parser)
 
 
@@ -174,7 +174,7 @@ def _resumes(parser: Parser) -> None:
 
 def _fails(parser: Parser) -> None:
     _ruling(parser)
-    parser.add_argument("--text", default="", help="what the notice says to the sender")
+    parser.add_argument("--text", default="", help="the text for the sender in the notice")
 
 
 def _moves(parser: Parser) -> None:
@@ -186,7 +186,7 @@ def _leaves(parser: Parser) -> None:
     parser.add_argument(
         "target", metavar="URL", help="the queue it goes to: a SQLite file, or postgresql://host/database"
     )
-    parser.add_argument("--rules", action="store_true", help="add the standing rules to it, too, that it has not")
+    parser.add_argument("--rules", action="store_true", help="also add the standing rules that it lacks")
     _changes(parser)
 
 
@@ -208,7 +208,9 @@ def _rules(parser: Parser) -> None:
 
 
 def _watches(parser: Parser) -> None:
-    parser.add_argument("--interval", type=lasting, default=2.0, metavar="DURATION", help="between two looks (2s)")
+    parser.add_argument(
+        "--interval", type=lasting, default=2.0, metavar="DURATION", help="time between two updates (2s)"
+    )
     _limit(parser, 15)
 
 
@@ -237,7 +239,7 @@ def _drains(parser: Parser) -> None:
 
 
 def _suppresses(parser: Parser) -> None:
-    parser.add_argument("action", choices=("list", "add", "remove", "import"), help="what is done with the list")
+    parser.add_argument("action", choices=("list", "add", "remove", "import"), help="the operation on the list")
     parser.add_argument("given", metavar="ADDRESS", nargs="*", help="addresses; of import files, - for standard input")
     parser.add_argument("--tenant", help="of this tenant (list: of all, otherwise the one without a name)")
     parser.add_argument("--because", metavar="TEXT", default="", help="why; it is kept with each address")
@@ -265,7 +267,7 @@ ANYWHERE = ("--queue", "--config")
 """Options of every verb that are also allowed before the verb."""
 
 VERBS: dict[str, QueueVerb] = {
-    "why": QueueVerb("say why recipients are still here", _READING, "why", _limited(10)),
+    "why": QueueVerb("show why recipients are still here", _READING, "why", _limited(10)),
     "list": QueueVerb("list recipients", _READING, "list_recipients", _limited(None)),
     "count": QueueVerb("count recipients", _READING, "count", _counts),
     "shape": QueueVerb("show sites by the age of their mail", _READING, "shape", _shapes),
@@ -274,13 +276,13 @@ VERBS: dict[str, QueueVerb] = {
     "attempts": QueueVerb("show the history of messages", _READING, "attempts", _limited(10)),
     "body": QueueVerb("write the content of a message to standard output", _READING, "body", _body),
     "top": QueueVerb("watch the queue", _READING, "top", _watches),
-    "check": QueueVerb("look for what must not be in a queue", _READING, "check", _nothing),
+    "check": QueueVerb("look for inconsistencies in a queue", _READING, "check", _nothing),
     "now": QueueVerb("have recipients tried now", _CHANGING, "now", _changes),
     "at": QueueVerb("have recipients tried at a time", _CHANGING, "at", _schedules),
     "priority": QueueVerb("give recipients another priority", _CHANGING, "priority", _ranks),
     "hold": QueueVerb("hold recipients until they are released", _CHANGING, "hold", _ruling),
     "release": QueueVerb("release recipients that are held", _CHANGING, "release", _changes),
-    "suspend": QueueVerb("leave mail of a kind alone, also what comes later", _CHANGING, "suspend", _suspends),
+    "suspend": QueueVerb("deliver no mail that matches, also later mail", _CHANGING, "suspend", _suspends),
     "resume": QueueVerb("end suspensions", _CHANGING, "resume", _resumes),
     "reroute": QueueVerb("send recipients elsewhere", _CHANGING, "reroute", _moves),
     "fail": QueueVerb("give recipients up and notify their senders", _CHANGING, "fail", _fails),
@@ -353,7 +355,7 @@ def _parse(arguments: Sequence[str]) -> None:
     verbs = parser.add_subparsers(title="verbs", dest="VERB", metavar="VERB", required=True)
     for name, verb in VERBS.items():
         verbs.add_parser(name, help=verb.summary, add_help=False)
-    verbs.add_parser(_IMPORT, help="queue messages that lie in files of other programs", add_help=False)
+    verbs.add_parser(_IMPORT, help="queue messages from files of other programs", add_help=False)
     parser.parse_args(arguments)
 
 

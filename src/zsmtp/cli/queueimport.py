@@ -32,9 +32,9 @@ _DESCRIPTION = (
     "Queue the messages of a Maildir, a mbox, .eml files, or a spool of Postfix or ZMailer. Nothing of it is changed."
 )
 _EPILOG = """\
-Stop the program that delivers a spool before it is imported, and delete the spool afterwards. Importing twice queues
-once. Of Postfix, what is on hold is imported only if its folder is named. Quotas of
-tenants do not hold: it is mail that was taken already. Exit status: 0 all messages are queued; 65
+Stop the program that delivers a spool before it is imported, and delete the spool afterwards. Importing twice
+queues once. Messages that Postfix has on hold are imported only if their folder is named.
+Quotas of tenants do not apply, because the mail was accepted already. Exit status: 0 all messages are queued; 65
 some cannot be, which are named; 66 or 77 a path cannot be read; 75 the queue cannot be written now; 78 a bad
 configuration."""
 
@@ -49,13 +49,13 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"a file, or postgresql://host/database ({VARIABLE}, or {DEFAULT})",
     )
     parser.add_argument(
-        "--format", choices=[kind.value for kind in SourceKind], help="what the paths are, if that is not clear"
+        "--format", choices=[kind.value for kind in SourceKind], help="the kind of the paths, if it is not clear"
     )
-    parser.add_argument("--config", metavar="FILE", help="configuration of the deliverer, TOML: its routes count")
+    parser.add_argument("--config", metavar="FILE", help="configuration of the deliverer, TOML: its routes apply")
     parser.add_argument("--from", dest="sender", metavar="ADDRESS", help="the sender of messages without an envelope")
     parser.add_argument("--to", action="append", metavar="ADDRESS", help="a recipient of those; may be given again")
-    parser.add_argument("--tenant", default="", metavar="NAME", help="whose mail it is")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be queued, and queue nothing")
+    parser.add_argument("--tenant", default="", metavar="NAME", help="the tenant of the mail")
+    parser.add_argument("--dry-run", action="store_true", help="show the messages, and queue nothing")
     parser.add_argument("--json", action="store_true", help="print JSON (zsmtp.queue-import/1)")
     return parser
 

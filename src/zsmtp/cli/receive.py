@@ -32,8 +32,8 @@ PORT = 2526
 MAX_SIZE = 64 << 20  # octets of a message
 SHOWN_FIELDS = (b"from", b"to", b"cc", b"subject", b"date", b"message-id")
 _EPILOG = """\
-It takes every message and delivers none; nobody but this machine can reach it,
-unless --listen says otherwise.
+It accepts every message and delivers none; only this machine can reach it,
+unless --listen names another address.
 
 exit status: 0 ended by a signal or --count; 71 the address cannot be listened
 on; 73 the folder cannot be written."""
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
 
 def make_parser() -> Parser:
     """The options of the command."""
-    parser = command_parser("receive", "Take mail on this machine and show what came.", epilog=_EPILOG)
+    parser = command_parser("receive", "Receive mail on this machine and show it.", epilog=_EPILOG)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--listen",
@@ -67,7 +67,7 @@ def make_parser() -> Parser:
         metavar="ADDRESS",
         action="append",
         default=[],
-        help="refuse this recipient with 550; * and ? fit all",
+        help="refuse this recipient with 550; * and ? are wildcards",
     )
     parser.add_argument("--defer", metavar="ADDRESS", action="append", default=[], help="the same with 450")
     return parser

@@ -18,14 +18,14 @@ from zsmtp.escape import escape
 
 OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("-t", "", "take the recipients of To, Cc and Bcc too, and remove Bcc"),
-    ("-i, -oi", "", "a line with nothing but a dot does not end the message"),
+    ("-i, -oi", "", "a line with a single dot does not end the message"),
     ("-f", "address", "the sender (also -r); default: the user, at this machine"),
-    ("-F", "name", "the full name for a From field that has to be added"),
+    ("-F", "name", "the full name for an added From field"),
     ("-N", "words", "when to notify the sender: success, failure, delay, or never"),
-    ("-R", "part", "what a notice returns of the message: full or hdrs"),
+    ("-R", "part", "the part of the message in a notice: full or hdrs"),
     ("-V", "text", "the envelope identifier that notices repeat"),
     ("-bp", "", "list the queue: own messages, or as root all (also: mailq)"),
-    ("-q", "", "have the queue tried now"),
+    ("-q", "", "try to deliver the queue now"),
     ("--help", "", "show this text"),
 )
 """The options with an effect here: their names, the name of the value ("" for a flag), and their meaning."""
@@ -40,7 +40,7 @@ zsmtp serve delivers it. Status 0 means that the message is on the disk.
 {_LISTED}
 ZSMTP_QUEUE names the queue (/var/lib/zsmtp/queue.db), ZSMTP_CONFIG the
 configuration of a client or of the service. Other options of sendmail(8) are
-accepted and do nothing, or are refused with the reason. zsmtp-sendmail(1)
+accepted without effect, or refused with the reason. zsmtp-sendmail(1)
 describes them all.
 """
 """The output of ``--help``."""

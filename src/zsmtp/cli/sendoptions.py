@@ -21,8 +21,8 @@ MAX_JOBS = 64  # processes
 _DESCRIPTION = "Deliver messages now: straight to the mail exchangers of each recipient's domain, or through a relay."
 _EPILOG = """\
 Without --from and --to, sender and recipients are those of the header (Sender or From; To, Cc, Bcc). Exit status: 0
-everybody was delivered to; 69 somebody was refused for good; 75 nobody was, but somebody is deferred or in doubt, or
-the journal is in use; 64 wrong usage, 65 a message that cannot be sent, 66 or 77 a file that cannot be read, 73 or 74 a
+all recipients were delivered to; 69 one was permanently refused; 75 none was, but one is deferred or in doubt, or the
+journal is in use; 64 wrong usage, 65 a message that cannot be sent, 66 or 77 a file that cannot be read, 73 or 74 a
 file that cannot be written, 78 a bad configuration. With --dry-run: as zsmtp explain."""
 
 
@@ -40,17 +40,17 @@ def make_parser() -> Parser:
         metavar="LIST",
         action="append",
         default=[],
-        help="a file with the names of such, one a line or with NULs between; - is standard input",
+        help="a file with the names of messages, one a line or separated by NULs; - is standard input",
     )
     parser.add_argument("--from", dest="sender", metavar="ADDRESS", help="the sender; <> for none")
     parser.add_argument("--to", action="append", metavar="ADDRESS", help="a recipient; may be given again")
     parser.add_argument(
         "--keep-going", action="store_true", help="if messages cannot be sent, name them and send the others"
     )
-    parser.add_argument("--no-add", action="store_true", help="leave Date and Message-ID out where they are missing")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and connect to nobody")
+    parser.add_argument("--no-add", action="store_true", help="do not add a missing Date or Message-ID")
+    parser.add_argument("--dry-run", action="store_true", help="show the deliveries without connecting to any server")
     parser.add_argument(
-        "--plan", metavar="FILE", help="execute the plans in FILE, which zsmtp explain --json printed, as they are"
+        "--plan", metavar="FILE", help="execute the plans in FILE, from zsmtp explain --json, unchanged"
     )
     parser.add_argument(
         "--rate", metavar="N/s|N/m", type=_rate, help="begin so many messages at most in any second, or minute"
@@ -81,12 +81,12 @@ def _add_journal(parser: Parser) -> None:
     group.add_argument(
         "--journal",
         metavar="FILE",
-        help="write down who has what (zsmtp.journal/1); a run with the same FILE sends the rest",
+        help="record which recipients have which message (zsmtp.journal/1); a run with the same FILE sends the rest",
     )
     group.add_argument(
         "--resend-in-doubt",
         action="store_true",
-        help="with --journal: send it also to those who may have it, and may get it twice then",
+        help="with --journal: send also to recipients in doubt, who may get the message twice",
     )
     group.add_argument(
         "--send-changed",
@@ -96,7 +96,7 @@ def _add_journal(parser: Parser) -> None:
 
 
 def _add_transport(parser: Parser) -> None:
-    group = parser.add_argument_group("what is asked of servers")
+    group = parser.add_argument_group("requests to servers")
     group.add_argument("--require-tls", action="store_true", help="authenticated TLS on every hop, or no delivery")
     group.add_argument(
         "--mt-priority", metavar="N", type=int, help="the priority of the message, 4 or =-4: -9 to 9 (MT-PRIORITY)"
@@ -112,19 +112,21 @@ def _add_transport(parser: Parser) -> None:
         "--hold-until",
         metavar="TIME",
         type=_moment,
-        help="have it hold it until 14:30, or 2026-12-24T18:00 (Z behind it: UTC)",
+        help="have it held until 14:30, or 2026-12-24T18:00 (with a final Z: UTC)",
     )
     group.add_argument(
         "--notify", metavar="WHEN", help="ask for delivery notifications: success, failure, delay with commas; or never"
     )
-    group.add_argument("--ret", metavar="WHAT", help="what a notification of failure brings back: full or headers")
-    group.add_argument("--envid", metavar="ID", help="what notifications repeat, to tell what they are about")
+    group.add_argument(
+        "--ret", metavar="WHAT", help="the part of the message in a notification of failure: full or headers"
+    )
+    group.add_argument("--envid", metavar="ID", help="an identifier of the message that notifications repeat")
 
 
 def _add_output(parser: Parser) -> None:
-    group = parser.add_argument_group("what is told")
+    group = parser.add_argument_group("output")
     form = group.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON (zsmtp.send/1) when all is over")
+    form.add_argument("--json", action="store_true", help="print JSON (zsmtp.send/1) at the end")
     form.add_argument(
         "--jsonl", action="store_true", help="print each result when it comes, as a line (zsmtp.send-result/1)"
     )

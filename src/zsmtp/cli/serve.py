@@ -56,18 +56,18 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--queue",
         metavar="URL",
-        help=f"the queue, a file or postgresql://host/database, instead of what the configuration or ${VARIABLE} "
-        f"names ({DEFAULT})",
+        help=f"the queue, a file or postgresql://host/database, instead of that of the configuration or ${VARIABLE} "
+        f"({DEFAULT})",
     )
-    parser.add_argument("--node", metavar="NAME", default="", help="what this process is called (default: the host)")
+    parser.add_argument("--node", metavar="NAME", default="", help="the name of this process (default: the host)")
     parser.add_argument(
         "--workers",
         metavar="COUNT",
         type=_workers,
-        help="deliver in so many processes besides this one, instead of what the configuration says (0: in this one)",
+        help="deliver in so many processes besides this one, instead of those of the configuration (0: in this one)",
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--check", action="store_true", help="read the configuration and what it names, and end")
+    what.add_argument("--check", action="store_true", help="read the configuration and its files, and end")
     what.add_argument(
         "--password-line",
         metavar="USER",

@@ -40,12 +40,11 @@ if TYPE_CHECKING:
 DAY = 86400  # seconds
 
 _EPILOG = """
-output: one line for each address, fields separated by TABs: the domain, the address, the file. A mail is to be sent
-from --sender to the address, with a DKIM signature of the sender's domain; a file for an https: address is to be
-posted there as application/tlsrpt+gzip. With --send: the domain, the address, what came of it (delivered, deferred,
-in doubt, failed), and the reason; addresses that had their report in an earlier run are left out. Exit status with
---send: 75 if something is deferred, so run it again; 69 if something was refused for good. A day without results
-has no output and the status 0.
+output: one line for each address, fields separated by TABs: the domain, the address, the file. Send a mail
+from --sender to the address, with a DKIM signature of the sender's domain; post a file for an https: address there as
+application/tlsrpt+gzip. With --send: the domain, the address, the result (delivered, deferred, in doubt, failed), and
+the reason; addresses that had their report in an earlier run are left out. Exit status with --send: 75 if a report is
+deferred, so run it again; 69 if one was permanently refused. A day without results has no output and the status 0.
 """
 
 
@@ -131,14 +130,18 @@ def _warn_unsigned(config: Config, sender: str) -> None:
 def make_parser() -> Parser:
     """The command line."""
     parser = command_parser("tlsrpt", "Make the TLS reports of a day (RFC 8460), and send them.", epilog=_EPILOG)
-    parser.add_argument("results", metavar="FILE", help="what tls-report-file or tls_report_file says, without the day")
+    parser.add_argument(
+        "results", metavar="FILE", help="the name in tls-report-file or tls_report_file, without the day"
+    )
     parser.add_argument("--domain", required=True, type=_domain, help="the domain that reports, and sends the mail")
     parser.add_argument("--day", type=_day, default=_yesterday(), help="2026-01-31, in UTC; without it, yesterday")
-    parser.add_argument("--organization", default="", help="the name of who reports; without it, the domain")
-    parser.add_argument("--contact", type=_address, help="an address for questions; without it, postmaster@ the domain")
-    parser.add_argument("--sender", type=_address, help="who the mail comes from; without it, the contact")
     parser.add_argument(
-        "--output", metavar="DIRECTORY", help="where the files go; without it, here, and with --send nowhere"
+        "--organization", default="", help="the name of the reporting organization; without it, the domain"
+    )
+    parser.add_argument("--contact", type=_address, help="an address for questions; without it, postmaster@ the domain")
+    parser.add_argument("--sender", type=_address, help="the sender of the mail; without it, the contact")
+    parser.add_argument(
+        "--output", metavar="DIRECTORY", help="the folder for the files; without it, this one, and with --send none"
     )
     parser.add_argument(
         "--send", action="store_true", help="mail and post the reports; the options below are for that alone"
