@@ -50,7 +50,7 @@ async def run(context: VerbContext) -> int:
 
 
 async def _add(context: VerbContext, some: list[Suppression]) -> int:
-    """Add to the list of each queue; return how many were missing on at least one of them."""
+    """Add to the list of each queue; return the largest number that was new to one of them."""
     added = await context.shards.each(lambda shard: shard.store.suppress(some))
     return max((new for _, new in added), default=0)
 

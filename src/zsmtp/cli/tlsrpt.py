@@ -108,7 +108,7 @@ def _send_all(made: DayReports, reporter: ReportingOrganization, options: argpar
 
 
 def _guarded(report: TLSReport, work: Callable[[TLSReport], None]) -> Exit:
-    """Call ``work``; report a report that cannot be a mail."""
+    """Call ``work``; print an error for a report that cannot be a mail."""
     try:
         work(report)
     except ValueError as error:
