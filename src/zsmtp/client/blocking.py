@@ -30,7 +30,7 @@ from zsmtp.client.config import Config, Relay
 from zsmtp.client.dsn import DSN
 from zsmtp.client.message import MessageLike
 from zsmtp.client.report import Report, Result
-from zsmtp.client.retrying import OnRetry, RetryWish, ignore_retry
+from zsmtp.client.retrying import OnRetry, RetrySettings, ignore_retry
 from zsmtp.errors import LocalError, LoopRunning
 from zsmtp.net.loopthread import LoopThread
 
@@ -111,8 +111,8 @@ class Client:
         exception from them is raised after the results of earlier submissions. ``on_retry`` is called in another
         thread. Leaving the loop early ends unfinished deliveries.
         """
-        wish = RetryWish(retry_for, on_retry)
-        handover = _Handover(self._client, submissions, wish)
+        retry = RetrySettings(retry_for, on_retry)
+        handover = _Handover(self._client, submissions, retry)
         done = self._thread.start(handover.run())
         done.add_done_callback(lambda _: handover.out.put(_Sign.OVER))
         try:
@@ -139,9 +139,9 @@ class _Handover:
     """One stream between the loop and the program's thread."""
 
     def __init__(
-        self, client: asynchronous.Client, submissions: Iterable[Submission | MessageLike], wish: RetryWish
+        self, client: asynchronous.Client, submissions: Iterable[Submission | MessageLike], retry: RetrySettings
     ) -> None:
-        self._wish = wish
+        self._retry = retry
         self.out: SimpleQueue[Result | _Sign] = SimpleQueue()
         self.error: BaseException | None = None
         """The exception from the program's iterable."""
@@ -160,7 +160,7 @@ class _Handover:
         if self._stopped:
             return
         self._task = asyncio.current_task()
-        stream = self._client.stream(self._submissions(), retry_for=self._wish.seconds, on_retry=self._wish.on_retry)
+        stream = self._client.stream(self._submissions(), retry_for=self._retry.seconds, on_retry=self._retry.on_retry)
         async with contextlib.aclosing(stream) as results:
             async for result in results:
                 await self._room.acquire()

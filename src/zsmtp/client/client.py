@@ -33,7 +33,7 @@ from zsmtp.client.message import Letter, MessageLike, path_text
 from zsmtp.client.pacer import MessagePacer
 from zsmtp.client.pool import DestinationPool
 from zsmtp.client.report import Completing, Fate, Report, Result
-from zsmtp.client.retrying import OnRetry, RetryingMessage, RetryWish, ignore_retry
+from zsmtp.client.retrying import OnRetry, RetryingMessage, RetrySettings, ignore_retry
 from zsmtp.client.slots import ConnectionSlots
 from zsmtp.client.tracker import MessageTracker
 from zsmtp.delivery.attempt import Courier
@@ -59,7 +59,7 @@ BeforeCompletion = Callable[[Sequence[Completing]], Awaitable[bool]]
 """Called before the last octet of messages is sent; False keeps it back, and they are deferred."""
 
 _Tracked = MessageTracker | RetryingMessage
-_NO_RETRY = RetryWish(0.0)
+_NO_RETRY = RetrySettings(0.0)
 
 _YIELD_AFTER = 32  # messages a stream takes in before it yields to other tasks
 _OVERHEAD = 4096  # octets of memory of an undelivered message besides its content
@@ -147,7 +147,7 @@ class Client:
         a message or an address that cannot be sent, OSError for a file that cannot be read; failures of servers and
         networks are in the report.
         """
-        wish = RetryWish(retry_for)
+        retry = RetrySettings(retry_for)
         letter = Letter(
             message,
             sender=sender,
@@ -159,7 +159,7 @@ class Client:
             signing=self._signing,
         )
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        tracker = self._take(letter, timeout, None, partial(_finish, done), wish=wish)
+        tracker = self._take(letter, timeout, None, partial(_finish, done), retry=retry)
         try:
             await done
         except asyncio.CancelledError:
@@ -184,7 +184,7 @@ class Client:
         tried again, as for :meth:`deliver`; ``on_retry`` is called for each retry. Leaving the loop early ends
         unfinished deliveries.
         """
-        flow = _Flow(self, submissions, RetryWish(retry_for, on_retry))
+        flow = _Flow(self, submissions, RetrySettings(retry_for, on_retry))
         try:
             async for result in flow.results():
                 yield result
@@ -198,7 +198,7 @@ class Client:
         on_result: Callable[[Result], None] | None,
         finished: Callable[[_Tracked], None],
         submission: Submission | None = None,
-        wish: RetryWish = _NO_RETRY,
+        retry: RetrySettings = _NO_RETRY,
     ) -> _Tracked:
         """Pass a prepared message to the pools."""
         if self._closed:
@@ -211,9 +211,9 @@ class Client:
             raise LocalError("the client lives on another event loop")
         seconds = self.config.message_timeout if timeout is None else timeout
         tracker: _Tracked
-        if wish.seconds:
+        if retry.seconds:
             tracker = retrying = RetryingMessage(
-                letter, self._loop, seconds, on_result, finished, submission, wish, self._start
+                letter, self._loop, seconds, on_result, finished, submission, retry, self._start
             )
             begin = retrying.begin
         else:
@@ -322,10 +322,10 @@ class _Flow:
         self,
         client: Client,
         submissions: Iterable[Submission | MessageLike] | AsyncIterable[Submission | MessageLike],
-        wish: RetryWish,
+        retry: RetrySettings,
     ) -> None:
         self._client = client
-        self._wish = wish
+        self._retry = retry
         self._room = client.config.limits.waiting  # octets of memory left
         self._freed = asyncio.Event()
         self._results: deque[Result | int] = deque()  # a number: a submission that took so much is done
@@ -403,7 +403,7 @@ class _Flow:
         memory = _OVERHEAD + letter.memory + _RECIPIENT * len(letter.recipients)
         self._room -= memory
         finished = partial(self._finished, memory)
-        self._trackers.add(self._client._take(letter, None, self._add_result, finished, known, self._wish))
+        self._trackers.add(self._client._take(letter, None, self._add_result, finished, known, self._retry))
 
     def _refuse(self, one: Submission, error: Exception, known: Submission) -> None:
         """Give a failed result for each recipient of a submission."""

@@ -41,8 +41,8 @@ def _chance() -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class RetryWish:
-    """Seconds for which deferred recipients are tried again, and the callback for each. Raises ConfigError."""
+class RetrySettings:
+    """For how many seconds deferred recipients are tried again, and the callback for each. Raises ConfigError."""
 
     seconds: float
     on_retry: OnRetry = ignore_retry
@@ -75,7 +75,7 @@ class RetryingMessage:
         on_result: Callable[[Result], None] | None,
         finished: Callable[[RetryingMessage], None],
         submission: Submission | None,
-        wish: RetryWish,
+        retry: RetrySettings,
         start: Callable[[MessageTracker], None],
     ) -> None:
         self.letter = letter
@@ -85,11 +85,11 @@ class RetryingMessage:
         self._on_result = on_result
         self._finished = finished
         self._submission = submission
-        self._wish = wish
+        self._retry = retry
         self._start = start
         self._began = loop.time()
-        self._until = self._began + wish.seconds
-        self._chance = wish.chance()  # one for all: recipients that fail together are tried together
+        self._until = self._began + retry.seconds
+        self._chance = retry.chance()  # one for all: recipients that fail together are tried together
         self._recipients = [_Recipient() for _ in letter.recipients]
         self._left = len(self._recipients)
         self._rounds: set[RetryRound] = set()
@@ -111,7 +111,7 @@ class RetryingMessage:
             self._settle(one, result)
             return
         one.due, one.waits_with = due, result
-        self._wish.on_retry(result, due - now)
+        self._retry.on_retry(result, due - now)
         self._set_timer()
 
     def round_over(self, over: RetryRound) -> None:
