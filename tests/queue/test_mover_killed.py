@@ -40,9 +40,21 @@ def live(folder: Path, life: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def move(source: Path, target: str) -> subprocess.Popen[bytes]:
+def move(source: Path, target: str, *options: str) -> subprocess.Popen[bytes]:
     """Start to move everything."""
-    command = [sys.executable, "-c", _ZSMTP, "queue", "move", target, "--queue", str(source), "--all", "--yes"]
+    command = [
+        sys.executable,
+        "-c",
+        _ZSMTP,
+        "queue",
+        "move",
+        target,
+        "--queue",
+        str(source),
+        "--all",
+        "--yes",
+        *options,
+    ]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -125,7 +137,9 @@ def test_a_mover_that_is_killed_loses_nothing_and_doubles_nothing(seed: int, kin
         for process in processes:
             end(process)
     asyncio.run(settle_doubts(source / "queue.db"))
-    mover = move(source / "queue.db", goal)
+    service = tmp_path / "serve.toml"  # by which notices are made that the deliverer owed when it was killed
+    service.write_text('name = "out.example.org"\n')
+    mover = move(source / "queue.db", goal, "--config", str(service))
     _, errors = mover.communicate(timeout=10 * LIMIT)
     assert errors == b""
     if kind == "sqlite":
