@@ -175,18 +175,18 @@ def explain_end(end: HistoryEntry, history: Sequence[HistoryEntry], known: Circu
     by = f" by {end.by}" if end.by else ""
     server = f", {end.server}" if end.server else ""
     words = reply_words(end)
-    said: tuple[str, ...] = (f"The last word{server}: {words}.",) if words else ()
+    details: tuple[str, ...] = (f"The last word{server}: {words}.",) if words else ()
     if end.outcome is Outcome.MOVED:
-        said = (f"It went {end.reason}; that queue delivers it.",)
+        details = (f"It went {end.reason}; that queue delivers it.",)
     mine = tuple(one for one in history if (one.message, one.number) == (end.message, end.number))
     for one in mine:
         if one.outcome in (Outcome.BOUNCED, Outcome.COMPLAINED):
-            said += (f"Then it {one.outcome.value}, {_at(one.at, known)}: {reply_words(one) or 'no words'}.",)
+            details += (f"Then it {one.outcome.value}, {_at(one.at, known)}: {reply_words(one) or 'no words'}.",)
     return QueueExplanation(
         constraint=Constraint.ENDED,
         summary=f"{end.outcome.value} {at}{by}",
         until=None,
-        details=said,
+        details=details,
         others=(),
         next=(),
         attempts=mine,
@@ -359,7 +359,7 @@ class _Case:
     def _not_due(self) -> _HoldingConstraint:
         recipient, last, due = self.recipient, self.last, self.recipient.due
         attempt = f"attempt {recipient.attempts + 1} {_at(due, self.known)}"
-        said = () if last is None else (self._failed(last),)
+        details = () if last is None else (self._failed(last),)
         if last is not None and last.attempt == recipient.attempts:
             failure = failure_of(last, recipient, self.policy)
             if is_scheduled(last, recipient, failure, self.policy):
@@ -369,14 +369,14 @@ class _Case:
                 )
                 doubt = ("The server may have the message already.",) if recipient.doubtful else ()
                 summary = f"waits after a failure ({failure.value}): {attempt}"
-                return _HoldingConstraint(Constraint.BACKOFF, due, summary, (*said, *doubt, after))
+                return _HoldingConstraint(Constraint.BACKOFF, due, summary, (*details, *doubt, after))
         if recipient.reason and (last is None or last.reason != recipient.reason):
             chosen = f"It was put off by this side: {recipient.reason}."
         elif recipient.attempts:
             chosen = "The time is not that of the retry schedule known here: it was changed, or configured otherwise."
         else:
             chosen = "The message was submitted for this time, or an operator chose it."
-        return _HoldingConstraint(Constraint.NOT_BEFORE, due, f"not to be sent yet: {attempt}", (*said, chosen))
+        return _HoldingConstraint(Constraint.NOT_BEFORE, due, f"not to be sent yet: {attempt}", (*details, chosen))
 
     def _failed(self, entry: HistoryEntry) -> str:
         server = f" at {entry.server}" if entry.server else ""

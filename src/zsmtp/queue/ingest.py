@@ -197,8 +197,8 @@ class Ingest:
         Message-ID if that is known already. ``close`` is called when the result is closed. Raises SubmissionError and
         ContentError.
         """
-        asked = submission if isinstance(submission, QueueSubmission) else _PLAIN
-        for word, value in (("tenant", asked.tenant), ("idempotency_key", asked.idempotency_key)):
+        wanted = submission if isinstance(submission, QueueSubmission) else _PLAIN
+        for word, value in (("tenant", wanted.tenant), ("idempotency_key", wanted.idempotency_key)):
             if not isinstance(value, str):
                 raise SubmissionError(f"{word}: a text is wanted, not {type(value).__name__}")
         signed = self._signed(header, body, envelope.sender)
@@ -215,15 +215,15 @@ class Ingest:
                 sent,
                 now=self._clock(),
                 content=content,
-                tenant=asked.tenant,
-                not_before=instant(asked.not_before, "not_before"),
-                expires=instant(asked.expires, "expires"),
+                tenant=wanted.tenant,
+                not_before=instant(wanted.not_before, "not_before"),
+                expires=instant(wanted.expires, "expires"),
                 name=name or message_id(sent),
                 origin=origin,
-                idempotency_key=asked.idempotency_key,
-                options={OVERRIDE: True} if asked.override_suppression else None,
+                idempotency_key=wanted.idempotency_key,
+                options={OVERRIDE: True} if wanted.override_suppression else None,
             )
-            if asked.idempotency_key and (large or sent is not header):
+            if wanted.idempotency_key and (large or sent is not header):
                 new = replace(new, digest=digest(envelope, _blocks(header, body)))
         except BaseException:
             if kept is not None:

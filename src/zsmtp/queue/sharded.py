@@ -181,7 +181,7 @@ class ShardedQueue:
         try:
             await queue.start()
         except QueueUnavailable:
-            self._rest(shard)
+            self._skip(shard)
             raise
         self._queues[shard] = queue
         return queue
@@ -193,7 +193,7 @@ class ShardedQueue:
 
     # ------------------------------------------------------------ what is down
 
-    def _rest(self, shard: int) -> None:
+    def _skip(self, shard: int) -> None:
         """Skip a queue, and try every :data:`REST` seconds whether it is available again."""
         if shard not in self._resting and self._open:
             task = asyncio.get_running_loop().create_task(self._look(shard), name="zsmtp shard")
@@ -227,12 +227,12 @@ class ShardedQueue:
             except QuotaExceeded:
                 raise
             except QueueUnavailable as error:
-                self._rest(shard)
+                self._skip(shard)
                 if error.undecided:
                     raise
                 problem = error
             except QueueFull as error:
-                self._rest(shard)
+                self._skip(shard)
                 problem = error
         assert problem is not None
         raise problem

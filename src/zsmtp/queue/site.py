@@ -155,12 +155,12 @@ class KeyQueue:
                 if not kept:
                     del sub.buffer[place]
                     self.ready -= 1
-                    self._rest(sub_queue.tenant)
+                    self._end_turns(sub_queue.tenant)
                 self.done(message, number)
                 return True
         return False
 
-    def _rest(self, tenant: str) -> None:
+    def _end_turns(self, tenant: str) -> None:
         """Remove a tenant with empty buffers from the turns."""
         if not any(self._subs[one].buffer for one in self._ranks[tenant]):
             self._turns.remove(tenant)
@@ -195,7 +195,7 @@ class KeyQueue:
             group = self._of_tenant(tenant, usable)
             if group is not None:
                 self._turns.spent(tenant, len(group.recipients))
-                self._rest(tenant)
+                self._end_turns(tenant)
                 self.ready -= 1
                 return group
             self._turns.passed(tenant)

@@ -49,7 +49,7 @@ SHARE = 30  # deliveries waiting for each connection before another one is opene
 class ActiveDelivery:
     """One running delivery: its group, and its recipients without a verdict."""
 
-    __slots__ = ("generation", "group", "key", "mark_asked", "marked", "open", "said", "started")
+    __slots__ = ("counted", "generation", "group", "key", "mark_requested", "marked", "open", "started")
 
     def __init__(self, key: KeyQueue, group: Group, started: float) -> None:
         self.key = key
@@ -58,8 +58,8 @@ class ActiveDelivery:
         self.generation = key.generation
         self.open = set(range(len(group.recipients)))
         self.marked: set[int] = set()  # recipients whose message may be complete at the server
-        self.mark_asked = False  # the store may have a mark
-        self.said: set[bool] = set()  # the results it counted for the site: refused or not
+        self.mark_requested = False  # the store may have a mark
+        self.counted: set[bool] = set()  # the results it counted for the site: refused or not
 
     def close(self) -> None:
         """Close the file of a content."""
@@ -388,9 +388,9 @@ class SiteRunner:
         recipient = job.group.recipients[index]
         job.open.discard(index)
         refused = _refuses(verdict)
-        if refused not in job.said and (refused or verdict.peer is not None):
-            job.said.add(refused)
-            self._answered(verdict, refused=refused)
+        if refused not in job.counted and (refused or verdict.peer is not None):
+            job.counted.add(refused)
+            self._count_result(verdict, refused=refused)
         result = settlement.after_attempt(
             RecipientWork.of(recipient, job.group.message),
             verdict,
@@ -433,7 +433,7 @@ class SiteRunner:
         job.open.clear()
         if not recipients:
             job.close()
-        elif job.mark_asked:  # a remaining mark would mean that it may have been sent
+        elif job.mark_requested:  # a remaining mark would mean that it may have been sent
             for recipient in recipients:
                 self._runner.results.add(self, job.key, settlement.unchanged(recipient))
             job.close()
@@ -444,7 +444,7 @@ class SiteRunner:
         else:
             job.key.put_back(Group(job.group.message, recipients, job.group.content))
 
-    def _answered(self, verdict: Verdict, *, refused: bool) -> None:
+    def _count_result(self, verdict: Verdict, *, refused: bool) -> None:
         """Update window and probes of the site by a verdict."""
         was_dead = self.window.dead
         if not refused:
@@ -644,28 +644,28 @@ class SiteWorker:
         self._leaving = True
         return True
 
-    async def _allow(self, asked: Sequence[tuple[Entrusted, tuple[int, ...]]]) -> bool:
+    async def _allow(self, requested: Sequence[tuple[Entrusted, tuple[int, ...]]]) -> bool:
         """Commit marks: these may be complete at the server from now on."""
         runner, site = self._runner, self.site
-        jobs = [(self._jobs[delivery.ledger], indexes) for delivery, indexes in asked]
+        jobs = [(self._jobs[delivery.ledger], indexes) for delivery, indexes in requested]
         attempts = [job.group.recipients[index].next_attempt for job, indexes in jobs for index in indexes]
         self._denied = True
         if runner.results.problem or site.lost:
             return False
-        before = [job.mark_asked for job, _ in jobs]
+        before = [job.mark_requested for job, _ in jobs]
         for job, _ in jobs:
-            job.mark_asked = True  # set first: the mark may be written even if the wait fails
+            job.mark_requested = True  # set first: the mark may be written even if the wait fails
         try:
             allowed = await runner.store.mark(site.lease, attempts)
         except QueueUnavailable as error:  # it was not written, or will be written again
             for (job, _), was in zip(jobs, before, strict=True):
-                job.mark_asked = was
+                job.mark_requested = was
             runner.unavailable(error)
             site.pause()
             return False
         if not allowed:
             for (job, _), was in zip(jobs, before, strict=True):
-                job.mark_asked = was
+                job.mark_requested = was
             runner.lose(site)
             return False
         self._denied = False

@@ -74,14 +74,14 @@ class MemoryDelivery(MemoryBase):
             sites.setdefault(self._data.site_of(key), []).append(key)
         limit = 0 if self._node in self._shared.draining else limit
         taken = []
-        for site, asked in sites.items():
+        for site, requested in sites.items():
             holding = leases.of_site(site)
             if holding is not None:
-                if holding.node == self._node and leases.extend(holding, asked):
+                if holding.node == self._node and leases.extend(holding, requested):
                     taken.append(self._lease(holding))
-            elif limit > 0 and any(leases.of_key(key) is None for key in asked):
+            elif limit > 0 and any(leases.of_key(key) is None for key in requested):
                 limit -= 1
-                members = [*asked, *(key for key in self._data.agenda() if self._data.site_of(key) == site)]
+                members = [*requested, *(key for key in self._data.agenda() if self._data.site_of(key) == site)]
                 taken.append(self._lease(leases.take(site, members, self._node)))
         return taken
 
@@ -204,7 +204,7 @@ class MemoryDelivery(MemoryBase):
         self._begin("arrivals")
         news = self._shared.news.get(self._node)
         if news is None:
-            raise QueueError("only a node is told of arrivals: join first")
+            raise QueueError("only a node can do this: join first")
         try:
             async with asyncio.timeout(timeout):
                 await news.there.wait()

@@ -76,7 +76,7 @@ class PostgresDelivery:
         self._surplus = 0
         self._unsure = False  # whether there may be leases that this node does not know of
         self._there = asyncio.Event()
-        self._asked = False
+        self._woken = False
         self._loop = asyncio.get_running_loop()
         self._listener: NewsListener | None = None
         self._repeating: asyncio.Task[None] | None = None
@@ -115,7 +115,7 @@ class PostgresDelivery:
 
     def wake(self) -> None:
         """Look at once, and make :meth:`arrivals` return."""
-        self._asked = True
+        self._woken = True
         self._there.set()
 
     def answered(self, answer: PulseAnswer | None) -> None:
@@ -288,10 +288,10 @@ class PostgresDelivery:
         end = time.monotonic() + timeout
         while True:
             await self._wait(min(max(end - time.monotonic(), 0), POLL))
-            asked, self._asked = self._asked, False
+            woken, self._woken = self._woken, False
             found = await self._reader.read("looking for new messages", partial(read_news, since=self._snapshot))
             self._snapshot = found.snapshot
-            if found.keys or found.poked or found.rules or asked or time.monotonic() >= end:
+            if found.keys or found.poked or found.rules or woken or time.monotonic() >= end:
                 keys = {key: at / 1000 for key, at in found.keys.items()}
                 surplus, self._surplus = self._surplus, 0
                 return Arrivals(keys, frozenset(found.poked), found.rules, drain=self.draining, surplus=surplus)

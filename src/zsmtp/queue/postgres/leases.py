@@ -177,7 +177,7 @@ def _take(transaction: WriteTransaction, request: Taking) -> list[Lease]:
     return _leases(db, answered)
 
 
-def _share(db: Connection, node: int, asked: int) -> int:
+def _share(db: Connection, node: int, requested: int) -> int:
     """How many leases a node may take within its share of all leases, the requested ones included."""
     row = db.execute(
         "SELECT (SELECT count(*) FROM zsmtp_lease), (SELECT count(*) FROM zsmtp_lease WHERE node = %s), "
@@ -186,7 +186,7 @@ def _share(db: Connection, node: int, asked: int) -> int:
     ).fetchone()
     assert row is not None
     total, mine, nodes = row
-    return max(-(-(int(total) + asked) // max(int(nodes), 1)) - int(mine), 0)
+    return max(-(-(int(total) + requested) // max(int(nodes), 1)) - int(mine), 0)
 
 
 def _leases(db: Connection, numbers: dict[int, str]) -> list[Lease]:

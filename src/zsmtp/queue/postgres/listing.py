@@ -112,10 +112,10 @@ class ListPage(NamedTuple):
     after: Place | None
 
 
-def page(db: Connection, asked: WantedRows, after: Place, window: int) -> ListPage:
+def page(db: Connection, query: WantedRows, after: Place, window: int) -> ListPage:
     """Read up to ``window`` recipients after a place."""
-    after, end = _window(db, asked, after, window)
-    where = asked.condition
+    after, end = _window(db, query, after, window)
+    where = query.condition
     in_hand = attempts_in_hand(db)
     found = ask(
         db,
@@ -123,29 +123,29 @@ def page(db: Connection, asked: WantedRows, after: Place, window: int) -> ListPa
         "FROM zsmtp_recipient r JOIN zsmtp_message m ON m.id = r.message "
         f"WHERE (r.message, r.number) > (?, ?) AND (r.message, r.number) <= (?, ?) AND {where.sql} "
         "ORDER BY r.message, r.number LIMIT ?",
-        (*after, *(end or asked.between[1]), *where.values, _ROWS),
+        (*after, *(end or query.between[1]), *where.values, _ROWS),
     )
     rows = [listed(values, in_hand) for values in found]
     return ListPage(rows, found[-1][:2] if len(found) == _ROWS else end)
 
 
-def places(db: Connection, asked: WantedRows, after: Place, window: int, most: int) -> tuple[list[Place], Place | None]:
+def places(db: Connection, query: WantedRows, after: Place, window: int, most: int) -> tuple[list[Place], Place | None]:
     """As :func:`page`, but only the places of the recipients."""
-    after, end = _window(db, asked, after, window)
-    where = asked.condition
+    after, end = _window(db, query, after, window)
+    where = query.condition
     found = ask(
         db,
         "SELECT r.message, r.number FROM zsmtp_recipient r JOIN zsmtp_message m ON m.id = r.message "
         f"WHERE (r.message, r.number) > (?, ?) AND (r.message, r.number) <= (?, ?) AND {where.sql} "
         "ORDER BY r.message, r.number LIMIT ?",
-        (*after, *(end or asked.between[1]), *where.values, most),
+        (*after, *(end or query.between[1]), *where.values, most),
     )
     return [(row[0], row[1]) for row in found], (found[-1][0], found[-1][1]) if len(found) == most else end
 
 
-def _window(db: Connection, asked: WantedRows, after: Place, window: int) -> tuple[Place, Place | None]:
+def _window(db: Connection, query: WantedRows, after: Place, window: int) -> tuple[Place, Place | None]:
     """The range to read: after the first place, up to the second; None: to the last one that can match."""
-    before, last = asked.between
+    before, last = query.between
     after = max(after, before)
     rows = ask(
         db,
@@ -157,9 +157,9 @@ def _window(db: Connection, asked: WantedRows, after: Place, window: int) -> tup
     return after, None if end is None or end >= last else end
 
 
-def matching(db: Connection, asked: WantedRows, wanted: Sequence[Place]) -> list[tuple[Any, ...]]:
+def matching(db: Connection, query: WantedRows, wanted: Sequence[Place]) -> list[tuple[Any, ...]]:
     """The matching ones of some recipients, with their messages, in order."""
-    where = asked.condition
+    where = query.condition
     return ask(
         db,
         f"SELECT {columns(RECIPIENT, 'r')}, {columns(MESSAGE, 'm')} "
@@ -173,16 +173,16 @@ def matching(db: Connection, asked: WantedRows, wanted: Sequence[Place]) -> list
 # --------------------------------------------------------------------- counts
 
 
-def count(db: Connection, asked: WantedRows, by: str) -> dict[str, int]:
+def count(db: Connection, query: WantedRows, by: str) -> dict[str, int]:
     """Count the matching recipients, by a group."""
     if by not in GROUPS:
         raise QueueError(f"{by!r} is nothing to count by; known: {', '.join(GROUPS[1:])}")
-    where = asked.condition
+    where = query.condition
     tables = "zsmtp_recipient r" + (" JOIN zsmtp_message m ON m.id = r.message" if where.message else "")
     tail = f"FROM {tables} WHERE {where.sql} AND r.message NOT IN ({_INCOMING})"
     if not by:
         return {"": ask(db, f"SELECT count(*) {tail}", where.values)[0][0]}
-    group, values = grouping(by, asked.now, lambda: LEASED)
+    group, values = grouping(by, query.now, lambda: LEASED)
     rows = ask(
         db,
         f"SELECT {group}, count(*) AS counted {tail} GROUP BY 1 ORDER BY counted DESC, 1 LIMIT ?",
@@ -224,9 +224,9 @@ def ended(db: Connection, message: int, after: int, limit: int) -> list[tuple[in
     return [(number, address.encode()) for number, address in rows]
 
 
-def ends(db: Connection, asked: WantedRows, before: int | None) -> tuple[list[HistoryEntry], int | None]:
+def ends(db: Connection, query: WantedRows, before: int | None) -> tuple[list[HistoryEntry], int | None]:
     """Some matching ends, youngest first, before a place in the history; and the place before which to continue."""
-    where = condition_of_ends(asked.filter, POSTGRES, now=asked.now, shard=asked.shard)
+    where = condition_of_ends(query.filter, POSTGRES, now=query.now, shard=query.shard)
     if before is None:
         before = (ask(db, "SELECT max(id) FROM zsmtp_history")[0][0] or 0) + 1
     first = max(before - _ENTRIES, 0)

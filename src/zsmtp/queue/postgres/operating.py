@@ -32,7 +32,7 @@ _NEXT_RULE = "UPDATE zsmtp_meta SET value = (value::integer + 1)::text WHERE nam
 class PieceOfChange(NamedTuple):
     """A piece of a change: recipients that matched when they were read."""
 
-    asked: WantedRows
+    query: WantedRows
     places: list[Place]
     change: Change
 
@@ -54,9 +54,9 @@ class PostgresOperating:
             return QueueError(f"there is no rule {change.hold}")
         if change.move is not None and not moving.began(db, change.move):
             return QueueError(f"there is no move {change.move}")
-        found = matching(db, piece.asked, piece.places)
+        found = matching(db, piece.query, piece.places)
         leases.lock_keys(transaction, {row[_KEY] for row in found})
-        found = matching(db, piece.asked, [(row[0], row[1]) for row in found])
+        found = matching(db, piece.query, [(row[0], row[1]) for row in found])
         sent = leases.perhaps_sent(db, [(row[0], row[1]) for row in found])
         rows = [
             row
@@ -119,8 +119,8 @@ def _write(transaction: WriteTransaction, change: Change, rows: list[tuple[Any, 
     for row in rows:
         before = recipient_from(row)
         after = settling.changed(change, before)
-        let_go = row[RECIPIENT.index("hold")] == 0 or change.hold == 0
-        if let_go and not after.hold:
+        released = row[RECIPIENT.index("hold")] == 0 or change.hold == 0
+        if released and not after.hold:
             transaction.tell(after.key, milliseconds(after.due))
 
 

@@ -210,8 +210,10 @@ def found(rows: Iterable[Sequence[Any]]) -> dict[Place, Current | None]:
 
 def _may_mark(there: dict[Place, Current | None], attempts: Collection[AttemptKey], keys: Collection[str]) -> bool:
     """Whether all attempts may be marked (``settling.may_mark``)."""
-    asked = [(attempt, there.get(attempt[:2])) for attempt in attempts]
-    return all(settling.may_mark(key.attempt, one, owner=one is not None and one.key in keys) for key, one in asked)
+    recipients = [(attempt, there.get(attempt[:2])) for attempt in attempts]
+    return all(
+        settling.may_mark(key.attempt, one, owner=one is not None and one.key in keys) for key, one in recipients
+    )
 
 
 def write(transaction: WriteTransaction, changes: Changes) -> None:

@@ -203,7 +203,7 @@ class PostgresStore:
             raise
         for one in items:
             if isinstance(one, Staged) and one.arriving:
-                self._let_go_soon(one.message)
+                self._release_soon(one.message)
         return answer
 
     async def upload(self, message: NewMessage) -> StagedUpload:
@@ -216,7 +216,7 @@ class PostgresStore:
             writer = "keys" if staged.new.idempotency_key or staged.new.moved else "intake"
             (accepted,) = await self._do(writer, self._jobs.submit, [staged])
             if staged.arriving:
-                self._let_go_soon(staged.message)
+                self._release_soon(staged.message)
             answer: Accepted = accepted
             return answer
 
@@ -231,20 +231,20 @@ class PostgresStore:
             self._delivery.wake()
         self._notify_others()
 
-    def _let_go_soon(self, message: int) -> None:
+    def _release_soon(self, message: int) -> None:
         if message not in self._going:
-            self._going[message] = asyncio.get_running_loop().create_task(self._let_go(message))
+            self._going[message] = asyncio.get_running_loop().create_task(self._release_upload(message))
 
-    async def _let_go_left(self) -> None:
+    async def _release_left(self) -> None:
         """Release the recipients of uploads that a dead process accepted."""
-        for message in await self._lists.read("looking for uploads", sweep.let_go_left):
-            self._let_go_soon(message)
+        for message in await self._lists.read("looking for uploads", sweep.unreleased_uploads):
+            self._release_soon(message)
 
-    async def _let_go(self, message: int) -> None:
+    async def _release_upload(self, message: int) -> None:
         """Release the recipients of an upload, in pieces; a sweep finds those that an error leaves."""
         try:
             with suppress(QueueError):
-                while await self._do("intake", self._jobs.letting_go, message):
+                while await self._do("intake", self._jobs.releasing_uploads, message):
                     pass
         finally:
             del self._going[message]
@@ -261,7 +261,7 @@ class PostgresStore:
         with suppress(RuntimeError):  # it runs already
             self._pulse.start()
         await self._delivery.join(node)
-        await self._let_go_left()
+        await self._release_left()
 
     def beat(self) -> None:
         """Record that the event loop runs."""
@@ -372,7 +372,7 @@ class PostgresStore:
         for kind in self._jobs.sweeps:
             done += await self._do("operators", kind, piece)
         done += await self._lists.read("dropping old history", lambda db: sweep.drop_days(db, now, self._history_kept))
-        await self._let_go_left()
+        await self._release_left()
         for rule in await self.rules():
             if rule.until is not None and rule.until <= now:
                 done += 1
@@ -381,20 +381,20 @@ class PostgresStore:
 
     # --------------------------------------------------------------- operators
 
-    def _asked(self, wanted: Filter) -> WantedRows:
+    def _query(self, wanted: Filter) -> WantedRows:
         return WantedRows(wanted, self._clock(), self._shard)
 
     async def select(
         self, wanted: Filter, *, after: Position | None = None, limit: int | None = None
     ) -> AsyncIterator[Row]:
         """The matching recipients, in order of their ids."""
-        asked = self._asked(wanted)
+        query = self._query(wanted)
         place: Place | None = _BEFORE_ALL if after is None else (after.message, after.number)
         window = _FIRST_WINDOW
         left = -1 if limit is None else limit
         while place is not None and left != 0:
             found = await self._lists.read(
-                "listing", partial(listing.page, asked=asked, after=place, window=window), snapshot=True
+                "listing", partial(listing.page, query=query, after=place, window=window), snapshot=True
             )
             for row in found.rows:
                 if left == 0:
@@ -407,7 +407,7 @@ class PostgresStore:
     async def count(self, wanted: Filter, *, by: str = "") -> dict[str, int]:
         """Count the matching recipients, by a group."""
         return await self._lists.read(
-            "counting", partial(listing.count, asked=self._asked(wanted), by=by), snapshot=True
+            "counting", partial(listing.count, query=self._query(wanted), by=by), snapshot=True
         )
 
     async def change(self, wanted: Filter, change: Change) -> AsyncIterator[int]:
@@ -415,19 +415,19 @@ class PostgresStore:
         settling.check_change(change)
         if change.hold not in (None, 0, BY_COMMAND, *(rule.number for rule in await self.rules())):
             raise QueueError(f"there is no rule {change.hold}")
-        asked = self._asked(wanted)
+        query = self._query(wanted)
         place: Place | None = _BEFORE_ALL
         window = _FIRST_WINDOW
         while place is not None:
             found, place = await self._lists.read(
                 "looking for recipients",
-                partial(listing.places, asked=asked, after=place, window=window, most=PIECE),
+                partial(listing.places, query=query, after=place, window=window, most=PIECE),
                 snapshot=True,
             )
             if len(found) < PIECE:
                 window = min(window * 2, _LARGEST_WINDOW)
             if found:
-                yield await self._do("operators", self._jobs.change, PieceOfChange(asked, found, change))
+                yield await self._do("operators", self._jobs.change, PieceOfChange(query, found, change))
 
     async def message(self, message: int) -> QueuedMessage | None:
         """A queued message."""
@@ -445,12 +445,12 @@ class PostgresStore:
     async def ends(self, wanted: Filter, *, limit: int | None = None) -> AsyncIterator[HistoryEntry]:
         """Matching ends, youngest first."""
         wanted.check_for_ends()
-        asked = self._asked(wanted)
+        query = self._query(wanted)
         before: int | None = None
         left = -1 if limit is None else limit
         while left != 0:
             found, before = await self._lists.read(
-                "looking for ends", partial(listing.ends, asked=asked, before=before), snapshot=True
+                "looking for ends", partial(listing.ends, query=query, before=before), snapshot=True
             )
             for entry in found:
                 if left == 0:
@@ -497,8 +497,8 @@ class PostgresStore:
 
     async def accepted_by(self, tenant: str) -> dict[int, Amount]:
         """The amounts accepted from a tenant, by slot."""
-        asked = partial(listing.accepted_by, tenant=tenant, now=self._clock())
-        return await self._lists.read("reading what a tenant used", asked)
+        query = partial(listing.accepted_by, tenant=tenant, now=self._clock())
+        return await self._lists.read("reading what a tenant used", query)
 
     async def queued_by_tenant(self) -> dict[str, Amount]:
         """Messages and octets in the queue, by tenant."""
@@ -574,7 +574,7 @@ class _Jobs:
         self.record = PostgresJob("writing an event", operating.record)
         self.suppress = PostgresJob("suppressing addresses", suppressing.add)
         self.unsuppress = PostgresJob("taking addresses off the list", suppressing.remove)
-        self.letting_go = PostgresJob("letting recipients go", sweep.let_go, durable=_no)
+        self.releasing_uploads = PostgresJob("letting recipients go", sweep.release_uploads, durable=_no)
         self.probe = PostgresJob("looking whether it can be written", _probe)
         self.begin_of_move = PostgresJob("beginning a move", moving.begin)
         self.depart = PostgresJob("ending recipients that moved", moving.depart)

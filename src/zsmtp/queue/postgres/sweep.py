@@ -221,12 +221,12 @@ def suppressions(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> l
     return [done] + [0] * (len(pieces) - 1)
 
 
-def let_go(transaction: WriteTransaction, messages: list[int]) -> list[bool]:
+def release_uploads(transaction: WriteTransaction, messages: list[int]) -> list[bool]:
     """Release some of the recipients of uploads; returns for each whether recipients are left."""
-    return [_let_go(transaction, message) for message in messages]
+    return [_release_upload(transaction, message) for message in messages]
 
 
-def _let_go(transaction: WriteTransaction, message: int) -> bool:
+def _release_upload(transaction: WriteTransaction, message: int) -> bool:
     db = transaction.db
     row = db.execute(
         "SELECT released FROM zsmtp_upload WHERE message = %s AND accepted FOR UPDATE", (message,)
@@ -257,7 +257,7 @@ def _let_go(transaction: WriteTransaction, message: int) -> bool:
     return True
 
 
-def let_go_left(db: Connection) -> list[int]:
+def unreleased_uploads(db: Connection) -> list[int]:
     """The accepted uploads whose recipients are not released yet."""
     return [message for (message,) in db.execute("SELECT message FROM zsmtp_upload WHERE accepted").fetchall()]
 

@@ -82,12 +82,12 @@ class FileLock:
 _OPEN: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
-def _let_go() -> None:
+def _close_in_child() -> None:
     for lock in list(_OPEN):
         lock.close()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 class WriteTurn:

@@ -137,8 +137,8 @@ def _write(transaction: WriteTransaction, change: Change, rows: list[tuple[Any, 
         after = settling.changed(change, before)
         if after.key != before.key:
             transaction.moved.add(after.key)
-        let_go = row[RECIPIENT.index("hold")] == 0 or change.hold == 0
-        if let_go and not after.hold:
+        released = row[RECIPIENT.index("hold")] == 0 or change.hold == 0
+        if released and not after.hold:
             transaction.news.due(after.key, milliseconds(after.due))
 
 

@@ -100,7 +100,7 @@ class SQLiteStore:
             boot=options.boot,
             clock=options.clock,
             monotonic=options.monotonic,
-            release=self._let_go_soon,
+            release=self._release_soon,
         )
         intake = SQLiteIntake(shard, options.free_space)
         operating = Operating(options.notice_rule, options.boot)
@@ -117,7 +117,7 @@ class SQLiteStore:
         self._record = JobKind("writing an event", operating.record)
         self._suppress = JobKind("suppressing addresses", suppressing.add)
         self._unsuppress = JobKind("taking addresses off the list", suppressing.remove)
-        self._letting_go = JobKind("letting recipients go", sweep.let_go, durable=not_durable)
+        self._releasing_uploads = JobKind("letting recipients go", sweep.release_uploads, durable=not_durable)
         self._probe = JobKind("looking whether it can be written", probe)
         self._sweeps = [
             JobKind("sweeping", run, durable=not_durable)
@@ -129,7 +129,7 @@ class SQLiteStore:
                 sweep.tenants,
                 sweep.pokes,
                 sweep.suppressions,
-                sweep.let_go_left,
+                sweep.unreleased_uploads,
                 provenance.sweep,
                 moving.sweep,
                 sweep.room,
@@ -241,15 +241,15 @@ class SQLiteStore:
         else:
             wake(self._path)
 
-    def _let_go_soon(self, message: int) -> None:
+    def _release_soon(self, message: int) -> None:
         if message not in self._going:
-            self._going[message] = asyncio.get_running_loop().create_task(self._let_go(message))
+            self._going[message] = asyncio.get_running_loop().create_task(self._release_upload(message))
 
-    async def _let_go(self, message: int) -> None:
+    async def _release_upload(self, message: int) -> None:
         """Release the recipients of an upload, in pieces; a sweep finds those that an error leaves."""
         try:
             with suppress(QueueError):
-                while await self._writer.do(self._letting_go, message):
+                while await self._writer.do(self._releasing_uploads, message):
                     pass
         finally:
             del self._going[message]
@@ -381,12 +381,12 @@ class SQLiteStore:
         self, wanted: Filter, *, after: Position | None = None, limit: int | None = None
     ) -> AsyncIterator[Row]:
         """The matching recipients, in order of their ids."""
-        asked = self._wanted(wanted)
+        query = self._wanted(wanted)
         place: Place | None = _BEFORE_ALL if after is None else (after.message, after.number)
         window = _FIRST_WINDOW
         left = -1 if limit is None else limit
         while place is not None and left != 0:
-            found = await self._lists.read("listing", partial(listing.page, wanted=asked, after=place, window=window))
+            found = await self._lists.read("listing", partial(listing.page, wanted=query, after=place, window=window))
             for row in found.rows:
                 if left == 0:
                     return
@@ -404,18 +404,18 @@ class SQLiteStore:
         settling.check_change(change)
         if change.hold not in (None, 0, BY_COMMAND, *(rule.number for rule in await self.rules())):
             raise QueueError(f"there is no rule {change.hold}")
-        asked = self._wanted(wanted)
+        query = self._wanted(wanted)
         place: Place | None = _BEFORE_ALL
         window = _FIRST_WINDOW
         while place is not None:
             found, place = await self._lists.read(
                 "looking for recipients",
-                partial(listing.places, wanted=asked, after=place, window=window, most=PIECE),
+                partial(listing.places, wanted=query, after=place, window=window, most=PIECE),
             )
             if len(found) < PIECE:
                 window = min(window * 2, _LARGEST_WINDOW)
             if found:
-                yield await self._writer.do(self._change, Changing(asked, found, change))
+                yield await self._writer.do(self._change, Changing(query, found, change))
 
     async def message(self, message: int) -> QueuedMessage | None:
         """A queued message."""
@@ -433,12 +433,12 @@ class SQLiteStore:
     async def ends(self, wanted: Filter, *, limit: int | None = None) -> AsyncIterator[HistoryEntry]:
         """Matching ends, youngest first."""
         wanted.check_for_ends()
-        asked = self._wanted(wanted)
+        query = self._wanted(wanted)
         before: int | None = None
         left = -1 if limit is None else limit
         while left != 0:
             found, before = await self._lists.read(
-                "looking for ends", partial(listing.ends, wanted=asked, before=before)
+                "looking for ends", partial(listing.ends, wanted=query, before=before)
             )
             for entry in found:
                 if left == 0:
@@ -484,8 +484,8 @@ class SQLiteStore:
 
     async def accepted_by(self, tenant: str) -> dict[int, Amount]:
         """The amounts accepted from a tenant, by slot."""
-        asked = partial(listing.accepted_by, tenant=tenant, now=self._options.clock())
-        return await self._lists.read("reading what a tenant used", asked)
+        query = partial(listing.accepted_by, tenant=tenant, now=self._options.clock())
+        return await self._lists.read("reading what a tenant used", query)
 
     async def queued_by_tenant(self) -> dict[str, Amount]:
         """Messages and octets in the queue, by tenant."""

@@ -194,12 +194,12 @@ def suppressions(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[
     return [done] + [0] * (len(pieces) - 1)
 
 
-def let_go(transaction: WriteTransaction, messages: list[int]) -> list[bool]:
+def release_uploads(transaction: WriteTransaction, messages: list[int]) -> list[bool]:
     """Release some of the recipients of uploads; returns for each whether recipients are left."""
-    return [_let_go(transaction, message) for message in messages]
+    return [_release_upload(transaction, message) for message in messages]
 
 
-def _let_go(transaction: WriteTransaction, message: int) -> bool:
+def _release_upload(transaction: WriteTransaction, message: int) -> bool:
     db = transaction.db
     row = db.execute("SELECT released FROM zsmtp_upload WHERE message = ? AND accepted = 1", (message,)).fetchone()
     if row is None:
@@ -227,7 +227,7 @@ def _let_go(transaction: WriteTransaction, message: int) -> bool:
     return True
 
 
-def let_go_left(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
+def unreleased_uploads(transaction: WriteTransaction, pieces: list[Sweeping]) -> list[int]:
     """The accepted uploads whose recipients are not released yet."""
     rows = transaction.db.execute("SELECT message FROM zsmtp_upload WHERE accepted = 1").fetchall()
     transaction.news.released += [message for (message,) in rows]

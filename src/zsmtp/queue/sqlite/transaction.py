@@ -34,7 +34,7 @@ class News:
         self.keys: dict[str, int] = {}
         self.poked: set[str] = set()
         self.released: list[int] = []
-        """Uploads that were accepted, whose recipients are to be let go."""
+        """Accepted uploads whose recipients are not released yet."""
         self.rules = False
 
     def due(self, key: str, at: int) -> None:
