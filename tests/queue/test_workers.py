@@ -252,7 +252,7 @@ def test_a_large_message_goes_in_a_file_and_again_after_its_worker_died(quick_re
 
 @pytest.fixture
 def quick_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "RESTS", (0.0,))
+    monkeypatch.setattr(processes, "RESTART_DELAYS", (0.0,))
 
 
 def test_what_a_killed_worker_had_in_hand_is_in_doubt_if_it_was_complete_and_else_sent_again(
@@ -326,10 +326,10 @@ def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, quick_re
             hung = it.pool.workers[0].pid
             os.kill(hung, signal.SIGSTOP)
             stuck.open = True
-            monkeypatch.setattr(processes, "LOOK", 0.01)
-            monkeypatch.setattr(processes, "SILENT", it.pool.workers[0].silent + 3)
+            monkeypatch.setattr(processes, "CHECK_INTERVAL", 0.01)
+            monkeypatch.setattr(processes, "MISSED_CHECKS", it.pool.workers[0].missed + 3)
             await until(lambda: not it.pool.workers[0].ready)
-            monkeypatch.setattr(processes, "SILENT", 1_000_000)
+            monkeypatch.setattr(processes, "MISSED_CHECKS", 1_000_000)
             await it.until_entries(1)
             assert it.outcomes == {Outcome.DELIVERED: 1}
             assert it.pool.workers[0].pid != hung
@@ -448,12 +448,12 @@ def test_a_worker_goes_by_relays_that_are_configured_later(receiver: Serving) ->
 def test_while_no_worker_runs_mail_waits_and_is_not_tried(
     receiver: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("zsmtp.queue.workers.connections.PATIENCE", 0.05)
+    monkeypatch.setattr("zsmtp.queue.workers.connections.WORKER_WAIT", 0.05)
 
     async def story() -> None:
         async with node(to(receiver), 1) as it:
             with monkeypatch.context() as patch:
-                patch.setattr(processes, "RESTS", (0.0,))
+                patch.setattr(processes, "RESTART_DELAYS", (0.0,))
                 patch.setattr(sys, "executable", "/nowhere/python")
                 os.kill(it.pool.workers[0].pid, signal.SIGKILL)
                 await until(lambda: "it cannot be started: No such file" in str(it.pool.problems))
@@ -518,8 +518,8 @@ class Connected:
     def __init__(self, site: str) -> None:
         self.site = site
 
-    def heard(self, message: object) -> None:
+    def on_message(self, message: object) -> None:
         raise AssertionError(message)
 
-    def gone(self, reason: str) -> None:
+    def on_worker_end(self, reason: str) -> None:
         raise AssertionError(reason)

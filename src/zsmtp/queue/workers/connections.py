@@ -1,10 +1,10 @@
-"""Connections that workers have, as the runner of a queue sees them.
+"""Connections in worker processes, with the interface that the runner of a queue uses.
 
-:class:`WorkerConnections` is what :class:`~zsmtp.queue.connections.EngineConnections` is for one process: the runner
-cannot tell them apart. A :class:`WorkerConnection` hands messages to its worker and puts what comes back to the runner:
-verdicts, questions before a message may be complete, and what goes back. The engine over there begins a message as soon
-as there is room, and cannot wait for one from here: so a few are handed over before that, as many as were missing so
-far, and no more than :data:`AHEAD_OCTETS` of them.
+:class:`WorkerConnections` replaces :class:`~zsmtp.queue.connections.EngineConnections`, and behaves the same. A
+:class:`WorkerConnection` hands deliveries over to its worker, and passes what the worker sends to the runner: verdicts,
+questions before a message may be complete, and deliveries that are returned. The engine in the worker begins a delivery
+as soon as the connection has room, and cannot wait until this process sends one. So a few deliveries are handed over in
+advance: their number grows when the worker runs out of them, and :data:`AHEAD_OCTETS` limits their content.
 """
 
 from __future__ import annotations
@@ -39,73 +39,73 @@ from zsmtp.queue.workers.messages import (
     HandoverReturned,
     HandoversBegun,
     HandoversNotBegun,
-    PeerMet,
+    IdleSessionEnded,
     RecipientSettled,
     RunEnded,
-    SessionStands,
-    SessionStirred,
+    SessionReady,
     StopConnection,
+    VerdictPeer,
 )
 from zsmtp.queue.workers.passing import descriptor_of
 from zsmtp.queue.workers.processes import WorkerPool, WorkerProcess
 
-AHEAD, MOST_AHEAD = 2, 32  # messages at a worker that wait for room at one connection: at first, and at most
-AHEAD_OCTETS = 1 << 18  # of their contents, after which no more are handed over
-BACKLOG = 1 << 20  # octets on their way to a worker, after which nothing is handed over that need not be
-PATIENCE = 30.0  # seconds that a delivery waits for a worker before it goes back
+AHEAD, MAX_AHEAD = 2, 32  # deliveries handed over in advance for one connection: at first, and at most
+AHEAD_OCTETS = 1 << 18  # of their content, after which no more are handed over in advance
+BACKLOG = 1 << 20  # octets that wait to be written to a worker, after which nothing is handed over in advance
+WORKER_WAIT = 30.0  # seconds that a delivery waits for a worker before it goes back to the queue
 
 
 class WorkerConnections:
-    """The network of a runner whose connections are in ``count`` workers, which deliver as ``config`` says."""
+    """The connections of a runner, in ``count`` workers with the configuration ``config``."""
 
     def __init__(self, config: Config, count: int) -> None:
         self.pool = WorkerPool(config, count)
-        self._here = EngineConnections(config)  # for what is asked of the configuration; it connects to nothing
+        self._engine = EngineConnections(config)  # answers questions about the configuration; it never connects
         self._numbers = itertools.count(1)
 
     def reroute(self, config: Config) -> None:
         """See :meth:`EngineConnections.reroute`."""
-        self._here.reroute(config)
+        self._engine.reroute(config)
         self.pool.configure(config)
 
     def problem(self, key: str) -> str:
         """See :meth:`EngineConnections.problem`."""
-        return self._here.problem(key)
+        return self._engine.problem(key)
 
     def connection(self, key: str, allow: Allow, *, site: str = "", in_turn: bool = False) -> WorkerConnection:
-        """A connection for the mail of a queue key; the worker is chosen when there is something to deliver."""
+        """A connection for the mail of a queue key. Its first delivery chooses the worker."""
         return WorkerConnection(self.pool, next(self._numbers), key, site or key, allow, in_turn=in_turn)
 
     async def load(self, store: QueueStore, group: Group) -> None:
         """See :meth:`EngineConnections.load`."""
-        await self._here.load(store, group)
+        await self._engine.load(store, group)
 
     def is_lmtp(self, key: str) -> bool:
         """See :meth:`EngineConnections.is_lmtp`."""
-        return self._here.is_lmtp(key)
+        return self._engine.is_lmtp(key)
 
     async def aclose(self) -> None:
         """End the workers."""
         await self.pool.aclose()
-        await self._here.aclose()
+        await self._engine.aclose()
 
 
 class WorkerDelivery:
-    """A delivery as it is here: its ledger, and what is handed over."""
+    """A delivery on the side of the owner: its ledger, and the message that is handed over."""
 
     __slots__ = ("ledger", "message", "number")
 
     def __init__(self, message: OutgoingMessage, on_verdict: OnVerdict) -> None:
         self.ledger = Ledger(len(message.recipients), on_verdict)
         self.message = message
-        self.number = 0  # of its handover
+        self.number = 0  # of its Handover, 0 before
 
 
 _Outcome = CompletionQuestion | RunEnded | ConnectionClosed | Exception
 
 
 class WorkerConnection:
-    """One connection, number ``number`` of those that workers of ``pool`` have."""
+    """Connection ``number``, in a worker of ``pool``."""
 
     def __init__(
         self, pool: WorkerPool, number: int, key: str, site: str, allow: Allow, *, in_turn: bool = False
@@ -117,32 +117,32 @@ class WorkerConnection:
         self._key = key
         self._allow = allow
         self._worker: WorkerProcess | None = None
-        self._gone = ""
+        self._worker_end = ""  # why the worker has ended
         self._stopped = False
-        self._stirred = False
-        self._known = False  # to the worker
+        self._is_unusable = False  # the idle session, see IdleSessionEnded
+        self._is_known = False  # to the worker
         self._run = 0
         self._running = False
-        self._handed = 0
+        self._handovers = 0
         self._deliveries: dict[int, WorkerDelivery] = {}
         self._unbegun: deque[WorkerDelivery] = deque()
         self._unbegun_octets = 0
-        self._ahead = self._most_ahead = 0
+        self._ahead = self._max_ahead = 0
         if not in_turn:
-            self._ahead, self._most_ahead = AHEAD, MOST_AHEAD
-        self._short = False  # whether more could have been handed over than were
-        self._more: Callable[[], WorkerDelivery | None] = _nothing
+            self._ahead, self._max_ahead = AHEAD, MAX_AHEAD
+        self._was_limited = False  # whether a limit kept deliveries from being handed over in advance
+        self._more: Callable[[], WorkerDelivery | None] = _no_delivery
         self._returns: Callable[[WorkerDelivery, Verdict], bool]
         self._put_back: Callable[[WorkerDelivery], None]
         self._peer: Peer | None = None
         self._outcomes: deque[_Outcome] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        self._resting: asyncio.Future[bool] | None = None
+        self._idle_end: asyncio.Future[bool] | None = None
 
-    # ------------------------------------------------------------------- the runner's
+    # ------------------------------------------------------------- called by the runner
 
     def delivery(self, group: Group, on_verdict: OnVerdict) -> WorkerDelivery:
-        """The delivery of a group whose content is loaded."""
+        """The delivery of a group with loaded content."""
         return WorkerDelivery(outgoing(group), on_verdict)
 
     async def deliver(
@@ -152,7 +152,7 @@ class WorkerConnection:
         returns: Callable[[WorkerDelivery, Verdict], bool],
         put_back: Callable[[WorkerDelivery], None],
     ) -> None:
-        """Deliver ``first`` and what ``more`` gives, see :class:`~zsmtp.queue.connections.Connection`."""
+        """Deliver ``first`` and what ``more`` returns, see :class:`~zsmtp.queue.connections.Connection`."""
         await self._find_worker()
         if self._worker is None:
             return
@@ -162,7 +162,7 @@ class WorkerConnection:
         try:
             self._hand_over(first)
             self._fill()
-            await self._run_through()
+            await self._finish_run()
         except ConnectionGone:
             raise
         except BaseException:
@@ -170,15 +170,15 @@ class WorkerConnection:
             raise
         finally:
             self._running = False
-            self._more = _nothing
+            self._more = _no_delivery
             self._deliveries.clear()
             self._unbegun.clear()
             self._unbegun_octets = 0
 
     async def _find_worker(self) -> None:
-        """Have a worker, if one runs or is started in time and nobody stops this."""
-        deadline = asyncio.get_running_loop().time() + PATIENCE
-        while self._worker is None and not self._stopped and not self._gone:
+        """Choose a worker; wait until one is ready, for WORKER_WAIT seconds at most, or until this is stopped."""
+        deadline = asyncio.get_running_loop().time() + WORKER_WAIT
+        while self._worker is None and not self._stopped and not self._worker_end:
             self._worker = self._pool.choose(self.site)
             if self._worker is not None:
                 self._worker.add(self._number, self)
@@ -192,23 +192,23 @@ class WorkerConnection:
             finally:
                 self._waiter.cancel()
                 self._waiter = None
-        if self._gone:
-            raise ConnectionGone(self._gone)
+        if self._worker_end:
+            raise ConnectionGone(self._worker_end)
 
-    async def _run_through(self) -> None:
-        """Answer what the worker asks until the run is over."""
+    async def _finish_run(self) -> None:
+        """Answer the questions of the worker until the run is over."""
         while True:
             outcome = await self._next_outcome()
             if isinstance(outcome, CompletionQuestion):
                 asked = [(self._deliveries[number], indexes) for number, indexes in outcome.asked]
-                self._say(CompletionAnswer(self._number, await self._allow(asked)))
+                self._send(CompletionAnswer(self._number, await self._allow(asked)))
             elif isinstance(outcome, RunEnded) and outcome.run == self._run:
                 if outcome.problem:
                     raise LocalError(outcome.problem)
                 return
 
     async def _next_outcome(self) -> _Outcome:
-        """The next thing that is to be waited for. Raises what went wrong."""
+        """Wait for the next outcome. Raises one that is an exception."""
         while not self._outcomes:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -221,36 +221,36 @@ class WorkerConnection:
         return outcome
 
     async def idle(self, seconds: float) -> bool:
-        """Keep the session without work, see :class:`~zsmtp.queue.connections.Connection`."""
-        if not self.is_open or self._stirred or self._stopped or seconds <= 0:
+        """Keep the idle session, see :class:`~zsmtp.queue.connections.Connection`."""
+        if not self.is_open or self._is_unusable or self._stopped or seconds <= 0:
             return False
         loop = asyncio.get_running_loop()
-        resting: asyncio.Future[bool] = loop.create_future()
-        self._resting = resting
+        idle_end: asyncio.Future[bool] = loop.create_future()
+        self._idle_end = idle_end
         timer = loop.call_later(seconds, self.leave)
         try:
-            return await resting
+            return await idle_end
         finally:
             timer.cancel()
-            self._resting = None
+            self._idle_end = None
 
     def wake(self) -> None:
-        """End :meth:`idle`: there is work."""
+        """End :meth:`idle`, because there is work."""
         self._end_idle(again=True)
 
     def leave(self) -> None:
-        """End :meth:`idle`: the connection is wanted elsewhere."""
+        """End :meth:`idle`, because another site needs the connection."""
         self._end_idle(again=False)
 
     def _end_idle(self, *, again: bool) -> None:
-        if self._resting is not None and not self._resting.done():
-            self._resting.set_result(again)
+        if self._idle_end is not None and not self._idle_end.done():
+            self._idle_end.set_result(again)
 
     def stop(self, reason: str, *, at_once: bool) -> None:
-        """Begin nothing more; what may be complete already is waited for, unless ``at_once``."""
+        """Begin no more deliveries. Those that may be complete at the server are finished, unless ``at_once``."""
         self._stopped = True
-        if self._known:
-            self._say(StopConnection(self._number, reason, at_once))
+        if self._is_known:
+            self._send(StopConnection(self._number, reason, at_once))
         elif self._worker is None:
             self._wake_up()
         self.leave()
@@ -260,44 +260,44 @@ class WorkerConnection:
         if self._worker is None:
             return
         try:
-            if self._known and not self._gone:
-                self._say(CloseConnection(self._number))
+            if self._is_known and not self._worker_end:
+                self._send(CloseConnection(self._number))
                 while not isinstance(await self._next_outcome(), ConnectionClosed):
                     pass
         finally:
             self._worker.forget(self._number)
-            self._worker, self._known, self.is_open = None, False, False
+            self._worker, self._is_known, self.is_open = None, False, False
 
     def _abandon(self) -> None:
-        """Nobody waits for what it does any more."""
-        if self._known and not self._gone:
-            self._say(AbandonConnection(self._number))
-        self._known = self.is_open = False
+        """Have the worker close the connection; its results are not used."""
+        if self._is_known and not self._worker_end:
+            self._send(AbandonConnection(self._number))
+        self._is_known = self.is_open = False
 
     # ---------------------------------------------------------------- handing over
 
-    def _say(self, message: object) -> None:
+    def _send(self, message: object) -> None:
         if self._worker is not None:
-            self._worker.say(message)
+            self._worker.send(message)
 
     def _hand_over(self, delivery: WorkerDelivery) -> None:
         assert self._worker is not None
-        self._handed += 1
-        delivery.number = self._handed
+        self._handovers += 1
+        delivery.number = self._handovers
         self._deliveries[delivery.number] = delivery
         message, content = delivery.message, delivery.message.content
-        self._known = True
+        self._is_known = True
         if isinstance(content, bytes):
             handover = Handover(self._number, self._key, self._run, delivery.number, message, False)
-            self._worker.say(handover, octets=len(content))
+            self._worker.send(handover, octets=len(content))
             return
         descriptor = descriptor_of(content)
         message = message._replace(content=b"")
         handover = Handover(self._number, self._key, self._run, delivery.number, message, True)
-        self._worker.say(handover, descriptor=descriptor)
+        self._worker.send(handover, descriptor=descriptor)
 
     def _fill(self) -> None:
-        """Hand over what may wait at the worker."""
+        """Hand over deliveries in advance."""
         worker = self._worker
         while (
             worker is not None
@@ -308,68 +308,68 @@ class WorkerConnection:
         ):
             delivery = self._more()
             if delivery is None:
-                self._short = False
+                self._was_limited = False
                 return
             self._unbegun.append(delivery)
             self._unbegun_octets += len(cast(bytes, delivery.message.content))
             self._hand_over(delivery)
-        self._short = True
+        self._was_limited = True
 
-    # ----------------------------------------------------------- the word of the worker
+    # ---------------------------------------------------------- messages of the worker
 
-    def heard(self, message: object) -> None:
-        """Take what the worker says; a fault in what is made of it ends the run."""
+    def on_message(self, message: object) -> None:
+        """Take a message of the worker. An exception of its handler ends the run."""
         try:
-            self._takers[type(message)](self, message)
+            self._handlers[type(message)](self, message)
         except Exception as error:
-            self._outcome(error)
+            self._add_outcome(error)
 
-    def _settled(self, message: RecipientSettled) -> None:
+    def _on_settled(self, message: RecipientSettled) -> None:
         delivery = self._deliveries.get(message.number)
         if delivery is not None:
-            delivery.ledger.settle(message.recipient, self._whole(message.verdict, of_peer=message.of_peer))
+            delivery.ledger.settle(message.recipient, self._with_peer(message.verdict, of_peer=message.of_peer))
             if delivery.ledger.settled:
                 del self._deliveries[message.number]
 
-    def _run_ended(self, message: RunEnded) -> None:
+    def _on_run_end(self, message: RunEnded) -> None:
         self.is_open = message.is_open
-        self._stirred = False  # what stirred before is over with the run
-        self._outcome(message)
+        self._is_unusable = False  # an IdleSessionEnded before was of the session before this run
+        self._add_outcome(message)
 
-    def _met(self, message: PeerMet) -> None:
+    def _on_verdict_peer(self, message: VerdictPeer) -> None:
         self._peer = message.peer
 
-    def _stands(self, message: SessionStands) -> None:
+    def _on_session_ready(self, message: SessionReady) -> None:
         self.is_open = True
 
-    def _stirs(self, message: SessionStirred) -> None:
-        self._stirred = True
+    def _on_idle_session_ended(self, message: IdleSessionEnded) -> None:
+        self._is_unusable = True
         self.leave()
 
-    def _whole(self, verdict: Verdict, *, of_peer: bool) -> Verdict:
-        """A verdict with the peer that it is of."""
+    def _with_peer(self, verdict: Verdict, *, of_peer: bool) -> Verdict:
+        """A verdict with its peer, see VerdictPeer."""
         return verdict._replace(peer=self._peer) if of_peer else verdict
 
-    def _begun(self, message: HandoversBegun) -> None:
+    def _on_begun(self, message: HandoversBegun) -> None:
         for _ in range(min(message.begun, len(self._unbegun))):
             self._unbegun_octets -= len(cast(bytes, self._unbegun.popleft().message.content))
-        if message.starved and self._short:
-            self._ahead = min(max(2 * self._ahead, 1), self._most_ahead)
+        if message.starved and self._was_limited:
+            self._ahead = min(max(2 * self._ahead, 1), self._max_ahead)
         if self._running:
             self._fill()
 
-    def _returned(self, message: HandoverReturned) -> None:
+    def _on_returned(self, message: HandoverReturned) -> None:
         self.is_open = message.is_open
         delivery = self._deliveries.get(message.number)
         if delivery is None:
             return
-        verdict = self._whole(message.verdict, of_peer=message.of_peer)
+        verdict = self._with_peer(message.verdict, of_peer=message.of_peer)
         if not self._returns(delivery, verdict):
             del self._deliveries[message.number]
             delivery.ledger.settle_all(delivery.ledger.unsettled, verdict)
 
-    def _not_begun(self, message: HandoversNotBegun) -> None:
-        """The first of them is the first again, and no more wait there until something is begun."""
+    def _on_not_begun(self, message: HandoversNotBegun) -> None:
+        """Put them back in their order; none is handed over in advance until the worker runs out of them."""
         self._ahead = 0
         for number in reversed(message.numbers):
             delivery = self._deliveries.pop(number, None)
@@ -380,14 +380,14 @@ class WorkerConnection:
                 self._unbegun_octets -= len(cast(bytes, delivery.message.content))
             self._put_back(delivery)
 
-    def gone(self, reason: str) -> None:
-        """The worker is dead."""
-        self._gone = reason
+    def on_worker_end(self, reason: str) -> None:
+        """Note that the worker has ended: the run raises ConnectionGone."""
+        self._worker_end = reason
         self.is_open = False
-        self._outcome(ConnectionGone(reason))
+        self._add_outcome(ConnectionGone(reason))
         self.leave()
 
-    def _outcome(self, outcome: _Outcome) -> None:
+    def _add_outcome(self, outcome: _Outcome) -> None:
         self._outcomes.append(outcome)
         self._wake_up()
 
@@ -395,20 +395,20 @@ class WorkerConnection:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    _takers: ClassVar[Mapping[type, Callable[[WorkerConnection, Any], None]]] = {
-        RecipientSettled: _settled,
-        HandoversBegun: _begun,
-        CompletionQuestion: _outcome,
-        RunEnded: _run_ended,
-        PeerMet: _met,
-        SessionStands: _stands,
-        HandoverReturned: _returned,
-        HandoversNotBegun: _not_begun,
-        SessionStirred: _stirs,
-        ConnectionClosed: _outcome,
+    _handlers: ClassVar[Mapping[type, Callable[[WorkerConnection, Any], None]]] = {
+        RecipientSettled: _on_settled,
+        HandoversBegun: _on_begun,
+        CompletionQuestion: _add_outcome,
+        RunEnded: _on_run_end,
+        VerdictPeer: _on_verdict_peer,
+        SessionReady: _on_session_ready,
+        HandoverReturned: _on_returned,
+        HandoversNotBegun: _on_not_begun,
+        IdleSessionEnded: _on_idle_session_ended,
+        ConnectionClosed: _add_outcome,
     }
 
 
-def _nothing() -> WorkerDelivery | None:
-    """Nothing more is handed over."""
+def _no_delivery() -> WorkerDelivery | None:
+    """No delivery: there is no run."""
     return None

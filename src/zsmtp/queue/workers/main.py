@@ -1,8 +1,8 @@
-"""The process of a worker: ``python -m zsmtp.queue.workers.main DESCRIPTOR NUMBER``, which only the owner starts.
+"""The process of a worker, started by :class:`~zsmtp.queue.workers.processes.WorkerProcess`.
 
-The descriptor is that of its end of a pair of sockets. It ends when the owner says so, and at once, with all its
-connections, when the owner is gone: nobody would hear of a result then. Signals are the owner's business, which gets
-those of a terminal or a service manager as well. Lines for the log go to the owner.
+It ends when the owner of the queue sends :class:`EndWorker`. When the owner is gone it ends at once, with all its
+connections: there is no one to report results to. It ignores the signals that are for the owner
+(:mod:`zsmtp.net.processes`), and sends log lines to it.
 """
 
 from __future__ import annotations
@@ -10,33 +10,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 import traceback
 from typing import NoReturn
 
-from zsmtp.queue.workers.channel import Channel
+from zsmtp.net.channel import Channel
+from zsmtp.net.processes import ignore_signals
 from zsmtp.queue.workers.messages import LogLine
 from zsmtp.queue.workers.worker import Worker
 
 OWNER_GONE, FAULT = 75, 70  # exit status
 MAX_TEXT = 16_384  # characters of a log line, and of a traceback
-MAX_BACKLOG = 1 << 20  # octets on their way to the owner beyond which log lines are left out
+MAX_BACKLOG = 1 << 20  # octets that wait to be written to the owner, beyond which log lines are dropped
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a worker."""
-    descriptor, number = sys.argv[1:] if arguments is None else arguments
-    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(one, signal.SIG_IGN)
-    _entitle(f"zsmtp serve: worker {int(number)}")
+def main() -> int:
+    """Run a worker; the arguments of the process are the descriptor of its socket, and its number."""
+    ignore_signals()
+    descriptor, number = sys.argv[1:]
+    _set_title(f"zsmtp serve: worker {int(number)}")
     asyncio.run(_serve(socket.socket(fileno=int(descriptor))))
     return 0
 
 
-def _entitle(title: str) -> None:
-    """Name the process, for whoever lists them."""
+def _set_title(title: str) -> None:
+    """Set the name that lists of processes show."""
     try:
         from setproctitle import setproctitle
     except ImportError:
@@ -47,23 +46,23 @@ def _entitle(title: str) -> None:
 async def _serve(sock: socket.socket) -> None:
     worker = Worker()
 
-    def heard(message: object) -> None:
+    def on_message(message: object) -> None:
         try:
-            worker.heard(message)
+            worker.on_message(message)
         except Exception:
             traceback.print_exc()
             _exit(FAULT)
 
-    def ended(reason: str) -> None:
+    def on_close(reason: str) -> None:
         if not worker.done.is_set():
             _exit(OWNER_GONE)
 
-    worker.channel = Channel(sock, heard, ended)
+    worker.channel = Channel(sock, on_message, on_close)
     handler = ChannelHandler(worker.channel)
     logging.getLogger("zsmtp").addHandler(handler)
     try:
         await worker.done.wait()
-        await asyncio.sleep(0)  # what was said last is written
+        await asyncio.sleep(0)  # the last messages are written
     finally:
         logging.getLogger("zsmtp").removeHandler(handler)
         worker.done.set()
@@ -75,21 +74,21 @@ def _exit(status: int) -> NoReturn:
 
 
 class ChannelHandler(logging.Handler):
-    """Sends lines to the owner. Where they come faster than it hears them some are left out, and counted."""
+    """Sends log lines to the owner. It drops and counts those that come faster than the owner reads them."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
         self._channel = channel
-        self._lost = 0
+        self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one."""
+        """Send a line."""
         if self._channel.backlog > MAX_BACKLOG:
-            self._lost += 1
+            self._dropped += 1
             return
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            text = f"{lost} lines of a worker were left out: there were too many"
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            text = f"{dropped} log lines of a worker were dropped: they came faster than they could be sent"
             self._channel.send(LogLine(record.name, logging.WARNING, text, "", record.created))
         try:
             text = record.getMessage()
@@ -99,7 +98,3 @@ class ChannelHandler(logging.Handler):
             return
         line = LogLine(record.name, record.levelno, text[:MAX_TEXT], exception[-MAX_TEXT:], record.created)
         self._channel.send(line)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,12 +1,13 @@
-"""What the owner of a queue and its workers tell each other, as values.
+"""The messages between the owner of a queue and its workers, as values.
 
-The owner has the store, the rules and the :class:`~zsmtp.queue.runner.Runner`; a worker has connections. A connection
-is known to both by a number. The owner hands messages over, each under a number; one *run* of a connection is one call
-of its ``deliver``, to which it may be given more while it goes on. All that is decided is decided by the owner: a
-worker asks before a message may be complete at its server, reports each verdict, and gives back what it did not begin.
+The owner has the store, the rules and the :class:`~zsmtp.queue.runner.Runner`; a worker has connections. Both processes
+know a connection by its number. The owner hands over mail, each delivery under a number. One *run* of a connection is
+one call of its ``deliver``; the owner may hand over more deliveries during a run. The owner makes all decisions: a
+worker asks before a message may be complete at its server, reports each verdict, and returns what it did not begin.
 
-The order of what one side says is kept, so an answer finds what it is about. What crosses on its way is told apart by
-the number of the run: what comes for a run that is over is dropped, and its owner has taken it back already.
+Each side receives messages in the order in which the other one sent them, so an answer needs no number. The number of
+the run separates messages that cross: the worker discards what arrives for a run that is over, and the owner has taken
+it back.
 """
 
 from __future__ import annotations
@@ -21,37 +22,37 @@ from zsmtp.queue.connections import OutgoingMessage
 
 
 class ConfigureWorker(NamedTuple):
-    """How connections are made from now on; the first word, and again on reload, when only routes and relays count."""
+    """How to connect from now on. It is the first message; after a reload only its routes and relays apply."""
 
     config: Config
     log_level: int
-    """The least that a log line must matter."""
+    """The lowest level of log lines that the worker sends."""
 
 
 class Handover(NamedTuple):
-    """A message to deliver. The first of a run begins it, and the first for a connection makes it."""
+    """A message to deliver. The first of a run begins the run, and the first of a connection creates the connection."""
 
     connection: int
     key: str
-    """The queue key that the connection is for."""
+    """The queue key of the connection."""
     run: int
-    """Counted up for each run of the connection."""
+    """The number of the run, greater than those of earlier runs of the connection."""
     number: int
-    """What the delivery is called from now on."""
+    """The number of the delivery."""
     message: OutgoingMessage
     in_file: bool
-    """Whether the content is in a file, whose descriptor comes with this; ``content`` is empty then."""
+    """Whether the content is in a file, whose descriptor comes with this message; ``content`` is empty then."""
 
 
 class CompletionAnswer(NamedTuple):
-    """Whether the messages that were asked about may be complete at their server."""
+    """The answer to :class:`CompletionQuestion`."""
 
     connection: int
     allowed: bool
 
 
 class StopConnection(NamedTuple):
-    """Begin nothing more; what may be complete already is waited for, unless ``at_once``."""
+    """Begin no more deliveries. Those that may be complete at the server are finished, unless ``at_once``."""
 
     connection: int
     reason: str
@@ -65,106 +66,110 @@ class CloseConnection(NamedTuple):
 
 
 class AbandonConnection(NamedTuple):
-    """Close the session as it is, and forget the connection: nobody waits for it any more."""
+    """Close the session without QUIT, and forget the connection: its results are not used."""
 
     connection: int
 
 
 class EndWorker(NamedTuple):
-    """Let go of everything and end."""
+    """Close all connections and end."""
 
 
 # ------------------------------------------------------------------------------------------- from a worker
 
 
 class WorkerReady(NamedTuple):
-    """It is configured, and takes messages."""
+    """The worker is configured, and takes messages."""
 
 
 class Heartbeat(NamedTuple):
-    """Its loop turns; said every second."""
+    """Sent every second: the event loop of the worker runs."""
 
 
-class SessionStands(NamedTuple):
-    """A session was opened; nothing was sent over it yet."""
+class SessionReady(NamedTuple):
+    """A session was opened; no message was sent over it yet."""
 
     connection: int
 
 
 class HandoversBegun(NamedTuple):
-    """So many of the messages that were handed over for a run and waited have been begun, in their order."""
+    """The worker has begun deliveries that waited for room at the connection, in their order."""
 
     connection: int
     begun: int
+    """How many."""
     starved: bool
-    """Whether there was none at hand when another one could have begun."""
+    """Whether another delivery could have been begun, but none was waiting."""
 
 
-class PeerMet(NamedTuple):
-    """Who the verdicts from now on are about, where they say ``of_peer``: most come from the same."""
+class VerdictPeer(NamedTuple):
+    """The peer of all verdicts that follow with ``of_peer``: most have the same peer, which is sent once."""
 
     connection: int
     peer: Peer
 
 
 class RecipientSettled(NamedTuple):
-    """The verdict on one recipient, an index into the recipients of the message."""
+    """The verdict on one recipient."""
 
     connection: int
     number: int
     recipient: int
+    """An index into the recipients of the message."""
     verdict: Verdict
     of_peer: bool
 
 
 class CompletionQuestion(NamedTuple):
-    """These messages may be complete at their server, once this is allowed: numbers with indexes of recipients."""
+    """May these messages become complete at their server? :class:`CompletionAnswer` answers."""
 
     connection: int
     asked: tuple[tuple[int, tuple[int, ...]], ...]
+    """Numbers of deliveries, each with indexes of recipients."""
 
 
 class HandoverReturned(NamedTuple):
-    """No server decided about the recipients without a verdict; this is the one they get unless they go back."""
+    """No server decided about the recipients without a verdict. The owner queues them again, or gives them this one."""
 
     connection: int
     number: int
     verdict: Verdict
     of_peer: bool
     is_open: bool
-    """Whether a session stands."""
+    """Whether a session is open."""
 
 
 class HandoversNotBegun(NamedTuple):
-    """These were not begun: they waited for too long, or the connection was stopped."""
+    """These deliveries were not begun: they waited for too long, or the connection was stopped."""
 
     connection: int
     numbers: tuple[int, ...]
 
 
 class RunEnded(NamedTuple):
-    """A run is over; what has no verdict was not sent, or was reported before. ``problem``: a fault, "" if none."""
+    """A run is over. Recipients without a verdict were not sent to, or were reported before."""
 
     connection: int
     run: int
     is_open: bool
     problem: str
+    """A fault of the program that ended the run, "" if there is none."""
 
 
-class SessionStirred(NamedTuple):
-    """The peer of a session at rest said something, or closed it."""
+class IdleSessionEnded(NamedTuple):
+    """The server of an idle session sent data or closed the connection: the session is not used again."""
 
     connection: int
 
 
 class ConnectionClosed(NamedTuple):
-    """What :class:`CloseConnection` asked for is done."""
+    """The answer to :class:`CloseConnection` and :class:`AbandonConnection`: the connection is closed."""
 
     connection: int
 
 
 class LogLine(NamedTuple):
-    """A line for the log, of the logger ``name``."""
+    """A log line of the logger ``name``."""
 
     name: str
     level: int
@@ -172,4 +177,4 @@ class LogLine(NamedTuple):
     exception: str
     """A traceback, "" if there is none."""
     created: float
-    """When, in seconds since 1970."""
+    """The time of the line, in seconds since 1970."""

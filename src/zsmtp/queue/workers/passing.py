@@ -1,7 +1,7 @@
-"""Contents that go to another process as an open file, so that none of them is whole in memory.
+"""Message content that is passed to another process as an open file, so that it is never whole in memory.
 
-Both processes share the position in a file that was passed, and a delivery that comes back may go to a third one while
-the second still has it open. So a :class:`PassedFile` has a position of its own (``pread``).
+All processes that have a passed file share its position, and a delivery that is returned may be passed to a third
+process while the second one still has the file open. So :class:`PassedFile` keeps its own position (``pread``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 
 def descriptor_of(file: BinaryIO | SpooledTemporaryFile[bytes]) -> int:
-    """A new descriptor of an open file, for another process; what was written is in the file then. Raises OSError."""
+    """Flush an open file and return a new descriptor of it, for another process. Raises OSError."""
     if isinstance(file, SpooledTemporaryFile):
         file.rollover()
     file.flush()
@@ -21,28 +21,28 @@ def descriptor_of(file: BinaryIO | SpooledTemporaryFile[bytes]) -> int:
 
 
 class PassedFile(io.RawIOBase):
-    """A regular file that another process opened; it is read and closed here."""
+    """A regular file that another process opened. It owns the descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._position = 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Set its position."""
+        """Set the position."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
         self._position = offset + (os.fstat(self._descriptor).st_size if base is None else base)
         return self._position
 
     def read(self, size: int = -1, /) -> bytes:
-        """So many octets, fewer at the end."""
+        """Read ``size`` octets, fewer at the end of the file."""
         if size < 0:
             size = max(os.fstat(self._descriptor).st_size - self._position, 0)
         octets = os.pread(self._descriptor, size, self._position)
@@ -50,7 +50,7 @@ class PassedFile(io.RawIOBase):
         return octets
 
     def close(self) -> None:
-        """Let go of it; may be called again."""
+        """Close the descriptor; may be called again."""
         if not self.closed:
             os.close(self._descriptor)
         super().close()

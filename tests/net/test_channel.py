@@ -1,4 +1,4 @@
-"""Messages between processes: whole, in order, with their descriptors, whatever the socket takes at a time."""
+"""Messages between processes: complete, in order, with their descriptors, however the socket splits them."""
 
 from __future__ import annotations
 
@@ -15,38 +15,36 @@ from typing import Any
 import pytest
 
 from zsmtp.client.config import Config, Relay
-from zsmtp.queue.workers import channel as channels
-from zsmtp.queue.workers.channel import Channel, encode
-from zsmtp.queue.workers.messages import ConfigureWorker
-from zsmtp.queue.workers.passing import PassedFile, descriptor_of
+from zsmtp.net import channel as channels
+from zsmtp.net.channel import CLOSED, PEER_CLOSED, Channel, encode
 
 
 class End:
-    """One end of a channel, and what came."""
+    """One end of a channel, and the messages that arrived."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.heard: list[Any] = []
+    def __init__(self, sock: socket.socket, gather: float = 0.0) -> None:
+        self.received: list[Any] = []
         self.files: list[bytes] = []
         self.reasons: list[str] = []
-        self.stirred = asyncio.Event()
-        self.channel = Channel(sock, self._hear, self._end)
+        self.changed = asyncio.Event()
+        self.channel = Channel(sock, self._on_message, self._on_close, gather=gather)
 
-    def _hear(self, message: Any) -> None:
-        self.heard.append(message)
+    def _on_message(self, message: Any) -> None:
+        self.received.append(message)
         if message == "file":
-            file = PassedFile(self.channel.take_descriptor())
-            self.files.append(file.read())
-            file.close()
-        self.stirred.set()
+            descriptor = self.channel.take_descriptor()
+            self.files.append(os.pread(descriptor, 1000, 0))
+            os.close(descriptor)
+        self.changed.set()
 
-    def _end(self, reason: str) -> None:
+    def _on_close(self, reason: str) -> None:
         self.reasons.append(reason)
-        self.stirred.set()
+        self.changed.set()
 
     async def until(self, condition: Callable[[], object]) -> None:
         while not condition():
-            self.stirred.clear()
-            await self.stirred.wait()
+            self.changed.clear()
+            await self.changed.wait()
 
 
 def play(story: Callable[[End, End], Awaitable[None]]) -> None:
@@ -64,7 +62,7 @@ def play(story: Callable[[End, End], Awaitable[None]]) -> None:
 
 
 def play_octets(story: Callable[[End, socket.socket], Awaitable[None]]) -> None:
-    """Play between one end and whatever a test writes."""
+    """Play between one end and a socket that the test writes to."""
 
     async def run() -> None:
         ours, theirs = socket.socketpair()
@@ -78,6 +76,12 @@ def play_octets(story: Callable[[End, socket.socket], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
+def descriptor_of(file: Any) -> int:
+    """A new descriptor of a file, with its content written."""
+    file.flush()
+    return os.dup(file.fileno())
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -89,10 +93,10 @@ def test_messages_come_in_their_order_both_ways_at_once() -> None:
             other.channel.send(("b", number))
             if number % 700 == 0:
                 await asyncio.sleep(0)
-        await other.until(lambda: len(other.heard) == 5000)
-        await one.until(lambda: len(one.heard) == 5000)
-        assert other.heard == [("a", number) for number in range(5000)]
-        assert one.heard == [("b", number) for number in range(5000)]
+        await other.until(lambda: len(other.received) == 5000)
+        await one.until(lambda: len(one.received) == 5000)
+        assert other.received == [("a", number) for number in range(5000)]
+        assert one.received == [("b", number) for number in range(5000)]
         assert one.channel.backlog == other.channel.backlog == 0
 
     play(story)
@@ -106,8 +110,8 @@ def test_more_than_the_socket_takes_waits_and_is_counted() -> None:
         one.channel.send("last")
         await asyncio.sleep(0)
         assert one.channel.backlog > 1_000_000
-        await other.until(lambda: other.heard[-1:] == ["last"])
-        assert other.heard == [*contents, "last"]
+        await other.until(lambda: other.received[-1:] == ["last"])
+        assert other.received == [*contents, "last"]
         assert one.channel.backlog == 0
 
     play(story)
@@ -120,8 +124,8 @@ def test_what_is_made_late_goes_behind_what_was_sent_in_the_turn() -> None:
         for _ in range(3):
             one.channel.send("word")
             count[0] += 1
-        await other.until(lambda: len(other.heard) == 4)
-        assert other.heard == ["word", "word", "word", ("count", 3)]
+        await other.until(lambda: len(other.received) == 4)
+        assert other.received == ["word", "word", "word", ("count", 3)]
 
     play(story)
 
@@ -132,59 +136,44 @@ def test_frames_may_be_cut_anywhere() -> None:
         for number in range(len(octets)):
             sock.sendall(octets[number : number + 1])
             await asyncio.sleep(0)
-        await one.until(lambda: len(one.heard) == 3)
-        assert one.heard == ["first", b"x" * 300, "second"]
+        await one.until(lambda: len(one.received) == 3)
+        assert one.received == ["first", b"x" * 300, "second"]
 
     play_octets(story)
 
 
 def test_a_descriptor_comes_with_its_message() -> None:
-    """Among others, when the socket is full as well; each process has a position of its own in the file."""
+    """Between other messages, and when the socket is full."""
 
     async def story(one: End, other: End) -> None:
         before = descriptors()
         for number in range(100):
-            with tempfile.SpooledTemporaryFile(1 << 20) as file:
+            with tempfile.TemporaryFile() as file:
                 file.write(b"content %d" % number)
                 one.channel.send("other", octets=10)
                 one.channel.send("file", descriptor=descriptor_of(file))
                 one.channel.send(b"y" * 50_000, octets=50_000)
-        await other.until(lambda: len(other.heard) == 300)
-        assert other.heard[::3] == ["other"] * 100
-        assert other.heard[1::3] == ["file"] * 100
+        await other.until(lambda: len(other.received) == 300)
+        assert other.received[::3] == ["other"] * 100
+        assert other.received[1::3] == ["file"] * 100
         assert other.files == [b"content %d" % number for number in range(100)]
         assert descriptors() == before
 
     play(story)
 
 
-def test_a_passed_file_has_a_position_of_its_own() -> None:
-    with tempfile.TemporaryFile() as file:
-        file.write(b"0123456789")
-        first, second = (PassedFile(descriptor_of(file)) for _ in range(2))
-    assert first.read(4) == b"0123"
-    assert second.read(2) == b"01"
-    assert first.read() == b"456789"
-    assert first.read(1) == b""
-    assert (second.seek(-3, os.SEEK_END), second.read(2)) == (7, b"78")
-    assert (second.seek(-1, os.SEEK_CUR), second.read(), second.seekable(), second.readable()) == (8, b"89", True, True)
-    for one in (first, second):
-        one.close()
-        one.close()
-
-
-def test_what_was_said_before_the_end_is_heard() -> None:
+def test_messages_sent_before_the_end_are_received() -> None:
     async def story(one: End, other: End) -> None:
         other.channel.send("result")
         await asyncio.sleep(0)  # it is written
         other.channel.close()
         for _ in range(3):
-            one.channel.send(b"x" * 100_000)  # to nobody
+            one.channel.send(b"x" * 100_000)  # the peer is gone
             await asyncio.sleep(0)
         await one.until(lambda: one.reasons)
-        assert one.heard == ["result"]
+        assert one.received == ["result"]
         assert len(one.reasons) == 1
-        assert not one.channel.open
+        assert not one.channel.is_open
         before = descriptors()
         with tempfile.TemporaryFile() as file:
             one.channel.send("file", descriptor=descriptor_of(file))
@@ -194,7 +183,7 @@ def test_what_was_said_before_the_end_is_heard() -> None:
     play(story)
 
 
-def test_what_waits_when_it_ends_is_let_go_of() -> None:
+def test_close_closes_descriptors_that_are_not_sent() -> None:
     before = descriptors()
 
     async def story(one: End, other: End) -> None:
@@ -211,9 +200,9 @@ def test_what_waits_when_it_ends_is_let_go_of() -> None:
 @pytest.mark.parametrize(
     ("octets", "words"),
     [
-        (struct.pack(">I", channels.MAX_FRAME + 1), "a frame of 67108865 octets came"),
-        (struct.pack(">I", 5) + b"abcde", "a frame came that cannot be read: UnpicklingError"),
-        (struct.pack(">I", 20) + b"short", "it is not there any more"),
+        (struct.pack(">I", channels.MAX_FRAME + 1), "a frame of 268435457 octets arrived"),
+        (struct.pack(">I", 5) + b"abcde", "a frame arrived that cannot be decoded: UnpicklingError"),
+        (struct.pack(">I", 20) + b"short", PEER_CLOSED),
     ],
 )
 def test_what_is_no_frame_ends_the_channel(octets: bytes, words: str) -> None:
@@ -221,8 +210,9 @@ def test_what_is_no_frame_ends_the_channel(octets: bytes, words: str) -> None:
         sock.sendall(encode(["before"]) + octets)
         sock.shutdown(socket.SHUT_WR)
         await one.until(lambda: one.reasons)
-        assert one.heard == ["before"]
+        assert one.received == ["before"]
         assert words in one.reasons[0]
+        assert one.channel.problem == ("" if words == PEER_CLOSED else one.reasons[0])
 
     play_octets(story)
 
@@ -231,7 +221,7 @@ def test_a_value_that_cannot_travel_ends_the_channel() -> None:
     async def story(one: End, other: End) -> None:
         one.channel.send(lambda: None)
         await other.until(lambda: other.reasons)
-        assert "it cannot be told something" in one.reasons[0]
+        assert "a message cannot be sent: " in one.reasons[0]
 
     play(story)
 
@@ -248,13 +238,13 @@ def test_a_descriptor_that_this_process_has_no_room_for_is_missing_and_the_next_
             os.close(lowest)
             resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
             try:
-                await other.until(lambda: other.heard)
+                await other.until(lambda: other.received)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             assert other.channel.take_descriptor() == -1
             one.channel.send("file", descriptor=descriptor_of(file))
             await other.until(lambda: other.files)
-        assert (other.heard, other.files) == (["lost", "file"], [b"content"])
+        assert (other.received, other.files) == (["lost", "file"], [b"content"])
 
     play(story)
 
@@ -263,11 +253,78 @@ def test_a_configuration_travels_whole() -> None:
     async def story(one: End, other: End) -> None:
         relays = {"a.example": Relay.from_url("smtp://h"), "b.example": Relay.from_url("smtps://ann:x@h")}
         config = Config(routes=MappingProxyType(relays), sender_routes={"c@d.example": Relay.from_url("lmtp://h:24")})
-        one.channel.send(ConfigureWorker(config, 20))
-        await other.until(lambda: other.heard)
-        (heard,) = other.heard
-        assert heard.config == config
+        one.channel.send(config)
+        await other.until(lambda: other.received)
+        (received,) = other.received
+        assert received == config
         with pytest.raises(TypeError):
-            heard.config.routes["x"] = None
+            received.routes["x"] = None
 
     play(story)
+
+
+def test_a_frame_that_is_too_long_closes_the_channel_and_its_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "MAX_FRAME", 1000)
+    before = descriptors()
+
+    async def story(one: End, other: End) -> None:
+        one.channel.send(b"x" * 1000)
+        with tempfile.TemporaryFile() as file:
+            one.channel.send("file", descriptor=descriptor_of(file))
+        await other.until(lambda: other.reasons)
+        assert "a message cannot be sent: ValueError: a frame of 10" in one.channel.problem
+        assert (other.received, other.reasons, other.channel.problem) == ([], [PEER_CLOSED], "")
+
+    play(story)
+    assert descriptors() == before
+
+
+def test_gathered_messages_wait_for_flush_or_the_end_of_their_time() -> None:
+    async def run() -> None:
+        ours, theirs = socket.socketpair()
+        one, other = End(ours, gather=3600.0), End(theirs, gather=0.01)
+        for number in range(2):
+            one.channel.send(number)
+        one.channel.send_late(lambda: "late")
+        other.channel.send("timed")
+        await one.until(lambda: one.received == ["timed"])
+        assert other.received == []
+        one.channel.flush()
+        await other.until(lambda: len(other.received) == 3)
+        assert other.received == [0, 1, "late"]
+        one.channel.send("never sent")
+        one.channel.close()
+        one.channel.send_late(lambda: "discarded")
+        one.channel.flush()
+        await other.until(lambda: other.reasons)
+        other.channel.close()
+        assert (one.reasons, other.reasons, other.received[3:]) == ([CLOSED], [PEER_CLOSED], [])
+
+    asyncio.run(run())
+
+
+def test_drain_waits_until_the_socket_has_taken_everything_or_the_peer_is_gone() -> None:
+    async def story(one: End, sock: socket.socket) -> None:
+        one.channel.send(b"x" * 3_000_000)
+        drain = asyncio.ensure_future(one.channel.drain())
+        await asyncio.sleep(0)
+        assert one.channel.backlog > 0
+        assert not drain.done()
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        while one.channel.backlog:
+            await loop.sock_recv(sock, 1 << 20)
+        await drain
+        assert one.channel.backlog == 0
+        await one.channel.drain()
+        one.channel.send(b"x" * 3_000_000)
+        drain = asyncio.ensure_future(one.channel.drain())
+        await asyncio.sleep(0)
+        assert not drain.done()
+        sock.close()
+        await drain
+        await one.until(lambda: one.reasons)
+        assert one.channel.problem == ""
+        await one.channel.drain()
+
+    play_octets(story)
