@@ -260,7 +260,7 @@ class _Sending:
             self._settle_rest()
 
     async def _send_by_processes(self) -> None:
-        from zsmtp.cli.sendpipe import Order  # imported only if used
+        from zsmtp.cli.sendmessages import Order  # imported only if used
         from zsmtp.cli.sendprocesses import SendingProcesses
 
         order = Order(

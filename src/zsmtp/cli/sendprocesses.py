@@ -1,12 +1,12 @@
-"""The processes that ``zsmtp send --jobs`` sends by: started, given their shares, heard, and ended.
+"""The sending processes of ``zsmtp send --jobs``: start, shares, results and end.
 
-Each is :mod:`zsmtp.cli.sendworker` at the other end of a pipe. This side reads messages, writes results and the
-journal; those processes deliver. Whoever is told of results is a :class:`SendingListener`.
+Each is a :class:`~zsmtp.net.processes.ChildProcess` with :mod:`zsmtp.cli.sendworker`, at the other end of a channel.
+This process reads messages, and writes results and the journal; the sending processes deliver. A
+:class:`SendingListener` receives the results.
 
-Ctrl-C reaches all processes of a terminal, and systemd sends SIGTERM to all of a unit; those that send have both
-blocked from their first moment, and end because this process says so (:meth:`SendingProcesses.stop`), is killed, or
-kills them (:meth:`SendingProcesses.kill`). One that ends in any other way has its messages told as in doubt where they
-may be complete, else as not tried.
+A sending process ends when this process tells it to (:meth:`SendingProcesses.stop`), kills it
+(:meth:`SendingProcesses.kill`), or is gone. If it ends in any other way, its recipients without a result are in doubt
+where the message may be complete, and the others are deferred as not tried.
 """
 
 from __future__ import annotations
@@ -15,10 +15,6 @@ import asyncio
 import io
 import mmap
 import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
@@ -29,66 +25,66 @@ from typing import Any, Protocol
 from zsmtp.cli.failure import CommandFailed, reason
 from zsmtp.cli.outgoing import Outgoing
 from zsmtp.cli.results import untold
-from zsmtp.cli.sendpipe import (
+from zsmtp.cli.sendmessages import (
     WINDOW,
-    Allowed,
     AllSettled,
-    Complained,
+    CompletionReply,
+    CompletionRequest,
+    ConfigRejected,
+    EndOfWork,
+    ErrorLine,
     FilePlace,
     FinalResult,
-    LeaveAsked,
-    NoMore,
+    LibraryWarning,
     OctetsSent,
     Order,
-    ProcessPipe,
-    PutOff,
     Ready,
+    RetryScheduled,
+    SendChannel,
     StopSending,
-    Unable,
-    Warned,
     Work,
     WorkTaken,
-    config_values,
 )
 from zsmtp.cli.sendshares import Share
 from zsmtp.cli.sendsources import FilePart
 from zsmtp.cli.sysexits import Exit
 from zsmtp.client.config import Config
 from zsmtp.client.report import Fate, Result
-from zsmtp.errors import ConfigError
+from zsmtp.errors import ConfigError, LocalError
+from zsmtp.net.processes import ChildProcess
 
 BATCH = 64  # messages in one frame
 BATCH_RECIPIENTS = 1000
-START_WITHIN = 60.0  # seconds for a process to come up
-END_WITHIN = 10.0  # seconds for one to end that has nothing more to do
+START_WITHIN = 60.0  # seconds that a process may take to start
+END_WITHIN = 10.0  # seconds that a process without work may take to end
 
 
 class SendingListener(Protocol):
-    """Who is told what becomes of messages."""
+    """Receives results of messages, warnings and errors."""
 
     def settled(self, message: Outgoing, result: Result) -> None:
-        """A recipient has its final result."""
+        """Note the final result of a recipient."""
 
     def put_off(self, message: Outgoing, result: Result, seconds: float) -> None:
-        """A recipient was deferred, and is tried again in so many seconds."""
+        """Note that a recipient was deferred, and is tried again in so many seconds."""
 
     async def may_begin(self, begun: Sequence[tuple[Outgoing, tuple[str, ...]]]) -> bool:
-        """Whether messages may be complete for these recipients from now on."""
+        """Return whether messages may be complete for these recipients from now on."""
 
     def sent(self, octets: int) -> None:
-        """So many octets of content more were sent."""
+        """Count octets of content that were sent."""
 
     def warned(self, text: str) -> None:
-        """The library warns of something."""
+        """Log a warning of the library."""
 
     def complain(self, text: str) -> None:
-        """Something is to be said on standard error."""
+        """Print a line on standard error."""
 
 
 class SendingProcesses:
-    """One process for each of ``shares`` of ``messages``; ``order`` says how they send, apart from limits.
+    """One process for each of ``shares`` of ``messages``. ``order`` says how they send, without configuration.
 
-    ``warned`` are the warnings that need not be told any more.
+    Each has the configuration ``config`` with the limits of its share. ``warned`` are warnings that were logged before.
     """
 
     def __init__(
@@ -100,22 +96,25 @@ class SendingProcesses:
         to: SendingListener,
         warned: Iterable[str] = (),
     ) -> None:
-        told = _OnceForAll(to, warned)
+        texts = _SharedTexts(to, warned)
         descriptors = tuple({place.descriptor for one in messages if isinstance(place := _place(one), FilePlace)})
         self._processes = [
             _SendingProcess(
                 share,
                 messages,
-                replace(order, config=config_values(replace(config, limits=share.limits))),
+                replace(order, config=replace(config, limits=share.limits)),
                 descriptors,
-                told,
+                texts,
                 to,
             )
             for share in shares
         ]
 
     async def run(self) -> None:
-        """Send everything, or until :meth:`stop`. Raises CommandFailed, ConfigError, and what its listener raises."""
+        """Send everything, or until :meth:`stop`.
+
+        Raises CommandFailed, ConfigError, LocalError, and what the listener raises.
+        """
         work = [asyncio.create_task(one.run(), name="zsmtp sending process") for one in self._processes]
         try:
             await asyncio.gather(*work)
@@ -128,33 +127,33 @@ class SendingProcesses:
                 one.close()
 
     def stop(self, reason: str) -> None:
-        """Begin nothing more and end what is under way; :meth:`run` returns then."""
+        """Stop all deliveries; :meth:`run` returns then."""
         for one in self._processes:
             one.stop(reason)
 
     def kill(self) -> None:
-        """End them at once."""
+        """Kill all processes."""
         for one in self._processes:
             one.kill()
 
 
-class _OnceForAll:
-    """Says once what several processes find out each: as often as the one says it that says it most often."""
+class _SharedTexts:
+    """Passes a text on once if several processes send it: as often as the process that sends it most often."""
 
     def __init__(self, to: SendingListener, warned: Iterable[str]) -> None:
         self._to = to
-        self._said: Counter[tuple[type, str]] = Counter((Warned, text) for text in warned)
+        self._passed: Counter[tuple[type, str]] = Counter((LibraryWarning, text) for text in warned)
 
-    def tell(self, one: Warned | Complained, times: int) -> None:
-        """A process says this for the ``times``-th time."""
-        about = type(one), one.text
-        if times <= self._said[about]:
+    def add(self, message: LibraryWarning | ErrorLine, times: int) -> None:
+        """Take a text that one process sends for the ``times``-th time."""
+        key = type(message), message.text
+        if times <= self._passed[key]:
             return
-        self._said[about] = times
-        if isinstance(one, Warned):
-            self._to.warned(one.text)
+        self._passed[key] = times
+        if isinstance(message, LibraryWarning):
+            self._to.warned(message.text)
         else:
-            self._to.complain(one.text)
+            self._to.complain(message.text)
 
 
 class _SendingProcess:
@@ -166,7 +165,7 @@ class _SendingProcess:
         messages: Sequence[Outgoing],
         order: Order,
         descriptors: tuple[int, ...],
-        told: _OnceForAll,
+        texts: _SharedTexts,
         to: SendingListener,
     ) -> None:
         self._parts = share.parts
@@ -175,14 +174,14 @@ class _SendingProcess:
         self._marks = _MarkFile(self._first_marks[-1])
         self._order = replace(order, marks=self._marks.descriptor)
         self._descriptors = (*descriptors, self._marks.descriptor)
-        self._told = told
+        self._texts = texts
         self._to = to
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pipe: ProcessPipe | None = None
+        self._process: ChildProcess | None = None
+        self._channel: SendChannel | None = None
         self._credit = asyncio.Semaphore(WINDOW)
-        self._handed_out = 0  # parts
-        self._open: dict[int, set[str]] = {}  # who of those has no result
-        self._heard: Counter[tuple[type, str]] = Counter()  # what it has said, how often
+        self._sent = 0  # parts
+        self._open: dict[int, set[str]] = {}  # recipients of those without a result
+        self._received: Counter[tuple[type, str]] = Counter()  # how often it has sent each text
         self._tasks: set[asyncio.Task[None]] = set()
         self._error: Exception | None = None
         self._why_stopped = ""
@@ -192,19 +191,16 @@ class _SendingProcess:
     # ----------------------------------------------------------- start and end
 
     async def run(self) -> None:
-        """Start it, and let it send its share."""
-        pipe = await self._start()
-        pipe.say(self._order)
-        pipe.flush()
-        self._pipe = pipe
+        """Start the process, and have it send its share."""
+        channel = self._channel = self._start()
+        channel.send(self._order)
         if self._why_stopped:
             self.stop(self._why_stopped)
         try:
-            self._begin_task(self._hand_out(pipe))
+            self._begin_task(self._send_work(channel))
             self._begin_task(self._watch_start())
-            while (said := await pipe.hear()) is not None:
-                for one in said:
-                    self._hear(one)
+            while (message := await channel.receive()) is not None:
+                self._on_message(message)
         finally:
             for task in (tasks := tuple(self._tasks)):
                 task.cancel()
@@ -212,8 +208,10 @@ class _SendingProcess:
         await self.end()
         if self._error is not None:
             raise self._error
+        if channel.problem:
+            raise LocalError(f"--jobs: {channel.problem}")
         if not self._finished or not self._why_stopped:
-            self._tell_of_the_rest()
+            self._settle_rest()
 
     def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._guarded(work), name="zsmtp sending process")
@@ -221,77 +219,66 @@ class _SendingProcess:
         task.add_done_callback(self._tasks.discard)
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """What fails here must not leave the process waiting for ever."""
+        """Kill the process if a task fails: it would wait for ever."""
         try:
             await work
         except Exception as error:
             self._error = self._error or error
             self.kill()
 
-    async def _start(self) -> ProcessPipe:
-        here, there = socket.socketpair()
+    def _start(self) -> SendChannel:
         try:
-            self._process = _started(there.fileno(), self._descriptors)
+            self._process = ChildProcess("zsmtp.cli.sendworker", descriptors=self._descriptors)
         except OSError as error:
-            here.close()
             raise CommandFailed(Exit.OS, f"--jobs: a process cannot be started: {reason(error)}") from error
-        finally:
-            there.close()
-        return await ProcessPipe.over(here)
+        return SendChannel(self._process.socket)
 
     async def _watch_start(self) -> None:
-        """A process that does not come up is no use."""
+        """Kill the process if it does not start in time."""
         try:
             await asyncio.wait_for(self._ready.wait(), START_WITHIN)
         except TimeoutError:
             self.kill()
 
     async def end(self) -> None:
-        """Hang up, and wait until it has ended. May be called again."""
-        if self._pipe is not None:
-            await self._pipe.aclose()
-        if self._process is not None and self._process.returncode is None:
-            process = self._process
-            try:
-                await asyncio.to_thread(process.wait, END_WITHIN)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                await asyncio.to_thread(process.wait)
+        """Close the channel, and wait until the process has ended. May be called again."""
+        if self._channel is not None:
+            self._channel.close()
+        if self._process is not None:
+            await self._process.wait(END_WITHIN)
 
     def close(self) -> None:
-        """Let go of what is kept of it."""
+        """Close the file of marks."""
         self._marks.close()
 
     def stop(self, reason: str) -> None:
-        """Have it end what is under way."""
+        """Stop the deliveries of the process."""
         self._why_stopped = reason
-        if self._pipe is not None:
-            self._pipe.say(StopSending(reason))
-            self._pipe.flush()
+        if self._channel is not None:
+            self._channel.send(StopSending(reason))
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
 
     # ------------------------------------------------------------------- work
 
-    async def _hand_out(self, pipe: ProcessPipe) -> None:
-        """Give it its share as it takes it."""
+    async def _send_work(self, channel: SendChannel) -> None:
+        """Send the process its share as it takes the messages."""
         recipients = 0
         for number, part in enumerate(self._parts):
             if self._credit.locked() or number % BATCH == 0 or recipients >= BATCH_RECIPIENTS:
-                pipe.flush()
-                await pipe.drain()
+                await channel.drain()
                 recipients = 0
             await self._credit.acquire()
             if self._why_stopped:
                 return
             recipients += len(part.recipients)
             self._open[number] = set(part.recipients)
-            self._handed_out += 1
+            self._sent += 1
             one = self._messages[part.number]
-            pipe.say(
+            channel.send(
                 Work(
                     number,
                     one.name,
@@ -303,29 +290,28 @@ class _SendingProcess:
                     one.options,
                 )
             )
-        pipe.say(NoMore())
-        pipe.flush()
+        channel.send(EndOfWork())
 
-    def _hear(self, said: Any) -> None:
-        match said:
+    def _on_message(self, message: Any) -> None:
+        match message:
             case FinalResult(number, result):
                 self._settle(number, result)
             case WorkTaken(messages):
                 for _ in range(messages):
                     self._credit.release()
-            case LeaveAsked():
-                self._begin_task(self._allow(said))
-            case PutOff(number, result, seconds):
+            case CompletionRequest():
+                self._begin_task(self._reply(message))
+            case RetryScheduled(number, result, seconds):
                 self._to.put_off(self._message(number), result, seconds)
             case OctetsSent(octets):
                 self._to.sent(octets)
-            case Warned() | Complained():
-                about = type(said), said.text
-                self._heard[about] += 1
-                self._told.tell(said, self._heard[about])
+            case LibraryWarning() | ErrorLine():
+                key = type(message), message.text
+                self._received[key] += 1
+                self._texts.add(message, self._received[key])
             case Ready():
                 self._ready.set()
-            case Unable(problem):
+            case ConfigRejected(problem):
                 raise ConfigError(problem)
             case AllSettled():
                 self._finished = True
@@ -339,24 +325,25 @@ class _SendingProcess:
             del self._open[number]
         self._to.settled(self._message(number), result)
 
-    async def _allow(self, asked: LeaveAsked) -> None:
-        """Answer whether recipients may have their message from now on."""
-        allowed = await self._to.may_begin([(self._message(number), recipients) for number, recipients in asked.about])
-        if self._pipe is not None:
-            self._pipe.say(Allowed(asked.question, allowed))
-            self._pipe.flush()
+    async def _reply(self, request: CompletionRequest) -> None:
+        """Reply whether recipients may have their message from now on."""
+        begun = [(self._message(number), recipients) for number, recipients in request.messages]
+        allowed = await self._to.may_begin(begun)
+        if self._channel is not None:
+            self._channel.send(CompletionReply(request.request, allowed))
 
-    # ------------------------------------------------------------------ death
+    # -------------------------------------------------------- unexpected end
 
-    def _tell_of_the_rest(self) -> None:
-        """It has ended: of those without a result whoever may have a message is in doubt, others were not tried."""
+    def _settle_rest(self) -> None:
+        """Settle recipients without a result: in doubt if they may have their message, else deferred."""
         assert self._process is not None
-        why = self._why_stopped or f"a process of --jobs ended unexpectedly ({_ending(self._process.returncode)})"
+        ending = self._process.killed_by or f"status {self._process.exit_status}"
+        why = self._why_stopped or f"a process of --jobs ended unexpectedly ({ending})"
         left = [
             (number, place, to)
             for number, part in enumerate(self._parts)
             for place, to in enumerate(part.recipients, self._first_marks[number])
-            if number >= self._handed_out or to in self._open.get(number, ())
+            if number >= self._sent or to in self._open.get(number, ())
         ]
         if not self._why_stopped and left:
             self._to.complain(f"{why}; {len(left)} of its recipients are in doubt or were not tried")
@@ -369,7 +356,7 @@ class _SendingProcess:
 
 
 class _MarkFile:
-    """A file with so many octets, all zero, that processes have in their memory; it goes away by itself."""
+    """A temporary file with ``count`` octets, all zero, that two processes map into memory."""
 
     def __init__(self, count: int) -> None:
         """Raises OSError."""
@@ -380,21 +367,21 @@ class _MarkFile:
 
     @property
     def descriptor(self) -> int:
-        """What the other process maps it by."""
+        """Its descriptor, for the other process."""
         return self._file.fileno()
 
     def is_set(self, place: int) -> bool:
-        """Whether the octet at that place is not zero."""
+        """Whether the octet at ``place`` is not zero."""
         return self._octets[place] != 0
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file."""
         self._octets.close()
         self._file.close()
 
 
 def _place(message: Outgoing) -> str | FilePlace:
-    """What another process reads a message from."""
+    """The source of a message, for another process."""
     source = message.source
     if isinstance(source, str):
         own = source.startswith(("/dev/", "/proc/"))  # /dev/stdin is another file for another process
@@ -402,30 +389,3 @@ def _place(message: Outgoing) -> str | FilePlace:
     assert isinstance(source, io.BufferedReader)
     assert isinstance(source.raw, FilePart)
     return FilePlace(*source.raw.place)
-
-
-def _started(descriptor: int, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
-    """The process, which has these descriptors, and finds modules where this one does. Raises OSError."""
-    command = [sys.executable, "-P", "-m", "zsmtp.cli.sendworker", str(descriptor)]
-    places = os.pathsep.join(os.path.abspath(one) for one in sys.path if one)
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=(descriptor, *descriptors),
-            env={**os.environ, "PYTHONPATH": places},
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-
-
-def _ending(status: int) -> str:
-    """How a process ended, in words."""
-    if status >= 0:
-        return f"status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"

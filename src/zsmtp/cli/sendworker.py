@@ -1,8 +1,7 @@
-"""A process that sends for ``zsmtp send --jobs``: takes messages over a pipe, gives results back over it.
+"""A sending process of ``zsmtp send --jobs``: it receives messages over a channel, and sends results.
 
-``python -m zsmtp.cli.sendworker DESCRIPTOR`` is started by :mod:`zsmtp.cli.sendprocesses`, with the socket of its pipe
-(:mod:`zsmtp.cli.sendpipe`) as that descriptor, SIGINT and SIGTERM blocked: how it ends is decided by the process that
-has started it. When that is gone, the pipe ends, and so does this process, at once.
+:mod:`zsmtp.cli.sendprocesses` starts it as a :class:`~zsmtp.net.processes.ChildProcess`. The command decides when it
+ends. When the command is gone, the channel is closed, and this process ends at once.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import io
 import logging
 import mmap
 import os
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -22,64 +20,64 @@ from typing import IO, Any
 
 from zsmtp.cli.openfiles import allow_open_files
 from zsmtp.cli.progress import ProgressDisplay
-from zsmtp.cli.sendpipe import (
-    Allowed,
+from zsmtp.cli.sendmessages import (
     AllSettled,
-    Complained,
+    CompletionReply,
+    CompletionRequest,
+    ConfigRejected,
+    EndOfWork,
+    ErrorLine,
     FilePlace,
     FinalResult,
-    LeaveAsked,
-    NoMore,
+    LibraryWarning,
     OctetsSent,
     Order,
-    ProcessPipe,
-    PutOff,
     Ready,
+    RetryScheduled,
+    SendChannel,
     StopSending,
-    Unable,
-    Warned,
     Work,
     WorkTaken,
 )
 from zsmtp.cli.sendsources import FilePart
 from zsmtp.client.client import Client, Submission
-from zsmtp.client.config import Config
 from zsmtp.client.report import Completing, Result
 from zsmtp.errors import ConfigError, LocalError
 from zsmtp.events import Observer, combine, ignore
+from zsmtp.net.processes import ignore_signals
 
-GATHER = 0.01  # seconds for which results are gathered
-BREATH = 32  # messages taken to hand before others have their turn
-LAST_WAIT = 5.0  # seconds for connections to be closed when nobody hears of it any more
+GATHER = 0.01  # seconds for which results are gathered into a frame
+TURN = 32  # messages that are taken in one turn of the event loop
+ORPHAN_END = 5.0  # seconds to close connections when the command is gone
 
 
 def main() -> int:
-    """Send until there is no more, or the pipe ends; the exit status."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    """Send until the end of the work or of the channel; the argument of the process is the descriptor of its socket.
+
+    Return the exit status.
+    """
+    ignore_signals()
     allow_open_files()
     asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1]))))
     return 0
 
 
-async def _serve(end: socket.socket) -> None:
-    pipe = await ProcessPipe.over(end)
-    first = await pipe.hear()
-    if first is None:
-        return
-    (order,) = first
+async def _serve(sock: socket.socket) -> None:
+    channel = SendChannel(sock, gather=GATHER)
     try:
-        await SendWorker(pipe, order).run()
+        order = await channel.receive()
+        if order is not None:
+            await SendWorker(channel, order).run()
     except ConfigError as error:
-        pipe.say(Unable(str(error)))
-        pipe.flush()
-    await pipe.aclose()
+        channel.send(ConfigRejected(str(error)))
+        await channel.drain()
+    finally:
+        channel.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _WorkSubmission(Submission):
-    """The submission of a message of that number, with the places of the marks of its recipients."""
+    """The submission of message ``number``, with the indexes of the marks of its recipients."""
 
     number: int
     marks: Mapping[str, int]
@@ -91,90 +89,90 @@ def _submission(one: Result | Completing) -> _WorkSubmission:
 
 
 class _OctetCounter(ProgressDisplay):
-    """Counts what was sent since it was asked last."""
+    """Counts octets of content that were sent."""
 
     def __init__(self) -> None:
         super().__init__(0, 0)
 
     def take(self) -> int:
+        """The octets since the last call."""
         sent, self.sent = self.sent, 0
         return sent
 
 
-class _WarningsTold(logging.Handler):
-    """Tells the other end what the library warns of."""
+class _WarningSender(logging.Handler):
+    """Sends warnings of the library to the command."""
 
     def __init__(self, worker: SendWorker) -> None:
         super().__init__()
         self._worker = worker
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._worker.say(Warned(record.getMessage()))
+        self._worker.send(LibraryWarning(record.getMessage()))
 
 
 class SendWorker:
-    """Sends what it is given over ``pipe``, as ``order`` says."""
+    """Sends the messages that it receives over ``channel``, by an ``order``."""
 
-    def __init__(self, pipe: ProcessPipe, order: Order) -> None:
+    def __init__(self, channel: SendChannel, order: Order) -> None:
         """Raises ConfigError."""
         self._loop = asyncio.get_running_loop()
-        self._pipe = pipe
+        self._channel = channel
         self._order = order
         self._marks = mmap.mmap(order.marks, 0)
-        self._timer: asyncio.TimerHandle | None = None
-        self._work: asyncio.Queue[Work | None] = asyncio.Queue()  # bounded by the window of the pipe
+        self._work: asyncio.Queue[Work | None] = asyncio.Queue()  # WINDOW messages at most
         self._taken = 0
-        self._questions: dict[int, asyncio.Future[bool]] = {}
-        self._asked = 0
+        self._requests: dict[int, asyncio.Future[bool]] = {}
+        self._last_request = 0
         self._ending: asyncio.Future[None] | None = None
-        self._is_orphan = False  # whoever has started this process is gone
+        self._is_orphan = False  # the command is gone
         self._counter = _OctetCounter() if order.octets else None
-        logging.getLogger("zsmtp").addHandler(_WarningsTold(self))
+        self._is_count_scheduled = False
+        logging.getLogger("zsmtp").addHandler(_WarningSender(self))
         self._traces = None
         if order.trace is not None:
             from zsmtp.observers.files import Tracing
 
-            complain = lambda text: self.say(Complained(text))  # noqa: E731
-            self._traces = Tracing(order.trace, hashed=order.hash_addresses, complain=complain)
+            print_error = lambda text: self.send(ErrorLine(text))  # noqa: E731
+            self._traces = Tracing(order.trace, hashed=order.hash_addresses, complain=print_error)
         self._client = Client(
-            Config(**order.config),
+            order.config,
             observe=self._observer if order.octets or order.trace is not None else None,
             plans=order.plans,
-            before_completion=self._begin,
+            before_completion=self._may_complete,
         )
 
     async def run(self) -> None:
-        """Send until there is no more."""
-        self.say(Ready())
-        hearing = self._loop.create_task(self._hear(), name="zsmtp pipe")
+        """Send until the end of the work."""
+        self.send(Ready())
+        receiver = self._loop.create_task(self._receive(), name="zsmtp channel")
         try:
             async with self._client as client:
                 await self._send(client)
             if self._ending is not None:
                 await self._ending
         finally:
-            hearing.cancel()
-        self.say(AllSettled())
-        self._flush()
-        await self._pipe.drain()
+            receiver.cancel()
+        self.send(AllSettled())
+        await self._channel.drain()
 
     async def _send(self, client: Client) -> None:
-        stream = client.stream(self._submissions(), retry_for=self._order.retry_for, on_retry=self._put_off)
+        stream = client.stream(self._submissions(), retry_for=self._order.retry_for, on_retry=self._on_retry)
         try:
             async for result in stream:
-                self.say(FinalResult(_submission(result).number, replace(result, submission=None)))
-                if self._pipe.is_behind:
-                    await self._pipe.drain()
+                self.send(FinalResult(_submission(result).number, replace(result, submission=None)))
+                if self._channel.backlog:
+                    await self._channel.drain()
         except LocalError:  # the client was closed
             if self._ending is None:
                 raise
 
     async def _submissions(self) -> AsyncIterator[Submission]:
-        """The messages as they come."""
+        """The messages as they arrive."""
         while (one := await self._work.get()) is not None:
             self._taken += 1
-            if self._taken == BREATH:
-                self.say(WorkTaken(self._taken))
+            if self._taken == TURN:
+                self.send(WorkTaken(self._taken))
                 self._taken = 0
                 await asyncio.sleep(0)
             yield _WorkSubmission(
@@ -188,59 +186,56 @@ class SendWorker:
                 **one.options.given(),
             )
 
-    # ---------------------------------------------------------------- hearing
+    # -------------------------------------------------------------- receiving
 
-    async def _hear(self) -> None:
-        while (said := await self._pipe.hear()) is not None:
-            for one in said:
-                self._heard(one)
+    async def _receive(self) -> None:
+        while (message := await self._channel.receive()) is not None:
+            self._on_message(message)
         self._is_orphan = True
-        for question in tuple(self._questions):
-            self._answer(question, allowed=False)
-        self._stop("the process that has started this one is gone", polite=False)
-        self._loop.call_later(LAST_WAIT, os._exit, 1)
+        for request in tuple(self._requests):
+            self._on_reply(request, allowed=False)
+        self._stop("the process that started this one is gone", polite=False)
+        self._loop.call_later(ORPHAN_END, os._exit, 1)
 
-    def _heard(self, one: Any) -> None:
-        match one:
+    def _on_message(self, message: Any) -> None:
+        match message:
             case Work():
-                self._work.put_nowait(one)
-            case NoMore():
+                self._work.put_nowait(message)
+            case EndOfWork():
                 self._work.put_nowait(None)
-            case Allowed(question, allowed):
-                self._answer(question, allowed=allowed)
+            case CompletionReply(request, allowed):
+                self._on_reply(request, allowed=allowed)
             case StopSending(reason):
                 self._stop(reason, polite=True)
 
-    def _answer(self, question: int, *, allowed: bool) -> None:
-        waiting = self._questions.pop(question, None)
+    def _on_reply(self, request: int, *, allowed: bool) -> None:
+        waiting = self._requests.pop(request, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(allowed)
 
     def _stop(self, reason: str, *, polite: bool) -> None:
-        """End what is under way."""
+        """Stop all deliveries."""
         if self._ending is None or not polite:
             self._ending = asyncio.ensure_future(self._client.aclose(polite=polite, reason=reason))
         self._work.put_nowait(None)
 
-    # ----------------------------------------------------------------- saying
+    # ---------------------------------------------------------------- sending
 
-    def say(self, value: Any) -> None:
-        """Say something soon."""
-        self._pipe.say(value)
-        if self._timer is None:
-            self._timer = self._loop.call_later(GATHER, self._flush)
+    def send(self, message: object) -> None:
+        """Send a message, and the count of octets in the same frame."""
+        self._channel.send(message)
+        if self._counter is not None and not self._is_count_scheduled:
+            self._is_count_scheduled = True
+            self._channel.send_late(self._octets_sent)
 
-    def _flush(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._counter is not None and (octets := self._counter.take()):
-            self._pipe.say(OctetsSent(octets))
-        self._pipe.flush()
+    def _octets_sent(self) -> OctetsSent:
+        assert self._counter is not None
+        self._is_count_scheduled = False
+        return OctetsSent(self._counter.take())
 
-    async def _begin(self, completing: Sequence[Completing]) -> bool:
-        """Mark those who may have their message from now on; ask for leave before, if it is to be asked for."""
-        if self._order.asks and not await self._ask(completing):
+    async def _may_complete(self, completing: Sequence[Completing]) -> bool:
+        """Mark recipients that may have their message from now on; first ask the command, if the order says so."""
+        if self._order.asks and not await self._request(completing):
             return False
         if self._is_orphan:
             return False
@@ -250,24 +245,24 @@ class SendWorker:
                 self._marks[marks[recipient]] = 1
         return True
 
-    async def _ask(self, completing: Sequence[Completing]) -> bool:
+    async def _request(self, completing: Sequence[Completing]) -> bool:
         if self._is_orphan:
             return False
-        self._asked += 1
+        self._last_request += 1
         waiting: asyncio.Future[bool] = self._loop.create_future()
-        self._questions[self._asked] = waiting
-        about = tuple((_submission(one).number, one.recipients) for one in completing)
-        self._pipe.say(LeaveAsked(self._asked, about))
-        self._flush()
+        self._requests[self._last_request] = waiting
+        messages = tuple((_submission(one).number, one.recipients) for one in completing)
+        self.send(CompletionRequest(self._last_request, messages))
+        self._channel.flush()
         return await waiting
 
-    def _put_off(self, result: Result, seconds: float) -> None:
+    def _on_retry(self, result: Result, seconds: float) -> None:
         submission = _submission(result)
         self._marks[submission.marks[result.recipient]] = 0
-        self.say(PutOff(submission.number, replace(result, submission=None), seconds))
+        self.send(RetryScheduled(submission.number, replace(result, submission=None), seconds))
 
     def _observer(self, destination: str) -> Observer:
-        """Who hears of one connection."""
+        """The observer of one connection."""
         return combine(
             self._counter.observer() if self._counter is not None else ignore,
             self._traces.observer() if self._traces is not None else ignore,
@@ -281,7 +276,3 @@ def _opened(place: FilePlace) -> IO[bytes]:
 @cache
 def _inherited(descriptor: int) -> IO[bytes]:
     return open(descriptor, "rb", buffering=0, closefd=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
