@@ -328,7 +328,14 @@ def is_there(pid: int) -> bool:
 
 
 @pytest.fixture
-def hanging() -> Iterator[Sink]:
+def one_connection(direct: Direct, tmp_path: Path) -> None:
+    """No second connection to a destination is opened, however long its server says nothing."""
+    with open(tmp_path / "zsmtp.toml", "a") as file:
+        file.write("[limits]\nper_destination = 1\n")
+
+
+@pytest.fixture
+def hanging(one_connection: None) -> Iterator[Sink]:
     """A server that takes a message to its last octet, and says nothing more."""
     with Sink(Script(replies={"DOT": (Step(None, Then.HANG),)})) as sink:
         yield sink
@@ -355,6 +362,7 @@ def test_an_interrupt_ends_all_and_everybody_is_told_of(out: Path, direct: Direc
     assert not any(map(is_there, pids))
 
 
+@pytest.mark.usefixtures("one_connection")
 def test_a_second_interrupt_waits_for_nobody(out: Path, direct: Direct) -> None:
     """A process that is stopped cannot end what it does; it is killed then."""
     with (
@@ -393,6 +401,7 @@ def test_a_second_interrupt_waits_for_no_good_bye(out: Path, direct: Direct, tmp
     assert told.splitlines()[-1] == "8 delivered, 1 in doubt"
 
 
+@pytest.mark.usefixtures("one_connection")
 @pytest.mark.parametrize("journalled", [False, True])
 def test_a_process_that_dies_loses_nobody(
     send: Run, out: Path, direct: Direct, tmp_path: Path, journalled: bool
