@@ -61,7 +61,7 @@ class Worker:
         """Set when everything is closed, after :class:`EndWorker`."""
         self._loop = asyncio.get_running_loop()
         self._connections: EngineConnections | None = None
-        self._open: dict[int, OwnedConnection] = {}
+        self._by_number: dict[int, OwnedConnection] = {}
         self._ending: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -70,7 +70,7 @@ class Worker:
         if isinstance(message, Handover):
             self._hand_over(message)
         elif isinstance(message, CompletionAnswer | StopConnection | CloseConnection | AbandonConnection):
-            connection = self._open.get(message.connection)
+            connection = self._by_number.get(message.connection)
             if connection is not None:
                 connection.on_message(message)
         elif isinstance(message, ConfigureWorker):
@@ -95,15 +95,15 @@ class Worker:
     def _hand_over(self, message: Handover) -> None:
         descriptor = self.channel.take_descriptor() if message.in_file else -1
         content = PassedFile(descriptor) if descriptor >= 0 else None
-        connection = self._open.get(message.connection)
+        connection = self._by_number.get(message.connection)
         if connection is None:
             assert self._connections is not None
-            connection = self._open[message.connection] = OwnedConnection(self, message, self._connections)
+            connection = self._by_number[message.connection] = OwnedConnection(self, message, self._connections)
         connection.take(message, content)
 
     def forget(self, number: int) -> None:
         """Remove a closed connection."""
-        self._open.pop(number, None)
+        self._by_number.pop(number, None)
 
     def begin(self, work: asyncio.Task[None]) -> None:
         """Keep a reference to a task until it is done."""
@@ -112,7 +112,7 @@ class Worker:
 
     async def _end(self) -> None:
         """Close everything. It cancels deliveries: the owner sends EndWorker when it needs no more results."""
-        for connection in tuple(self._open.values()):
+        for connection in tuple(self._by_number.values()):
             connection.cut_off()
         if self._tasks:
             await asyncio.wait(tuple(self._tasks))
