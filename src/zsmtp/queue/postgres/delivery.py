@@ -23,8 +23,8 @@ from zsmtp.queue.postgres.leases import Joining, Taking
 from zsmtp.queue.postgres.news import read_news
 from zsmtp.queue.postgres.pulse import NewsListener, Pulse, PulseAnswer
 from zsmtp.queue.postgres.results import MarkRequest, PostgresResults, SettleRequest
+from zsmtp.queue.postgres.threads import PostgresJob, PostgresReader, PostgresWriter
 from zsmtp.queue.postgres.transaction import WriteTransaction
-from zsmtp.queue.postgres.workers import PostgresJob, PostgresReader, PostgresWriter
 from zsmtp.queue.settling import attempt_of
 from zsmtp.queue.states import AttemptKey, Position, SubQueue
 from zsmtp.queue.store import Arrivals, Claimed, Doubt, Head, Lease, Settlement

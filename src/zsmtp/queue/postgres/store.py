@@ -40,8 +40,8 @@ from zsmtp.queue.postgres.operating import PIECE, PieceOfChange, PostgresOperati
 from zsmtp.queue.postgres.pulse import Pulse
 from zsmtp.queue.postgres.schema import check_server, is_made, migrate, shard_of, uid_of
 from zsmtp.queue.postgres.sweep import PieceOfSweep, SweepMemory
+from zsmtp.queue.postgres.threads import PostgresJob, PostgresReader, PostgresWriter
 from zsmtp.queue.postgres.transaction import WriteTransaction
-from zsmtp.queue.postgres.workers import PostgresJob, PostgresReader, PostgresWriter
 from zsmtp.queue.quotas import Amount
 from zsmtp.queue.settling import NoticeRule
 from zsmtp.queue.staged import Notifying, Staged, StagedUpload, is_large, octets_of, octets_of_part
