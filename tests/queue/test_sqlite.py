@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from importlib import resources
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from tests.queue.harness import (
@@ -74,19 +75,26 @@ async def in_writer(store: SQLiteStore, action: Callable[[sqlite3.Connection], o
 async def together(store: SQLiteStore, *jobs: Awaitable[object]) -> list[object]:
     """Have jobs done in one transaction, in this order; an answer may be an error."""
     begun, gate = threading.Event(), threading.Event()
+    asked: list[object] = []
+    do = store._writer.do
 
     def wait(db: sqlite3.Connection) -> bool:
         begun.set()
         return gate.wait(LIMIT)
 
+    def asking(kind: JobKind[object, object], argument: object) -> asyncio.Future[object]:
+        asked.append(argument)
+        return do(kind, argument)
+
     before = asyncio.create_task(
         in_writer(store, wait)
     )  # as long as this one lasts, what comes is gathered for the next
     assert await asyncio.to_thread(begun.wait, LIMIT)
-    answers = asyncio.gather(*jobs, return_exceptions=True)
-    async with asyncio.timeout(LIMIT):
-        while store._writer._jobs.qsize() < len(jobs):
-            await asyncio.sleep(0)
+    with patch.object(store._writer, "do", asking):
+        answers = asyncio.gather(*jobs, return_exceptions=True)
+        async with asyncio.timeout(LIMIT):
+            while len(asked) < len(jobs) or store._writer._asked:
+                await asyncio.sleep(0)
     gate.set()
     assert await before
     return await answers

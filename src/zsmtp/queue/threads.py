@@ -1,7 +1,9 @@
 """Threads that own a connection to a database, and return results to the event loop.
 
 A :class:`WorkerThread` gets jobs from the loop and returns the result of each through a future. Results that are ready
-together are returned together: the loop is woken once for all of them.
+together are returned together: the loop is woken once for all of them. Jobs that share a transaction are also queued
+together (:meth:`WorkerThread.put_soon`): otherwise the thread starts with the first job, commits it alone, and takes the
+interpreter from the loop before the loop has queued the other jobs.
 """
 
 from __future__ import annotations
@@ -64,8 +66,9 @@ class WorkerThread(threading.Thread):
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(name=name, daemon=True)
         self._loop = loop
-        self._jobs: SimpleQueue[ThreadJob | LookJob] = SimpleQueue()
+        self._jobs: SimpleQueue[Sequence[ThreadJob | LookJob]] = SimpleQueue()
         self._taken: list[ThreadJob | LookJob] = []
+        self._asked: list[ThreadJob] = []  # jobs of this turn of the loop, queued together
         self._putting = threading.Lock()
         self._failure = ""
         self._process = os.getpid()
@@ -93,7 +96,24 @@ class WorkerThread(threading.Thread):
         with self._putting:
             if self._failure:
                 raise self._broken()
-            self._jobs.put(job)
+            self._jobs.put((job,))
+
+    def put_soon(self, job: ThreadJob) -> None:
+        """Queue a job in the next turn of the loop, together with the other jobs of this turn.
+
+        If the thread has ended unexpectedly, the future of the job raises QueueUnavailable.
+        """
+        if not self._asked:
+            self._loop.call_soon(self._put_asked)
+        self._asked.append(job)
+
+    def _put_asked(self) -> None:
+        jobs, self._asked = self._asked, []
+        with self._putting:
+            if not self._failure:
+                self._jobs.put(jobs)
+                return
+        _deliver([JobResult(job.future, None, self._broken()) for job in jobs])
 
     def future(self) -> asyncio.Future[Any]:
         """A future for a job; raises QueueError if the thread accepts no more jobs."""
@@ -119,6 +139,7 @@ class WorkerThread(threading.Thread):
         elif not self._ended and os.getpid() == self._process:
             future = self.future()
             self._ended = True
+            self._put_asked()
             with suppress(QueueUnavailable):
                 self.put(LastJob(future))
                 await future
@@ -126,12 +147,13 @@ class WorkerThread(threading.Thread):
 
     def take_all(self, *, wait: bool = True, timeout: float | None = None) -> list[ThreadJob | LookJob]:
         """All queued jobs; if there is none, wait for one, ``timeout`` seconds at most (None: forever)."""
-        self._taken = jobs = []
+        jobs: list[ThreadJob | LookJob] = []
+        self._taken = jobs
         with suppress(Empty):
             if wait:
-                jobs.append(self._jobs.get(timeout=timeout))
+                jobs += self._jobs.get(timeout=timeout)
             while True:
-                jobs.append(self._jobs.get_nowait())
+                jobs += self._jobs.get_nowait()
         return jobs
 
 

@@ -120,7 +120,7 @@ class PostgresWriter(WorkerThread):
     def do(self, kind: PostgresJob[A, R], argument: A) -> asyncio.Future[R]:
         """Queue a job; the future raises QueueUnavailable if the database cannot be written."""
         future = self.future()
-        self.put(_WriterJob(kind, argument, future))
+        self.put_soon(_WriterJob(kind, argument, future))
         _bound(self._loop, future, WRITING, lambda: cut(self._connection))
         return future
 

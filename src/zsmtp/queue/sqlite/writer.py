@@ -1,10 +1,10 @@
 """The writing thread of a process: group commit, turns with other processes, and the handling of errors.
 
-Jobs that arrive while a commit runs form the next transaction; a single job is committed alone, with one fsync. Jobs of
-one kind in a transaction run together, so that their rows share statements. A job that fails for its own reasons fails
-alone: the others are tried again without it. An error of the store (a full disk, a lock that is not released, a damaged
-page) only fails the current jobs with QueueUnavailable: the thread continues, with a new connection if the old one may
-be broken.
+Jobs that are queued in one turn of the event loop, or while a commit runs, form the next transaction; a single job is
+committed alone, with one fsync. Jobs of one kind in a transaction run together, so that their rows share statements. A
+job that fails for its own reasons fails alone: the others are tried again without it. An error of the store (a full
+disk, a lock that is not released, a damaged page) only fails the current jobs with QueueUnavailable: the thread
+continues, with a new connection if the old one may be broken.
 
 After an input/output error the kernel may have dropped unwritten data, and report success for the next fsync: then the
 log has a gap, and all data after it is lost with the machine. So no commit is confirmed until the whole log is copied
@@ -137,7 +137,7 @@ class Writer(WorkerThread):
     def do(self, kind: JobKind[A, R], argument: A) -> asyncio.Future[R]:
         """Queue a job; the future raises QueueUnavailable if the database cannot be written."""
         future = self.future()
-        self.put(_Job(kind, argument, future))
+        self.put_soon(_Job(kind, argument, future))
         return future
 
     def watch(self, watch: DatabaseWatch | None) -> None:
