@@ -993,6 +993,24 @@ async def no_mark_for_what_an_operator_ended_held_or_moved(queue: Harness) -> No
 
 
 @promise
+async def marks_requested_together_are_checked_one_by_one(queue: Harness) -> None:
+    store = queue.store
+    await store.submit([new("a@one.example"), new("b@one.example"), new("c@two.example")])
+    await store.join("node")
+    one, two = await lease_of(store, "one.example"), await lease_of(store, "two.example")
+    a, b = attempts(await claim(store, one, NOON))
+    (c,) = attempts(await claim(store, two, NOON))
+    over = b._replace(attempt=b.attempt + 1)
+    asked = [(one, [a]), (one, [a, over]), (two, [b]), (two, [c]), (one, [c, b]), (one, [])]
+    answers = await asyncio.gather(*[store.mark(lease, some) for lease, some in asked])
+    assert answers == [True, False, False, True, False, True]
+    await queue.crash()
+    await queue.store.join("node")
+    leases = await take(queue.store, "one.example", "two.example")
+    assert sorted(doubt.recipient.next_attempt for lease in leases for doubt in lease.doubts) == [a, c]
+
+
+@promise
 async def what_has_a_mark_is_neither_ended_nor_moved(queue: Harness) -> None:
     store = queue.store
     await store.submit([new("a@example.net", "b@example.net")])

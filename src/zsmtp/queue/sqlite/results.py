@@ -7,10 +7,9 @@ recipient between the read and the write.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from zsmtp.queue import settling
@@ -32,8 +31,6 @@ from zsmtp.queue.store import (
 
 INSERT_HISTORY = f"INSERT INTO zsmtp_history ({columns(HISTORY)}) VALUES|({listed(len(HISTORY))})"
 INSERT_OWED = f"INSERT OR REPLACE INTO zsmtp_owed ({columns(OWED)}) VALUES|({listed(len(OWED))})"
-
-_MOST_KEYS = 100  # named in a statement
 
 
 class Marking(NamedTuple):
@@ -133,10 +130,11 @@ class SQLiteResults:
         """Write marks."""
         if not self._owns(transaction):
             return [False] * len(markings)
-        return [self._mark(transaction, marking) for marking in markings]
+        there = keys_of_next(transaction.db, [attempt for marking in markings for attempt in marking.attempts])
+        return [self._mark(transaction, marking, there) for marking in markings]
 
-    def _mark(self, transaction: WriteTransaction, marking: Marking) -> bool:
-        if not marking.good() or not may_mark(transaction.db, marking.attempts, marking.keys):
+    def _mark(self, transaction: WriteTransaction, marking: Marking, there: Mapping[AttemptKey, str]) -> bool:
+        if not marking.good() or not all(there.get(attempt) in marking.keys for attempt in marking.attempts):
             return False
         self._marks.add(transaction, marking.attempts, marking.lease)
         transaction.marked.update(marking.attempts)
@@ -282,23 +280,19 @@ def read(db: Executes, places: Iterable[Place]) -> dict[Place, Current | None]:
     return found
 
 
-def may_mark(db: Executes, attempts: Collection[AttemptKey], keys: Collection[str]) -> bool:
-    """Whether all attempts may be marked."""
-    if len(keys) > _MOST_KEYS:
-        there = read(db, {attempt[:2] for attempt in attempts})
-        found = [(attempt, there.get(attempt[:2])) for attempt in attempts]
-        return all(settling.may_mark(key.attempt, one, owner=one is not None and one.key in keys) for key, one in found)
-    owned = json.dumps(list(keys))  # the same rule, for a hundred attempts at once
-    for marks, values in in_parts(list(attempts), 3):
-        (count,) = db.execute(
-            f"WITH w (message, number, attempt) AS (VALUES {marks}) "
-            "SELECT count(*) FROM w CROSS JOIN zsmtp_recipient r ON r.message = w.message AND r.number = w.number "
-            "WHERE r.attempts + 1 = w.attempt AND r.hold = 0 AND r.key IN (SELECT value FROM json_each(?))",
-            (*values, owned),
-        ).fetchone()
-        if count * 3 < len(values):
-            return False
-    return True
+def keys_of_next(db: Executes, attempts: Sequence[AttemptKey]) -> dict[AttemptKey, str]:
+    """The queue keys of those attempts that the owner of the key may mark (``settling.may_mark``)."""
+    found: dict[AttemptKey, str] = {}
+    for marks, values in in_parts(attempts, 3):
+        rows = db.execute(
+            f"WITH w (message, number, attempt) AS (VALUES {marks}) SELECT w.message, w.number, w.attempt, r.key "
+            "FROM w CROSS JOIN zsmtp_recipient r ON r.message = w.message AND r.number = w.number "
+            "WHERE r.attempts + 1 = w.attempt AND r.hold = 0",
+            values,
+        )
+        for message, number, attempt, key in rows.fetchall():
+            found[AttemptKey(message, number, attempt)] = key
+    return found
 
 
 def rule_holds(db: Executes, number: int) -> int:
