@@ -255,6 +255,25 @@ async def what_cannot_be_taken_now_is_taken_later(source: Harness, target: Harne
     assert await moved(source.store, target.store, "to=nobody@example.net") == 2
 
 
+@pairs
+def test_two_that_move_add_a_rule_once(source: str, target: str, tmp_path: Path) -> None:
+    """Each has found that the target lacks it; the first one stays, and what it holds is held by that one."""
+
+    async def scenario(old: Harness, there: Harness) -> None:
+        kept = await old.store.add_rule(Rule(action="hold", filter="", by="ann"))
+        await old.store.submit([new(to("a@example.net", hold=kept.number))])
+        movers = [mover(old.store, there.store) for _ in range(2)]
+        missing = [await one.missing_rules() for one in movers]
+        assert missing[0] == missing[1] != []
+        first, second = [await one.add_rule(*rules) for one, rules in zip(movers, missing, strict=True)]
+        assert await there.store.rules() == [first] == [second]
+        await there.store.add_rule(replace(kept, by="bob"))  # which is about to go
+        assert await moved(old.store, there.store) == 1
+        assert [row.recipient.hold for row in await rows(there.store)] == [first.number]
+
+    between(source, target, tmp_path, scenario)
+
+
 def test_a_queue_is_not_moved_to_itself(tmp_path: Path) -> None:
     async def scenario(source: Harness, target: Harness) -> None:
         with pytest.raises(QueueError, match="the same queue"):

@@ -73,12 +73,22 @@ class Mover:
         return [rule for rule in await self._source.rules() if _same(rule) not in there]
 
     async def add_rule(self, rule: Rule) -> Rule:
-        """Add a rule of the source to the target; returns the rule there."""
-        return await self._target.add_rule(rule)
+        """Add a rule of the source to the target; returns the rule there.
+
+        A second mover may add the same rule at the same time: the older of the two stays.
+        """
+        added = await self._target.add_rule(rule)
+        first = next((one for one in await self._target.rules() if _same(one) == _same(added)), added)  # the oldest
+        if first.number < added.number:
+            await self._target.delete_rule(added.number)
+            return first
+        return added
 
     async def _match_rules(self) -> None:
         """Find the rules of the source that the target has."""
-        there = {_same(rule): rule.number for rule in await self._target.rules()}
+        there: dict[tuple[object, ...], int] = {}
+        for rule in await self._target.rules():
+            there.setdefault(_same(rule), rule.number)  # a second mover may be about to delete a later one
         known = [rule for rule in await self._source.rules() if _same(rule) in there]
         self._rules = {rule.number: there[_same(rule)] for rule in known}
 
