@@ -2,8 +2,8 @@
 
 A :class:`WorkerThread` gets jobs from the loop and returns the result of each through a future. Results that are ready
 together are returned together: the loop is woken once for all of them. Jobs that share a transaction are also queued
-together (:meth:`WorkerThread.put_soon`): otherwise the thread starts with the first job, commits it alone, and takes the
-interpreter from the loop before the loop has queued the other jobs.
+together (:meth:`WorkerThread.put_soon`): otherwise the thread starts with the first job, commits it alone, and takes
+the interpreter from the loop before the loop has queued the other jobs.
 """
 
 from __future__ import annotations
