@@ -20,6 +20,7 @@ from zsmtp.cli.queue import execute, verb_parser
 from zsmtp.cli.queueshards import Shard, Shards
 from zsmtp.client.config import Config
 from zsmtp.queue.ids import to_text
+from zsmtp.queue.location import usual_location
 from zsmtp.server.serviceconfig import ServiceConfig
 
 HOUR = 3600.0
@@ -55,7 +56,7 @@ class Console:
         self.capsys.readouterr()
         try:
             options = verb_parser(verb).parse_intermixed_args(words)
-            shards = Shards.single(Shard("", self.queue.store))
+            shards = Shards.single(Shard(usual_location().full_name, self.queue.store))
             service = self.service
             status = int(await execute(shards, options, self.queue.now, delivery=self.delivery, service=service))
             error = ""

@@ -53,7 +53,7 @@ class Fleet:
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.paths = [str(folder / "a.db"), str(folder / "b.db")]
         self.down = f"postgresql:///mail?host={folder}"
-        self.down_name = f"postgresql://{folder}/mail"
+        self.down_name = self.down
         self.ids: list[str] = []
         """Of three messages, the oldest first: to ann in shard 0, to ben in shard 1, to cat and dan in shard 0."""
         self._capsys = capsys

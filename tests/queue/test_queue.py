@@ -453,7 +453,8 @@ def test_where_a_queue_is(url: str | Path, path: str) -> None:
     [
         ("postgresql://ann:secret@db.example.org:5433/mail?sslmode=require", "postgresql://db.example.org:5433/mail"),
         ("postgresql://a.example.org,b.example.org/mail", "postgresql://a.example.org,b.example.org/mail"),
-        ("postgresql:///mail?host=%2Frun%2Fdb&user=ann&password=secret", "postgresql:///run/db/mail"),
+        ("postgresql:///mail?host=%2Frun%2Fdb&user=ann&password=secret", "postgresql:///mail?host=/run/db"),
+        ("postgresql://ann@/mail?host=/a%20b%26c&port=5433", "postgresql:///mail?host=/a%20b%26c&port=5433"),
         ("postgresql:///mail?host=db.example.org&port=5433", "postgresql://db.example.org:5433/mail"),
         ("postgresql:///mail", "postgresql:///mail"),
         ("memory:", "memory:"),
@@ -461,6 +462,7 @@ def test_where_a_queue_is(url: str | Path, path: str) -> None:
 )
 def test_the_name_of_a_queue_tells_it_from_others_and_no_secret(url: str, name: str) -> None:
     assert locate(url).name == name
+    assert locate(name).name == name
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import os
 import pwd
+import shlex
 import sys
 import syslog
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from zsmtp.escape import escape
 from zsmtp.idn import to_ascii
 from zsmtp.queue.filter import Field, Filter, Operator, Term
 from zsmtp.queue.limits import BY_COMMAND
+from zsmtp.queue.location import usual_location
 from zsmtp.queue.operators import Change, Rule
 from zsmtp.queue.states import MAX_REASON, State
 
@@ -327,7 +329,7 @@ def _report(context: VerbContext, plan: PlannedChange, matching: int, changed: i
             left = queuetext.plural(matching - changed, "recipient")
             context.note(f"{left} left as it is: being delivered, or not there any more")
     for shard, rule in rules:
-        at = f"--queue {escape(shard.name)} " if context.shards.several else ""
+        at = "" if shard.name == usual_location().full_name else f"--queue {escape(shlex.quote(shard.name))} "
         if plan.change is None:
             context.write(f"zsmtp queue resume {at}--number {rule.number} ends it")
         else:

@@ -12,7 +12,7 @@ import os
 import re
 from os import PathLike
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from zsmtp.errors import ConfigError
 from zsmtp.escape import escape
@@ -44,14 +44,21 @@ class Location(NamedTuple):
 
     @property
     def name(self) -> str:
-        """It for display: without user and password, with the host wherever the URL has it."""
+        """It for display and for other commands: a URL without user, password and options.
+
+        It has the host and the port wherever they stand in the URL; the folder of a socket stands behind ``?``.
+        """
         if not self.url:
             return self.given
         parts = urlsplit(self.url)
         query = dict(parse_qsl(parts.query))
-        port = f":{query['port']}" if "port" in query else ""
-        where = parts.netloc.rpartition("@")[2] or f"{query.get('host', '')}{port}"
-        return f"postgresql://{where}{parts.path}"
+        host, port = query.get("host", ""), query.get("port", "")
+        where = parts.netloc.rpartition("@")[2]
+        if where or not host.startswith("/"):
+            where = where or host + f":{port}" * bool(port)
+            return f"postgresql://{where}{parts.path}"
+        at = "&port=" + port if port else ""
+        return f"postgresql://{parts.path}?host={quote(host)}{at}"
 
     @property
     def full_name(self) -> str:
