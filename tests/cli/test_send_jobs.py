@@ -465,6 +465,28 @@ def test_a_reader_that_goes_away_ends_all(out: Path, direct: Direct) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_whoever_has_a_message_when_the_reader_goes_away_is_in_the_journal(
+    send: Run, out: Path, direct: Direct, tmp_path: Path, jobs: int
+) -> None:
+    journal = tmp_path / "journal"
+    words = ["send", "--jobs", jobs, "--journal", journal]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with receiving() as receiver:
+        words += [*direct(receiver), out]
+        done = subprocess.run(
+            [sys.executable, "-m", "zsmtp.cli.main", *map(str, words)], stdout=writer, timeout=120, check=False
+        )
+        os.close(writer)
+        assert done.returncode == 141
+        last = {entry["message"]: entry["fate"] for entry in entries(journal)}
+        assert len(last) == 8
+        assert "sending" not in last.values()
+        fates = Counter(last.values())
+        assert 1 <= fates["delivered"] <= len(receiver.messages) <= fates["delivered"] + fates["in doubt"]
+
+
 def test_a_process_that_cannot_be_started_is_told(
     send: Run, out: Path, direct: Direct, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,7 @@ class _Sending:
         self._notice = RetryNotice(_print_error)
         self._stopped = False
         self._why_stopped = ""
+        self._unwritable: OSError | None = None  # why nothing more is written to standard output
         self._end: Callable[[str], None] | None = None
         self._end_at_once: Callable[[], None] | None = None
 
@@ -220,6 +221,8 @@ class _Sending:
                 self._add_result(result)
             if self._messages:
                 asyncio.run(self._send())
+        if self._unwritable is not None:
+            raise self._unwritable
         ended = status_of(self._results, refused=self._left.failed > 0)
         status = Exit.INTERRUPTED if self._stopped else worst([ended, *(one.status for one in self._unusable)])
         self._print_summary(status)
@@ -363,8 +366,7 @@ class _Sending:
         """Note a recipient that was deferred, and is tried again."""
         self._record(message, result)
         if self._lines:
-            sys.stdout.write(result_json(result, seconds))
-            sys.stdout.flush()
+            self._write(result_json(result, seconds))
         self._notice.add(result, seconds)
 
     def settled(self, message: Outgoing, result: Result) -> None:
@@ -400,10 +402,24 @@ class _Sending:
         if self._json:
             return
         if self._lines:
-            sys.stdout.write(result_json(result))
-            sys.stdout.flush()
+            self._write(result_json(result))
             return
         fold = is_terminal(sys.stdout)
         file = result.message if self._several else ""
-        sys.stdout.write(result_line(result, file=file, look=self._look, fold=fold) + "\n")
-        sys.stdout.flush()
+        self._write(result_line(result, file=file, look=self._look, fold=fold) + "\n")
+
+    def _write(self, text: str) -> None:
+        """Write results; if that cannot be done, end what is under way as an interrupt does: the journal has the rest.
+
+        Raises OSError while nothing is sent.
+        """
+        if self._unwritable is not None:
+            return
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError as error:
+            if self._end is None:
+                raise
+            self._unwritable = error
+            self._stop("results cannot be written")
