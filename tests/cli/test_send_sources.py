@@ -156,6 +156,17 @@ def test_what_is_no_folder_of_messages(send: Run, tmp_path: Path) -> None:
     assert (status, err) == (65, f"zsmtp send: {tmp_path}/odd/cur/1: the message does not begin with a header field\n")
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_name_may_have_a_line_end(send: Run, tmp_path: Path, jobs: int) -> None:
+    for number in range(2):
+        (tmp_path / f"{number}\n.eml").write_text(text(number))
+    with receiving() as receiver:
+        status, out, err = send("--jobs", jobs, tmp_path, *relay(receiver))
+    assert (status, err) == (0, "")
+    assert f"({tmp_path}/1\\n.eml)" in out
+    assert got(receiver) == everybody(2)
+
+
 def test_date_and_message_id_are_added_where_they_are_missing(send: Run, tmp_path: Path) -> None:
     (tmp_path / "1.eml").write_text(text(1))
     (tmp_path / "2.eml").write_text("Date: yesterday\nMessage-ID: <mine@example.org>\n" + text(2))

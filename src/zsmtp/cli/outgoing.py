@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -48,17 +49,18 @@ class Outgoing:
     path: str = ""
     keys: Mapping[str, RecipientKey] = field(default_factory=dict)
 
-    def from_start(self) -> str | IO[bytes]:
+    def from_start(self) -> Path | IO[bytes]:
         """The source to read it from, positioned at the beginning of the message."""
-        if not isinstance(self.source, str):
-            self.source.seek(0)
+        if isinstance(self.source, str):
+            return Path(self.source)  # the library takes a str with a line end in it for a message
+        self.source.seek(0)
         return self.source
 
     @contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
         """Its octets as a file, positioned at the beginning of the message. Raises OSError."""
         source = self.from_start()
-        if isinstance(source, str):
+        if isinstance(source, Path):
             with open(source, "rb", buffering=0) as file:
                 yield file
         else:
@@ -162,7 +164,8 @@ def _read(piece: MessagePiece, sender: str | None, recipients: Sequence[str] | N
     """Read one message."""
     name, source = piece.name, piece.source
     try:
-        letter = Letter(source, sender=sender, recipients=recipients, name=name)
+        message = Path(source) if isinstance(source, str) else source
+        letter = Letter(message, sender=sender, recipients=recipients, name=name)
         try:
             size = os.stat(source).st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
         finally:

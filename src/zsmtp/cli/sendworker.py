@@ -16,6 +16,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import IO, Any
 
 from zsmtp.cli.openfiles import allow_open_files
@@ -178,7 +179,7 @@ class SendWorker:
             yield _WorkSubmission(
                 number=one.number,
                 marks={to: mark for mark, to in enumerate(one.recipients, one.mark)},
-                message=one.source if isinstance(one.source, str) else _opened(one.source),
+                message=Path(one.source) if isinstance(one.source, str) else _opened(one.source),
                 sender=one.sender,
                 recipients=one.recipients,
                 name=one.name,
