@@ -8,10 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,36 @@ def test_a_message_to_several_destinations_is_one_message(send: Run, direct: Dir
         assert (receiver.messages[0].original_content or b"").count(b"\r\nMessage-ID: <") == 1
         assert send("--jobs", 4, "--no-add", *direct(receiver), letter)[0] == 0
     assert {one.original_content for one in receiver.messages[4:]} == {letter.read_bytes().replace(b"\n", b"\r\n")}
+
+
+def test_messages_with_missing_fields_need_one_more_file_together(out: Path, direct: Direct) -> None:
+    """However few files may be open, no process adds fields of its own."""
+    for number in range(8, 40):
+        write(out / f"{number}.eml", number, f"r@{DOMAINS[0]}, r@{DOMAINS[1]}")
+    with receiving() as receiver:
+        done = command("--jobs", 2, *direct(receiver), out, files=30)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "72 delivered")
+    assert len({one.original_content for one in receiver.messages}) == 40
+
+
+def test_no_room_for_copies_is_told_before_anything_is_sent(
+    send: Run, direct: Direct, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letter = write(tmp_path / "1.eml", 1, ", ".join(f"r@{domain}" for domain in DOMAINS))
+    full = partial(open, "/dev/full", "r+b")
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(tempfile, "tempdir", "/var/tmp")
+    with Sink() as sink:
+        status, told, err = send("--jobs", 2, *direct(sink), letter)
+        assert (status, told) == (73, "")
+        assert err == (
+            "zsmtp send: copies of messages for several processes cannot be kept in /var/tmp (TMPDIR names another "
+            "folder): No space left on device\n"
+        )
+        status, told, err = send("--jobs", 2, "--no-add", *direct(sink), letter)
+        assert (status, told) == (73, "")
+        assert err.startswith("zsmtp send: what processes have begun cannot be kept in /var/tmp ")
+    assert not sink.connections
 
 
 def test_standard_input_is_read_once(out: Path, direct: Direct, tmp_path: Path) -> None:
@@ -296,9 +328,11 @@ def test_a_journal_that_cannot_be_written_ends_it(out: Path, direct: Direct, tmp
 # ------------------------------------------------------------- ends of processes
 
 
-def command(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-    """Run the command as a process of its own."""
+def command(*arguments: object, stdin: bytes = b"", files: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process of its own, which may have so many ``files`` open (0: as many as this one)."""
     words = [sys.executable, "-m", "zsmtp.cli.main", "send", *map(str, arguments)]
+    if files:
+        words = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *words]
     done = subprocess.run(words, input=stdin, capture_output=True, timeout=120, check=False)
     return subprocess.CompletedProcess(words, done.returncode, done.stdout.decode(), done.stderr.decode())
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from zsmtp.cli.failure import CommandFailed, reason
+from zsmtp.cli.keptfile import KeptFile
 from zsmtp.cli.sendsources import FilePart, MessagePiece, UnusableMessage, pieces
 from zsmtp.cli.sysexits import Exit, worst
 from zsmtp.client.addresslist import read_address, read_addresses
@@ -109,29 +109,44 @@ def read_all(
     return read
 
 
-def with_missing_fields(message: Outgoing, opened: ExitStack, prepared: Callable[[Outgoing], Letter]) -> Outgoing:
-    """The message itself if nothing is added to its header, else a copy that contains the additions.
+class MessageCopies:
+    """Messages as sent, with the additions to their header: any number of copies in one temporary file.
 
-    So the process that sends it adds no other ones. ``prepared`` returns the message as sent. One that cannot be read
-    is left as it is: the process that sends it reports the error. Raises OSError if the copy cannot be written.
+    So the processes that send a message add nothing of their own. The file is closed with ``opened``. ``prepared``
+    returns a message as sent.
     """
-    try:
-        with closing(message.letter()) as plain:
-            header = plain.header
-        letter = prepared(message)
-    except (OSError, SubmissionError):
-        return message
-    with closing(letter):
-        if letter.header == header:
-            return message
-        copy = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
-        copy.write(letter.header + b"\n")
+
+    def __init__(self, opened: ExitStack, prepared: Callable[[Outgoing], Letter]) -> None:
+        self._opened = opened
+        self._prepared = prepared
+        self._kept: KeptFile | None = None
+
+    def of(self, message: Outgoing) -> Outgoing:
+        """The message itself if nothing is added to its header, else one whose source is the copy.
+
+        One that cannot be read is returned unchanged: the process that sends it reports the error. Raises
+        CommandFailed if the copy cannot be written.
+        """
         try:
-            copy.writelines(letter.body().blocks())
-        except ContentError:
+            with closing(message.letter()) as plain:
+                header = plain.header
+            letter = self._prepared(message)
+        except (OSError, SubmissionError):
             return message
-    copy.flush()
-    return replace(message, source=io.BufferedReader(FilePart(copy, 0, copy.tell())), size=copy.tell())
+        with closing(letter):
+            if letter.header == header:
+                return message
+            if self._kept is None:
+                self._kept = self._opened.enter_context(KeptFile("copies of messages for several processes"))
+            start = self._kept.size
+            self._kept.write(letter.header + b"\n")
+            try:
+                for block in letter.body().blocks():
+                    self._kept.write(block)
+            except (OSError, ContentError):
+                return message
+        end = self._kept.size
+        return replace(message, source=io.BufferedReader(FilePart(self._kept.file, start, end)), size=end - start)
 
 
 def refuse_unusable(unusable: Sequence[UnusableMessage], of: int, *, keep_going: bool) -> None:

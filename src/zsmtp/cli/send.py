@@ -26,7 +26,7 @@ from zsmtp.cli.explainjson import read_plans
 from zsmtp.cli.failure import CommandFailed, read_file, warnings_printed
 from zsmtp.cli.journalfile import JournalFile, JournalWriter, read_state
 from zsmtp.cli.openfiles import allow_open_files
-from zsmtp.cli.outgoing import Outgoing, read_all, refuse_unusable, with_missing_fields
+from zsmtp.cli.outgoing import MessageCopies, Outgoing, read_all, refuse_unusable
 from zsmtp.cli.progress import ProgressDisplay, progress_for
 from zsmtp.cli.remaining import RemainingWork, resume
 from zsmtp.cli.results import result_json, result_line, results_document, status_of, summary, untold, unusable_json
@@ -205,11 +205,9 @@ class _Sending:
             signing = load_signing(self._config, self._destinations.target(), time.time)
         self._printed = (*printed, *more)
         prepared = partial(Outgoing.letter, signing=signing, add_missing=self._config.content.add_missing)
+        copies = MessageCopies(opened, prepared)
         times = Counter(part.number for share in shares for part in share.parts)
-        self._messages = [
-            with_missing_fields(one, opened, prepared) if times[number] > 1 else one
-            for number, one in enumerate(self._messages)
-        ]
+        self._messages = [copies.of(one) if times[number] > 1 else one for number, one in enumerate(self._messages)]
 
     def run(self) -> int:
         """Send everything; return the exit status."""

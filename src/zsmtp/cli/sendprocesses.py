@@ -15,7 +15,6 @@ import asyncio
 import io
 import mmap
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 from zsmtp.cli.failure import CommandFailed, reason
+from zsmtp.cli.keptfile import KeptFile
 from zsmtp.cli.outgoing import Outgoing
 from zsmtp.cli.results import untold
 from zsmtp.cli.sendmessages import (
@@ -85,6 +85,7 @@ class SendingProcesses:
     """One process for each of ``shares`` of ``messages``. ``order`` says how they send, without configuration.
 
     Each has the configuration ``config`` with the limits of its share. ``warned`` are warnings that were logged before.
+    Raises CommandFailed if there is no room for its files.
     """
 
     def __init__(
@@ -98,17 +99,14 @@ class SendingProcesses:
     ) -> None:
         texts = _SharedTexts(to, warned)
         descriptors = tuple({place.descriptor for one in messages if isinstance(place := _place(one), FilePlace)})
-        self._processes = [
-            _SendingProcess(
-                share,
-                messages,
-                replace(order, config=replace(config, limits=share.limits)),
-                descriptors,
-                texts,
-                to,
-            )
-            for share in shares
-        ]
+        self._processes: list[_SendingProcess] = []
+        try:
+            for share in shares:
+                its = replace(order, config=replace(config, limits=share.limits))
+                self._processes.append(_SendingProcess(share, messages, its, descriptors, texts, to))
+        except BaseException:
+            self._close()
+            raise
 
     async def run(self) -> None:
         """Send everything, or until :meth:`stop`.
@@ -123,8 +121,11 @@ class SendingProcesses:
                 task.cancel()
             await asyncio.wait(work)
             await asyncio.gather(*(one.end() for one in self._processes))
-            for one in self._processes:
-                one.close()
+            self._close()
+
+    def _close(self) -> None:
+        for one in self._processes:
+            one.close()
 
     def stop(self, reason: str) -> None:
         """Stop all deliveries; :meth:`run` returns then."""
@@ -359,16 +360,19 @@ class _MarkFile:
     """A temporary file with ``count`` octets, all zero, that two processes map into memory."""
 
     def __init__(self, count: int) -> None:
-        """Raises OSError."""
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
-        self._file.write(bytes(count))  # a hole in it might find no room later
-        self._file.flush()
-        self._octets = mmap.mmap(self._file.fileno(), 0)
+        """Raises CommandFailed, OSError."""
+        self._file = KeptFile("what processes have begun")
+        try:
+            self._file.write(bytes(count))  # a hole in it might find no room later
+            self._octets = mmap.mmap(self.descriptor, 0)
+        except BaseException:
+            self._file.close()
+            raise
 
     @property
     def descriptor(self) -> int:
         """Its descriptor, for the other process."""
-        return self._file.fileno()
+        return self._file.file.fileno()
 
     def is_set(self, place: int) -> bool:
         """Whether the octet at ``place`` is not zero."""

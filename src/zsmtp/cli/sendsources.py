@@ -12,13 +12,13 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from itertools import pairwise
 from typing import IO, NamedTuple
 
 from zsmtp.cli.failure import CommandFailed, reading, reason
+from zsmtp.cli.keptfile import KeptFile
 from zsmtp.cli.sysexits import Exit
 from zsmtp.escape import escape
 
@@ -68,7 +68,7 @@ def named_files(files: Sequence[str], lists: Sequence[str]) -> list[str]:
 
 
 def pieces(path: str, opened: ExitStack) -> Iterator[MessagePiece | UnusableMessage]:
-    """The messages of ``path``; copies are closed with ``opened``."""
+    """The messages of ``path``; copies are closed with ``opened``. Raises CommandFailed if no copy can be written."""
     name = "standard input" if path == "-" else escape(path)
     try:
         yield from _found(path, name, opened)
@@ -99,15 +99,13 @@ def _found(path: str, name: str, opened: ExitStack) -> Iterator[MessagePiece | U
 
 def _copied(name: str, once: IO[bytes], opened: ExitStack) -> Iterator[MessagePiece]:
     """Input that can be read only once: a message, or a mbox."""
-    kept = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
+    kept = opened.enter_context(KeptFile(name))
     shutil.copyfileobj(once, kept, _BLOCK)
-    kept.flush()
-    end = kept.seek(0, os.SEEK_END)
-    kept.seek(0)
-    if _is_mbox(kept):
-        yield from _in_mbox(name, kept, opened)
+    whole = io.BufferedReader(FilePart(kept.file, 0, kept.size))
+    if _is_mbox(whole):
+        yield from _in_mbox(name, whole, opened)
     else:
-        yield MessagePiece(name, io.BufferedReader(FilePart(kept, 0, end)))
+        yield MessagePiece(name, whole)
 
 
 def _is_mbox(file: IO[bytes]) -> bool:
@@ -121,15 +119,14 @@ def _in_mbox(name: str, mbox: IO[bytes], opened: ExitStack) -> Iterator[MessageP
     """The messages of a mbox, one after the other in one temporary file."""
     from zsmtp.cli.importsources import mbox_parts  # imported only if used
 
-    kept = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
+    kept = opened.enter_context(KeptFile(f"the messages of {name}"))
     ends = [0]
     for part in mbox_parts(mbox):
         with part:
             shutil.copyfileobj(part, kept, _BLOCK)
-        ends.append(kept.tell())
-    kept.flush()
+        ends.append(kept.size)
     for number, (start, end) in enumerate(pairwise(ends), 1):
-        yield MessagePiece(f"{name}, message {number}", io.BufferedReader(FilePart(kept, start, end)))
+        yield MessagePiece(f"{name}, message {number}", io.BufferedReader(FilePart(kept.file, start, end)))
 
 
 class FilePart(io.RawIOBase):
