@@ -9,6 +9,7 @@ import socket
 import struct
 import tempfile
 from collections.abc import Awaitable, Callable
+from threading import Thread
 from types import MappingProxyType
 from typing import Any
 
@@ -328,3 +329,37 @@ def test_drain_waits_until_the_socket_has_taken_everything_or_the_peer_is_gone()
         await one.channel.drain()
 
     play_octets(story)
+
+
+def test_any_thread_may_send() -> None:
+    """The loop is woken for it, and frames stay whole."""
+
+    async def story(one: End, other: End) -> None:
+        def work() -> None:
+            for number in range(500):
+                one.channel.send_threadsafe(number)
+
+        threads = [Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        one.channel.send_threadsafe("loop")
+        await other.until(lambda: len(other.received) == 1001)
+        for thread in threads:
+            thread.join()
+        other.received.remove("loop")
+        assert sorted(other.received) == sorted([*range(500), *range(500)])
+
+    play(story)
+
+
+def test_what_a_thread_sends_to_a_closed_loop_is_discarded() -> None:
+    async def story() -> Channel:
+        one, other = socket.socketpair()
+        other.close()
+        return Channel(one, lambda message: None, lambda reason: None)
+
+    channel = asyncio.run(story())
+    thread = Thread(target=channel.send_threadsafe, args=("late",))
+    thread.start()
+    thread.join()
+    channel.close()

@@ -104,12 +104,12 @@ class _OctetCounter(ProgressDisplay):
 class _WarningSender(logging.Handler):
     """Sends warnings of the library to the command."""
 
-    def __init__(self, worker: SendWorker) -> None:
+    def __init__(self, channel: SendChannel) -> None:
         super().__init__()
-        self._worker = worker
+        self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._worker.send(LibraryWarning(record.getMessage()))
+        self._channel.send_threadsafe(LibraryWarning(record.getMessage()))
 
 
 class SendWorker:
@@ -129,7 +129,7 @@ class SendWorker:
         self._is_orphan = False  # the command is gone
         self._counter = _OctetCounter() if order.octets else None
         self._is_count_scheduled = False
-        logging.getLogger("zsmtp").addHandler(_WarningSender(self))
+        logging.getLogger("zsmtp").addHandler(_WarningSender(channel))
         self._traces = None
         if order.trace is not None:
             from zsmtp.observers.files import Tracing

@@ -23,6 +23,8 @@ import socket
 from array import array
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from threading import get_ident
 from types import MappingProxyType
 from typing import Any
 
@@ -81,6 +83,7 @@ class Channel:
         self._on_close = on_close
         self._gather_for = gather
         self._loop = asyncio.get_running_loop()
+        self._thread = get_ident()
         self._gathered: list[object] = []  # messages of the next frame
         self._octets = 0  # of content among them
         self._late: list[Callable[[], object]] = []
@@ -120,6 +123,14 @@ class Channel:
             if self._octets >= FRAME_OCTETS or len(self._gathered) >= FRAME_MESSAGES:
                 self._make_frame()
         self._schedule()
+
+    def send_threadsafe(self, message: object) -> None:
+        """Send a message from any thread; one that the loop cannot take any more is discarded."""
+        if get_ident() == self._thread:
+            self.send(message)
+            return
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.send, message)
 
     def send_late(self, make: Callable[[], object]) -> None:
         """Send the message that ``make`` returns when the next frame is written, behind all others."""

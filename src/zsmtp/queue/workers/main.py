@@ -89,7 +89,7 @@ class ChannelHandler(logging.Handler):
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             text = f"{dropped} log lines of a worker were dropped: they came faster than they could be sent"
-            self._channel.send(LogLine(record.name, logging.WARNING, text, "", record.created))
+            self._channel.send_threadsafe(LogLine(record.name, logging.WARNING, text, "", record.created))
         try:
             text = record.getMessage()
             exception = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
@@ -97,4 +97,4 @@ class ChannelHandler(logging.Handler):
             self.handleError(record)
             return
         line = LogLine(record.name, record.levelno, text[:MAX_TEXT], exception[-MAX_TEXT:], record.created)
-        self._channel.send(line)
+        self._channel.send_threadsafe(line)
