@@ -133,7 +133,7 @@ class SQLiteResults:
         there = keys_of_next(transaction.db, [attempt for marking in markings for attempt in marking.attempts])
         return [self._mark(transaction, marking, there) for marking in markings]
 
-    def _mark(self, transaction: WriteTransaction, marking: Marking, there: Mapping[AttemptKey, str]) -> bool:
+    def _mark(self, transaction: WriteTransaction, marking: Marking, there: Mapping[tuple[int, int, int], str]) -> bool:
         if not marking.good() or not all(there.get(attempt) in marking.keys for attempt in marking.attempts):
             return False
         self._marks.add(transaction, marking.attempts, marking.lease)
@@ -280,9 +280,9 @@ def read(db: Executes, places: Iterable[Place]) -> dict[Place, Current | None]:
     return found
 
 
-def keys_of_next(db: Executes, attempts: Sequence[AttemptKey]) -> dict[AttemptKey, str]:
+def keys_of_next(db: Executes, attempts: Sequence[AttemptKey]) -> dict[tuple[int, int, int], str]:
     """The queue keys of those attempts that the owner of the key may mark (``settling.may_mark``)."""
-    found: dict[AttemptKey, str] = {}
+    found: dict[tuple[int, int, int], str] = {}
     for marks, values in in_parts(attempts, 3):
         rows = db.execute(
             f"WITH w (message, number, attempt) AS (VALUES {marks}) SELECT w.message, w.number, w.attempt, r.key "
@@ -290,8 +290,7 @@ def keys_of_next(db: Executes, attempts: Sequence[AttemptKey]) -> dict[AttemptKe
             "WHERE r.attempts + 1 = w.attempt AND r.hold = 0",
             values,
         )
-        for message, number, attempt, key in rows.fetchall():
-            found[AttemptKey(message, number, attempt)] = key
+        found |= {row[:3]: row[3] for row in rows.fetchall()}
     return found
 
 
