@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import pytest
@@ -512,3 +513,38 @@ def test_many_recipients_keep_their_order() -> None:
     lines = b"".join(b"r           smtp h u%d@example.net 1\n" % number for number in range(20_000))
     found = parse("1", head(lines))
     assert [r.user for r in found.recipients] == [b"u%d@example.net" % number for number in range(20_000)]
+
+
+USUAL = TOP + b"r           smtp [127.0.0.1] rcpt1@example.com 99\n" + TAIL
+PIECES = [
+    *(bytes([octet]) for octet in b'\n \t<>[]"\\\0\rrsm7380x+~/.'),
+    *(b"\n\n", b"m\n", b"e x\n", b"X\n", b"..", b"error", b"\xff", b"0123456789", b"s a b c d\n", b"N NOTIFY=NEVER\n"),
+    *(b"r           smtp h u 1\n", b"d 1:2:3::4\tx\n", b"r+", b"r123456    ", b"[::1]", b"<a@example.org>"),
+]
+
+
+def test_a_file_with_one_sender_and_recipient_is_read_in_one_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_records = parse("A/1001-7", USUAL + b"\n")
+    monkeypatch.delattr(control, "_Parser")
+    assert parse("A/1001-7", USUAL) == by_records
+    assert parse("A/1001-7", USUAL.replace(b"e <sender@example.org>\n", b"")).message_name == b"1001"
+
+
+def test_what_is_read_in_one_match_is_what_its_records_say() -> None:
+    """An empty line at the end, which means nothing, makes a file one that is read record by record."""
+    chance = random.Random(20261129)  # the same files in every run
+    alike = 0
+    for _ in range(6000):
+        data = bytearray(chance.choice((USUAL, USUAL.replace(b"e <sender@example.org>\n", b""))))
+        for _ in range(chance.choice((1, 1, 1, 2, 3))):
+            at, gap = chance.randrange(len(data)), chance.choice((0, 0, 1, 1, 2, 5, 20))
+            data[at : at + gap] = chance.choice(PIECES)
+        data += b"\n\n" if not data.endswith(b"\n\n") else b""
+        found, by_records = attempt(bytes(data)), attempt(bytes(data) + b"\n")
+        if isinstance(found, SpoolError):
+            assert isinstance(by_records, SpoolError)
+            assert found.problem == by_records.problem
+        else:
+            assert found == by_records
+            alike += 1
+    assert alike > 2000

@@ -132,6 +132,9 @@ def parse(path: str, data: bytes) -> ControlFile:
     nul = data.find(b"\0")
     if nul >= 0:
         raise SpoolError(path, nul, "a NUL byte")
+    usual = _usual_file(path, identity, data)
+    if usual is not None:
+        return usual
     parser = _Parser(path, data)
     parser.records()
     return parser.result(identity)
@@ -161,7 +164,39 @@ _FINAL_DIAGNOSTIC = pattern(
 )
 
 # The records with which ZMailer's router begins every file: parsed in one match in the usual case.
-_PREAMBLE = pattern(rb"@ 0x0{0,15}([0-7])\ni ([^\n/.][^\n/]{0,254})\no ([0-9]{1,18})\nl ([^\n]{0,1000})\n")
+_BEGINNING = rb"@ 0x0{0,15}([0-7])\ni ([^\n/.][^\n/]{0,254})\no ([0-9]{1,18})\nl ([^\n]{0,1000})\n"
+_PREAMBLE = pattern(_BEGINNING)
+
+# A file of the router with one sender and one recipient, neither with quotes nor with DSN data, up to its header. Each
+# field is one that _FIELD matches, too, and that has no enclosing angle brackets. The ten digits and blanks are a lock
+# field and a delay field with any format flags.
+_USUAL_FIELDS = rb" ".join([rb"([^ \t\n\"\\<>\[\]]++|\[[0-9A-Za-z.:]++\])"] * 4)
+_USUAL = pattern(
+    _BEGINNING + rb"(?:e [^\n]*+\n)?(s) " + _USUAL_FIELDS + rb"\n(r)([^\n])[ 0-9]{10}" + _USUAL_FIELDS + rb"\nm\n(?!\n)"
+)
+
+
+def _usual_file(path: str, identity: bytes, data: bytes) -> ControlFile | None:
+    """What :class:`_Parser` makes of the usual file, in one match; None for any other file."""
+    match = _USUAL.match(data) if len(data) <= LINE_LIMIT else None
+    if match is None or data.find(b"\n\n", match.end()) != len(data) - 2:
+        return None
+    flags, name, body_offset, log_identity, _, *sender, _, state, channel, host, user, privilege = match.groups()
+    block = match.end()
+    return ControlFile(
+        path,
+        identity,
+        name,
+        int(body_offset),
+        log_identity,
+        None,
+        (Sender(match.start(5), *sender),),
+        (HeaderBlock(block, data[block:-1]),),
+        (ControlRecipient(match.start(10), state, channel, host, user, privilege, 0, 0),),
+        (),
+        False,
+        int(flags),
+    )
 
 
 class _Parser:
