@@ -112,8 +112,11 @@ COMMANDS = [
     b"AUTH PLAIN AHVzZXIAcGFzcw==",
     b"STARTTLS",
     b"TURN",
+    b"ATRN example.org",
     b"ETRN example.org",
     b"XCLIENT ADDR=192.0.2.1",
+    b"XFORWARD NAME=mail.example.org",
+    b"xexch50 100 2",
 ]
 
 
