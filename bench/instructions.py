@@ -1,7 +1,8 @@
 """Instructions of the processor for each message that the agent delivers, counted by ``cachegrind`` (valgrind).
 
 A count hardly depends on what else the machine does, so it shows a change of one per cent where times do not. It leaves
-out the kernel's share and says nothing about caches: which of two ways is faster is for ``throughput.py`` to tell.
+out the kernel's share and says nothing about caches: which of two ways is faster is for ``throughput.py`` to tell. Of
+several runs believe the least: where the receiver has to wait for a processor, the agent waits, too, and does more.
 
 The agent delivers a short queue and a long one of 4 KB messages over one connection, as in ``throughput.py``. The
 difference, divided by the additional messages, is the cost of one message without start, connection and imports.
