@@ -130,8 +130,6 @@ class Pipeline:
                 if (transaction := event.transaction) is not None:
                     running[transaction].book.answered(event)
             elif isinstance(event, Finished):
-                if event.replies:
-                    running[event.transaction].book.all_good(event.replies)
                 self._finish(running.pop(event.transaction), event.transaction)
                 if self.observer is not ignore:
                     self.observer(TransactionEnded(event.transaction))
@@ -273,7 +271,7 @@ class Pipeline:
         link.transactions += 1
         if self.observer is not ignore:
             self.observer(TransactionStarted(work.delivery, transaction, tuple(batch), pipelined))
-        link.session.transact(transaction, together=True)
+        link.session.transact(transaction)
 
     # ------------------------------------------------------------- finishing
 

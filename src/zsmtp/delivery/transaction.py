@@ -7,8 +7,6 @@ verdict, and the ledger gets each once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Peer, Verdict, asks_for_another_transaction, from_loss, from_reply, in_doubt
 from zsmtp.proto.capabilities import Capabilities
@@ -82,21 +80,6 @@ class TransactionBook:
             self._data(answer)
         elif phase in FINAL_PHASES:
             self._final(answer)
-
-    def all_good(self, replies: Sequence[Reply]) -> None:
-        """Account for the replies to all steps but RSET, in order, every one of them good: as :meth:`answered` does."""
-        transaction, common, final = self._transaction, self._common, len(replies) - 1
-        self.replies = len(replies)
-        self.content_answered = self.taken = True
-        self._mail = SUCCESS
-        self._accepted = list(range(len(self._batch)))
-        for step, reply in zip(transaction.steps, replies, strict=False):
-            said = exchange(step.wire, reply)
-            if step.recipient < 0:
-                common.append(said)
-            else:
-                self._rcpt[step.recipient] = said
-        self._settle_accepted(StepAnswered(transaction.steps[final], replies[final], SUCCESS, transaction))
 
     def lost(self, lost: Lost) -> None:
         """Handle the end of the session: settle recipients in doubt. The others stay open in the ledger."""

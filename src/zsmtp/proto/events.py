@@ -26,14 +26,11 @@ class StepAnswered(NamedTuple):
 class Finished(NamedTuple):
     """All steps of a transaction are answered, or need not be sent any more.
 
-    ``completed``: the server has no transaction open any more, so the next MAIL needs no RSET before it. ``replies``
-    are the replies to the steps of a transaction that was queued ``together``, in order and without that to RSET, if
-    all of them are good; otherwise each was an event.
+    ``completed``: the server has no transaction open any more, so the next MAIL needs no RSET before it.
     """
 
     transaction: Transaction
     completed: bool
-    replies: tuple[Reply, ...] = ()
 
 
 class CompletionDue(NamedTuple):

@@ -18,14 +18,12 @@ class TransactionProgress:
     """The state of one transaction.
 
     ``held`` are the replies that count once the RSET behind the content has its reply; None without such a RSET.
-    ``good`` are the replies so far, without that to RSET, if all are good and to be told together; otherwise None.
     """
 
     transaction: Transaction
     unanswered: int  # steps without a reply that were not dropped
     rcpt_unanswered: int
     held: list[StepAnswered] | None = None
-    good: list[Reply] | None = None
     started: float = 0.0
     content_started: float = 0.0
     content_position: int = 0
@@ -38,13 +36,6 @@ class TransactionProgress:
     completed: bool = False
     concluded: bool = False
     contradicted: bool = False
-
-    def tell_apart(self) -> list[StepAnswered]:
-        """The good replies so far, each as an event; from here on every reply is one."""
-        good, self.good = self.good or (), None
-        transaction = self.transaction
-        steps = zip(transaction.steps, good, strict=False)
-        return [StepAnswered(step, reply, SUCCESS, transaction, step.recipient) for step, reply in steps]
 
     @property
     def may_deliver(self) -> bool:

@@ -134,16 +134,11 @@ class Session:
         """Whether an incomplete reply has been received."""
         return self._parser.pending
 
-    def transact(self, transaction: Transaction, *, together: bool = False) -> None:
-        """Queue a transaction; each step defines what it waits for (``zsmtp.proto.plan``).
-
-        ``together``: if all replies are good, they come with its :class:`Finished` (not over LMTP, where a step has
-        several).
-        """
+    def transact(self, transaction: Transaction) -> None:
+        """Queue a transaction; each step defines what it waits for (``zsmtp.proto.plan``)."""
         self._quiet = not is_observed(self._observe)
         held: list[StepAnswered] | None = [] if transaction.confirmed else None
-        good: list[Reply] | None = [] if together and not self._lmtp else None
-        progress = TransactionProgress(transaction, len(transaction.steps), len(transaction.recipients), held, good)
+        progress = TransactionProgress(transaction, len(transaction.steps), len(transaction.recipients), held)
         self._unsent += [(step, progress) for step in transaction.steps]
 
     def stop(self) -> None:
@@ -226,9 +221,8 @@ class Session:
         begun = [*awaited, *(Sent(step, UNKNOWN, progress) for step, progress in list(self._unsent)[:1])]
         if begun and begun[0].step.phase is RSET and isinstance(error, (ReplyError, WaitTimeout)):
             in_step = False  # RSET did not confirm the replies before it
-        for sent in begun:
-            self._tell_apart(sent.progress)
-            if in_step:
+        if in_step:
+            for sent in begun:
                 self._release(sent.progress)
         leaving = list(self._contents.leaving)
         lost = loss(error, begun, leaving, self._written, in_step=in_step, unread=unread, lmtp=self._lmtp)
@@ -237,12 +231,6 @@ class Session:
         awaited.clear()
         self._contents.clear()
         self._out = _NOTHING
-
-    def _tell_apart(self, progress: TransactionProgress | None) -> None:
-        """Give out, or hold back, each of the good replies to a transaction that were to be told together."""
-        if progress is not None and progress.good is not None:
-            answers = progress.tell_apart()
-            (self._events if progress.held is None else progress.held).extend(answers)
 
     def _release(self, progress: TransactionProgress | None) -> None:
         """Give out the replies to a transaction that were held back."""
@@ -282,13 +270,8 @@ class Session:
         if refused and phase is RSET and reply.code != 421:
             self.fail(ConnectionLost(f"RSET was refused: {reply}"), in_step=False)
             return
-        if progress is not None and progress.good is not None and not refused:
-            if phase is not RSET:
-                progress.good.append(reply)
-        else:
-            self._tell_apart(progress)
-            answer = StepAnswered(step, reply, result, transaction, recipient)
-            (self._events if progress is None or progress.held is None else progress.held).append(answer)
+        answer = StepAnswered(step, reply, result, transaction, recipient)
+        (self._events if progress is None or progress.held is None else progress.held).append(answer)
         self._reply_since = now
         sent.replies -= 1
         if not sent.replies:
@@ -312,7 +295,6 @@ class Session:
             self.fail(ReplyError(f"reply that nothing asked for: {reply}"), in_step=False)
             return
         answer = StepAnswered(sent.step, reply, judge(sent.step.phase, reply.code), progress.transaction, early=True)
-        self._tell_apart(progress)
         self._release(progress)
         self._events.append(answer)
         if not self._quiet:
@@ -337,7 +319,7 @@ class Session:
         if not progress.unanswered:
             self._release(progress)
             self._contents.any_answered |= progress.content_begun
-            self._events.append(Finished(progress.transaction, progress.completed, tuple(progress.good or ())))
+            self._events.append(Finished(progress.transaction, progress.completed))
 
     # ---------------------------------------------------------------- output
 
