@@ -24,7 +24,7 @@ from tests.support.postgres import cluster, needs_postgres
 from zsmtp.errors import ConfigError, QueueError, QueueUnavailable
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.operators import Change
-from zsmtp.queue.postgres import connect, schema, sweep, transaction, workers
+from zsmtp.queue.postgres import connect, schema, sweep, threads, transaction
 from zsmtp.queue.postgres.connect import Database
 from zsmtp.queue.postgres.leases import TAKES
 from zsmtp.queue.postgres.schema import is_made, meta_of, migrate
@@ -378,7 +378,7 @@ def test_a_server_that_does_not_answer_is_given_up(url: str, monkeypatch: pytest
                 "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'zsmtp_counter'::regclass"
             ).fetchone():
                 await asyncio.sleep(0.01)
-            pass_time(workers.WRITING)
+            pass_time(threads.WRITING)
             with pytest.raises(QueueUnavailable, match="may have been done"):
                 await waiting
         await store.submit([new("b@example.net")])
