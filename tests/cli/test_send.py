@@ -55,23 +55,6 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def send(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run ``zsmtp send``: status, output, errors."""
-    monkeypatch.delenv("ZSMTP_PASSWORD", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        try:
-            status = main(["send", *arguments])
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def letter(tmp_path: Path) -> str:
     path = tmp_path / "letter.eml"
     path.write_text(LETTER)

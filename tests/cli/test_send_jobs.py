@@ -36,22 +36,6 @@ Direct = Callable[[Receiver | Sink], tuple[str, ...]]
 
 
 @pytest.fixture
-def send(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run ``zsmtp send``: status, output, errors."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        try:
-            status = main(["send", *map(str, arguments)])
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def dns() -> Iterator[NameServer]:
     with NameServer(ZONE) as server:
         yield server

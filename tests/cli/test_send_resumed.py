@@ -20,27 +20,10 @@ from tests.support.sink import Sink
 
 from zsmtp.cli import journalfile
 from zsmtp.cli.journalfile import JournalFile
-from zsmtp.cli.main import main
 from zsmtp.cli.outgoing import Outgoing
 from zsmtp.cli.remaining import digest_of
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def send(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run ``zsmtp send``: status, output, errors."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        try:
-            status = main(["send", *map(str, arguments)])
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

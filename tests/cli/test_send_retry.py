@@ -28,18 +28,6 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def send(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``zsmtp send``: status, output, errors."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        status = main(["send", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def letter(tmp_path: Path) -> Path:
     path = tmp_path / "1.eml"
     path.write_text("From: me@example.org\nTo: a@example.net, b@example.net\nSubject: x\n\nHello.\n")

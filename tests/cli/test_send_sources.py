@@ -17,23 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.receiver import Receiver, receiving
 
-from zsmtp.cli.main import main
 from zsmtp.cli.sendsources import FilePart, MessagePiece, pieces
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def send(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run ``zsmtp send``: status, output, errors."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        status = main(["send", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def text(number: int) -> str:

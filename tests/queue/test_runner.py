@@ -531,21 +531,26 @@ def check(it: Scene, messages: Sequence[tuple[int, int]], *, died: bool) -> None
 SEEDS = examples(5)
 
 
+async def deliver_all(it: Scene) -> None:
+    """Submit messages now and then, deliver them all, and check the world."""
+    it.start()
+    paths = []
+    for _ in range(20):
+        keys = it.world.chance.sample(sorted(it.world.sites), it.world.chance.randint(1, 4))
+        for one in await it.submit(*keys, count=it.world.chance.randint(1, 5)):
+            paths += [(one, number) for number in range(len(keys))]
+        await asyncio.sleep(it.world.chance.expovariate(1 / 60))
+    await it.until_done()
+    await it.stop()
+    check(it, paths, died=False)
+
+
 @pytest.mark.seeds
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_worlds_without_deaths(seed: int) -> None:
     async def scene(it: Scene) -> None:
         it.world.sites = worlds(seed, it.loop.time())
-        it.start()
-        paths = []
-        for _ in range(20):
-            keys = it.world.chance.sample(sorted(it.world.sites), it.world.chance.randint(1, 4))
-            for one in await it.submit(*keys, count=it.world.chance.randint(1, 5)):
-                paths += [(one, number) for number in range(len(keys))]
-            await asyncio.sleep(it.world.chance.expovariate(1 / 60))
-        await it.until_done()
-        await it.stop()
-        check(it, paths, died=False)
+        await deliver_all(it)
 
     play(scene, seed)
 
@@ -557,16 +562,7 @@ def test_worlds_in_which_processes_die_that_carry_connections(seed: int) -> None
         it.world.sites = worlds(seed, it.loop.time())
         for site in it.world.sites.values():
             site.unasked, site.unheard = (it.world.chance.choice([0.0, 0.1, 0.3]) for _ in range(2))
-        it.start()
-        paths = []
-        for _ in range(20):
-            keys = it.world.chance.sample(sorted(it.world.sites), it.world.chance.randint(1, 4))
-            for one in await it.submit(*keys, count=it.world.chance.randint(1, 5)):
-                paths += [(one, number) for number in range(len(keys))]
-            await asyncio.sleep(it.world.chance.expovariate(1 / 60))
-        await it.until_done()
-        await it.stop()
-        check(it, paths, died=False)
+        await deliver_all(it)
 
     play(scene, seed)
 

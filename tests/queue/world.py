@@ -21,7 +21,7 @@ from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.plan import ContentForm, Envelope, EnvelopeRecipient, LocalRefusal
 from zsmtp.proto.reply import Reply
 from zsmtp.proto.status import EnhancedStatus
-from zsmtp.queue.connections import Allow, ConnectionGone, OnVerdict
+from zsmtp.queue.connections import Allow, ConnectionGone, IdlingConnection, OnVerdict
 from zsmtp.queue.site import Group
 from zsmtp.queue.states import QueuedRecipient
 from zsmtp.queue.store import QueueStore
@@ -129,7 +129,7 @@ class SimulatedConnections:
         pass
 
 
-class SimulatedConnection:
+class SimulatedConnection(IdlingConnection):
     """One connection."""
 
     def __init__(self, world: World, key: str, allow: Allow) -> None:
@@ -138,7 +138,6 @@ class SimulatedConnection:
         self._site = world.site(key)
         self._allow = allow
         self._stopped = False
-        self._waiter: asyncio.Future[bool] | None = None
         self.is_open = False
         self.groups: dict[Ledger, Group] = {}
 
@@ -232,23 +231,7 @@ class SimulatedConnection:
             raise ConnectionGone("its process was killed")
 
     async def idle(self, seconds: float) -> bool:
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
-        timer = asyncio.get_running_loop().call_later(seconds, self.leave)
-        try:
-            return bool(await waiter)
-        finally:
-            timer.cancel()
-            self._waiter = None
-
-    def wake(self) -> None:
-        self._end_idle(again=True)
-
-    def leave(self) -> None:
-        self._end_idle(again=False)
-
-    def _end_idle(self, *, again: bool) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(again)
+        return await self._stay_idle(seconds)
 
     def stop(self, reason: str, *, at_once: bool) -> None:
         self._stopped = True

@@ -419,29 +419,19 @@ class Run(Generic[T]):
     async def _wait_on_sockets(self, wait: SocketsWait) -> set[int]:
         """The descriptors that are ready for writing, or failed."""
         ready: set[int] = set()
-        self._waiter = waiter = self._loop.create_future()
 
-        def heard(fd: int) -> None:
+        def on_ready(fd: int) -> None:
             ready.add(fd)
             self._wake()
 
         descriptors = [sock.fileno() for sock in wait.sockets]
-        timer = None
         try:
             for fd in descriptors:
-                self._loop.add_writer(fd, heard, fd)
-            if wait.deadline is not None:
-                timer = self._loop.call_later(max(wait.deadline - self._clock(), 0.0), self._wake)
-            self._loop_turns.waits()
-            await waiter
+                self._loop.add_writer(fd, on_ready, fd)
+            await self._wait_for_wake(None if wait.deadline is None else max(wait.deadline - self._clock(), 0.0))
         finally:
-            self._waiter = None
             for fd in descriptors:
                 self._loop.remove_writer(fd)
-            if timer is not None:
-                timer.cancel()
-        if self._loop_turns.woken():
-            await self._loop_turns.next_turn()
         return ready
 
     def _wake(self) -> None:
@@ -518,20 +508,15 @@ class Run(Generic[T]):
         """Until the lookup or the call is done, or there is a stop; it goes on for whoever else waits for it."""
         if self._stop.requested:
             return
-        self._waiter = waiter = self._loop.create_future()
 
         def done(_: object) -> None:
             self._wake()
 
         called.add_done_callback(done)
-        self._loop_turns.waits()
         try:
-            await waiter
+            await self._wait_for_wake(None)
         finally:
-            self._waiter = None
             called.remove_done_callback(done)
-        if self._loop_turns.woken():
-            await self._loop_turns.next_turn()
 
     _at_once: ClassVar[Mapping[type[Effect[Any]], Callable[[Run[Any], Any], object]]] = {
         ReadClock: lambda self, _: self._clock(),

@@ -17,7 +17,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from datetime import datetime
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 from zsmtp.client.client import Submission
 from zsmtp.client.config import Config
@@ -38,30 +38,18 @@ if TYPE_CHECKING:
     from zsmtp.proto.mailoptions import OptionArguments
     from zsmtp.queue.ingest import SubmitArguments
 
+Q = TypeVar("Q", asynchronous.Queue, sharded.ShardedQueue)
 T = TypeVar("T")
 
 
-class Queue:
-    """A queue of messages, open from the start. Made by :meth:`open`; use it from any thread of the process."""
+class _OpenQueue(Generic[Q]):
+    """What a queue and several queues have in common: a thread with the event loop of ``queue``."""
 
-    def __init__(self, queue: asynchronous.Queue) -> None:
-        self._queue = queue
+    def __init__(self, queue: Q) -> None:
+        self._queue: Q = queue
         self._thread = LoopThread("queue", QueueError, queue.start)
 
-    @classmethod
-    def open(
-        cls,
-        url: str | PathLike[str],
-        *,
-        config: Config | None = None,
-        queue: QueueConfig | None = None,
-        deliver: bool = False,
-        node: str = "",
-    ) -> Queue:
-        """Open a queue, as :meth:`zsmtp.aio.Queue.open`; raises ConfigError and QueueUnavailable."""
-        return cls(asynchronous.Queue.open(url, config=config, queue=queue, deliver=deliver, node=node))
-
-    def __enter__(self) -> Queue:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -80,6 +68,45 @@ class Queue:
             if self._thread.closed:  # the store was closed during the operation
                 raise QueueError("this queue was closed meanwhile") from error
             raise
+
+    def _submit(self, submission: QueueSubmission) -> str:
+        """Queue a message, which is read in this thread."""
+        self._thread.check()
+        with self._queue.read(submission) as one:
+            return self._call(self._queue.put(one))
+
+    def submit_many(self, submissions: Iterable[Submission | MessageLike]) -> list[str]:
+        """Queue messages in one commit, all or none; see :meth:`zsmtp.aio.Queue.submit_many`."""
+        return self._call(self._queue.submit_many(submissions))
+
+    def status(self, id: str) -> MessageStatus:
+        """The status of a message; see :meth:`zsmtp.aio.Queue.status`."""
+        return self._call(self._queue.status(id))
+
+    def wait(self, id: str, timeout: float | None = None) -> list[HistoryEntry]:
+        """Wait until all recipients of a message have an end; see :meth:`zsmtp.aio.Queue.wait`."""
+        return self._call(self._queue.wait(id, timeout))
+
+    def cancel(self, id: str) -> Recall:
+        """Recall a message; see :meth:`zsmtp.aio.Queue.cancel`."""
+        return self._call(self._queue.cancel(id))
+
+
+class Queue(_OpenQueue[asynchronous.Queue]):
+    """A queue of messages, open from the start. Made by :meth:`open`; use it from any thread of the process."""
+
+    @classmethod
+    def open(
+        cls,
+        url: str | PathLike[str],
+        *,
+        config: Config | None = None,
+        queue: QueueConfig | None = None,
+        deliver: bool = False,
+        node: str = "",
+    ) -> Queue:
+        """Open a queue, as :meth:`zsmtp.aio.Queue.open`; raises ConfigError and QueueUnavailable."""
+        return cls(asynchronous.Queue.open(url, config=config, queue=queue, deliver=deliver, node=node))
 
     # ------------------------------------------------------------------ methods
 
@@ -119,28 +146,11 @@ class Queue:
         )
         if connection is not None:
             return self._queue.submit_in(connection, submission)
-        with self._queue.read(submission) as one:
-            return self._call(self._queue.put(one))
-
-    def submit_many(self, submissions: Iterable[Submission | MessageLike]) -> list[str]:
-        """Queue messages in one commit, all or none; see :meth:`zsmtp.aio.Queue.submit_many`."""
-        return self._call(self._queue.submit_many(submissions))
+        return self._submit(submission)
 
     def wake(self) -> None:
         """Look at once for messages submitted in a caller's own transaction."""
         self._thread.soon(self._queue.wake)
-
-    def status(self, id: str) -> MessageStatus:
-        """The status of a message; see :meth:`zsmtp.aio.Queue.status`."""
-        return self._call(self._queue.status(id))
-
-    def wait(self, id: str, timeout: float | None = None) -> list[HistoryEntry]:
-        """Wait until all recipients of a message have an end; see :meth:`zsmtp.aio.Queue.wait`."""
-        return self._call(self._queue.wait(id, timeout))
-
-    def cancel(self, id: str) -> Recall:
-        """Recall a message; see :meth:`zsmtp.aio.Queue.cancel`."""
-        return self._call(self._queue.cancel(id))
 
     def suppress(
         self,
@@ -169,12 +179,8 @@ class Queue:
         return self._call(self._queue.events(cursor, limit=limit))
 
 
-class ShardedQueue:
+class ShardedQueue(_OpenQueue[sharded.ShardedQueue]):
     """Several queues to submit to, open from the start. Made by :meth:`open`; use it from any thread."""
-
-    def __init__(self, queue: sharded.ShardedQueue) -> None:
-        self._queue = queue
-        self._thread = LoopThread("queue", QueueError, queue.start)
 
     @classmethod
     def open(
@@ -187,36 +193,6 @@ class ShardedQueue:
         """Open queues, as :meth:`zsmtp.aio.ShardedQueue.open`; raises ConfigError, QueueUnavailable and QueueError."""
         return cls(sharded.ShardedQueue.open(urls, config=config, queue=queue))
 
-    def __enter__(self) -> ShardedQueue:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all queues. May be called again."""
-        self._thread.close(self._queue.aclose)
-
     def submit(self, message: MessageLike, **arguments: Unpack[SubmitArguments]) -> str:
         """Queue a message in one of the queues; see :meth:`zsmtp.aio.ShardedQueue.submit`."""
-        self._thread.check()
-        with self._queue.read(QueueSubmission(message=message, **arguments)) as one:
-            return self._thread.call(self._queue.put(one))
-
-    def submit_many(self, submissions: Iterable[Submission | MessageLike]) -> list[str]:
-        """Queue messages in one commit of one queue; see :meth:`zsmtp.aio.ShardedQueue.submit_many`."""
-        return self._thread.call(self._queue.submit_many(submissions))
-
-    def status(self, id: str) -> MessageStatus:
-        """The status of a message; see :meth:`zsmtp.aio.ShardedQueue.status`."""
-        return self._thread.call(self._queue.status(id))
-
-    def wait(self, id: str, timeout: float | None = None) -> list[HistoryEntry]:
-        """Wait until all recipients of a message have an end; see :meth:`zsmtp.aio.ShardedQueue.wait`."""
-        return self._thread.call(self._queue.wait(id, timeout))
-
-    def cancel(self, id: str) -> Recall:
-        """Recall a message; see :meth:`zsmtp.aio.ShardedQueue.cancel`."""
-        return self._thread.call(self._queue.cancel(id))
+        return self._submit(QueueSubmission(message=message, **arguments))

@@ -247,7 +247,37 @@ def outgoing(group: Group) -> OutgoingMessage:
     )
 
 
-class EngineConnection:
+class IdlingConnection:
+    """A part of connections: the wait without work, which :meth:`wake` and :meth:`leave` end."""
+
+    _idle_end: asyncio.Future[bool] | None = None
+
+    async def _stay_idle(self, seconds: float) -> bool:
+        """Wait for work; False when the time is over or :meth:`leave` was called."""
+        loop = asyncio.get_running_loop()
+        idle_end: asyncio.Future[bool] = loop.create_future()
+        self._idle_end = idle_end
+        timer = loop.call_later(seconds, self.leave)
+        try:
+            return await idle_end
+        finally:
+            timer.cancel()
+            self._idle_end = None
+
+    def wake(self) -> None:
+        """End the wait, because there is work."""
+        self._end_idle(again=True)
+
+    def leave(self) -> None:
+        """End the wait, because the connection is needed elsewhere, or of no use any more."""
+        self._end_idle(again=False)
+
+    def _end_idle(self, *, again: bool) -> None:
+        if self._idle_end is not None and not self._idle_end.done():
+            self._idle_end.set_result(again)
+
+
+class EngineConnection(IdlingConnection):
     """A connection by the engine."""
 
     def __init__(
@@ -266,7 +296,6 @@ class EngineConnection:
         self._targets = targets
         self._allow = allow
         self._stop = Stop()
-        self._waiter: asyncio.Future[bool] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -322,31 +351,13 @@ class EngineConnection:
         link = self._route.link
         if link is None or seconds <= 0 or self._stop.requested:
             return False
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        self._waiter = waiter
         self.when_it_stirs(self.leave)
-        timer = loop.call_later(seconds, self.leave)
-        try:
-            return await waiter
-        finally:
-            timer.cancel()
-            self._waiter = None
+        return await self._stay_idle(seconds)
 
     def when_it_stirs(self, stirred: Callable[[], None]) -> None:
         """Call ``stirred`` when the peer sends data, or closes the session, before the next delivery."""
         if self._route.link is not None:
             self._driver.notify(cast(SocketStream, self._route.link.stream), stirred)
-
-    def wake(self) -> None:
-        self._end_idle(again=True)
-
-    def leave(self) -> None:
-        self._end_idle(again=False)
-
-    def _end_idle(self, *, again: bool) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(again)
 
     def stop(self, reason: str, *, at_once: bool) -> None:
         self._stop.request(reason, at_once=at_once)

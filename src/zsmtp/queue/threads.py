@@ -57,7 +57,7 @@ class StoreQuestion(NamedTuple):
 
 
 class WorkerThread(threading.Thread):
-    """A thread with a queue of jobs, which :meth:`work` does.
+    """A thread with a queue of jobs, which :meth:`_serve` does.
 
     :class:`LastJob` is the last one, done when all before it are. If the thread ends in another way, all its jobs fail
     with QueueUnavailable, and it accepts no others.
@@ -74,12 +74,24 @@ class WorkerThread(threading.Thread):
         self._process = os.getpid()
         self._ended = False
 
-    def work(self) -> None:
-        """Do jobs until :class:`LastJob` was one of them, and return its result."""
+    def _serve(self) -> Sequence[LastJob]:
+        """Do jobs until :class:`LastJob` was one of them; returns those of that kind."""
         raise NotImplementedError
 
+    def _close(self) -> None:
+        """Close the connection, if there is one."""
+        raise NotImplementedError
+
+    def work(self) -> None:
+        """Do jobs until the end, close the connection, and answer those who wait for that."""
+        try:
+            ends = self._serve()
+        finally:
+            self._close()
+        self.answer([JobResult(end.future, None, None) for end in ends])
+
     def run(self) -> None:
-        """Do jobs until the end."""
+        """Do jobs until the end, or until the thread fails."""
         try:
             self.work()
         except BaseException as error:
@@ -164,29 +176,17 @@ class ReadingThread(WorkerThread):
         """Run a query; errors are results, too."""
         raise NotImplementedError
 
-    def _close(self) -> None:
-        """Close the connection, if there is one."""
-        raise NotImplementedError
-
     def ask(self, question: StoreQuestion) -> None:
         """Run a query in the thread, which starts with the first one; raises QueueUnavailable."""
         if not self.is_alive() and self.ident is None:
             self.start()
         self.put(question)
 
-    def work(self) -> None:
-        """Run queries until the end."""
-        try:
-            end = self._serve()
-        finally:
-            self._close()
-        self.answer([JobResult(end.future, None, None)])
-
-    def _serve(self) -> LastJob:
+    def _serve(self) -> Sequence[LastJob]:
         while True:
             for job in self.take_all():
                 if isinstance(job, LastJob):
-                    return job
+                    return (job,)
                 if isinstance(job, StoreQuestion):
                     self.answer([self._answer_to(job)])
 

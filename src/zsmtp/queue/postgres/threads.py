@@ -124,14 +124,6 @@ class PostgresWriter(WorkerThread):
         _bound(self._loop, future, WRITING, lambda: cut(self._connection))
         return future
 
-    def work(self) -> None:
-        """Commit jobs until the end."""
-        try:
-            ends = self._serve()
-        finally:
-            self._close()
-        self.answer([JobResult(end.future, None, None) for end in ends])
-
     def _serve(self) -> list[LastJob]:
         while True:
             jobs = self.take_all()

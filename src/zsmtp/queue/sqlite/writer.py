@@ -161,11 +161,7 @@ class Writer(WorkerThread):
     def work(self) -> None:
         """Commit jobs until the end."""
         self._checkpointer.start()
-        try:
-            ends = self._serve()
-        finally:
-            self._close()
-        self.answer([JobResult(end.future, None, None) for end in ends])
+        super().work()
 
     def _serve(self) -> list[LastJob]:
         while True:

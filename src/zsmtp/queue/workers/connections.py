@@ -23,6 +23,7 @@ from zsmtp.queue.connections import (
     Allow,
     ConnectionGone,
     EngineConnections,
+    IdlingConnection,
     OnVerdict,
     OutgoingMessage,
     outgoing,
@@ -104,7 +105,7 @@ class WorkerDelivery:
 _Outcome = CompletionQuestion | RunEnded | ConnectionClosed | Exception
 
 
-class WorkerConnection:
+class WorkerConnection(IdlingConnection):
     """Connection ``number``, in a worker of ``pool``."""
 
     def __init__(
@@ -137,7 +138,6 @@ class WorkerConnection:
         self._peer: Peer | None = None
         self._outcomes: deque[_Outcome] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        self._idle_end: asyncio.Future[bool] | None = None
 
     # ------------------------------------------------------------- called by the runner
 
@@ -224,27 +224,7 @@ class WorkerConnection:
         """Keep the idle session, see :class:`~zsmtp.queue.connections.Connection`."""
         if not self.is_open or self._is_unusable or self._stopped or seconds <= 0:
             return False
-        loop = asyncio.get_running_loop()
-        idle_end: asyncio.Future[bool] = loop.create_future()
-        self._idle_end = idle_end
-        timer = loop.call_later(seconds, self.leave)
-        try:
-            return await idle_end
-        finally:
-            timer.cancel()
-            self._idle_end = None
-
-    def wake(self) -> None:
-        """End :meth:`idle`, because there is work."""
-        self._end_idle(again=True)
-
-    def leave(self) -> None:
-        """End :meth:`idle`, because another site needs the connection."""
-        self._end_idle(again=False)
-
-    def _end_idle(self, *, again: bool) -> None:
-        if self._idle_end is not None and not self._idle_end.done():
-            self._idle_end.set_result(again)
+        return await self._stay_idle(seconds)
 
     def stop(self, reason: str, *, at_once: bool) -> None:
         """Begin no more deliveries. Those that may be complete at the server are finished, unless ``at_once``."""
