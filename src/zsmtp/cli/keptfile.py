@@ -1,4 +1,4 @@
-"""Temporary files of a command that keep what it needs again, as copies of messages; they go away by themselves."""
+"""Temporary files of a command, such as copies of messages; the system removes them with the last descriptor."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from zsmtp.escape import escape
 
 
 class KeptFile:
-    """A temporary file that is written from its beginning on. ``what`` is what it keeps, for people: ``a message``.
+    """A temporary file that is written once, from its beginning. ``what`` names its content in errors: ``a message``.
 
-    Nothing is buffered: what :meth:`write` has taken is there for whoever reads it, other processes too.
+    Nothing is buffered: other processes can read an octet as soon as :meth:`write` returns.
     """
 
     def __init__(self, what: str) -> None:
@@ -37,11 +37,11 @@ class KeptFile:
 
     @property
     def file(self) -> IO[bytes]:
-        """What to read it by, with places of one's own (``os.pread``, ``mmap``)."""
+        """The open file, for reads that do not move its position (``os.pread``, ``mmap``)."""
         return self._file
 
     def write(self, octets: bytes, /) -> int:
-        """Append octets; how many they are. Raises CommandFailed, when the disk is full."""
+        """Append octets; returns their number. Raises CommandFailed, for example if the disk is full."""
         left = memoryview(octets)
         try:
             while left:
@@ -52,10 +52,10 @@ class KeptFile:
         return len(octets)
 
     def close(self) -> None:
-        """Let go of it. May be called again."""
+        """Close it. May be called again."""
         self._file.close()
 
     def _failed(self, error: OSError) -> CommandFailed:
         where = f"in {tempfile.tempdir}" if tempfile.tempdir else "in a folder for temporary files"
-        told = f"{self._what} cannot be kept {escape(where)} (TMPDIR names another folder): {reason(error)}"
-        return CommandFailed(Exit.CANNOT_CREATE, told)
+        text = f"{self._what} cannot be kept {escape(where)} (TMPDIR names another folder): {reason(error)}"
+        return CommandFailed(Exit.CANNOT_CREATE, text)

@@ -1,11 +1,11 @@
 """MTA-STS on an event loop: policies fetched side by side, each of them once (RFC 8461 3.3).
 
-A fetch is an operation like a delivery, and runs on the same loop. So many of them at most are under way at a time
-(:func:`most_fetches`), others wait for their turn; a policy that is being fetched is not fetched twice, whoever asks.
+A fetch is an operation like a delivery, and runs on the same loop. The number of fetches at a time is limited
+(:func:`most_fetches`), others wait for their turn; a policy that is being fetched is not fetched a second time.
 
-What is remembered is in a file, and that alone is used in a thread, one for all: SQLite waits for the disk at every
-commit and up to two seconds for other processes, and has no way to be waited for by a loop. What is to be kept while
-a commit is under way is the next transaction, so that a thousand policies do not wait for the disk a thousand times::
+Policies are remembered in a file, which one thread uses: SQLite waits for the disk at every commit and up to two
+seconds for other processes, and a loop cannot wait for it. Policies that arrive during a commit are the next
+transaction, so that a thousand policies do not wait for the disk a thousand times::
 
     policies = AsyncPolicies(keeper, run)
     fetched = await policies.fetch(effect)
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 MAX_FETCHES = 1000
 """Fetches under way at a time."""
 SHARE = 8
-"""There are no more of them than one in so many of the files that may be open: sessions need theirs."""
+"""Fetches use one in so many of the files that may be open: the others are for sessions."""
 TURN_TIME = 300.0
-"""Seconds to wait for a turn: longer than ten fetches may take, so that nobody who has many domains with slow policy
-hosts keeps the policies of others away."""
+"""Seconds to wait for a turn: longer than ten fetches may take, so that an owner of many domains with slow policy hosts
+does not prevent the fetches of others."""
 
 T = TypeVar("T")
 FutureT = TypeVar("FutureT", bound="asyncio.Future[Any]")
@@ -83,7 +83,7 @@ class AsyncPolicies:
         return self._next_commit
 
     def fetch(self, effect: FetchPolicy) -> asyncio.Future[FetchedPolicy]:
-        """A future that several may wait for; the fetch goes on whoever does not wait any more."""
+        """A future that several operations may await; the fetch continues if one of them is cancelled."""
         fetch = self._fetches.get(effect)
         if fetch is None:
             fetch = self._fetches[effect] = asyncio.get_running_loop().create_task(self._fetch(effect))
@@ -96,7 +96,7 @@ class AsyncPolicies:
         return set(self._fetches.values())
 
     async def aclose(self) -> None:
-        """Write what is to be kept, and let go of the file. The fetches are ended by whoever carries them out."""
+        """Write what is unwritten, and close the file. The driver ends the fetches."""
         while self._under_way:
             await asyncio.wait(self._under_way)
         if self._thread is not None:
@@ -115,7 +115,7 @@ class AsyncPolicies:
             self._turns.release()
 
     async def _commit(self) -> None:
-        """Write all that has come until the commit before it is done."""
+        """Write all that arrived before the previous commit was done."""
         async with self._commits:
             self._writing, self._unwritten, self._next_commit = self._unwritten, {}, None
             try:
