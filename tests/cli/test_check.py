@@ -276,6 +276,7 @@ def test_the_message_says_which_domain_is_in_from(check: Run, key: PrivateKey, t
         (("ann@exa mple.org",), "zsmtp check: SENDER"),
         (("ann@example.org", "--ip", "mail.example.org"), "--ip: mail.example.org is no address"),
         (("ann@example.org", "--from", "a b"), "--from: a b is no domain"),
+        (("<>",), "SENDER: <> is no domain"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(check: Run, arguments: tuple[str, ...], words: str) -> None:

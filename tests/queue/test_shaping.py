@@ -107,7 +107,14 @@ def test_probes_come_at_growing_intervals() -> None:
 
 @pytest.mark.parametrize(
     ("text", "rate"),
-    [("14/s", (14, 1)), ("100/min", (100, 60)), ("500 / 2h", (500, 7200)), ("1/day", (1, 86400)), ("3/90s", (3, 90))],
+    [
+        ("14/s", (14, 1)),
+        ("100/min", (100, 60)),
+        ("500 / 2h", (500, 7200)),
+        ("1/day", (1, 86400)),
+        ("3/90s", (3, 90)),
+        ("7/1234567s", (7, 1234567)),
+    ],
 )
 def test_rates_are_read(text: str, rate: tuple[int, float]) -> None:
     assert Rate.parse(text) == rate

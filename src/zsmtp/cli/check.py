@@ -136,11 +136,12 @@ def _asked(options: argparse.Namespace, header: bytes) -> tuple[str, str]:
 
     Without ``--from`` that is the domain of the message, if there is a message and its From has one domain.
     """
-    given = options.sender if "@" in options.sender else f"postmaster@{options.sender}"
-    try:
-        local, _, domain = read_address(given, "SENDER").decode().rpartition("@")
-    except SubmissionError as error:
-        raise CommandFailed(Exit.USAGE, str(error)) from error
+    local, domain = "postmaster", options.sender
+    if "@" in options.sender:
+        try:
+            local, _, domain = read_address(options.sender, "SENDER").decode().rpartition("@")
+        except SubmissionError as error:
+            raise CommandFailed(Exit.USAGE, str(error)) from error
     names = {}
     for word, text in (("SENDER", domain), ("--from", options.author or domain)):
         name = to_ascii(text)

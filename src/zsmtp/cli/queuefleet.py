@@ -65,7 +65,7 @@ async def migrate(places: Sequence[Location], options: argparse.Namespace) -> in
 
 async def _migrate_one(where: Location, options: argparse.Namespace) -> None:
     if not where.url:
-        raise CommandFailed(Exit.USAGE, f"{escape(where.name)}: a file is brought up to date when it is opened")
+        raise CommandFailed(Exit.USAGE, f"{escape(where.name)}: migrate is for a queue in a database; a file is made or updated when a program opens it")
     check_library()
     shard, number = await asyncio.to_thread(_migrate, where.url, options.shard)
     if options.json:

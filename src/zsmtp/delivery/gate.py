@@ -119,7 +119,8 @@ class Rate(NamedTuple):
     def __str__(self) -> str:
         unit, length = next((u, s) for u, s in reversed(_PERIODS.items()) if self.seconds % s == 0 or u == "s")
         times = self.seconds / length
-        return f"{self.allowed}/{unit}" if times == 1 else f"{self.allowed}/{times:g}{unit}"
+        number = "" if times == 1 else str(int(times)) if times.is_integer() else repr(times)
+        return f"{self.allowed}/{number}{unit}"
 
 
 class MessageRate:
