@@ -66,6 +66,19 @@ def test_urls_are_read_by_libpq_and_shown_without_secrets() -> None:
     assert psycopg.conninfo.conninfo_to_dict(local.conninfo) == {"dbname": "mail", "host": "/run/postgresql"}
 
 
+def test_the_server_compiles_no_queries_unless_the_url_asks_for_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings(url: str) -> list[str]:
+        with Database.of(url).connect() as connection:
+            return [connection.execute(f"SHOW {name}".encode()).fetchall()[0][0] for name in ("jit", "work_mem")]
+
+    assert settings(url) == ["off", "4MB"]
+    monkeypatch.setenv("PGOPTIONS", "-c work_mem=5MB")
+    assert settings(url) == ["off", "5MB"]
+    assert settings(f"{url}&options={quote('-c work_mem=6MB -c jit=on')}") == ["on", "6MB"]
+    monkeypatch.delenv("PGOPTIONS")
+    assert settings(f"{url}&pooled=yes") == ["on", "4MB"], "a pooler refuses options that it does not know"
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [

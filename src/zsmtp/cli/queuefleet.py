@@ -65,7 +65,10 @@ async def migrate(places: Sequence[Location], options: argparse.Namespace) -> in
 
 async def _migrate_one(where: Location, options: argparse.Namespace) -> None:
     if not where.url:
-        raise CommandFailed(Exit.USAGE, f"{escape(where.name)}: migrate is for a queue in a database; a file is made or updated when a program opens it")
+        raise CommandFailed(
+            Exit.USAGE,
+            f"{escape(where.name)}: migrate is for a queue in a database; a file is updated when a program opens it",
+        )
     check_library()
     shard, number = await asyncio.to_thread(_migrate, where.url, options.shard)
     if options.json:

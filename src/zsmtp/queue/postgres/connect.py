@@ -2,7 +2,12 @@
 
 Connections are in autocommit mode; transactions begin with their own limits (:data:`BEGIN`): no transaction waits for a
 lock for longer than 2 s, and the server ends one whose process stands still after 10 s, so that a frozen node holds no
-lock. There are no session settings, and no locks beyond a transaction: pgbouncer in transaction mode works.
+lock. There are no locks beyond a transaction, and through a pooler no session settings: pgbouncer in transaction mode
+works.
+
+The server's just-in-time compilation is off: it takes tens of milliseconds for a query that runs for less than one, and
+the planner overestimates the recursive queries of ``zsmtp.queue.postgres.claims``. A pooler may refuse the option, so
+through one it depends on the role's settings.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import re
 import socket
 from contextlib import suppress
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import errors
@@ -67,7 +72,7 @@ class Database(NamedTuple):
         pooled = dict(query).get(_POOLED, "no")
         if pooled not in ("yes", "no"):
             raise ConfigError(f"queue: {_POOLED}={pooled} in the URL is neither yes nor no")
-        rest = urlencode([pair for pair in query if pair[0] != _POOLED])
+        rest = urlencode([pair for pair in query if pair[0] != _POOLED], quote_via=quote)  # libpq reads no + as a blank
         conninfo = urlunsplit(parts._replace(query=rest))
         if not parts.netloc:  # urlunsplit leaves the slashes out
             conninfo = re.sub(r"^(postgres(?:ql)?):/*", r"\1:///", conninfo)
@@ -85,11 +90,18 @@ class Database(NamedTuple):
         port = f":{values['port']}" if values.get("port") else ""
         return f"postgresql://{host}{port}/{values.get('dbname') or ''}"
 
+    @property
+    def _options(self) -> str:
+        """The options of the URL or the environment, and those of this program."""
+        given = psycopg.conninfo.conninfo_to_dict(self.conninfo).get("options") or os.environ.get("PGOPTIONS", "")
+        return f"-c jit=off {given}".rstrip()
+
     def connect(self) -> Connection:
         """Connect; raises psycopg.OperationalError."""
         return psycopg.connect(
             self.conninfo,
             autocommit=True,
+            options=None if self.pooled else self._options,
             connect_timeout=_CONNECT,
             prepare_threshold=None if self.pooled else 5,
             application_name="zsmtp",
