@@ -62,6 +62,8 @@ def test_urls_are_read_by_libpq_and_shown_without_secrets() -> None:
     assert database.name == "postgresql://db.example:5433/mail"
     values = psycopg.conninfo.conninfo_to_dict(database.conninfo)
     assert (values["user"], values["sslmode"], "pooled" in values) == ("ann", "disable", False)
+    literal = Database.of("postgresql:///mail?password=a+b%20c&options=-c%20jit%3Don").conninfo
+    assert psycopg.conninfo.conninfo_to_dict(literal) == {"dbname": "mail", "password": "a+b c", "options": "-c jit=on"}
     local = Database.of("postgresql:///mail?host=%2Frun%2Fpostgresql")
     assert psycopg.conninfo.conninfo_to_dict(local.conninfo) == {"dbname": "mail", "host": "/run/postgresql"}
 

@@ -66,13 +66,14 @@ class Database(NamedTuple):
         """Read a URL; raises ConfigError."""
         try:
             parts = urlsplit(url)
-            query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            plain = parts.query.replace("+", "%2B")  # libpq reads no + as a blank
+            query = parse_qsl(plain, keep_blank_values=True, strict_parsing=bool(plain))
         except ValueError:
             raise ConfigError("queue: the URL of the database cannot be read") from None
         pooled = dict(query).get(_POOLED, "no")
         if pooled not in ("yes", "no"):
             raise ConfigError(f"queue: {_POOLED}={pooled} in the URL is neither yes nor no")
-        rest = urlencode([pair for pair in query if pair[0] != _POOLED], quote_via=quote)  # libpq reads no + as a blank
+        rest = urlencode([pair for pair in query if pair[0] != _POOLED], quote_via=quote)
         conninfo = urlunsplit(parts._replace(query=rest))
         if not parts.netloc:  # urlunsplit leaves the slashes out
             conninfo = re.sub(r"^(postgres(?:ql)?):/*", r"\1:///", conninfo)
