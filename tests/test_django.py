@@ -139,6 +139,8 @@ connection.close()
         "NAME": url.partition("///")[2].partition("?")[0],
         "HOST": str(cluster().folder),
         "USER": "zsmtp",
+        "PASSWORD": "not + asked for",
+        "OPTIONS": {"options": "-c work_mem=5MB -c jit=on"},
     }
     run(program, tmp_path, "QueueBackend", ZSMTP_DATABASE="default", DATABASES={"default": database})
 

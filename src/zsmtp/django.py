@@ -184,7 +184,7 @@ def _place_of(alias: str) -> str:
     for name, key in (("host", "HOST"), ("port", "PORT"), ("user", "USER"), ("password", "PASSWORD")):
         if settings.get(key):
             options[name] = str(settings[key])
-    return f"postgresql:///{quote(str(settings['NAME']), safe='')}?{urlencode(options)}"
+    return f"postgresql:///{quote(str(settings['NAME']), safe='')}?{urlencode(options, quote_via=quote)}"
 
 
 def _connection(alias: str) -> CallersConnection:

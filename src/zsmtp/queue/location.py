@@ -51,7 +51,7 @@ class Location(NamedTuple):
         if not self.url:
             return self.given
         parts = urlsplit(self.url)
-        query = dict(parse_qsl(parts.query))
+        query = dict(parse_qsl(parts.query.replace("+", "%2B")))
         host, port = query.get("host", ""), query.get("port", "")
         where = parts.netloc.rpartition("@")[2]
         if where or not host.startswith("/"):
