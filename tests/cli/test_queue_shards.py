@@ -7,7 +7,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from tests.support.postgres import cluster, needs_postgres
 
 from zsmtp.cli.failure import CommandFailed
 from zsmtp.cli.main import main
-from zsmtp.cli.queueshards import ANSWER, OPENING, Shard, Shards, open_shards, place_of
+from zsmtp.cli.queueshards import AGAIN, ANSWER, OPENING, Shard, Shards, open_shards, place_of
 from zsmtp.cli.queuestore import open_store
 from zsmtp.errors import ConfigError, QueueUnavailable
 from zsmtp.queue.filter import Filter
@@ -443,6 +443,36 @@ def test_a_queue_that_stands_still_is_left_out_in_time(answers: int) -> None:
         assert notes == ["a is left out: no answer in 60 s"]
         assert shards.lost == {"a": "no answer in 60 s"}
         assert await names_of(shards) == ["b1", "b2", "b3"]  # it is not asked again
+
+    virtualtime.run(lambda loop: main())
+
+
+def test_a_queue_that_was_left_out_counts_again_once_it_answers() -> None:
+    class Down(MemoryStore):
+        problem = "the server is down"
+
+        async def counters(self) -> Mapping[str, int]:
+            if self.problem == "hangs":
+                await asyncio.Event().wait()
+            if self.problem:
+                raise QueueUnavailable(f"queue a: {self.problem}")
+            return await super().counters()
+
+    async def main() -> None:
+        down, notes = Down(), list[str]()
+        shards = shards_of(down, MemoryStore(shard=1), notes)
+        rejoining = asyncio.create_task(shards.rejoin())
+        assert [one.name for one, _ in await shards.each(lambda one: one.store.counters())] == ["b"]
+        await asyncio.sleep(AGAIN + 1)
+        down.problem = "hangs"
+        await asyncio.sleep(AGAIN + 1)
+        assert (shards.lost, [one.name for one in shards.found]) == ({"a": "the server is down"}, ["b"])
+        down.problem = ""
+        await asyncio.sleep(ANSWER + AGAIN)
+        assert (shards.lost, [one.name for one in shards.found]) == ({}, ["a", "b"])
+        assert notes == ["a is left out: the server is down", "a answers again"]
+        rejoining.cancel()
+        await asyncio.wait([rejoining])
 
     virtualtime.run(lambda loop: main())
 

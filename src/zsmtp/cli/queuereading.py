@@ -468,23 +468,34 @@ async def check(context: VerbContext) -> int:
 async def top(context: VerbContext) -> int:
     """``top``: show a summary of the queue, repeatedly on a terminal, until interrupted."""
     redraws = is_terminal(sys.stdout) and not context.json
-    before: tuple[float, Mapping[str, int]] | None = None
+    if not redraws:
+        return await _watch(context, redraws=False)
+    rejoining = asyncio.create_task(context.shards.rejoin())
     try:
-        while True:
-            now = context.clock()
-            counters = _sum([found for _, found in await context.shards.each(lambda shard: shard.store.counters())])
-            rates = _rates(before, now, counters)
-            before = now, counters
-            text = await _picture(context, now, counters, rates)
-            sys.stdout.write(f"\x1b[H\x1b[J{text}" if redraws else text)
-            sys.stdout.flush()
-            if not redraws:
-                return Exit.OK
-            await asyncio.sleep(context.options.interval)
+        return await _watch(context, redraws=True)
     except asyncio.CancelledError:
-        if not redraws:
-            raise
         return Exit.OK  # it was watched until the interrupt
+    finally:
+        rejoining.cancel()
+
+
+async def _watch(context: VerbContext, *, redraws: bool) -> int:
+    """Show the summary once, or again and again."""
+    before: tuple[float, Mapping[str, int]] | None = None
+    summed: list[int] = []  # the shards whose counters these are
+    while True:
+        now = context.clock()
+        answers = await context.shards.each(lambda shard: shard.store.counters())
+        counters = _sum([found for _, found in answers])
+        numbers = [shard.number for shard, _ in answers]
+        rates = _rates(before if numbers == summed else None, now, counters)
+        before, summed = (now, counters), numbers
+        text = await _picture(context, now, counters, rates)
+        sys.stdout.write(f"\x1b[H\x1b[J{text}" if redraws else text)
+        sys.stdout.flush()
+        if not redraws:
+            return Exit.OK
+        await asyncio.sleep(context.options.interval)
 
 
 def _rates(before: tuple[float, Mapping[str, int]] | None, now: float, counters: Mapping[str, int]) -> dict[str, float]:

@@ -29,6 +29,8 @@ OPENING = 15.0
 """The longest time in seconds to open each of several queues."""
 ANSWER = 60.0
 """The longest time in seconds until each of several queues answers, or yields the next rows of a list."""
+AGAIN = 10.0
+"""Seconds between two tries whether a queue that was left out answers again."""
 _CLOSING = 5.0  # seconds: a hanging server must not delay the end
 
 T = TypeVar("T")
@@ -68,6 +70,7 @@ class Shards:
         self.found = list(found)
         self.several = several
         self.lost: dict[str, str] = {}
+        self._silent: list[Shard] = []  # the open ones among those that are lost
         self._note = note
 
     @classmethod
@@ -84,10 +87,26 @@ class Shards:
     def lose(self, name: str, problem: str) -> None:
         """Leave a queue out from now on. Raises CommandFailed if none is left."""
         self.lost[name] = problem = problem.removeprefix(f"queue {name}: ")
+        self._silent += [one for one in self.found if one.name == name]
         self.found = [one for one in self.found if one.name != name]
         self._note(f"{name} is left out: {problem}")
         if not self.found:
             raise CommandFailed(Exit.TEMPORARY, "no queue answers")
+
+    async def rejoin(self, pause: float = AGAIN) -> None:
+        """Query the queues that were left out until they answer, and count those again; runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(pause)
+            await _side_by_side([self._try_again(one) for one in self._silent])
+
+    async def _try_again(self, one: Shard) -> None:
+        with suppress(TimeoutError, QueueUnavailable):
+            async with asyncio.timeout(ANSWER):
+                await one.store.counters()
+            self._silent.remove(one)
+            del self.lost[one.name]
+            self.found = sorted([*self.found, one], key=lambda shard: shard.number)
+            self._note(f"{one.name} answers again")
 
     def narrow(self, numbers: frozenset[int]) -> None:
         """Query only the queues of these shards; if all of them are open, no other one counts as missing.
