@@ -78,7 +78,7 @@ def test_where_all_is_well(check: Run, key: PrivateKey) -> None:
     status, out, err = check(zone(key), "ann@example.org", "--ip", "192.0.2.1")
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "ann@example.org: all is well"
+    assert lines[0] == "ann@example.org: no fault found"
     assert "DKIM good: the key at 2026a._domainkey.example.org is published: rsa-sha256, 2048 bits" in flat(out)
     assert lines[-1] == "└─ alignment good: mail with example.org in From passes by SPF and DKIM"
     assert all(len(line) <= 80 for line in lines)
@@ -88,14 +88,14 @@ def test_what_is_refused_and_what_to_publish(check: Run, key: PrivateKey) -> Non
     status, out, _ = check(zone(key, example__org={"MX": ("10 mx.example.org.",)}), "example.org", "--ip", "192.0.2.1")
     assert status == 1
     lines = out.splitlines()
-    assert lines[0] == "postmaster@example.org: mail will be refused by somebody"
+    assert lines[0] == "postmaster@example.org: some receivers will refuse this mail"
     assert "├─ SPF refused: none: example.org has no SPF record" in lines
     assert lines[-3:] == [
-        "; to be published, in place of records of the same kind that are there",
+        "; publish these records; they replace existing ones of the same kind",
         "; SPF",
         'example.org. IN TXT "v=spf1 ip4:192.0.2.1 -all"',
     ]
-    assert "│     asked by   Gmail, Yahoo, Outlook.com (bulk)" in lines
+    assert "│     required by  Gmail, Yahoo, Outlook.com (bulk)" in lines
 
 
 def test_what_is_to_be_published_can_be_pasted(check: Run, key: PrivateKey) -> None:
@@ -112,7 +112,7 @@ def test_what_is_to_be_published_can_be_pasted(check: Run, key: PrivateKey) -> N
         },
     )
     out = check(names, *asked)[1]
-    entries = out.partition("; to be published")[2].partition("\n")[2]
+    entries = out.partition("; publish these records")[2].partition("\n")[2]
     assert max(map(len, entries.splitlines())) > 200
     parsed = dns.zone.from_text(f"$TTL 300\n{entries}", "org", check_origin=False, relativize=False)
     assert len(parsed.nodes) == 4, "SPF is one record for both addresses"
@@ -123,7 +123,7 @@ def test_what_is_to_be_published_can_be_pasted(check: Run, key: PrivateKey) -> N
         mended[place] = {**mended.get(place, {}), **records}  # type: ignore[dict-item]
     status, out, _ = check(mended, *asked)
     assert (status, "to be published" in out) == (0, False)
-    assert out.startswith("postmaster@example.org: all is well")
+    assert out.startswith("postmaster@example.org: no fault found")
 
 
 def test_json(check: Run, key: PrivateKey) -> None:
@@ -176,7 +176,7 @@ def test_the_record_of_an_old_certificate_is_found(
         records = {one: f"3 1 1 {sha256(one.public_key).hexdigest()}" for one in (old, new)}
         (status, out, _) = check(zone(key, **{name: {"TLSA": (records[old],)}}), *asked, validated=validated)
         assert status == 0, "mail from here is taken all the same"
-        assert f"TLSA weak: no TLSA record at {name} is of the certificate of mx.example.org" in flat(out)
+        assert f"TLSA weak: no TLSA record at {name} matches the certificate of mx.example.org" in flat(out)
         assert records[new] in flat(out)
         assert ("exchanger weak" in out) == validated
         both = zone(key, **{name: {"TLSA": (records[old], records[new])}})

@@ -376,7 +376,7 @@ def test_nothing_of_the_sender_s_side_makes_an_explanation_fail(explain: Run, si
         status, out, _ = explain(*config, "ann@own.example", *resolver)
         assert (status, out.splitlines()[0]) == (0, "example.com: deliverable, 2 addresses of 2 hosts")
         assert any(one.startswith("DKIM refused: no key at a._domainkey.own.example") for one in sender_lines(out))
-        assert "zsmtp check ann@own.example says who asks for it" in out
+        assert "zsmtp check ann@own.example shows which receivers require it" in out
 
         status, out, _ = explain(*config, "ann@slow.example", *resolver)
         assert status == 0

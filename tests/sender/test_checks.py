@@ -181,7 +181,7 @@ FOLLOWS = {  # what is wrong as well where this is
             [(PTR4, "1.2.0.192.in-addr.arpa PTR dyn-1.isp.example")],
             "reverse name",
             "refused",
-            "does not lead back",
+            "does not resolve to",
             id="reverse name not confirmed",
         ),
         pytest.param(

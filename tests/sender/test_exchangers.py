@@ -42,7 +42,7 @@ def test_the_record_of_the_old_certificate(root: Issued) -> None:
     old, new = issue("mx", by=root), issue("mx", by=root)
     (finding,) = tlsa(shows(new), of(old))
     assert finding.grade is Grade.WEAK
-    assert "who knows DANE sends no mail there" in finding.text
+    assert "senders with DANE send no mail there" in finding.text
     assert finding.publish == f"{NAME}. IN TLSA 3 1 1 {sha256(new.public_key).hexdigest()}\n"
     assert finding.looked_up == (f"TLSA {NAME}: 3 1 1 {sha256(old.public_key).hexdigest()[:16]}...",)
 
@@ -60,7 +60,7 @@ def test_before_the_certificate_ends_the_next_record_is_spoken_of(root: Issued) 
     assert [one.grade for one in tlsa(shows(old), of(old), soon)] == [Grade.GOOD]
     (finding,) = tlsa(shows(old), of(old), soon + 1)
     assert finding.grade is Grade.NOTE
-    assert "ends on 2027-02-14" in finding.text
+    assert "expires on 2027-02-14" in finding.text
     assert [one.grade for one in tlsa(shows(old), of(old) + of(new), soon + 1)] == [Grade.GOOD]
 
 

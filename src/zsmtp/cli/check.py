@@ -199,16 +199,16 @@ def _tree(checked: _Checked) -> Node:
     sender, findings = checked.sender, checked.findings
     worst = max((one.grade for one in findings), key=list(Grade).index)
     words = {
-        Grade.REFUSED: "mail will be refused by somebody",
-        Grade.WEAK: "mail may be held for spam",
-        Grade.UNKNOWN: "not everything could be found out",
+        Grade.REFUSED: "some receivers will refuse this mail",
+        Grade.WEAK: "some receivers may treat this mail as spam",
+        Grade.UNKNOWN: "some lookups failed",
     }
     root = Node(
         line(escape(checked.address), Style.STRONG)
         + line(": ")
-        + line(words.get(worst, "all is well"), GRADE_STYLES[worst])
+        + line(words.get(worst, "no fault found"), GRADE_STYLES[worst])
     )
-    root.fact("from", line(", ".join(sender.addresses) or "an address that is not known"))
+    root.fact("from", line(", ".join(sender.addresses) or "an unknown address"))
     root.fact("greets as", line(escape(sender.helo)))
     if sender.address != checked.address:
         root.fact("return path", line(escape(sender.address)))
@@ -217,7 +217,7 @@ def _tree(checked: _Checked) -> Node:
     for one in findings:
         node = add_finding(root, one, with_lookups=False)
         if one.receivers:
-            node.fact("asked by", line(", ".join(one.receivers)))
+            node.fact("required by", line(", ".join(one.receivers)))
     return root
 
 
@@ -230,7 +230,7 @@ def _zone_entries(findings: list[SenderFinding]) -> str:
     if not entries:
         return ""
     text = "".join(f"; {topic}\n{entry}" for entry, topic in entries.items())
-    return f"\n; to be published, in place of records of the same kind that are there\n{text}"
+    return f"\n; publish these records; they replace existing ones of the same kind\n{text}"
 
 
 def _document(checked: _Checked) -> dict[str, object]:

@@ -98,7 +98,8 @@ def add_view(root: Node, view: SenderView) -> None:
     for one in view.findings:
         add_finding(branch, one, with_lookups=True)
     if any(one.grade in (Grade.WEAK, Grade.REFUSED) for one in view.findings):
-        branch.fact("more", line(f"zsmtp check {escape(view.address)} says who asks for it, and what to publish"))
+        more = f"zsmtp check {escape(view.address)} shows which receivers require it, and what to publish"
+        branch.fact("more", line(more))
 
 
 def view_document(view: SenderView) -> dict[str, Any]:

@@ -73,17 +73,17 @@ async def _names(sender: SenderFacts) -> list[SenderFinding]:
         answers = [await Query(name, _kind(address)) for name in check.reverse]
         confirmed = [answer.query.name for answer in answers if _has(answer, address)]
         if not check.reverse:
-            text = f"{address} has no reverse name; whoever the address belongs to can set one: {sender.helo}"
+            text = f"{address} has no reverse name; the owner of the address can set one: {sender.helo}"
             found.append(SenderFinding("reverse name", Grade.REFUSED, text, looked_up, askers))
         elif not confirmed and any(answer.temporary for answer in answers):
             text = f"{address}: the addresses of {', '.join(check.reverse)} cannot be looked up now"
             found.append(SenderFinding("reverse name", Grade.UNKNOWN, text, looked_up))
         elif not confirmed:
-            text = f"{', '.join(check.reverse)} does not lead back to {address}"
+            text = f"{', '.join(check.reverse)} does not resolve to {address}"
             publish = f"{check.reverse[0]}. IN {_kind(address).value} {address}\n"
             found.append(SenderFinding("reverse name", Grade.REFUSED, text, looked_up, askers, publish))
         else:
-            text = f"{address} is {', '.join(confirmed)}, which leads back to it"
+            text = f"{address} is {', '.join(confirmed)}, which resolves to it"
             found.append(SenderFinding("reverse name", Grade.GOOD, text, looked_up))
         found.append(await _greeting(sender.helo, address, confirmed=check.confirmed))
     return found

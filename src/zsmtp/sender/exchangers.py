@@ -71,17 +71,17 @@ async def _tlsa(tried: TriedExchanger, leaf: Certificate, now: float) -> list[Se
     authorities = anchors(records, tried.chain)
     publish = _zone_entry(name, record_for(leaf))
     if own is None and not authorities:
-        text = f"no TLSA record at {name} is of the certificate of {tried.host}: who knows DANE sends no mail there"
+        text = f"no TLSA record at {name} matches the certificate of {tried.host}: senders with DANE send no mail there"
         return [SenderFinding("TLSA", Grade.WEAK, text, looked_up, publish=publish)]
     others = [record for record in records if record.usage == DANE_EE and not matches(record, leaf)]
     ends = datetime.fromtimestamp(leaf.not_after, UTC).strftime("%Y-%m-%d")
     if own is not None and not others and not authorities and leaf.not_after < now + ROLLOVER:
         text = (
-            f"the certificate of {tried.host} ends on {ends}, and all TLSA records are of it: publish the record of "
-            "the next key before that key is in use (RFC 7671 8.1)"
+            f"the certificate of {tried.host} expires on {ends}, and all TLSA records match only it: publish the "
+            "record of the next key before that key is in use (RFC 7671 8.1)"
         )
         return [SenderFinding("TLSA", Grade.NOTE, text, looked_up)]
-    text = f"a TLSA record at {name} is of the certificate of {tried.host}"
+    text = f"a TLSA record at {name} matches the certificate of {tried.host}"
     return [SenderFinding("TLSA", Grade.GOOD, text, looked_up)]
 
 
