@@ -87,7 +87,7 @@ def test_a_standing_hold(make: Make, log: list[str], tmp_path: Path, capsys: pyt
         ran = await console.run("hold bob@example.net --for 2h --yes --because 'spam run'")
         assert ran.lines == [
             "1 recipient held",
-            "rule 1 is for what comes later; zsmtp queue rules --delete 1 ends it",
+            "rule 1 applies to later mail; zsmtp queue rules --delete 1 ends it",
         ]
         (rule,) = await store.rules()
         assert (rule.action, rule.filter, rule.until) == ("hold", "to=bob@example.net", LATER + 7200)
@@ -102,7 +102,7 @@ def test_a_standing_hold(make: Make, log: list[str], tmp_path: Path, capsys: pyt
         ]
         ran = await console.run("release bob@example.net --yes")
         assert ran.err == (
-            "zsmtp queue release: 1 recipient held by a rule: as long as it stands it holds them again"
+            "zsmtp queue release: 1 recipient held by a rule: it holds them again until it is deleted"
             " (zsmtp queue rules --delete)\n"
         )
         await console.run("hold bob@example.net --yes --standing")
@@ -121,7 +121,7 @@ def test_suspend_and_resume(make: Make, tmp_path: Path, capsys: pytest.CaptureFi
     async def scenario(console: Console) -> None:
         ran = await console.run("suspend example.net --until 15:00 --yes --because 'they asked for it'")
         assert ran.lines == [
-            "1 recipient suspended, and what comes later until 2025-11-28 15:00:00",
+            "1 recipient suspended, and later mail until 2025-11-28 15:00:00",
             "zsmtp queue resume --number 1 ends it",
         ]
         await console.run("suspend --tenant nobody --yes")
@@ -242,13 +242,13 @@ def test_json_of_a_change(make: Make, tmp_path: Path, capsys: pytest.CaptureFixt
 REFUSED = [
     ("drop", "which recipients? Name some by a filter, or say --all"),
     ("drop --all bob@example.net --yes", "--all does not go with a filter"),
-    ("drop bob@example.net", "there is no terminal to ask on; --yes says that it is meant"),
+    ("drop bob@example.net", "there is no terminal to confirm on; --yes confirms it"),
     ("hold state=due --standing --yes", "state cannot be asked here"),
     ("suspend due<5 --yes", "due cannot be asked here"),
     ("suspend --site example.net --yes", "site cannot be asked here"),
     ("fail --site example.net --yes --for 1h", "site cannot be asked here"),
     ("at yesterday bob@example.net --yes", "not a time: yesterday"),
-    ("at 2020-01-01 bob@example.net --yes", "that time is over"),
+    ("at 2020-01-01 bob@example.net --yes", "this time is in the past"),
     ("at 25:00 bob@example.net --yes", "not a time: 25:00"),
     ("at +1000000000000h bob@example.net --yes", "not a time"),
     ("hold bob@example.net --for 0s --yes", "not a duration that passes"),
@@ -284,7 +284,7 @@ def test_what_a_server_may_have_is_left(make: Make, tmp_path: Path, capsys: pyte
         assert await store.mark(lease, harness.attempts(claimed))
         ran = await console.run("drop zoe@example.org --yes")
         assert (ran.status, ran.out) == (0, "0 recipients dropped\n")
-        assert ran.err == "zsmtp queue drop: 1 recipient left as it is: being delivered, or not there any more\n"
+        assert ran.err == "zsmtp queue drop: 1 recipient not changed: being delivered, or no longer in the queue\n"
         assert (await console.run("why zoe@example.org")).lines[0] == "being delivered, or next"
 
     on(make, tmp_path, capsys, scenario)

@@ -101,8 +101,8 @@ def test_mail_is_moved(make: Make, log: list[str], tmp_path: Path, capsys: pytes
         ran = await console.run(f"move {target} --all --yes")
         assert (ran.status, ran.out) == (1, "")
         assert ran.err == (
-            "zsmtp queue move: notices are owed of 1 message here: a process that delivers this queue makes them, "
-            "and so does --config FILE; move again then\n"
+            "zsmtp queue move: notices for 1 message are still to be made here: a process that delivers this queue "
+            "makes them, and so does --config FILE; move again then\n"
         )
         ran = await console.run(f"move {target} to=nobody@example.net --yes")
         assert (ran.status, ran.out, ran.err) == (1, "", "zsmtp queue move: no recipient matches\n")
@@ -159,13 +159,13 @@ def test_rules_are_added_to_the_target_if_asked_for(
         await console.run(f"hold {console.ids[2]} --standing --yes")
         ran = await console.run(f"move {target} bob@example.net --dry-run --rules")
         assert ran.lines[-1] == f"2 rules would be added to {target}"
-        left = f"1 rule of this queue not in {target}, which delivers as if there were none"
-        assert ran.err == f"zsmtp queue move: {left}: they name ids, which are others there\n"
+        left = f"{target} lacks 1 rule of this queue, and delivers without"
+        assert ran.err == f"zsmtp queue move: {left}: ids differ there\n"
         assert len(await there_is.rules()) == 1
 
         ran = await console.run(f"move {target} bob@example.net --yes")
-        assert f"3 rules of this queue not in {target}" in ran.err
-        assert ran.err.endswith("--rules adds them there\n")
+        assert f"{target} lacks 3 rules of this queue" in ran.err
+        assert ran.err.endswith("--rules adds rules there\n")
         (bob,) = await arrived(target)
         assert bob.recipient.hold == BY_COMMAND
 
@@ -204,7 +204,7 @@ def test_what_somebody_has_in_hand_stays(make: Make, tmp_path: Path, capsys: pyt
         ran = await console.run(f"move {target} --all --yes")
         assert (ran.status, ran.out) == (0, f"1 recipient moved to {target}\n")
         assert ran.err == (
-            "zsmtp queue move: 1 recipient still here: being delivered or in doubt, on the way, or came meanwhile; "
+            "zsmtp queue move: 1 recipient not moved: being delivered, in doubt, in transfer, or queued meanwhile; "
             "move again later\n"
         )
         assert await there(store) == [one.recipient.address.decode()]
@@ -223,7 +223,7 @@ def test_what_cannot_be_read_is_named_and_stays(tmp_path: Path, capsys: pytest.C
         content = queue.store._data.contents.pop(broken.id)
         ran = await console.run(f"move {target} --all --yes")
         assert (ran.status, ran.out) == (1, f"1 recipient moved to {target}\n")
-        assert f"{to_text(broken.id, queue.store.shard)} could not be moved: " in ran.err
+        assert f"{to_text(broken.id, queue.store.shard)} was not moved: " in ran.err
         queue.store._data.contents[broken.id] = content
         assert (await console.run(f"move {target} --all --yes")).status == 0
         assert len(await arrived(target)) == 2

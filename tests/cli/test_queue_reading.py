@@ -272,10 +272,11 @@ def test_why_of_an_end_and_of_nothing(make: Make, tmp_path: Path, capsys: pytest
         ran = await console.run("why carol@example.org")
         assert ran.status == 0
         assert ran.lines[0] == "failed at 2025-11-28 12:00:00 (1m ago)"
-        assert ran.lines[2] == "   because    The last word: 550 no such user."
+        assert ran.lines[2] == "   because    The last result: 550 no such user."
         ran = await console.run("why mallory@example.org")
         assert (ran.status, ran.out) == (1, "")
-        assert ran.err == "zsmtp queue why: nobody who matches is in the queue, or has an end that is still known\n"
+        missing = "no recipient matches, neither in the queue nor among the ends that are kept"
+        assert ran.err == f"zsmtp queue why: {missing}\n"
         assert (await console.run("why state=leased")).status == 1
 
     on(make, tmp_path, capsys, scenario)
@@ -304,7 +305,7 @@ def test_why_tells_the_reason_of_the_route(make: Make, tmp_path: Path, capsys: p
         console.delivery = Config(routes={"example.org": Relay(host="inside.example")})
         (found,) = json.loads((await console.run("why zoe@example.org --json")).out)["recipients"]
         assert found["route"] == (
-            "relay:mail.example.org:25, as it was submitted or rerouted; now the configuration leads such mail to "
+            "relay:mail.example.org:25, as it was submitted or rerouted; the configuration now routes such mail to "
             "relay:inside.example:25 (by the route of the recipient's domain)"
         )
         console.delivery = None
@@ -382,7 +383,7 @@ def test_show(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert sum("@example.jp" in line for line in lines) == 1000
         assert lines[-1].startswith("└─ (3 more: zsmtp queue list 0")
         ran = await console.run("show nobody@example.net")
-        assert (ran.status, ran.out, ran.err) == (1, "", "zsmtp queue show: nothing that matches is there\n")
+        assert (ran.status, ran.out, ran.err) == (1, "", "zsmtp queue show: nothing matches\n")
         document = json.loads((await console.run(f"show --json {console.ids[2]}")).out)
         (message,) = document["messages"]
         assert (message["id"], message["priority"], message["queued"][0]["state"]) == (console.ids[2], 3, "held")

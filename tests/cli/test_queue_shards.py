@@ -152,10 +152,10 @@ def test_what_one_queue_alone_finds_is_told_with_its_name(fleet: Fleet) -> None:
 
 def test_addresses_are_suppressed_in_all(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["queue", "suppress", f"--queue={fleet.paths[1]}", "add", "x@x.example"]) == 0
-    assert "2 addresses not written to" in fleet.run("suppress add x@x.example y@y.example").out
+    assert "2 addresses suppressed" in fleet.run("suppress add x@x.example y@y.example").out
     listed = fleet.run("suppress list --json").out.splitlines()
     assert [json.loads(line)["address"] for line in listed] == ["x@x.example", "y@y.example"]
-    assert fleet.run("suppress remove x@x.example y@y.example").out == "2 addresses written to again\n"
+    assert fleet.run("suppress remove x@x.example y@y.example").out == "2 addresses no longer suppressed\n"
     capsys.readouterr()
     for path in fleet.paths:
         assert main(["queue", "suppress", f"--queue={path}", "list"]) == 0
@@ -185,7 +185,7 @@ def test_rules_stand_in_all_and_each_queue_numbers_its_own(fleet: Fleet, log: li
     assert main(["queue", "suspend", f"--queue={fleet.paths[1]}", "z.example", "--yes"]) == 0
     ran = fleet.run("suspend ben.example --yes")
     assert ran.out == (
-        "1 recipient suspended, and what comes later\n"
+        "1 recipient suspended, and later mail\n"
         f"zsmtp queue resume --queue {fleet.paths[0]} --number 1 ends it\n"
         f"zsmtp queue resume --queue {fleet.paths[1]} --number 2 ends it\n"
     )
@@ -278,7 +278,7 @@ def test_queues_that_ids_do_not_tell_apart(fleet: Fleet, tmp_path: Path, capsys:
         (fleet.paths[1], "--queue: the same queue is named twice"),
         (
             str(tmp_path / "c.db"),
-            f"{fleet.paths[1]} and {tmp_path / 'c.db'} are both shard 1: an id would not tell which;",
+            f"{fleet.paths[1]} and {tmp_path / 'c.db'} are both shard 1: ids are ambiguous;",
         ),
         (str(tmp_path / "d.db"), f"{fleet.paths[1]} and {tmp_path / 'd.db'} are the same queue"),
     ):

@@ -25,11 +25,11 @@ def make(request: pytest.FixtureRequest) -> Make:
 def test_add_list_and_remove(make: Make, log: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def scenario(console: Console) -> None:
         ran = await console.run("suppress add Bob@Example.net eve@example.net --because 'they called' --for 2h")
-        assert (ran.status, ran.out, ran.err) == (0, "2 addresses not written to from now on\n", "")
+        assert (ran.status, ran.out, ran.err) == (0, "2 addresses suppressed\n", "")
         assert log[-1] == "queue suppress: 2 addresses of tenant '' suppressed, by ann (uid 1000): they called"
         await console.run("suppress add --tenant news bob@example.net --until 2025-11-29")
         ran = await console.run("suppress add bob@example.net ann@example.org")
-        assert ran.out == "2 addresses not written to from now on, 1 of them were before\n"
+        assert ran.out == "2 addresses suppressed, 1 of them already\n"
         console.queue.clock.now += 3600
         ran = await console.run("suppress list")
         assert ran.lines == [
@@ -45,8 +45,8 @@ def test_add_list_and_remove(make: Make, log: list[str], tmp_path: Path, capsys:
         assert (ran.status, ran.err) == (1, "zsmtp queue suppress: no address of these is suppressed\n")
         assert (
             await console.run("suppress remove bob@example.net x@example.net")
-        ).out == "1 address written to again\n"
-        assert log[-1] == "queue suppress: 1 address of tenant '' written to again, by ann (uid 1000)"
+        ).out == "1 address no longer suppressed\n"
+        assert log[-1] == "queue suppress: 1 address of tenant '' no longer suppressed, by ann (uid 1000)"
         assert (await console.run("suppress remove bob@example.net")).status == 1
         ran = await console.run("suppress remove --tenant news bob@example.net --json")
         assert json.loads(ran.out) == {"schema": "zsmtp.queue-suppress/1", "tenant": "news", "removed": 1}
@@ -71,7 +71,7 @@ def test_lists_are_read_from_files(
 
     async def scenario(console: Console) -> None:
         ran = await console.run(f"suppress import {file} --because usual")
-        assert (ran.status, ran.out) == (65, "5 addresses not written to from now on\n")
+        assert (ran.status, ran.out) == (65, "5 addresses suppressed\n")
         assert [line.partition(": ")[2].partition(", line ")[2].partition(":")[0] for line in ran.err.splitlines()] == [
             "6",
             "7",
@@ -109,7 +109,7 @@ def test_lists_are_read_from_files(
         ("suppress import", "which file?"),
         ("suppress remove", "which address?"),
         ("suppress add nobody", "address"),
-        ("suppress add a@b.example --until 2001-01-01", "that time is over"),
+        ("suppress add a@b.example --until 2001-01-01", "this time is in the past"),
         ("suppress list --because x", "for add and import"),
         ("suppress remove a@b.example --for 2h", "for add and import"),
         ("suppress import /nowhere/list", "No such file"),

@@ -101,7 +101,7 @@ def test_a_maildir(place: Place) -> None:
     assert b"Bcc" not in place.contents()[0]
     assert {row.message.origin for row in place.rows()} == {"import maildir"}
     (place.home / "mail/new/1.host").rename(place.home / "mail/cur/1.host:2,")
-    assert place.run("mail") == (0, "0 messages to 0 recipients imported, 2 were there already\n", "")
+    assert place.run("mail") == (0, "0 messages to 0 recipients imported, 2 already queued\n", "")
     assert len(place.rows()) == 4
 
 
@@ -112,7 +112,7 @@ def test_a_mbox(place: Place) -> None:
     one, two = place.contents()
     assert one.endswith(b"Subject: one\n\nHi\n\n")
     assert two.endswith(b"\n\nHi\nFrom the start\n>From here\nFrom within\n")
-    assert place.run("mbox")[1] == "0 messages to 0 recipients imported, 2 were there already\n"
+    assert place.run("mbox")[1] == "0 messages to 0 recipients imported, 2 already queued\n"
 
 
 def test_messages_in_folders(place: Place) -> None:
@@ -121,7 +121,7 @@ def test_messages_in_folders(place: Place) -> None:
     place.write("out/read.me", b"no message")
     place.write("out/bad.eml", b"no message")
     status, said, problems = place.run("out", "--from", "<>", "--to", "d@example.com", "--tenant", "shop")
-    assert (status, said) == (Exit.DATA, "2 messages to 2 recipients imported, 1 could not be\n")
+    assert (status, said) == (Exit.DATA, "2 messages to 2 recipients imported, 1 not imported\n")
     assert problems.endswith("/out/bad.eml: the message does not begin with a header field\n")
     assert place.queued() == [(b"", b"d@example.com")] * 2
     assert {row.message.tenant for row in place.rows()} == {"shop"}
@@ -175,7 +175,7 @@ def test_links_and_devices_are_not_read(place: Place) -> None:
     os.mkfifo(place.home / "out/pipe.eml")
     (place.home / "out/dir.eml").mkdir()
     status, said, problems = place.run("out")
-    assert (status, said) == (Exit.DATA, "0 messages to 0 recipients imported, 2 could not be\n")
+    assert (status, said) == (Exit.DATA, "0 messages to 0 recipients imported, 2 not imported\n")
     assert "pipe.eml: not a regular file" in problems
     assert "link.eml: Too many levels of symbolic links" in problems
     with pytest.raises(CommandFailed, match="neither a folder nor a file"):
@@ -224,7 +224,7 @@ def test_a_spool_of_postfix(place: Place) -> None:
     place.write("spool/incoming/6E", queue_file(record("R", b"b@example.net")), 0o600)
     place.write("spool/hold/7F", queue_file(record("R", b"held@example.net"), sender=b""), 0o700)
     status, said, problems = place.run("spool")
-    assert (status, said) == (Exit.DATA, "1 messages to 3 recipients imported, 1 could not be\n")
+    assert (status, said) == (Exit.DATA, "1 messages to 3 recipients imported, 1 not imported\n")
     assert "/incoming/6E: it is not complete" in problems
     rows = place.rows()
     assert [row.recipient.address for row in rows] == [b"b@example.net", b"c@example.net", b"d@example.net"]
@@ -244,7 +244,7 @@ def test_recipients_that_are_done_meanwhile_make_no_other_message(place: Place) 
     place.write("deferred/4A", queue_file(*both), 0o700)
     place.run("deferred", "--format", "postfix")
     place.write("deferred/4A", queue_file(both[0], record("D", b"c@example.net")), 0o700)
-    assert place.run("deferred", "--format", "postfix")[1].endswith("1 were there already\n")
+    assert place.run("deferred", "--format", "postfix")[1].endswith("1 already queued\n")
     assert place.queued() == BOTH
 
 
@@ -344,7 +344,7 @@ def test_a_spool_of_zmailer(place: Place) -> None:
     place.write("post/transport/A/77", b"i 1234-5\no 20\n")
     place.write("post/transport/78", CONTROL.replace(b"root", b"e@example.com").replace(b"1234-5", b"78"))
     status, said, problems = place.run("post")
-    assert (status, said) == (Exit.DATA, "1 messages to 2 recipients imported, 3 could not be\n")
+    assert (status, said) == (Exit.DATA, "1 messages to 2 recipients imported, 3 not imported\n")
     assert "/A/1234-5: recipient root: no @ and domain" in problems
     assert "/transport/78: No such file or directory" in problems
     assert place.queued() == BOTH
@@ -353,7 +353,7 @@ def test_a_spool_of_zmailer(place: Place) -> None:
     place.write("post/queue/78", b"x" * 19 + b"\n" + body)
     place.write("post/transport/A/1234-5", CONTROL.replace(b"r      1smtp", b"r+     1smtp"))
     status, said, _ = place.run("post")
-    assert said == "2 messages to 4 recipients imported, 1 were there already, 1 could not be\n"
+    assert said == "2 messages to 4 recipients imported, 1 already queued, 1 not imported\n"
     assert place.queued()[-2:] == [(b"", b"d@example.com"), (b"", b"e@example.com")]
 
 
@@ -362,7 +362,7 @@ def test_links_in_a_spool_of_zmailer(place: Place) -> None:
     place.write("post/transport/A/1234-5", CONTROL)
     (place.home / "post/queue").mkdir()
     (place.home / "post/queue/A").symlink_to(place.home / "other")
-    assert place.run("post")[1] == "0 messages to 0 recipients imported, 2 could not be\n"
+    assert place.run("post")[1] == "0 messages to 0 recipients imported, 2 not imported\n"
 
 
 # --------------------------------------------------------------------------- kinds

@@ -237,7 +237,7 @@ def test_a_relay_that_is_gone_and_comes_again(
         serve.wait_until(lambda: gone in said("why", "to=b@example.net")[1])
         words = " ".join(said("why", "to=b@example.net")[1].split())
         assert words.startswith(gone)
-        assert f"route relay:127.0.0.1:{receiver.port}, as it was submitted or rerouted; now the conf" in words
+        assert f"route relay:127.0.0.1:{receiver.port}, as it was submitted or rerouted; the conf" in words
         assert said("check") == (1, f"mail to relay:127.0.0.1:{receiver.port} waits: {gone}\n")
         serve.wait_until(lambda: gone[:24] in said("top")[1])
         assert asked_at(where) == f"mail to relay:127.0.0.1:{receiver.port} waits: {gone}\n"

@@ -272,7 +272,7 @@ TABLE = {
         Given(status=replace(SITE, no_slot=True)),
         Constraint.NO_SLOT,
         None,
-        "no connection is free in all",
+        "no connection is free: the limit for all sites is reached",
     ),
     "turn": (
         Given(status=replace(SITE, ready=200)),
@@ -337,7 +337,7 @@ def test_what_else_keeps_it_back_is_said() -> None:
     assert found.constraint is Constraint.NO_NODE
     assert found.others == (Constraint.BACKOFF,)
     assert found.details[0] == "No process has ever delivered from it."
-    assert found.details[1].startswith("Apart from that: waits after a failure (greylisting)")
+    assert found.details[1].startswith("Also: waits after a failure (greylisting)")
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_a_warning_is_foretold_only_if_there_will_be_one(
 def test_what_this_side_put_off_is_told_in_its_words() -> None:
     put_off = replace(waiting(GREY, NOON + DAY), reason="the rate 14/m is used up")
     found = explained(Given(put_off, history=(GREY,)))
-    assert found.details[-1] == "It was put off by this side: the rate 14/m is used up."
+    assert found.details[-1] == "This side deferred it: the rate 14/m is used up."
 
 
 def test_what_is_due_may_be_under_way() -> None:
@@ -414,7 +414,7 @@ def test_an_end_is_told() -> None:
     end = entry(2, outcome=Outcome.FAILED, code=550, status="5.1.1", reason="5.1.1 no such user")
     found = explain_end(end, [GREY, end, replace(end, number=1)], Circumstances(now=NOON))
     assert (found.constraint, found.summary) == (Constraint.ENDED, f"failed at {utc(NOON - MINUTE)} (1m ago)")
-    assert found.details == ("The last word, mx.example.net [192.0.2.1]:25: 550 5.1.1 no such user.",)
+    assert found.details == ("The last result, mx.example.net [192.0.2.1]:25: 550 5.1.1 no such user.",)
     assert found.attempts == (GREY, end)
     dropped = replace(end, outcome=Outcome.DROPPED, attempt=0, by="ann (uid 1000): spam", code=0, reason="", status="")
     found = explain_end(dropped, [dropped], Circumstances(now=NOON))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from zsmtp.server.serviceconfig import ServiceConfig
 
 _EPILOG = """\
-exit status: 0; 1 nothing that matches is there, check has findings, or something could not be moved; 64 wrong usage,
+exit status: 0; 1 nothing matches, check has findings, or something could not be moved; 64 wrong usage,
 65 the file is not a queue, 66 or 77 it cannot be read, 69 some of several queues did not answer, 75 the queue cannot be
 read or written now, 78 --queue names none. zsmtp-queue(1) describes everything."""
 
@@ -289,7 +289,7 @@ VERBS: dict[str, QueueVerb] = {
     "drop": QueueVerb("remove recipients without a notice", _CHANGING, "drop", _ruling),
     "move": QueueVerb("move mail to another queue", _MOVING, "move", _leaves, several=False),
     "rules": QueueVerb("list the standing rules, or delete one", _CHANGING, "rules", _rules),
-    "suppress": QueueVerb("list addresses that are not written to, add or remove some", _SUPPRESS, "run", _suppresses),
+    "suppress": QueueVerb("list, add or remove suppressed addresses", _SUPPRESS, "run", _suppresses),
     "nodes": QueueVerb("list the processes that deliver", _FLEET, "nodes", _nothing),
     "drain": QueueVerb("ask a process that delivers to leave", _FLEET, "drain", _drains),
     _MIGRATE: QueueVerb("make the tables of a queue in a database", _FLEET, "migrate", _migrates),

@@ -100,7 +100,7 @@ async def release(context: VerbContext) -> int:
     )
     if by_rules and not (status or context.options.dry_run):
         held_by = f"{queuetext.plural(by_rules, 'recipient')} held by a rule"
-        context.note(f"{held_by}: as long as it stands it holds them again (zsmtp queue rules --delete)")
+        context.note(f"{held_by}: it holds them again until it is deleted (zsmtp queue rules --delete)")
     return status
 
 
@@ -304,7 +304,7 @@ def _later(plan: PlannedChange) -> str:
     if plan.rule is None:
         return ""
     until = "" if plan.rule.until is None else f" until {queuetext.time_text(plan.rule.until)}"
-    return f", and what comes later{until}"
+    return f", and later mail{until}"
 
 
 def _report(context: VerbContext, plan: PlannedChange, matching: int, changed: int, rules: list[StandingRule]) -> None:
@@ -327,14 +327,14 @@ def _report(context: VerbContext, plan: PlannedChange, matching: int, changed: i
         context.write(f"{queuetext.plural(changed, 'recipient')} {plan.done}")
         if changed < matching:
             left = queuetext.plural(matching - changed, "recipient")
-            context.note(f"{left} left as it is: being delivered, or not there any more")
+            context.note(f"{left} not changed: being delivered, or no longer in the queue")
     for shard, rule in rules:
         at = "" if shard.name == usual_location().full_name else f"--queue {escape(shlex.quote(shard.name))} "
         if plan.change is None:
             context.write(f"zsmtp queue resume {at}--number {rule.number} ends it")
         else:
             ending = f"zsmtp queue rules {at}--delete {rule.number} ends it"
-            context.write(f"rule {rule.number} is for what comes later; {ending}")
+            context.write(f"rule {rule.number} applies to later mail; {ending}")
 
 
 async def rehearse(context: VerbContext, plan: PlannedChange, matching: int) -> None:
@@ -371,7 +371,7 @@ async def confirm(context: VerbContext, what: str) -> None:
     if context.options.yes:
         return
     if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-        raise CommandFailed(Exit.USAGE, f"{what}: there is no terminal to ask on; --yes says that it is meant")
+        raise CommandFailed(Exit.USAGE, f"{what}: there is no terminal to confirm on; --yes confirms it")
     sys.stderr.write(f"{escape(what)}? [y/N] ")
     sys.stderr.flush()
     if (await read_answer()).strip().lower() not in ("y", "yes"):
@@ -414,7 +414,7 @@ def time_given(context: VerbContext, text: str) -> float:
     except argparse.ArgumentTypeError as error:
         raise CommandFailed(Exit.USAGE, str(error)) from error
     if found <= at:
-        raise CommandFailed(Exit.USAGE, f"{escape(text)}: that time is over")
+        raise CommandFailed(Exit.USAGE, f"{escape(text)}: this time is in the past")
     return found
 
 

@@ -32,7 +32,7 @@ async def nodes(context: VerbContext) -> int:
             number = shard.number if several else None
             context.write(queuetext.nodes_line(node, context.clock(), context.look, shard=number))
     else:
-        context.note("nobody delivers, and nobody did a moment ago")
+        context.note("no process delivers this queue, and none did recently")
     return Exit.OK if found else Exit.NEGATIVE
 
 
@@ -49,7 +49,7 @@ async def drain(context: VerbContext) -> int:
         context.write_document({"node": name, "asked": number})
     else:
         context.write(
-            f"{queuetext.plural(number, 'node')} asked to leave: what is under way is ended, its sites are given back"
+            f"{queuetext.plural(number, 'node')} asked to leave: deliveries are completed, then sites given back"
         )
     return Exit.OK
 
@@ -75,7 +75,7 @@ async def _migrate_one(where: Location, options: argparse.Namespace) -> None:
         sys.stdout.write(queuejson.json_document("migrate", {"queue": where.name, "shard": shard, "schema": number}))
     else:
         sys.stdout.write(
-            f"{escape(where.name)}: the tables are those of this program (schema {number}, shard {shard})\n"
+            f"{escape(where.name)}: the tables are those that this program uses (schema {number}, shard {shard})\n"
         )
 
 

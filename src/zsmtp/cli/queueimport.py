@@ -175,7 +175,7 @@ def _show(options: argparse.Namespace, tally: ImportTally) -> None:
     verb = "would be imported" if options.dry_run else "imported"
     rest = "".join(
         f", {count} {word}"
-        for count, word in ((tally.existing, "were there already"), (len(tally.problems), "could not be"))
+        for count, word in ((tally.existing, "already queued"), (len(tally.problems), "not imported"))
         if count
     )
     sys.stdout.write(f"{tally.imported} messages to {tally.recipients} recipients {verb}{rest}\n")

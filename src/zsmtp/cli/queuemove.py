@@ -126,7 +126,7 @@ async def _owed(context: VerbContext) -> int:
 
 def _report(context: VerbContext, plan: PlannedChange, result: Moved) -> int:
     for message, problem in sorted(result.problems.items()):
-        context.note(f"{message} could not be moved: {problem}")
+        context.note(f"{message} was not moved: {problem}")
     if context.json:
         document = {
             "to": plan.done.removeprefix("moved to "),
@@ -153,11 +153,11 @@ def _print_result(context: VerbContext, plan: PlannedChange, result: Moved) -> N
     _print_rules(context, plan.done.removeprefix("moved to "), result.rules, result.behind)
     if result.left:
         left = queuetext.plural(result.left, "recipient")
-        context.note(f"{left} still here: being delivered or in doubt, on the way, or came meanwhile; move again later")
+        context.note(f"{left} not moved: being delivered, in doubt, in transfer, or queued meanwhile; move again later")
     if result.owed:
         about = queuetext.plural(result.owed, "message")
         who = "a process that delivers this queue makes them" + (", and so does --config FILE" * (not context.service))
-        context.note(f"notices are owed of {about} here: {who}; move again then")
+        context.note(f"notices for {about} are still to be made here: {who}; move again then")
     if not result.moved and not result.left and not result.owed:
         context.note("no recipient matches")
 
@@ -173,5 +173,5 @@ def _print_rules(
         context.write(f"{queuetext.plural(len(rules), 'rule')} {verb} to {goal}")
     if behind:
         count = queuetext.plural(len(behind), "rule")
-        why = "they name ids, which are others there" if context.options.rules else "--rules adds them there"
-        context.note(f"{count} of this queue not in {goal}, which delivers as if there were none: {why}")
+        why = "ids differ there" if context.options.rules else "--rules adds rules there"
+        context.note(f"{goal} lacks {count} of this queue, and delivers without: {why}")

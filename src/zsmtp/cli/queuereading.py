@@ -193,7 +193,7 @@ async def why(context: VerbContext) -> int:
     if context.json:
         context.write_document({"recipients": documents})
     if not number:
-        context.note("nobody who matches is in the queue, or has an end that is still known")
+        context.note("no recipient matches, neither in the queue nor among the ends that are kept")
         return Exit.NEGATIVE
     return Exit.OK
 
@@ -365,7 +365,7 @@ def _named(context: VerbContext) -> Filter:
 
 
 def _absent(context: VerbContext) -> int:
-    context.note("nothing that matches is there")
+    context.note("nothing matches")
     return Exit.NEGATIVE
 
 

@@ -339,4 +339,4 @@ def _check_numbers(found: Sequence[Shard]) -> None:
         pair = f"{escape(other.name)} and {escape(one.name)}"
         if other.store.uid == one.store.uid:
             raise CommandFailed(Exit.USAGE, f"{pair} are the same queue")
-        raise CommandFailed(Exit.USAGE, f"{pair} are both shard {one.number}: an id would not tell which; ask one only")
+        raise CommandFailed(Exit.USAGE, f"{pair} are both shard {one.number}: ids are ambiguous; name only one of them")

@@ -85,11 +85,11 @@ async def _remove(context: VerbContext, addresses: list[bytes]) -> int:
     answers = await context.shards.each(lambda shard: shard.store.unsuppress(tenant, addresses))
     removed = max((number for _, number in answers), default=0)
     if removed:
-        log_change(context, f"{_addresses(removed)} of tenant {tenant!r} written to again")
+        log_change(context, f"{_addresses(removed)} of tenant {tenant!r} no longer suppressed")
     if context.json:
         context.write_document({"tenant": tenant, "removed": removed})
     elif removed:
-        context.write(f"{_addresses(removed)} written to again")
+        context.write(f"{_addresses(removed)} no longer suppressed")
     else:
         context.note("no address of these is suppressed")
     return Exit.OK if removed else Exit.NEGATIVE
@@ -123,8 +123,8 @@ def _report(context: VerbContext, number: int, new: int, bad: int = 0) -> None:
         facts = {"tenant": context.options.tenant or "", "suppressed": number, "new": new, "not_read": bad}
         context.write_document(facts)
     else:
-        known = f", {number - new} of them were before" if new < number else ""
-        context.write(f"{_addresses(number)} not written to from now on{known}")
+        known = f", {number - new} of them already" if new < number else ""
+        context.write(f"{_addresses(number)} suppressed{known}")
 
 
 def _addresses(number: int) -> str:

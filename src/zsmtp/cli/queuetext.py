@@ -231,7 +231,7 @@ def site_trouble(status: SiteStatus | None, now: float) -> str:
         return f"held back by the rate {escape(status.rate)}"
     if status.window and status.busy >= status.window and status.ready:
         return f"all {status.window} connections in use"
-    return "no connection is free in all" if status.no_slot else ""
+    return "no connection is free: the limit for all sites is reached" if status.no_slot else ""
 
 
 def rule_lines(rule: Rule, now: float, look: Look, *, where: str = "") -> list[str]:

@@ -144,7 +144,7 @@ def explain(row: Row, history: Sequence[HistoryEntry], known: Circumstances) -> 
         binding = found[0]
     others = [one for one in found if one is not binding]
     sentences = list(binding.sentences)
-    sentences += [f"Apart from that: {one.summary}." for one in others]
+    sentences += [f"Also: {one.summary}." for one in others]
     if origin := (row.message.options or {}).get(MOVED_FROM):
         sentences.append(f"It was moved here; before, it was {origin}: its earlier attempts are known there.")
     return QueueExplanation(
@@ -165,7 +165,7 @@ def _route(key: str, known: Circumstances) -> str:
         return ""
     if key == known.route:
         return f"{key}, by the {known.route_reason}"
-    now = f"now the configuration leads such mail to {known.route} (by the {known.route_reason})"
+    now = f"the configuration now routes such mail to {known.route} (by the {known.route_reason})"
     return f"{key}, as it was submitted or rerouted; {now}"
 
 
@@ -175,7 +175,7 @@ def explain_end(end: HistoryEntry, history: Sequence[HistoryEntry], known: Circu
     by = f" by {end.by}" if end.by else ""
     server = f", {end.server}" if end.server else ""
     words = reply_words(end)
-    details: tuple[str, ...] = (f"The last word{server}: {words}.",) if words else ()
+    details: tuple[str, ...] = (f"The last result{server}: {words}.",) if words else ()
     if end.outcome is Outcome.MOVED:
         details = (f"It went {end.reason}; that queue delivers it.",)
     mine = tuple(one for one in history if (one.message, one.number) == (end.message, end.number))
@@ -298,9 +298,7 @@ class _Case:
             return self._moving(move_of(hold))
         rule = next((one for one in self.known.rules if one.number == hold), None)
         if rule is None:
-            words = (
-                f"The rule {hold} that holds it is not there any more: a sweep, or zsmtp queue release, lets it go.",
-            )
+            words = (f"Rule {hold}, which held it, no longer exists: a sweep, or zsmtp queue release, releases it.",)
             return _HoldingConstraint(Constraint.HELD_BY_RULE, None, f"held by rule {hold}", words)
         end = (
             "until the rule is deleted" if rule.until is None else f"until the rule ends {_at(rule.until, self.known)}"
@@ -317,7 +315,7 @@ class _Case:
         to = "another queue" if move is None else move.to.name
         began = "" if move is None else f", which {move.by} began {_at(move.begun, self.known)}"
         words = (
-            f"It was set apart by move {number}{began}: no queue delivers it until it is there.",
+            f"It belongs to move {number}{began}: no queue delivers it until it has arrived there.",
             f"If zsmtp queue move does not run any more, run it again: zsmtp queue move {to}.",
         )
         return _HoldingConstraint(Constraint.MOVING, None, f"on its way to {to}", words)
@@ -353,7 +351,7 @@ class _Case:
 
     def _expired(self) -> _HoldingConstraint:
         at = _at(self.recipient.expires, self.known)
-        words = "It is given up, and its sender notified, as soon as its site is looked at."
+        words = "It is given up, and its sender notified, when a node next serves its site."
         return _HoldingConstraint(Constraint.EXPIRED, None, f"its time was over {at}", (words,))
 
     def _not_due(self) -> _HoldingConstraint:
@@ -371,7 +369,7 @@ class _Case:
                 summary = f"waits after a failure ({failure.value}): {attempt}"
                 return _HoldingConstraint(Constraint.BACKOFF, due, summary, (*details, *doubt, after))
         if recipient.reason and (last is None or last.reason != recipient.reason):
-            chosen = f"It was put off by this side: {recipient.reason}."
+            chosen = f"This side deferred it: {recipient.reason}."
         elif recipient.attempts:
             chosen = "The time is not that of the retry schedule known here: it was changed, or configured otherwise."
         else:
@@ -408,7 +406,7 @@ class _Case:
             f"{status.site} does not answer: {probe}",
             (
                 f"The last connection failed: {why}." if why else "Connection after connection failed.",
-                "One message at a time is tried until the site answers; the others wait and lose no attempt.",
+                "One message at a time is tried until the site answers; the others wait, and no attempt is counted.",
                 *self._age_of(status),
             ),
         )
@@ -438,7 +436,8 @@ class _Case:
                 Constraint.WINDOW, None, summary, (f"{status.ready} recipients are ready.", grows, *age)
             )
         if status.no_slot:
-            return _HoldingConstraint(Constraint.NO_SLOT, None, "no connection is free in all", (used, *age))
+            summary = "no connection is free: the limit for all sites is reached"
+            return _HoldingConstraint(Constraint.NO_SLOT, None, summary, (used, *age))
         if status.ready:
             return _HoldingConstraint(
                 Constraint.TURN, None, f"waits for a connection to {site}: others are first", (used, *age)
