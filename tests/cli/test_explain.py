@@ -530,7 +530,7 @@ def test_what_the_agent_would_do(
     assert main(["explain", f"--agent={flags}", "user@example.com"]) == 0
     out = capsys.readouterr().out
     assert "└─ 127.0.0.1 port 2525" in out
-    assert "TLS      encrypt: required, with anybody; configured level encrypt" in out
+    assert "TLS      encrypt: required, with any certificate; configured level encrypt" in out
     assert "MTA-STS  no policy" in out
     assert "connect 17 s" in out
     assert " as me.example; " in out
@@ -562,7 +562,7 @@ def test_flags_of_the_agent_that_cannot_be(
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        ([], 64, "a DOMAIN or ADDRESS is wanted, or --rcpt, --relay or --replay TRACE; try zsmtp explain --help"),
+        ([], 64, "a DOMAIN or ADDRESS is required, or --rcpt, --relay or --replay TRACE; try zsmtp explain --help"),
         (["--nonsense", "x"], 64, "unrecognized arguments: --nonsense; try zsmtp explain --help"),
         (["--port", "0", "x"], 64, "argument --port: not a port: 0; try zsmtp explain --help"),
         (["--timeout", "never", "x"], 64, "argument --timeout: not a time in seconds: never; try zsmtp explain --help"),

@@ -115,7 +115,7 @@ def test_a_destination_with_everything(authority: Authority) -> None:
         "user@example.org: deliverable, 3 addresses of 2 hosts",
         "│  MX       10 mx1.example.org, 10 gone.example.org, 20 mx2.example.net; secure, TTL 300 s",
         "│  MTA-STS  no policy (no record at _mta-sts.example.org)",
-        "│  policy   level may, TLSA records are asked for",
+        "│  policy   level may, TLSA records are looked up",
         "│  note     gone.example.org is skipped: no such domain: gone.example.org",
         "│  limits   100 hosts, 20 addresses; connect 30 s, commands 300 s, end of data 600 s",
         "│  RCPT     not tried (--rcpt)",
@@ -137,7 +137,7 @@ def test_a_destination_with_everything(authority: Authority) -> None:
         "   │  A     192.0.2.2; insecure, TTL 300 s",
         "   │  AAAA  none; insecure",
         "   └─ 192.0.2.2 port 25",
-        "         TLS   may: if offered, with anybody; configured level may; no DANE: the address of",
+        "         TLS   may: if offered, with any certificate; configured level may; no DANE: the address of",
         "                 mx2.example.net is not secure",
         "         from  203.0.113.7 as client.example; reverse and forward names match",
     ]

@@ -84,7 +84,7 @@ def test_m7_twenty_dead_addresses_are_one_reason(newcomer: Newcomer, dns: NameSe
     assert shown.status == 75
     assert shown.out.splitlines()[0] == "dead.example: deferred, 20 addresses of 20 hosts: 20 of 20: Connection refused"
     assert shown.out.count("Connection refused") == 2
-    assert shown.out.count("if offered, with anybody") == 1
+    assert shown.out.count("if offered, with any certificate") == 1
     assert "has to wait" not in shown.out
     assert found["reason"] == "20 of 20: Connection refused"
 

@@ -187,7 +187,7 @@ class _Stage:
         shown = tuple(group for group in groups if group)
         remarks = letter.remarks + content.remarks + left_out(envelope.options, usable)
         if letter.dsn is not None and not usable.dsn:
-            remarks += ("it is not asked for notifications: no DSN",)
+            remarks += ("notifications are not requested: no DSN",)
         return ServerForm(server, content.size, content.conversion, remarks, shown, tuple(refused))
 
 
@@ -210,7 +210,7 @@ def _shown(octets: bytes) -> str:
 def _picture(message: Outgoing, rehearsals: Sequence[Rehearsal]) -> Node:
     root = Node(
         line(escape(message.name), Style.STRONG)
-        + line(f": {message.size} octets, from {escape(message.sender) or '<> (nobody)'}; nothing is sent")
+        + line(f": {message.size} octets, from {escape(message.sender) or '<> (null)'}; nothing is sent")
     )
     for one in rehearsals:
         branch = root.add(line("to ") + line(escape(", ".join(one.recipients)), Style.NAME))

@@ -41,7 +41,7 @@ from zsmtp.text.tree import draw
 
 PROBE_TIME = 30.0  # the longest wait of a probe in seconds without --timeout
 PROBES_AT_A_TIME = 8
-NOTHING_ASKED = "a DOMAIN or ADDRESS is wanted, or --rcpt, --relay or --replay TRACE"
+NOTHING_ASKED = "a DOMAIN or ADDRESS is required, or --rcpt, --relay or --replay TRACE"
 
 _DESCRIPTION = "Show what a delivery would do, and why: hosts, addresses, DNSSEC, DANE, MTA-STS, TLS, greeting, limits."
 _EPILOG = """\

@@ -29,8 +29,8 @@ MAX_SHOWN = 12  # exchangers, records and the like shown of one kind; the JSON h
 
 _PROTECTION = {
     Level.NONE: "in clear",
-    Level.MAY: "if offered, with anybody",
-    Level.ENCRYPT: "required, with anybody",
+    Level.MAY: "if offered, with any certificate",
+    Level.ENCRYPT: "required, with any certificate",
     Level.FINGERPRINT: "required, with a known certificate",
     Level.VERIFY: "required, with a certificate for the host",
     Level.SECURE: "required, with a certificate for one of the names",
@@ -61,7 +61,7 @@ def picture(explanation: Explanation) -> Node:
         root.fact("MTA-STS", _sts(plan.sts))
     if plan.policy is not None:
         wanted = plan.policy.level.value
-        root.fact("policy", line(f"level {wanted}{', TLSA records are asked for' if plan.policy.dane else ''}"))
+        root.fact("policy", line(f"level {wanted}{', TLSA records are looked up' if plan.policy.dane else ''}"))
     if plan.problem:
         root.fact("policy", line(escape(plan.problem), Style.BAD))
     for warning in plan.notes[:MAX_SHOWN]:
@@ -220,7 +220,7 @@ def _add_tlsa(branch: Node, explanation: Explanation, endpoint: Endpoint) -> Non
             if reason:
                 verdict = line(f"not usable: {reason}", Style.WARN)
             elif record not in counted:
-                verdict = line("set aside: a stronger digest stands beside it", Style.FAINT)
+                verdict = line("not used: there is a record with a stronger digest", Style.FAINT)
             elif not answer.secure:
                 verdict = line("not used: the answer is not secure", Style.WARN)
             else:
@@ -245,7 +245,7 @@ def _add_candidate(parent: Node, candidate: Candidate, explanation: Explanation)
     if _required_alike(explanation.plan) is None:
         _add_requirement(node, explanation.plan, endpoint)
     if explanation.is_private(endpoint):
-        text = f"{endpoint.address} is a private address: nobody else's mail gets there"
+        text = f"{endpoint.address} is a private address: other networks cannot reach it"
         node.fact("note", line(text, Style.WARN))
     introduction = explanation.introductions.get(endpoint)
     if introduction is not None and not _introduced_alike(explanation):
@@ -262,7 +262,7 @@ def _add_requirement(node: Node, plan: DeliveryPlan, endpoint: Endpoint) -> None
     found = plan.requirements.get(endpoint)
     if found is None:
         undecided = plan.policy is not None or plan.problem
-        node.fact("TLS", line("not decided: its turn did not come" if undecided else "not used: nothing is configured"))
+        node.fact("TLS", line("not decided: not tried" if undecided else "not used: nothing is configured"))
     else:
         for key, text in _requirement_shown(found):
             node.fact(key, text)
@@ -318,7 +318,7 @@ def _introduction(introduction: Introduction) -> Text:
     text = line(f"{introduction.source or 'this machine'} as {escape(introduction.name)}; ")
     check = introduction.check
     if check is None:
-        return text + line("nobody looks it up")
+        return text + line("not looked up")
     if check.named and check.confirmed:
         return text + line("reverse and forward names match", Style.GOOD)
     if check.problem:
@@ -327,7 +327,7 @@ def _introduction(introduction: Introduction) -> Text:
     reverse = f"the address is called {names}" if names else "the address has no reverse name"
     if introduction.name.startswith("["):  # a literal needs no lookup
         return text + line(reverse, Style.WARN)
-    forward = "the name leads to the address" if check.confirmed else "the name does not lead to the address"
+    forward = "the name has the address" if check.confirmed else "the name does not have the address"
     return text + line(f"{reverse}, {forward}", Style.WARN)
 
 

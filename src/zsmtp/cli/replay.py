@@ -49,7 +49,7 @@ def _why(recipient: TracedRecipient) -> str:
 def _ended(trace: Trace) -> str:
     fates = trace.fates
     counts = {"delivered": fates.delivered, "refused": fates.failed, "deferred": fates.deferred}
-    text = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nobody decided on"
+    text = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "no recipient decided"
     if not fates.recipients:
         text = "candidates were tried, no mail was sent"
     doubt = f" ({fates.in_doubt} in doubt)" if fates.in_doubt else ""
