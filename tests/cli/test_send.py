@@ -304,11 +304,11 @@ def test_a_dry_run_shows_what_notifications_are_asked_for(send: Run, letter: str
     _, out, _ = send(letter, *asked)
     assert out.count(" ENVID=7\n") == 1
     assert "RCPT TO:<you@example.com> NOTIFY=NEVER ORCPT=rfc822;you@example.com" in out
-    assert out.count("it is not asked for notifications: no DSN") == 1
+    assert out.count("notifications are not requested: no DSN") == 1
     _, out, _ = send(letter, *asked, "--json")
     offered, bare = json.loads(out)["deliveries"][0]["forms"]
     assert offered["commands"][0][0].endswith(" ENVID=7")
-    assert bare["remarks"] == ["it is not asked for notifications: no DSN"]
+    assert bare["remarks"] == ["notifications are not requested: no DSN"]
     assert "ENVID" not in bare["commands"][0][0]
 
 
@@ -470,7 +470,7 @@ def test_a_recorded_delivery_is_explained(
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        ([], 64, r"a FILE is wanted, or --files-from; try zsmtp send --help"),
+        ([], 64, r"a FILE is required, or --files-from; try zsmtp send --help"),
         (["/nonexistent.eml"], 66, r"/nonexistent\.eml: No such file or directory"),
         (["/dev/zero"], 65, r"/dev/zero: not a file"),
         (["LETTER", "--to", "nobody"], 64, r"--to nobody: no @ and domain"),
@@ -483,7 +483,7 @@ def test_a_recorded_delivery_is_explained(
         (["LETTER", "--relay", "http://h"], 64, r"relay: .*"),
         (["LETTER", "--helo", "two words"], 64, r"--helo: not a name to greet with: b?'two words'"),
         (["LETTER", "--resolver", "x"], 64, r"--resolver: not the address of a name server: 'x'"),
-        (["LETTER", "--relay", "smtp://me:geheim@x"], 64, r"relay: a secret does not stand here, where [^:]*"),
+        (["LETTER", "--relay", "smtp://me:geheim@x"], 64, r"relay: no secret is allowed here, where [^:]*"),
         (["LETTER", "--tls", "most"], 64, r"argument --tls: invalid choice: 'most'.*"),
         (["LETTER", "--password", "x"], 64, r"unrecognized arguments: --password x.*"),
         (["LETTER", "--ca-file", "/nonexistent"], 78, r"/nonexistent: No such file or directory"),
@@ -617,7 +617,7 @@ def test_all_that_cannot_be_sent_is_named_and_nothing_is_sent(send: Run, letter:
     assert err.splitlines() == [
         f"zsmtp send: {tmp_path}/empty.eml: the message is empty",
         "zsmtp send: /nonexistent.eml: No such file or directory",
-        "zsmtp send: 2 of 3 messages cannot be sent, so nothing is; --keep-going sends the others",
+        "zsmtp send: 2 of 3 messages cannot be sent, so nothing is sent; --keep-going sends the others",
     ]
 
 

@@ -87,7 +87,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("relay = { host = 'x', implicit = 1 }", "relay.implicit: true or false is wanted"),
         (
             "relay = { host = 'x', login = { user = 'u', password = 'p' } }",
-            "relay.login.password: a secret does not stand here; use password_file or password_env",
+            "relay.login.password: no secret is allowed here; use password_file or password_env",
         ),
         ("relay = { host = 'x', login = { user = 'u' } }", "relay.login.password: one of password, password_file"),
         (

@@ -203,7 +203,7 @@ def _from_url(text: str) -> Relay:
     who, at, _ = text.partition("://")[2].partition("/")[0].rpartition("@")
     if ":" in who:
         raise ConfigError(
-            "relay: a secret does not stand here, where everybody reads it; --password-file names its file"
+            "relay: no secret is allowed here, where other users can read it; --password-file names its file"
         )
     return Relay.from_url(text, password_env=DEFAULT_PASSWORD_ENV if at else "")
 

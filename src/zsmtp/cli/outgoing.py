@@ -158,7 +158,7 @@ def refuse_unusable(unusable: Sequence[UnusableMessage], of: int, *, keep_going:
     for one in unusable:
         sys.stderr.write(f"zsmtp send: {one}\n")
     if not keep_going:
-        told = f"{len(unusable)} of {of} messages cannot be sent, so nothing is; --keep-going sends the others"
+        told = f"{len(unusable)} of {of} messages cannot be sent, so nothing is sent; --keep-going sends the others"
         raise CommandFailed(worst(one.status for one in unusable), told)
 
 

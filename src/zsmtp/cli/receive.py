@@ -127,9 +127,9 @@ class ShowingIntake(OpenIntake):
     def recipient(self, session: SessionInfo, envelope: ReceivedEnvelope, recipient: EnvelopeRecipient) -> Reply | None:
         address = recipient.address.decode("utf-8", "replace")
         if _fits(address, self.options.refuse):
-            return Reply(550, (b"5.1.1 refused, as it was asked for",))
+            return Reply(550, (b"5.1.1 refused, as requested",))
         if _fits(address, self.options.defer):
-            return Reply(450, (b"4.2.0 deferred, as it was asked for",))
+            return Reply(450, (b"4.2.0 deferred, as requested",))
         return None
 
     def begin(self, session: SessionInfo, envelope: ReceivedEnvelope) -> IncomingMessage | Reply:
@@ -153,7 +153,7 @@ class ShowingIntake(OpenIntake):
         except BrokenPipeError as error:  # the reader of the output has gone: end the command as others do
             self.gone = error
             self.done.set()
-            return Reply(452, (b"4.3.1 nobody reads what is received",))
+            return Reply(452, (b"4.3.1 the output of the receiver is closed",))
         if number == self.options.count:
             self.done.set()
         return Reply(250, (b"2.0.0 taken as number %d" % number,))

@@ -68,5 +68,5 @@ def resume(
 
 
 def _still_in_doubt(message: Outgoing, recipient: str, time: str) -> Result:
-    text = f"sent at {time}, and no word came of it: not sent again without --resend-in-doubt"
+    text = f"sent at {time}, without a reply: not sent again without --resend-in-doubt"
     return untold(message, recipient, Fate.IN_DOUBT, "4.4.2", text)

@@ -139,7 +139,7 @@ def _add_output(parser: Parser) -> None:
 def check_options(options: argparse.Namespace) -> None:
     """Raise CommandFailed for options that exclude each other."""
     if not options.files and not options.files_from:
-        raise CommandFailed(Exit.USAGE, "a FILE is wanted, or --files-from; try zsmtp send --help")
+        raise CommandFailed(Exit.USAGE, "a FILE is required, or --files-from; try zsmtp send --help")
     if options.plan is not None and options.dry_run:
         raise CommandFailed(Exit.USAGE, "--plan: the plan of a dry run is always a new one")
     if options.jsonl and options.dry_run:

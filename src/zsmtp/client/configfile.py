@@ -77,7 +77,7 @@ def read_dataclass(kind: type[T], table: Mapping[str, Any], path: str, readers: 
         if key not in known:
             raise ConfigError(f"{escape(here)}: there is no such key{_nearest(key, known)}")
         if kind is Login and key == "password":
-            raise ConfigError(f"{here}: a secret does not stand here; use password_file or password_env")
+            raise ConfigError(f"{here}: no secret is allowed here; use password_file or password_env")
         values[key] = _read_value(types[key], value, here, readers)
     try:
         return kind(**values)
