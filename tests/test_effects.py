@@ -195,7 +195,7 @@ def test_a_stop_ends_the_sleep_of_the_blocking_driver() -> None:
     stop = blocking.Stop()
     timer = threading.Timer(0.01, stop.request)
     timer.start()
-    assert blocking.BlockingDriver(lambda: StaticResolver(""), stop).run(sleep_long()) == "told to stop"
+    assert blocking.BlockingDriver(lambda: StaticResolver(""), stop).run(sleep_long()) == "interrupted"
     timer.join()
 
 
@@ -213,7 +213,7 @@ def test_a_stop_ends_the_sleep_of_the_asyncio_driver() -> None:
 
 def test_a_stop_ends_the_sleep_of_the_scripted_driver() -> None:
     network = ScriptedNetwork({}, stop_at=1030.0)
-    assert (network.run(sleep_long()), network.now) == ("told to stop", 1030.0)
+    assert (network.run(sleep_long()), network.now) == ("interrupted", 1030.0)
 
 
 @pytest.mark.parametrize("driver", ["blocking", "aio"])

@@ -22,7 +22,7 @@ def test_a_key_is_made_once_and_rotated(tmp_path: Path, capsys: pytest.CaptureFi
     (first,) = read_keys(file)
     status, out, err = run(capsys, "key", file)
     assert (status, out) == (73, "")
-    assert err == f"zsmtp bounce: {file} is there already; --rotate puts a new key into it\n"
+    assert err == f"zsmtp bounce: {file} exists already; --rotate puts a new key into it\n"
     assert read_keys(file) == (first,)
     status, out, _ = run(capsys, "key", "--rotate", file)
     assert (status, out) == (0, f"{file}: a new key signs from the next start on; 1 before it prove as well\n")

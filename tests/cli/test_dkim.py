@@ -60,7 +60,7 @@ def test_a_key_and_the_record_to_publish(
     assert run("key", "example.org", "2026a") == 73
     heard = capsys.readouterr()
     assert heard.out == ""
-    assert "2026a.example.org.pem is there already; --existing prints the record" in heard.err
+    assert "2026a.example.org.pem exists already; --existing prints the record" in heard.err
     assert read_key(str(path), lambda text: None) is private
 
     assert run("key", "example.org", "2026a", "--existing") == 0

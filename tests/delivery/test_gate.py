@@ -153,7 +153,7 @@ def test_a_stop_ends_the_wait_and_decides_nothing_about_the_host() -> None:
     there.deliver(message())
     (verdict,) = there.verdicts[-1]
     assert (verdict.fate, verdict.retry_after) == (Disposition.DEFERRED, 0)
-    assert "told to stop" in verdict.text
+    assert "interrupted" in verdict.text
     assert (len(there.network.attempts), there.network.now) == (1, 1030.0)
 
 

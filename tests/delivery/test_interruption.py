@@ -99,7 +99,7 @@ def test_nothing_is_remembered_of_what_a_stop_ended(phase: str, authority: Autho
     (verdict,) = there.verdicts[0]
     assert (verdict.fate, verdict.in_doubt, verdict.retry_after) == (Disposition.DEFERRED, False, 0)
     assert verdict.level is not Scope.HOST
-    assert "told to stop" in verdict.text
+    assert "interrupted" in verdict.text
     assert there.route.failure is None
     failures, paces, accepted, policies = state(there)
     late = phase in ("MAIL", "RCPT", "DATA")
@@ -200,7 +200,7 @@ def test_a_policy_that_was_not_fetched_for_a_stop_is_fetched_the_next_time(autho
     assert there.fates == [Disposition.DEFERRED]
     assert there.network.policy_cache == {}
     assert reported == []
-    assert any(isinstance(event, LookupDone) and event.answer.problem == "told to stop" for event in there.heard)
+    assert any(isinstance(event, LookupDone) and event.answer.problem == "interrupted" for event in there.heard)
     there.network._ask = type(there.network)._ask.__get__(there.network)  # type: ignore[method-assign]
     there.network.stop_at = NEVER
     there.deliver(message())

@@ -444,7 +444,7 @@ def test_policies_are_remembered_and_a_fetch_ends_with_the_driver(run: Run[Any],
             assert fetched == FetchedPolicy(failure=FETCH_ERROR, problem="enough", own=True)
             assert not other.done()  # it goes on for whoever else waits
             await driver.aclose()
-            assert await other == FetchedPolicy(failure=FETCH_ERROR, problem="told to stop", own=True)
+            assert await other == FetchedPolicy(failure=FETCH_ERROR, problem="interrupted", own=True)
             with connection:
                 connection.settimeout(LIMIT)
                 while connection.recv(4096):

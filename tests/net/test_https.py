@@ -51,7 +51,7 @@ class Client:
     async def _fetch(self, work: Operation[FetchedPolicy], *, stopped: bool) -> FetchedPolicy:
         stop = aio.Stop()
         if stopped:
-            stop.request("told to stop")
+            stop.request("interrupted")
         driver = aio.AsyncDriver(lambda: StaticResolver(""))
         try:
             return await driver.run(work, stop=stop)
@@ -323,7 +323,7 @@ def test_an_answer_that_hangs(serve: Serve, client: Client) -> None:
 
 
 def test_a_stop_ends_the_wait(silent: socket.socket, client: Client) -> None:
-    assert problem(wait_for(silent, client, 60, stopped=True), own=True) == "told to stop"
+    assert problem(wait_for(silent, client, 60, stopped=True), own=True) == "interrupted"
 
 
 def test_nobody_listens(client: Client) -> None:

@@ -135,7 +135,7 @@ def test_a_stop_ends_a_fetch_at_once(ca_file: str) -> None:
     driver = BlockingDriver(lambda: StaticResolver(""), stop)
     driver.policies = keeper("", ca_file=ca_file)
     fetched = driver.run(fetch())
-    assert fetched == FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem="told to stop", own=True)
+    assert fetched == FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem="interrupted", own=True)
 
 
 def test_a_fetch_leaves_from_any_address_and_is_not_heard_of_as_a_session(ca_file: str) -> None:

@@ -178,7 +178,7 @@ def test_nothing_is_a_loopback_port_and_a_socket() -> None:
         ('[listen.x]\nmode = "rw"', r"listen\.x\.mode: 'rw' is no octal mode"),
         ('[listen.x]\ntls = "required"', r"listen\.x\.certificate_file: is missing"),
         ('[listen.x]\ncertificate_file = "x"', r"listen\.x\.certificate_file: a certificate, and tls is \"none\""),
-        ("[listen.x]\nlogin_required = true", r"listen\.x\.login_required: nobody can log in"),
+        ("[listen.x]\nlogin_required = true", r"listen\.x\.login_required: no client can log in"),
         (
             '[listen.x]\npasswords_file = "x"\nmechanisms = ["PLAIN"]',
             r"listen\.x\.passwords_file: no login is possible",

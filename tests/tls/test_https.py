@@ -86,7 +86,7 @@ PHASES: dict[str, WebHost] = {
 def test_a_stop_ends_it_and_says_nothing_of_the_host(phase: str) -> None:
     there = network(PHASES[phase], stop_at=BEGAN + 5)
     found = there.run(fetch())
-    assert found == FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem="told to stop", own=True)
+    assert found == FetchedPolicy(failure=TLSProblem.STS_POLICY_FETCH_ERROR, problem="interrupted", own=True)
     assert there.now == BEGAN + 5
     assert all(connection.closed_at == there.now for connection in there.web_connections)
 

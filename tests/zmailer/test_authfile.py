@@ -162,11 +162,11 @@ def test_the_file_is_read(tmp_path: Path) -> None:
 
 def test_permissions_are_looked_at(tmp_path: Path) -> None:
     text = f"* mail.example.org {USER} oauth:!/bin/echo token\n"
-    assert "read by everybody" in AuthFile.load(written(tmp_path, text, 0o644)).remarks[0]
+    assert "every user can read" in AuthFile.load(written(tmp_path, text, 0o644)).remarks[0]
     assert AuthFile.load(written(tmp_path, text, 0o640)).remarks == ()
     file = AuthFile.load(written(tmp_path, text, 0o602))
     assert "write" in file.remarks[0]
-    with pytest.raises(ConfigError, match="everybody could have written"):
+    with pytest.raises(ConfigError, match="other users could have written"):
         file.credentials("smtp", "mail.example.org", "")
 
 

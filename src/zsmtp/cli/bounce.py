@@ -86,7 +86,7 @@ def make_key(options: argparse.Namespace) -> int:
             make_keys(path)
             sys.stdout.write(f"{shown}: made; [queue.bounces] key_file names it\n")
     except FileExistsError as error:
-        raise CommandFailed(Exit.CANNOT_CREATE, f"{shown} is there already; --rotate puts a new key into it") from error
+        raise CommandFailed(Exit.CANNOT_CREATE, f"{shown} exists already; --rotate puts a new key into it") from error
     except ConfigError as error:
         raise CommandFailed(Exit.CONFIG, escape(str(error).removeprefix("key_file: "))) from error
     except (OSError, ValueError) as error:

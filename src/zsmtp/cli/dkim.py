@@ -116,7 +116,7 @@ def make_key(options: argparse.Namespace) -> int:
         try:
             write_key(path, private)
         except FileExistsError as error:
-            text = f"{escape(path)} is there already; --existing prints the record of the key in it"
+            text = f"{escape(path)} exists already; --existing prints the record of the key in it"
             raise CommandFailed(Exit.CANNOT_CREATE, text) from error
         except OSError as error:
             raise CommandFailed(Exit.CANNOT_CREATE, f"{escape(path)}: {reason(error)}") from error

@@ -46,7 +46,7 @@ def result_line(result: Result, *, file: str, look: Look, fold: bool) -> str:
     """
     word, style, _ = _WORDS[result.fate]
     text = line(word, style) + line(" " * (len(_INDENT) - len(word)))
-    about = line(escape(result.recipient or "(nobody)"), Style.STRONG)
+    about = line(escape(result.recipient or "(no recipient)"), Style.STRONG)
     if file:
         about += line(f" ({escape(file)})", Style.FAINT)
     about += line(f": {_where(result)}{reason_of(result)}{_unnoticed(result)}")

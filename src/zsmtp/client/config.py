@@ -100,7 +100,7 @@ class Login:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require(bool(self.user), "user", "nobody is named")
+        _require(bool(self.user), "user", "no user is named")
         if self.mechanisms:
             from zsmtp.proto.sasl import SecretKind, serving
 

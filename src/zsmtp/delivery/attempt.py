@@ -92,10 +92,10 @@ def _start_over(works: deque[PendingDelivery]) -> None:
 
 def _why_again(broken: SessionBroken, *, reused: bool) -> str:
     if broken.out_of_step:
-        return "replies got out of step with commands sent ahead: whoever is undecided is sent again, step by step"
+        return "replies do not match the pipelined commands: undecided recipients are sent again, step by step"
     if reused and broken.untouched:
-        return "the connection had rested and gone stale: sent again on a new one"
-    return f"whoever is undecided is sent again at once on another session: {broken.lost.error}"
+        return "the kept connection no longer worked: sent again on a new one"
+    return f"undecided recipients are sent again at once on another session: {broken.lost.error}"
 
 
 class Courier:

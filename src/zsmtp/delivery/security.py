@@ -195,7 +195,7 @@ class SecurityStage:
         if self._observe is not ignore:
             self._observe(HandshakeDone(result.facts, result.error))
         if result.interrupted:
-            return NotSecured(from_loss(Interrupted("told to stop"), "", peer), interrupted=True)
+            return NotSecured(from_loss(Interrupted("interrupted"), "", peer), interrupted=True)
         if result.stream is None and result.resuming:
             return ResumptionFailed(result.error)
         if result.stream is None or result.facts is None:

@@ -445,7 +445,7 @@ class SessionOpener:
 
 async def _interrupted() -> Verdict:
     """The verdict when a stop ended the wait for a connection, with the reason of the stop."""
-    return from_loss(Interrupted(await ReadStop() or "told to stop"), "", None)
+    return from_loss(Interrupted(await ReadStop() or "interrupted"), "", None)
 
 
 def _overtaken(endpoint: Endpoint, waited: float) -> ConnectFailure:

@@ -134,7 +134,7 @@ class AsyncDriver:
         """End lookups and threads; the driver is of no use any more. A resolver that is called in a thread and goes on
         is left to its own deadline after a moment.
         """
-        self._end.request("told to stop")
+        self._end.request("interrupted")
         asked: set[asyncio.Future[Any]] = set(self._lookups.close()) if self._lookups is not None else set()
         if self._policies is not None:
             asked |= self._policies.fetches
@@ -496,7 +496,7 @@ class Run(Generic[T]):
             self._lookups_end += self._clock() - began  # a fetch has a deadline of its own
             if fetched.done() and not fetched.cancelled():
                 return fetched.result()
-        return not_fetched(self._stop.reason or "told to stop")
+        return not_fetched(self._stop.reason or "interrupted")
 
     async def _keep_policy(self, effect: KeepPolicy) -> None:
         kept = self._driver.policies_for(effect).keep(effect)

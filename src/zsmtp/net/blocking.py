@@ -70,7 +70,7 @@ class Stop:
     """
 
     at_once = False
-    reason = "told to stop"
+    reason = "interrupted"
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

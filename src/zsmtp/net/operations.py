@@ -80,7 +80,7 @@ class Stopping(Protocol):
 
 def why_stopped(stop: Stopping) -> str:
     """The answer to :class:`~zsmtp.effects.ReadStop`."""
-    return (stop.reason or "told to stop") if stop.requested else ""
+    return (stop.reason or "interrupted") if stop.requested else ""
 
 
 class StreamWait(NamedTuple):

@@ -136,7 +136,7 @@ class ScriptedNetwork:
             Sleep: self._sleep,
             GiveWay: lambda _: None,
             OwnAddresses: lambda _: self._own_addresses,
-            ReadStop: lambda _: "told to stop" if self._stopped else "",
+            ReadStop: lambda _: "interrupted" if self._stopped else "",
             AllowCompletion: self._allow,
             RecallPolicy: self._recall,
             FetchPolicy: self._fetch,
@@ -203,7 +203,7 @@ class ScriptedNetwork:
 
     def _ask(self, query: Query) -> Answer:
         if self._stopped:
-            return Answer(query, Status.TIMEOUT, problem="told to stop")
+            return Answer(query, Status.TIMEOUT, problem="interrupted")
         return self._resolver.lookup(query, self.now + QUERY_TIME)
 
     def _start_tls(self, effect: StartTLS) -> TLSResult:
@@ -262,7 +262,7 @@ class ScriptedNetwork:
             if self._stopped and not session.idle:
                 session.stop()
                 if not session.final_reply_due:
-                    session.fail(Interrupted("told to stop"))
+                    session.fail(Interrupted("interrupted"))
                     continue
             try:
                 out = session.data_to_send(self.now)

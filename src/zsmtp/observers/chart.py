@@ -287,7 +287,7 @@ def summary(trace: Trace) -> str:
     if fates.in_doubt:
         words.append(f"{fates.in_doubt} of them in doubt")
     plural = "s" if fates.recipients != 1 else ""
-    return f"{fates.recipients} recipient{plural}: {', '.join(words) or 'nobody'}"
+    return f"{fates.recipients} recipient{plural}: {', '.join(words) or 'none'}"
 
 
 def mood_of(recipient: TracedRecipient) -> Mood:

@@ -150,7 +150,7 @@ class Housekeeping:
         try:
             recipients = self._submitter.recipients(Envelope(b"", (EnvelopeRecipient(message.sender, b"NEVER"),)))
         except ZsmtpError as error:
-            log.error("%s: nobody can be notified: %s", to_text(message.id, self._store.shard), error)
+            log.error("%s: no notice can be made: %s", to_text(message.id, self._store.shard), error)
             await self._store.notify(notices, None)
             return
         composed = self._composer.compose(

@@ -100,7 +100,7 @@ class ResultWriter:
             log.warning("results are written again")
             self.problem = ""
         for attempt in conflicts:
-            log.warning("%s: a result came too late: somebody changed the recipient", to_text(attempt.message))
+            log.warning("%s: a result came too late: the recipient was changed meanwhile", to_text(attempt.message))
         if self._on_entry is not None:
             for result in settlements:
                 if result.entry is not None:

@@ -137,7 +137,7 @@ class Listener:
         """
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise ConfigError(f"{escape(path)}: is there, and not a socket")
+                raise ConfigError(f"{escape(path)}: exists, and is not a socket")
             if _is_alive(path):
                 raise ConfigError(f"{escape(path)}: another process listens there")
             os.unlink(path)

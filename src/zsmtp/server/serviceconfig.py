@@ -191,9 +191,9 @@ class ListenConfig:
         if self.tls is ListenTLS.NONE and self.certificate_file:
             raise ConfigError('certificate_file: a certificate, and tls is "none"; is "offered" meant?')
         if self.bounces and (self.login_required or self.protocol is Protocol.LMTP):
-            raise ConfigError('bounces: everybody sends them; not with login_required, nor with protocol = "lmtp"')
+            raise ConfigError('bounces: any server sends them; not with login_required, nor with protocol = "lmtp"')
         if self.login_required and not self.passwords_file:
-            raise ConfigError("login_required: nobody can log in without a passwords_file")
+            raise ConfigError("login_required: no client can log in without a passwords_file")
         if self.passwords_file and self.tls is ListenTLS.NONE and not set(self.mechanisms) & _WITHOUT_TLS:
             raise ConfigError("passwords_file: no login is possible: these mechanisms need TLS, and there is none")
         for number, name in enumerate(self.mechanisms):
@@ -410,7 +410,7 @@ def _queue(table: dict[str, Any], name: str) -> tuple[str, tuple[str, ...], Queu
     path = _text(table.pop("path", ""), "queue.path")
     url = _text(table.pop("url", ""), "queue.url")
     if path and url:
-        raise ConfigError("queue.url: queue.path is there, too; a queue is in one place")
+        raise ConfigError("queue.url: queue.path is set, too; a queue has one place")
     shards = _shards(table.pop("shards", []), path or url)
     addresses = _table(table, "addresses")
     table["addresses"] = {"domains": [name], **addresses}

@@ -154,7 +154,7 @@ async def _no_connection(host: str, made: ConnectResult) -> WebAnswer:
 
 
 async def _stopped() -> WebAnswer:
-    return WebAnswer(problem=await ReadStop() or "told to stop", own=True)
+    return WebAnswer(problem=await ReadStop() or "interrupted", own=True)
 
 
 def _too_slow(host: str) -> str:

@@ -122,7 +122,7 @@ def _folded(host: str) -> bytes:
 
 def parse(data: bytes, path: str, *, mode: int = stat.S_IFREG | 0o600) -> AuthFile:
     """The content of the file ``path`` with the permissions ``mode``. Raises :class:`~zsmtp.errors.ConfigError`."""
-    remarks = [f"{path}: the secrets in it can be read by everybody"] if mode & stat.S_IROTH else []
+    remarks = [f"{path}: every user can read the secrets in it"] if mode & stat.S_IROTH else []
     writable = bool(mode & stat.S_IWOTH)
     if writable:
         remarks.append(f"{path}: all users can write to it; its commands are not run")
@@ -182,7 +182,7 @@ def _secret(text: bytes, *, commands_allowed: bool) -> tuple[Secret | TokenComma
     """The secret in the rest of a line; no error message quotes any of it."""
     if text.startswith(b"oauth:!"):
         if not commands_allowed:
-            raise ConfigError("everybody could have written this command")
+            raise ConfigError("other users could have written this command")
         return _command(text[7:]), SecretKind.BEARER
     words = text.split(None, 1)
     if len(words) > 1 and not words[1].startswith(b"#"):

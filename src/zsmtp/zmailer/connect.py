@@ -44,7 +44,7 @@ async def _walk(plan: Plan, timeout: float) -> int:
             _print(f"Trying {endpoint.host} [{where}] ... connected!")
             await Close(result.stream)
             return EX_OK
-        reason = "; ".join(text for _, text in result.failures) or "told to stop"
+        reason = "; ".join(text for _, text in result.failures) or "interrupted"
         _print(f"Trying {endpoint.host} [{where}] ... {reason}")
     return EX_TEMPFAIL
 

@@ -183,7 +183,7 @@ class ControlFileJob:
     def give_up(self) -> None:
         """Defer all recipients without a verdict, so that none stays locked."""
         self._groups.clear()
-        verdict = from_loss(Interrupted("told to stop"), "", None)
+        verdict = from_loss(Interrupted("interrupted"), "", None)
         for recipient in list(self._unsettled.values()):
             self._settle(recipient, verdict)
 

@@ -137,7 +137,7 @@ def unavailable(database: Database, doing: str, error: Exception) -> QueueUnavai
     if isinstance(error, errors.UndefinedTable):
         why = ["the tables of the queue are not there: zsmtp queue migrate makes them"]
     elif isinstance(error, errors.LockNotAvailable):
-        why = [f"somebody has it locked since {LOCK_WAIT}"]
+        why = [f"a lock of another session was not released within {LOCK_WAIT}"]
     elif isinstance(error, errors.ReadOnlySqlTransaction):
         why = ["the server is read-only, as a standby is"]
     return QueueUnavailable(f"queue {database.name}: {doing}: {why[0] if why else type(error).__name__}")

@@ -139,7 +139,7 @@ class PostgresDelivery:
         """Become a node again, without leases, after this process stood still until its row was deleted."""
         try:
             await self._writer.do(self._join, Joining(self._name, self._results.node))
-            log.warning("queue %s: this node was forgotten, and is there again", self._database.name)
+            log.warning("queue %s: this node was removed as dead, and has joined again", self._database.name)
         except QueueUnavailable:
             pass  # the next heartbeat says so again
         finally:
