@@ -34,8 +34,8 @@ def key_parser() -> Parser:
 
 
 _TAKE_EPILOG = """\
-exit status: 0 it was taken in, or is no report; 1 it is for no return path that proves anything, or about mail that is
-not known any more; 64 wrong usage, 66 or 77 a file cannot be read, 75 try again later, 78 the configuration has no
+exit status: 0 it was recorded, or is no report; 1 no return path is authentic, or its message is no longer
+known; 64 wrong usage, 66 or 77 a file cannot be read, 75 try again later, 78 the configuration has no
 return path."""
 
 

@@ -52,7 +52,7 @@ read; 75 a lookup failed, and there is no other fault; 78 a bad configuration. (
 
 def make_parser() -> Parser:
     """The command line."""
-    parser = command_parser("check", "Show what receivers will think of mail from a sender.", epilog=_EPILOG)
+    parser = command_parser("check", "Show how receivers will judge mail from a sender.", epilog=_EPILOG)
     parser.add_argument("sender", metavar="SENDER", help="the address that mail comes from, or its domain")
     parser.add_argument(
         "--ip",

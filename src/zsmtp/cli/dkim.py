@@ -33,7 +33,7 @@ _PROGRAM = "zsmtp dkim"
 
 _KEY_EPILOG = """\
 The file is readable by its owner only, and never overwritten. What is printed can be pasted into a zone file; the
-lines behind semicolons are for forms that ask for a name and a value. exit status: 0; 64 wrong usage, 73 the file
+lines after semicolons are for forms with a name and a value. exit status: 0; 64 wrong usage, 73 the file
 cannot be made, 78 with --existing: it holds no key that can sign."""
 
 _VERIFY_EPILOG = """\

@@ -45,11 +45,11 @@ NOTHING_ASKED = "a DOMAIN or ADDRESS is required, or --rcpt, --relay or --replay
 
 _DESCRIPTION = "Show what a delivery would do, and why: hosts, addresses, DNSSEC, DANE, MTA-STS, TLS, greeting, limits."
 _EPILOG = """\
-exit status: 0 everything asked about can be delivered to; 68 there is no such domain, it takes no mail, or it leads
-back to this machine; 75 not now (a lookup fails, no candidate may be used or, with --connect, none opens a session);
-69 with --connect, every host refuses for good, with --rcpt, the recipient is refused; 64 wrong usage, 65 a file that
-is no trace, 66 or 77 a file that cannot be read, 78 a bad configuration. With --replay: how the recorded delivery
-ended, as zsmtp send."""
+exit status: 0 everything asked about can be delivered to; 68 there is no such domain, it takes no mail, or its mail
+would loop back to this machine; 75 a temporary failure (a lookup fails, no candidate may be used or, with --connect,
+none opens a session); 69 with --connect, every host refuses permanently, with --rcpt, the recipient is refused; 64
+wrong usage, 65 a file that is no trace, 66 or 77 a file that cannot be read, 78 a bad configuration. With --replay: the
+status of the recorded delivery, as of zsmtp send."""
 
 
 def make_parser() -> argparse.ArgumentParser:

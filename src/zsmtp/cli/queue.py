@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from zsmtp.server.serviceconfig import ServiceConfig
 
 _EPILOG = """\
-exit status: 0; 1 nothing matches, check has findings, or something could not be moved; 64 wrong usage,
+exit status: 0; 1 nothing matches, check has findings, or something was not moved; 64 wrong usage,
 65 the file is not a queue, 66 or 77 it cannot be read, 69 some of several queues did not answer, 75 the queue cannot be
 read or written now, 78 --queue names none. zsmtp-queue(1) describes everything."""
 
@@ -123,7 +123,7 @@ def _limited(number: int | None) -> Callable[[Parser], None]:
 
 def _limit(parser: Parser, number: int | None) -> None:
     default = "all" if number is None else str(number)
-    parser.add_argument("--limit", type=_count, default=number, help=f"show so many at most (default: {default})")
+    parser.add_argument("--limit", type=_count, default=number, help=f"show at most this many (default: {default})")
 
 
 def _counts(parser: Parser) -> None:
@@ -147,7 +147,7 @@ def _changes(parser: Parser) -> None:
     parser.add_argument("--all", action="store_true", help="all recipients: without it a filter is needed")
     parser.add_argument("--dry-run", action="store_true", help="show the number of recipients; change nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--because", metavar="TEXT", default="", help="why; it is recorded with who did it")
+    parser.add_argument("--because", metavar="TEXT", default="", help="the reason; it is recorded with the operator")
 
 
 def _ruling(parser: Parser) -> None:
@@ -186,7 +186,7 @@ def _leaves(parser: Parser) -> None:
     parser.add_argument(
         "target", metavar="URL", help="the queue it goes to: a SQLite file, or postgresql://host/database"
     )
-    parser.add_argument("--rules", action="store_true", help="also add the standing rules that it lacks")
+    parser.add_argument("--rules", action="store_true", help="also add the standing rules that the target lacks")
     _changes(parser)
 
 
@@ -204,7 +204,7 @@ def _rules(parser: Parser) -> None:
     parser.add_argument("--delete", type=_count, metavar="RULE", help="delete this rule, and release what it holds")
     parser.add_argument("--dry-run", action="store_true", help="with --delete: show the rule, and keep it")
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--because", metavar="TEXT", default="", help="why; it is recorded with who did it")
+    parser.add_argument("--because", metavar="TEXT", default="", help="the reason; it is recorded with the operator")
 
 
 def _watches(parser: Parser) -> None:
@@ -240,9 +240,9 @@ def _drains(parser: Parser) -> None:
 
 def _suppresses(parser: Parser) -> None:
     parser.add_argument("action", choices=("list", "add", "remove", "import"), help="the operation on the list")
-    parser.add_argument("given", metavar="ADDRESS", nargs="*", help="addresses; of import files, - for standard input")
+    parser.add_argument("given", metavar="ADDRESS", nargs="*", help="addresses; with import, files (-: standard input)")
     parser.add_argument("--tenant", help="of this tenant (list: of all, otherwise the one without a name)")
-    parser.add_argument("--because", metavar="TEXT", default="", help="why; it is kept with each address")
+    parser.add_argument("--because", metavar="TEXT", default="", help="the reason; it is stored with each address")
     _lasting(parser)
 
 
@@ -267,12 +267,12 @@ ANYWHERE = ("--queue", "--config")
 """Options of every verb that are also allowed before the verb."""
 
 VERBS: dict[str, QueueVerb] = {
-    "why": QueueVerb("show why recipients are still here", _READING, "why", _limited(10)),
+    "why": QueueVerb("explain why recipients are still queued", _READING, "why", _limited(10)),
     "list": QueueVerb("list recipients", _READING, "list_recipients", _limited(None)),
     "count": QueueVerb("count recipients", _READING, "count", _counts),
     "shape": QueueVerb("show sites by the age of their mail", _READING, "shape", _shapes),
     "show": QueueVerb("show messages with their recipients", _READING, "show", _limited(10)),
-    "ends": QueueVerb("list recipients that have their end", _READING, "list_ends", _ends),
+    "ends": QueueVerb("list ended recipients", _READING, "list_ends", _ends),
     "attempts": QueueVerb("show the history of messages", _READING, "attempts", _limited(10)),
     "body": QueueVerb("write the content of a message to standard output", _READING, "body", _body),
     "top": QueueVerb("watch the queue", _READING, "top", _watches),
@@ -348,7 +348,7 @@ def _parse(arguments: Sequence[str]) -> None:
     """Handle ``--help`` and unknown verbs: exits."""
     parser = Parser(
         prog="zsmtp queue",
-        description="See what is in the queue, why it is there, and change it.",
+        description="Show what is in the queue and why, and change it.",
         epilog=f"zsmtp queue VERB --help shows its options. {_EPILOG}",
         allow_abbrev=False,
     )

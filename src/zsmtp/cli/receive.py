@@ -61,7 +61,7 @@ def make_parser() -> Parser:
     parser.add_argument("--lmtp", action="store_true", help="speak LMTP (RFC 2033)")
     parser.add_argument("--full", action="store_true", help="show whole messages, not only their envelope and header")
     parser.add_argument("--folder", metavar="DIR", type=Path, help="keep each message as a file in this folder")
-    parser.add_argument("--count", metavar="NUMBER", type=_number, default=0, help="end after so many messages")
+    parser.add_argument("--count", metavar="NUMBER", type=_number, default=0, help="end after this number of messages")
     parser.add_argument(
         "--refuse",
         metavar="ADDRESS",

@@ -53,14 +53,14 @@ def make_parser() -> Parser:
         "--plan", metavar="FILE", help="execute the plans in FILE, from zsmtp explain --json, unchanged"
     )
     parser.add_argument(
-        "--rate", metavar="N/s|N/m", type=_rate, help="begin so many messages at most in any second, or minute"
+        "--rate", metavar="N/s|N/m", type=_rate, help="begin at most this many messages in any second or minute"
     )
     parser.add_argument(
         "--jobs",
         metavar="N",
         type=_jobs,
         default=1,
-        help="send by so many processes, to use several processors; auto: one for each of them",
+        help="send by this number of processes, to use several processors; auto: one for each processor",
     )
     parser.add_argument(
         "--retry-for",

@@ -30,7 +30,7 @@ _EPILOG = """\
 signals: TERM and INT stop in order, a second one at once; HUP reads the
 configuration again.
 
-exit status: 0 stopped as asked; 64 wrong usage; 66 or 77 a file cannot be
+exit status: 0 stopped on request; 64 wrong usage; 66 or 77 a file cannot be
 read; 71 an address cannot be listened on; 75 the queue cannot be used now, or
 another process delivers it; 78 the configuration cannot be used.
 zsmtp-serve(1) describes everything."""
@@ -64,7 +64,7 @@ def make_parser() -> Parser:
         "--workers",
         metavar="COUNT",
         type=_workers,
-        help="deliver in so many processes besides this one, instead of those of the configuration (0: in this one)",
+        help="the number of additional processes that deliver, instead of the configured one (0: this one delivers)",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="read the configuration and its files, and end")

@@ -13,25 +13,25 @@ from enum import IntEnum
 class Exit(IntEnum):
     """One exit status."""
 
-    OK = 0  # everything was done; every recipient was delivered to; the destination can be delivered to
+    OK = 0  # success; every recipient was delivered to; the destination can be delivered to
     NEGATIVE = (
         1  # dkim verify: a signature does not pass, or there is none; queue: nothing matches, or check has findings
     )
     USAGE = 64  # the command line is wrong
-    DATA = 65  # a file was read and is not what it must be: a message, a trace, a plan
+    DATA = 65  # a file has the wrong content: a message, a trace, a plan
     NO_INPUT = 66  # a file cannot be read
-    NO_USER = 67  # an address cannot be that of a mailbox
-    NO_HOST = 68  # no such domain, a domain that takes no mail, or one that leads back here
-    UNAVAILABLE = 69  # a recipient or the message was refused for good; queue: of several queues not all answered
-    SOFTWARE = 70  # a fault of this program
+    NO_USER = 67  # an address is not that of a mailbox
+    NO_HOST = 68  # no such domain, a domain that takes no mail, or one whose mail would loop back here
+    UNAVAILABLE = 69  # a recipient or the message was refused permanently; queue: some of several queues did not answer
+    SOFTWARE = 70  # an internal error of this program
     OS = 71  # the system refused something: no memory, no sockets
     CANNOT_CREATE = 73  # an output file cannot be made
     IO = 74  # output cannot be written
-    TEMPORARY = 75  # not now, maybe later
-    NO_PERMISSION = 77  # a file is there and must not be read
+    TEMPORARY = 75  # a temporary failure
+    NO_PERMISSION = 77  # the permission to read a file is missing
     CONFIG = 78  # a configuration cannot be used
     INTERRUPTED = 130  # stopped by a signal (128 + SIGINT), as in shells
-    BROKEN_PIPE = 141  # the reader of the output has gone (128 + SIGPIPE)
+    BROKEN_PIPE = 141  # the reader of the output has closed it (128 + SIGPIPE)
 
 
 _FROM_WORST = (
