@@ -88,7 +88,7 @@ def test_lines_are_short_enough_to_be_read(name: str) -> None:
 def test_a_status_that_was_guessed_from_the_reply_code_explains_nothing() -> None:
     guessed = text_of(composed([notice(status="5.1.1", code=550, reason="550 go away", server="mx.example.com")]))
     assert "no such mailbox" not in guessed
-    assert "only in words of its own" in guessed
+    assert "gave the reason only as text" in guessed
     assert "mx.example.com said: 550 go away" in guessed
     said = text_of(composed([notice(status="5.1.1", code=550, reason="5.1.1 go away", server="mx.example.com")]))
     assert "There is no such mailbox." in said
