@@ -1,4 +1,4 @@
-"""What the examples in the pages use: a function, and a receiver on the loopback interface."""
+"""The fixtures of the examples in the pages: a function, and a receiver on the loopback interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def names_of_the_examples(doctest_namespace: dict[str, object]) -> None:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """A mail server that takes mail for everybody but nobody@example.org."""
+    """A mail server that accepts mail for every recipient except nobody@example.org."""
     with receiving() as running:
         running.refuse.add("nobody@example.org")
         yield running
@@ -31,7 +31,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def closed_world(receiver: Receiver) -> zsmtp.Config:
-    """A configuration for a world in which example.org's exchanger is the receiver, and there is nobody else."""
+    """A configuration for a world in which example.org's exchanger is the receiver, and there is no other server."""
     names = StaticResolver("example.org MX 10 mx1.example.org\nmx1.example.org A 127.0.0.1")
     direct = zsmtp.Direct(resolver=names, port=receiver.port, dane=False, mta_sts=zsmtp.STSUse.OFF)
     return zsmtp.Config(direct=direct, helo_name="out.example.net")
@@ -39,14 +39,14 @@ def closed_world(receiver: Receiver) -> zsmtp.Config:
 
 @pytest.fixture(name="shell")
 def commands(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """What runs ``zsmtp`` commands."""
+    """A function that runs ``zsmtp`` commands."""
     monkeypatch.setenv("COLUMNS", "86")
     return shell
 
 
 @pytest.fixture
 def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Three messages in the folder ``out`` of the current directory; the second is for somebody who is not there."""
+    """Three messages in the folder ``out`` of the current directory; the recipient of the second does not exist."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     files = []
@@ -58,18 +58,18 @@ def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.fixture
 def news_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path of a queue that commands find without being given it."""
+    """The path of a queue that commands find by the environment."""
     monkeypatch.setenv("ZSMTP_QUEUE", str(tmp_path / "mail.db"))
     return tmp_path / "mail.db"
 
 
 @pytest.fixture
 def stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """What runs commands on the queue of ``examples/stuck.py``; their operator is ann."""
+    """A function that runs commands on the queue of ``examples/stuck.py``; their operator is ann."""
     monkeypatch.setenv("ZSMTP_QUEUE", str(tmp_path / "queue.db"))
     monkeypatch.setenv("COLUMNS", "86")
-    somebody = SimpleNamespace(getlogin=lambda: "ann", getuid=lambda: 1000)
-    monkeypatch.setattr("zsmtp.cli.queuechanging.os", somebody)
+    operator = SimpleNamespace(getlogin=lambda: "ann", getuid=lambda: 1000)
+    monkeypatch.setattr("zsmtp.cli.queuechanging.os", operator)
     monkeypatch.setattr("syslog.syslog", lambda priority, text: None)
     with delivering(tmp_path / "queue.db") as now:
         monkeypatch.setattr("zsmtp.cli.queue.time", SimpleNamespace(time=lambda: now))  # however slow the examples are

@@ -328,7 +328,7 @@ class Show:
             for name, value in zip(NOTARY_FIELDS, notary.split("\x01"), strict=False):
                 self.line(f"              {name:11} {value}")
         else:
-            self.line("              (no notary data: nobody asked for a report of success)")
+            self.line("              (no notary data: no report of success was requested)")
         # The text is the dialogue so far, lines parted by CR; what was said last says it all.
         for label, part in zip(("last words", ""), text.split("\r")[-2:], strict=False):
             self.line(f"              {label:11} {part}")

@@ -1,7 +1,7 @@
 """Records what a Dovecot of Debian's answers: the two files ``dovecot-*.txt``. Run as ``record.py`` is, by itself.
 
 The server is the one of ``make interop``, in its own root directory; its socket appears as /run/dovecot/lmtp in a mount
-namespace that nobody else sees.
+namespace of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mail as tasks of Celery: a task delivers now, and is retried for those who are deferred, and for nobody else."""
+"""Mail as tasks of Celery: a task delivers now, and is retried for deferred recipients only."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ WAITS = (60, 300, 900, 3600, 7200)  # seconds before each retry; then it is give
 
 @app.task(bind=True, max_retries=len(WAITS), acks_late=False)
 def send(task: celery.Task, message: str, recipients: list[str]) -> None:
-    """Deliver a message, and try again later for those who are deferred.
+    """Deliver a message, and retry later for deferred recipients.
 
-    Whoever is in doubt may have the message already: nobody but the deferred is tried again. A task that is
-    acknowledged late would be run anew after a crash, also for those who have the message.
+    A recipient in doubt may have the message already, so only deferred ones are retried. A task that is acknowledged
+    late would run again after a crash, also for recipients that have the message.
     """
     report = zsmtp.deliver(message.encode(), recipients=recipients, relay=RELAY)
     for result in report:

@@ -15,7 +15,7 @@ from zsmtp.proto.session import Lost, Session, SessionEvent, StepAnswered
 
 
 def events(sock: socket.socket, session: Session) -> Iterator[SessionEvent]:
-    """The driver: move octets until nothing is waited for any more."""
+    """The driver: move octets until no reply is due any more."""
     while True:
         while (event := session.next_event()) is not None:
             yield event
@@ -38,7 +38,7 @@ def events(sock: socket.socket, session: Session) -> Iterator[SessionEvent]:
 
 
 def send(sock: socket.socket, name: bytes, envelope: Envelope, content: ContentForm) -> list[Reply]:
-    """Greet, deliver, say QUIT; the replies as they came. Raises what ended the session."""
+    """Greet, deliver, QUIT. Returns the replies in order; raises the error that ended the session."""
     session = Session(timeouts=Timeouts())
     replies: list[Reply] = []
     for event in events(sock, session):

@@ -15,7 +15,7 @@ import zsmtp.aio
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open the queue when the application starts; its end waits for what is under way."""
+    """Open the queue when the application starts; closing it waits for deliveries under way."""
     where = os.environ.get("MAIL_QUEUE", "/var/lib/shop/mail.db")
     relay = zsmtp.Relay.from_url(os.environ.get("MAIL_RELAY", "smtp://localhost"))
     async with zsmtp.aio.Queue.open(where, config=zsmtp.Config(relay=relay), deliver=True) as queue:
@@ -28,7 +28,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/orders/{number}")
 async def order(number: str, address: str, request: Request) -> dict[str, str]:
-    """Take an order; the same order told twice makes one mail."""
+    """Take an order; the same order sent twice makes one mail."""
     mail = EmailMessage()
     mail["From"] = "Shop <shop@example.org>"
     mail["To"] = address
@@ -42,6 +42,6 @@ async def order(number: str, address: str, request: Request) -> dict[str, str]:
 
 @app.get("/mail/{id}")
 async def delivered(id: str, request: Request) -> dict[str, str]:
-    """What became of a mail: the word for each recipient that has an end."""
+    """The final results of a mail, by recipient."""
     status = await request.app.state.queue.status(id)
     return {end.address: end.outcome.value for end in status.ends}

@@ -22,7 +22,7 @@ def queue_of(process: int) -> zsmtp.Queue:
 
 @app.post("/orders/<number>")
 def order(number: str) -> dict[str, str]:
-    """Take an order; the same order told twice makes one mail."""
+    """Take an order; the same order sent twice makes one mail."""
     mail = EmailMessage()
     mail["From"] = "Shop <shop@example.org>"
     mail["To"] = flask.request.form["address"]
@@ -34,5 +34,5 @@ def order(number: str) -> dict[str, str]:
 
 @app.errorhandler(zsmtp.SubmissionError)
 def no_address(error: zsmtp.SubmissionError) -> tuple[dict[str, str], int]:
-    """The address is none: the customer is told."""
+    """Report an invalid address to the customer."""
     return {"error": str(error)}, 400

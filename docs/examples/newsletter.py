@@ -17,7 +17,7 @@ GROUP = 500  # messages of one commit
 
 
 def letter(issue: str, date: str, text: str) -> EmailMessage:
-    """The message, without what differs from one recipient to the next. Making it is the dear part."""
+    """The message, without what differs from one recipient to the next. Making it is the expensive part."""
     message = EmailMessage()
     message["From"] = "Example News <news@example.org>"
     message["To"] = message["Message-ID"] = message["List-Unsubscribe"] = ""
@@ -30,7 +30,7 @@ def letter(issue: str, date: str, text: str) -> EmailMessage:
 
 
 def submissions(issue: str, message: EmailMessage, addresses: Iterable[str]) -> Iterator[zsmtp.QueueSubmission]:
-    """What is queued: one message for each recipient. The same arguments make the same octets."""
+    """The messages to queue, one for each recipient. The same arguments make the same octets."""
     for address in addresses:
         token = sha256(f"{issue} {address}".encode()).hexdigest()[:32]
         message.replace_header("To", address)
@@ -47,7 +47,7 @@ def submissions(issue: str, message: EmailMessage, addresses: Iterable[str]) -> 
 
 
 def submit(queue: zsmtp.Queue, all_of_them: Iterable[zsmtp.QueueSubmission]) -> int:
-    """Queue them in groups, each in one commit; their number."""
+    """Queue the messages in groups, each in one commit. Returns their number."""
     ids: set[str] = set()
     waiting = iter(all_of_them)
     while group := list(islice(waiting, GROUP)):
@@ -56,7 +56,7 @@ def submit(queue: zsmtp.Queue, all_of_them: Iterable[zsmtp.QueueSubmission]) -> 
 
 
 def new_ends(queue: zsmtp.Queue, cursor: str, counted: dict[str, int]) -> str:
-    """Count the ends behind a cursor; the next cursor."""
+    """Count the ends after a cursor. Returns the next cursor."""
     while True:
         cursor, entries = queue.events(cursor)
         if not entries:

@@ -1,4 +1,4 @@
-"""What becomes of messages at a server that follows a script, without a network and without waiting."""
+"""The results of messages at a server that follows a script, without a network and without waiting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTENT = b"Subject: hello\r\n\r\nHello.\r\n"
 def outcome(*servers: Script, recipients: int = 1, messages: int = 1) -> tuple[list[Verdict], ScriptedNetwork]:
     """Deliver to example.org, whose exchangers follow ``servers``; the verdicts by recipient, and the network.
 
-    Of several messages, each to the same recipients, the verdicts on the last one are given.
+    With several messages, each to the same recipients, the verdicts on the last one are returned.
     """
     hosts = {f"192.0.2.{number}": [script] for number, script in enumerate(servers, 1)}
     names = [f"example.org MX {number}0 mx{number}.example.org" for number in range(1, len(servers) + 1)]

@@ -1,4 +1,4 @@
-"""A program that sends mail: what a new user is told. ``test_signup.py`` has its tests."""
+"""A program that sends mail: a message to a new user. ``test_signup.py`` has its tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class AddressRefused(Exception):
 
 
 def welcome(address: str, config: zsmtp.Config) -> None:
-    """Send a new user the first message; who is deferred gets it within the hour."""
+    """Send a new user the first message; a deferral is retried within the hour."""
     message = EmailMessage()
     message["From"] = "Example <hello@shop.example>"
     message["To"] = address

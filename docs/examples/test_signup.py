@@ -1,4 +1,4 @@
-"""The tests of ``signup.py``: each has a mail server of its own."""
+"""The tests of ``signup.py``: each has its own mail server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from signup import AddressRefused, welcome
 
 from zsmtp.testing import MailReceiver
 
-pytest_plugins = ["zsmtp.testing.plugin"]  # in a project of your own this line is in conftest.py
+pytest_plugins = ["zsmtp.testing.plugin"]  # in your own project this line is in conftest.py
 
 
 def test_a_new_user_is_welcomed(mail_receiver: MailReceiver) -> None:

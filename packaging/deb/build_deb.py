@@ -40,7 +40,7 @@ from {module} import {function}
 
 sys.exit({function}())
 """
-# Isolated (-I): variables and packages of whoever calls the command are none of its business.
+# Isolated (-I): it ignores variables and packages of the calling user.
 
 
 def main() -> None:
