@@ -200,7 +200,7 @@ try:
     send_mail("one", "x", None, ["bob@example.net"])
     raise SystemExit("not raised")
 except ImproperlyConfigured as error:
-    assert str(error) == "ZSMTP_QUEUE_CONFIG: QueueConfig is wanted, not str"
+    assert str(error) == "ZSMTP_QUEUE_CONFIG: QueueConfig is expected, not str"
 """
     run(program, tmp_path, "QueueBackend", ZSMTP_QUEUE=str(tmp_path / "mail.db"), ZSMTP_QUEUE_CONFIG="/etc/x.toml")
 

@@ -74,13 +74,13 @@ def test_a_container_that_is_not_there_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"name": 1}, "name: str is wanted, not int"),
-        ({"seconds": "1"}, "seconds: float or int is wanted, not str"),
-        ({"colour": "red"}, "colour: Colour is wanted, not str"),
-        ({"inner": None}, "inner: Inner or Colour is wanted, not NoneType"),
-        ({"names": ["a"]}, "names: tuple is wanted, not list"),
-        ({"many": ()}, "many: Mapping is wanted, not tuple"),
-        ({"call": 1}, "call: Callable is wanted, not int"),
+        ({"name": 1}, "name: str is expected, not int"),
+        ({"seconds": "1"}, "seconds: float or int is expected, not str"),
+        ({"colour": "red"}, "colour: Colour is expected, not str"),
+        ({"inner": None}, "inner: Inner or Colour is expected, not NoneType"),
+        ({"names": ["a"]}, "names: tuple is expected, not list"),
+        ({"many": ()}, "many: Mapping is expected, not tuple"),
+        ({"call": 1}, "call: Callable is expected, not int"),
     ],
 )
 def test_a_wrong_value_is_named(values: dict[str, object], problem: str) -> None:

@@ -154,7 +154,7 @@ def _config() -> Config:
 def _queue_config() -> QueueConfig:
     given = getattr(conf.settings, "ZSMTP_QUEUE_CONFIG", None)
     if given is not None and not isinstance(given, QueueConfig):
-        raise ImproperlyConfigured(f"ZSMTP_QUEUE_CONFIG: QueueConfig is wanted, not {type(given).__name__}")
+        raise ImproperlyConfigured(f"ZSMTP_QUEUE_CONFIG: QueueConfig is expected, not {type(given).__name__}")
     return given or QueueConfig()
 
 

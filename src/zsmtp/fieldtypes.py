@@ -66,7 +66,7 @@ def check_types(owner: Any) -> None:
         value = getattr(owner, name)
         if not isinstance(value, kinds):
             wanted = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
-            raise ConfigError(f"{name}: {wanted} is wanted, not {type(value).__name__}")
+            raise ConfigError(f"{name}: {wanted} is expected, not {type(value).__name__}")
 
 
 def check_least(owner: Any, **least: float) -> None:

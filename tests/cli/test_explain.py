@@ -116,9 +116,7 @@ def test_what_is_printed(explain: Run, dns: NameServer) -> None:
     assert "\x1b" not in out
     assert ("_mta-sts.example.com", "TXT") in dns.queries
     assert "│  MTA-STS  no policy (no record at _mta-sts.example.com)" in lines
-    assert (
-        "│  note     there is no DANE: the name servers do not validate DNSSEC, or their word is not trusted" in lines
-    )
+    assert "│  note     there is no DANE: the name servers do not validate DNSSEC, or are not trusted" in lines
 
 
 @pytest.mark.parametrize(
@@ -576,7 +574,7 @@ def test_flags_of_the_agent_that_cannot_be(
         (
             ["--no-sender-check", "x"],
             64,
-            "--no-sender-check goes with --from, and not with --agent, which says nothing of senders; try zsmtp "
+            "--no-sender-check goes with --from, and not with --agent, which shows nothing about senders; try zsmtp "
             "explain --help",
         ),
         (["--resolver", "what?", "x"], 64, None),

@@ -240,7 +240,7 @@ def test_json_of_a_change(make: Make, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 REFUSED = [
-    ("drop", "which recipients? Name some by a filter, or say --all"),
+    ("drop", "which recipients? Give a filter, or --all"),
     ("drop --all bob@example.net --yes", "--all does not go with a filter"),
     ("drop bob@example.net", "there is no terminal to confirm on; --yes confirms it"),
     ("hold state=due --standing --yes", "state cannot be asked here"),

@@ -410,7 +410,7 @@ def test_ends_and_attempts(make: Make, tmp_path: Path, capsys: pytest.CaptureFix
         assert (await console.run("attempts carol@example.org")).lines == named
         assert (await console.run("attempts dave@example.com")).lines == [
             console.ids[1],
-            "└─ no attempt was made, or it is not known any more",
+            "└─ no attempt was made, or its history was removed",
         ]
         assert (await console.run("attempts x@example.com")).status == 1
         lines = (await console.run(f"attempts --json {console.ids[0]}")).lines

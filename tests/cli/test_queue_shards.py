@@ -351,8 +351,8 @@ def test_the_configuration_names_all_shards(fleet: Fleet, tmp_path: Path, capsys
 
 def test_what_shards_may_be() -> None:
     for table, words in (
-        ({"shards": "a.db"}, "queue.shards: a list of URLs is wanted"),
-        ({"url": "a.db", "shards": ["a.db", 1]}, "queue.shards: a list of URLs is wanted"),
+        ({"shards": "a.db"}, "queue.shards: a list of URLs is expected"),
+        ({"url": "a.db", "shards": ["a.db", 1]}, "queue.shards: a list of URLs is expected"),
         ({"url": "a.db", "shards": ["a.db", "sqlite:x"]}, "queue.shards[1]: queue: "),
         ({"url": "a.db", "shards": ["a.db", "b.db", "a.db"]}, "queue.shards: a queue is named twice"),
         ({"url": "a.db", "shards": ["b.db"]}, "queue.shards: queue.url is to be one of them"),

@@ -84,9 +84,7 @@ def test_straight_to_the_exchangers(send: Run, letter: str) -> None:
         status, out, err = send(letter, *direct, "--from", "<>", "--to", "a@example.com", "--to", "b@other.example")
         assert send(letter, *direct, "--to", "a@example.com")[2] == "", "a process is warned once"
     assert status == 0
-    assert err == (
-        "zsmtp send: there is no DANE: the name servers do not validate DNSSEC, or their word is not trusted\n"
-    )
+    assert err == ("zsmtp send: there is no DANE: the name servers do not validate DNSSEC, or are not trusted\n")
     assert len(receiver.messages) == 3
     assert {one.mail_from for one in receiver.messages[:2]} == {"<>"}
     assert f"delivered  a@example.com: mx.example.com [127.0.0.1]:{receiver.port}: 250" in out
@@ -324,7 +322,7 @@ def test_a_dry_run_knows_what_a_message_asks_of_sessions(send: Run, letter: str,
     assert "REQUIRETLS" not in plain[1]
     assert re.search(r"says +MAIL FROM:<me@example.org> SIZE=\d+ REQUIRETLS\n", out)
     assert re.search(
-        r"offers nothing\n.*refused +REQUIRETLS was asked for, and the server does not offer it \(5\.7\.30\)", out
+        r"offers nothing\n.*refused +REQUIRETLS was requested, and the server does not offer it \(5\.7\.30\)", out
     )
     assert re.search(r"TLS +secure: required, .*REQUIRETLS, an insecure MX answer", out)
     (delivery,) = json.loads(document)["deliveries"]
@@ -408,7 +406,7 @@ def test_options_that_cannot_be(send: Run, letter: str, words: tuple[str, ...], 
 def test_a_dry_run_without_tls_says_that_nothing_would_be_sent(send: Run, letter: str) -> None:
     status, out, _ = send(letter, "--dry-run", "--require-tls", "--relay", "127.0.0.1:1", "--tls", "none")
     assert status == 75
-    assert out.count("REQUIRETLS was asked for, and no TLS is configured (4.7.10)") == 2
+    assert out.count("REQUIRETLS was requested, and no TLS is configured (4.7.10)") == 2
     assert "MAIL FROM" not in out
 
 
@@ -416,7 +414,7 @@ def test_a_dry_run_without_tls_says_that_nothing_would_be_sent(send: Run, letter
     ("words", "problem"),
     [
         (("--notify", "always"), "--notify: 'always' is none of success, failure, delay, never"),
-        (("--notify", "never,delay"), "--notify: never stands alone"),
+        (("--notify", "never,delay"), "--notify: never cannot be combined"),
         (("--notify", ""), "--notify: there is nothing in it"),
         (("--ret", "half"), "--ret: 'half' is none of full, headers"),
         (("--envid", "x" * 101), "--envid: 101 octets when encoded; 100 are the limit"),

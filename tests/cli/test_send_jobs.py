@@ -95,7 +95,7 @@ def test_a_warning_of_several_processes_is_told_once(out: Path, dns: NameServer)
         done = command("--jobs", 2, "--resolver", dns.address, "--port", receiver.port, out)
     assert done.returncode == 0
     assert done.stderr == (
-        "zsmtp send: there is no DANE: the name servers do not validate DNSSEC, or their word is not trusted\n"
+        "zsmtp send: there is no DANE: the name servers do not validate DNSSEC, or are not trusted\n"
     )
 
 

@@ -160,7 +160,7 @@ def test_a_file_that_changed_is_not_sent_before_that_is_asked_for(send: Run, out
         write(out[0], "1, corrected", to="r1@example.net")
         status, told, err = send("--journal", journal, *relay(receiver), *out)
         assert (status, told, len(receiver.messages)) == (65, "", 2)
-        assert err.startswith(f"zsmtp send: {out[0]}: it has changed since it was sent, as the journal says; ")
+        assert err.startswith(f"zsmtp send: {out[0]}: it has changed since it was sent, according to the journal; ")
         told = send("--journal", journal, "--keep-going", *relay(receiver), *out)[1]
         assert told.splitlines()[-1] == "1 delivered, 1 unusable; earlier: 1 delivered"
         assert send("--journal", journal, "--send-changed", *relay(receiver), *out)[0] == 0

@@ -124,7 +124,7 @@ def test_a_list_in_a_file_beside_names_of_the_command_line(send: Run, tmp_path: 
         assert send(tmp_path / "0.eml", "--files-from", tmp_path / "list", *relay(receiver))[0] == 0
         (tmp_path / "list").write_text("-\n")
         status, _, err = send("--files-from", tmp_path / "list", *relay(receiver))
-        assert (status, "cannot stand in a list" in err) == (65, True)
+        assert (status, "cannot be in a list" in err) == (65, True)
         assert send("--files-from", "/nonexistent", *relay(receiver))[0] == 66
         assert send("-", "--files-from", "-", *relay(receiver))[0] == 64
     assert got(receiver) == everybody(2)

@@ -76,7 +76,7 @@ def test_observers_hear_of_each_delivery() -> None:
     decisions = [event for event in heard if isinstance(event, events.Decision) and event.delivery is not None]
     started = [event.delivery for event in heard if isinstance(event, events.DeliveryStarted)]
     assert [event.delivery for event in decisions] == started[1:]
-    assert all("failed a moment ago: left alone for another " in event.text for event in decisions)
+    assert all("failed recently: not tried for another " in event.text for event in decisions)
     assert {event.about for event in decisions} == {events.About.ROUTE}
     order = [type(event) for event in heard[-3:]]
     assert order == [events.DeliveryStarted, events.Decision, events.Settled]
@@ -99,7 +99,7 @@ def test_metrics_and_traces_count_them(tmp_path: Path) -> None:
     assert registry.get_sample_value("zsmtp_deliveries_in_progress") == 0.0
     files = sorted(traces.iterdir())
     assert len(files) == 3
-    told = [("left alone" in file.read_text(), "Connection refused" in file.read_text()) for file in files]
+    told = [("not tried for another" in file.read_text(), "Connection refused" in file.read_text()) for file in files]
     assert sorted(told) == [(False, True), (True, True), (True, True)]
 
 

@@ -214,12 +214,12 @@ KEY: dict[str, object] = {"domain": "example.org", "selector": "a", "key_file": 
 @pytest.mark.parametrize(
     ("table", "problem"),
     [
-        ({"dkim": KEY}, r"dkim: tables are wanted, each under \[\[dkim\]\]"),
-        ({"dkim": ["a"]}, r"dkim\[0\]: a table is wanted"),
+        ({"dkim": KEY}, r"dkim: tables are expected, each under \[\[dkim\]\]"),
+        ({"dkim": ["a"]}, r"dkim\[0\]: a table is expected"),
         ({"dkim": [KEY, {"domain": "example.org"}]}, r"dkim\[1\]\.selector: is missing"),
         ({"dkim": [KEY | {"selektor": "a"}]}, r"dkim\[0\]\.selektor: .*is selector meant"),
-        ({"dkim": [KEY | {"activate": datetime(2027, 1, 1)}]}, r"dkim\[0\]\.activate: a time zone is wanted"),
-        ({"dkim": [KEY | {"activate": "2027"}]}, r"dkim\[0\]\.activate: a date with a time is wanted"),
+        ({"dkim": [KEY | {"activate": datetime(2027, 1, 1)}]}, r"dkim\[0\]\.activate: a time zone is expected"),
+        ({"dkim": [KEY | {"activate": "2027"}]}, r"dkim\[0\]\.activate: a date with a time is expected"),
         ({"dkim": [KEY | {"domain": "localhost"}]}, r"dkim\[0\]\.domain: localhost is a single label"),
         ({"dkim": [KEY | {"also_sign": ["received"]}]}, r"dkim\[0\]\.also_sign\[0\]: received must not be signed"),
     ],
@@ -230,7 +230,7 @@ def test_mistakes_in_a_file(table: dict[str, object], problem: str) -> None:
 
 
 def test_a_key_of_a_wrong_type_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"dkim\[0\]: DKIMKey is wanted, not str"):
+    with pytest.raises(ConfigError, match=r"dkim\[0\]: DKIMKey is expected, not str"):
         Config(dkim=("key.pem",))  # type: ignore[arg-type]
 
 

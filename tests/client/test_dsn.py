@@ -128,14 +128,14 @@ def test_an_internationalised_original_address_is_ascii_on_the_wire() -> None:
         ({"notify": ["success", b"delay"]}, r"^notify: b'delay' is none"),
         ({"notify": [["success"]]}, r"^notify: \['success'\] is none"),
         ({"notify": "success,"}, r"^notify: '' is none"),
-        ({"notify": 5}, r"^notify: words are wanted"),
-        ({"notify": b"success"}, r"^notify: words are wanted, not bytes$"),
+        ({"notify": 5}, r"^notify: words are expected"),
+        ({"notify": b"success"}, r"^notify: words are expected, not bytes$"),
         ({"notify": [TwoLines()]}, r"^notify: two\\nlines is none of"),
         ({"ret": TwoLines()}, r"^ret: two\\nlines is none of"),
-        ({"notify": ("success", "never")}, r"^notify: never stands alone$"),
+        ({"notify": ("success", "never")}, r"^notify: never cannot be combined$"),
         ({"ret": "HDRS"}, r"^ret: 'HDRS' is none of full, headers$"),
         ({"ret": None}, r"^ret: None"),
-        ({"envid": b"x"}, r"^envid: a text"),
+        ({"envid": b"x"}, r"^envid: a string"),
         ({"envid": "a\r\nRSET"}, r"^envid: 'a\\r\\nRSET': printable ASCII"),
         ({"envid": "\u00fc"}, r"^envid: .*printable ASCII"),
         ({"envid": "x" * 98 + "="}, r"^envid: 101 octets when encoded; 100"),
@@ -150,7 +150,7 @@ def test_an_internationalised_original_address_is_ascii_on_the_wire() -> None:
             {"original": {"b@c.example": "x@y.example", "B <b@C.example>": "z@y.example"}},
             r"^original: B <b@C.example> is named twice$",
         ),
-        ({"original": {"bob@example.net": 5}}, r"^original: texts"),
+        ({"original": {"bob@example.net": 5}}, r"^original: strings"),
         ({"original": {"bob": "a@b.example"}}, r"^original: recipient bob: no @"),
         ({"original": {"bob@example.net": "a>b@c.example"}}, r"^original a>b"),
         ({"original": {"bob@example.net": "+" * 200 + "@c.example"}}, r"^original: .*500 octets"),
@@ -202,7 +202,7 @@ def test_what_does_not_fit_the_message_is_refused_before_anything_is_sent() -> N
     stranger = zsmtp.DSN(notify="failure", original={"eve@example.net": "a@b.example"})
     with pytest.raises(zsmtp.SubmissionError, match=r"^original: eve@example.net is no recipient of this message$"):
         zsmtp.deliver(LETTER, relay="smtp://127.0.0.1:1", dsn=stranger)
-    with pytest.raises(zsmtp.SubmissionError, match=r"^dsn: DSN is wanted, not str$"):
+    with pytest.raises(zsmtp.SubmissionError, match=r"^dsn: DSN is expected, not str$"):
         zsmtp.deliver(LETTER, relay="smtp://127.0.0.1:1", dsn="success")  # type: ignore[arg-type]
 
     async def main() -> list[zsmtp.Result]:

@@ -57,7 +57,7 @@ def test_what_is_put_off_is_announced_with_the_reason() -> None:
     assert isinstance(decision, Decision)
     assert isinstance(settled, Settled)
     assert decision.delivery is started.delivery is settled.delivery
-    assert decision.text == "example.org failed a moment ago: left alone for another 60 s"
+    assert decision.text == "example.org failed recently: not tried for another 60 s"
 
 
 def test_mail_that_may_do_without_protection_is_tried_where_protection_was_missing() -> None:

@@ -165,5 +165,5 @@ def test_low_metrics_made_twice_are_told_of_in_words(newcomer: Newcomer) -> None
 def test_low_a_login_with_two_secrets_is_refused_in_a_sentence(newcomer: Newcomer) -> None:
     done = newcomer.python("import zsmtp\nzsmtp.Login(user='ann')\n")
     assert done.err.splitlines()[-1].endswith(
-        "password: one of password, password_file and password_env is wanted, and none is given"
+        "password: one of password, password_file and password_env is expected, and none is given"
     )

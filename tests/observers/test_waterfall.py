@@ -125,7 +125,7 @@ def test_nothing_is_told_by_colour_alone() -> None:
 
 def test_what_was_left_out_is_said() -> None:
     lines = [plain(line) for line in draw(replace(eventful(), left_out=7))]
-    assert lines[-1] == "7 more items had no room in the trace"
+    assert lines[-1] == "7 more items are not in the trace"
 
 
 @pytest.mark.parametrize(

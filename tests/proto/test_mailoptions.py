@@ -74,18 +74,18 @@ def test_a_message_that_asks_for_nothing_costs_no_value() -> None:
     ("given", "words"),
     [
         ({"priority": 10}, "priority 10 is not from -9 to 9"),
-        ({"priority": True}, "priority: a whole number is wanted, not bool"),
-        ({"priority": "1"}, "priority: a whole number is wanted, not str"),
+        ({"priority": True}, "priority: a whole number is expected, not bool"),
+        ({"priority": "1"}, "priority: a whole number is expected, not str"),
         ({"hold_for": -1}, "hold_for: -1 is not from 0"),
         ({"hold_for": float("nan")}, "hold_for: nan is not"),
         ({"hold_for": MAX_HOLD + 1}, "hold_for: 1000000000 is not"),
-        ({"hold_for": timedelta(1)}, "hold_for: seconds are wanted, not timedelta"),
+        ({"hold_for": timedelta(1)}, "hold_for: seconds are expected, not timedelta"),
         ({"hold_until": datetime(2026, 1, 1)}, "hold_until: .* has no time zone"),
-        ({"hold_until": "tomorrow"}, "hold_until: a time is wanted, not str"),
+        ({"hold_until": "tomorrow"}, "hold_until: a time is expected, not str"),
         ({"hold_until": float("inf")}, "hold_until: inf is not"),
         ({"hold_until": -1}, "hold_until: -1 is not"),
         ({"hold_until": LAST_MOMENT + 1}, "hold_until: 253402300800 is not"),
-        ({"hold_for": 1, "hold_until": 1}, "one time of release is wanted"),
+        ({"hold_for": 1, "hold_until": 1}, "one time of release is expected"),
     ],
 )
 def test_what_cannot_be_asked_for(given: dict[str, object], words: str) -> None:

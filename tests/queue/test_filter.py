@@ -117,9 +117,9 @@ def test_what_a_filter_matches(text: str, matches: bool) -> None:
     ("text", "says"),
     [
         ("colour=red", "'colour' is no field"),
-        ("example.com", "a term is wanted"),
+        ("example.com", "a term is expected"),
         ("to>b", "to is compared by = and !="),
-        ("age>1h,2h", "one value is wanted"),
+        ("age>1h,2h", "one value is expected"),
         ("age>soon", "'soon' is no duration"),
         ("age>9999999999999d", "longer than any duration"),
         ("attempts=x", "no whole number"),

@@ -65,7 +65,7 @@ def test_languages_have_the_same_codes_and_use_the_same_values(language: str) ->
         ("Hello\n", "line 1: text before the first section"),
         ("[subject failed]\n{subject}\n\n[opening]\n", r"line 2: the last line of \[subject failed\] must be one that"),
         ("[opening]\n\n[subject failed]\n", r"line 3: the last line of \[subject failed\]"),
-        ("[reasons]\nno such mailbox\n", "line 2: a status code and its meaning are wanted"),
+        ("[reasons]\nno such mailbox\n", "line 2: a status code and its meaning are expected"),
         ("[reasons]\n3.1.1 what\n", "line 2: a status code"),
         ("[reasons]\nX.1.1\n", "line 2: a status code"),
         ("[reasons]\nX.1.1 a\nX.1.1 b\n", "line 3: the status code X.1.1 is here a second time"),

@@ -115,7 +115,7 @@ def test_keys_and_shards_are_told_apart() -> None:
     old, new_key = b"o" * OCTETS, b"n" * OCTETS
     address = sender(path(BY_MESSAGE, old))
     assert path(BY_MESSAGE, new_key, old).recognise(address, NOON) == ReturnedTo(ID, None)
-    assert path(BY_MESSAGE, new_key).recognise(address, NOON) == Unproven("it is forged, or of a key that is gone")
+    assert path(BY_MESSAGE, new_key).recognise(address, NOON) == Unproven("it is forged, or of a removed key")
     assert sender(path(BY_MESSAGE, new_key, old)) != address
     assert path(BY_MESSAGE, old, shard=3).recognise(address, NOON) == Unproven(
         "it is of shard 0, and this queue is shard 3"

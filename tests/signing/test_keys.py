@@ -109,7 +109,7 @@ def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, password: bytes | N
 
 
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "short": (lambda: RSA_PEM, "an RSA key of 1024 bits; 2048 to 4096 are wanted"),
+    "short": (lambda: RSA_PEM, "an RSA key of 1024 bits; 2048 to 4096 are expected"),
     "encrypted": (lambda: pem(rsa.generate_private_key(65537, 2048), b"secret"), "the key is encrypted"),
     "elliptic": (lambda: pem(ec.generate_private_key(ec.SECP256R1())), "neither RSA nor Ed25519"),
     "public": (

@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
         return make_key(key_parser().parse_args(arguments[1:]))
     if arguments[:1] == ["take"]:
         return asyncio.run(take_message(take_parser().parse_args(arguments[1:])))
-    commands = Parser(prog=_PROGRAM, description="Mail that comes back.", allow_abbrev=False)
+    commands = Parser(prog=_PROGRAM, description="Returned mail.", allow_abbrev=False)
     known = commands.add_subparsers(title="commands", dest="COMMAND", metavar="COMMAND", required=True)
     known.add_parser("key", help="make the file of keys that authenticate return paths", add_help=False)
     known.add_parser("take", help="take in a returned message", add_help=False)
@@ -108,7 +108,7 @@ async def take_message(options: argparse.Namespace) -> int:
         service = read_service(options.config, queue=options.queue or "", usual=os.environ.get(VARIABLE, ""))
     bounces = service.queue.bounces
     if not bounces.return_path:
-        raise CommandFailed(Exit.CONFIG, f"{escape(options.config)}: queue.bounces.return_path: there is none")
+        raise CommandFailed(Exit.CONFIG, f"{escape(options.config)}: queue.bounces.return_path: it is not set")
     octets = _read(options.message, MAX_OCTETS)
     addresses = [os.fsencode(one) for one in options.to] if options.to else addressed_to(octets)
     try:

@@ -108,7 +108,7 @@ def run(arguments: list[str]) -> int:
     if options.sender != "<>" and options.agent is not None and not options.rcpt:
         parser.error("--from goes with --rcpt: the agent has no routes of senders")
     if options.no_sender_check and (options.sender == "<>" or options.agent is not None):
-        parser.error("--no-sender-check goes with --from, and not with --agent, which says nothing of senders")
+        parser.error("--no-sender-check goes with --from, and not with --agent, which shows nothing about senders")
     if options.trace is not None and not options.connect:
         parser.error("--trace needs --connect: without it there is nothing to trace")
     if options.agent is not None:

@@ -400,7 +400,7 @@ def filter_given(context: VerbContext, fields: frozenset[Field] = FIELDS_OF_RECI
     if any(one.field is Field.RULE for one in wanted.terms):
         _check_number(context)
     if wanted.everything and not context.options.all:
-        raise CommandFailed(Exit.USAGE, "which recipients? Name some by a filter, or say --all")
+        raise CommandFailed(Exit.USAGE, "which recipients? Give a filter, or --all")
     if context.options.all and not wanted.everything:
         raise CommandFailed(Exit.USAGE, "--all does not go with a filter")
     return wanted
@@ -430,7 +430,7 @@ def _key(text: str) -> str:
 
 def _sentence(text: str, option: str) -> str:
     if len(text) > MAX_REASON // 2 or not text.isprintable():
-        raise CommandFailed(Exit.USAGE, f"{option}: at most {MAX_REASON // 2} characters on one line are wanted")
+        raise CommandFailed(Exit.USAGE, f"{option}: at most {MAX_REASON // 2} characters on one line are allowed")
     return text
 
 

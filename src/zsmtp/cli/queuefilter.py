@@ -63,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser, fields: Collection[Field] = FIE
     )
     group = parser.add_argument_group(
         "which recipients",
-        "All that are given must hold; * and ? stand for characters, a comma separates alternatives.",
+        "All of them must match; * and ? match characters, a comma separates alternatives.",
     )
     for field in Field:
         if field in fields:

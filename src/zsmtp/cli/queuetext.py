@@ -316,7 +316,7 @@ def history_lines(message: str, history: Sequence[HistoryEntry], look: Look) -> 
     for entry in history:
         node.add(attempt_text(entry, named=True))
     if not history:
-        node.add(line("no attempt was made, or it is not known any more"))
+        node.add(line("no attempt was made, or its history was removed"))
     return draw(node, look)
 
 

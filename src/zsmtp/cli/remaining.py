@@ -18,7 +18,7 @@ from zsmtp.cli.sysexits import Exit
 from zsmtp.client.report import Fate, Result
 
 _BLOCK = 1 << 18
-_CHANGED = "it has changed since it was sent, as the journal says; --send-changed sends it as a new message"
+_CHANGED = "it has changed since it was sent, according to the journal; --send-changed sends it as a new message"
 
 
 @dataclass(frozen=True, slots=True)

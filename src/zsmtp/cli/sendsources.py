@@ -62,7 +62,7 @@ def named_files(files: Sequence[str], lists: Sequence[str]) -> list[str]:
             raise CommandFailed(Exit.DATA, f"--files-from: {escape(name)}: longer than {MAX_LIST} octets")
         listed = [os.fsdecode(one) for one in octets.split(b"\0" if b"\0" in octets else b"\n") if one]
         if "-" in listed:
-            raise CommandFailed(Exit.DATA, f"--files-from: {escape(name)}: standard input (-) cannot stand in a list")
+            raise CommandFailed(Exit.DATA, f"--files-from: {escape(name)}: standard input (-) cannot be in a list")
         found += listed
     return found
 

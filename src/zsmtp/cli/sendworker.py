@@ -195,7 +195,7 @@ class SendWorker:
         self._is_orphan = True
         for request in tuple(self._requests):
             self._on_reply(request, allowed=False)
-        self._stop("the process that started this one is gone", polite=False)
+        self._stop("the process that started this one has ended", polite=False)
         self._loop.call_later(ORPHAN_END, os._exit, 1)
 
     def _on_message(self, message: Any) -> None:

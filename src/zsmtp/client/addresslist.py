@@ -31,7 +31,7 @@ def read_address(text: str | bytes, what: str) -> bytes:
     ``<>`` and "" are the null reverse-path; a recipient must not be one.
     """
     if not isinstance(text, str | bytes):
-        raise SubmissionError(f"{what}: a text is wanted, not {type(text).__name__}")
+        raise SubmissionError(f"{what}: a string is expected, not {type(text).__name__}")
     if len(text) > MAX_TEXT:  # before it is parsed or stored
         raise SubmissionError(f"{what}: a text of {len(text)} characters; {MAX_TEXT} are the limit")
     return _read(text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text, what)
@@ -107,11 +107,11 @@ def read_addresses(texts: str | bytes | Iterable[str | bytes], what: str) -> tup
     if isinstance(texts, str | bytes):
         return (read_address(texts, what),)
     if not isinstance(texts, Iterable):
-        raise SubmissionError(f"{what}: a text or several are wanted, not {type(texts).__name__}")
+        raise SubmissionError(f"{what}: a string or several are expected, not {type(texts).__name__}")
     try:
         several = tuple(texts)
     except Exception as error:  # an iterable of the program may raise anything
-        raise SubmissionError(f"{what}: the addresses cannot be gone through: {described(error)}") from error
+        raise SubmissionError(f"{what}: the addresses cannot be iterated: {described(error)}") from error
     if len(several) == 1:
         return (read_address(several[0], what),)
     found: dict[tuple[bytes, str | None], bytes] = {}

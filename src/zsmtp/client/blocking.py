@@ -131,7 +131,7 @@ class Client:
 class _Sign(Enum):
     """Signals between the loop and the program's thread, beside results and submissions."""
 
-    MORE = "submissions are wanted"
+    MORE = "submissions are expected"
     OVER = "no more come"
 
 
@@ -229,7 +229,7 @@ def _refuse_on_a_loop() -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise LoopRunning("an event loop runs here, and would stand still: use await zsmtp.aio.deliver(...)")
+    raise LoopRunning("an event loop runs here, and would be blocked: use await zsmtp.aio.deliver(...)")
 
 
 def deliver(

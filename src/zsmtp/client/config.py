@@ -110,7 +110,7 @@ class Login:
                 _require(name in serving(kind), f"mechanisms[{number}]", problem)
         given = [name for name in ("password", "password_file", "password_env") if getattr(self, name)]
         found = f"{' and '.join(given)} are" if given else "none is"
-        wanted = "one of password, password_file and password_env is wanted"
+        wanted = "one of password, password_file and password_env is expected"
         _require(len(given) == 1, "password", f"{wanted}, and {found} given")
 
 
@@ -211,7 +211,7 @@ class Relay:
         except ValueError:  # the error's text may contain a part of a password
             raise ConfigError(f"relay: not a host and a port: {shown}") from None
         if parts.scheme not in _SCHEMES or "://" not in url:
-            raise ConfigError(f"relay: a URL is wanted, smtp://, smtps:// or lmtp:// with a host: {shown}")
+            raise ConfigError(f"relay: a URL is expected, smtp://, smtps:// or lmtp:// with a host: {shown}")
         implicit, lmtp = _SCHEMES[parts.scheme]
         if not host and parts.path:
             host = unquote(parts.path)
@@ -438,7 +438,7 @@ class Config:
     def __post_init__(self) -> None:
         check_types(self)
         for number, one in enumerate(self.dkim):
-            _require(isinstance(one, DKIMKey), f"dkim[{number}]", f"DKIMKey is wanted, not {type(one).__name__}")
+            _require(isinstance(one, DKIMKey), f"dkim[{number}]", f"DKIMKey is expected, not {type(one).__name__}")
         if self.local_address:
             _in("local_address", parse_identity, self.local_address)
         _require(self.address_family is not Family.UNIX, "address_family", "UNIX is none of IPv4, IPv6")
@@ -452,11 +452,11 @@ class Config:
         routes, sender_routes = {}, {}
         for domain, relay in self.routes.items():
             key = f"routes.{escape(domain)}"
-            _require(isinstance(relay, Relay), key, f"Relay is wanted, not {type(relay).__name__}")
+            _require(isinstance(relay, Relay), key, f"Relay is expected, not {type(relay).__name__}")
             routes[_route_domain(key, domain, "not a domain")] = relay
         for sender, relay in self.sender_routes.items():
             key = f"sender_routes.{escape(sender)}"
-            _require(isinstance(relay, Relay), key, f"Relay is wanted, not {type(relay).__name__}")
+            _require(isinstance(relay, Relay), key, f"Relay is expected, not {type(relay).__name__}")
             local, at, domain = sender.rpartition("@")
             _require(bool(local) or not at, key, "neither an address nor a domain")
             domain = _route_domain(key, domain, "neither an address nor a domain")

@@ -108,19 +108,19 @@ def _read_value(wanted: FieldType, value: Any, path: str, readers: Readers) -> A
         return _in(path, Relay.from_url, value)
     if is_dataclass(kind):
         if not isinstance(value, dict):
-            raise ConfigError(f"{path}: a table is wanted{' or a URL' if kind is Relay else ''}")
+            raise ConfigError(f"{path}: a table is expected{' or a URL' if kind is Relay else ''}")
         return read_dataclass(cast(type[Any], kind), value, f"{path}.", readers)
     if kind is Mapping:
         if not isinstance(value, dict):
-            raise ConfigError(f"{path}: a table is wanted")
+            raise ConfigError(f"{path}: a table is expected")
         return {key: _read_value(items[1], one, f"{path}.{escape(key)}", readers) for key, one in value.items()}
     if kind is tuple and items[0].classes:
         if not isinstance(value, list):
-            raise ConfigError(f"{path}: tables are wanted, each under [[{path}]]")
+            raise ConfigError(f"{path}: tables are expected, each under [[{path}]]")
         return tuple(_read_value(items[0], one, f"{path}[{number}]", readers) for number, one in enumerate(value))
     if kind is tuple:
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-            raise ConfigError(f"{path}: a list of texts is wanted")
+            raise ConfigError(f"{path}: a list of strings is expected")
         return tuple(value)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _read_enum(kind, value, path)
@@ -129,7 +129,7 @@ def _read_value(wanted: FieldType, value: Any, path: str, readers: Readers) -> A
 
 def _read_plain(kind: Any, value: Any, path: str) -> Any:
     words = {
-        str: "a text",
+        str: "a string",
         int: "a whole number",
         float: "a number",
         bool: "true or false",
@@ -138,7 +138,7 @@ def _read_plain(kind: Any, value: Any, path: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise ConfigError(f"{path}: {words[kind]} is wanted")
+        raise ConfigError(f"{path}: {words[kind]} is expected")
     return value
 
 

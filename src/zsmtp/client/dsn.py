@@ -85,7 +85,7 @@ def _read_notify(given: object) -> tuple[str, ...]:
     if isinstance(given, str):
         given = [word.strip() for word in given.split(",")] if given else ()
     if isinstance(given, bytes | bytearray | memoryview) or not isinstance(given, Iterable):
-        raise SubmissionError(f"notify: words are wanted, not {type(given).__name__}")
+        raise SubmissionError(f"notify: words are expected, not {type(given).__name__}")
     words = list(given)
     for word in words:
         if word not in (*_EVENTS, _NEVER):
@@ -93,13 +93,13 @@ def _read_notify(given: object) -> tuple[str, ...]:
     if _NEVER not in words:
         return tuple(event for event in _EVENTS if event in words)
     if set(words) != {_NEVER}:
-        raise SubmissionError("notify: never stands alone")
+        raise SubmissionError("notify: never cannot be combined")
     return (_NEVER,)
 
 
 def _check_envid(envid: object) -> None:
     if not isinstance(envid, str):
-        raise SubmissionError(f"envid: a text is wanted, not {type(envid).__name__}")
+        raise SubmissionError(f"envid: a string is expected, not {type(envid).__name__}")
     if not (envid.isascii() and envid.isprintable()):
         raise SubmissionError(f"envid: {_shown(envid)}: printable ASCII only (RFC 3461 4.4)")
     length = len(encode_xtext(envid.encode("ascii")))
@@ -114,11 +114,11 @@ def _read_original(given: object) -> tuple[tuple[str, str], ...]:
             (to, old) for to, old in (given.items() if isinstance(given, Mapping) else _listed(given))
         )
     except (TypeError, ValueError):
-        raise SubmissionError("original: addresses by recipients are wanted") from None
+        raise SubmissionError("original: addresses by recipients are expected") from None
     seen: set[tuple[bytes, str | None]] = set()
     for to, old in pairs:
         if not isinstance(to, str) or not isinstance(old, str):
-            raise SubmissionError("original: texts are wanted")
+            raise SubmissionError("original: strings are expected")
         form = comparable(read_address(to, "original: recipient"))
         if form in seen:
             raise SubmissionError(f"original: {escape(to[:120])} is named twice")

@@ -59,12 +59,12 @@ def envelope_in(
 def _newest(values: _Values) -> tuple[bytes, ...]:
     """The names of the fields to read: in a resent message those of its Resent- block."""
     if any(len(values.get(name, ())) > 1 for name in _ONCE):
-        raise SubmissionError("the message was resent more than once: say who sends it to whom")
+        raise SubmissionError("the message was resent more than once: give sender and recipients")
     if b"resent-date" in values:
         return _RESENT_NAMES
     if any(name in values for name in _RESENT_NAMES[2:]):
         raise SubmissionError(
-            "the message has recipients in Resent- fields and no Resent-Date: say who sends it to whom"
+            "the message has recipients in Resent- fields and no Resent-Date: give sender and recipients"
         )
     return _NAMES
 

@@ -99,9 +99,9 @@ class Letter:
     ) -> None:
         """Read the header. Raises SubmissionError, or OSError for a file that cannot be read."""
         if dsn is not None and not isinstance(dsn, DSN):
-            raise SubmissionError(f"dsn: DSN is wanted, not {type(dsn).__name__}")
+            raise SubmissionError(f"dsn: DSN is expected, not {type(dsn).__name__}")
         if not isinstance(name, str):
-            raise SubmissionError(f"name: a text is wanted, not {type(name).__name__}")
+            raise SubmissionError(f"name: a string is expected, not {type(name).__name__}")
         self.dsn = dsn
         self.options = options
         self.remarks: tuple[str, ...] = ()
@@ -223,7 +223,7 @@ class Letter:
         """Close its file until the message is read again."""
         self._stored = None
         if self._preparing is not None:
-            self._preparing.close(ContentError("the message was let go of while it was read"))
+            self._preparing.close(ContentError("the message was released while it was read"))
             self._preparing = None
         if self._signed_body is not None:
             self._signed_body.close()

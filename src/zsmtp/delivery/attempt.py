@@ -220,7 +220,7 @@ class Courier:
             if broken is not None:
                 _settle_lost(works, broken)
                 await self._drop(route, str(broken.lost.error))
-        gone = ConnectionLost("the connection that serves this destination is gone")
+        gone = ConnectionLost("the connection that serves this destination is lost")
         _settle_all(works, from_loss(gone, "", None))
 
     async def close(self, route: Route, reason: str) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from zsmtp.tls.policy import Barred, Requirement, TLSPolicy
 
 
-NO_VALIDATION = "there is no DANE: the name servers do not validate DNSSEC, or their word is not trusted"
+NO_VALIDATION = "there is no DANE: the name servers do not validate DNSSEC, or are not trusted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -380,13 +380,13 @@ def from_requiretls(peer: Peer | None) -> Verdict:
     The session was authenticated, so no attacker on the path can have forged the reply: the failure is permanent.
     Conditions that an attacker can cause (no STARTTLS, an invalid certificate) make mail with REQUIRETLS wait instead.
     """
-    text = "REQUIRETLS was asked for, and the server does not offer it"
+    text = "REQUIRETLS was requested, and the server does not offer it"
     return _local(Disposition.FAILED, EnhancedStatus(5, 7, 30), text, "REQUIRETLS", peer)
 
 
 def from_no_protection() -> Verdict:
     """The verdict when a message has REQUIRETLS and this side has no TLS configured: it waits."""
-    text = "REQUIRETLS was asked for, and no TLS is configured"
+    text = "REQUIRETLS was requested, and no TLS is configured"
     return for_requiretls(from_security(text, None, final=False))
 
 

@@ -84,7 +84,7 @@ class Schedule:
         """
         match = _SCHEDULE.fullmatch(text.strip().lower())
         if match is None or not (match["steps"].strip() or match["then"]):
-            raise ConfigError(f"schedule {text[:80]!r}: waits are wanted, as in '5m 10m 1h then 4h jitter 10%'")
+            raise ConfigError(f"schedule {text[:80]!r}: waits are expected, as in '5m 10m 1h then 4h jitter 10%'")
         try:
             steps = tuple(read_duration(word) for word in match["steps"].split())
             then = read_duration(match["then"]) if match["then"] else steps[-1]

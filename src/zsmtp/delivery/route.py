@@ -66,6 +66,6 @@ class RouteDeliverer:
         destination = route.request.destination
         if is_observed(self._observe):
             announce(self._observe, delivery, destination)
-            text = f"{destination} failed a moment ago: left alone for another {seconds:.0f} s"
+            text = f"{destination} failed recently: not tried for another {seconds:.0f} s"
             self._observe(Decision(About.ROUTE, text, delivery))
         delivery.ledger.settle_all(delivery.ledger.unsettled, from_backoff(failure, seconds))

@@ -244,7 +244,7 @@ class SecurityStage:
         if credentials is None:
             return None
         if not offered.auth:
-            return NotSecured(from_login("a login was asked for, and AUTH is not offered", peer), in_order=True)
+            return NotSecured(from_login("a login is configured, and AUTH is not offered", peer), in_order=True)
         facts = peer.protection.facts if peer.protection is not None else None
         place = (peer.endpoint.host, peer.endpoint.port, credentials.user)
         now = await ReadClock()

@@ -138,7 +138,7 @@ class Schema:
                 return float(value) if option.kind is float else value
             if option.kind is bytes and isinstance(value, str):
                 return self._decode_octets(value, where, text=text)
-        raise self._wrong(where, f"{_kind(value)} is not what belongs here")
+        raise self._wrong(where, f"{_kind(value)} is not valid here")
 
     def _tag(self, kind: type) -> str:
         return self.tags.get(kind, kind.__name__)
@@ -149,7 +149,7 @@ class Schema:
         if len(classes) == 1:
             return next(iter(classes.values())), value
         if not classes:
-            raise self._wrong(where, "an object is not what belongs here")
+            raise self._wrong(where, "an object is not valid here")
         tag = value.get("type")
         if not isinstance(tag, str) or tag not in classes:
             raise self._wrong(f"{where}.type", f"none of {', '.join(classes)}")

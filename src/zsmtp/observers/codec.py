@@ -168,9 +168,9 @@ def _trace_problem(trace: Trace) -> str | None:
     if numbers != list(range(1, len(numbers) + 1)):
         return "connections are not numbered in order"
     if any(item.connection > len(numbers) for item in trace.items):
-        return "an item names a connection that is not there"
+        return "an item names a connection that does not exist"
     if any(isinstance(item, ExchangeItem) and item.recipient >= trace.fates.recipients for item in trace.items):
-        return "an item names a recipient that is not there"
+        return "an item names a recipient that does not exist"
     if trace.seconds < 0:
         return "a negative duration"
     return _time_problem(trace.seconds)

@@ -119,7 +119,7 @@ def _chart(trace: Trace) -> Iterator[str]:
     for section in sections(trace, MOST_RECIPIENTS):
         yield from _section(section, span)
     if trace.left_out:
-        yield f'<p class="fate warn">{trace.left_out} more items had no room in the trace</p>'
+        yield f'<p class="fate warn">{trace.left_out} more items are not in the trace</p>'
     yield "</section>"
 
 

@@ -67,12 +67,12 @@ class Metrics:
         self._lanes: WeakSet[_Lane] = WeakSet()  # a client that was dropped no longer counts
         self._lock = Lock()  # metrics are served from another thread
         self.messages = counter("messages_total", "Messages by what became of all their recipients.", "fate")
-        self.recipients = counter("recipients_total", "Recipients by what became of them.", "fate")
+        self.recipients = counter("recipients_total", "Recipients by result.", "fate")
         deliveries = Gauge("zsmtp_deliveries_in_progress", "Messages on their way now.", registry=place)
         deliveries.set_function(lambda: float(sum(lane.deliveries for lane in self._living())))
         self.delivery_seconds = histogram("delivery_seconds", "From the start of a delivery to its last verdict.")
         self.connections = counter("connections_total", "Connection attempts by outcome.", "outcome")
-        standing = Gauge("zsmtp_connections_open", "Connections that stand now.", registry=place)
+        standing = Gauge("zsmtp_connections_open", "Open connections.", registry=place)
         standing.set_function(lambda: float(sum(lane.stands for lane in self._living())))
         self.sessions = counter("sessions_total", "Sessions by outcome.", "outcome")
         self.handshakes = counter(

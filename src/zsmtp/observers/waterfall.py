@@ -85,7 +85,7 @@ class _Drawing:
             yield from self._verdicts()
         if self._trace.left_out:
             yield []
-            yield [Piece(f"{self._trace.left_out} more items had no room in the trace", Style.WARN)]
+            yield [Piece(f"{self._trace.left_out} more items are not in the trace", Style.WARN)]
 
     # ------------------------------------------------------------------------------------------------------------ head
 

@@ -114,11 +114,11 @@ def checked(options: MailOptions) -> MailOptions:
     if priority is None and hold_for is None and hold_until is None:
         return MailOptions(require_tls=True) if options.require_tls else NO_OPTIONS
     if priority is not None and type(priority) is not int:
-        raise SubmissionError(f"priority: a whole number is wanted, not {type(priority).__name__}")
+        raise SubmissionError(f"priority: a whole number is expected, not {type(priority).__name__}")
     if priority is not None and priority not in PRIORITIES:
         raise SubmissionError(f"priority {priority} is not from -9 to 9 (RFC 6710)")
     if hold_for is not None and hold_until is not None:
-        raise SubmissionError("hold_until: hold_for is given as well; one time of release is wanted")
+        raise SubmissionError("hold_until: hold_for is given as well; one time of release is expected")
     return MailOptions(
         require_tls=bool(options.require_tls),
         priority=priority,
@@ -137,13 +137,13 @@ def instant(given: float | datetime | None, name: str) -> float | None:
         return given.timestamp()
     if given is None or (isinstance(given, int | float) and not isinstance(given, bool)):
         return given
-    raise SubmissionError(f"{name}: a time is wanted, not {type(given).__name__}")
+    raise SubmissionError(f"{name}: a time is expected, not {type(given).__name__}")
 
 
 def _seconds(given: object) -> int | None:
     """The seconds of a hold; zero is no hold."""
     if isinstance(given, bool) or not isinstance(given, int | float):
-        raise SubmissionError(f"hold_for: seconds are wanted, not {type(given).__name__}")
+        raise SubmissionError(f"hold_for: seconds are expected, not {type(given).__name__}")
     if not 0 <= given <= MAX_HOLD:
         raise SubmissionError(f"hold_for: {given} is not from 0 to {MAX_HOLD} seconds (RFC 4865 4)")
     return math.ceil(given) or None

@@ -330,7 +330,7 @@ def _parameters(options: MailOptions, capabilities: Capabilities) -> tuple[int |
 def _require_tls(capabilities: Capabilities) -> bool:
     """True, for REQUIRETLS with MAIL: a server without it must not get the message (RFC 8689 4.2.1)."""
     if not capabilities.require_tls:
-        raise CommandError("REQUIRETLS was asked for, and the server does not offer it")
+        raise CommandError("REQUIRETLS was requested, and the server does not offer it")
     return True
 
 

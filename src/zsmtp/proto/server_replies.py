@@ -92,12 +92,12 @@ BAD_CHUNK = _constant(
     501, "5.5.4", "not a chunk: octets and commands cannot be separated behind it; closing connection"
 )
 TOO_MANY_RECIPIENTS = _constant(452, "4.5.3", "too many recipients for one transaction")
-TOO_LARGE = _constant(552, "5.3.4", "message is larger than what is taken here")
+TOO_LARGE = _constant(552, "5.3.4", "message is larger than the limit")
 
 REFUSED_SERVICE = _constant(503, "5.3.2", "no service for this client; only QUIT is left")
 OUT_OF_STEP = _constant(554, "5.5.0", "more was sent than may be before this reply (RFC 2920 3.1); closing connection")
-NO_MAIL_PROTOCOL = _constant(554, "5.5.1", "what comes is not SMTP; closing connection")
-NOT_PLAIN = _constant(554, "5.5.1", "what comes is a TLS handshake, and STARTTLS has not been sent; closing connection")
+NO_MAIL_PROTOCOL = _constant(554, "5.5.1", "this is not SMTP; closing connection")
+NOT_PLAIN = _constant(554, "5.5.1", "a TLS handshake came without STARTTLS; closing connection")
 TIMED_OUT = _constant(421, "4.4.2", "waited too long; closing connection")
 TOO_SLOW = _constant(421, "4.4.2", "content comes too slowly; closing connection")
 SESSION_OVER = _constant(421, "4.4.2", "this session has lasted too long; closing connection")

@@ -198,7 +198,7 @@ class Session:
             self._take_reply(replies.pop(0), now)
         for reply in replies:
             self._report(reply)
-        self.fail(ReplyError(f"reply that nothing asked for: {replies[-1]}"), in_step=False)
+        self.fail(ReplyError(f"unsolicited reply: {replies[-1]}"), in_step=False)
 
     def receive_eof(self, now: float) -> None:
         """The peer closed its side of the connection."""
@@ -292,7 +292,7 @@ class Session:
         sent = self._awaited[0] if self._awaited else None
         progress = sent.progress if sent is not None else None
         if reply.code < 400 or sent is None or progress is None or not sent.began(self._written):
-            self.fail(ReplyError(f"reply that nothing asked for: {reply}"), in_step=False)
+            self.fail(ReplyError(f"unsolicited reply: {reply}"), in_step=False)
             return
         answer = StepAnswered(sent.step, reply, judge(sent.step.phase, reply.code), progress.transaction, early=True)
         self._release(progress)

@@ -185,7 +185,7 @@ class BounceTaker:
             if end is None:
                 if waiting:
                     taken = Taken.EARLY
-                log.info("%s: %s, but of whom is not known", self._text(message), event.outcome.value)
+                log.info("%s: %s, of an unknown recipient", self._text(message), event.outcome.value)
                 continue
             if event.outcome not in {one.outcome for one in history}:
                 await self._write(end, event, now)

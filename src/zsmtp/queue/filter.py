@@ -240,7 +240,7 @@ def _term(word: str) -> Term:
     shown = _unprotected(word)[:80]
     match = _TERM.fullmatch(word)
     if match is None:
-        raise QueueError(f"filter {shown!r}: a term is wanted, such as domain=example.com or age>2h")
+        raise QueueError(f"filter {shown!r}: a term is expected, such as domain=example.com or age>2h")
     name, sign, text = match.groups()
     field = FIELDS.get(name)
     if field is None:
@@ -254,7 +254,7 @@ def _term(word: str) -> Term:
     if any(len(one) > MAX_TEXT for one in texts):
         raise QueueError(f"filter {shown!r}: a value is longer than {MAX_TEXT} characters")
     if len(texts) > 1 and operator not in (Operator.EQUAL, Operator.UNEQUAL):
-        raise QueueError(f"filter {shown!r}: one value is wanted behind {sign}")
+        raise QueueError(f"filter {shown!r}: one value is expected behind {sign}")
     try:
         return Term(field, operator, tuple(_value(field, one) for one in texts))
     except QueueError as error:

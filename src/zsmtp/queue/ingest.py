@@ -200,7 +200,7 @@ class Ingest:
         wanted = submission if isinstance(submission, QueueSubmission) else _PLAIN
         for word, value in (("tenant", wanted.tenant), ("idempotency_key", wanted.idempotency_key)):
             if not isinstance(value, str):
-                raise SubmissionError(f"{word}: a text is wanted, not {type(value).__name__}")
+                raise SubmissionError(f"{word}: a string is expected, not {type(value).__name__}")
         signed = self._signed(header, body, envelope.sender)
         if signed is not None:
             sent, stored, kept = signed

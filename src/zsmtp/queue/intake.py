@@ -192,7 +192,7 @@ def check_room(free: int, octets: int) -> None:
     if 0 <= free < 2 * octets + SPARE_OCTETS:
         raise QueueFull(
             f"intake has stopped: {free >> 20} MiB are free on the disk of the queue, "
-            f"{(2 * octets + SPARE_OCTETS) >> 20} MiB are wanted for a message of {octets} octets"
+            f"{(2 * octets + SPARE_OCTETS) >> 20} MiB are needed for a message of {octets} octets"
         )
 
 
@@ -208,7 +208,7 @@ def kept_suppression(one: Suppression) -> Suppression:
     """A suppression as stored; raises QueueError for an address or tenant that cannot be stored."""
     text_of(one.address)
     if not one.address:
-        raise QueueError("an address is wanted; the null reverse-path is none")
+        raise QueueError("an address is expected; the null reverse-path is none")
     check_word("tenant", one.tenant)
     for time in (one.at, one.until):
         if time is not None:

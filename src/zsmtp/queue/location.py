@@ -69,7 +69,7 @@ class Location(NamedTuple):
 def locate(url: str | PathLike[str]) -> Location:
     """Read a URL or a path. Raises ConfigError."""
     if not isinstance(url, str | PathLike):
-        raise ConfigError(f"queue: a URL or a path is wanted, not {type(url).__name__}")
+        raise ConfigError(f"queue: a URL or a path is expected, not {type(url).__name__}")
     text = os.fspath(url)
     if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigError("queue: no URL and no path")
@@ -97,7 +97,7 @@ def _database(text: str) -> str:
     except ValueError:
         raise ConfigError("queue: the URL of the database cannot be read") from None
     if not text.partition(":")[2].startswith("//") or not parts.path.strip("/"):
-        raise ConfigError("queue: the URL names no database; postgresql://host/database is wanted")
+        raise ConfigError("queue: the URL names no database; postgresql://host/database is expected")
     return text
 
 
@@ -108,7 +108,7 @@ def _path(text: str) -> str:
     except ValueError:
         raise ConfigError(f"queue: {shown} is no URL") from None
     if parts.netloc or not text[len("sqlite:") :].startswith("///"):
-        raise ConfigError(f"queue: {shown} names no file of this machine; sqlite:///path is wanted, with three slashes")
+        raise ConfigError(f"queue: {shown} is no local file; sqlite:///path is expected, with three slashes")
     if parts.query or parts.fragment:
         raise ConfigError(f"queue: nothing may follow the path in {shown}; ? and # in a path are %3F and %23")
     path = unquote(parts.path)

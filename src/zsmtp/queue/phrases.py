@@ -239,7 +239,7 @@ class _PhraseReader:
             return
         match = _REASON.fullmatch(line)
         if match is None:
-            raise self._error("a status code and its meaning are wanted, such as 'X.1.1 There is no such mailbox.'")
+            raise self._error("a status code and its meaning are expected, such as 'X.1.1 There is no such mailbox.'")
         key = f"{match[1]}.{match[2]}"
         if key in self.reasons:
             raise self._error(f"the status code {key} is here a second time")

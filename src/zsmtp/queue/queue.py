@@ -193,7 +193,7 @@ class Queue:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), _TAKE_OVER)
             except Exception as error:
-                log.error("the queue is not delivered by this process any more: %s", described(error))
+                log.error("this process no longer delivers the queue: %s", described(error))
                 raise
 
     def _return_path(self) -> ReturnPath | None:
@@ -236,7 +236,7 @@ class Queue:
         try:
             await asyncio.wait_for(task, self._queue_config.shutdown + _GRACE)
         except TimeoutError:
-            log.error("the delivery of the queue did not stop in time: what is under way may be sent again")
+            log.error("the delivery of the queue did not stop in time: deliveries under way may be repeated")
 
     # -------------------------------------------------------------- submission
 

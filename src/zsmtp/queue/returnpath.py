@@ -83,7 +83,7 @@ class BounceConfig:
             if problem is not None:
                 raise ConfigError(f"complaints: {escape(address[:120])!r}: {problem}")
         if self.complaints and not self.return_path:
-            raise ConfigError("complaints: tell nothing without a return_path")
+            raise ConfigError("complaints: no effect without a return_path")
         if self.return_path:
             _check_template(self.return_path)
             if not self.key_file:
@@ -176,7 +176,7 @@ class ReturnPath:
         signed, proof = token[: _ID + _DATE], token[_ID + _DATE :]
         good = [hmac.compare_digest(_proof(key, signed, recipient), proof) for key in self._keys]
         if not any(good):
-            return Unproven("it is forged, or of a key that is gone")
+            return Unproven("it is forged, or of a removed key")
         age = _day(now) - number(signed[_ID:])
         if not -1 <= age <= VALID_DAYS:
             return Unproven(f"it was issued more than {VALID_DAYS} days ago")

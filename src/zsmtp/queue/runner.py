@@ -184,7 +184,7 @@ class Runner:
             self.store.beat()
             await asyncio.sleep(GATHER)
         if not self.results.all_written:
-            log.error("results could not be written before the end: who they are for will be in doubt")
+            log.error("results could not be written before the end: their recipients will be in doubt")
             return
         for leases in self._to_give_back(self._sites.values()):
             try:

@@ -107,7 +107,7 @@ class ShardedQueue:
         number differs from the given one is a QueueError, when it is opened or first needed.
         """
         if not isinstance(urls, Mapping) or not urls:
-            raise ConfigError("queue: the URLs of shards by their numbers are wanted: {0: 'postgresql://...', 1: ...}")
+            raise ConfigError("queue: URLs of shards by their numbers are expected: {0: 'postgresql://...', 1: ...}")
         for shard in urls:
             if isinstance(shard, bool) or not isinstance(shard, int) or not 0 <= shard <= MAX_SHARD:
                 raise ConfigError(f"queue: {shard!r} is no shard from 0 to {MAX_SHARD}")

@@ -274,7 +274,7 @@ class SiteRunner:
             self.problems[key.key] = problem
             return False
         if self.problems.pop(key.key, None):
-            log.info("mail to %s goes on", key.key)
+            log.info("mail to %s continues", key.key)
             self.changed = True
         self._routed.add(key.key)
         return True
@@ -547,7 +547,7 @@ class SiteWorker:
                 if site.window.dead or len(site.workers) > max(site.window.size, 1) or runner.slot_wanted(site):
                     break
         except ConnectionGone as error:
-            log.debug("a connection to %s is gone: %s", self.key.key, error)
+            log.debug("a connection to %s is lost: %s", self.key.key, error)
             jobs, self._jobs = self._jobs, {}
             for job in jobs.values():
                 site.died(job)

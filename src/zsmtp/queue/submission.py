@@ -99,7 +99,7 @@ class Submitter:
         """
         release = envelope.options.release(now)
         if release is not None and not_before is not None:
-            raise SubmissionError("not_before: a time of release is given as well; one of them is wanted")
+            raise SubmissionError("not_before: a time of release is given as well; one of them is expected")
         start = self._start(now, not_before if release is None else release)
         given, envelope = envelope, self._config.addresses.apply(envelope)
         options = {**(options or {}), **self._options(envelope, header)}

@@ -153,7 +153,7 @@ async def _takes_mail(domain: str, purpose: str) -> list[SenderFinding]:
 async def _exchanger_problem(host: str) -> str:
     """The fault of the name of a mail exchanger."""
     if canonical_ip(host) is not None:
-        return f"the MX {host} is an address, where a name is wanted (RFC 5321 5.1)"
+        return f"the MX {host} is an address, where a name is expected (RFC 5321 5.1)"
     answers = [await Query(host, kind) for kind in (RecordType.A, RecordType.AAAA)]
     if any(one.temporary for one in answers):
         return ""

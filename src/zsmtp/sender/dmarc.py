@@ -82,7 +82,7 @@ def parse_record(text: bytes) -> DMARCRecord:
     action = _action(tags.get(b"p", b""))
     if action is None:
         if not reports:
-            raise ValueError("p= is missing, or is none of none, quarantine, reject")
+            raise ValueError("p= is missing, or is not none, quarantine or reject")
         action = Action.NONE
     below = _action(tags.get(b"sp", b"")) or action
     for name in (b"adkim", b"aspf"):

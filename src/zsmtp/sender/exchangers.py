@@ -52,7 +52,7 @@ async def check_exchanger(tried: TriedExchanger, now: float) -> list[SenderFindi
     if tried.bounce:
         grade = Grade.REFUSED if tried.refused else Grade.WEAK
         text = f"{where} does not take a bounce: {escape(tried.bounce[:_SHOWN])}"
-        receivers = ("those that ask the sender's server",) if tried.refused else ()
+        receivers = ("those that verify the sender's address",) if tried.refused else ()
         found.append(SenderFinding("bounce", grade, text, receivers=receivers))
     if tried.leaf is not None:
         found += await _tlsa(tried, tried.leaf, now)

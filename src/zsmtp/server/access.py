@@ -42,7 +42,7 @@ def read_network(text: str) -> IPNetwork:
     try:
         return ip_network(text)
     except ValueError as error:
-        raise ConfigError(f"{error}; 192.0.2.0/24 or 2001:db8::/32 is wanted") from None
+        raise ConfigError(f"{error}; 192.0.2.0/24 or 2001:db8::/32 is expected") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

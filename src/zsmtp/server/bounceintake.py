@@ -20,7 +20,7 @@ from zsmtp.server.intake import Outcome, ReceivedEnvelope
 
 TAKEN_IN = make_reply(250, "2.0.0", "taken in")
 NO_RETURN_PATH = make_reply(550, "5.1.1", "nothing was sent under this address, or not lately")
-OF_ITS_OWN = make_reply(452, "4.5.3", "mail to this address is taken in a transaction of its own")
+OF_ITS_OWN = make_reply(452, "4.5.3", "mail to this address needs a transaction of its own")
 _TOO_EARLY = make_reply(450, "4.3.0", "the message it is about is not done with here; try again later")
 
 _REPLIES = {Taken.UNKNOWN: NO_RETURN_PATH, Taken.EARLY: _TOO_EARLY}

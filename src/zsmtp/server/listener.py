@@ -99,7 +99,7 @@ class Listener:
         count: ConnectionCount | None = None,
     ) -> None:
         if tls is None and (implicit_tls or settings.protocol.starttls):
-            raise ConfigError("TLS is to be served, and there is no certificate for it")
+            raise ConfigError("TLS is configured, and there is no certificate for it")
         self.intake = intake
         self.settings = settings
         self.passwords = passwords

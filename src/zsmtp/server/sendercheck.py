@@ -145,7 +145,7 @@ class SenderCheck:
         """Log that the check is incomplete; the next reload tries again."""
         domains = ", ".join(dict.fromkeys(one.domain for one in self._senders[:3]))
         more = f" and {len(self._senders) - 3} more" if len(self._senders) > 3 else ""
-        log.info("what receivers think of mail from %s%s is not known: %s", escape(domains), more, escape(reason[:300]))
+        log.info("it is not known how receivers judge mail from %s%s: %s", escape(domains), more, escape(reason[:300]))
         self._senders = ()
 
     async def _findings(self, driver: AsyncDriver, config: Config, sender: CheckedSender) -> list[SenderFinding]:

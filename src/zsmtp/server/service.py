@@ -211,7 +211,7 @@ def cannot_listen(where: SocketAddress, error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{where}: this machine does not have the address"
     if error.errno == errno.ENOENT:
-        return f"{where}: the folder is not there; make it, or choose another path"
+        return f"{where}: the folder does not exist; create it, or choose another path"
     return f"{where}: {error.strerror or error}"
 
 
@@ -394,10 +394,10 @@ class Service:
     async def _end(self) -> None:
         """Stop accepting, finish current messages, and write all results."""
         if self._stopped_by:
-            log.info("stopping (%s): what is under way is brought to its end", self._stopped_by)
+            log.info("stopping (%s): deliveries under way are completed", self._stopped_by)
         seconds = max(self.config.queue.shutdown, ACCEPTING_ENDS) + SPARE_SECONDS
         self._notifier.send(
-            "STOPPING=1", "STATUS=bringing to an end what is under way", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}"
+            "STOPPING=1", "STATUS=completing deliveries under way", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}"
         )
         for end in self._ends:
             end()
@@ -581,7 +581,7 @@ def assigned(handed: Mapping[str, list[socket.socket]], config: ServiceConfig) -
     for name in handed:
         if name not in names:
             raise ConfigError(
-                f"a socket of the name {escape(name)} was handed in, and there is no listen.{escape(name)}; "
+                f"a socket of the name {escape(name)} was passed in, and there is no listen.{escape(name)}; "
                 f"FileDescriptorName= of a socket unit is one of: {', '.join(names)}"
             )
     return {name: list(sockets) for name, sockets in handed.items()}

@@ -106,7 +106,7 @@ class SocketAddress:
             return cls(path=text)
         host, colon, number = text.rpartition(":")
         if not colon or not (number.isascii() and number.isdigit() and int(number[:6]) <= 65535):
-            raise ConfigError(f"'{escape(text[:80])}': host:port, [address]:port or /path is wanted")
+            raise ConfigError(f"'{escape(text[:80])}': host:port, [address]:port or /path is expected")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
@@ -323,7 +323,7 @@ def service_config(table: Mapping[str, Any], *, queue: str = "", usual: str = ""
     rest = dict(table)
     name = rest.pop("name", "") or reporting_name()
     if not isinstance(name, str) or (problem := domain_problem(name)) is not None:
-        reason = "a text is wanted" if not isinstance(name, str) else f"'{escape(name[:120])}' {problem}"
+        reason = "a string is expected" if not isinstance(name, str) else f"'{escape(name[:120])}' {problem}"
         raise ConfigError(f"name: {reason}; the host name of this server is meant")
     path, shards, queue_config = _queue(_table(rest, "queue"), name)
     notices = _table(rest, "notices")
@@ -423,7 +423,7 @@ def _shards(value: object, own: str) -> tuple[str, ...]:
     """The queues of a fleet, including the one of this service."""
     key = "queue.shards"
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ConfigError(f"{key}: a list of URLs is wanted")
+        raise ConfigError(f"{key}: a list of URLs is expected")
     places = [_in(f"{key}[{number}]", locate, url) for number, url in enumerate(value)]
     if len(set(places)) < len(places):
         raise ConfigError(f"{key}: a queue is named twice")
@@ -435,13 +435,13 @@ def _shards(value: object, own: str) -> tuple[str, ...]:
 def _table(rest: dict[str, Any], key: str) -> dict[str, Any]:
     table = rest.pop(key, {})
     if not isinstance(table, dict):
-        raise ConfigError(f"{key}: a table is wanted")
+        raise ConfigError(f"{key}: a table is expected")
     return dict(table)
 
 
 def _text(value: object, path: str) -> str:
     if not isinstance(value, str) or "\0" in value:
-        raise ConfigError(f"{path}: a text is wanted")
+        raise ConfigError(f"{path}: a string is expected")
     return value
 
 
@@ -453,7 +453,7 @@ def _seconds(value: object, path: str) -> float:
         except QueueError as error:
             raise ConfigError(f"{path}: {error}") from error
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{path}: a number of seconds or a duration is wanted (90, '10m', '4h', '5d')")
+        raise ConfigError(f"{path}: a number of seconds or a duration is expected (90, '10m', '4h', '5d')")
     if not 0 <= value <= 1e10:
         raise ConfigError(f"{path}: {value:g} is no time that can be waited for")
     return float(value)
@@ -462,7 +462,7 @@ def _seconds(value: object, path: str) -> float:
 def _rates(value: object, path: str) -> tuple[Rate, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"{path}: a rate ('14/s') or a list of rates is wanted")
+        raise ConfigError(f"{path}: a rate ('14/s') or a list of rates is expected")
     return tuple(_in(path, rates, texts))
 
 
@@ -473,7 +473,7 @@ def _schedule(value: object, path: str) -> Schedule:
 
 def _schedules(value: object, path: str) -> Mapping[FailureClass, Schedule]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: a table of schedules is wanted")
+        raise ConfigError(f"{path}: a table of schedules is expected")
     known = {one.value: one for one in FailureClass}
     found = {}
     for key, text in value.items():
@@ -494,19 +494,19 @@ def _clients(value: object, path: str) -> tuple[ClientRights, ...]:
 
 def _tables(value: object, path: str) -> list[tuple[dict[str, Any], str]]:
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise ConfigError(f"{path}: tables are wanted: [[{path}]]")
+        raise ConfigError(f"{path}: tables are expected: [[{path}]]")
     return [(one, f"{path}[{number}]") for number, one in enumerate(value)]
 
 
 def _aliases(value: object, path: str) -> Mapping[str, tuple[str, ...]]:
     """Addresses by alias; a single text is a list of one."""
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: a table of addresses is wanted")
+        raise ConfigError(f"{path}: a table of addresses is expected")
     found = {}
     for alias, given in value.items():
         targets = [given] if isinstance(given, str) else given
         if not isinstance(targets, list) or not all(isinstance(one, str) for one in targets):
-            raise ConfigError(f"{path}.{escape(alias[:120])}: an address or a list of addresses is wanted")
+            raise ConfigError(f"{path}.{escape(alias[:120])}: an address or a list of addresses is expected")
         found[alias] = tuple(targets)
     return MappingProxyType(found)
 

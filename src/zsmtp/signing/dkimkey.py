@@ -64,7 +64,7 @@ class DKIMKey:
             kinds = _KINDS.get(name, (str,))
             value = getattr(self, name)
             wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-            _require(isinstance(value, kinds), name, f"{wanted} is wanted, not {type(value).__name__}")
+            _require(isinstance(value, kinds), name, f"{wanted} is expected, not {type(value).__name__}")
         domain, selector = self.domain_ascii, self.selector_ascii
         problem = domain_problem(domain)
         _require(problem is None, "domain", f"{escape(self.domain[:80])} {problem}")
@@ -72,14 +72,14 @@ class DKIMKey:
         problem = domain_problem(f"{selector}._domainkey.{domain}") if selector else "is empty"
         _require(problem is None, "selector", f"{escape(self.selector[:80])} {problem}")
         _require(bool(self.key_file), "key_file", "no file is named")
-        _require(self.activate is None or self.activate.tzinfo is not None, "activate", "a time zone is wanted")
+        _require(self.activate is None or self.activate.tzinfo is not None, "activate", "a time zone is expected")
         header, slash, body = self.canonicalization.partition("/")
         known = {form.value for form in Canonicalization}
-        _require(bool(slash) and {header, body} <= known, "canonicalization", "relaxed or simple is wanted, twice: a/b")
+        _require(bool(slash) and {header, body} <= known, "canonicalization", "relaxed or simple expected, twice: a/b")
         _require(self.lifetime is None or 1 <= self.lifetime <= LONGEST, "lifetime", f"1 to {LONGEST} seconds")
         self._check_identity(domain)
         for number, name in enumerate(self.also_sign):
-            _require(isinstance(name, str), f"also_sign[{number}]", "the name of a field is wanted")
+            _require(isinstance(name, str), f"also_sign[{number}]", "the name of a field is expected")
             good = _FIELD_NAME.fullmatch(name) and ";" not in name
             _require(bool(good), f"also_sign[{number}]", f"not the name of a field: {escape(name[:80])}")
             good = name.lower() not in _NEVER_SIGNED

@@ -138,7 +138,7 @@ def _parse_key(octets: bytes) -> tuple[str, PrivateKey | None]:
     try:
         key = load_pem_private_key(octets, None)
     except TypeError:
-        return "the key is encrypted; an unencrypted PEM file is wanted", None
+        return "the key is encrypted; an unencrypted PEM file is expected", None
     except (ValueError, UnsupportedAlgorithm):
         return "no private key in PEM form", None
     if isinstance(key, Ed25519PrivateKey):
@@ -146,7 +146,7 @@ def _parse_key(octets: bytes) -> tuple[str, PrivateKey | None]:
     if not isinstance(key, RSAPrivateKey):
         return "the key is neither RSA nor Ed25519", None
     if not MIN_BITS <= key.key_size <= MAX_BITS:
-        return f"an RSA key of {key.key_size} bits; {MIN_BITS} to {MAX_BITS} are wanted (RFC 8301 3.2)", None
+        return f"an RSA key of {key.key_size} bits; {MIN_BITS} to {MAX_BITS} are expected (RFC 8301 3.2)", None
     return "", PrivateKey(key)
 
 
@@ -157,7 +157,7 @@ def generate_key(algorithm: Algorithm, bits: int = MIN_BITS) -> PrivateKey:
     if algorithm is Algorithm.ED25519_SHA256:
         return PrivateKey(ed25519.Ed25519PrivateKey.generate())
     if not MIN_BITS <= bits <= MAX_BITS:
-        raise ConfigError(f"an RSA key of {bits} bits; {MIN_BITS} to {MAX_BITS} are wanted (RFC 8301 3.2)")
+        raise ConfigError(f"an RSA key of {bits} bits; {MIN_BITS} to {MAX_BITS} are expected (RFC 8301 3.2)")
     return PrivateKey(rsa.generate_private_key(65537, bits))
 
 

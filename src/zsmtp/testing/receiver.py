@@ -129,7 +129,7 @@ class MailReceiver:
         """
         match = _REPLY.fullmatch(reply)
         if match is None or match[1][0] not in "45":
-            raise ConfigError(f"{reply[:80]!r} is no refusal: a code from 400 to 599 with a text is wanted")
+            raise ConfigError(f"{reply[:80]!r} is no refusal: a code from 400 to 599 with a text is expected")
         if times is not None and times < 1:
             raise ConfigError(f"times: {times} is less than 1")
         lines = tuple(line.encode("utf-8") for line in match[2].split("\n"))

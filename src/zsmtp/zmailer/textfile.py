@@ -25,7 +25,7 @@ PERIOD = 15.0  # seconds
 MAX_FILE = 1 << 20  # octets that are read of the file
 
 MEANINGS = {
-    "zsmtp_recipients": "Recipients by what became of them.",
+    "zsmtp_recipients": "Recipients by result.",
     "zsmtp_connections": "Connection attempts by outcome.",
     "zsmtp_sessions": "Sessions by outcome.",
     "zsmtp_tls_handshakes": "TLS handshakes by outcome.",

@@ -273,7 +273,7 @@ class Data:
             yield f"content {message} has no message"
         for message, number, _ in self.owed:
             if message not in self.messages:
-                yield f"a notice is owed for recipient {number} of message {message}, which is not there"
+                yield f"a notice is owed for recipient {number} of message {message}, which does not exist"
         ends = sum(self.counters[end] for end in ENDS)
         if self.counters["accepted"] != ends + len(self.recipients):
             yield (

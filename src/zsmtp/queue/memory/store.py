@@ -182,4 +182,4 @@ class MemoryStore(MemoryStoreIntake, MemoryDelivery, MemoryOperating, MemoryMovi
             yield finding
         for lease in self._data.in_hand:
             if self._shared.leases.get(lease) is None:
-                yield f"recipients are in hand under lease {lease}, which is not there"
+                yield f"recipients are in hand under lease {lease}, which does not exist"

@@ -55,17 +55,17 @@ _IDS = (
     (
         "SELECT DISTINCT o.message FROM zsmtp_owed o "
         "WHERE NOT EXISTS (SELECT 1 FROM zsmtp_message m WHERE m.id = o.message)",
-        "notices are owed for message {}, which is not there",
+        "notices are owed for message {}, which does not exist",
     ),
     (
         f"SELECT DISTINCT r.message FROM zsmtp_recipient r WHERE r.hold <> 0 AND r.hold = {ARRIVING} "
         "AND NOT EXISTS (SELECT 1 FROM zsmtp_upload u WHERE u.message = r.message)",
-        "recipients of message {} were never let go after its upload",
+        "recipients of message {} were never released after its upload",
     ),
     (
         "SELECT DISTINCT r.message FROM zsmtp_recipient r WHERE r.hold <> 0 AND r.hold > 0 "
         f"AND r.hold <> {BY_COMMAND} AND NOT EXISTS (SELECT 1 FROM zsmtp_rule u WHERE u.number = r.hold)",
-        "recipients of message {} are held by a rule that is not there",
+        "recipients of message {} are held by a rule that does not exist",
     ),
     (
         "SELECT m.id FROM zsmtp_message m WHERE m.id > (SELECT last_value FROM zsmtp_id)",
@@ -111,7 +111,7 @@ def _marks(db: Connection) -> list[str]:
             f"SELECT DISTINCT t.lease FROM {table} t WHERE NOT EXISTS "
             f"(SELECT 1 FROM zsmtp_lease l WHERE l.number = t.lease) LIMIT {_MOST}".encode()
         )
-        findings += [f"{what} are of lease {number}, which is not there" for (number,) in rows.fetchall()]
+        findings += [f"{what} are of lease {number}, which does not exist" for (number,) in rows.fetchall()]
     rows = db.execute(
         "SELECT t.lease, t.mark FROM zsmtp_mark t WHERE NOT EXISTS (SELECT 1 FROM "
         "unnest(t.messages, t.numbers, t.attempts) AS u (message, number, attempt) JOIN zsmtp_recipient r "

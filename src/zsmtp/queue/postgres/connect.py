@@ -135,7 +135,7 @@ def unavailable(database: Database, doing: str, error: Exception) -> QueueUnavai
     """The error for callers: what failed, where, and why."""
     why = str(error).strip().splitlines()
     if isinstance(error, errors.UndefinedTable):
-        why = ["the tables of the queue are not there: zsmtp queue migrate makes them"]
+        why = ["the tables of the queue do not exist: zsmtp queue migrate makes them"]
     elif isinstance(error, errors.LockNotAvailable):
         why = [f"a lock of another session was not released within {LOCK_WAIT}"]
     elif isinstance(error, errors.ReadOnlySqlTransaction):

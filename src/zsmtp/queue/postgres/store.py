@@ -470,7 +470,7 @@ class PostgresStore:
 
     async def nodes(self) -> list[NodeStatus]:
         """The processes that deliver, or did recently."""
-        return await self._lists.read("reading who delivers", listing.nodes)
+        return await self._lists.read("reading the nodes", listing.nodes)
 
     async def drain(self, node: str) -> int:
         """Ask the nodes of a name to leave; returns how many there are."""

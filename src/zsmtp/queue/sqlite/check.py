@@ -61,18 +61,18 @@ _IDS = (
     (
         "SELECT DISTINCT o.message FROM zsmtp_owed o "
         "WHERE NOT EXISTS (SELECT 1 FROM zsmtp_message m WHERE m.id = o.message)",
-        "notices are owed for message {}, which is not there",
+        "notices are owed for message {}, which does not exist",
     ),
     (
         "SELECT DISTINCT r.message FROM zsmtp_recipient r INDEXED BY zsmtp_held WHERE r.hold <> 0 "
         f"AND r.hold = {ARRIVING} "
         "AND NOT EXISTS (SELECT 1 FROM zsmtp_upload u WHERE u.message = r.message)",
-        "recipients of message {} were never let go after its upload",
+        "recipients of message {} were never released after its upload",
     ),
     (
         "SELECT DISTINCT r.message FROM zsmtp_recipient r INDEXED BY zsmtp_held WHERE r.hold <> 0 AND r.hold > 0 "
         f"AND r.hold <> {BY_COMMAND} AND NOT EXISTS (SELECT 1 FROM zsmtp_rule u WHERE u.number = r.hold)",
-        "recipients of message {} are held by a rule that is not there",
+        "recipients of message {} are held by a rule that does not exist",
     ),
     (
         "SELECT m.id FROM zsmtp_message m WHERE m.id > (SELECT value FROM zsmtp_meta WHERE name = 'last_id')",

@@ -35,7 +35,7 @@ _MEANING = {
     sqlite3.SQLITE_CORRUPT: "it is damaged",
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
-    sqlite3.SQLITE_PROTOCOL: "its lock cannot be had",
+    sqlite3.SQLITE_PROTOCOL: "its lock cannot be taken",
     sqlite3.SQLITE_NOTADB: "it is no SQLite database",
     sqlite3.SQLITE_NOLFS: "it is larger than this system can handle",
     sqlite3.SQLITE_AUTH: "access is refused",

@@ -30,7 +30,7 @@ def renew_log(db: sqlite3.Connection, path: str) -> None:
         db.execute("PRAGMA busy_timeout = 0")
     if busy:
         raise QueueUnavailable(
-            f"queue {path}: after an input/output error the log is to be begun anew; others have been reading it "
+            f"queue {path}: after an input/output error the log must be restarted; others have been reading it "
             f"for {_RENEWAL / 1000:g} s"
         )
 

@@ -459,7 +459,7 @@ class SQLiteStore:
     async def nodes(self) -> list[NodeStatus]:
         """The process that delivers, or delivered last."""
         alive = self._delivery.delivers_somewhere()
-        return await self._lists.read("reading who delivers", partial(listing.nodes, alive=alive))
+        return await self._lists.read("reading the nodes", partial(listing.nodes, alive=alive))
 
     async def drain(self, node: str) -> int:
         """Raise QueueError: there is only one delivering process, which can only be stopped."""

@@ -175,7 +175,7 @@ class OwnedConnection:
                 self._run = message.run
                 self._send(RunEnded(self._number, self._run, self._is_open, ""))
             return
-        problem = "there is no room for another open file" if message.in_file and content is None else self._problem
+        problem = "the limit on open files is reached" if message.in_file and content is None else self._problem
         if self._connection is None or problem:
             self._run = message.run
             self._send(RunEnded(self._number, self._run, self._is_open, problem))
