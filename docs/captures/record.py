@@ -181,8 +181,9 @@ def furnish(folder: Path) -> None:
         subprocess.run(["mount", "--bind", str(path), f"/etc/{path.name}"], check=True)
     (folder / "letter.eml").write_text(LETTER)
     (folder / "received.eml").write_text(RECEIVED)
-    (folder / "secret").write_text("open sesame\n")
-    (folder / "wrong-secret").write_text("open, barley\n")
+    for name, secret in (("secret", "open sesame\n"), ("wrong-secret", "open, barley\n")):
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_text(secret)
     office = folder / "postoffice"
     for name in ("transport", "queue"):
         (office / name).mkdir(parents=True)

@@ -289,7 +289,7 @@ def test_a_secret_that_everybody_can_read_is_warned_of_once(tmp_path: Path, capl
     path.chmod(0o644)
     read_login(login)
     read_login(login)
-    assert caplog.messages == [f"{path}: every user of this machine can read this secret; chmod 0600 mends it"]
+    assert caplog.messages == [f"{path}: every user of this machine can read this secret; use chmod 0600"]
 
 
 def test_secrets_that_are_not_there(tmp_path: Path) -> None:

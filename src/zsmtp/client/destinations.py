@@ -385,7 +385,7 @@ def read_login(login: Login) -> Credentials:
         if len(octets) > MAX_SECRET:
             raise ConfigError(f"the secret for {login.user} in {login.password_file}: more than {MAX_SECRET} octets")
         if stat.S_ISREG(mode) and mode & stat.S_IROTH:
-            _warn_once(f"{login.password_file}: every user of this machine can read this secret; chmod 0600 mends it")
+            _warn_once(f"{login.password_file}: every user of this machine can read this secret; use chmod 0600")
         octets = octets.removesuffix(b"\n").removesuffix(b"\r")
     elif login.password_env:
         octets = os.environb.get(os.fsencode(login.password_env), b"")
