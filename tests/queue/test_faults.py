@@ -247,10 +247,10 @@ def test_after_an_input_output_error_the_log_is_begun_anew(tmp_path: Path, monke
                 await store._writer.do(failing(sqlite3.SQLITE_IOERR_FSYNC), None)
             assert raised.value.undecided
             for _ in range(2):
-                with pytest.raises(QueueUnavailable, match=r"begun anew; others have been reading it") as raised:
+                with pytest.raises(QueueUnavailable, match=r"must be restarted; others have been reading it") as raised:
                     await store.submit([new("c@example.net")])
                 assert not raised.value.undecided
-            assert "begun anew" in (await store.health()).problem
+            assert "must be restarted" in (await store.health()).problem
             other.execute("COMMIT")
         await store.submit([new("d@example.net")])
         assert salt(store) != before

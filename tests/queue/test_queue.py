@@ -857,7 +857,7 @@ def test_a_delivery_that_ends_by_a_fault_is_loud(
 
     with pytest.raises(ValueError, match="a fault"):
         with_queue(url, work, deliver=True)
-    assert "not delivered by this process any more" in caplog.text
+    assert "this process no longer delivers the queue" in caplog.text
 
 
 # ------------------------------------------------- in a transaction of the caller

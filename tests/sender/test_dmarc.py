@@ -76,7 +76,7 @@ def test_alignment(identifier: str, author: str, strict: bool, aligned: bool) ->
     [
         (b"p=none; v=DMARC1", "v=DMARC1 is not the first tag"),
         (b"v=DMARC1", "p= is missing"),
-        (b"v=DMARC1; p=block", "p= is missing, or is none of"),
+        (b"v=DMARC1; p=block", "p= is missing, or is not none"),
         (b"v=DMARC1; p=none; p=reject", "p= occurs twice"),
         (b"v=DMARC1; p=none; adkim=x", "adkim= is neither r nor s"),
     ],

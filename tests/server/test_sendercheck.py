@@ -215,7 +215,7 @@ def test_where_no_name_server_answers_one_quiet_line_says_so(
     ((level, text),) = said()
     assert level == "INFO"
     assert text.startswith(
-        "what receivers think of mail from example.org, d0.example, d1.example and 7 more is not known"
+        "it is not known how receivers judge mail from example.org, d0.example, d1.example and 7 more"
     )
 
 
