@@ -10,7 +10,9 @@ on the machine do not change.
 - *8-bit text*: a receiver that takes 7-bit content only, so that quoted-printable is made of it; once with one line of
   20 that begins with a dot, once with NULs, which are encoded one by one.
 - *binary*: a multipart with 8-bit octets of every value in it, made base64.
+- *object*: the message is an object of the ``email`` package, parsed before the time begins.
 - *signed*: with DKIM; 8-bit text becomes quoted-printable first and goes through a temporary file.
+- *queued*: the message is put into a queue on disk, with an idempotency key, and not delivered.
 - *handshakes*: 200 destinations, a connection with TLS and a message of 4 KB to each, all at once.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import email
 import gc
 import os
 import random
@@ -39,6 +42,8 @@ from spool import HEADER, BenchError
 from table import in_turns, machine
 
 if TYPE_CHECKING:
+    from email.message import Message
+
     import zsmtp
 
 SENDER = "sender@example.org"
@@ -136,7 +141,9 @@ async def large(timer: TurnTimer, kind: str, how: str, ports: list[int], megabyt
 
     octets = MESSAGES[kind](megabytes * 1_000_000)
     with tempfile.TemporaryDirectory(prefix="zsmtp-bench-") as directory:
-        message: bytes | Path = octets
+        message: bytes | Path | Message = octets
+        if how == "object":
+            message = email.message_from_bytes(octets)
         if how == "file":
             message = Path(directory) / "message"
             message.write_bytes(octets)
@@ -151,6 +158,19 @@ async def large(timer: TurnTimer, kind: str, how: str, ports: list[int], megabyt
             timer.turns.clear()
             report = await client.deliver(message, sender=SENDER, recipients=RECIPIENT)
             assert report.ok, report
+
+
+async def queued(timer: TurnTimer, kind: str, megabytes: int) -> None:
+    """One large message put into a queue, behind a small one."""
+    import zsmtp
+
+    octets = MESSAGES[kind](megabytes * 1_000_000)
+    with tempfile.TemporaryDirectory(prefix="zsmtp-bench-") as directory:
+        async with zsmtp.aio.Queue.open(Path(directory) / "queue.db", deliver=False) as queue:
+            for number, message in enumerate((MESSAGES[kind](2000), octets)):
+                gc.freeze()
+                timer.turns.clear()
+                await queue.submit(message, sender=SENDER, recipients=RECIPIENT, idempotency_key=str(number))
 
 
 async def handshakes(timer: TurnTimer, ports: list[int]) -> None:
@@ -176,8 +196,12 @@ def child(kind: str, how: str, megabytes: int, ports: list[int]) -> None:
     """One run in this process: prints the longest turn, the 99.9th percentile, the longest in CPU, and all CPU."""
     timer = TurnTimer()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(timer)) as runner:
-        work = handshakes(timer, ports) if kind == "handshakes" else large(timer, kind, how, ports, megabytes)
-        runner.run(work)
+        if kind == "handshakes":
+            runner.run(handshakes(timer, ports))
+        elif how == "queued":
+            runner.run(queued(timer, kind, megabytes))
+        else:
+            runner.run(large(timer, kind, how, ports, megabytes))
     times = sorted(seconds for seconds, _ in timer.turns)
     cpu = [used for _, used in timer.turns]
     print("took", times[-1], times[int(len(times) * 0.999)], max(cpu), sum(cpu))
@@ -201,6 +225,8 @@ CASES = (
     ("8-bit text, dots", "dots", "memory"),
     ("8-bit text, escapes", "escapes", "memory"),
     ("binary", "binary", "memory"),
+    ("8-bit text, object", "8-bit", "object"),
+    ("ASCII text, queued", "ascii", "queued"),
     ("ASCII text, signed", "ascii", "signed"),
     ("8-bit text, signed", "8-bit", "signed"),
     ("handshakes", "handshakes", "tls"),

@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from zsmtp.errors import LocalError
-from zsmtp.records import dataclass
+from zsmtp.records import NamedTuple, dataclass
 
 if TYPE_CHECKING:
     from typing import Generic, Protocol
@@ -186,6 +186,14 @@ class Sleep(Effect[None]):
     until: float
 
 
+class FileBlock(NamedTuple):
+    """``size`` octets at ``offset`` of an open file."""
+
+    file: object
+    offset: int
+    size: int
+
+
 @dataclass(frozen=True, slots=True)
 class GiveWay(Effect[None]):
     """A pause between two blocks of long work on this side: the driver may run other operations before it resumes.
@@ -193,6 +201,10 @@ class GiveWay(Effect[None]):
     :func:`at_once` runs work that awaits nothing else without a driver; several operations share it as
     :class:`SharedWork`.
     """
+
+    reads: FileBlock | None = None
+    """What the work reads when it goes on: the driver may have it in memory by then, so that others need not wait for
+    a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,8 +344,14 @@ def at_once(work: Operation[T]) -> T:
 
 
 def _go_on(effect: Effect[Any]) -> None:
+    checked_pause(effect)
+
+
+def checked_pause(effect: Effect[Any]) -> GiveWay:
+    """The effect of work that awaits only :class:`GiveWay`. Raises LocalError for any other."""
     if type(effect) is not GiveWay:
         raise unknown_effect(effect)
+    return effect
 
 
 class SharedWork(Generic[T]):
@@ -342,10 +360,11 @@ class SharedWork(Generic[T]):
     ``work`` awaits only :class:`GiveWay`. ``over`` is true once it has ended, with a result or an error.
     """
 
-    __slots__ = ("_error", "_result", "_work", "over")
+    __slots__ = ("_error", "_pause", "_result", "_work", "over")
 
     def __init__(self, work: Operation[T]) -> None:
         self._work = work
+        self._pause: GiveWay | None = None  # all wait in it, so that none goes on before its block is read
         self._result: T | None = None
         self._error: Exception | None = None
         self.over = False
@@ -353,17 +372,22 @@ class SharedWork(Generic[T]):
     async def result(self) -> T:
         """Return the result of the work, or raise its error, in every operation that needs it."""
         while not self.over:
-            try:
-                _go_on(self._work.send(None))
-            except StopIteration as end:
-                self._result = end.value
-                self.over = True
-            except Exception as error:
-                self._error = error
-                self.over = True
-                raise
-            else:
-                await GiveWay()
+            if (pause := self._pause) is None:
+                try:
+                    pause = checked_pause(self._work.send(None))
+                except StopIteration as end:
+                    self._result = end.value
+                    self.over = True
+                    break
+                except Exception as error:
+                    self._error = error
+                    self.over = True
+                    raise
+                if pause.reads is not None:
+                    self._pause = pause
+            await pause
+            if self._pause is pause:
+                self._pause = None
         if self._error is not None:
             raise self._error
         return cast("T", self._result)

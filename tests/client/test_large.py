@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import email
 import gc
 import os
 import threading
@@ -20,6 +21,7 @@ import zsmtp
 from zsmtp.aio import Client, Submission
 from zsmtp.body import stored
 from zsmtp.body.convert import OUTPUT_SIZE
+from zsmtp.client import serialise
 from zsmtp.effects import GiveWay
 from zsmtp.net import aio, turns
 from zsmtp.signing.keys import generate_key
@@ -90,12 +92,14 @@ def config(sink: Sink, **options: Any) -> zsmtp.Config:
 def given(kind: str, folder: Path) -> Any:
     if kind == "octets":
         return LARGE
+    if kind == "object":
+        return email.message_from_bytes(LARGE)
     path = folder / "message"
     path.write_bytes(LARGE)
     return path if kind == "path" else open(path, "rb")
 
 
-@pytest.mark.parametrize("kind", ["octets", "path", "file"])
+@pytest.mark.parametrize("kind", ["octets", "object", "path", "file"])
 def test_a_conversion_gives_way_to_others(run: Run[Any], kind: str, tmp_path: Path) -> None:
     with Sink() as sink:
         message = given(kind, tmp_path)
@@ -114,6 +118,34 @@ def test_a_conversion_gives_way_to_others(run: Run[Any], kind: str, tmp_path: Pa
         wire = sink.transactions[0].content
         assert wire.isascii()
         assert wire.count(b"caf=C3=A9 and so on") == OCTETS // 43
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["deliver", "stream"])
+def test_a_message_object_is_written_in_turns(run: Run[Any], monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
+    """Not before it has as many octets as are read of a file at once: a small one is written when it is given."""
+    turns_at: list[int] = []
+    encoded = serialise._encoded
+    message = email.message_from_bytes(LARGE)
+
+    async def main() -> None:
+        async with Client(config(sink)) as client, Ticker() as ticker:
+
+            def noted(text: str) -> bytes:
+                turns_at.append(ticker.count)
+                return encoded(text)
+
+            monkeypatch.setattr(serialise, "_encoded", noted)
+            one = Submission(message=message, sender="a@example.org", recipients="r@example.net")
+            if many:
+                assert [result.ok async for result in client.stream([one])] == [True]
+            else:
+                assert (await client.deliver(message, sender="a@example.org", recipients="r@example.net")).ok
+
+    with Sink() as sink:
+        run(main())
+    assert len(turns_at) > 4
+    assert turns_at[0] == turns_at[1]
+    assert turns_at[1:] == sorted(set(turns_at))
 
 
 def test_so_does_a_signature(run: Run[Any], tmp_path: Path) -> None:

@@ -113,6 +113,13 @@ def random_message(chance: random.Random, depth: int = 0) -> bytes:
     return b"".join(line + b"\n" for line in lines) + b"\n" + content
 
 
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_how_texts_are_cut_makes_no_difference(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    octets = path.read_bytes()
+    monkeypatch.setattr(serialise, "BLOCK_SIZE", 3)
+    assert envelope_given(email.message_from_bytes(octets)) == envelope_given(octets)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_what_was_parsed_goes_out_octet_for_octet(seed: int) -> None:
     chance = random.Random(seed)

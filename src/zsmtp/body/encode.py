@@ -248,11 +248,14 @@ async def examine_in_pieces(header: bytes, source: Source) -> Examination:
     head, header_facts = _examined_header(header)
     survey = LineSurvey()
     eight_bit = nul = False
+    seen = 0
+    await GiveWay(source.ahead(seen))
     for block in source.blocks():
         survey.feed(block)
         eight_bit = eight_bit or not block.isascii()
         nul = nul or 0 in block
-        await GiveWay()
+        seen += len(block)
+        await GiveWay(source.ahead(seen))
     survey.finish()
     body_facts = Facts(eight_bit, nul, survey.long_lines, survey.bare_cr)
     return Examination(head, header_facts, body_facts, len(head) + survey.octets, None, None)

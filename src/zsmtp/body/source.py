@@ -19,10 +19,14 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Protocol
 
+from zsmtp.effects import FileBlock
 from zsmtp.errors import ContentError
 
 BLOCK_SIZE = 262_144
 """Octets read at a time: large enough to amortise Python's cost per block, small enough to keep memory flat."""
+
+READ_AHEAD = 4 * BLOCK_SIZE
+"""Octets of a file that are read ahead together."""
 
 
 class BinaryFile(Protocol):
@@ -71,6 +75,13 @@ class Source:
             block = self._read(offset, min(block_size, self.end - offset))
             offset += len(block)
             yield block
+
+    def ahead(self, offset: int) -> FileBlock | None:
+        """What is read next after ``offset`` octets, if another stretch of ``READ_AHEAD`` begins there, else None."""
+        left = self.size - offset
+        if left <= 0 or offset % READ_AHEAD:
+            return None
+        return FileBlock(self.file, self.start + offset, min(left, READ_AHEAD))
 
     def read(self) -> bytes:
         """All octets at once; raises as :meth:`blocks` does."""

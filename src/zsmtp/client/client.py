@@ -29,7 +29,7 @@ from zsmtp.client.config import Config, Limits, Relay
 from zsmtp.client.destinations import Destination, Destinations, load_signing, try_logins
 from zsmtp.client.drivers import Couriers, Drivers
 from zsmtp.client.dsn import DSN, due
-from zsmtp.client.message import Letter, MessageLike, path_text
+from zsmtp.client.message import Letter, MessageLike, octets_first, path_text
 from zsmtp.client.pacer import MessagePacer
 from zsmtp.client.pool import DestinationPool
 from zsmtp.client.report import Completing, Fate, Report, Result
@@ -43,6 +43,7 @@ from zsmtp.errors import LocalError, SubmissionError
 from zsmtp.escape import described
 from zsmtp.events import Observer, combine, ignore
 from zsmtp.net.aio import AsyncDriver
+from zsmtp.net.turns import in_turns
 from zsmtp.proto.mailoptions import NO_OPTIONS, checked, options_of
 from zsmtp.proto.mailoptions import MailOptions as MailOptions
 from zsmtp.records import dataclass, replace
@@ -148,6 +149,8 @@ class Client:
         networks are in the report.
         """
         retry = RetrySettings(retry_for)
+        if (making := octets_first(message)) is not None:
+            message = await in_turns(making)
         letter = Letter(
             message,
             sender=sender,
@@ -367,11 +370,11 @@ class _Flow:
         if isinstance(submissions, AsyncIterable):
             async for submission in submissions:
                 await self._wait_for_room()
-                self._submit(submission)
+                await self._submit(submission)
             return
         for number, submission in enumerate(submissions):
             await self._wait_for_room()
-            self._submit(submission)
+            await self._submit(submission)
             if number % _YIELD_AFTER == _YIELD_AFTER - 1:
                 await asyncio.sleep(0)
 
@@ -380,15 +383,18 @@ class _Flow:
             self._freed.clear()
             await self._freed.wait()
 
-    def _submit(self, given: Submission | MessageLike) -> None:
+    async def _submit(self, given: Submission | MessageLike) -> None:
         one = known = given if isinstance(given, Submission) else Submission(message=given)
         recipients = one.recipients
+        message = one.message
         try:
             if isinstance(recipients, Iterable) and not isinstance(recipients, str | bytes):
                 one = replace(one, recipients=tuple(recipients))  # an iterator would be used up
                 one = self._without_unusable(one, known)
+            if (making := octets_first(message)) is not None:
+                message = await in_turns(making)
             letter = Letter(
-                one.message,
+                message,
                 sender=one.sender,
                 recipients=one.recipients,
                 name=one.name,

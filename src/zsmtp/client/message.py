@@ -280,6 +280,18 @@ def path_text(message: object) -> str:
     return escape(os.fsdecode(path))
 
 
+def octets_first(message: MessageLike) -> Operation[bytes] | None:
+    """The work that makes a message object octets, which a :class:`Letter` does at once; None for other messages.
+
+    It gives way to others. Raises SubmissionError.
+    """
+    if not _is_message(message):
+        return None
+    from zsmtp.client.serialise import octets_in_pieces
+
+    return octets_in_pieces(message)
+
+
 def _open(message: MessageLike) -> tuple[bytes, _Body]:
     """The header block of a message, unchanged, and its body."""
     try:

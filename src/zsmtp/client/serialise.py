@@ -12,7 +12,7 @@ multiparts, and visits nested parts by recursion. The rules, with ``zsmtp.client
   ``as_bytes()`` writes it: those are the octets that the program can have signed.
 
 No message is changed, and nesting may have any depth. A message that cannot be written raises SubmissionError, for
-every exception of the ``email`` package.
+every exception of the ``email`` package. A large one is written in pieces: :func:`octets_in_pieces`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ import re
 from collections.abc import Iterator
 from email.errors import CloseBoundaryNotFoundDefect, MessageDefect, MissingHeaderBodySeparatorDefect
 from email.message import Message
+from io import BytesIO
 from typing import NamedTuple
 
+from zsmtp.body.encode import KEEP_LIMIT
 from zsmtp.body.fields import split_fields
+from zsmtp.body.source import BLOCK_SIZE
 from zsmtp.client.objectheader import header_of, is_made, is_sealed
+from zsmtp.effects import GiveWay, at_once
 from zsmtp.errors import SubmissionError
 from zsmtp.escape import described, escape
 
@@ -49,17 +53,27 @@ class _Part(NamedTuple):
 
 def octets_of(message: Message) -> bytes:
     """The message as octets, with the line ends it has. Raises SubmissionError."""
+    return at_once(octets_in_pieces(message))
+
+
+async def octets_in_pieces(message: Message) -> bytes:
+    """As :func:`octets_of`; beyond ``KEEP_LIMIT`` octets it gives way to others, who must not change the message."""
+    file = BytesIO()  # grows without a second copy, and its value is none either
     try:
-        return b"".join(_pieces(message))
+        for piece in _pieces(message):
+            if file.tell() > KEEP_LIMIT:
+                await GiveWay()
+            file.write(piece)
     except SubmissionError:
         raise
     except Exception as error:  # fields and payloads are objects of the program, of any class
         raise SubmissionError(f"the message cannot be written: {described(error)}") from error
+    return file.getvalue()
 
 
 def _pieces(message: Message) -> Iterator[bytes]:
     """The octets in order. Parts wait on a stack; None on it ends the part begun last."""
-    waiting: list[bytes | _Part | None] = [_Part(message, last=True)]
+    waiting: list[bytes | str | _Part | None] = [_Part(message, last=True)]
     begun: list[int] = []
     around: set[int] = set()
     count = 0
@@ -69,6 +83,9 @@ def _pieces(message: Message) -> Iterator[bytes]:
             around.remove(begun.pop())
         elif isinstance(item, bytes):
             yield item
+        elif isinstance(item, str):
+            for start in range(0, len(item), BLOCK_SIZE):
+                yield _encoded(item[start : start + BLOCK_SIZE])
         else:
             count += 1
             if count > MAX_PARTS:
@@ -83,8 +100,8 @@ def _pieces(message: Message) -> Iterator[bytes]:
             waiting.extend(reversed(pieces))
 
 
-def _written(part: _Part, *, outermost: bool) -> list[bytes | _Part]:
-    """The header of a part and its content."""
+def _written(part: _Part, *, outermost: bool) -> list[bytes | str | _Part]:
+    """The header of a part and its content; a text is for :func:`_encoded`."""
     message = part.message
     payload: object = message._payload  # type: ignore[attr-defined]  # get_payload() would decode octets
     if payload is None and message.get_content_maintype() == "multipart":
@@ -135,14 +152,19 @@ def _has(message: Message, defect: type[MessageDefect]) -> bool:
     return any(isinstance(one, defect) for one in message.defects)
 
 
-def _text(payload: object) -> bytes:
+def _text(payload: object) -> str:
     """The text of a part without subparts."""
     if payload is None:
-        return b""
+        return ""
     if not isinstance(payload, str):
         raise SubmissionError(f"a part of the message holds {type(payload).__name__} in place of a text")
+    return payload
+
+
+def _encoded(text: str) -> bytes:
+    """The octets of a text, or of a piece of one: characters of a parser stand for one octet each."""
     try:
-        return payload.encode("ascii", "surrogateescape")
+        return text.encode("ascii", "surrogateescape")
     except UnicodeEncodeError:
         raise SubmissionError("a part of the message is text beyond ASCII that was never encoded") from None
 
@@ -152,7 +174,7 @@ def _blocks(parts: list[_Part]) -> bytes:
     blocks = []
     for part in parts:
         header = header_of(part.message, signed=part.signed, outermost=False)
-        text = _text(part.message._payload)  # type: ignore[attr-defined]
+        text = _encoded(_text(part.message._payload))  # type: ignore[attr-defined]
         separator = _separator(part.message)
         blocks.append(header + separator + (text.removesuffix(b"\n") if separator else text) if text else header)
     return b"\n".join(blocks)
@@ -167,11 +189,11 @@ def _with_boundary(header: bytes, boundary: str) -> bytes:
     raise SubmissionError("a part of the message is a multipart by default, which needs a Content-Type")
 
 
-def _multipart(message: Message, parts: list[_Part], boundary: bytes, *, last: bool) -> list[bytes | _Part]:
+def _multipart(message: Message, parts: list[_Part], boundary: bytes, *, last: bool) -> list[bytes | str | _Part]:
     """A body of several parts (RFC 2046 5.1.1)."""
-    pieces: list[bytes | _Part] = []
+    pieces: list[bytes | str | _Part] = []
     if message.preamble is not None:
-        pieces.append(_text(message.preamble) + b"\n")
+        pieces += [_text(message.preamble), b"\n"]
     pieces.append(b"--" + boundary + b"\n")
     for number, part in enumerate(parts):
         if number:
@@ -181,5 +203,5 @@ def _multipart(message: Message, parts: list[_Part], boundary: bytes, *, last: b
         return [*pieces, b"\n"] if last else pieces  # the parser takes one from the text before a missed boundary
     pieces.append(b"\n--" + boundary + b"--")
     if message.epilogue is not None or is_made(message):  # a parsed line end belongs to the next boundary
-        pieces.append(b"\n" + _text(message.epilogue))
+        pieces += [b"\n", _text(message.epilogue)]
     return pieces

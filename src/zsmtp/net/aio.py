@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from zsmtp.dns.answer import Answer, AskAhead, Query, Status
@@ -31,6 +30,7 @@ from zsmtp.effects import (
     Effect,
     Exchange,
     FetchPolicy,
+    FileBlock,
     GiveWay,
     KeepPolicy,
     Operation,
@@ -52,12 +52,14 @@ from zsmtp.net.turns import turns_of
 from zsmtp.net.watch import DescriptorWatch
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from zsmtp.net.lookups import AsyncLookups
     from zsmtp.net.policies import AsyncPolicies
     from zsmtp.net.stspolicies import PolicyKeeper
     from zsmtp.tls.mtasts import FetchedPolicy, RecalledPolicy
 
-THREADS = 16  # for resolvers of the program's own
+THREADS = 16  # for resolvers of the program's own, and for files
 GRACE = 1.0  # seconds that calls in threads have to end when the driver is closed
 TURNS = 16  # waits that a run may find fulfilled one after the other before others have their turn
 PAUSE = 0.01  # seconds that a reply in many pieces is left to come on its way, doubled for each further piece
@@ -156,7 +158,7 @@ class AsyncDriver:
         if self._lookups is None:
             from zsmtp.net.lookups import AsyncLookups  # mail for addresses does without
 
-            self._lookups = AsyncLookups(self._make_resolver, self._in_thread)
+            self._lookups = AsyncLookups(self._make_resolver, self.in_thread)
         return self._lookups.find(query, deadline)
 
     def _watch(self, fd: int) -> DescriptorWatch:
@@ -177,8 +179,11 @@ class AsyncDriver:
         """A run beside sessions of SMTP: observers of those do not hear of it, and it leaves from any address."""
         return Run(self, work, self._end, ignore, source=LocalBinding()).to_its_end()
 
-    def _in_thread(self, call: Callable[[], A]) -> asyncio.Future[A]:
+    def in_thread(self, call: Callable[[], A]) -> asyncio.Future[A]:
+        """The result of a call that may block."""
         if self._threads is None:
+            from concurrent.futures import ThreadPoolExecutor  # most programs need none
+
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="zsmtp")
         future = asyncio.get_running_loop().run_in_executor(self._threads, call)
         self._calls.add(future)
@@ -278,7 +283,18 @@ class Run(Generic[T]):
             self._loop_turns.waits()
 
     async def _give_way(self, effect: GiveWay) -> None:
-        if self._loop_turns.used_up():
+        if effect.reads is not None:
+            await self._read_ahead(effect.reads)
+        elif self._loop_turns.used_up():
+            await self._loop_turns.next_turn()
+
+    async def _read_ahead(self, block: FileBlock) -> None:
+        from zsmtp.net.filecache import needs_loading  # only large files are read ahead
+
+        load = needs_loading(block)
+        if load is not None:
+            await self._wait_on_others(self._driver.in_thread(load))
+        elif self._loop_turns.used_up():
             await self._loop_turns.next_turn()
 
     async def _connect(self, effect: Connect) -> ConnectResult:

@@ -11,6 +11,8 @@ and report when they begin to wait and when they are woken; a run that finds the
     turns.waits()
     await future
 
+:func:`in_turns` does so for long work that belongs to no run.
+
 asyncio does not report when a turn of its loop begins. Two signs stand for it: a time without work of any run, and a
 run that waited for a turn and is resumed.
 """
@@ -21,7 +23,12 @@ import asyncio
 import heapq
 import time
 from collections.abc import Callable
+from typing import TypeVar
 from weakref import WeakKeyDictionary
+
+from zsmtp.effects import Operation, checked_pause
+
+T = TypeVar("T")
 
 SHARE = 0.005
 """Seconds of one turn of the loop after which long work gives way; the piece that goes beyond it is the last one."""
@@ -125,3 +132,19 @@ def turns_of(loop: asyncio.AbstractEventLoop) -> LoopTurns:
     if turns is None:
         turns = _ALL[loop] = LoopTurns()
     return turns
+
+
+async def in_turns(work: Operation[T]) -> T:
+    """Run work that awaits only :class:`~zsmtp.effects.GiveWay`, in as many turns of the loop as it needs."""
+    turns = turns_of(asyncio.get_running_loop())
+    try:
+        while True:
+            checked_pause(work.send(None))
+            if turns.used_up():
+                await turns.next_turn()
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        work.close()
+        turns.waits()

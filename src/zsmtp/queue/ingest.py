@@ -31,8 +31,9 @@ from zsmtp.client.config import Config
 from zsmtp.client.destinations import Destinations, load_signing
 from zsmtp.client.dsn import DSN
 from zsmtp.client.header import message_id, with_missing
-from zsmtp.client.message import Letter, MessageLike, spooled
+from zsmtp.client.message import Letter, MessageLike, octets_first, spooled
 from zsmtp.errors import SubmissionError
+from zsmtp.net.turns import in_turns
 from zsmtp.proto.mailoptions import instant, options_of
 from zsmtp.proto.plan import Envelope
 from zsmtp.queue.config import QueueConfig
@@ -138,8 +139,22 @@ class Ingest:
     def read(self, given: Submission | MessageLike, *, origin: str = LIBRARY) -> Ingested:
         """Read a message from a program. Raises SubmissionError, ContentError, or OSError for a file."""
         one = given if isinstance(given, Submission) else QueueSubmission(message=given)
+        return self._read(one, one.message, origin)
+
+    async def read_aside(self, given: Submission | MessageLike) -> Ingested:
+        """As :meth:`read`; the event loop is not blocked by what takes long: it is done in turns, or in a thread."""
+        one = given if isinstance(given, Submission) else QueueSubmission(message=given)
+        making = octets_first(one.message)
+        message = one.message if making is None else await in_turns(making)
+        is_small = isinstance(message, bytes) and len(message) <= PART_OCTETS
+        hashed = isinstance(one, QueueSubmission) and one.idempotency_key and not is_small
+        if self.signing is None and not hashed:
+            return self._read(one, message, LIBRARY)
+        return await asyncio.to_thread(self._read, one, message, LIBRARY)
+
+    def _read(self, one: Submission, message: MessageLike, origin: str) -> Ingested:
         letter = Letter(
-            one.message,
+            message,
             sender=one.sender,
             recipients=one.recipients,
             name=one.name,
@@ -161,12 +176,6 @@ class Ingest:
             letter.close()
             raise
 
-    async def read_aside(self, given: Submission | MessageLike) -> Ingested:
-        """As :meth:`read`; in a thread if messages are signed, so that the event loop is not blocked."""
-        if self.signing is None:
-            return self.read(given)
-        return await asyncio.to_thread(self.read, given)
-
     async def read_many(self, submissions: Iterable[Submission | MessageLike]) -> list[NewMessage]:
         """Read messages for one commit, whole. Raises as :meth:`read`, SubmissionError if they are too large."""
         new: list[NewMessage] = []
@@ -176,7 +185,7 @@ class Ingest:
                 octets += one.size
                 if octets > IN_TRANSACTION:
                     raise SubmissionError(f"more than {IN_TRANSACTION >> 20} MiB for one commit; submit large messages")
-                new.append(one.whole())
+                new.append(await asyncio.to_thread(one.whole) if one.large else one.new)
         return new
 
     def assemble(

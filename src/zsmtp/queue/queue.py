@@ -333,7 +333,8 @@ class Queue:
 
         See :meth:`submit`.
         """
-        with self._read_whole(submission) as one:
+        self._check_transaction()
+        with _fitting(self.read(submission)) as one:
             if not self.admission.has_quota(one.new.tenant):
                 return self._text(self._write_in(connection, one))
             assert self._loop is not None
@@ -349,7 +350,8 @@ class Queue:
 
     async def _submit_in(self, connection: CallersConnection, submission: Submission) -> str:
         """As :meth:`submit_in`, on the event loop, and for connections of asyncio, too."""
-        with self._read_whole(submission) as one, await self.reserve(one) as reservation:
+        self._check_transaction()
+        with _fitting(await self._ingest.read_aside(submission)) as one, await self.reserve(one) as reservation:
             if self._location.url and hasattr(connection, "__aenter__"):
                 accepted = await self._write_in_async(connection, one)
             else:
@@ -386,18 +388,11 @@ class Queue:
         (accepted,) = await submit_in_async(connection, [one.whole()], queue=self._uid)
         return accepted
 
-    def _read_whole(self, submission: Submission) -> Ingested:
-        """Read a message for a caller's own transaction, into memory."""
+    def _check_transaction(self) -> None:
+        """Raise QueueError unless messages can be submitted in a caller's transaction."""
         self._check()
         if self._location.in_memory:
             raise QueueError("a queue in memory is in no database: there is no transaction to submit in")
-        one = self.read(submission)
-        if one.size > IN_TRANSACTION:
-            with one:
-                raise SubmissionError(
-                    f"the message has {one.size} octets; {IN_TRANSACTION} are the limit in a caller's transaction"
-                )
-        return one
 
     @property
     def _uid(self) -> str:
@@ -495,3 +490,13 @@ class Queue:
         if shard != self.store.shard:
             raise QueueError(f"{id} is of shard {shard}; this queue is shard {self.store.shard}")
         return number
+
+
+def _fitting(one: Ingested) -> Ingested:
+    """A message for a caller's own transaction, which is held in memory. Raises SubmissionError if it is too large."""
+    if one.size > IN_TRANSACTION:
+        with one:
+            raise SubmissionError(
+                f"the message has {one.size} octets; {IN_TRANSACTION} are the limit in a caller's transaction"
+            )
+    return one
