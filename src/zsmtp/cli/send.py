@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from zsmtp.cli.configuration import read_configuration
 from zsmtp.cli.explainjson import read_plans
@@ -49,6 +50,9 @@ from zsmtp.events import Observer, combine, ignore
 from zsmtp.observers.files import Tracing
 from zsmtp.text.lines import painted, wrap
 from zsmtp.text.look import Look
+
+if TYPE_CHECKING:
+    from zsmtp.cli.sendprocesses import SendingProcesses
 
 
 def run(arguments: list[str]) -> int:
@@ -165,8 +169,7 @@ class _Sending:
         self._progress = self._make_progress(sum(deliveries), look_of(sys.stderr, options.color))
         self._traces = _traces(options.trace, len(deliveries), hashed=options.hash_addresses)
         self._options = options
-        self._shares: Sequence[Share] = ()
-        self._printed: Sequence[str] = ()  # warnings, before processes are started
+        self._processes: SendingProcesses | None = None
         self._notice = RetryNotice(_print_error)
         self._stopped = False
         self._why_stopped = ""
@@ -191,23 +194,36 @@ class _Sending:
         return progress_for(octets, sum(len(one.recipients) for one in self._messages), colour=look.colour)
 
     def share_out(self, jobs: int, opened: ExitStack, printed: list[str]) -> None:
-        """Send by ``jobs`` processes, or by fewer if there is less work; copies are closed with ``opened``.
+        """Start ``jobs`` processes that send, or fewer if there is less work; files are closed with ``opened``.
 
-        ``printed`` are the warnings that were already printed.
+        ``printed`` are the warnings that were already printed. Raises CommandFailed.
         """
         shares = share_out(
             self._messages, lambda to, sender: place_of(self._destination(to, sender)), jobs, self._config.limits
         )
         if len(shares) == 1:
             return
-        self._shares = shares
         with warnings_printed("zsmtp send") as more:
             signing = load_signing(self._config, self._destinations.target(), time.time)
-        self._printed = (*printed, *more)
         prepared = partial(Outgoing.letter, signing=signing, add_missing=self._config.content.add_missing)
         copies = MessageCopies(opened, prepared)
         times = Counter(part.number for share in shares for part in share.parts)
         self._messages = [copies.of(one) if times[number] > 1 else one for number, one in enumerate(self._messages)]
+        self._processes = opened.enter_context(closing(self._started(shares, (*printed, *more))))
+
+    def _started(self, shares: Sequence[Share], printed: Sequence[str]) -> SendingProcesses:
+        from zsmtp.cli.sendmessages import Order  # imported only if used
+        from zsmtp.cli.sendprocesses import SendingProcesses
+
+        order = Order(
+            plans=tuple((self._plans or {}).values()),
+            retry_for=self._options.retry_for,
+            trace=self._options.trace,
+            hash_addresses=self._options.hash_addresses,
+            asks=self._journal is not None,
+            octets=self._progress is not None,
+        )
+        return SendingProcesses(shares, self._messages, self._config, order, self, printed)
 
     def run(self) -> int:
         """Send everything; return the exit status."""
@@ -250,8 +266,9 @@ class _Sending:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
         try:
-            if self._shares:
-                await self._send_by_processes()
+            if (processes := self._processes) is not None:
+                self._end, self._end_at_once = processes.stop, processes.kill
+                await processes.run()
             else:
                 await self._send_here()
         finally:
@@ -259,22 +276,6 @@ class _Sending:
                 await self._writer.aclose()
         if self._why_stopped:
             self._settle_rest()
-
-    async def _send_by_processes(self) -> None:
-        from zsmtp.cli.sendmessages import Order  # imported only if used
-        from zsmtp.cli.sendprocesses import SendingProcesses
-
-        order = Order(
-            plans=tuple((self._plans or {}).values()),
-            retry_for=self._options.retry_for,
-            trace=self._options.trace,
-            hash_addresses=self._options.hash_addresses,
-            asks=self._writer is not None,
-            octets=self._progress is not None,
-        )
-        processes = SendingProcesses(self._shares, self._messages, self._config, order, self, self._printed)
-        self._end, self._end_at_once = processes.stop, processes.kill
-        await processes.run()
 
     async def _send_here(self) -> None:
         client = Client(

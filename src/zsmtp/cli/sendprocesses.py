@@ -84,8 +84,9 @@ class SendingListener(Protocol):
 class SendingProcesses:
     """One process for each of ``shares`` of ``messages``. ``order`` says how they send, without configuration.
 
-    Each has the configuration ``config`` with the limits of its share. ``warned`` are warnings that were logged before.
-    Raises CommandFailed if there is no room for its files.
+    They are started before the event loop and threads of this process, so that they can be copies of it. Each has the
+    configuration ``config`` with the limits of its share. ``warned`` are warnings that were logged before. Raises
+    CommandFailed if there is no room for its files, or a process cannot be started.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class SendingProcesses:
                 its = replace(order, config=replace(config, limits=share.limits))
                 self._processes.append(_SendingProcess(share, messages, its, descriptors, texts, to))
         except BaseException:
-            self._close()
+            self.close()
             raise
 
     async def run(self) -> None:
@@ -121,9 +122,9 @@ class SendingProcesses:
                 task.cancel()
             await asyncio.wait(work)
             await asyncio.gather(*(one.end() for one in self._processes))
-            self._close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the files; a process that still runs ends."""
         for one in self._processes:
             one.close()
 
@@ -174,10 +175,9 @@ class _SendingProcess:
         self._first_marks = [0, *accumulate(len(part.recipients) for part in share.parts)]
         self._marks = _MarkFile(self._first_marks[-1])
         self._order = replace(order, marks=self._marks.descriptor)
-        self._descriptors = (*descriptors, self._marks.descriptor)
         self._texts = texts
         self._to = to
-        self._process: ChildProcess | None = None
+        self._process = self._start((*descriptors, self._marks.descriptor))
         self._channel: SendChannel | None = None
         self._credit = asyncio.Semaphore(WINDOW)
         self._sent = 0  # parts
@@ -192,8 +192,8 @@ class _SendingProcess:
     # ----------------------------------------------------------- start and end
 
     async def run(self) -> None:
-        """Start the process, and have it send its share."""
-        channel = self._channel = self._start()
+        """Have the process send its share."""
+        channel = self._channel = SendChannel(self._process.socket)
         channel.send(self._order)
         if self._why_stopped:
             self.stop(self._why_stopped)
@@ -227,12 +227,12 @@ class _SendingProcess:
             self._error = self._error or error
             self.kill()
 
-    def _start(self) -> SendChannel:
+    def _start(self, descriptors: tuple[int, ...]) -> ChildProcess:
         try:
-            self._process = ChildProcess("zsmtp.cli.sendworker", descriptors=self._descriptors)
+            return ChildProcess("zsmtp.cli.sendworker", descriptors=descriptors, may_fork=True)
         except OSError as error:
+            self._marks.close()
             raise CommandFailed(Exit.OS, f"--jobs: a process cannot be started: {reason(error)}") from error
-        return SendChannel(self._process.socket)
 
     async def _watch_start(self) -> None:
         """Kill the process if it does not start in time."""
@@ -245,11 +245,11 @@ class _SendingProcess:
         """Close the channel, and wait until the process has ended. May be called again."""
         if self._channel is not None:
             self._channel.close()
-        if self._process is not None:
-            await self._process.wait(END_WITHIN)
+        await self._process.wait(END_WITHIN)
 
     def close(self) -> None:
-        """Close the file of marks."""
+        """Close its files."""
+        self._process.socket.close()
         self._marks.close()
 
     def stop(self, reason: str) -> None:
@@ -260,8 +260,7 @@ class _SendingProcess:
 
     def kill(self) -> None:
         """Kill the process."""
-        if self._process is not None:
-            self._process.kill()
+        self._process.kill()
 
     # ------------------------------------------------------------------- work
 
@@ -337,7 +336,6 @@ class _SendingProcess:
 
     def _settle_rest(self) -> None:
         """Settle recipients without a result: in doubt if they may have their message, else deferred."""
-        assert self._process is not None
         ending = self._process.killed_by or f"status {self._process.exit_status}"
         why = self._why_stopped or f"a process of --jobs ended unexpectedly ({ending})"
         left = [

@@ -4,6 +4,9 @@ The process calls ``main()`` of a module, with the descriptor of its end of the 
 imports the same package as this process: it has the same module search path, and does not look at the working directory
 (``-P``). Its standard input and output are the null device; it inherits standard error.
 
+A process with ``may_fork`` is a copy of this one where that is safe (:mod:`zsmtp.net.fork`): it need not import again
+what this process has imported.
+
 The parent decides when it ends: SIGINT, SIGTERM and SIGHUP, which a terminal or a service manager sends to all
 processes of a program, are blocked until the process ignores them (:func:`ignore_signals`). A process whose parent is
 gone reads the end of its socket.
@@ -18,6 +21,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+
+from zsmtp.net.fork import Fork, can_fork
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _BOOTSTRAP = (
@@ -36,26 +42,28 @@ def ignore_signals() -> None:
 class ChildProcess:
     """A process that calls ``main()`` of a module, with the descriptor of its socket and ``arguments``.
 
-    It inherits ``descriptors``. A ``new_session`` has no terminal, and no part in job control. Raises OSError if it
-    cannot be started.
+    It inherits ``descriptors``. A ``new_session`` has no terminal, and no part in job control, and is never a fork.
+    Raises OSError if it cannot be started.
     """
 
     def __init__(
-        self, module: str, *arguments: str, descriptors: Sequence[int] = (), new_session: bool = False
+        self,
+        module: str,
+        *arguments: str,
+        descriptors: Sequence[int] = (),
+        new_session: bool = False,
+        may_fork: bool = False,
     ) -> None:
-        search_path = "\n".join(os.path.abspath(entry) for entry in sys.path if entry)
         ours, theirs = socket.socketpair()
         self.socket = ours
         """This end of the socket pair. The caller owns and closes it."""
+        words, descriptors = (module, str(theirs.fileno()), *arguments), (theirs.fileno(), *descriptors)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOTSTRAP, search_path, module, str(theirs.fileno()), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *descriptors),
-                start_new_session=new_session,
-            )
+            if may_fork and not new_session and can_fork():
+                self._process: Fork | subprocess.Popen[bytes] = _forked(words, descriptors)
+            else:
+                self._process = _started(words, descriptors, new_session=new_session)
         except BaseException:
             ours.close()
             raise
@@ -101,3 +109,27 @@ class ChildProcess:
             if self._process.returncode is None:
                 self._process.kill()
                 await asyncio.to_thread(self._process.wait)
+
+
+def _started(words: Sequence[str], descriptors: Sequence[int], *, new_session: bool) -> subprocess.Popen[bytes]:
+    """A new interpreter that calls ``main()`` of the module ``words[0]`` with the others."""
+    search_path = "\n".join(os.path.abspath(entry) for entry in sys.path if entry)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _BOOTSTRAP, search_path, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=descriptors,
+        start_new_session=new_session,
+    )
+
+
+def _forked(words: Sequence[str], descriptors: Sequence[int]) -> Fork:
+    """The same as a copy of this process, which has the module from here."""
+    main = import_module(words[0]).main
+
+    def run() -> int:
+        sys.argv[1:] = words[1:]
+        status: int = main()
+        return status
+
+    return Fork(run, descriptors)
