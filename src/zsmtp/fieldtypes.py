@@ -10,7 +10,6 @@ types of its items. Three users share them: JSON documents (``zsmtp.delivery.val
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -40,6 +39,8 @@ class FieldType(NamedTuple):
     @property
     def classes(self) -> tuple[type, ...]:
         """The dataclasses among the kinds."""
+        from dataclasses import is_dataclass  # checks of values do without
+
         return tuple(one.kind for one in self.options if isinstance(one.kind, type) and is_dataclass(one.kind))
 
     def container(self, kind: type) -> TypeOption:

@@ -11,10 +11,14 @@ from tests.support.agent import COVERAGE
 from zsmtp.testing import MailReceiver
 
 NEEDLESS = {
+    "concurrent.futures.thread",
     "cryptography",
+    "dataclasses",
     "dns",
     "email.message",
     "h11",
+    "hashlib",
+    "hmac",
     "json",
     "lzma",
     "pathlib",
@@ -22,8 +26,13 @@ NEEDLESS = {
     "rich",
     "sqlite3",
     "tempfile",
+    "zsmtp.delivery.login",
+    "zsmtp.delivery.retry",
     "zsmtp.delivery.tlsreport",
+    "zsmtp.net.filecache",
+    "zsmtp.proto.sasl",
     "zsmtp.queue",
+    "zsmtp.tls.certificate",
     "zsmtp.tls.tlsrpt",
 }
 PROGRAM = """

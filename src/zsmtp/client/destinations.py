@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import cache, cached_property, lru_cache
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from zsmtp.body.target import Target
@@ -269,6 +268,8 @@ class Destinations:
 
 def _hashed_key(relay: Relay) -> str:
     """The key of a relay with a hash of its settings."""
+    from hashlib import blake2b  # seldom used
+
     return f"{relay.key}~{blake2b(relay.settings.encode(), digest_size=4).hexdigest()}"
 
 

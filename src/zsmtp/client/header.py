@@ -20,6 +20,7 @@ from zsmtp.body.mailboxes import Unreadable, read_mailboxes
 from zsmtp.dns.literal import Name, parse_destination
 from zsmtp.errors import SubmissionError
 from zsmtp.escape import escape
+from zsmtp.patterns import pattern
 from zsmtp.proto.address import domain_of
 
 _NAMES = (b"sender", b"from", b"to", b"cc", b"bcc")
@@ -29,8 +30,8 @@ _NOT_RESENT = frozenset(_NAMES)
 _BLIND = frozenset([b"bcc", b"resent-bcc"])
 _ONCE = (b"resent-date", b"resent-from")  # in each block of Resent- fields (RFC 5322 3.6)
 
-_BARE_CR = re.compile(rb"\r(?!\n)")
-_BLIND_BEHIND_CR = re.compile(rb"\r(?:resent-)?bcc[ \t]*:", re.IGNORECASE)
+_BARE_CR = pattern(rb"\r(?!\n)")
+_BLIND_BEHIND_CR = pattern(rb"\r(?:resent-)?bcc[ \t]*:", re.IGNORECASE)
 
 _Values = dict[bytes, list[bytes]]
 

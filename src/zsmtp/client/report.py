@@ -7,7 +7,6 @@ fields, ``fate`` is its word. Times are in seconds.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +128,8 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain values, for JSON."""
+        from dataclasses import asdict
+
         values = asdict(self if self.submission is None else replace(self, submission=None))
         del values["submission"]
         return {**values, "fate": self.fate.value}

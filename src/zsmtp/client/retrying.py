@@ -15,7 +15,6 @@ from zsmtp.client.message import Letter
 from zsmtp.client.report import Attempt, Fate, Report, Result
 from zsmtp.client.tracker import MessageTracker
 from zsmtp.delivery.outcome import Verdict
-from zsmtp.delivery.retry import LEAST_LEFT, classify, next_try
 from zsmtp.errors import ConfigError
 from zsmtp.records import dataclass, field, replace
 
@@ -144,6 +143,8 @@ class RetryingMessage:
         """When to try a recipient again; None if its result is final."""
         if self.over or result.fate is not Fate.DEFERRED:
             return None
+        from zsmtp.delivery.retry import classify, next_try  # whoever does not retry does without
+
         words = result.reply or result.reason
         failure = classify(result.status, result.code, words, verdict.level, max(one.attempts, 1))
         attempts = one.attempts if result.attempted else 0
@@ -183,6 +184,8 @@ class RetryingMessage:
             self._loop.call_exception_handler({"message": "a message cannot be tried again", "exception": error})
 
     def _try(self, indexes: Iterable[int]) -> None:
+        from zsmtp.delivery.retry import LEAST_LEFT
+
         is_last = self._until - self._loop.time() < LEAST_LEFT
         started = RetryRound(self, tuple(indexes), self._loop, self._timeout, self._submission, is_last=is_last)
         self._rounds.add(started)

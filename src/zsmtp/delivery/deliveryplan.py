@@ -106,10 +106,10 @@ async def _look_at_resolver(route: Plan, security: Security, policy: TLSPolicy) 
     Answers about unsigned zones do not show it, so the test is a query for the root, which is signed: once in the life
     of ``security``. DANE is off in any case if answers are not secure; mail goes without it.
     """
-    from zsmtp.tls.dane import resolver_validates
-
     if not policy.wants_dane or not route.lookups:
         return ()
+    from zsmtp.tls.dane import resolver_validates
+
     resolver = security.resolver
     if any(answer.secure for answer in route.lookups):
         resolver.validates = True

@@ -14,13 +14,13 @@ Messages pass a :class:`MessageRate` before they are given to a connection, all 
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable
 from itertools import takewhile
 from typing import NamedTuple, Protocol
 
 from zsmtp.errors import ConfigError
+from zsmtp.patterns import pattern
 
 PERIOD = 60.0  # seconds
 MAX_PLACES = 10_000  # destinations remembered before those without a recent connection are dropped
@@ -98,7 +98,7 @@ def _forget_old(begun: deque[float], now: float) -> None:
         begun.popleft()
 
 
-_RATE = re.compile(r"\s*(\d+)\s*/\s*(\d*)\s*(s|sec|second|m|min|minute|h|hour|d|day)s?\s*")
+_RATE = pattern(r"\s*(\d+)\s*/\s*(\d*)\s*(s|sec|second|m|min|minute|h|hour|d|day)s?\s*")
 _PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 

@@ -8,7 +8,6 @@ without a login that is configured. The methods await effects.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,21 +15,16 @@ from zsmtp.delivery.deliveryplan import DeliveryPlan, requirement_for
 from zsmtp.delivery.outcome import Peer, from_login, from_loss, from_security, waited_in_vain
 from zsmtp.delivery.protection import InClear, NotSecured, Protection, ResumptionFailed, SecuredStream
 from zsmtp.delivery.sessionopener import next_reply
-from zsmtp.dns.candidates import Endpoint, Family, Plan
-from zsmtp.dns.ip import is_loopback
-from zsmtp.effects import ReadClock, ReadStop, StartTLS, Stream
+from zsmtp.dns.candidates import Endpoint, Plan
+from zsmtp.effects import ReadStop, StartTLS, Stream
 from zsmtp.errors import ConfigError, Interrupted, ZsmtpError
 from zsmtp.events import About, Decision, HandshakeDone, HandshakeStarted, Observer, Remark, ignore
 from zsmtp.events import Secured as SecuredEvent
-from zsmtp.proto import auth, sasl
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import Phase, ReplyMeaning
 from zsmtp.proto.session import Lost, Session
 from zsmtp.records import dataclass, field, replace
-from zsmtp.tls.certificate import server_end_point
 from zsmtp.tls.context import ContextOptions, Strength
-from zsmtp.tls.dane import described
-from zsmtp.tls.facts import TLSFacts
 from zsmtp.tls.judgement import judge, without_tls
 from zsmtp.tls.policy import Barred, Requirement, STSUse, TLSPolicy
 from zsmtp.tls.problem import TLSProblem
@@ -38,6 +32,8 @@ from zsmtp.tls.resume import Resumption, SessionCache, SessionKey
 
 if TYPE_CHECKING:
     from zsmtp.delivery.tlsreport import TLSReporter
+    from zsmtp.proto.sasl import Credentials
+    from zsmtp.tls.facts import TLSFacts
     from zsmtp.tls.tlsrpt import SessionResult
 
 STARTTLS = b"STARTTLS\r\n"
@@ -102,7 +98,7 @@ class Security:
     """
 
     policy_for: Callable[[str], TLSPolicy]
-    credentials_for: Callable[[str, str], sasl.Credentials | None]
+    credentials_for: Callable[[str, str], Credentials | None]
     nonce: Callable[[], bytes]
     context: ContextOptions = ContextOptions()
     ca_file: str = ""
@@ -220,6 +216,8 @@ class SecurityStage:
             for line in facts.certificates:
                 self._observe(Remark(line, About.SECURITY))
         if self.security.log_level >= 3:
+            from zsmtp.tls.dane import described
+
             wanted = " ".join([*required.names, *(f"TLSA {described(record)}" for record in required.tlsa)])
             text = f"required: {required.level.value} ({required.reason}) {wanted}".rstrip()
             self._observe(Remark(text, About.SECURITY))
@@ -245,31 +243,9 @@ class SecurityStage:
             return None
         if not offered.auth:
             return NotSecured(from_login("a login is configured, and AUTH is not offered", peer), in_order=True)
-        facts = peer.protection.facts if peer.protection is not None else None
-        place = (peer.endpoint.host, peer.endpoint.port, credentials.user)
-        now = await ReadClock()
-        choice = sasl.MechanismChoice(
-            offered.auth,
-            credentials,
-            cleartext_allowed=facts is not None or self.security.allow_cleartext or _stays_here(peer.endpoint),
-            bindings=_bindings(stream, facts),
-            nonce=self.security.nonce,
-            first=self.security.accepted.get(place, now),
-        )
-        secret = credentials.secret.reveal()
-        session.hide((secret, b64encode(secret)))  # a server may repeat the secret in its replies
-        while not isinstance(chosen := choice.next(), sasl.NoMechanism):
-            ended = await _authenticate(stream, session, chosen)
-            if isinstance(ended, Lost):
-                return _login_lost(ended.error, peer)
-            if isinstance(ended, auth.LoginAccepted):
-                self.security.accepted.remember(place, ended.mechanism, now)
-                self._observe(Remark(f"logged in with {ended.mechanism}", About.SECURITY))
-                return None
-            self._observe(Remark(ended.reason, About.SECURITY))
-            choice.refused(ended)
-        self.security.accepted.forget(place)
-        return NotSecured(from_login(chosen.reason, peer), in_order=True)
+        from zsmtp.delivery.login import log_in  # most sessions have no login
+
+        return await log_in(self.security, self._observe, stream, session, offered, credentials, peer)
 
     def _in_clear(
         self, plan: DeliveryPlan, required: Requirement, problem: TLSProblem, text: str, peer: Peer
@@ -301,44 +277,8 @@ def _broken_off(outcome: InClear | NotSecured, unanswered: str) -> InClear | Not
     return replace(outcome, broken=True, unanswered=unanswered)
 
 
-def _stays_here(endpoint: Endpoint) -> bool:
-    return endpoint.family is Family.UNIX or is_loopback(endpoint.address)
-
-
-async def _authenticate(
-    stream: Stream, session: Session, mechanism: auth.Mechanism
-) -> auth.LoginAccepted | auth.Refused | Lost:
-    """Do the AUTH exchange of one mechanism."""
-    login = auth.Authentication(mechanism)
-    step: auth.Line | auth.LoginAccepted | auth.Refused = login.start()
-    while isinstance(step, auth.Line):
-        session.command(Phase.AUTH, step.wire, shown=step.shown)
-        answer = await next_reply(stream, session)
-        if isinstance(answer, Lost):
-            return answer
-        step = login.receive(answer.reply)
-    return step
-
-
 def _reporter(report: Callable[[SessionResult], None]) -> TLSReporter:
     """What makes the results of sessions for ``report``."""
     from zsmtp.delivery.tlsreport import TLSReporter  # what it imports costs only those who report
 
     return TLSReporter(report)
-
-
-def _login_lost(error: ZsmtpError, peer: Peer) -> NotSecured:
-    """The result of a login cut short by this side: it does not count as a failed login."""
-    if isinstance(error, Interrupted):
-        return NotSecured(from_loss(error, "", peer), interrupted=True)
-    return NotSecured(from_login(str(error), peer), unanswered=waited_in_vain(error))
-
-
-def _bindings(stream: Stream, facts: TLSFacts | None) -> list[sasl.ChannelBinding]:
-    """The channel bindings of this TLS session for a login, best first.
-
-    RFC 9266 4: keying material of the session itself; RFC 5929 4: a digest of the server's certificate.
-    """
-    leaf = facts.leaf if facts is not None else None
-    found = {"tls-exporter": stream.exporter, "tls-server-end-point": server_end_point(leaf) if leaf else None}
-    return [sasl.ChannelBinding(name, data) for name, data in found.items() if data]

@@ -13,6 +13,7 @@ from zsmtp.dns.ip import canonical_scoped_ip, is_loopback
 from zsmtp.dns.literal import shown
 from zsmtp.effects import Effect
 from zsmtp.errors import ConfigError
+from zsmtp.patterns import pattern
 from zsmtp.records import NamedTuple, dataclass
 
 DNS_PORT = 53
@@ -24,7 +25,7 @@ MAX_SERVERS = 3
 _RESPONSE_BIT = 0x80  # QR, in the third octet of the header
 _OPCODE = 0x78
 _QUESTION_LEFT_OUT = frozenset({1, 2, 4, 5})  # FORMERR, SERVFAIL, NOTIMP, REFUSED may come without the question
-_WITH_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?", re.ASCII)
+_WITH_PORT = pattern(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

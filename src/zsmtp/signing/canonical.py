@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from hashlib import sha256
 
 from zsmtp.body.fields import split_fields
 from zsmtp.patterns import pattern
@@ -65,6 +64,8 @@ class BodyHash:
     __slots__ = ("_empty_lines", "_hash", "_held", "_left", "_relaxed", "octets")
 
     def __init__(self, form: Canonicalization, limit: int | None = None) -> None:
+        from hashlib import sha256  # configurations without keys do without
+
         self.octets = 0
         self._relaxed = form is Canonicalization.RELAXED
         self._hash = sha256()

@@ -8,7 +8,6 @@ empty tag between two semicolons, a character that is not allowed in values. Nam
 
 from __future__ import annotations
 
-import re
 from base64 import b64decode
 from binascii import Error as Base64Error
 
@@ -24,7 +23,7 @@ _NAME = pattern(rb"[A-Za-z][A-Za-z0-9_]*+")
 _VALUE = pattern(rb"[\t\r\n\x20-:<-~]*+")
 _UTF8_VALUE = pattern(rb"[\t\r\n\x20-:<-~\x80-\xff]*+")
 _FOLDING = pattern(rb"[ \t\r\n]++")
-_QUOTED = re.compile(rb"=([0-9A-F]{2})")
+_QUOTED = pattern(rb"=([0-9A-F]{2})")
 
 
 def parse_tags(text: bytes, *, utf8: bool = False) -> dict[bytes, bytes]:

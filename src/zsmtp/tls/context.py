@@ -24,12 +24,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from zsmtp.errors import ConfigError
+from zsmtp.patterns import pattern
 from zsmtp.records import dataclass
-from zsmtp.tls.chain import TrustAnchors
 from zsmtp.tls.policy import Level
 
 if TYPE_CHECKING:
     import ssl
+
+    from zsmtp.tls.chain import TrustAnchors
 
 MIN_PROTOCOLS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 """The words for a minimum protocol, lowest first."""
@@ -44,8 +46,8 @@ SYSTEM_CA_FILES = (
 
 MAX_CA_FILE = 16 << 20  # octets
 MAX_CA_FILES = 4096  # files of one directory
-_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]{1,3}")  # c_rehash(1)
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s(.*?)-----END CERTIFICATE-----", re.DOTALL)
+_HASHED_NAME = pattern(r"[0-9a-f]{8}\.[0-9]{1,3}")  # c_rehash(1)
+_PEM = pattern(rb"-----BEGIN CERTIFICATE-----\s(.*?)-----END CERTIFICATE-----", re.DOTALL)
 
 
 class Strength(Enum):
@@ -174,6 +176,8 @@ def trust_anchors(ca_file: str, ca_path: str) -> TrustAnchors:
 
     Raises ConfigError if a named file or directory cannot be read, or holds no certificate.
     """
+    from zsmtp.tls.chain import TrustAnchors  # most sessions verify no chain
+
     if not ca_file and not ca_path:
         return TrustAnchors(_system_certificates())
     certificates: list[bytes] = []

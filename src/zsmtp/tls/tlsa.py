@@ -20,7 +20,6 @@ from zsmtp.dns.answer import TLSA, Answer, Query, RecordType, Status
 from zsmtp.dns.candidates import Endpoint, Family, Plan
 from zsmtp.dns.literal import Name, parse_destination
 from zsmtp.records import NamedTuple, dataclass
-from zsmtp.tls.dane import usable
 
 MAX_ALIAS_STEPS = 8
 
@@ -92,6 +91,8 @@ async def _at_first(bases: list[str], port: int, names: list[str]) -> TLSAFindin
             return TLSAFinding(Finding.FAILED, f"{reason} ({answer.problem})" if answer.problem else reason)
         if not secure or answer.status is not Status.OK:
             continue
+        from zsmtp.tls.dane import usable  # most domains have no such records
+
         records = usable(answer.records)
         if not records:
             return TLSAFinding(Finding.UNUSABLE, f"no TLSA record of {base} can be used", base)
