@@ -29,7 +29,7 @@ from zsmtp.queue.postgres.connect import Database
 from zsmtp.queue.postgres.leases import TAKES
 from zsmtp.queue.postgres.schema import is_made, meta_of, migrate
 from zsmtp.queue.postgres.store import PostgresStore
-from zsmtp.queue.programs import numbered_files
+from zsmtp.queue.programs import later, numbered_files
 from zsmtp.queue.suppression import Suppression
 
 pytestmark = needs_postgres
@@ -103,6 +103,16 @@ def test_a_server_that_is_not_there() -> None:
 
 
 # -------------------------------------------------------------------- tables
+
+
+def test_a_later_migration_forgets_no_program_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with psycopg.connect(cluster().database()) as connection:
+        connection.execute("UPDATE zsmtp_meta SET value = '0.0.9' WHERE name = 'min_program'")
+        files = numbered_files(resources.files("zsmtp.queue.postgres") / "migrations")
+        monkeypatch.setattr(schema, "numbered_files", lambda _: [*files, ("SELECT 1", "0.0.1")])
+        migrate(connection)
+        assert meta_of(connection)["min_program"] == "0.0.9"
+        assert later("0.1.0", "0.10") == later("0.10", "") == "0.10"
 
 
 def test_many_programs_may_make_the_tables_at_once() -> None:

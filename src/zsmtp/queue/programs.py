@@ -20,6 +20,11 @@ def check_program(path: str, oldest: str) -> None:
         )
 
 
+def later(one: str, other: str) -> str:
+    """The later of two releases; "" is none."""
+    return max(one, other, key=_release)
+
+
 def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdecimal())
 

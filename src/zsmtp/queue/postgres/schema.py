@@ -16,7 +16,7 @@ import psycopg
 from zsmtp.errors import QueueError
 from zsmtp.queue.ids import MAX_SHARD
 from zsmtp.queue.postgres.connect import Connection, Database, unavailable
-from zsmtp.queue.programs import check_program, numbered_files
+from zsmtp.queue.programs import check_program, later, numbered_files
 
 OLDEST_SERVER = 14
 """The oldest release of PostgreSQL with the features a queue needs (xid8 in snapshots, DETACH CONCURRENTLY)."""
@@ -40,7 +40,7 @@ def migrate(connection: Connection, shard: int | None = None) -> int:
         for number, (text, oldest) in enumerate(numbered_files(_folder()), 1):
             if number > done:
                 connection.execute(text.encode())
-                values = {"schema": str(number), "min_program": oldest}
+                values = {"schema": str(number), "min_program": later(meta.get("min_program", ""), oldest)}
                 if number == 1:
                     values |= {"shard": str(shard or 0), "last_rule": "0", "uid": uuid.uuid4().hex}
                 _keep(connection, values)
