@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from tests.support import virtualtime
@@ -12,7 +12,7 @@ from tests.support.virtualtime import VirtualLoop
 
 from zsmtp.client.config import Config
 from zsmtp.client.destinations import Destinations
-from zsmtp.errors import QueueFull
+from zsmtp.errors import ContentUnavailable, QueueFull
 from zsmtp.queue.composer import Composer
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.filter import Filter
@@ -79,6 +79,29 @@ def test_a_message_whose_notices_fail_keeps_nobody_from_theirs(monkeypatch: pyte
         broken.clear()
         await asyncio.sleep(LATER + 10)
         assert await notified(store) == [b"bad@a.example", b"good@a.example", b"other@a.example"]
+
+    play(scene)
+
+
+def test_a_message_whose_content_cannot_be_read_now_keeps_nobody_from_their_notices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(loop: VirtualLoop, store: MemoryStore, keeping: Housekeeping) -> None:
+        content, mounted = MemoryStore.content, []
+
+        async def sometimes(self: MemoryStore, message: int, size: int) -> AsyncIterator[bytes]:
+            if message == ids[0] and not mounted:
+                raise ContentUnavailable("the folder is not mounted")
+            async for chunk in content(self, message, size):
+                yield chunk
+
+        monkeypatch.setattr(MemoryStore, "content", sometimes)
+        ids = await failed(store, loop.wall(), b"large@a.example", b"small@a.example")
+        await asyncio.sleep(10)
+        assert await notified(store) == [b"small@a.example"]
+        mounted.append(True)
+        await asyncio.sleep(LATER + 10)
+        assert await notified(store) == [b"large@a.example", b"small@a.example"]
 
     play(scene)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -13,9 +13,10 @@ from tests.support import virtualtime
 from tests.support.effort import examples
 from tests.support.virtualtime import VirtualLoop
 
-from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.errors import ContentUnavailable, QueueError, QueueUnavailable
 from zsmtp.queue.config import Deliver, QueueConfig
 from zsmtp.queue.filter import Filter
+from zsmtp.queue.limits import CHUNK
 from zsmtp.queue.memory.store import MemoryStore
 from zsmtp.queue.operators import Change, Rule
 from zsmtp.queue.runner import Runner
@@ -829,3 +830,44 @@ def test_senders_of_suspended_mail_are_warned_once() -> None:
         await it.stop()
 
     play(scene, config=QueueConfig(retry=RetryPolicy(warn_after=HOUR)))
+
+
+class WithoutFolder(MemoryStore):
+    """A store whose large contents cannot be read for a while."""
+
+    mounted = False
+
+    async def content(self, message: int, size: int) -> AsyncIterator[bytes]:
+        if not self.mounted:
+            raise ContentUnavailable("the folder is not mounted")
+        async for chunk in super().content(message, size):
+            yield chunk
+
+
+def test_a_folder_that_is_not_there_delays_its_messages_and_no_others() -> None:
+    async def scene(it: Scene) -> None:
+        store = it.store = WithoutFolder(clock=it.loop.wall, monotonic=it.loop.time)
+        now = it.loop.wall()
+        recipients = [NewRecipient(address=b"r%d@one.example" % number, key="one.example") for number in range(3)]
+        large, given_up = [
+            NewMessage(sender=b"", recipients=recipients, content=bytes(CHUNK + 1), due=now, expires=now + seconds)
+            for seconds in (4 * HOUR, 600)
+        ]
+        (kept,) = await store.submit([large])
+        it.start()
+        await asyncio.sleep(10)
+        small = await it.submit("one.example", count=20)
+        (lost,) = await store.submit([given_up])
+        await asyncio.sleep(60)
+        assert all(it.outcomes(one) == [Outcome.DELIVERED] for one in small)
+        await asyncio.sleep(HOUR)
+        assert it.outcomes(kept.id) == []  # what was not tried is no attempt
+        (row, *_) = [row async for row in store.select(Filter.parse("domain=one.example"))]
+        assert (row.recipient.attempts, row.recipient.reason) == (0, "the folder is not mounted")
+        assert it.outcomes(lost.id) == [Outcome.EXPIRED]
+        store.mounted = True
+        await it.until_done(300)
+        assert [it.outcomes(kept.id, number) for number in range(3)] == [[Outcome.DELIVERED]] * 3
+        await it.stop()
+
+    play(scene)

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable
 from zsmtp.body.source import Source
 from zsmtp.client.destinations import Destinations
 from zsmtp.dns.literal import domain_problem
-from zsmtp.errors import QueueError, QueueFull, QueueUnavailable, ZsmtpError
+from zsmtp.errors import ContentUnavailable, QueueError, QueueFull, QueueUnavailable, ZsmtpError
 from zsmtp.proto.plan import Envelope, EnvelopeRecipient
 from zsmtp.queue.composer import MAX_HEADER, ComposedNotice, Composer
 from zsmtp.queue.config import QueueConfig
@@ -122,7 +122,8 @@ class Housekeeping:
     async def make_notices(self) -> int:
         """Make some of the owed notices; returns the number of their original messages.
 
-        A message whose notices fail by a fault of this program is skipped for a while, so that it delays no others.
+        A message whose notices fail by a fault of this program, or whose content cannot be read now, is skipped for a
+        while, so that it delays no others.
         """
         now = asyncio.get_running_loop().time()
         self._failed = {message: again for message, again in self._failed.items() if again > now}
@@ -133,6 +134,9 @@ class Housekeeping:
                 continue
             try:
                 await self._make(message, notices)
+            except ContentUnavailable as error:
+                log.error("%s: its notices wait: %s", to_text(message.id, self._store.shard), error)
+                self._failed[message.id] = now + LATER
             except (QueueUnavailable, QueueFull):
                 raise
             except Exception:

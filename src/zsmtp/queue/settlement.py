@@ -8,6 +8,7 @@ one recipient, for every way in which a node can be done with it:
 - :func:`after_loss`: the process or machine that made the attempt died, and the result is unknown;
 - :func:`suppressed`: no attempt is made, because its address is suppressed;
 - :func:`expiry` and :func:`warning`: no attempt was made, but its time is over, or its delay warning is due;
+- :func:`put_off`: no attempt was made, because the content cannot be read now;
 - :func:`unchanged`: no attempt was made, and it stays.
 """
 
@@ -150,6 +151,18 @@ def warning(work: RecipientWork, policy: RetryPolicy, now: float) -> Deferred | 
     if notice is None:
         return None
     return unchanged(recipient, notice=notice)
+
+
+def put_off(recipient: QueuedRecipient, due: float, reason: str) -> Deferred:
+    """The settlement without an attempt, by which it is due later, at its expiry at the latest."""
+    return Deferred(
+        recipient.next_attempt,
+        min(due, recipient.expires),
+        None,
+        "4.3.0",
+        shortened(reason, MAX_REASON),
+        doubtful=recipient.doubtful,
+    )
 
 
 def unchanged(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Disposition, Scope, Verdict, from_loss, in_doubt
-from zsmtp.errors import ContentError, LocalError, QueueError, QueueUnavailable
+from zsmtp.errors import ContentError, ContentUnavailable, LocalError, QueueError, QueueUnavailable
 from zsmtp.queue import settlement
 from zsmtp.queue.connections import Connection, ConnectionGone, Entrusted
 from zsmtp.queue.results import recipient_of
@@ -43,6 +43,7 @@ REVIEW_PAGE = 500  # recipients reviewed at a time
 LONGEST_WAIT = 60.0  # seconds until the next pump at the latest
 CLAIM_OCTETS = 8 << 20  # of content read at a time
 PATIENCE = 2.0  # seconds that deliveries wait for busy connections before another one is opened
+CONTENT_WAIT = 60.0  # seconds until a content that could not be read is read again, up to twice as many
 SHARE = 30  # deliveries waiting for each connection before another one is opened beside it
 
 
@@ -427,6 +428,14 @@ class SiteRunner:
         """Settle a delivery whose content cannot be read."""
         self._settle_all(job, from_loss(ContentError(str(error)), "", None, level=Scope.MESSAGE))
 
+    def put_off(self, job: ActiveDelivery, reason: str) -> None:
+        """Put recipients off without an attempt, because the content cannot be read now and others can."""
+        runner = self._runner
+        due = runner.wall() + CONTENT_WAIT * (1 + runner.chance())
+        for index in sorted(job.open):
+            runner.results.add(self, job.key, settlement.put_off(job.group.recipients[index], due, reason))
+        job.close()
+
     def put_back(self, job: ActiveDelivery) -> None:
         """Put recipients without a verdict back unchanged: no attempt was made for them."""
         recipients = [job.group.recipients[index] for index in sorted(job.open)]
@@ -575,6 +584,9 @@ class SiteWorker:
             job = ActiveDelivery(self.key, group, self._runner.wall())
             try:
                 await self._runner.connections.load(self._runner.store, group)
+            except ContentUnavailable as error:
+                self.site.put_off(job, str(error))
+                return None
             except QueueUnavailable as error:
                 self._runner.unavailable(error)
                 self.site.pause()

@@ -344,7 +344,10 @@ class QueueStore(Protocol):
         """
 
     def content(self, message: int, size: int) -> AsyncIterator[bytes]:
-        """The content of a message in chunks, in bounded memory. Raises QueueError if it is not there."""
+        """The content of a message in chunks, in bounded memory.
+
+        Raises QueueError if it is not there or damaged, ContentUnavailable if it cannot be read now and others can.
+        """
 
     async def mark(self, lease: Lease, attempts: Sequence[AttemptKey]) -> bool:
         """Commit that these attempts may complete from now on.
