@@ -23,6 +23,7 @@ from tests.support.postgres import cluster, needs_postgres
 
 from zsmtp.errors import ConfigError, QueueError, QueueUnavailable
 from zsmtp.queue.filter import Filter
+from zsmtp.queue.limits import PART_OCTETS, PART_RECIPIENTS
 from zsmtp.queue.operators import Change
 from zsmtp.queue.postgres import connect, schema, sweep, threads, transaction
 from zsmtp.queue.postgres.connect import Database
@@ -530,3 +531,23 @@ def test_a_store_that_was_opened_before_a_fork_refuses_use(url: str) -> None:
         assert await there(store) == ["a@example.net"]
 
     with_store(url, work)
+
+
+@pytest.mark.parametrize("table", ["content", "recipient"])
+def test_an_upload_whose_parts_died_with_the_server_is_not_accepted(table: str) -> None:
+    """Parts are on the disk with the message only, and the server may be restarted between them."""
+
+    async def scenario(queue: PostgresHarness) -> None:
+        many = [f"u{number}@example.net" for number in range(2 * PART_RECIPIENTS)]
+        upload = await queue.store.upload(new(*many, content=b""))
+        await upload.write(bytes(3 * PART_OCTETS))
+        lost = f"DELETE FROM zsmtp_{table} WHERE ctid IN (SELECT ctid FROM zsmtp_{table} LIMIT 1)"
+        queue._admin.execute(lost.encode())
+        with pytest.raises(QueueUnavailable, match="parts of this message were lost"):
+            await upload.accept()
+        await upload.discard()
+        assert await there(queue.store) == []
+        while await queue.store.sweep(NOON):
+            pass
+
+    play(PostgresHarness(), scenario)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from zsmtp.errors import Conflict, QueueError
+from zsmtp.errors import Conflict, QueueError, QueueUnavailable
 from zsmtp.queue import intake, quotas
 from zsmtp.queue.limits import BY_COMMAND, CHUNK, PART_RECIPIENTS
 from zsmtp.queue.moves import Provenance, Standing
@@ -177,8 +177,9 @@ class NewRows:
         drawn: dict[tuple[str, str], tuple[bytes, Accepted]] = {}  # of this request
         new_keys: list[tuple[str, str]] = []
         answers = []
-        for message in sorted(item.message for item in items if item.message):
-            _touch(self._transaction, message, new=False)  # the sweep leaves them for another hour
+        for item in sorted((item for item in items if item.message), key=lambda item: item.message):
+            _touch(self._transaction, item.message, new=False)  # the sweep leaves them for another hour
+            _check_whole(self._transaction, item)
         try:
             self._check_moved([item.new for item in items])
             for item in items:
@@ -358,6 +359,21 @@ def _touch(transaction: WriteTransaction, message: int, *, new: bool) -> None:
         sql = "INSERT INTO zsmtp_upload (touched, message) VALUES (%s, %s)"
     if transaction.db.execute(sql, (transaction.now, message)).rowcount != 1:
         raise QueueError("this upload is over: it was accepted, discarded, or swept after an hour without a part")
+
+
+def _check_whole(transaction: WriteTransaction, upload: Staged) -> None:
+    """Raise QueueUnavailable if parts of an upload are lost: a server that died may not have had them on its disk."""
+    message = upload.message
+    row = transaction.db.execute(
+        "SELECT (SELECT count(*) FROM zsmtp_content WHERE message = %s), "
+        "(SELECT count(*) FROM zsmtp_recipient WHERE message = %s)",
+        (message, message),
+    ).fetchone()
+    assert row is not None
+    chunks, recipients = row
+    wanted = max(-(-upload.size // CHUNK), 1)
+    if chunks + len(upload.chunks) != wanted or recipients + len(upload.rest) != upload.recipients:
+        raise QueueUnavailable("parts of this message were lost when the database died; submit it again")
 
 
 def _abandon(transaction: WriteTransaction, messages: Collection[int]) -> None:
