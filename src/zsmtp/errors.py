@@ -24,7 +24,7 @@ for unexpected conditions: a misuse of the API, a peer that breaks the protocol,
      │    └── Interrupted      a stop was requested
      ├── QueueError            the queue cannot do what was requested
      │    ├── QueueUnavailable the store cannot be read or written now: disk, database, network; try again later
-     │    │    └── ContentUnavailable the folder of large bodies cannot be used now; all else can
+     │    │    └── ContentUnavailable the folder of large bodies cannot be used now; the rest of the queue can
      │    ├── QueueFull        intake has stopped: too little disk left, or a quota is used up
      │    │    └── QuotaExceeded a quota of the tenant is used up; names it, and when there is room again
      │    ├── QueueBusy        another process holds an exclusive resource; names the process
@@ -134,7 +134,7 @@ class QueueUnavailable(QueueError):
 class ContentUnavailable(QueueUnavailable):
     """The folder that has the large bodies of a queue cannot be used now (not mounted, full, no response).
 
-    Messages without a file in it, and all else, can be read and written.
+    Messages without a file in it can be read and written.
     """
 
 

@@ -392,6 +392,43 @@ def test_databases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["queue", "drain", *both, f"--queue=postgresql:///mail?host={tmp_path}", "node-7"]) == 69
 
 
+@needs_postgres
+def test_the_folder_of_large_bodies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url, folder = cluster().database(template=False), tmp_path / "bodies"
+
+    def migrate(*options: str) -> tuple[int, str]:
+        status = main(["queue", "migrate", "--queue", url, *options])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    assert migrate("--bodies-above", "8M")[0] == 64
+    status, words = migrate("--bodies", str(folder))
+    assert (status, f"{folder}, cannot be used on this machine" in words) == (75, True)
+    folder.mkdir()
+    status, words = migrate("--bodies", str(folder))
+    assert (status, words.splitlines()[1].partition(": ")[2]) == (
+        0,
+        f"what exceeds 4194304 octets of a body goes to {folder}",
+    )
+    assert "what exceeds 8388608 octets" in migrate("--bodies-above", "8M")[1]
+    said = json.loads(migrate("--json")[1])
+    assert (said["bodies"], said["bodies_above"]) == (str(folder), 8 << 20)
+    assert f"no new bodies go to {folder}" in migrate("--bodies-above", "none")[1]
+    assert json.loads(migrate("--json")[1])["bodies_above"] is None
+    for options, words in (
+        (["--bodies", ""], "no folder"),
+        (["--bodies", "bodies"], "needs an absolute path"),
+        (["--bodies-above", "1000K"], "1M is the least, or none"),
+        (["--bodies", str(folder), "--queue", f"{url}&dbname=x"], "--bodies is for one queue"),
+    ):
+        status, said = migrate(*options)
+        assert (status, words in said) == (64, True), said
+    for size in ("", "0", "4X", "-1M", "4 M", "4MB", "nothing"):
+        with pytest.raises(SystemExit):
+            migrate(f"--bodies-above={size}")
+        assert "neither a size" in capsys.readouterr().err
+
+
 # -------------------------------------------------------- those that stand still
 
 

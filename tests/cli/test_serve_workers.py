@@ -39,14 +39,10 @@ class ServeWorkers(ServeProcess):
     """The service with two workers, with mail to a receiver; in a database if there is a ``url``."""
 
     def __init__(self, folder: Path, server: Serving, config: str = "", *, url: str = "") -> None:
-        self._queue_url = url
-        super().__init__(folder, f'[delivery]\nrelay = "smtp://127.0.0.1:{server.port}"\n{config}')
+        super().__init__(folder, f'[delivery]\nrelay = "smtp://127.0.0.1:{server.port}"\n{config}', url=url)
 
     def write(self, config: str, first: str = "workers = 2", queue: str = "") -> None:
         super().write(config, first, queue)
-        if self._queue_url:
-            text = self.file.read_text().replace(f'path = "{self.folder}/queue.db"', f'url = "{self._queue_url}"')
-            self.file.write_text(text)
 
     @property
     def workers(self) -> list[int]:

@@ -20,6 +20,7 @@ from zsmtp.queue.filter import Filter
 from zsmtp.queue.leases import VALID
 from zsmtp.queue.memory import MemoryStore
 from zsmtp.queue.operators import Row
+from zsmtp.queue.postgres.bodies import LEAST, configure
 from zsmtp.queue.postgres.results import RENEW
 from zsmtp.queue.postgres.schema import make_days
 from zsmtp.queue.postgres.store import PostgresStore
@@ -271,6 +272,20 @@ class PostgresHarness(Harness):
         self._admin.close()
 
 
+class FolderHarness(PostgresHarness):
+    """The same with a shared folder for the last parts of large bodies."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.bodies = folder / "bodies"
+
+    async def start(self) -> QueueStore:
+        store = await super().start()
+        self.bodies.mkdir(0o700)
+        configure(self._admin, path=str(self.bodies), above=LEAST)
+        return store
+
+
 _ROLES = itertools.count(1)
 
 
@@ -285,8 +300,11 @@ STORES: dict[str, Make] = {
     "sqlite": SQLiteHarness,
 }
 """All stores that are held to the contract."""
+FOLDERS: dict[str, Make] = {}
+"""Those that differ from one of these by where large bodies are."""
 if installed():
     STORES["postgres"] = lambda folder: PostgresHarness()
+    FOLDERS["folder"] = FolderHarness
 
 
 def play(harness: Harness, scenario: Callable[[Harness], Awaitable[None]]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.queue import contract
 from tests.queue.contract import PROMISES, Scenario
-from tests.queue.harness import STORES, Make, play
+from tests.queue.harness import FOLDERS, STORES, Make, play
 from tests.support.postgres import needs_postgres
 
 
@@ -19,4 +20,19 @@ def test_the_store_in_postgresql_is_held_to_the_contract() -> None:
 @pytest.mark.parametrize("make", STORES.values(), ids=STORES)
 @pytest.mark.parametrize("scenario", PROMISES, ids=lambda scenario: scenario.__name__)
 def test_promise(scenario: Scenario, make: Make, tmp_path: Path) -> None:
+    play(make(tmp_path), scenario)
+
+
+LARGE = (
+    contract.intake_stops_before_results_do,
+    contract.an_abandoned_upload_is_swept_after_an_hour,
+    contract.an_upload_keeps_its_idempotency_key,
+    contract.arrivals_tell_what_other_processes_did,
+)
+"""The scenarios with large bodies."""
+
+
+@pytest.mark.parametrize("make", FOLDERS.values(), ids=FOLDERS)
+@pytest.mark.parametrize("scenario", LARGE, ids=lambda scenario: scenario.__name__)
+def test_promise_about_large_bodies(scenario: Scenario, make: Make, tmp_path: Path) -> None:
     play(make(tmp_path), scenario)

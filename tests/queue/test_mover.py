@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.queue.harness import (
     DAY,
+    FOLDERS,
     NOON,
     STORES,
     Harness,
@@ -51,7 +52,7 @@ def between(source: str, target: str, folder: Path, scenario: Callable[[Harness,
     harnesses = []
     for name, kind in (("from", source), ("to", target)):
         (folder / name).mkdir()
-        harnesses.append(STORES[kind](folder / name))
+        harnesses.append((STORES | FOLDERS)[kind](folder / name))
 
     async def main() -> None:
         started = []
@@ -189,7 +190,10 @@ async def large_messages_are_moved_in_parts(source: Harness, target: Harness) ->
             await target.store.arrivals(0.01)
 
 
-@pairs
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [*PAIRS, *((one, other) for name in FOLDERS for one, other in ((name, "sqlite"), ("sqlite", name), (name, name)))],
+)
 def test_large_messages_are_moved_in_parts(source: str, target: str, tmp_path: Path) -> None:
     between(source, target, tmp_path, large_messages_are_moved_in_parts)
 

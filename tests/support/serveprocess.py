@@ -22,7 +22,10 @@ from tests.support.patience import LIMIT, wait_until
 
 
 class ServeProcess:
-    """``zsmtp serve`` with a configuration in a folder, until the block is left; ``port`` is where it takes mail."""
+    """``zsmtp serve`` with a configuration in a folder, until the block is left; ``port`` is where it takes mail.
+
+    The queue is a file in the folder, or in the database of ``url``.
+    """
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class ServeProcess:
         config: str = "",
         *,
         queue: str = "",
+        url: str = "",
         environment: dict[str, str] | None = None,
         launcher: Sequence[str] = (),
         descriptors: Sequence[int] = (),
@@ -37,6 +41,7 @@ class ServeProcess:
         self.folder = folder
         self.file = folder / "serve.toml"
         self.port = free_port()
+        self._queue = f'url = "{url}"' if url else f'path = "{folder}/queue.db"'
         self.write(config, queue=queue)
         self.log = folder / "log"
         self._environment = {**os.environ, **(environment or {})}
@@ -51,7 +56,7 @@ class ServeProcess:
         """
         listener = "" if "[listen." in config else f'[listen.local]\naddresses = ["127.0.0.1:{self.port}"]\n'
         self.file.write_text(
-            f'name = "mail.example.org"\n{first}\n[queue]\npath = "{self.folder}/queue.db"\n{queue}\n'
+            f'name = "mail.example.org"\n{first}\n[queue]\n{self._queue}\n{queue}\n'
             + listener
             + config.replace("PORT", str(self.port))
         )

@@ -248,6 +248,23 @@ def _suppresses(parser: Parser) -> None:
 
 def _migrates(parser: Parser) -> None:
     parser.add_argument("--shard", type=_shard, metavar="NUMBER", help="the shard of a new queue, 0 to 1023 (0)")
+    parser.add_argument("--bodies", metavar="DIR", help="the folder of large bodies, under this path on all machines")
+    parser.add_argument(
+        "--bodies-above",
+        type=_octets,
+        metavar="SIZE",
+        help="octets of a body that stay in the database, the rest goes to the folder: 1M or more (4M); none: all",
+    )
+
+
+def _octets(text: str) -> int:
+    """A size in octets, 0 for ``none``; K, M and G are powers of 1024."""
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
+    if text == "none":
+        return 0
+    if unit not in _UNITS or not (number.isascii() and number.isdecimal() and len(number) <= 15 and int(number)):
+        raise argparse.ArgumentTypeError(f"neither a size (4194304, 4M) nor none: {escape(text[:80])}")
+    return int(number) * _UNITS[unit]
 
 
 def _shard(text: str) -> int:
@@ -256,6 +273,7 @@ def _shard(text: str) -> int:
     return int(text)
 
 
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 BY_SHARD = "shard"
 """The group of ``count`` beside those of a store: queues."""
 _READING, _CHANGING = "zsmtp.cli.queuereading", "zsmtp.cli.queuechanging"

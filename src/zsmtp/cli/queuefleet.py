@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from zsmtp.cli import queuejson, queuetext
 from zsmtp.cli.failure import CommandFailed
@@ -58,6 +59,8 @@ async def migrate(places: Sequence[Location], options: argparse.Namespace) -> in
     """``migrate``: make the tables of queues in databases, or update them, one queue after the other."""
     if len(places) > 1 and options.shard is not None:
         raise CommandFailed(Exit.USAGE, "--shard is for one queue: each has a number of its own")
+    if len(places) > 1 and options.bodies is not None:
+        raise CommandFailed(Exit.USAGE, "--bodies is for one queue: each has a folder of its own")
     for where in places:
         await _migrate_one(where, options)
     return Exit.OK
@@ -70,18 +73,41 @@ async def _migrate_one(where: Location, options: argparse.Namespace) -> None:
             f"{escape(where.name)}: migrate is for a queue in a database; a file is updated when a program opens it",
         )
     check_library()
-    shard, number = await asyncio.to_thread(_migrate, where.url, options.shard)
+    from zsmtp.queue.postgres.bodies import LEAST
+
+    if options.bodies == "":
+        raise CommandFailed(Exit.USAGE, "--bodies: no folder; --bodies-above none has new bodies stay in the database")
+    if options.bodies_above and options.bodies_above < LEAST:
+        raise CommandFailed(Exit.USAGE, f"--bodies-above: {LEAST >> 20}M is the least, or none")
+    found = await asyncio.to_thread(_migrate, where.url, options.shard, options.bodies, options.bodies_above)
     if options.json:
-        sys.stdout.write(queuejson.json_document("migrate", {"queue": where.name, "shard": shard, "schema": number}))
-    else:
-        sys.stdout.write(
-            f"{escape(where.name)}: the tables are those that this program uses (schema {number}, shard {shard})\n"
-        )
+        about = {"queue": where.name, "shard": found.shard, "schema": found.schema}
+        if found.folder:
+            about |= {"bodies": found.folder, "bodies_above": found.above or None}
+        sys.stdout.write(queuejson.json_document("migrate", about))
+        return
+    sys.stdout.write(
+        f"{escape(where.name)}: the tables are those that this program uses "
+        f"(schema {found.schema}, shard {found.shard})\n"
+    )
+    if found.folder:
+        what = f"what exceeds {found.above} octets of a body goes" if found.above else "no new bodies go"
+        sys.stdout.write(f"{escape(where.name)}: {what} to {escape(found.folder)}\n")
 
 
-def _migrate(url: str, shard: int | None) -> tuple[int, int]:
+class MigratedQueue(NamedTuple):
+    """A queue with the tables of this program, its folder of large bodies, "" for none, and the octets in rows."""
+
+    shard: int
+    schema: int
+    folder: str
+    above: int
+
+
+def _migrate(url: str, shard: int | None, folder: str | None, above: int | None) -> MigratedQueue:
     import psycopg
 
+    from zsmtp.queue.postgres.bodies import configure, setting_of
     from zsmtp.queue.postgres.connect import Database, unavailable
     from zsmtp.queue.postgres.schema import meta_of, migrate
 
@@ -89,7 +115,11 @@ def _migrate(url: str, shard: int | None) -> tuple[int, int]:
     try:
         with database.connect() as connection:
             found = migrate(connection, shard)
-            return found, int(meta_of(connection)["schema"])
+            if folder is not None or above is not None:
+                configure(connection, path=folder or "", above=above)
+            setting = setting_of(connection)
+            where = ("", 0) if setting is None else (setting.folder.path, setting.above)
+            return MigratedQueue(found, int(meta_of(connection)["schema"]), *where)
     except psycopg.Error as error:
         raise CommandFailed(Exit.TEMPORARY, escape(str(unavailable(database, "making the tables", error)))) from error
     except QueueUnavailable as error:

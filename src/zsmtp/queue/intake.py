@@ -187,11 +187,11 @@ def check_not_taken_in(moved: Provenance, notes: Iterable[TakenIn], others: Iter
         raise Conflict(f"recipients of message {moved.message} of queue {moved.queue} are here already")
 
 
-def check_room(free: int, octets: int) -> None:
+def check_room(free: int, octets: int, where: str = "on the disk of the queue") -> None:
     """Raise QueueFull if the disk has too little room for that many more octets; ``free`` is negative if unknown."""
     if 0 <= free < 2 * octets + SPARE_OCTETS:
         raise QueueFull(
-            f"intake has stopped: {free >> 20} MiB are free on the disk of the queue, "
+            f"intake has stopped: {free >> 20} MiB are free {where}, "
             f"{(2 * octets + SPARE_OCTETS) >> 20} MiB are needed for a message of {octets} octets"
         )
 

@@ -128,4 +128,4 @@ class Health(NamedTuple):
     problem: str
     """The error of the last try to read or write it, "" if there was none."""
     free_octets: int
-    """Octets left for content on the disk of the store; -1 if unknown."""
+    """Octets left for content on the disk of the store, and in its folder of large bodies; -1 if unknown."""

@@ -25,6 +25,14 @@ def later(one: str, other: str) -> str:
     return max(one, other, key=_release)
 
 
+def named_release(first: str) -> str:
+    """The oldest release that a database names which needs ``first``.
+
+    Between releases this program has the number of the last one, and does not shut itself out.
+    """
+    return min(first, __version__, key=_release)
+
+
 def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdecimal())
 

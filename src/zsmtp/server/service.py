@@ -512,7 +512,7 @@ class Service:
         ``zsmtp_queue_complained_total``: recipients that complained.
         ``zsmtp_queue_notices_total``: notices that were queued for senders.
         ``zsmtp_queue_recipients``: recipients that are in the queue now.
-        ``zsmtp_queue_free_octets``: octets that are free on the disk of the queue; -1 if that is not known.
+        ``zsmtp_queue_free_octets``: octets that are free for mail, where there are fewest; -1 if that is not known.
         ``zsmtp_intake_messages_total``: messages that listeners took since the process began.
         ``zsmtp_intake_refused_total``: messages that they refused, or could not keep, since then.
         ``zsmtp_intake_bounces_recorded_total``: messages that came back and are in the history of their recipients.

@@ -8,7 +8,8 @@ the transactional outbox pattern: one commit, and no second system to keep consi
         submit_in(connection, [message], queue=uid)
 
 It writes only rows of the message, so it waits for no other transaction, except one with the same idempotency key, for
-the caller's own ``lock_timeout``. Its durability is that of the caller's commit; a connection with
+the caller's own ``lock_timeout``, and for the folder of large bodies, where the file of a large message is written
+before the commit. Its durability is that of the caller's commit; a connection with
 ``synchronous_commit = off`` is refused.
 """
 
@@ -24,6 +25,7 @@ from psycopg import errors
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.queue.postgres.bodies import callers_bodies
 from zsmtp.queue.postgres.connect import Connection, is_trouble
 from zsmtp.queue.postgres.intake import PostgresIntake
 from zsmtp.queue.postgres.schema import meta_of
@@ -105,10 +107,12 @@ def _submit(
         with db.transaction():
             shard = _checked(db, queue)
             transaction = WriteTransaction.of_caller(db, clock())
-            (answer,) = PostgresIntake(shard, lambda: -1).submit(transaction, [messages])
-            if isinstance(answer, Exception):
-                raise answer
-            transaction.flush()
+            with callers_bodies(db, messages) as bodies:
+                (answer,) = PostgresIntake(shard, lambda: -1).submit(transaction, [bodies.items])
+                if isinstance(answer, Exception):
+                    raise answer
+                bodies.keep(answer)
+                transaction.flush()
             return answer
     except errors.ReadOnlySqlTransaction:
         raise QueueError("this connection is read-only") from None

@@ -29,7 +29,8 @@ _IDS = (
         "message {} has no content",
     ),
     (
-        "SELECT m.id FROM zsmtp_message m WHERE m.size <> "
+        "SELECT m.id FROM zsmtp_message m LEFT JOIN zsmtp_body b ON b.message = m.id "
+        f"WHERE coalesce(b.first::bigint * {CHUNK}, m.size) <> "
         "(SELECT coalesce(sum(length(c.data)), 0) FROM zsmtp_content c WHERE c.message = m.id) "
         "AND EXISTS (SELECT 1 FROM zsmtp_content c WHERE c.message = m.id) "
         "AND m.id NOT IN (SELECT message FROM zsmtp_maybe_finished)",
@@ -39,6 +40,11 @@ _IDS = (
         "SELECT c.message FROM zsmtp_content c JOIN zsmtp_message m ON m.id = c.message "
         f"WHERE length(c.data) <> least({CHUNK}, m.size - c.part::bigint * {CHUNK})",
         "message {} has content in parts of a wrong size",
+    ),
+    (
+        "SELECT b.message FROM zsmtp_body b WHERE NOT EXISTS (SELECT 1 FROM zsmtp_message m WHERE m.id = b.message) "
+        "AND NOT EXISTS (SELECT 1 FROM zsmtp_upload u WHERE u.message = b.message)",
+        "the file of message {} has no message",
     ),
     (
         "SELECT m.id FROM zsmtp_message m WHERE NOT EXISTS (SELECT 1 FROM zsmtp_recipient r WHERE r.message = m.id) "

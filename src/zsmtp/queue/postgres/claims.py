@@ -11,6 +11,8 @@ from typing import Any
 
 from zsmtp.errors import QueueError
 from zsmtp.queue.limits import CHUNK, NOTICE_RECIPIENTS
+from zsmtp.queue.postgres import bodies
+from zsmtp.queue.postgres.bodies import BodyFile
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.postgres.transaction import in_columns
 from zsmtp.queue.sql import MESSAGE, OWED, RECIPIENT, columns, message_from, owed_from, recipient_from, within
@@ -214,8 +216,11 @@ def recipients(
     }
 
 
-def chunk(db: Connection, message: int, part: int, size: int) -> bytes:
-    """One chunk of the content of a message of ``size`` octets; raises QueueError if it does not exist."""
+def chunk(db: Connection, message: int, part: int, size: int) -> bytes | BodyFile:
+    """One chunk of the content of a message of ``size`` octets, or the file with all from there on.
+
+    Raises QueueError if neither exists.
+    """
     row = (
         db.cursor(binary=True)
         .execute(
@@ -225,10 +230,13 @@ def chunk(db: Connection, message: int, part: int, size: int) -> bytes:
         )
         .fetchone()
     )
-    if row is None or row[1] is None:
+    end = bodies.end_of(db, message, part, size) if row is not None and row[1] is None else None
+    if row is None or (row[1] is None and end is None):
         raise QueueError(f"message {message} is not there")
     if row[0] != size:
         raise QueueError(f"message {message} has {row[0]} octets, not {size}")
+    if end is not None:
+        return end
     data: bytes = row[1]
     if len(data) != min(CHUNK, size - part * CHUNK):
         raise QueueError(f"message {message} is damaged: part {part} has {len(data)} octets")

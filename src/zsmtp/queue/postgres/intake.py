@@ -366,12 +366,13 @@ def _check_whole(transaction: WriteTransaction, upload: Staged) -> None:
     message = upload.message
     row = transaction.db.execute(
         "SELECT (SELECT count(*) FROM zsmtp_content WHERE message = %s), "
-        "(SELECT count(*) FROM zsmtp_recipient WHERE message = %s)",
-        (message, message),
+        "(SELECT count(*) FROM zsmtp_recipient WHERE message = %s), "
+        "(SELECT first FROM zsmtp_body WHERE message = %s)",
+        (message, message, message),
     ).fetchone()
     assert row is not None
-    chunks, recipients = row
-    wanted = max(-(-upload.size // CHUNK), 1)
+    chunks, recipients, first = row
+    wanted = max(-(-upload.size // CHUNK), 1) if first is None else first
     if chunks + len(upload.chunks) != wanted or recipients + len(upload.rest) != upload.recipients:
         raise QueueUnavailable("parts of this message were lost when the database died; submit it again")
 

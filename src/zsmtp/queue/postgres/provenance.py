@@ -17,7 +17,7 @@ from zsmtp.queue.postgres.transaction import WriteTransaction, one
 from zsmtp.queue.states import milliseconds
 
 _NOTES = 1000
-_TABLES = ("message", "recipient", "content", "upload", "history", "owed", "idempotency")
+_TABLES = ("message", "recipient", "content", "body", "upload", "history", "owed", "idempotency")
 _KNOWN = " OR ".join(
     f"EXISTS (SELECT 1 FROM zsmtp_{table} WHERE {'id' if table == 'message' else 'message'} = %s)" for table in _TABLES
 )

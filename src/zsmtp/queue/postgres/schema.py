@@ -43,7 +43,7 @@ def migrate(connection: Connection, shard: int | None = None) -> int:
                 values = {"schema": str(number), "min_program": later(meta.get("min_program", ""), oldest)}
                 if number == 1:
                     values |= {"shard": str(shard or 0), "last_rule": "0", "uid": uuid.uuid4().hex}
-                _keep(connection, values)
+                keep(connection, values)
         make_days(connection)
         _repair(connection)
     return shard_of(connection, shard)
@@ -122,7 +122,8 @@ def _repair(connection: Connection) -> None:
         connection.execute(f"UPDATE {table} SET xid = '3' WHERE xid > pg_current_xact_id()")
 
 
-def _keep(connection: Connection, values: dict[str, str]) -> None:
+def keep(connection: Connection, values: dict[str, str]) -> None:
+    """Write single values of a queue."""
     for name, value in values.items():
         connection.execute(
             "INSERT INTO zsmtp_meta (name, value) VALUES (%s, %s) "

@@ -30,7 +30,9 @@ from zsmtp.queue.intake import kept_suppression
 from zsmtp.queue.limits import BY_COMMAND, CHUNK, HISTORY_KEPT, NOTICE_WAIT
 from zsmtp.queue.moves import ApartRecipient, Departure, Elsewhere, Move, TakenIn
 from zsmtp.queue.operators import Change, Health, NodeStatus, Row, Rule, SiteStatus
-from zsmtp.queue.postgres import check, claims, listing, moving, provenance, suppressing, sweep
+from zsmtp.queue.postgres import bodies, check, claims, listing, moving, provenance, suppressing, sweep
+from zsmtp.queue.postgres.bodies import BodyFile
+from zsmtp.queue.postgres.bodyfiles import BodyFiles, PostgresUpload
 from zsmtp.queue.postgres.connect import Database, unavailable
 from zsmtp.queue.postgres.cursors import events
 from zsmtp.queue.postgres.delivery import PostgresDelivery
@@ -44,7 +46,7 @@ from zsmtp.queue.postgres.threads import PostgresJob, PostgresReader, PostgresWr
 from zsmtp.queue.postgres.transaction import WriteTransaction
 from zsmtp.queue.quotas import Amount
 from zsmtp.queue.settling import NoticeRule
-from zsmtp.queue.staged import Notifying, Staged, StagedUpload, is_large, octets_of, octets_of_part
+from zsmtp.queue.staged import Notifying, Staged, is_large, octets_of, octets_of_part
 from zsmtp.queue.states import AttemptKey, HistoryEntry, OwedNotice, Position, QueuedMessage, SubQueue
 from zsmtp.queue.store import Accepted, Arrivals, Claimed, Head, Lease, NewMessage, Settlement
 from zsmtp.queue.suppression import Suppression, folded, in_pages
@@ -83,6 +85,7 @@ class PostgresStore:
         }
         self._claims = PostgresReader("zsmtp queue claims", loop, database)
         self._lists = PostgresReader("zsmtp queue lists", loop, database)
+        self._files = BodyFiles(self._lists)
         self._pulse = Pulse(database, age=self._age, answered=self._answered)
         self._delivery = PostgresDelivery(
             database,
@@ -174,6 +177,7 @@ class PostgresStore:
         await asyncio.gather(*self._going.values(), return_exceptions=True)
         for writer in self._writers.values():
             await writer.end()
+        await self._files.end()
         await self._claims.end()
         await self._lists.end()
         self._closed = True
@@ -206,12 +210,12 @@ class PostgresStore:
                 self._release_soon(one.message)
         return answer
 
-    async def upload(self, message: NewMessage) -> StagedUpload:
+    async def upload(self, message: NewMessage) -> PostgresUpload:
         """Begin a large message."""
         self._writers["intake"].check()
         return self._upload(message)
 
-    def _upload(self, message: NewMessage) -> StagedUpload:
+    def _upload(self, message: NewMessage) -> PostgresUpload:
         async def accept(staged: Staged) -> Accepted:
             writer = "keys" if staged.new.idempotency_key or staged.new.moved else "intake"
             (accepted,) = await self._do(writer, self._jobs.submit, [staged])
@@ -223,7 +227,14 @@ class PostgresStore:
         async def discard(number: int) -> None:
             await self._do("intake", self._jobs.discard, number)
 
-        return StagedUpload(message, partial(self._do, "intake", self._jobs.part), accept, discard)
+        return PostgresUpload(
+            message,
+            self._files,
+            write=partial(self._do, "intake", self._jobs.part),
+            register=partial(self._do, "intake", self._jobs.body),
+            accept=accept,
+            discard=discard,
+        )
 
     def wake(self) -> None:
         """Look at once for messages that a program submitted in its own transaction."""
@@ -304,6 +315,10 @@ class PostgresStore:
             data = await self._claims.read(
                 "reading a message", partial(claims.chunk, message=message, part=part, size=size)
             )
+            if isinstance(data, BodyFile):
+                async for block in self._files.content(data):
+                    yield block
+                return
             if data:
                 yield data
 
@@ -372,6 +387,7 @@ class PostgresStore:
         for kind in self._jobs.sweeps:
             done += await self._do("operators", kind, piece)
         done += await self._lists.read("dropping old history", lambda db: sweep.drop_days(db, now, self._history_kept))
+        done += await self._files.sweep(self._memory)
         await self._release_left()
         for rule in await self.rules():
             if rule.until is not None and rule.until <= now:
@@ -551,13 +567,17 @@ class PostgresStore:
             with suppress(TimeoutError, QueueUnavailable):
                 await asyncio.wait_for(self._do(name, self._jobs.probe, None), _PROBE)
         problem = next((self._writers[name].problem for name in problems if self._writers[name].problem), "")
-        return Health(problem, self._free_space())
+        trouble, free = await self._files.health()
+        known = [octets for octets in (free, self._free_space()) if octets >= 0]
+        return Health(problem or trouble, min(known, default=-1))
 
     async def check(self) -> AsyncIterator[str]:
         """Look for inconsistencies; yields one sentence for each."""
         for question in check.questions(self._shard):
             for finding in await self._lists.read("checking", question):
                 yield finding
+        async for finding in self._files.check(self._shard):
+            yield finding
 
 
 class _Jobs:
@@ -566,6 +586,7 @@ class _Jobs:
     def __init__(self, intake: PostgresIntake, operating: PostgresOperating) -> None:
         self.submit = PostgresJob("taking messages", intake.submit, octets=octets_of, reads_first=True)
         self.part = PostgresJob("taking a large message", intake.write_part, octets=octets_of_part, durable=_no)
+        self.body = PostgresJob("taking a large message", bodies.register, durable=_no)
         self.discard = PostgresJob("discarding a message", intake.discard, durable=_no)
         self.notify = PostgresJob("queueing a notice", intake.notify)
         self.change = PostgresJob("changing recipients", operating.change)
@@ -585,6 +606,7 @@ class _Jobs:
             for run in (
                 sweep.uploads,
                 sweep.finished,
+                sweep.lost_bodies,
                 sweep.idempotency,
                 sweep.suppressions,
                 sweep.news,

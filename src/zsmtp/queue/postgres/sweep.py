@@ -16,7 +16,7 @@ from psycopg import errors
 from zsmtp.queue import quotas
 from zsmtp.queue.ids import EPOCH, LOW_BITS
 from zsmtp.queue.limits import KEYS_KEPT, PART_RECIPIENTS, UPLOAD_WAIT
-from zsmtp.queue.postgres import leases
+from zsmtp.queue.postgres import bodies, leases
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.postgres.schema import make_days
 from zsmtp.queue.postgres.suppressing import end_suppressed
@@ -41,6 +41,12 @@ class SweepMemory:
         """Behind which message the search for idempotency keys that are too old goes on."""
         self.snapshots: list[tuple[float, str]] = []
         """Snapshots of the database, by the time they were made."""
+        self.files: list[str] = []
+        """Files of bodies whose rows are deleted, to be removed."""
+        self.unnamed: dict[str, float] = {}
+        """Files without a row, and since when they are known, by the clock of the database."""
+        self.listed = float("-inf")
+        """When they were looked for last, by the same clock."""
 
 
 class PieceOfSweep(NamedTuple):
@@ -65,6 +71,7 @@ def uploads(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[i
         removed = _delete_recipients(db, message) + _delete_content(db, message)
         if not removed:
             db.execute("DELETE FROM zsmtp_upload WHERE message = %s", (message,))
+            _remove_later(transaction, pieces, bodies.forget(db, message))
         done += removed + 1
         if removed >= _CHUNKS:
             break
@@ -96,7 +103,21 @@ def finished(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[
             db.execute("INSERT INTO zsmtp_maybe_finished (message) VALUES (%s)", (message,))
         else:
             db.execute("DELETE FROM zsmtp_message WHERE id = %s", (message,))
+            _remove_later(transaction, pieces, bodies.forget(db, message))
     return _first(done, pieces)
+
+
+def lost_bodies(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[int]:
+    """Delete the rows of files whose message an earlier program has deleted."""
+    names = bodies.forget_lost(transaction.db)
+    _remove_later(transaction, pieces, names)
+    return _first(len(names), pieces)
+
+
+def _remove_later(transaction: WriteTransaction, pieces: list[PieceOfSweep], names: list[str]) -> None:
+    """Have files removed after the commit."""
+    if names:
+        transaction.afterwards(lambda: pieces[0].memory.files.extend(names))
 
 
 def _delete_recipients(db: Connection, message: int) -> int:
