@@ -727,13 +727,14 @@ def test_each_migration_is_a_numbered_file() -> None:
 
 def test_a_large_message_moves_in_bounded_memory(tmp_path: Path) -> None:
     script = """
-import asyncio, resource, sys
+import asyncio, sys
 from tests.queue.harness import *
+from tests.support.memory import peak
 
 async def main():
     store = await SQLiteStore.open(sys.argv[1])
     await store.submit([new()])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     upload = await store.upload(new(content=b""))
     block = b"0123456789abcdef" * 4096
     for _ in range(1024):
@@ -748,7 +749,7 @@ async def main():
         pass
     while await store.sweep(NOON):
         pass
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    print(peak() - before)
     await store.close()
 
 from zsmtp.queue.store import Change
