@@ -327,18 +327,20 @@ def test_a_long_text_without_a_header_is_the_body() -> None:
 
 
 @pytest.mark.parametrize("size", [0, CHUNK * 5])
-def test_a_store_that_cannot_take_it_is_452(size: int) -> None:
+def test_a_store_that_cannot_take_it_is_452_or_451(size: int) -> None:
     content = MESSAGE + (b"x" * 998 + b"\r\n") * (size // 1000)
-    for method, error in (
-        ("submit", QueueFull("the disk is full")),
-        ("submit", QueueUnavailable("I/O error")),
-        ("upload", QueueFull("the disk is full")),
+    full, away = b"452 4.3.1 no room for the message now\r\n", b"451 4.3.0 error here; try again later\r\n"
+    for method, error, reply in (
+        ("submit", QueueFull("the disk is full"), full),
+        ("submit", QueueUnavailable("I/O error"), away),
+        ("upload", QueueFull("the disk is full"), full),
+        ("upload", QueueUnavailable("I/O error"), away),
     ):
         if (method == "upload") != bool(size):
             continue
         with queueing() as queue, queue.client() as client:
             queue.store.fail(method, error)
-            assert send(client, content) == b"452 4.3.1 no room for the message now\r\n"
+            assert send(client, content) == reply
             assert send(client, content).startswith(b"250")
             assert len(queue.rows()) == 1
 
@@ -556,7 +558,7 @@ def test_a_report_that_is_too_early_comes_again() -> None:
         envelope = b"MAIL FROM:<>\r\nRCPT TO:<%b>\r\n" % sender
         assert send(client, reports.exim(), envelope).startswith(b"450 4.3.0 ")
         queue.store.fail("ended", QueueUnavailable("the disk is away"))
-        assert send(client, reports.exim(), envelope).startswith(b"452 4.3.1 ")
+        assert send(client, reports.exim(), envelope).startswith(b"451 4.3.0 ")
 
 
 def test_a_report_beyond_all_bounds_is_read_at_its_beginning() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from base64 import b64encode
 from dataclasses import replace
@@ -194,13 +195,16 @@ def test_new_keys_sign_after_a_reload() -> None:
         assert sorted(b"DKIM-Signature" in queue.content(row) for row in queue.rows()) == [False, True]
 
 
-def test_without_room_for_it_a_large_message_is_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "reply"), [(errno.ENOSPC, b"452 4.3.1"), (errno.EROFS, b"451 4.3.0")])
+def test_without_room_for_it_a_large_message_is_put_off(
+    monkeypatch: pytest.MonkeyPatch, number: int, reply: bytes
+) -> None:
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("tempfile.TemporaryFile", full)
     body = b"x" * 70 + b"\r\n"
     with queueing(OWN, signing=signing()) as queue, queue.client() as client:
-        assert send(client, message("ann@example.org", body * (CHUNK // 30))).startswith(b"452 4.3.1")
+        assert send(client, message("ann@example.org", body * (CHUNK // 30))).startswith(reply)
         assert send(client, message("ann@example.org")).startswith(b"250")
         assert signed_by(queue) == ["example.org"]

@@ -7,6 +7,7 @@ the place of the octets.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import tempfile
 from collections.abc import Awaitable
@@ -16,6 +17,7 @@ from zsmtp.body.source import Source
 from zsmtp.errors import (
     ContentError,
     QueueError,
+    QueueFull,
     QueueUnavailable,
     SubmissionError,
 )
@@ -125,8 +127,8 @@ class QueuedContent:
             self._file = None
 
     def _refuse_file(self, error: OSError) -> None:
-        trouble = f"a message to be signed cannot be kept in {tempfile.gettempdir()}: {error.strerror}"
-        self._refusal = self._intake.failed(QueueUnavailable(trouble))
+        doing = f"a message to be signed cannot be kept in {tempfile.gettempdir()}"
+        self._refusal = self._intake.failed(_temporary_file(error, doing))
 
     async def _start(self, new: NewMessage) -> Upload | None:
         try:
@@ -205,7 +207,7 @@ class QueuedContent:
         except SubmissionError as error:
             return intake.beyond(error)
         except (ContentError, OSError) as error:  # buffered octets may be written only now
-            return intake.failed(QueueUnavailable(f"a temporary file cannot be written or read: {error}"))
+            return intake.failed(_temporary_file(error, "a temporary file cannot be written or read"))
         except QueueError as error:
             return intake.failed(error)
         finally:
@@ -250,3 +252,10 @@ class QueuedContent:
         upload = await last
         if upload is not None:
             await discard(upload)
+
+
+def _temporary_file(error: ContentError | OSError, doing: str) -> QueueError:
+    """The error for a temporary file that cannot be written or read."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    text = f"{doing}: {error.strerror if isinstance(error, OSError) else error}"
+    return QueueFull(text) if full else QueueUnavailable(text)

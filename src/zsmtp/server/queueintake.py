@@ -8,7 +8,8 @@ message is kept in memory until it is complete; a large one is written to the st
     intake = QueueIntake(store, submitter, QueueIntakeSettings(name="mail.example.org"))
     listener = Listener(intake, ListenerSettings(ServerSettings(name=b"mail.example.org")))
 
-If the store is full or cannot be written, the reply is 452 4.3.1 (RFC 3463 3.4): the client tries again.
+If the store is full, the reply is 452 4.3.1, and if it cannot be written 451 4.3.0 (RFC 5321 4.2.2, RFC 3463 3.4): the
+client tries again.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from zsmtp.escape import escape
 from zsmtp.proto.mailoptions import MailOptions, checked
 from zsmtp.proto.plan import Envelope, EnvelopeRecipient, sender_wish
 from zsmtp.proto.reply import Reply
-from zsmtp.proto.server_replies import LOGIN_FIRST, NO_ROOM, make_reply
+from zsmtp.proto.server_replies import LOCAL_ERROR, LOGIN_FIRST, NO_ROOM, make_reply
 from zsmtp.queue.admission import Admission
 from zsmtp.queue.bounces import BounceTaker
 from zsmtp.queue.deliverystatus import date_text
@@ -444,7 +445,7 @@ class QueueIntake(OpenIntake):
             if str(error) != self._trouble:
                 log.error("no mail is taken: %s", error)
                 self._trouble = str(error)
-            return NO_ROOM
+            return NO_ROOM if isinstance(error, QueueFull) else LOCAL_ERROR
         return make_reply(554, "5.6.0", str(error))
 
     def beyond(self, error: SubmissionError) -> Reply:
