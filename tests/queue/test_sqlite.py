@@ -48,6 +48,7 @@ from zsmtp.queue.programs import numbered_files
 from zsmtp.queue.sqlite import connect, writer
 from zsmtp.queue.sqlite import store as store_module
 from zsmtp.queue.sqlite.locks import DelivererLock, FileLock, WriteTurn, boot_id
+from zsmtp.queue.sqlite.log import Checkpointer
 from zsmtp.queue.sqlite.store import SQLiteStore
 from zsmtp.queue.sqlite.transaction import WriteTransaction
 from zsmtp.queue.sqlite.writer import JobKind
@@ -275,9 +276,14 @@ def test_marks_under_a_lease_of_many_keys(queue: SQLiteHarness) -> None:
     play(queue, scenario)
 
 
-def test_the_log_is_bounded_while_somebody_reads(queue: SQLiteHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("starved", [False, True], ids=["checkpointer at work", "checkpointer without time"])
+def test_the_log_is_bounded_while_somebody_reads(
+    starved: bool, queue: SQLiteHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writer, "CHECKPOINT", 256 << 10)
     monkeypatch.setattr(writer, "WAL_LIMIT", 1 << 20)
+    if starved:
+        monkeypatch.setattr(Checkpointer, "begin", lambda thread: None)
 
     async def scenario(queue: SQLiteHarness) -> None:
         store = queue.store

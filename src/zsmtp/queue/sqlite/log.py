@@ -49,7 +49,7 @@ class Checkpointer(threading.Thread):
     """Copies the write-ahead log into the database while the writer goes on.
 
     After a complete copy the next transaction restarts the log. Under constant load more is written meanwhile; when the
-    log has reached its limit, the writer copies the rest itself (``log`` is its size).
+    log has reached its limit, the writer copies the rest itself, even if this thread is given no time.
     """
 
     def __init__(self, path: str) -> None:
@@ -57,9 +57,22 @@ class Checkpointer(threading.Thread):
         self._path = path
         self._wanted = threading.Event()
         self._over = False
-        self.log = 0
+        self._found = (0, 0)
+        self.written = 0
+        """Octets in all, counted by the writer."""
         self.suspect = False
         """Whether it met an input/output error: the log may have a gap on the disk."""
+
+    @property
+    def log(self) -> int:
+        """The size of the log in octets: by the last checkpoint, and what the writer has added since then."""
+        size, written = self._found
+        return size + self.written - written
+
+    def found(self, size: int, written: int) -> None:
+        """Take the size that a checkpoint returned, and what had been written before it; -1: another one runs."""
+        if size >= 0:
+            self._found = (size, written)
 
     def begin(self) -> None:
         """Request a checkpoint."""
@@ -82,8 +95,9 @@ class Checkpointer(threading.Thread):
             try:
                 if connection is None:
                     connection = connect(self._path, cache=1 << 10, writes=True)
+                written = self.written
                 size, _ = checkpoint(connection)
-                self.log = max(size, self.log if size < 0 else 0)
+                self.found(size, written)  # if all was copied, more may have been written by now
             except sqlite3.Error as error:  # the writer gets the same error, and reports it
                 self.suspect = self.suspect or code_of(error) == IOERR
                 if connection is not None:

@@ -329,6 +329,7 @@ class Writer(WorkerThread):
     def _after_commit(self) -> None:
         if self._unsaved < CHECKPOINT:
             return
+        self._checkpointer.written += self._unsaved
         self._unsaved = 0
         if self._checkpointer.log < WAL_LIMIT:
             self._checkpointer.begin()
@@ -340,8 +341,9 @@ class Writer(WorkerThread):
             return
         try:
             size, whole = checkpoint(self._connection)
-            if size >= 0:
-                self._checkpointer.log = 0 if whole else size
+            if whole and size > 0:
+                size = 0  # the next transaction restarts the log
+            self._checkpointer.found(size, self._checkpointer.written)
         except sqlite3.Error as error:
             self.problem = str(unavailable(self._path, "making a checkpoint", error))
             self._reopen_if_broken(error)
