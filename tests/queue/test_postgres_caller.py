@@ -230,7 +230,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_program_that_dies_leaves_both_or_neither(url: str, when: str) -> None:
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, url, when], cwd=root, env={**os.environ, "PYTHONPATH": "."})
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, url, when],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert done.returncode == -signal.SIGKILL
     with psycopg.connect(url) as connection:
         orders = connection.execute("SELECT text FROM message").fetchall()
