@@ -46,6 +46,7 @@ from zsmtp.net.identity import parse_identity
 from zsmtp.net.policies import most_fetches
 from zsmtp.net.stspolicies import PolicyKeeper
 from zsmtp.net.transport import SocketStream
+from zsmtp.net.watch import DescriptorWatch
 from zsmtp.proto import command
 from zsmtp.proto.capabilities import Capabilities
 from zsmtp.proto.phase import Phase, Timeouts
@@ -691,3 +692,41 @@ def test_a_peer_that_sends_octet_by_octet_is_not_looked_at_for_each(
     assert isinstance(event, Heard)
     assert event.reply.lines == (b"x" * 300,)
     assert looks < 20 + seconds / aio.LONGEST_PAUSE
+
+
+def test_what_came_in_a_pause_is_read_without_another_wait(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply in many pieces: two waits, then pauses in which the next piece comes."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    stream = SocketStream(ours, Family.UNIX)
+    pieces = [b"220 ", *[b"x"] * 20, b"\r\n"]
+    waits = 0
+    wait_for = DescriptorWatch.wait_for
+
+    def say_more() -> None:
+        theirs.sendall(pieces.pop(0))
+
+    def counted(self: DescriptorWatch, *args: Any) -> None:
+        nonlocal waits
+        waits += 1
+        wait_for(self, *args)
+        asyncio.get_running_loop().call_soon(say_more)
+
+    async def pause(self: Any, deadline: float | None) -> None:
+        say_more()
+
+    monkeypatch.setattr(DescriptorWatch, "wait_for", counted)
+    monkeypatch.setattr(aio.Run, "_let_more_come", pause)
+
+    async def main() -> object:
+        driver = new_driver()
+        event = await driver.run(perform(Exchange(stream, Session(timeouts=Timeouts()))))
+        await driver.run(perform(Close(stream)))
+        await driver.aclose()
+        return event
+
+    event = run(main())
+    theirs.close()
+    assert isinstance(event, Heard)
+    assert event.reply.lines == (b"x" * 20,)
+    assert (waits, pieces) == (2, [])

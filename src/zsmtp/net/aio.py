@@ -377,6 +377,8 @@ class Run(Generic[T]):
             self._pieces += 1
             if self._pieces > 2 or (self._pieces == 2 and self._pause):
                 await self._let_more_come(wait.deadline)
+                if ready := watch.ready_now() & ~WRITABLE:
+                    return ready
         self._waiter = waiter = self._loop.create_future()
         watch.wait_for(wait.interest, wait.deadline, waiter)
         self._watched = watch
