@@ -1,5 +1,7 @@
 """Dialogues with a bare session: what the server says, and what must come of it."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -28,6 +30,23 @@ def test_a_pipelined_transaction() -> None:
     assert answers(events) == [("end of data", 250)]
     assert events[-1] == Finished(transaction, completed=True)
     assert talk.session.idle
+
+
+@pytest.mark.parametrize("capabilities", [PIPELINING, CHUNKING], ids=["DATA", "BDAT"])
+def test_a_session_without_work_keeps_no_content(capabilities: Capabilities) -> None:
+    talk = Talk()
+    content = content_form()
+    kept = weakref.ref(content.data)
+    talk.transact(capabilities, recipients=1, content=content)
+    talk.client()
+    for reply in (b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n" if capabilities is PIPELINING else b"", b"250 taken\r\n"):
+        talk.server(reply)
+        talk.client()
+    assert talk.session.idle
+    del content
+    talk.heard.clear()
+    gc.collect()
+    assert kept() is None
 
 
 def test_without_pipelining_one_command_at_a_time() -> None:

@@ -139,11 +139,15 @@ class Destinations:
             port=direct.port,
             prefer_ipv6=direct.prefer_ipv6,
             families=self._families,
-            own_names=frozenset(one.lower() for one in (self._config.helo_name, os.uname().nodename) if one),
+            own_names=self._own_names,
         )
         return Destination(name, None, request, self._plans.get(name))
 
-    @property
+    @cached_property
+    def _own_names(self) -> frozenset[str]:
+        return frozenset(one.lower() for one in (self._config.helo_name, os.uname().nodename) if one)
+
+    @cached_property
     def _families(self) -> frozenset[Family]:
         family = self._config.address_family
         return frozenset(Family if family is None else {family, Family.UNIX})

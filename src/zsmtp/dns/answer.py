@@ -24,6 +24,8 @@ class RecordType(Enum):
     TLSA = "TLSA"
     WKS = "WKS"
 
+    __hash__ = object.__hash__  # queries are keys, and the hash of Enum is a Python function
+
 
 class Status(Enum):
     """How a lookup ended."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 import dns.exception
@@ -60,7 +61,13 @@ _SHORTEST_TLSA = 3  # octets: usage, selector, matching type
 _WITH_DNSSEC = struct.pack("!BHHIH", 0, _OPT, EDNS_PAYLOAD, _DNSSEC_OK, 0)
 """The record OPT of a question: its size, and the DO bit."""
 
+_ASKED = bytes((0xC0, HEADER_SIZE))
+"""A pointer to the name of the question, which stands first in a message (RFC 1035 4.1.4)."""
+_ROOT = b"\0"
+
 T = TypeVar("T")
+
+_name_of = lru_cache(1024)(dns.name.from_text)  # a host is asked for several types
 
 
 class Question:
@@ -70,7 +77,7 @@ class Question:
         """Raises ValueError if the name is no domain name. Without ``edns`` the question is as in RFC 1035."""
         self.query = query
         try:
-            self._name = dns.name.from_text(query.name)
+            self._name = _name_of(query.name)
         except (dns.exception.DNSException, UnicodeError) as error:
             raise ValueError(f"not a domain name: {error}") from error
         self._kind = _KINDS[query.type]
@@ -84,7 +91,7 @@ class Question:
         if not is_reply(self.wire, reply):
             return self._failure("the answer belongs to another question")
         try:
-            message = _Message(reply, HEADER_SIZE + (len(self._question) if reply[5] else 0))
+            message = _Message(reply, self._name, len(self._question))
             return self._interpret(message, secure=trusted and bool(message.flags & _AUTHENTIC))
         except Exception as error:  # any exception of the parser means a malformed reply
             return self._failure(f"malformed answer: {type(error).__name__}")
@@ -155,38 +162,51 @@ class _Resource(NamedTuple):
     size: int
 
 
-def _resource(parser: dns.wire.Parser) -> _Resource:
-    name = dns.name.from_wire_parser(parser)
-    kind, rdclass, ttl, size = parser.get_struct("!HHIH")
-    if ttl > _MAX_TTL and kind != _OPT:
-        ttl = 0  # RFC 2181 8
-    start = parser.current
-    parser.get_bytes(size)
-    return _Resource(name, kind, rdclass, ttl, start, size)
-
-
 class _Message:
     """A parsed reply: its flags, its answers by name and type, and the extended errors."""
 
-    def __init__(self, octets: bytes, start: int) -> None:
-        """``start`` is the offset of the records. Raises any kind of exception if the reply is malformed."""
+    def __init__(self, octets: bytes, asked: dns.name.Name, question: int) -> None:
+        """Without an error there is a question for the name ``asked``, of so many octets.
+
+        Raises any kind of exception if the reply is malformed.
+        """
         self._octets = octets
+        self._asked = asked if octets[5] else None
         _, self.flags, _, answers, authorities, additional = dns.wire.Parser(octets).get_struct("!HHHHHH")
         if answers + authorities + additional > MAX_RECORDS:
             raise ValueError
-        parser = dns.wire.Parser(octets, start)
+        parser = dns.wire.Parser(octets, HEADER_SIZE + (question if octets[5] else 0))
         self.answers: dict[tuple[dns.name.Name, int], list[_Resource]] = {}
         for _ in range(answers):
-            record = _resource(parser)
+            record = self._resource(parser)
             if record.rdclass == _INTERNET:
                 self.answers.setdefault((record.name, record.kind), []).append(record)
-        self._authority = [_resource(parser) for _ in range(authorities)]
+        self._authority = [self._resource(parser) for _ in range(authorities)]
         self.rcode = self.flags & 0x0F
         self.errors: list[tuple[int, bytes]] = []
-        for record in [_resource(parser) for _ in range(additional)]:
+        for record in [self._resource(parser) for _ in range(additional)]:
             if record.kind == _OPT:
                 self.rcode |= record.ttl >> 24 << 4
                 self.errors = self.read(record, _extended_errors)
+
+    def _resource(self, parser: dns.wire.Parser) -> _Resource:
+        name = self._owner(parser)
+        kind, rdclass, ttl, size = parser.get_struct("!HHIH")
+        if ttl > _MAX_TTL and kind != _OPT:
+            ttl = 0  # RFC 2181 8
+        start = parser.current
+        parser.get_bytes(size)
+        return _Resource(name, kind, rdclass, ttl, start, size)
+
+    def _owner(self, parser: dns.wire.Parser) -> dns.name.Name:
+        """The name of a record: mostly the one that was asked for, or the root, and then not made anew."""
+        if self._asked is not None and self._octets.startswith(_ASKED, parser.current):
+            parser.get_bytes(len(_ASKED))
+            return self._asked
+        if self._octets.startswith(_ROOT, parser.current):
+            parser.get_bytes(len(_ROOT))
+            return dns.name.root
+        return dns.name.from_wire_parser(parser)
 
     def read(self, record: _Resource, reader: Callable[[dns.wire.Parser], T]) -> T:
         """The data of a record. Raises an exception if the reader does not consume all of it."""

@@ -439,16 +439,17 @@ class Run(Generic[T]):
         ready: set[int] = set()
 
         def on_ready(fd: int) -> None:
+            self._loop.remove_writer(fd)  # it stays ready until this run has its turn
             ready.add(fd)
             self._wake()
 
-        descriptors = [sock.fileno() for sock in wait.sockets]
+        descriptors = {sock.fileno() for sock in wait.sockets}
         try:
             for fd in descriptors:
                 self._loop.add_writer(fd, on_ready, fd)
             await self._wait_for_wake(None if wait.deadline is None else max(wait.deadline - self._clock(), 0.0))
         finally:
-            for fd in descriptors:
+            for fd in descriptors - ready:
                 self._loop.remove_writer(fd)
         return ready
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 
 from zsmtp.dns.candidates import Endpoint, Family
@@ -105,10 +106,20 @@ def begin_connect(sock: socket.socket, endpoint: Endpoint) -> bool:
     unix = endpoint.family is Family.UNIX
     code = sock.connect_ex(endpoint.address if unix else socket_address(endpoint.address, endpoint.port))
     if code in (errno.EINPROGRESS, errno.EINTR):
-        return False
+        if not _is_writable(sock):
+            return False
+        finish_connect(sock)
+        return True
     if code:
         raise OSError(code, os.strerror(code))
     return True
+
+
+def _is_writable(sock: socket.socket) -> bool:
+    """Whether connecting has ended, which it often has at once if the server is on this machine."""
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def finish_connect(sock: socket.socket) -> None:

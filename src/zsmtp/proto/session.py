@@ -317,6 +317,8 @@ class Session:
             undecided = bool(self._awaited) and self._awaited[-1].progress is progress
             drop_pointless(self._unsent, progress, undecided=undecided)
         if not progress.unanswered:
+            if progress is self._before and (progress.concluded or progress.completed):
+                self._before = None  # no RSET is due, and its content need not stay in memory
             self._release(progress)
             self._contents.any_answered |= progress.content_begun
             self._events.append(Finished(progress.transaction, progress.completed))
