@@ -211,7 +211,6 @@ class ConnectionWorker:
         client = pool.client
         self._pool = pool
         self._slots = pool.slots
-        self._place = SlotPlace(pool.slots, self)
         self._idle_time = client.config.limits.idle
         self._before_completion = client.before_completion
         self._loop = client.loop
@@ -295,7 +294,8 @@ class ConnectionWorker:
         self._send_again()
 
     async def _run(self, work: Operation[T]) -> T:
-        run = Run(self._driver, work, self.stop, self.observe, self._note, self._leave_for, self._place)
+        place = SlotPlace(self._slots, self)  # not kept: the two would be garbage for the collector
+        run = Run(self._driver, work, self.stop, self.observe, self._note, self._leave_for, place)
         self._run_now = run
         try:
             return await run.to_its_end()
