@@ -81,7 +81,7 @@ class Attempts:
             self._transaction = transaction
             self._added.clear()
             self._removed.clear()
-            transaction.beforehand(lambda: self._flush(transaction))
+            transaction.beforehand(self._flush)
 
     def _flush(self, transaction: WriteTransaction) -> None:
         db = transaction.db

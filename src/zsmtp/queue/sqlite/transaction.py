@@ -85,7 +85,7 @@ class WriteTransaction:
         self.octets = 0
         """About as much as was written."""
         self._counted: dict[str, int] = {}
-        self._before: list[Callable[[], None]] = []
+        self._before: list[Callable[[WriteTransaction], None]] = []
         self._after: list[Callable[[], None]] = []
         self._id = 0
         self._before_all = 0
@@ -142,14 +142,14 @@ class WriteTransaction:
         """Register an action to run after the commit."""
         self._after.append(action)
 
-    def beforehand(self, action: Callable[[], None]) -> None:
-        """Register an action that writes before the commit."""
+    def beforehand(self, action: Callable[[WriteTransaction], None]) -> None:
+        """Register an action that writes in this transaction, before the commit."""
         self._before.append(action)
 
     def flush(self, *, delivers: bool) -> None:
         """Write the collected changes; ``delivers``: the deliverer is in this process."""
         for action in self._before:
-            action()
+            action(self)
         if self._id:
             self.db.execute("UPDATE zsmtp_meta SET value = ? WHERE name = 'last_id'", (self._id,))
         if self._counted:
