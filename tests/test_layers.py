@@ -135,6 +135,7 @@ PURE_MODULES |= {
         "noticetext",
         "phrases",
         "quotas",
+        "slots",
         "rules",
         "returnpath",
         "schedule",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.queue import contract
+from tests.queue import contract, contract_parts
 from tests.queue.contract import PROMISES, Scenario
 from tests.queue.harness import FOLDERS, STORES, Make, play
 from tests.support.postgres import needs_postgres
+
+assert contract_parts.__doc__  # its promises are among them
 
 
 @needs_postgres

@@ -183,7 +183,7 @@ class Lives:
         ours, theirs = ({lease.site: lease for lease in leases} for leases in (expected, found))
         assert ours.keys() == theirs.keys()
         for site, lease in ours.items():
-            assert theirs[site].keys == lease.keys
+            assert (theirs[site].keys, theirs[site].slots) == (lease.keys, lease.slots)
             doubts = [[one._replace(machine=False) for one in some.doubts] for some in (theirs[site], lease)]
             assert doubts[0] == doubts[1]
             self.leases[site] = (lease, theirs[site])
@@ -212,9 +212,23 @@ class Lives:
         await self.both(lambda store: store.give_back([leases[store]]))
         del self.leases[site]
 
+    async def shed(self) -> None:
+        site = self.site()
+        leases = dict(zip((self.model.store, self.tested.store), self.leases[site], strict=True))
+        slots = self.chance.choice([0x00FF, 0xFF00, 0x0F0F, self.chance.randrange(1 << 16)])
+        expected, found = await self.both(lambda store: store.shed(leases[store], slots))
+        assert (expected is None) == (found is None)
+        if expected is not None and found is not None:
+            assert (found.keys, found.slots) == (expected.keys, expected.slots)
+            doubts = [[one._replace(machine=False) for one in some.doubts] for some in (found, expected)]
+            assert doubts[0] == doubts[1]
+            self.leases[site] = (expected, found)
+
     async def claim(self) -> None:
         site = self.site()
         leases = dict(zip((self.model.store, self.tested.store), self.leases[site], strict=True))
+        if self.model.store._shared.leases.get(self.leases[site][0].number) is None:
+            return  # a claim only reads: its store need not know yet that the lease is over
 
         async def claimed(store: QueueStore) -> list[Claimed]:
             return await claim(store, leases[store], self.clock.now)
@@ -345,6 +359,7 @@ class Lives:
         (wait, 8),
         (take, 8),
         (give_back, 2),
+        (shed, 3),
         (claim, 8),
         (deliver, 14),
         (change, 5),

@@ -6,7 +6,7 @@ writes what it collects in the same transaction. The rules are those of ``zsmtp.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from zsmtp.queue import settling
@@ -14,6 +14,7 @@ from zsmtp.queue.intake import clean
 from zsmtp.queue.operators import Change
 from zsmtp.queue.settlement import suppressed
 from zsmtp.queue.settling import NoticeRule
+from zsmtp.queue.slots import SitePart
 from zsmtp.queue.sql import RECIPIENT, entry_values, message_from, recipient_from
 from zsmtp.queue.states import AttemptKey, HistoryEntry, OwedNotice, QueuedRecipient, milliseconds
 from zsmtp.queue.store import Deferred, Settlement
@@ -90,11 +91,11 @@ class Changes:
         self.counted[name] = self.counted.get(name, 0) + 1
 
     def apply(
-        self, settlements: Sequence[Settlement], keys: Collection[str], now: float
+        self, settlements: Sequence[Settlement], part: SitePart, now: float
     ) -> tuple[list[AttemptKey], list[SettledAttempt]]:
         """Apply settlements; returns the conflicts, and the attempts that are over.
 
-        ``keys`` are those of the lease that the settlements were made under, empty if it has another owner now.
+        ``part`` is that of the lease that the settlements were made under, empty if it has another owner now.
         """
         conflicts: list[AttemptKey] = []
         over: list[SettledAttempt] = []
@@ -103,7 +104,7 @@ class Changes:
             place = attempt[:2]
             one = self.there.get(place)
             counted = settlement.entry is not None
-            if one is not None and settling.applies(settlement, one, owner=one.key in keys, now=now):
+            if one is not None and settling.applies(settlement, one, owner=part.has(one.key, place[0]), now=now):
                 over.append(SettledAttempt(AttemptKey(*place, one.attempts + 1), counted))
                 self.settle(place, one, settlement)
                 continue

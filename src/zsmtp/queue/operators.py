@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from zsmtp.queue.slots import SLOTS
 from zsmtp.queue.states import QueuedMessage, QueuedRecipient, State
 from zsmtp.records import dataclass
 
@@ -87,6 +88,8 @@ class SiteStatus:
     updated: float
     window: int = 0
     """The connections it may have now; 0 while it is dead."""
+    slots: int = SLOTS
+    """How many of the slots of the site this node serves: all, unless other nodes serve the others."""
     busy: int = 0
     """Connections in use."""
     ready: int = 0

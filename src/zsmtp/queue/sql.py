@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from zsmtp.queue.intake import clean, kept_entry, kept_notice
 from zsmtp.queue.limits import CHUNK
@@ -108,6 +108,7 @@ STATUS = (
     "rate",
     "no_slot",
     "no_route",
+    "slots",
 )
 
 ARRIVING = -(1 << 40)
@@ -123,6 +124,15 @@ def columns(names: Sequence[str], table: str = "") -> str:
     """The names of columns for a statement."""
     prefix = f"{table}." if table else ""
     return ", ".join(prefix + name for name in names)
+
+
+class ClaimBounds(NamedTuple):
+    """What a claim may return: recipients of these slots and not in doubt, within limits of number and content."""
+
+    limit: int
+    octets: int
+    slots: int
+    doubts: Collection[AttemptKey]
 
 
 # ------------------------------------------------------------ rows and values

@@ -9,12 +9,13 @@ of its own messages and touches no other row, so two submissions never wait for 
 idempotency key). A large message is written in parts by :meth:`QueueStore.upload` and exists once its last part is
 committed.
 
-**Delivery.** A process that delivers joins as a node and takes *leases* of sites (queue keys). Claims only read: the
-owner of a lease is the only node that delivers the recipients of its keys. Before a message may be complete at a
-server, the node commits a *mark* for the next owner of the lease; it survives the death of the process, not necessarily
-that of the machine. Results are written in groups, each conditional on the lease and on the attempt it was read with; a
-row that does not match is reported as a conflict and not changed. Each group includes the list of attempts *in hand*:
-the list is durable and covers marks that are lost with the machine.
+**Delivery.** A process that delivers joins as a node and takes *leases* of sites (queue keys), or of some slots of a
+site (``zsmtp.queue.slots``). Claims only read: the owner of a lease is the only node that delivers the recipients of
+its keys and slots. Before a message may be complete at a server, the node commits a *mark* for the next owner of the
+lease; it survives the death of the process, not necessarily that of the machine. Results are written in groups, each
+conditional on the lease and on the attempt it was read with; a row that does not match is reported as a conflict and
+not changed. Each group includes the list of attempts *in hand*: the list is durable and covers marks that are lost with
+the machine.
 
 **Suppressions.** A recipient that is submitted to a suppressed address of its tenant ends in the transaction that
 accepts it: it is counted as accepted, failed and ``suppressed``, and is never claimed. In an upload it ends when its
@@ -51,6 +52,7 @@ from zsmtp.queue.filter import Filter
 from zsmtp.queue.moves import ApartRecipient, Departure, Elsewhere, Move, Provenance, Standing, TakenIn
 from zsmtp.queue.operators import Change, Health, NodeStatus, Row, Rule, SiteStatus
 from zsmtp.queue.quotas import Amount
+from zsmtp.queue.slots import ALL
 from zsmtp.queue.states import (
     AttemptKey,
     HistoryEntry,
@@ -173,7 +175,7 @@ class Doubt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to deliver to a site. ``number`` only grows: it is the fence.
+    """The right to deliver to a site, or to a part of it. ``number`` only grows: it is the fence.
 
     ``keys`` are those it was taken for; :meth:`QueueStore.take` adds others of the same site on request.
     """
@@ -182,6 +184,8 @@ class Lease:
     site: str
     keys: tuple[str, ...]
     doubts: tuple[Doubt, ...] = ()
+    slots: int = ALL
+    """The slots of the site that it has, as a mask (``zsmtp.queue.slots``); other leases of the site have others."""
 
 
 class Head(NamedTuple):
@@ -249,6 +253,8 @@ class Arrivals(NamedTuple):
     drain: bool = False
     surplus: int = 0
     """How many leases this node has beyond its share, which other nodes would like to have."""
+    nodes: int = 1
+    """How many nodes share the sites: those that take leases; 1 if one of them cannot serve a part of a site."""
 
 
 class QueueStore(Protocol):
@@ -311,36 +317,50 @@ class QueueStore(Protocol):
         """Lease sites, ``limit`` at most: the unowned ones of ``keys``, and those whose owner is gone.
 
         Unowned sites with doubts count as sites whose owner is gone, with or without other work. A lease has those of
-        ``keys`` that belong to its site, and the other keys of the site with recipients that are not held. If one of
-        ``keys`` belongs to a site that this node leases already, and is new there, the lease is returned again, with
-        the same number and all its keys; it does not count against ``limit``.
+        ``keys`` that belong to its site, and the other keys of the site with recipients that are not held. A site whose
+        leases leave slots free is leased, too: the new lease has these slots, and all keys of the other leases.
+
+        If one of ``keys`` belongs to a site that this node leases already, the lease is returned again with the same
+        number, and does not count against ``limit``: with the key, if that is new there; with the free slots of the
+        site, if the lease had the key before. If neither changes it, it is not returned.
         """
 
     async def give_back(self, leases: Collection[Lease]) -> None:
         """Give leases back. Raises QueueError if one has a mark. Doubts that were not settled stay."""
 
+    async def shed(self, lease: Lease, slots: int) -> Lease | None:
+        """Give up some slots of a lease, for other nodes; returns it with those that are left, None if it is over.
+
+        Slots that it has not are ignored, so a call with a lost answer may be repeated. The list of attempts in hand
+        loses those of these slots in the same transaction; doubts of these slots that were not settled stay. Raises
+        QueueError, and changes nothing, if an attempt of these slots has a mark, or no slot would be left.
+        """
+
     async def learn(self, sites: Mapping[str, str]) -> None:
         """Store the site of each queue key, for leases taken from then on; by default a key is its own site."""
 
     async def heads(self, leases: Collection[Lease]) -> list[Head]:
-        """The sub-queues of the leases with recipients that are not held, and the due time of their first one."""
+        """The sub-queues of the leases with recipients that are not held, and the due time of their first one.
+
+        All slots count here: the first one may be another node's, and is not claimed then.
+        """
 
     async def claim(
         self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
     ) -> tuple[list[Claimed], float | None]:
         """Read recipients that are due at ``now`` and not held, in order, from behind ``after``.
 
-        At most ``limit`` of them, and contents of at most ``octets`` in all (but at least one recipient): a content
-        counts once, one of more than CHUNK octets not at all. Recipients in doubt are left out until they are settled.
-        The second value is the due time of the next one (in the past, if the limits cut the list), None if there is
-        none.
+        Only slots are read that the lease has, both in the store and as it is given here. At most ``limit`` recipients,
+        and contents of at most ``octets`` in all (but at least one recipient): a content counts once, one of more than
+        CHUNK octets not at all. Recipients in doubt are left out until they are settled. The second value is the due
+        time of the next one (in the past, if the limits cut the list), None if there is none.
         """
 
     async def review(self, lease: Lease, after: tuple[int, int], *, limit: int) -> list[Claimed]:
         """Read the recipients of the lease behind ``after`` (message, number), in order of their ids.
 
-        Due or not, without held ones and those in doubt; ``content`` is always None. It serves expiry and delay
-        warnings at a site that gets no mail now.
+        Slots as for :meth:`claim`. Due or not, without held ones and those in doubt; ``content`` is always None. It
+        serves expiry and delay warnings at a site that gets no mail now.
         """
 
     def content(self, message: int, size: int) -> AsyncIterator[bytes]:
@@ -354,8 +374,9 @@ class QueueStore(Protocol):
 
         If this process dies, the next owner sees the mark; if the machine dies, the mark or the in-hand list.
 
-        False if the lease is not valid for 10 s more, or if one of the attempts is not the next one of its recipient
-        any more, because an operator ended, held or moved it: then none is marked, and the node claims all again.
+        False if the lease is not valid for 10 s more, if it does not have the slot of an attempt, or if one is not the
+        next one of its recipient any more, because an operator ended, held or moved it: then none is marked, and the
+        node claims all again.
         """
 
     async def settle(
@@ -363,7 +384,7 @@ class QueueStore(Protocol):
     ) -> list[AttemptKey]:
         """Write results in one durable transaction, with the attempts in hand after it; returns the conflicts.
 
-        A recipient whose attempt count differs from that of the settlement, or whose lease has another owner now, is
+        A recipient whose attempt count differs from that of the settlement, or which this lease does not have now, is
         left as it is and gets a ``late`` entry in its history, whose reason has the outcome that did not apply.
         Exception: the late result of an attempt that was settled as in doubt may still end it, under any owner of the
         lease, as long as the recipient is not due again.

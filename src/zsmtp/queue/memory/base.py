@@ -17,6 +17,7 @@ from zsmtp.queue.operators import (
     SiteStatus,
 )
 from zsmtp.queue.settling import NoticeRule
+from zsmtp.queue.slots import ALL, NO_PART, SitePart
 from zsmtp.queue.states import (
     AttemptKey,
     OwedNotice,
@@ -42,7 +43,7 @@ class Shared:
         self.news: dict[str, News] = {}
         self.nodes: dict[str, float] = {}  # since when
         self.draining: set[str] = set()
-        self.statuses: dict[str, SiteStatus] = {}
+        self.statuses: dict[tuple[str, str], SiteStatus] = {}  # by site and node
         self.restarts = 0
         self.seen: dict[str, int] = {}  # by node: the restart after which it has written its marks again
         self.unwritten: dict[AttemptKey, Mark] = {}  # marks that a restart lost, which their nodes have in memory
@@ -72,6 +73,15 @@ class Shared:
         if self.seen.get(holding.node) != self.restarts:
             self.data.lost |= in_hand
         self.unwritten = {attempt: mark for attempt, mark in self.unwritten.items() if mark.lease != holding.number}
+        self.forget_reports(holding.site)
+
+    def forget_reports(self, site: str) -> None:
+        """Delete what nodes reported of a site that only others serve now."""
+        leases = self.leases
+        if leases.free(site) != ALL:
+            gone = [one for one in self.statuses if one[0] == site and leases.of_node(*one) is None]
+            for place in gone:
+                del self.statuses[place]
 
 
 class News:
@@ -119,9 +129,10 @@ class MemoryBase:
         if self._faults[operation]:
             raise self._faults[operation].popleft()
 
-    def _keys(self, lease: Lease) -> set[str]:
+    def _part(self, lease: Lease) -> SitePart:
+        """The keys and slots that a lease has now."""
         holding = self._shared.leases.get(lease.number)
-        return set() if holding is None else holding.keys
+        return NO_PART if holding is None else holding.part
 
     # ----------------------------------------------------------------- results
 

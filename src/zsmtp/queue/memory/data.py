@@ -23,6 +23,7 @@ from zsmtp.queue.operators import (
     Row,
     Rule,
 )
+from zsmtp.queue.slots import ALL, SitePart, has
 from zsmtp.queue.states import (
     ENDS,
     AttemptKey,
@@ -162,9 +163,10 @@ class Data:
         if not self.of_message[one.message]:
             del self.of_message[one.message]
 
-    def of_keys(self, keys: Collection[str]) -> Iterator[QueuedRecipient]:
-        """The recipients of queue keys that are not held."""
-        return (one for key in keys for one in self.by_key.get(key, {}).values() if not one.hold)
+    def of_keys(self, keys: Collection[str], slots: int = ALL) -> Iterator[QueuedRecipient]:
+        """The recipients of queue keys and slots that are not held."""
+        found = (one for key in keys for one in self.by_key.get(key, {}).values() if not one.hold)
+        return found if slots == ALL else (one for one in found if has(slots, one.message))
 
     def heads(self, keys: Collection[str]) -> dict[SubQueue, float]:
         """The due time of the first recipient of each sub-queue."""
@@ -182,11 +184,11 @@ class Data:
                 agenda[one.key] = min(agenda.get(one.key, one.due), one.due)
         return agenda
 
-    def sub_queue(self, wanted: SubQueue, after: Position) -> list[QueuedRecipient]:
-        """The recipients of a sub-queue after a position, in order."""
+    def sub_queue(self, wanted: SubQueue, after: Position, slots: int) -> list[QueuedRecipient]:
+        """The recipients of a sub-queue and of slots after a position, in order."""
         found = [
             ((one.due, one.message, one.number), one)
-            for one in self.of_keys((wanted.key,))
+            for one in self.of_keys((wanted.key,), slots)
             if one.tenant == wanted.tenant and one.rank == wanted.rank
         ]
         return [one for _, one in sorted(one for one in found if one[0] > after)]
@@ -208,19 +210,19 @@ class Data:
         self.marks.pop(attempt, None)
         self.lost.discard(attempt)
 
-    def doubts(self, keys: Collection[str], lease: int) -> tuple[Doubt, ...]:
-        """Attempts of earlier owners of these keys with unknown results."""
+    def doubts(self, part: SitePart, lease: int) -> tuple[Doubt, ...]:
+        """Attempts of earlier owners of these keys and slots with unknown results."""
         marked = {attempt for attempt, mark in self.marks.items() if mark.lease != lease}
         return tuple(
             Doubt(one, self.messages[one.message], machine=attempt not in marked)
             for attempt in sorted(marked | self.lost)
-            if (one := self._open(attempt)) is not None and one.key in keys
+            if (one := self._open(attempt)) is not None and part.has(one.key, one.message)
         )
 
-    def doubted(self, held: Callable[[int], bool]) -> set[str]:
-        """The queue keys with attempts in doubt; ``held`` returns whether a lease still exists."""
-        attempts = self.lost | {attempt for attempt, mark in self.marks.items() if not held(mark.lease)}
-        return {one.key for attempt in attempts if (one := self._open(attempt)) is not None}
+    def doubted(self, owned: Callable[[str, int], bool]) -> set[str]:
+        """The queue keys with attempts in doubt; ``owned`` returns whether a key and a message belong to a lease."""
+        there = (self._open(attempt) for attempt in (*self.lost, *self.marks))
+        return {one.key for one in there if one is not None and not owned(one.key, one.message)}
 
     def _open(self, attempt: AttemptKey) -> QueuedRecipient | None:
         """The recipient of an attempt that may have been made; one set apart had no mark, and got none since."""

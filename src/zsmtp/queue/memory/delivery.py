@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from zsmtp.errors import QueueError
 from zsmtp.queue import settling
-from zsmtp.queue.leases import Holding
+from zsmtp.queue.leases import Holding, check_shed
 from zsmtp.queue.limits import (
     CHUNK,
 )
@@ -16,6 +16,7 @@ from zsmtp.queue.memory.data import Mark
 from zsmtp.queue.operators import (
     SiteStatus,
 )
+from zsmtp.queue.slots import has
 from zsmtp.queue.states import (
     AttemptKey,
     Position,
@@ -68,39 +69,61 @@ class MemoryDelivery(MemoryBase):
         for lapsed in self._shared.leases.lapse(self._monotonic()):
             self._shared.drop(lapsed)
         leases = self._shared.leases
-        orphans = self._data.doubted(lambda number: leases.get(number) is not None)
+        orphans = self._data.doubted(lambda key, message: leases.owner(key, message) is not None)
         sites: dict[str, list[str]] = {}
         for key in [*keys, *sorted(orphans)]:
-            sites.setdefault(self._data.site_of(key), []).append(key)
-        limit = 0 if self._node in self._shared.draining else limit
+            sites.setdefault(leases.site_of(key) or self._data.site_of(key), []).append(key)
+        drains = self._node in self._shared.draining
+        limit = 0 if drains else limit
         taken = []
         for site, requested in sites.items():
-            holding = leases.of_site(site)
+            holding = leases.of_node(site, self._node)
             if holding is not None:
-                if holding.node == self._node and leases.extend(holding, requested):
+                asks_again = not drains and not holding.keys.isdisjoint(requested)
+                grown = asks_again and leases.grow(holding)
+                if leases.extend(holding, requested) or grown:
                     taken.append(self._lease(holding))
-            elif limit > 0 and any(leases.of_key(key) is None for key in requested):
+            elif limit > 0 and leases.free(site):
                 limit -= 1
                 members = [*requested, *(key for key in self._data.agenda() if self._data.site_of(key) == site)]
                 taken.append(self._lease(leases.take(site, members, self._node)))
+                self._shared.forget_reports(site)
         return taken
 
     def _lease(self, holding: Holding) -> Lease:
-        doubts = self._data.doubts(holding.keys, holding.number)
+        doubts = self._data.doubts(holding.part, holding.number)
         self._shared.doubts[holding.number] = {doubt.recipient.next_attempt for doubt in doubts}
-        return Lease(holding.number, holding.site, tuple(sorted(holding.keys)), doubts)
+        return Lease(holding.number, holding.site, tuple(sorted(holding.keys)), doubts, holding.slots)
 
     async def give_back(self, leases: Collection[Lease]) -> None:
         """Give leases back."""
         self._begin("give_back")
         numbers = {lease.number for lease in leases}
-        there = {number for number in numbers if self._shared.leases.get(number) is not None}
-        for mark in (*self._data.marks.values(), *self._shared.unwritten.values()):
-            if mark.lease in there:  # marks of an ended lease belong to its next owner
-                raise QueueError("a lease with marked attempts cannot be given back: settle them first")
+        if any(self._marked(number) for number in numbers):
+            raise QueueError("a lease with marked attempts cannot be given back: settle them first")
         for holding in self._shared.leases.drop(numbers):
             self._data.in_hand.pop(holding.number, None)
             self._shared.drop(holding)
+
+    def _marked(self, lease: int) -> set[AttemptKey]:
+        """The attempts with a mark under a lease; none if it is over: those belong to the next owner."""
+        if self._shared.leases.get(lease) is None:
+            return set()
+        marks = (*self._data.marks.items(), *self._shared.unwritten.items())
+        return {attempt for attempt, mark in marks if mark.lease == lease}
+
+    async def shed(self, lease: Lease, slots: int) -> Lease | None:
+        """Give up some slots of a lease."""
+        self._begin("shed")
+        holding = self._shared.leases.get(lease.number)
+        if holding is None:
+            return None
+        check_shed(holding.slots, slots, self._marked(holding.number))
+        self._data.flush()
+        self._shared.leases.shed(holding, slots)
+        in_hand = self._data.in_hand.get(holding.number, set())
+        self._data.in_hand[holding.number] = {one for one in in_hand if has(holding.slots, one.message)}
+        return self._lease(holding)
 
     async def learn(self, sites: Mapping[str, str]) -> None:
         """Store the site of each queue key."""
@@ -110,7 +133,7 @@ class MemoryDelivery(MemoryBase):
     async def heads(self, leases: Collection[Lease]) -> list[Head]:
         """The sub-queues of the leases with work."""
         self._begin("heads")
-        keys = set().union(*(self._keys(lease) for lease in leases))
+        keys = set().union(*(self._part(lease).keys for lease in leases))
         return [Head(sub_queue, due) for sub_queue, due in self._data.heads(keys).items()]
 
     async def claim(
@@ -118,12 +141,15 @@ class MemoryDelivery(MemoryBase):
     ) -> tuple[list[Claimed], float | None]:
         """Read due recipients; returns them and the due time of the next one."""
         self._begin("claim")
-        if sub_queue.key not in self._keys(lease):
+        keys, slots = self._part(lease)
+        if sub_queue.key not in keys:
             return [], None
         doubts = self._shared.doubts.get(lease.number, set())
         claimed: list[Claimed] = []
         contents: set[int] = set()
-        behind = [one for one in self._data.sub_queue(sub_queue, after) if one.next_attempt not in doubts]
+        behind = [
+            one for one in self._data.sub_queue(sub_queue, after, slots & lease.slots) if one.next_attempt not in doubts
+        ]
         for place, one in enumerate(behind):
             size = self._data.messages[one.message].size
             small = size <= CHUNK
@@ -140,9 +166,10 @@ class MemoryDelivery(MemoryBase):
         """Read recipients in order of their ids, due or not."""
         self._begin("review")
         doubts = self._shared.doubts.get(lease.number, set())
+        keys, slots = self._part(lease)
         found = [
             Claimed(one, self._data.messages[one.message], None)
-            for one in self._data.of_keys(self._keys(lease))
+            for one in self._data.of_keys(keys, slots & lease.slots)
             if (one.message, one.number) > after and one.next_attempt not in doubts
         ]
         return sorted(found, key=lambda claimed: claimed.recipient.next_attempt)[:limit]
@@ -164,10 +191,10 @@ class MemoryDelivery(MemoryBase):
         if not self._shared.leases.may_mark(lease.number, self._monotonic()):
             return False
         self._shared.write_again(self._node)
-        keys = self._keys(lease)
+        part = self._part(lease)
         for message, number, attempt in attempts:
             one = self._data.recipients.get((message, number))
-            if not settling.may_mark(attempt, one, owner=one is not None and one.key in keys):
+            if not settling.may_mark(attempt, one, owner=one is not None and part.has(one.key, message)):
                 return False
         covered = self._data.in_hand.get(lease.number, set())
         for key in attempts:
@@ -179,13 +206,13 @@ class MemoryDelivery(MemoryBase):
     ) -> list[AttemptKey]:
         """Write results, and the list of attempts in hand after them."""
         self._begin("settle")
-        keys = self._keys(lease)
+        part = self._part(lease)
         conflicts = []
         self._data.flush()  # the commit of results makes earlier marks durable
         for settlement in settlements:
             message, number, attempt = settling.attempt_of(settlement)
             one = self._data.recipients.get((message, number))
-            owner = one is not None and one.key in keys
+            owner = one is not None and part.has(one.key, message)
             if settling.applies(settlement, one, owner=owner, now=self._clock()):
                 assert one is not None
                 self._settle(settlement, one)
@@ -194,7 +221,7 @@ class MemoryDelivery(MemoryBase):
                 if (entry := settling.late(settlement)) is not None:
                     self._data.write(entry)
         if self._shared.leases.get(lease.number) is not None:
-            self._data.in_hand[lease.number] = set(in_hand)
+            self._data.in_hand[lease.number] = {one for one in in_hand if has(part.slots, one.message)}
             doubts = self._shared.doubts.get(lease.number, set())
             doubts -= {AttemptKey(*settling.attempt_of(one)) for one in settlements}
         return conflicts
@@ -212,9 +239,14 @@ class MemoryDelivery(MemoryBase):
             pass
         self._shared.news[self._node] = News()
         drain = self._node in self._shared.draining
-        return Arrivals(news.keys, frozenset(news.poked), news.rules, drain=drain)
+        return Arrivals(news.keys, frozenset(news.poked), news.rules, drain=drain, nodes=self._nodes())
+
+    def _nodes(self) -> int:
+        """The number of nodes that take leases."""
+        lives, now = self._shared.leases.lives, self._monotonic()
+        return max(sum(lives(node, now) for node in self._shared.news.keys() - self._shared.draining), 1)
 
     async def report(self, statuses: Sequence[SiteStatus]) -> None:
         """Store the status of sites."""
         self._begin("report")
-        self._shared.statuses |= {status.site: status for status in statuses}
+        self._shared.statuses |= {(status.site, status.node): status for status in statuses}

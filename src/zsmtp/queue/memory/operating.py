@@ -173,7 +173,7 @@ class MemoryOperating(MemoryBase):
         """The reported status of sites."""
         self._begin("sites")
         statuses = self._shared.statuses
-        return [statuses[site] for site in sorted(statuses) if site in names or not names]
+        return [statuses[place] for place in sorted(statuses) if place[0] in names or not names]
 
     async def nodes(self) -> list[NodeStatus]:
         """The nodes, alive or not."""

@@ -88,6 +88,7 @@ def questions(shard: int) -> Iterator[Question]:
         yield partial(_ids, sql=sql, sentence=sentence, shard=shard)
     yield _counters
     yield _marks
+    yield _slots
 
 
 def _ids(db: Connection, *, sql: str, sentence: str, shard: int) -> list[str]:
@@ -127,3 +128,11 @@ def _marks(db: Connection) -> list[str]:
     return findings + [
         f"mark {mark} of lease {lease} is of attempts that are all settled" for lease, mark in rows.fetchall()
     ]
+
+
+def _slots(db: Connection) -> list[str]:
+    rows = db.execute(
+        "SELECT site FROM zsmtp_lease GROUP BY site HAVING sum(slots) <> bit_or(slots) "
+        f"ORDER BY site LIMIT {_MOST}".encode()
+    )
+    return [f"leases of {site} have the same slots" for (site,) in rows.fetchall()]

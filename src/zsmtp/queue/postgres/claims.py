@@ -15,7 +15,18 @@ from zsmtp.queue.postgres import bodies
 from zsmtp.queue.postgres.bodies import BodyFile
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.postgres.transaction import in_columns
-from zsmtp.queue.sql import MESSAGE, OWED, RECIPIENT, columns, message_from, owed_from, recipient_from, within
+from zsmtp.queue.slots import SitePart, of_slots
+from zsmtp.queue.sql import (
+    MESSAGE,
+    OWED,
+    RECIPIENT,
+    ClaimBounds,
+    columns,
+    message_from,
+    owed_from,
+    recipient_from,
+    within,
+)
 from zsmtp.queue.states import (
     AttemptKey,
     OwedNotice,
@@ -70,7 +81,7 @@ _CLAIM = f"""
 SELECT {columns(RECIPIENT, "r")}, {columns(MESSAGE, "m")}
 FROM (SELECT * FROM zsmtp_recipient
     WHERE hold = 0 AND key = %s AND tenant = %s AND rank = %s AND (due, message, number) > (%s, %s, %s) AND due <= %s
-    ORDER BY key, tenant, rank, due, message, number LIMIT %s) r
+    {{}} ORDER BY key, tenant, rank, due, message, number LIMIT %s) r
 JOIN zsmtp_message m ON m.id = r.message
 ORDER BY r.due, r.message, r.number
 """
@@ -78,13 +89,13 @@ ORDER BY r.due, r.message, r.number
 _NEXT = """
 SELECT due, message, number FROM zsmtp_recipient
 WHERE hold = 0 AND key = %s AND tenant = %s AND rank = %s AND (due, message, number) > (%s, %s, %s)
-ORDER BY key, tenant, rank, due, message, number LIMIT 1
+{} ORDER BY key, tenant, rank, due, message, number LIMIT 1
 """
 
 _REVIEW = f"""
 SELECT {columns(RECIPIENT, "r")}, {columns(MESSAGE, "m")}
 FROM (SELECT * FROM zsmtp_recipient WHERE hold = 0 AND key = ANY(%s::text[]) AND (message, number) > (%s, %s)
-    ORDER BY message, number LIMIT %s) r
+    {{}} ORDER BY message, number LIMIT %s) r
 JOIN zsmtp_message m ON m.id = r.message
 ORDER BY r.message, r.number
 """
@@ -111,22 +122,20 @@ def agenda(db: Connection, keys: Collection[str]) -> dict[str, float]:
     return found
 
 
+def _of(statement: str, slots: int) -> bytes:
+    """A statement for the recipients of slots."""
+    return statement.format(of_slots("message", slots)).encode()
+
+
 def claim(
-    db: Connection,
-    sub_queue: SubQueue,
-    after: Position,
-    now: float,
-    *,
-    limit: int,
-    octets: int,
-    doubts: Collection[AttemptKey],
+    db: Connection, sub_queue: SubQueue, after: Position, now: float, bounds: ClaimBounds
 ) -> tuple[list[Claimed], float | None]:
     """Due recipients, with their messages and small contents; and the due time of the next one after them."""
     position = (milliseconds(after.due), after.message, after.number)
-    rows = _due(db, sub_queue, position, milliseconds(now), limit, doubts)
-    messages, small, count = within(rows, octets)
+    rows = _due(db, sub_queue, position, milliseconds(now), bounds)
+    messages, small, count = within(rows, bounds.octets)
     contents = _contents(db, small)
-    next_due = _next_due(db, sub_queue, _place(rows[count - 1]) if count else position, doubts)
+    next_due = _next_due(db, sub_queue, _place(rows[count - 1]) if count else position, bounds)
     claimed = []
     for row in rows[:count]:
         message = messages[row[0]]
@@ -143,18 +152,12 @@ def _place(row: tuple[Any, ...]) -> _Place:
     return row[_DUE], row[0], row[1]
 
 
-def _due(
-    db: Connection,
-    sub_queue: SubQueue,
-    after: _Place,
-    now: int,
-    limit: int,
-    doubts: Collection[AttemptKey],
-) -> list[tuple[Any, ...]]:
+def _due(db: Connection, sub_queue: SubQueue, after: _Place, now: int, bounds: ClaimBounds) -> list[tuple[Any, ...]]:
     """The rows after a place that are due and not in doubt."""
     found: list[tuple[Any, ...]] = []
-    while (missing := limit - len(found)) > 0:
-        rows = db.execute(_CLAIM, (*sub_queue, *after, now, missing)).fetchall()
+    statement, doubts = _of(_CLAIM, bounds.slots), bounds.doubts
+    while (missing := bounds.limit - len(found)) > 0:
+        rows = db.execute(statement, (*sub_queue, *after, now, missing)).fetchall()
         found += [row for row in rows if (row[0], row[1], row[_ATTEMPTS] + 1) not in doubts] if doubts else rows
         if len(rows) < missing:
             break
@@ -162,10 +165,11 @@ def _due(
     return found
 
 
-def _next_due(db: Connection, sub_queue: SubQueue, after: _Place, doubts: Collection[AttemptKey]) -> float | None:
+def _next_due(db: Connection, sub_queue: SubQueue, after: _Place, bounds: ClaimBounds) -> float | None:
     """The due time of the next one after a place that is not in doubt."""
-    in_doubt = {attempt[:2] for attempt in doubts}
-    while (row := db.execute(_NEXT, (*sub_queue, *after)).fetchone()) is not None:
+    in_doubt = {attempt[:2] for attempt in bounds.doubts}
+    statement = _of(_NEXT, bounds.slots)
+    while (row := db.execute(statement, (*sub_queue, *after)).fetchone()) is not None:
         if tuple(row[1:]) not in in_doubt:
             return seconds(row[0])
         after = row
@@ -181,16 +185,16 @@ def _contents(db: Connection, messages: list[int]) -> dict[int, bytes]:
 
 def review(
     db: Connection,
-    keys: Collection[str],
+    part: SitePart,
     after: tuple[int, int],
     *,
     limit: int,
     doubts: Collection[AttemptKey],
 ) -> list[Claimed]:
-    """Recipients of queue keys in order of their ids, with their messages."""
+    """Recipients of queue keys and slots in order of their ids, with their messages."""
     claimed: list[Claimed] = []
     while len(claimed) < limit:
-        rows = db.execute(_REVIEW, (list(keys), *after, limit)).fetchall()
+        rows = db.execute(_of(_REVIEW, part.slots), (list(part.keys), *after, limit)).fetchall()
         found = [Claimed(recipient_from(row), message_from(row[len(RECIPIENT) :]), None) for row in rows]
         claimed += [one for one in found if one.recipient.next_attempt not in doubts]
         if len(rows) < limit:

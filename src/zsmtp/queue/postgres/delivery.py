@@ -1,8 +1,8 @@
 """Leases, claims, marks and results, on the event loop.
 
-:class:`PostgresDelivery` has the delivery operations of a store that has joined as a node. The keys of a lease are also
-in memory: only its owner adds to them. Whether this node still owns the lease is read from the database, in the
-transaction that writes.
+:class:`PostgresDelivery` has the delivery operations of a store that has joined as a node. The keys and slots of a
+lease are also in memory, because only its owner adds to them. Whether this node still owns the lease, and with which
+slots, is read from the database, in the transaction that writes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from zsmtp.queue.postgres.connect import Database
 from zsmtp.queue.postgres.leases import Joining, Taking
 from zsmtp.queue.postgres.news import read_news
 from zsmtp.queue.postgres.pulse import NewsListener, Pulse, PulseAnswer
-from zsmtp.queue.postgres.results import MarkRequest, PostgresResults, SettleRequest
+from zsmtp.queue.postgres.results import GiveUpRequest, MarkRequest, PostgresResults, SettleRequest
 from zsmtp.queue.postgres.threads import PostgresJob, PostgresReader, PostgresWriter
 from zsmtp.queue.postgres.transaction import WriteTransaction
 from zsmtp.queue.settling import attempt_of
+from zsmtp.queue.slots import NO_PART, SitePart
+from zsmtp.queue.sql import ClaimBounds
 from zsmtp.queue.states import AttemptKey, Position, SubQueue
 from zsmtp.queue.store import Arrivals, Claimed, Doubt, Head, Lease, Settlement
 
@@ -62,18 +64,21 @@ class PostgresDelivery:
         self._leave = PostgresJob("giving leases back", leases.leave)
         self._take = PostgresJob("taking leases", leases.take)
         self._give_back = PostgresJob("giving leases back", self._results.give_back)
+        self._shed = PostgresJob("giving slots up", self._results.shed)
         self._mark = PostgresJob("writing marks", self._results.mark, durable=self._results.must_wait, reads_first=True)
         self._repeat = PostgresJob("writing marks again", self._results.repeat_marks)
         self._settle = PostgresJob("writing results", self._results.settle, reads_first=True)
         self.learning = PostgresJob("learning sites", _learn, durable=lambda sites: False)
         self._report = PostgresJob("keeping the status of sites", self._results.report, durable=lambda report: False)
-        self._keys: dict[int, set[str]] = {}  # by lease
+        self._parts: dict[int, SitePart] = {}  # by lease
+        self._lease_of: dict[str, int] = {}  # by queue key, as far as this node knows
         self._unsettled: dict[int, dict[AttemptKey, Doubt]] = {}  # by lease
         self._turned = monotonic()
         self._name = ""
         self._snapshot = ""
         self._asked_for: dict[str, float] = {}  # keys requested without success, since when
         self._surplus = 0
+        self._nodes = 1
         self._unsure = False  # whether there may be leases that this node does not know of
         self._there = asyncio.Event()
         self._woken = False
@@ -132,6 +137,7 @@ class PostgresDelivery:
             self.draining = True
             self.wake()
         self._surplus = answer.surplus
+        self._nodes = answer.sharing
         if not answer.same_server and self._repeating is None and self.joined:
             self._repeating = self._loop.create_task(self._repeat_marks())
 
@@ -162,7 +168,8 @@ class PostgresDelivery:
         self._pulse.beat_for(0)
         if self._listener is not None:
             self._listener.end()
-        self._keys.clear()
+        self._parts.clear()
+        self._lease_of.clear()
         self._unsettled.clear()
         with suppress(QueueError):  # otherwise others detect it by the missing heartbeat
             await self._writer.do(self._leave, node)
@@ -202,19 +209,37 @@ class PostgresDelivery:
         """Lease sites without owner."""
         self._expect_node()
         now = time.monotonic()
+        growing = {key: self._lease_of[key] for key in keys if key in self._lease_of}
         waited = [key for key in keys if self._asked_for.get(key, now) <= now - PATIENCE]
-        known = list(self._keys) if self._unsure else None
+        known = list(self._parts) if self._unsure else None
         self._unsure = True
-        taken = await self._takes.do(self._take, Taking(self._results.node, list(keys), limit, not waited, known))
+        request = Taking(self._results.node, list(keys), limit, not waited, growing, known)
+        taken = [lease for lease in await self._takes.do(self._take, request) if self._is_news(lease)]
         self._unsure = False
+        for lease in taken:
+            self._remember(lease)
         there = {key for lease in taken for key in lease.keys}
         self._asked_for = {
             key: at for key, at in self._asked_for.items() if key not in there and at > now - 10 * PATIENCE
-        } | {key: self._asked_for.get(key, now) for key in keys if key not in there}
-        for lease in taken:
-            self._keys[lease.number] = set(lease.keys)
-            self._unsettled[lease.number] = {doubt.recipient.next_attempt: doubt for doubt in lease.doubts}
+        } | {key: self._asked_for.get(key, now) for key in keys if key not in there and key not in growing}
         return taken
+
+    def _is_news(self, lease: Lease) -> bool:
+        """Whether a lease has other keys or slots than this node knows of."""
+        return self._parts.get(lease.number) != SitePart(frozenset(lease.keys), lease.slots)
+
+    def _remember(self, lease: Lease) -> None:
+        for number in {self._lease_of.get(key, lease.number) for key in lease.keys} - {lease.number}:
+            self._forget(number)  # it is over, or its keys would have stayed with it
+        self._parts[lease.number] = SitePart(frozenset(lease.keys), lease.slots)
+        self._lease_of |= dict.fromkeys(lease.keys, lease.number)
+        self._unsettled[lease.number] = {doubt.recipient.next_attempt: doubt for doubt in lease.doubts}
+
+    def _forget(self, number: int) -> None:
+        for key in self._parts.pop(number, NO_PART).keys:
+            if self._lease_of.get(key) == number:
+                del self._lease_of[key]
+        self._unsettled.pop(number, None)
 
     async def give_back(self, given: Collection[Lease]) -> None:
         """Give leases back."""
@@ -222,17 +247,25 @@ class PostgresDelivery:
         numbers = [lease.number for lease in given]
         await self._writer.do(self._give_back, numbers)
         for number in numbers:
-            self._keys.pop(number, None)
-            self._unsettled.pop(number, None)
+            self._forget(number)
+
+    async def shed(self, lease: Lease, slots: int) -> Lease | None:
+        """Give up some slots of a lease."""
+        self._expect_node()
+        left = await self._writer.do(self._shed, GiveUpRequest(lease.number, slots))
+        if left is not None:
+            self._remember(left)
+        return left
 
     # ----------------------------------------------------------------- claims
 
-    def _keys_of(self, lease: Lease) -> set[str]:
-        return self._keys.get(lease.number, set())
+    def _part(self, lease: Lease) -> SitePart:
+        """The keys and slots that a lease has, as far as this node knows."""
+        return self._parts.get(lease.number, NO_PART)
 
     async def heads(self, given: Collection[Lease]) -> list[Head]:
         """The sub-queues of the leases with work."""
-        keys = sorted({key for lease in given for key in self._keys_of(lease)})
+        keys = sorted({key for lease in given for key in self._part(lease).keys})
         found: list[Head] = []
         for start in range(0, len(keys), _KEYS):
             part = keys[start : start + _KEYS]
@@ -243,29 +276,29 @@ class PostgresDelivery:
         self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
     ) -> tuple[list[Claimed], float | None]:
         """Read due recipients; returns them and the due time of the next one."""
-        if sub_queue.key not in self._keys_of(lease):
+        keys, slots = self._part(lease)
+        if sub_queue.key not in keys:
             return [], None
         doubts = frozenset(self._unsettled.get(lease.number, ()))
-        return await self._reader.read(
-            "claiming",
-            lambda db: claims.claim(db, sub_queue, after, now, limit=limit, octets=octets, doubts=doubts),
-        )
+        bounds = ClaimBounds(limit, octets, slots & lease.slots, doubts)
+        return await self._reader.read("claiming", lambda db: claims.claim(db, sub_queue, after, now, bounds))
 
     async def review(self, lease: Lease, after: tuple[int, int], *, limit: int) -> list[Claimed]:
         """Read recipients in order of their ids, due or not."""
-        keys = sorted(self._keys_of(lease))
+        keys, slots = self._part(lease)
+        part = SitePart(sorted(keys), slots & lease.slots)
         doubts = frozenset(self._unsettled.get(lease.number, ()))
         return await self._reader.read(
-            "looking through a site", partial(claims.review, keys=keys, after=after, limit=limit, doubts=doubts)
+            "looking through a site", partial(claims.review, part=part, after=after, limit=limit, doubts=doubts)
         )
 
     # ------------------------------------------------------ marks and results
 
     async def mark(self, lease: Lease, attempts: Sequence[AttemptKey]) -> bool:
         """Commit that these attempts may complete."""
-        if VALID - self.age() < MARGIN or lease.number not in self._keys:
+        if VALID - self.age() < MARGIN or lease.number not in self._parts:
             return False
-        return await self._writer.do(self._mark, MarkRequest(lease.number, self._keys_of(lease), attempts, self.age))
+        return await self._writer.do(self._mark, MarkRequest(lease.number, self._part(lease).keys, attempts, self.age))
 
     async def settle(
         self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
@@ -273,7 +306,7 @@ class PostgresDelivery:
         """Write results, and the list of attempts in hand after them."""
         unsettled = self._unsettled.get(lease.number, {})
         request = SettleRequest(
-            lease.number, self._keys_of(lease), settlements, frozenset(in_hand), frozenset(unsettled)
+            lease.number, self._part(lease).keys, settlements, frozenset(in_hand), frozenset(unsettled)
         )
         conflicts = await self._writer.do(self._settle, request)
         for settlement in settlements:
@@ -294,7 +327,8 @@ class PostgresDelivery:
             if found.keys or found.poked or found.rules or woken or time.monotonic() >= end:
                 keys = {key: at / 1000 for key, at in found.keys.items()}
                 surplus, self._surplus = self._surplus, 0
-                return Arrivals(keys, frozenset(found.poked), found.rules, drain=self.draining, surplus=surplus)
+                poked, nodes = frozenset(found.poked), self._nodes
+                return Arrivals(keys, poked, found.rules, drain=self.draining, surplus=surplus, nodes=nodes)
 
     async def _wait(self, timeout: float) -> None:
         """Wait for a notification of changes."""

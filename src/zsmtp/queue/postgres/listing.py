@@ -256,9 +256,18 @@ def message(db: Connection, number: int) -> QueuedMessage | None:
 
 
 def sites(db: Connection, names: Collection[str]) -> list[SiteStatus]:
-    """The reported status of the named sites, or of all."""
-    where = "WHERE site = ANY(?::text[])" if names else "WHERE ?::text[] = '{}'"
-    rows = ask(db, f"SELECT status FROM zsmtp_site_status {where} ORDER BY site", (list(names),))
+    """The reported status of the named sites, or of all, by each of their nodes.
+
+    Nodes of an earlier release report in another table, one for each site.
+    """
+    rows = ask(
+        db,
+        "SELECT status FROM (SELECT site, node, status FROM zsmtp_part_status UNION ALL "
+        "SELECT site, 0, status FROM zsmtp_site_status s "
+        "WHERE NOT EXISTS (SELECT 1 FROM zsmtp_part_status p WHERE p.site = s.site)) AS s "
+        "WHERE site = ANY(?::text[]) OR ?::text[] = '{}' ORDER BY site, node",
+        (list(names), list(names)),
+    )
     return [status_from(text) for (text,) in rows]
 
 

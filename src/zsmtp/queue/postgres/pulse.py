@@ -44,6 +44,13 @@ class PulseAnswer(NamedTuple):
     """The leases of all nodes."""
     nodes: int
     """The nodes that take leases."""
+    all_serve_parts: bool
+    """Whether all live nodes know parts of sites."""
+
+    @property
+    def sharing(self) -> int:
+        """How many nodes share the sites; 1 if one of them serves whole sites only."""
+        return max(self.nodes, 1) if self.all_serve_parts else 1
 
     @property
     def surplus(self) -> int:
@@ -133,7 +140,7 @@ class Pulse(threading.Thread):
         row = db.execute(
             f"{RENEW} RETURNING draining, incarnation = zsmtp_incarnation(), "
             "(SELECT count(*) FROM zsmtp_lease l WHERE l.node = zsmtp_node.id), (SELECT count(*) FROM zsmtp_lease), "
-            f"({leases.NODES})".encode(),
+            f"({leases.NODES}), {leases.SERVE_PARTS}".encode(),
             (VALID - age, self._node),
         ).fetchone()
         self._answered(None if row is None else PulseAnswer(*row))

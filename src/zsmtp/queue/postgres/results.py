@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from zsmtp.errors import QueueError
 from zsmtp.queue import settling
 from zsmtp.queue.changes import DEFERRED, Changes, Current, Place, SettledAttempt
-from zsmtp.queue.leases import MARGIN, VALID
+from zsmtp.queue.leases import MARGIN, VALID, check_shed
 from zsmtp.queue.limits import BY_COMMAND, CHUNK
 from zsmtp.queue.operators import SiteStatus
 from zsmtp.queue.postgres import leases
@@ -20,9 +20,10 @@ from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.postgres.leases import LockedLeases
 from zsmtp.queue.postgres.marks import Marks
 from zsmtp.queue.postgres.transaction import WriteTransaction, in_columns, insert
+from zsmtp.queue.slots import SitePart, has
 from zsmtp.queue.sql import ARRIVING, HISTORY, OWED, columns, owed_values, status_text
 from zsmtp.queue.states import AttemptKey, milliseconds
-from zsmtp.queue.store import Settlement
+from zsmtp.queue.store import Lease, Settlement
 
 _DEFERRED_TYPES = ("text", "bigint", "integer", "bigint", "boolean", "boolean", "text", "text", "bigint", "integer")
 
@@ -46,6 +47,13 @@ class SettleRequest(NamedTuple):
     doubts: Collection[AttemptKey]
 
 
+class GiveUpRequest(NamedTuple):
+    """A request to give up slots of a lease."""
+
+    lease: int
+    slots: int
+
+
 class PostgresResults:
     """Marks and results of one node."""
 
@@ -66,7 +74,7 @@ class PostgresResults:
         if not locked.owned or not self._is_good(transaction, locked, min(one.age() for one in requests)):
             return [False] * len(requests)
         there = found(locked.recipients)
-        return [one.lease in locked.owned and self._mark(transaction, one, there) for one in requests]
+        return [self._mark(transaction, one, locked.owned.get(one.lease, 0), there) for one in requests]
 
     def _is_good(self, transaction: WriteTransaction, locked: LockedLeases, age: float) -> bool:
         """Whether this node's leases are valid for long enough, by the clock of the database; called after the lock.
@@ -98,8 +106,11 @@ class PostgresResults:
         self.write_again(transaction)
         return requests
 
-    def _mark(self, transaction: WriteTransaction, request: MarkRequest, there: dict[Place, Current | None]) -> bool:
-        if VALID - request.age() < MARGIN or not _may_mark(there, request.attempts, request.keys):
+    def _mark(
+        self, transaction: WriteTransaction, request: MarkRequest, slots: int, there: dict[Place, Current | None]
+    ) -> bool:
+        part = SitePart(request.keys, slots)
+        if VALID - request.age() < MARGIN or not _may_mark(there, request.attempts, part):
             return False
         self.marks.add(transaction, request.lease, request.attempts)
         return True
@@ -118,8 +129,8 @@ class PostgresResults:
         over: list[SettledAttempt] = []
         conflicts = []
         for request in requests:
-            keys = request.keys if request.lease in owned else ()
-            some, ended = changes.apply(request.settlements, keys, transaction.time)
+            part = SitePart(request.keys, owned.get(request.lease, 0))
+            some, ended = changes.apply(request.settlements, part, transaction.time)
             conflicts.append(some)
             over += ended
         write(transaction, changes)
@@ -129,8 +140,10 @@ class PostgresResults:
             _forget_doubts(transaction, doubtful)
         for request in requests:
             if request.lease in owned:
-                self.marks.hold(transaction, request.lease, frozenset(request.in_hand))
-        if lost := {request.lease for request in requests} - owned:
+                slots = owned[request.lease]
+                in_hand = frozenset(attempt for attempt in request.in_hand if has(slots, attempt.message))
+                self.marks.hold(transaction, request.lease, in_hand)
+        if lost := {request.lease for request in requests} - owned.keys():
             self.marks.forget(transaction, lost)
         return conflicts
 
@@ -140,7 +153,7 @@ class PostgresResults:
         """End leases without marks; returns those that this node had."""
         answers: list[list[int] | Exception] = []
         for numbers in requests:
-            owned = leases.lock(transaction, numbers, self.node).owned
+            owned = leases.lock(transaction, numbers, self.node).owned.keys()
             if any(self.marks.of_lease(number) for number in owned):
                 answers.append(QueueError("a lease with marked attempts cannot be given back: settle them first"))
                 continue
@@ -154,16 +167,36 @@ class PostgresResults:
             answers.append(sorted(owned))
         return answers
 
+    def shed(self, transaction: WriteTransaction, requests: list[GiveUpRequest]) -> list[Lease | Exception | None]:
+        """Give up slots of leases; returns each lease as it is then, None if this node has it no more."""
+        return [self._give_up(transaction, request) for request in requests]
+
+    def _give_up(self, transaction: WriteTransaction, request: GiveUpRequest) -> Lease | Exception | None:
+        lease, slots = request
+        owned = leases.lock(transaction, [lease], self.node).owned
+        if lease not in owned:
+            return None
+        try:
+            check_shed(owned[lease], slots, self.marks.of_lease(lease))
+        except QueueError as error:
+            return error
+        transaction.db.execute("UPDATE zsmtp_lease SET slots = slots & ~%s WHERE number = %s", (slots, lease))
+        left = frozenset(attempt for attempt in self.marks.in_hand(lease) if not has(slots, attempt.message))
+        self.marks.hold(transaction, lease, left)
+        (found,) = leases.read_leases(transaction.db, [lease])
+        return found
+
     # ----------------------------------------------------------------- status
 
     def report(self, transaction: WriteTransaction, reports: list[Sequence[SiteStatus]]) -> list[None]:
         """Store the status of sites."""
         latest = {one.site: one for statuses in reports for one in statuses}
         transaction.db.execute(
-            "INSERT INTO zsmtp_site_status (site, updated, status) "
-            "SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[]) "
-            "ON CONFLICT (site) DO UPDATE SET updated = excluded.updated, status = excluded.status",
+            "INSERT INTO zsmtp_part_status (node, site, updated, status) "
+            "SELECT %s, * FROM unnest(%s::text[], %s::bigint[], %s::text[]) "
+            "ON CONFLICT (site, node) DO UPDATE SET updated = excluded.updated, status = excluded.status",
             (
+                self.node,
                 sorted(latest),
                 [milliseconds(latest[site].updated) for site in sorted(latest)],
                 [status_text(latest[site]) for site in sorted(latest)],
@@ -178,15 +211,17 @@ RENEW = (
 """Extend a node's leases to a number of seconds from now."""
 
 
-def _foreign(requests: list[SettleRequest], there: dict[Place, Current | None], owned: set[int]) -> set[str]:
+def _foreign(requests: list[SettleRequest], there: dict[Place, Current | None], owned: dict[int, int]) -> set[str]:
     """The queue keys of recipients of other nodes that a late result may still end."""
     found = set()
     for request in requests:
-        keys = request.keys if request.lease in owned else ()
+        part = SitePart(request.keys, owned.get(request.lease, 0))
         for settlement in request.settlements:
             attempt = settling.attempt_of(settlement)
             one = there.get(attempt[:2])
-            if one is not None and one.key not in keys and one.doubtful and one.attempts == attempt.attempt:
+            if one is None or part.has(one.key, attempt.message):
+                continue
+            if one.doubtful and one.attempts == attempt.attempt:
                 found.add(one.key)
     return found
 
@@ -208,11 +243,12 @@ def found(rows: Iterable[Sequence[Any]]) -> dict[Place, Current | None]:
     }
 
 
-def _may_mark(there: dict[Place, Current | None], attempts: Collection[AttemptKey], keys: Collection[str]) -> bool:
+def _may_mark(there: dict[Place, Current | None], attempts: Collection[AttemptKey], part: SitePart) -> bool:
     """Whether all attempts may be marked (``settling.may_mark``)."""
     recipients = [(attempt, there.get(attempt[:2])) for attempt in attempts]
     return all(
-        settling.may_mark(key.attempt, one, owner=one is not None and one.key in keys) for key, one in recipients
+        settling.may_mark(key.attempt, one, owner=one is not None and part.has(one.key, key.message))
+        for key, one in recipients
     )
 
 

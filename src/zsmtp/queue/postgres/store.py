@@ -290,6 +290,10 @@ class PostgresStore:
         """Give leases back."""
         await self._delivery.give_back(leases)
 
+    async def shed(self, lease: Lease, slots: int) -> Lease | None:
+        """Give up some slots of a lease."""
+        return await self._delivery.shed(lease, slots)
+
     async def learn(self, sites: Mapping[str, str]) -> None:
         """Store the site of each queue key."""
         if sites:

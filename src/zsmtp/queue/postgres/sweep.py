@@ -220,10 +220,14 @@ def orphans(transaction: WriteTransaction, pieces: list[PieceOfSweep]) -> list[i
         "AND NOT EXISTS (SELECT 1 FROM zsmtp_lease l WHERE l.node = n.id)",
         (_NODES_KEPT,),
     ).rowcount
-    done += db.execute(
-        "DELETE FROM zsmtp_site_status s WHERE s.updated < %s "
-        "AND NOT EXISTS (SELECT 1 FROM zsmtp_lease l WHERE l.site = s.site)",
-        (milliseconds(pieces[0].now - _NODES_KEPT),),
+    for table in ("zsmtp_part_status", "zsmtp_site_status"):
+        done += db.execute(
+            f"DELETE FROM {table} s WHERE s.updated < %s "
+            "AND NOT EXISTS (SELECT 1 FROM zsmtp_lease l WHERE l.site = s.site)".encode(),
+            (milliseconds(pieces[0].now - _NODES_KEPT),),
+        ).rowcount
+    done += db.execute(  # those that the last of several leases of a site leaves
+        "DELETE FROM zsmtp_lease_key k WHERE NOT EXISTS (SELECT 1 FROM zsmtp_lease l WHERE l.site = k.site)"
     ).rowcount
     return _first(done, pieces)
 

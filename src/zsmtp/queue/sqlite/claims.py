@@ -16,7 +16,8 @@ from zsmtp.queue.limits import (
     CHUNK,
     NOTICE_RECIPIENTS,
 )
-from zsmtp.queue.sql import MESSAGE, RECIPIENT, columns, message_from, recipient_from, within
+from zsmtp.queue.slots import SitePart, of_slots
+from zsmtp.queue.sql import MESSAGE, RECIPIENT, ClaimBounds, columns, message_from, recipient_from, within
 from zsmtp.queue.sqlite.connect import snapshot
 from zsmtp.queue.sqlite.intake import owed_of
 from zsmtp.queue.sqlite.transaction import SIZES, in_parts, listed
@@ -73,20 +74,20 @@ _CLAIM = f"""
 SELECT {columns(RECIPIENT, "r")}, {columns(MESSAGE, "m")}
 FROM zsmtp_recipient r INDEXED BY zsmtp_work CROSS JOIN zsmtp_message m ON m.id = r.message
 WHERE r.hold = 0 AND r.key = ? AND r.tenant = ? AND r.rank = ?
-    AND (r.due, r.message, r.number) > (?, ?, ?) AND r.due <= ?
+    AND (r.due, r.message, r.number) > (?, ?, ?) AND r.due <= ? {{}}
 ORDER BY r.due, r.message, r.number LIMIT ?
 """
 
 _NEXT = """
-SELECT due, message, number FROM zsmtp_recipient
-WHERE hold = 0 AND key = ? AND tenant = ? AND rank = ? AND (due, message, number) > (?, ?, ?)
+SELECT due, message, number FROM zsmtp_recipient r
+WHERE hold = 0 AND key = ? AND tenant = ? AND rank = ? AND (due, message, number) > (?, ?, ?) {}
 ORDER BY due, message, number LIMIT 1
 """
 
 _REVIEW = f"""
 SELECT {columns(RECIPIENT, "r")}, {columns(MESSAGE, "m")}
 FROM zsmtp_recipient r {{}} CROSS JOIN zsmtp_message m ON m.id = r.message
-WHERE r.hold = 0 AND r.key IN (SELECT value FROM json_each(?)) AND (r.message, r.number) > (?, ?)
+WHERE r.hold = 0 AND r.key IN (SELECT value FROM json_each(?)) AND (r.message, r.number) > (?, ?) {{}}
 ORDER BY r.message, r.number LIMIT ?
 """
 
@@ -130,22 +131,15 @@ def keys_of(connection: sqlite3.Connection, sites: Collection[str]) -> list[tupl
 
 
 def claim(
-    connection: sqlite3.Connection,
-    sub_queue: SubQueue,
-    after: Position,
-    now: float,
-    *,
-    limit: int,
-    octets: int,
-    doubts: Collection[AttemptKey],
+    connection: sqlite3.Connection, sub_queue: SubQueue, after: Position, now: float, bounds: ClaimBounds
 ) -> tuple[list[Claimed], float | None]:
     """Due recipients, with their messages and small contents; and the due time of the next one after them."""
     position = (milliseconds(after.due), after.message, after.number)
     with snapshot(connection):
-        rows = _due(connection, sub_queue, position, milliseconds(now), limit, doubts)
-        messages, small, count = within(rows, octets)
+        rows = _due(connection, sub_queue, position, milliseconds(now), bounds)
+        messages, small, count = within(rows, bounds.octets)
         contents = _contents(connection, small)
-        next_due = _next_due(connection, sub_queue, _place(rows[count - 1]) if count else position, doubts)
+        next_due = _next_due(connection, sub_queue, _place(rows[count - 1]) if count else position, bounds)
     claimed = [Claimed(recipient_from(row), messages[row[0]], contents.get(row[0])) for row in rows[:count]]
     return claimed, next_due
 
@@ -158,17 +152,13 @@ def _place(row: tuple[Any, ...]) -> _Place:
 
 
 def _due(
-    connection: sqlite3.Connection,
-    sub_queue: SubQueue,
-    after: _Place,
-    now: int,
-    limit: int,
-    doubts: Collection[AttemptKey],
+    connection: sqlite3.Connection, sub_queue: SubQueue, after: _Place, now: int, bounds: ClaimBounds
 ) -> list[tuple[Any, ...]]:
     """The rows after a place that are due and not in doubt."""
     found: list[tuple[Any, ...]] = []
-    while (missing := limit - len(found)) > 0:
-        rows = connection.execute(_CLAIM, (*sub_queue, *after, now, missing)).fetchall()
+    part, doubts = of_slots("r.message", bounds.slots), bounds.doubts
+    while (missing := bounds.limit - len(found)) > 0:
+        rows = connection.execute(_CLAIM.format(part), (*sub_queue, *after, now, missing)).fetchall()
         found += [row for row in rows if (row[0], row[1], row[_ATTEMPTS] + 1) not in doubts] if doubts else rows
         if len(rows) < missing:
             break
@@ -176,12 +166,11 @@ def _due(
     return found
 
 
-def _next_due(
-    connection: sqlite3.Connection, sub_queue: SubQueue, after: _Place, doubts: Collection[AttemptKey]
-) -> float | None:
+def _next_due(connection: sqlite3.Connection, sub_queue: SubQueue, after: _Place, bounds: ClaimBounds) -> float | None:
     """The due time of the next one after a place that is not in doubt."""
-    in_doubt = {attempt[:2] for attempt in doubts}
-    while (row := connection.execute(_NEXT, (*sub_queue, *after)).fetchone()) is not None:
+    in_doubt = {attempt[:2] for attempt in bounds.doubts}
+    part = of_slots("r.message", bounds.slots)
+    while (row := connection.execute(_NEXT.format(part), (*sub_queue, *after)).fetchone()) is not None:
         if row[1:] not in in_doubt:
             return seconds(row[0])
         after = row
@@ -200,18 +189,18 @@ def _contents(connection: sqlite3.Connection, messages: list[int]) -> dict[int, 
 
 def review(
     connection: sqlite3.Connection,
-    keys: Collection[str],
+    part: SitePart,
     after: tuple[int, int],
     *,
     limit: int,
     doubts: Collection[AttemptKey],
 ) -> list[Claimed]:
-    """Recipients of queue keys in order of their ids, with their messages.
+    """Recipients of queue keys and slots in order of their ids, with their messages.
 
     Few recipients are sorted from the index; many are found by a scan of the whole table, of which they are a large
     part.
     """
-    wanted = json.dumps(list(keys))
+    wanted = json.dumps(list(part.keys))
     (few,) = connection.execute(
         "SELECT count(*) FROM (SELECT 1 FROM zsmtp_recipient "
         "WHERE hold = 0 AND key IN (SELECT value FROM json_each(?)) LIMIT ?)",
@@ -219,7 +208,9 @@ def review(
     ).fetchone()
     claimed: list[Claimed] = []
     while len(claimed) < limit:
-        sql = _REVIEW.format("INDEXED BY zsmtp_work" if few < _MANY else "NOT INDEXED")
+        sql = _REVIEW.format(
+            "INDEXED BY zsmtp_work" if few < _MANY else "NOT INDEXED", of_slots("r.message", part.slots)
+        )
         rows = connection.execute(sql, (wanted, *after, limit)).fetchall()
         found = [Claimed(recipient_from(row), message_from(row[len(RECIPIENT) :]), None) for row in rows]
         claimed += [one for one in found if one.recipient.next_attempt not in doubts]

@@ -15,13 +15,23 @@ from functools import partial
 from pathlib import Path
 
 from zsmtp.errors import QueueError
-from zsmtp.queue.leases import Holding, LeaseTable
+from zsmtp.queue.leases import Holding, LeaseTable, check_shed
 from zsmtp.queue.operators import SiteStatus
 from zsmtp.queue.settling import attempt_of
+from zsmtp.queue.slots import NO_PART, SitePart, has
+from zsmtp.queue.sql import ClaimBounds
 from zsmtp.queue.sqlite import claims
 from zsmtp.queue.sqlite.locks import DelivererLock
 from zsmtp.queue.sqlite.reader import Reader
-from zsmtp.queue.sqlite.results import Joined, Marking, Open, Settling, SiteReport, SQLiteResults
+from zsmtp.queue.sqlite.results import (
+    Joined,
+    Marking,
+    Open,
+    Settling,
+    ShedRequest,
+    SiteReport,
+    SQLiteResults,
+)
 from zsmtp.queue.sqlite.transaction import News, WriteTransaction
 from zsmtp.queue.sqlite.writer import DatabaseWatch, JobKind, Writer
 from zsmtp.queue.states import AttemptKey, Position, SubQueue
@@ -65,6 +75,7 @@ class SQLiteDelivery:
         self._mark = JobKind("writing marks", self._results.mark, durable=self._results.must_wait)
         self._settle = JobKind("writing results", self._results.settle)
         self._give_back = JobKind("giving leases back", self._results.give_back)
+        self._shed = JobKind("giving slots up", self._results.shed)
         self._lapse = JobKind("taking leases away", self._results.lapse)
         self._learn = JobKind("learning sites", _learn, durable=lambda sites: False)
         self._report = JobKind("keeping the status of sites", self._results.report, durable=lambda report: False)
@@ -202,27 +213,35 @@ class SQLiteDelivery:
 
     async def _lease(self, candidates: Collection[str], limit: int, taken: dict[int, Lease]) -> int:
         """Lease the sites of keys; returns how many more may be leased."""
-        free = [key for key in candidates if self._leases.of_key(key) is None]
+        leases, node = self._leases, self._node
+        free = [key for key in candidates if leases.site_of(key) is None]
         sites = await self._reader.read("looking for sites", partial(claims.sites_of, keys=free))
-        new: dict[str, list[str]] = {}
-        for key in free:
-            site = sites.get(key, key)
-            if site in new or self._leases.of_site(site) is not None:
-                new.setdefault(site, []).append(key)
+        asked: dict[str, list[str]] = {}
+        for key in candidates:
+            site = leases.site_of(key) or sites.get(key, key)
+            if site in asked or leases.of_node(site, node) is not None:
+                asked.setdefault(site, []).append(key)
             elif limit > 0:
                 limit -= 1
-                new[site] = [key]
-        fresh = [site for site in new if self._leases.of_site(site) is None]
+                asked[site] = [key]
+        fresh = [site for site in asked if leases.of_node(site, node) is None]
         for site, key in await self._members(fresh):
-            new[site].append(key)
-        for site, members in new.items():
-            holding = self._leases.of_site(site) or self._leases.take(site, (), self._node)
-            mine = [key for key in dict.fromkeys(members) if self._leases.of_key(key) is None]
-            if self._leases.extend(holding, mine):
-                await self._adopt_doubts(holding, mine)
-                doubts = tuple(self._unsettled.get(holding.number, {}).values())
-                taken[holding.number] = Lease(holding.number, site, tuple(sorted(holding.keys)), doubts)
+            asked[site].append(key)
+        for site, keys in asked.items():
+            holding = leases.of_node(site, node)
+            if holding is None:
+                holding, changed = leases.take(site, keys, node), True
+            else:
+                grown = not holding.keys.isdisjoint(keys) and leases.grow(holding)
+                changed = leases.extend(holding, keys) or grown
+            if changed:
+                await self._adopt_doubts(holding)
+                taken[holding.number] = self._lease_of(holding)
         return limit
+
+    def _lease_of(self, holding: Holding) -> Lease:
+        doubts = tuple(self._unsettled.get(holding.number, {}).values())
+        return Lease(holding.number, holding.site, tuple(sorted(holding.keys)), doubts, holding.slots)
 
     async def _members(self, sites: Collection[str]) -> list[tuple[str, str]]:
         """The other keys of sites with recipients that are not held: site, key."""
@@ -237,15 +256,15 @@ class SQLiteDelivery:
             members += [(site, key) for site, key in part if key in work]
         return members
 
-    async def _adopt_doubts(self, holding: Holding, keys: Collection[str]) -> None:
-        """Assign the doubts of keys to their lease; an operator may have ended some recipients, or moved them."""
-        doubts = {attempt: machine for key in keys for attempt, machine in self._doubts.pop(key, {}).items()}
+    async def _adopt_doubts(self, holding: Holding) -> None:
+        """Assign its doubts to a lease; an operator may have ended some recipients, or moved them."""
+        doubts = {attempt: machine for key in holding.keys for attempt, machine in self._doubts.pop(key, {}).items()}
         if not doubts:
             return
         there = await self._reader.read("looking for doubts", partial(claims.recipients, attempts=list(doubts)))
         for attempt in sorted(there):
             recipient, message = there[attempt]
-            if recipient.key in holding.keys:
+            if holding.part.has(recipient.key, recipient.message):
                 doubt = Doubt(recipient, message, doubts[attempt])
                 self._unsettled.setdefault(holding.number, {})[attempt] = doubt
             else:
@@ -263,6 +282,27 @@ class SQLiteDelivery:
         if await self._writer.do(self._give_back, numbers):
             raise QueueError("a lease with marked attempts cannot be given back: settle them first")
         self._dropped(self._leases.drop(numbers))
+
+    async def shed(self, lease: Lease, slots: int) -> Lease | None:
+        """Give up some slots of a lease."""
+        self._expect_node()
+        async with self._taking:
+            holding = self._leases.get(lease.number)
+            if holding is None:
+                return None
+            held = holding.slots
+            check_shed(held, slots, ())
+            self._leases.shed(holding, slots)  # first: no mark is given for them from now on
+            try:
+                await self._writer.do(self._shed, ShedRequest(holding.number, held, slots))
+            except BaseException:
+                holding.slots = held
+                raise
+            unsettled = self._unsettled.get(holding.number, {})
+            for attempt in [attempt for attempt in unsettled if not has(holding.slots, attempt.message)]:
+                doubt = unsettled.pop(attempt)
+                self._keep_doubts([Open(doubt.recipient.key, attempt, doubt.machine)])
+            return self._lease_of(holding)
 
     async def _take_away(self) -> None:
         """End the leases if the event loop was blocked for too long."""
@@ -285,13 +325,19 @@ class SQLiteDelivery:
 
     # ----------------------------------------------------------------- claims
 
-    def _keys(self, lease: Lease) -> set[str]:
+    def _part(self, lease: Lease) -> SitePart:
+        """The keys and slots that a lease has now."""
         holding = self._leases.get(lease.number)
-        return set() if holding is None else holding.keys
+        return NO_PART if holding is None else holding.part
+
+    def _then(self, lease: Lease) -> Callable[[], SitePart]:
+        """What a lease has when this is called, as long as it is not over by now: slots may be given up before."""
+        holding = self._leases.get(lease.number)
+        return lambda: NO_PART if holding is None else holding.part
 
     async def heads(self, leases: Collection[Lease]) -> list[Head]:
         """The sub-queues of the leases with work."""
-        keys = sorted({key for lease in leases for key in self._keys(lease)})
+        keys = sorted({key for lease in leases for key in self._part(lease).keys})
         found: list[Head] = []
         for start in range(0, len(keys), _KEYS):
             part = keys[start : start + _KEYS]
@@ -302,22 +348,22 @@ class SQLiteDelivery:
         self, lease: Lease, sub_queue: SubQueue, after: Position, now: float, *, limit: int, octets: int
     ) -> tuple[list[Claimed], float | None]:
         """Read due recipients; returns them and the due time of the next one."""
-        if sub_queue.key not in self._keys(lease):
+        keys, slots = self._part(lease)
+        if sub_queue.key not in keys:
             return [], None
         doubts = frozenset(self._unsettled.get(lease.number, ()))
+        bounds = ClaimBounds(limit, octets, slots & lease.slots, doubts)
         return await self._reader.read(
-            "claiming",
-            lambda connection: claims.claim(
-                connection, sub_queue, after, now, limit=limit, octets=octets, doubts=doubts
-            ),
+            "claiming", lambda connection: claims.claim(connection, sub_queue, after, now, bounds)
         )
 
     async def review(self, lease: Lease, after: tuple[int, int], *, limit: int) -> list[Claimed]:
         """Read recipients in order of their ids, due or not."""
-        keys = sorted(self._keys(lease))
+        keys, slots = self._part(lease)
+        part = SitePart(sorted(keys), slots & lease.slots)
         doubts = frozenset(self._unsettled.get(lease.number, ()))
         return await self._reader.read(
-            "looking through a site", partial(claims.review, keys=keys, after=after, limit=limit, doubts=doubts)
+            "looking through a site", partial(claims.review, part=part, after=after, limit=limit, doubts=doubts)
         )
 
     # ------------------------------------------------------ marks and results
@@ -328,13 +374,14 @@ class SQLiteDelivery:
         def good() -> bool:
             return self._leases.may_mark(lease.number, self._monotonic())
 
-        return good() and await self._writer.do(self._mark, Marking(lease.number, self._keys(lease), attempts, good))
+        marking = Marking(lease.number, self._then(lease), attempts, good)
+        return good() and await self._writer.do(self._mark, marking)
 
     async def settle(
         self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
     ) -> list[AttemptKey]:
         """Write results, and the list of attempts in hand after them."""
-        request = Settling(lease.number, self._keys(lease), settlements, in_hand)
+        request = Settling(lease.number, self._then(lease), settlements, in_hand)
         conflicts = await self._writer.do(self._settle, request)
         unsettled = self._unsettled.get(lease.number)
         if unsettled:

@@ -12,15 +12,18 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from zsmtp.errors import QueueError
 from zsmtp.queue import settling
 from zsmtp.queue.changes import Changes, Current, Place
 from zsmtp.queue.intake import clean
+from zsmtp.queue.leases import check_shed
 from zsmtp.queue.limits import (
     BY_COMMAND,
     CHUNK,
 )
 from zsmtp.queue.moves import is_apart
 from zsmtp.queue.operators import SiteStatus
+from zsmtp.queue.slots import NO_PART, SitePart, has
 from zsmtp.queue.sql import ARRIVING, HISTORY, OWED, columns, owed_values, status_text
 from zsmtp.queue.sqlite.attempts import Attempts, hands, stored
 from zsmtp.queue.sqlite.transaction import Executes, WriteTransaction, each, in_parts, insert, listed
@@ -34,21 +37,29 @@ INSERT_OWED = f"INSERT OR REPLACE INTO zsmtp_owed ({columns(OWED)}) VALUES|({lis
 
 
 class Marking(NamedTuple):
-    """A request for marks. ``good`` returns whether the lease is valid at the time of the call."""
+    """A request for marks. ``part`` returns what the lease has when called, ``good`` whether it is valid then."""
 
     lease: int
-    keys: Collection[str]
+    part: Callable[[], SitePart]
     attempts: Sequence[AttemptKey]
     good: Callable[[], bool]
 
 
 class Settling(NamedTuple):
-    """A request to write results. ``keys`` are those of the lease, none if it has another owner now."""
+    """A request to write results. ``part`` returns what the lease has at the time of the call."""
 
     lease: int
-    keys: Collection[str]
+    part: Callable[[], SitePart]
     settlements: Sequence[Settlement]
     in_hand: Collection[AttemptKey]
+
+
+class ShedRequest(NamedTuple):
+    """A request to give up some of the slots that a lease has."""
+
+    lease: int
+    held: int
+    slots: int
 
 
 class Open(NamedTuple):
@@ -134,7 +145,10 @@ class SQLiteResults:
         return [self._mark(transaction, marking, there) for marking in markings]
 
     def _mark(self, transaction: WriteTransaction, marking: Marking, there: Mapping[tuple[int, int, int], str]) -> bool:
-        if not marking.good() or not all(there.get(attempt) in marking.keys for attempt in marking.attempts):
+        keys, slots = marking.part()
+        if not marking.good() or not all(
+            there.get(attempt) in keys and has(slots, attempt.message) for attempt in marking.attempts
+        ):
             return False
         self._marks.add(transaction, marking.attempts, marking.lease)
         transaction.marked.update(marking.attempts)
@@ -153,14 +167,15 @@ class SQLiteResults:
 
     def _settle(self, request: Settling, changes: SQLiteChanges, *, owns: bool) -> list[AttemptKey]:
         transaction = changes.transaction
-        keys = request.keys if owns else ()
-        conflicts, over = changes.apply(request.settlements, keys, transaction.time)
+        part = request.part() if owns else NO_PART
+        conflicts, over = changes.apply(request.settlements, part, transaction.time)
         for attempt, counted in over:
             for one in (self._marks, self._in_hand):
                 one.remove(transaction, attempt, counted=counted)
             transaction.marked.discard(attempt)
-        if keys:
-            self._hold(transaction, request.lease, set(request.in_hand))
+        if part.keys:
+            in_hand = {attempt for attempt in request.in_hand if has(part.slots, attempt.message)}
+            self._hold(transaction, request.lease, in_hand)
         return conflicts
 
     def _hold(self, transaction: WriteTransaction, lease: int, in_hand: set[AttemptKey]) -> None:
@@ -169,13 +184,18 @@ class SQLiteResults:
             self._transaction = transaction
             self._held = {}
             transaction.afterwards(self._keep)
-        before = self._held.get(lease, self._of_lease.get(lease, set()))
+        before = self._in_hand_of(transaction, lease)
         for attempt in before - in_hand:
             if attempt in self._in_hand:
                 self._in_hand.remove(transaction, attempt, counted=False)
         if not in_hand <= before:
             self._in_hand.add(transaction, in_hand - before, lease)
         self._held[lease] = in_hand
+
+    def _in_hand_of(self, transaction: WriteTransaction, lease: int) -> set[AttemptKey]:
+        """The attempts in hand under a lease, with the changes of the transaction."""
+        held = self._held if self._transaction is transaction else {}
+        return held.get(lease, self._of_lease.get(lease, set()))
 
     def _keep(self) -> None:
         for lease, in_hand in self._held.items():
@@ -210,6 +230,20 @@ class SQLiteResults:
                 self._hold(transaction, lease, set())
             answers.append(marked)
         return answers
+
+    def shed(self, transaction: WriteTransaction, requests: list[ShedRequest]) -> list[Exception | None]:
+        """Remove attempts of slots that leases give up from those in hand."""
+        return [self._give_up(transaction, request) for request in requests]
+
+    def _give_up(self, transaction: WriteTransaction, request: ShedRequest) -> Exception | None:
+        lease, held, slots = request
+        try:
+            check_shed(held, slots, self._marks.of_lease(transaction, lease))
+        except QueueError as error:
+            return error
+        in_hand = self._in_hand_of(transaction, lease)
+        self._hold(transaction, lease, {attempt for attempt in in_hand if not has(slots, attempt.message)})
+        return None
 
     def lapse(self, transaction: WriteTransaction, requests: list[Collection[int]]) -> list[list[Open]]:
         """End leases that lapsed; returns their attempts in doubt, by keys."""
