@@ -126,6 +126,7 @@ PURE_MODULES |= {
         "deliverystatus",
         "explanation",
         "conditions",
+        "dividing",
         "fairness",
         "filter",
         "ids",

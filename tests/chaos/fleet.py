@@ -1,4 +1,4 @@
-"""Three nodes, a PostgreSQL of their own and many receivers, while everything dies at random.
+"""Three nodes, a PostgreSQL of their own and many receivers, one of them big, while everything dies at random.
 
 ``python -m tests.chaos.fleet --seconds 600 --seed 1`` submits mail and, meanwhile, kills nodes (SIGKILL), stops them
 for longer than their leases are good and continues them, cuts them off from the database, restarts the database as
@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 from tests.chaos.receivers import Receivers
 from tests.chaos.relay import DatabaseRelay
 from tests.support.patience import wait_until
@@ -41,6 +42,8 @@ ROOT = Path(__file__).parents[2]
 NODES = 3
 LEASE = 20.0  # seconds that a lease is good for
 SETTLING = 240.0  # seconds for the queue to come to its end when nothing fails any more
+BIG = 0.4  # of the messages go to the first receiver, which is slow, so that nodes share it
+SLOW = 1.0  # seconds until it answers a message
 SCHEDULES = ("connection", "greylisting", "mailbox-full", "too-fast", "dns", "tls", "in-doubt", "other")
 
 
@@ -117,6 +120,7 @@ class Fleet:
         self.findings: list[str] = []
         self.outcomes: Counter[str] = Counter()
         self.copies = 0
+        self.shared = 0  # seconds in which several nodes had parts of a site
         self.receivers = Receivers(random.Random(seed + 1))
         self._receivers = receivers
         self._over = asyncio.Event()
@@ -136,6 +140,7 @@ class Fleet:
         self.url = self.cluster.url(database)
         await (await PostgresStore.open(self.url)).close()
         await self.receivers.start(self._receivers)
+        self.receivers.slow[self.receivers.ports[0]] = SLOW
         routes = "[delivery.routes]\n" + "\n".join(
             f'"d{number}.example" = "smtp://127.0.0.1:{port}"' for number, port in enumerate(self.receivers.ports)
         )
@@ -149,7 +154,7 @@ class Fleet:
                 node.start()
             for node in self.nodes:
                 await asyncio.to_thread(wait_until, node.serves, lambda node=node: node.log)
-            work = [asyncio.create_task(self._submit()), asyncio.create_task(self._harm())]
+            work = [asyncio.create_task(part()) for part in (self._submit, self._harm, self._watch)]
             await asyncio.sleep(self.seconds)
             self._over.set()
             await asyncio.gather(*work)
@@ -171,6 +176,8 @@ class Fleet:
         async with zsmtp.aio.Queue.open(self.url) as queue:
             for number in range(self.messages):
                 sites = self.chance.sample(range(self._receivers), self.chance.choice([1, 1, 1, 1, 3]))
+                if self.chance.random() < BIG:
+                    sites = [0]
                 recipients = [f"m{number}@d{site}.example" for site in sites]
                 while True:
                     try:
@@ -187,6 +194,18 @@ class Fleet:
                 self.accepted[id] = recipients
                 if (ahead := begun + number * pause - time.monotonic()) > 0:
                     await asyncio.sleep(ahead)
+
+    async def _watch(self) -> None:
+        """Count the seconds in which nodes share a site."""
+        sql = "SELECT EXISTS (SELECT 1 FROM zsmtp_lease GROUP BY site HAVING count(DISTINCT node) > 1)"
+        while not self._over.is_set():
+            with suppress(psycopg.Error):
+                async with await psycopg.AsyncConnection.connect(self.url, autocommit=True) as connection:
+                    while not self._over.is_set():
+                        row = await (await connection.execute(sql)).fetchone()
+                        self.shared += row is not None and bool(row[0])
+                        await asyncio.sleep(1)
+            await asyncio.sleep(1)
 
     # ------------------------------------------------------------------- faults
 
@@ -299,6 +318,7 @@ class Fleet:
         lines.append(f"{len(self.accepted)} messages accepted, {recipients} recipients")
         lines += [f"  {number:6}  {outcome}" for outcome, number in sorted(self.outcomes.items())]
         lines.append(f"  {self.copies:6}  second copies at receivers")
+        lines.append(f"  {self.shared:6}  seconds in which nodes shared a site")
         lines.append(f"{len(self.findings)} findings")
         return "\n".join([*lines, *self.findings[:50]])
 

@@ -22,6 +22,8 @@ class Receivers:
         self.ledger: Counter[str] = Counter()
         self.ports: list[int] = []
         self.failing = True
+        self.slow: dict[int, float] = {}
+        """Seconds that a port takes to answer a message."""
         self._servers: dict[int, asyncio.Server] = {}
         self._open: dict[int, set[asyncio.StreamWriter]] = {}
 
@@ -60,7 +62,7 @@ class Receivers:
         port = writer.get_extra_info("sockname")[1]
         self._open[port].add(writer)
         try:
-            await self._talk(reader, writer)
+            await self._talk(reader, writer, self.slow.get(port, 0.0))
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         except asyncio.CancelledError:  # the run is over
@@ -69,7 +71,7 @@ class Receivers:
             self._open[port].discard(writer)
             writer.close()
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, slow: float) -> None:
         writer.write(b"220 receiver.example ESMTP\r\n")
         recipients: list[str] = []
         while line := await reader.readline():
@@ -82,6 +84,7 @@ class Receivers:
             elif verb == b"DATA":
                 writer.write(b"354 go on\r\n")
                 await reader.readuntil(b"\r\n.\r\n")
+                await asyncio.sleep(slow)
                 if not self._answer(writer, recipients):
                     return
                 recipients = []

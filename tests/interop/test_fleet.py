@@ -15,3 +15,4 @@ def test_a_fleet_loses_nothing_and_knows_its_doubts() -> None:
     print(fleet.report())
     assert sum(fleet.faults.values()) > 10, fleet.report()
     assert fleet.findings == [], fleet.report()
+    assert fleet.shared > 10, fleet.report()

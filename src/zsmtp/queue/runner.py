@@ -32,6 +32,7 @@ from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.queue import settlement
 from zsmtp.queue.config import Deliver, QueueConfig
 from zsmtp.queue.connections import Connections
+from zsmtp.queue.dividing import YIELDED
 from zsmtp.queue.operators import Rule
 from zsmtp.queue.results import GATHER, ResultWriter
 from zsmtp.queue.returnpath import ReturnPath
@@ -49,7 +50,6 @@ AGENDA = 300.0  # seconds between two readings of the whole agenda
 OVER = 10.0  # seconds without an error until the store counts as healthy again
 REPORT = 2.0  # seconds between two reports of the status of sites
 ORPHANS = 5.0  # seconds between two polls for sites whose owner is gone
-YIELDED = 2.0  # seconds before the node requests a lost or yielded site again
 TAKEN_AT_ONCE = 200  # sites leased by one call
 CONFIGURATION = "configuration"  # the owner of the rule for ``deliver = "none"``
 STOPPED_AT_ONCE = 5.0  # seconds that connections have to end when their time is over
@@ -104,6 +104,8 @@ class Runner:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rules_end: asyncio.TimerHandle | None = None
         self._next_orphans = 0.0
+        self._nodes = 1  # that share the sites
+        self._next_division = 0.0
         self._policies: dict[tuple[str, str], SettlementPolicy] = {}
         self._trouble = ""
         self._trouble_seen = 0.0  # time of the last error
@@ -151,6 +153,7 @@ class Runner:
                         self.note(key, due)
                     self._look_for_lost_routes()
                     next_agenda = now + AGENDA
+                await self._divide()
                 await self._take_due()
                 if now >= next_report:
                     await self._report()
@@ -299,11 +302,12 @@ class Runner:
             if self._agenda.get(key) == due:
                 del self._agenda[key]
                 keys.append(key)
-        if not keys and self.loop.time() < self._next_orphans:
+        growing = [site.lease.keys[0] for site in self._sites.values() if site.wants_slots(self._nodes)]
+        if not keys and not growing and self.loop.time() < self._next_orphans:
             return
         self._next_orphans = self.loop.time() + ORPHANS
         try:
-            leases = await self.store.take(keys, limit=min(max(room, 0), TAKEN_AT_ONCE))
+            leases = await self.store.take([*keys, *growing], limit=min(max(room, 0), TAKEN_AT_ONCE))
         except QueueUnavailable:
             for key in keys:
                 self.note(key, now)
@@ -338,7 +342,7 @@ class Runner:
     def _begin_site(self, lease: Lease) -> SiteRunner:
         site = self._sites.get(lease.site)
         if site is not None and site.lease.number == lease.number:
-            site.lease = lease  # it has more keys now
+            site.changed_lease(lease)
         else:
             site = self._sites[lease.site] = SiteRunner(self, lease)
         for key in lease.keys:
@@ -404,6 +408,21 @@ class Runner:
         due = site.next_due
         return site.lost or due is None or due > now + HORIZON
 
+    async def _divide(self) -> None:
+        """Give up slots of big sites, for other nodes."""
+        now = self.loop.time()
+        if now < self._next_division:
+            return
+        self._next_division = now + POLL
+        for site in tuple(self._sites.values()):
+            slots = 0 if site.lost else site.to_shed(self._nodes)
+            if slots:
+                left = await self.store.shed(site.lease, slots)
+                if left is None:
+                    self.lose(site)
+                else:
+                    site.changed_lease(left)
+
     def _yield(self, surplus: int) -> None:
         """Yield some sites to other nodes: those with the fewest attempts, which run to their end."""
         sites = sorted((site for site in self._sites.values() if not site.lost), key=lambda site: len(site.workers))
@@ -417,6 +436,7 @@ class Runner:
             self.drained = True
             self.stop()
             return
+        self._nodes = arrivals.nodes
         self._yield(arrivals.surplus)
         self._rules_changed = self._rules_changed or arrivals.rules
         for key in arrivals.poked:

@@ -51,6 +51,12 @@ class TokenBucket:
         self._level = self._filled(now) - taken
         self._at = now
 
+    def change(self, rate: Rate, now: float) -> None:
+        """Go on with another rate; a smaller bucket loses what it cannot hold, a larger one gains nothing at once."""
+        level = self._filled(now)
+        self.rate = rate
+        self._level, self._at = min(level, float(rate.allowed)), now
+
     def _filled(self, now: float) -> float:
         if self._at is None:
             return self._level
@@ -73,6 +79,16 @@ class Buckets:
             if seconds > longest:
                 longest, binding = seconds, bucket.rate
         return longest, binding
+
+    def change(self, rates: Iterable[Rate], now: float) -> None:
+        """Go on with other rates, one for each that there is."""
+        for bucket, rate in zip(self._buckets, rates, strict=True):
+            bucket.change(rate, now)
+
+    def empty(self, now: float) -> None:
+        """Let them fill from nothing."""
+        for bucket in self._buckets:
+            bucket.take(now, bucket.rate.allowed)
 
     def take(self, now: float, taken: int = 1) -> None:
         """Subtract ``taken`` from all of them."""
@@ -126,6 +142,11 @@ class ConnectionWindow:
         self._score = min(self._score, 0.0) - 1 / self._size
         if self._score <= -1 and self._size > 1:
             self._size, self._score = self._size - 1, 0.0
+
+    def change(self, start: int, most: int) -> None:
+        """Go on with another initial and another largest size."""
+        self._start, self._most = min(start, most), most
+        self.limit(most)
 
     def limit(self, connections: int) -> None:
         """Reduce the window to the number of connections that the server accepts; it grows again from there."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from zsmtp.queue.fairness import RoundRobin
+from zsmtp.queue.slots import has, slot_of
 from zsmtp.queue.states import START, Position, QueuedMessage, QueuedRecipient, SubQueue
 from zsmtp.queue.store import Claimed
 
@@ -144,6 +145,18 @@ class KeyQueue:
         for tenant in self._ranks:
             self._turns.remove(tenant)
 
+    def release(self, slots: int) -> None:
+        """Drop the recipients in slots that were read and not begun."""
+        for sub_queue, sub in self._subs.items():
+            dropped = [group for group in sub.buffer if has(slots, group.message.id)]
+            if dropped:
+                sub.buffer = deque(group for group in sub.buffer if not has(slots, group.message.id))
+                self.ready -= len(dropped)
+                self._end_turns(sub_queue.tenant)
+            for group in dropped:
+                for recipient in group.recipients:
+                    self.done(recipient.message, recipient.number)
+
     def withdraw(self, message: int, number: int) -> bool:
         """Remove a recipient that was read and not begun; False if it was not read, or its delivery runs."""
         for sub_queue, sub in self._subs.items():
@@ -238,6 +251,11 @@ class KeyQueue:
     def in_hand(self) -> Collection[QueuedRecipient]:
         """The recipients that were read and are not done with."""
         return self._in_hand.values()
+
+    @property
+    def busy_slots(self) -> int:
+        """The slots with recipients in hand, as a mask."""
+        return sum(1 << slot for slot in {slot_of(message) for message, _ in self._in_hand})
 
     def buffered(self) -> Iterable[Group]:
         """The deliveries that were read and not begun."""

@@ -2,7 +2,8 @@
 
 :class:`SiteRunner` has the limits of a site (``zsmtp.queue.shaping``) and the work of its keys (``zsmtp.queue.site``);
 :meth:`SiteRunner.pump` does all that is possible now, and is called after every change. Its connections are tasks of
-their own (``zsmtp.queue.siteworker``).
+their own (``zsmtp.queue.siteworker``). If other nodes serve parts of the site (``zsmtp.queue.dividing``), it has the
+work of some slots, and a share of the limits.
 
 Mail without a route in the configuration (:meth:`~zsmtp.queue.connections.Connections.problem`) waits: it is read only
 for expiry and warnings, until the configuration changes.
@@ -13,16 +14,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zsmtp.delivery.outcome import Disposition, Scope, Verdict, from_loss, in_doubt
 from zsmtp.errors import ContentError, LocalError, QueueError
 from zsmtp.queue import settlement
+from zsmtp.queue.dividing import Division, limits_of
 from zsmtp.queue.results import recipient_of
 from zsmtp.queue.settlement import RecipientWork
 from zsmtp.queue.shaping import Buckets, ConnectionWindow, ProbeTimes
-from zsmtp.queue.site import Group, KeyQueue
+from zsmtp.queue.site import LOW_WATER, Group, KeyQueue
 from zsmtp.queue.siteworker import ActiveDelivery, SiteWorker
+from zsmtp.queue.slots import ALL, count, has
 from zsmtp.queue.states import AttemptKey, Position, SubQueue
 from zsmtp.queue.store import Claimed, Deferred, Head, Lease, Settlement, SiteStatus
 
@@ -42,18 +46,22 @@ SHARE = 30  # deliveries waiting for each connection before another one is opene
 
 
 class SiteRunner:
-    """A site of one node, for the duration of the lease."""
+    """A site of one node, or its part of a site, for the duration of the lease."""
 
     def __init__(self, runner: Runner, lease: Lease) -> None:
         self._runner = runner
         self.lease = lease
-        self.limits = runner.config.limits_for(lease.site)
+        self.division = Division(runner.config.limits_for(lease.site))
+        self.limits = limits_of(self.division.limits, lease.slots)
         self.window = ConnectionWindow(self.limits.start, self.limits.most)
         self.probes = ProbeTimes()
         self.dead_reason = ""
         self.messages = Buckets(self.limits.messages)
         self.recipients = Buckets(self.limits.recipients)
         self.opening = Buckets(self.limits.connections)
+        if lease.slots != ALL:  # other nodes have used up the rates of the site, perhaps
+            for buckets in self._buckets:
+                buckets.empty(runner.loop.time())
         self.keys: dict[str, KeyQueue] = {}
         self.workers: set[SiteWorker] = set()
         self.waits_for_slot = False
@@ -116,7 +124,7 @@ class SiteRunner:
         runner = self._runner
         try:
             claimed, due = await runner.store.claim(
-                self.lease, sub_queue, after, runner.wall(), limit=runner.config.claim, octets=CLAIM_OCTETS
+                self._claims, sub_queue, after, runner.wall(), limit=runner.config.claim, octets=CLAIM_OCTETS
             )
         except Exception as error:
             key.failed_to_read(sub_queue)
@@ -130,8 +138,10 @@ class SiteRunner:
         self.pump()
 
     def _usable(self, key: KeyQueue, claimed: Claimed) -> bool:
-        """Whether to deliver a recipient that was read; if not, its settlement has begun."""
+        """Whether to deliver a recipient that was read; if not, its settlement has begun, or its slot is given up."""
         runner = self._runner
+        if (leaving := self.division.leaving) and has(leaving, claimed.recipient.message):
+            return False
         now = runner.wall()
         work = RecipientWork.of(claimed.recipient, claimed.message)
         result: Settlement | None = settlement.expiry(work, now, runner.node)
@@ -169,10 +179,12 @@ class SiteRunner:
         found: set[str] = set()
         self._came.clear()
         while not self.lost and not runner.stopping:
-            page = await runner.store.review(self.lease, after, limit=REVIEW_PAGE)
+            page = await runner.store.review(self._claims, after, limit=REVIEW_PAGE)
             now = runner.wall()
             for recipient, message, _ in page:
                 after = (recipient.message, recipient.number)
+                if has(self.division.leaving, recipient.message):
+                    continue
                 key = self.key_queue(recipient.key)
                 found.add(key.key)
                 work = RecipientWork.of(recipient, message)
@@ -187,6 +199,66 @@ class SiteRunner:
             await asyncio.sleep(0)
         for name in self.problems.keys() - found - self._came:
             self.keys[name].nothing_left()  # it is not read otherwise, so only the review can detect that
+
+    # ------------------------------------------------------------------ dividing
+
+    @property
+    def _claims(self) -> Lease:
+        """The lease, without the slots that it is about to give up."""
+        leaving = self.division.leaving
+        return replace(self.lease, slots=self.lease.slots & ~leaving) if leaving else self.lease
+
+    @property
+    def _buckets(self) -> tuple[Buckets, Buckets, Buckets]:
+        return self.messages, self.recipients, self.opening
+
+    def to_shed(self, nodes: int) -> int:
+        """The slots to give up now, for the nodes that share all sites; 0 for none.
+
+        Nothing is begun of slots that are to be given up; those without a recipient in hand are given up first.
+        """
+        division, now = self.division, self._runner.loop.time()
+        if nodes > 1 and (leaving := division.look(self.lease.slots, nodes, now, pressed=self._is_pressed(now))):
+            log.info("%s has much work: other nodes are to have %d of its slots", self.lease.site, count(leaving))
+            for key in self.keys.values():
+                key.release(leaving)
+        if not division.leaving:
+            return 0
+        busy = 0
+        for key in self.keys.values():
+            busy |= key.busy_slots
+        return division.ready(busy)
+
+    def _is_pressed(self, now: float) -> bool:
+        """Whether it has more due work than it can begin, for a reason that is not the site's."""
+        if self.window.dead or self._blocked_for(now) > 0 or not self.ready:
+            return False
+        due, wall = self.next_due, self._runner.wall()
+        full = self.waits_for_slot or len(self.workers) >= self.window.size
+        return (due is not None and due <= wall) or (full and self.ready >= LOW_WATER)
+
+    def wants_slots(self, nodes: int) -> bool:
+        """Whether to ask for the free slots of the site now."""
+        return not self.lost and self.division.asks(self.lease.slots, nodes, self._runner.loop.time())
+
+    def changed_lease(self, lease: Lease) -> None:
+        """Go on with the keys and slots that the lease has now."""
+        before, self.lease = self.lease.slots, lease
+        if lease.slots == before:
+            return
+        now = self._runner.loop.time()
+        if gone := before & ~lease.slots:
+            self.division.gave(gone, now)
+        if got := lease.slots & ~before:
+            self.division.got(got, now)
+            for key in self.keys.values():
+                key.forget()  # its positions are behind recipients of these slots
+        self.limits = limits = limits_of(self.division.limits, lease.slots)
+        self.window.change(limits.start, limits.most)
+        for buckets, rates in zip(self._buckets, (limits.messages, limits.recipients, limits.connections), strict=True):
+            buckets.change(rates, now)
+        self.changed = True
+        self.pump()
 
     # ---------------------------------------------------------------- connecting
 
@@ -418,7 +490,8 @@ class SiteRunner:
             for recipient in recipients:
                 self._runner.results.add(self, job.key, settlement.unchanged(recipient))
             job.close()
-        elif self.lost or job.generation != job.key.generation:  # rows may have changed: they are read again
+        elif self.lost or job.generation != job.key.generation or has(self.division.leaving, job.group.message.id):
+            # rows may have changed: they are read again, by whoever has the slot then
             for recipient in recipients:
                 job.key.done(recipient.message, recipient.number)
             job.close()
@@ -471,6 +544,7 @@ class SiteRunner:
             node=self._runner.node,
             updated=wall,
             window=self.window.size,
+            slots=count(self.lease.slots),
             busy=len(self.workers),
             ready=self.ready,
             dead_until=wall + max(self.probes.at - now, 0.0) if self.window.dead else 0.0,

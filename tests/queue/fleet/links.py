@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from zsmtp.errors import QueueUnavailable
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.settling import attempt_of
+from zsmtp.queue.slots import ALL, each_of, slot_of
 from zsmtp.queue.states import AttemptKey, Outcome
 from zsmtp.queue.store import Arrivals, Deferred, Ended, Lease, QueueStore, Settlement
 
@@ -36,7 +37,7 @@ class Grant(NamedTuple):
 
 
 class Umpire:
-    """Who owns what, by what was said: the highest lease number of a site that was given out.
+    """Who owns what, by what was said: the lease that each slot of a site was given to last.
 
     ``taken_over`` is called with the node that has just got a site with doubts, ``allowed`` with one that has just been
     allowed to send something; neither knows by then.
@@ -51,28 +52,48 @@ class Umpire:
         """How often what happened that was meant to be refused, and the like."""
         self.granted: dict[AttemptKey, Grant] = {}
         self.doubted: set[AttemptKey] = set()
+        self._owner: dict[tuple[str, int], int] = {}  # lease numbers by site and slot
         self._newest: dict[str, int] = {}  # lease numbers by site
-        self._given_back: set[int] = set()
+        self._over: dict[int, int] = {}  # leases that ended, and which one had a slot of theirs first
 
     def took(self, node: str, leases: Collection[Lease]) -> None:
-        """Leases were given out."""
+        """Leases were given out, or have more keys or slots."""
         for lease in leases:
-            newest = self._newest.get(lease.site, 0)
-            if lease.number < newest or lease.number in self._given_back:
-                self.faults.append(f"lease {lease.number} of {lease.site} was given to {node} after {newest}")
-            self.counts["leases"] += lease.number > newest
+            number, site = lease.number, lease.site
+            newest = self._newest.get(site, 0)
+            known = number in self._owner.values()
+            if number in self._over or (number < newest and not known):
+                after = self._over.get(number, newest)
+                self.faults.append(f"lease {number} of {site} was given to {node} after {after}")
+            self.counts["leases"] += number > newest
+            self.counts["leases of parts"] += number > newest and lease.slots != ALL
             self.counts["taken over with doubts"] += bool(lease.doubts)
-            self._newest[lease.site] = max(lease.number, newest)
+            self._newest[site] = max(number, newest)
+            for slot in each_of(lease.slots):
+                before = self._owner.get((site, slot), number)
+                if before != number:  # its node is dead, so all of it is over
+                    self._over[before] = number
+                    self.counts["slots taken over"] += known
+                self._owner[site, slot] = number
         if any(lease.doubts for lease in leases):
             self._taken_over(node)
 
     def gave_back(self, leases: Collection[Lease]) -> None:
         """Leases were given up."""
-        self._given_back.update(lease.number for lease in leases)
+        for lease in leases:
+            self._over.setdefault(lease.number, lease.number)
+            self.shed(lease, ALL)
 
-    def owns(self, lease: Lease) -> bool:
-        """Whether nobody else has had the site since."""
-        return self._newest[lease.site] == lease.number and lease.number not in self._given_back
+    def shed(self, lease: Lease, slots: int) -> None:
+        """Slots were given up."""
+        for slot in each_of(slots):
+            if self._owner.get((lease.site, slot)) == lease.number:
+                del self._owner[lease.site, slot]
+                self.counts["slots given up"] += slots != ALL
+
+    def owns(self, lease: Lease, message: int) -> bool:
+        """Whether nobody else has had the slot of a message since."""
+        return self._owner.get((lease.site, slot_of(message))) == lease.number
 
     def marked(self, node: str, lease: Lease, attempts: Sequence[AttemptKey], *, allowed: bool) -> None:
         """A mark was asked for."""
@@ -80,7 +101,7 @@ class Umpire:
             self.counts["marks refused"] += 1
             return
         for attempt in attempts:
-            if not self.owns(lease):
+            if not self.owns(lease, attempt.message):
                 self.faults.append(f"{_name(attempt)}: {node} was allowed to send it under the lease of the past")
             before = self.granted.get(attempt)
             if before is not None and before.lease != lease.number:
@@ -102,7 +123,7 @@ class Umpire:
             late_word = isinstance(settlement, Ended) and attempt in self.doubted
             if late_word:
                 self.counts["doubts ended by a late word"] += 1
-            elif not self.owns(lease):
+            elif not self.owns(lease, attempt.message):
                 self.faults.append(f"{_name(attempt)}: a result of {node} counts, which has lost the site")
             if isinstance(settlement, Deferred) and settlement.doubtful:
                 self.doubted.add(attempt)
@@ -204,6 +225,18 @@ class StoreLink:
 
         await self._ask(ask)
 
+    async def shed(self, lease: Lease, slots: int) -> Lease | None:
+        """Give slots up. Whoever does not hear the answer asks again."""
+
+        async def ask() -> Lease | None:
+            left = await self.store.shed(lease, slots)
+            if left is not None:
+                self._umpire.shed(lease, slots)
+            return left
+
+        answer: Lease | None = await self._ask(ask)
+        return answer
+
     async def mark(self, lease: Lease, attempts: Sequence[AttemptKey]) -> bool:
         """Ask for leave. An answer that is held up comes late: the node that has it must have been fenced."""
 
@@ -236,7 +269,8 @@ class StoreLink:
             both = self._missed.keys, found.keys
             keys = {key: min(keys[key] for keys in both if key in keys) for key in {**both[0], **both[1]}}
             poked = self._missed.poked | found.poked
-            found, self._missed = Arrivals(keys, poked, self._missed.rules or found.rules), None
+            rules, self._missed = self._missed.rules or found.rules, None
+            found = found._replace(keys=keys, poked=poked, rules=rules)
         if cuts != self._cuts:
             self._missed = found  # who asks again is told
             raise self._unavailable()

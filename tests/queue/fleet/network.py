@@ -14,6 +14,9 @@ from tests.queue.world import SimulatedConnection, SimulatedConnections, World
 from zsmtp.queue.connections import Allow
 from zsmtp.queue.states import AttemptKey, QueuedRecipient
 
+BIG = "big.example"
+"""The site that has more work than one node begins."""
+
 
 class ReceivedCopy(NamedTuple):
     """That a receiver got a message, when and from whom."""

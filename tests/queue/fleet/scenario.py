@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.queue.fleet.links import StoreLink, Umpire
-from tests.queue.fleet.network import FleetConnections, FleetWorld
+from tests.queue.fleet.network import BIG, FleetConnections, FleetWorld
 from tests.queue.fleet.stores import FleetStore
 from tests.queue.fleet.verdict import FleetReport, judge
 from tests.queue.world import HOUR, SimulatedSite
@@ -50,6 +50,8 @@ class FleetPlan:
     messages: int = 5000
     nodes: int = 5
     sites: int = 20
+    big: float = 0.3
+    """The share of recipients at one site, which is more than one node begins."""
     clients: int = 3
     seconds: float = 400.0
     """How long there are faults."""
@@ -191,6 +193,8 @@ class Fleet:
         chance, now = self.chance, self.loop.wall()
         count = chance.choice([1] * 30 + [2, 3])
         keys = chance.sample(self._keys, count) if chance.random() < 0.5 else [chance.choice(self._keys)] * count
+        if chance.random() < self.plan.big:
+            keys = [BIG] * count
         return NewMessage(
             sender=b"a@example.org",
             recipients=[NewRecipient(address=b"r%d@%b" % (n, key.encode()), key=key) for n, key in enumerate(keys)],
@@ -325,6 +329,7 @@ class Fleet:
             self.world.sites[key] = SimulatedSite(
                 latency=chance.choice([0.01, 0.05, 0.5, 3.0]), greylists=chance.random() < 0.1
             )
+        self.world.sites[BIG] = SimulatedSite(latency=8.0)
         store = await self._store.open()
         await store.learn(dict.fromkeys(self._keys[:4], "provider"))
         for _ in range(plan.nodes - 1):

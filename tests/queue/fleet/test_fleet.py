@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+from dataclasses import replace
 
 import pytest
 from tests.queue.fleet.links import StoreLink, Umpire
@@ -18,6 +19,7 @@ from tests.support.processes import ProcessLoop
 
 from zsmtp.errors import QueueUnavailable
 from zsmtp.queue.memory import MemoryStore
+from zsmtp.queue.slots import ALL, slot_of
 from zsmtp.queue.states import AttemptKey, HistoryEntry, NoticeKind, Outcome, OwedNotice
 from zsmtp.queue.store import Deferred, Ended, Lease, NewMessage, NewRecipient
 
@@ -81,6 +83,24 @@ def test_the_umpire_sees_what_a_store_lets_a_past_owner_do() -> None:
         "two was allowed to send it after one",
         "lease 1 of one.example was given to one after 2",
     ]
+
+
+def test_the_umpire_knows_the_slots_of_parts() -> None:
+    umpire = Umpire(lambda node: None, lambda node: None)
+    low, high = ALL & ~(1 << slot_of(1)), 1 << slot_of(1)
+    old, new = Lease(1, "one.example", ("one.example",)), Lease(2, "one.example", ("one.example",), slots=high)
+    umpire.took("one", [old])
+    umpire.shed(old, high)
+    umpire.took("two", [new])
+    umpire.marked("two", new, [FIRST], allowed=True)
+    assert umpire.faults == []
+    umpire.marked("one", old, [SECOND], allowed=True)
+    assert len(umpire.faults) == 1, "it gave that slot up"
+    umpire.took("one", [replace(old, slots=low)])
+    umpire.took("one", [old])
+    assert len(umpire.faults) == 1, "the other node is dead, so it may have all"
+    umpire.took("two", [new])
+    assert len(umpire.faults) == 2, "and that one has nothing any more"
 
 
 def test_the_umpire_accepts_the_late_word_of_an_attempt_in_doubt() -> None:
@@ -162,3 +182,5 @@ def test_a_fleet_in_which_everything_fails(seed: int) -> None:
     print(report)
     assert report.messages == MESSAGES
     assert not report.findings, str(report)
+    assert report.counts["slots given up"] > 10
+    assert report.counts["spans of two nodes at the big site"] > 3

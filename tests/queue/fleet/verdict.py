@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.queue.fleet.network import ReceivedCopy
+from tests.queue.fleet.network import BIG, ReceivedCopy
 
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.states import AttemptKey, HistoryEntry, NoticeKind, Outcome, OwedNotice
@@ -73,6 +73,7 @@ async def judge(fleet: Fleet, store: QueueStore) -> FleetReport:
         "late": counters.get("late", 0),
         "copies": copies.total(),
         "second copies": sum(number - 1 for number in copies.values()),
+        "spans of two nodes at the big site": spans_of_several(received, fleet.world.sites[BIG].copies),
         **fleet.umpire.counts,
     }
     return FleetReport(
@@ -85,6 +86,15 @@ async def judge(fleet: Fleet, store: QueueStore) -> FleetReport:
         counts,
         findings,
     )
+
+
+def spans_of_several(received: Mapping[AttemptKey, Sequence[ReceivedCopy]], there: Collection[Place]) -> int:
+    """In how many spans of ten seconds more than one node sent some of these recipients their mail."""
+    nodes: defaultdict[int, set[str]] = defaultdict(set)
+    for attempt, copies in received.items():
+        for copy in copies if attempt[:2] in there else ():
+            nodes[int(copy.at // 10)].add(copy.node)
+    return sum(len(some) > 1 for some in nodes.values())
 
 
 def wrong_ends(accepted: Collection[Place], history: Iterable[HistoryEntry]) -> Iterator[str]:

@@ -1,0 +1,304 @@
+"""Nodes that share a site, in virtual time: how it is divided, what of its limits each has, what follows a death."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from itertools import pairwise
+from typing import Any
+
+from tests.queue.harness import DAY
+from tests.queue.world import SimulatedConnection, SimulatedConnections, SimulatedSite, World
+from tests.support import virtualtime
+from tests.support.virtualtime import VirtualLoop
+
+from zsmtp.queue.config import QueueConfig
+from zsmtp.queue.connections import Allow
+from zsmtp.queue.dividing import ALONE, PRESSED
+from zsmtp.queue.leases import VALID
+from zsmtp.queue.memory.store import MemoryStore
+from zsmtp.queue.operators import SiteStatus
+from zsmtp.queue.runner import Runner
+from zsmtp.queue.shaping import Rate, SiteLimits
+from zsmtp.queue.site import KeyQueue
+from zsmtp.queue.siterunner import SiteRunner
+from zsmtp.queue.slots import ALL, count, slot_of
+from zsmtp.queue.states import START, QueuedMessage, QueuedRecipient, SubQueue
+from zsmtp.queue.store import Claimed, NewMessage, NewRecipient
+
+KEY = "relay.example"
+FEW = QueueConfig(claim=50)
+
+
+class NodeConnections(SimulatedConnections):
+    """The network of a node, which counts its messages and connections."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.sent: list[tuple[float, int]] = []
+        """When which message was sent."""
+        self.open = 0
+
+    def connection(self, key: str, allow: Allow, *, site: str = "", in_turn: bool = False) -> SimulatedConnection:
+        return NodeConnection(self, key, allow)
+
+
+class NodeConnection(SimulatedConnection):
+    """One connection of a node."""
+
+    def __init__(self, network: NodeConnections, key: str, allow: Allow) -> None:
+        super().__init__(network.world, key, allow)
+        self._network = network
+
+    def _sent(self, recipients: Any) -> None:
+        super()._sent(recipients)
+        self._network.sent += [(self._network.world.clock(), one.message) for one in recipients]
+
+
+class Sharing:
+    """Nodes on one queue with one big site."""
+
+    def __init__(self, loop: VirtualLoop, config: QueueConfig) -> None:
+        self.loop = loop
+        self.config = config
+        self.store = MemoryStore(clock=loop.wall, monotonic=loop.time)
+        self.world = World(0, loop.time)
+        self.world.sites[KEY] = SimulatedSite(latency=0.5)
+        self.networks: list[NodeConnections] = []
+        self.runners: list[Runner] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Let one more node begin."""
+        network = NodeConnections(self.world)
+        name = f"node{len(self.runners)}"
+        runner = Runner(self.store.another(), network, self.config, node=name, clock=self.loop.wall, chance=lambda: 0.5)
+        self.networks.append(network)
+        self.runners.append(runner)
+        self.tasks.append(self.loop.create_task(runner.run()))
+
+    async def submit(self, number: int) -> None:
+        now = self.loop.wall()
+        recipient = NewRecipient(address=b"r@relay.example", key=KEY)
+        message = NewMessage(
+            sender=b"a@example.org", recipients=[recipient], content=b"Subject: x\n\n", due=now, expires=now + DAY
+        )
+        await self.store.submit([message] * number)
+
+    def site(self, node: int) -> SiteRunner | None:
+        """The part of the site that a node has."""
+        return self.runners[node]._sites.get(KEY)
+
+    @property
+    def slots(self) -> list[int]:
+        """How many slots each node has."""
+        return [0 if site is None else count(site.lease.slots) for site in map(self.site, range(len(self.runners)))]
+
+    async def until(self, reached: Callable[[], bool], seconds: float) -> float:
+        """Wait for something, so many seconds at most; returns how long it took."""
+        begun = self.loop.time()
+        while not reached():
+            assert self.loop.time() - begun < seconds, f"{self.slots} after {seconds} s"
+            await asyncio.sleep(0.1)
+        return self.loop.time() - begun
+
+    async def until_empty(self) -> None:
+        while (await self.store.counters()).get("delivered", 0) < (await self.store.counters())["accepted"]:
+            await asyncio.sleep(1.0)
+
+    async def stop(self) -> None:
+        for runner in self.runners:
+            runner.stop()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def sent_by(self, node: int, since: float = 0.0) -> int:
+        return sum(at >= since for at, _ in self.networks[node].sent)
+
+
+def play(scene: Callable[[Sharing], Coroutine[Any, Any, None]], config: QueueConfig = FEW) -> None:
+    """Play a scene in virtual time; a message is sent twice only after a doubt."""
+
+    async def main(loop: VirtualLoop) -> None:
+        it = Sharing(loop, config)
+        await scene(it)
+        await it.stop()
+        copies = it.world.sites[KEY].copies
+        assert copies.total() - len(copies) <= (await it.store.counters()).get("doubtful", 0)
+        assert [finding async for finding in it.store.check()] == []
+
+    virtualtime.run(main)
+
+
+def test_two_nodes_share_a_site_with_much_work() -> None:
+    async def scene(it: Sharing) -> None:
+        it.start()
+        it.start()
+        await it.submit(3000)
+        await it.until(lambda: sorted(it.slots) == [0, 16], 3)
+        took = await it.until(lambda: it.slots == [8, 8], 3 * PRESSED)
+        assert took >= PRESSED - 1
+        assert it.world.sites[KEY].most_seen <= 20
+        shared = it.loop.time()
+        windows = [site.window.most for site in map(it.site, (0, 1)) if site is not None]
+        assert windows == [10, 10]
+        statuses: list[SiteStatus] = []
+        while len(statuses) < 2 or {one.slots for one in statuses} != {8}:
+            await asyncio.sleep(1.0)
+            statuses = await it.store.sites([KEY])
+        await it.until_empty()
+        assert min(it.sent_by(0, shared), it.sent_by(1, shared)) > 1000
+        assert it.world.sites[KEY].most_seen <= 20
+        await it.until(lambda: it.slots == [0, 0], 120)
+
+    play(scene)
+
+
+def test_a_site_goes_on_while_it_is_divided() -> None:
+    async def scene(it: Sharing) -> None:
+        it.start()
+        await it.submit(5000)
+        await asyncio.sleep(30)
+        it.start()
+        await it.until(lambda: it.slots == [8, 8], 30)
+        times = [at for at, _ in it.networks[0].sent]
+        assert max(after - before for before, after in pairwise(times[100:])) < 1.1
+
+    play(scene)
+
+
+def test_three_nodes_share_a_site() -> None:
+    async def scene(it: Sharing) -> None:
+        for _ in range(3):
+            it.start()
+        await it.submit(6000)
+        await it.until(lambda: min(it.slots) >= 4, 60)
+        assert sum(it.slots) == 16
+        assert max(it.slots) <= 8
+        await asyncio.sleep(20)
+        assert sum(it.slots) == 16
+
+    play(scene)
+
+
+def test_the_slots_of_a_dead_node_are_served_soon() -> None:
+    async def scene(it: Sharing) -> None:
+        it.start()
+        it.start()
+        await it.submit(4000)
+        await it.until(lambda: it.slots == [8, 8], 30)
+        it.runners[1].store.beat = lambda: None  # type: ignore[method-assign]
+        it.tasks[1].cancel()
+        begun = it.loop.time()
+        await it.until(lambda: it.slots[0] == 16, VALID + 2)
+        assert it.loop.time() - begun > VALID - 2
+        await it.until_empty()
+
+    play(scene)
+
+
+def test_the_slots_of_a_drained_node_are_served_at_once() -> None:
+    async def scene(it: Sharing) -> None:
+        it.start()
+        it.start()
+        await it.submit(4000)
+        await it.until(lambda: it.slots == [8, 8], 30)
+        await it.store.drain("node1")
+        await it.tasks[1]
+        await it.until(lambda: it.slots[0] == 16, 2.5)
+        await it.until_empty()
+
+    play(scene)
+
+
+def test_a_site_with_one_connection_stays_with_one_node() -> None:
+    async def scene(it: Sharing) -> None:
+        it.start()
+        it.start()
+        await it.submit(100)
+        await asyncio.sleep(60)
+        assert sorted(it.slots) == [0, 16]
+        assert it.world.sites[KEY].most_seen == 1
+        await it.until_empty()
+
+    play(scene, QueueConfig(claim=10, sites={KEY: SiteLimits(start=1, most=1)}))
+
+
+def test_rates_of_a_divided_site_are_those_of_the_site() -> None:
+    async def scene(it: Sharing) -> None:
+        it.world.sites[KEY].latency = 0.001
+        it.start()
+        it.start()
+        await it.submit(4000)
+        await it.until(lambda: it.slots == [8, 8], 60)
+        await asyncio.sleep(10)
+        begun = it.loop.time()
+        await asyncio.sleep(20)
+        sent = [it.sent_by(0, begun), it.sent_by(1, begun)]
+        assert sum(sent) <= 20 * 20 + 20
+        assert min(sent) > 150
+
+    play(scene, QueueConfig(claim=50, sites={KEY: SiteLimits(start=2, most=2, messages=(Rate(20, 1.0),))}))
+
+
+def test_a_node_that_stays_alone_does_not_divide_again_and_again() -> None:
+    async def scene(it: Sharing) -> None:
+        it.start()
+        it.start()
+        for runner in it.runners[1:]:
+            runner.note = lambda key, due: None  # type: ignore[method-assign]  # it never wants this site
+        shed = Counter[int]()
+        await it.submit(6000)
+        await it.until(lambda: it.slots == [16, 0], 30)
+        store, asked = it.runners[0].store, it.runners[0].store.shed
+
+        async def counting(lease: Any, slots: int) -> Any:
+            shed[slots] += 1
+            return await asked(lease, slots)
+
+        store.shed = counting  # type: ignore[method-assign]
+        await it.until(lambda: it.slots == [8, 0], 30)
+        await it.until(lambda: it.slots == [16, 0], 5)
+        divided = shed.total()
+        await asyncio.sleep(ALONE / 2)
+        assert it.slots == [16, 0]
+        assert shed.total() == divided
+
+    play(scene)
+
+
+def claimed(message: int) -> Claimed:
+    recipient = QueuedRecipient(
+        message=message,
+        number=0,
+        address=b"r@one.example",
+        key=KEY,
+        tenant="",
+        rank=0,
+        due=1.0,
+        expires=2.0,
+    )
+    queued = QueuedMessage(id=message, tenant="", sender=b"", submitted=1.0, size=1, recipients=1)
+    return Claimed(recipient, queued, b"x")
+
+
+def test_what_was_read_and_not_begun_of_slots_is_dropped() -> None:
+    queue = KeyQueue(KEY)
+    sub = SubQueue(KEY, "", 0)
+    queue.learn(sub, 0.0)
+    assert queue.to_read(5.0) == [(sub, START)]
+    assert queue.add(sub, [claimed(number) for number in range(1, 40)], None, queue.generation)
+    first = queue.next()
+    assert first is not None
+    mine = 1 << slot_of(first.message.id)
+    others = sum(slot_of(number) == slot_of(first.message.id) for number in range(1, 40)) - 1
+    assert queue.busy_slots == ALL
+    queue.release(mine)
+    assert queue.ready == 38 - others
+    assert queue.busy_slots & mine, "the one that was begun is in hand still"
+    assert not any(1 << slot_of(group.message.id) & mine for group in queue.buffered())
+    queue.done(first.message.id, 0)
+    assert not queue.busy_slots & mine
+    queue.release(ALL)
+    assert queue.ready == queue.busy_slots == 0
+    assert queue.next() is None
