@@ -380,8 +380,8 @@ async def each_owner_of_a_site_reports(queue: Harness) -> None:
     if not queue.many_nodes:
         return
     first, second, _, high = await shared(queue)
-    mine = SiteStatus(site=KEY, node="first", updated=NOON, window=3, busy=2, ready=7, slots=8)
-    theirs = SiteStatus(site=KEY, node="second", updated=NOON, window=4, slots=8)
+    mine = SiteStatus(site=KEY, node="first", updated=NOON, window=3, busy=2, ready=7, slots=LOW)
+    theirs = SiteStatus(site=KEY, node="second", updated=NOON, window=4, slots=HIGH)
     await first.report([mine])
     await second.report([theirs])
     assert await first.sites([KEY]) == await second.sites() == [mine, theirs]

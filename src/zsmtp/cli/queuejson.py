@@ -7,11 +7,12 @@ that names its schema (``zsmtp.queue-why/1``).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zsmtp.queue.ids import to_text
-from zsmtp.queue.operators import NodeStatus, Row, Rule, SiteStatus
+from zsmtp.queue.operators import NodeStatus, Row, Rule, SiteStatus, combined
+from zsmtp.queue.slots import count
 from zsmtp.queue.states import HistoryEntry, QueuedMessage
 from zsmtp.queue.suppression import Suppression
 
@@ -130,11 +131,20 @@ def suppression_document(one: Suppression) -> Document:
     }
 
 
+def statuses_document(statuses: Sequence[SiteStatus]) -> Document:
+    """The state of a site, and that of each of its parts if several nodes serve it."""
+    return {
+        "status": site_document(combined(statuses)) if statuses else None,
+        "parts": [site_document(one) for one in statuses] if len(statuses) > 1 else [],
+    }
+
+
 def site_document(status: SiteStatus) -> Document:
-    """The state of a site."""
+    """The state of a site, or of a part of it."""
     return {
         "site": status.site,
         "node": status.node,
+        "slots": count(status.slots),
         "updated": status.updated,
         "window": status.window,
         "busy": status.busy,

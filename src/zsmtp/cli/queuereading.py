@@ -24,7 +24,17 @@ from zsmtp.escape import escape
 from zsmtp.queue.filter import FIELDS_OF_ENDS, Field, Filter, Operator, Term
 from zsmtp.queue.ids import to_text
 from zsmtp.queue.moves import Move
-from zsmtp.queue.operators import AGES, OLDEST, Health, NodeStatus, Row, Rule, SiteStatus
+from zsmtp.queue.operators import (
+    AGES,
+    OLDEST,
+    Health,
+    NodeStatus,
+    Row,
+    Rule,
+    SiteStatus,
+    combined,
+    of_message,
+)
 from zsmtp.queue.states import HistoryEntry
 from zsmtp.text.look import Style
 
@@ -117,16 +127,19 @@ def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return total
 
 
-async def _statuses(context: VerbContext, sites: list[str]) -> dict[str, SiteStatus]:
-    """The states of these sites; with several queues the state of one in which the site has a problem."""
+async def _statuses(context: VerbContext, sites: list[str]) -> dict[str, list[SiteStatus]]:
+    """The states of these sites, by each node that serves a part; of one of several queues, with a problem if any."""
     if not sites:
         return {}
-    found: dict[str, SiteStatus] = {}
+    found: dict[str, list[SiteStatus]] = {}
     now = context.clock()
     for _, statuses in await context.shards.each(lambda shard: shard.store.sites(sites)):
+        parts: dict[str, list[SiteStatus]] = {}
         for one in statuses:
-            if one.site not in found or queuetext.site_trouble(one, now):
-                found[one.site] = one
+            parts.setdefault(one.site, []).append(one)
+        for site, some in parts.items():
+            if site not in found or queuetext.site_trouble(combined(some), now):
+                found[site] = some
     return found
 
 
@@ -150,14 +163,15 @@ async def shape(context: VerbContext) -> int:
                 "site": site,
                 "total": sum(counted.values()),
                 "ages": {label: counted.get(label, 0) for label in labels},
-                "status": queuejson.site_document(statuses[site]) if site in statuses else None,
+                **queuejson.statuses_document(statuses.get(site, ())),
             }
             for site, counted in shown
         ]
         context.write_document({"sites": documents, "more_sites": len(rest)})
         return Exit.OK
     everything = {label: sum(counted.get(label, 0) for counted in sites.values()) for label in labels}
-    for text in queuetext.shape_lines([("(all)", everything), *shown], labels, statuses, now, context.look):
+    troubles = {site: queuetext.site_trouble(combined(some), now) for site, some in statuses.items()}
+    for text in queuetext.shape_lines([("(all)", everything), *shown], labels, troubles, context.look):
         context.write(text)
     if rest:
         context.write(context.look.paint(f"({queuetext.plural(len(rest), 'more site')})", Style.FAINT))
@@ -250,7 +264,7 @@ async def _circumstances(context: VerbContext, row: Row, standing: Surroundings)
         (*_message(context, row.message.id).terms, Term(Field.KEY, Operator.EQUAL, (row.recipient.key.lower(),)))
     )
     names = await store.count(mine, by="site")  # the sites that the store knows for the key
-    status = next(iter(await store.sites(list(names))), None) if names else None
+    status = of_message(await store.sites(list(names)), row.message.id) if names else None
     known = Circumstances(now=context.clock(), **standing._asdict(), status=status, time_text=queuetext.time_text)
     one = row.recipient
     if context.config is not None:
@@ -530,7 +544,7 @@ async def _picture(context: VerbContext, now: float, counters: Mapping[str, int]
                 {
                     "site": site,
                     "total": number,
-                    "status": queuejson.site_document(statuses[site]) if site in statuses else None,
+                    **queuejson.statuses_document(statuses.get(site, ())),
                 }
                 for site, number in ranked
             ],

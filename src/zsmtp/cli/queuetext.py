@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from zsmtp.escape import escape
 from zsmtp.queue.ids import to_text
-from zsmtp.queue.operators import Health, NodeStatus, Row, Rule, SiteStatus
+from zsmtp.queue.operators import Health, NodeStatus, Row, Rule, SiteStatus, combined
+from zsmtp.queue.slots import SLOTS, count
 from zsmtp.queue.states import HistoryEntry, Outcome, QueuedMessage, State
 from zsmtp.queue.suppression import Suppression
 from zsmtp.queue.wording import reply_words, span
@@ -192,8 +193,7 @@ def _group(name: str, by: str, look: Look, taken: int) -> str:
 def shape_lines(
     rows: Sequence[tuple[str, dict[str, int]]],
     ages: Sequence[str],
-    statuses: dict[str, SiteStatus],
-    now: float,
+    troubles: Mapping[str, str],
     look: Look,
 ) -> Iterator[str]:
     """The table of sites by age: a line for each site, with its problem below it."""
@@ -204,8 +204,7 @@ def shape_lines(
         cells = "".join(f"{_short(counted.get(age, 0)):>7}" for age in ages)
         total = _short(sum(counted.values()))
         yield f"{padded(look.fit(escape(name)), names - 1, mark_of(look))} {total:>8}{cells}"
-        trouble = site_trouble(statuses.get(name), now)
-        if trouble:
+        if trouble := troubles.get(name):
             yield look.paint(cut(look.fit(f"  {trouble}"), look.width, mark_of(look)), Style.WARN)
 
 
@@ -360,21 +359,30 @@ _STATES = {"due": "to be tried", "held": "held", "leased": "in hand"}
 
 
 def site_lines(
-    ranked: Sequence[tuple[str, int]], statuses: Mapping[str, SiteStatus], now: float, look: Look
+    ranked: Sequence[tuple[str, int]], statuses: Mapping[str, Sequence[SiteStatus]], now: float, look: Look
 ) -> Iterator[str]:
-    """The sites of ``top``: number of recipients, connections in use, problems."""
+    """The sites of ``top``: number of recipients, connections in use, problems; below it each node of several."""
     if not ranked:
         return
     names = min(max(look.width - 48, 16), 40)
     yield ""
     yield look.paint(f"{padded('SITE', names)} {'TOTAL':>8} {'USED':>7}  STATE", Style.FAINT)
     for site, number in ranked:
-        status = statuses.get(site)
-        used = "" if status is None else f"{status.busy}/{status.window}"
-        name = padded(look.fit(escape(site)), names, mark_of(look))
-        trouble = site_trouble(status, now)
-        room = max(look.width - names - 20, 10)
-        yield f"{name} {_short(number):>8} {used:>7}  {cut(look.fit(trouble), room, mark_of(look))}".rstrip()
+        parts = statuses.get(site, ())
+        if len(parts) < 2:
+            yield _site_line(escape(site), names, _short(number), parts[0] if parts else None, now, look)
+            continue
+        yield _site_line(escape(site), names, _short(number), combined(parts), now, look)
+        for part in parts:
+            name = f"  {escape(part.node)}, {count(part.slots)} of {SLOTS} slots"
+            yield _site_line(name, names, "", part, now, look)
+
+
+def _site_line(name: str, names: int, number: str, status: SiteStatus | None, now: float, look: Look) -> str:
+    used = "" if status is None else f"{status.busy}/{status.window}"
+    room = max(look.width - names - 20, 10)
+    trouble = cut(look.fit(site_trouble(status, now)), room, mark_of(look))
+    return f"{padded(look.fit(name), names, mark_of(look))} {number:>8} {used:>7}  {trouble}".rstrip()
 
 
 def mark_of(look: Look) -> str:

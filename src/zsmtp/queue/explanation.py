@@ -28,6 +28,7 @@ from zsmtp.queue.operators import NodeStatus, Row, Rule, SiteStatus
 from zsmtp.queue.rules import Applied, Rules
 from zsmtp.queue.schedule import FailureClass, RetryPolicy, classify, next_attempt
 from zsmtp.queue.settlement import RecipientWork, expiry, warning
+from zsmtp.queue.slots import ALL, SLOTS, count
 from zsmtp.queue.states import HistoryEntry, Outcome, QueuedRecipient, State
 from zsmtp.queue.wording import reply_words, span, utc
 
@@ -93,7 +94,7 @@ class Circumstances:
     nodes: Sequence[NodeStatus] = ()
     """The processes that deliver."""
     status: SiteStatus | None = None
-    """The status of the recipient's site; None if no node reported one."""
+    """The status of the recipient's site by the node that serves its slot; None if no node reported one."""
     time_text: Callable[[float], str] = utc
     """Formats a time."""
     route: str = ""
@@ -407,7 +408,7 @@ class _Case:
             (
                 f"The last connection failed: {why}." if why else "Connection after connection failed.",
                 "One message at a time is tried until the site answers; the others wait, and no attempt is counted.",
-                *self._age_of(status),
+                *self._about(status),
             ),
         )
 
@@ -420,34 +421,39 @@ class _Case:
             return self._no_route(lost)
         if status.dead_until:
             return self._dead(status)
-        site, age = status.site, self._age_of(status)
+        site, about = status.site, self._about(status)
         used = (
             f"{status.busy} of {status.window} connections to {site} are in use, {status.ready} recipients are ready."
         )
         if status.rate_until > self.known.now:
             rate = f"The rate {status.rate} lets the next one through {_at(status.rate_until, self.known)}."
             return _HoldingConstraint(
-                Constraint.RATE, status.rate_until, f"the rate {status.rate} of {site} is used up", (rate, *age)
+                Constraint.RATE, status.rate_until, f"the rate {status.rate} of {site} is used up", (rate, *about)
             )
         if status.window and status.busy >= status.window:
             grows = "The window grows while the site takes mail, and shrinks when connections fail."
             summary = f"all {status.window} connections that {site} may have now are in use"
             return _HoldingConstraint(
-                Constraint.WINDOW, None, summary, (f"{status.ready} recipients are ready.", grows, *age)
+                Constraint.WINDOW, None, summary, (f"{status.ready} recipients are ready.", grows, *about)
             )
         if status.no_slot:
             summary = "no connection is free: the limit for all sites is reached"
-            return _HoldingConstraint(Constraint.NO_SLOT, None, summary, (used, *age))
+            return _HoldingConstraint(Constraint.NO_SLOT, None, summary, (used, *about))
         if status.ready:
             return _HoldingConstraint(
-                Constraint.TURN, None, f"waits for a connection to {site}: others are first", (used, *age)
+                Constraint.TURN, None, f"waits for a connection to {site}: others are first", (used, *about)
             )
         way = ("It may be under way already.",) if status.busy else ()  # a store knows when results are written
-        return _HoldingConstraint(Constraint.DUE, None, "due now", (used, *age, *way))
+        return _HoldingConstraint(Constraint.DUE, None, "due now", (used, *about, *way))
 
-    def _age_of(self, status: SiteStatus) -> tuple[str, ...]:
+    def _about(self, status: SiteStatus) -> tuple[str, ...]:
+        """Whose status it is, if several nodes serve the site, and how old, if it is."""
+        part = f"{status.node} serves {count(status.slots)} of the {SLOTS} slots of {status.site}, and this recipient."
         old = self.known.now - status.updated
-        return (f"This was reported {span(old)} ago.",) if old > OLD_STATUS else ()
+        return (
+            *((part,) if status.slots != ALL else ()),
+            *((f"This was reported {span(old)} ago.",) if old > OLD_STATUS else ()),
+        )
 
     def _status(self) -> SiteStatus | None:
         """The status of the site, unless its node is gone."""

@@ -5,11 +5,14 @@ The methods of ``zsmtp.queue.store`` for operators take and return them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
-from zsmtp.queue.slots import SLOTS
+from zsmtp.queue.slots import ALL, has
 from zsmtp.queue.states import QueuedMessage, QueuedRecipient, State
-from zsmtp.records import dataclass
+from zsmtp.records import dataclass, replace
 
 AGES = (("<5m", 300), ("<10m", 600), ("<20m", 1200), ("<40m", 2400), ("<80m", 4800), ("<3h", 10800), ("<6h", 21600))
 """The groups of ``count(by="age")`` with their limits in seconds; older ones are in :data:`OLDEST`."""
@@ -88,8 +91,8 @@ class SiteStatus:
     updated: float
     window: int = 0
     """The connections it may have now; 0 while it is dead."""
-    slots: int = SLOTS
-    """How many of the slots of the site this node serves: all, unless other nodes serve the others."""
+    slots: int = ALL
+    """The slots of the site that this node serves, as a mask (``zsmtp.queue.slots``); other nodes serve the others."""
     busy: int = 0
     """Connections in use."""
     ready: int = 0
@@ -106,9 +109,34 @@ class SiteStatus:
     no_route: str = ""
     """Why the configuration of the node has no route for its mail; "" if it has one. It is reported periodically."""
 
+    @property
+    def problem_rank(self) -> int:
+        """The greater, the more it keeps mail back: a lost route, a dead site, a rate, the limit of all connections."""
+        problems = self.no_slot, self.rate_until > 0, self.dead_until > 0, bool(self.no_route)
+        return max((rank for rank, there in enumerate(problems, 1) if there), default=0)
+
     def lost_route(self, now: float) -> str:
         """Why there is no route for its mail now; "" if there is one, or if the report is too old."""
         return self.no_route if now - self.updated < RECENT else ""
+
+
+def of_message(statuses: Sequence[SiteStatus], message: int) -> SiteStatus | None:
+    """That of a site's statuses whose node serves the slot of a message, the latest one; else the latest of all."""
+    ranked = sorted(statuses, key=lambda one: (has(one.slots, message), one.updated))
+    return ranked[-1] if ranked else None
+
+
+def combined(statuses: Sequence[SiteStatus]) -> SiteStatus:
+    """The statuses of the parts of a site as one: connections and recipients add up, and a problem of any is shown."""
+    first = max(statuses, key=lambda one: (one.problem_rank, one.updated))
+    return replace(
+        first,
+        node=", ".join(sorted({one.node for one in statuses})),
+        window=sum(one.window for one in statuses),
+        slots=reduce(or_, [one.slots for one in statuses]),
+        busy=sum(one.busy for one in statuses),
+        ready=sum(one.ready for one in statuses),
+    )
 
 
 class NodeStatus(NamedTuple):
@@ -122,7 +150,7 @@ class NodeStatus(NamedTuple):
     """Whether its heartbeat is valid (by the clock of the database)."""
     draining: bool
     sites: int
-    """The leases it holds."""
+    """The leases it holds, of sites and of parts of sites."""
 
 
 class Health(NamedTuple):

@@ -544,7 +544,7 @@ class SiteRunner:
             node=self._runner.node,
             updated=wall,
             window=self.window.size,
-            slots=count(self.lease.slots),
+            slots=self.lease.slots,
             busy=len(self.workers),
             ready=self.ready,
             dead_until=wall + max(self.probes.at - now, 0.0) if self.window.dead else 0.0,

@@ -249,4 +249,4 @@ class MemoryDelivery(MemoryBase):
     async def report(self, statuses: Sequence[SiteStatus]) -> None:
         """Store the status of sites."""
         self._begin("report")
-        self._shared.statuses |= {(status.site, status.node): status for status in statuses}
+        self._shared.statuses |= {(status.site, self._node): status for status in statuses}
