@@ -1,8 +1,9 @@
 """What nodes deliver together: messages per second from one PostgreSQL by one node and by two, on the same machine.
 
-Each run queues messages of 4 KB for 16 sites in a database of its own, and lets nodes, a process each, deliver them to
-receivers in one process (``bench/sinks.py``). The time is that from the word to begin, at which the nodes have opened
-the queue, until all are delivered; joining and sharing the sites is in it. CPU is that of all nodes and of the server.
+Each run queues messages of 4 KB for 16 sites, or for one site alone, in a database of its own, and lets nodes, a
+process each, deliver them to receivers in one process (``bench/sinks.py``). The time is that from the word to begin, at
+which the nodes have opened the queue, until all are delivered; joining and sharing the sites is in it, and so are the
+seconds until one node divides the one site. CPU is that of all nodes and of the server.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -35,7 +38,7 @@ from zsmtp.queue.store import QueueStore
 from zsmtp.queue.stores import open_store
 from zsmtp.queue.submission import Submitter
 
-SITES = 16
+SITES = (16, 1)
 _LOOK = 0.02  # seconds between two looks at the counters
 
 
@@ -48,12 +51,13 @@ def config_of(ports: list[int]) -> Config:
 async def fill(store: QueueStore, config: Config, count: int) -> None:
     """Queue messages for all sites in turn."""
     submitter = Submitter(Destinations(config), QueueConfig())
+    sites = len(config.routes)
     for start in range(0, count, 500):
         now = time.time()
         await store.submit(
             [
                 submitter.message(
-                    Envelope(b"s@example.org", (EnvelopeRecipient(b"u%d@site%d.example" % (n, n % SITES)),)),
+                    Envelope(b"s@example.org", (EnvelopeRecipient(b"u%d@site%d.example" % (n, n % sites)),)),
                     HEADER,
                     now=now,
                     content=CONTENT,
@@ -77,8 +81,16 @@ async def node(url: str, ports: list[int], name: str) -> None:
     await store.close()
 
 
-async def delivered(places: Databases, ports: list[int], nodes: int, count: int) -> tuple[float, float]:
-    """Seconds, and seconds of CPU, in which so many nodes deliver so many messages."""
+class Spent(NamedTuple):
+    """What a run took: seconds, seconds of CPU, and the share of the messages that the busiest node delivered."""
+
+    seconds: float
+    cpu: float
+    most: float
+
+
+async def delivered(places: Databases, ports: list[int], nodes: int, count: int) -> Spent:
+    """What it takes so many nodes to deliver so many messages."""
     url = places.fresh()
     store = await places.open(url)
     await fill(store, config_of(ports), count)
@@ -101,8 +113,10 @@ async def delivered(places: Databases, ports: list[int], nodes: int, count: int)
             await asyncio.sleep(_LOOK)
         spent = time.perf_counter() - begun, cpu() - used
         _tell(processes)
+    _, entries = await store.events("", limit=1 << 30)
+    by_node = Counter(entry.node for entry in entries)
     await store.close()
-    return spent
+    return Spent(*spent, max(by_node.values()) / count)
 
 
 def _tell(processes: list[subprocess.Popen[str]]) -> None:
@@ -122,19 +136,20 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
-    print(f"{machine()}; {chosen.messages} messages of {len(CONTENT)} octets, {SITES} sites, {chosen.rounds} rounds")
-    with databases(postgres=True) as places, ready_sinks(SITES, chunking=True) as ports:
-        found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    print(f"{machine()}; {chosen.messages} messages of {len(CONTENT)} octets, {chosen.rounds} rounds")
+    with databases(postgres=True) as places, ready_sinks(max(SITES), chunking=True) as ports:
+        found: dict[tuple[int, int], list[Spent]] = {(sites, nodes): [] for sites in SITES for nodes in (1, 2)}
         for _ in range(chosen.rounds):
-            for nodes, spent in found.items():
-                spent.append(asyncio.run(delivered(places, ports, nodes, chosen.messages)))
-    for nodes, spent in found.items():
-        rates = sorted(chosen.messages / seconds for seconds, _ in spent)
-        cpu = statistics.median(cpu for _, cpu in spent) / chosen.messages * 1e6
-        words = "1 node " if nodes == 1 else f"{nodes} nodes"
+            for (sites, nodes), spent in found.items():
+                spent.append(asyncio.run(delivered(places, ports[:sites], nodes, chosen.messages)))
+    for (sites, nodes), spent in found.items():
+        rates = sorted(chosen.messages / one.seconds for one in spent)
+        cpu = statistics.median(one.cpu for one in spent) / chosen.messages * 1e6
+        most = statistics.median(one.most for one in spent)
+        words = f"{sites:2} site{'s' * (sites > 1):1} {nodes} node{'s' * (nodes > 1):1}"
         print(
             f"  {words} {statistics.median(rates):7.0f} messages/s ({rates[0]:.0f} to {rates[-1]:.0f})"
-            f"  {cpu:5.0f} us of CPU a message"
+            f"  {cpu:5.0f} us of CPU a message, {most:.0%} by one node"
         )
 
 

@@ -1,7 +1,7 @@
-"""Two nodes, a PostgreSQL of their own and one relay that all mail goes through; one of them is killed.
+"""Two nodes, a PostgreSQL of their own and one site that all mail goes to; one of them is killed.
 
 ``python -m tests.chaos.sharing`` submits a backlog, starts both nodes (``zsmtp serve``), waits until both have
-delivered for a while, kills one with SIGKILL, and compares the ledger of the relay with what was accepted: each
+delivered for a while, kills one with SIGKILL, and compares the ledger of the site with what was accepted: each
 recipient has one end, and each second copy is one that the queue calls in doubt. It prints who delivered how much.
 """
 
@@ -32,7 +32,7 @@ from zsmtp.queue.postgres.store import PostgresStore
 from zsmtp.queue.slots import ALL
 from zsmtp.queue.states import Outcome
 
-SLOW = 0.4  # seconds until the relay answers a message
+SLOW = 0.4  # seconds until the site answers a message
 PATIENCE = 240.0  # seconds for each stage
 
 
@@ -78,12 +78,12 @@ async def _play(messages: int, folder: Path, cluster: Cluster) -> SharingReport:
     for number in range(2):
         relay = DatabaseRelay(folder / f"way-{number}", cluster.folder / ".s.PGSQL.5432")
         await relay.start()
-        routes = f'[delivery]\nrelay = "smtp://127.0.0.1:{port}"'
+        routes = f'[delivery.routes]\n"d.example" = "smtp://127.0.0.1:{port}"'
         nodes.append(ChaosNode(folder, f"node-{number}", relay, "sharing", routes))
     accepted = {}
     async with zsmtp.aio.Queue.open(url) as queue:
         for number in range(messages):
-            address = f"m{number}@d{number % 7}.example"
+            address = f"m{number}@d.example"
             id = await queue.submit(b"Subject: x\r\n\r\nhello\r\n", sender="a@shop.example", recipients=[address])
             accepted[id] = address
 

@@ -13,6 +13,7 @@ from tests.queue.world import SimulatedConnection, SimulatedConnections, Simulat
 from tests.support import virtualtime
 from tests.support.virtualtime import VirtualLoop
 
+from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.connections import Allow
 from zsmtp.queue.dividing import ALONE, PRESSED
@@ -23,9 +24,9 @@ from zsmtp.queue.runner import Runner
 from zsmtp.queue.shaping import Rate, SiteLimits
 from zsmtp.queue.site import KeyQueue
 from zsmtp.queue.siterunner import SiteRunner
-from zsmtp.queue.slots import ALL, count, slot_of
+from zsmtp.queue.slots import ALL, count, has, slot_of
 from zsmtp.queue.states import START, QueuedMessage, QueuedRecipient, SubQueue
-from zsmtp.queue.store import Claimed, NewMessage, NewRecipient
+from zsmtp.queue.store import Claimed, Lease, NewMessage, NewRecipient
 
 KEY = "relay.example"
 FEW = QueueConfig(claim=50)
@@ -267,6 +268,61 @@ def test_a_node_that_stays_alone_does_not_divide_again_and_again() -> None:
     play(scene)
 
 
+def test_slots_that_the_store_does_not_take_back_are_served_again() -> None:
+    async def scene(it: Sharing) -> None:
+        it.start()
+        it.start()
+        asked: list[int] = []
+
+        async def refusing(lease: Lease, slots: int) -> Lease | None:
+            asked.append(slots)
+            raise QueueError("slots with marked attempts cannot be given up: settle them first")
+
+        it.runners[0].store.shed = it.runners[1].store.shed = refusing  # type: ignore[method-assign]
+        await it.submit(1500)
+        await it.until(lambda: bool(asked), 30)
+        await it.until_empty()
+        assert not it.tasks[0].done()
+        assert not it.tasks[1].done()
+
+    play(scene)
+
+
+def test_what_a_read_brings_of_slots_that_were_given_up_is_left_out() -> None:
+    """It began before they were."""
+
+    async def scene(it: Sharing) -> None:
+        it.start()
+        it.start()
+        await it.submit(1500)
+        await it.until(lambda: it.slots == [8, 8], 30)
+        site = it.site(0)
+        assert site is not None
+        key = site.key_queue(KEY)
+        messages = range(1, 60)
+        assert [site._usable(key, claimed(one)) for one in messages] == [has(site.lease.slots, one) for one in messages]
+        site.division.leaving = site.lease.slots
+        assert not any(site._usable(key, claimed(one)) for one in messages)
+        site.division.leaving = 0
+        await it.until_empty()
+
+    play(scene)
+
+
+def test_a_store_that_cannot_be_reached_is_asked_again() -> None:
+    async def scene(it: Sharing) -> None:
+        it.start()
+        it.start()
+        await it.submit(3000)
+        for runner in it.runners:
+            assert isinstance(runner.store, MemoryStore)
+            runner.store.fail("shed", QueueUnavailable("the connection was lost"), times=3)
+        await it.until(lambda: it.slots == [8, 8], 40)
+        await it.until_empty()
+
+    play(scene)
+
+
 def claimed(message: int) -> Claimed:
     recipient = QueuedRecipient(
         message=message,
@@ -276,7 +332,7 @@ def claimed(message: int) -> Claimed:
         tenant="",
         rank=0,
         due=1.0,
-        expires=2.0,
+        expires=float(1 << 40),
     )
     queued = QueuedMessage(id=message, tenant="", sender=b"", submitted=1.0, size=1, recipients=1)
     return Claimed(recipient, queued, b"x")

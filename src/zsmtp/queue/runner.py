@@ -417,11 +417,21 @@ class Runner:
         for site in tuple(self._sites.values()):
             slots = 0 if site.lost else site.to_shed(self._nodes)
             if slots:
-                left = await self.store.shed(site.lease, slots)
-                if left is None:
-                    self.lose(site)
-                else:
-                    site.changed_lease(left)
+                await self._shed(site, slots)
+
+    async def _shed(self, site: SiteRunner, slots: int) -> None:
+        try:
+            left = await self.store.shed(site.lease, slots)
+        except QueueUnavailable:
+            raise  # it may be done: it is repeated
+        except QueueError as error:
+            log.error("%s keeps slots that were to be given up: %s", site.lease.site, error)
+            site.keep_slots()
+            return
+        if left is None:
+            self.lose(site)
+        else:
+            site.changed_lease(left)
 
     def _yield(self, surplus: int) -> None:
         """Yield some sites to other nodes: those with the fewest attempts, which run to their end."""

@@ -140,7 +140,7 @@ class SiteRunner:
     def _usable(self, key: KeyQueue, claimed: Claimed) -> bool:
         """Whether to deliver a recipient that was read; if not, its settlement has begun, or its slot is given up."""
         runner = self._runner
-        if (leaving := self.division.leaving) and has(leaving, claimed.recipient.message):
+        if not has(self._slots, claimed.recipient.message):  # the read began before they were given up
             return False
         now = runner.wall()
         work = RecipientWork.of(claimed.recipient, claimed.message)
@@ -183,7 +183,7 @@ class SiteRunner:
             now = runner.wall()
             for recipient, message, _ in page:
                 after = (recipient.message, recipient.number)
-                if has(self.division.leaving, recipient.message):
+                if not has(self._slots, recipient.message):
                     continue
                 key = self.key_queue(recipient.key)
                 found.add(key.key)
@@ -203,10 +203,14 @@ class SiteRunner:
     # ------------------------------------------------------------------ dividing
 
     @property
+    def _slots(self) -> int:
+        """The slots of which it begins deliveries: those of the lease that it is not about to give up."""
+        return self.lease.slots & ~self.division.leaving
+
+    @property
     def _claims(self) -> Lease:
-        """The lease, without the slots that it is about to give up."""
-        leaving = self.division.leaving
-        return replace(self.lease, slots=self.lease.slots & ~leaving) if leaving else self.lease
+        """The lease with these slots alone."""
+        return replace(self.lease, slots=self._slots) if self.division.leaving else self.lease
 
     @property
     def _buckets(self) -> tuple[Buckets, Buckets, Buckets]:
@@ -229,13 +233,22 @@ class SiteRunner:
             busy |= key.busy_slots
         return division.ready(busy)
 
+    def keep_slots(self) -> None:
+        """Serve the slots again that were to be given up."""
+        self.division.leaving = 0
+        self.forget()
+
     def _is_pressed(self, now: float) -> bool:
-        """Whether it has more due work than it can begin, for a reason that is not the site's."""
-        if self.window.dead or self._blocked_for(now) > 0 or not self.ready:
+        """Whether it has more due work than it can begin, for a reason that is not the site's.
+
+        There is more than was read, or no connection for what was.
+        """
+        if self.window.dead or self._blocked_for(now) > 0:
             return False
-        due, wall = self.next_due, self._runner.wall()
+        wall = self._runner.wall()
+        dues = (key.next_due for key in self.keys.values() if key.key not in self.problems)
         full = self.waits_for_slot or len(self.workers) >= self.window.size
-        return (due is not None and due <= wall) or (full and self.ready >= LOW_WATER)
+        return any(due is not None and due <= wall for due in dues) or (full and self.ready >= LOW_WATER)
 
     def wants_slots(self, nodes: int) -> bool:
         """Whether to ask for the free slots of the site now."""
@@ -490,8 +503,8 @@ class SiteRunner:
             for recipient in recipients:
                 self._runner.results.add(self, job.key, settlement.unchanged(recipient))
             job.close()
-        elif self.lost or job.generation != job.key.generation or has(self.division.leaving, job.group.message.id):
-            # rows may have changed: they are read again, by whoever has the slot then
+        elif self.lost or job.generation != job.key.generation or not has(self._slots, job.group.message.id):
+            # rows may have changed, or are another node's: they are read again
             for recipient in recipients:
                 job.key.done(recipient.message, recipient.number)
             job.close()
