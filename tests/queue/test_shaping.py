@@ -149,3 +149,46 @@ def test_no_stretch_of_time_has_more_than_the_rate_and_a_burst(allowed: int, sec
     for first, start in enumerate(taken):
         within = sum(start <= one < start + seconds for one in list(taken)[first:])
         assert within <= 2 * allowed + 1  # a full bucket, and what ran in meanwhile
+
+
+def test_a_bucket_goes_on_with_another_rate() -> None:
+    bucket = TokenBucket(Rate(10, 10.0))
+    bucket.take(0.0, 8)
+    bucket.change(Rate(5, 10.0), 1.0)  # three are there
+    assert bucket.wait(1.0, 3) == 0
+    assert bucket.wait(1.0, 4) == pytest.approx(2.0)
+    bucket.change(Rate(20, 10.0), 1.0)
+    assert bucket.wait(1.0, 4) == pytest.approx(0.5), "it gains nothing at once"
+    full = TokenBucket(Rate(10, 10.0))
+    full.change(Rate(4, 10.0), 0.0)
+    full.take(0.0, 4)
+    assert full.wait(0.0) == pytest.approx(2.5)
+
+
+def test_buckets_of_a_part_begin_empty() -> None:
+    buckets = Buckets([Rate(10, 1.0), Rate(100, 60.0)])
+    buckets.empty(50.0)
+    assert buckets.wait(50.0) == (pytest.approx(0.6), Rate(100, 60.0))
+    buckets.change([Rate(5, 1.0), Rate(50, 60.0)], 50.0)
+    assert buckets.wait(50.0) == (pytest.approx(1.2), Rate(50, 60.0))
+    Buckets([]).empty(0.0)
+
+
+def test_a_window_goes_on_with_a_share() -> None:
+    window = ConnectionWindow(5, 20)
+    window.change(2, 4)
+    assert (window.size, window.most) == (4, 4)
+    for _ in range(50):
+        window.good(4)
+    assert window.size == 4
+    window.change(5, 20)
+    for _ in range(50):
+        window.good(window.size)
+    assert 4 < window.size <= 20
+    for _ in range(40):
+        window.bad()
+    assert window.dead
+    window.change(2, 4)
+    assert window.size == 0
+    window.good(0)
+    assert window.size == 2
