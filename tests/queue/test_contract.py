@@ -10,7 +10,9 @@ from tests.queue.contract import PROMISES, Scenario
 from tests.queue.harness import FOLDERS, STORES, Make, play
 from tests.support.postgres import needs_postgres
 
-assert contract_parts.__doc__  # its promises are among them
+
+def test_the_scenarios_of_both_modules_are_played() -> None:
+    assert {scenario.__module__ for scenario in PROMISES} == {contract.__name__, contract_parts.__name__}
 
 
 @needs_postgres

@@ -13,10 +13,11 @@ from tests.queue.contract_parts import HIGH, KEY, LOW, shared, submitted, within
 from tests.queue.harness import NOON, PostgresHarness, attempts, claim, ended, findings, lease_of, play
 from tests.support.postgres import needs_postgres
 
+from zsmtp.errors import QueueError
 from zsmtp.queue.filter import Filter
 from zsmtp.queue.operators import Change
 from zsmtp.queue.postgres import claims
-from zsmtp.queue.postgres.leases import NODES, SERVE_PARTS
+from zsmtp.queue.postgres.leases import NODES, PARTS_SINCE, SERVE_PARTS
 from zsmtp.queue.postgres.pulse import PulseAnswer
 from zsmtp.queue.slots import ALL
 from zsmtp.queue.store import Lease, QueueStore
@@ -204,10 +205,32 @@ def test_a_node_of_the_release_before_has_whole_sites() -> None:
         assert row is not None
         answer = PulseAnswer(False, True, 0, 1, *row)  # type: ignore[arg-type]
         assert (answer.nodes, answer.sharing) == (2, 1), "no site is divided beside it"
+        await submitted(store)
+        mine = await lease_of(store, KEY)
+        with pytest.raises(QueueError, match="earlier release"):
+            await store.shed(mine, HIGH)
         queue.clock.advance(21)
         store.beat()
         (lease,) = await store.take(["old.example"], limit=9)
         assert lease.slots == ALL
+
+    on_postgres(scenario)
+
+
+def test_a_divided_queue_names_the_release_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(queue: PostgresHarness) -> None:
+        store = queue.store
+        await store.join("node")
+        await submitted(store)
+        lease = await lease_of(store, KEY)
+        named = "SELECT value FROM zsmtp_meta WHERE name = 'min_program'"
+        assert queue._admin.execute(named).fetchone() == ("0.1.0",)
+        monkeypatch.setattr("zsmtp.queue.programs.__version__", "0.3.0")
+        assert await store.shed(lease, HIGH) is not None
+        assert queue._admin.execute(named).fetchone() == (PARTS_SINCE,)
+        monkeypatch.setattr("zsmtp.queue.programs.__version__", "0.1.0")
+        with pytest.raises(QueueError, match=r"needs zsmtp 0\.2\.0 or later"):
+            await queue.another()
 
     on_postgres(scenario)
 

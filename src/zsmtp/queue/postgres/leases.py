@@ -18,12 +18,15 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from zsmtp.errors import QueueError
 from zsmtp.queue.intake import clean
 from zsmtp.queue.leases import VALID
 from zsmtp.queue.moves import APART
 from zsmtp.queue.postgres import claims
 from zsmtp.queue.postgres.connect import Connection
+from zsmtp.queue.postgres.schema import keep, meta_of
 from zsmtp.queue.postgres.transaction import WriteTransaction, attempts_from, one
+from zsmtp.queue.programs import later, named_release
 from zsmtp.queue.slots import ALL, in_slots
 from zsmtp.queue.sql import MESSAGE, RECIPIENT, columns, message_from, recipient_from
 from zsmtp.queue.states import AttemptKey
@@ -39,6 +42,8 @@ _MOMENT = 0.005  # seconds between tries to lock leases
 _IN_SLOTS = in_slots("r.message").format("l.slots")
 NODES = f"SELECT count(*) FROM zsmtp_node n WHERE {_ALIVE} AND NOT n.draining"
 """The number of nodes that take leases, as SQL."""
+PARTS_SINCE = "0.2.0"
+"""The first release that knows parts of sites."""
 SERVE_PARTS = f"NOT EXISTS (SELECT 1 FROM zsmtp_node n WHERE {_ALIVE} AND NOT n.parts)"
 """Whether all live nodes know parts of sites, as SQL: those of an earlier release do not."""
 
@@ -390,6 +395,21 @@ def drop(db: Connection, numbers: Iterable[int]) -> None:
     )
     if parts := [site for site, slots in ended if slots != ALL]:
         _forget_reports(db, parts)
+
+
+def shed(db: Connection, number: int, slots: int) -> None:
+    """Take slots away from a lease whose row is locked.
+
+    Programs of earlier releases do not know that a site may have several leases: the database names the oldest one that
+    may use it from now on. Raises QueueError while a node with such a program lives.
+    """
+    if not one(db, f"SELECT {SERVE_PARTS}"):
+        raise QueueError("a node of an earlier release is alive, which serves whole sites only")
+    named = meta_of(db).get("min_program", "")
+    oldest = later(named, named_release(PARTS_SINCE))
+    if oldest != named:
+        keep(db, {"min_program": oldest})
+    db.execute("UPDATE zsmtp_lease SET slots = slots & ~%s WHERE number = %s", (slots, number))
 
 
 class LockedLeases(NamedTuple):

@@ -178,9 +178,9 @@ class PostgresResults:
             return None
         try:
             check_shed(owned[lease], slots, self.marks.of_lease(lease))
+            leases.shed(transaction.db, lease, slots)
         except QueueError as error:
             return error
-        transaction.db.execute("UPDATE zsmtp_lease SET slots = slots & ~%s WHERE number = %s", (slots, lease))
         left = frozenset(attempt for attempt in self.marks.in_hand(lease) if not has(slots, attempt.message))
         self.marks.hold(transaction, lease, left)
         (found,) = leases.read_leases(transaction.db, [lease])
