@@ -156,16 +156,20 @@ def test_two_nodes_share_a_site_with_much_work() -> None:
 
 
 def test_a_site_goes_on_while_it_is_divided() -> None:
+    """No connection is opened beyond the limit either: the owner closes those that it gives up first."""
+
     async def scene(it: Sharing) -> None:
         it.start()
-        await it.submit(5000)
-        await asyncio.sleep(30)
+        await it.submit(8000)
+        await it.until(lambda: it.world.sites[KEY].connections == 20, 60)
         it.start()
         await it.until(lambda: it.slots == [8, 8], 30)
+        await it.until(lambda: it.sent_by(1) > 200, 60)
+        assert it.world.sites[KEY].most_seen == 20
         times = [at for at, _ in it.networks[0].sent]
         assert max(after - before for before, after in pairwise(times[100:])) < 1.1
 
-    play(scene)
+    play(scene, QueueConfig(claim=1000, sites={KEY: SiteLimits(start=20, most=20)}))
 
 
 def test_three_nodes_share_a_site() -> None:

@@ -219,14 +219,16 @@ class SiteRunner:
     def to_shed(self, nodes: int) -> int:
         """The slots to give up now, for the nodes that share all sites; 0 for none.
 
-        Nothing is begun of slots that are to be given up; those without a recipient in hand are given up first.
+        Nothing is begun of slots that are to be given up, and no connection stays open beyond the share of the others.
+        Then those without a recipient in hand are given up.
         """
         division, now = self.division, self._runner.loop.time()
         if nodes > 1 and (leaving := division.look(self.lease.slots, nodes, now, pressed=self._is_pressed(now))):
             log.info("%s has much work: other nodes are to have %d of its slots", self.lease.site, count(leaving))
             for key in self.keys.values():
                 key.release(leaving)
-        if not division.leaving:
+            self._apply_limits()
+        if not division.leaving or len(self.workers) > self.window.most:
             return 0
         busy = 0
         for key in self.keys.values():
@@ -236,6 +238,7 @@ class SiteRunner:
     def keep_slots(self) -> None:
         """Serve the slots again that were to be given up."""
         self.division.leaving = 0
+        self._apply_limits()
         self.forget()
 
     def _is_pressed(self, now: float) -> bool:
@@ -266,12 +269,22 @@ class SiteRunner:
             self.division.got(got, now)
             for key in self.keys.values():
                 key.forget()  # its positions are behind recipients of these slots
-        self.limits = limits = limits_of(self.division.limits, lease.slots)
+        self._apply_limits()
+        self.changed = True
+        self.pump()
+
+    def _apply_limits(self) -> None:
+        """Limit connections and rates to the share of its slots."""
+        now = self._runner.loop.time()
+        self.limits = limits = limits_of(self.division.limits, self._slots)
         self.window.change(limits.start, limits.most)
         for buckets, rates in zip(self._buckets, (limits.messages, limits.recipients, limits.connections), strict=True):
             buckets.change(rates, now)
-        self.changed = True
-        self.pump()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it has more connections than its window allows."""
+        return len(self.workers) > max(self.window.size, 1)
 
     # ---------------------------------------------------------------- connecting
 

@@ -83,7 +83,7 @@ class SiteWorker:
                 self._first = delivery.ledger
                 await self.connection.deliver(delivery, self._more, self._returns, self._not_begun)
                 self._put_back_open()
-                if site.window.dead or len(site.workers) > max(site.window.size, 1) or runner.slot_wanted(site):
+                if site.window.dead or site.crowded or runner.slot_wanted(site):
                     break
         except ConnectionGone as error:
             log.debug("a connection to %s is lost: %s", self.key.key, error)
@@ -156,7 +156,7 @@ class SiteWorker:
 
     def _more(self) -> Entrusted | None:
         """Another delivery for the engine, beside the running ones."""
-        if self._leaving or self._runner.slot_wanted(self.site):
+        if self._leaving or self.site.crowded or self._runner.slot_wanted(self.site):
             return None
         group = self.site.take(self.key, riding=True)
         return None if group is None else self._begin(group)
