@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.support.receiver import receiving
@@ -47,3 +49,21 @@ def test_connections_that_end_leave_no_cycles(collected: list[object], reachable
 
     with receiving() as receiver:
         asyncio.run(main(receiver.port if reachable else 1))
+
+
+def test_delivered_messages_of_a_queue_leave_no_cycles(collected: list[object], tmp_path: Path) -> None:
+    async def main(port: int) -> None:
+        config = zsmtp.Config(relay=zsmtp.Relay(host="127.0.0.1", port=port))
+        async with zsmtp.aio.Queue.open(tmp_path / "mail.db", config=config, deliver=True) as queue:
+            for number in range(20):
+                message = await queue.submit(MESSAGE, sender="a@example.org", recipients="b@example.org")
+                assert await queue.wait(message)
+                if number == 1:
+                    gc.collect()
+                    collected.clear()
+            gc.collect()
+            ours = Counter(type(one).__qualname__ for one in collected if type(one).__module__.startswith("zsmtp"))
+            assert {name: number for name, number in ours.items() if number >= 10} == {}, "one of each message"
+
+    with receiving() as receiver:
+        asyncio.run(main(receiver.port))

@@ -31,7 +31,7 @@ log = logging.getLogger("zsmtp.queue")
 class ActiveDelivery:
     """One running delivery: its group, and its recipients without a verdict."""
 
-    __slots__ = ("counted", "generation", "group", "key", "mark_requested", "marked", "open", "started")
+    __slots__ = ("counted", "generation", "group", "key", "ledger", "mark_requested", "marked", "open", "started")
 
     def __init__(self, key: KeyQueue, group: Group, started: float) -> None:
         self.key = key
@@ -42,9 +42,11 @@ class ActiveDelivery:
         self.marked: set[int] = set()  # recipients whose message may be complete at the server
         self.mark_requested = False  # the store may have a mark
         self.counted: set[bool] = set()  # the results it counted for the site: refused or not
+        self.ledger: Ledger | None = None  # of the delivery; the two name each other
 
     def close(self) -> None:
-        """Close the file of a content."""
+        """Close the file of a content, and let go of the ledger."""
+        self.ledger = None
         content = self.group.content
         if content is not None and not isinstance(content, bytes):
             content.close()
@@ -137,8 +139,9 @@ class SiteWorker:
         def on_verdict(index: int, verdict: Verdict) -> None:
             self.site.decided(job, index, verdict)
             if not job.open:
+                if job.ledger is not None:
+                    self._jobs.pop(job.ledger, None)
                 job.close()
-                self._jobs.pop(delivery.ledger, None)
 
         if (returns := self._runner.return_path) is not None:
             group.sender = returns.sender_of(group.message, group.recipients, job.started)
@@ -147,6 +150,7 @@ class SiteWorker:
         except Exception as error:
             self.site.broke(job, error)
             raise
+        job.ledger = delivery.ledger
         self._jobs[delivery.ledger] = job
         self._sent += 1
         most = self.site.limits.per_connection
