@@ -8,12 +8,14 @@ from collections.abc import Callable, Coroutine
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from tests.queue.harness import DAY
 from tests.queue.world import SimulatedConnection, SimulatedConnections, SimulatedSite, World
 from tests.support import virtualtime
 from tests.support.virtualtime import VirtualLoop
 
 from zsmtp.errors import QueueError, QueueUnavailable
+from zsmtp.queue import dividing
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.connections import Allow
 from zsmtp.queue.dividing import ALONE, PRESSED
@@ -79,9 +81,9 @@ class Sharing:
         self.runners.append(runner)
         self.tasks.append(self.loop.create_task(runner.run()))
 
-    async def submit(self, number: int) -> None:
+    async def submit(self, number: int, key: str = KEY) -> None:
         now = self.loop.wall()
-        recipient = NewRecipient(address=b"r@relay.example", key=KEY)
+        recipient = NewRecipient(address=b"r@relay.example", key=key)
         message = NewMessage(
             sender=b"a@example.org", recipients=[recipient], content=b"Subject: x\n\n", due=now, expires=now + DAY
         )
@@ -170,6 +172,22 @@ def test_a_site_goes_on_while_it_is_divided() -> None:
         assert max(after - before for before, after in pairwise(times[100:])) < 1.1
 
     play(scene, QueueConfig(claim=1000, sites={KEY: SiteLimits(start=20, most=20)}))
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_sites_with_much_work_are_divided_where_they_are_few(more: int) -> None:
+    async def scene(it: Sharing) -> None:
+        keys = [f"relay{number}.example" for number in range(dividing.FEW + more)]
+        for key in keys:
+            it.world.sites[key] = SimulatedSite(latency=0.5)
+            await it.submit(3000, key)
+        it.start()
+        await it.until(lambda: len(it.runners[0]._sites) == len(keys), 10)
+        it.start()
+        await asyncio.sleep(4 * PRESSED)
+        assert len(it.runners[1]._sites) == (0 if more else len(keys))
+
+    play(scene)
 
 
 def test_three_nodes_share_a_site() -> None:

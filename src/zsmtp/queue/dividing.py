@@ -15,6 +15,11 @@ from dataclasses import replace
 from zsmtp.queue.shaping import Rate, SiteLimits
 from zsmtp.queue.slots import ALL, SLOTS, count, each_of
 
+FEW = 4
+"""The most sites with more work than it can begin of which a node gives up slots.
+
+With more of them the nodes share whole sites: each has enough to do, and a message finds an open connection more often.
+"""
 PRESSED = 5.0
 """Seconds for which a site has had more due work than its owner could begin, before it gives up slots."""
 YIELDED = 2.0

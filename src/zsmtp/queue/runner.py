@@ -32,7 +32,7 @@ from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.queue import settlement
 from zsmtp.queue.config import Deliver, QueueConfig
 from zsmtp.queue.connections import Connections
-from zsmtp.queue.dividing import YIELDED
+from zsmtp.queue.dividing import FEW, YIELDED
 from zsmtp.queue.operators import Rule
 from zsmtp.queue.results import GATHER, ResultWriter
 from zsmtp.queue.returnpath import ReturnPath
@@ -414,9 +414,11 @@ class Runner:
         if now < self._next_division:
             return
         self._next_division = now + POLL
-        for site in tuple(self._sites.values()):
-            slots = 0 if site.lost else site.to_shed(self._nodes)
-            if slots:
+        sites = [site for site in self._sites.values() if not site.lost]
+        pressed = {site for site in sites if site.is_pressed(now)}
+        nodes = self._nodes if len(pressed) <= FEW else 1
+        for site in sites:
+            if slots := site.to_shed(nodes, pressed=site in pressed):
                 await self._shed(site, slots)
 
     async def _shed(self, site: SiteRunner, slots: int) -> None:

@@ -216,14 +216,14 @@ class SiteRunner:
     def _buckets(self) -> tuple[Buckets, Buckets, Buckets]:
         return self.messages, self.recipients, self.opening
 
-    def to_shed(self, nodes: int) -> int:
-        """The slots to give up now, for the nodes that share all sites; 0 for none.
+    def to_shed(self, nodes: int, *, pressed: bool) -> int:
+        """The slots to give up now, for the nodes that are to share the site; 0 for none.
 
         Nothing is begun of slots that are to be given up, and no connection stays open beyond the share of the others.
         Then those without a recipient in hand are given up.
         """
         division, now = self.division, self._runner.loop.time()
-        if nodes > 1 and (leaving := division.look(self.lease.slots, nodes, now, pressed=self._is_pressed(now))):
+        if leaving := division.look(self.lease.slots, nodes, now, pressed=pressed):
             log.info("%s has much work: other nodes are to have %d of its slots", self.lease.site, count(leaving))
             for key in self.keys.values():
                 key.release(leaving)
@@ -241,7 +241,7 @@ class SiteRunner:
         self._apply_limits()
         self.forget()
 
-    def _is_pressed(self, now: float) -> bool:
+    def is_pressed(self, now: float) -> bool:
         """Whether it has more due work than it can begin, for a reason that is not the site's.
 
         There is more than was read, or no connection for what was.
