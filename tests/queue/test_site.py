@@ -45,6 +45,23 @@ def test_earlier_work_that_comes_while_the_store_is_read_rewinds() -> None:
     assert queue.ready == 2  # what is in hand is not taken twice
 
 
+def test_a_read_from_before_says_nothing_of_the_one_that_counts() -> None:
+    """It began before all was forgotten. A second read beside the current one could return what ends meanwhile."""
+    queue = KeyQueue("example.org")
+    queue.learn(SUB, 10.0)
+    queue.to_read(11.0)
+    before = queue.generation
+    queue.forget()
+    assert queue.to_read(11.0) == [(SUB, START)]
+    assert not queue.add(SUB, [claimed(1, 10.0)], None, before)
+    assert queue.reading
+    assert queue.to_read(11.0) == []
+    queue.failed_to_read(SUB, before)
+    assert queue.to_read(11.0) == []
+    queue.failed_to_read(SUB, queue.generation)
+    assert queue.to_read(11.0) == [(SUB, START)]
+
+
 def test_what_was_read_and_not_begun_can_be_taken_out_again() -> None:
     queue = KeyQueue("example.org")
     queue.learn(SUB, 10.0)

@@ -103,10 +103,10 @@ class KeyQueue:
 
         Recipients that are not ``usable`` are skipped until :meth:`forget`; settle them after :meth:`hold_back`.
         """
+        if generation != self.generation:
+            return False  # the read that counts began after :meth:`forget`, and may be in progress
         sub = self._sub(sub_queue)
         sub.reading = False
-        if generation != self.generation:
-            return False
         sub.due = next_due
         if claimed:
             sub.position = claimed[-1].recipient.position
@@ -126,9 +126,10 @@ class KeyQueue:
             self._left.clear()
         return True
 
-    def failed_to_read(self, sub_queue: SubQueue) -> None:
+    def failed_to_read(self, sub_queue: SubQueue, generation: int) -> None:
         """Record that the store could not be read, so that the sub-queue is read again later."""
-        self._sub(sub_queue).reading = False
+        if generation == self.generation:
+            self._sub(sub_queue).reading = False
 
     def forget(self) -> None:
         """Reset all positions and buffers: recipients that were read and not begun may have changed."""

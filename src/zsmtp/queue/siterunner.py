@@ -127,7 +127,7 @@ class SiteRunner:
                 self._claims, sub_queue, after, runner.wall(), limit=runner.config.claim, octets=CLAIM_OCTETS
             )
         except Exception as error:
-            key.failed_to_read(sub_queue)
+            key.failed_to_read(sub_queue, generation)
             self._wake_in(POLL)
             if not isinstance(error, QueueError):
                 raise
