@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from tests.queue.contract_parts import HIGH, KEY, LOW, shared, submitted, within
-from tests.queue.harness import NOON, PostgresHarness, attempts, claim, ended, findings, lease_of, play
+from tests.queue.harness import NOON, PostgresHarness, attempts, claim, ended, findings, in_doubt, lease_of, play
 from tests.support.postgres import needs_postgres
 
 from zsmtp.errors import QueueError
@@ -20,6 +20,7 @@ from zsmtp.queue.postgres import claims
 from zsmtp.queue.postgres.leases import NODES, PARTS_SINCE, SERVE_PARTS
 from zsmtp.queue.postgres.pulse import PulseAnswer
 from zsmtp.queue.slots import ALL
+from zsmtp.queue.states import START
 from zsmtp.queue.store import Lease, QueueStore
 
 pytestmark = needs_postgres
@@ -77,6 +78,32 @@ def test_a_mark_before_the_shed_forbids_it() -> None:
         else:
             assert [one.slots for one in taken] == [HIGH]
         await other.close()
+
+    on_postgres(scenario)
+
+
+def test_a_doubt_settled_while_slots_are_given_up_is_no_doubt_any_more() -> None:
+    """The lease that comes back was read before the result was written."""
+
+    async def scenario(queue: PostgresHarness) -> None:
+        await queue.store.join("dead")
+        await submitted(queue.store, number=20)
+        lease = await lease_of(queue.store, KEY)
+        sent = within(LOW, await claim(queue.store, lease, NOON))[0].recipient
+        assert await queue.store.mark(lease, [sent.next_attempt])
+        store = await queue.crash()
+        await store.join("next")
+        lease = await lease_of(store, KEY)
+        (doubt,) = lease.doubts
+        left, conflicts = await asyncio.gather(
+            store.shed(lease, HIGH), store.settle(lease, [in_doubt(doubt.recipient, NOON, NOON + 9)], [])
+        )
+        assert left is not None
+        assert conflicts == []
+        (head,) = await store.heads([left])
+        some, _ = await store.claim(left, head.sub_queue, START, NOON, limit=100, octets=1 << 20)
+        after = some[-1].recipient.position
+        assert await store.claim(left, head.sub_queue, after, NOON, limit=100, octets=1 << 20) == ([], NOON + 9)
 
     on_postgres(scenario)
 

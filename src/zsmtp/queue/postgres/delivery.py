@@ -304,11 +304,10 @@ class PostgresDelivery:
         self, lease: Lease, settlements: Sequence[Settlement], in_hand: Collection[AttemptKey]
     ) -> list[AttemptKey]:
         """Write results, and the list of attempts in hand after them."""
-        unsettled = self._unsettled.get(lease.number, {})
-        request = SettleRequest(
-            lease.number, self._part(lease).keys, settlements, frozenset(in_hand), frozenset(unsettled)
-        )
+        doubts = frozenset(self._unsettled.get(lease.number, ()))
+        request = SettleRequest(lease.number, self._part(lease).keys, settlements, frozenset(in_hand), doubts)
         conflicts = await self._writer.do(self._settle, request)
+        unsettled = self._unsettled.get(lease.number, {})  # the lease may have been changed meanwhile
         for settlement in settlements:
             unsettled.pop(AttemptKey(*attempt_of(settlement)), None)
         return conflicts
