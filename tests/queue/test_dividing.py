@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from zsmtp.queue.dividing import (
     ALONE,
     ASK,
+    LEAVING,
     PRESSED,
     UNWANTED,
     YIELDED,
@@ -120,6 +121,30 @@ def test_slots_in_use_are_given_up_later() -> None:
     assert division.ready(0x00FF) == 0xF000
     division.gave(0xF000, 7.0)
     assert division.leaving == division.ready(0) == 0
+
+
+def test_slots_in_use_for_long_are_kept() -> None:
+    division = Division(LIMITS)
+    division.look(ALL, 2, 0.0, pressed=True)
+    assert division.look(ALL, 2, 10.0, pressed=True) == 0xFF00
+    division.gave(0x0F00, 12.0)
+    assert not division.is_overdue(10.0 + LEAVING - 0.1)
+    assert division.is_overdue(10.0 + LEAVING)
+    division.keep(50.0, alone=True)
+    assert division.leaving == 0
+    assert not division.is_overdue(1000.0)
+    division.look(0xF0FF, 2, 51.0, pressed=True)
+    assert division.look(0xF0FF, 2, 49.9 + ALONE, pressed=True) == 0
+    assert division.look(0xF0FF, 2, 50.0 + ALONE, pressed=True) == 0xF000
+
+
+def test_slots_kept_because_no_other_node_is_left_may_be_given_up_again() -> None:
+    division = Division(LIMITS)
+    division.look(ALL, 2, 0.0, pressed=True)
+    assert division.look(ALL, 2, PRESSED, pressed=True) == 0xFF00
+    division.keep(6.0, alone=False)
+    division.look(ALL, 2, 7.0, pressed=True)
+    assert division.look(ALL, 2, 7.0 + PRESSED, pressed=True) == 0xFF00
 
 
 def test_nothing_is_given_up_that_no_node_could_use() -> None:

@@ -14,11 +14,13 @@ from tests.queue.world import SimulatedConnection, SimulatedConnections, Simulat
 from tests.support import virtualtime
 from tests.support.virtualtime import VirtualLoop
 
+from zsmtp.delivery.attempt import Returns
+from zsmtp.delivery.envelope import Delivery
 from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.queue import dividing
 from zsmtp.queue.config import QueueConfig
 from zsmtp.queue.connections import Allow
-from zsmtp.queue.dividing import ALONE, PRESSED
+from zsmtp.queue.dividing import ALONE, PRESSED, beyond_share
 from zsmtp.queue.leases import VALID
 from zsmtp.queue.memory.store import MemoryStore
 from zsmtp.queue.operators import SiteStatus
@@ -27,7 +29,7 @@ from zsmtp.queue.shaping import Rate, SiteLimits
 from zsmtp.queue.site import KeyQueue
 from zsmtp.queue.siterunner import SiteRunner
 from zsmtp.queue.slots import ALL, count, has, slot_of
-from zsmtp.queue.states import START, QueuedMessage, QueuedRecipient, SubQueue
+from zsmtp.queue.states import START, AttemptKey, QueuedMessage, QueuedRecipient, SubQueue
 from zsmtp.queue.store import Claimed, Lease, NewMessage, NewRecipient
 
 KEY = "relay.example"
@@ -286,6 +288,54 @@ def test_a_node_that_stays_alone_does_not_divide_again_and_again() -> None:
         await asyncio.sleep(ALONE / 2)
         assert it.slots == [16, 0]
         assert shed.total() == divided
+
+    play(scene)
+
+
+def test_a_delivery_that_takes_an_hour_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its slot is to be given up meanwhile: the rest of that slot is delivered all the same."""
+    hung: list[AttemptKey] = []
+    at_once = SimulatedConnection._one
+
+    async def slowly(connection: SimulatedConnection, delivery: Delivery, returns: Returns) -> bool:
+        recipient = connection.groups[delivery.ledger].recipients[0]
+        if not hung and has(beyond_share(ALL, 2, FEW.limits_for(KEY)), recipient.message):
+            hung.append(recipient.next_attempt)
+            await asyncio.sleep(3600)
+        return await at_once(connection, delivery, returns)
+
+    monkeypatch.setattr(SimulatedConnection, "_one", slowly)
+
+    async def scene(it: Sharing) -> None:
+        it.start()
+        it.start()
+        await it.submit(2000)
+        await it.until(lambda: min(it.slots) >= 7, 60)
+        await it.until(lambda: len(it.world.delivered) == 1999, 600)
+        assert [await it.store.message(message) is not None for message, _, _ in hung] == [True]
+        await it.until_empty()
+
+    play(scene)
+
+
+def test_slots_are_kept_when_the_other_node_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(it: Sharing) -> None:
+        it.start()
+        it.start()
+        monkeypatch.setattr(KeyQueue, "busy_slots", ALL)  # nothing can be given up
+        await it.submit(2000)
+        begun: list[int] = []
+
+        def leaving() -> bool:
+            begun[:] = [node for node in (0, 1) if (site := it.site(node)) is not None and site.division.leaving]
+            return bool(begun)
+
+        await it.until(leaving, 30)
+        (owner,) = begun
+        await it.store.drain(f"node{1 - owner}")
+        await it.tasks[1 - owner]
+        await it.until(lambda: not leaving(), 3)
+        await it.until_empty()
 
     play(scene)
 

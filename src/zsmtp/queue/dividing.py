@@ -27,7 +27,9 @@ YIELDED = 2.0
 UNWANTED = 10.0
 """Seconds after which slots that come back have been another node's."""
 ALONE = 300.0
-"""Seconds without a further division after one that no other node wanted."""
+"""Seconds without a further division after one that no other node wanted, or that was not completed."""
+LEAVING = 30.0
+"""Seconds that slots to be given up wait for what is under way; then they are kept."""
 ASK = 1.0
 """Seconds between two requests of a node for free slots, if it has less than its fair share; else :data:`YIELDED`."""
 
@@ -80,12 +82,13 @@ def beyond_share(held: int, nodes: int, limits: SiteLimits) -> int:
 class Division:
     """The division of a site, as one of its owners sees it. ``limits`` are those of the whole site."""
 
-    __slots__ = ("_alone_until", "_asks_at", "_given", "_given_at", "_pressed_at", "leaving", "limits")
+    __slots__ = ("_alone_until", "_asks_at", "_given", "_given_at", "_leaving_at", "_pressed_at", "leaving", "limits")
 
     def __init__(self, limits: SiteLimits) -> None:
         self.limits = limits
         self.leaving = 0
         """The slots that it is about to give up: it begins nothing of them any more."""
+        self._leaving_at = 0.0
         self._pressed_at: float | None = None
         self._given = 0
         self._given_at = 0.0
@@ -101,8 +104,19 @@ class Division:
         if self.leaving or self._pressed_at is None or now < max(self._pressed_at + PRESSED, self._alone_until):
             return 0
         self.leaving = beyond_share(held, nodes, self.limits)
+        self._leaving_at = now
         self._pressed_at = None
         return self.leaving
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether slots have been leaving for too long: nobody begins their mail meanwhile."""
+        return self.leaving != 0 and now >= self._leaving_at + LEAVING
+
+    def keep(self, now: float, *, alone: bool) -> None:
+        """Give up nothing now; ``alone``: nor for the next minutes."""
+        self.leaving = 0
+        if alone:
+            self._alone_until = now + ALONE
 
     def ready(self, busy: int) -> int:
         """Those of the leaving slots to give up now: none that is ``busy`` with recipients in hand.

@@ -428,7 +428,7 @@ class Runner:
             raise  # it may be done: it is repeated
         except QueueError as error:
             log.error("%s keeps slots that were to be given up: %s", site.lease.site, error)
-            site.keep_slots()
+            site.keep_slots(alone=True)
             return
         if left is None:
             self.lose(site)

@@ -220,7 +220,7 @@ class SiteRunner:
         """The slots to give up now, for the nodes that are to share the site; 0 for none.
 
         Nothing is begun of slots that are to be given up, and no connection stays open beyond the share of the others.
-        Then those without a recipient in hand are given up.
+        Then those without a recipient in hand are given up; those of a delivery that takes very long are kept.
         """
         division, now = self.division, self._runner.loop.time()
         if leaving := division.look(self.lease.slots, nodes, now, pressed=pressed):
@@ -228,6 +228,8 @@ class SiteRunner:
             for key in self.keys.values():
                 key.release(leaving)
             self._apply_limits()
+        if division.leaving and (nodes < 2 or division.is_overdue(now)):
+            self.keep_slots(alone=nodes > 1)
         if not division.leaving or len(self.workers) > self.window.most:
             return 0
         busy = 0
@@ -235,9 +237,9 @@ class SiteRunner:
             busy |= key.busy_slots
         return division.ready(busy)
 
-    def keep_slots(self) -> None:
-        """Serve the slots again that were to be given up."""
-        self.division.leaving = 0
+    def keep_slots(self, *, alone: bool) -> None:
+        """Serve the slots again that were to be given up; ``alone``: and give up none for the next minutes."""
+        self.division.keep(self._runner.loop.time(), alone=alone)
         self._apply_limits()
         self.forget()
 
