@@ -340,6 +340,31 @@ def test_slots_are_kept_when_the_other_node_is_gone(monkeypatch: pytest.MonkeyPa
     play(scene)
 
 
+def test_what_is_under_way_when_a_node_gets_its_site_anew_is_waited_for() -> None:
+    """Its first lease ended while it stood still, and it was the first to take the site: with a new lease."""
+
+    async def scene(it: Sharing) -> None:
+        it.world.sites[KEY].latency = 60.0
+        it.start()
+        await it.submit(50)
+        await it.until(lambda: it.sent_by(0) > 0, 200)
+        first = it.site(0)
+        assert first is not None
+        under_way = [worker.task for worker in first.workers]
+        store = it.runners[0].store
+        beat = store.beat
+        store.beat = lambda: None  # type: ignore[method-assign]
+        await it.until(lambda: it.site(0) is not first, VALID + 10)
+        store.beat = beat  # type: ignore[method-assign]
+        assert first.lost
+        assert not all(task.done() for task in under_way)
+        it.runners[0].stop()
+        await it.tasks[0]
+        assert all(task.done() and not task.cancelled() for task in under_way)
+
+    play(scene)
+
+
 def test_slots_that_the_store_does_not_take_back_are_served_again() -> None:
     async def scene(it: Sharing) -> None:
         it.start()

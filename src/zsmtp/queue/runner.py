@@ -39,6 +39,7 @@ from zsmtp.queue.returnpath import ReturnPath
 from zsmtp.queue.rules import Rules
 from zsmtp.queue.settlement import RecipientWork, SettlementPolicy
 from zsmtp.queue.siterunner import POLL, SiteRunner
+from zsmtp.queue.siteworker import SiteWorker
 from zsmtp.queue.states import HistoryEntry, QueuedMessage, QueuedRecipient
 from zsmtp.queue.store import Arrivals, Lease, QueueStore, Settlement
 from zsmtp.queue.submission import RELAY_KEY
@@ -92,6 +93,7 @@ class Runner:
         self.loop: asyncio.AbstractEventLoop
         self._sites: dict[str, SiteRunner] = {}
         self._site_of: dict[str, SiteRunner] = {}  # by queue key
+        self._former: set[SiteRunner] = set()  # that this node serves under a new lease; what is under way ends
         self._agenda: dict[str, float] = {}  # when keys without a lease here have work
         self._lost_routes: dict[str, str] = {}  # reasons for keys in the agenda whose relay is gone
         self._unlearned: dict[str, float] = {}  # earliest new work of keys, not read yet
@@ -131,7 +133,7 @@ class Runner:
                 self._rules_end.cancel()
             for site in self._sites.values():
                 site.end()
-            workers = [worker.task for site in self._sites.values() for worker in site.workers]
+            workers = [worker.task for worker in self._workers]
             ending = [writing, *self._tasks, *workers]  # attempts with a mark and no result will be in doubt
             for task in ending:
                 task.cancel()
@@ -169,15 +171,19 @@ class Runner:
     def stop(self) -> None:
         """Begin no more attempts; :meth:`run` returns when the current ones have ended, or their time is over."""
         self.stopping = True
-        for site in self._sites.values():
-            for worker in site.workers:
-                worker.connection.stop("the queue is being stopped", at_once=False)
+        for worker in self._workers:
+            worker.connection.stop("the queue is being stopped", at_once=False)
         self.store.wake()
+
+    @property
+    def _workers(self) -> list[SiteWorker]:
+        """All connections, with those under leases that are over."""
+        return [worker for site in (*self._sites.values(), *self._former) for worker in site.workers]
 
     async def _drain(self) -> None:
         """Wait for the current attempts; write all results; give the leases back."""
         for seconds, at_once in ((self.config.shutdown, False), (STOPPED_AT_ONCE, True)):
-            workers = [worker for site in self._sites.values() for worker in site.workers]
+            workers = self._workers
             for worker in workers:
                 worker.connection.stop("the queue is being stopped", at_once=at_once)
             if workers:
@@ -344,6 +350,9 @@ class Runner:
         if site is not None and site.lease.number == lease.number:
             site.changed_lease(lease)
         else:
+            if site is not None:
+                self.lose(site)
+                self._former.add(site)
             site = self._sites[lease.site] = SiteRunner(self, lease)
         for key in lease.keys:
             site.key_queue(key)
@@ -373,6 +382,7 @@ class Runner:
 
     def _retire(self, now: float) -> None:
         """Give back sites without work, and drop lost ones."""
+        self._former = {site for site in self._former if not site.at_rest}
         gone = [site for site in self._sites.values() if site.at_rest and self._is_idle(site, now)]
         for site in gone:
             site.end()
