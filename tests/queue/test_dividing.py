@@ -169,6 +169,14 @@ def test_slots_that_nobody_wants_are_not_given_up_again_soon() -> None:
     assert division.look(ALL, 2, 102.5 + ALONE, pressed=True) == 0xFF00
 
 
+def test_slots_that_another_node_took_some_of_were_wanted() -> None:
+    division = Division(LIMITS)
+    division.gave(0xFF00, 100.0)
+    division.got(0xF000, 104.0)
+    division.look(0xF0FF, 2, 105.0, pressed=True)
+    assert division.look(0xF0FF, 2, 105.0 + PRESSED, pressed=True) == 0xF000
+
+
 def test_slots_that_come_back_from_a_dead_node_are_given_up_again() -> None:
     division = Division(LIMITS)
     division.gave(0xFF00, 100.0)

@@ -136,7 +136,7 @@ class Division:
 
     def got(self, slots: int, now: float) -> None:
         """Record that slots were added."""
-        if slots & self._given and now < self._given_at + UNWANTED:  # nobody else asked for them
+        if self._given and not self._given & ~slots and now < self._given_at + UNWANTED:  # nobody else asked for them
             self._alone_until = now + ALONE
 
     def asks(self, held: int, nodes: int, now: float) -> bool:
