@@ -292,6 +292,41 @@ def test_a_node_that_stays_alone_does_not_divide_again_and_again() -> None:
     play(scene)
 
 
+def test_each_node_gets_some_of_the_connections_that_a_server_takes() -> None:
+    """It takes ten in all, and one node had them."""
+
+    async def scene(it: Sharing) -> None:
+        it.world.sites[KEY].most = 10
+        it.start()
+        await it.submit(4000)
+        await it.until(lambda: it.world.sites[KEY].connections == 10, 60)
+        it.start()
+        await it.until(lambda: it.slots == [8, 8], 60)
+        for _ in range(60):
+            await asyncio.sleep(1.0)
+            assert not any(site is not None and site.window.dead for site in map(it.site, (0, 1)))
+        assert it.slots == [8, 8]
+        assert min(it.sent_by(0, it.loop.time() - 60), it.sent_by(1, it.loop.time() - 60)) > 100
+        await it.until_empty()
+
+    play(scene, QueueConfig(claim=500))
+
+
+def test_a_server_with_one_connection_stays_with_one_node() -> None:
+    async def scene(it: Sharing) -> None:
+        it.world.sites[KEY].most = 1
+        it.start()
+        it.start()
+        await it.submit(300)
+        await it.until(lambda: sorted(it.slots) == [0, 16], 3)
+        for _ in range(60):
+            await asyncio.sleep(1.0)
+            assert sorted(it.slots) == [0, 16]
+        await it.until_empty()
+
+    play(scene)
+
+
 def test_a_delivery_that_takes_an_hour_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its slot is to be given up meanwhile: the rest of that slot is delivered all the same."""
     hung: list[AttemptKey] = []

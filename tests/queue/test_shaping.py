@@ -176,6 +176,8 @@ def test_buckets_of_a_part_begin_empty() -> None:
 
 def test_a_window_goes_on_with_a_share() -> None:
     window = ConnectionWindow(5, 20)
+    for _ in range(500):
+        window.good(20)
     window.change(2, 4)
     assert (window.size, window.most) == (4, 4)
     for _ in range(50):

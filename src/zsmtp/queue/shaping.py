@@ -144,9 +144,10 @@ class ConnectionWindow:
             self._size, self._score = self._size - 1, 0.0
 
     def change(self, start: int, most: int) -> None:
-        """Go on with another initial and another largest size."""
+        """Go on with another initial and another largest size; if that is smaller, so is the window, in proportion."""
+        size = self._size * most // self._most if most < self._most else self._size
         self._start, self._most = min(start, most), most
-        self.limit(most)
+        self.limit(size)
 
     def limit(self, connections: int) -> None:
         """Reduce the window to the number of connections that the server accepts; it grows again from there."""

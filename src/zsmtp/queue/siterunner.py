@@ -246,9 +246,10 @@ class SiteRunner:
     def is_pressed(self, now: float) -> bool:
         """Whether it has more due work than it can begin, for a reason that is not the site's.
 
-        There is more than was read, or no connection for what was.
+        There is more than was read, or no connection for what was. A site that has one session accepts no more,
+        perhaps: another node would get none.
         """
-        if self.window.dead or self._blocked_for(now) > 0:
+        if self.window.dead or self._blocked_for(now) > 0 or self.sessions < 2:
             return False
         wall = self._runner.wall()
         dues = (key.next_due for key in self.keys.values() if key.key not in self.problems)
@@ -530,7 +531,7 @@ class SiteRunner:
         """Update window and probes of the site by a verdict."""
         was_dead = self.window.dead
         if not refused:
-            self.window.good(len(self.workers))
+            self.window.good(0 if self.division.leaving else len(self.workers))  # others are to have the rest
             if was_dead:
                 self.probes.succeeded()
                 self.dead_reason = ""
