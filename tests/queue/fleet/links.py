@@ -160,6 +160,7 @@ class StoreLink:
         self._cuts = 0
         self._refuses = False  # connections are refused while it is cut, so nobody waits for an answer
         self._strays: list[Lease] = []  # taken, and the answer was lost
+        self._known: set[int] = set()  # leases that an answer named
         self._missed: Arrivals | None = None  # what was new when the answer was lost
 
     @property
@@ -203,18 +204,30 @@ class StoreLink:
         await self._ask(lambda: self.store.join(node))
 
     async def take(self, keys: Collection[str], *, limit: int) -> list[Lease]:
-        """Lease sites. What was taken and not heard of is given back first: whoever took it does not know."""
+        """Lease sites. What was taken and not heard of is given back first: whoever took it does not know.
+
+        A lease that was known before, and has more slots, is answered once more: it is in use.
+        """
 
         async def ask() -> list[Lease]:
-            strays, self._strays = self._strays, []
+            known = {lease.number: lease for lease in self._strays if lease.number in self._known}
+            strays = [lease for lease in self._strays if lease.number not in self._known]
+            self._strays = []
             if strays:
                 await self.store.give_back(strays)
                 self._umpire.gave_back(strays)
             leases = await self.store.take(keys, limit=limit)
             self._umpire.took(self.node, leases)
-            return leases
+            return list((known | {lease.number: lease for lease in leases}).values())
 
-        return await self._ask(ask, lambda leases: self._strays.extend(leases))
+        leases: list[Lease] = await self._ask(ask, lambda leases: self._strays.extend(leases))
+        self._known.update(lease.number for lease in leases)
+        return leases
+
+    def _has_answer(self, leases: Collection[Lease]) -> None:
+        """What was not heard of leases is out of date."""
+        numbers = {lease.number for lease in leases}
+        self._strays = [lease for lease in self._strays if lease.number not in numbers]
 
     async def give_back(self, leases: Collection[Lease]) -> None:
         """Give leases up."""
@@ -222,6 +235,7 @@ class StoreLink:
         async def ask() -> None:
             await self.store.give_back(leases)
             self._umpire.gave_back(leases)
+            self._has_answer(leases)
 
         await self._ask(ask)
 
@@ -235,6 +249,7 @@ class StoreLink:
             return left
 
         answer: Lease | None = await self._ask(ask)
+        self._has_answer([lease])
         return answer
 
     async def mark(self, lease: Lease, attempts: Sequence[AttemptKey]) -> bool:
