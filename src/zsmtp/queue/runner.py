@@ -426,9 +426,10 @@ class Runner:
         self._next_division = now + POLL
         sites = [site for site in self._sites.values() if not site.lost]
         pressed = {site for site in sites if site.is_pressed(now)}
-        nodes = self._nodes if len(pressed) <= FEW else 1
+        if len(pressed) > FEW:
+            pressed.clear()  # a division that has begun goes on
         for site in sites:
-            if slots := site.to_shed(nodes, pressed=site in pressed):
+            if slots := site.to_shed(self._nodes, pressed=site in pressed):
                 await self._shed(site, slots)
 
     async def _shed(self, site: SiteRunner, slots: int) -> None:

@@ -217,7 +217,7 @@ class SiteRunner:
         return self.messages, self.recipients, self.opening
 
     def to_shed(self, nodes: int, *, pressed: bool) -> int:
-        """The slots to give up now, for the nodes that are to share the site; 0 for none.
+        """The slots to give up now, for the nodes that share all sites; 0 for none. ``pressed``: begin, if it is time.
 
         Nothing is begun of slots that are to be given up, and no connection stays open beyond the share of the others.
         Then those without a recipient in hand are given up; those of a delivery that takes very long are kept.
