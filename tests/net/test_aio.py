@@ -730,3 +730,36 @@ def test_what_came_in_a_pause_is_read_without_another_wait(run: Run[Any], monkey
     assert isinstance(event, Heard)
     assert event.reply.lines == (b"x" * 20,)
     assert (waits, pieces) == (2, [])
+
+
+def test_a_write_begins_a_new_count_of_pieces(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pieces are read without a pause; what comes after a write is another reply."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    stream = SocketStream(ours, Family.UNIX)
+    pauses: list[int] = []
+    written = 0
+
+    async def steps(*_: object) -> None:
+        nonlocal written
+        for interest in (operations.READABLE, operations.READABLE, operations.WRITABLE | operations.READABLE) * 3:
+            theirs.sendall(b"x")
+            await operations.StreamWait(stream, interest, None)
+            ours.recv(1)
+            written += bool(interest & operations.WRITABLE)
+
+    async def pause(self: Any, deadline: float | None) -> None:
+        pauses.append(written)
+
+    monkeypatch.setattr(operations, "exchange", steps)
+    monkeypatch.setattr(aio.Run, "_let_more_come", pause)
+
+    async def main() -> None:
+        driver = new_driver()
+        await driver.run(perform(Exchange(stream, Session(timeouts=Timeouts()))))
+        await driver.run(perform(Close(stream)))
+        await driver.aclose()
+
+    run(main())
+    theirs.close()
+    assert (written, pauses) == (3, [])

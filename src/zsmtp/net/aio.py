@@ -248,7 +248,7 @@ class Run(Generic[T]):
         self._touched: set[SocketStream] = set()
         self._loop_turns = turns_of(self._loop)
         self._turns = 0
-        self._pieces: int | None = None  # times that this exchange waited for something to read
+        self._pieces: int | None = None  # times that this exchange waited for something to read, since it last wrote
         self._pause = 0.0  # what its peer was given to send more of a reply
 
     async def to_its_end(self) -> T:
@@ -369,6 +369,8 @@ class Run(Generic[T]):
         """The events the stream is ready for, in the bits of poll(2)."""
         watch = self._driver._watch(wait.stream.fileno())
         if wait.interest & WRITABLE:  # most often it is at once
+            if self._pieces is not None:
+                self._pieces = 0
             ready = watch.ready_now()
             if ready:
                 await self._take_turns()
