@@ -38,6 +38,14 @@ async def submitted(store: QueueStore, key: str = KEY, number: int = MANY) -> No
     await store.submit([new(to(f"u{n}@{key}", key)) for n in range(number)])
 
 
+async def leased(queue: Harness) -> tuple[QueueStore, Lease]:
+    """The store of a node, with that mail, and its lease of the site."""
+    store = queue.store
+    await store.join("node")
+    await submitted(store)
+    return store, await lease_of(store, KEY)
+
+
 def within(slots: int, claimed: list[Claimed]) -> list[Claimed]:
     """Those in slots."""
     return [one for one in claimed if has(slots, one.recipient.message)]
@@ -110,10 +118,7 @@ async def a_part_marks_and_settles_only_its_own(queue: Harness) -> None:
 @promise
 async def what_was_sent_before_slots_were_shed_is_late_after(queue: Harness) -> None:
     """Nobody does this who keeps the contract; a store that is asked for it gives it to the owner only."""
-    store = queue.store
-    await store.join("node")
-    await submitted(store)
-    lease = await lease_of(store, KEY)
+    store, lease = await leased(queue)
     gone = within(HIGH, await claim(store, lease, NOON))[0].recipient
     await store.shed(lease, HIGH)
     assert not await store.mark(lease, [gone.next_attempt])
@@ -124,10 +129,7 @@ async def what_was_sent_before_slots_were_shed_is_late_after(queue: Harness) -> 
 
 @promise
 async def slots_that_nobody_wants_come_back(queue: Harness) -> None:
-    store = queue.store
-    await store.join("node")
-    await submitted(store)
-    lease = await lease_of(store, KEY)
+    store, lease = await leased(queue)
     assert lease.slots == ALL
     assert await store.take([KEY], limit=10) == []
     left = await store.shed(lease, 0x0FF0)
@@ -149,10 +151,7 @@ async def slots_that_nobody_wants_come_back(queue: Harness) -> None:
 
 @promise
 async def a_lease_that_is_over_sheds_nothing(queue: Harness) -> None:
-    store = queue.store
-    await store.join("node")
-    await submitted(store)
-    lease = await lease_of(store, KEY)
+    store, lease = await leased(queue)
     with pytest.raises(QueueError, match="give it back"):
         await store.shed(lease, ALL)
     await store.give_back([lease])
@@ -162,10 +161,7 @@ async def a_lease_that_is_over_sheds_nothing(queue: Harness) -> None:
 
 @promise
 async def slots_with_a_mark_are_not_shed(queue: Harness) -> None:
-    store = queue.store
-    await store.join("node")
-    await submitted(store)
-    lease = await lease_of(store, KEY)
+    store, lease = await leased(queue)
     one = (await claim(store, lease, NOON))[0].recipient
     assert await store.mark(lease, [one.next_attempt])
     mine = 1 << slot_of(one.message)
@@ -181,10 +177,7 @@ async def slots_with_a_mark_are_not_shed(queue: Harness) -> None:
 
 @promise
 async def what_is_in_hand_of_shed_slots_is_not_in_doubt(queue: Harness) -> None:
-    store = queue.store
-    await store.join("node")
-    await submitted(store)
-    lease = await lease_of(store, KEY)
+    store, lease = await leased(queue)
     claimed = await claim(store, lease, NOON)
     assert await store.settle(lease, [], attempts(claimed)) == []
     left = await store.shed(lease, HIGH)
@@ -202,10 +195,7 @@ async def what_is_in_hand_of_shed_slots_is_not_in_doubt(queue: Harness) -> None:
 
 @promise
 async def doubts_go_with_their_slots(queue: Harness) -> None:
-    store = queue.store
-    await store.join("node")
-    await submitted(store)
-    lease = await lease_of(store, KEY)
+    store, lease = await leased(queue)
     claimed = await claim(store, lease, NOON)
     marked = [within(LOW, claimed)[0], within(HIGH, claimed)[0]]
     assert await store.mark(lease, attempts(marked))
