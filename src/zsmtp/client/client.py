@@ -43,7 +43,6 @@ from zsmtp.errors import LocalError, SubmissionError
 from zsmtp.escape import described
 from zsmtp.events import Observer, combine, ignore
 from zsmtp.net.aio import AsyncDriver
-from zsmtp.net.turns import in_turns
 from zsmtp.proto.mailoptions import NO_OPTIONS, checked, options_of
 from zsmtp.proto.mailoptions import MailOptions as MailOptions
 from zsmtp.records import dataclass, replace
@@ -149,10 +148,8 @@ class Client:
         networks are in the report.
         """
         retry = RetrySettings(retry_for)
-        if (making := octets_first(message)) is not None:
-            message = await in_turns(making)
         letter = Letter(
-            message,
+            await octets_first(message),
             sender=sender,
             recipients=recipients,
             name=name,
@@ -386,15 +383,12 @@ class _Flow:
     async def _submit(self, given: Submission | MessageLike) -> None:
         one = known = given if isinstance(given, Submission) else Submission(message=given)
         recipients = one.recipients
-        message = one.message
         try:
             if isinstance(recipients, Iterable) and not isinstance(recipients, str | bytes):
                 one = replace(one, recipients=tuple(recipients))  # an iterator would be used up
                 one = self._without_unusable(one, known)
-            if (making := octets_first(message)) is not None:
-                message = await in_turns(making)
             letter = Letter(
-                message,
+                await octets_first(one.message),
                 sender=one.sender,
                 recipients=one.recipients,
                 name=one.name,

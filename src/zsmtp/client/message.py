@@ -280,16 +280,17 @@ def path_text(message: object) -> str:
     return escape(os.fsdecode(path))
 
 
-def octets_first(message: MessageLike) -> Operation[bytes] | None:
-    """The work that makes a message object octets, which a :class:`Letter` does at once; None for other messages.
+async def octets_first(message: MessageLike) -> MessageLike:
+    """A message object as octets, which a :class:`Letter` makes at once, and this in turns of the loop.
 
-    It gives way to others. Raises SubmissionError.
+    Other messages stay as they are. Raises SubmissionError.
     """
     if not _is_message(message):
-        return None
+        return message
     from zsmtp.client.serialise import octets_in_pieces
+    from zsmtp.net.turns import in_turns
 
-    return octets_in_pieces(message)
+    return await in_turns(octets_in_pieces(message))
 
 
 def _open(message: MessageLike) -> tuple[bytes, _Body]:

@@ -33,7 +33,6 @@ from zsmtp.client.dsn import DSN
 from zsmtp.client.header import message_id, with_missing
 from zsmtp.client.message import Letter, MessageLike, octets_first, spooled
 from zsmtp.errors import SubmissionError
-from zsmtp.net.turns import in_turns
 from zsmtp.proto.mailoptions import instant, options_of
 from zsmtp.proto.plan import Envelope
 from zsmtp.queue.config import QueueConfig
@@ -144,8 +143,7 @@ class Ingest:
     async def read_aside(self, given: Submission | MessageLike) -> Ingested:
         """As :meth:`read`; the event loop is not blocked by what takes long: it is done in turns, or in a thread."""
         one = given if isinstance(given, Submission) else QueueSubmission(message=given)
-        making = octets_first(one.message)
-        message = one.message if making is None else await in_turns(making)
+        message = await octets_first(one.message)
         is_small = isinstance(message, bytes) and len(message) <= PART_OCTETS
         hashed = isinstance(one, QueueSubmission) and one.idempotency_key and not is_small
         if self.signing is None and not hashed:
