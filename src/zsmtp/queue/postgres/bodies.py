@@ -24,9 +24,8 @@ from zsmtp.errors import QueueError, QueueUnavailable
 from zsmtp.queue.limits import CHUNK, PART_OCTETS
 from zsmtp.queue.postgres.connect import Connection
 from zsmtp.queue.postgres.folder import BodyFolder, NewBody, new_name
-from zsmtp.queue.postgres.schema import keep, meta_of, name_of
+from zsmtp.queue.postgres.schema import keep, name_of, require_release
 from zsmtp.queue.postgres.transaction import WriteTransaction, one
-from zsmtp.queue.programs import later, named_release
 from zsmtp.queue.staged import Staged, staged
 from zsmtp.queue.store import Accepted, NewMessage
 
@@ -108,8 +107,8 @@ def configure(connection: Connection, *, path: str = "", above: int | None = Non
         folder = BodyFolder(path or (before.folder.path if before else ""), one(connection, "SELECT zsmtp_owner()"))
         if above is None:
             above = before.above if before else ABOVE
-        oldest = later(meta_of(connection).get("min_program", ""), named_release(SINCE))
-        keep(connection, {_FOLDER: folder.path, _ABOVE: str(above), "min_program": oldest})
+        require_release(connection, SINCE)
+        keep(connection, {_FOLDER: folder.path, _ABOVE: str(above)})
         if path:  # from here on no other transaction writes a row for the folder before
             if before is not None and before.folder.path != path:
                 _check_arriving(connection)

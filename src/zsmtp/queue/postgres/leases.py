@@ -24,9 +24,8 @@ from zsmtp.queue.leases import VALID
 from zsmtp.queue.moves import APART
 from zsmtp.queue.postgres import claims
 from zsmtp.queue.postgres.connect import Connection
-from zsmtp.queue.postgres.schema import keep, meta_of
+from zsmtp.queue.postgres.schema import require_release
 from zsmtp.queue.postgres.transaction import WriteTransaction, attempts_from, one
-from zsmtp.queue.programs import later, named_release
 from zsmtp.queue.slots import ALL, in_slots
 from zsmtp.queue.sql import MESSAGE, RECIPIENT, columns, message_from, recipient_from
 from zsmtp.queue.states import AttemptKey
@@ -405,10 +404,7 @@ def shed(db: Connection, number: int, slots: int) -> None:
     """
     if not one(db, f"SELECT {SERVE_PARTS}"):
         raise QueueError("a node of an earlier release is alive, which serves whole sites only")
-    named = meta_of(db).get("min_program", "")
-    oldest = later(named, named_release(PARTS_SINCE))
-    if oldest != named:
-        keep(db, {"min_program": oldest})
+    require_release(db, PARTS_SINCE)
     db.execute("UPDATE zsmtp_lease SET slots = slots & ~%s WHERE number = %s", (slots, number))
 
 

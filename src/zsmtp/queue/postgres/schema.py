@@ -16,7 +16,7 @@ import psycopg
 from zsmtp.errors import QueueError
 from zsmtp.queue.ids import MAX_SHARD
 from zsmtp.queue.postgres.connect import Connection, Database, unavailable
-from zsmtp.queue.programs import check_program, later, numbered_files
+from zsmtp.queue.programs import check_program, later, named_release, numbered_files
 
 OLDEST_SERVER = 14
 """The oldest release of PostgreSQL with the features a queue needs (xid8 in snapshots, DETACH CONCURRENTLY)."""
@@ -47,6 +47,14 @@ def migrate(connection: Connection, shard: int | None = None) -> int:
         make_days(connection)
         _repair(connection)
     return shard_of(connection, shard)
+
+
+def require_release(connection: Connection, first: str) -> None:
+    """Let the database name ``first`` as the oldest release that may use it, unless it names a later one."""
+    named = meta_of(connection).get("min_program", "")
+    oldest = later(named, named_release(first))
+    if oldest != named:
+        keep(connection, {"min_program": oldest})
 
 
 def has_queue(database: Database) -> bool:
