@@ -425,7 +425,7 @@ class Runner:
             return
         self._next_division = now + POLL
         sites = [site for site in self._sites.values() if not site.lost]
-        pressed = {site for site in sites if site.is_pressed(now)}
+        pressed = {site for site in sites if site.is_pressed(now)} if self._nodes > 1 else set()
         if len(pressed) > FEW:
             pressed.clear()  # a division that has begun goes on
         for site in sites:
