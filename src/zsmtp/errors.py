@@ -116,6 +116,10 @@ class Interrupted(TransportError):
     """A stop was requested before the work was done."""
 
 
+INTERRUPTED = "interrupted"
+"""The reason of a stop for which none was given."""
+
+
 class QueueError(ZsmtpError):
     """The queue cannot do what was requested: an invalid id, an invalid filter, a message that does not exist."""
 

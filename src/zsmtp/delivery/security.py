@@ -17,7 +17,7 @@ from zsmtp.delivery.protection import InClear, NotSecured, Protection, Resumptio
 from zsmtp.delivery.sessionopener import next_reply
 from zsmtp.dns.candidates import Endpoint, Plan
 from zsmtp.effects import ReadStop, StartTLS, Stream
-from zsmtp.errors import ConfigError, Interrupted, ZsmtpError
+from zsmtp.errors import INTERRUPTED, ConfigError, Interrupted, ZsmtpError
 from zsmtp.events import About, Decision, HandshakeDone, HandshakeStarted, Observer, Remark, ignore
 from zsmtp.events import Secured as SecuredEvent
 from zsmtp.proto.capabilities import Capabilities
@@ -191,7 +191,7 @@ class SecurityStage:
         if self._observe is not ignore:
             self._observe(HandshakeDone(result.facts, result.error))
         if result.interrupted:
-            return NotSecured(from_loss(Interrupted("interrupted"), "", peer), interrupted=True)
+            return NotSecured(from_loss(Interrupted(INTERRUPTED), "", peer), interrupted=True)
         if result.stream is None and result.resuming:
             return ResumptionFailed(result.error)
         if result.stream is None or result.facts is None:

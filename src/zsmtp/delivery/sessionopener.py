@@ -40,7 +40,7 @@ from zsmtp.delivery.settings import Greeting, SessionSettings
 from zsmtp.dns.candidates import Endpoint
 from zsmtp.dns.heloname import helo_name
 from zsmtp.effects import Close, Connect, ConnectResult, Exchange, ReadClock, ReadStop, Sleep, Stream
-from zsmtp.errors import ConnectionLost, Interrupted, LocalError, ReplyError, WaitTimeout, ZsmtpError
+from zsmtp.errors import INTERRUPTED, ConnectionLost, Interrupted, LocalError, ReplyError, WaitTimeout, ZsmtpError
 from zsmtp.events import (
     About,
     Connected,
@@ -445,7 +445,7 @@ class SessionOpener:
 
 async def _interrupted() -> Verdict:
     """The verdict when a stop ended the wait for a connection, with the reason of the stop."""
-    return from_loss(Interrupted(await ReadStop() or "interrupted"), "", None)
+    return from_loss(Interrupted(await ReadStop() or INTERRUPTED), "", None)
 
 
 def _overtaken(endpoint: Endpoint, waited: float) -> ConnectFailure:

@@ -30,7 +30,6 @@ from zsmtp.effects import (
     Effect,
     Exchange,
     FetchPolicy,
-    FileBlock,
     GiveWay,
     KeepPolicy,
     Operation,
@@ -43,6 +42,7 @@ from zsmtp.effects import (
     TLSResult,
     unknown_effect,
 )
+from zsmtp.errors import INTERRUPTED
 from zsmtp.events import LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net import operations
 from zsmtp.net.identity import own_addresses
@@ -136,7 +136,7 @@ class AsyncDriver:
         """End lookups and threads; the driver is of no use any more. A resolver that is called in a thread and goes on
         is left to its own deadline after a moment.
         """
-        self._end.request("interrupted")
+        self._end.request(INTERRUPTED)
         asked: set[asyncio.Future[Any]] = set(self._lookups.close()) if self._lookups is not None else set()
         if self._policies is not None:
             asked |= self._policies.fetches
@@ -283,15 +283,11 @@ class Run(Generic[T]):
             self._loop_turns.waits()
 
     async def _give_way(self, effect: GiveWay) -> None:
+        load = None
         if effect.reads is not None:
-            await self._read_ahead(effect.reads)
-        elif self._loop_turns.used_up():
-            await self._loop_turns.next_turn()
+            from zsmtp.net.filecache import needs_loading  # only large files are read ahead
 
-    async def _read_ahead(self, block: FileBlock) -> None:
-        from zsmtp.net.filecache import needs_loading  # only large files are read ahead
-
-        load = needs_loading(block)
+            load = needs_loading(effect.reads)
         if load is not None:
             await self._wait_on_others(self._driver.in_thread(load))
         elif self._loop_turns.used_up():
@@ -517,7 +513,7 @@ class Run(Generic[T]):
             self._lookups_end += self._clock() - began  # a fetch has a deadline of its own
             if fetched.done() and not fetched.cancelled():
                 return fetched.result()
-        return not_fetched(self._stop.reason or "interrupted")
+        return not_fetched(self._stop.reason or INTERRUPTED)
 
     async def _keep_policy(self, effect: KeepPolicy) -> None:
         kept = self._driver.policies_for(effect).keep(effect)

@@ -38,6 +38,7 @@ from zsmtp.effects import (
     carry_out,
     unknown_effect,
 )
+from zsmtp.errors import INTERRUPTED
 from zsmtp.events import LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net import operations
 from zsmtp.net.identity import LocalIdentity, own_addresses
@@ -70,7 +71,7 @@ class Stop:
     """
 
     at_once = False
-    reason = "interrupted"
+    reason = INTERRUPTED
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -29,6 +29,7 @@ from zsmtp.dns.answer import Answer, Query, RecordType, Status
 from zsmtp.dns.candidates import Endpoint
 from zsmtp.effects import Connect, ConnectResult, FetchPolicy, KeepPolicy, RecallPolicy, StartTLS, TLSResult
 from zsmtp.errors import (
+    INTERRUPTED,
     ConfigError,
     ConnectError,
     ConnectionLost,
@@ -80,7 +81,7 @@ class Stopping(Protocol):
 
 def why_stopped(stop: Stopping) -> str:
     """The answer to :class:`~zsmtp.effects.ReadStop`."""
-    return (stop.reason or "interrupted") if stop.requested else ""
+    return (stop.reason or INTERRUPTED) if stop.requested else ""
 
 
 class StreamWait(NamedTuple):

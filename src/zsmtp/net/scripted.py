@@ -49,7 +49,7 @@ from zsmtp.effects import (
     carry_out,
     unknown_effect,
 )
-from zsmtp.errors import ConnectionLost, ContentError, Interrupted, LocalError
+from zsmtp.errors import INTERRUPTED, ConnectionLost, ContentError, Interrupted, LocalError
 from zsmtp.events import ConnectFailed, Connecting, LookupDone, LookupStarted, Observer, ignore
 from zsmtp.net.race import Race
 from zsmtp.net.script import LOCAL, NEVER, Script, ScriptedConnection, ScriptedWebConnection, WebScript
@@ -136,7 +136,7 @@ class ScriptedNetwork:
             Sleep: self._sleep,
             GiveWay: lambda _: None,
             OwnAddresses: lambda _: self._own_addresses,
-            ReadStop: lambda _: "interrupted" if self._stopped else "",
+            ReadStop: lambda _: INTERRUPTED if self._stopped else "",
             AllowCompletion: self._allow,
             RecallPolicy: self._recall,
             FetchPolicy: self._fetch,
@@ -203,7 +203,7 @@ class ScriptedNetwork:
 
     def _ask(self, query: Query) -> Answer:
         if self._stopped:
-            return Answer(query, Status.TIMEOUT, problem="interrupted")
+            return Answer(query, Status.TIMEOUT, problem=INTERRUPTED)
         return self._resolver.lookup(query, self.now + QUERY_TIME)
 
     def _start_tls(self, effect: StartTLS) -> TLSResult:
@@ -262,7 +262,7 @@ class ScriptedNetwork:
             if self._stopped and not session.idle:
                 session.stop()
                 if not session.final_reply_due:
-                    session.fail(Interrupted("interrupted"))
+                    session.fail(Interrupted(INTERRUPTED))
                     continue
             try:
                 out = session.data_to_send(self.now)

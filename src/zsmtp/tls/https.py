@@ -24,7 +24,7 @@ from zsmtp.dns.candidates import Endpoint
 from zsmtp.dns.ip import ip_family
 from zsmtp.dns.literal import domain_problem
 from zsmtp.effects import Close, Connect, ConnectResult, Exchange, FetchPolicy, ReadClock, ReadStop, StartTLS
-from zsmtp.errors import Interrupted, WaitTimeout, ZsmtpError
+from zsmtp.errors import INTERRUPTED, Interrupted, WaitTimeout, ZsmtpError
 from zsmtp.escape import escape
 from zsmtp.records import NamedTuple
 from zsmtp.tls.context import WebContextOptions
@@ -154,7 +154,7 @@ async def _no_connection(host: str, made: ConnectResult) -> WebAnswer:
 
 
 async def _stopped() -> WebAnswer:
-    return WebAnswer(problem=await ReadStop() or "interrupted", own=True)
+    return WebAnswer(problem=await ReadStop() or INTERRUPTED, own=True)
 
 
 def _too_slow(host: str) -> str:

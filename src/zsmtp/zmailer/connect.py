@@ -8,7 +8,7 @@ import sys
 from zsmtp.dns.candidates import Family, Plan
 from zsmtp.dns.destination import plan_destination
 from zsmtp.effects import Close, Connect
-from zsmtp.errors import ConfigError
+from zsmtp.errors import INTERRUPTED, ConfigError
 from zsmtp.events import ignore
 from zsmtp.net.blocking import Stop
 from zsmtp.zmailer import environment, zenv
@@ -44,7 +44,7 @@ async def _walk(plan: Plan, timeout: float) -> int:
             _print(f"Trying {endpoint.host} [{where}] ... connected!")
             await Close(result.stream)
             return EX_OK
-        reason = "; ".join(text for _, text in result.failures) or "interrupted"
+        reason = "; ".join(text for _, text in result.failures) or INTERRUPTED
         _print(f"Trying {endpoint.host} [{where}] ... {reason}")
     return EX_TEMPFAIL
 

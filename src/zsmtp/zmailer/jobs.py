@@ -22,7 +22,7 @@ from zsmtp.delivery.ledger import Ledger
 from zsmtp.delivery.outcome import Disposition, Scope, Verdict, from_loss
 from zsmtp.dns.answer import Query, RecordType, Status
 from zsmtp.effects import Operation
-from zsmtp.errors import Interrupted, SpoolError
+from zsmtp.errors import INTERRUPTED, Interrupted, SpoolError
 from zsmtp.events import Observer
 from zsmtp.proto.address import domain_of
 from zsmtp.proto.plan import Envelope, TLSDemand
@@ -183,7 +183,7 @@ class ControlFileJob:
     def give_up(self) -> None:
         """Defer all recipients without a verdict, so that none stays locked."""
         self._groups.clear()
-        verdict = from_loss(Interrupted("interrupted"), "", None)
+        verdict = from_loss(Interrupted(INTERRUPTED), "", None)
         for recipient in list(self._unsettled.values()):
             self._settle(recipient, verdict)
 
